@@ -1,0 +1,74 @@
+"""The FastAPI app: ``uvicorn --factory api.app:create_app``."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import RedirectResponse
+from zarr.abc.store import Store
+
+from api import errors, health
+from api.arrays import routes as array_routes
+from api.datasets import routes as dataset_routes
+from api.datasets.service import find_ready
+from api.jobs import routes as job_routes
+from api.models import routes as model_routes
+from api.models.service import find_latents
+from store.array_store import get_array_store
+from store.database import Database, get_database
+from store.settings import Settings, get_settings
+
+DESCRIPTION = """
+Single-trial latent dynamics from spikes: upload a data set, begin a search over LFADS models trained with coordinated
+dropout and selected by sample validation, read firing rates and factors.
+
+Times are UTC, bin widths seconds, rates spikes per second, losses nats per sample. Errors are
+`application/problem+json` (RFC 9457).
+"""
+
+
+def create_app(
+    settings: Settings | None = None, database: Database | None = None, arrays: Store | None = None
+) -> FastAPI:
+    """Build the app.
+
+    Parameters
+    ----------
+    settings, database, arrays
+        Those of this process, by the environment, unless given.
+    """
+    settings = settings or get_settings()
+    app = FastAPI(
+        title="Latentry",
+        version=version("latentry"),
+        description=DESCRIPTION,
+        responses=errors.PROBLEM_RESPONSES,
+        separate_input_output_schemas=False,
+    )
+    app.state.settings = settings
+    app.state.database = database or get_database()
+    app.state.arrays = arrays or get_array_store()
+    errors.install(app)
+    small_bodies: dict[str, Any] = {"max_body_size": settings.body_max_bytes}
+    app.include_router(dataset_routes.make_router(settings.upload_max_bytes, settings.body_max_bytes))
+    app.include_router(job_routes.router, **small_bodies)
+    app.include_router(model_routes.router)
+    app.include_router(
+        array_routes.make_router(
+            "dataset", "datasets", lambda session, tenant, key: find_ready(session, tenant, key).array_path or ""
+        )
+    )
+    app.include_router(array_routes.make_router("model", "models", find_latents))
+    app.include_router(health.router)
+    app.include_router(_home())
+    return app
+
+
+def _home() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return router

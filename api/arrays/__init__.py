@@ -1,0 +1,1 @@
+"""Arrays of data sets and models: lists, slices, and the Zarr objects themselves."""

@@ -1,0 +1,35 @@
+"""What routes ask for: the database, the array store, the settings, the tenant."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from zarr.abc.store import Store
+
+from store.database import Database
+from store.settings import Settings
+from store.tables import DEFAULT_TENANT
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def _arrays(request: Request) -> Store:
+    arrays: Store = request.app.state.arrays
+    return arrays
+
+
+def _tenant() -> str:
+    return DEFAULT_TENANT
+
+
+SettingsDependency = Annotated[Settings, Depends(_settings)]
+DatabaseDependency = Annotated[Database, Depends(_database)]
+ArraysDependency = Annotated[Store, Depends(_arrays)]
+TenantDependency = Annotated[str, Depends(_tenant)]

@@ -1,0 +1,99 @@
+"""Health and readiness."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import func, select
+
+from api.dependencies import DatabaseDependency
+from store.database import database_now
+from store.states import SliceState
+from store.tables import OutboxMessage, Slice, Worker
+
+router = APIRouter(tags=["service"])
+
+_SEEN_SECONDS = 30.0
+_OUTBOX_LATE_SECONDS = 30.0
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Annotated[str, Field(examples=["ok"])]
+
+
+class WorkerHealth(BaseModel):
+    """A training process that gave a sign lately."""
+
+    name: str
+    device: str
+    seen_at: datetime
+
+
+class Readiness(BaseModel):
+    """Whether the service can take and do work."""
+
+    ready: bool = Field(description="The database answers, so requests are served and jobs accepted.")
+    workers: list[WorkerHealth] = Field(
+        description="Training processes seen in the last 30 s. They start with the first slice."
+    )
+    slices_queued: int
+    slices_running: int
+    messages_waiting: int
+    warnings: list[str]
+
+
+@router.get("/healthz", operation_id="get_health")
+def get_health() -> Health:
+    """Say that this process is alive."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    operation_id="get_readiness",
+    responses={503: {"model": Readiness, "description": "The database does not answer."}},
+)
+def get_readiness(response: Response, database: DatabaseDependency) -> Readiness:
+    """Say whether the service can take and do work."""
+    try:
+        with database.read() as session:
+            now = database_now(session)
+            workers = session.execute(
+                select(Worker).where(Worker.seen_at > now - timedelta(seconds=_SEEN_SECONDS))
+            ).scalars()
+            counts = {
+                row.state: row.number
+                for row in session.execute(
+                    select(Slice.state, func.count().label("number"))
+                    .where(Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
+                    .group_by(Slice.state)
+                )
+            }
+            oldest = session.execute(select(func.min(OutboxMessage.created_at))).scalar_one()
+            waiting = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
+            warnings = []
+            if oldest is not None and now - oldest > timedelta(seconds=_OUTBOX_LATE_SECONDS):
+                warnings.append(
+                    f"{waiting} messages wait since {oldest.isoformat()}: is the maintenance loop running, and the broker up?"
+                )
+            return Readiness(
+                ready=True,
+                workers=[WorkerHealth(name=w.name, device=w.device, seen_at=w.seen_at) for w in workers],
+                slices_queued=counts.get(SliceState.QUEUED, 0),
+                slices_running=counts.get(SliceState.LEASED, 0),
+                messages_waiting=waiting,
+                warnings=warnings,
+            )
+    except Exception as error:
+        response.status_code = 503
+        return Readiness(
+            ready=False,
+            workers=[],
+            slices_queued=0,
+            slices_running=0,
+            messages_waiting=0,
+            warnings=[f"the database does not answer: {type(error).__name__}"],
+        )

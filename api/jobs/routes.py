@@ -1,0 +1,166 @@
+"""Routes of jobs."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, format_sse_event
+
+from api.dependencies import DatabaseDependency, TenantDependency
+from api.errors import Invalid
+from api.idempotency import IdempotencyKey
+from api.jobs import service
+from api.jobs.schemas import EventDocument, JobDocument, JobPreview
+from api.models.schemas import ModelDocument
+from api.pagination import Page, PageSize, PageToken, decode_token, encode_token
+from api.waiting import Prefer, wait_for
+from store.specification import JobSpecification
+from store.states import JobState
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post(
+    "/v1/jobs",
+    operation_id="create_job",
+    status_code=202,
+    responses={200: {"model": JobPreview, "description": "With `validate_only`: what it would do."}},
+)
+def create_job(
+    specification: JobSpecification,
+    response: Response,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    validate_only: Annotated[bool, Query(description="Check and preview; make nothing.")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> JobDocument | JobPreview:
+    """Begin a search over models of a data set."""
+    if validate_only:
+        response.status_code = 200
+        with database.read() as session:
+            return service.preview(session, tenant_id, specification)
+    with database.write() as session:
+        created = service.create(session, tenant_id, specification, idempotency_key)
+    response.headers["Location"] = created.links["self"]
+    response.headers["Retry-After"] = "5"
+    return created
+
+
+@router.get("/v1/jobs", operation_id="list_jobs")
+def list_jobs(
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[JobDocument]:
+    """List jobs, newest first."""
+    with database.read() as session:
+        return service.list_page(session, tenant_id, state, page_size, page_token)
+
+
+@router.get("/v1/jobs/{job_id}", operation_id="get_job")
+async def get_job(
+    job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
+) -> JobDocument:
+    """Read a job: state, progress, and the selected model once it is done."""
+
+    def read() -> JobDocument:
+        with database.read() as session:
+            return service.document(session, service.find(session, tenant_id, job_id))
+
+    return await wait_for(read, lambda found: found.state.is_final, prefer)
+
+
+@router.post("/v1/jobs/{job_id}:cancel", operation_id="cancel_job")
+def cancel_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
+    """Drop a job now."""
+    with database.write() as session:
+        return service.cancel(session, tenant_id, job_id)
+
+
+@router.get("/v1/jobs/{job_id}/models", operation_id="list_models")
+def list_models(
+    job_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+) -> Page[ModelDocument]:
+    """List the models of a job with their hyperparameters and scores."""
+    with database.read() as session:
+        job = service.find(session, tenant_id, job_id)
+        return service.list_models(session, job, page_size, page_token)
+
+
+@router.get("/v1/jobs/{job_id}/events", operation_id="list_events")
+def list_events(
+    job_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+) -> Page[EventDocument]:
+    """List what happened to a job, in order. The token of the last page brings what happens later."""
+    after = _event_id(decode_token(page_token))
+    with database.read() as session:
+        service.find(session, tenant_id, job_id)
+        found = service.events_after(session, job_id, after, page_size)
+    more = len(found) == page_size
+    return Page(items=found, next_page_token=encode_token(str(found[-1].id)) if more else None)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events/stream",
+    operation_id="stream_events",
+    response_class=EventSourceResponse,
+    responses={200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}},
+)
+async def stream_events(
+    job_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    last_event_id: Annotated[
+        str | None, Header(description="Id of the last event you have; those after it follow.")
+    ] = None,
+) -> Response:
+    """Follow what happens to a job, from its beginning or from `Last-Event-ID`, until it ends."""
+    after = _event_id(last_event_id)
+
+    def read(from_id: int) -> tuple[list[EventDocument], bool]:
+        with database.read() as session:
+            is_final = JobState(service.find(session, tenant_id, job_id).state).is_final
+            return service.events_after(session, job_id, from_id, 200), is_final
+
+    await to_thread.run_sync(read, after)  # 404 before the stream begins
+
+    async def stream() -> AsyncIterator[bytes]:
+        position, quiet = after, 0
+        while True:
+            found, is_final = await to_thread.run_sync(read, position)
+            for event in found:
+                yield format_sse_event(event=event.kind, id=str(event.id), data_str=event.model_dump_json())
+                position = event.id
+            if is_final and not found:
+                return
+            quiet = 0 if found else quiet + 1
+            if quiet % 30 == 29:
+                yield b": still here\n\n"
+            await anyio.sleep(0 if found else 0.5)
+
+    return StreamingResponse(
+        stream(),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+def _event_id(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise Invalid(f"expected the id of an event, a whole number; got {text!r}")
+    return int(text)

@@ -1,0 +1,252 @@
+"""What routes of jobs do in the database."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.datasets.service import find_ready
+from api.errors import FieldProblem, Invalid, NotFound, WrongState
+from api.idempotency import fingerprint, store_answer, stored_answer
+from api.jobs.schemas import EventDocument, JobDocument, JobPreview, JobProgress
+from api.models.schemas import ModelDocument
+from api.models.service import document as model_document
+from api.pagination import Page, cut_page, decode_token
+from store import events, outbox
+from store.database import database_now
+from store.identifiers import new_id
+from store.specification import JobSpecification, split_trials
+from store.states import JobState, ModelState, SliceState
+from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice, Trial
+
+FEWEST_VALIDATION_TRIALS = 2
+FEWEST_TRAINING_TRIALS = 4
+
+
+def document(session: Session, row: Job) -> JobDocument:
+    """A job as it is answered."""
+    specification = JobSpecification.model_validate(row.spec)
+    base = f"/v1/jobs/{row.id}"
+    links = {
+        "self": base,
+        "dataset": f"/v1/datasets/{row.dataset_id}",
+        "models": f"{base}/models",
+        "events": f"{base}/events",
+        "event_stream": f"{base}/events/stream",
+    }
+    if row.selected_model_id:
+        links["selected_model"] = f"/v1/models/{row.selected_model_id}"
+    return JobDocument(
+        id=row.id,
+        name=row.name,
+        dataset_id=row.dataset_id,
+        state=row.state,
+        progress=_progress(session, row, specification),
+        selected_model_id=row.selected_model_id,
+        error=row.error,
+        specification=specification,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        links=links,
+    )
+
+
+def _progress(session: Session, row: Job, specification: JobSpecification) -> JobProgress:
+    budget = specification.budget.models * specification.budget.epochs
+    of_job = Model.job_id == row.id
+    ended = session.execute(
+        select(func.count()).where(of_job, Model.state.not_in([ModelState.QUEUED, ModelState.TRAINING]))
+    ).scalar_one()
+    # The points are ahead of the models' rows, which change at the end of a slice.
+    trained = session.execute(
+        select(func.count()).select_from(CurvePoint).join(Model, Model.id == CurvePoint.model_id).where(of_job)
+    ).scalar_one()
+    best = session.execute(
+        select(CurvePoint.model_id, CurvePoint.smoothed_sv_loss)
+        .join(Model, Model.id == CurvePoint.model_id)
+        .where(of_job, CurvePoint.smoothed_sv_loss.is_not(None))
+        .order_by(CurvePoint.smoothed_sv_loss)
+        .limit(1)
+    ).first()
+    state = JobState(row.state)
+    fraction = 1.0 if state == JobState.DONE else min(1.0, trained / budget)
+    elapsed = None
+    if row.started_at is not None:
+        elapsed = ((row.ended_at or database_now(session)) - row.started_at).total_seconds()
+    left = None
+    if elapsed is not None and trained and not state.is_final:
+        left = elapsed * (1 - fraction) / fraction
+        if specification.budget.wall_seconds is not None:
+            left = min(left, max(0.0, specification.budget.wall_seconds - elapsed))
+    return JobProgress(
+        fraction=fraction,
+        models=specification.budget.models,
+        models_ended=ended,
+        epochs_trained=trained,
+        epochs_budget=budget,
+        best_smoothed_sv_loss=best.smoothed_sv_loss if best else None,
+        best_model_id=best.model_id if best else None,
+        seconds_elapsed=elapsed,
+        seconds_left=left,
+    )
+
+
+def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
+    """Return the tenant's job, or raise `NotFound`."""
+    row = session.get(Job, job_id, with_for_update=True if lock else None)
+    if row is None or row.tenant_id != tenant_id:
+        raise NotFound(f"there is no job {job_id}", hint="GET /v1/jobs lists yours")
+    return row
+
+
+def preview(session: Session, tenant_id: str, specification: JobSpecification) -> JobPreview:
+    """Check a specification against its data set, and say what it would do.
+
+    Raises
+    ------
+    NotFound, WrongState, Invalid
+        Everything that can be known before training.
+    """
+    dataset = find_ready(session, tenant_id, specification.dataset_id)
+    splits = session.execute(
+        select(Trial.split).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
+    ).scalars()
+    split = split_trials(list(splits), specification.training.valid_fraction, specification.seed)
+    training, validation = split.count("train"), split.count("valid")
+    _check_split(dataset, training, validation)
+    steps = -(-training // min(specification.training.batch_size, training))
+    return JobPreview(
+        valid=True,
+        models=specification.budget.models,
+        epochs=specification.budget.models * specification.budget.epochs,
+        training_trials=training,
+        validation_trials=validation,
+        steps_per_epoch=steps,
+        specification=specification,
+        warnings=_warnings(dataset, specification, training),
+    )
+
+
+def _check_split(dataset: Dataset, training: int, validation: int) -> None:
+    if training >= FEWEST_TRAINING_TRIALS and validation >= FEWEST_VALIDATION_TRIALS:
+        return
+    message = (
+        f"the data set {dataset.id} has {dataset.trials} trials, of which {training} would be for training and "
+        f"{validation} for validation; expected at least {FEWEST_TRAINING_TRIALS} and {FEWEST_VALIDATION_TRIALS}"
+    )
+    raise Invalid(
+        message,
+        hint="upload more trials, or change training.valid_fraction",
+        errors=[FieldProblem(pointer="/training/valid_fraction", code="too_few_trials", message=message)],
+    )
+
+
+def _warnings(dataset: Dataset, specification: JobSpecification, training: int) -> list[str]:
+    warnings = []
+    budget, ramp = specification.budget.epochs, specification.training.ramp_epochs
+    if budget <= ramp:
+        warnings.append(
+            f"budget.epochs is {budget} and training.ramp_epochs is {ramp}: training ends before the weights of KL and L2 "
+            "have risen whole; give more epochs or a shorter ramp"
+        )
+    if specification.training.batch_size > training:
+        warnings.append(
+            f"training.batch_size is {specification.training.batch_size} and there are {training} training trials: "
+            "every epoch is one step"
+        )
+    factors = specification.architecture.factors
+    if dataset.neurons is not None and factors > dataset.neurons:
+        warnings.append(f"architecture.factors is {factors} and there are only {dataset.neurons} neurons")
+    return warnings
+
+
+def create(
+    session: Session, tenant_id: str, specification: JobSpecification, idempotency_key: str | None
+) -> JobDocument:
+    """Write a job and ask the scheduler to begin it."""
+    request = fingerprint("POST /v1/jobs", specification.model_dump_json())
+    if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
+        return JobDocument.model_validate(answer)
+    preview(session, tenant_id, specification)
+    row = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        dataset_id=specification.dataset_id,
+        name=specification.name,
+        state=JobState.QUEUED,
+        spec=specification.model_dump(mode="json"),
+        created_at=database_now(session),
+    )
+    session.add(row)
+    session.flush()
+    events.record(session, row.id, "job.state", state=row.state)
+    outbox.post(session, outbox.ADVANCE, row.id)
+    session.flush()
+    created = document(session, row)
+    store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
+    return created
+
+
+def cancel(session: Session, tenant_id: str, job_id: str) -> JobDocument:
+    """Drop a job now: what is under way loses its lease, and every result so far stays readable.
+
+    Raises
+    ------
+    WrongState
+        If it has ended already. One that is cancelled already stays so.
+    """
+    job = find(session, tenant_id, job_id, lock=True)
+    state = JobState(job.state)
+    if state == JobState.CANCELLED:
+        return document(session, job)
+    if state.is_final:
+        raise WrongState(f"the job {job_id} is {state}: only one that is queued, running or inferring can be cancelled")
+    now = database_now(session)
+    for piece in session.execute(
+        select(Slice).where(Slice.job_id == job_id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
+    ).scalars():
+        piece.state, piece.ended_at = SliceState.CANCELLED, now
+        piece.lease_token = piece.lease_expires_at = None
+    for model in session.execute(
+        select(Model).where(Model.job_id == job_id, Model.state.in_([ModelState.QUEUED, ModelState.TRAINING]))
+    ).scalars():
+        model.state, model.end_reason, model.ended_at = ModelState.CANCELLED, "the job was cancelled", now
+    job.state, job.ended_at = JobState.CANCELLED, now
+    events.record(session, job_id, "job.state", state=job.state)
+    session.flush()
+    return document(session, job)
+
+
+def list_page(
+    session: Session, tenant_id: str, state: JobState | None, page_size: int, page_token: str | None
+) -> Page[JobDocument]:
+    """A page of the tenant's jobs, newest first."""
+    query = select(Job).where(Job.tenant_id == tenant_id).order_by(Job.id.desc())
+    if state is not None:
+        query = query.where(Job.state == state)
+    if (before := decode_token(page_token)) is not None:
+        query = query.where(Job.id < before)
+    rows = session.execute(query.limit(page_size + 1)).scalars().all()
+    rows, token = cut_page(rows, page_size, [row.id for row in rows])
+    return Page(items=[document(session, row) for row in rows], next_page_token=token)
+
+
+def list_models(session: Session, job: Job, page_size: int, page_token: str | None) -> Page[ModelDocument]:
+    """A page of the models of a job, by number."""
+    query = select(Model).where(Model.job_id == job.id).order_by(Model.number)
+    if (after := decode_token(page_token)) is not None:
+        if not after.isdecimal() or len(after) > 15:
+            raise Invalid("page_token is not one of this list")
+        query = query.where(Model.number > int(after))
+    rows = session.execute(query.limit(page_size + 1)).scalars().all()
+    rows, token = cut_page(rows, page_size, [str(row.number) for row in rows])
+    return Page(
+        items=[model_document(row, job.selected_model_id) for row in rows], next_page_token=token
+    )
+
+
+def events_after(session: Session, job_id: str, after: int, most: int) -> list[EventDocument]:
+    """Events of a job with a larger id, in order."""
+    rows = session.execute(
+        select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(most)
+    ).scalars()
+    return [EventDocument.model_validate(row, from_attributes=True) for row in rows]

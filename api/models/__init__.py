@@ -1,0 +1,1 @@
+"""Models: the candidates of a job, their learning curves and scores."""

@@ -1,0 +1,70 @@
+"""What routes of models do in the database."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.errors import NotFound, WrongState
+from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
+from store.tables import CurvePoint, Job, Model
+
+
+def document(row: Model, selected_model_id: str | None) -> ModelDocument:
+    """A model as it is answered."""
+    base = f"/v1/models/{row.id}"
+    links = {"self": base, "job": f"/v1/jobs/{row.job_id}", "learning_curve": f"{base}/learning_curve"}
+    if row.latents_path is not None:
+        links |= {"arrays": f"{base}/arrays", "zarr": f"{base}/zarr"}
+    return ModelDocument(
+        id=row.id,
+        job_id=row.job_id,
+        number=row.number,
+        state=row.state,
+        is_selected=row.id == selected_model_id,
+        seed=row.seed,
+        architecture=row.architecture,
+        hyperparameters=row.hyperparameters,
+        epochs_trained=row.epochs_trained,
+        scores=row.scores,
+        end_reason=row.end_reason,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        links=links,
+    )
+
+
+def find(session: Session, tenant_id: str, model_id: str) -> Model:
+    """Return the tenant's model, or raise `NotFound`."""
+    row = session.get(Model, model_id)
+    if row is None or row.tenant_id != tenant_id:
+        raise NotFound(f"there is no model {model_id}", hint="GET /v1/jobs/{job_id}/models lists those of a job")
+    return row
+
+
+def find_document(session: Session, tenant_id: str, model_id: str) -> ModelDocument:
+    """Return the tenant's model as it is answered, or raise `NotFound`."""
+    row = find(session, tenant_id, model_id)
+    return document(row, session.get_one(Job, row.job_id).selected_model_id)
+
+
+def find_latents(session: Session, tenant_id: str, model_id: str) -> str:
+    """Path of the latents of the tenant's model, or raise `NotFound` or `WrongState`."""
+    row = find(session, tenant_id, model_id)
+    if row.latents_path is None:
+        job = session.get_one(Job, row.job_id)
+        raise WrongState(
+            f"the model {model_id} is {row.state} and has no latents: its job {job.id} is {job.state}",
+            hint="latents are computed for the model that a job selects, once all have been trained; "
+            f"follow GET /v1/jobs/{job.id}",
+        )
+    return row.latents_path
+
+
+def learning_curve(session: Session, model_id: str) -> LearningCurve:
+    """Every epoch of a model so far."""
+    points = session.execute(
+        select(CurvePoint).where(CurvePoint.model_id == model_id).order_by(CurvePoint.epoch)
+    ).scalars()
+    return LearningCurve(
+        model_id=model_id,
+        points=[CurvePointDocument.model_validate(point, from_attributes=True) for point in points],
+    )

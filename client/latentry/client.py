@@ -1,0 +1,224 @@
+"""A synchronous client of the HTTP API."""
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+Document = dict[str, Any]
+
+
+class LatentryError(Exception):
+    """The service answered with a problem, or a job did not end well.
+
+    Parameters
+    ----------
+    message
+        What was expected, and what came.
+    hint
+        What to do.
+    status
+        HTTP status; 0 when the request itself was answered well.
+    problem
+        The whole problem document.
+    """
+
+    def __init__(self, message: str, hint: str = "", status: int = 0, problem: Document | None = None) -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.message, self.hint, self.status, self.problem = message, hint, status, problem or {}
+
+
+class Client:
+    """Talks to a Latentry service.
+
+    Parameters
+    ----------
+    url
+        Where it is, e.g. ``http://127.0.0.1:8000``.
+    timeout_s
+        For the answer to one request, in seconds.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 90.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def upload_dataset(self, path: str | Path, **options: Any) -> Document:
+        """Upload a file of spikes and wait until it is ready.
+
+        Parameters
+        ----------
+        path
+            An ``.npz`` file, or HDF5 in the LFADS layout.
+        options
+            ``name``, ``format``, ``bin_width_s``.
+
+        Returns
+        -------
+        dict
+            The data set with its report.
+
+        Raises
+        ------
+        LatentryError
+            If it is rejected; the message has the reasons.
+        """
+        path = Path(path)
+        with path.open("rb") as file:
+            answer = self._request(
+                "POST",
+                "/v1/datasets",
+                params={"filename": path.name, **options},
+                content=iter(lambda: file.read(2**20), b""),
+                headers={"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)},
+            )
+        return self.wait_for_dataset(answer.json()["id"])
+
+    def synthesize_dataset(self, system: str = "lorenz", **parameters: Any) -> Document:
+        """Make a synthetic data set with known rates and wait until it is ready."""
+        answer = self._post("/v1/datasets:synthesize", {"system": system, **parameters})
+        return self.wait_for_dataset(answer["id"])
+
+    def wait_for_dataset(self, dataset_id: str) -> Document:
+        """Wait until a data set is ready.
+
+        Raises
+        ------
+        LatentryError
+            If it is rejected.
+        """
+        while True:
+            dataset = self.get(f"/v1/datasets/{dataset_id}", headers={"Prefer": "wait=30"})
+            if dataset["state"] == "rejected":
+                problems = dataset["problems"]
+                message = "; ".join(problem["message"] for problem in problems)
+                hint = "; ".join(problem["hint"] for problem in problems if problem.get("hint"))
+                raise LatentryError(f"the data set was rejected: {message}", hint)
+            if dataset["state"] == "ready":
+                return dataset
+
+    def create_job(self, specification: Document) -> Document:
+        """Begin a search; every field but ``dataset_id`` has a default."""
+        return self._post("/v1/jobs", specification)
+
+    def get_job(self, job_id: str) -> Document:
+        """Read a job."""
+        return self.get(f"/v1/jobs/{job_id}")
+
+    def cancel_job(self, job_id: str) -> Document:
+        """Drop a job now."""
+        return self._post(f"/v1/jobs/{job_id}:cancel", None)
+
+    def wait_for_job(self, job_id: str) -> Document:
+        """Wait until a job is done.
+
+        Raises
+        ------
+        LatentryError
+            If it failed or was cancelled.
+        """
+        while True:
+            job = self.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"})
+            if job["state"] == "done":
+                return job
+            if job["state"] in ("failed", "cancelled"):
+                raise LatentryError(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
+
+    def list_models(self, job_id: str) -> list[Document]:
+        """All models of a job."""
+        return list(self._items(f"/v1/jobs/{job_id}/models"))
+
+    def get_model(self, model_id: str) -> Document:
+        """Read a model: hyperparameters, state, scores."""
+        return self.get(f"/v1/models/{model_id}")
+
+    def events(self, job_id: str) -> Iterator[Document]:
+        """Follow what happens to a job until it ends; a connection that breaks is taken up where it was."""
+        last_id = "0"
+        while True:
+            try:
+                headers = {"Last-Event-ID": last_id}
+                with self._http.stream("GET", f"/v1/jobs/{job_id}/events/stream", headers=headers) as answer:
+                    if answer.is_error:
+                        answer.read()
+                        raise _error(answer)
+                    for line in answer.iter_lines():
+                        if line.startswith("data:"):
+                            event: Document = json.loads(line[5:])
+                            last_id = str(event["id"])
+                            yield event
+                return
+            except httpx.TransportError:
+                time.sleep(1.0)
+
+    def read_dataset_array(self, dataset_id: str, name: str, slice: str | None = None) -> NDArray[Any]:
+        """Read an array of a data set, or a slice of it (``0:5,::2``)."""
+        return self._array(f"/v1/datasets/{dataset_id}/arrays/{name}", slice)
+
+    def read_model_array(self, model_id: str, name: str, slice: str | None = None) -> NDArray[Any]:
+        """Read latents of a model, or a slice of them: ``rates`` (spikes/s), ``factors``, …, in your order of trials."""
+        return self._array(f"/v1/models/{model_id}/arrays/{name}", slice)
+
+    def get(self, path: str, **arguments: Any) -> Document:
+        """GET a document."""
+        document: Document = self._request("GET", path, **arguments).json()
+        return document
+
+    def _post(self, path: str, body: Document | None) -> Document:
+        # The key lets a repeated request (a lost answer) be answered without being done twice.
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        document: Document = self._request("POST", path, json=body, headers=headers).json()
+        return document
+
+    def _items(self, path: str) -> Iterator[Document]:
+        parameters: dict[str, Any] = {}
+        while True:
+            page = self.get(path, params=parameters)
+            yield from page["items"]
+            if not page["next_page_token"]:
+                return
+            parameters["page_token"] = page["next_page_token"]
+
+    def _array(self, path: str, slice: str | None) -> NDArray[Any]:
+        parameters = {"format": "npy"} | ({"slice": slice} if slice else {})
+        answer = self._request("GET", path, params=parameters)
+        values: NDArray[Any] = np.load(io.BytesIO(answer.content), allow_pickle=False)
+        return values
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, **arguments)
+        except httpx.ConnectError as error:
+            raise LatentryError(
+                f"nothing answers at {self.url}", "is the service running? `latentry up` starts one"
+            ) from error
+        if answer.is_error:
+            raise _error(answer)
+        return answer
+
+
+def _error(answer: httpx.Response) -> LatentryError:
+    try:
+        problem = answer.json()
+    except ValueError:
+        return LatentryError(f"the service answered {answer.status_code}", status=answer.status_code)
+    return LatentryError(
+        str(problem.get("detail", problem)), str(problem.get("hint") or ""), answer.status_code, problem
+    )

@@ -1,0 +1,124 @@
+"""``latentry demo``: the main job from spikes to latents, on data whose true rates are known."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from latentry.client import Client
+from latentry.display import follow
+
+SPECIFICATION: dict[str, Any] = {
+    "name": "demo",
+    "architecture": {"encoder_units": 64, "initial_condition_dim": 64, "generator_units": 64, "factors": 8},
+    "space": {
+        "learning_rate": {"low": 2e-3, "high": 5e-3, "scale": "log"},
+        "dropout": {"low": 0.0, "high": 0.2},
+        "cd_rate": {"low": 0.2, "high": 0.6},
+        "kl_weight_initial_condition": {"low": 1e-6, "high": 1e-4, "scale": "log"},
+        "l2_weight_generator": {"low": 1e-4, "high": 1e-2, "scale": "log"},
+    },
+    "training": {"batch_size": 64, "ramp_epochs": 20},
+    "budget": {"models": 4, "epochs": 60},
+}
+"""A search that takes minutes on two cores; a real one has more models and epochs."""
+
+
+def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | None, seed: int) -> None:
+    """Run the demo.
+
+    Parameters
+    ----------
+    data_dir
+        Folder of the service that is started, and of the picture.
+    url
+        A running service; one is started on a free port if this is None.
+    json_line
+        End with one line of JSON on standard output; everything else goes to standard error.
+    workers
+        Training workers of the service that is started; one for each core if None.
+    seed
+        Of the data and the search.
+    """
+    from latentry.picture import draw_rates
+
+    console = Console(stderr=json_line)
+    started = time.monotonic()
+    with _service(data_dir, url, workers or os.cpu_count() or 1, console) as service_url, Client(service_url) as client:
+        console.print("Making the Lorenz set: 65 conditions × 20 trials, 50 bins of 10 ms, 29 neurons, known rates …")
+        dataset = client.synthesize_dataset("lorenz", seed=seed)
+        report = dataset["report"]
+        console.print(f"Data set [bold]{dataset['id']}[/bold] is ready: mean rate {_mean_rate(report):.1f} spikes/s")
+        for warning in report["warnings"]:
+            console.print(f"  warning: {warning['message']}")
+        job = client.create_job({**SPECIFICATION, "dataset_id": dataset["id"], "seed": seed})
+        console.print(f"Job [bold]{job['id']}[/bold]: {SPECIFICATION['budget']['models']} models, selected by sample validation")
+        job = follow(client, job["id"], console)
+        model = client.get_model(job["selected_model_id"])
+        picture = draw_rates(client, dataset, model, data_dir / "true_and_inferred_rates.png")
+        seconds = time.monotonic() - started
+        _print_result(console, client, model, picture, seconds)
+    if json_line:
+        print(
+            json.dumps(
+                {
+                    "job_id": job["id"],
+                    "model_id": model["id"],
+                    "sv_loss": model["scores"]["smoothed_sv_loss"],
+                    "r2_true_rates": model["scores"]["r2_true_rates"],
+                    "seconds": round(seconds, 1),
+                }
+            )
+        )
+
+
+@contextmanager
+def _service(data_dir: Path, url: str | None, workers: int, console: Console) -> Iterator[str]:
+    if url is not None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        yield url
+        return
+    from latentry.main import load_embedded_service
+
+    service = load_embedded_service()(data_dir, port=0, workers=workers)
+    stopping = threading.Event()
+    try:
+        service.start()
+        console.print(f"Latentry runs at {service.url} with {workers} workers (data in {service.data_dir})")
+        watcher = threading.Thread(target=service.watch, args=(stopping.is_set,))
+        watcher.start()
+        try:
+            yield service.url
+        finally:
+            stopping.set()
+            watcher.join()
+    finally:
+        service.stop()
+
+
+def _mean_rate(report: dict[str, Any]) -> float:
+    return float(report["mean_rate_hz"])
+
+
+def _print_result(console: Console, client: Client, model: dict[str, Any], picture: Path, seconds: float) -> None:
+    scores = model["scores"]
+    console.rule("Selected model")
+    console.print(f"{model['id']} (number {model['number']}) has the lowest SV loss of the job")
+    for name, value in model["hyperparameters"].items():
+        console.print(f"  {name:<28} {value:.4g}")
+    console.print(f"SV loss                  {scores['smoothed_sv_loss']:.4f} nats per sample (held-out samples)")
+    console.print(f"bits per spike           {scores['bits_per_spike_valid']:.3f} (validation trials)")
+    console.print(f"R² to the true rates     [bold]{scores['r2_true_rates']:.3f}[/bold]")
+    console.print(f"Picture                  {picture}", soft_wrap=True)
+    console.print("Its latents, while the service runs (`latentry up --data-dir …` on the same folder):")
+    base = f"/v1/models/{model['id']}"
+    console.print(f"  {client.url}{base}/arrays/rates?slice=0:5&format=json", soft_wrap=True)
+    console.print(f"  {client.url}{base}/arrays/factors   (npy)", soft_wrap=True)
+    console.print(f"  xarray.open_zarr('{client.url}{base}/zarr')", soft_wrap=True)
+    console.print(f"The whole main job took {seconds:.0f} s.")

@@ -1,0 +1,125 @@
+"""Progress of a job in the terminal: a live table with learning curves, or plain lines where there is no terminal."""
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from latentry.client import Client, LatentryError
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 30
+_MOST_ROWS = 20
+
+
+def sparkline(values: list[float], width: int = _CURVE_WIDTH) -> str:
+    """Draw numbers as a line of blocks, the lowest as ``▁`` and the highest as ``█``."""
+    if not values:
+        return ""
+    step = max(1, -(-len(values) // width))
+    means = [sum(part) / len(part) for part in (values[i : i + step] for i in range(0, len(values), step))]
+    low, high = min(means), max(means)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+class JobDisplay:
+    """What is known of a job from its events, and how it is drawn.
+
+    Parameters
+    ----------
+    epochs
+        Of each model, by the budget.
+    models
+        By the budget.
+    """
+
+    def __init__(self, epochs: int, models: int) -> None:
+        self.epochs, self.models = epochs, models
+        self.state = "queued"
+        self._latest: dict[int, dict[str, Any]] = {}
+        self._curves: dict[int, list[float]] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._task: TaskID = self._progress.add_task("epochs", total=epochs * models)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take in an event of the job."""
+        data = event["data"]
+        if event["kind"] == "job.state":
+            self.state = data["state"]
+        elif event["kind"] == "progress":
+            for point in data["models"]:
+                self._latest[point["number"]] = point
+                if point["sv_loss"] is not None:
+                    self._curves.setdefault(point["number"], []).append(point["sv_loss"])
+            self._progress.update(self._task, completed=self.epochs_trained())
+
+    def epochs_trained(self) -> int:
+        """Over all models."""
+        return sum(point["epoch"] for point in self._latest.values())
+
+    def best(self) -> tuple[int, float] | None:
+        """Number and smoothed SV loss of the best model so far."""
+        known = [
+            (point["smoothed_sv_loss"], number)
+            for number, point in self._latest.items()
+            if point["smoothed_sv_loss"] is not None
+        ]
+        return (min(known)[1], min(known)[0]) if known else None
+
+    def line(self) -> str:
+        """The state in one line."""
+        best = self.best()
+        text = f"{self.state}: {self.epochs_trained()} of {self.epochs * self.models} epochs"
+        return text + (f", lowest SV loss {best[1]:.4f} (model {best[0]})" if best else "")
+
+    def __rich__(self) -> Group:
+        best = self.best()
+        table = Table(box=None, pad_edge=False)
+        for column in ("model", "epoch", "SV loss", "ordinary loss", "SV loss over epochs"):
+            table.add_column(column, justify="left" if "over" in column else "right")
+        order = sorted(self._latest.values(), key=lambda point: point["smoothed_sv_loss"] or float("inf"))
+        for point in order[:_MOST_ROWS]:
+            table.add_row(
+                str(point["number"]),
+                f"{point['epoch']}/{self.epochs}",
+                _number(point["sv_loss"]),
+                _number(point["ordinary_loss"]),
+                sparkline(self._curves.get(point["number"], [])),
+                style="bold" if best and point["number"] == best[0] else "",
+            )
+        return Group(table, self._progress.get_renderable())
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
+    """Show a job until it ends, and return it.
+
+    Raises
+    ------
+    LatentryError
+        If it failed or was cancelled.
+    """
+    budget = client.get_job(job_id)["specification"]["budget"]
+    display = JobDisplay(budget["epochs"], budget["models"])
+    if console.is_terminal:
+        with Live(display, console=console, refresh_per_second=4):
+            for event in client.events(job_id):
+                display.take(event)
+    else:
+        for event in client.events(job_id):
+            display.take(event)
+            if event["kind"] in ("progress", "job.state"):
+                console.print(display.line())
+    job = client.get_job(job_id)
+    if job["state"] != "done":
+        raise LatentryError(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
+    return job

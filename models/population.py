@@ -1,0 +1,346 @@
+"""A pack of models in training: one batched tensor program, one Adam, one epoch at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.config import Architecture, Hyperparameters, TrainingOptions, require
+from models.data import TrainingData
+from models.network import encode, generate, initial_parameters, parameter_shapes, read_out
+from models.objective import PackHyperparameters, draw_noise, masked_mean, noise_generator, poisson_nll, training_loss
+
+ADAM_DECAY = (0.9, 0.999)
+ADAM_EPSILON = 1e-10  # gradients of a mean over samples are small: 1e-8 would damp the step of quiet neurons
+EXPLOSION = 100.0  # a training loss this many times that of constant rates will not come back
+
+
+@dataclass(frozen=True)
+class EpochScores:
+    """What one epoch of one model came to. Losses are in nats per sample and include ln x!.
+
+    Parameters
+    ----------
+    epoch
+        Epochs completed, counting this one.
+    train_loss
+        Reconstruction loss of the training steps, with coordinated dropout and dropout, before each update.
+    sv_loss
+        Mean NLL at the held-out samples of the validation trials: what selects. With `sv_rate` 0 nothing is held
+        out, and this is the ordinary loss.
+    ordinary_loss
+        Mean NLL at the samples of the validation trials that did enter, from the same pass.
+    sv_loss_train
+        Mean NLL at held-out samples of training trials (the first ones, no more than there are validation trials);
+        None with `sv_rate` 0.
+    smoothed_sv_loss
+        Exponentially smoothed `sv_loss`, see `TrainingOptions.score_smoothing`.
+    kl_initial_condition
+        KL(q(g0 | x) || p(g0)), nats per trial, mean over the training steps.
+    gradient_norm
+        Before clipping, mean over the steps.
+    learning_rate
+        The model's.
+    diverged
+        The model produced a loss or gradient that is not finite, or exploded; its weights are those before that
+        step and stay so. Losses may then be NaN.
+    best_smoothed_sv_loss
+        Lowest smoothed SV loss so far: the epoch whose weights are the model's best.
+    """
+
+    epoch: int
+    train_loss: float
+    sv_loss: float
+    ordinary_loss: float
+    sv_loss_train: float | None
+    smoothed_sv_loss: float
+    kl_initial_condition: float
+    gradient_norm: float
+    learning_rate: float
+    diverged: bool
+    best_smoothed_sv_loss: float
+
+
+class Population:
+    """A pack of M models in training, all at the same epoch.
+
+    The weights of all models are one tensor [M, D]; so are Adam's moments and the best weights. All noise comes from
+    (model seed, epoch, step) and the order of trials from (order seed, epoch), hence a model's numbers depend neither
+    on its neighbours nor on stops and resumptions. Best weights are those at the lowest smoothed SV loss over all
+    epochs: the ramp steers training, it does not enter the score.
+
+    Parameters
+    ----------
+    architecture
+        Of every model; its `neurons` must be the data's.
+    hyperparameters
+        One per model. On resumption they may differ from before.
+    seeds
+        One per model, for initial weights and noise.
+    data
+        Trials to train and evaluate on; its device is the population's.
+    options
+        Of the job.
+    order_seed
+        Order of the trials, shared by the models of a job.
+    states
+        None for a fresh start; else one `state` per model, all at one epoch.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        hyperparameters: Sequence[Hyperparameters],
+        seeds: Sequence[int],
+        data: TrainingData,
+        options: TrainingOptions,
+        *,
+        order_seed: int,
+        states: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        require(len(hyperparameters) > 0, "a population needs at least one model, got no hyperparameters")
+        require(
+            len(seeds) == len(hyperparameters) and (states is None or len(states) == len(hyperparameters)),
+            f"expected one seed and one state for each of {len(hyperparameters)} hyperparameters, got {len(seeds)} seeds"
+            + ("" if states is None else f" and {len(states)} states"),
+        )
+        require(
+            architecture.neurons == data.neurons,
+            f"the architecture is for {architecture.neurons} neurons, the data have {data.neurons}",
+        )
+        self.architecture, self.data, self.options = architecture, data, options
+        self.hyperparameters, self.seeds, self.order_seed = list(hyperparameters), list(seeds), order_seed
+        self._hyper = PackHyperparameters.of(hyperparameters, data.device)
+        self._shapes = parameter_shapes(architecture)
+        if states is None:
+            states = [
+                _fresh_state(initial_parameters(architecture, data.mean_counts, seed)) for seed in seeds
+            ]
+        self._load(states)
+
+    # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def train_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochScores]:
+        """Train one epoch and evaluate.
+
+        Parameters
+        ----------
+        on_step
+            Called after every optimizer and evaluation step. It may raise: the population is then amid an epoch and
+            is to be thrown away; go on from the last saved state.
+
+        Returns
+        -------
+        list[EpochScores]
+            One per model.
+        """
+        on_step = on_step or _nothing
+        steps = []
+        batches = list(self._training_batches())
+        for step, trials in enumerate(batches):
+            steps.append(self._train_step(trials, step, len(batches)))
+            on_step()
+        sizes = torch.tensor([len(trials) for trials in batches], dtype=torch.float64, device=self.data.device)
+        # [M] each; a partial batch counts by its trials
+        train_loss, kl, norm = ((torch.stack(part).double() * (sizes / sizes.sum())[:, None]).sum(0)
+                                for part in zip(*steps, strict=True))
+        sv_loss, ordinary_loss = self._evaluate(self.data.validation_trials, on_step)
+        sv_loss_train, _ = self._evaluate(
+            self.data.training_trials[: len(self.data.validation_trials)], on_step
+        )
+        self.epoch += 1
+        self._update_scores(sv_loss)
+        columns = (train_loss, sv_loss, ordinary_loss, sv_loss_train, self._smoothed, kl, norm, self._best_smoothed)
+        alive = self.alive
+        return [
+            EpochScores(
+                epoch=self.epoch,
+                train_loss=train,
+                sv_loss=sv,
+                ordinary_loss=ordinary,
+                sv_loss_train=sv_train if self.data.sv_rate > 0 else None,
+                smoothed_sv_loss=smoothed,
+                kl_initial_condition=kl_ic,
+                gradient_norm=gradient_norm,
+                learning_rate=self.hyperparameters[m].learning_rate,
+                diverged=not alive[m],
+                best_smoothed_sv_loss=best,
+            )
+            for m, (train, sv, ordinary, sv_train, smoothed, kl_ic, gradient_norm, best) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True)
+            )
+        ]
+
+    @property
+    def alive(self) -> list[bool]:
+        """False for models that diverged: they are frozen, and their neighbours never notice."""
+        return [bool(alive) for alive in self._alive.tolist()]
+
+    def _training_batches(self) -> Iterator[Tensor]:
+        """Indices of the training trials, shuffled from (order seed, epoch); the last batch may be smaller."""
+        trials = self.data.training_trials
+        random = noise_generator(torch.device("cpu"), self.order_seed, self.epoch)
+        order = torch.randperm(len(trials), generator=random).to(trials.device)
+        yield from trials[order].split(self.options.batch_size)
+
+    def _train_step(self, trials: Tensor, step: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One update of every model; reconstruction loss, KL and gradient norm, [M] each."""
+        batch = self.data.batch(trials)
+        noise = draw_noise(
+            self.architecture, self.seeds, self.epoch, step, self.data.bins, len(trials), self.data.device
+        )
+        progress = self.epoch + step / steps
+        ramp = min(1.0, progress / self.options.ramp_epochs) if self.options.ramp_epochs else 1.0
+        weights = self._weights.detach().requires_grad_()
+        loss = training_loss(
+            self._named(weights), self._hyper, batch, noise, sv_rate=self.data.sv_rate, ramp=ramp,
+        )
+        (gradient,) = torch.autograd.grad(loss.total.sum(), weights)  # models share no weight: each gets its own
+        norm = gradient.norm(dim=1)
+        exploded = loss.reconstruction > EXPLOSION * self._loss_of_constant_rates
+        self._alive &= torch.isfinite(loss.total) & torch.isfinite(norm) & ~exploded
+        self._adam(gradient, norm)
+        return loss.reconstruction.detach(), loss.kl_initial_condition.detach(), norm
+
+    @torch.no_grad()
+    def _adam(self, gradient: Tensor, norm: Tensor) -> None:
+        """Kingma & Ba 2015, each model with its own learning rate and clipped by its own norm; none for the diverged."""
+        alive = self._alive
+        gradient *= (self.options.gradient_clip / norm).clamp(max=1.0)[:, None]
+        gradient[~alive] = 0.0
+        first, second = ADAM_DECAY
+        self._adam_steps += alive
+        decay = torch.where(alive, 1.0, 0.0)[:, None]
+        self._first += decay * (1 - first) * (gradient - self._first)  # m ← β₁ m + (1 - β₁) g
+        self._second += decay * (1 - second) * (gradient.square() - self._second)  # v ← β₂ v + (1 - β₂) g²
+        steps = self._adam_steps.clamp(min=1).double()
+        rate = self._hyper.learning_rate / (1 - first**steps).float() * alive  # m̂ = m / (1 - β₁ᵗ)
+        spread = (self._second / (1 - second**steps).float()[:, None]).sqrt_().add_(ADAM_EPSILON)  # √v̂ + ε
+        self._weights -= rate[:, None] * self._first / spread
+
+    # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @torch.inference_mode()
+    def _evaluate(self, trials: Tensor, on_step: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """Mean NLL at held-out and at visible samples, float64 [M] each, from the posterior mean without any dropout."""
+        parameters = self._named(self._weights)
+        M = len(self.seeds)
+        total = torch.zeros(2, M, dtype=torch.float64, device=self.data.device)
+        count = torch.zeros(2, 1, dtype=torch.float64, device=self.data.device)
+        for chosen in trials.split(max(self.options.batch_size, EVALUATION_ROWS // M)):
+            batch = self.data.batch(chosen)
+            inputs = batch.counts * batch.visible / (1 - self.data.sv_rate)
+            q = encode(parameters, inputs.expand(M, *inputs.shape), batch.valid)
+            _, log_rates = read_out(parameters, generate(parameters, q.mean, self.data.bins))
+            nll = poisson_nll(log_rates, batch.counts, batch.ln_factorials)
+            for row, mask in enumerate((batch.held_out, batch.visible)):
+                total[row] += (nll * mask).flatten(1).sum(1)
+                count[row] += mask.sum()
+            on_step()
+        held_out, visible = total / count.clamp(min=1)
+        return (held_out if self.data.sv_rate > 0 else visible), visible
+
+    def _update_scores(self, sv_loss: Tensor) -> None:
+        """Smooth the score, and keep the weights of models at their best."""
+        past = self.options.score_smoothing
+        smoothed = torch.where(self._smoothed.isinf(), sv_loss, past * self._smoothed + (1 - past) * sv_loss)
+        self._smoothed = torch.where(self._alive & smoothed.isfinite(), smoothed, self._smoothed)
+        better = self._alive & (self._smoothed < self._best_smoothed)
+        self._best_smoothed = torch.where(better, self._smoothed, self._best_smoothed)
+        self._best_epoch = torch.where(better, self.epoch, self._best_epoch)
+        self._best = torch.where(better[:, None], self._weights, self._best)
+
+    # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def state(self, index: int) -> dict[str, Tensor]:
+        """Everything needed to resume model `index`, alone or in another pack, bit for bit.
+
+        Returns
+        -------
+        dict[str, Tensor]
+            Contiguous CPU tensors that share no storage. For every parameter NAME float32 `weights.NAME`,
+            `best.NAME`, `adam_first.NAME`, `adam_second.NAME`; int64 `epoch`, `adam_steps`, `best_epoch`, `alive`
+            (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss` (infinite before the first epoch), 0-d.
+        """
+        require(0 <= index < len(self.seeds), f"index must lie in 0 … {len(self.seeds) - 1}, got {index}")
+        state = {
+            f"{kind}.{name}": values[index].clone().cpu()
+            for kind, pack in self._packed().items()
+            for name, values in self._named(pack).items()
+        }
+        state["epoch"] = torch.tensor(self.epoch)
+        return state | {name: vector[index].clone().cpu() for name, vector in self._vectors().items()}
+
+    def _load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        for index, state in enumerate(states):
+            _check_state(state, self._shapes, index)
+        epochs = {int(state["epoch"]) for state in states}
+        require(len(epochs) == 1, f"the models of a population must be at one epoch, got states at {sorted(epochs)}")
+        self.epoch = epochs.pop()
+        device = self.data.device
+        self._weights, self._best, self._first, self._second = (
+            torch.stack([torch.cat([state[f"{kind}.{name}"].flatten() for name in self._shapes]) for state in states])
+            .to(device)
+            for kind in _PACKED
+        )
+        vectors = {
+            name: torch.stack([state[name] for state in states]).to(device, dtype) for name, dtype in _VECTORS.items()
+        }
+        self._adam_steps, self._best_epoch = vectors["adam_steps"], vectors["best_epoch"]
+        self._smoothed, self._best_smoothed = vectors["smoothed_sv_loss"], vectors["best_smoothed_sv_loss"]
+        self._alive = vectors["alive"].bool()
+        rates = self.data.mean_counts
+        self._loss_of_constant_rates = float((rates - rates * rates.log()).mean())
+
+    def _packed(self) -> dict[str, Tensor]:
+        return dict(zip(_PACKED, (self._weights, self._best, self._first, self._second), strict=True))
+
+    def _vectors(self) -> dict[str, Tensor]:
+        vectors = (self._adam_steps, self._best_epoch, self._alive.long(), self._smoothed, self._best_smoothed)
+        return dict(zip(_VECTORS, vectors, strict=True))
+
+    def _named(self, pack: Tensor) -> dict[str, Tensor]:
+        """Views of [M, D] as the named parameters, [M, …] each."""
+        parts = pack.split([math.prod(shape) for shape in self._shapes.values()], dim=1)
+        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+
+EVALUATION_ROWS = 1024  # trials × models of one evaluation step
+_PACKED = ("weights", "best", "adam_first", "adam_second")
+_VECTORS = {
+    "adam_steps": torch.int64,
+    "best_epoch": torch.int64,
+    "alive": torch.int64,
+    "smoothed_sv_loss": torch.float64,
+    "best_smoothed_sv_loss": torch.float64,
+}
+
+
+def _fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = {"epoch": torch.tensor(0), "adam_steps": torch.tensor(0), "best_epoch": torch.tensor(0)}
+    state["alive"] = torch.tensor(1)
+    for name in ("smoothed_sv_loss", "best_smoothed_sv_loss"):
+        state[name] = torch.tensor(math.inf, dtype=torch.float64)
+    for name, values in parameters.items():
+        state |= {f"weights.{name}": values, f"best.{name}": values}
+        state |= {f"adam_first.{name}": torch.zeros_like(values), f"adam_second.{name}": torch.zeros_like(values)}
+    return state
+
+
+def _check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int) -> None:
+    expected = {f"{kind}.{name}": shape for kind in _PACKED for name, shape in shapes.items()}
+    expected |= {name: () for name in ("epoch", *_VECTORS)}
+    for name, shape in expected.items():
+        require(name in state, f"state {index} lacks {name!r}")
+        require(
+            tuple(state[name].shape) == shape,
+            f"state {index} has {name!r} of shape {tuple(state[name].shape)}, the architecture needs {shape}",
+        )
+
+
+def _nothing() -> None:
+    """Stand in for a step's callback."""

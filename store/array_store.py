@@ -1,0 +1,226 @@
+"""Arrays and checkpoints behind Zarr's store interface: rows of the database, or files of a folder.
+
+Everything written is immutable and lives under a path that no other attempt uses, so a worker that lost its lease
+can write no more than an orphan; a row of the database says which path is the true one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from functools import lru_cache
+from typing import Self
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from sqlalchemy import ColumnElement, case, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from store.database import Database, get_database
+from store.settings import get_settings
+from store.tables import ArrayObject
+
+
+class SqlArrayStore(Store):
+    """A Zarr store whose objects are rows of the table ``array_objects``.
+
+    Parameters
+    ----------
+    database
+        Where the rows are. Each write is a transaction of its own.
+    read_only
+        Refuse writes.
+    """
+
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = True
+
+    def __init__(self, database: Database, *, read_only: bool = False) -> None:
+        super().__init__(read_only=read_only)
+        self._database = database
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """Return the same store, read-only or not."""
+        return type(self)(self._database, read_only=read_only)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, SqlArrayStore)
+            and self._database.url == other._database.url
+            and self.read_only == other.read_only
+        )
+
+    def __str__(self) -> str:
+        return f"sql:{self._database.engine.url.render_as_string(hide_password=True)}"
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Bytes of `key`, or of a range of it; None when there is no such key."""
+        value = await asyncio.to_thread(self._get, key, byte_range)
+        if value is None:
+            return None
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(value)
+
+    def _get(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
+        with self._database.read() as session:
+            value = session.execute(
+                select(_ranged_value(byte_range)).where(ArrayObject.key == key)
+            ).scalar_one_or_none()
+        return None if value is None else bytes(value)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Bytes of several keys, each with its range."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such a key."""
+        return await asyncio.to_thread(self._size, key) is not None
+
+    async def getsize(self, key: str) -> int:
+        """Size of the value of `key`, in bytes."""
+        size = await asyncio.to_thread(self._size, key)
+        if size is None:
+            raise FileNotFoundError(key)
+        return size
+
+    def _size(self, key: str) -> int | None:
+        with self._database.read() as session:
+            return session.execute(
+                select(ArrayObject.size_bytes).where(ArrayObject.key == key)
+            ).scalar_one_or_none()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write the value of `key`."""
+        self._check_writable()
+        await asyncio.to_thread(self._set, key, value.to_bytes())
+
+    def _set(self, key: str, value: bytes) -> None:
+        with self._database.write() as session:
+            insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
+            statement = insert(ArrayObject).values(key=key, value=value, size_bytes=len(value))
+            session.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["key"], set_={"value": value, "size_bytes": len(value)}
+                )
+            )
+
+    async def delete(self, key: str) -> None:
+        """Delete `key`; no error when there is none."""
+        self._check_writable()
+        await asyncio.to_thread(self._delete, ArrayObject.key == key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Delete every key under a path."""
+        self._check_writable()
+        await asyncio.to_thread(self._delete, _below(prefix.rstrip("/") + "/" if prefix else ""))
+
+    def _delete(self, condition: ColumnElement[bool]) -> None:
+        with self._database.write() as session:
+            session.execute(delete(ArrayObject).where(condition))
+
+    async def list(self) -> AsyncIterator[str]:
+        """Every key."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Every key that begins with `prefix`."""
+        for key in await asyncio.to_thread(self._keys, prefix):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names directly under a path."""
+        path = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+        names = {key[len(path) :].split("/", 1)[0] for key in await asyncio.to_thread(self._keys, path)}
+        for name in sorted(names):
+            yield name
+
+    def _keys(self, prefix: str) -> Iterable[str]:
+        with self._database.read() as session:
+            return session.execute(
+                select(ArrayObject.key).where(_below(prefix)).order_by(ArrayObject.key)
+            ).scalars().all()
+
+
+def _below(prefix: str) -> ColumnElement[bool]:
+    """Condition of keys that begin with `prefix`, as a range that the index serves."""
+    return (ArrayObject.key >= prefix) & (ArrayObject.key < prefix + "\U0010ffff")
+
+
+def _ranged_value(byte_range: ByteRequest | None) -> ColumnElement[bytes]:
+    # The database cuts the range, so that a few kilobytes of a large chunk cost a few kilobytes.
+    value = ArrayObject.value
+    if byte_range is None:
+        return value.expression
+    if isinstance(byte_range, RangeByteRequest):
+        return func.substr(value, byte_range.start + 1, max(byte_range.end - byte_range.start, 0))
+    if isinstance(byte_range, OffsetByteRequest):
+        return func.substr(value, byte_range.offset + 1)
+    if isinstance(byte_range, SuffixByteRequest):
+        size = ArrayObject.size_bytes
+        from_end = func.substr(value, size - byte_range.suffix + 1)
+        return case((size <= byte_range.suffix, value.expression), else_=from_end)
+    raise TypeError(f"byte_range: expected a range, an offset or a suffix request, got {byte_range!r}")
+
+
+def open_array_store(url: str, database: Database) -> Store:
+    """Open the array store at a URL.
+
+    Parameters
+    ----------
+    url
+        ``sql:`` for rows of `database`, or ``file:///folder``.
+    database
+        Database of the rows.
+
+    Raises
+    ------
+    ValueError
+        On any other URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sql":
+        return SqlArrayStore(database)
+    if parts.scheme == "file" and parts.path:
+        return LocalStore(url2pathname(parts.path))
+    raise ValueError(f"array_url: expected 'sql:' or 'file:///a/folder', got {url!r}")
+
+
+@lru_cache
+def get_array_store() -> Store:
+    """Array store of this process, by its settings."""
+    return open_array_store(get_settings().array_url, get_database())
+
+
+def read_object(store: Store, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
+    """Bytes of an object, or of a range of it; None when there is none."""
+    value = sync(store.get(key, default_buffer_prototype(), byte_range))
+    return None if value is None else value.to_bytes()
+
+
+def write_object(store: Store, key: str, value: bytes) -> None:
+    """Write an object whole."""
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def object_size(store: Store, key: str) -> int | None:
+    """Size of an object in bytes; None when there is none."""
+    if not sync(store.exists(key)):
+        return None
+    return sync(store.getsize(key))
+
+
+def delete_object(store: Store, key: str) -> None:
+    """Delete an object; no error when there is none."""
+    sync(store.delete(key))
+
+
+def delete_objects(store: Store, path: str) -> None:
+    """Delete everything under a path."""
+    sync(store.delete_dir(path))

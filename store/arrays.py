@@ -1,0 +1,132 @@
+"""Groups of named arrays, written once: a data set's arrays and a model's latents.
+
+Each group is one Zarr v3 group with consolidated metadata whose arrays name their dimensions, so that
+``xarray.open_zarr`` reads it by URL. Coordinates are one-dimensional arrays named as their dimension, or listed as such.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+
+CHUNK_BYTES = 2**20
+"""Aim of the size of a chunk: small enough for a slice over HTTP, large enough for few rows."""
+
+
+@dataclass(frozen=True)
+class NamedArray:
+    """An array with what a reader must know of it.
+
+    Parameters
+    ----------
+    name
+        Its name in the group.
+    values
+        The values; the first axis is cut into chunks. Memory-mapped arrays are written chunk by chunk.
+    dims
+        Name of each axis.
+    units
+        E.g. ``spikes/s``; empty for numbers without unit.
+    description
+        One sentence.
+    attributes
+        Further attributes, e.g. ``flag_meanings``.
+    """
+
+    name: str
+    values: NDArray[Any]
+    dims: tuple[str, ...]
+    units: str = ""
+    description: str = ""
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Whole rows of the first axis, as many as make about `CHUNK_BYTES`."""
+    row_bytes = max(1, int(np.prod(shape[1:])) * itemsize)
+    rows = min(max(1, CHUNK_BYTES // row_bytes), max(1, shape[0])) if shape else 1
+    return (rows, *(max(1, size) for size in shape[1:])) if shape else ()
+
+
+class ArrayGroupWriter:
+    """Writes one group, array by array, and closes it by consolidating its metadata.
+
+    Parameters
+    ----------
+    store
+        The array store.
+    path
+        Path of the group; nothing may be there yet.
+    attributes
+        Attributes of the group.
+    """
+
+    def __init__(self, store: Store, path: str, attributes: dict[str, Any] | None = None) -> None:
+        self._store, self._path = store, path
+        self._group = zarr.create_group(store, path=path, attributes=attributes or {}, zarr_format=3)
+        self._coordinates: list[str] = []
+
+    def create(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: Any,
+        dims: tuple[str, ...],
+        *,
+        units: str = "",
+        description: str = "",
+        attributes: dict[str, Any] | None = None,
+    ) -> "zarr.Array[Any]":
+        """Create an array to be filled in by slices of whole chunks of its first axis."""
+        details = {"units": units, "description": description, **(attributes or {})}
+        return self._group.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunk_shape(shape, np.dtype(dtype).itemsize) if shape else "auto",
+            dimension_names=dims,
+            attributes={key: value for key, value in details.items() if value != ""},
+            fill_value=None,
+        )
+
+    def write(self, array: NamedArray) -> None:
+        """Write an array whole, chunk by chunk."""
+        target = self.create(
+            array.name,
+            array.values.shape,
+            array.values.dtype,
+            array.dims,
+            units=array.units,
+            description=array.description,
+            attributes=array.attributes,
+        )
+        rows = target.chunks[0] if array.values.ndim else 1
+        if array.values.ndim == 0:
+            target[...] = array.values
+            return
+        for start in range(0, array.values.shape[0], rows):
+            target[start : start + rows] = np.ascontiguousarray(array.values[start : start + rows])
+
+    def write_all(self, arrays: Iterable[NamedArray]) -> None:
+        """Write several arrays."""
+        for array in arrays:
+            self.write(array)
+
+    def close(self) -> None:
+        """Consolidate the metadata, so that a reader by URL needs no listing."""
+        zarr.consolidate_metadata(self._store, path=self._path, zarr_format=3)
+
+
+def open_group(store: Store, path: str) -> zarr.Group:
+    """Open a finished group for reading."""
+    return zarr.open_group(store, path=path, mode="r", zarr_format=3)
+
+
+def open_array(store: Store, path: str, name: str) -> "zarr.Array[Any] | None":
+    """Open one array of a finished group; None when there is none of that name."""
+    member = open_group(store, path).get(name)
+    return member if isinstance(member, zarr.Array) else None

@@ -1,0 +1,20 @@
+"""What happened to a job, as rows that HTTP clients replay."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from store.tables import Event
+
+
+def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
+    """Record an event of a job.
+
+    Parameters
+    ----------
+    kind
+        ``job.state``, ``model.state``, ``slice.state`` or ``progress``.
+    data
+        JSON values.
+    """
+    session.add(Event(job_id=job_id, kind=kind, data=data))

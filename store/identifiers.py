@@ -1,0 +1,12 @@
+"""Identifiers: a prefix that tells the kind, the time, and chance; they sort by creation."""
+
+import re
+import secrets
+import time
+
+PATTERN = re.compile(r"^(dat|job|mod|sli)_[0-9a-f]{24}$")
+
+
+def new_id(prefix: str) -> str:
+    """Return e.g. ``job_0192f3c4a5b6`` + 12 random hex digits: 48 bits of milliseconds, 48 of chance."""
+    return f"{prefix}_{int(time.time() * 1000):012x}{secrets.token_hex(6)}"

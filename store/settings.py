@@ -1,0 +1,95 @@
+"""The one class of settings, read from the environment (prefix ``LATENTRY_``)."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured, with its default.
+
+    The defaults are those of the embedded service, ``latentry up``: SQLite and files under `data_dir`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LATENTRY_", extra="ignore")
+
+    data_dir: Path = Field(
+        Path("latentry-data"),
+        description="Folder of everything the service keeps on disk: uploads, and the database when it is SQLite.",
+    )
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL of the database; SQLite at `data_dir`/latentry.db when empty. "
+        "PostgreSQL: `postgresql+psycopg://user:password@host/name`.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="URL of the Redis-compatible broker. `latentry up` starts its own unless this is set.",
+    )
+    array_url: str = Field(
+        "sql:",
+        description="Where array chunks and checkpoints live: `sql:` (rows of the database) or `file:///a/folder`.",
+    )
+    upload_max_bytes: int = Field(
+        10 * 2**30, gt=0, description="Largest accepted upload, in bytes; a larger one is answered 413."
+    )
+    body_max_bytes: int = Field(
+        2**20, gt=0, description="Largest accepted body of every other request, in bytes."
+    )
+    parse_memory_bytes: int = Field(
+        4 * 2**30, gt=0, description="Address space of the subprocess that parses an upload, in bytes."
+    )
+    parse_seconds: float = Field(600.0, gt=0, description="Time limit of the parsing of one upload, in seconds.")
+    json_max_elements: int = Field(
+        200_000, gt=0, description="Most elements of an array that are answered as JSON; use npy or Zarr for more."
+    )
+
+    lease_seconds: float = Field(
+        45.0,
+        gt=0,
+        description="A slice whose worker gave no sign for this long is taken from it. The time from a killed "
+        "machine to resumption is at most this plus `maintenance_seconds`.",
+    )
+    heartbeat_seconds: float = Field(
+        5.0, gt=0, description="How often a worker renews its lease and writes progress, in seconds."
+    )
+    slice_seconds: float = Field(
+        60.0, gt=0, description="A slice of training ends at the first epoch boundary after this many seconds."
+    )
+    maintenance_seconds: float = Field(
+        1.0, gt=0, description="Period of the sweep for expired leases and forgotten rows, in seconds."
+    )
+    outbox_seconds: float = Field(
+        0.2, gt=0, description="How often the maintenance loop looks for messages to send, in seconds."
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="How often a slice or an ingest is begun before it counts as failed."
+    )
+    pack_models: int = Field(16, ge=1, description="Most models that one worker trains together as one pack.")
+    device: str = Field("auto", description="Device of training: `auto`, `cpu`, `cuda`, `cuda:0`, …")
+    threads: int = Field(1, ge=1, description="CPU threads of one training process.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Settings":
+        self.data_dir = self.data_dir.expanduser().absolute()
+        if not self.database_url:
+            self.database_url = f"sqlite:///{self.data_dir / 'latentry.db'}"
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            raise ValueError(
+                f"lease_seconds ({self.lease_seconds}) must be at least three times heartbeat_seconds "
+                f"({self.heartbeat_seconds}), or one late heartbeat loses a healthy slice"
+            )
+        return self
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Folder of uploaded files; shared by API and ingest workers."""
+        return self.data_dir / "uploads"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Settings of this process, read once."""
+    return Settings()

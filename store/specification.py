@@ -1,0 +1,160 @@
+"""What a job asks for: the document that the API validates, the database keeps and the workers read.
+
+Ranges and starting values are those of Keshtkaran & Pandarinath 2019 and Keshtkaran et al. 2022 (AutoLFADS); weights of
+KL and L2 are relative to a reconstruction loss that is a mean over samples, in nats.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Range(_Document):
+    """A range that the search draws from."""
+
+    low: float
+    high: float
+    scale: Literal["log", "uniform"] = "uniform"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(
+                f"low is {self.low:g} and high is {self.high:g}: low must not be above high; exchange them?"
+            )
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"low is {self.low:g}: a logarithmic range must begin above 0; use scale 'uniform'?")
+        return self
+
+
+class _Bounded:
+    """Bounds of a hyperparameter: every value and both ends of a range must lie within."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def check(self, value: float | Range) -> float | Range:
+        """Return the value, or raise an error that names the bounds."""
+        ends = (value.low, value.high) if isinstance(value, Range) else (value,)
+        for end in ends:
+            if not self.low <= end <= self.high:
+                raise ValueError(f"{end:g} is outside {self.low:g} … {self.high:g}")
+        return value
+
+
+Rate = Annotated[float | Range, AfterValidator(_Bounded(0.0, 0.95).check)]
+Weight = Annotated[float | Range, AfterValidator(_Bounded(0.0, 1e3).check)]
+LearningRate = Annotated[float | Range, AfterValidator(_Bounded(1e-7, 1.0).check)]
+
+
+class Space(_Document):
+    """The search space: each hyperparameter is a number (fixed) or a range (searched)."""
+
+    learning_rate: LearningRate = Field(
+        Range(low=1e-3, high=5e-3, scale="log"), description="Adam's learning rate."
+    )
+    dropout: Rate = Field(Range(low=0.0, high=0.6), description="Dropout inside the network.")
+    cd_rate: Rate = Field(
+        Range(low=0.01, high=0.7), description="Coordinated dropout: share of input samples dropped."
+    )
+    cd_pass_rate: Rate = Field(0.0, description="Share of the kept input samples that pass gradient too.")
+    kl_weight_initial_condition: Weight = Field(
+        Range(low=1e-6, high=1e-3, scale="log"), description="Weight of the KL divergence of the initial condition."
+    )
+    l2_weight_generator: Weight = Field(
+        Range(low=1e-4, high=1.0, scale="log"), description="Weight of the mean square of recurrent weights."
+    )
+
+
+class ArchitectureSpecification(_Document):
+    """Sizes of the network, equal for all models of the job."""
+
+    encoder_units: int = Field(64, ge=1, le=1024)
+    initial_condition_dim: int = Field(64, ge=1, le=1024)
+    generator_units: int = Field(100, ge=1, le=2048)
+    factors: int = Field(20, ge=1, le=1024)
+
+
+class Training(_Document):
+    """How every model of the job is trained."""
+
+    batch_size: int = Field(128, ge=1, le=65536, description="Trials per step.")
+    ramp_epochs: int = Field(80, ge=0, description="KL and L2 weights rise linearly from 0 to 1 over these epochs.")
+    gradient_clip: float = Field(0.02, gt=0, description="Largest norm of a model's gradient (loss in nats per sample).")
+    sv_rate: float = Field(0.2, gt=0, le=0.9, description="Sample validation: share of samples held out.")
+    valid_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of trials for validation, unless the data set brings a split."
+    )
+
+
+class RandomStrategy(_Document):
+    """Random search: independent draws from the space."""
+
+    kind: Literal["random"] = "random"
+
+
+class Budget(_Document):
+    """What the job may spend."""
+
+    models: int = Field(8, ge=1, le=1000)
+    epochs: int = Field(200, ge=1, le=100_000, description="Epochs of each model.")
+    wall_seconds: float | None = Field(
+        None, gt=0, description="Training ends this long after the first slice began, with what is there."
+    )
+
+
+class Inference(_Document):
+    """How the latents of the selected model are computed."""
+
+    posterior_samples: int = Field(50, ge=1, le=10_000, description="Draws that are averaged.")
+
+
+class JobSpecification(_Document):
+    """A search over models of one data set."""
+
+    dataset_id: str = Field(description="The data set, `ready`.", examples=["dat_0192f3c4a5b6aabbccddeeff"])
+    name: str = Field("", max_length=200)
+    seed: int = Field(0, ge=0, lt=2**31, description="Equal specification and seed give equal models.")
+    strategy: RandomStrategy = Field(default_factory=RandomStrategy)
+    architecture: ArchitectureSpecification = Field(default_factory=ArchitectureSpecification)
+    space: Space = Field(default_factory=Space)
+    training: Training = Field(default_factory=Training)
+    budget: Budget = Field(default_factory=Budget)
+    inference: Inference = Field(default_factory=Inference)
+
+
+Split = Literal["train", "valid", "test"]
+
+
+def split_trials(given: Sequence[str | None], valid_fraction: float, seed: int) -> list[Split]:
+    """Which part of a job each trial is in.
+
+    Parameters
+    ----------
+    given
+        What the file gave for each trial: ``train``, ``valid``, ``test`` or None.
+    valid_fraction
+        Share of the trials, other than test trials, that are drawn for validation if the file names none; at least one.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    list of str
+        One per trial, in the order given. Test trials are neither trained on nor used to select.
+    """
+    usable = [trial for trial, split in enumerate(given) if split != "test"]
+    if "valid" in given:
+        valid = {trial for trial in usable if given[trial] == "valid"}
+    else:
+        drawn = np.random.default_rng([seed, 0x5B117]).permutation(len(usable))
+        valid = {usable[position] for position in drawn[: max(1, round(valid_fraction * len(usable)))]}
+    return [
+        "test" if split == "test" else "valid" if trial in valid else "train" for trial, split in enumerate(given)
+    ]

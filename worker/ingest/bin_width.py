@@ -1,0 +1,170 @@
+"""How wide a bin is, in seconds: from the upload's options, the file, its time axis, or its true rates."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile
+
+SECONDS_PER_UNIT = {
+    "bin_width_s": 1.0,
+    "bin_size_s": 1.0,
+    "dt_s": 1.0,
+    "dt": 1.0,
+    "bin_width_ms": 1e-3,
+    "bin_size_ms": 1e-3,
+    "dt_ms": 1e-3,
+}
+"""Names under which a file may state its bin width, and what one unit of each is in seconds."""
+
+TIME_AXES = ("time_s", "time", "times", "time_data", "bin_times_s")
+"""Names under which a file may give the time of each bin, in seconds."""
+
+COMMON_WIDTHS_S = (0.001, 0.002, 0.004, 0.005, 0.008, 0.010, 0.020, 0.025, 0.040, 0.050, 0.100)
+FIT_TOLERANCE = 0.04
+"""True rates in Hz tell the bin width when they fit a common one as well as this, relatively."""
+
+
+@dataclass
+class BinWidthClues:
+    """Everything in one upload that may tell its bin width.
+
+    Attributes
+    ----------
+    option_s
+        What the request said, in seconds.
+    stated
+        What the file states: name (one of `SECONDS_PER_UNIT`) → value in that name's unit.
+    time_axes_s
+        Time axes of the file: name → times of the bins, float [bins].
+    counts_per_true_rate
+        All spikes divided by the sum of all true rates: the bin width if those are in Hz, 1 if in counts per
+        bin.
+    """
+
+    option_s: float | None = None
+    stated: dict[str, float] = field(default_factory=dict)
+    time_axes_s: dict[str, NDArray[np.floating]] = field(default_factory=dict)
+    counts_per_true_rate: float | None = None
+
+    def settle(self, notes: list[str], warnings: list[Problem]) -> float:
+        """Give the bin width in seconds, writing how it was found into `notes` and `warnings`.
+
+        Raises
+        ------
+        RejectedFile
+            When nothing tells it.
+        """
+        stated = {name: value * SECONDS_PER_UNIT[name] for name, value in self.stated.items()}
+        if self.option_s is not None:
+            for name, width_s in stated.items():
+                if not math.isclose(width_s, self.option_s, rel_tol=0.01):
+                    warnings.append(_overridden(name, width_s, self.option_s))
+            notes.append(f"bin_width_s {self.option_s:g} was given with the upload.")
+            return self.option_s
+        if stated:
+            return _from_file(stated, notes)
+        for name, times_s in self.time_axes_s.items():
+            step_s = _step(times_s)
+            if step_s is not None:
+                warnings.append(_derived(f"the step of the time axis `{name}`", step_s))
+                return step_s
+        fitting_s = self._from_true_rates()
+        if fitting_s is not None:
+            warnings.append(_derived("the ratio of spike counts to the true rates, taken as Hz", fitting_s))
+            return fitting_s
+        raise RejectedFile(
+            Problem(
+                "bin_width_missing",
+                "The file does not say how wide a bin is, and nothing in it tells.",
+                "Give bin_width_s with the upload, in seconds (0.010 for 10 ms), or store it in the file as "
+                "`bin_width_s` (an array of an NPZ; an attribute or data set of an HDF5 file).",
+                "/bin_width_s",
+            )
+        )
+
+    def _from_true_rates(self) -> float | None:
+        ratio = self.counts_per_true_rate
+        if ratio is None or not ratio > 0:
+            return None
+        nearest = min(COMMON_WIDTHS_S, key=lambda width_s: abs(math.log(ratio / width_s)))
+        return nearest if abs(ratio / nearest - 1) <= FIT_TOLERANCE else None
+
+
+def _from_file(stated_s: dict[str, float], notes: list[str]) -> float:
+    (name, width_s), *others = stated_s.items()
+    for other, other_s in others:
+        if not math.isclose(width_s, other_s, rel_tol=0.01):
+            raise RejectedFile(
+                Problem(
+                    "bin_width_contradictory",
+                    f"`{name}` says that a bin is {width_s:g} s wide and `{other}` says {other_s:g} s.",
+                    "Remove one of them from the file, or give bin_width_s with the upload.",
+                    f"/{other}",
+                )
+            )
+    notes.append(f"The bin width, {width_s:g} s, was read from `{name}`.")
+    return width_s
+
+
+def _step(times_s: NDArray[np.floating]) -> float | None:
+    """Give the step of an even time axis, or None for one that is uneven or too short."""
+    if times_s.size < 2 or not np.isfinite(times_s).all():
+        return None
+    steps_s = np.diff(times_s)
+    width_s = float(np.mean(steps_s))
+    even = width_s > 0 and float(np.abs(steps_s - width_s).max()) <= 0.01 * width_s
+    return float(f"{width_s:.6g}") if even else None
+
+
+def _overridden(name: str, width_s: float, option_s: float) -> Problem:
+    return Problem(
+        "bin_width_overridden",
+        f"The file says in `{name}` that a bin is {width_s:g} s wide; the upload says {option_s:g} s, "
+        "which was used.",
+        "Check which is right; upload again without bin_width_s if it is the file.",
+        "/bin_width_s",
+    )
+
+
+def _derived(source: str, width_s: float) -> Problem:
+    return Problem(
+        "bin_width_derived",
+        f"The file does not state its bin width: {width_s:g} s was taken from {source}.",
+        "If this is wrong, upload again with bin_width_s.",
+        "/bin_width_s",
+    )
+
+
+def implausible_width(width_s: float) -> tuple[Problem | None, Problem | None]:
+    """Judge a bin width.
+
+    Returns
+    -------
+    fatal, odd
+        A reason to reject (not positive, or 5 s and more) and a reason to warn (1 s and more, or under 0.1
+        ms).
+    """
+    pointer = "/bin_width_s"
+    if not (math.isfinite(width_s) and width_s > 0):
+        said = f"bin_width_s is {width_s:g}: expected a positive number of seconds."
+        return Problem(
+            "bin_width_invalid", said, "Give the width of a bin in seconds: 0.010 for 10 ms.", pointer
+        ), None
+    meant = f"did you mean {width_s / 1000:.3f} s?"
+    if width_s >= 5:
+        hint = "Bin widths are in seconds, not milliseconds: upload again with the width in seconds."
+        return Problem("bin_width_too_large", f"bin_width_s is {width_s:g}: {meant}", hint, pointer), None
+    if width_s >= 1:
+        hint = "If the width is in milliseconds, upload again with it in seconds; else ignore this."
+        return None, Problem("bin_width_large", f"bin_width_s is {width_s:g}: {meant}", hint, pointer)
+    if width_s < 1e-4:
+        said = f"bin_width_s is {width_s:g}, less than a tenth of a millisecond."
+        hint = (
+            "Latent dynamics are found in bins of 1 to 100 ms: check the unit (seconds), or bin the "
+            "spikes wider."
+        )
+        return None, Problem("bin_width_small", said, hint, pointer)
+    return None, None

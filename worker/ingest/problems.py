@@ -1,0 +1,59 @@
+"""What is wrong, or odd, with an uploaded file: said so that a neuroscientist can act on it."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong (in a rejection) or odd (in a report's warnings).
+
+    Attributes
+    ----------
+    code
+        Stable and machine-readable, such as `counts_not_whole`.
+    message
+        What came, and what was expected.
+    hint
+        What to do about it.
+    pointer
+        Where: the array's name after a slash (`/spikes`), or the empty string for the file as a whole.
+    """
+
+    code: str
+    message: str
+    hint: str = ""
+    pointer: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Give the four fields as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, str]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**fields)
+
+
+class RejectedFile(Exception):  # noqa: N818 - a file that is rejected is an answer, not a fault of ours
+    """The file cannot become a data set.
+
+    Attributes
+    ----------
+    problems
+        Every reason that was found, the most important first; at least one.
+    """
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("; ".join(f"{problem.code}: {problem.message}" for problem in self.problems))
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """Join names (or numbers) for a sentence, cutting a long list short."""
+    texts = [str(name) for name in names]
+    if not texts:
+        return "none"
+    rest = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + rest

@@ -1,0 +1,203 @@
+"""What a reader of a file format is: the protocol that every one keeps, and what they share."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, MetadataValue, Recording
+
+MOST_AXES = 8
+MOST_ARRAYS = 1000
+_USABLE_NAME = re.compile(r"[^\W_][\w .()/%^-]{0,99}")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the request says about a file.
+
+    Attributes
+    ----------
+    format
+        Name of the reader to use; None to recognise it by the file's content.
+    bin_width_s
+        Width of a bin in seconds; it goes before what the file says.
+    max_expanded_bytes
+        All arrays of the file together may declare at most this many bytes, uncompressed.
+    """
+
+    format: str | None = None
+    bin_width_s: float | None = None
+    max_expanded_bytes: int = 4 * 2**30
+
+
+class Reader(Protocol):
+    """Reads one file format. Members of the registry in `readers/__init__.py` keep its contract test."""
+
+    format: str
+
+    def recognises(self, path: Path) -> bool:
+        """Say by its content, never by its name, whether a file looks like this format. Raises nothing."""
+
+    def read(self, path: Path, options: ReadOptions) -> Recording:
+        """Read the file into canonical form, or raise `RejectedFile`. A damaged file may raise other errors."""
+
+
+def refuse_giant(declared_bytes: int, options: ReadOptions) -> None:
+    """Reject a file whose arrays declare more bytes than the options allow."""
+    if declared_bytes > options.max_expanded_bytes:
+        raise RejectedFile(
+            Problem(
+                "file_too_large_expanded",
+                f"The arrays of this file are {_size(declared_bytes)} uncompressed; "
+                f"at most {_size(options.max_expanded_bytes)} are read.",
+                "Bin the spikes wider, store counts as uint8, leave out arrays that are not needed, "
+                "or upload in parts.",
+            )
+        )
+
+
+def _size(number_of_bytes: int) -> str:
+    if number_of_bytes >= 2**30:
+        return f"{number_of_bytes / 2**30:.1f} GiB"
+    return f"{number_of_bytes / 2**20:.1f} MiB"
+
+
+def refuse_shape_of_spikes(name: str, shape: tuple[int, ...], kind: str) -> None:
+    """Reject spikes that are not numbers in three axes.
+
+    Parameters
+    ----------
+    name
+        Of the array in the file.
+    shape
+        Its shape; trials × bins × neurons is expected.
+    kind
+        Its dtype's kind, as numpy names it.
+    """
+    if len(shape) != 3:
+        hint = "Give one row for each trial, one column for each bin, and neurons last."
+        if len(shape) == 2:
+            hint = (
+                "Cut a continuous recording into trials (of equal length, overlapping or not), and put "
+                "neurons last."
+            )
+        said = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons."
+        raise RejectedFile(Problem("spikes_wrong_axes", said, hint, f"/{name}"))
+    if kind not in "buif":
+        said = f"`{name}` does not hold numbers."
+        raise RejectedFile(
+            Problem("spikes_not_numbers", said, "Give whole spike counts, such as uint8.", f"/{name}")
+        )
+
+
+def left_out(name: str, shape: tuple[int, ...], why: str) -> Problem:
+    """Make the warning for an array that was not taken into the recording."""
+    return Problem(
+        "array_left_out",
+        f"`{name[:100]}`, of shape {shape}, was left out: {why}.",
+        "Arrays are kept if their axes are trials (metadata), trials × bins, or trials × bins × k "
+        "(behaviour).",
+        f"/{name[:100]}",
+    )
+
+
+def name_is_usable(name: str) -> bool:
+    """Say whether a name may stand in tables and URLs: at most 100 letters, digits and plain punctuation."""
+    return _USABLE_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def metadata_values(values: NDArray[np.generic]) -> list[MetadataValue]:
+    """Turn one value for each trial into plain Python values; None where a number is not finite.
+
+    Parameters
+    ----------
+    values : bool, integer, float or string, [trials]
+        Bytes are read as UTF-8.
+    """
+    if values.dtype.kind == "S":
+        return [value.decode("utf-8", "replace").replace("\x00", "") for value in values.tolist()]
+    if values.dtype.kind == "U":
+        texts = (str(value).encode("utf-8", "replace").decode() for value in values.tolist())
+        return [text.replace("\x00", "") for text in texts]
+    if values.dtype.kind == "f":
+        return [value if np.isfinite(value) else None for value in values.astype(np.float64).tolist()]
+    plain: list[MetadataValue] = values.tolist()
+    return plain
+
+
+SPLIT_NAMES = {
+    "train": SPLIT_TRAIN,
+    "valid": SPLIT_VALID,
+    "val": SPLIT_VALID,
+    "validation": SPLIT_VALID,
+    "test": SPLIT_NOT_GIVEN,
+    "": SPLIT_NOT_GIVEN,
+}
+
+
+def parse_split(values: NDArray[np.generic], name: str) -> NDArray[np.int8]:
+    """Read a split: strings 'train', 'valid', 'test', or numbers: 0 train, 1 valid, -1 neither."""
+    found: list[int | None] = []
+    for value in metadata_values(values):
+        if isinstance(value, str):
+            found.append(SPLIT_NAMES.get(value.strip().lower()))
+        else:
+            found.append(int(value) if value in (SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID) else None)
+    known = [value for value in found if value is not None]
+    if len(known) < len(found):
+        trial = found.index(None)
+        raise RejectedFile(
+            Problem(
+                "split_not_understood",
+                f"`{name}` says {values[trial]!r} at trial {trial} (counted from 0): expected "
+                "'train', 'valid' or 'test'.",
+                "Give one of these for each trial, or 0 for train, 1 for valid and -1 for neither.",
+                f"/{name}",
+            )
+        )
+    return np.array(known, np.int8)
+
+
+def settle_split(recording: Recording) -> None:
+    """Say what a recording's split means for it; reject one without training trials."""
+    trains, validates, others = (
+        (recording.split == code).any() for code in (SPLIT_TRAIN, SPLIT_VALID, SPLIT_NOT_GIVEN)
+    )
+    if validates and not trains:
+        said = "There are validation trials but no training trials."
+        raise RejectedFile(Problem("split_without_training", said, "Mark some trials as 'train'.", "/split"))
+    if trains and not validates:
+        said = (
+            "The file names training trials but no validation trials: these will be drawn from the "
+            "training trials."
+        )
+        hint = "To choose them yourself, mark them as 'valid'."
+        recording.warnings.append(Problem("split_without_validation", said, hint, "/split"))
+    if trains and others:
+        number = int((recording.split == SPLIT_NOT_GIVEN).sum())
+        recording.notes.append(
+            f"{number} trials are for neither training nor validation: only latents are inferred."
+        )
+
+
+def parse_trial_lengths(values: NDArray[np.generic], name: str, bins: int) -> NDArray[np.int64]:
+    """Read trial lengths in bins: whole numbers from 1 to the number of bins."""
+    numbers = values.astype(np.float64) if values.dtype.kind in "uif" else np.full(values.shape, np.nan)
+    wrong = ~((numbers >= 1) & (numbers <= bins) & (numbers == np.trunc(numbers)))
+    if wrong.any():
+        trial = int(np.argmax(wrong))
+        raise RejectedFile(
+            Problem(
+                "trial_length_invalid",
+                f"`{name}` says {values[trial]!r} at trial {trial} (counted from 0): "
+                f"expected a whole number of bins from 1 to {bins}.",
+                "Lengths are in bins, not in seconds or milliseconds; leave out trials without any bin.",
+                f"/{name}",
+            )
+        )
+    return numbers.astype(np.int64)

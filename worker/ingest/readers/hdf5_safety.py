@@ -1,0 +1,195 @@
+"""HDF5 files from strangers: everything that could read other files, run plugins or exhaust memory is refused
+first.
+
+Only hard links are followed. A data set is refused, before any of its values is read, when it lies in other
+files (external storage, virtual data sets), needs a filter plugin, holds references or values of variable
+length, or declares too much.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.counts import rows_per_block
+from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant
+
+LARGEST_CHUNK_BYTES = 512 * 2**20
+_DEFLATE, _SHUFFLE, _FLETCHER32, _SCALEOFFSET, _LZF = 1, 2, 3, 6, 32000
+ALLOWED_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _SCALEOFFSET, _LZF}
+_PLAIN_TYPES = {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM}
+
+
+@dataclass
+class CheckedHdf5:
+    """The data sets and attributes of an HDF5 file that may be read.
+
+    Attributes
+    ----------
+    datasets
+        Those in the root group, of plain numbers or strings of fixed length.
+    attributes
+        Numbers among the root group's attributes.
+    set_aside
+        What is never read, though harmless: path → why (data sets in groups, soft links, compound types).
+    """
+
+    datasets: dict[str, h5py.Dataset] = field(default_factory=dict)
+    attributes: dict[str, float] = field(default_factory=dict)
+    set_aside: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def open_checked(path: Path, options: ReadOptions) -> Iterator[CheckedHdf5]:
+    """Open an HDF5 file for reading, after every object in it was checked.
+
+    Raises
+    ------
+    RejectedFile
+        When anything in the file is refused.
+    """
+    with h5py.File(path, "r", locking=False) as file:
+        walk = _Walk()
+        walk.group(file.id, "")
+        refuse_giant(walk.declared_bytes, options)
+        walk.checked.attributes = _number_attributes(file.id)
+        yield walk.checked
+
+
+def blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    """Read a data set by blocks of its first axis, in whole chunks: yields where a block begins, and the block."""
+    chunk_rows = dataset.chunks[0] if dataset.chunks else 1
+    rows = rows_per_block(dataset.shape, dataset.dtype.itemsize, chunk_rows)
+    for first in range(0, dataset.shape[0], rows):
+        yield first, dataset[first : first + rows]
+
+
+class _Walk:
+    """One walk over a file's objects; hard links that form a cycle are walked once."""
+
+    def __init__(self) -> None:
+        self.checked = CheckedHdf5()
+        self.declared_bytes = 0
+        self._seen: set[tuple[int, int]] = set()
+        self._links = 0
+
+    def group(self, group: h5py.h5g.GroupID, path: str) -> None:
+        """Check what a group links to, and the groups in it."""
+        waiting = [(group, path)]
+        while waiting:
+            parent, parent_path = waiting.pop()
+            for raw_name in parent:
+                child_path = f"{parent_path}/{raw_name.decode('utf-8', 'replace')}"[:300]
+                child = self._open(parent, raw_name, child_path)
+                if isinstance(child, h5py.h5g.GroupID):
+                    waiting.append((child, child_path))
+                elif isinstance(child, h5py.h5d.DatasetID):
+                    self._dataset(child, child_path)
+
+    def _open(
+        self, parent: h5py.h5g.GroupID, name: bytes, path: str
+    ) -> h5py.h5g.GroupID | h5py.h5d.DatasetID | None:
+        """Open what a hard link leads to, unless it was seen; note a soft link; refuse every other kind."""
+        self._links += 1
+        if self._links > 10 * MOST_ARRAYS:
+            said = f"The file holds more than {10 * MOST_ARRAYS} objects."
+            raise RejectedFile(Problem("too_many_arrays", said, "Put values of one kind into one data set."))
+        kind = parent.links.get_info(name).type
+        if kind == h5py.h5l.TYPE_SOFT:
+            self.checked.set_aside[path] = "it is a soft link"
+            return None
+        if kind != h5py.h5l.TYPE_HARD:
+            raise _refused(
+                "external_link", path, "is a link to another file", "Copy the data into this file."
+            )
+        child = h5py.h5o.open(parent, name)
+        info = h5py.h5o.get_info(child)
+        identity = (info.fileno, info.addr)
+        if identity in self._seen:
+            self.checked.set_aside[path] = "it is a second link to the same object"
+            return None
+        self._seen.add(identity)
+        return child
+
+    def _dataset(self, dataset: h5py.h5d.DatasetID, path: str) -> None:
+        self._refuse_storage(dataset, path)
+        kind = dataset.get_type()
+        if (
+            kind.detect_class(h5py.h5t.VLEN)
+            or kind.detect_class(h5py.h5t.REFERENCE)
+            or _is_text_of_any_length(kind)
+        ):
+            hint = (
+                "Store strings with a fixed length: np.array(names, dtype='S'); store no references or "
+                "ragged arrays."
+            )
+            raise _refused("object_array", path, "holds references or values of variable length", hint)
+        space = dataset.get_space()
+        shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5py.h5s.SIMPLE else ()
+        if len(shape) > MOST_AXES:
+            raise _refused("absurd_shape", path, f"declares {len(shape)} axes: at most {MOST_AXES} are read")
+        self.declared_bytes += int(np.prod(shape, dtype=object)) * kind.get_size()
+        self._refuse_chunks(dataset, path, kind.get_size())
+        name = path.removeprefix("/")
+        if kind.get_class() not in _PLAIN_TYPES:
+            self.checked.set_aside[path] = "its values are neither numbers nor strings"
+        elif space.get_simple_extent_type() == h5py.h5s.NULL:
+            self.checked.set_aside[path] = "it is empty"
+        elif "/" in name:
+            self.checked.set_aside[path] = "it lies in a group"
+        else:
+            self.checked.datasets[name] = h5py.Dataset(dataset)
+
+    @staticmethod
+    def _refuse_storage(dataset: h5py.h5d.DatasetID, path: str) -> None:
+        properties = dataset.get_create_plist()
+        hint = "Copy the values into this file: h5repack, or read them and write them again."
+        if properties.get_external_count() > 0:
+            raise _refused("external_storage", path, "keeps its values in another file", hint)
+        if properties.get_layout() == h5py.h5d.VIRTUAL:
+            raise _refused(
+                "virtual_dataset", path, "is a virtual data set, which takes its values from elsewhere", hint
+            )
+        for number in range(properties.get_nfilters()):
+            code = properties.get_filter(number)[0]
+            if code not in ALLOWED_FILTERS:
+                hint = "Write it again with gzip or lzf, or without compression."
+                raise _refused(
+                    "filter_not_allowed", path, f"is compressed with filter {code}, which is not read", hint
+                )
+
+    @staticmethod
+    def _refuse_chunks(dataset: h5py.h5d.DatasetID, path: str, item_bytes: int) -> None:
+        properties = dataset.get_create_plist()
+        if properties.get_layout() == h5py.h5d.CHUNKED:
+            chunk_bytes = int(np.prod(properties.get_chunk(), dtype=object)) * item_bytes
+            if chunk_bytes > LARGEST_CHUNK_BYTES:
+                raise _refused(
+                    "absurd_shape", path, f"has chunks of {chunk_bytes} bytes", "Write it in smaller chunks."
+                )
+
+
+def _is_text_of_any_length(kind: h5py.h5t.TypeID) -> bool:
+    return kind.get_class() == h5py.h5t.STRING and bool(kind.is_variable_str())
+
+
+def _refused(code: str, path: str, what: str, hint: str = "Check how the file was written.") -> RejectedFile:
+    return RejectedFile(Problem(code, f"`{path}` {what}.", hint, path))
+
+
+def _number_attributes(root: h5py.h5g.GroupID) -> dict[str, float]:
+    """Read the root group's attributes that are one plain number; others are not looked at."""
+    found = {}
+    for number in range(min(h5py.h5a.get_num_attrs(root), MOST_ARRAYS)):
+        attribute = h5py.h5a.open(root, index=number)
+        plain = attribute.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
+        if plain and attribute.get_space().get_simple_extent_npoints() == 1:
+            value = np.zeros(attribute.shape, np.float64)
+            attribute.read(value)
+            found[attribute.name.decode("utf-8", "replace")] = float(value.reshape(()))
+    return found

@@ -1,0 +1,212 @@
+"""Opens uploaded files in a subprocess of limited memory, time and reach, and gives back what it made of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import worker
+from worker.ingest import parse
+from worker.ingest.problems import Problem
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.recording import Recording
+
+_LOG = "parse.log"
+_KILLED_FOR_RESOURCES = {-signal.SIGXCPU, -signal.SIGXFSZ, -signal.SIGKILL}
+
+
+@dataclass(frozen=True)
+class ParseLimits:
+    """What reading one file may take.
+
+    Attributes
+    ----------
+    memory_bytes
+        Address space of the subprocess; about 0.3 GiB of it are Python's and numpy's own.
+    cpu_seconds
+        Processor time, in whole seconds.
+    wall_seconds
+        Time on the clock, in seconds; then the subprocess and its children are killed.
+    output_bytes
+        Size of the largest file that it may write.
+    """
+
+    memory_bytes: int = 6 * 2**30
+    cpu_seconds: int = 300
+    wall_seconds: float = 600.0
+    output_bytes: int = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class ParsedFile:
+    """A file that was accepted.
+
+    Attributes
+    ----------
+    folder
+        Where `recording.json`, `arrays/` and `report.json` lie.
+    report
+        The report as JSON, as `Report.to_json` gives it.
+    seconds
+        How long it took.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    seconds: float
+
+    def recording(self) -> Recording:
+        """Open the canonical arrays, mapped from their files."""
+        return Recording.load(self.folder)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A file that was not accepted.
+
+    Attributes
+    ----------
+    problems
+        Every reason that was found; at least one.
+    seconds
+        How long it took.
+    log
+        Last lines of what the subprocess wrote, for the operator; not for the user.
+    """
+
+    problems: list[Problem]
+    seconds: float
+    log: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the problems as a JSON object, in the form of a report."""
+        return {"problems": [problem.to_json() for problem in self.problems]}
+
+
+class SandboxError(RuntimeError):
+    """The subprocess could not do its work for a reason that is ours, not the file's: try again, or mend the server."""
+
+
+def parse_in_sandbox(
+    source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimits | None = None
+) -> ParsedFile | Rejection:
+    """Read an uploaded file in a subprocess.
+
+    Parameters
+    ----------
+    source
+        The file.
+    out_folder
+        Where to put the results: an empty folder, or one that will be made.
+    options
+        What the request says about the file.
+    limits
+        What it may take.
+
+    Returns
+    -------
+    ParsedFile or Rejection
+        A bad file is never an exception.
+
+    Raises
+    ------
+    SandboxError
+        When the subprocess did not start, or could not write its results (a full disk).
+    """
+    limits = limits or ParseLimits()
+    out_folder = out_folder.resolve()
+    out_folder.mkdir(parents=True, exist_ok=True)
+    if not source.is_file():
+        raise SandboxError(f"{source} is no file")
+    began = monotonic()
+    code = _run(source.resolve(), out_folder, options, limits)
+    seconds = monotonic() - began
+    log = (out_folder / _LOG).read_bytes()[-4000:].decode("utf-8", "replace")
+    if code == parse.ACCEPTED:
+        return ParsedFile(out_folder, json.loads((out_folder / "report.json").read_text()), seconds)
+    if code == parse.REJECTED:
+        rejection = json.loads((out_folder / "rejection.json").read_text())
+        return Rejection([Problem.from_json(problem) for problem in rejection["problems"]], seconds, log)
+    if code is None or code == parse.OUT_OF_MEMORY or code in _KILLED_FOR_RESOURCES:
+        return Rejection([_too_demanding(code, limits)], seconds, log)
+    if code == parse.READER_FAILED or code < 0:
+        return Rejection([_crashed()], seconds, log)
+    raise SandboxError(f"the parsing subprocess ended with code {code}: {log}")
+
+
+def _run(source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimits) -> int | None:
+    """Run the subprocess to its end and give its exit code, or None when it was killed for its time."""
+    settings = json.dumps({"options": asdict(options), "limits": asdict(limits)})
+    # -P: the folder it runs in is no place to import from.
+    command = [
+        sys.executable,
+        "-P",
+        "-B",
+        "-m",
+        "worker.ingest.parse",
+        str(source),
+        str(out_folder),
+        settings,
+    ]
+    with (out_folder / _LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=out_folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        return process.wait(limits.wall_seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Give the subprocess what it needs and no secret: none of the service's own variables."""
+    root = str(Path(worker.__file__).resolve().parents[1])
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    hdf5 = {"HDF5_PLUGIN_PRELOAD": "::", "HDF5_PLUGIN_PATH": "/nonexistent", "HDF5_USE_FILE_LOCKING": "FALSE"}
+    return {
+        "PATH": os.defpath,
+        "PYTHONPATH": root,
+        "LC_ALL": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+        **threads,
+        **hdf5,
+    }
+
+
+def _too_demanding(code: int | None, limits: ParseLimits) -> Problem:
+    what = "more memory or time than it may"
+    if code is None or code == -signal.SIGXCPU:
+        what = f"more than {min(limits.wall_seconds, limits.cpu_seconds):g} s"
+    elif code == parse.OUT_OF_MEMORY:
+        what = f"more than {limits.memory_bytes / 2**30:.1f} GiB of memory"
+    return Problem(
+        "file_too_demanding",
+        f"Reading the file took {what}, and was ended.",
+        "Store counts as uint8, without arrays that are not needed, bin them wider, or upload the "
+        "recording in parts.",
+    )
+
+
+def _crashed() -> Problem:
+    return Problem(
+        "reader_crashed",
+        "The program that reads the file ended unexpectedly: the file is damaged, or is built in an "
+        "unusual way.",
+        "Save it anew with np.savez or h5py, and upload it again; if it still fails, tell whoever "
+        "runs this service.",
+    )

@@ -1,0 +1,91 @@
+"""Units of true rates: spikes per second or per bin, told apart by the spikes they generated."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem
+from worker.ingest.recording import Recording
+
+SCALE_TOLERANCE = 1.5
+"""Rates are taken to be in a unit when the spikes agree with it within this factor."""
+
+
+def counts_per_true_rate(
+    counts: NDArray[np.integer], rates: NDArray[np.floating], inside: NDArray[np.bool_]
+) -> float | None:
+    """Divide the number of spikes by the sum of the rates, over recorded bins.
+
+    Parameters
+    ----------
+    counts : [trials, bins, neurons]
+        Spike counts.
+    rates : [trials, bins, neurons]
+        True rates in an unknown unit.
+    inside : bool, [trials, bins]
+        Bins that were recorded.
+
+    Returns
+    -------
+    float or None
+        About the bin width in seconds for rates in Hz, about 1 for counts per bin; None if there is nothing
+        to divide.
+    """
+    total_rate = float(np.nansum(rates.sum(axis=2, dtype=np.float64)[inside]))
+    total_count = float(counts.sum(axis=2, dtype=np.int64)[inside].sum())
+    if not (math.isfinite(total_rate) and total_rate > 0 and total_count > 0):
+        return None
+    return total_count / total_rate
+
+
+def settle_true_rates(recording: Recording, rates: NDArray[np.float32], name: str, stated_hz: bool) -> None:
+    """Put true rates into a recording as Hz, saying what was understood.
+
+    Rates whose name states Hz are kept as they are, with a warning if the spikes disagree. Others are in Hz
+    or in counts per bin, whichever agrees with the spikes; if neither does they are left out with a warning.
+
+    Parameters
+    ----------
+    recording
+        Its `true_rates_hz`, `notes` and `warnings` are written; shapes must agree already.
+    rates : float32, [trials, bins, neurons]
+        True rates as the file has them.
+    name
+        Of the array in the file.
+    stated_hz
+        Whether the file says that they are in Hz.
+    """
+    ratio = counts_per_true_rate(recording.spikes, rates, recording.inside_trials())
+    width_s = recording.bin_width_s
+    is_hz = ratio is not None and _agree(ratio, width_s)
+    if stated_hz or is_hz:
+        recording.true_rates_hz = rates
+        recording.notes.append(f"`{name}` was understood as true rates in Hz.")
+        if ratio is not None and not is_hz:
+            recording.warnings.append(
+                _disagreement(name, ratio, width_s, "They were kept as Hz, as their name says.")
+            )
+    elif ratio is not None and _agree(ratio, 1.0):
+        recording.true_rates_hz = rates / np.float32(width_s)
+        recording.notes.append(
+            f"`{name}` was understood as expected counts per bin, and divided by the bin width."
+        )
+    else:
+        recording.warnings.append(_disagreement(name, ratio, width_s, "They were left out."))
+
+
+def _agree(ratio: float, unit: float) -> bool:
+    return abs(math.log(ratio / unit)) <= math.log(SCALE_TOLERANCE) if unit > 0 else False
+
+
+def _disagreement(name: str, ratio: float | None, width_s: float, outcome: str) -> Problem:
+    found = "no spikes to compare with" if ratio is None else f"{ratio:.3g} spikes per unit of rate"
+    return Problem(
+        "true_rates_unit_unclear",
+        f"True rates `{name}` fit neither Hz ({width_s:g} spikes per unit of rate in each bin) nor "
+        "counts per bin (1): "
+        f"there are {found}. {outcome}",
+        "Check bin_width_s, and give rates in spikes per second under the name true_rates_hz.",
+        f"/{name}",
+    )

@@ -1,0 +1,129 @@
+"""The maintenance loop: sends what the outbox holds, takes work from lost workers, remembers what was forgotten.
+
+``python -m worker.maintenance``. Any number may run; rows are locked, and every message is only a hint.
+"""
+
+import logging
+import signal
+import threading
+import time
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from store import outbox
+from store.database import Database, database_now, get_database
+from store.settings import Settings, get_settings
+from store.states import DatasetState, JobState, SliceState
+from store.tables import Dataset, Job, OutboxMessage, Slice, Worker
+from worker.celery_app import CONTROL, SLICES, app
+from worker.leases import reap
+from worker.scheduler import WORKER_SEEN_SECONDS, advance
+
+logger = logging.getLogger("latentry.maintenance")
+
+_FORGOTTEN_AFTER_SECONDS = 15.0
+
+
+def send_outbox(database: Database) -> int:
+    """Send the messages of the outbox, oldest first; one that could not be sent stays.
+
+    Returns
+    -------
+    int
+        How many were sent.
+    """
+    with database.read() as session:
+        if session.execute(select(OutboxMessage.id).limit(1)).first() is None:
+            return 0
+    with database.write() as session:
+        messages = session.execute(
+            select(OutboxMessage).order_by(OutboxMessage.id).limit(100).with_for_update(skip_locked=True)
+        ).scalars().all()
+        for message in messages:
+            app.send_task(message.task, args=message.arguments, retry=False)
+            session.delete(message)
+        return len(messages)
+
+
+def queue_length(queue: str) -> int:
+    """Messages that wait in a queue of the broker."""
+    with app.connection_for_read() as connection:
+        length: int = connection.default_channel.client.llen(queue)
+        return length
+
+
+def sweep(session: Session, settings: Settings) -> None:
+    """Ring again for queued work whose message was lost, and advance jobs that nobody advanced."""
+    now = database_now(session)
+    queued = session.execute(select(func.count()).where(Slice.state == SliceState.QUEUED)).scalar_one()
+    pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
+    if queued and not pending and queue_length(SLICES) == 0:
+        seen = now - timedelta(seconds=WORKER_SEEN_SECONDS)
+        workers = session.execute(select(func.count()).where(Worker.seen_at > seen)).scalar_one()
+        for _ in range(min(queued, max(1, workers))):
+            outbox.post(session, outbox.RUN_SLICE)
+    forgotten = now - timedelta(seconds=_FORGOTTEN_AFTER_SECONDS)
+    if not pending and queue_length(CONTROL) == 0:
+        waiting = session.execute(
+            select(Dataset.id).where(
+                Dataset.state == DatasetState.INGESTING,
+                Dataset.lease_token.is_(None),
+                Dataset.created_at < forgotten,
+            )
+        ).scalars()
+        for dataset_id in waiting:
+            outbox.post(session, outbox.INGEST, dataset_id)
+        active = exists().where(
+            Slice.job_id == Job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])
+        )
+        idle = session.execute(
+            select(Job.id).where(
+                Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]),
+                Job.created_at < forgotten,
+                ~active,
+            )
+        ).scalars()
+        for job_id in idle:
+            advance(session, job_id, settings)
+    session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
+
+
+def run(stopping: threading.Event) -> None:
+    """Loop until told to stop; a broker or database that is away is waited for."""
+    settings, database = get_settings(), get_database()
+    next_sweep = 0.0
+    failing = False
+    while not stopping.wait(settings.outbox_seconds):
+        try:
+            while send_outbox(database):
+                pass
+            if time.monotonic() >= next_sweep:
+                with database.write() as session:
+                    taken = reap(session, settings)
+                    sweep(session, settings)
+                if taken:
+                    logger.warning("took %d pieces of work from lost workers", taken)
+                next_sweep = time.monotonic() + settings.maintenance_seconds
+            failing = False
+        except Exception as error:
+            if not failing:
+                logger.exception("the broker or the database does not answer; trying again")
+            failing = True
+            logger.debug("still failing: %s", error)
+            stopping.wait(1.0)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s maintenance %(message)s")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    logger.info("ready")
+    run(stopping)
+
+
+if __name__ == "__main__":
+    main()

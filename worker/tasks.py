@@ -1,0 +1,51 @@
+"""The Celery tasks: thin, for the database says what there is to do."""
+
+import logging
+import os
+import socket
+from functools import lru_cache
+
+from store.array_store import get_array_store
+from store.database import get_database
+from store.settings import get_settings
+from worker.celery_app import app, shutting_down
+from worker.ingest.service import ingest_dataset
+from worker.leases import reap
+from worker.scheduler import advance as advance_job
+from worker.training_handle import TrainingHandle, TrainingProcessDied
+
+logger = logging.getLogger(__name__)
+
+
+@lru_cache
+def training_handle() -> TrainingHandle:
+    """The training process of this Celery child."""
+    return TrainingHandle(get_settings().threads)
+
+
+@app.task(name="run_slice")  # type: ignore[untyped-decorator]
+def run_slice() -> None:
+    """Run the next queued slice, if there is one."""
+    if shutting_down.is_set():
+        return  # the slice stays queued; the maintenance loop rings again
+    handle = training_handle()
+    try:
+        handle.run_next(shutting_down.is_set)
+    except TrainingProcessDied as death:
+        logger.error("%s", death)
+        with get_database().write() as session:
+            reap(session, get_settings(), held_by=death.name)
+
+
+@app.task(name="ingest")  # type: ignore[untyped-decorator]
+def ingest(dataset_id: str) -> None:
+    """Parse, check and store an uploaded or synthetic data set."""
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    ingest_dataset(get_database(), get_array_store(), get_settings(), dataset_id, worker)
+
+
+@app.task(name="advance")  # type: ignore[untyped-decorator]
+def advance(job_id: str) -> None:
+    """Write what comes next for a job."""
+    with get_database().write() as session:
+        advance_job(session, job_id, get_settings())

@@ -1,0 +1,94 @@
+"""The training process: holds torch and the device, runs one slice per line on its standard input.
+
+Started by `worker.training_handle` from a Celery task, kept warm between slices, and gone with its parent. It answers
+each line with one of JSON on standard output: ``{"ran": true}``, or false when nothing was queued.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+logger = logging.getLogger("latentry.training")
+
+
+def choose_device(wanted: str) -> str:
+    """Return the torch device of a setting; ``auto`` is the first CUDA device, or the CPU."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    """Serve until the standard input closes or SIGTERM comes; a slice under way ends at its epoch, with a checkpoint."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s training[%(process)d] %(message)s")
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing printed by a library may look like an answer
+
+    from store.array_store import get_array_store
+    from store.database import get_database
+    from store.settings import get_settings
+    from store.tables import Worker, utc_now
+    from worker.run_slice import TrainingProcess
+
+    import torch
+
+    settings, database = get_settings(), get_database()
+    torch.set_num_threads(settings.threads)
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    process = TrainingProcess(
+        database=database,
+        arrays=get_array_store(),
+        settings=settings,
+        name=name,
+        device=choose_device(settings.device),
+        should_yield=stopping.is_set,
+    )
+
+    def say_alive() -> None:
+        with database.write() as session:
+            row = session.get(Worker, name) or Worker(name=name, device=process.device)
+            row.seen_at = utc_now()
+            session.add(row)
+
+    def keep_saying() -> None:
+        while not stopping.wait(10.0):
+            try:
+                say_alive()
+            except Exception:
+                logger.exception("could not say that this process is alive")
+
+    say_alive()
+    threading.Thread(target=keep_saying, daemon=True).start()
+    logger.info("ready on %s, %d threads", process.device, settings.threads)
+    answers.write(json.dumps({"name": name}) + "\n")
+    for _line in sys.stdin:
+        started = time.monotonic()
+        ran = False
+        try:
+            ran = process.run_next()
+        except Exception:
+            logger.exception("the slice failed")
+            ran = True
+        if ran:
+            logger.info("slice ended after %.1f s", time.monotonic() - started)
+        answers.write(json.dumps({"ran": ran}) + "\n")
+        if stopping.is_set():
+            break
+    with database.write() as session:
+        row = session.get(Worker, name)
+        if row is not None:
+            session.delete(row)
+
+
+if __name__ == "__main__":
+    main()
