@@ -16,6 +16,7 @@ from models.config import require
 
 Floats = NDArray[np.floating]
 LOWEST_RATE = 1e-9  # rates of zero are clipped here before their logarithm
+LEAST_VARIANCE = 1e-6  # of a feature, relative to the mean over features, where features are scaled to variance 1
 
 
 def poisson_nll(
@@ -108,7 +109,7 @@ def ridge_decode_r2(
     behaviour[t + lag] ≈ W features[t] + c: features lead by `lag_bins`. Trials are split in folds; within the training
     trials of a fold the penalty (and the lag, if several are given) is chosen by the same kind of cross-validation.
     Features are scaled to unit variance on training trials; the penalty is `alpha · ‖W‖²` beside the sum of squared
-    errors. R² is over the predictions of all folds together, 1 - SSE / SST per column, then the mean over columns.
+    errors, every alpha positive. R² is over the predictions of all folds together, 1 - SSE / SST per column, then the mean over columns.
 
     Parameters
     ----------
@@ -177,9 +178,10 @@ class _Lagged:
         x, y = self.samples(trials)
         gram, moment = x.T @ x, x.T @ y
         scale = x.var(0)
-        scale[:-1][scale[:-1] == 0] = 1.0
+        # A feature all but constant here (a silent neuron, smoothed) may not be so in other trials: no huge weights.
+        scale = np.maximum(scale, max(LEAST_VARIANCE * scale.mean(), 1e-30))
         scale[-1] = 0.0  # the column of ones
-        return [np.linalg.solve(gram + alpha * np.diag(scale) + 1e-10 * np.eye(len(gram)), moment) for alpha in alphas]
+        return [np.linalg.solve(gram + alpha * np.diag(scale), moment) for alpha in alphas]
 
     def relative_errors(self, trials: NDArray[np.int64], fitted: Sequence[Floats]) -> NDArray[np.float64]:
         """Squared error of each fit on these trials, columns of behaviour weighted by their variance."""

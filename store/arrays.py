@@ -4,6 +4,7 @@ Each group is one Zarr v3 group with consolidated metadata whose arrays name the
 ``xarray.open_zarr`` reads it by URL. Coordinates are one-dimensional arrays named as their dimension, or listed as such.
 """
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,7 +119,10 @@ class ArrayGroupWriter:
 
     def close(self) -> None:
         """Consolidate the metadata, so that a reader by URL needs no listing."""
-        zarr.consolidate_metadata(self._store, path=self._path, zarr_format=3)
+        with warnings.catch_warnings():
+            # Zarr says that consolidated metadata is not yet part of its specification; xarray by URL needs it.
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(self._store, path=self._path, zarr_format=3)
 
 
 def open_group(store: Store, path: str) -> zarr.Group:

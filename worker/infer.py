@@ -118,7 +118,7 @@ def _scores(
 ) -> dict[str, float | None]:
     """Scores of the posterior-averaged rates (counts per bin) on validation trials, and against the truth if known."""
     bins = np.arange(spikes.shape[1])
-    recorded = bins[None, :] < work.trial_length_bins[:, None]
+    recorded = (bins[None, :] < work.trial_length_bins[:, None])[:, :, None]
     valid = work.split() == "valid"
     scores = {
         "bits_per_spike_valid": metrics.bits_per_spike(rates[valid], spikes[valid], mask=recorded[valid]),

@@ -7,7 +7,7 @@ import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 
 from api.dependencies import DatabaseDependency, TenantDependency
 from api.errors import Invalid
@@ -116,7 +116,7 @@ def list_events(
 @router.get(
     "/v1/jobs/{job_id}/events/stream",
     operation_id="stream_events",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
     responses={200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}},
 )
 async def stream_events(

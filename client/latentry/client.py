@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Document = dict[str, Any]
 
+_PATIENCE_SECONDS = 60.0
+
 
 class LatentryError(Exception):
     """The service answered with a problem, or a job did not end well.
@@ -150,8 +152,14 @@ class Client:
         return self.get(f"/v1/models/{model_id}")
 
     def events(self, job_id: str) -> Iterator[Document]:
-        """Follow what happens to a job until it ends; a connection that breaks is taken up where it was."""
-        last_id = "0"
+        """Follow what happens to a job until it ends; a connection that breaks is taken up where it was.
+
+        Raises
+        ------
+        LatentryError
+            If the service does not answer for a minute.
+        """
+        last_id, last_sign = "0", time.monotonic()
         while True:
             try:
                 headers = {"Last-Event-ID": last_id}
@@ -162,10 +170,12 @@ class Client:
                     for line in answer.iter_lines():
                         if line.startswith("data:"):
                             event: Document = json.loads(line[5:])
-                            last_id = str(event["id"])
+                            last_id, last_sign = str(event["id"]), time.monotonic()
                             yield event
                 return
-            except httpx.TransportError:
+            except httpx.TransportError as error:
+                if time.monotonic() - last_sign > _PATIENCE_SECONDS:
+                    raise LatentryError(f"the service at {self.url} does not answer: {error}") from error
                 time.sleep(1.0)
 
     def read_dataset_array(self, dataset_id: str, name: str, slice: str | None = None) -> NDArray[Any]:

@@ -26,7 +26,7 @@ ARCHITECTURE = Architecture(neurons=4, encoder_units=3, initial_condition_dim=2,
 HYPERPARAMETERS = [
     Hyperparameters(dropout=0.25, cd_rate=0.5, kl_weight_initial_condition=0.3, l2_weight_generator=0.7),
     Hyperparameters(dropout=0.0, cd_rate=0.0, kl_weight_initial_condition=0.1, l2_weight_generator=0.0),
-    Hyperparameters(dropout=0.5, cd_rate=0.25, cd_pass_rate=0.5, kl_weight_initial_condition=0.0),
+    Hyperparameters(dropout=0.5, cd_rate=0.25, cd_pass_rate=0.5, kl_weight_initial_condition=0.02),
 ]
 SV_RATE = 0.25
 

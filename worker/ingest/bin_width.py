@@ -57,6 +57,14 @@ class BinWidthClues:
         RejectedFile
             When nothing tells it.
         """
+        width_s = self._find(notes, warnings)
+        for name, times_s in self.time_axes_s.items():
+            step_s = _step(times_s)
+            if step_s is None or not math.isclose(step_s, width_s, rel_tol=0.01):
+                warnings.append(_axis_disagrees(name, step_s, width_s))
+        return width_s
+
+    def _find(self, notes: list[str], warnings: list[Problem]) -> float:
         stated = {name: value * SECONDS_PER_UNIT[name] for name, value in self.stated.items()}
         if self.option_s is not None:
             for name, width_s in stated.items():
@@ -117,6 +125,13 @@ def _step(times_s: NDArray[np.floating]) -> float | None:
     width_s = float(np.mean(steps_s))
     even = width_s > 0 and float(np.abs(steps_s - width_s).max()) <= 0.01 * width_s
     return float(f"{width_s:.6g}") if even else None
+
+
+def _axis_disagrees(name: str, step_s: float | None, width_s: float) -> Problem:
+    found = "is uneven" if step_s is None else f"has a step of {step_s:g}"
+    said = f"The time axis `{name}` {found}, while bins are {width_s:g} s wide; it was not used."
+    hint = "Check bin_width_s, and that the time axis is in seconds."
+    return Problem("time_axis_disagrees", said, hint, f"/{name}")
 
 
 def _overridden(name: str, width_s: float, option_s: float) -> Problem:

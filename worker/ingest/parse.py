@@ -1,9 +1,9 @@
-"""The subprocess that opens an uploaded file: `python -m worker.ingest.parse SOURCE OUT_FOLDER
-SETTINGS_JSON`.
+"""The subprocess that opens an uploaded file.
 
-It limits its own resources before it imports anything large, reads and examines the file, and leaves in
-OUT_FOLDER either `recording.json`, `arrays/` and `report.json`, or `rejection.json`. SETTINGS_JSON holds the
-fields of `ReadOptions` under `options` and those of `ParseLimits` under `limits`; both may be empty.
+`python -m worker.ingest.parse SOURCE OUT_FOLDER SETTINGS_JSON` limits its own resources before it imports
+anything large, reads and examines the file, and leaves in OUT_FOLDER either `recording.json`, `arrays/` and
+`report.json`, or `rejection.json`. SETTINGS_JSON holds fields of `ReadOptions` under `options` and of
+`ParseLimits` under `limits`; both may be empty.
 
 | exit code | means |
 |---|---|
@@ -49,11 +49,11 @@ def confine(limits: dict[str, Any]) -> None:
     Parameters
     ----------
     limits
-        `memory_bytes`, `cpu_seconds`, `output_bytes` of `ParseLimits`; what is absent is not limited.
+        `memory_bytes`, `cpu_s`, `output_bytes` of `ParseLimits`; what is absent is not limited.
     """
     wanted = {
         resource.RLIMIT_AS: limits.get("memory_bytes"),
-        resource.RLIMIT_CPU: limits.get("cpu_seconds"),
+        resource.RLIMIT_CPU: limits.get("cpu_s"),
         resource.RLIMIT_FSIZE: limits.get("output_bytes"),
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: 64,

@@ -1,4 +1,4 @@
-"""Opens uploaded files in a subprocess of limited memory, time and reach, and gives back what it made of them."""
+"""Opens uploaded files in a subprocess of limited memory, time and reach."""
 
 import json
 import os
@@ -28,17 +28,17 @@ class ParseLimits:
     ----------
     memory_bytes
         Address space of the subprocess; about 0.3 GiB of it are Python's and numpy's own.
-    cpu_seconds
+    cpu_s
         Processor time, in whole seconds.
-    wall_seconds
+    wall_s
         Time on the clock, in seconds; then the subprocess and its children are killed.
     output_bytes
         Size of the largest file that it may write.
     """
 
     memory_bytes: int = 6 * 2**30
-    cpu_seconds: int = 300
-    wall_seconds: float = 600.0
+    cpu_s: int = 300
+    wall_s: float = 600.0
     output_bytes: int = 8 * 2**30
 
 
@@ -89,7 +89,7 @@ class Rejection:
 
 
 class SandboxError(RuntimeError):
-    """The subprocess could not do its work for a reason that is ours, not the file's: try again, or mend the server."""
+    """The subprocess failed for a reason that is ours, not the file's: try again, or mend the server."""
 
 
 def parse_in_sandbox(
@@ -164,7 +164,7 @@ def _run(source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimi
             start_new_session=True,
         )
     try:
-        return process.wait(limits.wall_seconds)
+        return process.wait(limits.wall_s)
     except subprocess.TimeoutExpired:
         return None
     finally:
@@ -191,7 +191,7 @@ def _environment() -> dict[str, str]:
 def _too_demanding(code: int | None, limits: ParseLimits) -> Problem:
     what = "more memory or time than it may"
     if code is None or code == -signal.SIGXCPU:
-        what = f"more than {min(limits.wall_seconds, limits.cpu_seconds):g} s"
+        what = f"more than {min(limits.wall_s, limits.cpu_s):g} s"
     elif code == parse.OUT_OF_MEMORY:
         what = f"more than {limits.memory_bytes / 2**30:.1f} GiB of memory"
     return Problem(

@@ -14,7 +14,7 @@ from worker.ingest.recording import Recording
 __all__ = ["READERS", "ReadOptions", "Reader", "read_recording"]
 
 READERS: dict[str, Reader] = {reader.format: reader for reader in (NpzReader(), LfadsHdf5Reader())}
-"""Every reader by the name of its format, in the order in which they are asked whether they recognise a file."""
+"""Every reader by the name of its format, in the order in which they are asked to recognise a file."""
 
 _DAMAGE = (
     OSError, ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, RuntimeError, SyntaxError,

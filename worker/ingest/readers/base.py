@@ -44,7 +44,7 @@ class Reader(Protocol):
         """Say by its content, never by its name, whether a file looks like this format. Raises nothing."""
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
-        """Read the file into canonical form, or raise `RejectedFile`. A damaged file may raise other errors."""
+        """Read the file into canonical form, or raise `RejectedFile`; a damaged file may raise others."""
 
 
 def refuse_giant(declared_bytes: int, options: ReadOptions) -> None:

@@ -1,5 +1,4 @@
-"""HDF5 files from strangers: everything that could read other files, run plugins or exhaust memory is refused
-first.
+"""HDF5 files from strangers: what could read other files, run plugins or exhaust memory is refused first.
 
 Only hard links are followed. A data set is refused, before any of its values is read, when it lies in other
 files (external storage, virtual data sets), needs a filter plugin, holds references or values of variable
@@ -62,7 +61,7 @@ def open_checked(path: Path, options: ReadOptions) -> Iterator[CheckedHdf5]:
 
 
 def blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, NDArray[np.generic]]]:
-    """Read a data set by blocks of its first axis, in whole chunks: yields where a block begins, and the block."""
+    """Read a data set by blocks of whole chunks: yields the first row of a block, and the block."""
     chunk_rows = dataset.chunks[0] if dataset.chunks else 1
     rows = rows_per_block(dataset.shape, dataset.dtype.itemsize, chunk_rows)
     for first in range(0, dataset.shape[0], rows):

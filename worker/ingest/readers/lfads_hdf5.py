@@ -1,5 +1,6 @@
-"""HDF5 in the layout of LFADS users: every array once for each split, as `train_<name>`, `valid_<name>`,
-`test_<name>`.
+"""HDF5 in the layout of LFADS users: every array once for each split.
+
+Arrays are named `train_<name>`, `valid_<name>` and `test_<name>`.
 
 | `<name>` | shape | |
 |---|---|---|
@@ -218,7 +219,7 @@ class _Arrays:
         return {split: self._file.datasets[full] for split, full in self._layout.names[name].items()}
 
     def _gather(self, name: str) -> NDArray[np.float32]:
-        """Read one array of all splits into the original order: float32 [trials, bins, k]; NaN where a split lacks it."""
+        """Read an array in the original order: float32 [trials, bins, k]; NaN where a split lacks it."""
         datasets = self._datasets(name)
         width = max((*dataset.shape, 1)[2] for dataset in datasets.values())
         gathered = np.full((self._trials, self._bins, width), np.nan, np.float32)

@@ -120,7 +120,7 @@ def _no_spikes(shapes: dict[str, Shape]) -> Problem:
 
 
 def _drop_unlike_test(layout: Layout, shapes: dict[str, Shape]) -> None:
-    """Leave test trials out, with a warning, when they have other bins or neurons than the training trials."""
+    """Leave test trials out, with a warning, when their bins or neurons are not those of training."""
     train, test = layout.spikes["train"], layout.spikes.get("test")
     if test is None or shapes[test][1:] == shapes[train][1:]:
         return

@@ -34,7 +34,7 @@ from worker.ingest.readers.base import (
     refuse_shape_of_spikes,
     settle_split,
 )
-from worker.ingest.readers.npz_archive import NpzArchive
+from worker.ingest.readers.npz_archive import NpyMember, NpzArchive
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Counts, Recording
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
 
@@ -106,10 +106,10 @@ def _refuse_without_spikes(archive: NpzArchive) -> None:
 def _refuse_wrong_lengths(archive: NpzArchive) -> None:
     """Reject arrays whose meaning is fixed by their name and whose shape does not fit the spikes."""
     shape = archive.members["spikes"].shape
-    expected = dict.fromkeys(_ONE_VALUE_A_TRIAL, [shape[:1]]) | dict.fromkeys(_TRUE_RATES, [shape])
+    expected = dict.fromkeys(_ONE_VALUE_A_TRIAL, shape[:1]) | dict.fromkeys(_TRUE_RATES, shape)
     problems = []
-    for name, shapes in expected.items():
-        if name in archive.members and archive.members[name].shape not in shapes:
+    for name, wanted in expected.items():
+        if name in archive.members and archive.members[name].shape != wanted:
             found = archive.members[name].shape
             hint = "The axes of all arrays must come in the same order: trials, bins, neurons."
             if len(found) == 1 and found[0] in shape[1:]:
@@ -117,7 +117,7 @@ def _refuse_wrong_lengths(archive: NpzArchive) -> None:
                     f"An axis of spikes has this length: are the axes of spikes {shape} trials × bins × "
                     "neurons?"
                 )
-            said = f"`{name}` has shape {found}: expected {shapes[0]}, to go with spikes of shape {shape}."
+            said = f"`{name}` has shape {found}: expected {wanted}, to go with spikes of shape {shape}."
             problems.append(Problem("array_wrong_shape", said, hint, f"/{name}"))
     inputs = archive.members.get("external_inputs")
     if inputs is not None and (inputs.shape[:2] != shape[:2] or len(inputs.shape) not in (2, 3)):
@@ -170,16 +170,15 @@ def _numbers(archive: NpzArchive, name: str) -> NDArray[np.float32]:
     if member.dtype.kind not in "buif":
         said = f"`{name}` does not hold numbers, but {member.dtype}."
         raise RejectedFile(Problem("array_not_numbers", said, "Give integers or floats.", f"/{name}"))
+    values = np.empty(member.shape, np.float32)
     with np.errstate(over="ignore"):
-        parts = [
-            block.astype(np.float32) for _, block in archive.blocks(name, rows_per_block(member.shape, 8))
-        ]
-    values = np.concatenate(parts)
+        for first, block in archive.blocks(name, rows_per_block(member.shape, 8)):
+            values[first : first + len(block)] = block
     return values[:, :, None] if values.ndim == 2 else values
 
 
 def _take_other(archive: NpzArchive, name: str, recording: Recording) -> None:
-    """Take an array into the recording as inputs, metadata or behaviour by its shape, or warn that it was left out."""
+    """Take an array as inputs, metadata or behaviour by its shape, or warn that it was left out."""
     member = archive.members[name]
     trials, bins, _ = recording.spikes.shape
     if name == "external_inputs":
@@ -188,11 +187,14 @@ def _take_other(archive: NpzArchive, name: str, recording: Recording) -> None:
         recording.warnings.append(left_out(name, member.shape, "its name cannot be used"))
     elif member.shape == (trials,) and member.dtype.kind in "buifSU":
         recording.trial_metadata[name] = metadata_values(archive.read(name))
-    elif member.shape[:2] == (trials, bins) and len(member.shape) in (2, 3) and member.dtype.kind in "buif":
-        if member.size:
-            recording.behaviour[name] = _numbers(archive, name)
+    elif member.shape[:2] == (trials, bins) and len(member.shape) in (2, 3) and _has_numbers(member):
+        recording.behaviour[name] = _numbers(archive, name)
     elif name not in TIME_AXES or member.shape != (bins,):
         why = f"its shape does not fit {trials} trials and {bins} bins"
-        if member.shape[:1] == (trials,) and member.dtype.kind not in "buif":
-            why = f"values of type {member.dtype} are not read"
+        if member.shape[:1] == (trials,) and not _has_numbers(member):
+            why = f"it is empty, or its values are of a type that is not read ({member.dtype})"
         recording.warnings.append(left_out(name, member.shape, why))
+
+
+def _has_numbers(member: NpyMember) -> bool:
+    return member.size > 0 and member.dtype.kind in "buif"

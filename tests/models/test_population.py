@@ -1,0 +1,264 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models import (
+    Architecture,
+    ConfigurationError,
+    Hyperparameters,
+    Population,
+    TrainingData,
+    TrainingOptions,
+    infer_latents,
+    lorenz,
+    poisson_nll,
+    r2_true_rates,
+)
+
+ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
+OPTIONS = TrainingOptions(batch_size=8, ramp_epochs=3)
+MODELS = [
+    Hyperparameters(dropout=0.2, cd_rate=0.3),
+    Hyperparameters(learning_rate=1e-3, dropout=0.0, cd_rate=0.0),
+    Hyperparameters(learning_rate=8e-3, dropout=0.4, cd_rate=0.6, cd_pass_rate=0.2, l2_weight_generator=0.5),
+]
+SEEDS = [11, 12, 13]
+
+
+def recording(trials=26):
+    random = np.random.default_rng(2)
+    spikes = random.poisson(0.6, (trials, 9, 4))
+    return spikes, random.integers(3, 10, trials), np.arange(trials) % 4 == 3
+
+
+def data(sv_rate=0.2):
+    return TrainingData(*recording(), sv_rate=sv_rate, sv_seed=4)
+
+
+def population(members=(0, 1, 2), states=None, options=OPTIONS, models=MODELS, training_data=None):
+    return Population(
+        ARCHITECTURE,
+        [models[m] for m in members],
+        [SEEDS[m] for m in members],
+        training_data or data(),
+        options,
+        order_seed=9,
+        states=states,
+    )
+
+
+def assert_same_state(first, second, *, exactly):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].dtype == second[name].dtype
+        tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-3, "atol": 2e-5}
+        torch.testing.assert_close(first[name], second[name], **tolerance, msg=name)
+
+
+def test_resuming_equals_not_stopping():
+    whole, begun = population(), population()
+    for _ in range(4):
+        expected = whole.train_epoch()
+    for _ in range(2):
+        begun.train_epoch()
+    resumed = population(states=[begun.state(m) for m in range(3)])
+    assert resumed.epoch == 2
+    resumed.train_epoch()
+    assert resumed.train_epoch() == expected
+    for m in range(3):
+        assert_same_state(resumed.state(m), whole.state(m), exactly=True)
+
+
+def test_a_model_has_the_same_curve_alone_and_in_any_pack():
+    together, shuffled = population(), population((2, 0))
+    alone = [population((m,)) for m in range(3)]
+    for _ in range(3):
+        scores = together.train_epoch()
+        others = shuffled.train_epoch()
+        single = [p.train_epoch()[0] for p in alone]
+    for m in range(3):
+        for other in (single[m], *([others[1]] if m == 0 else [others[0]] if m == 2 else [])):
+            assert dataclasses.astuple(other) == pytest.approx(dataclasses.astuple(scores[m]), rel=1e-4)
+        assert_same_state(alone[m].state(0), together.state(m), exactly=False)
+
+
+def test_a_state_moves_to_another_pack_and_other_hyperparameters():
+    first = population((0, 1))
+    first.train_epoch()
+    states = [first.state(1), first.state(0), first.state(1)]
+    copied = population((1, 0, 2), states=states)
+    for m, state in enumerate(states):
+        assert_same_state(copied.state(m), state, exactly=True)
+    assert [s.learning_rate for s in copied.train_epoch()] == [1e-3, 4e-3, 8e-3]
+
+
+def test_states_are_separate_contiguous_cpu_tensors():
+    trained = population()
+    trained.train_epoch()
+    state = trained.state(1)
+    assert len({value.untyped_storage().data_ptr() for value in state.values()}) == len(state)
+    assert all(value.is_contiguous() and value.device.type == "cpu" for value in state.values())
+    assert state["epoch"].dtype == torch.int64
+    assert state["smoothed_sv_loss"].dtype == torch.float64
+    before = state["weights.rates.bias"].clone()
+    trained.train_epoch()
+    assert torch.equal(before, state["weights.rates.bias"])
+
+
+def test_a_diverging_model_is_frozen_and_disturbs_nobody():
+    wild = [MODELS[0], Hyperparameters(learning_rate=1e30), MODELS[2]]
+    pack, calm = population(models=wild), population((0, 2))
+    for _ in range(3):
+        scores, expected = pack.train_epoch(), calm.train_epoch()
+    assert pack.alive == [True, False, True]
+    assert [s.diverged for s in scores] == [False, True, False]
+    for ours, theirs in zip((scores[0], scores[2]), expected, strict=True):
+        assert dataclasses.astuple(ours) == pytest.approx(dataclasses.astuple(theirs), rel=1e-4)
+    frozen = pack.state(1)
+    pack.train_epoch()
+    assert torch.equal(frozen["weights.rates.bias"], pack.state(1)["weights.rates.bias"])
+    assert all(torch.isfinite(frozen[f"best.{name}"]).all() for name in ("rates.bias", "generator.recurrent_weight"))
+    resumed = population(models=wild, states=[pack.state(m) for m in range(3)])
+    assert resumed.alive == [True, False, True]
+
+
+def test_a_batch_larger_than_the_data_trains_on_what_is_there():
+    large = population(options=TrainingOptions(batch_size=10_000))
+    before = large.state(0)["weights.rates.bias"]
+    steps = []
+    large.train_epoch(lambda: steps.append(1))
+    assert len(steps) == 3  # one of training, one each for validation and training trials' scores
+    assert not torch.equal(before, large.state(0)["weights.rates.bias"])
+
+
+def test_every_training_trial_is_used_once_an_epoch_in_a_new_order():
+    trained = population(options=TrainingOptions(batch_size=7))
+    first = torch.cat(list(trained._training_batches()))
+    assert sorted(first.tolist()) == trained.data.training_trials.tolist()
+    assert [len(b) for b in trained._training_batches()] == [7, 7, 6]
+    trained.train_epoch()
+    assert first.tolist() != torch.cat(list(trained._training_batches())).tolist()
+
+
+def test_scores_are_the_mean_likelihoods_from_the_posterior_mean():
+    spikes, lengths, validation = recording()
+    training = data()
+    trained = population((0,), training_data=training)
+    (scores,) = trained.train_epoch()
+    import reference
+
+    weights = {name: v[0].detach() for name, v in trained._named(trained._weights).items()}
+    held_out, ordinary = [], []
+    for trial in np.flatnonzero(validation):
+        batch = training.batch(torch.tensor([trial]))
+        length = lengths[trial]
+        x, hidden = batch.counts[:length, 0], batch.held_out[:length, 0]
+        mean, _ = reference.posterior(weights, torch.where(hidden, 0.0, x) / 0.8)
+        _, logs, _ = reference.log_rates(weights, mean, length, torch.ones(length, 8))
+        nll = -torch.distributions.Poisson(logs.exp()).log_prob(x)
+        held_out.append(nll[hidden])
+        ordinary.append(nll[~hidden])
+    assert scores.sv_loss == pytest.approx(torch.cat(held_out).mean().item(), rel=1e-5)
+    assert scores.ordinary_loss == pytest.approx(torch.cat(ordinary).mean().item(), rel=1e-5)
+    assert scores.smoothed_sv_loss == scores.sv_loss == scores.best_smoothed_sv_loss
+
+
+def test_held_out_counts_change_the_sv_score_and_nothing_else():
+    spikes, lengths, validation = recording()
+    mask = data()._held_out.transpose(0, 1).numpy()
+    changed = np.where(mask, spikes + 3, spikes)
+    runs = []
+    for counts in (spikes, changed):
+        trained = population(training_data=TrainingData(counts, lengths, validation, sv_rate=0.2, sv_seed=4))
+        for _ in range(2):
+            scores = trained.train_epoch()
+        runs.append((scores, trained.state(0)))
+    for first, second in zip(runs[0][0], runs[1][0], strict=True):
+        assert first.ordinary_loss == second.ordinary_loss
+        assert first.train_loss == second.train_loss
+        assert second.sv_loss > first.sv_loss + 0.5
+        assert second.sv_loss_train > first.sv_loss_train + 0.5
+    for name, value in runs[0][1].items():
+        if name.startswith(("weights.", "adam")):
+            assert torch.equal(value, runs[1][1][name]), name
+
+
+def test_without_sample_validation_the_ordinary_loss_selects():
+    (scores,) = population((0,), training_data=data(sv_rate=0.0)).train_epoch()
+    assert scores.sv_loss == scores.ordinary_loss
+    assert scores.sv_loss_train is None
+
+
+def test_smoothing_and_best_weights():
+    trained = population((2,), options=TrainingOptions(batch_size=8, ramp_epochs=0, score_smoothing=0.5))
+    smoothed, best, best_weights = None, math.inf, None
+    for epoch in range(1, 9):
+        (scores,) = trained.train_epoch()
+        smoothed = scores.sv_loss if smoothed is None else 0.5 * smoothed + 0.5 * scores.sv_loss
+        assert scores.epoch == epoch
+        assert scores.smoothed_sv_loss == pytest.approx(smoothed, rel=1e-12)
+        state = trained.state(0)
+        if smoothed < best:
+            best, best_weights = smoothed, state["weights.rates.weight"]
+            assert state["best_epoch"] == epoch
+        assert scores.best_smoothed_sv_loss == pytest.approx(best, rel=1e-12)
+        assert torch.equal(state["best.rates.weight"], best_weights)
+
+
+def test_on_step_may_abort():
+    def abort():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        population().train_epoch(abort)
+
+
+def test_what_does_not_fit_is_refused():
+    training = data()
+    first = population()
+    state = first.state(0)
+    build = {"order_seed": 0}
+    with pytest.raises(ConfigurationError, match="5 neurons, the data have 4"):
+        Population(Architecture(neurons=5), MODELS, SEEDS, training, OPTIONS, **build)
+    with pytest.raises(ConfigurationError, match="at least one model"):
+        Population(ARCHITECTURE, [], [], training, OPTIONS, **build)
+    with pytest.raises(ConfigurationError, match="3 hyperparameters, got 2 seeds"):
+        Population(ARCHITECTURE, MODELS, SEEDS[:2], training, OPTIONS, **build)
+    first.train_epoch()
+    with pytest.raises(ConfigurationError, match=r"at one epoch, got states at \[0, 1\]"):
+        population((0, 1), states=[state, first.state(1)])
+    with pytest.raises(ConfigurationError, match=r"lacks 'best.prior.mean'"):
+        population((0,), states=[{k: v for k, v in state.items() if k != "best.prior.mean"}])
+    other = dataclasses.replace(ARCHITECTURE, factors=2)
+    with pytest.raises(ConfigurationError, match=r"shape \(3, 8\), the architecture needs \(2, 8\)"):
+        Population(other, MODELS[:1], SEEDS[:1], training, OPTIONS, states=[state], **build)
+    with pytest.raises(ConfigurationError, match="index must lie in 0 … 2, got 3"):
+        first.state(3)
+
+
+def test_a_short_run_learns_the_true_rates():
+    made = lorenz(conditions=12, trials_per_condition=20, bins=25, neurons=20, mean_count_per_bin=0.5, seed=1)
+    lengths = np.full(len(made.spikes), 25)
+    training = TrainingData(made.spikes, lengths, made.is_validation, sv_rate=0.2, sv_seed=0)
+    architecture = Architecture(20, encoder_units=32, initial_condition_dim=16, generator_units=48, factors=8)
+    models = [Hyperparameters(learning_rate=1e-2, cd_rate=rate) for rate in (0.3, 0.5)]
+    trained = Population(architecture, models, [0, 1], training, TrainingOptions(32, ramp_epochs=10), order_seed=0)
+    true_rates = made.true_rates_hz * made.bin_width_s
+    ceiling = poisson_nll(true_rates, made.spikes)
+
+    def r2(index):
+        latents = infer_latents(architecture, trained.state(index), made.spikes, lengths, posterior_samples=5)
+        return r2_true_rates(latents.rates, true_rates)
+
+    first = trained.train_epoch()
+    early = r2(0)
+    for _ in range(24):
+        last = trained.train_epoch()
+    assert early < 0.3
+    for m in range(2):
+        assert last[m].smoothed_sv_loss < first[m].sv_loss - 0.03
+        assert last[m].sv_loss > ceiling - 0.02  # nobody beats the truth on what it has not seen
+        assert r2(m) > 0.8

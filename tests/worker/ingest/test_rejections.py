@@ -1,0 +1,237 @@
+"""Each reason to reject a file, or to warn, with a message that says what to do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ingest_examples import example_recording, write_npz
+
+from worker.ingest.checks import Report, examine
+from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers import ReadOptions, read_recording
+
+
+def rejected(path: Path, **options: Any) -> Problem:
+    with pytest.raises(RejectedFile) as caught:
+        examine(read_recording(path, ReadOptions(**options)))
+    for problem in caught.value.problems:
+        assert problem.hint
+    return caught.value.problems[0]
+
+
+def report_of(path: Path) -> Report:
+    return examine(read_recording(path, ReadOptions()))
+
+
+def warnings_of(path: Path) -> dict[str, str]:
+    return {warning.code: warning.message for warning in report_of(path).warnings}
+
+
+def plain(tmp_path: Path, **changes: Any) -> Path:
+    """An unremarkable file: full trials, no split, no rates."""
+    recording = example_recording()
+    recording.true_rates_hz = recording.external_inputs = None
+    recording.trial_metadata, recording.behaviour = {}, {}
+    spikes = np.random.default_rng(1).poisson(0.6, (12, 20, 7)) * np.array([1, 1, 2, 3, 4, 5, 9])
+    arrays = {"spikes": spikes, "trial_length_bins": None, "split": None} | changes
+    return write_npz(tmp_path / "plain.npz", recording, **arrays)
+
+
+def counts(tmp_path: Path) -> np.ndarray:
+    with np.load(plain(tmp_path)) as arrays:
+        return arrays["spikes"].astype(float)
+
+
+def test_an_unremarkable_file_has_no_warnings(tmp_path: Path) -> None:
+    report = report_of(plain(tmp_path))
+    assert report.warnings == []
+    assert report.shape == {"trials": 12, "bins": 20, "neurons": 7}
+    assert report.duration_s == pytest.approx(12 * 20 * 0.05)
+    assert report.mean_rate_hz == pytest.approx(counts(tmp_path).mean() / 0.05, rel=1e-3)
+    assert report.rate_quartiles_hz[0] <= report.rate_quartiles_hz[2] <= report.rate_quartiles_hz[4]
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["total_spikes"] == counts(tmp_path).sum()
+
+
+def test_the_report_of_ragged_trials_counts_recorded_time(tmp_path: Path) -> None:
+    recording = example_recording()
+    report = report_of(write_npz(tmp_path / "f.npz", recording))
+    assert report.trial_length_bins["ragged"]
+    assert report.trial_length_bins["min"] == recording.trial_length_bins.min()
+    assert report.duration_s == pytest.approx(recording.trial_length_bins.sum() * 0.05)
+    assert report.split == {"train": 8, "valid": 2, "not_given": 2}
+    assert report.external_inputs == 1
+    assert report.has_true_rates
+    assert report.behaviour["position"] == [12, 20, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "said"),
+    [
+        (np.nan, "counts_not_finite", "1 spike counts are NaN or infinite, the first at trial 3, bin 4, neuron 5"),
+        (np.inf, "counts_not_finite", "trial 3, bin 4, neuron 5 of `spikes`"),
+        (-1, "counts_negative", "the first at trial 3, bin 4, neuron 5 of `spikes` (counted from 0): -1"),
+        (0.5, "counts_not_whole", "1 spike counts are not whole numbers"),
+        (65536, "counts_too_large", "above 65535"),
+    ],
+)
+def test_counts_that_are_none(value: float, code: str, said: str, tmp_path: Path) -> None:
+    spikes = counts(tmp_path)
+    spikes[3, 4, 5] = value
+    problem = rejected(plain(tmp_path, spikes=spikes))
+    assert (problem.code, problem.pointer) == (code, "/spikes")
+    assert said in problem.message
+
+
+def test_rates_instead_of_counts(tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path, spikes=counts(tmp_path) / 0.05 + 0.1))
+    assert problem.code == "counts_not_whole"
+    assert "look like rates in Hz, or smoothed" in problem.hint
+
+
+def test_every_kind_of_fault_is_told_at_once(tmp_path: Path) -> None:
+    spikes = counts(tmp_path)
+    spikes[0, 0, 0], spikes[5, 0, 0], spikes[6, 0, 0] = np.nan, -2, 0.25
+    with pytest.raises(RejectedFile) as caught:
+        read_recording(plain(tmp_path, spikes=spikes), ReadOptions())
+    codes = {problem.code for problem in caught.value.problems}
+    assert codes == {"counts_not_finite", "counts_negative", "counts_not_whole"}
+
+
+def test_a_bin_width_in_milliseconds(tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path), bin_width_s=20)
+    assert problem.message == "bin_width_s is 20: did you mean 0.020 s?"
+    assert problem.pointer == "/bin_width_s"
+
+
+@pytest.mark.parametrize("width_s", [0.0, -0.01, float("nan"), float("inf")])
+def test_a_bin_width_that_is_none(width_s: float, tmp_path: Path) -> None:
+    assert rejected(plain(tmp_path), bin_width_s=width_s).code == "bin_width_invalid"
+
+
+def test_an_odd_bin_width_is_a_warning(tmp_path: Path) -> None:
+    assert warnings_of(plain(tmp_path, bin_width_s=2.0))["bin_width_large"].endswith("did you mean 0.002 s?")
+    assert {"bin_width_small", "mean_rate_implausible"} <= set(warnings_of(plain(tmp_path, bin_width_s=5e-5)))
+
+
+def test_two_bin_widths(tmp_path: Path) -> None:
+    assert rejected(plain(tmp_path, dt=0.01)).code == "bin_width_contradictory"
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 3), (5, 1, 3), (5, 5, 0), (0, 5, 3)])
+def test_too_little(shape: tuple[int, ...], tmp_path: Path) -> None:
+    assert rejected(plain(tmp_path, spikes=np.ones(shape, np.uint8))).code == "recording_too_small"
+
+
+def test_no_spikes_at_all(tmp_path: Path) -> None:
+    assert rejected(plain(tmp_path, spikes=np.zeros((3, 4, 5)))).code == "no_spikes"
+
+
+def test_two_axes(tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path, spikes=np.zeros((300, 5))))
+    assert problem.code == "spikes_wrong_axes"
+    assert "(300, 5)" in problem.message
+    assert "Cut a continuous recording into trials" in problem.hint
+
+
+def test_text_for_spikes(tmp_path: Path) -> None:
+    assert rejected(plain(tmp_path, spikes=np.full((3, 4, 5), "x"))).code == "spikes_not_numbers"
+
+
+def test_spikes_under_another_name(tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path, spikes=None, counts=np.zeros((3, 4, 5))))
+    assert problem.code == "spikes_missing"
+    assert "counts (3, 4, 5)" in problem.message
+    assert "Is it counts (3, 4, 5)?" in problem.hint or "Is it counts?" in problem.hint
+
+
+def test_spikes_after_the_end(tmp_path: Path) -> None:
+    spikes = np.ones((4, 5, 2), int)
+    spikes[[0, 2], 3:] = 0
+    problem = rejected(plain(tmp_path, spikes=spikes, trial_length_bins=[3, 4, 3, 5]))
+    assert problem.code == "spikes_past_trial_end"
+    assert problem.message.endswith("trials 1.")
+
+
+@pytest.mark.parametrize("lengths", [[0, 5, 5, 5], [5, 5, 6, 5], [5, 5, 2.5, 5], [5, 5, np.nan, 5]])
+def test_lengths_that_are_none(lengths: list[float], tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path, spikes=np.ones((4, 5, 2)), trial_length_bins=lengths))
+    assert problem.code == "trial_length_invalid"
+
+
+def test_lengths_of_another_axis(tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path, trial_length_bins=np.full(7, 20)))
+    assert problem.code == "array_wrong_shape"
+    assert "are the axes of spikes" in problem.hint
+
+
+def test_a_split_that_is_none(tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path, split=["train"] * 11 + ["held"]))
+    assert problem.code == "split_not_understood"
+    assert "'held' at trial 11" in problem.message
+    assert rejected(plain(tmp_path, split=[2] * 12)).code == "split_not_understood"
+    assert rejected(plain(tmp_path, split=["valid"] * 12)).code == "split_without_training"
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, np.inf])
+def test_true_rates_that_are_none(value: float, tmp_path: Path) -> None:
+    rates = counts(tmp_path) / 0.05
+    rates[0, 0, 0] = value
+    assert rejected(plain(tmp_path, true_rates_hz=rates)).code == "true_rates_invalid"
+    assert rejected(plain(tmp_path, true_rates_hz=rates[:, :-1])).code == "array_wrong_shape"
+
+
+def test_gaps_in_inputs_and_behaviour(tmp_path: Path) -> None:
+    signal = np.zeros((12, 20, 2))
+    signal[4, 3:6, 1] = np.nan
+    assert rejected(plain(tmp_path, external_inputs=signal)).code == "external_inputs_not_finite"
+    assert "in 3 bins" in warnings_of(plain(tmp_path, hand=signal))["behaviour_has_gaps"]
+
+
+def test_silent_empty_and_duplicate(tmp_path: Path) -> None:
+    spikes = counts(tmp_path)
+    spikes[:, :, 2] = spikes[:, :, 5] = 0
+    spikes[7] = 0
+    spikes[:, :, 6] = spikes[:, :, 1]
+    report = report_of(plain(tmp_path, spikes=spikes))
+    assert report.silent_neurons == [2, 5]
+    assert report.empty_trials == [7]
+    assert report.duplicate_neurons == [[1, 6]]
+    assert {"silent_neurons", "empty_trials", "duplicate_neurons"} <= {w.code for w in report.warnings}
+
+
+def test_transposed_axes(tmp_path: Path) -> None:
+    spikes = np.random.default_rng(0).poisson([[[0.1, 0.2, 2, 5, 0.4]]], (40, 30, 5))
+    assert "axes_maybe_swapped" not in warnings_of(plain(tmp_path, spikes=spikes))
+    bins_last = warnings_of(plain(tmp_path, spikes=spikes.transpose(0, 2, 1)))["axes_maybe_swapped"]
+    assert "more across bins than across neurons" in bins_last
+    trials_last = warnings_of(plain(tmp_path, spikes=spikes.transpose(2, 1, 0)))["axes_maybe_swapped"]
+    assert "more across trials than across neurons" in trials_last
+
+
+def test_an_implausible_rate(tmp_path: Path) -> None:
+    assert "implausibly high" in warnings_of(plain(tmp_path, bin_width_s=0.001))["mean_rate_implausible"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "empty"),
+        (b"trial,spikes\n", "not known"),
+        (b"\x80\x04\x95", "a Python pickle"),
+        (b"\x93NUMPY\x01\x00", "a single numpy array"),
+        (b"MATLAB 5.0 MAT-file, Platform", "a MATLAB file"),
+        (b"\x1f\x8b\x08", "compressed with gzip"),
+    ],
+)
+def test_other_formats_are_named(content: bytes, found: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    problem = rejected(tmp_path / "file")
+    assert problem.code == "format_not_recognised"
+    assert found in problem.message
+
+
+def test_a_format_that_is_asked_for(tmp_path: Path) -> None:
+    assert rejected(plain(tmp_path), format="nwb").code == "format_unknown"
+    assert "not lfads_hdf5" in rejected(plain(tmp_path), format="lfads_hdf5").message
