@@ -2,27 +2,21 @@
 
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.field_problems import FieldProblem, field_problems
 
 logger = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:latentry:problem:"
 MEDIA_TYPE = "application/problem+json"
-
-
-class FieldProblem(BaseModel):
-    """What is wrong with one field."""
-
-    pointer: str = Field(description="JSON pointer into the body, or the name of a parameter.")
-    code: str
-    message: str = Field(description="What was expected, and what came.")
-    hint: str | None = Field(None, description="What to do.")
 
 
 class ProblemDocument(BaseModel):
@@ -37,7 +31,9 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """Base of the errors that are answered to the client.
+    """The service met an error of its own.
+
+    Base of the errors that are answered to the client.
 
     Parameters
     ----------
@@ -68,9 +64,26 @@ class Problem(Exception):
 
     def response(self) -> JSONResponse:
         """The answer."""
-        return problem_response(
-            self.status, self.code, self.title, self.detail, self.hint, self.errors, self.headers
+        document = ProblemDocument(
+            type=TYPE_PREFIX + self.code,
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            hint=self.hint,
+            errors=self.errors,
         )
+        return JSONResponse(
+            document.model_dump(exclude_none=True),
+            status_code=self.status,
+            headers=self.headers,
+            media_type=MEDIA_TYPE,
+        )
+
+
+class BadRequest(Problem):
+    """The request can't be read: broken JSON encoding, a broken form."""
+
+    status, code, title = HTTPStatus.BAD_REQUEST, "bad-request", "Unreadable request"
 
 
 class NotFound(Problem):
@@ -79,10 +92,49 @@ class NotFound(Problem):
     status, code, title = HTTPStatus.NOT_FOUND, "not-found", "Not found"
 
 
+class MethodNotAllowed(Problem):
+    """The path exists and does not offer the method."""
+
+    status, code, title = HTTPStatus.METHOD_NOT_ALLOWED, "method-not-allowed", "Method not offered"
+
+
+class UnsupportedFormat(Problem):
+    """None of the formats that the client accepts is offered."""
+
+    status, code, title = HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "Format not offered"
+
+
 class WrongState(Problem):
     """The request does not fit the state of the thing it is about."""
 
     status, code, title = HTTPStatus.CONFLICT, "wrong-state", "Wrong state"
+
+
+class TooLarge(Problem):
+    """The body has more bytes than are accepted."""
+
+    status, code, title = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", "Body too large"
+
+    @classmethod
+    def of(cls, limit: int, setting: str, came: str) -> Self:
+        """Name the limit, what came, and the setting that raises it."""
+        return cls(
+            f"the body may have at most {limit} bytes; {came}",
+            hint=f"ask whoever runs this service to raise {setting}",
+            headers={"Connection": "close"},
+        )
+
+
+class UnsupportedMediaType(Problem):
+    """The body came as another type than the route reads."""
+
+    status, code, title = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Body of another type"
+
+
+class RangeNotSatisfiable(Problem):
+    """The range lies outside the object."""
+
+    status, code, title = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "range", "Range not satisfiable"
 
 
 class Invalid(Problem):
@@ -101,71 +153,23 @@ class IdempotencyMismatch(Problem):
     )
 
 
-class UnsupportedFormat(Problem):
-    """None of the formats that the client accepts is offered."""
-
-    status, code, title = HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "Format not offered"
-
-
-class RangeNotSatisfiable(Problem):
-    """The range lies outside the object."""
-
-    status, code, title = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "range", "Range not satisfiable"
-
-
-_CODES_BY_STATUS = {
-    400: "bad-request",
-    404: "not-found",
-    405: "method-not-allowed",
-    413: "too-large",
-    415: "unsupported-media-type",
-    422: "invalid",
-    500: "internal",
+_BY_STATUS: dict[int, type[Problem]] = {
+    kind.status: kind
+    for kind in (BadRequest, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType, Invalid, Problem)
 }
 """Problems that the framework raises itself."""
 
-PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {
-        "description": "A problem of the request.",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-    },
-    "5XX": {
-        "description": "A problem of the service.",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-    },
-}
 
-
-def problem_response(
-    status: int,
-    code: str,
-    title: str,
-    detail: str,
-    hint: str | None = None,
-    errors: list[FieldProblem] | None = None,
-    headers: dict[str, str] | None = None,
-) -> JSONResponse:
-    """Build the answer to an error."""
-    document = ProblemDocument(
-        type=TYPE_PREFIX + code, title=title, status=status, detail=detail, hint=hint, errors=errors
-    )
-    return JSONResponse(
-        document.model_dump(exclude_none=True), status_code=status, headers=headers, media_type=MEDIA_TYPE
-    )
-
-
-def field_problem(error: dict[str, Any]) -> FieldProblem:
-    """Turn one of pydantic's errors into ours: where, what was expected, what came."""
-    location = [str(part) for part in error["loc"]]
-    where, path = (location[0], location[1:]) if location else ("body", [])
-    # pydantic puts names of union members into the path; a client knows only its own document
-    path = [part for part in path if not (part in ("float", "Range", "int") or "[" in part)]
-    pointer = "/" + "/".join(path) if where == "body" else "/".join(path) or where
-    came = error.get("input")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if came is not None and not isinstance(came, dict | list | bytes) and str(came) not in message:
-        message += f"; got {came!r}"
-    return FieldProblem(pointer=pointer, code=str(error["type"]), message=message)
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems of a route for its OpenAPI document."""
+    kinds = [Problem, *Problem.__subclasses__()]
+    return {
+        status: {
+            "description": " ".join((kind.__doc__ or "").split("\n")[0] for kind in kinds if kind.status == status),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+        }
+        for status in statuses
+    }
 
 
 def install(app: FastAPI) -> None:
@@ -175,53 +179,52 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, Problem)
         return error.response()
 
-    async def on_validation(_request: Request, error: Exception) -> JSONResponse:
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        errors = [field_problem(dict(item)) for item in error.errors()]
-        detail = "; ".join(f"{item.pointer}: {item.message}" for item in errors)
-        return problem_response(422, "invalid", "Invalid request", detail, errors=errors)
+        if isinstance(error.body, bytes):
+            return _not_json(request).response()
+        errors = field_problems(error.errors(), error.body)
+        detail = "; ".join(f"{item.pointer or 'the body'}: {item.message}" for item in errors)
+        return Invalid(detail, errors=errors).response()
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        status = HTTPStatus(error.status_code)
-        code = _CODES_BY_STATUS.get(status, status.phrase.lower().replace(" ", "-"))
-        headers = dict(error.headers or {})
-        if status == HTTPStatus.NOT_FOUND:
-            detail, hint = f"there is nothing at {request.url.path}", "the routes are listed at /docs"
-        elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-            detail = f"{request.method} is not offered at {request.url.path}"
-            hint = f"it offers {headers.get('allow', 'other methods')}"
-        elif status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            detail, hint = _too_large(request)
-            headers["connection"] = "close"
-        else:
-            detail, hint = str(error.detail), None
-        return problem_response(status, code, status.phrase, detail, hint, headers=headers)
+        return _framework_problem(request, error).response()
+
+    async def on_disconnect(_request: Request, _error: Exception) -> JSONResponse:
+        return BadRequest("the connection ended before the body did").response()
 
     async def on_crash(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem_response(
-            500,
-            "internal",
-            "Internal error",
-            "the service met an error of its own; nothing was changed",
-            "the server's log has the details",
-        )
+        return Problem(
+            "the service met an error of its own",
+            hint="try again with the same Idempotency-Key; if it stays, the server's log has the details",
+        ).response()
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_crash)
 
 
-def _too_large(request: Request) -> tuple[str, str]:
-    settings = request.app.state.settings
-    is_upload = request.method == "POST" and request.url.path == "/v1/datasets"
-    limit, name = (
-        (settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES")
-        if is_upload
-        else (settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES")
+def _framework_problem(request: Request, error: HTTPException) -> Problem:
+    kind = _BY_STATUS.get(error.status_code, Problem)
+    headers = dict(error.headers or {})
+    detail, hint = str(error.detail), None
+    if kind is NotFound:
+        detail, hint = f"there is nothing at {request.url.path}", "the routes are listed at /docs"
+    elif kind is MethodNotAllowed:
+        detail = f"{request.method} is not offered at {request.url.path}"
+        hint = f"it offers {headers.get('Allow', 'other methods')}"
+    elif kind is BadRequest and "parsing the body" in detail:
+        detail, hint = "the body could not be read as JSON", "expected JSON in UTF-8"
+    return kind(detail, hint=hint, headers=headers)
+
+
+def _not_json(request: Request) -> UnsupportedMediaType:
+    came = request.headers.get("content-type", "no type")
+    return UnsupportedMediaType(
+        f"expected a body of JSON, marked as such; it came as {came}",
+        hint="add the header Content-Type: application/json",
     )
-    came = request.headers.get("content-length")
-    detail = f"the body may have at most {limit} bytes" + (f"; it has {came}" if came else "; it has more")
-    return detail, f"ask whoever runs this service to raise {name}"

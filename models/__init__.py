@@ -1,7 +1,7 @@
 """The science of Latentry: LFADS trained in packs, coordinated dropout, sample validation, inference, scores.
 
-Pure torch and numpy; it knows nothing of HTTP, queues or databases. Read `network`, `objective`, `population`,
-`inference`, in that order, beside the papers.
+Pure torch and numpy; it knows nothing of HTTP, queues or databases. Read `network`, `objective`,
+`population`, `inference`, in that order, beside the papers.
 """
 
 from models.config import Architecture, ConfigurationError, Hyperparameters, TrainingOptions

@@ -99,7 +99,9 @@ class Hyperparameters:
         _check_range("cd_pass_rate", self.cd_pass_rate, 0.0, 1.0)
         for name in ("kl_weight_initial_condition", "l2_weight_generator"):
             value = getattr(self, name)
-            require(math.isfinite(value) and value >= 0, f"{name} must be finite and not negative, got {value!r}")
+            require(
+                math.isfinite(value) and value >= 0, f"{name} must be finite and not negative, got {value!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class TrainingOptions:
     gradient_clip
         Largest gradient norm of one model. The public scripts use 200 with losses scaled by 1e4: 0.02 here.
     score_smoothing
-        Weight `a` of the past in the smoothed SV loss of an epoch, `s_e = a · s_(e-1) + (1 - a) · loss_e`, `s_1 = loss_1`.
+        Weight `a` of the past in the smoothed SV loss: `s_e = a · s_(e-1) + (1 - a) · loss_e`, `s_1 =
+        loss_1`.
     """
 
     batch_size: int

@@ -13,7 +13,7 @@ from models.config import require
 
 
 def sample_validation_mask(shape: tuple[int, int, int], sv_rate: float, sv_seed: int) -> NDArray[np.bool_]:
-    """Samples held out from input and training loss: the same for every model of a job.
+    """Draw the samples held out from input and training loss: the same for every model of a job.
 
     Parameters
     ----------
@@ -91,20 +91,28 @@ class TrainingData:
         is_validation = np.asarray(is_validation)
         require(
             is_validation.dtype == np.bool_ and is_validation.shape == (len(spikes),),
-            f"is_validation must be bool of shape ({len(spikes)},), got {is_validation.dtype} {is_validation.shape}",
+            f"is_validation must be bool of shape ({len(spikes)},), "
+            f"got {is_validation.dtype} {is_validation.shape}",
         )
         require(bool((~is_validation).any()), "no training trials: every trial is marked as validation")
         require(bool(is_validation.any()), "no validation trials: at least one is needed to select a model")
         self.sv_rate = float(sv_rate)
         self.device = torch.device(device)
-        held_out = sample_validation_mask((spikes.shape[0], spikes.shape[1], spikes.shape[2]), sv_rate, sv_seed)
+        held_out = sample_validation_mask(
+            (spikes.shape[0], spikes.shape[1], spikes.shape[2]), sv_rate, sv_seed
+        )
         valid = np.arange(spikes.shape[1])[None, :] < lengths[:, None]  # [trials, T]
         held_out &= valid[:, :, None]
         counted = valid[:, :, None] & ~held_out
         for name, chosen in (("training", ~is_validation), ("validation", is_validation)):
-            require(bool(counted[chosen].any()), f"sv_rate {sv_rate} leaves no sample of the {name} trials to see")
+            require(
+                bool(counted[chosen].any()), f"sv_rate {sv_rate} leaves no sample of the {name} trials to see"
+            )
             if sv_rate > 0:
-                require(bool(held_out[chosen].any()), f"sv_rate {sv_rate} holds out no sample of the {name} trials")
+                require(
+                    bool(held_out[chosen].any()),
+                    f"sv_rate {sv_rate} holds out no sample of the {name} trials",
+                )
 
         self.bins, self.neurons = spikes.shape[1], spikes.shape[2]
         self._spikes = _time_first(spikes * valid[:, :, None], self.device)  # integers [T, trials, N]
@@ -135,7 +143,7 @@ class TrainingData:
 def check_spikes(
     spikes: NDArray[np.integer], trial_length_bins: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """Spike counts in their smallest dtype (uint8 or int16) and lengths as int64, or a `ConfigurationError`."""
+    """Return spike counts as uint8 or int16 and lengths as int64, or raise `ConfigurationError`."""
     spikes, lengths = np.asarray(spikes), np.asarray(trial_length_bins)
     require(
         spikes.ndim == 3 and spikes.size > 0,
@@ -143,7 +151,10 @@ def check_spikes(
     )
     require(np.issubdtype(spikes.dtype, np.integer), f"spikes must be whole counts, got dtype {spikes.dtype}")
     require(int(spikes.min()) >= 0, f"spike counts must not be negative, got {spikes.min()}")
-    require(int(spikes.max()) <= np.iinfo(np.int16).max, f"a spike count of {spikes.max()} in one bin is too large")
+    require(
+        int(spikes.max()) <= np.iinfo(np.int16).max,
+        f"a spike count of {spikes.max()} in one bin is too large",
+    )
     require(
         np.issubdtype(lengths.dtype, np.integer) and lengths.shape == (len(spikes),),
         f"trial_length_bins must be integers of shape ({len(spikes)},), got {lengths.dtype} {lengths.shape}",

@@ -1,4 +1,4 @@
-"""Latents of a trained model: posterior averages over draws of the initial condition, trials in their given order."""
+"""Latents of a trained model: averages over draws of the initial condition, in the trials' order."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def infer_latents(
     weights: Literal["best", "last"] = "best",
     on_step: Callable[[], None] | None = None,
 ) -> Latents:
-    """Posterior-averaged latents of all trials; see `iterate_latents`, which does the work in constant memory."""
+    """Return posterior-averaged latents of all trials; `iterate_latents` tells more and needs less memory."""
     spikes, lengths = check_spikes(spikes, trial_length_bins)
     trials, T, N = spikes.shape
     latents = Latents(
@@ -65,8 +65,16 @@ def infer_latents(
         generator_states=np.empty((trials, T, architecture.generator_units), np.float32),
     )
     batches = iterate_latents(
-        architecture, state, spikes, lengths, posterior_samples=posterior_samples, seed=seed,
-        batch_size=batch_size, device=device, weights=weights, on_step=on_step,
+        architecture,
+        state,
+        spikes,
+        lengths,
+        posterior_samples=posterior_samples,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        weights=weights,
+        on_step=on_step,
     )
     for where, part in batches:
         for name in ("rates", "factors", "initial_conditions", "generator_states"):
@@ -130,7 +138,10 @@ def iterate_latents(
     size = batch_size or max(1, GENERATOR_ROWS // posterior_samples)
     for start in range(0, len(spikes), size):
         where = slice(start, min(start + size, len(spikes)))
-        yield where, _latents(parameters, spikes[where], lengths[where], start, posterior_samples, seed, target)
+        yield (
+            where,
+            _latents(parameters, spikes[where], lengths[where], start, posterior_samples, seed, target),
+        )
         if on_step is not None:
             on_step()
 
@@ -147,7 +158,9 @@ def _latents(
 ) -> Latents:
     B, T, _ = spikes.shape
     valid = np.arange(T)[None, :] < lengths[:, None]  # [B, T]
-    counts = torch.from_numpy(np.ascontiguousarray((spikes * valid[:, :, None]).swapaxes(0, 1))).to(device).float()
+    counts = (
+        torch.from_numpy(np.ascontiguousarray((spikes * valid[:, :, None]).swapaxes(0, 1))).to(device).float()
+    )
     mask = torch.from_numpy(np.ascontiguousarray(valid.T)[:, :, None]).to(device)
     q = encode(parameters, counts[None], mask)
     draws = _draws(q, first_trial, samples, seed)  # [1, B · S, I]
@@ -156,7 +169,7 @@ def _latents(
 
     def average(values: Tensor) -> Float32:
         """[1, T, B · S, ·] → mean over draws [B, T, ·], NaN past the end."""
-        mean = values[0].unflatten(1, (B, samples)).mean(2).masked_fill_(~mask, torch.nan)
+        mean = values.view(T, B, samples, -1).mean(2).masked_fill_(~mask, torch.nan)
         averaged: Float32 = mean.transpose(0, 1).cpu().numpy()
         return averaged
 

@@ -16,11 +16,15 @@ from models.config import require
 
 Floats = NDArray[np.floating]
 LOWEST_RATE = 1e-9  # rates of zero are clipped here before their logarithm
-LEAST_VARIANCE = 1e-6  # of a feature, relative to the mean over features, where features are scaled to variance 1
+LEAST_VARIANCE = 1e-6  # of a feature, relative to the mean over features, before scaling
 
 
 def poisson_nll(
-    rates: Floats, spikes: NDArray[Any], mask: NDArray[np.bool_] | None = None, *, include_ln_factorial: bool = True
+    rates: Floats,
+    spikes: NDArray[Any],
+    mask: NDArray[np.bool_] | None = None,
+    *,
+    include_ln_factorial: bool = True,
 ) -> float:
     """Mean of λ - x ln λ + ln x! over the samples that count, in nats per sample.
 
@@ -74,8 +78,8 @@ def bits_per_spike(
 def r2_true_rates(rates: Floats, true_rates: Floats, mask: NDArray[np.bool_] | None = None) -> float:
     """Mean over neurons of R² = 1 - Σ (λ - λ*)² / Σ (λ* - mean λ*)², sums over trials and bins.
 
-    Both in the same unit (counts per bin, or both in Hz). Neurons whose true rate is constant have no R² and are left
-    out; if all are, the result is NaN.
+    Both in the same unit (counts per bin, or both in Hz). Neurons whose true rate is constant have no R²
+    and are left out; if all are, the result is NaN.
 
     Parameters
     ----------
@@ -106,10 +110,11 @@ def ridge_decode_r2(
 ) -> float:
     """Cross-validated R² of decoding behaviour from features by ridge regression.
 
-    behaviour[t + lag] ≈ W features[t] + c: features lead by `lag_bins`. Trials are split in folds; within the training
-    trials of a fold the penalty (and the lag, if several are given) is chosen by the same kind of cross-validation.
-    Features are scaled to unit variance on training trials; the penalty is `alpha · ‖W‖²` beside the sum of squared
-    errors, every alpha positive. R² is over the predictions of all folds together, 1 - SSE / SST per column, then the mean over columns.
+    behaviour[t + lag] ≈ W features[t] + c: features lead by `lag_bins`. Trials are split in folds; within the
+    training trials of a fold the penalty (and the lag, if several are given) is chosen by the same kind of
+    cross-validation. Features are scaled to unit variance on training trials; the penalty is `alpha · ‖W‖²`
+    beside the sum of squared errors. R² is over the predictions of all folds together, 1 - SSE / SST per
+    column, then the mean over columns.
 
     Parameters
     ----------
@@ -124,7 +129,7 @@ def ridge_decode_r2(
     folds
         At least 2, at most the number of trials.
     alphas
-        Penalties to choose from.
+        Penalties to choose from, each positive.
     seed
         Of the assignment of trials to folds.
     """
@@ -160,7 +165,7 @@ def ridge_decode_r2(
 
 
 class _Lagged:
-    """Features [trials, T, D] with a last column of ones, and behaviour one lag later; bins where both exist."""
+    """Features [trials, T, D] and a column of ones, and behaviour one lag later, in bins where both exist."""
 
     def __init__(self, features: Floats, behaviour: Floats, valid: NDArray[np.bool_], lag: int) -> None:
         T = features.shape[1]
@@ -170,15 +175,15 @@ class _Lagged:
         self.behaviour = behaviour[:, lag:]
 
     def samples(self, trials: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """[samples, D + 1] and [samples, K] of these trials."""
+        """Return features [samples, D + 1] and behaviour [samples, K] of these trials."""
         return self.features[trials][self.valid[trials]], self.behaviour[trials][self.valid[trials]]
 
     def fit(self, trials: NDArray[np.int64], alphas: Sequence[float]) -> list[Floats]:
-        """W [D + 1, K] for each penalty: (Xᵀ X + α S) W = Xᵀ Y, S the features' variances, the intercept free."""
+        """Solve (Xᵀ X + α S) W = Xᵀ Y for each α: W [D + 1, K]; S features' variances, 0 for the ones."""
         x, y = self.samples(trials)
         gram, moment = x.T @ x, x.T @ y
         scale = x.var(0)
-        # A feature all but constant here (a silent neuron, smoothed) may not be so in other trials: no huge weights.
+        # A feature all but constant here (a silent neuron) may not be so in other trials: no huge weights.
         scale = np.maximum(scale, max(LEAST_VARIANCE * scale.mean(), 1e-30))
         scale[-1] = 0.0  # the column of ones
         return [np.linalg.solve(gram + alpha * np.diag(scale), moment) for alpha in alphas]
@@ -193,11 +198,11 @@ class _Lagged:
 def _aligned(
     rates: Floats, reference: NDArray[Any], mask: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    rates, reference = np.asarray(rates, np.float64), np.asarray(reference, np.float64)
-    require(rates.shape == reference.shape, f"rates have shape {rates.shape}, their reference {reference.shape}")
-    chosen = np.broadcast_to(True if mask is None else np.asarray(mask, bool), rates.shape)
+    ours, theirs = np.asarray(rates, np.float64), np.asarray(reference, np.float64)
+    require(ours.shape == theirs.shape, f"rates have shape {ours.shape}, their reference {theirs.shape}")
+    chosen = np.broadcast_to(np.asarray(True if mask is None else mask, np.bool_), ours.shape)
     require(bool(chosen.any()), "no sample counts: the mask is false everywhere")
-    return rates, reference, chosen
+    return ours, theirs, chosen
 
 
 def _ln_factorial(counts: NDArray[np.float64]) -> NDArray[np.float64]:

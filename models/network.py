@@ -1,8 +1,8 @@
 """The LFADS network, controller off, for a pack of M models at once.
 
-Shapes: M models, B trials, T bins, N neurons, E encoder units, I initial-condition dimensions, G generator units,
-F factors. Every parameter has a leading axis M; one model is M = 1. Read top-down: `Network.encode` → `generate` →
-`read_out`, then the GRU they share.
+Shapes: M models, B trials, T bins, N neurons, E encoder units, I initial-condition dimensions, G generator
+units, F factors. Every parameter has a leading axis M; one model is M = 1. Read top-down:
+`encode` → `generate` → `read_out`, then the GRU they share.
 
 Equations (Pandarinath et al. 2018): x → encoder GRUs → q(g0 | x) → generator GRU → factors f → rates r.
 """
@@ -33,7 +33,7 @@ class Gaussian(NamedTuple):
 
 
 def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name → shape for one model; in a pack each shape has M in front. The 3 of a GRU: reset, update, candidate."""
+    """Map name to shape for one model; in a pack M stands in front. A GRU's 3: reset, update, candidate."""
     N, E, I = architecture.neurons, architecture.encoder_units, architecture.initial_condition_dim  # noqa: E741
     G, F = architecture.generator_units, architecture.factors
     return {
@@ -59,8 +59,9 @@ def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 def initial_parameters(architecture: Architecture, mean_counts: Tensor, seed: int) -> dict[str, Tensor]:
     """Parameters of one model, from its seed alone.
 
-    Weights are normal with variance 1 / inputs; biases are zero, but: rates start at each neuron's mean count,
-    prior and posterior variances at 0.1, and the update gates at σ(1), so that states are remembered for some bins.
+    Weights are normal with variance 1 / inputs; biases are zero, but: rates start at each neuron's mean
+    count, prior and posterior variances at 0.1, and the update gates at σ(1), so that states are remembered
+    for some bins.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def encode(parameters: Parameters, inputs: Tensor, valid: Tensor | None) -> Gaus
     Gaussian
         Posterior, [M, B, I] each.
     """
-    # Both directions are one GRU of 2M "models". The backward one reads time reversed: past the end comes first,
-    # where its state stays 0, so it starts at the trial's own end.
+    # Both directions are one GRU of 2M "models". The backward one reads time reversed: past the end comes
+    # first, where its state stays 0, so it starts at the trial's own end.
     M, T, B, N = inputs.shape
     both = torch.stack((inputs, inputs.flip(1)), dim=1).view(2 * M, T, B, N)
     frozen = None
@@ -125,29 +126,35 @@ def encode(parameters: Parameters, inputs: Tensor, valid: Tensor | None) -> Gaus
 
 def prior(parameters: Parameters) -> Gaussian:
     """p(g0): learned mean and variance, [M, 1, I] each."""
-    return Gaussian(parameters["prior.mean"][:, None], parameters["prior.log_variance"].exp()[:, None] + VARIANCE_FLOOR)
+    return Gaussian(
+        parameters["prior.mean"][:, None], parameters["prior.log_variance"].exp()[:, None] + VARIANCE_FLOOR
+    )
 
 
 def generate(parameters: Parameters, initial_condition: Tensor, bins: int) -> Tensor:
     """Run the generator from an initial condition [M, B, I] for T bins; its states, [M, T, B, G].
 
-    g_0 = clip(W g0 + b, ±5); g_t = GRU(g_(t-1)). A GRU's next state lies between its last one and its candidate,
-    which is within ±1, so clipping the first state keeps every state within ±5.
+    g_0 = clip(W g0 + b, ±5); g_t = GRU(g_(t-1)). A GRU's next state lies between its last one and its
+    candidate, which is within ±1, so clipping the first state keeps every state within ±5.
     """
     weights = {name: parameters[f"generator.{name}"] for name in _GRU_PARAMETERS if name != "input_weight"}
     start = torch.baddbmm(
-        parameters["generator.initial_bias"][:, None], initial_condition, parameters["generator.initial_weight"]
+        parameters["generator.initial_bias"][:, None],
+        initial_condition,
+        parameters["generator.initial_weight"],
     ).clamp(-STATE_LIMIT, STATE_LIMIT)
     states, _ = gru(weights, None, start, bins, None)
     return states
 
 
 def read_out(parameters: Parameters, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Generator states [M, T, B, G] → factors [M, T, B, F] and log-rates [M, T, B, N] (rates in counts per bin)."""
+    """Turn generator states [M, T, B, G] into factors [M, T, B, F] and log-rates [M, T, B, N]."""
     M, T, B, G = states.shape
-    directions = torch.nn.functional.normalize(parameters["factors.weight"], dim=-1)  # rows of W_f: unit length
+    directions = torch.nn.functional.normalize(parameters["factors.weight"], dim=-1)  # rows of W_f: length 1
     factors = torch.bmm(states.reshape(M, T * B, G), directions.transpose(1, 2))  # f_t = W_f g_t
-    log_rates = torch.baddbmm(parameters["rates.bias"][:, None], factors, parameters["rates.weight"])  # W_r f_t + b
+    log_rates = torch.baddbmm(
+        parameters["rates.bias"][:, None], factors, parameters["rates.weight"]
+    )  # W_r f_t + b
     return factors.view(M, T, B, -1), log_rates.view(M, T, B, -1)
 
 
@@ -165,8 +172,8 @@ def gru(
     Parameters
     ----------
     weights
-        "input_weight" [P, D, 3H] (not read without inputs), "input_bias" [P, 3H], "recurrent_weight" [P, H, 3H],
-        "candidate_bias" [P, H].
+        "input_weight" [P, D, 3H] (not read without inputs), "input_bias" [P, 3H], "recurrent_weight" [P, H,
+        3H], "candidate_bias" [P, H].
     inputs
         [P, T, B, D], or None.
     start
@@ -187,26 +194,34 @@ def gru(
         projected = bias[:, None].expand(P, bins, B, -1)
     else:  # one product for all bins
         projected = torch.baddbmm(bias, inputs.flatten(1, 2), weights["input_weight"]).view(P, bins, B, -1)
-    states, last = _Scan.apply(projected, start, weights["recurrent_weight"], weights["candidate_bias"], frozen)
+    recurrent, candidate_bias = weights["recurrent_weight"], weights["candidate_bias"]
+    states, last = _Scan.apply(projected, start, recurrent, candidate_bias, frozen)  # type: ignore[no-untyped-call]
     return states, last
 
 
 class _Scan(torch.autograd.Function):
     """The recurrence of `gru`, with its gradient written out.
 
-    Autograd over an unrolled loop keeps every small product's operands and adds up the weight's gradient bin by bin;
-    here the factors of the chain rule that do not depend on the incoming gradient are computed for all bins at
-    once, and the recurrent weight's gradient is one product after the loop. Tests hold it to autograd's.
+    Autograd over an unrolled loop keeps every small product's operands and adds up the weight's gradient
+    bin by bin; here the factors of the chain rule that do not depend on the incoming gradient are computed
+    for all bins at once, and the recurrent weight's gradient is one product after the loop. Tests hold it to
+    the numerical gradient and to a plain implementation.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, projected: Tensor, start: Tensor, weight: Tensor, candidate_bias: Tensor, frozen: Tensor | None
+        ctx: Any,
+        projected: Tensor,
+        start: Tensor,
+        weight: Tensor,
+        candidate_bias: Tensor,
+        frozen: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         P, T, B, H3 = projected.shape
         H = H3 // 3
         keep = any(ctx.needs_input_grad)
-        # Per bin: r, z and c_n + b_c side by side, and the candidate n. Without gradient one bin's room is enough.
+        # Per bin: r, z and c_n + b_c side by side, and the candidate n. Without gradient one bin's room is
+        # enough.
         gates = projected.new_empty(P, T if keep else 1, B, 3 * H)
         candidates = projected.new_empty(P, T if keep else 1, B, H)
         states = projected.new_empty(P, T + 1, B, H)

@@ -1,4 +1,4 @@
-"""The loss of a training step: coordinated dropout, Poisson likelihood, KL, L2, and the random numbers it uses.
+"""The loss of a training step: coordinated dropout, Poisson likelihood, KL, L2, and its random numbers.
 
 Shapes: M models, B trials, T bins, N neurons, I initial-condition dimensions, G generator units.
 """
@@ -34,7 +34,9 @@ class PackHyperparameters:
         """Stack the hyperparameters of single models."""
         return cls(
             *(
-                torch.tensor([getattr(model, field.name) for model in models], dtype=torch.float32, device=device)
+                torch.tensor(
+                    [getattr(model, field.name) for model in models], dtype=torch.float32, device=device
+                )
                 for field in fields(cls)
             )
         )
@@ -56,7 +58,7 @@ UNIFORM_LEVELS = 1 << 15  # 15 random bits: probabilities are kept to 3e-5
 
 
 class Loss(NamedTuple):
-    """Parts of the training loss, each [M]; `total` is what is minimised, `reconstruction` in nats per sample."""
+    """Parts of the training loss, each [M]; `total` is minimised, `reconstruction` is in nats per sample."""
 
     total: Tensor
     reconstruction: Tensor
@@ -64,14 +66,20 @@ class Loss(NamedTuple):
 
 
 def noise_generator(device: torch.device, *counters: int) -> torch.Generator:
-    """A generator that depends on its counters (model seed, epoch, step, …) alone, so that none needs saving."""
+    """Return a generator that depends on its counters (model seed, epoch, …) alone: none needs saving."""
     text = ",".join(str(int(counter)) for counter in counters).encode()
     seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
     return torch.Generator(device).manual_seed(seed)
 
 
 def draw_noise(
-    architecture: Architecture, seeds: Sequence[int], epoch: int, step: int, bins: int, trials: int, device: torch.device
+    architecture: Architecture,
+    seeds: Sequence[int],
+    epoch: int,
+    step: int,
+    bins: int,
+    trials: int,
+    device: torch.device,
 ) -> Noise:
     """Noise of every model for one step, from (model seed, epoch, step): the same alone and in any pack."""
     parts = []
@@ -139,13 +147,19 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
 
 
 def training_loss(
-    parameters: Parameters, hyper: PackHyperparameters, batch: Batch, noise: Noise, *, sv_rate: float, ramp: float
+    parameters: Parameters,
+    hyper: PackHyperparameters,
+    batch: Batch,
+    noise: Noise,
+    *,
+    sv_rate: float,
+    ramp: float,
 ) -> Loss:
     """Loss of every model on one batch, the controller being off.
 
     loss = mean NLL of the samples that count + ramp · (w_kl · KL(q(g0 | x) || p(g0)) + w_l2 · mean U²).
-    The samples that count are valid, not held out by sample validation, and targets of coordinated dropout; the mean
-    is over the number of them in this batch. KL is summed over dimensions, averaged over trials.
+    The samples that count are valid, not held out by sample validation, and targets of coordinated dropout;
+    the mean is over the number of them in this batch. KL is summed over dimensions, averaged over trials.
 
     Parameters
     ----------

@@ -12,7 +12,13 @@ from torch import Tensor
 from models.config import Architecture, Hyperparameters, TrainingOptions, require
 from models.data import TrainingData
 from models.network import encode, generate, initial_parameters, parameter_shapes, read_out
-from models.objective import PackHyperparameters, draw_noise, masked_mean, noise_generator, poisson_nll, training_loss
+from models.objective import (
+    PackHyperparameters,
+    draw_noise,
+    noise_generator,
+    poisson_nll,
+    training_loss,
+)
 
 ADAM_DECAY = (0.9, 0.999)
 ADAM_EPSILON = 1e-10  # gradients of a mean over samples are small: 1e-8 would damp the step of quiet neurons
@@ -30,13 +36,13 @@ class EpochScores:
     train_loss
         Reconstruction loss of the training steps, with coordinated dropout and dropout, before each update.
     sv_loss
-        Mean NLL at the held-out samples of the validation trials: what selects. With `sv_rate` 0 nothing is held
-        out, and this is the ordinary loss.
+        Mean NLL at the held-out samples of the validation trials: what selects. With `sv_rate` 0 nothing is
+        held out, and this is the ordinary loss.
     ordinary_loss
         Mean NLL at the samples of the validation trials that did enter, from the same pass.
     sv_loss_train
-        Mean NLL at held-out samples of training trials (the first ones, no more than there are validation trials);
-        None with `sv_rate` 0.
+        Mean NLL at held-out samples of training trials (the first ones, no more than there are validation
+        trials); None with `sv_rate` 0.
     smoothed_sv_loss
         Exponentially smoothed `sv_loss`, see `TrainingOptions.score_smoothing`.
     kl_initial_condition
@@ -46,8 +52,8 @@ class EpochScores:
     learning_rate
         The model's.
     diverged
-        The model produced a loss or gradient that is not finite, or exploded; its weights are those before that
-        step and stay so. Losses may then be NaN.
+        The model produced a loss or gradient that is not finite, or exploded; its weights are those before
+        that step and stay so. Losses may then be NaN.
     best_smoothed_sv_loss
         Lowest smoothed SV loss so far: the epoch whose weights are the model's best.
     """
@@ -68,10 +74,10 @@ class EpochScores:
 class Population:
     """A pack of M models in training, all at the same epoch.
 
-    The weights of all models are one tensor [M, D]; so are Adam's moments and the best weights. All noise comes from
-    (model seed, epoch, step) and the order of trials from (order seed, epoch), hence a model's numbers depend neither
-    on its neighbours nor on stops and resumptions. Best weights are those at the lowest smoothed SV loss over all
-    epochs: the ramp steers training, it does not enter the score.
+    The weights of all models are one tensor [M, D]; so are Adam's moments and the best weights. All noise
+    comes from (model seed, epoch, step) and the order of trials from (order seed, epoch), hence a model's
+    numbers depend neither on its neighbours nor on stops and resumptions. Best weights are those at the
+    lowest smoothed SV loss over all epochs: the ramp steers training, it does not enter the score.
 
     Parameters
     ----------
@@ -91,6 +97,17 @@ class Population:
         None for a fresh start; else one `state` per model, all at one epoch.
     """
 
+    epoch: int  # epochs completed
+    _weights: Tensor  # [M, D]
+    _best: Tensor  # [M, D]
+    _first: Tensor  # [M, D], Adam's first moment
+    _second: Tensor  # [M, D]
+    _adam_steps: Tensor  # int64 [M]
+    _best_epoch: Tensor  # int64 [M]
+    _smoothed: Tensor  # float64 [M], infinite before the first epoch
+    _best_smoothed: Tensor  # float64 [M]
+    _alive: Tensor  # bool [M]
+
     def __init__(
         self,
         architecture: Architecture,
@@ -105,8 +122,8 @@ class Population:
         require(len(hyperparameters) > 0, "a population needs at least one model, got no hyperparameters")
         require(
             len(seeds) == len(hyperparameters) and (states is None or len(states) == len(hyperparameters)),
-            f"expected one seed and one state for each of {len(hyperparameters)} hyperparameters, got {len(seeds)} seeds"
-            + ("" if states is None else f" and {len(states)} states"),
+            f"expected one seed and one state for each of {len(hyperparameters)} hyperparameters, "
+            f"got {len(seeds)} seeds" + ("" if states is None else f" and {len(states)} states"),
         )
         require(
             architecture.neurons == data.neurons,
@@ -122,7 +139,8 @@ class Population:
             ]
         self._load(states)
 
-    # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── training
+    # ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def train_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochScores]:
         """Train one epoch and evaluate.
@@ -130,8 +148,8 @@ class Population:
         Parameters
         ----------
         on_step
-            Called after every optimizer and evaluation step. It may raise: the population is then amid an epoch and
-            is to be thrown away; go on from the last saved state.
+            Called after every optimizer and evaluation step. It may raise: the population is then amid an
+            epoch and is to be thrown away; go on from the last saved state.
 
         Returns
         -------
@@ -144,17 +162,30 @@ class Population:
         for step, trials in enumerate(batches):
             steps.append(self._train_step(trials, step, len(batches)))
             on_step()
-        sizes = torch.tensor([len(trials) for trials in batches], dtype=torch.float64, device=self.data.device)
-        # [M] each; a partial batch counts by its trials
-        train_loss, kl, norm = ((torch.stack(part).double() * (sizes / sizes.sum())[:, None]).sum(0)
-                                for part in zip(*steps, strict=True))
+        # A partial batch counts by its trials.
+        sizes = torch.tensor(
+            [len(trials) for trials in batches], dtype=torch.float64, device=self.data.device
+        )
+        share = (sizes / sizes.sum())[:, None]
+        train_loss, kl, norm = (
+            (torch.stack(part).double() * share).sum(0) for part in zip(*steps, strict=True)
+        )
         sv_loss, ordinary_loss = self._evaluate(self.data.validation_trials, on_step)
         sv_loss_train, _ = self._evaluate(
             self.data.training_trials[: len(self.data.validation_trials)], on_step
         )
         self.epoch += 1
         self._update_scores(sv_loss)
-        columns = (train_loss, sv_loss, ordinary_loss, sv_loss_train, self._smoothed, kl, norm, self._best_smoothed)
+        columns = (
+            train_loss,
+            sv_loss,
+            ordinary_loss,
+            sv_loss_train,
+            self._smoothed,
+            kl,
+            norm,
+            self._best_smoothed,
+        )
         alive = self.alive
         return [
             EpochScores(
@@ -181,11 +212,11 @@ class Population:
         return [bool(alive) for alive in self._alive.tolist()]
 
     def _training_batches(self) -> Iterator[Tensor]:
-        """Indices of the training trials, shuffled from (order seed, epoch); the last batch may be smaller."""
+        """Shuffle the training trials' indices by (order seed, epoch); the last batch may be smaller."""
         trials = self.data.training_trials
         random = noise_generator(torch.device("cpu"), self.order_seed, self.epoch)
         order = torch.randperm(len(trials), generator=random).to(trials.device)
-        yield from trials[order].split(self.options.batch_size)
+        yield from torch.split(trials[order], self.options.batch_size)
 
     def _train_step(self, trials: Tensor, step: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """One update of every model; reconstruction loss, KL and gradient norm, [M] each."""
@@ -197,9 +228,15 @@ class Population:
         ramp = min(1.0, progress / self.options.ramp_epochs) if self.options.ramp_epochs else 1.0
         weights = self._weights.detach().requires_grad_()
         loss = training_loss(
-            self._named(weights), self._hyper, batch, noise, sv_rate=self.data.sv_rate, ramp=ramp,
+            self._named(weights),
+            self._hyper,
+            batch,
+            noise,
+            sv_rate=self.data.sv_rate,
+            ramp=ramp,
         )
-        (gradient,) = torch.autograd.grad(loss.total.sum(), weights)  # models share no weight: each gets its own
+        # Models share no weight, so the gradient of the sum is each model's own.
+        (gradient,) = torch.autograd.grad(loss.total.sum(), weights)
         norm = gradient.norm(dim=1)
         exploded = loss.reconstruction > EXPLOSION * self._loss_of_constant_rates
         self._alive &= torch.isfinite(loss.total) & torch.isfinite(norm) & ~exploded
@@ -208,7 +245,7 @@ class Population:
 
     @torch.no_grad()
     def _adam(self, gradient: Tensor, norm: Tensor) -> None:
-        """Kingma & Ba 2015, each model with its own learning rate and clipped by its own norm; none for the diverged."""
+        """Kingma & Ba 2015; each model has its own rate and clipping, the diverged stay as they are."""
         alive = self._alive
         gradient *= (self.options.gradient_clip / norm).clamp(max=1.0)[:, None]
         gradient[~alive] = 0.0
@@ -222,16 +259,14 @@ class Population:
         spread = (self._second / (1 - second**steps).float()[:, None]).sqrt_().add_(ADAM_EPSILON)  # √v̂ + ε
         self._weights -= rate[:, None] * self._first / spread
 
-    # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────
-
     @torch.inference_mode()
     def _evaluate(self, trials: Tensor, on_step: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Mean NLL at held-out and at visible samples, float64 [M] each, from the posterior mean without any dropout."""
+        """Mean NLL at held-out and visible samples, float64 [M] each: posterior mean, no dropout."""
         parameters = self._named(self._weights)
         M = len(self.seeds)
         total = torch.zeros(2, M, dtype=torch.float64, device=self.data.device)
         count = torch.zeros(2, 1, dtype=torch.float64, device=self.data.device)
-        for chosen in trials.split(max(self.options.batch_size, EVALUATION_ROWS // M)):
+        for chosen in torch.split(trials, max(self.options.batch_size, EVALUATION_ROWS // M)):
             batch = self.data.batch(chosen)
             inputs = batch.counts * batch.visible / (1 - self.data.sv_rate)
             q = encode(parameters, inputs.expand(M, *inputs.shape), batch.valid)
@@ -254,8 +289,6 @@ class Population:
         self._best_epoch = torch.where(better, self.epoch, self._best_epoch)
         self._best = torch.where(better[:, None], self._weights, self._best)
 
-    # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────
-
     def state(self, index: int) -> dict[str, Tensor]:
         """Everything needed to resume model `index`, alone or in another pack, bit for bit.
 
@@ -263,8 +296,9 @@ class Population:
         -------
         dict[str, Tensor]
             Contiguous CPU tensors that share no storage. For every parameter NAME float32 `weights.NAME`,
-            `best.NAME`, `adam_first.NAME`, `adam_second.NAME`; int64 `epoch`, `adam_steps`, `best_epoch`, `alive`
-            (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss` (infinite before the first epoch), 0-d.
+            `best.NAME`, `adam_first.NAME`, `adam_second.NAME`; int64 `epoch`, `adam_steps`, `best_epoch`,
+            `alive` (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss` (infinite before the
+            first epoch), 0-d.
         """
         require(0 <= index < len(self.seeds), f"index must lie in 0 … {len(self.seeds) - 1}, got {index}")
         state = {
@@ -279,20 +313,27 @@ class Population:
         for index, state in enumerate(states):
             _check_state(state, self._shapes, index)
         epochs = {int(state["epoch"]) for state in states}
-        require(len(epochs) == 1, f"the models of a population must be at one epoch, got states at {sorted(epochs)}")
+        require(
+            len(epochs) == 1,
+            f"the models of a population must be at one epoch, got states at {sorted(epochs)}",
+        )
         self.epoch = epochs.pop()
         device = self.data.device
-        self._weights, self._best, self._first, self._second = (
-            torch.stack([torch.cat([state[f"{kind}.{name}"].flatten() for name in self._shapes]) for state in states])
-            .to(device)
-            for kind in _PACKED
-        )
-        vectors = {
-            name: torch.stack([state[name] for state in states]).to(device, dtype) for name, dtype in _VECTORS.items()
-        }
-        self._adam_steps, self._best_epoch = vectors["adam_steps"], vectors["best_epoch"]
-        self._smoothed, self._best_smoothed = vectors["smoothed_sv_loss"], vectors["best_smoothed_sv_loss"]
-        self._alive = vectors["alive"].bool()
+
+        def packed(kind: str) -> Tensor:
+            flat = [
+                torch.cat([state[f"{kind}.{name}"].flatten() for name in self._shapes]) for state in states
+            ]
+            return torch.stack(flat).to(device, torch.float32)
+
+        def vector(name: str) -> Tensor:
+            return torch.stack([state[name] for state in states]).to(device, _VECTORS[name])
+
+        self._weights, self._best = packed("weights"), packed("best")
+        self._first, self._second = packed("adam_first"), packed("adam_second")
+        self._adam_steps, self._best_epoch = vector("adam_steps"), vector("best_epoch")
+        self._smoothed, self._best_smoothed = vector("smoothed_sv_loss"), vector("best_smoothed_sv_loss")
+        self._alive = vector("alive").bool()
         rates = self.data.mean_counts
         self._loss_of_constant_rates = float((rates - rates * rates.log()).mean())
 
@@ -300,13 +341,22 @@ class Population:
         return dict(zip(_PACKED, (self._weights, self._best, self._first, self._second), strict=True))
 
     def _vectors(self) -> dict[str, Tensor]:
-        vectors = (self._adam_steps, self._best_epoch, self._alive.long(), self._smoothed, self._best_smoothed)
+        vectors = (
+            self._adam_steps,
+            self._best_epoch,
+            self._alive.long(),
+            self._smoothed,
+            self._best_smoothed,
+        )
         return dict(zip(_VECTORS, vectors, strict=True))
 
     def _named(self, pack: Tensor) -> dict[str, Tensor]:
-        """Views of [M, D] as the named parameters, [M, …] each."""
-        parts = pack.split([math.prod(shape) for shape in self._shapes.values()], dim=1)
-        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        """View [M, D] as the named parameters, [M, …] each."""
+        parts = torch.split(pack, [math.prod(shape) for shape in self._shapes.values()], dim=1)
+        return {
+            name: part.view(-1, *shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
 
 
 EVALUATION_ROWS = 1024  # trials × models of one evaluation step
@@ -327,13 +377,16 @@ def _fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state[name] = torch.tensor(math.inf, dtype=torch.float64)
     for name, values in parameters.items():
         state |= {f"weights.{name}": values, f"best.{name}": values}
-        state |= {f"adam_first.{name}": torch.zeros_like(values), f"adam_second.{name}": torch.zeros_like(values)}
+        state |= {
+            f"adam_first.{name}": torch.zeros_like(values),
+            f"adam_second.{name}": torch.zeros_like(values),
+        }
     return state
 
 
 def _check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int) -> None:
     expected = {f"{kind}.{name}": shape for kind in _PACKED for name, shape in shapes.items()}
-    expected |= {name: () for name in ("epoch", *_VECTORS)}
+    expected |= dict.fromkeys(("epoch", *_VECTORS), ())
     for name, shape in expected.items():
         require(name in state, f"state {index} lacks {name!r}")
         require(

@@ -56,14 +56,16 @@ def lorenz(
 ) -> SyntheticRecording:
     """Poisson neurons that read a Lorenz system, the standard test of LFADS.
 
-    ẋ = σ (y - x), ẏ = x (ρ - z) - y, ż = x y - β z, from a random point of the attractor for each condition. The
-    normalised states z give rates λ = c_n · exp(w_n · z) with random unit-scale weights, c_n such that each neuron's
-    mean over conditions and bins is `mean_count_per_bin`. Trials are ordered by condition.
+    ẋ = σ (y - x), ẏ = x (ρ - z) - y, ż = x y - β z, from a random point of the attractor for each
+    condition. The normalised states z give rates λ = c_n · exp(w_n · z) with random unit-scale weights, c_n
+    such that each neuron's mean over conditions and bins is `mean_count_per_bin`. Trials are ordered by
+    condition.
 
     Parameters
     ----------
     conditions, trials_per_condition
-        Trials are their product; at least 2 per condition, of which a fifth (at least one) are for validation.
+        Trials are their product; at least 2 per condition, of which a fifth (at least one) are for
+        validation.
     bins, neurons
         T and N.
     mean_count_per_bin
@@ -73,7 +75,9 @@ def lorenz(
     seed
         Of everything random.
     """
-    require(conditions >= 1 and bins >= 1 and neurons >= 1, "conditions, bins and neurons must each be at least 1")
+    require(
+        conditions >= 1 and bins >= 1 and neurons >= 1, "conditions, bins and neurons must each be at least 1"
+    )
     require(trials_per_condition >= 2, f"trials_per_condition must be at least 2, got {trials_per_condition}")
     require(mean_count_per_bin > 0, f"mean_count_per_bin must be positive, got {mean_count_per_bin}")
     require(bin_width_s > 0, f"bin_width_s must be positive, got {bin_width_s}")
@@ -92,13 +96,15 @@ def lorenz(
         true_rates_hz=(rates / bin_width_s).astype(np.float32),
         latents=np.repeat(states, trials_per_condition, axis=0).astype(np.float32),
         condition=np.repeat(np.arange(conditions), trials_per_condition),
-        is_validation=np.tile(np.arange(trials_per_condition) >= trials_per_condition - validation, conditions),
+        is_validation=np.tile(
+            np.arange(trials_per_condition) >= trials_per_condition - validation, conditions
+        ),
         bin_width_s=bin_width_s,
     )
 
 
 def _trajectories(start: Floats, bins: int) -> Floats:
-    """Integrate from [conditions, 3] by Runge and Kutta's fourth-order method; [conditions, bins, 3] after burn-in."""
+    """Integrate from [conditions, 3] by Runge and Kutta's method; [conditions, bins, 3] after the burn-in."""
     step = SYSTEM_TIME_PER_BIN / INTEGRATION_STEPS_PER_BIN
     state, path = start, np.empty((len(start), bins, 3))
     for bin_index in range(-BURN_IN_BINS, bins):

@@ -268,7 +268,7 @@ class Progress:
                     "epoch": scores.epoch,
                     "sv_loss": finite(scores.sv_loss),
                     "ordinary_loss": finite(scores.ordinary_loss),
-                    "smoothed_sv_loss": finite(scores.smoothed_sv_loss),
+                    "best_smoothed_sv_loss": finite(scores.best_smoothed_sv_loss),
                 }
                 for model, scores in zip(self._work.models, self.latest, strict=True)
             ],

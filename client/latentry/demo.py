@@ -63,7 +63,7 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
         model = client.get_model(job["selected_model_id"])
         picture = draw_rates(client, dataset, model, data_dir / "true_and_inferred_rates.png")
         seconds = time.monotonic() - started
-        _print_result(console, client, model, picture, seconds)
+        _print_result(console, url, model, picture, seconds)
     if json_line:
         print(
             json.dumps(
@@ -106,7 +106,9 @@ def _mean_rate(report: dict[str, Any]) -> float:
     return float(report["mean_rate_hz"])
 
 
-def _print_result(console: Console, client: Client, model: dict[str, Any], picture: Path, seconds: float) -> None:
+def _print_result(
+    console: Console, running_url: str | None, model: dict[str, Any], picture: Path, seconds: float
+) -> None:
     scores = model["scores"]
     console.rule("Selected model")
     console.print(f"{model['id']} (number {model['number']}) has the lowest SV loss of the job")
@@ -116,9 +118,13 @@ def _print_result(console: Console, client: Client, model: dict[str, Any], pictu
     console.print(f"bits per spike           {scores['bits_per_spike_valid']:.3f} (validation trials)")
     console.print(f"R² to the true rates     [bold]{scores['r2_true_rates']:.3f}[/bold]")
     console.print(f"Picture                  {picture}", soft_wrap=True)
-    console.print("Its latents, while the service runs (`latentry up --data-dir …` on the same folder):")
-    base = f"/v1/models/{model['id']}"
-    console.print(f"  {client.url}{base}/arrays/rates?slice=0:5&format=json", soft_wrap=True)
-    console.print(f"  {client.url}{base}/arrays/factors   (npy)", soft_wrap=True)
-    console.print(f"  xarray.open_zarr('{client.url}{base}/zarr')", soft_wrap=True)
+    url = running_url or "http://127.0.0.1:8000"
+    if running_url is None:
+        console.print("To read its latents by URL, start the service on the same folder:")
+        console.print(f"  latentry up --data-dir {picture.parent}", soft_wrap=True)
+    base = f"{url}/v1/models/{model['id']}"
+    console.print("Its latents:")
+    console.print(f"  {base}/arrays/rates?slice=0:5&format=json", soft_wrap=True)
+    console.print(f"  {base}/arrays/factors", soft_wrap=True)
+    console.print(f"  xarray.open_zarr('{base}/zarr')", soft_wrap=True)
     console.print(f"The whole main job took {seconds:.0f} s.")

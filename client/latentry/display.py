@@ -64,11 +64,11 @@ class JobDisplay:
         return sum(point["epoch"] for point in self._latest.values())
 
     def best(self) -> tuple[int, float] | None:
-        """Number and smoothed SV loss of the best model so far."""
+        """Number and lowest smoothed SV loss of the best model so far."""
         known = [
-            (point["smoothed_sv_loss"], number)
+            (point["best_smoothed_sv_loss"], number)
             for number, point in self._latest.items()
-            if point["smoothed_sv_loss"] is not None
+            if point["best_smoothed_sv_loss"] is not None
         ]
         return (min(known)[1], min(known)[0]) if known else None
 
@@ -83,7 +83,7 @@ class JobDisplay:
         table = Table(box=None, pad_edge=False)
         for column in ("model", "epoch", "SV loss", "ordinary loss", "SV loss over epochs"):
             table.add_column(column, justify="left" if "over" in column else "right")
-        order = sorted(self._latest.values(), key=lambda point: point["smoothed_sv_loss"] or float("inf"))
+        order = sorted(self._latest.values(), key=lambda point: point["best_smoothed_sv_loss"] or float("inf"))
         for point in order[:_MOST_ROWS]:
             table.add_row(
                 str(point["number"]),

@@ -1,10 +1,10 @@
-"""One model, written a second time from the equations: loops over trials and bins, torch.nn.GRUCell, no pack axis."""
+"""One model, written a second time from the equations: loops over trials and bins, no packs."""
 
 import torch
 
 
 def gru_cell(weights, prefix, direction=None):
-    """GRUCell whose parameters are (differentiable) functions of ours: GRUCell has r, z, n and rows for outputs."""
+    """A GRUCell step whose parameters are functions of ours; both order the gates r, z, n."""
 
     def pick(name):
         values = weights[f"{prefix}.{name}"]
@@ -38,7 +38,7 @@ def posterior(weights, x):
 
 
 def log_rates(weights, g0, bins, dropout_mask):
-    """g0 [I], dropout_mask [bins, G] already scaled → factors [bins, F], log-rates [bins, N], states [bins, G]."""
+    """g0 [I], scaled dropout_mask [bins, G] → factors [bins, F], log-rates [bins, N], states [bins, G]."""
     step, _ = gru_cell(weights, "generator")
     g = (g0 @ weights["generator.initial_weight"] + weights["generator.initial_bias"]).clamp(-5, 5)[None]
     rows = weights["factors.weight"]
@@ -53,7 +53,7 @@ def log_rates(weights, g0, bins, dropout_mask):
 
 
 def training_loss(weights, hyper, counts, lengths, held_out, uniform, dropout_uniform, normal, sv_rate, ramp):
-    """One model, trials first: counts [B, T, N], uniform in [0, 1) [B, T, N], normal [B, I] → (total, nll, kl)."""
+    """One model, trials first: counts, uniform in [0, 1) [B, T, N], normal [B, I] → (total, nll, kl)."""
     nll_sum, used, kls = 0.0, 0, []
     for b, length in enumerate(lengths):
         kept = uniform[b, :length] >= hyper.cd_rate

@@ -43,7 +43,9 @@ def test_latents_are_the_mean_over_draws_of_the_plain_implementation(spikes, sta
     for trial, length in enumerate(LENGTHS):
         mean, variance = reference.posterior(weights, torch.from_numpy(spikes[trial, :length]).float())
         noise = torch.randn(6, 3, generator=noise_generator(torch.device("cpu"), 5, trial))
-        draws = [reference.log_rates(weights, mean + variance.sqrt() * e, length, torch.ones(7, 8)) for e in noise]
+        draws = [
+            reference.log_rates(weights, mean + variance.sqrt() * e, length, torch.ones(7, 8)) for e in noise
+        ]
         for name, expected in (
             ("rates", torch.stack([logs.exp() for _, logs, _ in draws]).mean(0)),
             ("factors", torch.stack([factors for factors, _, _ in draws]).mean(0)),
@@ -61,7 +63,13 @@ def test_batches_and_what_stands_past_the_end_do_not_matter(spikes, state):
     changed[np.arange(7)[None] >= LENGTHS[:, None]] = 99
     steps = []
     other = infer_latents(
-        ARCHITECTURE, state, changed, LENGTHS, posterior_samples=4, batch_size=2, on_step=lambda: steps.append(1)
+        ARCHITECTURE,
+        state,
+        changed,
+        LENGTHS,
+        posterior_samples=4,
+        batch_size=2,
+        on_step=lambda: steps.append(1),
     )
     assert len(steps) == 4
     for name in ("rates", "factors", "initial_conditions", "generator_states"):
@@ -73,7 +81,9 @@ def test_batches_and_what_stands_past_the_end_do_not_matter(spikes, state):
 
 def test_seed_draws_and_weights_are_as_asked(spikes, state):
     def rates(**options):
-        return infer_latents(ARCHITECTURE, state, spikes, LENGTHS, **({"posterior_samples": 3} | options)).rates[0]
+        return infer_latents(
+            ARCHITECTURE, state, spikes, LENGTHS, **({"posterior_samples": 3} | options)
+        ).rates[0]
 
     assert np.array_equal(rates(), rates())
     assert not np.allclose(rates(), rates(seed=1))

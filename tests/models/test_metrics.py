@@ -18,7 +18,9 @@ def some(seed=0, shape=(8, 6, 3)):
 
 def test_poisson_nll_is_that_of_torch():
     rates, spikes, mask = some()
-    expected = -torch.distributions.Poisson(torch.from_numpy(rates)).log_prob(torch.from_numpy(spikes)).numpy()
+    expected = (
+        -torch.distributions.Poisson(torch.from_numpy(rates)).log_prob(torch.from_numpy(spikes)).numpy()
+    )
     assert poisson_nll(rates, spikes) == pytest.approx(expected.mean())
     assert poisson_nll(rates, spikes, mask) == pytest.approx(expected[mask].mean())
     without = poisson_nll(rates, spikes, include_ln_factorial=False)
@@ -114,9 +116,12 @@ def test_figures_of_the_public_lorenz_file():
     import h5py
 
     with h5py.File(LORENZ_FILE) as file:
-        spikes, rates_hz = (np.concatenate((file[f"train_{k}"][:], file[f"valid_{k}"][:])) for k in ("data", "truth"))
+        spikes, rates_hz = (
+            np.concatenate((file[f"train_{k}"][:], file[f"valid_{k}"][:])) for k in ("data", "truth")
+        )
     rates = rates_hz * 0.01
-    assert poisson_nll(rates[640:], spikes[640:]) == pytest.approx(0.0775, abs=1e-4)  # nats a sample, with ln x!
+    # nats a sample, with ln x!
+    assert poisson_nll(rates[640:], spikes[640:]) == pytest.approx(0.0775, abs=1e-4)
     assert bits_per_spike(rates[:640], spikes[:640]) == pytest.approx(0.992, abs=5e-4)
 
 

@@ -49,13 +49,18 @@ def pack(models, dtype=torch.float64):
         parameters = initial_parameters(ARCHITECTURE, torch.full((4,), 0.8), seed)
         random = torch.Generator().manual_seed(100 + seed)
         single.append(
-            {name: (v + 0.3 * torch.randn(v.shape, generator=random)).to(dtype) for name, v in parameters.items()}
+            {
+                name: (v + 0.3 * torch.randn(v.shape, generator=random)).to(dtype)
+                for name, v in parameters.items()
+            }
         )
     return stack_models(single)
 
 
 def double(batch):
-    return dataclasses.replace(batch, counts=batch.counts.double(), ln_factorials=batch.ln_factorials.double())
+    return dataclasses.replace(
+        batch, counts=batch.counts.double(), ln_factorials=batch.ln_factorials.double()
+    )
 
 
 @pytest.mark.parametrize("lengths", [(6, 6, 6, 6), (6, 4, 1, 6)], ids=["even", "ragged"])
@@ -119,7 +124,9 @@ def test_written_out_gradient_of_the_scan_is_the_numerical_one():
 
 
 def test_scan_without_gradient_gives_the_same_states():
-    weights = {name.removeprefix("generator."): v for name, v in pack(2).items() if name.startswith("generator.")}
+    weights = {
+        name.removeprefix("generator."): v for name, v in pack(2).items() if name.startswith("generator.")
+    }
     start = torch.randn(2, 3, 5, dtype=torch.float64)
     kept, _ = gru({k: v.clone().requires_grad_() for k, v in weights.items()}, None, start, 7, None)
     light, _ = gru(weights, None, start, 7, None)
@@ -208,6 +215,11 @@ def test_likelihood_and_kl_are_the_closed_forms():
     q = Gaussian(torch.randn(1, 4, 3), torch.rand(1, 4, 3) + 0.1)
     p = Gaussian(torch.randn(1, 1, 3), torch.rand(1, 1, 3) + 0.1)
     normal = torch.distributions.Normal
-    expected = torch.distributions.kl_divergence(normal(q.mean, q.variance.sqrt()), normal(p.mean, p.variance.sqrt()))
+    expected = torch.distributions.kl_divergence(
+        normal(q.mean, q.variance.sqrt()), normal(p.mean, p.variance.sqrt())
+    )
     torch.testing.assert_close(kl_divergence(q, p), expected.sum(-1))
-    assert masked_mean(torch.ones(2, 3), torch.tensor([[True, True, False], [False] * 3])).tolist() == [1.0, 0.0]
+    assert masked_mean(torch.ones(2, 3), torch.tensor([[True, True, False], [False] * 3])).tolist() == [
+        1.0,
+        0.0,
+    ]

@@ -120,7 +120,9 @@ def test_a_diverging_model_is_frozen_and_disturbs_nobody():
     frozen = pack.state(1)
     pack.train_epoch()
     assert torch.equal(frozen["weights.rates.bias"], pack.state(1)["weights.rates.bias"])
-    assert all(torch.isfinite(frozen[f"best.{name}"]).all() for name in ("rates.bias", "generator.recurrent_weight"))
+    assert all(
+        torch.isfinite(frozen[f"best.{name}"]).all() for name in ("rates.bias", "generator.recurrent_weight")
+    )
     resumed = population(models=wild, states=[pack.state(m) for m in range(3)])
     assert resumed.alive == [True, False, True]
 
@@ -144,7 +146,7 @@ def test_every_training_trial_is_used_once_an_epoch_in_a_new_order():
 
 
 def test_scores_are_the_mean_likelihoods_from_the_posterior_mean():
-    spikes, lengths, validation = recording()
+    _, lengths, validation = recording()
     training = data()
     trained = population((0,), training_data=training)
     (scores,) = trained.train_epoch()
@@ -245,7 +247,9 @@ def test_a_short_run_learns_the_true_rates():
     training = TrainingData(made.spikes, lengths, made.is_validation, sv_rate=0.2, sv_seed=0)
     architecture = Architecture(20, encoder_units=32, initial_condition_dim=16, generator_units=48, factors=8)
     models = [Hyperparameters(learning_rate=1e-2, cd_rate=rate) for rate in (0.3, 0.5)]
-    trained = Population(architecture, models, [0, 1], training, TrainingOptions(32, ramp_epochs=10), order_seed=0)
+    trained = Population(
+        architecture, models, [0, 1], training, TrainingOptions(32, ramp_epochs=10), order_seed=0
+    )
     true_rates = made.true_rates_hz * made.bin_width_s
     ceiling = poisson_nll(true_rates, made.spikes)
 

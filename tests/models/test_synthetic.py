@@ -41,7 +41,9 @@ def test_latents_follow_the_lorenz_equations():
     # The equation of z relates the three: ż = x y - β z, linear in (x y, z, 1) whatever the normalisation.
     x, y, z = np.moveaxis(states, 2, 0)
     slope = (z[:, 2:] - z[:, :-2]) / 2
-    terms = np.stack([(x * y)[:, 1:-1], x[:, 1:-1], y[:, 1:-1], z[:, 1:-1], np.ones_like(slope)], -1).reshape(-1, 5)
+    terms = np.stack([(x * y)[:, 1:-1], x[:, 1:-1], y[:, 1:-1], z[:, 1:-1], np.ones_like(slope)], -1).reshape(
+        -1, 5
+    )
     fit, *_ = np.linalg.lstsq(terms, slope.ravel(), rcond=None)
     assert 1 - (slope.ravel() - terms @ fit).var() / slope.var() > 0.97
 

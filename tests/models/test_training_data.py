@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from models import Architecture, ConfigurationError, Hyperparameters, TrainingData, TrainingOptions, sample_validation_mask
+from models import (
+    Architecture,
+    ConfigurationError,
+    Hyperparameters,
+    TrainingData,
+    TrainingOptions,
+    sample_validation_mask,
+)
 
 
 def arrays():
@@ -41,7 +48,9 @@ def test_sv_rate_outside_its_range_is_refused(rate):
 
 def test_a_mask_that_holds_out_nothing_is_refused():
     with pytest.raises(ConfigurationError, match="holds out no sample"):
-        TrainingData(np.ones((2, 1, 1), int), np.ones(2, int), np.array([False, True]), sv_rate=1e-6, sv_seed=0)
+        TrainingData(
+            np.ones((2, 1, 1), int), np.ones(2, int), np.array([False, True]), sv_rate=1e-6, sv_seed=0
+        )
 
 
 def test_mask_has_its_rate_and_depends_on_the_seed_alone():
@@ -102,6 +111,10 @@ def test_silent_neurons_have_a_positive_mean():
     ],
 )
 def test_configurations_outside_the_method_are_refused(kind, field, value):
-    valid = {Hyperparameters: Hyperparameters(), Architecture: Architecture(3), TrainingOptions: TrainingOptions(8)}[kind]
+    valid = {
+        Hyperparameters: Hyperparameters(),
+        Architecture: Architecture(3),
+        TrainingOptions: TrainingOptions(8),
+    }[kind]
     with pytest.raises(ConfigurationError, match=field):
         dataclasses.replace(valid, **{field: value})

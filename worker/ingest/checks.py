@@ -102,9 +102,10 @@ def examine(recording: Recording) -> Report:
     """
     _refuse_too_small(recording.spikes.shape)
     fatal_width, odd_width = implausible_width(recording.bin_width_s)
+    if fatal_width is not None:
+        raise RejectedFile(fatal_width)
     statistics = gather_statistics(recording)
     problems = [
-        fatal_width,
         _spikes_past_end(statistics),
         _true_rates_problem(recording),
         _inputs_problem(recording),

@@ -74,6 +74,7 @@ class CountsBuilder:
             return True
         checks = {}
         if block.dtype.kind == "f":
+            block = block.astype(np.float32) if block.dtype.itemsize < 4 else block
             finite = np.isfinite(block)
             checks["counts_not_finite"] = ~finite
             block = np.where(finite, block, 0)
@@ -127,7 +128,7 @@ def _problem(kind: str, fault: _Fault) -> Problem:
 
 
 def rows_per_block(shape: tuple[int, ...], item_bytes: int, chunk_rows: int = 1) -> int:
-    """Say how many trials to read at a time: about `BLOCK_BYTES`, in whole chunks, at least one trial."""
+    """Say how many trials to read at a time: about `BLOCK_BYTES`, in whole chunks unless these are far larger."""
     row_bytes = max(1, int(np.prod(shape[1:], dtype=object)) * item_bytes)
     rows = max(1, BLOCK_BYTES // row_bytes)
     return max(rows // chunk_rows * chunk_rows, min(chunk_rows, 4 * rows), 1)

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 
 def confine(limits: dict[str, Any]) -> None:
-    """Limit what this process may use; where the system lets it, also cut it off from the network.
+    """Limit what this process may use, tie its life to its parent, and cut its network where that is allowed.
 
     Parameters
     ----------
@@ -65,10 +65,11 @@ def confine(limits: dict[str, Any]) -> None:
             resource.setrlimit(kind, (most, most))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if libc.unshare(_CLONE_NEWNET) != 0:
             libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        # Last, since a new user namespace clears it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _parse(source: Path, out_folder: Path, options: dict[str, Any]) -> int:

@@ -32,7 +32,10 @@ def example_recording(trials: int = 12, bins: int = 20, neurons: int = 7, seed: 
             "target": [f"target {number % 3}" for number in range(trials)],
             "rewarded": [bool(number % 2) for number in range(trials)],
         },
-        behaviour={"position": position, "true_latents": random.normal(size=(trials, bins, 3)).astype(np.float32)},
+        behaviour={
+            "position": position,
+            "true_latents": random.normal(size=(trials, bins, 3)).astype(np.float32),
+        },
         true_rates_hz=rates_hz.astype(np.float32),
         external_inputs=random.normal(size=(trials, bins, 1)).astype(np.float32),
     )
@@ -57,7 +60,8 @@ def write_npz(path: Path, recording: Recording, **changes: Any) -> Path:
         **recording.behaviour,
         **changes,
     }
-    np.savez_compressed(path, **{name: array for name, array in arrays.items() if array is not None})
+    with path.open("wb") as file:  # given a path, numpy would add to its name
+        np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
     return path
 
 
@@ -71,7 +75,9 @@ def write_lfads_hdf5(path: Path, recording: Recording, **changes: Any) -> Path:
         "truth": recording.true_rates_hz,
         "ext_input": recording.external_inputs,
         **{name: metadata_array(values, "S") for name, values in recording.trial_metadata.items()},
-        **{("lowd" if name == "true_latents" else name): array for name, array in recording.behaviour.items()},
+        **{
+            ("lowd" if name == "true_latents" else name): array for name, array in recording.behaviour.items()
+        },
     }
     for code, prefix in SPLIT_PREFIXES.items():
         rows = recording.split == code

@@ -27,7 +27,9 @@ def assert_same(found: Recording, expected: Recording) -> None:
     for name, array in expected.behaviour.items():
         np.testing.assert_array_equal(found.behaviour[name], array)
         assert found.behaviour[name].dtype == np.float32
-    np.testing.assert_allclose(found.true_rates_hz, expected.true_rates_hz)
+    assert (found.true_rates_hz is None) == (expected.true_rates_hz is None)
+    if expected.true_rates_hz is not None:
+        np.testing.assert_allclose(found.true_rates_hz, expected.true_rates_hz)
     np.testing.assert_array_equal(found.external_inputs, expected.external_inputs)
 
 
@@ -82,12 +84,16 @@ class TestEveryReader:
 
     def test_a_time_axis_tells_the_bin_width(self, file_format: str, tmp_path: Path) -> None:
         recording = example_recording()
-        path = WRITERS[file_format](tmp_path / "f.npz", recording, bin_width_s=None, time_s=np.arange(20) * 0.05 - 0.3)
+        path = WRITERS[file_format](
+            tmp_path / "f.npz", recording, bin_width_s=None, time_s=np.arange(20) * 0.05 - 0.3
+        )
         found = read_recording(path, ReadOptions())
         assert found.bin_width_s == pytest.approx(0.05)
         assert [warning.code for warning in found.warnings] == ["bin_width_derived"]
         path = WRITERS[file_format](tmp_path / "f.npz", recording, time_s=np.arange(20) * 50.0)
-        assert [warning.code for warning in read_recording(path, ReadOptions()).warnings] == ["time_axis_disagrees"]
+        assert [warning.code for warning in read_recording(path, ReadOptions()).warnings] == [
+            "time_axis_disagrees"
+        ]
 
     def test_true_rates_in_hz_tell_the_bin_width(self, file_format: str, tmp_path: Path) -> None:
         recording = example_recording(trials=60, bins=40)
@@ -119,6 +125,7 @@ class TestEveryReader:
 
     def test_counts_above_255_take_uint16(self, file_format: str, tmp_path: Path) -> None:
         recording = example_recording()
+        recording.true_rates_hz = None
         recording.spikes = recording.spikes.astype(np.uint16)
         recording.spikes[-1, 0, 0] = 300
         path = WRITERS[file_format](tmp_path / "file.npz", recording)
@@ -131,7 +138,9 @@ class TestNpz:
     def test_any_type_and_order_of_counts(self, dtype: str, order: str, tmp_path: Path) -> None:
         recording = example_recording()
         recording.spikes = np.minimum(recording.spikes, 1)
-        path = write_npz(tmp_path / "f.npz", recording, spikes=np.asarray(recording.spikes, dtype=dtype, order=order))
+        path = write_npz(
+            tmp_path / "f.npz", recording, spikes=np.asarray(recording.spikes, dtype=dtype, order=order)
+        )
         np.testing.assert_array_equal(read_recording(path, ReadOptions()).spikes, recording.spikes)
 
     def test_only_spikes(self, tmp_path: Path) -> None:
@@ -202,7 +211,9 @@ class TestLfadsHdf5:
 
     def test_indices_that_repeat_are_not_used(self, tmp_path: Path) -> None:
         recording = example_recording()
-        path = write_lfads_hdf5(tmp_path / "f.h5", recording, train_inds=np.zeros(int((recording.split == 0).sum())))
+        path = write_lfads_hdf5(
+            tmp_path / "f.h5", recording, train_inds=np.zeros(int((recording.split == 0).sum()))
+        )
         assert "original_order_unclear" in [w.code for w in read_recording(path, ReadOptions()).warnings]
 
     def test_reconstructed_data_with_more_neurons_hold_everything(self, tmp_path: Path) -> None:
@@ -227,11 +238,18 @@ class TestLfadsHdf5:
     def test_behaviour_missing_in_one_split(self, tmp_path: Path) -> None:
         recording = example_recording()
         found = read_recording(
-            write_lfads_hdf5(tmp_path / "f.h5", recording, test_position=None, test_direction=None), ReadOptions()
+            write_lfads_hdf5(tmp_path / "f.h5", recording, test_position=None, test_direction=None),
+            ReadOptions(),
         )
         assert np.isnan(found.behaviour["position"][recording.split == -1]).all()
         assert found.trial_metadata["direction"][4] is None
         assert [w.code for w in found.warnings] == ["array_missing_in_split"] * 2
+
+    def test_true_rates_that_one_split_lacks_are_left_out(self, tmp_path: Path) -> None:
+        path = write_lfads_hdf5(tmp_path / "f.h5", example_recording(), test_truth=None)
+        found = read_recording(path, ReadOptions())
+        assert found.true_rates_hz is None
+        assert "no true rates for test trials" in found.warnings[0].message
 
     def test_without_validation_trials_a_warning(self, tmp_path: Path) -> None:
         path = tmp_path / "f.h5"

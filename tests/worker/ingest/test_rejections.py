@@ -69,7 +69,11 @@ def test_the_report_of_ragged_trials_counts_recorded_time(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("value", "code", "said"),
     [
-        (np.nan, "counts_not_finite", "1 spike counts are NaN or infinite, the first at trial 3, bin 4, neuron 5"),
+        (
+            np.nan,
+            "counts_not_finite",
+            "1 spike counts are NaN or infinite, the first at trial 3, bin 4, neuron 5",
+        ),
         (np.inf, "counts_not_finite", "trial 3, bin 4, neuron 5 of `spikes`"),
         (-1, "counts_negative", "the first at trial 3, bin 4, neuron 5 of `spikes` (counted from 0): -1"),
         (0.5, "counts_not_whole", "1 spike counts are not whole numbers"),
@@ -143,7 +147,7 @@ def test_spikes_under_another_name(tmp_path: Path) -> None:
     problem = rejected(plain(tmp_path, spikes=None, counts=np.zeros((3, 4, 5))))
     assert problem.code == "spikes_missing"
     assert "counts (3, 4, 5)" in problem.message
-    assert "Is it counts (3, 4, 5)?" in problem.hint or "Is it counts?" in problem.hint
+    assert "Is it counts?" in problem.hint
 
 
 def test_spikes_after_the_end(tmp_path: Path) -> None:
@@ -170,7 +174,8 @@ def test_a_split_that_is_none(tmp_path: Path) -> None:
     problem = rejected(plain(tmp_path, split=["train"] * 11 + ["held"]))
     assert problem.code == "split_not_understood"
     assert "'held' at trial 11" in problem.message
-    assert rejected(plain(tmp_path, split=[2] * 12)).code == "split_not_understood"
+    for values in ([2] * 12, [1j] * 12, [np.nan] * 12):
+        assert rejected(plain(tmp_path, split=values)).code == "split_not_understood"
     assert rejected(plain(tmp_path, split=["valid"] * 12)).code == "split_without_training"
 
 

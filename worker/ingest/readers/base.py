@@ -146,15 +146,17 @@ def parse_split(values: NDArray[np.generic], name: str) -> NDArray[np.int8]:
     for value in metadata_values(values):
         if isinstance(value, str):
             found.append(SPLIT_NAMES.get(value.strip().lower()))
+        elif isinstance(value, int | float) and value in SPLIT_NAMES.values():
+            found.append(int(value))
         else:
-            found.append(int(value) if value in (SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID) else None)
+            found.append(None)
     known = [value for value in found if value is not None]
     if len(known) < len(found):
         trial = found.index(None)
         raise RejectedFile(
             Problem(
                 "split_not_understood",
-                f"`{name}` says {values[trial]!r} at trial {trial} (counted from 0): expected "
+                f"`{name}` says {values[trial].item()!r} at trial {trial} (counted from 0): expected "
                 "'train', 'valid' or 'test'.",
                 "Give one of these for each trial, or 0 for train, 1 for valid and -1 for neither.",
                 f"/{name}",
@@ -194,7 +196,7 @@ def parse_trial_lengths(values: NDArray[np.generic], name: str, bins: int) -> ND
         raise RejectedFile(
             Problem(
                 "trial_length_invalid",
-                f"`{name}` says {values[trial]!r} at trial {trial} (counted from 0): "
+                f"`{name}` says {values[trial].item()!r} at trial {trial} (counted from 0): "
                 f"expected a whole number of bins from 1 to {bins}.",
                 "Lengths are in bins, not in seconds or milliseconds; leave out trials without any bin.",
                 f"/{name}",

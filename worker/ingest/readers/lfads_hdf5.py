@@ -173,12 +173,18 @@ class _Arrays:
             settle_true_rates(recording, rates, f"train_{rates_name}", stated_hz=False)
 
     def _true_rates(self, name: str) -> NDArray[np.float32] | None:
+        """Read true rates, or warn that they were left out: their shape differs, or a split has none."""
+        missing = [split for split in self._layout.spikes if split not in self._layout.names[name]]
         for full_name in self._layout.names[name].values():
             shape = self._file.datasets[full_name].shape
             if shape[1:] != (self._bins, self._neurons):
                 why = f"true rates must have {self._bins} bins and {self._neurons} neurons, as the spikes"
-                self._recording.warnings.append(left_out(full_name, shape, why))
-                return None
+            elif missing:
+                why = f"there are no true rates for {listed(missing)} trials"
+            else:
+                continue
+            self._recording.warnings.append(left_out(full_name, shape, why))
+            return None
         return self._gather(name)
 
     def _take_other(self, name: str) -> None:

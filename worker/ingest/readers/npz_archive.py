@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import IO, Self
 
@@ -113,7 +114,10 @@ class NpzArchive:
             )
             if read is None:
                 raise ValueError(f"version {version} of the NPY format, in {name[:100]}, is not read")
-            shape, fortran_order, dtype = read(stream)
+            try:  # numpy lets errors of Python's parser through
+                shape, fortran_order, dtype = read(stream)
+            except (MemoryError, TokenError) as error:
+                raise ValueError(f"the header of {name[:100]} cannot be parsed") from error
             offset = stream.tell()
         if dtype.hasobject:
             said = (

@@ -1,0 +1,56 @@
+"""The limit of bodies: refused by their `Content-Length`, or while they come. The framework's own answers plain text."""
+
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import TooLarge
+from store.settings import Settings
+
+UPLOAD_PATH = "/v1/datasets"
+
+
+class BodyLimit:
+    """Middleware that answers 413 to a body that is too large, before its end has come.
+
+    Parameters
+    ----------
+    app
+        The app inside.
+    settings
+        The limits: of uploads, and of every other body.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, with its body counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
+        limit, setting = (
+            (self._settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES")
+            if is_upload
+            else (self._settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES")
+        )
+        told = Headers(scope=scope).get("content-length", "")
+        if told.isascii() and told.isdigit() and int(told[:20]) > limit:
+            await TooLarge.of(limit, setting, f"it has {told[:20]}").response()(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                # Not the problem itself: the framework's body parser lets only this kind of error through.
+                problem = TooLarge.of(limit, setting, "it has more")
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem.detail, problem.headers)
+            return message
+
+        await self._app(scope, counted, send)

@@ -1,0 +1,101 @@
+"""What is wrong with single fields of a request: pydantic's errors, told in terms of the client's own document."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+_NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field."""
+
+    pointer: str = Field(
+        description="JSON pointer into the body (empty: the body itself), or the name of a parameter.",
+        examples=["/space/learning_rate/low"],
+    )
+    code: str = Field(examples=["greater_than_equal"])
+    message: str = Field(description="What was expected, and what came.")
+    hint: str | None = Field(None, description="What to do.")
+
+
+def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
+    """Turn pydantic's errors into ours.
+
+    Parameters
+    ----------
+    errors
+        As `ValidationError.errors()` gives them; the first part of each location says where: body, query, ….
+    body
+        What the client sent.
+    """
+    found: dict[tuple[str, str], FieldProblem] = {}
+    for error in errors:
+        where, *path = error["loc"]
+        if where != "body":
+            pointer = ".".join(str(part) for part in path)
+            problem = FieldProblem(pointer=pointer, code=error["type"], message=_message(error))
+        elif error["type"] == "json_invalid":
+            message = f"expected JSON; {error['ctx']['error']} at character {path[0]}"
+            problem = FieldProblem(pointer="", code="json_invalid", message=message)
+        else:
+            path, is_union = _path_in_document(path, body, error["type"])
+            if is_union and not _is_meant(error):
+                continue
+            pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+            problem = FieldProblem(pointer=pointer, code=error["type"], message=_message(error, is_union))
+        found.setdefault((problem.pointer, problem.message), problem)
+    return list(found.values())
+
+
+def _path_in_document(location: Sequence[Any], body: Any, kind: str) -> tuple[list[Any], bool]:
+    """The parts of a location that are the client's; pydantic puts names of union members between them."""
+    path, here = [], body
+    for number, part in enumerate(location, 1):
+        is_last = number == len(location)
+        if isinstance(here, dict) and part in here:
+            here = here[part]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        elif not (is_last and kind == "missing"):
+            continue
+        path.append(part)
+    return path, len(path) < len(location)
+
+
+def _is_meant(error: Any) -> bool:
+    """Whether an error is of the member of the union that the client meant: by an object the object, else the number."""
+    return (error["type"] == "float_type") != isinstance(error["input"], dict) and error["type"] not in _NO_OBJECT or (
+        error["type"] not in (*_NO_OBJECT, "float_type")
+    )
+
+
+def _message(error: Any, is_union: bool = False) -> str:
+    kind, came = error["type"], error["input"]
+    if kind == "missing":
+        return "expected a value; there is none"
+    if kind == "extra_forbidden":
+        return "there is no such field"
+    if kind in _NO_OBJECT:
+        return f"expected an object; got {_shown(came)}"
+    if kind == "string_unicode":
+        return "expected text in UTF-8; got half of a surrogate pair"
+    if is_union and kind in ("float_type", "float_parsing"):
+        return f"expected a number, or a range {{low, high, scale}}; got {_shown(came)}"
+    text = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    return text if kind == "value_error" else f"{text}; got {_shown(came)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number that is not finite"
+    shown = repr(value)
+    return shown if len(shown) <= 100 else shown[:97] + "…"

@@ -1,0 +1,127 @@
+"""One contract for every array store: rows in SQLite, rows in PostgreSQL, files in a folder."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+
+from store.array_store import (
+    delete_object,
+    delete_objects,
+    object_size,
+    open_array_store,
+    read_object,
+    write_object,
+)
+from store.arrays import CHUNK_BYTES, ArrayGroupWriter, NamedArray, chunk_shape, open_array
+from store.database import Database
+from store.migrate import migrate
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "folder"])
+def arrays(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    url = f"sqlite:///{tmp_path / 'arrays.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_database_url")
+    database = Database(url)
+    migrate(database)
+    location = f"file://{tmp_path / 'arrays'}" if request.param == "folder" else "sql:"
+    yield open_array_store(location, database)
+    database.close()
+
+
+def test_objects_are_what_was_written(arrays: Store) -> None:
+    write_object(arrays, "models/a/x", b"0123456789")
+    assert read_object(arrays, "models/a/x") == b"0123456789"
+    assert object_size(arrays, "models/a/x") == 10
+    write_object(arrays, "models/a/x", b"new")
+    assert read_object(arrays, "models/a/x") == b"new"
+    assert read_object(arrays, "models/a/y") is None
+    assert object_size(arrays, "models/a/y") is None
+
+
+@pytest.mark.parametrize(
+    ("byte_range", "expected"),
+    [
+        (RangeByteRequest(2, 5), b"234"),
+        (RangeByteRequest(0, 10), b"0123456789"),
+        (OffsetByteRequest(7), b"789"),
+        (SuffixByteRequest(3), b"789"),
+        (SuffixByteRequest(10), b"0123456789"),
+    ],
+)
+def test_ranges(arrays: Store, byte_range: RangeByteRequest, expected: bytes) -> None:
+    write_object(arrays, "k", b"0123456789")
+    assert read_object(arrays, "k", byte_range) == expected
+
+
+def test_deleting_a_path_leaves_its_neighbours(arrays: Store) -> None:
+    for key in ("models/a/1", "models/a/b/2", "models/ab/3", "models/a.4"):
+        write_object(arrays, key, b"x")
+    delete_objects(arrays, "models/a")
+    left = {key for key in ("models/a/1", "models/a/b/2", "models/ab/3", "models/a.4") if read_object(arrays, key)}
+    assert left == {"models/ab/3", "models/a.4"}
+    delete_object(arrays, "models/ab/3")
+    delete_object(arrays, "models/ab/3")
+    assert read_object(arrays, "models/ab/3") is None
+
+
+def test_listing(arrays: Store) -> None:
+    for key in ("g/zarr.json", "g/a/c/0", "g/a/c/1", "h/x"):
+        write_object(arrays, key, b"x")
+
+    async def listed() -> tuple[list[str], list[str]]:
+        below = sorted([key async for key in arrays.list_prefix("g/a")])
+        return below, sorted([key async for key in arrays.list_dir("g")])
+
+    assert asyncio.run(listed()) == (["g/a/c/0", "g/a/c/1"], ["a", "zarr.json"])
+
+
+def test_a_group_reads_back_and_opens_in_xarray(arrays: Store) -> None:
+    rates = np.random.default_rng(0).normal(size=(300, 50, 29)).astype(np.float32)
+    writer = ArrayGroupWriter(arrays, "models/m/latents/t", {"model_id": "m", "coordinates": "split"})
+    writer.write_all(
+        [
+            NamedArray("rates", rates, ("trial", "time_s", "neuron"), "spikes/s", "firing rates"),
+            NamedArray("split", np.arange(300, dtype=np.int8) % 2, ("trial",)),
+            NamedArray("time_s", np.arange(50) * 0.01, ("time_s",), "s"),
+        ]
+    )
+    writer.close()
+    array = open_array(arrays, "models/m/latents/t", "rates")
+    assert array is not None
+    np.testing.assert_array_equal(array[3:290:7, ::2], rates[3:290:7, ::2])
+    assert open_array(arrays, "models/m/latents/t", "none") is None
+    with xarray.open_zarr(arrays, group="models/m/latents/t", consolidated=False) as opened:
+        assert opened.rates.dims == ("trial", "time_s", "neuron")
+        assert opened.rates.attrs["units"] == "spikes/s"
+        assert set(opened.coords) == {"split", "time_s"}
+        np.testing.assert_array_equal(opened.rates.isel(trial=slice(5, 9)).values, rates[5:9])
+
+
+def test_empty_axes_can_be_written(arrays: Store) -> None:
+    writer = ArrayGroupWriter(arrays, "g")
+    writer.write(NamedArray("none", np.zeros((0, 3), np.float32), ("trial", "factor")))
+    writer.close()
+    array = open_array(arrays, "g", "none")
+    assert array is not None
+    assert array[...].shape == (0, 3)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=4), st.sampled_from([1, 4, 8]))
+def test_chunks_cover_whole_rows(shape: list[int], itemsize: int) -> None:
+    chunks = chunk_shape(tuple(shape), itemsize)
+    assert chunks[1:] == tuple(shape[1:])
+    assert 1 <= chunks[0] <= shape[0]
+    assert chunks[0] == 1 or np.prod(chunks) * itemsize <= CHUNK_BYTES
+
+
+def test_an_unknown_url_is_refused(sqlite_database: Database) -> None:
+    with pytest.raises(ValueError, match=r"expected 'sql:' or 'file:///a/folder', got 'ftp://x'"):
+        open_array_store("ftp://x", sqlite_database)

@@ -1,0 +1,111 @@
+"""Migrations, transactions, settings."""
+
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from store import outbox
+from store.database import Database, database_now
+from store.identifiers import PATTERN, new_id
+from store.migrate import migrate
+from store.settings import Settings
+from store.tables import DEFAULT_TENANT, Base, OutboxMessage, Tenant, UtcDateTime
+
+
+def test_migrations_give_the_tables_of_the_code(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrating_twice_changes_nothing(database: Database) -> None:
+    migrate(database)
+    with database.read() as session:
+        assert session.execute(select(Tenant.id)).scalars().all() == [DEFAULT_TENANT]
+
+
+def test_several_processes_may_migrate_at_once(postgres_database_url: str, tmp_path: Path) -> None:
+    for url in (postgres_database_url, f"sqlite:///{tmp_path / 'new' / 'several.db'}"):
+        environment = {**os.environ, "LATENTRY_DATABASE_URL": url}
+        command = [sys.executable, "-m", "store.migrate"]
+        processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
+        for process in processes:
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors.decode()
+
+
+def test_concurrent_read_and_write_loses_no_update(database: Database) -> None:
+    """Each transaction reads and then writes: under SQLite's default BEGIN a third of these would be lost."""
+    with database.write() as session:
+        session.add(Tenant(id="counter", name="0"))
+
+    def count_up() -> None:
+        for _ in range(20):
+            with database.write() as session:
+                row = session.get_one(Tenant, "counter", with_for_update=True)
+                row.name = str(int(row.name) + 1)
+
+    threads = [threading.Thread(target=count_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as session:
+        assert session.get_one(Tenant, "counter").name == "80"
+
+
+def test_a_message_is_written_with_its_transaction_or_not_at_all(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as session:
+            outbox.post(session, outbox.ADVANCE, "job_1")
+            session.flush()
+            raise RuntimeError("rolled back")
+
+    with pytest.raises(RuntimeError, match="rolled back"):
+        fail()
+    with database.write() as session:
+        outbox.post(session, outbox.ADVANCE, "job_2")
+    with database.read() as session:
+        assert session.execute(select(OutboxMessage.arguments)).scalars().all() == [["job_2"]]
+
+
+def test_times_come_back_in_utc(database: Database) -> None:
+    with database.read() as session:
+        now = database_now(session)
+        assert now.tzinfo is not None
+        assert abs(now - datetime.now(UTC)) < timedelta(seconds=5)
+        assert session.get_one(Tenant, DEFAULT_TENANT).created_at.utcoffset() == timedelta(0)
+
+
+def test_a_time_without_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="without zone"):
+        UtcDateTime().process_bind_param(datetime(2026, 1, 1), None)  # type: ignore[arg-type]
+
+
+def test_identifiers_sort_by_time_and_never_meet() -> None:
+    made = [new_id("job") for _ in range(1000)]
+    assert len(set(made)) == 1000
+    assert all(PATTERN.match(one) for one in made)
+    assert [one[:16] for one in made] == sorted(one[:16] for one in made)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LATENTRY_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LATENTRY_LEASE_SECONDS", "90")
+    settings = Settings()
+    assert settings.lease_seconds == 90
+    assert settings.database_url == f"sqlite:///{tmp_path}/latentry.db"
+
+
+def test_a_lease_shorter_than_three_heartbeats_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least three times heartbeat_seconds"):
+        Settings(lease_seconds=5, heartbeat_seconds=4)

@@ -1,0 +1,78 @@
+"""A data set and a job in the database, and a training process in this one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zarr.abc.store import Store
+
+from store import outbox
+from store.array_store import open_array_store
+from store.database import Database
+from store.identifiers import new_id
+from store.settings import Settings
+from store.specification import JobSpecification
+from store.states import DatasetState, JobState
+from store.tables import DEFAULT_TENANT, Dataset, Job, Tenant, Trial
+
+SPECIFICATION: dict[str, Any] = {
+    "architecture": {"encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3},
+    "training": {"batch_size": 16, "ramp_epochs": 2},
+    "budget": {"models": 3, "epochs": 4},
+    "inference": {"posterior_samples": 4},
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, lease_seconds=3, heartbeat_seconds=0.001, slice_seconds=60)
+
+
+@pytest.fixture
+def arrays(database: Database) -> Store:
+    return open_array_store("sql:", database)
+
+
+def add_dataset(database: Database, trials: int = 40, tenant_id: str = DEFAULT_TENANT) -> str:
+    """A data set of which the scheduler needs only the rows."""
+    dataset_id = new_id("dat")
+    with database.write() as session:
+        if session.get(Tenant, tenant_id) is None:
+            session.add(Tenant(id=tenant_id, name=tenant_id))
+            session.flush()
+        session.add(
+            Dataset(
+                id=dataset_id, tenant_id=tenant_id, name="test", state=DatasetState.READY, source={"kind": "test"},
+                trials=trials, bins=20, neurons=8, bin_width_s=0.02, array_path="nowhere",
+            )
+        )  # fmt: skip
+        session.flush()
+        session.add_all(Trial(dataset_id=dataset_id, trial=i, length_bins=20, details={}) for i in range(trials))
+    return dataset_id
+
+
+def add_job(database: Database, dataset_id: str, tenant_id: str = DEFAULT_TENANT, **changes: Any) -> str:
+    """A job as `POST /v1/jobs` writes it."""
+    job_id = new_id("job")
+    specification = JobSpecification.model_validate({"dataset_id": dataset_id, **SPECIFICATION, **changes})
+    with database.write() as session:
+        session.add(
+            Job(
+                id=job_id, tenant_id=tenant_id, dataset_id=dataset_id, name="test", state=JobState.QUEUED,
+                spec=specification.model_dump(mode="json"),
+            )
+        )  # fmt: skip
+        session.flush()
+        outbox.post(session, outbox.ADVANCE, job_id)
+    return job_id
+
+
+@pytest.fixture
+def make_job(database: Database) -> Callable[..., str]:
+    """Makes a job on a data set of its own."""
+
+    def make(**changes: Any) -> str:
+        return add_job(database, add_dataset(database), **changes)
+
+    return make

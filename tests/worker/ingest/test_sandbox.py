@@ -1,0 +1,237 @@
+"""The subprocess: its results, its limits, and what it does not hand to an uploaded file."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ingest_examples import example_recording, write_lfads_hdf5, write_npz
+from test_hostile_files import HOSTILE_HDF5, hostile_hdf5, mutate
+
+from worker.ingest import parse, sandbox
+from worker.ingest.readers import ReadOptions
+from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, SandboxError, parse_in_sandbox
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    return write_npz(tmp_path / "upload", example_recording())
+
+
+def code_of(outcome: ParsedFile | Rejection) -> str:
+    assert isinstance(outcome, Rejection)
+    assert outcome.problems[0].hint
+    return outcome.problems[0].code
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
+    """Let the subprocess meet, in place of the readers, a program that behaves badly."""
+    package = folder / "stand_in" / "worker" / "ingest"
+    (package / "readers").mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "parse.py").write_text(Path(parse.__file__).read_text())
+    (package / "checks.py").write_text("def examine(recording): ...")
+    (package / "problems.py").write_text("class RejectedFile(Exception): ...")
+    reader = "def ReadOptions(**options): ...\ndef read_recording(path, options):\n" + textwrap.indent(
+        body, "    "
+    )
+    (package / "readers" / "__init__.py").write_text(reader)
+    environment = sandbox._environment() | {"PYTHONPATH": str(folder / "stand_in")}
+    monkeypatch.setattr(sandbox, "_environment", lambda: environment)
+
+
+def has_ended(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().split()[2] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def within_seconds(limit_s: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_an_accepted_file(npz: Path, tmp_path: Path) -> None:
+    outcome = parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+    assert isinstance(outcome, ParsedFile)
+    recording = outcome.recording()
+    np.testing.assert_array_equal(recording.spikes, example_recording().spikes)
+    assert outcome.report["shape"] == {"trials": 12, "bins": 20, "neurons": 7}
+    assert outcome.report["format"] == "npz"
+    assert outcome.seconds > 0
+
+
+def test_a_rejected_file(npz: Path, tmp_path: Path) -> None:
+    outcome = parse_in_sandbox(npz, tmp_path / "out", ReadOptions(bin_width_s=20))
+    assert code_of(outcome) == "bin_width_too_large"
+    assert json.loads((tmp_path / "out" / "rejection.json").read_text()) == outcome.to_json()
+    assert not (tmp_path / "out" / "recording.json").exists()
+
+
+def test_hostile_storage_gives_nothing_away(tmp_path: Path) -> None:
+    source = hostile_hdf5(tmp_path / "f.h5", HOSTILE_HDF5["external_storage"])
+    assert code_of(parse_in_sandbox(source, tmp_path / "out", ReadOptions())) == "external_storage"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["parse.log", "rejection.json"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "hdf5"])
+@pytest.mark.parametrize(
+    ("edits", "keep"), [([], 0.3), ([(0.5, 0), (0.51, 255)], 1.0), ([(0.99, 7), (0.2, 9), (0.05, 1)], 1.0)]
+)
+def test_damaged_files(kind: str, edits: list[tuple[float, int]], keep: float, tmp_path: Path) -> None:
+    write = {"npz": write_npz, "hdf5": write_lfads_hdf5}[kind]
+    source = write(tmp_path / "f", example_recording())
+    source.write_bytes(mutate(source.read_bytes(), edits, keep))
+    assert isinstance(parse_in_sandbox(source, tmp_path / "out", ReadOptions()), ParsedFile | Rejection)
+
+
+def test_a_file_that_needs_more_memory_than_allowed(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "f.npz", spikes=np.zeros((1000, 1000, 700), np.uint8), bin_width_s=0.01)
+    outcome = parse_in_sandbox(
+        tmp_path / "f.npz", tmp_path / "out", ReadOptions(), ParseLimits(memory_bytes=600 * 2**20)
+    )
+    assert code_of(outcome) == "file_too_demanding"
+    assert "0.6 GiB of memory" in outcome.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "code"),
+    [
+        ("while True: pass", ParseLimits(cpu_s=1), "file_too_demanding"),
+        ("import time; time.sleep(60)", ParseLimits(wall_s=1.0), "file_too_demanding"),
+        ("return bytearray(2**31)", ParseLimits(memory_bytes=2**30), "file_too_demanding"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ParseLimits(), "reader_crashed"),
+        ("raise ZeroDivisionError", ParseLimits(), "reader_crashed"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", ParseLimits(), "file_too_demanding"),
+    ],
+)
+def test_a_reader_that_goes_astray(
+    body: str, limits: ParseLimits, code: str, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, tmp_path, body)
+    began = time.monotonic()
+    assert code_of(parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), limits)) == code
+    assert time.monotonic() - began < 10
+
+
+def test_children_of_the_subprocess_die_with_it(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = (
+        "import subprocess, time\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        "open('child', 'w').write(str(child.pid))\n"
+        "time.sleep(60)"
+    )
+    stand_in(monkeypatch, tmp_path, body)
+    parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), ParseLimits(wall_s=1.5))
+    child = int((tmp_path / "out" / "child").read_text())
+    assert within_seconds(5, lambda: has_ended(child))
+
+
+def test_no_secret_and_no_open_file_reaches_the_subprocess(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTRY_SECRET_KEY", "hush")
+    body = (
+        "import json, os, resource\n"
+        "names = os.listdir('/proc/self/fd')\n"
+        "paths = [f'/proc/self/fd/{name}' for name in names]\n"
+        "targets = [os.readlink(path) for path in paths if os.path.lexists(path)]\n"
+        "seen = {'environment': dict(os.environ), 'files': targets, 'folder': os.getcwd(),\n"
+        "        'core': resource.getrlimit(resource.RLIMIT_CORE), 'session': os.getsid(0) == os.getpid()}\n"
+        "open('seen', 'w').write(json.dumps(seen))\n"
+        "raise ValueError"
+    )
+    stand_in(monkeypatch, tmp_path, body)
+    with (tmp_path / "private").open("w") as private:
+        os.set_inheritable(private.fileno(), True)
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+    seen = json.loads((tmp_path / "out" / "seen").read_text())
+    assert not any(name.startswith("LATENTRY") for name in seen["environment"])
+    assert "hush" not in json.dumps(seen)
+    assert not any("private" in target for target in seen["files"])
+    assert seen["folder"] == str(tmp_path / "out")
+    assert seen["core"] == [0, 0]
+    assert seen["session"]
+
+
+def test_the_subprocess_dies_with_its_parent(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(
+        monkeypatch, tmp_path, "import os, time\nopen('child', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    )
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-m", "worker.ingest.parse", str(npz), str(tmp_path / "out"), "{}"]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({command!r})"],
+        env=sandbox._environment(),
+        cwd=tmp_path / "out",
+    )
+    note = tmp_path / "out" / "child"
+    try:
+        assert within_seconds(10, lambda: note.exists() and bool(note.read_text()))
+    finally:
+        parent.kill()
+        parent.wait()
+    assert within_seconds(5, lambda: has_ended(int(note.read_text())))
+
+
+def can_leave_the_network() -> bool:
+    return any(
+        subprocess.run(["unshare", *flags, "true"], capture_output=True, check=False).returncode == 0
+        for flags in (["-n"], ["-U", "-n"])
+    )
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or not can_leave_the_network(),
+    reason="no network namespaces on this system",
+)
+def test_the_subprocess_reaches_no_network(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        body = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 2)"
+        stand_in(monkeypatch, tmp_path, body)
+        outcome = parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+    assert isinstance(outcome, Rejection)
+    assert "unreachable" in outcome.log
+
+
+def test_our_own_faults_are_exceptions(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SandboxError, match="is no file"):
+        parse_in_sandbox(tmp_path / "gone", tmp_path / "out", ReadOptions())
+    with pytest.raises(SandboxError, match="ended with code 6"):
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), ParseLimits(output_bytes=1500))
+    monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
+    with pytest.raises(SandboxError, match="ended with code 1"):
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+
+
+def test_the_parser_imports_no_more_than_it_needs() -> None:
+    imports = "worker.ingest.parse, worker.ingest.readers, worker.ingest.checks"
+    listing = f"import sys, {imports}; print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", listing],
+        env=sandbox._environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"torch", "celery", "sqlalchemy", "store", "models"} & set(found)

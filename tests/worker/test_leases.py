@@ -1,0 +1,128 @@
+"""Leases: one holder at a time, and whoever lost one writes nothing."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select
+
+from store.database import Database
+from store.settings import Settings
+from store.states import DatasetState, SliceState
+from store.tables import Dataset, OutboxMessage, Slice
+from tests.worker.conftest import add_dataset, add_job
+from worker.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap
+from worker.scheduler import advance
+
+
+def queue_job(database: Database, settings: Settings, job_id: str) -> None:
+    with database.write() as session:
+        advance(session, job_id, settings)
+
+
+def claim(database: Database, settings: Settings, worker: str = "w") -> Lease | None:
+    with database.write() as session:
+        return claim_slice(session, worker, settings)
+
+
+def test_many_workers_claim_each_slice_once(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    for _ in range(6):
+        queue_job(database, settings, make_job())
+    claimed: list[Lease] = []
+
+    def work(name: str) -> None:
+        while (lease := claim(database, settings, name)) is not None:
+            claimed.append(lease)
+
+    threads = [threading.Thread(target=work, args=(f"w{i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(claimed) == 6
+    assert len({lease.row_id for lease in claimed}) == 6
+
+
+def test_a_worker_that_wakes_late_is_refused(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    settings.lease_seconds = 0.01
+    queue_job(database, settings, make_job())
+    first = claim(database, settings, "slow")
+    assert first is not None
+    time.sleep(0.05)
+    with database.write() as session:
+        assert reap(session, settings) == 1
+    settings.lease_seconds = 30
+    second = claim(database, settings, "quick")
+    assert second is not None
+    assert second.row_id == first.row_id
+    with pytest.raises(LeaseLost), database.write() as session:
+        first.keep(session, settings)
+    with database.write() as session:
+        second.keep(session, settings)
+        assert session.get_one(Slice, second.row_id).attempts == 2
+
+
+def test_a_renewed_lease_is_not_reaped(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    queue_job(database, settings, make_job())
+    lease = claim(database, settings)
+    assert lease is not None
+    with database.write() as session:
+        assert reap(session, settings) == 0
+        lease.keep(session, settings)
+
+
+def test_attempts_are_capped(database: Database, settings: Settings, make_job: Callable[..., str]) -> None:
+    queue_job(database, settings, make_job())
+    for attempt in range(settings.max_attempts):
+        lease = claim(database, settings, f"doomed-{attempt}")
+        assert lease is not None
+        with database.write() as session:
+            assert reap(session, settings, held_by=f"doomed-{attempt}") == 1
+    assert claim(database, settings) is None
+    with database.read() as session:
+        piece = session.execute(select(Slice)).scalar_one()
+        assert piece.state == SliceState.FAILED
+        assert piece.error is not None
+        assert piece.error["code"] == "worker_lost"
+
+
+def test_tenants_take_turns(database: Database, settings: Settings) -> None:
+    """One tenant queued five jobs first; another's single job is next as soon as the first has one under way."""
+    for _ in range(5):
+        queue_job(database, settings, add_job(database, add_dataset(database)))
+    late = add_job(database, add_dataset(database, tenant_id="other"), tenant_id="other")
+    queue_job(database, settings, late)
+    order = []
+    for _ in range(3):
+        lease = claim(database, settings)
+        assert lease is not None
+        with database.read() as session:
+            order.append(session.get_one(Slice, lease.row_id).tenant_id)
+    assert order == ["default", "other", "default"]
+
+
+def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(database: Database, settings: Settings) -> None:
+    dataset_id = add_dataset(database)
+    with database.write() as session:
+        session.get_one(Dataset, dataset_id).state = DatasetState.INGESTING
+    for attempt in range(settings.max_attempts):
+        with database.write() as session:
+            assert claim_dataset(session, dataset_id, "w", settings) is not None
+        with database.write() as session:
+            assert claim_dataset(session, dataset_id, "other", settings) is None
+            reap(session, settings, held_by="w")
+        with database.read() as session:
+            messages = session.execute(select(OutboxMessage.task)).scalars().all()
+            assert messages.count("ingest") == min(attempt + 1, settings.max_attempts - 1)
+    with database.read() as session:
+        row = session.get_one(Dataset, dataset_id)
+        assert row.state == DatasetState.REJECTED
+        assert row.problems is not None
+        assert "lost 3 times" in row.problems[0]["message"]

@@ -1,0 +1,259 @@
+"""Slices in this process, with real training of tiny models."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+from zarr.abc.store import Store
+
+from store.array_store import object_size, read_object
+from store.arrays import open_array
+from store.database import Database
+from store.identifiers import new_id
+from store.settings import Settings
+from store.states import DatasetState, JobState, ModelState, SliceState
+from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Event, Job, Model, Slice
+from tests.worker.conftest import add_job
+from worker.ingest.service import ingest_dataset
+from worker.leases import reap
+from worker.run_slice import TrainingProcess
+from worker.scheduler import advance
+
+
+@pytest.fixture
+def dataset_id(database: Database, arrays: Store, settings: Settings, spikes_file: Path) -> str:
+    """The NPZ of the tests, uploaded and ingested."""
+    dataset_id = new_id("dat")
+    settings.uploads_dir.mkdir(parents=True)
+    (settings.uploads_dir / dataset_id).write_bytes(spikes_file.read_bytes())
+    with database.write() as session:
+        session.add(
+            Dataset(
+                id=dataset_id, tenant_id=DEFAULT_TENANT, name="test", state=DatasetState.INGESTING,
+                source={"kind": "upload", "options": {}}, attempts=0,
+            )
+        )  # fmt: skip
+    ingest_dataset(database, arrays, settings, dataset_id, "test")
+    with database.read() as session:
+        row = session.get_one(Dataset, dataset_id)
+        assert row.state == DatasetState.READY, row.problems
+    return dataset_id
+
+
+@pytest.fixture
+def process(database: Database, arrays: Store, settings: Settings) -> TrainingProcess:
+    return TrainingProcess(database, arrays, settings, name="here", device="cpu")
+
+
+def run_job(process: TrainingProcess, job_id: str) -> None:
+    while True:
+        with process.database.write() as session:
+            advance(session, job_id, process.settings)
+        if not process.run_next():
+            return
+
+
+def curves(database: Database, job_id: str) -> dict[int, list[tuple[int, float | None]]]:
+    with database.read() as session:
+        rows = session.execute(
+            select(Model.number, CurvePoint.epoch, CurvePoint.sv_loss)
+            .join(Model, Model.id == CurvePoint.model_id)
+            .where(Model.job_id == job_id)
+            .order_by(CurvePoint.epoch)
+        ).all()
+    found: dict[int, list[tuple[int, float | None]]] = {}
+    for number, epoch, loss in rows:
+        found.setdefault(number, []).append((epoch, loss))
+    return found
+
+
+def test_a_job_trains_selects_and_stores_latents(
+    database: Database, arrays: Store, process: TrainingProcess, dataset_id: str
+) -> None:
+    job_id = add_job(database, dataset_id)
+    run_job(process, job_id)
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        models = session.execute(select(Model).where(Model.job_id == job_id)).scalars().all()
+        kinds = session.execute(select(Event.kind).where(Event.job_id == job_id)).scalars().all()
+    assert job.state == JobState.DONE, job.error
+    best = min(models, key=lambda model: model.smoothed_sv_loss or np.inf)
+    assert job.selected_model_id == best.id
+    assert {"job.state", "model.state", "slice.state", "progress"} == set(kinds)
+    assert [epoch for epoch, _ in curves(database, job_id)[0]] == [1, 2, 3, 4]
+    rates = open_array(arrays, best.latents_path or "", "rates")
+    assert rates is not None
+    assert rates.shape == (40, 20, 8)
+    assert rates.attrs["units"] == "spikes/s"
+    assert 5 < np.nanmean(rates[...]) < 100  # the file's mean rate is 25 spikes/s
+    split = open_array(arrays, best.latents_path or "", "split")
+    assert split is not None
+    assert np.bincount(split[...]).tolist() == [32, 8]
+    assert set(best.scores) >= {"sv_loss", "ordinary_loss", "bits_per_spike_valid", "r2_true_rates"}
+
+
+def test_only_one_checkpoint_of_a_model_is_kept(
+    database: Database, arrays: Store, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    settings.slice_seconds = 0.0001  # a slice for each epoch
+    job_id = add_job(database, dataset_id)
+    run_job(process, job_id)
+    with database.read() as session:
+        model = session.execute(select(Model).where(Model.job_id == job_id)).scalars().first()
+        keys = session.execute(
+            select(Slice.epochs_trained).where(Slice.job_id == job_id, Slice.kind == "train").order_by(Slice.id)
+        ).scalars()
+        assert list(keys) == [1, 2, 3, 4]
+    assert model is not None
+    assert model.checkpoint_key is not None
+    assert object_size(arrays, model.checkpoint_key) is not None
+
+    async def checkpoints() -> list[str]:
+        return [key async for key in arrays.list_prefix(f"models/{model.id}/checkpoints/")]
+
+    assert asyncio.run(checkpoints()) == [model.checkpoint_key]
+
+
+def test_many_short_slices_give_the_numbers_of_one_long(
+    database: Database, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    whole = add_job(database, dataset_id)
+    run_job(process, whole)
+    settings.slice_seconds = 0.0001
+    cut = add_job(database, dataset_id)
+    run_job(process, cut)
+    assert curves(database, cut) == curves(database, whole)
+
+
+def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
+    database: Database, process: TrainingProcess, settings: Settings, dataset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease goes to another in the middle; the first worker's writes are refused, the numbers stay the same."""
+    undisturbed = add_job(database, dataset_id)
+    run_job(process, undisturbed)
+    job_id = add_job(database, dataset_id)
+    with database.write() as session:
+        advance(session, job_id, settings)
+    import worker.run_slice as module
+
+    calls = 0
+    save = module.save_checkpoint
+
+    def lose_then_save(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            with database.write() as session:
+                assert reap(session, settings, held_by="here") == 1
+        save(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "save_checkpoint", lose_then_save)
+    assert process.run_next()
+    with database.read() as session:
+        piece = session.execute(select(Slice).where(Slice.job_id == job_id)).scalar_one()
+        assert (piece.state, piece.attempts) == (SliceState.QUEUED, 1)
+        states = session.execute(select(Model.epochs_trained).where(Model.job_id == job_id)).scalars().all()
+        assert states == [0, 0, 0]
+    run_job(process, job_id)
+    assert curves(database, job_id) == curves(database, undisturbed)
+
+
+def test_a_cancelled_slice_writes_nothing_more(
+    database: Database, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    from api.jobs.service import cancel
+
+    job_id = add_job(database, dataset_id, budget={"models": 2, "epochs": 10_000})
+    with database.write() as session:
+        advance(session, job_id, settings)
+    epochs = 0
+
+    def cancel_at_third_epoch() -> bool:
+        nonlocal epochs
+        epochs += 1
+        if epochs == 3:
+            with database.write() as session:
+                cancel(session, DEFAULT_TENANT, job_id)
+        return False
+
+    process.should_yield = cancel_at_third_epoch
+    process.run_next()
+    with database.read() as session:
+        assert session.get_one(Job, job_id).state == JobState.CANCELLED
+        models = session.execute(select(Model).where(Model.job_id == job_id)).scalars().all()
+        assert {model.state for model in models} == {ModelState.CANCELLED}
+        assert {model.checkpoint_key for model in models} == {None}
+    assert epochs < 10
+    assert not process.run_next()
+
+
+def test_an_error_is_tried_again_and_then_reported(
+    database: Database, arrays: Store, process: TrainingProcess, dataset_id: str
+) -> None:
+    job_id = add_job(database, dataset_id, budget={"models": 1, "epochs": 2})
+    with database.write() as session:
+        session.get_one(Dataset, dataset_id).array_path = "datasets/gone"
+    for _ in range(3):
+        with database.write() as session:
+            advance(session, job_id, process.settings)
+        with pytest.raises(Exception, match="datasets/gone"):
+            process.run_next()
+    with database.write() as session:
+        advance(session, job_id, process.settings)
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        assert job.state == JobState.FAILED
+        assert job.error is not None
+        assert "datasets/gone" in job.error["message"]
+
+
+def test_ragged_trials_have_no_latents_past_their_end(
+    database: Database, arrays: Store, process: TrainingProcess, settings: Settings, tmp_path: Path
+) -> None:
+    lengths = np.array([20, 12, 7, 20] * 8)
+    spikes = np.random.default_rng(0).poisson(0.5, (32, 20, 5)).astype(np.uint8)
+    spikes[np.arange(20)[None] >= lengths[:, None]] = 0
+    np.savez(tmp_path / "ragged.npz", spikes=spikes, bin_width_s=0.02, trial_length_bins=lengths)
+    dataset_id = new_id("dat")
+    settings.uploads_dir.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "ragged.npz").rename(settings.uploads_dir / dataset_id)
+    with database.write() as session:
+        session.add(
+            Dataset(
+                id=dataset_id, tenant_id=DEFAULT_TENANT, name="ragged", state=DatasetState.INGESTING,
+                source={"kind": "upload", "options": {}}, attempts=0,
+            )
+        )  # fmt: skip
+    ingest_dataset(database, arrays, settings, dataset_id, "test")
+    job_id = add_job(database, dataset_id, budget={"models": 1, "epochs": 2})
+    run_job(process, job_id)
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        assert job.state == JobState.DONE, job.error
+        path = session.get_one(Model, job.selected_model_id).latents_path
+    rates = open_array(arrays, path or "", "rates")
+    assert rates is not None
+    past_end = np.arange(20)[None] >= lengths[:, None]
+    assert np.isnan(rates[...][past_end]).all()
+    assert np.isfinite(rates[...][~past_end]).all()
+    assert read_object(arrays, f"{path}/zarr.json") is not None
+
+
+def test_a_synthetic_system_becomes_a_data_set(database: Database, arrays: Store, settings: Settings) -> None:
+    dataset_id = new_id("dat")
+    with database.write() as session:
+        session.add(
+            Dataset(
+                id=dataset_id, tenant_id=DEFAULT_TENANT, name="lorenz", state=DatasetState.INGESTING, attempts=0,
+                source={"kind": "synthetic", "system": "lorenz", "conditions": 3, "trials_per_condition": 5, "seed": 1},
+            )
+        )  # fmt: skip
+    ingest_dataset(database, arrays, settings, dataset_id, "test")
+    with database.read() as session:
+        row = session.get_one(Dataset, dataset_id)
+        assert row.state == DatasetState.READY, row.problems
+        assert (row.trials, row.bins, row.neurons) == (15, 50, 29)
+        assert row.report is not None
+        assert "true_rates_hz" in row.report["arrays"]
