@@ -1,14 +1,14 @@
 """The FastAPI app: ``uvicorn --factory api.app:create_app``."""
 
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 from zarr.abc.store import Store
 
-from api import errors, health
+from api import errors, health, openapi
 from api.arrays import routes as array_routes
+from api.body_limit import BodyLimit
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_ready
 from api.jobs import routes as job_routes
@@ -42,25 +42,28 @@ def create_app(
         title="Latentry",
         version=version("latentry"),
         description=DESCRIPTION,
-        responses=errors.PROBLEM_RESPONSES,
+        responses=errors.problem_responses(500),
         separate_input_output_schemas=False,
     )
     app.state.settings = settings
     app.state.database = database or get_database()
     app.state.arrays = arrays or get_array_store()
     errors.install(app)
-    small_bodies: dict[str, Any] = {"max_body_size": settings.body_max_bytes}
-    app.include_router(dataset_routes.make_router(settings.upload_max_bytes, settings.body_max_bytes))
-    app.include_router(job_routes.router, **small_bodies)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.include_router(dataset_routes.router)
+    app.include_router(job_routes.router)
     app.include_router(model_routes.router)
     app.include_router(
         array_routes.make_router(
-            "dataset", "datasets", lambda session, tenant, key: find_ready(session, tenant, key).array_path or ""
+            "dataset",
+            "datasets",
+            lambda session, tenant, key: find_ready(session, tenant, key).array_path or "",
         )
     )
     app.include_router(array_routes.make_router("model", "models", find_latents))
     app.include_router(health.router)
     app.include_router(_home())
+    openapi.install(app)
     return app
 
 

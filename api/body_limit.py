@@ -1,12 +1,9 @@
 """The limit of bodies: refused by their `Content-Length`, or while they come. The framework's own answers plain text."""
 
-from http import HTTPStatus
-
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import TooLarge
+from api.errors import CarriedProblem, TooLarge
 from store.settings import Settings
 
 UPLOAD_PATH = "/v1/datasets"
@@ -48,9 +45,7 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
-                # Not the problem itself: the framework's body parser lets only this kind of error through.
-                problem = TooLarge.of(limit, setting, "it has more")
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem.detail, problem.headers)
+                raise CarriedProblem(TooLarge.of(limit, setting, "it has more"))
             return message
 
         await self._app(scope, counted, send)

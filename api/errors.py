@@ -1,6 +1,7 @@
 """One tree of errors, answered as RFC 9457 ``application/problem+json`` in one place."""
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -153,6 +154,14 @@ class IdempotencyMismatch(Problem):
     )
 
 
+class CarriedProblem(HTTPException):
+    """A problem met while a body is read: the framework's parsers let only this kind of error through."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.status, problem.detail)
+        self.problem = problem
+
+
 _BY_STATUS: dict[int, type[Problem]] = {
     kind.status: kind
     for kind in (BadRequest, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType, Invalid, Problem)
@@ -165,7 +174,9 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     kinds = [Problem, *Problem.__subclasses__()]
     return {
         status: {
-            "description": " ".join((kind.__doc__ or "").split("\n")[0] for kind in kinds if kind.status == status),
+            "description": " ".join(
+                (kind.__doc__ or "").split("\n")[0] for kind in kinds if kind.status == status
+            ),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
         }
         for status in statuses
@@ -189,6 +200,8 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error, CarriedProblem):
+            return error.problem.response()
         return _framework_problem(request, error).response()
 
     async def on_disconnect(_request: Request, _error: Exception) -> JSONResponse:
@@ -210,16 +223,27 @@ def install(app: FastAPI) -> None:
 
 def _framework_problem(request: Request, error: HTTPException) -> Problem:
     kind = _BY_STATUS.get(error.status_code, Problem)
-    headers = dict(error.headers or {})
+    headers = {}
     detail, hint = str(error.detail), None
     if kind is NotFound:
         detail, hint = f"there is nothing at {request.url.path}", "the routes are listed at /docs"
     elif kind is MethodNotAllowed:
         detail = f"{request.method} is not offered at {request.url.path}"
-        hint = f"it offers {headers.get('Allow', 'other methods')}"
+        headers["Allow"] = ", ".join(_methods_offered(request))
+        hint = f"it offers {headers['Allow']}"
     elif kind is BadRequest and "parsing the body" in detail:
         detail, hint = "the body could not be read as JSON", "expected JSON in UTF-8"
     return kind(detail, hint=hint, headers=headers)
+
+
+def _methods_offered(request: Request) -> list[str]:
+    """Methods of a path; the framework names those of one route only."""
+    offered: set[str] = set()
+    for template, operations in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template).replace(r"\{key\}", ".*"))
+        if re.fullmatch(pattern, request.url.path):
+            offered |= {method.upper() for method in operations}
+    return sorted(offered) or ["GET"]
 
 
 def _not_json(request: Request) -> UnsupportedMediaType:

@@ -1,12 +1,14 @@
 """What is wrong with single fields of a request: pydantic's errors, told in terms of the client's own document."""
 
-import math
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 _NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
+
+_UNKNOWN = "the fields, with their defaults and bounds, are listed at /docs"
 
 
 class FieldProblem(BaseModel):
@@ -41,38 +43,37 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
             message = f"expected JSON; {error['ctx']['error']} at character {path[0]}"
             problem = FieldProblem(pointer="", code="json_invalid", message=message)
         else:
-            path, is_union = _path_in_document(path, body, error["type"])
-            if is_union and not _is_meant(error):
+            path, is_member = _path_in_document(path, body, error["type"])
+            if is_member and not _is_meant(error):
                 continue
             pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-            problem = FieldProblem(pointer=pointer, code=error["type"], message=_message(error, is_union))
+            hint = _UNKNOWN if error["type"] == "extra_forbidden" else None
+            problem = FieldProblem(
+                pointer=pointer, code=error["type"], message=_message(error, is_member), hint=hint
+            )
         found.setdefault((problem.pointer, problem.message), problem)
     return list(found.values())
 
 
 def _path_in_document(location: Sequence[Any], body: Any, kind: str) -> tuple[list[Any], bool]:
-    """The parts of a location that are the client's; pydantic puts names of union members between them."""
-    path, here = [], body
+    """The parts of a location that are the client's, and whether the last was not: pydantic adds the union's members."""
+    path, here, is_member = [], body, False
     for number, part in enumerate(location, 1):
-        is_last = number == len(location)
-        if isinstance(here, dict) and part in here:
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
             here = here[part]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
-            here = here[part]
-        elif not (is_last and kind == "missing"):
+        elif not (kind == "missing" and number == len(location)):
+            is_member = number == len(location)
             continue
         path.append(part)
-    return path, len(path) < len(location)
+    return path, is_member
 
 
 def _is_meant(error: Any) -> bool:
-    """Whether an error is of the member of the union that the client meant: by an object the object, else the number."""
-    return (error["type"] == "float_type") != isinstance(error["input"], dict) and error["type"] not in _NO_OBJECT or (
-        error["type"] not in (*_NO_OBJECT, "float_type")
-    )
+    """Whether an error is of the member of a union that the client meant: with an object the range, else the number."""
+    return error["type"] not in ("float_type" if isinstance(error["input"], dict) else "", *_NO_OBJECT)
 
 
-def _message(error: Any, is_union: bool = False) -> str:
+def _message(error: Any, is_member: bool = False) -> str:
     kind, came = error["type"], error["input"]
     if kind == "missing":
         return "expected a value; there is none"
@@ -82,7 +83,7 @@ def _message(error: Any, is_union: bool = False) -> str:
         return f"expected an object; got {_shown(came)}"
     if kind == "string_unicode":
         return "expected text in UTF-8; got half of a surrogate pair"
-    if is_union and kind in ("float_type", "float_parsing"):
+    if is_member and kind in ("float_type", "float_parsing"):
         return f"expected a number, or a range {{low, high, scale}}; got {_shown(came)}"
     text = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     return text if kind == "value_error" else f"{text}; got {_shown(came)}"
@@ -93,9 +94,5 @@ def _shown(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a number that is not finite"
-    shown = repr(value)
+    shown = json.dumps(value) if value is None or isinstance(value, bool | float) else repr(value)
     return shown if len(shown) <= 100 else shown[:97] + "…"

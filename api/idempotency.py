@@ -8,6 +8,7 @@ import hashlib
 from typing import Annotated, Any
 
 from fastapi import Header
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.errors import IdempotencyMismatch
@@ -37,7 +38,13 @@ def stored_answer(session: Session, tenant_id: str, key: str | None, request: st
     IdempotencyMismatch
         If the key came with another request.
     """
-    row = None if key is None else session.get(IdempotentRequest, (tenant_id, key))
+    if key is None:
+        return None
+    if session.get_bind().dialect.name == "postgresql":
+        # SQLite's writing transactions come one after the other anyway.
+        lock = func.hashtextextended(f"{tenant_id}\n{key}", 0)
+        session.execute(select(func.pg_advisory_xact_lock(lock)))
+    row = session.get(IdempotentRequest, (tenant_id, key))
     if row is None:
         return None
     if row.fingerprint != request:
@@ -48,9 +55,9 @@ def stored_answer(session: Session, tenant_id: str, key: str | None, request: st
     return row.body
 
 
-def store_answer(session: Session, tenant_id: str, key: str | None, request: str, body: dict[str, Any]) -> None:
+def store_answer(
+    session: Session, tenant_id: str, key: str | None, request: str, body: dict[str, Any]
+) -> None:
     """Keep an answer for when its key comes again."""
     if key is not None:
-        session.add(
-            IdempotentRequest(tenant_id=tenant_id, key=key, fingerprint=request, body=body)
-        )
+        session.add(IdempotentRequest(tenant_id=tenant_id, key=key, fingerprint=request, body=body))

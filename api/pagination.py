@@ -1,20 +1,21 @@
 """Keyset pagination: an opaque token carries the last key of a page."""
 
 import base64
-import binascii
+import re
 from collections.abc import Sequence
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from api.errors import FieldProblem, Invalid
+from api.errors import Invalid
+from api.field_problems import FieldProblem
+from store import identifiers
 
 PageSize = Annotated[int, Query(ge=1, le=500, description="Most items of a page.")]
-PageToken = Annotated[
-    str | None, Query(max_length=200, description="`next_page_token` of the page before.")
-]
+PageToken = Annotated[str | None, Query(max_length=200, description="`next_page_token` of the page before.")]
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 Item = TypeVar("Item", bound=BaseModel)
 Row = TypeVar("Row")
@@ -32,30 +33,44 @@ def encode_token(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
-def decode_token(token: str | None) -> str | None:
-    """Read a page token.
+def decode_id(token: str | None) -> str | None:
+    """Read the page token of a list that is ordered by id; None without one.
 
     Raises
     ------
     Invalid
-        If it is none of ours.
+        If it is none of such a list.
     """
+    return _decode(token, identifiers.PATTERN)
+
+
+def decode_number(token: str | None) -> int | None:
+    """Read the page token of a list that is ordered by number; None without one.
+
+    Raises
+    ------
+    Invalid
+        If it is none of such a list.
+    """
+    key = _decode(token, _NUMBER)
+    return None if key is None else int(key)
+
+
+def _decode(token: str | None, pattern: re.Pattern[str]) -> str | None:
     if token is None:
         return None
     try:
-        key = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
-    except (binascii.Error, ValueError) as error:
-        raise _not_ours() from error
-    if "\x00" in key:
-        raise _not_ours()
+        key = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
+    except ValueError:
+        key = ""
+    if pattern.fullmatch(key) is None:
+        message = "expected the next_page_token of an earlier answer of this list"
+        raise Invalid(
+            f"page_token: {message}",
+            hint="leave it out to begin with the first page",
+            errors=[FieldProblem(pointer="page_token", code="page_token", message=message)],
+        )
     return key
-
-
-def _not_ours() -> Invalid:
-    message = "not a page token: expected the next_page_token of an earlier answer"
-    return Invalid(
-        message, errors=[FieldProblem(pointer="page_token", code="page_token", message=message)]
-    )
 
 
 def cut_page(rows: Sequence[Row], page_size: int, keys: Sequence[str]) -> tuple[Sequence[Row], str | None]:

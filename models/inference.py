@@ -17,7 +17,7 @@ from models.network import Gaussian, encode, generate, parameter_shapes, read_ou
 from models.objective import noise_generator
 
 Float32 = NDArray[np.float32]
-GENERATOR_ROWS = 2048  # trials × draws run at once, unless a batch size is given
+GENERATOR_ELEMENTS = 1 << 24  # of the largest tensor at once, unless a batch size is given
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def iterate_latents(
     seed
         Of the draws; trial i has the same draws whatever the batch size.
     batch_size
-        Trials at once; None chooses by the number of draws.
+        Trials at once; None chooses by the memory that the draws take.
     device
         "cpu" or "cuda".
     weights
@@ -135,7 +135,8 @@ def iterate_latents(
     )
     target = torch.device(device)
     parameters = _parameters(architecture, state, "best" if weights == "best" else "weights", target)
-    size = batch_size or max(1, GENERATOR_ROWS // posterior_samples)
+    widest = spikes.shape[1] * max(architecture.neurons, architecture.generator_units)
+    size = batch_size or max(1, GENERATOR_ELEMENTS // (posterior_samples * widest))
     for start in range(0, len(spikes), size):
         where = slice(start, min(start + size, len(spikes)))
         yield (

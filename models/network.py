@@ -10,7 +10,7 @@ Equations (Pandarinath et al. 2018): x → encoder GRUs → q(g0 | x) → genera
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -220,24 +220,25 @@ class _Scan(torch.autograd.Function):
         P, T, B, H3 = projected.shape
         H = H3 // 3
         keep = any(ctx.needs_input_grad)
-        # Per bin: r, z and c_n + b_c side by side, and the candidate n. Without gradient one bin's room is
-        # enough.
+        # Per bin: r, z and c_n + b_c side by side, and the candidate n; without gradient, room for one bin.
         gates = projected.new_empty(P, T if keep else 1, B, 3 * H)
         candidates = projected.new_empty(P, T if keep else 1, B, H)
         states = projected.new_empty(P, T + 1, B, H)
         states[:, 0] = start
-        bias = torch.cat((candidate_bias.new_zeros(P, 2 * H), candidate_bias), dim=1)[:, None]
+        bias = candidate_bias[:, None]
+        # Slices are cut before the loop: on small tensors cutting costs as much as computing.
+        a_rz, a_n = projected[..., : 2 * H].unbind(1), projected[..., 2 * H :].unbind(1)
+        gate, rz, c_n = gates.unbind(1), gates[..., : 2 * H].unbind(1), gates[..., 2 * H :].unbind(1)
+        r, z = gates[..., :H].unbind(1), gates[..., H : 2 * H].unbind(1)
+        n, h = candidates.unbind(1), states.unbind(1)
         for t in range(T):
-            gate, n = gates[:, t if keep else 0], candidates[:, t if keep else 0]
-            h, a = states[:, t], projected[:, t]
-            torch.baddbmm(bias, h, weight, out=gate)
-            rz, c_n = gate[..., : 2 * H], gate[..., 2 * H :]
-            rz.add_(a[..., : 2 * H]).sigmoid_()
-            r, z = rz[..., :H], rz[..., H:]
+            s = t if keep else 0
+            torch.bmm(h[t], weight, out=gate[s])
+            rz[s].add_(a_rz[t]).sigmoid_()
             if frozen is not None:
-                z.masked_fill_(frozen[:, t], 1.0)
-            torch.addcmul(a[..., 2 * H :], r, c_n, out=n).tanh_()
-            torch.lerp(n, h, z, out=states[:, t + 1])
+                z[s].masked_fill_(frozen[:, t], 1.0)
+            torch.addcmul(a_n[t], r[s], c_n[s].add_(bias), out=n[s]).tanh_()
+            torch.lerp(n[s], h[t], z[s], out=h[t + 1])
         if keep:
             ctx.save_for_backward(gates, candidates, states, weight)
         ctx.set_materialize_grads(False)  # the encoder uses the last state only, the generator all
@@ -249,30 +250,29 @@ class _Scan(torch.autograd.Function):
         d_states, d_last = gradients
         P, T, B, H = candidates.shape
         r, z, c_n = gates.split(H, dim=-1)
-        # d h_t / d (argument of n), d h_t / d (argument of z), d (argument of n) / d (argument of r)
-        to_n = torch.addcmul(candidates.new_ones(()), candidates, candidates, value=-1).mul_(1 - z)
-        to_z = torch.sub(states[:, :-1], candidates).mul_(z).mul_(1 - z)
-        to_r = torch.mul(c_n, r).mul_(1 - r)
-        d_gates = torch.empty_like(gates)  # gradient at c = U h: parts r, z, n
-        d_n = to_n  # gradient at the argument of n, bin by bin in place of its factor
-        weight_t = weight.transpose(1, 2)
+        # Gradients at c = U h (parts r, z, n) and at the argument of n. Before the loop they hold the factors
+        # that are known already, d (argument of n) / d (argument of r), d h_t / d (argument of z) and
+        # d h_t / d (argument of n); going back in time the loop multiplies in the gradients that arrive.
+        d_gates = torch.empty_like(gates)
+        d_r, d_z, d_c_n = torch.split(d_gates, H, dim=-1)
+        torch.mul(c_n, r, out=d_r).addcmul_(d_r, r, value=-1)  # c_n · r (1 - r)
+        torch.sub(states[:, :-1], candidates, out=d_z)
+        d_z.mul_(z).addcmul_(d_z, z, value=-1)  # (h - n) · z (1 - z)
+        d_n = torch.addcmul(candidates.new_ones(()), candidates, candidates, value=-1)
+        d_n.addcmul_(d_n, z, value=-1)  # (1 - n²) (1 - z)
         d_h = torch.zeros_like(states[:, 0]) if d_last is None else d_last.clone()
-        for t in reversed(range(T)):
+        weight_t = weight.transpose(1, 2)
+        by_bin = zip(*(part.unbind(1) for part in (d_gates, d_r, d_z, d_c_n, d_n, r, z)), strict=True)
+        for t, (d_gate, d_rt, d_zt, d_ct, d_nt, r_t, z_t) in reversed(list(enumerate(by_bin))):
             if d_states is not None:
                 d_h += d_states[:, t]
-            d_gate, d_nt = d_gates[:, t], d_n[:, t]
             d_nt.mul_(d_h)
-            torch.mul(d_nt, to_r[:, t], out=d_gate[..., :H])
-            torch.mul(d_h, to_z[:, t], out=d_gate[..., H : 2 * H])
-            torch.mul(d_nt, r[:, t], out=d_gate[..., 2 * H :])
-            d_h.mul_(z[:, t]).baddbmm_(d_gate, weight_t)
+            d_rt.mul_(d_nt)
+            d_zt.mul_(d_h)
+            torch.mul(d_nt, r_t, out=d_ct)
+            d_h.mul_(z_t).baddbmm_(d_gate, weight_t)
         d_flat = d_gates.view(P, T * B, 3 * H)
         d_weight = torch.bmm(states[:, :-1].reshape(P, T * B, H).transpose(1, 2), d_flat)
         d_candidate_bias = d_flat[..., 2 * H :].sum(1)
-        d_gates[..., 2 * H :] = d_n  # gradient at a = W x + b: r · no longer in front
+        d_c_n.copy_(d_n)  # gradient at a = W x + b: r · no longer in front
         return d_gates, d_h, d_weight, d_candidate_bias, None
-
-
-def stack_models(models: Sequence[Parameters]) -> dict[str, Tensor]:
-    """Parameters of single models → parameters of their pack, [M, …] each."""
-    return {name: torch.stack([model[name] for model in models]) for name in models[0]}

@@ -239,7 +239,7 @@ class Population:
         (gradient,) = torch.autograd.grad(loss.total.sum(), weights)
         norm = gradient.norm(dim=1)
         exploded = loss.reconstruction > EXPLOSION * self._loss_of_constant_rates
-        self._alive &= torch.isfinite(loss.total) & torch.isfinite(norm) & ~exploded
+        self._alive &= torch.isfinite(norm) & ~exploded  # a loss that is not finite has no finite gradient
         self._adam(gradient, norm)
         return loss.reconstruction.detach(), loss.kl_initial_condition.detach(), norm
 
@@ -251,9 +251,8 @@ class Population:
         gradient[~alive] = 0.0
         first, second = ADAM_DECAY
         self._adam_steps += alive
-        decay = torch.where(alive, 1.0, 0.0)[:, None]
-        self._first += decay * (1 - first) * (gradient - self._first)  # m ← β₁ m + (1 - β₁) g
-        self._second += decay * (1 - second) * (gradient.square() - self._second)  # v ← β₂ v + (1 - β₂) g²
+        self._first.lerp_(gradient, 1 - first)  # m ← β₁ m + (1 - β₁) g
+        self._second.lerp_(gradient.square(), 1 - second)  # v ← β₂ v + (1 - β₂) g²
         steps = self._adam_steps.clamp(min=1).double()
         rate = self._hyper.learning_rate / (1 - first**steps).float() * alive  # m̂ = m / (1 - β₁ᵗ)
         spread = (self._second / (1 - second**steps).float()[:, None]).sqrt_().add_(ADAM_EPSILON)  # √v̂ + ε
@@ -266,7 +265,11 @@ class Population:
         M = len(self.seeds)
         total = torch.zeros(2, M, dtype=torch.float64, device=self.data.device)
         count = torch.zeros(2, 1, dtype=torch.float64, device=self.data.device)
-        for chosen in torch.split(trials, max(self.options.batch_size, EVALUATION_ROWS // M)):
+        widest = max(
+            self.data.neurons, 3 * self.architecture.encoder_units, 3 * self.architecture.generator_units
+        )
+        size = max(self.options.batch_size, EVALUATION_ELEMENTS // (M * self.data.bins * widest))
+        for chosen in torch.split(trials, size):
             batch = self.data.batch(chosen)
             inputs = batch.counts * batch.visible / (1 - self.data.sv_rate)
             q = encode(parameters, inputs.expand(M, *inputs.shape), batch.valid)
@@ -359,7 +362,7 @@ class Population:
         }
 
 
-EVALUATION_ROWS = 1024  # trials × models of one evaluation step
+EVALUATION_ELEMENTS = 1 << 24  # of the largest tensor of an evaluation step, unless one batch has more
 _PACKED = ("weights", "best", "adam_first", "adam_second")
 _VECTORS = {
     "adam_steps": torch.int64,

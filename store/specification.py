@@ -118,8 +118,9 @@ class Inference(_Document):
 class JobSpecification(_Document):
     """A search over models of one data set."""
 
-    dataset_id: str = Field(description="The data set, `ready`.", examples=["dat_0192f3c4a5b6aabbccddeeff"])
-    name: str = Field("", max_length=200)
+    dataset_id: str = Field(max_length=40, description="The data set, `ready`.", examples=["dat_0192f3c4a5b6aabbccddeeff"])
+    # PostgreSQL's text has no NUL
+    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for the job.")
     seed: int = Field(0, ge=0, lt=2**31, description="Equal specification and seed give equal models.")
     strategy: RandomStrategy = Field(default_factory=RandomStrategy)
     architecture: ArchitectureSpecification = Field(default_factory=ArchitectureSpecification)

@@ -22,6 +22,9 @@ from worker.embedded import EmbeddedService
 from worker.training_handle import die_with_parent
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of the services that tests start: a killed worker's slice is taken up after seconds.
+os.environ.setdefault("LATENTRY_LEASE_SECONDS", "6")
+os.environ.setdefault("LATENTRY_HEARTBEAT_SECONDS", "1")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -144,11 +144,11 @@ class TrainingProcess:
             job = session.get_one(Job, work.job.id, with_for_update=True)
             work.lease.keep(session, self.settings)
             piece = session.get_one(Slice, work.piece.id)
-            yield session, job, piece
             piece.state, piece.ended_at = SliceState.DONE, database_now(session)
             piece.lease_token = piece.lease_expires_at = None  # leased_by stays: who did it
             events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
             outbox.post(session, outbox.ADVANCE, job.id)
+            yield session, job, piece
 
     def _report_failure(self, lease: Lease, error: Exception) -> None:
         problem = {

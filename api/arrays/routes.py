@@ -1,5 +1,6 @@
 """Routes of arrays, the same for data sets and for models."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -12,14 +13,19 @@ from api.arrays import service
 from api.arrays.schemas import ArrayList, ArrayValues
 from api.arrays.slices import parse_slice
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
-from api.errors import NotFound, RangeNotSatisfiable, UnsupportedFormat
+from api.errors import NotFound, RangeNotSatisfiable, UnsupportedFormat, problem_responses
 from store.array_store import object_size, read_object
 
 FindGroup = Callable[[Session, str, str], str]
 """(session, tenant, id) → path of the group in the array store; raises the problem to answer."""
 
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+"""A part of a path in a Zarr group; names of arrays are made so, and `..` is none."""
+_WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*")
 _CACHE = "private, max-age=31536000, immutable"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ZARR_OBJECT = {"application/octet-stream": _BINARY, "application/json": {"schema": {"type": "object"}}}
 
 
 def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
@@ -35,7 +41,7 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
     router = APIRouter(tags=["arrays"])
     base = "/v1/" + plural + "/{owner_id}"
 
-    @router.get(base + "/arrays", operation_id=f"list_{kind}_arrays")
+    @router.get(base + "/arrays", operation_id=f"list_{kind}_arrays", responses=problem_responses(404, 409))
     def list_arrays(
         owner_id: str, database: DatabaseDependency, arrays: ArraysDependency, tenant_id: TenantDependency
     ) -> ArrayList:
@@ -55,6 +61,7 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
                 "content": {"application/octet-stream": _BINARY},
             },
             304: {"description": "You have them already."},
+            **problem_responses(404, 406, 409, 422),
         },
     )
     def read_array(
@@ -64,12 +71,16 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
         arrays: ArraysDependency,
         settings: SettingsDependency,
         tenant_id: TenantDependency,
-        slice_: Annotated[str | None, Query(alias="slice", max_length=400, description="E.g. `0:5,::2,3`.")] = None,
+        slice_: Annotated[
+            str | None, Query(alias="slice", max_length=400, description="E.g. `0:5,::2,3`.")
+        ] = None,
         format_: Annotated[
             Literal["npy", "json"] | None,
-            Query(alias="format", description="`npy` (the default) or `json`; or say it by the header Accept."),
+            Query(
+                alias="format", description="`npy` (the default) or `json`; or say it by the header Accept."
+            ),
         ] = None,
-        accept: Annotated[str, Header()] = "*/*",
+        accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Read an array, or a slice of it, as npy or JSON."""
@@ -89,15 +100,25 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
         headers |= {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{name}.npy"'}
         return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
 
-    @router.api_route(
+    @router.head(
         base + "/zarr/{key:path}",
-        methods=["GET", "HEAD"],
+        operation_id=f"head_{kind}_zarr",
+        response_class=Response,
+        responses={
+            200: {"description": "Its size, as `Content-Length`.", "content": _ZARR_OBJECT},
+            304: {"description": "You have it already."},
+            **problem_responses(404, 409),
+        },
+    )
+    @router.get(
+        base + "/zarr/{key:path}",
         operation_id=f"read_{kind}_zarr",
         response_class=Response,
         responses={
-            200: {"description": "The object.", "content": {"application/octet-stream": _BINARY}},
-            206: {"description": "A range of it.", "content": {"application/octet-stream": _BINARY}},
+            200: {"description": "The object.", "content": _ZARR_OBJECT},
+            206: {"description": "A range of it.", "content": _ZARR_OBJECT},
             304: {"description": "You have it already."},
+            **problem_responses(404, 409, 416),
         },
     )
     def read_zarr(
@@ -122,7 +143,9 @@ def zarr_object(
     store: Store, key: str, method: str, range_header: str | None, if_none_match: str | None
 ) -> Response:
     """Answer one object of the array store, or a range of it."""
-    if any(part in ("", ".", "..") for part in key.split("/")) or (size := object_size(store, key)) is None:
+    # Hidden files are none of ours, and a file system knows no name that is longer than 255 bytes.
+    parts = key.split("/")
+    if any(not _SEGMENT.fullmatch(part) for part in parts) or (size := object_size(store, key)) is None:
         raise NotFound("there is no such object in this Zarr group", hint="its arrays are listed at …/arrays")
     tag = service.etag(key)
     headers = {"ETag": tag, "Cache-Control": _CACHE, "Accept-Ranges": "bytes"}
@@ -146,11 +169,10 @@ def parse_range(header: str | None, size: int) -> RangeByteRequest | None:
     RangeNotSatisfiable
         If it begins beyond the end.
     """
-    if header is None or not header.startswith("bytes=") or "," in header:
+    match = _RANGE.fullmatch(header or "")
+    if match is None or not match[1] + match[2]:
         return None
-    first, dash, last = header.removeprefix("bytes=").strip().partition("-")
-    if not dash or not all(part == "" or (part.isascii() and part.isdigit()) for part in (first, last)) or not first + last:
-        return None
+    first, last = match.groups()
     if first == "":
         start, end = max(0, size - int(last)), size
     else:
@@ -169,12 +191,22 @@ def _matches(if_none_match: str | None, tag: str) -> bool:
 
 
 def _accepted_format(accept: str) -> str:
-    kinds = [item.split(";")[0].strip().lower() for item in accept.split(",")]
-    for kind in kinds:
-        if kind in ("*/*", "application/*", "application/octet-stream", "application/x-npy", ""):
-            return "npy"
-        if kind == "application/json":
-            return "json"
+    offered = {"application/json": "json"} | dict.fromkeys(
+        ("*/*", "application/*", "application/octet-stream", "application/x-npy", ""), "npy"
+    )
+    for kind in _by_preference(accept):
+        if kind in offered:
+            return offered[kind]
     raise UnsupportedFormat(
         f"arrays are offered as application/octet-stream (npy) and application/json; Accept is {accept!r}"
     )
+
+
+def _by_preference(accept: str) -> list[str]:
+    """Media types of an `Accept` header, the wanted first; those of `q=0` are not wanted."""
+    weighted = []
+    for item in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in item.split(";"))
+        weight = next((_WEIGHT.fullmatch(part) for part in parameters if part.startswith("q=")), None)
+        weighted.append((float(weight[1]) if weight else 1.0, kind))
+    return [kind for quality, kind in sorted(weighted, key=lambda one: -one[0]) if quality > 0]

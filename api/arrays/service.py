@@ -13,7 +13,7 @@ from zarr.abc.store import Store
 from api.arrays.schemas import ArrayDocument, ArrayList, ArrayValues
 from api.arrays.slices import Part, length, sliced_shape
 from api.errors import Invalid, NotFound
-from store.arrays import open_array, open_group
+from store.arrays import open_group
 
 
 def list_arrays(store: Store, group_path: str, base_url: str) -> ArrayList:
@@ -49,11 +49,10 @@ def dims(array: "zarr.Array[Any]") -> list[str]:
 
 def find_array(store: Store, group_path: str, name: str, owner: str) -> "zarr.Array[Any]":
     """Return an array of a group, or raise `NotFound` with the names there are."""
-    array = open_array(store, group_path, name)
-    if array is None:
-        names = sorted(key for key, _ in open_group(store, group_path).arrays())
-        raise NotFound(f"{owner} has no array {name!r}", hint=f"it has {', '.join(names)}")
-    return array
+    arrays = dict(open_group(store, group_path).arrays())
+    if name not in arrays:
+        raise NotFound(f"{owner} has no array {name!r}", hint=f"it has {', '.join(sorted(arrays))}")
+    return arrays[name]
 
 
 def etag(*parts: str) -> str:

@@ -2,11 +2,14 @@
 
 import re
 
-from api.errors import FieldProblem, Invalid
+from api.errors import Invalid
+from api.field_problems import FieldProblem
 
 Part = int | slice
 
-_PART = re.compile(r"^\s*(?:(?P<index>-?\d{1,15})|(?P<start>-?\d{1,15})?:(?P<stop>-?\d{1,15})?(?::(?P<step>\d{1,15})?)?)\s*$")
+_PART = re.compile(
+    r"^\s*(?:(?P<index>-?\d{1,15})|(?P<start>-?\d{1,15})?:(?P<stop>-?\d{1,15})?(?::(?P<step>\d{1,15})?)?)\s*$"
+)
 
 
 def parse_slice(text: str | None, shape: tuple[int, ...]) -> tuple[Part, ...]:

@@ -12,11 +12,14 @@ from starlette.datastructures import UploadFile as ReceivedUpload
 from api.datasets import service
 from api.datasets.schemas import DatasetDocument, SyntheticSystem, TrialDocument, UploadOptions
 from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
-from api.errors import FieldProblem, Invalid
+from api.errors import Invalid, problem_responses
+from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
 from api.pagination import Page, PageSize, PageToken
 from api.waiting import Prefer, wait_for
 from store.states import DatasetState
+
+router = APIRouter(tags=["data sets"])
 
 _UPLOAD_BODY = {
     "requestBody": {
@@ -27,8 +30,14 @@ _UPLOAD_BODY = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "name": {"type": "string"},
+                        "format": {"enum": ["npz", "lfads_hdf5"]},
+                        "bin_width_s": {"type": "number", "exclusiveMinimum": 0},
+                    },
                     "required": ["file"],
+                    "additionalProperties": False,
                 }
             },
         },
@@ -36,109 +45,111 @@ _UPLOAD_BODY = {
 }
 
 
-def make_router(upload_max_bytes: int, body_max_bytes: int) -> APIRouter:
-    """Routes under ``/v1/datasets``, with the limits of their bodies."""
-    router = APIRouter(tags=["data sets"])
+@router.post(
+    "/v1/datasets",
+    operation_id="upload_dataset",
+    status_code=202,
+    openapi_extra=_UPLOAD_BODY,
+    responses=problem_responses(400, 413, 422),
+)
+async def upload_dataset(
+    request: Request,
+    response: Response,
+    options: Annotated[UploadOptions, Query()],
+    database: DatabaseDependency,
+    settings: SettingsDependency,
+    tenant_id: TenantDependency,
+    idempotency_key: IdempotencyKey = None,
+) -> DatasetDocument:
+    """Upload a file of spikes (NPZ, or HDF5 in the LFADS layout); it is parsed and checked in the background."""
+    is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
+    if is_form:
+        async with request.form(max_files=1, max_fields=10) as form:
+            file = form.get("file")
+            if not isinstance(file, ReceivedUpload):
+                message = f"expected a part named `file` with a file; got {sorted(form) or 'no parts'}"
+                raise Invalid(
+                    message, errors=[FieldProblem(pointer="/file", code="missing", message=message)]
+                )
+            fields = {key: value for key, value in form.items() if key != "file" and value != ""}
+            options = _form_options(options, {"filename": file.filename or "", **fields})
+            received = await service.receive(_chunks(file), settings)
+    else:
+        received = await service.receive(request.stream(), settings)
 
-    @router.post(
-        "/v1/datasets",
-        operation_id="upload_dataset",
-        status_code=202,
-        openapi_extra=_UPLOAD_BODY,
-        max_body_size=upload_max_bytes,
-    )
-    async def upload_dataset(
-        request: Request,
-        response: Response,
-        options: Annotated[UploadOptions, Query()],
-        database: DatabaseDependency,
-        settings: SettingsDependency,
-        tenant_id: TenantDependency,
-        idempotency_key: IdempotencyKey = None,
-    ) -> DatasetDocument:
-        """Upload a file of spikes (NPZ, or HDF5 in the LFADS layout); it is parsed and checked in the background."""
-        is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
-        if is_form:
-            async with request.form(max_files=1, max_fields=10) as form:
-                file = form.get("file")
-                if not isinstance(file, ReceivedUpload):
-                    message = f"expected a part named `file` with a file; got {sorted(form) or 'no parts'}"
-                    raise Invalid(message, errors=[FieldProblem(pointer="/file", code="missing", message=message)])
-                fields = {key: value for key, value in form.items() if key != "file" and value != ""}
-                options = _form_options(options, {"filename": file.filename or "", **fields})
-                received = await service.receive(_chunks(file), settings)
-        else:
-            received = await service.receive(request.stream(), settings)
+    def create() -> DatasetDocument:
+        try:
+            with database.write() as session:
+                return service.create_from_upload(
+                    session, tenant_id, received, options, idempotency_key, settings
+                )
+        finally:
+            received.path.unlink(missing_ok=True)
 
-        def create() -> DatasetDocument:
-            try:
-                with database.write() as session:
-                    return service.create_from_upload(
-                        session, tenant_id, received, options, idempotency_key, settings
-                    )
-            finally:
-                received.path.unlink(missing_ok=True)
+    created = await to_thread.run_sync(create)
+    _accepted(response, created)
+    return created
 
-        created = await to_thread.run_sync(create)
-        _accepted(response, created)
-        return created
 
-    @router.post(
-        "/v1/datasets:synthesize",
-        operation_id="synthesize_dataset",
-        status_code=202,
-        max_body_size=body_max_bytes,
-    )
-    def synthesize_dataset(
-        system: SyntheticSystem,
-        response: Response,
-        database: DatabaseDependency,
-        tenant_id: TenantDependency,
-        idempotency_key: IdempotencyKey = None,
-    ) -> DatasetDocument:
-        """Make a synthetic data set whose true rates are known."""
-        with database.write() as session:
-            created = service.create_synthetic(session, tenant_id, system, idempotency_key)
-        _accepted(response, created)
-        return created
+@router.post(
+    "/v1/datasets:synthesize",
+    operation_id="synthesize_dataset",
+    status_code=202,
+    responses=problem_responses(400, 413, 415, 422),
+)
+def synthesize_dataset(
+    system: SyntheticSystem,
+    response: Response,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    idempotency_key: IdempotencyKey = None,
+) -> DatasetDocument:
+    """Make a synthetic data set whose true rates are known."""
+    with database.write() as session:
+        created = service.create_synthetic(session, tenant_id, system, idempotency_key)
+    _accepted(response, created)
+    return created
 
-    @router.get("/v1/datasets", operation_id="list_datasets")
-    def list_datasets(
-        database: DatabaseDependency,
-        tenant_id: TenantDependency,
-        page_size: PageSize = 50,
-        page_token: PageToken = None,
-    ) -> Page[DatasetDocument]:
-        """List data sets, newest first."""
+
+@router.get("/v1/datasets", operation_id="list_datasets", responses=problem_responses(422))
+def list_datasets(
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[DatasetDocument]:
+    """List data sets, newest first."""
+    with database.read() as session:
+        return service.list_page(session, tenant_id, page_size, page_token)
+
+
+@router.get("/v1/datasets/{dataset_id}", operation_id="get_dataset", responses=problem_responses(404))
+async def get_dataset(
+    dataset_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
+) -> DatasetDocument:
+    """Read a data set: its state, and the report or the reasons of its rejection."""
+
+    def read() -> DatasetDocument:
         with database.read() as session:
-            return service.list_page(session, tenant_id, page_size, page_token)
+            return service.document(service.find(session, tenant_id, dataset_id))
 
-    @router.get("/v1/datasets/{dataset_id}", operation_id="get_dataset")
-    async def get_dataset(
-        dataset_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
-    ) -> DatasetDocument:
-        """Read a data set: its state, and the report or the reasons of its rejection."""
+    return await wait_for(read, lambda found: found.state != DatasetState.INGESTING, prefer)
 
-        def read() -> DatasetDocument:
-            with database.read() as session:
-                return service.document(service.find(session, tenant_id, dataset_id))
 
-        return await wait_for(read, lambda found: found.state != DatasetState.INGESTING, prefer)
-
-    @router.get("/v1/datasets/{dataset_id}/trials", operation_id="list_trials")
-    def list_trials(
-        dataset_id: str,
-        database: DatabaseDependency,
-        tenant_id: TenantDependency,
-        page_size: PageSize = 100,
-        page_token: PageToken = None,
-    ) -> Page[TrialDocument]:
-        """List the trials of a data set, in the order given, with their metadata."""
-        with database.read() as session:
-            service.find_ready(session, tenant_id, dataset_id)
-            return service.list_trials(session, dataset_id, page_size, page_token)
-
-    return router
+@router.get(
+    "/v1/datasets/{dataset_id}/trials", operation_id="list_trials", responses=problem_responses(404, 409, 422)
+)
+def list_trials(
+    dataset_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+) -> Page[TrialDocument]:
+    """List the trials of a data set, in the order given, with their metadata."""
+    with database.read() as session:
+        service.find_ready(session, tenant_id, dataset_id)
+        return service.list_trials(session, dataset_id, page_size, page_token)
 
 
 def _accepted(response: Response, created: DatasetDocument) -> None:
@@ -151,7 +162,7 @@ def _form_options(options: UploadOptions, fields: dict[str, object]) -> UploadOp
         return UploadOptions.model_validate({**fields, **options.model_dump(exclude_unset=True)})
     except ValidationError as error:
         details = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-        raise RequestValidationError(details) from error
+        raise RequestValidationError(details, body=fields) from error
 
 
 async def _chunks(file: ReceivedUpload) -> AsyncIterator[bytes]:

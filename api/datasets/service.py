@@ -11,11 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.datasets.schemas import DatasetDocument, SyntheticSystem, TrialDocument, UploadOptions
-from api.errors import FieldProblem, Invalid, NotFound, WrongState
+from api.errors import Invalid, NotFound, WrongState
+from api.field_problems import FieldProblem
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.pagination import Page, cut_page, decode_token
+from api.pagination import Page, cut_page, decode_id, decode_number
 from store import outbox
-from store.identifiers import new_id
+from store.identifiers import PATTERN, new_id
 from store.settings import Settings
 from store.states import DatasetState
 from store.tables import Dataset, Trial
@@ -46,7 +47,7 @@ def document(row: Dataset) -> DatasetDocument:
 
 def find(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     """Return the tenant's data set, or raise `NotFound`."""
-    row = session.get(Dataset, dataset_id)
+    row = session.get(Dataset, dataset_id) if PATTERN.fullmatch(dataset_id) else None
     if row is None or row.tenant_id != tenant_id:
         raise NotFound(f"there is no data set {dataset_id}", hint="GET /v1/datasets lists yours")
     return row
@@ -69,10 +70,12 @@ def find_ready(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     return row
 
 
-def list_page(session: Session, tenant_id: str, page_size: int, page_token: str | None) -> Page[DatasetDocument]:
+def list_page(
+    session: Session, tenant_id: str, page_size: int, page_token: str | None
+) -> Page[DatasetDocument]:
     """A page of the tenant's data sets, newest first."""
     query = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.id.desc())
-    if (before := decode_token(page_token)) is not None:
+    if (before := decode_id(page_token)) is not None:
         query = query.where(Dataset.id < before)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()
     rows, token = cut_page(rows, page_size, [row.id for row in rows])
@@ -84,10 +87,8 @@ def list_trials(
 ) -> Page[TrialDocument]:
     """A page of the trials of a data set, in the user's order."""
     query = select(Trial).where(Trial.dataset_id == dataset_id).order_by(Trial.trial)
-    if (after := decode_token(page_token)) is not None:
-        if not after.isdecimal() or len(after) > 15:
-            raise Invalid("page_token is not one of this list")
-        query = query.where(Trial.trial > int(after))
+    if (after := decode_number(page_token)) is not None:
+        query = query.where(Trial.trial > after)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()
     rows, token = cut_page(rows, page_size, [str(row.trial) for row in rows])
     items = [

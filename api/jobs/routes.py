@@ -10,12 +10,13 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from api.dependencies import DatabaseDependency, TenantDependency
-from api.errors import Invalid
+from api.errors import Invalid, problem_responses
+from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
 from api.jobs import service
 from api.jobs.schemas import EventDocument, JobDocument, JobPreview
 from api.models.schemas import ModelDocument
-from api.pagination import Page, PageSize, PageToken, decode_token, encode_token
+from api.pagination import Page, PageSize, PageToken
 from api.waiting import Prefer, wait_for
 from store.specification import JobSpecification
 from store.states import JobState
@@ -27,7 +28,12 @@ router = APIRouter(tags=["jobs"])
     "/v1/jobs",
     operation_id="create_job",
     status_code=202,
-    responses={200: {"model": JobPreview, "description": "With `validate_only`: what it would do."}},
+    response_model=None,
+    responses={
+        200: {"model": JobPreview, "description": "With `validate_only`: what it would do."},
+        202: {"model": JobDocument, "description": "The job, queued. `Location` has its path."},
+        **problem_responses(400, 404, 409, 413, 415, 422),
+    },
 )
 def create_job(
     specification: JobSpecification,
@@ -49,7 +55,7 @@ def create_job(
     return created
 
 
-@router.get("/v1/jobs", operation_id="list_jobs")
+@router.get("/v1/jobs", operation_id="list_jobs", responses=problem_responses(422))
 def list_jobs(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
@@ -62,7 +68,7 @@ def list_jobs(
         return service.list_page(session, tenant_id, state, page_size, page_token)
 
 
-@router.get("/v1/jobs/{job_id}", operation_id="get_job")
+@router.get("/v1/jobs/{job_id}", operation_id="get_job", responses=problem_responses(404))
 async def get_job(
     job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
 ) -> JobDocument:
@@ -75,14 +81,16 @@ async def get_job(
     return await wait_for(read, lambda found: found.state.is_final, prefer)
 
 
-@router.post("/v1/jobs/{job_id}:cancel", operation_id="cancel_job")
+@router.post(
+    "/v1/jobs/{job_id}:cancel", operation_id="cancel_job", responses=problem_responses(404, 409, 413)
+)
 def cancel_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
-    """Drop a job now."""
+    """Drop a job now. What its models have learnt so far stays readable; latents are not computed."""
     with database.write() as session:
         return service.cancel(session, tenant_id, job_id)
 
 
-@router.get("/v1/jobs/{job_id}/models", operation_id="list_models")
+@router.get("/v1/jobs/{job_id}/models", operation_id="list_models", responses=problem_responses(404, 422))
 def list_models(
     job_id: str,
     database: DatabaseDependency,
@@ -96,7 +104,7 @@ def list_models(
         return service.list_models(session, job, page_size, page_token)
 
 
-@router.get("/v1/jobs/{job_id}/events", operation_id="list_events")
+@router.get("/v1/jobs/{job_id}/events", operation_id="list_events", responses=problem_responses(404, 422))
 def list_events(
     job_id: str,
     database: DatabaseDependency,
@@ -104,20 +112,23 @@ def list_events(
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Page[EventDocument]:
-    """List what happened to a job, in order. The token of the last page brings what happens later."""
-    after = _event_id(decode_token(page_token))
+    """List what happened to a job so far, in order. `events/stream` follows what happens later."""
     with database.read() as session:
         service.find(session, tenant_id, job_id)
-        found = service.events_after(session, job_id, after, page_size)
-    more = len(found) == page_size
-    return Page(items=found, next_page_token=encode_token(str(found[-1].id)) if more else None)
+        return service.list_events(session, job_id, page_size, page_token)
 
 
 @router.get(
     "/v1/jobs/{job_id}/events/stream",
     operation_id="stream_events",
     response_class=StreamingResponse,
-    responses={200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}},
+    responses={
+        200: {
+            "description": "Server-sent events; the data of each is an EventDocument.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problem_responses(404, 422),
+    },
 )
 async def stream_events(
     job_id: str,
@@ -162,5 +173,9 @@ def _event_id(text: str | None) -> int:
     if text is None:
         return 0
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise Invalid(f"expected the id of an event, a whole number; got {text!r}")
+        message = f"expected the id of an event, a whole number; got {text!r}"
+        raise Invalid(
+            f"Last-Event-ID: {message}",
+            errors=[FieldProblem(pointer="Last-Event-ID", code="event_id", message=message)],
+        )
     return int(text)

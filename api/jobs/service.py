@@ -4,15 +4,16 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.datasets.service import find_ready
-from api.errors import FieldProblem, Invalid, NotFound, WrongState
+from api.errors import Invalid, NotFound, WrongState
+from api.field_problems import FieldProblem
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.jobs.schemas import EventDocument, JobDocument, JobPreview, JobProgress
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
-from api.pagination import Page, cut_page, decode_token
+from api.pagination import Page, cut_page, decode_id, decode_number
 from store import events, outbox
 from store.database import database_now
-from store.identifiers import new_id
+from store.identifiers import PATTERN, new_id
 from store.specification import JobSpecification, split_trials
 from store.states import JobState, ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice, Trial
@@ -58,7 +59,10 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
     ).scalar_one()
     # The points are ahead of the models' rows, which change at the end of a slice.
     trained = session.execute(
-        select(func.count()).select_from(CurvePoint).join(Model, Model.id == CurvePoint.model_id).where(of_job)
+        select(func.count())
+        .select_from(CurvePoint)
+        .join(Model, Model.id == CurvePoint.model_id)
+        .where(of_job)
     ).scalar_one()
     best = session.execute(
         select(CurvePoint.model_id, CurvePoint.smoothed_sv_loss)
@@ -92,7 +96,11 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
 
 def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
     """Return the tenant's job, or raise `NotFound`."""
-    row = session.get(Job, job_id, with_for_update=True if lock else None)
+    row = (
+        session.get(Job, job_id, with_for_update=True if lock else None)
+        if PATTERN.fullmatch(job_id)
+        else None
+    )
     if row is None or row.tenant_id != tenant_id:
         raise NotFound(f"there is no job {job_id}", hint="GET /v1/jobs lists yours")
     return row
@@ -107,12 +115,14 @@ def preview(session: Session, tenant_id: str, specification: JobSpecification) -
         Everything that can be known before training.
     """
     dataset = find_ready(session, tenant_id, specification.dataset_id)
-    splits = session.execute(
-        select(Trial.split).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
-    ).scalars()
-    split = split_trials(list(splits), specification.training.valid_fraction, specification.seed)
+    given = list(
+        session.execute(
+            select(Trial.split).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
+        ).scalars()
+    )
+    split = split_trials(given, specification.training.valid_fraction, specification.seed)
     training, validation = split.count("train"), split.count("valid")
-    _check_split(dataset, training, validation)
+    _check_split(dataset, training, validation, is_given="valid" in given)
     steps = -(-training // min(specification.training.batch_size, training))
     return JobPreview(
         valid=True,
@@ -126,17 +136,23 @@ def preview(session: Session, tenant_id: str, specification: JobSpecification) -
     )
 
 
-def _check_split(dataset: Dataset, training: int, validation: int) -> None:
+def _check_split(dataset: Dataset, training: int, validation: int, *, is_given: bool) -> None:
     if training >= FEWEST_TRAINING_TRIALS and validation >= FEWEST_VALIDATION_TRIALS:
         return
     message = (
         f"the data set {dataset.id} has {dataset.trials} trials, of which {training} would be for training and "
         f"{validation} for validation; expected at least {FEWEST_TRAINING_TRIALS} and {FEWEST_VALIDATION_TRIALS}"
     )
+    pointer = "/dataset_id" if is_given else "/training/valid_fraction"
     raise Invalid(
         message,
-        hint="upload more trials, or change training.valid_fraction",
-        errors=[FieldProblem(pointer="/training/valid_fraction", code="too_few_trials", message=message)],
+        hint="upload more trials"
+        + (
+            ", or another split: the file's own is used"
+            if is_given
+            else ", or change training.valid_fraction"
+        ),
+        errors=[FieldProblem(pointer=pointer, code="too_few_trials", message=message)],
     )
 
 
@@ -199,7 +215,9 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> JobDocument:
     if state == JobState.CANCELLED:
         return document(session, job)
     if state.is_final:
-        raise WrongState(f"the job {job_id} is {state}: only one that is queued, running or inferring can be cancelled")
+        raise WrongState(
+            f"the job {job_id} is {state}: only one that is queued, running or inferring can be cancelled"
+        )
     now = database_now(session)
     for piece in session.execute(
         select(Slice).where(Slice.job_id == job_id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
@@ -223,7 +241,7 @@ def list_page(
     query = select(Job).where(Job.tenant_id == tenant_id).order_by(Job.id.desc())
     if state is not None:
         query = query.where(Job.state == state)
-    if (before := decode_token(page_token)) is not None:
+    if (before := decode_id(page_token)) is not None:
         query = query.where(Job.id < before)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()
     rows, token = cut_page(rows, page_size, [row.id for row in rows])
@@ -233,15 +251,18 @@ def list_page(
 def list_models(session: Session, job: Job, page_size: int, page_token: str | None) -> Page[ModelDocument]:
     """A page of the models of a job, by number."""
     query = select(Model).where(Model.job_id == job.id).order_by(Model.number)
-    if (after := decode_token(page_token)) is not None:
-        if not after.isdecimal() or len(after) > 15:
-            raise Invalid("page_token is not one of this list")
-        query = query.where(Model.number > int(after))
+    if (after := decode_number(page_token)) is not None:
+        query = query.where(Model.number > after)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()
     rows, token = cut_page(rows, page_size, [str(row.number) for row in rows])
-    return Page(
-        items=[model_document(row, job.selected_model_id) for row in rows], next_page_token=token
-    )
+    return Page(items=[model_document(row, job.selected_model_id) for row in rows], next_page_token=token)
+
+
+def list_events(session: Session, job_id: str, page_size: int, page_token: str | None) -> Page[EventDocument]:
+    """A page of what happened to a job, in order."""
+    found = events_after(session, job_id, decode_number(page_token) or 0, page_size + 1)
+    items, token = cut_page(found, page_size, [str(event.id) for event in found])
+    return Page(items=items, next_page_token=token)
 
 
 def events_after(session: Session, job_id: str, after: int, most: int) -> list[EventDocument]:

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
+from store.identifiers import PATTERN
 from store.tables import CurvePoint, Job, Model
 
 
@@ -34,9 +35,11 @@ def document(row: Model, selected_model_id: str | None) -> ModelDocument:
 
 def find(session: Session, tenant_id: str, model_id: str) -> Model:
     """Return the tenant's model, or raise `NotFound`."""
-    row = session.get(Model, model_id)
+    row = session.get(Model, model_id) if PATTERN.fullmatch(model_id) else None
     if row is None or row.tenant_id != tenant_id:
-        raise NotFound(f"there is no model {model_id}", hint="GET /v1/jobs/{job_id}/models lists those of a job")
+        raise NotFound(
+            f"there is no model {model_id}", hint="GET /v1/jobs/{job_id}/models lists those of a job"
+        )
     return row
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.config import Architecture, Hyperparameters
 from models.data import TrainingData
-from models.network import Gaussian, generate, gru, initial_parameters, read_out, stack_models
+from models.network import Gaussian, generate, gru, initial_parameters, read_out
 from models.objective import (
     Noise,
     PackHyperparameters,
@@ -54,7 +54,7 @@ def pack(models, dtype=torch.float64):
                 for name, v in parameters.items()
             }
         )
-    return stack_models(single)
+    return {name: torch.stack([model[name] for model in single]) for name in single[0]}
 
 
 def double(batch):

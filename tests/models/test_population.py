@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import reference
 import torch
 
 from models import (
@@ -17,6 +18,7 @@ from models import (
     poisson_nll,
     r2_true_rates,
 )
+from models.objective import PackHyperparameters, draw_noise, training_loss
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
 OPTIONS = TrainingOptions(batch_size=8, ramp_epochs=3)
@@ -150,8 +152,6 @@ def test_scores_are_the_mean_likelihoods_from_the_posterior_mean():
     training = data()
     trained = population((0,), training_data=training)
     (scores,) = trained.train_epoch()
-    import reference
-
     weights = {name: v[0].detach() for name, v in trained._named(trained._weights).items()}
     held_out, ordinary = [], []
     for trial in np.flatnonzero(validation):
@@ -195,11 +195,11 @@ def test_without_sample_validation_the_ordinary_loss_selects():
 
 
 def test_smoothing_and_best_weights():
-    trained = population((2,), options=TrainingOptions(batch_size=8, ramp_epochs=0, score_smoothing=0.5))
+    trained = population((2,), options=TrainingOptions(batch_size=8, ramp_epochs=0, score_smoothing=0.8))
     smoothed, best, best_weights = None, math.inf, None
     for epoch in range(1, 9):
         (scores,) = trained.train_epoch()
-        smoothed = scores.sv_loss if smoothed is None else 0.5 * smoothed + 0.5 * scores.sv_loss
+        smoothed = scores.sv_loss if smoothed is None else 0.8 * smoothed + 0.2 * scores.sv_loss
         assert scores.epoch == epoch
         assert scores.smoothed_sv_loss == pytest.approx(smoothed, rel=1e-12)
         state = trained.state(0)
@@ -266,3 +266,37 @@ def test_a_short_run_learns_the_true_rates():
         assert last[m].smoothed_sv_loss < first[m].sv_loss - 0.03
         assert last[m].sv_loss > ceiling - 0.02  # nobody beats the truth on what it has not seen
         assert r2(m) > 0.8
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3], ids=["clipped", "free"])
+def test_steps_are_those_of_torchs_adam(clip):
+    options = TrainingOptions(batch_size=8, ramp_epochs=2, gradient_clip=clip)
+    ours = population(options=options)
+    expected = []
+    for m in range(3):
+        alone = population((m,), options=options)
+        weights = alone._weights.clone().requires_grad_()
+        optimizer = torch.optim.Adam([weights], lr=MODELS[m].learning_rate, eps=1e-10)
+        norms = []
+        for epoch in range(2):
+            alone.epoch = epoch
+            batches = list(alone._training_batches())
+            for step, trials in enumerate(batches):
+                noise = draw_noise(ARCHITECTURE, [SEEDS[m]], epoch, step, 9, len(trials), torch.device("cpu"))
+                loss = training_loss(
+                    alone._named(weights),
+                    PackHyperparameters.of([MODELS[m]], torch.device("cpu")),
+                    alone.data.batch(trials),
+                    noise,
+                    sv_rate=0.2,
+                    ramp=(epoch + step / len(batches)) / 2,
+                )
+                optimizer.zero_grad()
+                loss.total.sum().backward()
+                norms.append(torch.nn.utils.clip_grad_norm_([weights], clip).item())
+                optimizer.step()
+        assert (np.array(norms) > clip).all() if clip < 1 else (np.array(norms) < clip).all()
+        expected.append(weights[0].detach())
+    for _ in range(2):
+        ours.train_epoch()
+    torch.testing.assert_close(ours._weights, torch.stack(expected), rtol=1e-4, atol=1e-5)

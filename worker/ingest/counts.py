@@ -128,7 +128,7 @@ def _problem(kind: str, fault: _Fault) -> Problem:
 
 
 def rows_per_block(shape: tuple[int, ...], item_bytes: int, chunk_rows: int = 1) -> int:
-    """Say how many trials to read at a time: about `BLOCK_BYTES`, in whole chunks unless these are far larger."""
+    """Say how many trials to read at a time: about `BLOCK_BYTES`, in whole chunks unless they are larger."""
     row_bytes = max(1, int(np.prod(shape[1:], dtype=object)) * item_bytes)
     rows = max(1, BLOCK_BYTES // row_bytes)
     return max(rows // chunk_rows * chunk_rows, min(chunk_rows, 4 * rows), 1)

@@ -51,6 +51,7 @@ def ingest_dataset(
         with tempfile.TemporaryDirectory(prefix="latentry-ingest-") as folder, _kept(database, lease, settings):
             outcome = _parse(row, Path(folder), settings)
             if isinstance(outcome, Rejection):
+                logger.info("%s is rejected: %s", dataset_id, outcome.log or outcome.problems)
                 problems = [problem.to_json() for problem in outcome.problems]
                 _reject(database, settings, lease, problems)
             else:

@@ -1,0 +1,40 @@
+# The two commands of a new user: `make demo` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+# On Linux, PyPI's torch is the CUDA build (several GB), which runs on CPUs as well. For the CPU build, point
+# PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS at one; see docs/installation.md.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check up clean
+
+demo: $(VENV)/service
+	$(BIN)/latentry demo
+
+up: $(VENV)/service
+	$(BIN)/latentry up
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Latentry needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version`. Use make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/service: pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/test: pyproject.toml $(VENV)/service
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@

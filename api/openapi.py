@@ -1,0 +1,60 @@
+"""The OpenAPI document of the service. ``python -m api.openapi`` renews ``api/openapi.json``."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.errors import ProblemDocument
+
+DOCUMENT = Path(__file__).with_name("openapi.json")
+
+
+def install(app: FastAPI) -> None:
+    """Let the app describe itself by `describe`."""
+
+    def cached() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = describe(app)
+        return app.openapi_schema
+
+    app.openapi = cached  # type: ignore[method-assign]
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Describe an app, with our problems in the place of the framework's own errors."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version=app.openapi_version,
+        description=app.description,
+        routes=app.routes,
+        separate_input_output_schemas=app.separate_input_output_schemas,
+    )
+    schemas = document["components"]["schemas"]
+    problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= problem.pop("$defs") | {"ProblemDocument": problem}
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            # The framework adds a 422 to every route with parameters, true or not; ours say where it is true.
+            if "HTTPValidationError" in json.dumps(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]
+    return document
+
+
+def text(app: FastAPI) -> str:
+    """Write the document out, as it is committed."""
+    return json.dumps(app.openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    from api.app import create_app
+    from store.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        DOCUMENT.write_text(text(create_app(Settings(data_dir=Path(folder)))), encoding="utf-8")

