@@ -88,7 +88,7 @@ class BadRequest(Problem):
 
 
 class NotFound(Problem):
-    """There is no such thing, or it is another tenant's."""
+    """There is no such thing, or it is not yours."""
 
     status, code, title = HTTPStatus.NOT_FOUND, "not-found", "Not found"
 

@@ -19,9 +19,7 @@ def overdue_duties(database: Database) -> list[str]:
     """Say what the maintenance loop should have done by now; empty when it keeps up."""
     with database.read() as session:
         latest = database_now(session) - timedelta(seconds=OVERDUE_SECONDS)
-        unsent = session.execute(
-            select(func.count()).where(OutboxMessage.created_at < latest)
-        ).scalar_one()
+        unsent = session.execute(select(func.count()).where(OutboxMessage.created_at < latest)).scalar_one()
         expired = sum(
             session.execute(
                 select(func.count()).where(table.lease_token.is_not(None), table.lease_expires_at < latest)
@@ -29,7 +27,9 @@ def overdue_duties(database: Database) -> list[str]:
             for table in (Slice, Dataset)
         )
     duties = {"messages to send": unsent, "expired leases to take back": expired}
-    return [f"{number} {what}, for more than {OVERDUE_SECONDS:.0f} s" for what, number in duties.items() if number]
+    return [
+        f"{number} {what}, for more than {OVERDUE_SECONDS:.0f} s" for what, number in duties.items() if number
+    ]
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class EpochScores:
     ordinary_loss
         Mean NLL at the samples of the validation trials that did enter, from the same pass.
     sv_loss_train
-        Mean NLL at held-out samples of training trials (the first ones, no more than there are validation
+        Mean NLL at held-out samples of training trials (evenly chosen, no more than there are validation
         trials); None with `sv_rate` 0.
     smoothed_sv_loss
         Exponentially smoothed `sv_loss`, see `TrainingOptions.score_smoothing`.
@@ -139,9 +139,6 @@ class Population:
             ]
         self._load(states)
 
-    # ── training
-    # ─────────────────────────────────────────────────────────────────────────────────────────────────
-
     def train_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochScores]:
         """Train one epoch and evaluate.
 
@@ -163,47 +160,33 @@ class Population:
             steps.append(self._train_step(trials, step, len(batches)))
             on_step()
         # A partial batch counts by its trials.
-        sizes = torch.tensor(
-            [len(trials) for trials in batches], dtype=torch.float64, device=self.data.device
-        )
+        sizes = torch.tensor([len(trials) for trials in batches], device=self.data.device).double()
         share = (sizes / sizes.sum())[:, None]
-        train_loss, kl, norm = (
-            (torch.stack(part).double() * share).sum(0) for part in zip(*steps, strict=True)
-        )
-        sv_loss, ordinary_loss = self._evaluate(self.data.validation_trials, on_step)
-        sv_loss_train, _ = self._evaluate(
-            self.data.training_trials[: len(self.data.validation_trials)], on_step
-        )
+        train_loss, kl, norm = ((torch.stack(part) * share).sum(0) for part in zip(*steps, strict=True))
+        validation, training = self.data.validation_trials, self.data.training_trials
+        stride = max(1, len(training) // len(validation))
+        sv_loss, ordinary_loss = self._evaluate(validation, on_step)
+        sv_loss_train, _ = self._evaluate(training[::stride][: len(validation)], on_step)
         self.epoch += 1
         self._update_scores(sv_loss)
-        columns = (
-            train_loss,
-            sv_loss,
-            ordinary_loss,
-            sv_loss_train,
-            self._smoothed,
-            kl,
-            norm,
-            self._best_smoothed,
-        )
-        alive = self.alive
+        columns = {
+            "train_loss": train_loss.tolist(),
+            "sv_loss": sv_loss.tolist(),
+            "ordinary_loss": ordinary_loss.tolist(),
+            "smoothed_sv_loss": self._smoothed.tolist(),
+            "kl_initial_condition": kl.tolist(),
+            "gradient_norm": norm.tolist(),
+            "best_smoothed_sv_loss": self._best_smoothed.tolist(),
+        }
         return [
             EpochScores(
                 epoch=self.epoch,
-                train_loss=train,
-                sv_loss=sv,
-                ordinary_loss=ordinary,
-                sv_loss_train=sv_train if self.data.sv_rate > 0 else None,
-                smoothed_sv_loss=smoothed,
-                kl_initial_condition=kl_ic,
-                gradient_norm=gradient_norm,
                 learning_rate=self.hyperparameters[m].learning_rate,
-                diverged=not alive[m],
-                best_smoothed_sv_loss=best,
+                diverged=not alive,
+                sv_loss_train=float(sv_loss_train[m]) if self.data.sv_rate > 0 else None,
+                **{name: column[m] for name, column in columns.items()},
             )
-            for m, (train, sv, ordinary, sv_train, smoothed, kl_ic, gradient_norm, best) in enumerate(
-                zip(*(column.tolist() for column in columns), strict=True)
-            )
+            for m, alive in enumerate(self.alive)
         ]
 
     @property

@@ -143,9 +143,11 @@ class SqlArrayStore(Store):
 
     def _keys(self, prefix: str) -> Iterable[str]:
         with self._database.read() as session:
-            return session.execute(
-                select(ArrayObject.key).where(_below(prefix)).order_by(ArrayObject.key)
-            ).scalars().all()
+            return (
+                session.execute(select(ArrayObject.key).where(_below(prefix)).order_by(ArrayObject.key))
+                .scalars()
+                .all()
+            )
 
 
 def _below(prefix: str) -> ColumnElement[bool]:

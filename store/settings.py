@@ -41,9 +41,13 @@ class Settings(BaseSettings):
     parse_memory_bytes: int = Field(
         4 * 2**30, gt=0, description="Address space of the subprocess that parses an upload, in bytes."
     )
-    parse_seconds: float = Field(600.0, gt=0, description="Time limit of the parsing of one upload, in seconds.")
+    parse_seconds: float = Field(
+        600.0, gt=0, description="Time limit of the parsing of one upload, in seconds."
+    )
     json_max_elements: int = Field(
-        200_000, gt=0, description="Most elements of an array that are answered as JSON; use npy or Zarr for more."
+        200_000,
+        gt=0,
+        description="Most elements of an array that are answered as JSON; use npy or Zarr for more.",
     )
 
     lease_seconds: float = Field(
@@ -56,7 +60,9 @@ class Settings(BaseSettings):
         5.0, gt=0, description="How often a worker renews its lease and writes progress, in seconds."
     )
     slice_seconds: float = Field(
-        60.0, gt=0, description="A slice of training ends at the first epoch boundary after this many seconds."
+        60.0,
+        gt=0,
+        description="A slice of training ends at the first epoch boundary after this many seconds.",
     )
     maintenance_seconds: float = Field(
         1.0, gt=0, description="Period of the sweep for expired leases and forgotten rows, in seconds."

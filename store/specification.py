@@ -29,7 +29,9 @@ class Range(_Document):
                 f"low is {self.low:g} and high is {self.high:g}: low must not be above high; exchange them?"
             )
         if self.scale == "log" and self.low <= 0:
-            raise ValueError(f"low is {self.low:g}: a logarithmic range must begin above 0; use scale 'uniform'?")
+            raise ValueError(
+                f"low is {self.low:g}: a logarithmic range must begin above 0; use scale 'uniform'?"
+            )
         return self
 
 
@@ -65,7 +67,8 @@ class Space(_Document):
     )
     cd_pass_rate: Rate = Field(0.0, description="Share of the kept input samples that pass gradient too.")
     kl_weight_initial_condition: Weight = Field(
-        Range(low=1e-6, high=1e-3, scale="log"), description="Weight of the KL divergence of the initial condition."
+        Range(low=1e-6, high=1e-3, scale="log"),
+        description="Weight of the KL divergence of the initial condition.",
     )
     l2_weight_generator: Weight = Field(
         Range(low=1e-4, high=1.0, scale="log"), description="Weight of the mean square of recurrent weights."
@@ -85,8 +88,12 @@ class Training(_Document):
     """How every model of the job is trained."""
 
     batch_size: int = Field(128, ge=1, le=65536, description="Trials per step.")
-    ramp_epochs: int = Field(80, ge=0, description="KL and L2 weights rise linearly from 0 to 1 over these epochs.")
-    gradient_clip: float = Field(0.02, gt=0, description="Largest norm of a model's gradient (loss in nats per sample).")
+    ramp_epochs: int = Field(
+        80, ge=0, description="KL and L2 weights rise linearly from 0 to 1 over these epochs."
+    )
+    gradient_clip: float = Field(
+        0.02, gt=0, description="Largest norm of a model's gradient (loss in nats per sample)."
+    )
     sv_rate: float = Field(0.2, gt=0, le=0.9, description="Sample validation: share of samples held out.")
     valid_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of trials for validation, unless the data set brings a split."
@@ -118,7 +125,9 @@ class Inference(_Document):
 class JobSpecification(_Document):
     """A search over models of one data set."""
 
-    dataset_id: str = Field(max_length=40, description="The data set, `ready`.", examples=["dat_0192f3c4a5b6aabbccddeeff"])
+    dataset_id: str = Field(
+        max_length=40, description="The data set, `ready`.", examples=["dat_0192f3c4a5b6aabbccddeeff"]
+    )
     # PostgreSQL's text has no NUL
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for the job.")
     seed: int = Field(0, ge=0, lt=2**31, description="Equal specification and seed give equal models.")
@@ -157,5 +166,6 @@ def split_trials(given: Sequence[str | None], valid_fraction: float, seed: int) 
         drawn = np.random.default_rng([seed, 0x5B117]).permutation(len(usable))
         valid = {usable[position] for position in drawn[: max(1, round(valid_fraction * len(usable)))]}
     return [
-        "test" if split == "test" else "valid" if trial in valid else "train" for trial, split in enumerate(given)
+        "test" if split == "test" else "valid" if trial in valid else "train"
+        for trial, split in enumerate(given)
     ]

@@ -102,7 +102,9 @@ class Dataset(LeaseMixin, Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str] = mapped_column(String(200))
     state: Mapped[DatasetState] = mapped_column(String(20))
-    source: Mapped[Document]  # {"kind": "upload", filename, bytes, sha256, options} or {"kind": "synthetic", …}
+    source: Mapped[
+        Document
+    ]  # {"kind": "upload", filename, bytes, sha256, options} or {"kind": "synthetic", …}
     trials: Mapped[int | None]
     bins: Mapped[int | None]
     neurons: Mapped[int | None]

@@ -35,7 +35,9 @@ def test_imports_point_one_way(package: str) -> None:
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
 
 
-@pytest.mark.parametrize("module", ["worker/tasks.py", "worker/celery_app.py", "worker/scheduler.py", "worker/leases.py"])
+@pytest.mark.parametrize(
+    "module", ["worker/tasks.py", "worker/celery_app.py", "worker/scheduler.py", "worker/leases.py"]
+)
 def test_celery_side_never_imports_torch(module: str) -> None:
     """A fork after threaded torch hangs, so torch lives in the training process alone."""
     seen: set[Path] = set()

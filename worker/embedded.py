@@ -54,9 +54,9 @@ class EmbeddedService:
     host, port
         Where the API listens; port 0 takes a free one.
     workers
-        Training workers.
+        Training workers; by default one if there is an NVIDIA device, else one for each core, at most 8.
     threads
-        CPU threads of each; by default the cores shared among them.
+        CPU threads of each. Several workers of one thread train more models in the same time than one of several.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class EmbeddedService:
         *,
         host: str = "127.0.0.1",
         port: int = 8000,
-        workers: int = 1,
-        threads: int | None = None,
+        workers: int | None = None,
+        threads: int = 1,
     ) -> None:
         self.data_dir = data_dir.expanduser().absolute()
         self.host, self.port = host, port
-        self._workers = workers
-        self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self.workers = workers or _default_workers()
+        self._threads = threads
         self._children: list[_Child] = []
         self._lock: IO[str] | None = None
         self._environment: dict[str, str] = {}
@@ -121,7 +121,7 @@ class EmbeddedService:
         self._spawn("api", uvicorn)
         self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance"])
         self._spawn("control", [*celery, "-Q", "control", "-c", "1", "-n", "control@%h"])
-        for number in range(self._workers):
+        for number in range(self.workers):
             self._spawn(f"worker-{number}", [*celery, "-Q", "slices", "-c", "1", "-n", f"slices-{number}@%h"])
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
 
@@ -131,7 +131,9 @@ class EmbeddedService:
             for child in self._children:
                 if child.process.poll() is not None:
                     child.restarts += 1
-                    logger.warning("%s ended with status %s; starting it again", child.name, child.process.returncode)
+                    logger.warning(
+                        "%s ended with status %s; starting it again", child.name, child.process.returncode
+                    )
                     time.sleep(min(0.5 * child.restarts, 10.0))
                     child.process = self._popen(child.name, child.command)
             time.sleep(0.2)
@@ -235,7 +237,15 @@ class EmbeddedService:
             if child.process.poll() is not None:
                 log = self.log_dir / f"{child.name}.log"
                 last = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise EmbeddedServiceError(f"{child.name} ended at once; the end of {log}:\n" + "\n".join(last))
+                raise EmbeddedServiceError(
+                    f"{child.name} ended at once; the end of {log}:\n" + "\n".join(last)
+                )
+
+
+def _default_workers() -> int:
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return 1
+    return min(8, os.cpu_count() or 1)
 
 
 def _wheel_binary() -> str | None:
@@ -282,6 +292,8 @@ def _wait_or_kill(child: _Child, deadline: float) -> None:
     try:
         child.process.wait(max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        logger.warning("%s did not end in time; killing it (its work is taken up at the next start)", child.name)
+        logger.warning(
+            "%s did not end in time; killing it (its work is taken up at the next start)", child.name
+        )
         child.process.kill()
         child.process.wait()

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from models import metrics
 from models.inference import infer_latents
-from store.arrays import ArrayGroupWriter, NamedArray
 from store import events
 from store.array_store import delete_objects
+from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import database_now
 from store.states import JobState
 from store.tables import Model

@@ -118,7 +118,9 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
     # Points of an attempt that was cut off: training goes on from the checkpoint and makes them again.
     if row.kind == "train":
         session.execute(
-            delete(CurvePoint).where(CurvePoint.model_id.in_(row.model_ids), CurvePoint.epoch > row.first_epoch)
+            delete(CurvePoint).where(
+                CurvePoint.model_id.in_(row.model_ids), CurvePoint.epoch > row.first_epoch
+            )
         )
         for model in session.execute(select(Model).where(Model.id.in_(row.model_ids))).scalars():
             if model.state == ModelState.QUEUED:
@@ -128,7 +130,13 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
         job.state, job.started_at = JobState.RUNNING, database_now(session)
         events.record(session, job.id, "job.state", state=job.state)
     events.record(
-        session, row.job_id, "slice.state", slice_id=row.id, state=row.state, attempt=row.attempts, worker=worker
+        session,
+        row.job_id,
+        "slice.state",
+        slice_id=row.id,
+        state=row.state,
+        attempt=row.attempts,
+        worker=worker,
     )
     return lease
 
@@ -155,7 +163,8 @@ def reap(session: Session, settings: Settings, *, held_by: str | None = None) ->
         How many were taken.
     """
     taken = 0
-    for table in (Slice, Dataset):
+    tables: list[type[Slice] | type[Dataset]] = [Slice, Dataset]
+    for table in tables:
         overdue: Any = (
             table.lease_expires_at < database_now(session) if held_by is None else table.leased_by == held_by
         )
@@ -190,6 +199,12 @@ def retry_or_fail(
     row.state = SliceState.FAILED if spent else SliceState.QUEUED
     row.ended_at = database_now(session) if spent else None
     events.record(
-        session, row.job_id, "slice.state", slice_id=row.id, state=row.state, attempt=row.attempts, error=problem
+        session,
+        row.job_id,
+        "slice.state",
+        slice_id=row.id,
+        state=row.state,
+        attempt=row.attempts,
+        error=problem,
     )
     outbox.post(session, outbox.ADVANCE, row.job_id) if spent else outbox.post(session, outbox.RUN_SLICE)

@@ -38,9 +38,13 @@ def send_outbox(database: Database) -> int:
         if session.execute(select(OutboxMessage.id).limit(1)).first() is None:
             return 0
     with database.write() as session:
-        messages = session.execute(
-            select(OutboxMessage).order_by(OutboxMessage.id).limit(100).with_for_update(skip_locked=True)
-        ).scalars().all()
+        messages = (
+            session.execute(
+                select(OutboxMessage).order_by(OutboxMessage.id).limit(100).with_for_update(skip_locked=True)
+            )
+            .scalars()
+            .all()
+        )
         for message in messages:
             app.send_task(message.task, args=message.arguments, retry=False)
             session.delete(message)

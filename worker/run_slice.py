@@ -24,12 +24,12 @@ from models import (
     TrainingOptions,
 )
 from store import events, outbox
-from store.arrays import open_array
 from store.array_store import delete_object
+from store.arrays import open_array
 from store.database import Database, database_now
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
-from store.states import JobState, ModelState, SliceState
+from store.states import ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Job, Model, Slice, Trial
 from worker.checkpoints import checkpoint_key, load_checkpoint, save_checkpoint
 from worker.leases import Lease, LeaseLost, claim_slice, retry_or_fail
@@ -239,7 +239,9 @@ class Progress:
         """Keep one epoch of every model for the next beat."""
         self.latest = scores
         self._points += [
-            (model, score) for model, score in zip(self._work.models, scores, strict=True) if score is not None
+            (model, score)
+            for model, score in zip(self._work.models, scores, strict=True)
+            if score is not None
         ]
         self.beat()
 

@@ -54,9 +54,7 @@ def advance(session: Session, job_id: str, settings: Settings) -> None:
 
 
 def _models(session: Session, job_id: str) -> list[Model]:
-    return list(
-        session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars()
-    )
+    return list(session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars())
 
 
 def _record(model: Model) -> ModelRecord:
@@ -99,7 +97,9 @@ def _begin(
     session.add_all(models)
     session.flush()
     for model in models:
-        events.record(session, job.id, "model.state", model_id=model.id, state=model.state, number=model.number)
+        events.record(
+            session, job.id, "model.state", model_id=model.id, state=model.state, number=model.number
+        )
     return models
 
 
@@ -201,7 +201,9 @@ def _select(session: Session, job: Job, models: Sequence[Model]) -> None:
     ]
     if not candidates:
         reasons = sorted({f"{model.state}: {model.end_reason}" for model in models})
-        _fail(session, job, "no_model_to_select", "no model was trained to select from: " + "; ".join(reasons))
+        _fail(
+            session, job, "no_model_to_select", "no model was trained to select from: " + "; ".join(reasons)
+        )
         return
     best = min(candidates, key=lambda model: (model.smoothed_sv_loss, model.number))
     job.selected_model_id = best.id
@@ -227,7 +229,12 @@ def _end_if_inference_failed(session: Session, job: Job, slices: Sequence[Slice]
     failed = [piece for piece in slices if piece.kind == "infer" and piece.state == SliceState.FAILED]
     if failed:
         message = (failed[-1].error or {}).get("message", "unknown")
-        _fail(session, job, "inference_failed", f"the latents of the selected model could not be computed: {message}")
+        _fail(
+            session,
+            job,
+            "inference_failed",
+            f"the latents of the selected model could not be computed: {message}",
+        )
 
 
 def _fail(session: Session, job: Job, code: str, message: str) -> None:

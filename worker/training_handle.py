@@ -38,7 +38,9 @@ class TrainingProcessDied(Exception):
     """
 
     def __init__(self, name: str, returncode: int) -> None:
-        super().__init__(f"the training process {name} ended with status {returncode} in the middle of a slice")
+        super().__init__(
+            f"the training process {name} ended with status {returncode} in the middle of a slice"
+        )
         self.name, self.returncode = name, returncode
 
 
@@ -97,11 +99,13 @@ class TrainingHandle:
         if self._process is not None and self._process.poll() is None:
             return
         threads = str(self._threads)
-        environment = os.environ | {
-            name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        }
+        environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
         # Freed buffers stay mapped: large ones, taken anew at every step, are otherwise paid in page faults.
-        environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+        environment |= {
+            "MALLOC_MMAP_THRESHOLD_": str(2**32),
+            "MALLOC_TRIM_THRESHOLD_": str(2**33),
+            "MALLOC_TOP_PAD_": str(2**28),
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.training_process"],
             stdin=subprocess.PIPE,

@@ -34,13 +34,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing printed by a library may look like an answer
 
+    import torch
+
     from store.array_store import get_array_store
     from store.database import get_database
     from store.settings import get_settings
     from store.tables import Worker, utc_now
     from worker.run_slice import TrainingProcess
-
-    import torch
 
     settings, database = get_settings(), get_database()
     torch.set_num_threads(settings.threads)

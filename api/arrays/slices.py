@@ -7,8 +7,10 @@ from api.field_problems import FieldProblem
 
 Part = int | slice
 
+_NUMBER = r"-?[0-9]{1,15}"
 _PART = re.compile(
-    r"^\s*(?:(?P<index>-?\d{1,15})|(?P<start>-?\d{1,15})?:(?P<stop>-?\d{1,15})?(?::(?P<step>\d{1,15})?)?)\s*$"
+    rf"\s*(?:(?P<index>{_NUMBER})"
+    rf"|(?P<start>{_NUMBER})?:(?P<stop>{_NUMBER})?(?::(?P<step>[0-9]{{1,15}})?)?)\s*"
 )
 
 
@@ -43,7 +45,7 @@ def parse_slice(text: str | None, shape: tuple[int, ...]) -> tuple[Part, ...]:
 
 
 def _parse_part(text: str, axis: int, size: int) -> Part:
-    match = _PART.match(text)
+    match = _PART.fullmatch(text)
     if match is None:
         raise _invalid(f"expected an integer or start:stop:step for axis {axis}; got {text!r}")
     if match["index"] is not None:

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.models import Example
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile as ReceivedUpload
 
@@ -42,6 +43,14 @@ _UPLOAD_BODY = {
             },
         },
     }
+}
+
+_SYSTEMS: dict[str, Example] = {
+    "paper": {"summary": "The Lorenz data of the paper", "value": {"system": "lorenz"}},
+    "small": {
+        "summary": "A small one, for a first try",
+        "value": {"system": "lorenz", "conditions": 10, "trials_per_condition": 10, "neurons": 30, "seed": 1},
+    },
 }
 
 
@@ -98,7 +107,7 @@ async def upload_dataset(
     responses=problem_responses(400, 413, 415, 422),
 )
 def synthesize_dataset(
-    system: SyntheticSystem,
+    system: Annotated[SyntheticSystem, Body(openapi_examples=_SYSTEMS)],
     response: Response,
     database: DatabaseDependency,
     tenant_id: TenantDependency,

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
@@ -23,6 +24,39 @@ from store.states import JobState
 
 router = APIRouter(tags=["jobs"])
 
+_SERVER_SENT_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "description": "The kind of the event."},
+        "id": {"type": "string", "pattern": "^[0-9]+$", "description": "For `Last-Event-ID`."},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventDocument"},
+        },
+    },
+    "required": ["event", "id", "data"],
+}
+_DATASET_ID = "dat_0192f3c4a5b6aabbccddeeff"
+_SPECIFICATIONS: dict[str, Example] = {
+    "defaults": {"summary": "A search with every default", "value": {"dataset_id": _DATASET_ID}},
+    "chosen": {
+        "summary": "A search over the dropout rates, with the learning rate fixed",
+        "value": {
+            "dataset_id": _DATASET_ID,
+            "name": "first try",
+            "seed": 1,
+            "space": {
+                "learning_rate": 0.003,
+                "dropout": {"low": 0.0, "high": 0.5},
+                "kl_weight_initial_condition": {"low": 1e-6, "high": 1e-3, "scale": "log"},
+            },
+            "architecture": {"factors": 8},
+            "budget": {"models": 16, "epochs": 300, "wall_seconds": 3600},
+        },
+    },
+}
+
 
 @router.post(
     "/v1/jobs",
@@ -36,7 +70,7 @@ router = APIRouter(tags=["jobs"])
     },
 )
 def create_job(
-    specification: JobSpecification,
+    specification: Annotated[JobSpecification, Body(openapi_examples=_SPECIFICATIONS)],
     response: Response,
     database: DatabaseDependency,
     tenant_id: TenantDependency,
@@ -125,7 +159,7 @@ def list_events(
     responses={
         200: {
             "description": "Server-sent events; the data of each is an EventDocument.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _SERVER_SENT_EVENT}},
         },
         **problem_responses(404, 422),
     },

@@ -32,7 +32,9 @@ class LatentryError(Exception):
         The whole problem document.
     """
 
-    def __init__(self, message: str, hint: str = "", status: int = 0, problem: Document | None = None) -> None:
+    def __init__(
+        self, message: str, hint: str = "", status: int = 0, problem: Document | None = None
+    ) -> None:
         super().__init__(f"{message} ({hint})" if hint else message)
         self.message, self.hint, self.status, self.problem = message, hint, status, problem or {}
 
@@ -89,7 +91,10 @@ class Client:
                 "/v1/datasets",
                 params={"filename": path.name, **options},
                 content=iter(lambda: file.read(2**20), b""),
-                headers={"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)},
+                headers={
+                    "Content-Type": "application/octet-stream",
+                    "Content-Length": str(path.stat().st_size),
+                },
             )
         return self.wait_for_dataset(answer.json()["id"])
 
@@ -141,7 +146,9 @@ class Client:
             if job["state"] == "done":
                 return job
             if job["state"] in ("failed", "cancelled"):
-                raise LatentryError(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
+                raise LatentryError(
+                    f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", "")
+                )
 
     def list_models(self, job_id: str) -> list[Document]:
         """All models of a job."""

@@ -1,7 +1,6 @@
 """``latentry demo``: the main job from spikes to latents, on data whose true rates are known."""
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
     json_line
         End with one line of JSON on standard output; everything else goes to standard error.
     workers
-        Training workers of the service that is started; one for each core if None.
+        Training workers of the service that is started; its default if None.
     seed
         Of the data and the search.
     """
@@ -50,15 +49,21 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
 
     console = Console(stderr=json_line)
     started = time.monotonic()
-    with _service(data_dir, url, workers or os.cpu_count() or 1, console) as service_url, Client(service_url) as client:
-        console.print("Making the Lorenz set: 65 conditions × 20 trials, 50 bins of 10 ms, 29 neurons, known rates …")
+    with _service(data_dir, url, workers, console) as service_url, Client(service_url) as client:
+        console.print(
+            "Making the Lorenz set: 65 conditions × 20 trials, 50 bins of 10 ms, 29 neurons, known rates …"
+        )
         dataset = client.synthesize_dataset("lorenz", seed=seed)
         report = dataset["report"]
-        console.print(f"Data set [bold]{dataset['id']}[/bold] is ready: mean rate {_mean_rate(report):.1f} spikes/s")
+        console.print(
+            f"Data set [bold]{dataset['id']}[/bold] is ready: mean rate {_mean_rate(report):.1f} spikes/s"
+        )
         for warning in report["warnings"]:
             console.print(f"  warning: {warning['message']}")
         job = client.create_job({**SPECIFICATION, "dataset_id": dataset["id"], "seed": seed})
-        console.print(f"Job [bold]{job['id']}[/bold]: {SPECIFICATION['budget']['models']} models, selected by sample validation")
+        console.print(
+            f"Job [bold]{job['id']}[/bold]: {SPECIFICATION['budget']['models']} models, selected by sample validation"
+        )
         job = follow(client, job["id"], console)
         model = client.get_model(job["selected_model_id"])
         picture = draw_rates(client, dataset, model, data_dir / "true_and_inferred_rates.png")
@@ -79,7 +84,7 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
 
 
 @contextmanager
-def _service(data_dir: Path, url: str | None, workers: int, console: Console) -> Iterator[str]:
+def _service(data_dir: Path, url: str | None, workers: int | None, console: Console) -> Iterator[str]:
     if url is not None:
         data_dir.mkdir(parents=True, exist_ok=True)
         yield url
@@ -90,7 +95,9 @@ def _service(data_dir: Path, url: str | None, workers: int, console: Console) ->
     stopping = threading.Event()
     try:
         service.start()
-        console.print(f"Latentry runs at {service.url} with {workers} workers (data in {service.data_dir})")
+        console.print(
+            f"Latentry runs at {service.url} with {service.workers} workers (data in {service.data_dir})"
+        )
         watcher = threading.Thread(target=service.watch, args=(stopping.is_set,))
         watcher.start()
         try:
@@ -114,7 +121,9 @@ def _print_result(
     console.print(f"{model['id']} (number {model['number']}) has the lowest SV loss of the job")
     for name, value in model["hyperparameters"].items():
         console.print(f"  {name:<28} {value:.4g}")
-    console.print(f"SV loss                  {scores['smoothed_sv_loss']:.4f} nats per sample (held-out samples)")
+    console.print(
+        f"SV loss                  {scores['smoothed_sv_loss']:.4f} nats per sample (held-out samples)"
+    )
     console.print(f"bits per spike           {scores['bits_per_spike_valid']:.3f} (validation trials)")
     console.print(f"R² to the true rates     [bold]{scores['r2_true_rates']:.3f}[/bold]")
     console.print(f"Picture                  {picture}", soft_wrap=True)

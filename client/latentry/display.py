@@ -83,7 +83,9 @@ class JobDisplay:
         table = Table(box=None, pad_edge=False)
         for column in ("model", "epoch", "SV loss", "ordinary loss", "SV loss over epochs"):
             table.add_column(column, justify="left" if "over" in column else "right")
-        order = sorted(self._latest.values(), key=lambda point: point["best_smoothed_sv_loss"] or float("inf"))
+        order = sorted(
+            self._latest.values(), key=lambda point: point["best_smoothed_sv_loss"] or float("inf")
+        )
         for point in order[:_MOST_ROWS]:
             table.add_row(
                 str(point["number"]),

@@ -16,8 +16,10 @@ app = typer.Typer(
 )
 
 DataDir = Annotated[Path, typer.Option(help="Folder of everything the service keeps.")]
-Workers = Annotated[int, typer.Option(min=1, help="Training workers; on a CPU one for each core is fastest.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker; the cores shared, by default.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Training workers; by default one with a GPU, else one for each core."),
+]
 
 
 def load_embedded_service() -> Any:
@@ -25,7 +27,8 @@ def load_embedded_service() -> Any:
     found = entry_points(group="latentry.service", name="embedded")
     if not found:
         raise LatentryError(
-            "this installation has the client only", "install the service, `pip install latentry`, to run it here"
+            "this installation has the client only",
+            "install the service, `pip install latentry`, to run it here",
         )
     return next(iter(found)).load()
 
@@ -33,10 +36,12 @@ def load_embedded_service() -> Any:
 @app.command()
 def up(
     data_dir: DataDir = Path("latentry-data"),
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for the whole network.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 for the whole network.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    workers: Workers = 1,
-    threads: Threads = None,
+    workers: Workers = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker.")] = 1,
 ) -> None:
     """Run the whole service on this machine: API, worker, maintenance loop, broker, SQLite."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -49,6 +54,7 @@ def up(
         typer.echo(f"API    {service.url}/v1")
         typer.echo(f"Docs   {service.url}/docs")
         typer.echo(f"Data   {service.data_dir}")
+        typer.echo(f"Train  {service.workers} workers")
         typer.echo(f"Logs   {service.log_dir}")
         typer.echo("Ctrl-C stops everything; the next `latentry up` goes on where it was.")
         service.watch(stopping.is_set)
@@ -63,7 +69,7 @@ def demo(
     data_dir: DataDir = Path("latentry-demo"),
     url: Annotated[str | None, typer.Option(help="Use a running service instead of starting one.")] = None,
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Training workers; one for each core by default.")] = None,
+    workers: Workers = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the data and of the search.")] = 0,
 ) -> None:
     """Run the main job on synthetic spikes whose rates are known: a search, the selected model, its latents."""

@@ -62,7 +62,9 @@ def draw_rates(client: Client, dataset: dict[str, Any], model: dict[str, Any], p
     axes[0][3].plot(time_s, inferred[trials[0]][:, neuron], color="tab:orange", label="inferred")
     axes[0][3].set(title=f"neuron {neuron}, trial {trials[0]}", xlabel="time (s)", ylabel="spikes/s")
     axes[0][3].legend(frameon=False)
-    axes[1][3].hexbin(true[split == 1].ravel(), inferred[split == 1].ravel(), gridsize=50, bins="log", cmap="Blues")
+    axes[1][3].hexbin(
+        true[split == 1].ravel(), inferred[split == 1].ravel(), gridsize=50, bins="log", cmap="Blues"
+    )
     highest = float(true.max())
     axes[1][3].plot([0, highest], [0, highest], color="black", linewidth=0.8)
     r2 = model["scores"]["r2_true_rates"]

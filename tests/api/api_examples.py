@@ -28,6 +28,7 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def add_tenant(session: Session) -> None:
     session.add(Tenant(id=OTHER_TENANT, name="another lab"))
+    session.flush()
 
 
 def add_dataset(

@@ -18,7 +18,7 @@ URLS = {
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class VariableMissing(Exception):
+class MissingVariableError(Exception):
     """A variable without a value was required; the message is the compose file's."""
 
 
@@ -40,7 +40,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
         if not value and operator == ":-":
             value = interpolate(argument, variables)
         elif not value and operator == ":?":
-            raise VariableMissing(argument)
+            raise MissingVariableError(argument)
         else:
             assert operator in (":-", ":?") or name.end() == end
         result += value
@@ -57,12 +57,13 @@ def _closing_brace(text: str, start: int) -> int:
     raise AssertionError(f"no end: {text[start : start + 40]!r}")
 
 
-def resolved_text(name: str, variables: Mapping[str, str]) -> str:
-    """Text of a file of ``docker/`` with its variables replaced."""
-    return interpolate((DOCKER / name).read_text(), variables)
+def read_document(name: str, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Read a compose file of ``docker/``."""
+    document: dict[str, Any] = yaml.safe_load(interpolate((DOCKER / name).read_text(), variables))
+    return document
 
 
 def services(name: str, variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Services of a compose file of ``docker/``, by name."""
-    found: dict[str, dict[str, Any]] = yaml.safe_load(resolved_text(name, variables))["services"]
+    found: dict[str, dict[str, Any]] = read_document(name, variables)["services"]
     return found

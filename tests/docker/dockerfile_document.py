@@ -28,7 +28,7 @@ class Copy:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Instructions of the Dockerfile, in order: keyword and the rest of the line, with continued lines joined."""
+    """Instructions of the Dockerfile, in order: keyword and rest, with continued lines joined."""
     lines = [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]

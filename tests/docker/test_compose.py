@@ -14,9 +14,9 @@ from compose_document import (
     PASSWORDS,
     REPOSITORY,
     URLS,
-    VariableMissing,
+    MissingVariableError,
     interpolate,
-    resolved_text,
+    read_document,
     services,
 )
 
@@ -47,31 +47,40 @@ OF_THE_IMAGE = ["api", "worker", "worker-gpu", "control", "maintenance", "migrat
         ("${X:?no X}", {"X": "1"}, "1"),
     ],
 )
-def test_variables_are_replaced_as_compose_does(text: str, variables: Mapping[str, str], expected: str) -> None:
+def test_variables_are_replaced_as_compose_does(
+    text: str, variables: Mapping[str, str], expected: str
+) -> None:
     assert interpolate(text, variables) == expected
+
+
+def validated(document: dict[str, Any]) -> compose_spec.PyCompose:
+    """Parse by the specification, which takes no merge keys below the top: they are resolved by now."""
+    compose = compose_spec.PyCompose.from_yaml(yaml.safe_dump(document))
+    compose.validate()
+    return compose
 
 
 @pytest.mark.parametrize(("file", "variables"), FILES)
 def test_valid_by_the_specification(file: str, variables: Mapping[str, str]) -> None:
-    options = compose_spec.PyOptions(apply_merge=True)
-    compose = options.from_yaml(resolved_text(file, variables))
-    compose.validate()
+    compose = validated(read_document(file, variables))
     assert set(compose.service_names()) == set(services(file, variables))
 
 
 @pytest.mark.parametrize("mistake", ["healthchek: {test: [CMD, x]}", "networks: [nowhere]"])
 def test_the_specification_finds_mistakes(mistake: str) -> None:
-    document = yaml.safe_load(resolved_text("compose.yaml", PASSWORDS))
+    document = read_document("compose.yaml", PASSWORDS)
     document["services"]["redis"] |= yaml.safe_load(mistake)
     with pytest.raises(ValueError, match=r"healthchek|nowhere"):
-        compose_spec.PyOptions(apply_merge=True).from_yaml(yaml.safe_dump(document)).validate()
+        validated(document)
 
 
 @pytest.mark.parametrize(("file", "variables"), FILES)
 def test_volumes_and_dependencies_are_defined(file: str, variables: Mapping[str, str]) -> None:
-    document = yaml.safe_load(resolved_text(file, variables))
+    document = read_document(file, variables)
     for service in document["services"].values():
-        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(document.get("volumes", {}))
+        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(
+            document.get("volumes", {})
+        )
         for name, dependency in service.get("depends_on", {}).items():
             if dependency["condition"] == "service_healthy":
                 assert "healthcheck" in document["services"][name]
@@ -81,14 +90,16 @@ def test_volumes_and_dependencies_are_defined(file: str, variables: Mapping[str,
 @pytest.mark.parametrize("empty", [{}, {"LATENTRY_DATABASE_URL": "x", "LATENTRY_REDIS_URL": "y"}])
 def test_refuses_to_start_without_a_password(missing: str, empty: dict[str, str]) -> None:
     variables = {name: value for name, value in PASSWORDS.items() if name != missing} | empty
-    with pytest.raises(VariableMissing, match=f"set {missing} in docker/.env"):
-        resolved_text("compose.yaml", variables)
+    with pytest.raises(MissingVariableError, match=f"set {missing} in docker/.env"):
+        read_document("compose.yaml", variables)
 
 
 @pytest.mark.parametrize("missing", sorted(URLS))
 def test_a_further_machine_refuses_to_start_without_an_address(missing: str) -> None:
-    with pytest.raises(VariableMissing, match=f"set {missing} in docker/.env"):
-        resolved_text("compose.workers.yaml", {name: value for name, value in URLS.items() if name != missing})
+    with pytest.raises(MissingVariableError, match=f"set {missing} in docker/.env"):
+        read_document(
+            "compose.workers.yaml", {name: value for name, value in URLS.items() if name != missing}
+        )
 
 
 @pytest.mark.parametrize("service", LONG_RUNNING)
@@ -128,7 +139,9 @@ def test_only_the_api_has_a_port_and_only_on_this_machine() -> None:
 
 def test_uploads_are_shared_by_those_that_need_them_alone() -> None:
     with_uploads = {
-        name for name, service in MAIN.items() if any(v.startswith("uploads:") for v in service.get("volumes", []))
+        name
+        for name, service in MAIN.items()
+        if any(v.startswith("uploads:") for v in service.get("volumes", []))
     }
     assert with_uploads == {"api", "control"}
     for name in with_uploads:
@@ -153,7 +166,9 @@ def test_commands_are_those_of_the_embedded_service(tmp_path: Path, monkeypatch:
     """`latentry up` and compose start the same processes; only names and addresses differ."""
     started: dict[str, list[str]] = {}
     monkeypatch.setenv("LATENTRY_REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setattr(EmbeddedService, "_spawn", lambda self, name, command: started.update({name: command}))
+    monkeypatch.setattr(
+        EmbeddedService, "_spawn", lambda self, name, command: started.update({name: command})
+    )
     monkeypatch.setattr(embedded, "_wait_for", lambda *_: None)
     service = EmbeddedService(tmp_path, port=0, workers=1)
     service.start()
@@ -168,7 +183,9 @@ def test_commands_are_those_of_the_embedded_service(tmp_path: Path, monkeypatch:
 def same_process(command: list[str]) -> list[str]:
     addresses = ("--host", "--port", "-n")
     return [
-        word for number, word in enumerate(command) if word not in addresses and command[number - 1] not in addresses
+        word
+        for number, word in enumerate(command)
+        if word not in addresses and command[number - 1] not in addresses
     ]
 
 
@@ -186,7 +203,7 @@ def test_the_example_of_an_environment_has_no_password_and_nothing_unused() -> N
     written = dict(re.findall(r"^([A-Z_]+)=(.*)$", text, re.MULTILINE))
     assert written == dict.fromkeys(PASSWORDS, "")
     used = set(re.findall(r"\$\{([A-Z_]+)", "".join((DOCKER / file).read_text() for file, _ in FILES)))
-    of_compose_itself = {"COMPOSE_PROFILES"}
+    of_compose_itself = {"COMPOSE_PROFILES", "COMPOSE_FILE"}
     offered = set(re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE))
     assert {name for name in offered if not name.startswith("LATENTRY_")} <= used | of_compose_itself
 

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from compose_document import DOCKER, REPOSITORY, services, PASSWORDS
+from compose_document import DOCKER, PASSWORDS, REPOSITORY, services
 from dockerfile_document import copies, instructions
 
 
@@ -29,7 +29,9 @@ def test_hadolint_would_find_something(tmp_path: Path) -> None:
 
 def test_every_copied_path_exists_and_is_let_through() -> None:
     let_through = {
-        line.removeprefix("!") for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+        line.removeprefix("!")
+        for line in (REPOSITORY / ".dockerignore").read_text().splitlines()
+        if line[:1] == "!"
     }
     copied = {str(source) for copy in copies() for source in copy.sources}
     assert all((REPOSITORY / path).exists() for path in copied)
@@ -39,12 +41,18 @@ def test_every_copied_path_exists_and_is_let_through() -> None:
 def test_every_package_of_the_wheel_is_copied_to_its_own_place() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    places = {str(copy.sources[0]): copy.target for copy in copies() if copy.stage == "wheel" and len(copy.sources) == 1}
+    places = {
+        str(copy.sources[0]): copy.target
+        for copy in copies()
+        if copy.stage == "wheel" and len(copy.sources) == 1
+    }
     assert places == {package: f"./{package}" for package in packages}
 
 
 def test_source_is_copied_after_the_packages_are_installed() -> None:
-    before_packages = {str(path) for copy in copies() if copy.stage in ("requirements", "packages") for path in copy.sources}
+    before_packages = {
+        str(path) for copy in copies() if copy.stage in ("requirements", "packages") for path in copy.sources
+    }
     assert before_packages == {"pyproject.toml"}
 
 
@@ -60,7 +68,9 @@ def test_the_last_stage_is_not_root_and_installs_no_system_packages() -> None:
 def test_the_base_image_has_a_tag_and_the_files_name_no_registry() -> None:
     bases = [rest for keyword, rest in instructions() if keyword == "FROM"]
     assert all(rest.startswith("${PYTHON_IMAGE}") for rest in bases)
-    default = next(rest for keyword, rest in instructions() if keyword == "ARG" and rest.startswith("PYTHON_IMAGE="))
+    default = next(
+        rest for keyword, rest in instructions() if keyword == "ARG" and rest.startswith("PYTHON_IMAGE=")
+    )
     images = [default.removeprefix("PYTHON_IMAGE=")]
     images += [service["image"] for service in services("compose.yaml", PASSWORDS).values()]
     for image in images:

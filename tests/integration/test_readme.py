@@ -49,7 +49,9 @@ def test_the_quickstart_works_as_written(tmp_path: Path) -> None:
                 name = f"block_{len(shell)}.py"
                 (tmp_path / name).write_text(script)
                 shell += f"python {name}\n"
-        done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert '"valid":true' in done.stdout
         assert "event: job.state" in done.stdout

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import xarray
 import zarr
-
 from latentry import Client, LatentryError
+
 from worker.embedded import EmbeddedService, EmbeddedServiceError
 
 StartService = Callable[..., EmbeddedService]
@@ -157,11 +157,15 @@ def test_two_jobs_of_two_users_on_two_workers(start_service: StartService, spike
     service.stop()
 
 
-def test_stopping_gives_the_slice_back_and_starting_goes_on(start_service: StartService, spikes_file: Path) -> None:
+def test_stopping_gives_the_slice_back_and_starting_goes_on(
+    start_service: StartService, spikes_file: Path
+) -> None:
     first = start_service(workers=1)
     with Client(first.url) as client:
         dataset = client.upload_dataset(spikes_file)
-        job_id = client.create_job({**SMALL, "dataset_id": dataset["id"], "budget": {"models": 2, "epochs": 1500}})["id"]
+        job_id = client.create_job(
+            {**SMALL, "dataset_id": dataset["id"], "budget": {"models": 2, "epochs": 1500}}
+        )["id"]
         wait_until(lambda: client.get_job(job_id)["state"] == "running")
         time.sleep(1.0)
     began = time.monotonic()
@@ -224,8 +228,19 @@ def test_a_taken_port_is_told(service: EmbeddedService, tmp_path: Path) -> None:
 
 
 def test_up_runs_until_interrupted(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "latentry.main", "up", "--port", "0", "--data-dir", str(tmp_path / "data")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "latentry.main",
+        "up",
+        "--port",
+        "0",
+        "--data-dir",
+        str(tmp_path / "data"),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first.startswith("API    http://127.0.0.1:")
@@ -235,5 +250,9 @@ def test_up_runs_until_interrupted(tmp_path: Path) -> None:
     rest, _ = process.communicate(timeout=40)
     assert process.returncode == 0
     assert rest.rstrip().endswith("Stopped.")
-    left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
+    left = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if str(tmp_path) in " ".join(one.info["cmdline"] or [])
+    ]
     assert left == []

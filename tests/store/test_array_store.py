@@ -65,7 +65,9 @@ def test_deleting_a_path_leaves_its_neighbours(arrays: Store) -> None:
     for key in ("models/a/1", "models/a/b/2", "models/ab/3", "models/a.4"):
         write_object(arrays, key, b"x")
     delete_objects(arrays, "models/a")
-    left = {key for key in ("models/a/1", "models/a/b/2", "models/ab/3", "models/a.4") if read_object(arrays, key)}
+    left = {
+        key for key in ("models/a/1", "models/a/b/2", "models/ab/3", "models/a.4") if read_object(arrays, key)
+    }
     assert left == {"models/ab/3", "models/a.4"}
     delete_object(arrays, "models/ab/3")
     delete_object(arrays, "models/ab/3")

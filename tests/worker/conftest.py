@@ -48,7 +48,9 @@ def add_dataset(database: Database, trials: int = 40, tenant_id: str = DEFAULT_T
             )
         )  # fmt: skip
         session.flush()
-        session.add_all(Trial(dataset_id=dataset_id, trial=i, length_bins=20, details={}) for i in range(trials))
+        session.add_all(
+            Trial(dataset_id=dataset_id, trial=i, length_bins=20, details={}) for i in range(trials)
+        )
     return dataset_id
 
 

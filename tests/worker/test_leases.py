@@ -108,7 +108,9 @@ def test_tenants_take_turns(database: Database, settings: Settings) -> None:
     assert order == ["default", "other", "default"]
 
 
-def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(database: Database, settings: Settings) -> None:
+def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(
+    database: Database, settings: Settings
+) -> None:
     dataset_id = add_dataset(database)
     with database.write() as session:
         session.get_one(Dataset, dataset_id).state = DatasetState.INGESTING

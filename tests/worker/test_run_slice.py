@@ -103,7 +103,9 @@ def test_only_one_checkpoint_of_a_model_is_kept(
     with database.read() as session:
         model = session.execute(select(Model).where(Model.job_id == job_id)).scalars().first()
         keys = session.execute(
-            select(Slice.epochs_trained).where(Slice.job_id == job_id, Slice.kind == "train").order_by(Slice.id)
+            select(Slice.epochs_trained)
+            .where(Slice.job_id == job_id, Slice.kind == "train")
+            .order_by(Slice.id)
         ).scalars()
         assert list(keys) == [1, 2, 3, 4]
     assert model is not None
@@ -128,7 +130,11 @@ def test_many_short_slices_give_the_numbers_of_one_long(
 
 
 def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
-    database: Database, process: TrainingProcess, settings: Settings, dataset_id: str, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    process: TrainingProcess,
+    settings: Settings,
+    dataset_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The lease goes to another in the middle; the first worker's writes are refused, the numbers stay the same."""
     undisturbed = add_job(database, dataset_id)

@@ -35,7 +35,9 @@ class FakeWorkers:
         with self.database.write() as session:
             return claim_slice(session, worker, self.settings)
 
-    def report(self, lease: Lease, losses: dict[int, float] | None = None, diverged: tuple[int, ...] = ()) -> None:
+    def report(
+        self, lease: Lease, losses: dict[int, float] | None = None, diverged: tuple[int, ...] = ()
+    ) -> None:
         with self.database.write() as session:
             lease.keep(session, self.settings)
             piece = session.get_one(Slice, lease.row_id)
@@ -68,7 +70,9 @@ def read_job(database: Database, job_id: str) -> Job:
 
 def read_models(database: Database, job_id: str) -> list[Model]:
     with database.read() as session:
-        return list(session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars())
+        return list(
+            session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars()
+        )
 
 
 def read_slices(database: Database, job_id: str) -> list[Slice]:

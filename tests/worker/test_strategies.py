@@ -23,7 +23,9 @@ def specification(kind: str, seed: int = 0, models: int = 6) -> JobSpecification
 class TestContract:
     def test_equal_inputs_give_equal_decisions(self, kind: str) -> None:
         assert make_strategy(specification(kind)).decide([]) == make_strategy(specification(kind)).decide([])
-        assert make_strategy(specification(kind)).decide([]) != make_strategy(specification(kind, seed=1)).decide([])
+        assert make_strategy(specification(kind)).decide([]) != make_strategy(
+            specification(kind, seed=1)
+        ).decide([])
 
     def test_every_draw_lies_in_its_range(self, kind: str) -> None:
         for begun in make_strategy(specification(kind, models=200)).decide([]):

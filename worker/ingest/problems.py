@@ -36,7 +36,7 @@ class Problem:
         return cls(**fields)
 
 
-class RejectedFile(Exception):  # noqa: N818 - a file that is rejected is an answer, not a fault of ours
+class RejectedFile(Exception):
     """The file cannot become a data set.
 
     Attributes

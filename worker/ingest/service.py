@@ -20,9 +20,9 @@ from store.database import Database, database_now
 from store.settings import Settings
 from store.states import DatasetState
 from store.tables import Dataset, Trial
+from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import SPLIT_TRAIN, SPLIT_VALID, Recording
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, parse_in_sandbox
-from worker.ingest.readers import ReadOptions
 from worker.leases import Lease, LeaseLost, claim_dataset, retry_or_fail
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,10 @@ def ingest_dataset(
     if lease is None or row is None:
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="latentry-ingest-") as folder, _kept(database, lease, settings):
+        with (
+            tempfile.TemporaryDirectory(prefix="latentry-ingest-") as folder,
+            _kept(database, lease, settings),
+        ):
             outcome = _parse(row, Path(folder), settings)
             if isinstance(outcome, Rejection):
                 logger.info("%s is rejected: %s", dataset_id, outcome.log or outcome.problems)
@@ -178,7 +181,9 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
     samples = ("trial", "time_s", "neuron")
     yield NamedArray("spikes", recording.spikes, samples, "spikes", "spike counts; 0 past a trial's end")
     if recording.true_rates_hz is not None:
-        yield NamedArray("true_rates_hz", recording.true_rates_hz, samples, "spikes/s", "the rates that made the spikes")
+        yield NamedArray(
+            "true_rates_hz", recording.true_rates_hz, samples, "spikes/s", "the rates that made the spikes"
+        )
     if recording.external_inputs is not None:
         yield NamedArray("external_inputs", recording.external_inputs, ("trial", "time_s", "external_input"))
     yield NamedArray("trial", np.arange(trials), ("trial",), "", "index in the order given")
@@ -190,7 +195,9 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
     }  # fmt: skip
     for original, values in recording.behaviour.items():
         name = _free_name(original, taken)
-        yield NamedArray(name, values, ("trial", "time_s", f"{name}_component"), "", f"{original}, as uploaded")
+        yield NamedArray(
+            name, values, ("trial", "time_s", f"{name}_component"), "", f"{original}, as uploaded"
+        )
     for original, column in recording.trial_metadata.items():
         name = _free_name(original, taken)
         values, attributes = _coordinate(column)

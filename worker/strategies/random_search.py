@@ -16,9 +16,7 @@ class RandomSearch(Strategy):
         """Begin the models that the budget has and the history lacks."""
         begun = {record.number for record in history}
         return [
-            self._draw(number)
-            for number in range(self.specification.budget.models)
-            if number not in begun
+            self._draw(number) for number in range(self.specification.budget.models) if number not in begun
         ]
 
     def _draw(self, number: int) -> Begin:

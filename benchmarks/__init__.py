@@ -1,0 +1,1 @@
+"""Benchmarks: each one command, ``python -m benchmarks.NAME``, with its results in ``RESULTS.md``."""

@@ -1,0 +1,244 @@
+"""Lists and pages, waiting, other tenants, trials, synthesis."""
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+from api_examples import PROBLEM, Example, add_dataset, add_tenant
+from fastapi.testclient import TestClient
+
+from api.pagination import encode_token
+from api.waiting import wanted_wait_seconds
+from store.database import Database
+from store.states import DatasetState
+from store.tables import Dataset
+
+
+def pages(client: TestClient, path: str, page_size: int) -> list[list[dict[str, Any]]]:
+    found, token = [], None
+    while True:
+        parameters = {"page_size": page_size} | ({"page_token": token} if token else {})
+        page = client.get(path, params=parameters).json()
+        found.append(page["items"])
+        token = page["next_page_token"]
+        if token is None:
+            return found
+
+
+def test_list_is_cut_into_pages_newest_first(client: TestClient, database: Database) -> None:
+    made = []
+    for _ in range(5):
+        with database.write() as session:
+            made.append(add_dataset(session))
+        time.sleep(0.002)  # ids sort by the millisecond
+    with database.write() as session:
+        add_tenant(session)
+        add_dataset(session, tenant="other")
+    for size, lengths in ((2, [2, 2, 1]), (5, [5]), (1, [1] * 5)):
+        found = pages(client, "/v1/datasets", size)
+        assert [len(page) for page in found] == lengths
+        assert [item["id"] for page in found for item in page] == made[::-1]
+
+
+def test_pages_do_not_shift_when_something_is_added(light_client: TestClient, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        made = [add_dataset(session) for _ in range(3)]
+    first = light_client.get("/v1/datasets?page_size=2").json()
+    time.sleep(0.002)
+    with sqlite_database.write() as session:
+        add_dataset(session)
+    second = light_client.get(f"/v1/datasets?page_token={first['next_page_token']}").json()
+    assert sorted(item["id"] for item in first["items"] + second["items"]) == sorted(made)
+
+
+LISTS = ["/v1/datasets", "/v1/jobs", "/v1/datasets/{dataset}/trials", "/v1/jobs/{job}/models", "/v1/jobs/{job}/events"]
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("token", ["", "x", "%00", "ü", "a" * 201, encode_token("1; DROP"), encode_token("\x00"), encode_token("-1")])
+def test_bad_page_token_is_refused(reader: TestClient, example: Example, path: str, token: str) -> None:
+    url = path.format(dataset=example.dataset_id, job=example.job_id)
+    answer = reader.get(url, params={"page_token": token})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+    assert answer.json()["errors"][0]["pointer"] == "page_token"
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("size", ["0", "501", "-1", "x", ""])
+def test_bad_page_size_is_refused(reader: TestClient, example: Example, path: str, size: str) -> None:
+    url = path.format(dataset=example.dataset_id, job=example.job_id)
+    answer = reader.get(url, params={"page_size": size})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "page_size"
+
+
+def test_token_of_another_kind_of_list_is_refused(reader: TestClient, example: Example) -> None:
+    token = reader.get(f"/v1/datasets/{example.dataset_id}/trials?page_size=1").json()["next_page_token"]
+    assert reader.get("/v1/datasets", params={"page_token": token}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/datasets/{0.other_dataset_id}",
+        "/v1/datasets/{0.other_dataset_id}/trials",
+        "/v1/datasets/{0.other_dataset_id}/arrays",
+        "/v1/datasets/{0.other_dataset_id}/arrays/spikes",
+        "/v1/datasets/{0.other_dataset_id}/zarr/zarr.json",
+        "/v1/jobs/{0.other_job_id}",
+        "/v1/jobs/{0.other_job_id}/models",
+        "/v1/jobs/{0.other_job_id}/events",
+        "/v1/jobs/{0.other_job_id}/events/stream",
+        "/v1/models/{0.other_model_id}",
+        "/v1/models/{0.other_model_id}/learning_curve",
+        "/v1/models/{0.other_model_id}/arrays",
+        "/v1/models/{0.other_model_id}/arrays/rates",
+        "/v1/models/{0.other_model_id}/zarr/zarr.json",
+    ],
+)
+def test_what_is_another_tenant_s_is_not_found(reader: TestClient, example: Example, path: str) -> None:
+    theirs = path.format(example)
+    answer = reader.get(theirs)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)
+    # nothing tells it from one that does not exist
+    owner = theirs.split("/")[3]
+    absent = owner[:-6] + "000000"
+    assert reader.get(theirs.replace(owner, absent)).json()["detail"] == answer.json()["detail"].replace(owner, absent)
+    mine = theirs
+    for kind in ("dataset", "job", "model"):
+        mine = mine.replace(getattr(example, f"other_{kind}_id"), getattr(example, f"{kind}_id"))
+    assert reader.get(mine).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["x", "%00", "dat_", "%FF", "dat_0123456789abcdef01234567%0A", "a" * 5000])
+@pytest.mark.parametrize("path", ["/v1/datasets/", "/v1/jobs/", "/v1/models/"])
+def test_an_id_that_can_t_be_is_not_found(client: TestClient, path: str, key: str) -> None:
+    answer = client.get(path + key)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)
+
+
+def test_prefer_wait_answers_at_the_end(light_client: TestClient, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, state=DatasetState.INGESTING)
+
+    def finish() -> None:
+        time.sleep(0.4)
+        with sqlite_database.write() as session:
+            session.get_one(Dataset, dataset_id).state = DatasetState.REJECTED
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    begin = time.monotonic()
+    answer = light_client.get(f"/v1/datasets/{dataset_id}", headers={"Prefer": "wait=20"}).json()
+    thread.join()
+    assert answer["state"] == "rejected"
+    assert 0.3 < time.monotonic() - begin < 10
+
+
+def test_prefer_wait_is_over_in_time(light_client: TestClient, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, state=DatasetState.INGESTING)
+    begin = time.monotonic()
+    assert light_client.get(f"/v1/datasets/{dataset_id}").json()["state"] == "ingesting"
+    assert time.monotonic() - begin < 0.5
+    answer = light_client.get(f"/v1/datasets/{dataset_id}", headers={"Prefer": "wait=1"}).json()
+    assert answer["state"] == "ingesting"
+    assert 1.0 <= time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, 0), ("", 0), ("wait=5", 5), ("respond-async, wait=7", 7), ("wait=900", 60), ("await=5", 0), ("wait=x", 0)],
+)
+def test_prefer_is_read(header: str | None, seconds: float) -> None:
+    assert wanted_wait_seconds(header) == seconds
+
+
+def test_trials_are_in_the_order_given(client: TestClient, database: Database) -> None:
+    splits = ["train", "valid", None] * 4
+    with database.write() as session:
+        dataset_id = add_dataset(session, splits=splits)
+    found = pages(client, f"/v1/datasets/{dataset_id}/trials", 5)
+    assert [len(page) for page in found] == [5, 5, 2]
+    trials = [trial for page in found for trial in page]
+    assert [trial["trial"] for trial in trials] == list(range(12))
+    assert [trial["split"] for trial in trials] == splits
+    assert trials[3]["details"] == {"condition": 3}
+
+
+@pytest.mark.parametrize(
+    ("state", "says"), [(DatasetState.INGESTING, "is ingesting"), (DatasetState.REJECTED, "is rejected")]
+)
+def test_trials_and_arrays_wait_until_it_is_ready(
+    light_client: TestClient, sqlite_database: Database, state: DatasetState, says: str
+) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, state=state)
+    for rest in ("trials", "arrays", "arrays/spikes", "zarr/zarr.json"):
+        answer = light_client.get(f"/v1/datasets/{dataset_id}/{rest}")
+        assert (answer.status_code, answer.headers["content-type"]) == (409, PROBLEM)
+        assert says in answer.json()["detail"]
+        assert ("Retry-After" in answer.headers) == (state == DatasetState.INGESTING)
+    assert list(light_client.get(f"/v1/datasets/{dataset_id}").json()["links"]) == ["self"]
+
+
+def test_rejected_data_set_has_its_problems(light_client: TestClient, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, state=DatasetState.REJECTED)
+    assert light_client.get(f"/v1/datasets/{dataset_id}").json()["problems"][0]["message"] == "no spikes"
+
+
+def test_where_a_file_lies_is_not_told(light_client: TestClient, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session)
+        row = session.get_one(Dataset, dataset_id)
+        row.source = {**row.source, "path": "/srv/secret"}
+    assert "secret" not in light_client.get(f"/v1/datasets/{dataset_id}").text
+
+
+def test_synthesis_writes_its_defaults(client: TestClient) -> None:
+    answer = client.post("/v1/datasets:synthesize", json={"system": "lorenz", "neurons": 30, "name": "L"})
+    assert answer.status_code == 202
+    dataset = answer.json()
+    assert answer.headers["Location"] == f"/v1/datasets/{dataset['id']}"
+    assert (dataset["state"], dataset["name"]) == ("ingesting", "L")
+    assert dataset["source"] == {
+        "kind": "synthetic", "system": "lorenz", "conditions": 65, "trials_per_condition": 20, "bins": 50,
+        "neurons": 30, "mean_count_per_bin": 0.2, "bin_width_s": 0.01, "seed": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "says"),
+    [
+        ({"system": "rossler"}, "/system", "'lorenz'; got 'rossler'"),
+        ({"bins": 1}, "/bins", "greater than or equal to 2; got 1"),
+        ({"bins": "many"}, "/bins", "got 'many'"),
+        ({"neuron": 5}, "/neuron", "there is no such field"),
+        ({"bin_width_s": 20}, "/bin_width_s", "less than or equal to 1; got 20"),
+        ({"mean_count_per_bin": 1e999}, "/mean_count_per_bin", "finite number; got Infinity"),
+        ({"seed": -1}, "/seed", "greater than or equal to 0; got -1"),
+        ({"name": "a\x00"}, "/name", "should match pattern"),
+        ({"conditions": 1000, "bins": 2000, "neurons": 2000}, "", "is 80000000000; expected at most 100000000"),
+    ],
+)
+def test_wrong_synthesis_is_refused(light_client: TestClient, change: dict[str, Any], pointer: str, says: str) -> None:
+    content = json.dumps({"system": "lorenz"} | change)
+    headers = {"Content-Type": "application/json"}
+    answer = light_client.post("/v1/datasets:synthesize", content=content, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+    [problem] = answer.json()["errors"]
+    assert problem["pointer"] == pointer
+    assert says in problem["message"]
+    assert light_client.get("/v1/datasets").json()["items"] == []
+
+
+def test_repeated_synthesis_is_made_once(light_client: TestClient) -> None:
+    headers = {"Idempotency-Key": "k"}
+    answers = [light_client.post("/v1/datasets:synthesize", json={"system": "lorenz"}, headers=headers) for _ in range(2)]
+    assert answers[0].json() == answers[1].json()
+    other = light_client.post("/v1/datasets:synthesize", json={"system": "lorenz", "seed": 1}, headers=headers)
+    assert other.status_code == 422
+    assert len(light_client.get("/v1/datasets").json()["items"]) == 1

@@ -1,0 +1,71 @@
+"""The committed OpenAPI document is the app's, and says what a client needs."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from api_examples import Example
+
+from api import openapi
+from api.datasets.schemas import LorenzSystem
+from api.errors import MEDIA_TYPE
+from store.specification import JobSpecification
+
+
+@pytest.fixture(scope="module")
+def document(example: Example) -> dict[str, Any]:
+    return example.app.openapi()
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def test_committed_document_is_the_app_s(example: Example) -> None:
+    committed = openapi.DOCUMENT.read_text(encoding="utf-8")
+    assert committed == openapi.text(example.app), "renew it: python -m api.openapi"
+
+
+def test_operations_are_named_and_described(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    names = [operation["operationId"] for _, operation in operations(document)]
+    assert len(set(names)) == len(names) > 20
+    for route, operation in operations(document):
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)+", operation["operationId"]), route
+        assert operation["description"], route
+        assert operation["tags"], route
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references == set(document["components"]["schemas"])
+
+
+def test_problems_are_problem_documents(document: dict[str, Any]) -> None:
+    for route, operation in operations(document):
+        assert "500" in operation["responses"], route
+        for status, answer in operation["responses"].items():
+            if status >= "4" and status != "503":
+                assert list(answer["content"]) == [MEDIA_TYPE], (route, status)
+            if "/{" in route and "healthz" not in route:
+                assert "404" in operation["responses"], route
+
+
+def test_bodies_have_examples(document: dict[str, Any]) -> None:
+    for name in ("create_job", "synthesize_dataset"):
+        [operation] = [one for _, one in operations(document) if one["operationId"] == name]
+        [content] = operation["requestBody"]["content"].values()
+        kind = {"create_job": JobSpecification, "synthesize_dataset": LorenzSystem}[name]
+        assert content["schema"]["$ref"].endswith(f"/{kind.__name__}")
+        for example in content["examples"].values():
+            assert kind.model_validate(example["value"])
+
+
+def test_nothing_internal_is_told(document: dict[str, Any]) -> None:
+    text = json.dumps(document).lower()
+    for word in ("tenant", "lease", "outbox", "array_path", "checkpoint", "sqlalchemy", "httpvalidationerror"):
+        assert word not in text
