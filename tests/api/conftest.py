@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from api_examples import Example, fill
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from zarr.abc.store import Store
@@ -17,6 +16,7 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
+from tests.api.api_examples import Example, fill
 
 
 @pytest.fixture

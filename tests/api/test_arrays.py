@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from api_examples import PROBLEM, Example, example_arrays
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from api.arrays.slices import parse_slice
 from api.errors import Invalid
+from tests.api.api_examples import PROBLEM, Example, example_arrays
 
 ARRAYS = example_arrays()
 

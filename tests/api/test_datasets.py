@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from api_examples import PROBLEM, Example, add_dataset, add_tenant
 from fastapi.testclient import TestClient
 
 from api.pagination import encode_token
@@ -14,6 +13,7 @@ from api.waiting import wanted_wait_seconds
 from store.database import Database
 from store.states import DatasetState
 from store.tables import Dataset
+from tests.api.api_examples import PROBLEM, Example, add_dataset, add_tenant
 
 
 def pages(client: TestClient, path: str, page_size: int) -> list[list[dict[str, Any]]]:

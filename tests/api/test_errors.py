@@ -1,7 +1,6 @@
 """Every error is `application/problem+json`, whoever raises it."""
 
 import pytest
-from api_examples import PROBLEM, Example, call, chunks
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +12,7 @@ from api.errors import TYPE_PREFIX
 from api.field_problems import field_problems
 from store.database import Database
 from store.specification import JobSpecification
+from tests.api.api_examples import PROBLEM, Example, call, chunks
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from api_examples import PROBLEM, add_dataset, add_job
 from fastapi.testclient import TestClient
 from latentry.client import Client, LatentryError
 
@@ -16,6 +15,7 @@ from store import events
 from store.database import Database
 from store.states import JobState
 from store.tables import Job
+from tests.api.api_examples import PROBLEM, add_dataset, add_job
 
 
 def add_history(database: Database, *, state: JobState, progress: int) -> str:

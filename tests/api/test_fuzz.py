@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import schemathesis
-from api_examples import fill
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from schemathesis import GenerationMode
@@ -26,6 +25,7 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
+from tests.api.api_examples import fill
 
 MOST_EXAMPLES = 60
 """Of each route."""

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from api_examples import PROBLEM, START, Example, add_dataset, add_job, add_model
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
@@ -13,6 +12,7 @@ from store.database import Database
 from store.specification import JobSpecification
 from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import Event, IdempotentRequest, Job, Model, OutboxMessage, Slice
+from tests.api.api_examples import PROBLEM, START, Example, add_dataset, add_job, add_model
 
 JSON = {"Content-Type": "application/json"}
 

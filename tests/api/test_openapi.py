@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from api_examples import Example
 
 from api import openapi
 from api.datasets.schemas import LorenzSystem
 from api.errors import MEDIA_TYPE
 from store.specification import JobSpecification
+from tests.api.api_examples import Example
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from api_examples import PROBLEM, call, chunks, stream
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
@@ -21,6 +20,7 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
 from store.tables import Dataset, OutboxMessage
+from tests.api.api_examples import PROBLEM, call, chunks, stream
 
 RAW = {"Content-Type": "application/octet-stream"}
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from api_examples import PROBLEM, Example, call, example_arrays, write_arrays
 from fastapi.testclient import TestClient
 
 from api.arrays.routes import parse_range, zarr_object
 from api.errors import NotFound, RangeNotSatisfiable
 from store.array_store import open_array_store, read_object, write_object
 from store.database import Database
+from tests.api.api_examples import PROBLEM, Example, call, example_arrays, write_arrays
 
 ARRAYS = example_arrays()
 

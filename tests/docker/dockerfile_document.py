@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose_document import DOCKER
+from tests.docker.compose_document import DOCKER
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import Any
 import compose_spec
 import pytest
 import yaml
-from compose_document import (
+
+from store.settings import Settings
+from tests.docker.compose_document import (
     DOCKER,
     PASSWORDS,
     REPOSITORY,
@@ -19,8 +21,6 @@ from compose_document import (
     read_document,
     services,
 )
-
-from store.settings import Settings
 from worker import embedded
 from worker.embedded import EmbeddedService
 

@@ -6,8 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-from compose_document import DOCKER, PASSWORDS, REPOSITORY, services
-from dockerfile_document import copies, instructions
+from tests.docker.compose_document import DOCKER, PASSWORDS, REPOSITORY, services
+from tests.docker.dockerfile_document import copies, instructions
 
 
 def hadolint() -> str:

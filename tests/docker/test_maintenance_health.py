@@ -5,12 +5,12 @@ from datetime import timedelta
 from types import ModuleType
 
 import pytest
-from compose_document import DOCKER
 
 from store import outbox
 from store.database import Database
 from store.states import DatasetState
 from store.tables import DEFAULT_TENANT, Dataset, OutboxMessage, utc_now
+from tests.docker.compose_document import DOCKER
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import reference
 import torch
 
 from models import (
@@ -14,6 +13,7 @@ from models import (
     iterate_latents,
 )
 from models.objective import noise_generator
+from tests.models import reference
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
 LENGTHS = np.array([7, 3, 7, 5, 1, 7, 6])

@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from models.objective import (
     poisson_nll,
     training_loss,
 )
+from tests.models import reference
 
 CPU = torch.device("cpu")
 ARCHITECTURE = Architecture(neurons=4, encoder_units=3, initial_condition_dim=2, generator_units=5, factors=3)

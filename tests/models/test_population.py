@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 import pytest
-import reference
 import torch
 
 from models import (
@@ -19,6 +18,7 @@ from models import (
     r2_true_rates,
 )
 from models.objective import PackHyperparameters, draw_noise, training_loss
+from tests.models import reference
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
 OPTIONS = TrainingOptions(batch_size=8, ramp_epochs=3)

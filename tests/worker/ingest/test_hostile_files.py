@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from ingest_examples import example_recording, write_lfads_hdf5, write_npz
 
+from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
 from worker.ingest.checks import examine
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_recording

@@ -5,8 +5,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from ingest_examples import example_recording, write_lfads_hdf5, write_npz
 
+from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
 from worker.ingest.checks import examine
 from worker.ingest.problems import RejectedFile
 from worker.ingest.readers import READERS, ReadOptions, read_recording

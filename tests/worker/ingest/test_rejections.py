@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ingest_examples import example_recording, write_npz
 
+from tests.worker.ingest.ingest_examples import example_recording, write_npz
 from worker.ingest.checks import Report, examine
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_recording

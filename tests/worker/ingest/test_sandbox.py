@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ingest_examples import example_recording, write_lfads_hdf5, write_npz
-from test_hostile_files import HOSTILE_HDF5, hostile_hdf5, mutate
 
+from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
+from tests.worker.ingest.test_hostile_files import HOSTILE_HDF5, hostile_hdf5, mutate
 from worker.ingest import parse, sandbox
 from worker.ingest.readers import ReadOptions
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, SandboxError, parse_in_sandbox
