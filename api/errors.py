@@ -171,7 +171,7 @@ _BY_STATUS: dict[int, type[Problem]] = {
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problems of a route for its OpenAPI document."""
-    kinds = [Problem, *Problem.__subclasses__()]
+    kinds: list[type[Problem]] = [Problem, *Problem.__subclasses__()]
     return {
         status: {
             "description": " ".join(

@@ -59,7 +59,9 @@ def _path_in_document(location: Sequence[Any], body: Any, kind: str) -> tuple[li
     """The parts of a location that are the client's, and whether the last was not: pydantic adds the union's members."""
     path, here, is_member = [], body, False
     for number, part in enumerate(location, 1):
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        if (isinstance(here, dict) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and part < len(here)
+        ):
             here = here[part]
         elif not (kind == "missing" and number == len(location)):
             is_member = number == len(location)

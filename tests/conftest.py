@@ -85,9 +85,8 @@ def postgres_database_url(postgres_url: str) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A migrated database of each kind."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'test.db'}"
-    else:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    if request.param == "postgresql":
         url = request.getfixturevalue("postgres_database_url")
     database = Database(url)
     migrate(database)

@@ -5,6 +5,7 @@ token, so it then learns that the lease is lost and can spoil nothing (fencing).
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -162,25 +163,30 @@ def reap(session: Session, settings: Settings, *, held_by: str | None = None) ->
     int
         How many were taken.
     """
-    taken = 0
-    tables: list[type[Slice] | type[Dataset]] = [Slice, Dataset]
-    for table in tables:
-        overdue: Any = (
-            table.lease_expires_at < database_now(session) if held_by is None else table.leased_by == held_by
-        )
-        rows = session.execute(
+    return sum(_reap_table(session, table, settings, held_by) for table in (Slice, Dataset))
+
+
+def _reap_table(
+    session: Session, table: type[Slice] | type[Dataset], settings: Settings, held_by: str | None
+) -> int:
+    overdue: Any = (
+        table.lease_expires_at < database_now(session) if held_by is None else table.leased_by == held_by
+    )
+    rows: Sequence[Any] = (
+        session.execute(
             select(table).where(table.lease_token.is_not(None), overdue).with_for_update(skip_locked=True)
-        ).scalars()
-        for row in rows:
-            lost_by, attempts = row.leased_by, row.attempts
-            problem = {
-                "code": "worker_lost",
-                "message": f"the worker {lost_by} was lost {attempts} times while it worked on this",
-                "hint": "look at that worker's log and memory; the work may need more memory than it has",
-            }
-            retry_or_fail(session, row, problem, settings)
-            taken += 1
-    return taken
+        )
+        .scalars()
+        .all()
+    )
+    for row in rows:
+        problem = {
+            "code": "worker_lost",
+            "message": f"the worker {row.leased_by} was lost {row.attempts} times while it worked on this",
+            "hint": "look at that worker's log and memory; the work may need more memory than it has",
+        }
+        retry_or_fail(session, row, problem, settings)
+    return len(rows)
 
 
 def retry_or_fail(

@@ -99,7 +99,9 @@ class TrainingHandle:
         if self._process is not None and self._process.poll() is None:
             return
         threads = str(self._threads)
-        environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+        environment = os.environ | dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads
+        )
         # Freed buffers stay mapped: large ones, taken anew at every step, are otherwise paid in page faults.
         environment |= {
             "MALLOC_MMAP_THRESHOLD_": str(2**32),

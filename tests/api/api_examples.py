@@ -55,13 +55,21 @@ def add_dataset(
             bin_width_s=0.02 if is_ready else None,
             array_path=array_path,
             report={"warnings": []} if is_ready else None,
-            problems=[{"message": "no spikes", "hint": "add some"}] if state == DatasetState.REJECTED else None,
+            problems=[{"message": "no spikes", "hint": "add some"}]
+            if state == DatasetState.REJECTED
+            else None,
         )
     )
     session.flush()
     if is_ready:
         session.add_all(
-            Trial(dataset_id=dataset_id, trial=trial, length_bins=5, split=split, details={"condition": trial % 4})
+            Trial(
+                dataset_id=dataset_id,
+                trial=trial,
+                length_bins=5,
+                split=split,
+                details={"condition": trial % 4},
+            )
             for trial, split in enumerate(splits)
         )
     return dataset_id

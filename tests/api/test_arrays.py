@@ -126,7 +126,9 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         return
     # Python reads the same numbers in it
     index = tuple(
-        slice(*(int(number) if number.strip() else None for number in part.split(":"))) if ":" in part else int(part)
+        slice(*(int(number) if number.strip() else None for number in part.split(":")))
+        if ":" in part
+        else int(part)
         for part in (text.split(",") if text else [])
     )
     values = np.arange(12).reshape(4, 3)
@@ -229,7 +231,9 @@ def test_client_reads_arrays(example_url: str, example: Example) -> None:
     with Client(example_url) as client:
         found = client.read_model_array(example.model_id, "rates", "5:9,::10,-1")
         np.testing.assert_array_equal(found, ARRAYS["rates"][5:9, ::10, -1], strict=True)
-        np.testing.assert_array_equal(client.read_dataset_array(example.dataset_id, "spikes"), ARRAYS["spikes"])
+        np.testing.assert_array_equal(
+            client.read_dataset_array(example.dataset_id, "spikes"), ARRAYS["spikes"]
+        )
         with pytest.raises(LatentryError, match="has no array 'rate'") as caught:
             client.read_model_array(example.model_id, "rate")
     assert caught.value.status == 404

@@ -42,7 +42,9 @@ def test_list_is_cut_into_pages_newest_first(client: TestClient, database: Datab
         assert [item["id"] for page in found for item in page] == made[::-1]
 
 
-def test_pages_do_not_shift_when_something_is_added(light_client: TestClient, sqlite_database: Database) -> None:
+def test_pages_do_not_shift_when_something_is_added(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
     with sqlite_database.write() as session:
         made = [add_dataset(session) for _ in range(3)]
     first = light_client.get("/v1/datasets?page_size=2").json()
@@ -53,11 +55,20 @@ def test_pages_do_not_shift_when_something_is_added(light_client: TestClient, sq
     assert sorted(item["id"] for item in first["items"] + second["items"]) == sorted(made)
 
 
-LISTS = ["/v1/datasets", "/v1/jobs", "/v1/datasets/{dataset}/trials", "/v1/jobs/{job}/models", "/v1/jobs/{job}/events"]
+LISTS = [
+    "/v1/datasets",
+    "/v1/jobs",
+    "/v1/datasets/{dataset}/trials",
+    "/v1/jobs/{job}/models",
+    "/v1/jobs/{job}/events",
+]
 
 
 @pytest.mark.parametrize("path", LISTS)
-@pytest.mark.parametrize("token", ["", "x", "%00", "ü", "a" * 201, encode_token("1; DROP"), encode_token("\x00"), encode_token("-1")])
+@pytest.mark.parametrize(
+    "token",
+    ["", "x", "%00", "ü", "a" * 201, encode_token("1; DROP"), encode_token("\x00"), encode_token("-1")],
+)
 def test_bad_page_token_is_refused(reader: TestClient, example: Example, path: str, token: str) -> None:
     url = path.format(dataset=example.dataset_id, job=example.job_id)
     answer = reader.get(url, params={"page_token": token})
@@ -105,7 +116,9 @@ def test_what_is_another_tenant_s_is_not_found(reader: TestClient, example: Exam
     # nothing tells it from one that does not exist
     owner = theirs.split("/")[3]
     absent = owner[:-6] + "000000"
-    assert reader.get(theirs.replace(owner, absent)).json()["detail"] == answer.json()["detail"].replace(owner, absent)
+    assert reader.get(theirs.replace(owner, absent)).json()["detail"] == answer.json()["detail"].replace(
+        owner, absent
+    )
     mine = theirs
     for kind in ("dataset", "job", "model"):
         mine = mine.replace(getattr(example, f"other_{kind}_id"), getattr(example, f"{kind}_id"))
@@ -150,7 +163,15 @@ def test_prefer_wait_is_over_in_time(light_client: TestClient, sqlite_database: 
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [(None, 0), ("", 0), ("wait=5", 5), ("respond-async, wait=7", 7), ("wait=900", 60), ("await=5", 0), ("wait=x", 0)],
+    [
+        (None, 0),
+        ("", 0),
+        ("wait=5", 5),
+        ("respond-async, wait=7", 7),
+        ("wait=900", 60),
+        ("await=5", 0),
+        ("wait=x", 0),
+    ],
 )
 def test_prefer_is_read(header: str | None, seconds: float) -> None:
     assert wanted_wait_seconds(header) == seconds
@@ -221,10 +242,16 @@ def test_synthesis_writes_its_defaults(client: TestClient) -> None:
         ({"mean_count_per_bin": 1e999}, "/mean_count_per_bin", "finite number; got Infinity"),
         ({"seed": -1}, "/seed", "greater than or equal to 0; got -1"),
         ({"name": "a\x00"}, "/name", "should match pattern"),
-        ({"conditions": 1000, "bins": 2000, "neurons": 2000}, "", "is 80000000000; expected at most 100000000"),
+        (
+            {"conditions": 1000, "bins": 2000, "neurons": 2000},
+            "",
+            "is 80000000000; expected at most 100000000",
+        ),
     ],
 )
-def test_wrong_synthesis_is_refused(light_client: TestClient, change: dict[str, Any], pointer: str, says: str) -> None:
+def test_wrong_synthesis_is_refused(
+    light_client: TestClient, change: dict[str, Any], pointer: str, says: str
+) -> None:
     content = json.dumps({"system": "lorenz"} | change)
     headers = {"Content-Type": "application/json"}
     answer = light_client.post("/v1/datasets:synthesize", content=content, headers=headers)
@@ -237,8 +264,13 @@ def test_wrong_synthesis_is_refused(light_client: TestClient, change: dict[str, 
 
 def test_repeated_synthesis_is_made_once(light_client: TestClient) -> None:
     headers = {"Idempotency-Key": "k"}
-    answers = [light_client.post("/v1/datasets:synthesize", json={"system": "lorenz"}, headers=headers) for _ in range(2)]
+    answers = [
+        light_client.post("/v1/datasets:synthesize", json={"system": "lorenz"}, headers=headers)
+        for _ in range(2)
+    ]
     assert answers[0].json() == answers[1].json()
-    other = light_client.post("/v1/datasets:synthesize", json={"system": "lorenz", "seed": 1}, headers=headers)
+    other = light_client.post(
+        "/v1/datasets:synthesize", json={"system": "lorenz", "seed": 1}, headers=headers
+    )
     assert other.status_code == 422
     assert len(light_client.get("/v1/datasets").json()["items"]) == 1

@@ -57,7 +57,9 @@ def test_large_body(light_app: FastAPI, path: str) -> None:
         assert untold.json()["hint"] == told.json()["hint"]
 
 
-def test_crash(light_client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_crash(
+    light_client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def crash(*_: object) -> None:
         raise RuntimeError("the secret of the house")
 
@@ -69,7 +71,9 @@ def test_crash(light_client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog
     assert "the secret of the house" in caplog.text
 
 
-def test_readiness_without_database(light_client: TestClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_without_database(
+    light_client: TestClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert light_client.get("/readyz").json()["ready"] is True
 
     def fail(*_: object) -> None:
@@ -101,8 +105,12 @@ def test_client_says_when_nothing_answers() -> None:
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-FIELDS = st.sampled_from(["space", "budget", "learning_rate", "dropout", "low", "high", "models", "Range", "a/b", "~"])
-DOCUMENTS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(FIELDS, inner, max_size=4))
+FIELDS = st.sampled_from(
+    ["space", "budget", "learning_rate", "dropout", "low", "high", "models", "Range", "a/b", "~"]
+)
+DOCUMENTS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(FIELDS, inner, max_size=4)
+)
 
 
 @given(st.dictionaries(FIELDS, DOCUMENTS))

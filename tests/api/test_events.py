@@ -62,7 +62,9 @@ def test_events_are_paged_in_order(client: TestClient, database: Database) -> No
 
 
 @pytest.mark.parametrize("number", [0, 3, 250])
-def test_stream_of_an_ended_job_ends(light_client: TestClient, sqlite_database: Database, number: int) -> None:
+def test_stream_of_an_ended_job_ends(
+    light_client: TestClient, sqlite_database: Database, number: int
+) -> None:
     job_id = add_history(sqlite_database, state=JobState.DONE, progress=number)
     answer = light_client.get(f"/v1/jobs/{job_id}/events/stream")
     assert answer.status_code == 200
@@ -71,7 +73,9 @@ def test_stream_of_an_ended_job_ends(light_client: TestClient, sqlite_database: 
     streamed = list(parsed(iter(answer.text.split("\n")[:-1])))
     listed = light_client.get(f"/v1/jobs/{job_id}/events?page_size=500").json()["items"]
     assert [json.loads(event["data"]) for event in streamed] == listed
-    assert [(event["event"], event["id"]) for event in streamed] == [(one["kind"], str(one["id"])) for one in listed]
+    assert [(event["event"], event["id"]) for event in streamed] == [
+        (one["kind"], str(one["id"])) for one in listed
+    ]
 
 
 def test_stream_is_taken_up_after_the_last_event(client: TestClient, database: Database) -> None:

@@ -94,7 +94,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "pointer", "says"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("change", "pointer", "says"), WRONG, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_wrong_specification_is_told_where_and_why(
     reader: TestClient, example: Example, change: dict[str, Any], pointer: str, says: str
 ) -> None:
@@ -168,7 +170,12 @@ def test_data_set_must_be_ready(
     ("splits", "training", "pointer", "counts"),
     [
         ([None] * 5, {}, "/training/valid_fraction", "4 would be for training and 1 for validation"),
-        ([None] * 20, {"valid_fraction": 0.9}, "/training/valid_fraction", "2 would be for training and 18 for"),
+        (
+            [None] * 20,
+            {"valid_fraction": 0.9},
+            "/training/valid_fraction",
+            "2 would be for training and 18 for",
+        ),
         (["train"] * 9 + ["valid"], {}, "/dataset_id", "9 would be for training and 1 for validation"),
         (["test"] * 9 + ["valid"] * 5, {}, "/dataset_id", "0 would be for training and 5 for validation"),
     ],
@@ -201,7 +208,11 @@ def test_preview_makes_nothing(client: TestClient, database: Database, dataset_i
     assert "Location" not in answer.headers
     preview = answer.json()
     assert (preview["valid"], preview["models"], preview["epochs"]) == (True, 3, 150)
-    assert (preview["training_trials"], preview["validation_trials"], preview["steps_per_epoch"]) == (16, 4, 4)
+    assert (preview["training_trials"], preview["validation_trials"], preview["steps_per_epoch"]) == (
+        16,
+        4,
+        4,
+    )
     assert preview["specification"] == JobSpecification.model_validate(body).model_dump(mode="json")
     assert len(preview["warnings"]) == 2  # the ramp is longer than the budget, more factors than neurons
     assert "ramp_epochs is 80" in preview["warnings"][0]
@@ -211,7 +222,9 @@ def test_preview_makes_nothing(client: TestClient, database: Database, dataset_i
 
 def test_repeated_key_makes_one_job(client: TestClient, database: Database, dataset_id: str) -> None:
     headers = {"Idempotency-Key": "k"}
-    first, again = (client.post("/v1/jobs", json={"dataset_id": dataset_id}, headers=headers) for _ in range(2))
+    first, again = (
+        client.post("/v1/jobs", json={"dataset_id": dataset_id}, headers=headers) for _ in range(2)
+    )
     assert (again.status_code, again.json()) == (202, first.json())
     other = client.post("/v1/jobs", json={"dataset_id": dataset_id, "seed": 1}, headers=headers)
     assert (other.status_code, other.headers["content-type"]) == (422, PROBLEM)
@@ -309,10 +322,14 @@ def test_time_left_ends_with_the_wall_clock(
     assert light_client.get(f"/v1/jobs/{job_id}").json()["progress"]["seconds_left"] == 0
 
 
-def test_progress_of_an_ended_job(light_client: TestClient, sqlite_database: Database, light_dataset_id: str) -> None:
+def test_progress_of_an_ended_job(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
     with sqlite_database.write() as session:
         done = add_job(session, light_dataset_id, state=JobState.DONE)
-        cancelled = add_job(session, light_dataset_id, state=JobState.CANCELLED, budget={"models": 1, "epochs": 4})
+        cancelled = add_job(
+            session, light_dataset_id, state=JobState.CANCELLED, budget={"models": 1, "epochs": 4}
+        )
         add_model(session, cancelled, state=ModelState.CANCELLED, losses=(1.0,))
     progress = light_client.get(f"/v1/jobs/{done}").json()["progress"]
     assert (progress["fraction"], progress["seconds_elapsed"], progress["seconds_left"]) == (1.0, 60.0, None)

@@ -67,5 +67,13 @@ def test_bodies_have_examples(document: dict[str, Any]) -> None:
 
 def test_nothing_internal_is_told(document: dict[str, Any]) -> None:
     text = json.dumps(document).lower()
-    for word in ("tenant", "lease", "outbox", "array_path", "checkpoint", "sqlalchemy", "httpvalidationerror"):
+    for word in (
+        "tenant",
+        "lease",
+        "outbox",
+        "array_path",
+        "checkpoint",
+        "sqlalchemy",
+        "httpvalidationerror",
+    ):
         assert word not in text

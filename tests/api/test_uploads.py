@@ -171,7 +171,9 @@ def test_upload_of_the_very_limit_is_taken(light_client: TestClient) -> None:
     assert light_client.post("/v1/datasets", content=bytes(2**20), headers=RAW).status_code == 202
 
 
-def test_cut_off_upload_leaves_nothing(light_app: FastAPI, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_cut_off_upload_leaves_nothing(
+    light_app: FastAPI, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     answer = call(light_app, "POST", "/v1/datasets", chunks(3, 1000)[:-1], RAW)
     assert answer.status == 400  # nobody reads it
     assert files_left(settings) == []
@@ -181,7 +183,9 @@ def test_cut_off_upload_leaves_nothing(light_app: FastAPI, settings: Settings, c
 def test_cut_off_connection_leaves_nothing(light_url: str, settings: Settings) -> None:
     host, port = light_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(5000))
+        connection.sendall(
+            b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(5000)
+        )
         assert eventually(lambda: len(files_left(settings)) == 1)
         assert files_left(settings)[0].name.endswith(".partial")
     assert eventually(lambda: files_left(settings) == [])
@@ -222,7 +226,9 @@ def test_key_with_another_body_is_refused(light_client: TestClient, query: str, 
 def test_two_at_once_with_one_key_make_one(app: FastAPI, database: Database, settings: Settings) -> None:
     def post(number: int) -> httpx.Response:
         client = TestClient(app, raise_server_exceptions=False)
-        return client.post("/v1/datasets", content=b"spikes", headers=RAW | {"Idempotency-Key": f"k{number % 2}"})
+        return client.post(
+            "/v1/datasets", content=b"spikes", headers=RAW | {"Idempotency-Key": f"k{number % 2}"}
+        )
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(post, range(16)))

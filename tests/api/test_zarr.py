@@ -63,7 +63,15 @@ def test_ranges(reader: TestClient, example: Example) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (416, PROBLEM)
         assert answer.headers["Content-Range"] == f"bytes */{size}"
     # what can't be read as one range is answered whole, as HTTP has it
-    for header in ("bytes=5-2", "bytes=-", "bytes=a-b", "bytes=0-1,4-5", "rows=0-1", "bytes=" + "9" * 5000 + "-", ""):
+    for header in (
+        "bytes=5-2",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=0-1,4-5",
+        "rows=0-1",
+        "bytes=" + "9" * 5000 + "-",
+        "",
+    ):
         answer = reader.get(url(example, CHUNK), headers={"Range": header})
         assert (answer.status_code, answer.content) == (200, whole), header
 
@@ -113,13 +121,17 @@ def test_keys_outside_the_group_are_not_found(example: Example, key: str) -> Non
     assert (answer.status, answer.headers["content-type"]) == (404, PROBLEM)
 
 
-@pytest.mark.parametrize("key", ["..%2Fb%2Fzarr.json", "%2e%2e/b/zarr.json", "rates%2F..%2Fzarr.json", "%2Fetc%2Fpasswd"])
+@pytest.mark.parametrize(
+    "key", ["..%2Fb%2Fzarr.json", "%2e%2e/b/zarr.json", "rates%2F..%2Fzarr.json", "%2Fetc%2Fpasswd"]
+)
 def test_encoded_tricks_are_not_found(reader: TestClient, example: Example, key: str) -> None:
     assert reader.get(url(example, key)).status_code == 404
 
 
 @pytest.mark.parametrize("key", TRICKS)
-def test_keys_outside_the_group_of_files_are_not_found(tmp_path: Path, sqlite_database: Database, key: str) -> None:
+def test_keys_outside_the_group_of_files_are_not_found(
+    tmp_path: Path, sqlite_database: Database, key: str
+) -> None:
     store = open_array_store(f"file://{tmp_path}/arrays", sqlite_database)
     for group in ("a", "b"):
         write_object(store, f"groups/{group}/zarr.json", b"{}")
