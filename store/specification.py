@@ -1,7 +1,7 @@
 """What a job asks for: the document that the API validates, the database keeps and the workers read.
 
-Ranges and starting values are those of Keshtkaran & Pandarinath 2019 and Keshtkaran et al. 2022 (AutoLFADS); weights of
-KL and L2 are relative to a reconstruction loss that is a mean over samples, in nats.
+Ranges, but for the learning rate's lower end, are those of Keshtkaran & Pandarinath 2019 and Keshtkaran et al. 2022
+(AutoLFADS); weights of KL and L2 are relative to a reconstruction loss that is a mean over samples, in nats.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ class Space(_Document):
     """The search space: each hyperparameter is a number (fixed) or a range (searched)."""
 
     learning_rate: LearningRate = Field(
-        Range(low=1e-3, high=5e-3, scale="log"), description="Adam's learning rate."
+        Range(low=1e-3, high=5e-3, scale="log"),
+        description="Adam's learning rate. The papers' range goes down to 1e-5, too slow for a draw that is never changed.",
     )
     dropout: Rate = Field(Range(low=0.0, high=0.6), description="Dropout inside the network.")
     cd_rate: Rate = Field(
@@ -87,7 +88,7 @@ class ArchitectureSpecification(_Document):
 class Training(_Document):
     """How every model of the job is trained."""
 
-    batch_size: int = Field(128, ge=1, le=65536, description="Trials per step.")
+    batch_size: int = Field(64, ge=1, le=65536, description="Trials per step.")
     ramp_epochs: int = Field(
         80, ge=0, description="KL and L2 weights rise linearly from 0 to 1 over these epochs."
     )

@@ -1,6 +1,7 @@
 """``latentry demo``: the main job from spikes to latents, on data whose true rates are known."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -130,7 +131,7 @@ def _print_result(
     url = running_url or "http://127.0.0.1:8000"
     if running_url is None:
         console.print("To read its latents by URL, start the service on the same folder:")
-        console.print(f"  latentry up --data-dir {picture.parent}", soft_wrap=True)
+        console.print(f"  {sys.argv[0]} up --data-dir {picture.parent}", soft_wrap=True)
     base = f"{url}/v1/models/{model['id']}"
     console.print("Its latents:")
     console.print(f"  {base}/arrays/rates?slice=0:5&format=json", soft_wrap=True)

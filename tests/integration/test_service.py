@@ -129,6 +129,32 @@ def test_a_killed_worker_loses_nothing(start_service: StartService, spikes_file:
         service.stop()
 
 
+def test_on_postgresql_a_killed_worker_loses_nothing_either(
+    start_service: StartService,
+    spikes_file: Path,
+    postgres_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LATENTRY_DATABASE_URL", postgres_database_url)
+    service = start_service(workers=2)
+    assert not (service.data_dir / "latentry.db").exists()
+    with Client(service.url) as client:
+        dataset = client.upload_dataset(spikes_file)
+        specification = {**SMALL, "dataset_id": dataset["id"], "budget": {"models": 4, "epochs": 300}}
+        undisturbed = client.wait_for_job(client.create_job(specification)["id"])
+        job_id = client.create_job(specification)["id"]
+        wait_until(lambda: client.get_job(job_id)["state"] == "running")
+        time.sleep(1.0)
+        descendants(service, "worker.training_process")[0].kill()
+        assert client.get_job(job_id)["state"] == "running", "it was over before the kill; make it longer"
+        job = client.wait_for_job(job_id)
+        assert curves(client, job_id) == curves(client, undisturbed["id"])
+        assert selected_number(client, job) == selected_number(client, undisturbed)
+        rates = client.read_model_array(job["selected_model_id"], "rates")
+        assert np.isfinite(rates).all()
+    service.stop()
+
+
 def test_two_jobs_of_two_users_on_two_workers(start_service: StartService, spikes_file: Path) -> None:
     service = start_service(workers=2)
     results: dict[str, dict[str, Any]] = {}
