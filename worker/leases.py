@@ -213,4 +213,7 @@ def retry_or_fail(
         attempt=row.attempts,
         error=problem,
     )
-    outbox.post(session, outbox.ADVANCE, row.job_id) if spent else outbox.post(session, outbox.RUN_SLICE)
+    if spent:
+        outbox.post(session, outbox.ADVANCE, row.job_id)
+    else:
+        outbox.post(session, outbox.RUN_SLICE)

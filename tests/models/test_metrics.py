@@ -108,7 +108,7 @@ def test_unrelated_features_decode_nothing():
     assert abs(ridge_decode_r2(shuffled, behaviour)) < 0.05
 
 
-LORENZ_FILE = Path("/work/shared/data/lorenz_lfads_format.h5")
+LORENZ_FILE = Path(__file__).resolve().parents[3] / "shared" / "data" / "lorenz_lfads_format.h5"
 
 
 @pytest.mark.skipif(not LORENZ_FILE.exists(), reason="the shared recordings are not on this machine")

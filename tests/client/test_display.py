@@ -1,0 +1,72 @@
+"""What the terminal shows of a job, and what the command line says when something is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from latentry import Client, LatentryError
+from latentry.display import JobDisplay, sparkline
+from rich.console import Console
+
+from tests.conftest import free_port
+
+
+def progress(*points: tuple[int, int, float | None]) -> dict[str, Any]:
+    models = [
+        {
+            "number": number,
+            "epoch": epoch,
+            "sv_loss": loss,
+            "ordinary_loss": loss,
+            "best_smoothed_sv_loss": loss,
+        }
+        for number, epoch, loss in points
+    ]
+    return {"kind": "progress", "data": {"models": models}}
+
+
+def test_the_display_follows_the_events() -> None:
+    display = JobDisplay(epochs=10, models=2)
+    assert display.line() == "queued: 0 of 20 epochs"
+    display.take({"kind": "job.state", "data": {"state": "running"}})
+    display.take(progress((0, 3, 0.5), (1, 3, 0.4)))
+    display.take(progress((0, 5, 0.3), (1, 5, None)))
+    assert display.line() == "running: 10 of 20 epochs, lowest SV loss 0.3000 (model 0)"
+    console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(display)
+    shown = console.export_text()
+    assert "5/10" in shown
+    assert "50 %" in shown
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=200))
+def test_a_sparkline_is_never_wider_than_asked(values: list[float]) -> None:
+    line = sparkline(values, width=30)
+    assert len(line) <= 30
+    assert bool(line) == bool(values)
+
+
+def test_a_sparkline_has_its_extremes() -> None:
+    assert sparkline([0.0, 1.0, 0.5]) == "▁█▅"
+
+
+def test_a_service_that_is_not_there_is_told() -> None:
+    with (
+        Client(f"http://127.0.0.1:{free_port()}") as client,
+        pytest.raises(LatentryError, match="is the service running"),
+    ):
+        client.get("/healthz")
+
+
+def test_the_command_line_prints_a_problem_and_no_traceback(tmp_path: Path) -> None:
+    environment = {**os.environ, "LATENTRY_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "latentry.main", "demo", "--url", f"http://127.0.0.1:{free_port()}"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Error: nothing answers at http://127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
