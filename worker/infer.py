@@ -14,7 +14,7 @@ from store.database import database_now
 from store.states import JobState
 from store.tables import Model
 from worker.checkpoints import load_checkpoint
-from worker.run_slice import Progress, TrainingProcess, Work, finite
+from worker.slice_work import Progress, TrainingProcess, Work, finite
 
 SPLITS = ["train", "valid", "test"]
 """Codes of the coordinate `split` of the latents."""

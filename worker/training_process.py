@@ -40,7 +40,8 @@ def main() -> None:
     from store.database import get_database
     from store.settings import get_settings
     from store.tables import Worker, utc_now
-    from worker.run_slice import TrainingProcess
+    from worker.run_slice import run_next
+    from worker.slice_work import TrainingProcess
 
     settings, database = get_settings(), get_database()
     torch.set_num_threads(settings.threads)
@@ -75,7 +76,7 @@ def main() -> None:
         started = time.monotonic()
         ran = False
         try:
-            ran = process.run_next()
+            ran = run_next(process)
         except Exception:
             logger.exception("the slice failed")
             ran = True

@@ -300,3 +300,16 @@ def test_steps_are_those_of_torchs_adam(clip):
     for _ in range(2):
         ours.train_epoch()
     torch.testing.assert_close(ours._weights, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_an_exploded_loss_freezes_the_model_though_everything_is_finite():
+    begun = population((0, 2))
+    states = [begun.state(0), begun.state(1)]
+    states[0]["weights.rates.bias"] += 7.0  # a thousand times the true rates
+    pack, calm = population((0, 2), states=states), population((2,))
+    scores, (expected,) = pack.train_epoch(), calm.train_epoch()
+    assert math.isfinite(scores[0].train_loss)
+    assert math.isfinite(scores[0].gradient_norm)
+    assert [s.diverged for s in scores] == [True, False]
+    assert torch.equal(pack.state(0)["weights.rates.bias"], states[0]["weights.rates.bias"])
+    assert dataclasses.astuple(scores[1]) == pytest.approx(dataclasses.astuple(expected), rel=1e-4)

@@ -18,8 +18,9 @@ from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Event, Job, Model,
 from tests.worker.conftest import add_job
 from worker.ingest.service import ingest_dataset
 from worker.leases import reap
-from worker.run_slice import TrainingProcess
+from worker.run_slice import run_next
 from worker.scheduler import advance
+from worker.slice_work import TrainingProcess
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def run_job(process: TrainingProcess, job_id: str) -> None:
     while True:
         with process.database.write() as session:
             advance(session, job_id, process.settings)
-        if not process.run_next():
+        if not run_next(process):
             return
 
 
@@ -142,7 +143,7 @@ def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
     job_id = add_job(database, dataset_id)
     with database.write() as session:
         advance(session, job_id, settings)
-    import worker.run_slice as module
+    import worker.train as module
 
     calls = 0
     save = module.save_checkpoint
@@ -156,7 +157,7 @@ def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
         save(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "save_checkpoint", lose_then_save)
-    assert process.run_next()
+    assert run_next(process)
     with database.read() as session:
         piece = session.execute(select(Slice).where(Slice.job_id == job_id)).scalar_one()
         assert (piece.state, piece.attempts) == (SliceState.QUEUED, 1)
@@ -185,14 +186,14 @@ def test_a_cancelled_slice_writes_nothing_more(
         return False
 
     process.should_yield = cancel_at_third_epoch
-    process.run_next()
+    run_next(process)
     with database.read() as session:
         assert session.get_one(Job, job_id).state == JobState.CANCELLED
         models = session.execute(select(Model).where(Model.job_id == job_id)).scalars().all()
         assert {model.state for model in models} == {ModelState.CANCELLED}
         assert {model.checkpoint_key for model in models} == {None}
     assert epochs < 10
-    assert not process.run_next()
+    assert not run_next(process)
 
 
 def test_an_error_is_tried_again_and_then_reported(
@@ -205,7 +206,7 @@ def test_an_error_is_tried_again_and_then_reported(
         with database.write() as session:
             advance(session, job_id, process.settings)
         with pytest.raises(Exception, match="datasets/gone"):
-            process.run_next()
+            run_next(process)
     with database.write() as session:
         advance(session, job_id, process.settings)
     with database.read() as session:

@@ -1,0 +1,222 @@
+"""What a slice in the training process works with: the process, the claimed work, its progress.
+
+Every transaction that writes begins by renewing the lease, so a worker that lost it writes nothing.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from zarr.abc.store import Store
+
+from models import (
+    Architecture,
+    EpochScores,
+    TrainingData,
+)
+from store import events, outbox
+from store.arrays import open_array
+from store.database import Database, database_now
+from store.settings import Settings
+from store.specification import JobSpecification, split_trials
+from store.states import SliceState
+from store.tables import CurvePoint, Dataset, Job, Model, Slice, Trial
+from worker.leases import Lease
+
+
+@dataclass
+class TrainingProcess:
+    """What a training process keeps from slice to slice.
+
+    Parameters
+    ----------
+    database, arrays, settings
+        Of the service.
+    name
+        Of this process, written into the leases it holds.
+    device
+        ``cpu``, ``cuda:0``, …
+    should_yield
+        Asked at each epoch's end: True ends the slice early, with a checkpoint.
+    """
+
+    database: Database
+    arrays: Store
+    settings: Settings
+    name: str
+    device: str
+    should_yield: Callable[[], bool] = lambda: False
+    _data: dict[tuple[Any, ...], TrainingData] = field(default_factory=dict)
+
+    def load(self, lease: Lease) -> "Work":
+        """Read everything that a claimed slice needs."""
+        with self.database.read() as session:
+            piece = session.get_one(Slice, lease.row_id)
+            job = session.get_one(Job, piece.job_id)
+            dataset = session.get_one(Dataset, job.dataset_id)
+            models = session.execute(
+                select(Model).where(Model.id.in_(piece.model_ids)).order_by(Model.number)
+            ).scalars()
+            trials = session.execute(
+                select(Trial.split, Trial.length_bins)
+                .where(Trial.dataset_id == dataset.id)
+                .order_by(Trial.trial)
+            ).all()
+            return Work(
+                lease=lease,
+                piece=piece,
+                job=job,
+                specification=JobSpecification.model_validate(job.spec),
+                dataset=dataset,
+                models=list(models),
+                given_splits=[row.split for row in trials],
+                trial_length_bins=np.array([row.length_bins for row in trials], dtype=np.int64),
+            )
+
+    def training_data(self, work: "Work") -> TrainingData:
+        """Spikes on the device, split and sample-validation mask; kept for the next slice of the same job."""
+        training = work.specification.training
+        seed = work.specification.seed
+        key = (work.dataset.id, training.sv_rate, training.valid_fraction, seed)
+        if key not in self._data:
+            self._data.clear()
+            split = work.split()
+            used = split != "test"
+            self._data[key] = TrainingData(
+                self.read_array(work.dataset, "spikes")[used],
+                work.trial_length_bins[used],
+                split[used] == "valid",
+                sv_rate=training.sv_rate,
+                sv_seed=seed,
+                device=self.device,
+            )
+        return self._data[key]
+
+    def read_array(self, dataset: Dataset, name: str) -> np.ndarray[Any, Any]:
+        """Read an array of a data set whole."""
+        array = open_array(self.arrays, dataset.array_path or "", name)
+        if array is None:
+            raise FileNotFoundError(f"the data set {dataset.id} has no array {name!r}")
+        return np.asarray(array[...])
+
+    @contextmanager
+    def report(self, lease: Lease) -> Iterator[Session]:
+        """A transaction that writes for the holder of a lease: it renews it, or raises `LeaseLost`."""
+        with self.database.write() as session:
+            lease.keep(session, self.settings)
+            yield session
+
+    @contextmanager
+    def final_report(self, work: "Work") -> Iterator[tuple[Session, Job, Slice]]:
+        """The transaction that ends a slice as done and asks for what comes next."""
+        with self.database.write() as session:
+            job = session.get_one(Job, work.job.id, with_for_update=True)
+            work.lease.keep(session, self.settings)
+            piece = session.get_one(Slice, work.piece.id)
+            piece.state, piece.ended_at = SliceState.DONE, database_now(session)
+            piece.lease_token = piece.lease_expires_at = None  # leased_by stays: who did it
+            events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
+            outbox.post(session, outbox.ADVANCE, job.id)
+            yield session, job, piece
+
+
+@dataclass(frozen=True)
+class Work:
+    """A claimed slice with everything it needs."""
+
+    lease: Lease
+    piece: Slice
+    job: Job
+    specification: JobSpecification
+    dataset: Dataset
+    models: list[Model]
+    given_splits: list[str | None]
+    trial_length_bins: np.ndarray[Any, np.dtype[np.int64]]
+
+    def split(self) -> np.ndarray[Any, Any]:
+        """Which part of the job each trial is in: ``train``, ``valid`` or ``test``."""
+        training = self.specification.training
+        return np.array(split_trials(self.given_splits, training.valid_fraction, self.specification.seed))
+
+    def architecture(self) -> Architecture:
+        """Of the slice's models: a pack has one."""
+        return Architecture(neurons=self.dataset.neurons or 0, **self.models[0].architecture)
+
+
+class Progress:
+    """Learning-curve points on their way to the database, written with each renewal of the lease."""
+
+    def __init__(self, process: TrainingProcess, work: Work) -> None:
+        self._process, self._work = process, work
+        self._points: list[tuple[Model, EpochScores]] = []
+        self._last_beat = time.monotonic()
+        self.latest: list[EpochScores] = []
+
+    def add(self, scores: list[EpochScores]) -> None:
+        """Keep one epoch of every model for the next beat."""
+        self.latest = scores
+        self._points += [
+            (model, score)
+            for model, score in zip(self._work.models, scores, strict=True)
+            if score is not None
+        ]
+        self.beat()
+
+    def beat(self) -> None:
+        """Renew the lease and write what there is, if it is time; called at every step of training."""
+        if time.monotonic() - self._last_beat < self._process.settings.heartbeat_seconds:
+            return
+        with self._process.report(self._work.lease) as session:
+            self.write(session)
+        self._last_beat = time.monotonic()
+
+    def write(self, session: Session) -> None:
+        """Write the points into a transaction."""
+        if not self._points:
+            return
+        session.add_all(_curve_point(model, scores, self._work.piece.id) for model, scores in self._points)
+        events.record(
+            session,
+            self._work.job.id,
+            "progress",
+            slice_id=self._work.piece.id,
+            models=[
+                {
+                    "model_id": model.id,
+                    "number": model.number,
+                    "epoch": scores.epoch,
+                    "sv_loss": finite(scores.sv_loss),
+                    "ordinary_loss": finite(scores.ordinary_loss),
+                    "best_smoothed_sv_loss": finite(scores.best_smoothed_sv_loss),
+                }
+                for model, scores in zip(self._work.models, self.latest, strict=True)
+            ],
+        )
+        self._points = []
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is no number: JSON and SQL have no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _curve_point(model: Model, scores: EpochScores, slice_id: str) -> CurvePoint:
+    return CurvePoint(
+        model_id=model.id,
+        epoch=scores.epoch,
+        slice_id=slice_id,
+        train_loss=finite(scores.train_loss),
+        sv_loss=finite(scores.sv_loss),
+        sv_loss_train=finite(scores.sv_loss_train),
+        ordinary_loss=finite(scores.ordinary_loss),
+        smoothed_sv_loss=finite(scores.smoothed_sv_loss),
+        kl_initial_condition=finite(scores.kl_initial_condition),
+        gradient_norm=finite(scores.gradient_norm),
+        learning_rate=finite(scores.learning_rate),
+    )
