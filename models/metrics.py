@@ -16,7 +16,7 @@ from models.config import require
 
 Floats = NDArray[np.floating]
 LOWEST_RATE = 1e-9  # rates of zero are clipped here before their logarithm
-LEAST_VARIANCE = 1e-6  # of a feature, relative to the mean over features, before scaling
+LEAST_VARIANCE = 1e-4  # of a feature, relative to the mean over features, before scaling
 
 
 def poisson_nll(
