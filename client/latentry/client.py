@@ -226,6 +226,10 @@ class Client:
             raise LatentryError(
                 f"nothing answers at {self.url}", "is the service running? `latentry up` starts one"
             ) from error
+        except httpx.TransportError as error:
+            raise LatentryError(
+                f"the connection to {self.url} broke: {error or type(error).__name__}"
+            ) from error
         if answer.is_error:
             raise _error(answer)
         return answer

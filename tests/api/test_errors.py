@@ -1,5 +1,8 @@
 """Every error is `application/problem+json`, whoever raises it."""
 
+import socket
+import threading
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -102,6 +105,16 @@ def test_client_raises_what_the_problem_says(example_url: str, example: Example)
 def test_client_says_when_nothing_answers() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(LatentryError, match="nothing answers at"):
         client.get("/healthz")
+
+
+def test_client_says_when_the_connection_breaks() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        with (
+            Client(f"http://127.0.0.1:{server.getsockname()[1]}") as client,
+            pytest.raises(LatentryError, match=r"the connection to http://.* broke: "),
+        ):
+            client.get("/healthz")
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

@@ -59,6 +59,11 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
             for name, value in (parameters or {}).items()
         }
 
+    @loaded.hook
+    def map_body(context: Any, body: Any) -> Any:
+        is_job = context.operation.path == "/v1/jobs" and isinstance(body, dict) and "dataset_id" in body
+        return {**body, "dataset_id": example.dataset_id} if is_job else body
+
     yield loaded
     database.close()
 

@@ -1,0 +1,44 @@
+"""The commands of docs/api.md, run as they stand."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from fastapi import FastAPI
+
+from store.array_store import open_array_store
+from store.database import Database
+from tests.api.api_examples import fill
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+
+
+def test_commands_of_the_guide(
+    light_app: FastAPI, light_url: str, sqlite_database: Database, spikes_file: Path, tmp_path: Path
+) -> None:
+    example = fill(light_app, sqlite_database, open_array_store("sql:", sqlite_database))
+    (tmp_path / "spikes.npz").write_bytes(spikes_file.read_bytes())
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 7
+    ids = {"DATASET": example.dataset_id, "JOB": example.job_id, "MODEL": example.model_id}
+    outputs = [
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=tmp_path, env={**os.environ, "LATENTRY": light_url, **ids}, capture_output=True, check=True, text=True,
+        ).stdout
+        for block in blocks
+    ]  # fmt: skip
+    everything = "".join(outputs)
+    assert everything.count('"state":"ingesting"') == 2  # both ways to upload
+    assert "urn:latentry:problem" not in everything
+    assert '"detail":' not in everything
+    jobs = re.findall(r'"id":"(job_[0-9a-f]+)"', next(text for text in outputs if '"state":"queued"' in text))
+    assert len(jobs) == 2
+    assert len(set(jobs)) == 1
+    assert "/space/cd_rate: 1.5 is outside 0 … 0.95" in outputs[-1]
+    assert np.load(tmp_path / "rates.npy").shape == (5, 25, 20)
+    assert json.loads((tmp_path / "page.json").read_text())["items"][1]["trial"] == 1
+    assert '"trial":2' in everything  # the second page
