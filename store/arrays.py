@@ -69,7 +69,6 @@ class ArrayGroupWriter:
     def __init__(self, store: Store, path: str, attributes: dict[str, Any] | None = None) -> None:
         self._store, self._path = store, path
         self._group = zarr.create_group(store, path=path, attributes=attributes or {}, zarr_format=3)
-        self._coordinates: list[str] = []
 
     def create(
         self,

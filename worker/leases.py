@@ -130,15 +130,7 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
     if job.state == JobState.QUEUED:
         job.state, job.started_at = JobState.RUNNING, database_now(session)
         events.record(session, job.id, "job.state", state=job.state)
-    events.record(
-        session,
-        row.job_id,
-        "slice.state",
-        slice_id=row.id,
-        state=row.state,
-        attempt=row.attempts,
-        worker=worker,
-    )
+    _record_state(session, row, worker=worker)
     return lease
 
 
@@ -204,16 +196,13 @@ def retry_or_fail(
     row.error = problem
     row.state = SliceState.FAILED if spent else SliceState.QUEUED
     row.ended_at = database_now(session) if spent else None
-    events.record(
-        session,
-        row.job_id,
-        "slice.state",
-        slice_id=row.id,
-        state=row.state,
-        attempt=row.attempts,
-        error=problem,
-    )
+    _record_state(session, row, error=problem)
     if spent:
         outbox.post(session, outbox.ADVANCE, row.job_id)
     else:
         outbox.post(session, outbox.RUN_SLICE)
+
+
+def _record_state(session: Session, row: Slice, **details: Any) -> None:
+    state = {"slice_id": row.id, "state": row.state, "attempt": row.attempts}
+    events.record(session, row.job_id, "slice.state", **state, **details)

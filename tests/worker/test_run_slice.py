@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,17 +24,18 @@ from worker.scheduler import advance
 from worker.slice_work import TrainingProcess
 
 
-@pytest.fixture
-def dataset_id(database: Database, arrays: Store, settings: Settings, spikes_file: Path) -> str:
-    """The NPZ of the tests, uploaded and ingested."""
+def ingest(database: Database, arrays: Store, settings: Settings, source: Path | dict[str, Any]) -> str:
+    """A data set made of a file, as an upload leaves it, or of a synthetic system."""
     dataset_id = new_id("dat")
-    settings.uploads_dir.mkdir(parents=True)
-    (settings.uploads_dir / dataset_id).write_bytes(spikes_file.read_bytes())
+    described = source if isinstance(source, dict) else {"kind": "upload", "options": {}}
+    if isinstance(source, Path):
+        settings.uploads_dir.mkdir(parents=True, exist_ok=True)
+        (settings.uploads_dir / dataset_id).write_bytes(source.read_bytes())
     with database.write() as session:
         session.add(
             Dataset(
                 id=dataset_id, tenant_id=DEFAULT_TENANT, name="test", state=DatasetState.INGESTING,
-                source={"kind": "upload", "options": {}}, attempts=0,
+                source=described, attempts=0,
             )
         )  # fmt: skip
     ingest_dataset(database, arrays, settings, dataset_id, "test")
@@ -41,6 +43,12 @@ def dataset_id(database: Database, arrays: Store, settings: Settings, spikes_fil
         row = session.get_one(Dataset, dataset_id)
         assert row.state == DatasetState.READY, row.problems
     return dataset_id
+
+
+@pytest.fixture
+def dataset_id(database: Database, arrays: Store, settings: Settings, spikes_file: Path) -> str:
+    """The NPZ of the tests."""
+    return ingest(database, arrays, settings, spikes_file)
 
 
 @pytest.fixture
@@ -223,17 +231,7 @@ def test_ragged_trials_have_no_latents_past_their_end(
     spikes = np.random.default_rng(0).poisson(0.5, (32, 20, 5)).astype(np.uint8)
     spikes[np.arange(20)[None] >= lengths[:, None]] = 0
     np.savez(tmp_path / "ragged.npz", spikes=spikes, bin_width_s=0.02, trial_length_bins=lengths)
-    dataset_id = new_id("dat")
-    settings.uploads_dir.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "ragged.npz").rename(settings.uploads_dir / dataset_id)
-    with database.write() as session:
-        session.add(
-            Dataset(
-                id=dataset_id, tenant_id=DEFAULT_TENANT, name="ragged", state=DatasetState.INGESTING,
-                source={"kind": "upload", "options": {}}, attempts=0,
-            )
-        )  # fmt: skip
-    ingest_dataset(database, arrays, settings, dataset_id, "test")
+    dataset_id = ingest(database, arrays, settings, tmp_path / "ragged.npz")
     job_id = add_job(database, dataset_id, budget={"models": 1, "epochs": 2})
     run_job(process, job_id)
     with database.read() as session:
@@ -249,18 +247,10 @@ def test_ragged_trials_have_no_latents_past_their_end(
 
 
 def test_a_synthetic_system_becomes_a_data_set(database: Database, arrays: Store, settings: Settings) -> None:
-    dataset_id = new_id("dat")
-    with database.write() as session:
-        session.add(
-            Dataset(
-                id=dataset_id, tenant_id=DEFAULT_TENANT, name="lorenz", state=DatasetState.INGESTING, attempts=0,
-                source={"kind": "synthetic", "system": "lorenz", "conditions": 3, "trials_per_condition": 5, "seed": 1},
-            )
-        )  # fmt: skip
-    ingest_dataset(database, arrays, settings, dataset_id, "test")
+    system = {"system": "lorenz", "conditions": 3, "trials_per_condition": 5, "seed": 1}
+    dataset_id = ingest(database, arrays, settings, {"kind": "synthetic", **system})
     with database.read() as session:
         row = session.get_one(Dataset, dataset_id)
-        assert row.state == DatasetState.READY, row.problems
         assert (row.trials, row.bins, row.neurons) == (15, 50, 29)
         assert row.report is not None
         assert "true_rates_hz" in row.report["arrays"]
