@@ -34,7 +34,7 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
         What the client sent.
     """
     found: dict[tuple[str, str], FieldProblem] = {}
-    for error in errors:
+    for error in map(_of_its_field, errors):
         where, *path = error["loc"]
         if where != "body":
             pointer = ".".join(str(part) for part in path)
@@ -53,6 +53,18 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
             )
         found.setdefault((problem.pointer, problem.message), problem)
     return list(found.values())
+
+
+def _of_its_field(error: Any) -> Any:
+    """An error of the field that tells members of a union apart, said of that field and not of the object."""
+    if error["type"] not in ("union_tag_not_found", "union_tag_invalid"):
+        return error
+    field = error["ctx"]["discriminator"].strip("'")
+    at_field = {**error, "loc": (*error["loc"], field)}
+    if error["type"] == "union_tag_not_found":
+        return at_field | {"type": "missing"}
+    expected = f"should be one of {error['ctx']['expected_tags']}"
+    return at_field | {"type": "literal_error", "msg": expected, "input": error["input"][field]}
 
 
 def _path_in_document(location: Sequence[Any], body: Any, kind: str) -> tuple[list[Any], bool]:

@@ -1,18 +1,49 @@
-"""Spike counts on the device, with the trials' lengths, the split and the sample-validation mask."""
+"""Recordings on the device, with what was recorded, the split and the sample-validation mask."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.config import require
+from models.config import ObservationName, require
+from models.observation import OBSERVATIONS, DataStatistics
 
 
-def sample_validation_mask(shape: tuple[int, int, int], sv_rate: float, sv_seed: int) -> NDArray[np.bool_]:
+@dataclass(frozen=True)
+class Session:
+    """One recording of one set of neurons.
+
+    Parameters
+    ----------
+    spikes
+        Counts [trials, T, N], whole and not negative; for continuous observations (fluorescence, field
+        potentials) any finite numbers. Whatever stands where nothing was recorded is ignored.
+    trial_length_bins
+        Integers [trials], each in 1 … T.
+    is_validation
+        bool [trials], true for the trials that are only evaluated on.
+    missing
+        bool [trials, T, N], true at samples that were not recorded within a trial; None: all were.
+    external_inputs
+        [trials, T, X], finite within each trial; None: there are none.
+    """
+
+    spikes: NDArray[Any]
+    trial_length_bins: NDArray[np.integer]
+    is_validation: NDArray[np.bool_]
+    missing: NDArray[np.bool_] | None = None
+    external_inputs: NDArray[np.floating] | None = None
+
+
+def sample_validation_mask(
+    shape: tuple[int, int, int], sv_rate: float, sv_seed: int, session: int = 0
+) -> NDArray[np.bool_]:
     """Draw the samples held out from input and training loss: the same for every model of a job.
 
     Parameters
@@ -22,7 +53,9 @@ def sample_validation_mask(shape: tuple[int, int, int], sv_rate: float, sv_seed:
     sv_rate
         Share of the samples to hold out, in [0, 0.9].
     sv_seed
-        Seed stored with the job; the mask depends on it and on `shape` alone.
+        Seed stored with the job; the mask depends on it, on the session and on `shape` alone.
+    session
+        Index of the session, where a job has several.
 
     Returns
     -------
@@ -31,129 +64,272 @@ def sample_validation_mask(shape: tuple[int, int, int], sv_rate: float, sv_seed:
     """
     require(0.0 <= sv_rate <= 0.9, f"sv_rate must lie in [0, 0.9], got {sv_rate!r}")
     require(sv_seed >= 0, f"sv_seed must not be negative, got {sv_seed!r}")
-    held_out: NDArray[np.bool_] = np.random.default_rng(sv_seed).random(shape, dtype=np.float32) < sv_rate
+    random = np.random.default_rng([sv_seed, session] if session else sv_seed)
+    held_out: NDArray[np.bool_] = random.random(shape, dtype=np.float32) < sv_rate
     return held_out
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Some trials, time first, as the network reads them.
+class Part:
+    """The trials of one session in a batch, time first.
 
     Parameters
     ----------
-    counts
-        float32 [T, B, N], spike counts x.
+    values
+        float32 [T, B, N], the data x, zero where nothing was recorded.
     ln_factorials
-        float32 [T, B, N], ln x!, the part of the likelihood no model can change.
-    valid
-        bool [T, B, 1], true in the bins before the trial's end; None when all trials of the data have T bins.
+        float32 [T, B, N], ln x!, the part of the likelihood no model can change; None for continuous data.
     visible
-        bool [T, B, N], true at valid samples that sample validation does not hold out.
+        bool [T, B, N], true at recorded samples that sample validation does not hold out.
     held_out
-        bool [T, B, N], true at valid samples that it does hold out.
+        bool [T, B, N], true at recorded samples that it does hold out.
     """
 
-    counts: Tensor
-    ln_factorials: Tensor
-    valid: Tensor | None
+    values: Tensor
+    ln_factorials: Tensor | None
     visible: Tensor
     held_out: Tensor
 
 
-class TrainingData:
-    """One data set, ready to train on.
+@dataclass(frozen=True)
+class Batch:
+    """Some trials, as the network reads them; those of all sessions stand side by side, in the sessions' order.
 
     Parameters
     ----------
-    spikes
-        Integer counts [trials, T, N], not negative. Whatever stands past a trial's end is ignored.
-    trial_length_bins
-        Integers [trials], each in 1 … T.
-    is_validation
-        bool [trials], true for the trials that are only evaluated on.
+    parts
+        One for each session, which may have no trial in this batch.
+    inside
+        bool [T, B, 1], true in the bins before the trial's end; None when all trials of the data have T bins.
+    seen
+        bool [T, B, 1], true in the bins with any recorded sample; None when all have some.
+    external
+        float32 [T, B, X], or None.
+    """
+
+    parts: tuple[Part, ...]
+    inside: Tensor | None
+    seen: Tensor | None
+    external: Tensor | None
+
+    @property
+    def trials(self) -> list[int]:
+        """Trials of each session."""
+        return [part.values.shape[1] for part in self.parts]
+
+
+class TrainingData:
+    """One data set of one or more sessions, ready to train on.
+
+    Parameters
+    ----------
+    sessions
+        Shorter ones are padded to the bins of the longest.
     sv_rate, sv_seed
         See `sample_validation_mask`.
+    observation
+        Whether the data are counts depends on it.
     device
-        Where the counts live, "cpu" or "cuda".
+        Where the data live, "cpu" or "cuda".
     """
+
+    training_trials: tuple[Tensor, ...]
+    """Indices of the training trials of each session."""
+    validation_trials: tuple[Tensor, ...]
+    """Indices of the validation trials of each session."""
+    statistics: tuple[DataStatistics, ...]
+    """Of each session's training samples."""
 
     def __init__(
         self,
-        spikes: NDArray[np.integer],
-        trial_length_bins: NDArray[np.integer],
-        is_validation: NDArray[np.bool_],
+        sessions: Session | Sequence[Session],
         *,
         sv_rate: float,
         sv_seed: int,
+        observation: ObservationName = "poisson",
         device: str | torch.device = "cpu",
     ) -> None:
-        spikes, lengths = check_spikes(spikes, trial_length_bins)
-        is_validation = np.asarray(is_validation)
+        given = [sessions] if isinstance(sessions, Session) else list(sessions)
+        require(len(given) > 0, "there must be at least one session, got none")
+        self.sv_rate = float(sv_rate)
+        self.device = torch.device(device)
+        self.observation = observation
+        shapes = [np.shape(session.spikes) for session in given]
+        self.bins = max((shape[1] for shape in shapes if len(shape) == 3), default=0)
+        self._sessions = [
+            _SessionOnDevice(session, number, self.bins, self.sv_rate, sv_seed, observation, self.device)
+            for number, session in enumerate(given)
+        ]
+        widths = {session.external_width for session in self._sessions}
+        require(len(widths) == 1, f"all sessions must have the same external inputs, got {sorted(widths)}")
+        self.external_inputs = widths.pop()
+        self.neurons = tuple(session.neurons for session in self._sessions)
+        self.training_trials = tuple(session.training_trials for session in self._sessions)
+        self.validation_trials = tuple(session.validation_trials for session in self._sessions)
+        self.statistics = tuple(session.statistics for session in self._sessions)
+        self._all_inside = all(session.inside is None for session in self._sessions)
+        self._all_seen = all(session.seen is None for session in self._sessions)
+
+    def batch(self, trials: Sequence[Tensor]) -> Batch:
+        """Trials of each session (indices [B], on the device) as a `Batch`."""
+        picked = list(zip(self._sessions, trials, strict=True))
+        return Batch(
+            parts=tuple(session.part(chosen) for session, chosen in picked),
+            inside=None if self._all_inside else torch.cat([s.bins_inside(c) for s, c in picked], dim=1),
+            seen=None if self._all_seen else torch.cat([s.bins_seen(c) for s, c in picked], dim=1),
+            external=torch.cat([s.external_of(c) for s, c in picked], dim=1)
+            if self.external_inputs
+            else None,
+        )
+
+
+class _SessionOnDevice:
+    """One session's tensors, time first: [T, trials, ·]."""
+
+    def __init__(
+        self,
+        session: Session,
+        number: int,
+        bins: int,
+        sv_rate: float,
+        sv_seed: int,
+        observation: ObservationName,
+        device: torch.device,
+    ) -> None:
+        values, lengths = check_spikes(session.spikes, session.trial_length_bins, observation)
+        trials, T, self.neurons = values.shape
+        is_validation = np.asarray(session.is_validation)
         require(
-            is_validation.dtype == np.bool_ and is_validation.shape == (len(spikes),),
-            f"is_validation must be bool of shape ({len(spikes)},), "
-            f"got {is_validation.dtype} {is_validation.shape}",
+            is_validation.dtype == np.bool_ and is_validation.shape == (trials,),
+            f"is_validation must be bool of shape ({trials},), got {is_validation.dtype} {is_validation.shape}",
         )
         require(bool((~is_validation).any()), "no training trials: every trial is marked as validation")
         require(bool(is_validation.any()), "no validation trials: at least one is needed to select a model")
-        self.sv_rate = float(sv_rate)
-        self.device = torch.device(device)
-        held_out = sample_validation_mask(
-            (spikes.shape[0], spikes.shape[1], spikes.shape[2]), sv_rate, sv_seed
-        )
-        valid = np.arange(spikes.shape[1])[None, :] < lengths[:, None]  # [trials, T]
-        held_out &= valid[:, :, None]
-        counted = valid[:, :, None] & ~held_out
+        self.device = device
+        inside, recorded = recorded_samples(values.shape, lengths, session.missing)
+        held_out = recorded & sample_validation_mask((trials, T, self.neurons), sv_rate, sv_seed, number)
+        visible = recorded & ~held_out
         for name, chosen in (("training", ~is_validation), ("validation", is_validation)):
             require(
-                bool(counted[chosen].any()), f"sv_rate {sv_rate} leaves no sample of the {name} trials to see"
+                bool(visible[chosen].any()), f"sv_rate {sv_rate} leaves no sample of the {name} trials to see"
             )
             if sv_rate > 0:
                 require(
                     bool(held_out[chosen].any()),
                     f"sv_rate {sv_rate} holds out no sample of the {name} trials",
                 )
+        values = zero_unrecorded(values, recorded)
+        self._counts = OBSERVATIONS[observation].is_counts
+        self.statistics = _statistics(values[~is_validation], visible[~is_validation], self._counts, device)
+        seen = np.asarray(recorded.any(2, keepdims=True))
+        external = checked_external_inputs(session.external_inputs, inside)
+        self.external_width = 0 if external is None else external.shape[2]
 
-        self.bins, self.neurons = spikes.shape[1], spikes.shape[2]
-        self._spikes = _time_first(spikes * valid[:, :, None], self.device)  # integers [T, trials, N]
-        self._held_out = _time_first(held_out, self.device)  # bool [T, trials, N]
-        # bool [T, trials, 1], or None when no trial ends early
-        self._valid = None if valid.all() else _time_first(valid[:, :, None], self.device)
-        self._ln_factorial = torch.lgamma(
-            torch.arange(int(spikes.max(initial=0)) + 1, dtype=torch.float64, device=self.device) + 1
-        ).float()
-        self.training_trials = torch.from_numpy(np.flatnonzero(~is_validation)).to(self.device)
-        self.validation_trials = torch.from_numpy(np.flatnonzero(is_validation)).to(self.device)
-        train_spikes = (spikes * counted)[~is_validation].sum((0, 1), dtype=np.float64)
-        train_samples = counted[~is_validation].sum((0, 1))
-        # [N], counts per bin; half a spike more than was seen keeps the log of a silent neuron finite.
-        self.mean_counts = torch.from_numpy(
-            ((train_spikes + 0.5) / (train_samples + 1.0)).astype(np.float32)
-        ).to(self.device)
+        self._values = _time_first(values, bins, device)
+        self._visible = _time_first(visible, bins, device)
+        self._held_out = _time_first(held_out, bins, device)
+        self.inside = None if inside.all() and bins == T else _time_first(inside[:, :, None], bins, device)
+        self.seen = None if seen.all() and bins == T else _time_first(seen, bins, device)
+        self._bins = bins
+        self._external = None if external is None else _time_first(external, bins, device)
+        if self._counts:
+            most = int(values.max(initial=0))
+            self._ln_factorial = torch.lgamma(
+                torch.arange(most + 1, dtype=torch.float64, device=device) + 1
+            ).float()
+        self.training_trials = torch.from_numpy(np.flatnonzero(~is_validation)).to(device)
+        self.validation_trials = torch.from_numpy(np.flatnonzero(is_validation)).to(device)
 
-    def batch(self, trials: Tensor) -> Batch:
-        """Trials [B] (indices, on the device) as a `Batch`."""
-        spikes = self._spikes.index_select(1, trials)
-        held_out = self._held_out.index_select(1, trials)
-        valid = None if self._valid is None else self._valid.index_select(1, trials)
-        visible = ~held_out if valid is None else ~held_out & valid
-        return Batch(spikes.float(), self._ln_factorial[spikes.int()], valid, visible, held_out)
+    def part(self, trials: Tensor) -> Part:
+        """Some trials of this session."""
+        values = self._values.index_select(1, trials)
+        return Part(
+            values.float(),
+            self._ln_factorial[values.int()] if self._counts else None,
+            self._visible.index_select(1, trials),
+            self._held_out.index_select(1, trials),
+        )
+
+    def bins_inside(self, trials: Tensor) -> Tensor:
+        """Bool [T, B, 1]."""
+        return self._picked_or_true(self.inside, trials)
+
+    def bins_seen(self, trials: Tensor) -> Tensor:
+        """Bool [T, B, 1]."""
+        return self._picked_or_true(self.seen, trials)
+
+    def external_of(self, trials: Tensor) -> Tensor:
+        """Float32 [T, B, X]."""
+        assert self._external is not None
+        return self._external.index_select(1, trials)
+
+    def _picked_or_true(self, mask: Tensor | None, trials: Tensor) -> Tensor:
+        if mask is None:
+            return torch.ones(self._bins, len(trials), 1, dtype=torch.bool, device=self.device)
+        return mask.index_select(1, trials)
+
+
+def recorded_samples(
+    shape: tuple[int, ...], lengths: NDArray[np.int64], missing: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which bins are inside their trial, bool [trials, T], and which samples were recorded, bool [trials, T, N]."""
+    inside: NDArray[np.bool_] = np.arange(shape[1])[None, :] < lengths[:, None]
+    if missing is None:
+        return inside, np.broadcast_to(inside[:, :, None], shape)
+    missing = np.asarray(missing)
+    require(
+        missing.dtype == np.bool_ and missing.shape == shape,
+        f"missing must be bool of the spikes' shape {shape}, got {missing.dtype} {missing.shape}",
+    )
+    return inside, inside[:, :, None] & ~missing
+
+
+def zero_unrecorded(values: NDArray[Any], recorded: NDArray[np.bool_]) -> NDArray[Any]:
+    """The values [trials, T, N], zero where nothing was recorded."""
+    zeroed = np.where(recorded, values, values.dtype.type(0))
+    require(bool(np.isfinite(zeroed).all()), "data must be finite wherever they were recorded")
+    return zeroed
+
+
+def checked_external_inputs(
+    external: NDArray[np.floating] | None, inside: NDArray[np.bool_]
+) -> NDArray[np.float32] | None:
+    """External inputs as float32 [trials, T, X], zero past each trial's end; None where there are none."""
+    if external is None:
+        return None
+    external = np.asarray(external, np.float32)
+    require(
+        external.ndim == 3 and external.shape[:2] == inside.shape and external.shape[2] > 0,
+        f"external_inputs must be [trials, T, X] with {inside.shape} trials and bins, got shape {external.shape}",
+    )
+    require(bool(np.isfinite(external[inside]).all()), "external_inputs must be finite within each trial")
+    zeroed: NDArray[np.float32] = np.where(inside[:, :, None], external, np.float32(0))
+    return zeroed
+
+
+def _statistics(
+    values: NDArray[Any], visible: NDArray[np.bool_], counts: bool, device: torch.device
+) -> DataStatistics:
+    number = visible.sum((0, 1)).astype(np.float64)
+    total = (values * visible).sum((0, 1), dtype=np.float64)
+    half = 0.5 if counts else 0.0  # half a spike: the log of a silent neuron's mean stays finite
+    mean = (total + half) / (number + 2 * half).clip(min=1.0)
+    squares = (np.square(values.astype(np.float64)) * visible).sum((0, 1))
+    variance = np.maximum(squares / np.maximum(number, 1.0) - mean**2, 1e-6)
+    share = (((values > 0) & visible).sum((0, 1)) + 0.5) / (number + 1.0)
+    return DataStatistics(
+        *(torch.from_numpy(array.astype(np.float32)).to(device) for array in (mean, variance, share))
+    )
 
 
 def check_spikes(
-    spikes: NDArray[np.integer], trial_length_bins: NDArray[np.integer]
-) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """Return spike counts as uint8 or int16 and lengths as int64, or raise `ConfigurationError`."""
+    spikes: NDArray[Any], trial_length_bins: NDArray[np.integer], observation: ObservationName = "poisson"
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return counts as uint8 or int16 (continuous data as float32) and lengths as int64, or raise `ConfigurationError`."""
     spikes, lengths = np.asarray(spikes), np.asarray(trial_length_bins)
     require(
         spikes.ndim == 3 and spikes.size > 0,
         f"spikes must be trials × bins × neurons with no empty dimension, got shape {spikes.shape}",
-    )
-    require(np.issubdtype(spikes.dtype, np.integer), f"spikes must be whole counts, got dtype {spikes.dtype}")
-    require(int(spikes.min()) >= 0, f"spike counts must not be negative, got {spikes.min()}")
-    require(
-        int(spikes.max()) <= np.iinfo(np.int16).max,
-        f"a spike count of {spikes.max()} in one bin is too large",
     )
     require(
         np.issubdtype(lengths.dtype, np.integer) and lengths.shape == (len(spikes),),
@@ -163,10 +339,29 @@ def check_spikes(
         int(lengths.min()) >= 1 and int(lengths.max()) <= spikes.shape[1],
         f"trial_length_bins must lie in 1 … {spikes.shape[1]}, got {lengths.min()} … {lengths.max()}",
     )
+    lengths = lengths.astype(np.int64)
+    if not OBSERVATIONS[observation].is_counts:
+        values = spikes.astype(np.float32)
+        least = float(np.nanmin(values))
+        require(
+            observation != "zero_inflated_gamma" or least >= 0,
+            f"observation {observation!r} needs data that are not negative, got {least}",
+        )
+        return values, lengths
+    require(np.issubdtype(spikes.dtype, np.integer), f"spikes must be whole counts, got dtype {spikes.dtype}")
+    require(int(spikes.min()) >= 0, f"spike counts must not be negative, got {spikes.min()}")
+    require(
+        int(spikes.max()) <= np.iinfo(np.int16).max,
+        f"a spike count of {spikes.max()} in one bin is too large",
+    )
     compact = np.uint8 if int(spikes.max()) <= np.iinfo(np.uint8).max else np.int16
-    return spikes.astype(compact), lengths.astype(np.int64)
+    return spikes.astype(compact), lengths
 
 
-def _time_first(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """[trials, T, ·] → contiguous tensor [T, trials, ·]."""
-    return torch.from_numpy(np.ascontiguousarray(array.swapaxes(0, 1))).to(device)
+def _time_first(array: NDArray[Any], bins: int, device: torch.device) -> Tensor:
+    """[trials, T, ·] → contiguous tensor [bins, trials, ·], zero after T."""
+    swapped = array.swapaxes(0, 1)
+    if len(swapped) < bins:
+        padding = np.zeros((bins - len(swapped), *swapped.shape[1:]), swapped.dtype)
+        swapped = np.concatenate((swapped, padding))
+    return torch.from_numpy(np.ascontiguousarray(swapped)).to(device)

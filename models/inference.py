@@ -1,10 +1,10 @@
-"""Latents of a trained model: averages over draws of the initial condition, in the trials' order."""
+"""Latents of a trained model: averages over draws from the posterior, in the trials' order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.config import Architecture, require
-from models.data import check_spikes
-from models.network import Gaussian, encode, generate, parameter_shapes, read_out
-from models.objective import noise_generator
+from models.data import check_spikes, checked_external_inputs, recorded_samples, zero_unrecorded
+from models.network import Drive, drive, encode, generate, parameter_shapes, read_out
+from models.objective import never_read, noise_generator
+from models.observation import OBSERVATIONS
 
 Float32 = NDArray[np.float32]
 GENERATOR_ELEMENTS = 1 << 24  # of the largest tensor at once, unless a batch size is given
@@ -22,32 +23,38 @@ GENERATOR_ELEMENTS = 1 << 24  # of the largest tensor at once, unless a batch si
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior averages of some trials; NaN in bins past a trial's end.
+    """Posterior averages of some trials; NaN in bins past a trial's end, and before the generator begins.
 
     Parameters
     ----------
     rates
-        float32 [trials, T, N], counts per bin: the mean over draws of the rates.
+        float32 [trials, T, N], per bin: the mean over draws of the expected count (or signal).
     factors
         float32 [trials, T, F], mean over draws.
     initial_conditions
         float32 [trials, I], posterior mean.
     generator_states
         float32 [trials, T, G], mean over draws.
+    inputs
+        float32 [trials, T, U], mean over draws of the inferred inputs; None without a controller.
     """
 
     rates: Float32
     factors: Float32
     initial_conditions: Float32
     generator_states: Float32
+    inputs: Float32 | None
 
 
 def infer_latents(
     architecture: Architecture,
     state: Mapping[str, Tensor],
-    spikes: NDArray[np.integer],
+    spikes: NDArray[Any],
     trial_length_bins: NDArray[np.integer],
     *,
+    missing: NDArray[np.bool_] | None = None,
+    external_inputs: NDArray[np.floating] | None = None,
+    session: int = 0,
     posterior_samples: int = 50,
     seed: int = 0,
     batch_size: int | None = None,
@@ -56,38 +63,47 @@ def infer_latents(
     on_step: Callable[[], None] | None = None,
 ) -> Latents:
     """Return posterior-averaged latents of all trials; `iterate_latents` tells more and needs less memory."""
-    spikes, lengths = check_spikes(spikes, trial_length_bins)
-    trials, T, N = spikes.shape
-    latents = Latents(
-        rates=np.empty((trials, T, N), np.float32),
-        factors=np.empty((trials, T, architecture.factors), np.float32),
-        initial_conditions=np.empty((trials, architecture.initial_condition_dim), np.float32),
-        generator_states=np.empty((trials, T, architecture.generator_units), np.float32),
+    parts = [
+        part
+        for _, part in iterate_latents(
+            architecture,
+            state,
+            spikes,
+            trial_length_bins,
+            missing=missing,
+            external_inputs=external_inputs,
+            session=session,
+            posterior_samples=posterior_samples,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            weights=weights,
+            on_step=on_step,
+        )
+    ]
+
+    def joined(name: str) -> Float32:
+        whole: Float32 = np.concatenate([getattr(part, name) for part in parts])
+        return whole
+
+    return Latents(
+        rates=joined("rates"),
+        factors=joined("factors"),
+        initial_conditions=joined("initial_conditions"),
+        generator_states=joined("generator_states"),
+        inputs=joined("inputs") if architecture.has_controller else None,
     )
-    batches = iterate_latents(
-        architecture,
-        state,
-        spikes,
-        lengths,
-        posterior_samples=posterior_samples,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        weights=weights,
-        on_step=on_step,
-    )
-    for where, part in batches:
-        for name in ("rates", "factors", "initial_conditions", "generator_states"):
-            getattr(latents, name)[where] = getattr(part, name)
-    return latents
 
 
 def iterate_latents(
     architecture: Architecture,
     state: Mapping[str, Tensor],
-    spikes: NDArray[np.integer],
+    spikes: NDArray[Any],
     trial_length_bins: NDArray[np.integer],
     *,
+    missing: NDArray[np.bool_] | None = None,
+    external_inputs: NDArray[np.floating] | None = None,
+    session: int = 0,
     posterior_samples: int = 50,
     seed: int = 0,
     batch_size: int | None = None,
@@ -95,7 +111,9 @@ def iterate_latents(
     weights: Literal["best", "last"] = "best",
     on_step: Callable[[], None] | None = None,
 ) -> Iterator[tuple[slice, Latents]]:
-    """Latents batch by batch, in the trials' order. All samples are input: no mask, no dropout.
+    """Latents batch by batch, in the trials' order. No mask of sample validation, no dropout: all that the model may read.
+
+    The trials need not be those of the training: any of the same neurons, in bins of the same width.
 
     Parameters
     ----------
@@ -103,12 +121,12 @@ def iterate_latents(
         Of the model.
     state
         From `Population.state`.
-    spikes
-        Integer counts [trials, T, N].
-    trial_length_bins
-        Integers [trials], each in 1 … T.
+    spikes, trial_length_bins, missing, external_inputs
+        As in `models.data.Session`.
+    session
+        Whose neurons these are, where the model was trained on several sessions.
     posterior_samples
-        Draws S of the initial condition per trial.
+        Draws S of the initial condition, and of the inputs, per trial.
     seed
         Of the draws; trial i has the same draws whatever the batch size.
     batch_size
@@ -125,68 +143,143 @@ def iterate_latents(
     tuple[slice, Latents]
         Which trials, and their latents.
     """
-    spikes, lengths = check_spikes(spikes, trial_length_bins)
+    sessions = len(architecture.session_neurons)
+    require(0 <= session < sessions, f"session must lie in 0 … {sessions - 1}, got {session}")
+    values, lengths = check_spikes(spikes, trial_length_bins, architecture.observation)
     require(posterior_samples >= 1, f"posterior_samples must be at least 1, got {posterior_samples}")
     require(batch_size is None or batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
     require(weights in ("best", "last"), f'weights must be "best" or "last", got {weights!r}')
+    neurons = architecture.session_neurons[session]
     require(
-        spikes.shape[2] == architecture.neurons,
-        f"the model is for {architecture.neurons} neurons, the spikes have {spikes.shape[2]}",
+        values.shape[2] == neurons, f"the model is for {neurons} neurons, the spikes have {values.shape[2]}"
+    )
+    given = 0 if external_inputs is None else np.shape(external_inputs)[-1]
+    require(
+        given == architecture.external_inputs,
+        f"the model is for {architecture.external_inputs} external inputs, got {given}",
+    )
+    last = architecture.encoded_bins or values.shape[1]
+    require(
+        architecture.initial_condition_bins < last <= values.shape[1],
+        f"the model reads {last} bins, {architecture.initial_condition_bins} of them for the initial condition; "
+        f"the spikes have {values.shape[1]}",
     )
     target = torch.device(device)
-    parameters = _parameters(architecture, state, "best" if weights == "best" else "weights", target)
-    widest = spikes.shape[1] * max(architecture.neurons, architecture.generator_units)
-    size = batch_size or max(1, GENERATOR_ELEMENTS // (posterior_samples * widest))
-    for start in range(0, len(spikes), size):
-        where = slice(start, min(start + size, len(spikes)))
+    inference = _Inference(
+        architecture,
+        _parameters(architecture, state, "best" if weights == "best" else "weights", target),
+        session,
+        posterior_samples,
+        seed,
+        target,
+    )
+    widest = max(neurons, 3 * architecture.generator_units, 3 * architecture.controller_units)
+    size = batch_size or max(1, GENERATOR_ELEMENTS // (posterior_samples * values.shape[1] * widest))
+    for start in range(0, len(values), size):
+        where = slice(start, min(start + size, len(values)))
         yield (
             where,
-            _latents(parameters, spikes[where], lengths[where], start, posterior_samples, seed, target),
+            inference.run(
+                values[where],
+                lengths[where],
+                None if missing is None else missing[where],
+                None if external_inputs is None else external_inputs[where],
+                start,
+            ),
         )
         if on_step is not None:
             on_step()
 
 
-@torch.inference_mode()
-def _latents(
-    parameters: Mapping[str, Tensor],
-    spikes: NDArray[np.integer],
-    lengths: NDArray[np.int64],
-    first_trial: int,
-    samples: int,
-    seed: int,
-    device: torch.device,
-) -> Latents:
-    B, T, _ = spikes.shape
-    valid = np.arange(T)[None, :] < lengths[:, None]  # [B, T]
-    counts = (
-        torch.from_numpy(np.ascontiguousarray((spikes * valid[:, :, None]).swapaxes(0, 1))).to(device).float()
-    )
-    mask = torch.from_numpy(np.ascontiguousarray(valid.T)[:, :, None]).to(device)
-    q = encode(parameters, counts[None], mask)
-    draws = _draws(q, first_trial, samples, seed)  # [1, B · S, I]
-    states = generate(parameters, draws, T)  # [1, T, B · S, G]
-    factors, log_rates = read_out(parameters, states)
+@dataclass(frozen=True)
+class _Inference:
+    """What all batches have in common."""
 
-    def average(values: Tensor) -> Float32:
-        """[1, T, B · S, ·] → mean over draws [B, T, ·], NaN past the end."""
-        mean = values.view(T, B, samples, -1).mean(2).masked_fill_(~mask, torch.nan)
-        averaged: Float32 = mean.transpose(0, 1).cpu().numpy()
-        return averaged
+    architecture: Architecture
+    parameters: Mapping[str, Tensor]
+    session: int
+    samples: int
+    seed: int
+    device: torch.device
 
-    return Latents(average(log_rates.exp_()), average(factors), q.mean[0].cpu().numpy(), average(states))
+    @torch.inference_mode()
+    def run(
+        self,
+        values: NDArray[Any],
+        lengths: NDArray[np.int64],
+        missing: NDArray[np.bool_] | None,
+        external_inputs: NDArray[np.floating] | None,
+        first_trial: int,
+    ) -> Latents:
+        """Latents of some trials [B, T, N]."""
+        architecture, parameters, S = self.architecture, self.parameters, self.samples
+        B, T, _ = values.shape
+        first = architecture.initial_condition_bins
+        inside, recorded = recorded_samples(values.shape, lengths, missing)
+        x = self._tensor(zero_unrecorded(values, recorded)).float()
+        if (unread := never_read(architecture, T, self.device)) is not None:
+            x = x * ~unread
+        external = checked_external_inputs(external_inputs, inside)
+        known = None if external is None else self._tensor(external)[first:]
+        # What stands for the other sessions has no trial.
+        inputs = [x.new_zeros(1, T, 0, neurons) for neurons in architecture.session_neurons]
+        inputs[self.session] = x[None]
+        encoded = encode(
+            architecture, parameters, inputs, self._tensor(np.asarray(recorded.any(2, keepdims=True)))
+        )
+        given = drive(architecture, parameters, encoded.codes, known, T - first, B)
+        repeated = Drive(
+            None if given.controller is None else _repeat(given.controller, S), _repeat(given.generator, S)
+        )
+        q = encoded.initial_condition
+        noise, input_noise = self._noise(B, T - first, first_trial)
+        draws = (q.mean[0, :, None] + q.variance[0, :, None].sqrt() * noise).reshape(1, B * S, -1)
+        generated = generate(architecture, parameters, draws, repeated, noise=input_noise)
+        trials = [B * S if number == self.session else 0 for number in range(len(inputs))]
+        factors, outputs = read_out(architecture, parameters, generated.states, trials)
+        rates = OBSERVATIONS[architecture.observation].mean(outputs[self.session])
+        mask = self._tensor(inside[:, :, None])[first:]
+
+        def average(values: Tensor) -> Float32:
+            """[1, T - W, B · S, ·] → mean over draws [B, T, ·], NaN past the end and in the first W bins."""
+            mean = values.view(T - first, B, S, -1).mean(2).masked_fill_(~mask, torch.nan)
+            whole = torch.nn.functional.pad(mean, (0, 0, 0, 0, first, 0), value=torch.nan)
+            averaged: Float32 = whole.transpose(0, 1).cpu().numpy()
+            return averaged
+
+        return Latents(
+            rates=average(rates),
+            factors=average(factors),
+            initial_conditions=q.mean[0].cpu().numpy(),
+            generator_states=average(generated.states),
+            inputs=None if generated.inputs is None else average(generated.inputs),
+        )
+
+    def _noise(self, trials: int, bins: int, first_trial: int) -> tuple[Tensor, Tensor | None]:
+        """Normal noise for S draws of g0, [B, S, I], and of u, [1, bins, B · S, U]; each trial has its own stream."""
+        architecture, S = self.architecture, self.samples
+        initial_condition, inputs = [], []
+        for trial in range(first_trial, first_trial + trials):
+            random = noise_generator(torch.device("cpu"), self.seed, trial)
+            shape: tuple[int, ...] = (S, architecture.initial_condition_dim)
+            initial_condition.append(torch.randn(shape, generator=random))
+            if architecture.has_controller:
+                inputs.append(torch.randn((bins, S, architecture.inferred_inputs), generator=random))
+        return (
+            torch.stack(initial_condition).to(self.device),
+            torch.cat(inputs, dim=1)[None].to(self.device) if inputs else None,
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        """[B, T, ·] → [T, B, ·] on the device."""
+        return torch.from_numpy(np.ascontiguousarray(array.swapaxes(0, 1))).to(self.device)
 
 
-def _draws(q: Gaussian, first_trial: int, samples: int, seed: int) -> Tensor:
-    """S draws of g0 for each trial, [1, B · S, I]; each trial has its own stream of noise."""
-    _, B, I = q.mean.shape  # noqa: E741
-    noise = torch.stack(
-        [
-            torch.randn(samples, I, generator=noise_generator(torch.device("cpu"), seed, first_trial + trial))
-            for trial in range(B)
-        ]
-    ).to(q.mean.device)
-    return (q.mean[0, :, None] + q.variance[0, :, None].sqrt() * noise).reshape(1, B * samples, I)
+def _repeat(values: Tensor, samples: int) -> Tensor:
+    """[1, T, B, ·] → [1, T, B · S, ·]; what is the same for all trials takes no memory."""
+    if values.stride(2) == 0:
+        return values[:, :, :1].expand(-1, -1, values.shape[2] * samples, -1)
+    return values.repeat_interleave(samples, dim=2)
 
 
 def _parameters(

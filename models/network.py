@@ -1,74 +1,146 @@
-"""The LFADS network, controller off, for a pack of M models at once.
+"""The LFADS network for a pack of M models at once (Pandarinath et al. 2018).
 
-Shapes: M models, B trials, T bins, N neurons, E encoder units, I initial-condition dimensions, G generator
-units, F factors. Every parameter has a leading axis M; one model is M = 1. Read top-down:
-`encode` → `generate` → `read_out`, then the GRU they share.
+x → encoders → q(g0 | x) and a code per bin → generator (with the controller's inferred inputs u) → factors f → outputs.
 
-Equations (Pandarinath et al. 2018): x → encoder GRUs → q(g0 | x) → generator GRU → factors f → rates r.
+Shapes: M models, B trials, T bins, N neurons, E and K units of the encoders, I initial-condition dimensions, C controller
+units, U inferred inputs, X external inputs, G generator units, F factors, D read-in dimensions, O outputs per neuron. Every
+parameter has a leading axis M; one model is M = 1. Read top-down: `encode` → `drive` → `generate` → `read_out`, then
+the GRU they share.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from models.config import Architecture
+from models.config import VARIANCE_FLOOR, Architecture
+from models.observation import OBSERVATIONS, DataStatistics
+from models.scan import ControlledScan, Scan
 
-VARIANCE_FLOOR = 1e-4
 PRIOR_VARIANCE_AT_START = 0.1
+TIME_CONSTANT_AT_START = 10.0  # bins
 STATE_LIMIT = 5.0
 
 Parameters = Mapping[str, Tensor]
 
 
 class Gaussian(NamedTuple):
-    """A diagonal Gaussian: mean and variance, each [M, B, I] (posterior) or [M, 1, I] (prior)."""
+    """A diagonal Gaussian: mean and variance, e.g. each [M, B, I] (a posterior) or [M, 1, I] (a prior)."""
 
     mean: Tensor
     variance: Tensor
 
 
+class Encoded(NamedTuple):
+    """What the encoders found: the posterior of g0, [M, B, I] each, and the controller's codes [M, T, B, 2K]."""
+
+    initial_condition: Gaussian
+    codes: Tensor | None
+
+
+class Drive(NamedTuple):
+    """Everything from outside that reaches a bin's GRUs: controller [M, T, B, 3C] or None, generator [M, T, B, 3G]."""
+
+    controller: Tensor | None
+    generator: Tensor
+
+
+class Generated(NamedTuple):
+    """The generator's run: states [M, T, B, G]; with a controller, u [M, T, B, U] and its posterior, each alike."""
+
+    states: Tensor
+    inputs: Tensor | None
+    posterior: Gaussian | None
+
+
+def session_prefix(architecture: Architecture, session: int) -> str:
+    """What the names of a session's own parameters begin with; nothing when there is one session."""
+    return f"session{session}." if len(architecture.session_neurons) > 1 else ""
+
+
 def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Map name to shape for one model; in a pack M stands in front. A GRU's 3: reset, update, candidate."""
-    N, E, I = architecture.neurons, architecture.encoder_units, architecture.initial_condition_dim  # noqa: E741
-    G, F = architecture.generator_units, architecture.factors
-    return {
-        "encoder.input_weight": (2, N, 3 * E),  # 2 directions: forward, backward in time
-        "encoder.input_bias": (2, 3 * E),
-        "encoder.recurrent_weight": (2, E, 3 * E),
-        "encoder.candidate_bias": (2, E),
+    a = architecture
+    E, I, K = a.encoder_units, a.initial_condition_dim, a.controller_encoder_units  # noqa: E741
+    G, F, C = a.generator_units, a.factors, a.controller_units
+    U, X, D = a.inferred_inputs, a.external_inputs, a.read_in_dim
+    observation = OBSERVATIONS[a.observation]
+    read = D or a.session_neurons[0]  # what the encoders read in a bin
+    shapes: dict[str, tuple[int, ...]] = {}
+    for session, neurons in enumerate(a.session_neurons):
+        if D:
+            prefix = session_prefix(a, session)
+            shapes |= {f"{prefix}read_in.weight": (neurons, D), f"{prefix}read_in.bias": (D,)}
+    shapes |= _encoder_shapes("encoder", read, E)
+    shapes |= {
         "posterior.weight": (2 * E, 2 * I),  # → mean and log-variance, side by side
         "posterior.bias": (2 * I,),
         "prior.mean": (I,),
         "prior.log_variance": (I,),
-        "generator.initial_weight": (I, G),
-        "generator.initial_bias": (G,),
+    }
+    if a.has_controller:
+        shapes |= _encoder_shapes("controller_encoder", read, K)
+        shapes |= {
+            "controller.input_weight": (
+                2 * K + F + X,
+                3 * C,
+            ),  # forward code, backward code, factors, external
+            "controller.input_bias": (3 * C,),
+            "controller.recurrent_weight": (C, 3 * C),
+            "controller.candidate_bias": (C,),
+            "controller.initial_state": (C,),
+            "inputs.weight": (C, 2 * U),  # → mean and log-variance, side by side
+            "inputs.bias": (2 * U,),
+            "input_prior.log_variance": (U,),
+        }
+        if a.input_prior == "autoregressive":
+            shapes["input_prior.log_time_constant"] = (U,)
+    shapes |= {"generator.initial_weight": (I, G), "generator.initial_bias": (G,)}
+    if U + X:
+        shapes["generator.input_weight"] = (U + X, 3 * G)  # inferred inputs, external inputs
+    shapes |= {
         "generator.input_bias": (3 * G,),
         "generator.recurrent_weight": (G, 3 * G),
         "generator.candidate_bias": (G,),
         "factors.weight": (F, G),
-        "rates.weight": (F, N),
-        "rates.bias": (N,),
+    }
+    for session, neurons in enumerate(a.session_neurons):
+        prefix, outputs = session_prefix(a, session), observation.outputs * neurons
+        shapes |= {f"{prefix}rates.weight": (F, outputs), f"{prefix}rates.bias": (outputs,)}
+        if observation.has_constant:
+            shapes[f"{prefix}rates.constant"] = (neurons,)
+    return shapes
+
+
+def _encoder_shapes(name: str, read: int, units: int) -> dict[str, tuple[int, ...]]:
+    """2 directions: forward, backward in time."""
+    return {
+        f"{name}.input_weight": (2, read, 3 * units),
+        f"{name}.input_bias": (2, 3 * units),
+        f"{name}.recurrent_weight": (2, units, 3 * units),
+        f"{name}.candidate_bias": (2, units),
     }
 
 
-def initial_parameters(architecture: Architecture, mean_counts: Tensor, seed: int) -> dict[str, Tensor]:
+def initial_parameters(
+    architecture: Architecture, statistics: Sequence[DataStatistics], seed: int
+) -> dict[str, Tensor]:
     """Parameters of one model, from its seed alone.
 
-    Weights are normal with variance 1 / inputs; biases are zero, but: rates start at each neuron's mean
-    count, prior and posterior variances at 0.1, and the update gates at σ(1), so that states are remembered
-    for some bins.
+    Weights are normal with variance 1 / inputs; biases are zero, but: outputs start at each neuron's
+    statistics, priors and posteriors at variance 0.1 (time constants at 10 bins), and the update gates at
+    σ(1), so that states are remembered for some bins.
 
     Parameters
     ----------
     architecture
-        Sizes.
-    mean_counts
-        [N], each neuron's mean count per bin, positive.
+        Form and sizes.
+    statistics
+        Of each session's data.
     seed
         The model's seed.
     """
@@ -81,89 +153,258 @@ def initial_parameters(architecture: Architecture, mean_counts: Tensor, seed: in
             parameters[name] = torch.randn(shape, generator=random) / math.sqrt(shape[-2])
         else:
             parameters[name] = torch.zeros(shape)
-    for name in ("encoder", "generator"):
-        units = parameters[f"{name}.candidate_bias"].shape[-1]
-        parameters[f"{name}.input_bias"][..., units : 2 * units] = 1.0
+    for name in ("encoder", "controller_encoder", "controller", "generator"):
+        if f"{name}.candidate_bias" in parameters:
+            units = parameters[f"{name}.candidate_bias"].shape[-1]
+            parameters[f"{name}.input_bias"][..., units : 2 * units] = 1.0
     log_variance = math.log(PRIOR_VARIANCE_AT_START)
     parameters["posterior.bias"][architecture.initial_condition_dim :] = log_variance
     parameters["prior.log_variance"].fill_(log_variance)
-    parameters["rates.bias"].copy_(mean_counts.cpu().log())
+    if architecture.has_controller:
+        parameters["inputs.bias"][architecture.inferred_inputs :] = log_variance
+        parameters["input_prior.log_variance"].fill_(log_variance)
+        if architecture.input_prior == "autoregressive":
+            parameters["input_prior.log_time_constant"].fill_(math.log(TIME_CONSTANT_AT_START))
+    observation = OBSERVATIONS[architecture.observation]
+    for session, described in enumerate(statistics):
+        prefix = session_prefix(architecture, session)
+        bias, constant = observation.start(described)
+        parameters[f"{prefix}rates.bias"].copy_(bias.cpu())
+        if constant is not None:
+            parameters[f"{prefix}rates.constant"].copy_(constant.cpu())
     return parameters
 
 
-def encode(parameters: Parameters, inputs: Tensor, valid: Tensor | None) -> Gaussian:
-    """q(g0 | x): a forward and a backward GRU read the input, their last states give mean and log-variance.
+def encode(
+    architecture: Architecture, parameters: Parameters, inputs: Sequence[Tensor], seen: Tensor | None
+) -> Encoded:
+    """q(g0 | x), and with a controller a code per bin: a forward and a backward GRU each.
 
     Parameters
     ----------
-    parameters
-        Of the pack, each [M, …].
+    architecture, parameters
+        Of the pack, each parameter [M, …].
     inputs
-        [M, T, B, N], scaled and masked counts, zero past each trial's end.
-    valid
-        bool [T, B, 1], false past a trial's end; None when all trials have T bins.
+        [M, T, B, N] of each session, scaled and masked, zero where nothing is to be read.
+    seen
+        bool [T, B, 1], false in bins without any recorded sample (past a trial's end, or missing): encoders
+        pass over them. None when every bin of every trial has some.
 
     Returns
     -------
-    Gaussian
-        Posterior, [M, B, I] each.
+    Encoded
+        Trials of all sessions side by side; codes from bin W on.
     """
-    # Both directions are one GRU of 2M "models". The backward one reads time reversed: past the end comes
-    # first, where its state stays 0, so it starts at the trial's own end.
-    M, T, B, N = inputs.shape
-    both = torch.stack((inputs, inputs.flip(1)), dim=1).view(2 * M, T, B, N)
-    frozen = None
-    if valid is not None:
-        frozen = torch.stack((~valid, ~valid.flip(0))).expand(M, 2, T, B, 1).reshape(2 * M, T, B, 1)
-    weights = {name: parameters[f"encoder.{name}"].flatten(0, 1) for name in _GRU_PARAMETERS}
-    E = weights["candidate_bias"].shape[-1]
-    _, last = gru(weights, both, inputs.new_zeros(2 * M, B, E), T, frozen)  # [2M, B, E]
-    last = last.view(M, 2, B, E).transpose(1, 2).reshape(M, B, 2 * E)
-    moments = torch.baddbmm(parameters["posterior.bias"][:, None], last, parameters["posterior.weight"])
+    read = read_in(architecture, parameters, inputs)
+    M, T, B, _ = read.shape
+    first, last = architecture.initial_condition_bins, architecture.encoded_bins or T
+    _, ends = _encode_both_ways(parameters, "encoder", read, seen, slice(0, first or last))
+    ends = ends.transpose(1, 2).reshape(M, B, -1)
+    moments = torch.baddbmm(parameters["posterior.bias"][:, None], ends, parameters["posterior.weight"])
     mean, log_variance = moments.chunk(2, dim=-1)
-    return Gaussian(mean, log_variance.exp() + VARIANCE_FLOOR)
+    initial_condition = Gaussian(mean, log_variance.exp() + VARIANCE_FLOOR)
+    if not architecture.has_controller:
+        return Encoded(initial_condition, None)
+    states, _ = _encode_both_ways(parameters, "controller_encoder", read, seen, slice(first, last))
+    lag, bins = architecture.controller_lag_bins, T - first
+    forward, backward = states[:, 0], states[:, 1].flip(1)
+    codes = torch.cat((_shift(forward, lag, bins), _shift(backward, -lag, bins)), dim=-1)
+    return Encoded(initial_condition, codes)
 
 
-def prior(parameters: Parameters) -> Gaussian:
-    """p(g0): learned mean and variance, [M, 1, I] each."""
-    return Gaussian(
-        parameters["prior.mean"][:, None], parameters["prior.log_variance"].exp()[:, None] + VARIANCE_FLOOR
-    )
+def read_in(architecture: Architecture, parameters: Parameters, inputs: Sequence[Tensor]) -> Tensor:
+    """What the encoders read: each session's neurons [M, T, B, N] by its own linear map, [M, T, all trials, D]."""
+    if not architecture.read_in_dim:
+        return inputs[0]
+    read = []
+    for session, x in enumerate(inputs):
+        prefix = session_prefix(architecture, session)
+        weight, bias = parameters[f"{prefix}read_in.weight"], parameters[f"{prefix}read_in.bias"]
+        M, T, B, _ = x.shape
+        read.append(torch.baddbmm(bias[:, None], x.flatten(1, 2), weight).view(M, T, B, weight.shape[-1]))
+    return torch.cat(read, dim=2)
 
 
-def generate(parameters: Parameters, initial_condition: Tensor, bins: int) -> Tensor:
-    """Run the generator from an initial condition [M, B, I] for T bins; its states, [M, T, B, G].
+def _encode_both_ways(
+    parameters: Parameters, name: str, read: Tensor, seen: Tensor | None, bins: slice
+) -> tuple[Tensor, Tensor]:
+    """States [M, 2, T, B, E] in the order each direction reads the bins, and the last of them [M, 2, B, E]."""
+    # Both directions are one GRU of 2M "models". The backward one reads time reversed: past a trial's end comes
+    # first, where its state stays 0, so it starts at the trial's own end.
+    read = read[:, bins]
+    M, T, B, D = read.shape
+    both = torch.stack((read, read.flip(1)), dim=1).view(2 * M, T, B, D)
+    frozen = None
+    if seen is not None:
+        unseen = ~seen[bins]
+        frozen = torch.stack((unseen, unseen.flip(0))).expand(M, 2, T, B, 1).reshape(2 * M, T, B, 1)
+    weights = _gru_parameters(parameters, name)
+    weights = {part: values.flatten(0, 1) for part, values in weights.items()}
+    E = weights["candidate_bias"].shape[-1]
+    states, last = gru(weights, both, read.new_zeros(2 * M, B, E), frozen)
+    return states.view(M, 2, T, B, E), last.view(M, 2, B, E)
 
-    g_0 = clip(W g0 + b, ±5); g_t = GRU(g_(t-1)). A GRU's next state lies between its last one and its
-    candidate, which is within ±1, so clipping the first state keeps every state within ±5.
+
+def _shift(states: Tensor, lag: int, bins: int) -> Tensor:
+    """States [M, T', B, K] moved by `lag` bins (later if positive), zero where there are none, in `bins` bins."""
+    moved = states[:, max(-lag, 0) :]
+    before = min(max(lag, 0), bins)
+    moved = moved[:, : bins - before]
+    return torch.nn.functional.pad(moved, (0, 0, 0, 0, before, bins - before - moved.shape[1]))
+
+
+def prior(architecture: Architecture, parameters: Parameters) -> Gaussian:
+    """p(g0): learned mean, variance learned or fixed, [M, 1, I] each."""
+    log_variance = parameters["prior.log_variance"][:, None]
+    if not architecture.learn_prior_variance:
+        log_variance = log_variance.detach()
+    return Gaussian(parameters["prior.mean"][:, None], log_variance.exp() + VARIANCE_FLOOR)
+
+
+def drive(
+    architecture: Architecture,
+    parameters: Parameters,
+    codes: Tensor | None,
+    external: Tensor | None,
+    bins: int,
+    trials: int,
+) -> Drive:
+    """Products with all that is known before the run, for all bins at once: codes, external inputs, biases.
+
+    Parameters
+    ----------
+    architecture, parameters
+        Of the pack.
+    codes
+        [M, bins, B, 2K], with a controller.
+    external
+        [bins, B, X], if there are external inputs.
+    bins, trials
+        Of the run.
     """
-    weights = {name: parameters[f"generator.{name}"] for name in _GRU_PARAMETERS if name != "input_weight"}
+    U, X = architecture.inferred_inputs, architecture.external_inputs
+    bias = parameters["generator.input_bias"][:, None, None]
+    M = len(bias)
+    generator = bias.expand(M, bins, trials, -1)
+    if external is not None:
+        generator = generator + _product(
+            external.expand(M, -1, -1, -1), parameters["generator.input_weight"][:, U:]
+        )
+    if codes is None:
+        return Drive(None, generator)
+    weight = parameters["controller.input_weight"]
+    before, after = weight[:, : codes.shape[-1]], weight[:, weight.shape[1] - X :]
+    controller = _product(codes, before) + parameters["controller.input_bias"][:, None, None]
+    if external is not None:
+        controller = controller + _product(external.expand(M, -1, -1, -1), after)
+    return Drive(controller, generator)
+
+
+def _product(values: Tensor, weight: Tensor) -> Tensor:
+    """[M, T, B, D] by [M, D, H], in one product."""
+    M, T, B, _ = values.shape
+    return torch.bmm(values.reshape(M, T * B, -1), weight).view(M, T, B, -1)
+
+
+def generate(
+    architecture: Architecture,
+    parameters: Parameters,
+    initial_condition: Tensor,
+    given: Drive,
+    survives: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> Generated:
+    """Run the generator from an initial condition [M, B, I], the controller inferring its inputs on the way.
+
+    g_0 = clip(W g0 + b, ±5); c_t = GRU([code_t, f_(t-1), external_t], c_(t-1)); u_t ~ N(W_u c_t + b_u);
+    g_t = GRU([u_t, external_t], g_(t-1)). A GRU's next state lies between its last one and its candidate,
+    which is within ±1, so clipping the first state keeps every state within ±5.
+
+    Parameters
+    ----------
+    architecture, parameters
+        Of the pack.
+    initial_condition
+        A draw of g0, or its mean.
+    given
+        See `drive`.
+    survives
+        Dropout's mask on the states that the factors read, over its rate, [M, T, B, G]; None without dropout.
+    noise
+        Standard normal [M, T, B, U] for the draws of u; None takes the posterior mean.
+    """
     start = torch.baddbmm(
         parameters["generator.initial_bias"][:, None],
         initial_condition,
         parameters["generator.initial_weight"],
     ).clamp(-STATE_LIMIT, STATE_LIMIT)
-    states, _ = gru(weights, None, start, bins, None)
-    return states
+    recurrence = parameters["generator.recurrent_weight"], parameters["generator.candidate_bias"]
+    if given.controller is None:
+        states, _ = Scan.apply(given.generator, start, *recurrence, None)  # type: ignore[no-untyped-call]
+        return Generated(states, None, None)
+    B, U, K = start.shape[1], architecture.inferred_inputs, architecture.controller_encoder_units
+    controller_start = parameters["controller.initial_state"].clamp(-STATE_LIMIT, STATE_LIMIT)
+    states, moments, inputs = ControlledScan.apply(  # type: ignore[no-untyped-call]
+        given.controller,
+        controller_start[:, None].expand(-1, B, -1),
+        parameters["controller.recurrent_weight"],
+        parameters["controller.candidate_bias"],
+        parameters["controller.input_weight"][:, 2 * K : 2 * K + architecture.factors],
+        parameters["inputs.weight"],
+        parameters["inputs.bias"],
+        given.generator,
+        start,
+        *recurrence,
+        parameters["generator.input_weight"][:, :U],
+        factor_directions(parameters),
+        survives,
+        noise,
+    )
+    mean, log_variance = moments.chunk(2, dim=-1)
+    return Generated(states, inputs, Gaussian(mean, log_variance.exp() + VARIANCE_FLOOR))
 
 
-def read_out(parameters: Parameters, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn generator states [M, T, B, G] into factors [M, T, B, F] and log-rates [M, T, B, N]."""
-    M, T, B, G = states.shape
-    directions = torch.nn.functional.normalize(parameters["factors.weight"], dim=-1)  # rows of W_f: length 1
-    factors = torch.bmm(states.reshape(M, T * B, G), directions.transpose(1, 2))  # f_t = W_f g_t
-    log_rates = torch.baddbmm(
-        parameters["rates.bias"][:, None], factors, parameters["rates.weight"]
-    )  # W_r f_t + b
-    return factors.view(M, T, B, -1), log_rates.view(M, T, B, -1)
+def factor_directions(parameters: Parameters) -> Tensor:
+    """W_f, its rows of length 1: [M, F, G]."""
+    return torch.nn.functional.normalize(parameters["factors.weight"], dim=-1)
 
 
-_GRU_PARAMETERS = ("input_weight", "input_bias", "recurrent_weight", "candidate_bias")
+def read_out(
+    architecture: Architecture, parameters: Parameters, states: Tensor, trials: Sequence[int]
+) -> tuple[Tensor, list[Tensor]]:
+    """Turn generator states into factors and outputs: f_t = W_f g_t, y_t = W_r f_t + b.
+
+    Parameters
+    ----------
+    architecture, parameters
+        Of the pack.
+    states
+        [M, T, B, G], after dropout where there is any.
+    trials
+        How many of the B trials are of each session, in order.
+
+    Returns
+    -------
+    tuple[Tensor, list[Tensor]]
+        Factors [M, T, B, F], and for each session outputs [M, T, its trials, O · N].
+    """
+    factors = _product(states, factor_directions(parameters).transpose(1, 2))
+    outputs = []
+    for session, part in enumerate(torch.split(factors, list(trials), dim=2)):
+        prefix = session_prefix(architecture, session)
+        weight, bias = parameters[f"{prefix}rates.weight"], parameters[f"{prefix}rates.bias"]
+        M, T, B, F = part.shape
+        flat = torch.baddbmm(bias[:, None], part.reshape(M, T * B, F), weight)
+        outputs.append(flat.view(M, T, B, weight.shape[-1]))
+    return factors, outputs
 
 
-def gru(
-    weights: Parameters, inputs: Tensor | None, start: Tensor, bins: int, frozen: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _gru_parameters(parameters: Parameters, name: str) -> dict[str, Tensor]:
+    parts = ("input_weight", "input_bias", "recurrent_weight", "candidate_bias")
+    return {part: parameters[f"{name}.{part}"] for part in parts}
+
+
+def gru(weights: Parameters, inputs: Tensor, start: Tensor, frozen: Tensor | None) -> tuple[Tensor, Tensor]:
     """P gated recurrent units side by side.
 
     With a = W x_t + b and c = U h_(t-1), each in three parts (r, z, n):
@@ -172,14 +413,12 @@ def gru(
     Parameters
     ----------
     weights
-        "input_weight" [P, D, 3H] (not read without inputs), "input_bias" [P, 3H], "recurrent_weight" [P, H,
-        3H], "candidate_bias" [P, H].
+        "input_weight" [P, D, 3H], "input_bias" [P, 3H], "recurrent_weight" [P, H, 3H], "candidate_bias"
+        [P, H].
     inputs
-        [P, T, B, D], or None.
+        [P, T, B, D].
     start
         [P, B, H], state before the first bin.
-    bins
-        T.
     frozen
         bool [P, T, B, 1], true where the state is to be carried unchanged; or None.
 
@@ -188,91 +427,9 @@ def gru(
     tuple[Tensor, Tensor]
         [P, T, B, H], the state after each bin, and [P, B, H], the last of them.
     """
-    P, B, _ = start.shape
-    bias = weights["input_bias"][:, None]
-    if inputs is None:
-        projected = bias[:, None].expand(P, bins, B, -1)
-    else:  # one product for all bins
-        projected = torch.baddbmm(bias, inputs.flatten(1, 2), weights["input_weight"]).view(P, bins, B, -1)
-    recurrent, candidate_bias = weights["recurrent_weight"], weights["candidate_bias"]
-    states, last = _Scan.apply(projected, start, recurrent, candidate_bias, frozen)  # type: ignore[no-untyped-call]
+    P, T, B, _ = inputs.shape
+    flat = torch.baddbmm(weights["input_bias"][:, None], inputs.flatten(1, 2), weights["input_weight"])
+    states, last = Scan.apply(  # type: ignore[no-untyped-call]
+        flat.view(P, T, B, -1), start, weights["recurrent_weight"], weights["candidate_bias"], frozen
+    )
     return states, last
-
-
-class _Scan(torch.autograd.Function):
-    """The recurrence of `gru`, with its gradient written out.
-
-    Autograd over an unrolled loop keeps every small product's operands and adds up the weight's gradient
-    bin by bin; here the factors of the chain rule that do not depend on the incoming gradient are computed
-    for all bins at once, and the recurrent weight's gradient is one product after the loop. Tests hold it to
-    the numerical gradient and to a plain implementation.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        projected: Tensor,
-        start: Tensor,
-        weight: Tensor,
-        candidate_bias: Tensor,
-        frozen: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        P, T, B, H3 = projected.shape
-        H = H3 // 3
-        keep = any(ctx.needs_input_grad)
-        # Per bin: r, z and c_n + b_c side by side, and the candidate n; without gradient, room for one bin.
-        gates = projected.new_empty(P, T if keep else 1, B, 3 * H)
-        candidates = projected.new_empty(P, T if keep else 1, B, H)
-        states = projected.new_empty(P, T + 1, B, H)
-        states[:, 0] = start
-        bias = candidate_bias[:, None]
-        # Slices are cut before the loop: on small tensors cutting costs as much as computing.
-        a_rz, a_n = projected[..., : 2 * H].unbind(1), projected[..., 2 * H :].unbind(1)
-        gate, rz, c_n = gates.unbind(1), gates[..., : 2 * H].unbind(1), gates[..., 2 * H :].unbind(1)
-        r, z = gates[..., :H].unbind(1), gates[..., H : 2 * H].unbind(1)
-        n, h = candidates.unbind(1), states.unbind(1)
-        for t in range(T):
-            s = t if keep else 0
-            torch.bmm(h[t], weight, out=gate[s])
-            rz[s].add_(a_rz[t]).sigmoid_()
-            if frozen is not None:
-                z[s].masked_fill_(frozen[:, t], 1.0)
-            torch.addcmul(a_n[t], r[s], c_n[s].add_(bias), out=n[s]).tanh_()
-            torch.lerp(n[s], h[t], z[s], out=h[t + 1])
-        if keep:
-            ctx.save_for_backward(gates, candidates, states, weight)
-        ctx.set_materialize_grads(False)  # the encoder uses the last state only, the generator all
-        return states[:, 1:], states[:, -1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        gates, candidates, states, weight = ctx.saved_tensors
-        d_states, d_last = gradients
-        P, T, B, H = candidates.shape
-        r, z, c_n = gates.split(H, dim=-1)
-        # Gradients at c = U h (parts r, z, n) and at the argument of n. Before the loop they hold the factors
-        # that are known already, d (argument of n) / d (argument of r), d h_t / d (argument of z) and
-        # d h_t / d (argument of n); going back in time the loop multiplies in the gradients that arrive.
-        d_gates = torch.empty_like(gates)
-        d_r, d_z, d_c_n = torch.split(d_gates, H, dim=-1)
-        torch.mul(c_n, r, out=d_r).addcmul_(d_r, r, value=-1)  # c_n · r (1 - r)
-        torch.sub(states[:, :-1], candidates, out=d_z)
-        d_z.mul_(z).addcmul_(d_z, z, value=-1)  # (h - n) · z (1 - z)
-        d_n = torch.addcmul(candidates.new_ones(()), candidates, candidates, value=-1)
-        d_n.addcmul_(d_n, z, value=-1)  # (1 - n²) (1 - z)
-        d_h = torch.zeros_like(states[:, 0]) if d_last is None else d_last.clone()
-        weight_t = weight.transpose(1, 2)
-        by_bin = zip(*(part.unbind(1) for part in (d_gates, d_r, d_z, d_c_n, d_n, r, z)), strict=True)
-        for t, (d_gate, d_rt, d_zt, d_ct, d_nt, r_t, z_t) in reversed(list(enumerate(by_bin))):
-            if d_states is not None:
-                d_h += d_states[:, t]
-            d_nt.mul_(d_h)
-            d_rt.mul_(d_nt)
-            d_zt.mul_(d_h)
-            torch.mul(d_nt, r_t, out=d_ct)
-            d_h.mul_(z_t).baddbmm_(d_gate, weight_t)
-        d_flat = d_gates.view(P, T * B, 3 * H)
-        d_weight = torch.bmm(states[:, :-1].reshape(P, T * B, H).transpose(1, 2), d_flat)
-        d_candidate_bias = d_flat[..., 2 * H :].sum(1)
-        d_c_n.copy_(d_n)  # gradient at a = W x + b: r · no longer in front
-        return d_gates, d_h, d_weight, d_candidate_bias, None

@@ -1,6 +1,7 @@
-"""The loss of a training step: coordinated dropout, Poisson likelihood, KL, L2, and its random numbers.
+"""The loss of a training step: coordinated dropout, likelihood, KL, L2, and its random numbers.
 
-Shapes: M models, B trials, T bins, N neurons, I initial-condition dimensions, G generator units.
+Shapes: M models, B trials, T bins, N neurons, I initial-condition dimensions, G generator units, U inferred inputs,
+W bins of a separate initial-condition window.
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.config import Architecture, Hyperparameters
-from models.data import Batch
-from models.network import Gaussian, Parameters, encode, generate, prior, read_out
+from models.config import VARIANCE_FLOOR, Architecture, Hyperparameters
+from models.data import Batch, Part
+from models.network import (
+    Gaussian,
+    Parameters,
+    drive,
+    encode,
+    generate,
+    prior,
+    read_out,
+    session_prefix,
+)
+from models.observation import OBSERVATIONS
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,9 @@ class PackHyperparameters:
     cd_rate: Tensor
     cd_pass_rate: Tensor
     kl_weight_initial_condition: Tensor
+    kl_weight_inputs: Tensor
     l2_weight_generator: Tensor
+    l2_weight_controller: Tensor
 
     @classmethod
     def of(cls, models: Sequence[Hyperparameters], device: torch.device) -> PackHyperparameters:
@@ -45,13 +58,15 @@ class PackHyperparameters:
 class Noise(NamedTuple):
     """Random numbers of one step.
 
-    `coordinated` int16 [M, T, B, N] and `dropout` int16 [M, T, B, G] are uniform on 0 … 32767 - 16384;
-    `initial_condition` float32 [M, B, I] is standard normal.
+    `coordinated` (int16 [M, T, B, N] for each session) and `dropout` (int16 [M, T - W, B, G]) are uniform on the levels
+    -16384 … 16383; `initial_condition` float32 [M, B, I] and, with a controller, `inputs` float32 [M, T - W, B, U]
+    are standard normal.
     """
 
-    coordinated: Tensor
+    coordinated: tuple[Tensor, ...]
     dropout: Tensor
     initial_condition: Tensor
+    inputs: Tensor | None
 
 
 UNIFORM_LEVELS = 1 << 15  # 15 random bits: probabilities are kept to 3e-5
@@ -63,6 +78,7 @@ class Loss(NamedTuple):
     total: Tensor
     reconstruction: Tensor
     kl_initial_condition: Tensor
+    kl_inputs: Tensor
 
 
 def noise_generator(device: torch.device, *counters: int) -> torch.Generator:
@@ -78,21 +94,30 @@ def draw_noise(
     epoch: int,
     step: int,
     bins: int,
-    trials: int,
+    trials: Sequence[int],
     device: torch.device,
 ) -> Noise:
     """Noise of every model for one step, from (model seed, epoch, step): the same alone and in any pack."""
-    parts = []
+    sessions = list(zip(trials, architecture.session_neurons, strict=True))
+    B, generated = sum(trials), bins - architecture.initial_condition_bins
+    coordinated: list[list[Tensor]] = [[] for _ in sessions]
+    dropout, initial_condition, inputs = [], [], []
     for seed in seeds:
         random = noise_generator(device, seed, epoch, step)
-        parts.append(
-            (
-                _uniform_levels((bins, trials, architecture.neurons), random),
-                _uniform_levels((bins, trials, architecture.generator_units), random),
-                torch.randn(trials, architecture.initial_condition_dim, generator=random, device=device),
-            )
-        )
-    return Noise(*(torch.stack(part) for part in zip(*parts, strict=True)))
+        for session, (part, neurons) in enumerate(sessions):
+            coordinated[session].append(_uniform_levels((bins, part, neurons), random))
+        dropout.append(_uniform_levels((generated, B, architecture.generator_units), random))
+        shape: tuple[int, ...] = (B, architecture.initial_condition_dim)
+        initial_condition.append(torch.randn(shape, generator=random, device=device))
+        if architecture.has_controller:
+            shape = (generated, B, architecture.inferred_inputs)
+            inputs.append(torch.randn(shape, generator=random, device=device))
+    return Noise(
+        tuple(torch.stack(levels) for levels in coordinated),
+        torch.stack(dropout),
+        torch.stack(initial_condition),
+        torch.stack(inputs) if inputs else None,
+    )
 
 
 def _uniform_levels(shape: tuple[int, int, int], random: torch.Generator) -> Tensor:
@@ -135,18 +160,70 @@ def coordinated_dropout(uniform: Tensor, cd_rate: Tensor, cd_pass_rate: Tensor) 
     return kept, target
 
 
-def poisson_nll(log_rates: Tensor, counts: Tensor, ln_factorials: Tensor) -> Tensor:
-    """-ln p(x | λ) = λ - x ln λ + ln x!, in nats, per sample; λ in counts per bin."""
-    return torch.addcmul(log_rates.exp() + ln_factorials, counts, log_rates, value=-1)
+def never_read(architecture: Architecture, bins: int, device: torch.device) -> Tensor | None:
+    """Bool [T, 1, N or 1], true at samples the encoders never read: held-out neurons, bins to predict; or None."""
+    encoded = architecture.encoded_bins or bins
+    if encoded >= bins and not architecture.held_out_neurons:
+        return None
+    neurons = architecture.session_neurons[0] if architecture.held_out_neurons else 1  # alike for all: 1
+    unread = torch.zeros(bins, 1, neurons, dtype=torch.bool, device=device)
+    unread[encoded:] = True
+    unread[:, :, list(architecture.held_out_neurons)] = True
+    return unread
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
-    """KL(q || p) = ½ Σ_i [ln σp² / σq² + (σq² + (μq - μp)²) / σp² - 1], in nats: [M, B]."""
+    """KL(q || p) = ½ Σ_i [ln σp² / σq² + (σq² + (μq - μp)²) / σp² - 1], in nats, summed over the last axis."""
     ratio = q.variance / p.variance
     return 0.5 * ((q.mean - p.mean).square() / p.variance + ratio - 1 - ratio.log()).sum(-1)
 
 
+def kl_inputs(
+    architecture: Architecture, parameters: Parameters, q: Gaussian, drawn: Tensor, inside: Tensor | None
+) -> Tensor:
+    """KL(q(u | x) || p(u)) of each trial's inferred inputs, in nats, summed over bins and inputs: [M, B].
+
+    Gaussian prior: u_t ~ N(0, v) in every bin, closed form. Autoregressive prior: u_1 ~ N(0, v / (1 - a²)),
+    u_t ~ N(a u_(t-1), v), a = e^(-1/τ); one draw's ln q(u) - ln p(u).
+
+    Parameters
+    ----------
+    architecture, parameters
+        Of the pack.
+    q
+        Posterior, [M, T, B, U] each.
+    drawn
+        A draw u from it, alike.
+    inside
+        bool [T, B, 1], the bins before the trial's end; None: all.
+    """
+    variance = _input_prior(architecture, parameters, "log_variance").exp() + VARIANCE_FLOOR
+    if architecture.input_prior == "gaussian":
+        by_bin = kl_divergence(q, Gaussian(torch.zeros_like(variance), variance))
+    else:
+        a = (-1 / _input_prior(architecture, parameters, "log_time_constant").exp()).exp()
+        stationary = variance / (1 - a.square())
+        p = Gaussian(
+            torch.cat((torch.zeros_like(drawn[:, :1]), a * drawn[:, :-1]), dim=1),
+            torch.cat((stationary, variance.expand(-1, drawn.shape[1] - 1, -1, -1)), dim=1),
+        )
+        by_bin = (_log_density(q, drawn) - _log_density(p, drawn)).sum(-1)
+    return (by_bin if inside is None else by_bin * inside[..., 0]).sum(1)
+
+
+def _input_prior(architecture: Architecture, parameters: Parameters, name: str) -> Tensor:
+    """A parameter of the input prior, [M, 1, 1, U], learned or fixed."""
+    values = parameters[f"input_prior.{name}"][:, None, None]
+    return values if architecture.learn_input_prior else values.detach()
+
+
+def _log_density(p: Gaussian, x: Tensor) -> Tensor:
+    """Ln of the normal density, without the constant that cancels between two of them."""
+    return -0.5 * ((x - p.mean).square() / p.variance + p.variance.log())
+
+
 def training_loss(
+    architecture: Architecture,
     parameters: Parameters,
     hyper: PackHyperparameters,
     batch: Batch,
@@ -155,16 +232,17 @@ def training_loss(
     sv_rate: float,
     ramp: float,
 ) -> Loss:
-    """Loss of every model on one batch, the controller being off.
+    """Loss of every model on one batch.
 
-    loss = mean NLL of the samples that count + ramp · (w_kl · KL(q(g0 | x) || p(g0)) + w_l2 · mean U²).
-    The samples that count are valid, not held out by sample validation, and targets of coordinated dropout;
-    the mean is over the number of them in this batch. KL is summed over dimensions, averaged over trials.
+    loss = mean NLL of the samples that count + ramp · (w_kl_ic · KL(q(g0 | x) || p(g0)) + w_kl_in · KL(q(u | x) ||
+    p(u)) + w_l2 · mean U² of generator and controller). The samples that count were recorded, are not held out by
+    sample validation, lie in the generated bins, and are targets of coordinated dropout; the mean is over the
+    number of them in this batch. KLs are summed over dimensions and bins, averaged over trials.
 
     Parameters
     ----------
-    parameters
-        Of the pack, each [M, …].
+    architecture, parameters
+        Of the pack, each parameter [M, …].
     hyper
         Vectors [M].
     batch
@@ -176,25 +254,73 @@ def training_loss(
     ramp
         In [0, 1].
     """
-    T = batch.counts.shape[0]
-    kept, target = coordinated_dropout(noise.coordinated, hyper.cd_rate, hyper.cd_pass_rate)
-    scale = 1 / ((1 - sv_rate) * (1 - hyper.cd_rate))
-    inputs = (batch.counts * batch.visible) * kept * scale[:, None, None, None]
-    q = encode(parameters, inputs, batch.valid)
+    T, first = batch.parts[0].values.shape[0], architecture.initial_condition_bins
+    unread = never_read(architecture, T, batch.parts[0].values.device)
+    scale = (1 / ((1 - sv_rate) * (1 - hyper.cd_rate)))[:, None, None, None]
+    inputs, targets = [], []
+    for part, levels in zip(batch.parts, noise.coordinated, strict=True):
+        kept, target = coordinated_dropout(levels, hyper.cd_rate, hyper.cd_pass_rate)
+        inputs.append(entering(part, unread) * kept * scale)
+        targets.append(target if unread is None else target | unread)
+
+    encoded = encode(architecture, parameters, inputs, batch.seen)
+    q = encoded.initial_condition
     initial_condition = torch.addcmul(q.mean, q.variance.sqrt(), noise.initial_condition)  # g0 ~ q
+    external = None if batch.external is None else batch.external[first:]
+    given = drive(architecture, parameters, encoded.codes, external, T - first, sum(batch.trials))
+    survives = (noise.dropout >= _level(hyper.dropout)) / (1 - hyper.dropout)[:, None, None, None]
+    generated = generate(architecture, parameters, initial_condition, given, survives, noise.inputs)
+    _, outputs = read_out(architecture, parameters, generated.states * survives, batch.trials)
 
-    states = generate(parameters, initial_condition, T)
-    survives = noise.dropout >= _level(hyper.dropout)
-    _, log_rates = read_out(parameters, states * (survives / (1 - hyper.dropout)[:, None, None, None]))
-
-    nll = poisson_nll(log_rates, batch.counts, batch.ln_factorials)
-    reconstruction = masked_mean(nll, target & batch.visible)
-    kl = kl_divergence(q, prior(parameters)).mean(-1)
+    reconstruction = _mean_over_targets(architecture, parameters, batch, outputs, targets)
+    kl_ic = kl_divergence(q, prior(architecture, parameters)).mean(-1)
     l2 = parameters["generator.recurrent_weight"].square().mean((-2, -1))
-    penalty = hyper.kl_weight_initial_condition * kl + hyper.l2_weight_generator * l2
-    return Loss(reconstruction + ramp * penalty, reconstruction, kl)
+    penalty = hyper.kl_weight_initial_condition * kl_ic + hyper.l2_weight_generator * l2
+    kl_u = torch.zeros_like(kl_ic)
+    if generated.posterior is not None and generated.inputs is not None:
+        inside = None if batch.inside is None else batch.inside[first:]
+        kl_u = kl_inputs(architecture, parameters, generated.posterior, generated.inputs, inside).mean(-1)
+        l2 = parameters["controller.recurrent_weight"].square().mean((-2, -1))
+        penalty = penalty + hyper.kl_weight_inputs * kl_u + hyper.l2_weight_controller * l2
+    return Loss(reconstruction + ramp * penalty, reconstruction, kl_ic, kl_u)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of values [M, …] where the mask [M, …] is true, per model [M]; 0 where it is true nowhere."""
-    return (values * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+def entering(part: Part, unread: Tensor | None) -> Tensor:
+    """The data that enter, before coordinated dropout and scaling: [T, B, N]."""
+    values = part.values * part.visible
+    return values if unread is None else values * ~unread
+
+
+def negative_log_likelihood(
+    architecture: Architecture, parameters: Parameters, session: int, outputs: Tensor, part: Part
+) -> Tensor:
+    """Of every sample of a session's trials in the generated bins, nats: [M, T - W, B, N]."""
+    first = architecture.initial_condition_bins
+    constant = parameters.get(f"{session_prefix(architecture, session)}rates.constant")
+    return OBSERVATIONS[architecture.observation].negative_log_likelihood(
+        outputs,
+        None if constant is None else constant[:, None, None],
+        part.values[first:],
+        None if part.ln_factorials is None else part.ln_factorials[first:],
+    )
+
+
+def _mean_over_targets(
+    architecture: Architecture,
+    parameters: Parameters,
+    batch: Batch,
+    outputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+) -> Tensor:
+    """Mean NLL [M] over the samples that count; 0 where there is none."""
+    first = architecture.initial_condition_bins
+    total: Tensor | float = 0.0
+    count: Tensor | float = 0.0
+    for session, (part, output, target) in enumerate(zip(batch.parts, outputs, targets, strict=True)):
+        nll = negative_log_likelihood(architecture, parameters, session, output, part)
+        counts = target[:, first:] & part.visible[first:]
+        total = total + (nll * counts).flatten(1).sum(1)
+        count = count + counts.flatten(1).sum(1)
+    assert isinstance(total, Tensor)
+    assert isinstance(count, Tensor)
+    return total / count.clamp(min=1)

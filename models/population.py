@@ -11,18 +11,30 @@ from torch import Tensor
 
 from models.config import Architecture, Hyperparameters, TrainingOptions, require
 from models.data import TrainingData
-from models.network import encode, generate, initial_parameters, parameter_shapes, read_out
+from models.network import (
+    drive,
+    encode,
+    generate,
+    initial_parameters,
+    parameter_shapes,
+    read_out,
+    session_prefix,
+)
 from models.objective import (
     PackHyperparameters,
     draw_noise,
+    entering,
+    negative_log_likelihood,
+    never_read,
     noise_generator,
-    poisson_nll,
     training_loss,
 )
 
 ADAM_DECAY = (0.9, 0.999)
 ADAM_EPSILON = 1e-10  # gradients of a mean over samples are small: 1e-8 would damp the step of quiet neurons
-EXPLOSION = 100.0  # a training loss this many times that of constant rates will not come back
+EXPLOSION = (
+    100.0  # a training loss above that of constant outputs by this many times its size will not come back
+)
 
 
 @dataclass(frozen=True)
@@ -47,10 +59,12 @@ class EpochScores:
         Exponentially smoothed `sv_loss`, see `TrainingOptions.score_smoothing`.
     kl_initial_condition
         KL(q(g0 | x) || p(g0)), nats per trial, mean over the training steps.
+    kl_inputs
+        KL(q(u | x) || p(u)) of the inferred inputs, alike; 0 without a controller.
     gradient_norm
         Before clipping, mean over the steps.
     learning_rate
-        The model's.
+        The model's in this epoch, as far as it has decayed.
     diverged
         The model produced a loss or gradient that is not finite, or exploded; its weights are those before
         that step and stay so. Losses may then be NaN.
@@ -65,6 +79,7 @@ class EpochScores:
     sv_loss_train: float | None
     smoothed_sv_loss: float
     kl_initial_condition: float
+    kl_inputs: float
     gradient_norm: float
     learning_rate: float
     diverged: bool
@@ -82,7 +97,7 @@ class Population:
     Parameters
     ----------
     architecture
-        Of every model; its `neurons` must be the data's.
+        Of every model; its neurons, external inputs and observation must be the data's.
     hyperparameters
         One per model. On resumption they may differ from before.
     seeds
@@ -95,6 +110,9 @@ class Population:
         Order of the trials, shared by the models of a job.
     states
         None for a fresh start; else one `state` per model, all at one epoch.
+    starts
+        For a fresh start: parameters, by name, that begin at these values in every model instead of at random
+        (see `models.stitching`).
     """
 
     epoch: int  # epochs completed
@@ -107,6 +125,8 @@ class Population:
     _smoothed: Tensor  # float64 [M], infinite before the first epoch
     _best_smoothed: Tensor  # float64 [M]
     _alive: Tensor  # bool [M]
+    _decay: Tensor  # float64 [M], what the learning rate has come down to, as a share
+    _stalled_epochs: Tensor  # int64 [M], epochs since the smoothed score improved or the rate decayed
 
     def __init__(
         self,
@@ -118,6 +138,7 @@ class Population:
         *,
         order_seed: int,
         states: Sequence[Mapping[str, Tensor]] | None = None,
+        starts: Mapping[str, Tensor] | None = None,
     ) -> None:
         require(len(hyperparameters) > 0, "a population needs at least one model, got no hyperparameters")
         require(
@@ -125,17 +146,15 @@ class Population:
             f"expected one seed and one state for each of {len(hyperparameters)} hyperparameters, "
             f"got {len(seeds)} seeds" + ("" if states is None else f" and {len(states)} states"),
         )
-        require(
-            architecture.neurons == data.neurons,
-            f"the architecture is for {architecture.neurons} neurons, the data have {data.neurons}",
-        )
+        _check_data(architecture, data)
         self.architecture, self.data, self.options = architecture, data, options
         self.hyperparameters, self.seeds, self.order_seed = list(hyperparameters), list(seeds), order_seed
         self._hyper = PackHyperparameters.of(hyperparameters, data.device)
         self._shapes = parameter_shapes(architecture)
         if states is None:
             states = [
-                _fresh_state(initial_parameters(architecture, data.mean_counts, seed)) for seed in seeds
+                _fresh_state(initial_parameters(architecture, data.statistics, seed) | dict(starts or {}))
+                for seed in seeds
             ]
         self._load(states)
 
@@ -160,13 +179,14 @@ class Population:
             steps.append(self._train_step(trials, step, len(batches)))
             on_step()
         # A partial batch counts by its trials.
-        sizes = torch.tensor([len(trials) for trials in batches], device=self.data.device).double()
+        sizes = torch.tensor([sum(map(len, trials)) for trials in batches], device=self.data.device).double()
         share = (sizes / sizes.sum())[:, None]
-        train_loss, kl, norm = ((torch.stack(part) * share).sum(0) for part in zip(*steps, strict=True))
-        validation, training = self.data.validation_trials, self.data.training_trials
-        stride = max(1, len(training) // len(validation))
-        sv_loss, ordinary_loss = self._evaluate(validation, on_step)
-        sv_loss_train, _ = self._evaluate(training[::stride][: len(validation)], on_step)
+        train_loss, kl_ic, kl_u, norm = (
+            (torch.stack(part) * share).sum(0) for part in zip(*steps, strict=True)
+        )
+        rates = self._learning_rates().tolist()
+        sv_loss, ordinary_loss = self._evaluate(self.data.validation_trials, on_step)
+        sv_loss_train, _ = self._evaluate(self._some_training_trials(), on_step)
         self.epoch += 1
         self._update_scores(sv_loss)
         columns = {
@@ -174,14 +194,15 @@ class Population:
             "sv_loss": sv_loss.tolist(),
             "ordinary_loss": ordinary_loss.tolist(),
             "smoothed_sv_loss": self._smoothed.tolist(),
-            "kl_initial_condition": kl.tolist(),
+            "kl_initial_condition": kl_ic.tolist(),
+            "kl_inputs": kl_u.tolist(),
+            "learning_rate": rates,
             "gradient_norm": norm.tolist(),
             "best_smoothed_sv_loss": self._best_smoothed.tolist(),
         }
         return [
             EpochScores(
                 epoch=self.epoch,
-                learning_rate=self.hyperparameters[m].learning_rate,
                 diverged=not alive,
                 sv_loss_train=float(sv_loss_train[m]) if self.data.sv_rate > 0 else None,
                 **{name: column[m] for name, column in columns.items()},
@@ -194,23 +215,31 @@ class Population:
         """False for models that diverged: they are frozen, and their neighbours never notice."""
         return [bool(alive) for alive in self._alive.tolist()]
 
-    def _training_batches(self) -> Iterator[Tensor]:
-        """Shuffle the training trials' indices by (order seed, epoch); the last batch may be smaller."""
-        trials = self.data.training_trials
+    def _training_batches(self) -> Iterator[list[Tensor]]:
+        """Shuffle the training trials by (order seed, epoch); for each step, indices of every session."""
         random = noise_generator(torch.device("cpu"), self.order_seed, self.epoch)
-        order = torch.randperm(len(trials), generator=random).to(trials.device)
-        yield from torch.split(trials[order], self.options.batch_size)
+        shuffled = []
+        for trials in self.data.training_trials:
+            order = torch.randperm(len(trials), generator=random).to(trials.device)
+            shuffled.append(trials[order])
+        yield from _evenly(shuffled, self.options.batch_size)
 
-    def _train_step(self, trials: Tensor, step: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One update of every model; reconstruction loss, KL and gradient norm, [M] each."""
+    def _some_training_trials(self) -> list[Tensor]:
+        """Training trials, evenly chosen, no more of a session than it has validation trials."""
+        pairs = zip(self.data.training_trials, self.data.validation_trials, strict=True)
+        return [training[:: max(1, len(training) // len(valid))][: len(valid)] for training, valid in pairs]
+
+    def _train_step(self, trials: Sequence[Tensor], step: int, steps: int) -> tuple[Tensor, ...]:
+        """One update of every model; reconstruction loss, both KLs and gradient norm, [M] each."""
         batch = self.data.batch(trials)
         noise = draw_noise(
-            self.architecture, self.seeds, self.epoch, step, self.data.bins, len(trials), self.data.device
+            self.architecture, self.seeds, self.epoch, step, self.data.bins, batch.trials, self.data.device
         )
         progress = self.epoch + step / steps
         ramp = min(1.0, progress / self.options.ramp_epochs) if self.options.ramp_epochs else 1.0
         weights = self._weights.detach().requires_grad_()
         loss = training_loss(
+            self.architecture,
             self._named(weights),
             self._hyper,
             batch,
@@ -221,10 +250,15 @@ class Population:
         # Models share no weight, so the gradient of the sum is each model's own.
         (gradient,) = torch.autograd.grad(loss.total.sum(), weights)
         norm = gradient.norm(dim=1)
-        exploded = loss.reconstruction > EXPLOSION * self._loss_of_constant_rates
+        exploded = loss.reconstruction > self._highest_loss
         self._alive &= torch.isfinite(norm) & ~exploded  # a loss that is not finite has no finite gradient
         self._adam(gradient, norm)
-        return loss.reconstruction.detach(), loss.kl_initial_condition.detach(), norm
+        return (
+            loss.reconstruction.detach(),
+            loss.kl_initial_condition.detach(),
+            loss.kl_inputs.detach(),
+            norm,
+        )
 
     @torch.no_grad()
     def _adam(self, gradient: Tensor, norm: Tensor) -> None:
@@ -237,36 +271,51 @@ class Population:
         self._first.lerp_(gradient, 1 - first)  # m ← β₁ m + (1 - β₁) g
         self._second.lerp_(gradient.square(), 1 - second)  # v ← β₂ v + (1 - β₂) g²
         steps = self._adam_steps.clamp(min=1).double()
-        rate = self._hyper.learning_rate / (1 - first**steps).float() * alive  # m̂ = m / (1 - β₁ᵗ)
+        rate = self._learning_rates() / (1 - first**steps).float() * alive  # m̂ = m / (1 - β₁ᵗ)
         spread = (self._second / (1 - second**steps).float()[:, None]).sqrt_().add_(ADAM_EPSILON)  # √v̂ + ε
         self._weights -= rate[:, None] * self._first / spread
 
+    def _learning_rates(self) -> Tensor:
+        """The models' learning rates as far as they have decayed, float32 [M]."""
+        begun = self._hyper.learning_rate
+        least = begun.clamp(max=self.options.least_learning_rate)
+        return torch.maximum(begun * self._decay.float(), least)
+
     @torch.inference_mode()
-    def _evaluate(self, trials: Tensor, on_step: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Mean NLL at held-out and visible samples, float64 [M] each: posterior mean, no dropout."""
-        parameters = self._named(self._weights)
-        M = len(self.seeds)
+    def _evaluate(self, trials: Sequence[Tensor], on_step: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """Mean NLL at held-out samples and at those that enter, float64 [M] each: posterior means, no dropout."""
+        architecture, parameters = self.architecture, self._named(self._weights)
+        M, T, first = len(self.seeds), self.data.bins, architecture.initial_condition_bins
+        unread = never_read(architecture, T, self.data.device)
         total = torch.zeros(2, M, dtype=torch.float64, device=self.data.device)
         count = torch.zeros(2, 1, dtype=torch.float64, device=self.data.device)
         widest = max(
-            self.data.neurons, 3 * self.architecture.encoder_units, 3 * self.architecture.generator_units
+            *self.data.neurons,
+            3 * architecture.encoder_units,
+            3 * architecture.generator_units,
+            3 * architecture.controller_units,
         )
-        size = max(self.options.batch_size, EVALUATION_ELEMENTS // (M * self.data.bins * widest))
-        for chosen in torch.split(trials, size):
+        size = max(self.options.batch_size, EVALUATION_ELEMENTS // (M * T * widest))
+        for chosen in _evenly(trials, size):
             batch = self.data.batch(chosen)
-            inputs = batch.counts * batch.visible / (1 - self.data.sv_rate)
-            q = encode(parameters, inputs.expand(M, *inputs.shape), batch.valid)
-            _, log_rates = read_out(parameters, generate(parameters, q.mean, self.data.bins))
-            nll = poisson_nll(log_rates, batch.counts, batch.ln_factorials)
-            for row, mask in enumerate((batch.held_out, batch.visible)):
-                total[row] += (nll * mask).flatten(1).sum(1)
-                count[row] += mask.sum()
+            inputs = [entering(part, unread) / (1 - self.data.sv_rate) for part in batch.parts]
+            encoded = encode(architecture, parameters, [x.expand(M, *x.shape) for x in inputs], batch.seen)
+            external = None if batch.external is None else batch.external[first:]
+            given = drive(architecture, parameters, encoded.codes, external, T - first, sum(batch.trials))
+            generated = generate(architecture, parameters, encoded.initial_condition.mean, given)
+            _, outputs = read_out(architecture, parameters, generated.states, batch.trials)
+            for session, (part, output) in enumerate(zip(batch.parts, outputs, strict=True)):
+                nll = negative_log_likelihood(architecture, parameters, session, output, part)
+                entered = part.visible if unread is None else part.visible & ~unread
+                for row, mask in enumerate((part.held_out[first:], entered[first:])):
+                    total[row] += (nll * mask).flatten(1).sum(1)
+                    count[row] += mask.sum()
             on_step()
-        held_out, visible = total / count.clamp(min=1)
-        return (held_out if self.data.sv_rate > 0 else visible), visible
+        held_out, entered_loss = total / count.clamp(min=1)
+        return (held_out if self.data.sv_rate > 0 else entered_loss), entered_loss
 
     def _update_scores(self, sv_loss: Tensor) -> None:
-        """Smooth the score, and keep the weights of models at their best."""
+        """Smooth the score, keep the weights of models at their best, decay the rates of those that stall."""
         past = self.options.score_smoothing
         smoothed = torch.where(self._smoothed.isinf(), sv_loss, past * self._smoothed + (1 - past) * sv_loss)
         self._smoothed = torch.where(self._alive & smoothed.isfinite(), smoothed, self._smoothed)
@@ -274,6 +323,11 @@ class Population:
         self._best_smoothed = torch.where(better, self._smoothed, self._best_smoothed)
         self._best_epoch = torch.where(better, self.epoch, self._best_epoch)
         self._best = torch.where(better[:, None], self._weights, self._best)
+        waits = better | (self.epoch <= self.options.ramp_epochs)
+        self._stalled_epochs = torch.where(waits, 0, self._stalled_epochs + 1)
+        decays = self._stalled_epochs >= self.options.decay_patience
+        self._decay = torch.where(decays, self._decay * self.options.decay_factor, self._decay)
+        self._stalled_epochs = torch.where(decays, 0, self._stalled_epochs)
 
     def state(self, index: int) -> dict[str, Tensor]:
         """Everything needed to resume model `index`, alone or in another pack, bit for bit.
@@ -283,8 +337,8 @@ class Population:
         dict[str, Tensor]
             Contiguous CPU tensors that share no storage. For every parameter NAME float32 `weights.NAME`,
             `best.NAME`, `adam_first.NAME`, `adam_second.NAME`; int64 `epoch`, `adam_steps`, `best_epoch`,
-            `alive` (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss` (infinite before the
-            first epoch), 0-d.
+            `stalled_epochs`, `alive` (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss`
+            (infinite before the first epoch), `learning_rate_decay`, 0-d.
         """
         require(0 <= index < len(self.seeds), f"index must lie in 0 … {len(self.seeds) - 1}, got {index}")
         state = {
@@ -320,8 +374,9 @@ class Population:
         self._adam_steps, self._best_epoch = vector("adam_steps"), vector("best_epoch")
         self._smoothed, self._best_smoothed = vector("smoothed_sv_loss"), vector("best_smoothed_sv_loss")
         self._alive = vector("alive").bool()
-        rates = self.data.mean_counts
-        self._loss_of_constant_rates = float((rates - rates * rates.log()).mean())
+        self._decay, self._stalled_epochs = vector("learning_rate_decay"), vector("stalled_epochs")
+        constant = _loss_of_constant_outputs(self.architecture, self.data)
+        self._highest_loss = constant + EXPLOSION * max(abs(constant), 0.01)
 
     def _packed(self) -> dict[str, Tensor]:
         return dict(zip(_PACKED, (self._weights, self._best, self._first, self._second), strict=True))
@@ -333,6 +388,8 @@ class Population:
             self._alive.long(),
             self._smoothed,
             self._best_smoothed,
+            self._decay,
+            self._stalled_epochs,
         )
         return dict(zip(_VECTORS, vectors, strict=True))
 
@@ -353,12 +410,62 @@ _VECTORS = {
     "alive": torch.int64,
     "smoothed_sv_loss": torch.float64,
     "best_smoothed_sv_loss": torch.float64,
+    "learning_rate_decay": torch.float64,
+    "stalled_epochs": torch.int64,
 }
+
+
+def _evenly(trials: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Cut the trials of every session into as few steps as have at most `most` trials, of even size."""
+    steps = max(1, -(-sum(map(len, trials)) // most))
+    yield from (list(step) for step in zip(*(part.tensor_split(steps) for part in trials), strict=True))
+
+
+def _check_data(architecture: Architecture, data: TrainingData) -> None:
+    require(
+        architecture.session_neurons == data.neurons,
+        f"the architecture is for {architecture.session_neurons} neurons (by session), the data have {data.neurons}",
+    )
+    require(
+        architecture.external_inputs == data.external_inputs,
+        f"the architecture is for {architecture.external_inputs} external inputs, the data have "
+        f"{data.external_inputs}",
+    )
+    require(
+        architecture.observation == data.observation,
+        f"the architecture's observation is {architecture.observation!r}, the data were made for "
+        f"{data.observation!r}",
+    )
+    last = architecture.encoded_bins or data.bins
+    require(
+        architecture.initial_condition_bins < last <= data.bins,
+        f"initial_condition_bins ({architecture.initial_condition_bins}) must be below encoded_bins ({last}), "
+        f"and these within the data's {data.bins} bins",
+    )
+
+
+@torch.inference_mode()
+def _loss_of_constant_outputs(architecture: Architecture, data: TrainingData) -> float:
+    """Training loss of a model that only knows each neuron's statistics, nats per sample."""
+    parameters = {
+        name: values.to(data.device)[None]
+        for name, values in initial_parameters(architecture, data.statistics, seed=0).items()
+    }
+    first = architecture.initial_condition_bins
+    total, count = 0.0, 0
+    for chosen in _evenly(data.training_trials, 256):
+        for session, part in enumerate(data.batch(chosen).parts):
+            bias = parameters[f"{session_prefix(architecture, session)}rates.bias"][:, None, None]
+            nll = negative_log_likelihood(architecture, parameters, session, bias, part)
+            total += float((nll * part.visible[first:]).sum())
+            count += int(part.visible[first:].sum())
+    return total / max(count, 1)
 
 
 def _fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {"epoch": torch.tensor(0), "adam_steps": torch.tensor(0), "best_epoch": torch.tensor(0)}
-    state["alive"] = torch.tensor(1)
+    state |= {"alive": torch.tensor(1), "stalled_epochs": torch.tensor(0)}
+    state["learning_rate_decay"] = torch.tensor(1.0, dtype=torch.float64)
     for name in ("smoothed_sv_loss", "best_smoothed_sv_loss"):
         state[name] = torch.tensor(math.inf, dtype=torch.float64)
     for name, values in parameters.items():

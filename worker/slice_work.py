@@ -18,6 +18,7 @@ from zarr.abc.store import Store
 from models import (
     Architecture,
     EpochScores,
+    Session as TrainingSession,
     TrainingData,
 )
 from store import events, outbox
@@ -88,10 +89,13 @@ class TrainingProcess:
             self._data.clear()
             split = work.split()
             used = split != "test"
-            self._data[key] = TrainingData(
+            session = TrainingSession(
                 self.read_array(work.dataset, "spikes")[used],
                 work.trial_length_bins[used],
                 split[used] == "valid",
+            )
+            self._data[key] = TrainingData(
+                session,
                 sv_rate=training.sv_rate,
                 sv_seed=seed,
                 device=self.device,

@@ -51,6 +51,15 @@ _SYSTEMS: dict[str, Example] = {
         "summary": "A small one, for a first try",
         "value": {"system": "lorenz", "conditions": 10, "trials_per_condition": 10, "neurons": 30, "seed": 1},
     },
+    "chaotic": {"summary": "The strongly chaotic network of the paper", "value": {"system": "chaotic_rnn"}},
+    "driven": {
+        "summary": "A network with two inputs to infer",
+        "value": {"system": "driven", "inputs": 2, "conditions": 100},
+    },
+    "second_session": {
+        "summary": "The second of two sessions of one system",
+        "value": {"system": "two_sessions", "session": 1, "neurons": 23},
+    },
 }
 
 
@@ -107,7 +116,7 @@ async def upload_dataset(
     responses=problem_responses(400, 413, 415, 422),
 )
 def synthesize_dataset(
-    system: Annotated[SyntheticSystem, Body(openapi_examples=_SYSTEMS)],
+    system: Annotated[SyntheticSystem, Body(discriminator="system", openapi_examples=_SYSTEMS)],
     response: Response,
     database: DatabaseDependency,
     tenant_id: TenantDependency,

@@ -50,20 +50,20 @@ MOST_SYNTHETIC_SAMPLES = 10**8
 """About 2 GB while it is made."""
 
 
-class LorenzSystem(BaseModel):
-    """Spikes of neurons driven by a Lorenz attractor, with known rates."""
+class _System(BaseModel):
+    """What all synthetic systems have."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    system: Literal["lorenz"]
-    name: Name = Field("", description="A name for the data set.")
-    conditions: int = Field(65, ge=1, le=1000)
-    trials_per_condition: int = Field(20, ge=2, le=1000)
-    bins: int = Field(50, ge=2, le=2000)
+    name: Name = Field("", description="A name for the data set; the system's unless given.")
+    conditions: int = Field(65, ge=1, le=1000, description="Initial states of the system.")
+    trials_per_condition: int = Field(
+        20, ge=2, le=1000, description="Trials of each; a fifth are for validation."
+    )
+    bins: int = Field(50, ge=2, le=2000, description="Bins of each trial.")
     neurons: int = Field(29, ge=1, le=2000)
-    mean_count_per_bin: float = Field(0.2, gt=0, le=50)
-    bin_width_s: float = Field(0.01, gt=0, le=1)
-    seed: int = Field(0, ge=0, lt=2**31)
+    bin_width_s: float = Field(0.01, gt=0, le=1, description="Width of a bin, in seconds.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of everything random.")
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:
@@ -76,7 +76,81 @@ class LorenzSystem(BaseModel):
         return self
 
 
-SyntheticSystem = LorenzSystem
+class LorenzSystem(_System):
+    """Spikes of neurons driven by a Lorenz attractor, with known rates."""
+
+    system: Literal["lorenz"]
+    mean_count_per_bin: float = Field(0.2, gt=0, le=50, description="Mean spikes of each neuron in a bin.")
+
+
+class TwoSessionsSystem(_System):
+    """One of two sessions in which different neurons read the same Lorenz attractor, condition by condition."""
+
+    system: Literal["two_sessions"]
+    session: int = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Which session: make the other with the same `conditions`, `bins` and `seed`.",
+    )
+    mean_count_per_bin: float = Field(0.2, gt=0, le=50, description="Mean spikes of each neuron in a bin.")
+
+
+class _NetworkSystem(_System):
+    """What systems have whose neurons are the units of a random recurrent network."""
+
+    conditions: int = Field(400, ge=1, le=1000, description="Initial states of the network.")
+    trials_per_condition: int = Field(
+        10, ge=2, le=1000, description="Trials of each; a fifth are for validation."
+    )
+    bins: int = Field(100, ge=2, le=2000, description="Bins of each trial.")
+    neurons: int = Field(50, ge=1, le=2000, description="Neurons, the units of the network.")
+    gain: float = Field(
+        2.5, gt=0, le=20, description="Of the recurrent weights: 1.5 is gently chaotic, 2.5 strongly."
+    )
+    max_rate_hz: float = Field(
+        30.0,
+        gt=0,
+        le=1000,
+        description="Spikes per second of a neuron at its highest; the mean is half of it.",
+    )
+    bin_width_s: float = Field(
+        0.01,
+        gt=0,
+        le=0.05,
+        description="Width of a bin, in seconds; the network's time constant is 0.025 s.",
+    )
+
+
+class ChaoticNetworkSystem(_NetworkSystem):
+    """Spikes of the units of a chaotic recurrent network, with known rates."""
+
+    system: Literal["chaotic_rnn"]
+
+
+class DrivenSystem(_NetworkSystem):
+    """Spikes of the units of a recurrent network that gets pulses at random times, with known rates and inputs."""
+
+    system: Literal["driven"]
+    inputs: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Inputs, at most as many as neurons; each has a pulse of random sign in every trial.",
+    )
+    gain: float = Field(
+        1.5, gt=0, le=20, description="Of the recurrent weights: 1.5 is gently chaotic, 2.5 strongly."
+    )
+    pulse: float = Field(50.0, gt=0, le=1000, description="Size of a pulse; it lasts a bin.")
+
+    @model_validator(mode="after")
+    def _check_inputs(self) -> Self:
+        if self.inputs > self.neurons:
+            raise ValueError(f"inputs is {self.inputs}; expected at most as many as neurons, {self.neurons}")
+        return self
+
+
+SyntheticSystem = LorenzSystem | ChaoticNetworkSystem | DrivenSystem | TwoSessionsSystem
 
 
 class TrialDocument(BaseModel):

@@ -99,7 +99,24 @@ class Client:
         return self.wait_for_dataset(answer.json()["id"])
 
     def synthesize_dataset(self, system: str = "lorenz", **parameters: Any) -> Document:
-        """Make a synthetic data set with known rates and wait until it is ready."""
+        """Make a synthetic data set with known rates and wait until it is ready.
+
+        Parameters
+        ----------
+        system
+            ``lorenz``; ``chaotic_rnn``; ``driven``, a network with inputs to infer, which are its array
+            ``true_inputs``; ``two_sessions``, of which ``session`` 0 or 1 is made.
+        parameters
+            Of the system, each with a default: ``name``, ``conditions``, ``trials_per_condition``, ``bins``,
+            ``neurons``, ``bin_width_s``, ``seed``; ``mean_count_per_bin`` for ``lorenz`` and ``two_sessions``;
+            ``gain`` and ``max_rate_hz`` for ``chaotic_rnn`` and ``driven``; ``inputs`` and ``pulse`` for
+            ``driven``; ``session`` for ``two_sessions``.
+
+        Returns
+        -------
+        dict
+            The data set with its report.
+        """
         answer = self._post("/v1/datasets:synthesize", {"system": system, **parameters})
         return self.wait_for_dataset(answer["id"])
 

@@ -219,22 +219,44 @@ def test_where_a_file_lies_is_not_told(light_client: TestClient, sqlite_database
     assert "secret" not in light_client.get(f"/v1/datasets/{dataset_id}").text
 
 
-def test_synthesis_writes_its_defaults(client: TestClient) -> None:
-    answer = client.post("/v1/datasets:synthesize", json={"system": "lorenz", "neurons": 30, "name": "L"})
+LORENZ = {
+    "conditions": 65, "trials_per_condition": 20, "bins": 50, "neurons": 29, "mean_count_per_bin": 0.2,
+    "bin_width_s": 0.01, "seed": 0,
+}  # fmt: skip
+NETWORK = {
+    "conditions": 400, "trials_per_condition": 10, "bins": 100, "neurons": 50, "max_rate_hz": 30.0,
+    "bin_width_s": 0.01, "seed": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("system", "defaults"),
+    [
+        ("lorenz", LORENZ),
+        ("chaotic_rnn", {**NETWORK, "gain": 2.5}),
+        ("driven", {**NETWORK, "gain": 1.5, "inputs": 1, "pulse": 50.0}),
+        ("two_sessions", {**LORENZ, "session": 0}),
+    ],
+)
+def test_synthesis_writes_its_defaults(client: TestClient, system: str, defaults: dict[str, Any]) -> None:
+    answer = client.post("/v1/datasets:synthesize", json={"system": system, "neurons": 30, "name": "L"})
     assert answer.status_code == 202
     dataset = answer.json()
     assert answer.headers["Location"] == f"/v1/datasets/{dataset['id']}"
     assert (dataset["state"], dataset["name"]) == ("ingesting", "L")
-    assert dataset["source"] == {
-        "kind": "synthetic", "system": "lorenz", "conditions": 65, "trials_per_condition": 20, "bins": 50,
-        "neurons": 30, "mean_count_per_bin": 0.2, "bin_width_s": 0.01, "seed": 0,
-    }  # fmt: skip
+    assert dataset["source"] == {"kind": "synthetic", "system": system, **defaults, "neurons": 30}
+    assert client.post("/v1/datasets:synthesize", json={"system": system}).json()["name"] == system
 
 
 @pytest.mark.parametrize(
     ("change", "pointer", "says"),
     [
-        ({"system": "rossler"}, "/system", "'lorenz'; got 'rossler'"),
+        (
+            {"system": "rossler"},
+            "/system",
+            "one of 'lorenz', 'chaotic_rnn', 'driven', 'two_sessions'; got 'rossler'",
+        ),
+        ({"system": None}, "/system", "'two_sessions'; got null"),
         ({"bins": 1}, "/bins", "greater than or equal to 2; got 1"),
         ({"bins": "many"}, "/bins", "got 'many'"),
         ({"neuron": 5}, "/neuron", "there is no such field"),
@@ -247,6 +269,29 @@ def test_synthesis_writes_its_defaults(client: TestClient) -> None:
             "",
             "is 80000000000; expected at most 100000000",
         ),
+        ({"gain": 2.5}, "/gain", "there is no such field"),
+        ({"session": 1}, "/session", "there is no such field"),
+        ({"system": "two_sessions", "session": 2}, "/session", "less than or equal to 1; got 2"),
+        ({"system": "two_sessions", "mean_count_per_bin": 0}, "/mean_count_per_bin", "greater than 0; got 0"),
+        ({"system": "two_sessions", "neurons": [29, 23]}, "/neurons", "valid integer; got a list"),
+        ({"system": "chaotic_rnn", "mean_count_per_bin": 0.2}, "/mean_count_per_bin", "no such field"),
+        ({"system": "chaotic_rnn", "gain": -1.5}, "/gain", "greater than 0; got -1.5"),
+        ({"system": "chaotic_rnn", "gain": 1e999}, "/gain", "finite number; got Infinity"),
+        ({"system": "chaotic_rnn", "inputs": 1}, "/inputs", "there is no such field"),
+        (
+            {"system": "chaotic_rnn", "bin_width_s": 0.1},
+            "/bin_width_s",
+            "less than or equal to 0.05; got 0.1",
+        ),
+        ({"system": "chaotic_rnn", "bins": 2000, "neurons": 2000}, "", "is 16000000000; expected at most"),
+        ({"system": "driven", "inputs": 17}, "/inputs", "less than or equal to 16; got 17"),
+        (
+            {"system": "driven", "inputs": 3, "neurons": 2},
+            "",
+            "inputs is 3; expected at most as many as neurons",
+        ),
+        ({"system": "driven", "pulse": 0}, "/pulse", "greater than 0; got 0"),
+        ({"system": "driven", "max_rate_hz": 1001}, "/max_rate_hz", "less than or equal to 1000; got 1001"),
     ],
 )
 def test_wrong_synthesis_is_refused(
@@ -260,6 +305,14 @@ def test_wrong_synthesis_is_refused(
     assert problem["pointer"] == pointer
     assert says in problem["message"]
     assert light_client.get("/v1/datasets").json()["items"] == []
+
+
+def test_synthesis_needs_a_system(light_client: TestClient) -> None:
+    answer = light_client.post("/v1/datasets:synthesize", json={"conditions": 5})
+    assert answer.status_code == 422
+    [problem] = answer.json()["errors"]
+    assert problem["pointer"] == "/system"
+    assert (problem["code"], problem["message"]) == ("missing", "expected a value; there is none")
 
 
 def test_repeated_synthesis_is_made_once(light_client: TestClient) -> None:

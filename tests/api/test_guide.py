@@ -32,7 +32,7 @@ def test_commands_of_the_guide(
         for block in blocks
     ]  # fmt: skip
     everything = "".join(outputs)
-    assert everything.count('"state":"ingesting"') == 2  # both ways to upload
+    assert everything.count('"state":"ingesting"') == 5  # both ways to upload, three synthetic systems
     assert "urn:latentry:problem" not in everything
     assert '"detail":' not in everything
     jobs = re.findall(r'"id":"(job_[0-9a-f]+)"', next(text for text in outputs if '"state":"queued"' in text))

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from api import openapi
-from api.datasets.schemas import LorenzSystem
+from api.datasets.schemas import SyntheticSystem
 from api.errors import MEDIA_TYPE
 from store.specification import JobSpecification
 from tests.api.api_examples import Example
@@ -56,13 +57,20 @@ def test_problems_are_problem_documents(document: dict[str, Any]) -> None:
 
 
 def test_bodies_have_examples(document: dict[str, Any]) -> None:
-    for name in ("create_job", "synthesize_dataset"):
+    kinds = {"create_job": TypeAdapter(JobSpecification), "synthesize_dataset": TypeAdapter(SyntheticSystem)}
+    contents = {}
+    for name, kind in kinds.items():
         [operation] = [one for _, one in operations(document) if one["operationId"] == name]
-        [content] = operation["requestBody"]["content"].values()
-        kind = {"create_job": JobSpecification, "synthesize_dataset": LorenzSystem}[name]
-        assert content["schema"]["$ref"].endswith(f"/{kind.__name__}")
-        for example in content["examples"].values():
-            assert kind.model_validate(example["value"])
+        [contents[name]] = operation["requestBody"]["content"].values()
+        for example in contents[name]["examples"].values():
+            assert kind.validate_python(example["value"])
+    assert contents["create_job"]["schema"]["$ref"].endswith("/JobSpecification")
+    systems = contents["synthesize_dataset"]
+    members = {member["$ref"] for member in systems["schema"]["oneOf"]}
+    assert members == set(systems["schema"]["discriminator"]["mapping"].values())
+    assert {one["value"]["system"] for one in systems["examples"].values()} == set(
+        systems["schema"]["discriminator"]["mapping"]
+    )
 
 
 def test_nothing_internal_is_told(document: dict[str, Any]) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from models import (
     ConfigurationError,
     Hyperparameters,
     Population,
+    Session,
     TrainingData,
     TrainingOptions,
     infer_latents,
@@ -16,6 +19,7 @@ from models.objective import noise_generator
 from tests.models import reference
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
+CONTROLLER = {"controller_units": 5, "controller_encoder_units": 4, "inferred_inputs": 2}
 LENGTHS = np.array([7, 3, 7, 5, 1, 7, 6])
 
 
@@ -24,37 +28,91 @@ def spikes():
     return np.random.default_rng(0).poisson(0.7, (7, 7, 4))
 
 
-@pytest.fixture(scope="module")
-def state(spikes):
-    data = TrainingData(spikes, LENGTHS, np.arange(7) > 4, sv_rate=0.2, sv_seed=0)
+def trained_state(architecture, sessions):
+    data = TrainingData(sessions, sv_rate=0.2, sv_seed=0, observation=architecture.observation)
     trained = Population(
-        ARCHITECTURE, [Hyperparameters(learning_rate=0.03)], [0], data, TrainingOptions(4), order_seed=0
+        architecture, [Hyperparameters(learning_rate=0.03)], [0], data, TrainingOptions(4), order_seed=0
     )
     for _ in range(3):
         trained.train_epoch()
-    state = trained.state(0)
+    return trained.state(0)
+
+
+@pytest.fixture(scope="module")
+def state(spikes):
+    state = trained_state(ARCHITECTURE, Session(spikes, LENGTHS, np.arange(7) > 4))
     state["weights.rates.bias"] += 1.0  # "last" and "best" differ
     return state
 
 
-def test_latents_are_the_mean_over_draws_of_the_plain_implementation(spikes, state):
-    latents = infer_latents(ARCHITECTURE, state, spikes, LENGTHS, posterior_samples=6, seed=5)
-    weights = {name.removeprefix("best."): v for name, v in state.items() if name.startswith("best.")}
-    for trial, length in enumerate(LENGTHS):
-        mean, variance = reference.posterior(weights, torch.from_numpy(spikes[trial, :length]).float())
-        noise = torch.randn(6, 3, generator=noise_generator(torch.device("cpu"), 5, trial))
-        draws = [
-            reference.log_rates(weights, mean + variance.sqrt() * e, length, torch.ones(7, 8)) for e in noise
-        ]
-        for name, expected in (
-            ("rates", torch.stack([logs.exp() for _, logs, _ in draws]).mean(0)),
-            ("factors", torch.stack([factors for factors, _, _ in draws]).mean(0)),
-            ("generator_states", torch.stack([states for _, _, states in draws]).mean(0)),
-        ):
-            ours = getattr(latents, name)[trial]
-            np.testing.assert_allclose(ours[:length], expected.numpy(), rtol=2e-4, atol=1e-5)
-            assert np.isnan(ours[length:]).all()
-        np.testing.assert_allclose(latents.initial_conditions[trial], mean.numpy(), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        CONTROLLER,
+        CONTROLLER | {"external_inputs": 2, "observation": "negative_binomial"},
+        CONTROLLER | {"initial_condition_bins": 2, "encoded_bins": 5, "held_out_neurons": (1,)},
+        CONTROLLER | {"neurons": (3, 4), "read_in_dim": 2},
+    ],
+    ids=["off", "on", "external inputs", "places", "sessions"],
+)
+def test_latents_are_the_mean_over_draws_of_the_plain_implementation(spikes, changes):
+    architecture = dataclasses.replace(ARCHITECTURE, **changes)
+    W, session = architecture.initial_condition_bins, len(architecture.session_neurons) - 1
+    missing = np.zeros(spikes.shape, bool)
+    missing[0, 2:4] = missing[5, 6, 1] = True
+    external = np.random.default_rng(1).normal(size=(7, 7, 2)) if architecture.external_inputs else None
+    lengths = np.maximum(LENGTHS, W + 1)
+    recorded = Session(spikes, lengths, np.arange(7) > 4, missing, external)
+    other = [Session(spikes[:, :, :3], lengths, np.arange(7) > 4)][:session]
+    state = trained_state(architecture, [*other, recorded])
+    latents = infer_latents(
+        architecture,
+        state,
+        spikes,
+        lengths,
+        missing=missing,
+        external_inputs=external,
+        session=session,
+        posterior_samples=6,
+        seed=5,
+        batch_size=3,
+    )
+    weights = {
+        name.removeprefix("best."): v.double() for name, v in state.items() if name.startswith("best.")
+    }
+    ic_draws, input_draws = [], []
+    for trial in range(7):  # each trial has its own stream of noise
+        random = noise_generator(torch.device("cpu"), 5, trial)
+        ic_draws.append(torch.randn(6, 3, generator=random))
+        if architecture.has_controller:
+            input_draws.append(torch.randn(7 - W, 6, 2, generator=random))
+    ic_draws = torch.stack(ic_draws).double()
+    input_draws = torch.stack(input_draws).double() if input_draws else torch.zeros(7, 7 - W, 6, 0)
+    draws = [
+        reference.infer(
+            architecture,
+            weights,
+            session,
+            torch.from_numpy(spikes).double(),
+            lengths.tolist(),
+            torch.from_numpy(missing),
+            None if external is None else torch.from_numpy(external.astype(np.float32)).double(),
+            ic_draws[:, draw],
+            input_draws[:, :, draw],
+        )
+        for draw in range(6)
+    ]
+    for ours, theirs in (
+        ("rates", "rates"),
+        ("factors", "factors"),
+        ("generator_states", "states"),
+        *([("inputs", "inputs")] if architecture.has_controller else []),
+    ):
+        expected = torch.stack([getattr(draw, theirs) for draw in draws]).mean(0).numpy()
+        assert np.isnan(expected[:, :W]).all()
+        np.testing.assert_allclose(getattr(latents, ours), expected, rtol=3e-4, atol=2e-5, err_msg=ours)
+    assert (latents.inputs is None) == (not architecture.has_controller)
 
 
 def test_batches_and_what_stands_past_the_end_do_not_matter(spikes, state):
@@ -103,5 +161,9 @@ def test_what_does_not_fit_is_refused(spikes, state):
         infer_latents(ARCHITECTURE, state, spikes, LENGTHS, posterior_samples=0)
     with pytest.raises(ConfigurationError, match="the architecture needs"):
         infer_latents(Architecture(4, 6, 3, 8, 2), state, spikes, LENGTHS)
+    with pytest.raises(ConfigurationError, match="for 0 external inputs, got 2"):
+        infer_latents(ARCHITECTURE, state, spikes, LENGTHS, external_inputs=np.zeros((7, 7, 2)))
+    with pytest.raises(ConfigurationError, match=r"session must lie in 0 … 0, got 1"):
+        infer_latents(ARCHITECTURE, state, spikes, LENGTHS, session=1)
     with pytest.raises(ConfigurationError, match=r"lacks 'best\."):
         infer_latents(ARCHITECTURE, {}, spikes, LENGTHS)

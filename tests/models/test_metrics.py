@@ -4,10 +4,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from sklearn.linear_model import PoissonRegressor, Ridge
 from sklearn.metrics import r2_score
 
-from models import ConfigurationError, bits_per_spike, poisson_nll, r2_true_rates, ridge_decode_r2
+from models import (
+    ConfigurationError,
+    ReferenceLosses,
+    bits_per_spike,
+    co_smoothing_bits_per_spike,
+    constant_rate_losses,
+    few_shot_bits_per_spike,
+    forward_prediction_bits_per_spike,
+    poisson_nll,
+    psth_r2,
+    r2_true_rates,
+    ridge_decode_r2,
+    spearman,
+    validation_disagreement,
+)
+from models.metrics.few_shot import poisson_regression
 
 
 def some(seed=0, shape=(8, 6, 3)):
@@ -43,6 +61,163 @@ def test_bits_per_spike_by_its_definition():
         bits_per_spike(rates, spikes * 0)
 
 
+def gain_in_bits(rates, spikes):
+    """Bits per spike of [samples, N], written out."""
+    mean = spikes.mean(0)
+    gain = (spikes * np.log(rates) - rates) - (spikes * np.log(mean) - mean)
+    return gain.sum() / spikes.sum() / math.log(2)
+
+
+def test_co_smoothing_scores_held_out_neurons_alone():
+    rates, spikes, _ = some(shape=(8, 6, 5))
+    expected = gain_in_bits(rates[..., [1, 4]].reshape(-1, 2), spikes[..., [1, 4]].reshape(-1, 2))
+    rates[..., 0] = np.nan  # a neuron that is not scored
+    assert co_smoothing_bits_per_spike(rates, spikes, [1, 4]) == pytest.approx(expected)
+    as_mask = np.array([False, True, False, False, True])
+    assert co_smoothing_bits_per_spike(rates, spikes, as_mask) == pytest.approx(expected)
+    for wrong in ([5], [-1], [1, 1], [], as_mask[:3]):
+        with pytest.raises(ConfigurationError, match="held_out_neurons"):
+            co_smoothing_bits_per_spike(rates, spikes, wrong)
+    with pytest.raises(ConfigurationError, match="finite and not negative"):
+        co_smoothing_bits_per_spike(rates, spikes, [0, 1])
+    with pytest.raises(ConfigurationError, match="finite and not negative"):
+        co_smoothing_bits_per_spike(-rates, spikes, [1])
+
+
+def test_forward_prediction_scores_bins_after_the_encoded_ones_alone():
+    rates, spikes, _ = some()
+    expected = gain_in_bits(rates[:, 4:].reshape(-1, 3), spikes[:, 4:].reshape(-1, 3))
+    rates[:, :4] = np.nan
+    assert forward_prediction_bits_per_spike(rates, spikes, 4) == pytest.approx(expected)
+    for bins in (0, 6):
+        with pytest.raises(ConfigurationError, match="encoded_bins"):
+            forward_prediction_bits_per_spike(rates, spikes, bins)
+
+
+def test_benchmark_scores_leave_out_masked_samples_and_unknown_spikes():
+    rates, spikes, _ = some()
+    lengths = np.array([6, 5, 6, 6, 5, 6, 5, 6])
+    valid = (np.arange(6) < lengths[:, None])[:, :, None]
+    inside = valid[:, 3:, 0]
+    expected = gain_in_bits(rates[:, 3:][inside], spikes[:, 3:][inside])
+    unknown = np.where(valid, spikes, np.nan)
+    rates = np.where(valid, rates, np.nan)
+    assert forward_prediction_bits_per_spike(rates, spikes, 3, valid) == pytest.approx(expected)
+    assert forward_prediction_bits_per_spike(rates, unknown, 3) == pytest.approx(expected)
+    whole = gain_in_bits(rates[valid[..., 0]], spikes[valid[..., 0]])
+    assert co_smoothing_bits_per_spike(rates, unknown, [0, 1, 2]) == pytest.approx(whole)
+    assert bits_per_spike(rates, unknown, mask=valid) == pytest.approx(whole)
+
+
+def regression(samples=400, D=5, N=4, seed=0):
+    random = np.random.default_rng(seed)
+    z = random.normal(size=(samples, D)) * [1, 0.3, 2, 0.1, 1][:D]
+    return z, random.poisson(np.exp(z @ random.normal(0, 0.5, (D, N)) - 1.5))
+
+
+@pytest.mark.parametrize("l2", [1e-6, 1e-3, 0.1])
+@pytest.mark.parametrize("samples", [12, 400])
+def test_poisson_regression_is_that_of_scikit_learn(l2, samples):
+    z, x = regression(samples)
+    assert (x.sum(0) > 0).all()
+    weights = poisson_regression(z, x, l2)
+    log_rates = z @ weights[:, :-1].T + weights[:, -1]
+    slope = (np.exp(log_rates) - x).T @ z / samples + l2 * weights[:, :-1]
+    np.testing.assert_allclose(slope, 0.0, atol=1e-7)  # the definition of the minimum
+    np.testing.assert_allclose((np.exp(log_rates) - x).mean(0), 0.0, atol=1e-7)
+    if samples > 100:  # scikit-learn's own solver stops early where the loss is flat
+        for n in range(x.shape[1]):
+            theirs = PoissonRegressor(alpha=l2, tol=1e-9, max_iter=10_000).fit(z, x[:, n])
+            np.testing.assert_allclose(weights[n, :-1], theirs.coef_, atol=2e-4)
+            assert weights[n, -1] == pytest.approx(theirs.intercept_, abs=2e-4)
+
+
+def test_poisson_regression_converges_from_afar():
+    """Latents of large scale and counts far apart, where undamped Newton steps overflow."""
+    z, x = regression()
+    z, x = z * 30 + 100, x.copy()
+    x[:, 0] = np.where(np.arange(len(x)) == 7, 10_000, 0)
+    weights = poisson_regression(z, x, 1e-3)
+    rates = np.exp(z @ weights[:, :-1].T + weights[:, -1])
+    np.testing.assert_allclose((rates - x).mean(0), 0.0, atol=1e-4)
+    slope = (rates - x).T @ z / len(x) + 1e-3 * weights[:, :-1]
+    np.testing.assert_allclose(slope, 0.0, atol=1e-2)  # of 3e4 at the start
+
+
+def few_shot_data(trials=30, T=20, D=3, N=4, seed=0):
+    random = np.random.default_rng(seed)
+    z = np.cumsum(random.normal(0, 0.3, (trials, T, D)), axis=1)
+    x = random.poisson(np.exp(z @ random.normal(0, 0.7, (D, N)) - 1.0))
+    return z, x, np.arange(trials) >= 20
+
+
+def test_few_shot_score_is_that_of_regressions_by_scikit_learn():
+    z, x, is_test = few_shot_data()
+    random = np.random.default_rng(5)
+    expected = []
+    for _ in range(3):
+        drawn = random.choice(20, 6, replace=False)
+        fits = [
+            PoissonRegressor(alpha=1e-2, tol=1e-9, max_iter=10_000).fit(
+                z[drawn].reshape(-1, 3), x[drawn][..., n].ravel()
+            )
+            for n in range(4)
+        ]
+        rates = np.stack([fit.predict(z[is_test].reshape(-1, 3)) for fit in fits], axis=1)
+        expected.append(gain_in_bits(rates, x[is_test].reshape(-1, 4)))
+    ours = few_shot_bits_per_spike(z, x, is_test, trials=6, repeats=3, seed=5, l2=1e-2)
+    assert ours == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_few_shot_score_tells_plain_latents_from_those_with_dynamics_of_their_own():
+    """With all trials both read out alike; with few, surplus dimensions mislead the read-out."""
+    z, x, is_test = few_shot_data(trials=120)
+    is_test = np.arange(120) >= 100
+    extraneous = np.concatenate((z, np.random.default_rng(1).normal(size=(120, 20, 12))), axis=2)
+    few = [few_shot_bits_per_spike(one, x, is_test, trials=3, repeats=8) for one in (z, extraneous)]
+    many = [few_shot_bits_per_spike(one, x, is_test, trials=100, repeats=1) for one in (z, extraneous)]
+    assert few[0] > few[1] + 0.05
+    assert many[0] == pytest.approx(many[1], abs=0.03)
+
+
+def test_few_shot_score_never_reads_masked_bins_nor_fits_test_trials():
+    z, x, is_test = few_shot_data()
+    valid = np.arange(20) < np.random.default_rng(2).integers(15, 21, 30)[:, None]
+    score = few_shot_bits_per_spike(z, x, is_test, trials=20, repeats=1, mask=valid)
+    hidden_z = np.where(valid[..., None], z, np.nan)
+    hidden_x = np.where(valid[..., None], x, np.nan)
+    again = few_shot_bits_per_spike(hidden_z, hidden_x, is_test, trials=20, repeats=1, mask=valid)
+    assert again == score
+    weights = poisson_regression(z[:20][valid[:20]], x[:20][valid[:20]], 1e-3)
+    rates = np.exp(z[20:][valid[20:]] @ weights[:, :-1].T + weights[:, -1])
+    assert score == pytest.approx(gain_in_bits(rates, x[20:][valid[20:]]))
+
+
+def test_a_neuron_silent_in_the_trials_drawn_is_predicted_half_a_spike():
+    z, x, is_test = few_shot_data()
+    x[:20, :, 2] = 0
+    weights = poisson_regression(z[:20].reshape(-1, 3), x[:20].reshape(-1, 4), 1e-3)
+    np.testing.assert_array_equal(weights[2, :-1], 0.0)
+    assert weights[2, -1] == pytest.approx(math.log(0.5 / 400))
+    assert math.isfinite(few_shot_bits_per_spike(z, x, is_test, trials=2))
+
+
+def test_few_shot_arguments_are_checked():
+    z, x, is_test = few_shot_data()
+    for changed, said in [
+        ({"trials": 0}, "trials must"),
+        ({"trials": 21}, "1 … 20"),
+        ({"trials": 1, "repeats": 0}, "repeats"),
+        ({"trials": 1, "l2": 0.0}, "l2"),
+    ]:
+        with pytest.raises(ConfigurationError, match=said):
+            few_shot_bits_per_spike(z, x, is_test, **changed)
+    with pytest.raises(ConfigurationError, match="test trial"):
+        few_shot_bits_per_spike(z, x, is_test & False, trials=1)
+    with pytest.raises(ConfigurationError, match="alike"):
+        few_shot_bits_per_spike(z[:5], x, is_test, trials=1)
+
+
 def test_r2_is_that_of_scikit_learn_and_leaves_constant_neurons_out():
     truth, _, _ = some()
     rates = truth + np.random.default_rng(1).normal(0, 0.2, truth.shape)
@@ -57,6 +232,95 @@ def test_r2_is_that_of_scikit_learn_and_leaves_constant_neurons_out():
     expected = np.mean([r2_score(truth[..., n].ravel(), rates[..., n].ravel()) for n in (0, 2)])
     assert r2_true_rates(rates, truth) == pytest.approx(expected)
     assert math.isnan(r2_true_rates(rates, np.ones_like(rates)))
+
+
+def by_condition(seed=0, repeats=12, T=40):
+    """Rates and spikes of 3 conditions, whose trials are interleaved; condition 2 is 10 bins shorter."""
+    random = np.random.default_rng(seed)
+    condition = np.tile([0, 1, 2], repeats)
+    phase = np.arange(T)[None, :, None] / 6 + condition[:, None, None] + np.arange(4)
+    rates = np.exp(0.8 * np.sin(phase) - 1)
+    length = np.where(condition == 2, T - 10, T)
+    return rates, random.poisson(rates), condition, np.arange(T) < length[:, None]
+
+
+def smoothed_by_hand(counts, sd_bins):
+    """Of one trial [bins, N]; weights reach 3 sd and are scaled to sum to 1 within the trial."""
+    bins = np.arange(len(counts))
+    result = np.zeros(counts.shape)
+    for t in bins:
+        weight = np.exp(-0.5 * ((bins - t) / sd_bins) ** 2) * (np.abs(bins - t) <= 3 * sd_bins)
+        result[t] = weight @ counts / weight.sum()
+    return result
+
+
+def psth_by_hand(rates, spikes, condition, valid, sd_bins):
+    """PSTH and condition-averaged rates, [bins of all conditions, N]."""
+    psth, average = [], []
+    for label in np.unique(condition):
+        trials = np.flatnonzero(condition == label)
+        bins = valid[trials[0]].sum()
+        psth.append(np.mean([smoothed_by_hand(spikes[b, :bins], sd_bins) for b in trials], axis=0))
+        average.append(np.mean([rates[b, :bins] for b in trials], axis=0))
+    return np.concatenate(psth), np.concatenate(average)
+
+
+def test_psth_r2_by_its_definition():
+    rates, spikes, condition, valid = by_condition()
+    inferred = rates * np.random.default_rng(1).normal(1, 0.2, rates.shape)
+    expected = r2_score(*psth_by_hand(inferred, spikes, condition, valid, 0.05 / 0.02))
+    inferred, spikes = inferred.copy(), spikes.astype(float)
+    inferred[~valid], spikes[~valid] = np.nan, np.nan
+    given_as = {"bin_width_s": 0.02, "smoothing_sd_s": 0.05, "mask": valid}
+    assert psth_r2(inferred, spikes, condition, **given_as) == pytest.approx(expected)
+    names = np.array(["left", "right", "up"])[condition]
+    assert psth_r2(inferred, spikes, names, **given_as) == pytest.approx(expected)
+
+
+def test_psth_r2_knows_the_truth_from_other_rates():
+    rates, spikes, condition, _ = by_condition(repeats=60)
+    given_as = {"bin_width_s": 0.01, "smoothing_sd_s": 0.02}
+    assert psth_r2(rates, spikes, condition, **given_as) > 0.85
+    assert psth_r2(rates * 100, spikes, condition, **given_as) < -100  # Hz beside counts per bin
+    assert psth_r2(rates[:, ::-1], spikes, condition, **given_as) < 0
+    flat = np.broadcast_to(spikes.mean((0, 1)), rates.shape)
+    assert psth_r2(flat, spikes, condition, **given_as) == pytest.approx(0.0, abs=0.02)
+    silent = spikes.copy()
+    silent[..., 1] = 0  # no R²: left out
+    others = [0, 2, 3]
+    assert psth_r2(rates, silent, condition, **given_as) == pytest.approx(
+        psth_r2(rates[..., others], spikes[..., others], condition, **given_as)
+    )
+
+
+def test_psth_r2_averages_rates_over_the_scored_trials_alone():
+    rates, spikes, condition, _ = by_condition()
+    scored = np.arange(36) >= 30
+    other = np.where(scored[:, None, None], rates, 1e6)
+    given_as = {"bin_width_s": 0.01, "scored_trials": scored}
+    assert psth_r2(other, spikes, condition, **given_as) == psth_r2(rates, spikes, condition, **given_as)
+    # A condition without a scored trial does not count.
+    scored &= condition != 1
+    has = condition != 1
+    assert psth_r2(rates, spikes, condition, bin_width_s=0.01, scored_trials=scored) == pytest.approx(
+        psth_r2(rates[has], spikes[has], condition[has], bin_width_s=0.01, scored_trials=scored[has])
+    )
+    with pytest.raises(ConfigurationError, match="is a trial scored"):
+        psth_r2(rates, spikes, condition, bin_width_s=0.01, scored_trials=scored & False)
+    with pytest.raises(ConfigurationError, match="condition must be"):
+        psth_r2(rates, spikes, condition[:3], bin_width_s=0.01)
+    with pytest.raises(ConfigurationError, match="seconds"):
+        psth_r2(rates, spikes, condition, bin_width_s=0.0)
+
+
+def test_psth_r2_leaves_out_bins_that_few_trials_reach():
+    rates, spikes, condition, _ = by_condition()
+    lengths = np.full(36, 25)
+    lengths[:3] = 40  # one trial of each condition goes on
+    valid = np.arange(40) < lengths[:, None]
+    rates[:3, 25:] = 1e6
+    score = psth_r2(rates, spikes, condition, bin_width_s=0.01, mask=valid)
+    assert -1 < score <= 1
 
 
 def test_masks_and_shapes_are_checked():
@@ -130,3 +394,161 @@ def test_a_feature_constant_in_training_trials_gets_no_huge_weight():
     features[:, :, 3] = 1e-20 * np.random.default_rng(0).normal(size=(20, 12))
     features[5, :, 3] = 1.0
     assert ridge_decode_r2(features, behaviour) > 0.5
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.floats(-1e6, 1e6)), min_size=3, max_size=30))
+def test_spearman_is_that_of_scipy(pairs):
+    a, b = map(list, zip(*pairs, strict=True))
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        assert math.isnan(spearman(a, b))
+    else:
+        assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-9)
+
+
+def test_spearman_of_too_little():
+    assert math.isnan(spearman([1.0], [2.0]))
+    with pytest.raises(ConfigurationError, match="one length"):
+        spearman([1.0], [2.0, 3.0])
+    with pytest.raises(ConfigurationError, match="finite"):
+        spearman([1.0, math.nan], [2.0, 3.0])
+
+
+def held_out_some(seed=0, shape=(60, 20, 10)):
+    """Rates of a wave, spikes, mask of sample validation, and the last third of trials for validation."""
+    random = np.random.default_rng(seed)
+    phase = np.arange(shape[1])[None, :, None] / 3 + random.random((shape[0], 1, 1)) * 6 + np.arange(shape[2])
+    rates = np.exp(np.sin(phase) - 1.5)
+    return rates, random.poisson(rates), random.random(shape) < 0.2, np.arange(shape[0]) >= 40
+
+
+def losses(rates, spikes, held_out, is_validation):
+    x, hidden = spikes[is_validation], held_out[is_validation]
+    return poisson_nll(rates[is_validation], x, hidden), poisson_nll(rates[is_validation], x, ~hidden)
+
+
+def test_constant_rate_losses_by_their_definition():
+    _, spikes, held_out, is_validation = held_out_some()
+    recorded = (np.arange(20) < np.random.default_rng(1).integers(10, 21, 60)[:, None])[:, :, None]
+    reference = constant_rate_losses(spikes, held_out, is_validation, recorded)
+    everywhere = np.broadcast_to(recorded, spikes.shape)
+    shown = everywhere[:40] & ~held_out[:40]
+    mean = np.array([spikes[:40, :, n][shown[..., n]].mean() for n in range(10)])
+    nll = mean - spikes * np.log(mean) + np.vectorize(math.lgamma)(spikes + 1.0)
+    hidden = everywhere & held_out & is_validation[:, None, None]
+    seen = everywhere & ~held_out & is_validation[:, None, None]
+    assert reference.sv_loss == pytest.approx(nll[hidden].mean())
+    assert reference.ordinary_loss == pytest.approx(nll[seen].mean())
+    assert reference.held_out_samples == hidden.sum()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_truth_does_not_leak_and_copied_spikes_do(seed):
+    rates, spikes, held_out, is_validation = held_out_some(seed)
+    reference = constant_rate_losses(spikes, held_out, is_validation)
+    copied = np.where(held_out, rates, 0.3 * rates + 0.7 * (spikes + 0.05))
+    weak = np.where(rates > 0, 0.9 * spikes.mean() + 0.1 * rates, 0)  # has learned next to nothing
+    pairs = [losses(one, spikes, held_out, is_validation) for one in (rates, copied, weak)]
+    found = validation_disagreement(*zip(*pairs, strict=True), reference)
+    assert found.leaking == (1,)
+
+
+def test_the_truth_loses_nothing_of_its_gain_on_held_out_samples():
+    rates, spikes, held_out, is_validation = held_out_some(shape=(120, 100, 40))
+    reference = constant_rate_losses(spikes, held_out, is_validation)
+    found = validation_disagreement(
+        *([loss] for loss in losses(rates, spikes, held_out, is_validation)), reference
+    )
+    assert found.lost_shares[0] == pytest.approx(0.0, abs=0.05)
+
+
+# Final losses of eight models trained for 60 epochs on 320 trials of lorenz_lfads_format.h5, with cd_rate 0, 0.05,
+# 0.2, 0.5, 0, 0, 0, 0.2 and kl_weight_inputs 1e-8 (four), 1e-5, 1e-4, 1e-3, 1e-5; 4 inferred inputs.
+TRAINED_SV = [0.1422, 0.0848, 0.0842, 0.0837, 0.1436, 0.1248, 0.0848, 0.0840]
+TRAINED_ORDINARY = [0.0465, 0.0837, 0.0842, 0.0837, 0.0465, 0.0494, 0.0845, 0.0840]
+OF_CONSTANT_RATES = ReferenceLosses(sv_loss=0.0943, ordinary_loss=0.0950, held_out_samples=47963)
+
+
+def test_disagreement_over_trained_models():
+    found = validation_disagreement(TRAINED_SV, TRAINED_ORDINARY, OF_CONSTANT_RATES, numbers=range(1, 9))
+    assert found.leaking == (1, 5, 6)
+    assert (found.best_by_sv, found.best_by_ordinary, found.selected) == (4, 1, 4)
+    assert found.rank_correlation == pytest.approx(spearmanr(TRAINED_SV, TRAINED_ORDINARY).statistic)
+    assert found.rank_correlation < -0.3
+    assert found.gaps == pytest.approx(np.subtract(TRAINED_SV, TRAINED_ORDINARY))
+    assert found.lost_shares[0] == pytest.approx(1 - (0.0943 - 0.1422) / (0.0950 - 0.0465))
+    assert max(found.lost_shares[n] for n in (1, 2, 3, 6, 7)) < 0.2
+    assert found.warning == (
+        "3 of 8 models (numbers 1, 5 and 6) passed individual spikes from input to output instead of learning firing "
+        "rates: in validation trials, model 1 scores 0.0465 nats per sample on the samples it was shown, but 0.1422 on "
+        "the held-out samples that it was not shown (constant rates score 0.095 and 0.0943; lower is better). The SV "
+        "loss (the loss on held-out samples) chose model 4, not model 1 as ordinary validation would have. That model "
+        "does not leak: the selection stands. To keep models from it, raise the lower bound of cd_rate (to 0.2 or "
+        "more), or infer fewer inputs (inferred_inputs), or penalise them more (kl_weight_inputs)."
+    )
+
+
+def test_no_warning_without_a_leak():
+    calm = [1, 2, 3, 6, 7]
+    found = validation_disagreement(
+        [TRAINED_SV[n] for n in calm], [TRAINED_ORDINARY[n] for n in calm], OF_CONSTANT_RATES
+    )
+    assert found.leaking == ()
+    assert found.warning is None
+
+
+def test_a_leak_of_the_selected_model_is_said():
+    found = validation_disagreement(TRAINED_SV[4:6], TRAINED_ORDINARY[4:6], OF_CONSTANT_RATES)
+    assert found.selected == found.best_by_sv == 1
+    assert "The selected model 1 is one of them" in found.warning
+    assert "stands" not in found.warning
+    assert found.rank_correlation is None
+    (only,) = validation_disagreement(TRAINED_SV[:1], TRAINED_ORDINARY[:1], OF_CONSTANT_RATES).leaking
+    assert only == 0
+
+
+def test_a_selection_by_another_rule_is_named():
+    found = validation_disagreement(TRAINED_SV, TRAINED_ORDINARY, OF_CONSTANT_RATES, selected=7)
+    assert (found.best_by_sv, found.selected) == (3, 7)
+    assert "chose model 7, not model 0" in found.warning
+
+
+def test_diverged_models_are_left_out():
+    sv, ordinary = [None, *TRAINED_SV, math.nan], [0.0, *TRAINED_ORDINARY, 0.01]
+    found = validation_disagreement(sv, ordinary, OF_CONSTANT_RATES)
+    assert found.leaking == (1, 5, 6)
+    assert (found.best_by_sv, found.best_by_ordinary) == (4, 1)
+    assert found.gaps[0] is None
+    assert found.gaps[-1] is None
+    assert found.lost_shares[0] is None
+    none = validation_disagreement([math.nan], [None], OF_CONSTANT_RATES)
+    assert (none.best_by_sv, none.selected, none.warning) == (None, None, None)
+
+
+def test_models_that_gain_next_to_nothing_do_not_leak():
+    sv, ordinary = [0.2, 0.0928, 0.0944], [0.1, 0.0910, 0.0948]  # the second as after two epochs
+    alone = validation_disagreement(sv[::2], ordinary[::2], OF_CONSTANT_RATES)
+    assert alone.leaking == ()  # less than five standard errors are lost
+    assert alone.lost_shares[0] is None
+    found = validation_disagreement([*sv, *TRAINED_SV], [*ordinary, *TRAINED_ORDINARY], OF_CONSTANT_RATES)
+    assert found.leaking == (3, 7, 8)
+    assert found.lost_shares[1] > 0.5
+
+
+def test_disagreement_is_free_of_an_offset_of_the_losses():
+    """Densities of continuous observations may be negative and near zero."""
+    shifted = ReferenceLosses(0.0943 - 0.09, 0.0950 - 0.09, 47963)
+    plain = validation_disagreement(TRAINED_SV, TRAINED_ORDINARY, OF_CONSTANT_RATES)
+    moved = validation_disagreement(np.array(TRAINED_SV) - 0.09, np.array(TRAINED_ORDINARY) - 0.09, shifted)
+    assert moved.leaking == plain.leaking
+    assert moved.lost_shares == pytest.approx(plain.lost_shares)
+
+
+def test_disagreement_arguments_are_checked():
+    with pytest.raises(ConfigurationError, match="2 SV losses and 1 ordinary"):
+        validation_disagreement([1.0, 2.0], [1.0], OF_CONSTANT_RATES)
+    with pytest.raises(ConfigurationError, match="different numbers"):
+        validation_disagreement([1.0, 2.0], [1.0, 2.0], OF_CONSTANT_RATES, numbers=[1, 1])
+    with pytest.raises(ConfigurationError, match="selected"):
+        validation_disagreement([1.0, 2.0], [1.0, 2.0], OF_CONSTANT_RATES, selected=2)
+    with pytest.raises(ConfigurationError, match="no sample is held out"):
+        validation_disagreement([1.0], [1.0], ReferenceLosses(1.0, 1.0, 0))

@@ -10,12 +10,14 @@ from models import (
     ConfigurationError,
     Hyperparameters,
     Population,
+    Session,
     TrainingData,
     TrainingOptions,
     infer_latents,
     lorenz,
     poisson_nll,
     r2_true_rates,
+    sample_validation_mask,
 )
 from models.objective import PackHyperparameters, draw_noise, training_loss
 from tests.models import reference
@@ -37,7 +39,7 @@ def recording(trials=26):
 
 
 def data(sv_rate=0.2):
-    return TrainingData(*recording(), sv_rate=sv_rate, sv_seed=4)
+    return TrainingData(Session(*recording()), sv_rate=sv_rate, sv_seed=4)
 
 
 def population(members=(0, 1, 2), states=None, options=OPTIONS, models=MODELS, training_data=None):
@@ -94,7 +96,7 @@ def test_a_state_moves_to_another_pack_and_other_hyperparameters():
     copied = population((1, 0, 2), states=states)
     for m, state in enumerate(states):
         assert_same_state(copied.state(m), state, exactly=True)
-    assert [s.learning_rate for s in copied.train_epoch()] == [1e-3, 4e-3, 8e-3]
+    assert [s.learning_rate for s in copied.train_epoch()] == pytest.approx([1e-3, 4e-3, 8e-3])
 
 
 def test_states_are_separate_contiguous_cpu_tensors():
@@ -139,42 +141,90 @@ def test_a_batch_larger_than_the_data_trains_on_what_is_there():
 
 
 def test_every_training_trial_is_used_once_an_epoch_in_a_new_order():
-    trained = population(options=TrainingOptions(batch_size=7))
-    first = torch.cat(list(trained._training_batches()))
-    assert sorted(first.tolist()) == trained.data.training_trials.tolist()
-    assert [len(b) for b in trained._training_batches()] == [7, 7, 6]
+    trained = population(options=TrainingOptions(batch_size=9))
+
+    def batches():
+        return [trials for (trials,) in trained._training_batches()]
+
+    first = torch.cat(batches())
+    assert sorted(first.tolist()) == trained.data.training_trials[0].tolist()
+    assert [len(b) for b in batches()] == [7, 7, 6]  # as even as can be, none above the batch size
     trained.train_epoch()
-    assert first.tolist() != torch.cat(list(trained._training_batches())).tolist()
+    assert first.tolist() != torch.cat(batches()).tolist()
 
 
-def test_scores_are_the_mean_likelihoods_from_the_posterior_mean():
-    _, lengths, validation = recording()
+CONTROLLED = dataclasses.replace(
+    ARCHITECTURE, controller_units=5, controller_encoder_units=4, inferred_inputs=2
+)
+
+
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, CONTROLLED], ids=["off", "on"])
+def test_scores_are_the_mean_likelihoods_from_the_posterior_mean(architecture):
+    spikes, lengths, validation = recording()
     training = data()
-    trained = population((0,), training_data=training)
+    trained = Population(architecture, MODELS[:1], SEEDS[:1], training, OPTIONS, order_seed=9)
     (scores,) = trained.train_epoch()
-    weights = {name: v[0].detach() for name, v in trained._named(trained._weights).items()}
-    held_out, ordinary = [], []
-    for trial in np.flatnonzero(validation):
-        batch = training.batch(torch.tensor([trial]))
-        length = lengths[trial]
-        x, hidden = batch.counts[:length, 0], batch.held_out[:length, 0]
-        mean, _ = reference.posterior(weights, torch.where(hidden, 0.0, x) / 0.8)
-        _, logs, _ = reference.log_rates(weights, mean, length, torch.ones(length, 8))
-        nll = -torch.distributions.Poisson(logs.exp()).log_prob(x)
-        held_out.append(nll[hidden])
-        ordinary.append(nll[~hidden])
-    assert scores.sv_loss == pytest.approx(torch.cat(held_out).mean().item(), rel=1e-5)
-    assert scores.ordinary_loss == pytest.approx(torch.cat(ordinary).mean().item(), rel=1e-5)
+    weights = {name: v[0].detach().double() for name, v in trained._named(trained._weights).items()}
+    hidden = torch.from_numpy(sample_validation_mask(spikes.shape, 0.2, 4)[validation])
+    x = torch.from_numpy(spikes[validation]).double()
+    nothing = torch.zeros(x.shape, dtype=torch.bool)
+    entered = torch.where(hidden, 0.0, x) / 0.8
+    ends = lengths[validation].tolist()
+    at_mean = torch.zeros(len(x), 3).double(), torch.zeros(len(x), 9, architecture.inferred_inputs).double()
+    rates = reference.infer(architecture, weights, 0, entered, ends, nothing, None, *at_mean).rates
+    inside = torch.arange(9)[None, :, None] < torch.tensor(ends)[:, None, None]
+    nll = -torch.distributions.Poisson(rates.nan_to_num(1.0)).log_prob(x)
+    assert scores.sv_loss == pytest.approx(nll[hidden & inside].mean().item(), rel=1e-5)
+    assert scores.ordinary_loss == pytest.approx(nll[~hidden & inside].mean().item(), rel=1e-5)
     assert scores.smoothed_sv_loss == scores.sv_loss == scores.best_smoothed_sv_loss
+
+
+def test_the_learning_rate_decays_while_the_score_does_not_improve():
+    options = TrainingOptions(
+        batch_size=8, ramp_epochs=2, decay_factor=0.5, decay_patience=2, least_learning_rate=1.5e-3
+    )
+    stuck = [Hyperparameters(learning_rate=1e-12), Hyperparameters(learning_rate=1e-2)]
+    trained = population((0, 1), options=options, models=stuck)
+    trained._best_smoothed[:] = -math.inf  # nothing improves on that
+    rates = [scores.learning_rate for _ in range(8) for scores in trained.train_epoch()[1:]]
+    # the ramp's two epochs do not count; then halved after every two epochs, but not below the least rate
+    assert rates == pytest.approx([1e-2] * 4 + [5e-3] * 2 + [2.5e-3] * 2)
+    resumed = population((0, 1), options=options, models=stuck, states=[trained.state(m) for m in range(2)])
+    last = [resumed.train_epoch()[1].learning_rate for _ in range(4)]
+    assert last == pytest.approx([1.5e-3] * 4)
+    assert resumed._learning_rates()[0] == pytest.approx(1e-12)  # a rate below the least one stays
+
+
+def test_sessions_are_mixed_in_every_step_and_all_their_trials_are_used():
+    random = np.random.default_rng(3)
+    sessions = [
+        Session(random.poisson(0.6, (n, 9, neurons)), np.full(n, 9), np.arange(n) % 4 == 3)
+        for n, neurons in ((24, 4), (8, 3))
+    ]
+    training = TrainingData(sessions, sv_rate=0.2, sv_seed=0)
+    architecture = dataclasses.replace(ARCHITECTURE, neurons=(4, 3), read_in_dim=2)
+    trained = Population(architecture, MODELS, SEEDS, training, OPTIONS, order_seed=0)
+    steps = list(trained._training_batches())
+    assert [[len(part) for part in step] for step in steps] == [[6, 2]] * 3
+    for session in range(2):
+        used = torch.cat([step[session] for step in steps])
+        assert sorted(used.tolist()) == training.training_trials[session].tolist()
+    before = trained.state(0)
+    assert all(math.isfinite(scores.sv_loss) for scores in trained.train_epoch())
+    after = trained.state(0)
+    for name in ("session0.rates.weight", "session1.rates.weight", "session1.read_in.weight"):
+        assert not torch.equal(before[f"weights.{name}"], after[f"weights.{name}"])
 
 
 def test_held_out_counts_change_the_sv_score_and_nothing_else():
     spikes, lengths, validation = recording()
-    mask = data()._held_out.transpose(0, 1).numpy()
+    inside = (np.arange(9) < lengths[:, None])[:, :, None]
+    mask = sample_validation_mask(spikes.shape, 0.2, 4) & inside
     changed = np.where(mask, spikes + 3, spikes)
     runs = []
     for counts in (spikes, changed):
-        trained = population(training_data=TrainingData(counts, lengths, validation, sv_rate=0.2, sv_seed=4))
+        session = Session(counts, lengths, validation)
+        trained = population(training_data=TrainingData(session, sv_rate=0.2, sv_seed=4))
         for _ in range(2):
             scores = trained.train_epoch()
         runs.append((scores, trained.state(0)))
@@ -223,7 +273,7 @@ def test_what_does_not_fit_is_refused():
     first = population()
     state = first.state(0)
     build = {"order_seed": 0}
-    with pytest.raises(ConfigurationError, match="5 neurons, the data have 4"):
+    with pytest.raises(ConfigurationError, match=r"\(5,\) neurons \(by session\), the data have \(4,\)"):
         Population(Architecture(neurons=5), MODELS, SEEDS, training, OPTIONS, **build)
     with pytest.raises(ConfigurationError, match="at least one model"):
         Population(ARCHITECTURE, [], [], training, OPTIONS, **build)
@@ -244,7 +294,7 @@ def test_what_does_not_fit_is_refused():
 def test_a_short_run_learns_the_true_rates():
     made = lorenz(conditions=12, trials_per_condition=20, bins=25, neurons=20, mean_count_per_bin=0.5, seed=1)
     lengths = np.full(len(made.spikes), 25)
-    training = TrainingData(made.spikes, lengths, made.is_validation, sv_rate=0.2, sv_seed=0)
+    training = TrainingData(Session(made.spikes, lengths, made.is_validation), sv_rate=0.2, sv_seed=0)
     architecture = Architecture(20, encoder_units=32, initial_condition_dim=16, generator_units=48, factors=8)
     models = [Hyperparameters(learning_rate=1e-2, cd_rate=rate) for rate in (0.3, 0.5)]
     trained = Population(
@@ -282,8 +332,10 @@ def test_steps_are_those_of_torchs_adam(clip):
             alone.epoch = epoch
             batches = list(alone._training_batches())
             for step, trials in enumerate(batches):
-                noise = draw_noise(ARCHITECTURE, [SEEDS[m]], epoch, step, 9, len(trials), torch.device("cpu"))
+                count = [len(part) for part in trials]
+                noise = draw_noise(ARCHITECTURE, [SEEDS[m]], epoch, step, 9, count, torch.device("cpu"))
                 loss = training_loss(
+                    ARCHITECTURE,
                     alone._named(weights),
                     PackHyperparameters.of([MODELS[m]], torch.device("cpu")),
                     alone.data.batch(trials),

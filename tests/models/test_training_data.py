@@ -8,6 +8,7 @@ from models import (
     Architecture,
     ConfigurationError,
     Hyperparameters,
+    Session,
     TrainingData,
     TrainingOptions,
     sample_validation_mask,
@@ -37,20 +38,19 @@ def arrays():
 )
 def test_bad_arrays_are_refused_with_reasons(change, message):
     with pytest.raises(ConfigurationError, match=message):
-        TrainingData(*change(*arrays()), sv_rate=0.2, sv_seed=0)
+        TrainingData(Session(*change(*arrays())), sv_rate=0.2, sv_seed=0)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 0.95, float("nan")])
 def test_sv_rate_outside_its_range_is_refused(rate):
     with pytest.raises(ConfigurationError, match="sv_rate must lie in"):
-        TrainingData(*arrays(), sv_rate=rate, sv_seed=0)
+        TrainingData(Session(*arrays()), sv_rate=rate, sv_seed=0)
 
 
 def test_a_mask_that_holds_out_nothing_is_refused():
+    session = Session(np.ones((2, 1, 1), int), np.ones(2, int), np.array([False, True]))
     with pytest.raises(ConfigurationError, match="holds out no sample"):
-        TrainingData(
-            np.ones((2, 1, 1), int), np.ones(2, int), np.array([False, True]), sv_rate=1e-6, sv_seed=0
-        )
+        TrainingData(session, sv_rate=1e-6, sv_seed=0)
 
 
 def test_mask_has_its_rate_and_depends_on_the_seed_alone():
@@ -65,30 +65,88 @@ def test_mask_has_its_rate_and_depends_on_the_seed_alone():
 PINNED_MASK = [4, 5, 18, 19, 28]
 
 
-def test_every_valid_sample_is_either_visible_or_held_out():
+def test_every_recorded_sample_is_either_visible_or_held_out():
     spikes, lengths, validation = arrays()
     lengths[1] = 2
-    batch = TrainingData(spikes, lengths, validation, sv_rate=0.3, sv_seed=0).batch(torch.tensor([1, 0, 5]))
-    assert torch.equal(batch.visible ^ batch.held_out, batch.valid.expand_as(batch.visible))
-    assert not (batch.visible & batch.held_out).any()
-    assert batch.valid[:, :, 0].sum(0).tolist() == [2, 5, 5]
-    assert torch.equal(batch.counts[:, 1], torch.from_numpy(spikes[0]).float())
-    torch.testing.assert_close(batch.ln_factorials, torch.lgamma(batch.counts + 1))
+    missing = np.zeros(spikes.shape, bool)
+    missing[0, 1:3, 0] = True
+    missing[5, 4] = True
+    data = TrainingData(Session(spikes, lengths, validation, missing), sv_rate=0.3, sv_seed=0)
+    batch = data.batch([torch.tensor([1, 0, 5])])
+    (part,) = batch.parts
+    recorded = torch.from_numpy(((np.arange(5) < lengths[:, None])[:, :, None] & ~missing)[[1, 0, 5]])
+    assert torch.equal(part.visible ^ part.held_out, recorded.transpose(0, 1))
+    assert not (part.visible & part.held_out).any()
+    assert batch.inside[:, :, 0].sum(0).tolist() == [2, 5, 5]
+    assert batch.seen[:, :, 0].sum(0).tolist() == [2, 5, 4]  # a bin is passed over where nothing was recorded
+    expected = torch.from_numpy(np.where(recorded[1], spikes[0], 0)).float()
+    assert torch.equal(part.values[:, 1], expected)
+    torch.testing.assert_close(part.ln_factorials, torch.lgamma(part.values + 1))
+
+
+def test_sessions_of_other_length_are_padded_and_have_masks_of_their_own():
+    spikes, lengths, validation = arrays()
+    inputs = np.random.default_rng(1).normal(size=(6, 5, 2))
+    short = Session(spikes[:, :3, :2], lengths - 2, validation, external_inputs=inputs[:, :3])
+    data = TrainingData(
+        [Session(spikes, lengths, validation, external_inputs=inputs), short], sv_rate=0.3, sv_seed=0
+    )
+    assert (data.bins, data.neurons, data.external_inputs) == (5, (3, 2), 2)
+    batch = data.batch([torch.tensor([0, 1]), torch.tensor([4])])
+    assert batch.trials == [2, 1]
+    assert batch.inside[:, :, 0].sum(0).tolist() == [5, 5, 3]
+    assert not batch.parts[1].visible[3:].any()
+    assert torch.equal(batch.external[:3, 2], torch.from_numpy(inputs[4, :3]).float())
+    assert (batch.external[3:, 2] == 0).all()
+    masks = [sample_validation_mask((40, 5, 3), 0.3, 0, session) for session in (0, 1)]
+    assert not np.array_equal(*masks)
+    with pytest.raises(ConfigurationError, match="same external inputs"):
+        TrainingData([Session(spikes, lengths, validation), short], sv_rate=0.3, sv_seed=0)
+
+
+def test_missing_and_external_arrays_that_do_not_fit_are_refused():
+    spikes, lengths, validation = arrays()
+    for options, message in (
+        ({"missing": np.zeros((6, 5), bool)}, r"missing must be bool of the spikes' shape \(6, 5, 3\)"),
+        ({"external_inputs": np.zeros((6, 4, 1))}, r"external_inputs must be \[trials, T, X\]"),
+        ({"external_inputs": np.full((6, 5, 1), np.nan)}, "external_inputs must be finite"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            TrainingData(Session(spikes, lengths, validation, **options), sv_rate=0.2, sv_seed=0)
+
+
+def test_continuous_data_are_finite_where_recorded_and_not_negative_for_gamma():
+    values = np.random.default_rng(0).normal(size=(6, 5, 3))
+    values[0, 3:] = np.nan  # past the end
+    lengths = np.array([3, 5, 5, 5, 5, 5])
+
+    def made(values, observation):
+        session = Session(values, lengths, np.arange(6) >= 4)
+        return TrainingData(session, sv_rate=0.2, sv_seed=0, observation=observation)
+
+    (part,) = made(values, "gaussian").batch([torch.tensor([0])]).parts
+    assert part.ln_factorials is None
+    assert (part.values[3:] == 0).all()
+    with pytest.raises(ConfigurationError, match="not negative"):
+        made(values, "zero_inflated_gamma")
+    values[1, 0, 0] = np.nan
+    with pytest.raises(ConfigurationError, match="finite wherever they were recorded"):
+        made(values, "gaussian")
 
 
 def test_counts_beyond_a_byte_are_kept():
     spikes, lengths, validation = arrays()
     spikes[0, 0, 0] = 300
-    data = TrainingData(spikes, lengths, validation, sv_rate=0.0, sv_seed=0)
-    assert data.batch(torch.tensor([0])).counts[0, 0, 0] == 300
+    data = TrainingData(Session(spikes, lengths, validation), sv_rate=0.0, sv_seed=0)
+    assert data.batch([torch.tensor([0])]).parts[0].values[0, 0, 0] == 300
 
 
 def test_silent_neurons_have_a_positive_mean():
     spikes, lengths, validation = arrays()
     spikes[:, :, 1] = 0
-    data = TrainingData(spikes, lengths, validation, sv_rate=0.0, sv_seed=0)
-    assert 0 < data.mean_counts[1] < 0.05
-    assert data.mean_counts[0] == pytest.approx(spikes[:4, :, 0].mean(), rel=0.1)
+    (statistics,) = TrainingData(Session(spikes, lengths, validation), sv_rate=0.0, sv_seed=0).statistics
+    assert 0 < statistics.mean[1] < 0.05
+    assert statistics.mean[0] == pytest.approx(spikes[:4, :, 0].mean(), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +162,14 @@ def test_silent_neurons_have_a_positive_mean():
         (Hyperparameters, "l2_weight_generator", float("nan")),
         (Architecture, "neurons", 0),
         (Architecture, "generator_units", 2.5),
+        (Architecture, "neurons", (3, 4)),  # sessions without a read-in
+        (Architecture, "controller_units", 8),  # without inferred inputs
+        (Architecture, "held_out_neurons", (0, 1, 2)),
+        (Architecture, "held_out_neurons", (3,)),
+        (Architecture, "encoded_bins", -1),
+        (Hyperparameters, "kl_weight_inputs", -1.0),
+        (TrainingOptions, "decay_factor", 1.5),
+        (TrainingOptions, "decay_patience", 0),
         (TrainingOptions, "batch_size", 0),
         (TrainingOptions, "ramp_epochs", -1),
         (TrainingOptions, "gradient_clip", 0.0),
@@ -116,5 +182,5 @@ def test_configurations_outside_the_method_are_refused(kind, field, value):
         Architecture: Architecture(3),
         TrainingOptions: TrainingOptions(8),
     }[kind]
-    with pytest.raises(ConfigurationError, match=field):
+    with pytest.raises(ConfigurationError, match=field if value != (3, 4) else "read_in_dim"):
         dataclasses.replace(valid, **{field: value})

@@ -246,11 +246,36 @@ def test_ragged_trials_have_no_latents_past_their_end(
     assert read_object(arrays, f"{path}/zarr.json") is not None
 
 
-def test_a_synthetic_system_becomes_a_data_set(database: Database, arrays: Store, settings: Settings) -> None:
-    system = {"system": "lorenz", "conditions": 3, "trials_per_condition": 5, "seed": 1}
-    dataset_id = ingest(database, arrays, settings, {"kind": "synthetic", **system})
+@pytest.mark.parametrize(
+    ("system", "shape", "parameters"),
+    [
+        ("lorenz", (15, 50, 29), {}),
+        ("chaotic_rnn", (15, 100, 50), {"gain": 1.5}),
+        ("driven", (15, 100, 50), {"inputs": 2}),
+        ("two_sessions", (15, 50, 29), {"session": 1}),
+    ],
+)
+def test_a_synthetic_system_becomes_a_data_set(
+    database: Database,
+    arrays: Store,
+    settings: Settings,
+    system: str,
+    shape: tuple[int, int, int],
+    parameters: dict[str, Any],
+) -> None:
+    few = {"conditions": 3, "trials_per_condition": 5, "seed": 1}
+    dataset_id = ingest(
+        database, arrays, settings, {"kind": "synthetic", "system": system, **few, **parameters}
+    )
     with database.read() as session:
         row = session.get_one(Dataset, dataset_id)
-        assert (row.trials, row.bins, row.neurons) == (15, 50, 29)
+        assert (row.trials, row.bins, row.neurons) == shape
         assert row.report is not None
-        assert "true_rates_hz" in row.report["arrays"]
+        assert row.report["warnings"] == []
+        assert {"true_rates_hz", "true_latents", "condition"} <= set(row.report["arrays"])
+        assert "external_inputs" not in row.report["arrays"]
+        inputs = open_array(arrays, row.array_path or "", "true_inputs")
+    assert (inputs is not None) == (system == "driven")
+    if inputs is not None:
+        assert inputs.shape == (15, 100, 2)
+        assert (np.count_nonzero(inputs[...], axis=1) == 1).all()

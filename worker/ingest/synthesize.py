@@ -1,14 +1,26 @@
 """Makes a synthetic recording with known rates as an NPZ file, which is then ingested like any upload.
 
 ``python -m worker.ingest.synthesize lorenz out.npz conditions=65 seed=0 …``
+
+Beside the spikes and their true rates, the file has the states of the system as behaviour `true_latents`, and what
+drove it, if anything did, as `true_inputs`: those are for comparison, and no `external_inputs` that a model is given.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models import synthetic
+
+SYSTEMS: dict[str, Callable[..., synthetic.SyntheticRecording]] = {
+    "lorenz": synthetic.lorenz,
+    "chaotic_rnn": synthetic.chaotic_rnn,
+    "driven": synthetic.driven,
+    "two_sessions": synthetic.lorenz_session,  # a data set is one session
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -21,16 +33,18 @@ def main(arguments: list[str]) -> None:
     """
     system, path, *pairs = arguments
     parameters = {name: _number(value) for name, value in (pair.split("=", 1) for pair in pairs)}
-    recording = getattr(synthetic, system)(**parameters)
-    np.savez(
-        Path(path),
-        spikes=recording.spikes,
-        bin_width_s=recording.bin_width_s,
-        true_rates_hz=recording.true_rates_hz,
-        true_latents=recording.latents,
-        condition=recording.condition,
-        split=recording.is_validation.astype(np.int8),
-    )
+    recording = SYSTEMS[system](**parameters)
+    arrays: dict[str, Any] = {
+        "spikes": recording.spikes,
+        "bin_width_s": recording.bin_width_s,
+        "true_rates_hz": recording.true_rates_hz,
+        "true_latents": recording.latents,
+        "condition": recording.condition,
+        "split": recording.is_validation.astype(np.int8),
+    }
+    if recording.inputs is not None:
+        arrays["true_inputs"] = recording.inputs
+    np.savez(Path(path), **arrays)
 
 
 def _number(text: str) -> int | float:

@@ -1,13 +1,8 @@
-"""Scores of inferred rates and latents, in plain numpy, each with its definition and units.
-
-Rates λ are in counts per bin. A mask says which samples count; without one, all do.
-"""
+"""Behaviour decoded from latents."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,87 +10,7 @@ from numpy.typing import NDArray
 from models.config import require
 
 Floats = NDArray[np.floating]
-LOWEST_RATE = 1e-9  # rates of zero are clipped here before their logarithm
 LEAST_VARIANCE = 1e-4  # of a feature, relative to the mean over features, before scaling
-
-
-def poisson_nll(
-    rates: Floats,
-    spikes: NDArray[Any],
-    mask: NDArray[np.bool_] | None = None,
-    *,
-    include_ln_factorial: bool = True,
-) -> float:
-    """Mean of λ - x ln λ + ln x! over the samples that count, in nats per sample.
-
-    Parameters
-    ----------
-    rates
-        Counts per bin, any shape.
-    spikes
-        Counts, same shape.
-    mask
-        bool, broadcastable to that shape.
-    include_ln_factorial
-        False leaves out ln x!, which no model can change.
-    """
-    rates, spikes, chosen = _aligned(rates, spikes, mask)
-    nll = rates[chosen] - spikes[chosen] * np.log(np.maximum(rates[chosen], LOWEST_RATE))
-    constant = float(_ln_factorial(spikes[chosen]).mean()) if include_ln_factorial else 0.0
-    return float(nll.mean()) + constant
-
-
-def bits_per_spike(
-    rates: Floats,
-    spikes: NDArray[Any],
-    mean_rates: Floats | None = None,
-    mask: NDArray[np.bool_] | None = None,
-) -> float:
-    """(1 / (n_spikes · ln 2)) · Σ [(x ln λ - λ) - (x ln λ̄ - λ̄)], the gain over constant rates λ̄.
-
-    Parameters
-    ----------
-    rates
-        Counts per bin, [..., N].
-    spikes
-        Counts, same shape.
-    mean_rates
-        λ̄ [N], counts per bin; None takes each neuron's mean count over the samples that count.
-    mask
-        bool, broadcastable to [..., N].
-    """
-    rates, spikes, chosen = _aligned(rates, spikes, mask)
-    n_spikes = float(spikes[chosen].sum())
-    require(n_spikes > 0, "bits per spike is not defined without a spike among the samples that count")
-    if mean_rates is None:
-        over = tuple(range(spikes.ndim - 1))
-        mean_rates = (spikes * chosen).sum(over) / np.maximum(chosen.sum(over), 1)
-    constant = np.broadcast_to(mean_rates, rates.shape)
-    gain = poisson_nll(constant, spikes, chosen) - poisson_nll(rates, spikes, chosen)
-    return gain * int(chosen.sum()) / (n_spikes * math.log(2))
-
-
-def r2_true_rates(rates: Floats, true_rates: Floats, mask: NDArray[np.bool_] | None = None) -> float:
-    """Mean over neurons of R² = 1 - Σ (λ - λ*)² / Σ (λ* - mean λ*)², sums over trials and bins.
-
-    Both in the same unit (counts per bin, or both in Hz). Neurons whose true rate is constant have no R²
-    and are left out; if all are, the result is NaN.
-
-    Parameters
-    ----------
-    rates, true_rates
-        [trials, T, N].
-    mask
-        bool, broadcastable to that shape ([trials, T, 1] for ragged trials).
-    """
-    rates, true_rates, chosen = _aligned(rates, true_rates, mask)
-    scores = []
-    for n in range(rates.shape[-1]):
-        truth, inferred = true_rates[..., n][chosen[..., n]], rates[..., n][chosen[..., n]]
-        spread = float(np.square(truth - truth.mean()).sum()) if len(truth) else 0.0
-        if spread > 1e-12 * max(float(np.square(truth).sum()), 1e-300):
-            scores.append(1.0 - float(np.square(inferred - truth).sum()) / spread)
-    return float(np.mean(scores)) if scores else math.nan
 
 
 def ridge_decode_r2(
@@ -193,20 +108,3 @@ class _Lagged:
         x, y = self.samples(trials)
         spread = np.maximum(np.nanvar(self.behaviour[self.valid], axis=0), 1e-300)
         return np.array([(np.square(x @ weights - y) / spread).mean() for weights in fitted])
-
-
-def _aligned(
-    rates: Floats, reference: NDArray[Any], mask: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    ours, theirs = np.asarray(rates, np.float64), np.asarray(reference, np.float64)
-    require(ours.shape == theirs.shape, f"rates have shape {ours.shape}, their reference {theirs.shape}")
-    chosen = np.broadcast_to(np.asarray(True if mask is None else mask, np.bool_), ours.shape)
-    require(bool(chosen.any()), "no sample counts: the mask is false everywhere")
-    return ours, theirs, chosen
-
-
-def _ln_factorial(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ln x! by table."""
-    table = np.array([math.lgamma(count + 1) for count in range(int(counts.max(initial=0)) + 1)])
-    looked_up: NDArray[np.float64] = table[counts.astype(np.int64)]
-    return looked_up

@@ -1,0 +1,242 @@
+"""What the experiments have in common: the command line, training in packs on several processes, tables and figures."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from models import (
+    Architecture,
+    EpochScores,
+    Hyperparameters,
+    Latents,
+    Population,
+    Session,
+    TrainingData,
+    TrainingOptions,
+    infer_latents,
+)
+
+FIGURES = Path(__file__).parent / "figures"
+# As in the service's training processes: buffers stay mapped, one thread each.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pack of models to train and to infer with.
+
+    Parameters
+    ----------
+    sessions
+        Recordings, in the order of the architecture's neurons.
+    architecture, hyperparameters, options
+        Of the pack.
+    epochs
+        Of each model.
+    seeds
+        One per model.
+    sv_rate
+        Share of samples held out.
+    starts
+        See `Population`.
+    posterior_samples
+        Of the latents; 0: none are inferred.
+    """
+
+    sessions: Sequence[Session]
+    architecture: Architecture
+    hyperparameters: Sequence[Hyperparameters]
+    options: TrainingOptions
+    epochs: int
+    seeds: Sequence[int]
+    sv_rate: float = 0.2
+    starts: dict[str, torch.Tensor] | None = None
+    posterior_samples: int = 50
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a task.
+
+    Parameters
+    ----------
+    curves
+        Scores of every epoch of each model.
+    latents
+        Of each model, of each session: all trials, in their order.
+    seconds
+        Of training.
+    """
+
+    curves: list[list[EpochScores]]
+    latents: list[list[Latents]]
+    seconds: float
+
+
+def train(task: Task) -> Trained:
+    """Train a pack for its epochs; latents are those of the weights at the lowest smoothed SV loss."""
+    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data = TrainingData(
+        task.sessions,
+        sv_rate=task.sv_rate,
+        sv_seed=0,
+        observation=task.architecture.observation,
+        device=device,
+    )
+    population = Population(
+        task.architecture,
+        task.hyperparameters,
+        task.seeds,
+        data,
+        task.options,
+        order_seed=0,
+        starts=task.starts,
+    )
+    curves: list[list[EpochScores]] = [[] for _ in task.hyperparameters]
+    started = time.monotonic()
+    while population.epoch < task.epochs and any(population.alive):
+        for curve, scores in zip(curves, population.train_epoch(), strict=True):
+            curve.append(scores)
+    seconds = time.monotonic() - started
+    latents: list[list[Latents]] = []
+    for model in range(len(curves) if task.posterior_samples else 0):
+        state = population.state(model)
+        latents.append(
+            [
+                infer_latents(
+                    task.architecture,
+                    state,
+                    session.spikes,
+                    session.trial_length_bins,
+                    missing=session.missing,
+                    external_inputs=session.external_inputs,
+                    session=number,
+                    posterior_samples=task.posterior_samples,
+                    device=device,
+                )
+                for number, session in enumerate(task.sessions)
+            ]
+        )
+    return Trained(curves, latents, seconds)
+
+
+def train_all(tasks: Sequence[Task], processes: int) -> list[Trained]:
+    """Train packs in so many processes of one thread each."""
+    os.environ |= ENVIRONMENT  # read by the children when they start
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(train, tasks))
+
+
+def full_session(
+    spikes: NDArray[Any], is_validation: NDArray[np.bool_], external_inputs: NDArray[Any] | None = None
+) -> Session:
+    """A session whose trials all have the same length."""
+    lengths = np.full(len(spikes), spikes.shape[1])
+    return Session(spikes, lengths, is_validation, external_inputs=external_inputs)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment found.
+
+    Parameters
+    ----------
+    summary
+        The figures that decide, as one line of JSON.
+    table
+        Header and rows.
+    figure
+        The picture.
+    """
+
+    summary: dict[str, Any]
+    table: Sequence[Sequence[Any]]
+    figure: Figure
+
+
+class Experiment(Protocol):
+    """An experiment: quick or in full, with so many processes, from a seed."""
+
+    def __call__(self, *, quick: bool, processes: int, seed: int) -> Result: ...  # noqa: D102
+
+
+def main(name: str, description: str, experiment: Experiment) -> None:
+    """Run an experiment from the command line: table, figure in `benchmarks/paper/figures`, closing line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a run of minutes: smaller, so less certain")
+    parser.add_argument("--json", action="store_true", help="nothing but one closing line of JSON")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of one thread each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--figure", type=Path, help="where the picture goes (PNG)")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    result = experiment(quick=arguments.quick, processes=arguments.processes, seed=arguments.seed)
+    summary = result.summary | {
+        "quick": arguments.quick,
+        "seed": arguments.seed,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    path = arguments.figure or FIGURES / f"{name}{'_quick' if arguments.quick else ''}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result.figure.savefig(path, dpi=110, bbox_inches="tight")
+    if not arguments.json:
+        print(markdown_table(result.table))
+        print(f"\n{date.today()}, {machine()}. Figure: {path}")
+    print(json.dumps(summary))
+
+
+def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Header and rows as a Markdown table."""
+
+    def text(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    head, *body = [[text(value) for value in row] for row in rows]
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine() -> str:
+    """The machine in words."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return f"{device}, {platform.machine()}, torch {torch.__version__}"
+
+
+def loguniform(random: np.random.Generator, low: float, high: float) -> float:
+    """A draw, uniform in the logarithm."""
+    return float(np.exp(random.uniform(np.log(low), np.log(high))))
+
+
+Draw = Callable[[np.random.Generator], Hyperparameters]
+
+
+def draw_models(number: int, draw: Draw, seed: int) -> list[Hyperparameters]:
+    """Independent draws; model k depends on seed and k alone."""
+    return [draw(np.random.default_rng([seed, k])) for k in range(number)]
+
+
+def packs(count: int, size: int) -> list[slice]:
+    """Cut so many models into packs."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

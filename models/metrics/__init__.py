@@ -1,0 +1,33 @@
+"""Scores of inferred rates and latents, in plain numpy, each with its definition, units and source.
+
+Rates λ are in counts per bin. A mask says which samples count; without one, all do.
+"""
+
+from models.metrics.decoding import ridge_decode_r2
+from models.metrics.disagreement import ValidationDisagreement, spearman, validation_disagreement
+from models.metrics.few_shot import few_shot_bits_per_spike
+from models.metrics.likelihood import (
+    ReferenceLosses,
+    bits_per_spike,
+    co_smoothing_bits_per_spike,
+    constant_rate_losses,
+    forward_prediction_bits_per_spike,
+    poisson_nll,
+)
+from models.metrics.rates import psth_r2, r2_true_rates
+
+__all__ = [
+    "ReferenceLosses",
+    "ValidationDisagreement",
+    "bits_per_spike",
+    "co_smoothing_bits_per_spike",
+    "constant_rate_losses",
+    "few_shot_bits_per_spike",
+    "forward_prediction_bits_per_spike",
+    "poisson_nll",
+    "psth_r2",
+    "r2_true_rates",
+    "ridge_decode_r2",
+    "spearman",
+    "validation_disagreement",
+]

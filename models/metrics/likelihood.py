@@ -1,0 +1,224 @@
+"""Poisson likelihood of spikes under rates, and its gain over constant rates in bits per spike.
+
+Bits per spike is one formula; which samples count gives it its name. On samples that sample validation held
+out, pass their mask to `bits_per_spike`; on held-out neurons it is co-smoothing, on bins beyond the encoded ones
+forward prediction (Pei et al. 2021, Neural Latents Benchmark).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import require
+
+Floats = NDArray[np.floating]
+LOWEST_RATE = 1e-9  # rates of zero are clipped here
+
+
+def poisson_nll(
+    rates: Floats,
+    spikes: NDArray[Any],
+    mask: NDArray[np.bool_] | None = None,
+    *,
+    include_ln_factorial: bool = True,
+) -> float:
+    """Mean of λ - x ln λ + ln x! over the samples that count, in nats per sample.
+
+    Parameters
+    ----------
+    rates
+        Counts per bin, any shape.
+    spikes
+        Counts, same shape.
+    mask
+        bool, broadcastable to that shape.
+    include_ln_factorial
+        False leaves out ln x!, which no model can change.
+    """
+    rates, spikes, chosen = aligned(rates, spikes, mask)
+    clipped = np.maximum(rates[chosen], LOWEST_RATE)
+    nll = clipped - spikes[chosen] * np.log(clipped)
+    constant = float(_ln_factorial(spikes[chosen]).mean()) if include_ln_factorial else 0.0
+    return float(nll.mean()) + constant
+
+
+def bits_per_spike(
+    rates: Floats,
+    spikes: NDArray[Any],
+    mean_rates: Floats | None = None,
+    mask: NDArray[np.bool_] | None = None,
+) -> float:
+    """(1 / (n_spikes · ln 2)) · Σ [(x ln λ - λ) - (x ln λ̄ - λ̄)], the gain over constant rates λ̄.
+
+    Parameters
+    ----------
+    rates
+        Counts per bin, [..., N].
+    spikes
+        Counts, same shape; NaN only where the mask is false.
+    mean_rates
+        λ̄ [N], counts per bin; None takes each neuron's mean count over the samples that count.
+    mask
+        bool, broadcastable to [..., N].
+    """
+    rates, spikes, chosen = aligned(rates, spikes, mask)
+    n_spikes = float(spikes[chosen].sum())
+    require(n_spikes > 0, "bits per spike is not defined without a spike among the samples that count")
+    if mean_rates is None:
+        over = tuple(range(spikes.ndim - 1))
+        mean_rates = np.where(chosen, spikes, 0.0).sum(over) / np.maximum(chosen.sum(over), 1)
+    constant = np.broadcast_to(mean_rates, rates.shape)
+    gain = poisson_nll(constant, spikes, chosen) - poisson_nll(rates, spikes, chosen)
+    return gain * int(chosen.sum()) / (n_spikes * math.log(2))
+
+
+def co_smoothing_bits_per_spike(
+    rates: Floats,
+    spikes: NDArray[Any],
+    held_out_neurons: Sequence[int] | NDArray[Any],
+    mask: NDArray[np.bool_] | None = None,
+) -> float:
+    """Bits per spike of neurons that the encoder never saw, on trials not trained on: co-bps.
+
+    As in the Neural Latents Benchmark: λ̄ of a neuron is its mean count over the trials and bins given (the
+    test trials themselves), all neurons share one sum and one count of spikes, a rate of zero (here: any below
+    1e-9) is taken as 1e-9, samples with NaN spikes do not count.
+
+    Parameters
+    ----------
+    rates
+        [trials, T, N] of all neurons, counts per bin, finite and not negative where they count.
+    spikes
+        Counts, same shape.
+    held_out_neurons
+        bool [N], or indices of the neurons to score.
+    mask
+        bool, broadcastable to [trials, T, N] ([trials, T, 1] for ragged trials).
+    """
+    columns = np.asarray(held_out_neurons)
+    N = np.shape(rates)[-1]
+    if columns.dtype == np.bool_:
+        require(columns.shape == (N,), f"held_out_neurons must be [{N}], got {columns.shape}")
+        columns = np.flatnonzero(columns)
+    else:
+        columns = columns.astype(np.int64)
+    require(
+        0 < len(columns) == len(set(columns.tolist())) and columns.min() >= 0 and columns.max() < N,
+        f"held_out_neurons must name at least one neuron, each once, in 0 … {N - 1}, got {held_out_neurons}",
+    )
+    scored = np.isin(np.arange(N), columns)
+    return _benchmark_bits_per_spike(rates, spikes, scored if mask is None else mask & scored)
+
+
+def forward_prediction_bits_per_spike(
+    rates: Floats, spikes: NDArray[Any], encoded_bins: int, mask: NDArray[np.bool_] | None = None
+) -> float:
+    """Bits per spike of all neurons in the bins after those that the encoder saw: fp-bps.
+
+    As in the Neural Latents Benchmark, which scores held-in and held-out neurons together, on test trials; λ̄ is
+    each neuron's mean count over these forward bins alone. Otherwise like `co_smoothing_bits_per_spike`.
+
+    Parameters
+    ----------
+    rates
+        [trials, T, N], counts per bin, finite and not negative where they count.
+    spikes
+        Counts, same shape.
+    encoded_bins
+        Bins 0 … encoded_bins - 1 were read by the encoder and do not count.
+    mask
+        bool, broadcastable to [trials, T, N] ([trials, T, 1] for ragged trials).
+    """
+    T = np.shape(rates)[1]
+    require(0 < encoded_bins < T, f"encoded_bins must lie in 1 … {T - 1}, got {encoded_bins}")
+    forward = (np.arange(T) >= encoded_bins)[:, None]
+    return _benchmark_bits_per_spike(rates, spikes, forward if mask is None else mask & forward)
+
+
+@dataclass(frozen=True)
+class ReferenceLosses:
+    """What constant rates score on the validation trials of a job, in nats per sample with ln x!.
+
+    Parameters
+    ----------
+    sv_loss
+        At the samples that sample validation holds out.
+    ordinary_loss
+        At the samples that enter.
+    held_out_samples
+        How many samples the first of these is the mean of.
+    """
+
+    sv_loss: float
+    ordinary_loss: float
+    held_out_samples: int
+
+
+def constant_rate_losses(
+    spikes: NDArray[Any],
+    held_out: NDArray[np.bool_],
+    is_validation: NDArray[np.bool_],
+    recorded: NDArray[np.bool_] | None = None,
+) -> ReferenceLosses:
+    """Losses of a model that knows each neuron's mean count over the training samples that enter, and no more.
+
+    Parameters
+    ----------
+    spikes
+        Counts [trials, T, N].
+    held_out
+        bool [trials, T, N], the mask of sample validation.
+    is_validation
+        bool [trials].
+    recorded
+        bool, broadcastable to [trials, T, N].
+    """
+    _, spikes, exists = aligned(np.zeros(np.shape(spikes)), spikes, recorded)
+    is_validation = np.asarray(is_validation, bool)
+    validation, training = exists[is_validation], exists[~is_validation] & ~held_out[~is_validation]
+    shown = np.where(training, spikes[~is_validation], 0.0).sum((0, 1))
+    mean_rates = shown / np.maximum(training.sum((0, 1)), 1)
+    x, hidden = spikes[is_validation], held_out[is_validation]
+    constant = np.broadcast_to(mean_rates, x.shape)
+    return ReferenceLosses(
+        sv_loss=poisson_nll(constant, x, validation & hidden),
+        ordinary_loss=poisson_nll(constant, x, validation & ~hidden),
+        held_out_samples=int((validation & hidden).sum()),
+    )
+
+
+def aligned(
+    rates: Floats, reference: NDArray[Any], mask: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return both as float64 and the mask as bool of the same shape, checked."""
+    ours, theirs = np.asarray(rates, np.float64), np.asarray(reference, np.float64)
+    require(ours.shape == theirs.shape, f"rates have shape {ours.shape}, their reference {theirs.shape}")
+    chosen = np.broadcast_to(np.asarray(True if mask is None else mask, np.bool_), ours.shape)
+    require(bool(chosen.any()), "no sample counts: the mask is false everywhere")
+    return ours, theirs, chosen
+
+
+def _benchmark_bits_per_spike(rates: Floats, spikes: NDArray[Any], mask: NDArray[np.bool_]) -> float:
+    """Bits per spike of [trials, T, N] with NaN spikes left out and rates held to what the benchmark demands."""
+    rates, spikes, chosen = aligned(rates, spikes, mask)
+    require(rates.ndim == 3, f"rates must be [trials, T, N], got {rates.shape}")
+    chosen = chosen & ~np.isnan(spikes)
+    counted = rates[chosen]
+    require(
+        bool(np.isfinite(counted).all() and (counted >= 0).all()),
+        "rates must be finite and not negative in every sample that counts",
+    )
+    return bits_per_spike(rates, spikes, mask=chosen)
+
+
+def _ln_factorial(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ln x! by table."""
+    table = np.array([math.lgamma(count + 1) for count in range(int(counts.max(initial=0)) + 1)])
+    looked_up: NDArray[np.float64] = table[counts.astype(np.int64)]
+    return looked_up
