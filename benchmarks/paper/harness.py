@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from models import (
     infer_latents,
 )
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 FIGURES = Path(__file__).parent / "figures"
 # As in the service's training processes: buffers stay mapped, one thread each.
 ENVIRONMENT = {
@@ -60,6 +62,8 @@ class Task:
         See `Population`.
     posterior_samples
         Of the latents; 0: none are inferred.
+    weights
+        That the latents are inferred with: "best", at the lowest smoothed SV loss, or "last".
     """
 
     sessions: Sequence[Session]
@@ -71,6 +75,7 @@ class Task:
     sv_rate: float = 0.2
     starts: dict[str, torch.Tensor] | None = None
     posterior_samples: int = 50
+    weights: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Trained:
 
 
 def train(task: Task) -> Trained:
-    """Train a pack for its epochs; latents are those of the weights at the lowest smoothed SV loss."""
+    """Train a pack for its epochs and infer the latents of all its trials."""
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = TrainingData(
@@ -132,6 +137,7 @@ def train(task: Task) -> Trained:
                     external_inputs=session.external_inputs,
                     session=number,
                     posterior_samples=task.posterior_samples,
+                    weights=task.weights,
                     device=device,
                 )
                 for number, session in enumerate(task.sessions)
@@ -141,10 +147,21 @@ def train(task: Task) -> Trained:
 
 
 def train_all(tasks: Sequence[Task], processes: int) -> list[Trained]:
-    """Train packs in so many processes of one thread each."""
+    """Train packs in so many processes."""
+    return map_processes(train, tasks, processes)
+
+
+def map_processes(function: Callable[[Given], Made], tasks: Sequence[Given], processes: int) -> list[Made]:
+    """Call a function on every task, in so many processes of one thread each."""
     os.environ |= ENVIRONMENT  # read by the children when they start
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(train, tasks))
+        return list(pool.map(function, tasks))
+
+
+def data_folder() -> Path:
+    """Where the recordings are, if they are: `LATENTRY_DATA`, or `shared/data` beside the repository."""
+    beside = Path(__file__).parents[3] / "shared" / "data"
+    return Path(os.environ.get("LATENTRY_DATA", beside))
 
 
 def full_session(
