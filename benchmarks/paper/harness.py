@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -64,6 +64,8 @@ class Task:
         Of the latents; 0: none are inferred.
     weights
         That the latents are inferred with: "best", at the lowest smoothed SV loss, or "last".
+    applied_to
+        Trials of the first session's neurons whose latents are inferred, instead of those trained on.
     """
 
     sessions: Sequence[Session]
@@ -76,6 +78,7 @@ class Task:
     starts: dict[str, torch.Tensor] | None = None
     posterior_samples: int = 50
     weights: Literal["best", "last"] = "best"
+    applied_to: Session | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Trained:
     curves
         Scores of every epoch of each model.
     latents
-        Of each model, of each session: all trials, in their order.
+        Of each model, of each session (or of `applied_to`): all trials, in their order.
     seconds
         Of training.
     """
@@ -140,7 +143,7 @@ def train(task: Task) -> Trained:
                     weights=task.weights,
                     device=device,
                 )
-                for number, session in enumerate(task.sessions)
+                for number, session in enumerate([task.applied_to] if task.applied_to else task.sessions)
             ]
         )
     return Trained(curves, latents, seconds)
@@ -191,14 +194,22 @@ class Result:
     figure: Figure
 
 
-class Experiment(Protocol):
-    """An experiment: quick or in full, with so many processes, from a seed."""
+def main(
+    name: str, description: str, experiment: Callable[..., Result], flags: dict[str, str] | None = None
+) -> None:
+    """Run an experiment from the command line: table, figure in `benchmarks/paper/figures`, closing line of JSON.
 
-    def __call__(self, *, quick: bool, processes: int, seed: int) -> Result: ...  # noqa: D102
-
-
-def main(name: str, description: str, experiment: Experiment) -> None:
-    """Run an experiment from the command line: table, figure in `benchmarks/paper/figures`, closing line of JSON."""
+    Parameters
+    ----------
+    name
+        Of the figure.
+    description
+        For ``--help``.
+    experiment
+        Called with `quick`, `processes`, `seed` and its own flags; returns what it found.
+    flags
+        Name and help of the experiment's own flags.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -207,9 +218,12 @@ def main(name: str, description: str, experiment: Experiment) -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="where the picture goes (PNG)")
+    for flag, text in (flags or {}).items():
+        parser.add_argument("--" + flag.replace("_", "-"), action="store_true", help=text)
     arguments = parser.parse_args()
+    own = {flag: getattr(arguments, flag) for flag in flags or {}}
     started = time.monotonic()
-    result = experiment(quick=arguments.quick, processes=arguments.processes, seed=arguments.seed)
+    result = experiment(quick=arguments.quick, processes=arguments.processes, seed=arguments.seed, **own)
     summary = result.summary | {
         "quick": arguments.quick,
         "seed": arguments.seed,

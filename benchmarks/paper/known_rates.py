@@ -5,9 +5,10 @@
 The standard set (65 conditions × 20 trials, 50 bins, 29 neurons, 0.2 counts per bin) and, where the recordings are at hand,
 a much sparser one in LFADS' file format (20 conditions × 40 trials, 100 bins, 60 neurons, 0.018 counts per bin). For each a
 random search; the model with the lowest smoothed SV loss is selected; then, and only then, its rates are compared with the
-true ones: R² over all trials, bits per spike on validation trials, and the share of the bits per spike that the true rates
-themselves reach. While the models train, the one that SV would select at that time is compared too, which gives the time
-to R² 0.94; that time counts training alone, and changes nothing in it.
+true ones: R² over all trials, and bits per spike with the share of what the true rates themselves reach. That ceiling
+differs between sets of trials, so validation trials and all trials are given. While the models train, the one that SV
+would select at that time is compared too, which gives the time to R² 0.94; the clock runs in training alone, and looking
+changes nothing in it.
 """
 
 import os
@@ -200,11 +201,11 @@ def draw_standard(random: np.random.Generator) -> Hyperparameters:
 def draw_sparse(random: np.random.Generator) -> Hyperparameters:
     """Around what suits sparse data: weaker KL, since few spikes speak against the prior."""
     return Hyperparameters(
-        learning_rate=loguniform(random, 3e-3, 8e-3),
-        dropout=float(random.uniform(0.05, 0.4)),
-        cd_rate=float(random.uniform(0.2, 0.6)),
-        kl_weight_initial_condition=loguniform(random, 3e-6, 3e-5),
-        kl_weight_inputs=loguniform(random, 3e-5, 3e-4),
+        learning_rate=loguniform(random, 3e-3, 7e-3),
+        dropout=float(random.uniform(0.1, 0.4)),
+        cd_rate=float(random.uniform(0.3, 0.6)),
+        kl_weight_initial_condition=loguniform(random, 1e-6, 2e-5),
+        kl_weight_inputs=loguniform(random, 1e-5, 1e-4),
         l2_weight_generator=loguniform(random, 1e-4, 1e-2),
         l2_weight_controller=loguniform(random, 1e-4, 1e-2),
     )
@@ -221,7 +222,9 @@ def experiment(*, quick: bool, processes: int, seed: int) -> Result:
             "epochs",
             "training seconds (each of the processes)",
             "R² to the true rates",
-            "bits per spike",
+            "bits per spike, validation",
+            "share of the truth's",
+            "bits per spike, all trials",
             "share of the truth's",
             f"seconds to R² {GOAL}",
             "50 posterior samples, s",
@@ -267,17 +270,23 @@ def make_searches(recording: Recording, workers: int, seconds: float, seed: int)
 
 def _judge(recording: Recording, searches: Sequence[Search], found: Sequence[Found]) -> dict[str, Any]:
     best = min(found, key=lambda part: min(part.sv_losses))
-    spikes, valid = recording.session.spikes, recording.session.is_validation
-    ceiling = bits_per_spike(recording.true_rates[valid], spikes[valid])
-    bits = bits_per_spike(best.latents.rates[valid], spikes[valid])
+    spikes, truth, rates = recording.session.spikes, recording.true_rates, best.latents.rates
+    valid = recording.session.is_validation
+    everything = np.ones_like(valid)
+    bits = {
+        name: (bits_per_spike(rates[chosen], spikes[chosen]), bits_per_spike(truth[chosen], spikes[chosen]))
+        for name, chosen in (("valid", valid), ("all", everything))
+    }
     reached = [at for at, r2 in best.course if r2 >= GOAL]
     return {
         "models": sum(len(search.seeds) for search in searches),
         "epochs": best.epochs,
         "training_seconds": round(max(part.seconds for part in found), 1),
-        "r2": round(r2_true_rates(best.latents.rates, recording.true_rates), 4),
-        "bits_per_spike": round(bits, 4),
-        "share_of_ceiling": round(bits / ceiling, 4),
+        "r2": round(r2_true_rates(rates, truth), 4),
+        "bits_per_spike_valid": round(bits["valid"][0], 4),
+        "share_of_truth_valid": round(bits["valid"][0] / bits["valid"][1], 4),
+        "bits_per_spike_all": round(bits["all"][0], 4),
+        "share_of_truth_all": round(bits["all"][0] / bits["all"][1], 4),
         "seconds_to_goal": round(reached[0], 1) if reached else None,
         "inference_seconds": round(best.inference_seconds, 2),
     }

