@@ -1,8 +1,24 @@
 """The science of Latentry: LFADS trained in packs, coordinated dropout, sample validation, inference, scores.
 
-Pure torch and numpy; it knows nothing of HTTP, queues or databases. Read `network`, `observation`, `objective`,
-`population`, `inference`, in that order, beside the papers; `scan` holds the recurrences with their gradients,
-`stitching` the start of models of several sessions.
+Pure torch and numpy; it knows nothing of HTTP, queues or databases. Where each equation of the papers is:
+
+| equation | place |
+|---|---|
+| x → q(g0 | x), x → codes: the encoders | `network.encode` |
+| GRU: r, z, n, h | `network.gru`; its loop and gradient `scan.Scan` |
+| controller c_t, inferred inputs u_t, generator g_t | `network.generate`; its loop and gradient `scan.ControlledScan` |
+| f_t = W_f g_t, outputs = W_r f_t + b | `network.read_out` |
+| p(x | outputs): Poisson, negative binomial, zero-inflated gamma, Gaussian | `observation` |
+| KL(q(g0 | x) || p(g0)) | `objective.kl_divergence`, `network.prior` |
+| KL(q(u | x) || p(u)), autoregressive or Gaussian | `objective.kl_inputs` |
+| coordinated dropout: which samples enter, which are targets | `objective.coordinated_dropout` |
+| the loss | `objective.training_loss` |
+| sample validation: the mask, and the score | `data.sample_validation_mask`, `Population._evaluate` |
+| Adam, clipping, decay, smoothing, best weights | `population` |
+| read-ins by principal-components regression | `stitching` |
+| averages over the posterior | `inference` |
+| bits per spike, co-smoothing, R², … | `metrics` |
+| systems whose rates are known | `synthetic` |
 """
 
 from models.config import Architecture, ConfigurationError, Hyperparameters, TrainingOptions

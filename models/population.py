@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.config import Architecture, Hyperparameters, TrainingOptions, require
+from models.constant_outputs import constant_output_losses
 from models.data import TrainingData
 from models.network import (
     drive,
@@ -18,7 +19,6 @@ from models.network import (
     initial_parameters,
     parameter_shapes,
     read_out,
-    session_prefix,
 )
 from models.objective import (
     PackHyperparameters,
@@ -375,7 +375,7 @@ class Population:
         self._smoothed, self._best_smoothed = vector("smoothed_sv_loss"), vector("best_smoothed_sv_loss")
         self._alive = vector("alive").bool()
         self._decay, self._stalled_epochs = vector("learning_rate_decay"), vector("stalled_epochs")
-        constant = _loss_of_constant_outputs(self.architecture, self.data)
+        constant = constant_output_losses(self.architecture, self.data).ordinary_loss
         self._highest_loss = constant + EXPLOSION * max(abs(constant), 0.01)
 
     def _packed(self) -> dict[str, Tensor]:
@@ -442,24 +442,6 @@ def _check_data(architecture: Architecture, data: TrainingData) -> None:
         f"initial_condition_bins ({architecture.initial_condition_bins}) must be below encoded_bins ({last}), "
         f"and these within the data's {data.bins} bins",
     )
-
-
-@torch.inference_mode()
-def _loss_of_constant_outputs(architecture: Architecture, data: TrainingData) -> float:
-    """Training loss of a model that only knows each neuron's statistics, nats per sample."""
-    parameters = {
-        name: values.to(data.device)[None]
-        for name, values in initial_parameters(architecture, data.statistics, seed=0).items()
-    }
-    first = architecture.initial_condition_bins
-    total, count = 0.0, 0
-    for chosen in _evenly(data.training_trials, 256):
-        for session, part in enumerate(data.batch(chosen).parts):
-            bias = parameters[f"{session_prefix(architecture, session)}rates.bias"][:, None, None]
-            nll = negative_log_likelihood(architecture, parameters, session, bias, part)
-            total += float((nll * part.visible[first:]).sum())
-            count += int(part.visible[first:].sum())
-    return total / max(count, 1)
 
 
 def _fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,100 @@
+"""What constant outputs score on the validation trials of a job, and SV losses as bits per spike over them.
+
+Like `likelihood.constant_rate_losses`, but for training data as they lie on the device: for every observation model, over
+the very samples that `EpochScores.sv_loss` and `ordinary_loss` are means of, a few trials at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from models.config import Architecture
+from models.data import Batch, TrainingData
+from models.metrics.likelihood import ReferenceLosses
+from models.network import initial_parameters, session_prefix
+from models.objective import negative_log_likelihood, never_read
+
+_TRIALS_AT_ONCE = 64
+
+
+@torch.inference_mode()
+def constant_output_losses(architecture: Architecture, data: TrainingData) -> ReferenceLosses:
+    """Losses of a model that knows each neuron's mean over the training samples that enter, and no more.
+
+    Parameters
+    ----------
+    architecture
+        Of the models that it is compared to: it says which samples count.
+    data
+        Of the job.
+    """
+    parameters = {
+        name: values.to(data.device)[None]
+        for name, values in initial_parameters(architecture, data.statistics, seed=0).items()
+    }
+    first = architecture.initial_condition_bins
+    unread = never_read(architecture, data.bins, data.device)
+    total = torch.zeros(2, dtype=torch.float64, device=data.device)
+    count = torch.zeros(2, dtype=torch.float64, device=data.device)
+    for batch in _validation_batches(data):
+        for session, part in enumerate(batch.parts):
+            bias = parameters[f"{session_prefix(architecture, session)}rates.bias"][:, None, None]
+            nll = negative_log_likelihood(architecture, parameters, session, bias, part)[0]
+            entered = part.visible if unread is None else part.visible & ~unread
+            for row, mask in enumerate((part.held_out[first:], entered[first:])):
+                total[row] += (nll * mask).sum(dtype=torch.float64)
+                count[row] += mask.sum()
+    sv_loss, ordinary_loss = (total / count.clamp(min=1)).tolist()
+    return ReferenceLosses(sv_loss, ordinary_loss, int(count[0]))
+
+
+@torch.inference_mode()
+def sv_bits_per_spike(architecture: Architecture, data: TrainingData, sv_loss: float) -> float | None:
+    """Bits per spike at the held-out samples of validation trials, from an SV loss: no second pass is needed.
+
+    As `bits_per_spike`, each neuron's constant rate being its mean over these very samples: with n samples of
+    which S are spikes, and c and s of neuron i, (Σ_i [s_i - s_i ln(s_i / c_i)] + Σ ln x! - n · sv_loss) / (S ln 2).
+
+    Parameters
+    ----------
+    architecture
+        Its observation is Poisson's: another one's loss is no likelihood of rates, and has no bits per spike here.
+    data
+        Of the job.
+    sv_loss
+        `EpochScores.sv_loss`, in nats per sample.
+
+    Returns
+    -------
+    float or None
+        None where there is no spike, or the observation is another.
+    """
+    if architecture.observation != "poisson":
+        return None
+    first = architecture.initial_condition_bins
+    constant_loss, samples, spikes = 0.0, 0.0, 0.0
+    by_session: list[Tensor] = [
+        torch.zeros(2, n, dtype=torch.float64, device=data.device) for n in data.neurons
+    ]
+    for batch in _validation_batches(data):
+        for sums, part in zip(by_session, batch.parts, strict=True):
+            held_out = part.held_out[first:]
+            sums[0] += (part.values[first:] * held_out).sum((0, 1), dtype=torch.float64)
+            sums[1] += held_out.sum((0, 1))
+            assert part.ln_factorials is not None
+            constant_loss += float((part.ln_factorials[first:] * held_out).sum())
+    for counted, held in by_session:
+        mean = counted / held.clamp(min=1)
+        constant_loss += float((counted - torch.special.xlogy(counted, mean)).sum())
+        samples, spikes = samples + float(held.sum()), spikes + float(counted.sum())
+    return (constant_loss - samples * sv_loss) / (spikes * math.log(2)) if spikes else None
+
+
+def _validation_batches(data: TrainingData) -> Iterator[Batch]:
+    longest = max(map(len, data.validation_trials))
+    for start in range(0, longest, _TRIALS_AT_ONCE):
+        yield data.batch([trials[start : start + _TRIALS_AT_ONCE] for trials in data.validation_trials])
