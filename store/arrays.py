@@ -124,6 +124,50 @@ class ArrayGroupWriter:
             zarr.consolidate_metadata(self._store, path=self._path, zarr_format=3)
 
 
+class RowWriter:
+    """Fills an array from `ArrayGroupWriter.create` by rows of its first axis, as they come, in whole chunks.
+
+    Parameters
+    ----------
+    target
+        The array; it has as many rows as will be appended.
+    """
+
+    def __init__(self, target: "zarr.Array[Any]") -> None:
+        self._target = target
+        self._waiting = np.empty((target.chunks[0], *target.shape[1:]), target.dtype)
+        self._held = self._written = 0
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Add rows; what does not fill a chunk waits for the next ones."""
+        while len(rows):
+            part = rows[: len(self._waiting) - self._held]
+            self._waiting[self._held : self._held + len(part)] = part
+            self._held += len(part)
+            rows = rows[len(part) :]
+            if self._held == len(self._waiting):
+                self._flush()
+
+    def close(self) -> None:
+        """Write what waits.
+
+        Raises
+        ------
+        ValueError
+            If the array has more rows than came.
+        """
+        self._flush()
+        if self._written != self._target.shape[0]:
+            raise ValueError(
+                f"{self._target.name}: expected {self._target.shape[0]} rows, got {self._written}"
+            )
+
+    def _flush(self) -> None:
+        if self._held:
+            self._target[self._written : self._written + self._held] = self._waiting[: self._held]
+        self._written, self._held = self._written + self._held, 0
+
+
 def open_group(store: Store, path: str) -> zarr.Group:
     """Open a finished group for reading."""
     return zarr.open_group(store, path=path, mode="r", zarr_format=3)

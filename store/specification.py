@@ -4,8 +4,9 @@ Ranges, but for the learning rate's lower end, are those of Keshtkaran & Pandari
 (AutoLFADS); weights of KL and L2 are relative to a reconstruction loss that is a mean over samples, in nats.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -72,17 +73,127 @@ class Space(_Document):
         description="Weight of the KL divergence of the initial condition.",
     )
     l2_weight_generator: Weight = Field(
-        Range(low=1e-4, high=1.0, scale="log"), description="Weight of the mean square of recurrent weights."
+        Range(low=1e-4, high=1.0, scale="log"),
+        description="Weight of the mean square of the generator's recurrent weights.",
+    )
+    kl_weight_inputs: Weight = Field(
+        Range(low=1e-6, high=1e-4, scale="log"),
+        description="Weight of the KL divergence of the inferred inputs. Drawn only with a controller.",
+    )
+    l2_weight_controller: Weight = Field(
+        Range(low=1e-4, high=1.0, scale="log"),
+        description="Weight of the mean square of the controller's recurrent weights. Drawn only with a controller.",
     )
 
 
-class ArchitectureSpecification(_Document):
-    """Sizes of the network, equal for all models of the job."""
+CONTROLLER_HYPERPARAMETERS = ("kl_weight_inputs", "l2_weight_controller")
+"""Of the space: what no model without a controller reads."""
 
-    encoder_units: int = Field(64, ge=1, le=1024)
-    initial_condition_dim: int = Field(64, ge=1, le=1024)
-    generator_units: int = Field(100, ge=1, le=2048)
-    factors: int = Field(20, ge=1, le=1024)
+
+class ArchitectureSpecification(_Document):
+    """Form and sizes of the network, equal for all models of the job."""
+
+    encoder_units: int = Field(
+        64, ge=1, le=1024, description="Of each of the two encoders of the initial condition."
+    )
+    initial_condition_dim: int = Field(
+        64, ge=1, le=1024, description="Dimension of the generator's initial condition."
+    )
+    generator_units: int = Field(100, ge=1, le=2048, description="Units of the generator.")
+    factors: int = Field(20, ge=1, le=1024, description="Linear factors between generator and rates.")
+    controller_units: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Units of the controller, which infers inputs to the generator bin by bin; 0: no controller. "
+        "Needs `inferred_inputs`.",
+    )
+    controller_encoder_units: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="Of each of the controller's own two encoders. Not read without a controller.",
+    )
+    inferred_inputs: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Dimension of the inferred inputs, often 1 to 4. Needs `controller_units`.",
+    )
+    controller_lag_bins: int = Field(
+        1,
+        ge=0,
+        le=10_000,
+        description="At bin t the controller reads what the encoders knew this many bins before and after it: "
+        "with 1 or more it never reads the bin's own spikes.",
+    )
+    use_external_inputs: bool = Field(
+        True,
+        description="Whether controller and generator get the data set's array `external_inputs`, where it has one.",
+    )
+    input_prior: Literal["autoregressive", "gaussian"] = Field(
+        "autoregressive",
+        description="Prior of the inferred inputs: smooth in time (one time constant and variance each, from 10 bins "
+        "and 0.1 on), or independent over bins.",
+    )
+    learn_input_prior: bool = Field(
+        True, description="Whether the variance and time constant of the input prior are learned."
+    )
+    learn_prior_variance: bool = Field(
+        True, description="Whether the variance of the initial condition's prior is learned."
+    )
+    observation: Literal["poisson", "negative_binomial"] = Field(
+        "poisson",
+        description="How spike counts arise from the rates; `negative_binomial` allows more variance than mean. Data "
+        "sets hold whole counts, so the distributions of continuous signals are not offered.",
+    )
+    initial_condition_bins: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Bins at a trial's beginning from which alone the initial condition is read; the generator "
+        "begins after them, and they have no rates. 0: it is read from all encoded bins.",
+    )
+    encoded_bins: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Bins that models read; later ones are only predicted (forward prediction). 0: all.",
+    )
+    held_out_neurons: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list,
+        max_length=10_000,
+        description="Indices, from 0, of neurons that models never read, only predict (co-smoothing).",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.controller_units > 0) != (self.inferred_inputs > 0):
+            raise ValueError(
+                f"controller_units is {self.controller_units} and inferred_inputs is {self.inferred_inputs}: expected "
+                "both above 0 (inputs are inferred), or both 0 (no controller)"
+            )
+        if 0 < self.encoded_bins <= self.initial_condition_bins:
+            raise ValueError(
+                f"encoded_bins is {self.encoded_bins} and initial_condition_bins is {self.initial_condition_bins}: "
+                "expected more encoded bins, or 0 for all"
+            )
+        neurons = sorted(self.held_out_neurons)
+        for one, following in pairwise(neurons):
+            if one == following:
+                raise ValueError(f"held_out_neurons names {one} more than once")
+        return self
+
+    @property
+    def has_controller(self) -> bool:
+        """Whether inputs are inferred."""
+        return self.controller_units > 0
+
+    def of_data(self, report: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The architecture of a model's row: with the number of external inputs that the data set's report names."""
+        described = self.model_dump(exclude={"use_external_inputs"})
+        external = int((report or {}).get("external_inputs", 0)) if self.use_external_inputs else 0
+        return described | {"external_inputs": external}
 
 
 class Training(_Document):
@@ -95,6 +206,21 @@ class Training(_Document):
     gradient_clip: float = Field(
         0.02, gt=0, description="Largest norm of a model's gradient (loss in nats per sample)."
     )
+    score_smoothing: float = Field(
+        0.7,
+        ge=0,
+        lt=1,
+        description="Weight of the past in the smoothed SV loss, which selects epochs and models; 0: not smoothed.",
+    )
+    decay_factor: float = Field(
+        0.95,
+        ge=0.01,
+        le=1,
+        description="A model's learning rate is multiplied by this each time its smoothed SV loss has not improved for "
+        "`decay_patience` epochs; 1: never.",
+    )
+    decay_patience: int = Field(6, ge=1, description="Epochs, counted from the ramp's end.")
+    least_learning_rate: float = Field(1e-5, ge=0, le=1, description="No decay goes below this.")
     sv_rate: float = Field(0.2, gt=0, le=0.9, description="Sample validation: share of samples held out.")
     valid_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of trials for validation, unless the data set brings a split."
@@ -117,10 +243,25 @@ class Budget(_Document):
     )
 
 
+LatentArray = Literal["rates", "factors", "initial_conditions", "inputs", "generator_states"]
+
+
 class Inference(_Document):
-    """How the latents of the selected model are computed."""
+    """How the latents of the selected model are computed, and which are stored."""
 
     posterior_samples: int = Field(50, ge=1, le=10_000, description="Draws that are averaged.")
+    arrays: list[LatentArray] = Field(
+        default_factory=lambda: list(get_args(LatentArray)),
+        min_length=1,
+        max_length=len(get_args(LatentArray)),
+        description="What is stored. `generator_states` is often the largest. `inputs` are there with a controller only.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.arrays)) < len(self.arrays):
+            raise ValueError(f"arrays names one more than once: {', '.join(self.arrays)}")
+        return self
 
 
 class JobSpecification(_Document):
@@ -138,6 +279,11 @@ class JobSpecification(_Document):
     training: Training = Field(default_factory=Training)
     budget: Budget = Field(default_factory=Budget)
     inference: Inference = Field(default_factory=Inference)
+
+    def searched_space(self) -> dict[str, float | Range]:
+        """The hyperparameters that the models of this job read, in a fixed order."""
+        unread = () if self.architecture.has_controller else CONTROLLER_HYPERPARAMETERS
+        return {name: getattr(self.space, name) for name in Space.model_fields if name not in unread}
 
 
 Split = Literal["train", "valid", "test"]

@@ -141,6 +141,7 @@ class Job(Base):
     state: Mapped[JobState] = mapped_column(String(20))
     spec: Mapped[Document]  # a `store.specification.JobSpecification`
     selected_model_id: Mapped[str | None] = mapped_column(String(40))
+    diagnostics: Mapped[Document | None]  # what `worker.diagnostics` found when the job ended
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
@@ -186,6 +187,7 @@ class CurvePoint(Base):
     ordinary_loss: Mapped[float | None]
     smoothed_sv_loss: Mapped[float | None]
     kl_initial_condition: Mapped[float | None]
+    kl_inputs: Mapped[float | None]  # only with a controller
     gradient_norm: Mapped[float | None]
     learning_rate: Mapped[float | None]
 

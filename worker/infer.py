@@ -1,19 +1,25 @@
-"""The last slice of a job: latents of the selected model for every trial, and its scores."""
+"""The last slice of a job: latents of the selected model for every trial, its scores, and the job's diagnostics."""
 
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import select
+from torch import Tensor
 
-from models import metrics
-from models.inference import infer_latents
+from models import Architecture, Latents, iterate_latents
+from models.constant_outputs import constant_output_losses, sv_bits_per_spike
 from store import events
 from store.array_store import delete_objects
-from store.arrays import ArrayGroupWriter, NamedArray
+from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
 from store.database import database_now
 from store.states import JobState
-from store.tables import Model
+from store.tables import CurvePoint, Model, Trial
 from worker.checkpoints import load_checkpoint
+from worker.diagnostics import best_epoch, diagnose
+from worker.scores import ScoredData, score
 from worker.slice_work import Progress, TrainingProcess, Work, finite
 
 SPLITS = ["train", "valid", "test"]
@@ -21,43 +27,34 @@ SPLITS = ["train", "valid", "test"]
 
 
 def infer(process: TrainingProcess, work: Work) -> None:
-    """Posterior-average the latents of every trial, in the user's order, store and score them."""
+    """Posterior-average the latents of every trial, in the user's order, store and score them.
+
+    Latents are written as they come, a few trials at a time; what stays is the data themselves, as in training, and the rates
+    in a file on disk, for the scores.
+    """
     model = work.models[0]
     progress = Progress(process, work)
-    spikes = process.read_array(work.dataset, "spikes")
-    latents = infer_latents(
-        work.architecture(),
-        load_checkpoint(process.arrays, model.checkpoint_key or ""),
-        spikes,
-        work.trial_length_bins,
-        posterior_samples=work.specification.inference.posterior_samples,
-        seed=model.seed,
-        device=process.device,
-        on_step=progress.beat,
-    )
+    state = load_checkpoint(process.arrays, model.checkpoint_key or "")
+    models, kept = _job_so_far(process, work, best_epoch(state))
     path = f"models/{model.id}/latents/{work.lease.token}"
-    writer = ArrayGroupWriter(
-        process.arrays,
-        path,
-        {
-            "model_id": model.id,
-            "job_id": work.job.id,
-            "dataset_id": work.dataset.id,
-            "bin_width_s": work.dataset.bin_width_s,
-            "posterior_samples": work.specification.inference.posterior_samples,
-            "coordinates": "split trial_length_bins",
-        },
-    )
-    bin_width_s = float(work.dataset.bin_width_s or 0)
-    for array in [*_latent_arrays(latents, bin_width_s), *coordinates(work, bin_width_s)]:
-        writer.write(array)
-        progress.beat()
-    writer.close()
-    scores = _scores(process, work, spikes, latents.rates)
+    spikes = process.read_array(work.dataset, "spikes")
+    with _scratch_array(spikes.shape) as rates:
+        _write_latents(process, work, progress, state, spikes, rates, path)
+        data = ScoredData(rates, spikes, _true_rates(process, work), _conditions(process, work))
+        scores = score(work, data, progress.beat)
+    training_data, architecture = process.training_data(work), work.architecture()
+    if kept is not None and kept.sv_loss is not None:
+        scores["bits_per_spike_sv"] = finite(sv_bits_per_spike(architecture, training_data, kept.sv_loss))
+    progress.beat()
+    reference = constant_output_losses(architecture, training_data)
+    diagnostics = diagnose(work, models, kept, reference) if reference.held_out_samples else None
     with process.final_report(work) as (session, job, _piece):
         row = session.get_one(Model, model.id)
         replaced, row.latents_path = row.latents_path, path
         row.scores = {**row.scores, **scores}
+        job.diagnostics = diagnostics
+        if diagnostics is not None:
+            events.record(session, job.id, "job.diagnostics", **diagnostics)
         job.state, job.ended_at = JobState.DONE, database_now(session)
         events.record(
             session, job.id, "job.state", state=job.state, selected_model_id=model.id, scores=row.scores
@@ -66,32 +63,112 @@ def infer(process: TrainingProcess, work: Work) -> None:
         delete_objects(process.arrays, replaced)
 
 
-def _latent_arrays(latents: Any, bin_width_s: float) -> list[NamedArray]:
+def _job_so_far(process: TrainingProcess, work: Work, epoch: int) -> tuple[list[Model], CurvePoint | None]:
+    """The models of the job, by number, and the selected one's point of the learning curve at an epoch."""
+    with process.database.read() as session:
+        of_job = select(Model).where(Model.job_id == work.job.id).order_by(Model.number)
+        return list(session.execute(of_job).scalars()), session.get(CurvePoint, (work.models[0].id, epoch))
+
+
+@contextmanager
+def _scratch_array(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """A float32 array in a file that is gone afterwards; a column of the last axis lies together."""
+    with tempfile.TemporaryFile(prefix="latentry-rates-") as file:
+        yield np.moveaxis(np.memmap(file, np.float32, "w+", shape=(shape[-1], *shape[:-1])), 0, -1)
+
+
+def _write_latents(
+    process: TrainingProcess,
+    work: Work,
+    progress: Progress,
+    state: dict[str, Tensor],
+    spikes: NDArray[np.integer],
+    rates: NDArray[np.float32],
+    path: str,
+) -> None:
+    """Infer, batch by batch; write what the job asks for, and all rates (counts per bin) into `rates`."""
+    inference, bin_width_s = work.specification.inference, float(work.dataset.bin_width_s or 0)
+    writer = ArrayGroupWriter(
+        process.arrays,
+        path,
+        {
+            "model_id": work.models[0].id,
+            "job_id": work.job.id,
+            "dataset_id": work.dataset.id,
+            "bin_width_s": bin_width_s,
+            "posterior_samples": inference.posterior_samples,
+            "coordinates": "split trial_length_bins",
+        },
+    )
+    architecture = work.architecture()
+    targets = _create_latent_arrays(writer, architecture, inference.arrays, spikes.shape)
+    for where, latents in iterate_latents(
+        architecture,
+        state,
+        spikes,
+        work.trial_length_bins,
+        external_inputs=process.external_inputs(work),
+        posterior_samples=inference.posterior_samples,
+        seed=work.models[0].seed,
+        device=process.device,
+        on_step=progress.beat,
+    ):
+        rates[where] = latents.rates
+        for name, target in targets.items():
+            target.append(_stored(name, latents, bin_width_s))
+            progress.beat()
+    for target in targets.values():
+        target.close()
+    for array in coordinates(work, bin_width_s):
+        writer.write(array)
+        progress.beat()
+    writer.close()
+
+
+def _stored(name: str, latents: Latents, bin_width_s: float) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = getattr(latents, name)
+    return values / np.float32(bin_width_s) if name == "rates" else values
+
+
+def _create_latent_arrays(
+    writer: ArrayGroupWriter, architecture: Architecture, wanted: Sequence[str], shape: tuple[int, ...]
+) -> dict[str, RowWriter]:
+    trials, bins, neurons = shape
+    absent = "NaN past a trial's end"
+    if architecture.initial_condition_bins:
+        absent += (
+            f", and in the first {architecture.initial_condition_bins} bins, before the generator begins"
+        )
     time = ("trial", "time_s")
-    return [
-        NamedArray(
-            "rates",
-            (latents.rates / bin_width_s).astype(np.float32),
-            (*time, "neuron"),
-            "spikes/s",
-            "posterior mean of the firing rates; NaN past a trial's end",
+    described = {
+        "rates": (
+            (trials, bins, neurons), (*time, "neuron"), "spikes/s",
+            f"posterior mean of the firing rates; {absent}",
         ),
-        NamedArray("factors", latents.factors, (*time, "factor"), "", "posterior mean of the factors"),
-        NamedArray(
-            "initial_conditions",
-            latents.initial_conditions,
-            ("trial", "initial_condition_dim"),
-            "",
+        "factors": (
+            (trials, bins, architecture.factors), (*time, "factor"), "",
+            f"posterior mean of the factors; {absent}",
+        ),
+        "initial_conditions": (
+            (trials, architecture.initial_condition_dim), ("trial", "initial_condition_dim"), "",
             "posterior mean of the generator's initial condition",
         ),
-        NamedArray(
-            "generator_states",
-            latents.generator_states,
-            (*time, "generator_unit"),
-            "",
-            "posterior mean of the generator's state",
+        "inputs": (
+            (trials, bins, architecture.inferred_inputs), (*time, "input"), "",
+            f"posterior mean of the inferred inputs to the generator; {absent}",
         ),
-    ]
+        "generator_states": (
+            (trials, bins, architecture.generator_units), (*time, "generator_unit"), "",
+            f"posterior mean of the generator's state; {absent}",
+        ),
+    }  # fmt: skip
+    if not architecture.has_controller:
+        del described["inputs"]
+    return {
+        name: RowWriter(writer.create(name, size, np.float32, dims, units=units, description=description))
+        for name, (size, dims, units, description) in described.items()
+        if name in wanted
+    }
 
 
 def coordinates(work: Work, bin_width_s: float) -> list[NamedArray]:
@@ -113,20 +190,18 @@ def coordinates(work: Work, bin_width_s: float) -> list[NamedArray]:
     ]
 
 
-def _scores(
-    process: TrainingProcess, work: Work, spikes: NDArray[Any], rates: NDArray[np.float32]
-) -> dict[str, float | None]:
-    """Scores of the posterior-averaged rates (counts per bin) on validation trials, and against the truth if known."""
-    bins = np.arange(spikes.shape[1])
-    recorded = (bins[None, :] < work.trial_length_bins[:, None])[:, :, None]
-    valid = work.split() == "valid"
-    scores = {
-        "bits_per_spike_valid": metrics.bits_per_spike(rates[valid], spikes[valid], mask=recorded[valid]),
-    }
-    if work.dataset.report and "true_rates_hz" in work.dataset.report.get("arrays", []):
-        true_rates = process.read_array(work.dataset, "true_rates_hz") * work.dataset.bin_width_s
-        scores["r2_true_rates"] = metrics.r2_true_rates(rates, true_rates, mask=recorded)
-        scores["r2_true_rates_valid"] = metrics.r2_true_rates(
-            rates[valid], true_rates[valid], mask=recorded[valid]
-        )
-    return {name: finite(value) for name, value in scores.items()}
+def _true_rates(process: TrainingProcess, work: Work) -> NDArray[np.float32] | None:
+    """True rates in counts per bin, where the data set has them."""
+    if open_array(process.arrays, work.dataset.array_path or "", "true_rates_hz") is None:
+        return None
+    true_rates = process.read_array(work.dataset, "true_rates_hz").astype(np.float32, copy=False)
+    true_rates *= np.float32(work.dataset.bin_width_s or 0)
+    return true_rates
+
+
+def _conditions(process: TrainingProcess, work: Work) -> list[int | str | None]:
+    """The metadata `condition` of each trial, where it is a whole number or text."""
+    with process.database.read() as session:
+        of_trials = select(Trial.details).where(Trial.dataset_id == work.dataset.id).order_by(Trial.trial)
+        found = [details.get("condition") for details in session.execute(of_trials).scalars()]
+    return [value if isinstance(value, int | str) else None for value in found]

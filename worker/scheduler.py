@@ -16,7 +16,7 @@ from store.identifiers import new_id
 from store.settings import Settings
 from store.specification import JobSpecification
 from store.states import JobState, ModelState, SliceState
-from store.tables import Job, Model, Slice, Worker
+from store.tables import Dataset, Job, Model, Slice, Worker
 from worker.strategies import Begin, ModelRecord, make_strategy
 
 WORKER_SEEN_SECONDS = 30.0
@@ -78,6 +78,7 @@ def _begin(
     packs = max(1, min(workers, len(begun)), -(-len(begun) // settings.pack_models))
     last = session.execute(select(func.max(Model.pack)).where(Model.job_id == job.id)).scalar_one()
     first = 0 if last is None else last + 1
+    report = session.get_one(Dataset, job.dataset_id).report
     models = [
         Model(
             id=new_id("mod"),
@@ -87,7 +88,7 @@ def _begin(
             pack=first + position % packs,
             state=ModelState.QUEUED,
             seed=decision.seed,
-            architecture=specification.architecture.model_dump(),
+            architecture=specification.architecture.of_data(report),
             hyperparameters=decision.hyperparameters,
             epochs_trained=0,
             scores={},

@@ -18,8 +18,10 @@ from zarr.abc.store import Store
 from models import (
     Architecture,
     EpochScores,
-    Session as TrainingSession,
     TrainingData,
+)
+from models import (
+    Session as TrainingSession,
 )
 from store import events, outbox
 from store.arrays import open_array
@@ -81,26 +83,39 @@ class TrainingProcess:
             )
 
     def training_data(self, work: "Work") -> TrainingData:
-        """Spikes on the device, split and sample-validation mask; kept for the next slice of the same job."""
+        """Data on the device, split and sample-validation mask; kept for the next slice of the same job."""
         training = work.specification.training
         seed = work.specification.seed
-        key = (work.dataset.id, training.sv_rate, training.valid_fraction, seed)
+        architecture = work.architecture()
+        key = (
+            work.dataset.id, training.sv_rate, training.valid_fraction, seed,
+            architecture.observation, architecture.external_inputs,
+        )  # fmt: skip
         if key not in self._data:
             self._data.clear()
             split = work.split()
             used = split != "test"
+            external = self.external_inputs(work)
             session = TrainingSession(
                 self.read_array(work.dataset, "spikes")[used],
                 work.trial_length_bins[used],
                 split[used] == "valid",
+                external_inputs=None if external is None else external[used],
             )
             self._data[key] = TrainingData(
                 session,
                 sv_rate=training.sv_rate,
                 sv_seed=seed,
+                observation=architecture.observation,
                 device=self.device,
             )
         return self._data[key]
+
+    def external_inputs(self, work: "Work") -> np.ndarray[Any, Any] | None:
+        """Known inputs [trials, bins, X] of the data set, where the models of the job get them."""
+        if work.architecture().external_inputs == 0:
+            return None
+        return self.read_array(work.dataset, "external_inputs")
 
     def read_array(self, dataset: Dataset, name: str) -> np.ndarray[Any, Any]:
         """Read an array of a data set whole."""
@@ -150,7 +165,9 @@ class Work:
 
     def architecture(self) -> Architecture:
         """Of the slice's models: a pack has one."""
-        return Architecture(neurons=self.dataset.neurons or 0, **self.models[0].architecture)
+        described = dict(self.models[0].architecture)
+        described["held_out_neurons"] = tuple(described.get("held_out_neurons", ()))
+        return Architecture(neurons=self.dataset.neurons or 0, **described)
 
 
 class Progress:
@@ -221,6 +238,7 @@ def _curve_point(model: Model, scores: EpochScores, slice_id: str) -> CurvePoint
         ordinary_loss=finite(scores.ordinary_loss),
         smoothed_sv_loss=finite(scores.smoothed_sv_loss),
         kl_initial_condition=finite(scores.kl_initial_condition),
+        kl_inputs=finite(scores.kl_inputs) if model.architecture.get("controller_units") else None,
         gradient_norm=finite(scores.gradient_norm),
         learning_rate=finite(scores.learning_rate),
     )

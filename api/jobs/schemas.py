@@ -23,6 +23,46 @@ class JobProgress(BaseModel):
     seconds_left: float | None = Field(description="Estimate from the pace so far.")
 
 
+class ModelDiagnostics(BaseModel):
+    """A model's losses by sample validation and by ordinary validation, in nats per sample."""
+
+    number: int
+    sv_loss: float | None
+    ordinary_loss: float | None
+    gap: float | None = Field(description="`sv_loss` less `ordinary_loss`.")
+    lost_share: float | None = Field(
+        description="Of its gain over constant rates on samples that it reads, the share that it lacks on samples that it "
+        "does not read: near 0 for a model of the rates, above 1 if it does worse there than constant rates. None if it "
+        "gains nothing."
+    )
+
+
+class JobDiagnostics(BaseModel):
+    """Whether ordinary validation would have misled: SV and ordinary losses of the models that were trained.
+
+    Losses are those of each model's last epoch, but of the selected one those of the epoch whose weights gave the latents.
+    """
+
+    rank_correlation: float | None = Field(
+        description="Spearman's, between SV and ordinary losses over models; None for fewer than 3 models."
+    )
+    leaking: list[int] | None = Field(
+        description="Numbers of the models that pass single spikes from input to output; None if it is not judged."
+    )
+    best_by_sv: int | None = Field(description="Number of the model of lowest SV loss.")
+    best_by_ordinary: int | None = Field(
+        description="Number of the model of lowest ordinary loss, which ordinary validation would select."
+    )
+    selected: int | None = Field(
+        description="Number of the selected model: the lowest smoothed SV loss decides."
+    )
+    constant_sv_loss: float = Field(description="SV loss of constant rates, in nats per sample.")
+    constant_ordinary_loss: float = Field(description="Their ordinary loss.")
+    warning: str | None = Field(description="What to know before using the latents; None if no model leaks.")
+    note: str | None = Field(description="Why leaks are not judged, where they are not.")
+    models: list[ModelDiagnostics]
+
+
 class JobDocument(BaseModel):
     """A job."""
 
@@ -32,6 +72,7 @@ class JobDocument(BaseModel):
     state: JobState
     progress: JobProgress
     selected_model_id: str | None = Field(None, description="The model with the lowest smoothed SV loss.")
+    diagnostics: JobDiagnostics | None = Field(None, description="Once it is done.")
     error: dict[str, Any] | None = None
     specification: JobSpecification
     created_at: datetime
@@ -49,6 +90,8 @@ class JobPreview(BaseModel):
     training_trials: int
     validation_trials: int
     steps_per_epoch: int
+    step_memory_bytes: int = Field(description="Rough memory of one model's training step.")
+    external_inputs: int = Field(description="Known inputs in each bin, from the data set.")
     specification: JobSpecification = Field(description="With every default written out.")
     warnings: list[str]
 
@@ -57,6 +100,8 @@ class EventDocument(BaseModel):
     """Something that happened to a job."""
 
     id: int
-    kind: str = Field(description="`job.state`, `model.state`, `slice.state` or `progress`.")
+    kind: str = Field(
+        description="`job.state`, `job.diagnostics`, `model.state`, `slice.state` or `progress`."
+    )
     created_at: datetime
     data: dict[str, Any]

@@ -4,10 +4,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.datasets.service import find_ready
-from api.errors import Invalid, NotFound, WrongState
-from api.field_problems import FieldProblem
+from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.jobs.schemas import EventDocument, JobDocument, JobPreview, JobProgress
+from api.jobs.checks import JobData, check, step_bytes, warnings
+from api.jobs.schemas import EventDocument, JobDiagnostics, JobDocument, JobPreview, JobProgress
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Page, cut_page, decode_id, decode_number
@@ -16,10 +16,7 @@ from store.database import database_now
 from store.identifiers import PATTERN, new_id
 from store.specification import JobSpecification, split_trials
 from store.states import JobState, ModelState, SliceState
-from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice, Trial
-
-FEWEST_VALIDATION_TRIALS = 2
-FEWEST_TRAINING_TRIALS = 4
+from store.tables import CurvePoint, Event, Job, Model, Slice, Trial
 
 
 def document(session: Session, row: Job) -> JobDocument:
@@ -42,6 +39,7 @@ def document(session: Session, row: Job) -> JobDocument:
         state=row.state,
         progress=_progress(session, row, specification),
         selected_model_id=row.selected_model_id,
+        diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,
         specification=specification,
         created_at=row.created_at,
@@ -115,64 +113,28 @@ def preview(session: Session, tenant_id: str, specification: JobSpecification) -
         Everything that can be known before training.
     """
     dataset = find_ready(session, tenant_id, specification.dataset_id)
-    given = list(
-        session.execute(
-            select(Trial.split).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
-        ).scalars()
+    of_trials = (
+        select(Trial.split, Trial.length_bins).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
     )
+    rows = session.execute(of_trials).all()
+    given = [row.split for row in rows]
     split = split_trials(given, specification.training.valid_fraction, specification.seed)
-    training, validation = split.count("train"), split.count("valid")
-    _check_split(dataset, training, validation, is_given="valid" in given)
+    data = JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
+    check(specification, data)
+    training = data.training_trials
     steps = -(-training // min(specification.training.batch_size, training))
     return JobPreview(
         valid=True,
         models=specification.budget.models,
         epochs=specification.budget.models * specification.budget.epochs,
         training_trials=training,
-        validation_trials=validation,
+        validation_trials=data.validation_trials,
         steps_per_epoch=steps,
+        step_memory_bytes=step_bytes(specification, data),
+        external_inputs=specification.architecture.of_data(dataset.report)["external_inputs"],
         specification=specification,
-        warnings=_warnings(dataset, specification, training),
+        warnings=warnings(specification, data),
     )
-
-
-def _check_split(dataset: Dataset, training: int, validation: int, *, is_given: bool) -> None:
-    if training >= FEWEST_TRAINING_TRIALS and validation >= FEWEST_VALIDATION_TRIALS:
-        return
-    message = (
-        f"the data set {dataset.id} has {dataset.trials} trials, of which {training} would be for training and "
-        f"{validation} for validation; expected at least {FEWEST_TRAINING_TRIALS} and {FEWEST_VALIDATION_TRIALS}"
-    )
-    pointer = "/dataset_id" if is_given else "/training/valid_fraction"
-    raise Invalid(
-        message,
-        hint="upload more trials"
-        + (
-            ", or another split: the file's own is used"
-            if is_given
-            else ", or change training.valid_fraction"
-        ),
-        errors=[FieldProblem(pointer=pointer, code="too_few_trials", message=message)],
-    )
-
-
-def _warnings(dataset: Dataset, specification: JobSpecification, training: int) -> list[str]:
-    warnings = []
-    budget, ramp = specification.budget.epochs, specification.training.ramp_epochs
-    if budget <= ramp:
-        warnings.append(
-            f"budget.epochs is {budget} and training.ramp_epochs is {ramp}: training ends before the weights of KL and L2 "
-            "have risen whole; give more epochs or a shorter ramp"
-        )
-    if specification.training.batch_size > training:
-        warnings.append(
-            f"training.batch_size is {specification.training.batch_size} and there are {training} training trials: "
-            "every epoch is one step"
-        )
-    factors = specification.architecture.factors
-    if dataset.neurons is not None and factors > dataset.neurons:
-        warnings.append(f"architecture.factors is {factors} and there are only {dataset.neurons} neurons")
-    return warnings
 
 
 def create(

@@ -17,12 +17,16 @@ class ModelDocument(BaseModel):
     state: ModelState
     is_selected: bool = Field(description="Whether the job selected it, for the lowest smoothed SV loss.")
     seed: int
-    architecture: dict[str, Any]
-    hyperparameters: dict[str, float]
+    architecture: dict[str, Any] = Field(
+        description="As the job asks, with the number of external inputs that the data set has."
+    )
+    hyperparameters: dict[str, float] = Field(
+        description="Those of the space that it reads: without a controller, not the controller's."
+    )
     epochs_trained: int
     scores: dict[str, float | None] = Field(
-        description="Losses in nats per sample (`sv_loss` is the one to trust, `ordinary_loss` the one that misleads), "
-        "bits per spike, R² to the true rates where they are known."
+        description="Losses in nats per sample (`sv_loss` is the one to trust, `ordinary_loss` the one that misleads); of "
+        "the selected model also bits per spike and R², see the guide. null: not defined on these trials."
     )
     end_reason: str | None = None
     created_at: datetime
@@ -39,7 +43,10 @@ class CurvePointDocument(BaseModel):
     smoothed_sv_loss: float | None
     sv_loss_train: float | None = Field(description="On held-out samples of training trials.")
     ordinary_loss: float | None = Field(description="On the samples of validation trials that the model saw.")
-    kl_initial_condition: float | None
+    kl_initial_condition: float | None = Field(
+        description="KL divergence of the initial condition's posterior from its prior, in nats per trial."
+    )
+    kl_inputs: float | None = Field(description="The same of the inferred inputs; null without a controller.")
     gradient_norm: float | None
     learning_rate: float | None
 

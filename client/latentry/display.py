@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -103,7 +104,7 @@ def _number(value: float | None) -> str:
 
 
 def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
-    """Show a job until it ends, and return it.
+    """Show a job until it ends, with what its diagnostics warn of, and return it.
 
     Raises
     ------
@@ -124,4 +125,7 @@ def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
     job = client.get_job(job_id)
     if job["state"] != "done":
         raise LatentryError(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
+    warning = (job.get("diagnostics") or {}).get("warning")
+    if warning:
+        console.print(f"[bold yellow]Warning:[/bold yellow] {escape(warning)}")
     return job

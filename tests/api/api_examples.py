@@ -39,6 +39,8 @@ def add_dataset(
     tenant: str = DEFAULT_TENANT,
     array_path: str | None = None,
     neurons: int = 4,
+    external_inputs: int = 0,
+    lengths: Sequence[int] | None = None,
 ) -> str:
     dataset_id = new_id("dat")
     is_ready = state == DatasetState.READY
@@ -54,7 +56,7 @@ def add_dataset(
             neurons=neurons if is_ready else None,
             bin_width_s=0.02 if is_ready else None,
             array_path=array_path,
-            report={"warnings": []} if is_ready else None,
+            report={"warnings": [], "external_inputs": external_inputs} if is_ready else None,
             problems=[{"message": "no spikes", "hint": "add some"}]
             if state == DatasetState.REJECTED
             else None,
@@ -66,7 +68,7 @@ def add_dataset(
             Trial(
                 dataset_id=dataset_id,
                 trial=trial,
-                length_bins=5,
+                length_bins=5 if lengths is None else lengths[trial],
                 split=split,
                 details={"condition": trial % 4},
             )

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from store.database import Database
 from store.specification import JobSpecification
 from store.states import DatasetState, JobState, ModelState, SliceState
-from store.tables import Event, IdempotentRequest, Job, Model, OutboxMessage, Slice
+from store.tables import Dataset, Event, IdempotentRequest, Job, Model, OutboxMessage, Slice
 from tests.api.api_examples import PROBLEM, START, Example, add_dataset, add_job, add_model
 
 JSON = {"Content-Type": "application/json"}
@@ -85,6 +85,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"training": {"sv_rate": 0}}, "/training/sv_rate", "greater than 0; got 0"),
     ({"training": {"valid_fraction": 1}}, "/training/valid_fraction", "less than 1; got 1"),
     ({"architecture": {"factors": None}}, "/architecture/factors", "got null"),
+    ({"architecture": {"controller_units": 4}}, "/architecture", "controller_units is 4 and inferred_inputs is 0: expected both"),
+    ({"architecture": {"inferred_inputs": 4}}, "/architecture", "controller_units is 0 and inferred_inputs is 4: expected both"),
+    ({"architecture": {"encoded_bins": 3, "initial_condition_bins": 4}}, "/architecture", "expected more encoded bins"),
+    ({"architecture": {"held_out_neurons": [1, 1]}}, "/architecture", "held_out_neurons names 1 more than once"),
+    ({"architecture": {"held_out_neurons": [0, -1]}}, "/architecture/held_out_neurons/1", "equal to 0; got -1"),
+    ({"architecture": {"held_out_neurons": 1}}, "/architecture/held_out_neurons", "a valid list; got 1"),
+    ({"architecture": {"observation": "gaussian"}}, "/architecture/observation", "got 'gaussian'"),
+    ({"architecture": {"external_inputs": 1}}, "/architecture/external_inputs", "there is no such field"),
+    ({"inference": {"arrays": ["spikes"]}}, "/inference/arrays/0", "got 'spikes'"),
+    ({"training": {"score_smoothing": 1}}, "/training/score_smoothing", "less than 1; got 1"),
     ({"strategy": {"kind": "pbt"}}, "/strategy/kind", "should be 'random'; got 'pbt'"),
     ({"name": "a\x00"}, "/name", "should match pattern"),
     ({"name": "\ud800"}, "/name", "half of a surrogate pair"),
@@ -196,6 +206,118 @@ def test_too_few_trials(
     assert (field["pointer"], field["code"]) == (pointer, "too_few_trials")
     assert counts in field["message"]
     assert "expected at least 4 and 2" in field["message"]
+
+
+CONTROLLER = {"controller_units": 8, "inferred_inputs": 1}
+
+
+@pytest.mark.parametrize("query", ["", "?validate_only=true"])
+@pytest.mark.parametrize(
+    ("change", "pointer", "code", "says"),
+    [
+        ({"held_out_neurons": [0, 4]}, "/held_out_neurons/1", "no_such_neuron", "4 neurons, 0 … 3; got 4"),
+        ({"held_out_neurons": [3, 1, 2, 0]}, "/held_out_neurons", "nothing_to_read", "all 4 neurons are held out"),
+        ({"encoded_bins": 6}, "/encoded_bins", "too_many_bins", "at most the data set's 5 bins; got 6"),
+        ({"initial_condition_bins": 5}, "/initial_condition_bins", "too_many_bins", "fewer than the 5 bins"),
+        ({**CONTROLLER, "controller_lag_bins": 3, "encoded_bins": 4, "initial_condition_bins": 1},
+         "/controller_lag_bins", "too_many_bins", "fewer than the 3 bins"),
+        ({"initial_condition_bins": 3}, "/initial_condition_bins", "too_many_bins", "longest valid trial has, 3; got 3"),
+    ],
+)  # fmt: skip
+def test_architecture_must_fit_the_data_set(
+    light_client: TestClient,
+    sqlite_database: Database,
+    change: dict[str, Any],
+    pointer: str,
+    code: str,
+    says: str,
+    query: str,
+) -> None:
+    with sqlite_database.write() as session:
+        splits = ["train"] * 16 + ["valid"] * 4
+        dataset_id = add_dataset(session, splits=splits, lengths=[5] * 16 + [3] * 4)
+    answer = light_client.post(f"/v1/jobs{query}", json={"dataset_id": dataset_id, "architecture": change})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+    [field] = answer.json()["errors"]
+    assert (field["pointer"], field["code"]) == (f"/architecture{pointer}", code)
+    assert says in field["message"]
+    assert answer.json()["detail"] == f"/architecture{pointer}: {field['message']}"
+    assert count(sqlite_database, Job) == 0
+
+
+def test_everything_that_does_not_fit_is_told_at_once(
+    light_client: TestClient, light_dataset_id: str
+) -> None:
+    change = {"held_out_neurons": [9], "encoded_bins": 9, "encoder_units": 1024}
+    answer = light_client.post("/v1/jobs", json={"dataset_id": light_dataset_id, "architecture": change})
+    assert [error["pointer"] for error in answer.json()["errors"]] == [
+        "/architecture/held_out_neurons/0",
+        "/architecture/encoded_bins",
+    ]
+    assert answer.json()["detail"].endswith("(and 1 more)")
+
+
+def test_a_step_that_no_machine_could_hold_is_refused(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, neurons=2_000_000)
+        session.get_one(Dataset, dataset_id).bins = 1000
+    body = {"dataset_id": dataset_id, "training": {"batch_size": 1}}
+    answer = light_client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    [field] = answer.json()["errors"]
+    assert (field["pointer"], field["code"]) == ("/training/batch_size", "too_large")
+    assert "about 88 GB; expected at most 80 GB" in field["message"]
+    with sqlite_database.write() as session:
+        session.get_one(Dataset, dataset_id).neurons = 1_000_000
+    preview = light_client.post("/v1/jobs?validate_only=true", json=body).json()
+    assert preview["step_memory_bytes"] == pytest.approx(44e9, rel=0.01)
+    assert any("takes about 44 GB of memory" in warning for warning in preview["warnings"])
+
+
+def test_preview_tells_external_inputs_and_what_is_not_used(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        driven = add_dataset(session, external_inputs=2, lengths=[5] * 19 + [1])
+        plain = add_dataset(session)
+
+    def preview(dataset_id: str, **body: Any) -> dict[str, Any]:
+        ramp = {"training": {"ramp_epochs": 1, "batch_size": 4}}
+        answer = light_client.post(
+            "/v1/jobs?validate_only=true", json={"dataset_id": dataset_id, **ramp, **body}
+        )
+        found: dict[str, Any] = answer.json()
+        found["warnings"] = [text for text in found["warnings"] if "factors" not in text]
+        return found
+
+    found = preview(driven)
+    assert (found["external_inputs"], found["warnings"]) == (2, [])
+    assert preview(driven, architecture={"use_external_inputs": False})["external_inputs"] == 0
+    found = preview(plain, architecture={"use_external_inputs": True}, space={"kl_weight_inputs": 1e-5})
+    assert found["external_inputs"] == 0
+    assert ["space.kl_weight_inputs is given" in text for text in found["warnings"]] == [True, False]
+    assert "the data set has no external_inputs" in found["warnings"][1]
+    assert preview(plain, architecture=CONTROLLER, space={"kl_weight_inputs": 1e-5})["warnings"] == []
+    [warning] = preview(driven, architecture={"initial_condition_bins": 1})["warnings"]
+    assert "1 trials end within the first 1 bins" in warning
+
+
+def test_diagnostics_of_a_job_are_told_when_it_is_done(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    found = {
+        "rank_correlation": -0.5, "leaking": [1], "best_by_sv": 0, "best_by_ordinary": 1, "selected": 0,
+        "constant_sv_loss": 0.54, "constant_ordinary_loss": 0.55, "warning": "Model 1 leaks.", "note": None,
+        "models": [{"number": 1, "sv_loss": 0.9, "ordinary_loss": 0.1, "gap": 0.8, "lost_share": 1.9}],
+    }  # fmt: skip
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, state=JobState.DONE)
+        running = add_job(session, light_dataset_id)
+        session.get_one(Job, job_id).diagnostics = found
+    assert light_client.get(f"/v1/jobs/{job_id}").json()["diagnostics"] == found
+    assert light_client.get(f"/v1/jobs/{running}").json()["diagnostics"] is None
 
 
 def test_preview_makes_nothing(client: TestClient, database: Database, dataset_id: str) -> None:

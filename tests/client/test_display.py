@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latentry import Client, LatentryError
-from latentry.display import JobDisplay, sparkline
+from latentry.display import JobDisplay, follow, sparkline
 from rich.console import Console
 
 from tests.conftest import free_port
@@ -42,6 +42,35 @@ def test_the_display_follows_the_events() -> None:
     shown = console.export_text()
     assert "5/10" in shown
     assert "50 %" in shown
+
+
+class FinishedJob:
+    """What `follow` asks of a client."""
+
+    def __init__(self, diagnostics: dict[str, Any] | None) -> None:
+        budget = {"epochs": 2, "models": 1}
+        self._job = {"state": "done", "specification": {"budget": budget}, "diagnostics": diagnostics}
+
+    def get_job(self, _job_id: str) -> dict[str, Any]:
+        return self._job
+
+    def events(self, _job_id: str) -> list[dict[str, Any]]:
+        diagnostics = {"kind": "job.diagnostics", "data": self._job["diagnostics"] or {}}
+        return [progress((0, 2, 0.5)), diagnostics, {"kind": "job.state", "data": {"state": "done"}}]
+
+
+@pytest.mark.parametrize(
+    ("diagnostics", "warns"),
+    [({"warning": "1 of 4 models [number 2] leaks."}, True), ({"warning": None}, False), (None, False)],
+)
+def test_the_end_of_a_job_tells_what_its_diagnostics_warn_of(
+    diagnostics: dict[str, Any] | None, warns: bool
+) -> None:
+    console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    follow(cast(Client, FinishedJob(diagnostics)), "job_1", console)
+    shown = console.export_text()
+    assert ("Warning: 1 of 4 models [number 2] leaks." in shown) == warns
+    assert "done: 2 of 2 epochs" in shown
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=200))

@@ -90,6 +90,36 @@ def test_the_main_job(service: EmbeddedService, spikes_file: Path) -> None:
         np.testing.assert_array_equal(group["factors"][2], client.read_model_array(model_id, "factors", "2"))
 
 
+def test_a_job_with_inferred_inputs(service: EmbeddedService, spikes_file: Path) -> None:
+    """Controller, neurons and bins that are never read: inputs, scores and diagnostics come out."""
+    architecture = {
+        **SMALL["architecture"], "controller_units": 6, "controller_encoder_units": 5, "inferred_inputs": 2,
+        "held_out_neurons": [2, 5], "encoded_bins": 16,
+    }  # fmt: skip
+    with Client(service.url) as client:
+        dataset = client.upload_dataset(spikes_file)
+        job = client.create_job({**SMALL, "dataset_id": dataset["id"], "architecture": architecture})
+        events = {event["kind"]: event["data"] for event in client.events(job["id"])}
+        job = client.wait_for_job(job["id"])
+        model = client.get_model(job["selected_model_id"])
+        inputs = client.read_model_array(model["id"], "inputs")
+        assert inputs.shape == (40, 20, 2)
+        assert np.isfinite(inputs).all()
+        with xarray.open_zarr(f"{service.url}/v1/models/{model['id']}/zarr") as opened:
+            assert opened.inputs.dims == ("trial", "time_s", "input")
+            assert opened.generator_states.shape == (40, 20, 8)
+        for name in (
+            "bits_per_spike_valid", "bits_per_spike_sv", "co_smoothing_bits_per_spike_valid",
+            "forward_prediction_bits_per_spike_valid", "r2_true_rates", "psth_r2_valid",
+        ):  # fmt: skip
+            assert isinstance(model["scores"][name], float), name
+        assert model["hyperparameters"].keys() >= {"kl_weight_inputs", "l2_weight_controller"}
+        curve = client.get(f"/v1/models/{model['id']}/learning_curve")["points"]
+        assert all(isinstance(point["kl_inputs"], float) for point in curve)
+        assert job["diagnostics"] == events["job.diagnostics"]
+        assert (job["diagnostics"]["leaking"], len(job["diagnostics"]["models"])) == (None, 2)
+
+
 def test_a_rejected_file_says_why(service: EmbeddedService, tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", spikes=np.full((10, 5, 3), 0.25), bin_width_s=0.01)
     with Client(service.url) as client, pytest.raises(LatentryError, match="whole"):

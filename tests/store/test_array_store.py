@@ -19,7 +19,7 @@ from store.array_store import (
     read_object,
     write_object,
 )
-from store.arrays import CHUNK_BYTES, ArrayGroupWriter, NamedArray, chunk_shape, open_array
+from store.arrays import CHUNK_BYTES, ArrayGroupWriter, NamedArray, RowWriter, chunk_shape, open_array
 from store.database import Database
 from store.migrate import migrate
 
@@ -127,3 +127,29 @@ def test_chunks_cover_whole_rows(shape: list[int], itemsize: int) -> None:
 def test_an_unknown_url_is_refused(sqlite_database: Database) -> None:
     with pytest.raises(ValueError, match=r"expected 'sql:' or 'file:///a/folder', got 'ftp://x'"):
         open_array_store("ftp://x", sqlite_database)
+
+
+@pytest.mark.parametrize("sizes", [[10], [1] * 10, [3, 4, 3], [9, 1]])
+def test_rows_that_come_in_any_portions_are_written_in_whole_chunks(
+    arrays: Store, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).normal(size=(10, 5, 2)).astype(np.float32)
+    monkeypatch.setattr("store.arrays.CHUNK_BYTES", 4 * 5 * 2 * 4)  # four rows
+    writer = ArrayGroupWriter(arrays, "rows")
+    target = writer.create("x", values.shape, values.dtype, ("trial", "time_s", "k"))
+    assert target.chunks == (4, 5, 2)
+    rows = RowWriter(target)
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        rows.append(values[end - size : end])
+    rows.close()
+    writer.close()
+    written = open_array(arrays, "rows", "x")
+    assert written is not None
+    np.testing.assert_array_equal(written[...], values)
+
+
+def test_rows_that_are_missing_are_told(arrays: Store) -> None:
+    rows = RowWriter(ArrayGroupWriter(arrays, "rows").create("x", (3, 2), np.float32, ("trial", "k")))
+    rows.append(np.zeros((2, 2), np.float32))
+    with pytest.raises(ValueError, match="expected 3 rows, got 2"):
+        rows.close()

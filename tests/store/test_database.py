@@ -8,17 +8,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from store import outbox
 from store.database import Database, database_now
 from store.identifiers import PATTERN, new_id
-from store.migrate import migrate
+from store.migrate import alembic_config, migrate
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Base, OutboxMessage, Tenant, UtcDateTime
+from store.tables import DEFAULT_TENANT, Base, Job, OutboxMessage, Tenant, UtcDateTime
 
 
 def test_migrations_give_the_tables_of_the_code(database: Database) -> None:
@@ -31,6 +32,30 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
     migrate(database)
     with database.read() as session:
         assert session.execute(select(Tenant.id)).scalars().all() == [DEFAULT_TENANT]
+
+
+def test_rows_of_the_first_schema_are_kept(sqlite_database: Database) -> None:
+    """Down to it and up again; what is new of them is empty."""
+    config = alembic_config()
+    with sqlite_database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO datasets (id, tenant_id, name, state, source, attempts, created_at) "
+                "VALUES ('dat_1', 'default', 'old', 'ready', '{}', 0, '2026-01-01')"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, tenant_id, dataset_id, name, state, spec, created_at) "
+                "VALUES ('job_1', 'default', 'dat_1', 'old', 'done', '{}', '2026-01-01')"
+            )
+        )
+    migrate(sqlite_database)
+    with sqlite_database.read() as session:
+        job = session.get_one(Job, "job_1")
+        assert (job.name, job.diagnostics) == ("old", None)
 
 
 def test_several_processes_may_migrate_at_once(postgres_database_url: str, tmp_path: Path) -> None:

@@ -1,11 +1,21 @@
 """The job specification and the split of trials."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from store.specification import JobSpecification, Range, split_trials
+from store.specification import (
+    CONTROLLER_HYPERPARAMETERS,
+    ArchitectureSpecification,
+    Inference,
+    JobSpecification,
+    Range,
+    Space,
+    split_trials,
+)
 
 
 def test_only_the_data_set_must_be_given() -> None:
@@ -29,6 +39,65 @@ def test_only_the_data_set_must_be_given() -> None:
 def test_a_space_that_makes_no_sense_is_refused(space: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         JobSpecification.model_validate({"dataset_id": "dat_1", "space": space})
+
+
+CONTROLLER = {"controller_units": 8, "inferred_inputs": 2}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ({"controller_units": 8}, "controller_units is 8 and inferred_inputs is 0: expected both above 0"),
+        ({"inferred_inputs": 1}, "controller_units is 0 and inferred_inputs is 1"),
+        (
+            {"encoded_bins": 5, "initial_condition_bins": 5},
+            "encoded_bins is 5 and initial_condition_bins is 5",
+        ),
+        ({"held_out_neurons": [4, 2, 7, 2]}, "held_out_neurons names 2 more than once"),
+        ({"held_out_neurons": [-1]}, "greater than or equal to 0"),
+        ({"observation": "gaussian"}, "should be 'poisson' or 'negative_binomial'"),
+        ({"external_inputs": 2}, "Extra inputs are not permitted"),
+    ],
+)
+def test_an_architecture_that_makes_no_sense_is_refused(
+    architecture: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JobSpecification.model_validate({"dataset_id": "dat_1", "architecture": architecture})
+
+
+def test_only_a_controller_has_its_hyperparameters() -> None:
+    without = JobSpecification(dataset_id="dat_1").searched_space()
+    architecture = ArchitectureSpecification.model_validate(CONTROLLER)
+    with_controller = JobSpecification(dataset_id="dat_1", architecture=architecture).searched_space()
+    assert set(with_controller) == set(Space.model_fields)
+    assert list(with_controller)[:-2] == list(without)
+    assert set(with_controller) - set(without) == set(CONTROLLER_HYPERPARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "report", "inputs"),
+    [
+        ({}, {"external_inputs": 3}, 3),
+        ({"use_external_inputs": False}, {"external_inputs": 3}, 0),
+        ({}, {"warnings": []}, 0),
+        ({}, None, 0),
+    ],
+)
+def test_external_inputs_are_counted_by_the_data(
+    architecture: dict[str, Any], report: dict[str, Any] | None, inputs: int
+) -> None:
+    described = ArchitectureSpecification(**architecture).of_data(report)
+    assert described["external_inputs"] == inputs
+    assert "use_external_inputs" not in described
+
+
+def test_arrays_are_named_once() -> None:
+    assert "inputs" in Inference().arrays
+    with pytest.raises(ValidationError, match="arrays names one more than once"):
+        Inference(arrays=["rates", "rates"])
+    with pytest.raises(ValidationError, match="at least 1"):
+        Inference(arrays=[])
 
 
 splits = st.lists(st.sampled_from([None, "train", "valid", "test"]), min_size=3, max_size=60)

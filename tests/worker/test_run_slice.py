@@ -90,7 +90,7 @@ def test_a_job_trains_selects_and_stores_latents(
     assert job.state == JobState.DONE, job.error
     best = min(models, key=lambda model: model.smoothed_sv_loss or np.inf)
     assert job.selected_model_id == best.id
-    assert {"job.state", "model.state", "slice.state", "progress"} == set(kinds)
+    assert {"job.state", "job.diagnostics", "model.state", "slice.state", "progress"} == set(kinds)
     assert [epoch for epoch, _ in curves(database, job_id)[0]] == [1, 2, 3, 4]
     rates = open_array(arrays, best.latents_path or "", "rates")
     assert rates is not None
@@ -101,6 +101,135 @@ def test_a_job_trains_selects_and_stores_latents(
     assert split is not None
     assert np.bincount(split[...]).tolist() == [32, 8]
     assert set(best.scores) >= {"sv_loss", "ordinary_loss", "bits_per_spike_valid", "r2_true_rates"}
+
+
+@pytest.fixture
+def driven_id(database: Database, arrays: Store, settings: Settings, tmp_path: Path) -> str:
+    """Ragged trials with true rates, conditions and two external inputs."""
+    random = np.random.default_rng(0)
+    lengths = np.array([20, 16, 3, 20] * 10)
+    past_end = np.arange(20)[None] >= lengths[:, None]
+    inputs = random.normal(size=(40, 20, 2)).astype(np.float32)
+    rates_hz = 30 * np.exp(0.5 * np.cumsum(inputs, axis=1) @ random.normal(size=(2, 6)) / 4)
+    spikes = random.poisson(rates_hz * 0.02).astype(np.uint8)
+    spikes[past_end] = 0
+    np.savez(
+        tmp_path / "driven.npz", spikes=spikes, bin_width_s=0.02, true_rates_hz=rates_hz.astype(np.float32),
+        trial_length_bins=lengths, external_inputs=inputs, condition=np.arange(40) % 3,
+    )  # fmt: skip
+    return ingest(database, arrays, settings, tmp_path / "driven.npz")
+
+
+EVERYTHING: dict[str, Any] = {
+    "encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3, "controller_units": 6,
+    "controller_encoder_units": 5, "inferred_inputs": 2, "input_prior": "gaussian", "initial_condition_bins": 4,
+    "encoded_bins": 15, "held_out_neurons": [1, 4],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("observation", ["poisson", "negative_binomial"])
+def test_a_job_with_everything_stores_inputs_and_its_scores(
+    database: Database, arrays: Store, process: TrainingProcess, driven_id: str, observation: str
+) -> None:
+    training = {"batch_size": 16, "ramp_epochs": 1, "decay_factor": 0.5, "decay_patience": 1}
+    architecture = {**EVERYTHING, "observation": observation}
+    job_id = add_job(
+        database,
+        driven_id,
+        architecture=architecture,
+        training=training,
+        inference={"posterior_samples": 3, "arrays": ["rates", "inputs", "initial_conditions"]},
+    )
+    run_job(process, job_id)
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        assert job.state == JobState.DONE, job.error
+        model = session.get_one(Model, job.selected_model_id)
+        points = session.execute(select(CurvePoint).where(CurvePoint.model_id == model.id)).scalars().all()
+    assert model.architecture["external_inputs"] == 2
+    assert model.hyperparameters.keys() >= {"kl_weight_inputs", "l2_weight_controller"}
+    assert all(point.kl_inputs is not None and point.kl_inputs > 0 for point in points)
+    inputs, rates = (open_array(arrays, model.latents_path or "", name) for name in ("inputs", "rates"))
+    assert inputs is not None
+    assert rates is not None
+    assert inputs.shape == (40, 20, 2)
+    assert inputs.metadata.dimension_names == ("trial", "time_s", "input")
+    bins, lengths = np.arange(20)[None], np.array([20, 16, 3, 20] * 10)[:, None]
+    for array in (inputs, rates):
+        np.testing.assert_array_equal(np.isfinite(array[..., 0]), (bins >= 4) & (bins < lengths))
+    assert open_array(arrays, model.latents_path or "", "factors") is None
+    expected = {
+        "bits_per_spike_valid", "co_smoothing_bits_per_spike_valid", "forward_prediction_bits_per_spike_valid",
+        "r2_true_rates", "r2_true_rates_valid", "psth_r2_valid", "bits_per_spike_sv",
+    }  # fmt: skip
+    assert {name for name, value in model.scores.items() if value is not None} >= expected - (
+        {"bits_per_spike_sv"} if observation == "negative_binomial" else set()
+    )
+    assert job.diagnostics is not None
+    assert job.diagnostics["leaking"] is None
+    assert "leave samples that no model reads" in job.diagnostics["note"]
+
+
+def test_external_inputs_may_be_left_out(
+    database: Database, arrays: Store, process: TrainingProcess, driven_id: str
+) -> None:
+    """And of two jobs on one data set, each trains on its own data."""
+    small = {name: EVERYTHING[name] for name in ("encoder_units", "generator_units", "factors")}
+    for use in (True, False, True):
+        job_id = add_job(
+            database,
+            driven_id,
+            architecture={**small, "use_external_inputs": use},
+            budget={"models": 1, "epochs": 1},
+        )
+        run_job(process, job_id)
+        with database.read() as session:
+            job = session.get_one(Job, job_id)
+            assert job.state == JobState.DONE, job.error
+            model = session.get_one(Model, job.selected_model_id)
+        assert model.architecture["external_inputs"] == (2 if use else 0)
+        assert open_array(arrays, model.latents_path or "", "inputs") is None
+        assert "kl_weight_inputs" not in model.hyperparameters
+
+
+def test_latents_do_not_depend_on_how_many_are_inferred_at_once(
+    database: Database,
+    arrays: Store,
+    process: TrainingProcess,
+    driven_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for elements in (1 << 24, 4 * 20 * 24 * 7):  # all trials, or seven of them
+        monkeypatch.setattr("models.inference.GENERATOR_ELEMENTS", elements)
+        job_id = add_job(database, driven_id, budget={"models": 1, "epochs": 2})
+        run_job(process, job_id)
+        with database.read() as session:
+            model = session.get_one(Model, session.get_one(Job, job_id).selected_model_id)
+        rates = open_array(arrays, model.latents_path or "", "rates")
+        assert rates is not None
+        found.append((rates[...], model.scores))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-4)
+
+
+def test_diagnostics_are_of_every_model_that_was_trained(
+    database: Database, process: TrainingProcess, dataset_id: str
+) -> None:
+    job_id = add_job(database, dataset_id)
+    run_job(process, job_id)
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        [event] = session.execute(
+            select(Event.data).where(Event.job_id == job_id, Event.kind == "job.diagnostics")
+        ).scalars()
+        selected = session.get_one(Model, job.selected_model_id)
+    assert job.diagnostics == event
+    assert [entry["number"] for entry in event["models"]] == [0, 1, 2]
+    assert event["selected"] == selected.number
+    assert event["leaking"] == []
+    assert -1 <= event["rank_correlation"] <= 1
+    assert selected.scores["bits_per_spike_sv"] is not None
 
 
 def test_only_one_checkpoint_of_a_model_is_kept(

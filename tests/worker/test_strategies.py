@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.specification import JobSpecification, Range, Space
+from store.specification import CONTROLLER_HYPERPARAMETERS, JobSpecification, Range, Space
 from worker.strategies import ModelRecord, make_strategy
 from worker.strategies.random_search import draw
 
@@ -29,13 +29,20 @@ class TestContract:
 
     def test_every_draw_lies_in_its_range(self, kind: str) -> None:
         for begun in make_strategy(specification(kind, models=200)).decide([]):
-            assert set(begun.hyperparameters) == set(Space.model_fields)
+            assert set(begun.hyperparameters) == set(Space.model_fields) - set(CONTROLLER_HYPERPARAMETERS)
             for name, value in begun.hyperparameters.items():
                 values = getattr(Space(), name)
                 if isinstance(values, Range):
                     assert values.low <= value <= values.high
                 else:
                     assert value == values
+
+    def test_a_controller_adds_its_hyperparameters(self, kind: str) -> None:
+        plain = specification(kind)
+        architecture = plain.architecture.model_copy(update={"controller_units": 8, "inferred_inputs": 1})
+        controlled = plain.model_copy(update={"architecture": architecture})
+        for begun in make_strategy(controlled).decide([]):
+            assert set(begun.hyperparameters) == set(Space.model_fields)
 
     def test_no_decision_is_made_twice(self, kind: str) -> None:
         strategy = make_strategy(specification(kind))
@@ -50,6 +57,15 @@ def test_a_larger_random_search_contains_the_smaller() -> None:
     assert make_strategy(specification("random", models=20)).decide([])[:6] == make_strategy(
         specification("random", models=6)
     ).decide([])
+
+
+def test_a_controller_leaves_the_other_draws_as_they_are() -> None:
+    plain = specification("random")
+    architecture = plain.architecture.model_copy(update={"controller_units": 8, "inferred_inputs": 1})
+    controlled = plain.model_copy(update={"architecture": architecture})
+    for one, other in zip(make_strategy(plain).decide([]), make_strategy(controlled).decide([]), strict=True):
+        shared = {name: other.hyperparameters[name] for name in one.hyperparameters}
+        assert shared == one.hyperparameters
 
 
 @given(st.floats(1e-8, 1.0), st.floats(1.0, 1e4), st.integers(0, 100))

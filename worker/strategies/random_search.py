@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from store.specification import Range, Space
+from store.specification import Range
 from worker.strategies.base import Begin, ModelRecord, Strategy
 
 
@@ -22,7 +22,7 @@ class RandomSearch(Strategy):
     def _draw(self, number: int) -> Begin:
         random = np.random.default_rng([self.specification.seed, number])
         hyperparameters = {
-            name: draw(getattr(self.specification.space, name), random) for name in Space.model_fields
+            name: draw(values, random) for name, values in self.specification.searched_space().items()
         }
         return Begin(number, hyperparameters, seed=int(random.integers(2**31)))
 

@@ -1,0 +1,231 @@
+"""Everything about a job that can be known before it trains: the specification against its data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from api.errors import Invalid
+from api.field_problems import FieldProblem
+from store.specification import CONTROLLER_HYPERPARAMETERS, JobSpecification, Split
+from store.tables import Dataset
+
+FEWEST_VALIDATION_TRIALS = 2
+FEWEST_TRAINING_TRIALS = 4
+MUCH_STEP_BYTES, MOST_STEP_BYTES = 8 * 10**9, 80 * 10**9
+"""Memory of one model's training step: what is warned of, and what no worker is expected to have."""
+
+
+@dataclass(frozen=True)
+class JobData:
+    """What a job is checked against.
+
+    Parameters
+    ----------
+    dataset
+        `ready`.
+    lengths
+        Bins of each trial.
+    split
+        Part of the job of each trial.
+    is_given
+        Whether the data set brought the split.
+    """
+
+    dataset: Dataset
+    lengths: Sequence[int]
+    split: Sequence[Split]
+    is_given: bool
+
+    @property
+    def bins(self) -> int:
+        """Of the longest trial's row."""
+        return self.dataset.bins or 0
+
+    @property
+    def training_trials(self) -> int:
+        """How many are trained on."""
+        return self.split.count("train")
+
+    @property
+    def validation_trials(self) -> int:
+        """How many are evaluated on."""
+        return self.split.count("valid")
+
+
+def check(specification: JobSpecification, data: JobData) -> None:
+    """Raise `Invalid` with everything that does not fit the data set."""
+    problems = [
+        *_split_problems(data),
+        *_held_out_problems(specification, data),
+        *_window_problems(specification, data),
+        *_memory_problems(specification, data),
+    ]
+    if problems:
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise Invalid(f"{first.pointer}: {first.message}{more}", hint=first.hint, errors=problems)
+
+
+def _split_problems(data: JobData) -> list[FieldProblem]:
+    training, validation = data.training_trials, data.validation_trials
+    if training >= FEWEST_TRAINING_TRIALS and validation >= FEWEST_VALIDATION_TRIALS:
+        return []
+    change = (
+        ", or another split: the file's own is used"
+        if data.is_given
+        else ", or change training.valid_fraction"
+    )
+    return [
+        FieldProblem(
+            pointer="/dataset_id" if data.is_given else "/training/valid_fraction",
+            code="too_few_trials",
+            message=f"the data set {data.dataset.id} has {data.dataset.trials} trials, of which {training} would be for "
+            f"training and {validation} for validation; expected at least {FEWEST_TRAINING_TRIALS} and "
+            f"{FEWEST_VALIDATION_TRIALS}",
+            hint=f"upload more trials{change}",
+        )
+    ]
+
+
+def _held_out_problems(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
+    held_out, neurons = specification.architecture.held_out_neurons, data.dataset.neurons or 0
+    problems = [
+        FieldProblem(
+            pointer=f"/architecture/held_out_neurons/{position}",
+            code="no_such_neuron",
+            message=f"expected the index of one of the data set's {neurons} neurons, 0 … {neurons - 1}; got {neuron}",
+            hint="neurons are counted from 0",
+        )
+        for position, neuron in enumerate(held_out)
+        if neuron >= neurons
+    ]
+    if not problems and len(held_out) == neurons:
+        problems.append(
+            FieldProblem(
+                pointer="/architecture/held_out_neurons",
+                code="nothing_to_read",
+                message=f"all {neurons} neurons are held out; expected at least one that models read",
+            )
+        )
+    return problems
+
+
+def _window_problems(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
+    architecture, bins = specification.architecture, data.bins
+    encoded, first = architecture.encoded_bins or bins, architecture.initial_condition_bins
+
+    def problem(name: str, code: str, message: str, hint: str | None = None) -> list[FieldProblem]:
+        return [FieldProblem(pointer=f"/architecture/{name}", code=code, message=message, hint=hint)]
+
+    if encoded > bins:
+        return problem(
+            "encoded_bins",
+            "too_many_bins",
+            f"expected at most the data set's {bins} bins; got {encoded}",
+            "0 reads all bins",
+        )
+    if first >= encoded:
+        return problem(
+            "initial_condition_bins",
+            "too_many_bins",
+            f"expected fewer than the {encoded} bins that are read; got {first}",
+        )
+    if architecture.has_controller and architecture.controller_lag_bins >= encoded - first:
+        return problem(
+            "controller_lag_bins",
+            "too_many_bins",
+            f"expected fewer than the {encoded - first} bins that the controller's encoders read; got "
+            f"{architecture.controller_lag_bins}",
+            "1 is usual",
+        )
+    for part in ("train", "valid"):
+        longest = max((n for n, of in zip(data.lengths, data.split, strict=True) if of == part), default=bins)
+        if longest <= first:
+            return problem(
+                "initial_condition_bins",
+                "too_many_bins",
+                f"expected fewer bins than the longest {part} trial has, {longest}; got {first}",
+            )
+    return []
+
+
+def _memory_problems(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
+    needed = step_bytes(specification, data)
+    if needed <= MOST_STEP_BYTES:
+        return []
+    return [
+        FieldProblem(
+            pointer="/training/batch_size",
+            code="too_large",
+            message=f"a training step of one model would take about {needed / 1e9:.0f} GB; expected at most "
+            f"{MOST_STEP_BYTES / 1e9:.0f} GB",
+            hint="lower training.batch_size, or the units of the network, or use wider bins or shorter trials",
+        )
+    ]
+
+
+def step_bytes(specification: JobSpecification, data: JobData) -> int:
+    """Memory that a training step of one model takes, roughly: measured numbers for each bin of each trial."""
+    architecture = specification.architecture
+    numbers = (
+        11 * (data.dataset.neurons or 0) + 18 * architecture.encoder_units + 13 * architecture.generator_units
+    )
+    if architecture.has_controller:
+        numbers += 23 * architecture.controller_encoder_units + 9 * architecture.controller_units
+    trials = min(specification.training.batch_size, data.training_trials)
+    return 4 * trials * data.bins * numbers
+
+
+def warnings(specification: JobSpecification, data: JobData) -> list[str]:
+    """What is allowed and probably not meant."""
+    found = []
+    training, architecture = specification.training, specification.architecture
+    if specification.budget.epochs <= training.ramp_epochs:
+        found.append(
+            f"budget.epochs is {specification.budget.epochs} and training.ramp_epochs is {training.ramp_epochs}: training "
+            "ends before the weights of KL and L2 have risen whole; give more epochs or a shorter ramp"
+        )
+    if training.batch_size > data.training_trials:
+        found.append(
+            f"training.batch_size is {training.batch_size} and there are {data.training_trials} training trials: "
+            "every epoch is one step"
+        )
+    if data.dataset.neurons is not None and architecture.factors > data.dataset.neurons:
+        found.append(
+            f"architecture.factors is {architecture.factors} and there are only {data.dataset.neurons} neurons"
+        )
+    if (needed := step_bytes(specification, data)) > MUCH_STEP_BYTES:
+        found.append(
+            f"a training step of one model takes about {needed / 1e9:.0f} GB of memory; a lower training.batch_size takes "
+            "less"
+        )
+    return found + _unused(specification, data) + _short_trials(specification, data)
+
+
+def _unused(specification: JobSpecification, data: JobData) -> list[str]:
+    """Fields that were given and that nothing reads."""
+    found = []
+    architecture = specification.architecture
+    if not architecture.has_controller:
+        given = sorted(specification.space.model_fields_set & set(CONTROLLER_HYPERPARAMETERS))
+        found += [
+            f"space.{name} is given and not used: there is no controller, see architecture.controller_units"
+            for name in given
+        ]
+    asked = {"use_external_inputs"} & architecture.model_fields_set
+    if (
+        asked
+        and architecture.use_external_inputs
+        and not architecture.of_data(data.dataset.report)["external_inputs"]
+    ):
+        found.append("architecture.use_external_inputs is true and the data set has no external_inputs")
+    return found
+
+
+def _short_trials(specification: JobSpecification, data: JobData) -> list[str]:
+    first = specification.architecture.initial_condition_bins
+    short = sum(length <= first for length in data.lengths)
+    if not short:
+        return []
+    return [
+        f"{short} trials end within the first {first} bins (architecture.initial_condition_bins): they get no rates"
+    ]

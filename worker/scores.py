@@ -1,0 +1,134 @@
+"""Scores of the selected model's rates. Each is described, with its units, in docs/api.md."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import ConfigurationError, metrics
+from worker.slice_work import Work, finite
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class ScoredData:
+    """What scores compare.
+
+    Parameters
+    ----------
+    rates
+        float32 [trials, T, N], counts per bin. May be mapped from a file: scores of all trials are taken neuron by
+        neuron, the others read the validation trials alone.
+    spikes
+        Counts [trials, T, N].
+    true_rates
+        [trials, T, N], counts per bin; None where they are not known.
+    conditions
+        Of each trial; None where it has none, or no name that is a whole number or text.
+    """
+
+    rates: NDArray[np.float32]
+    spikes: NDArray[Any]
+    true_rates: NDArray[Any] | None
+    conditions: Sequence[int | str | None]
+
+
+def score(work: Work, data: ScoredData, on_step: Callable[[], None]) -> dict[str, float | None]:
+    """Scores by name; None where one is not defined, e.g. without a spike among the samples that count.
+
+    `on_step` is called now and then, and may raise.
+    """
+    architecture, bins = work.architecture(), data.rates.shape[1]
+    number = np.arange(bins)
+    generated = number[None] >= architecture.initial_condition_bins
+    exists = (number[None] < work.trial_length_bins[:, None]) & generated
+    valid = work.split() == "valid"
+    rates, spikes, recorded = data.rates[valid], data.spikes[valid], exists[valid][:, :, None]
+    encoded = architecture.encoded_bins or bins
+    scores: dict[str, float | None] = {
+        "bits_per_spike_valid": _or_none(lambda: metrics.bits_per_spike(rates, spikes, mask=recorded))
+    }
+    on_step()
+    if architecture.held_out_neurons:
+        scores["co_smoothing_bits_per_spike_valid"] = _or_none(
+            lambda: metrics.co_smoothing_bits_per_spike(
+                rates, spikes, architecture.held_out_neurons, recorded & (number < encoded)[:, None]
+            )
+        )
+    if encoded < bins:
+        scores["forward_prediction_bits_per_spike_valid"] = _or_none(
+            lambda: metrics.forward_prediction_bits_per_spike(rates, spikes, encoded, recorded)
+        )
+    if data.true_rates is not None:
+        scores["r2_true_rates"] = _r2_true_rates(data, np.ones_like(valid), exists, on_step)
+        scores["r2_true_rates_valid"] = _r2_true_rates(data, valid, exists, on_step)
+    if (known := _repeated(data.conditions)).any():
+        scores["psth_r2_valid"] = _psth_r2(work, data, known, valid, exists, on_step)
+    return scores
+
+
+def _r2_true_rates(
+    data: ScoredData, trials: NDArray[np.bool_], exists: NDArray[np.bool_], on_step: Callable[[], None]
+) -> float | None:
+    true_rates, mask = data.true_rates, exists[trials][:, :, None]
+    assert true_rates is not None
+    return _mean_over_neurons(
+        lambda n: metrics.r2_true_rates(data.rates[trials, :, n], true_rates[trials, :, n], mask=mask),
+        data.rates.shape[2],
+        on_step,
+    )
+
+
+def _psth_r2(
+    work: Work,
+    data: ScoredData,
+    known: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    exists: NDArray[np.bool_],
+    on_step: Callable[[], None],
+) -> float | None:
+    names = [name for name, is_known in zip(data.conditions, known, strict=True) if is_known]
+    codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    condition = np.array([codes[name] for name in names])
+    return _mean_over_neurons(
+        lambda n: metrics.psth_r2(
+            data.rates[known, :, n],
+            data.spikes[known, :, n],
+            condition,
+            bin_width_s=float(work.dataset.bin_width_s or 0),
+            scored_trials=valid[known],
+            mask=exists[known],
+        ),
+        data.rates.shape[2],
+        on_step,
+    )
+
+
+def _repeated(conditions: Sequence[int | str | None]) -> NDArray[np.bool_]:
+    """Trials whose condition has at least another trial: a PSTH is a mean."""
+    trials = Counter(conditions)
+    return np.array([name is not None and trials[name] > 1 for name in conditions], dtype=bool)
+
+
+def _mean_over_neurons(
+    of_columns: Callable[[slice], float], neurons: int, on_step: Callable[[], None]
+) -> float | None:
+    """Mean of the scores of single neurons that have one: no more than one neuron's samples are copied at a time."""
+    known = []
+    for n in range(neurons):
+        found = _or_none(partial(of_columns, slice(n, n + 1)))
+        known += [] if found is None else [found]
+        on_step()
+    return float(np.mean(known)) if known else None
+
+
+def _or_none(compute: Callable[[], float]) -> float | None:
+    try:
+        return finite(compute())
+    except ConfigurationError:  # not defined on these trials
+        return None
