@@ -1,10 +1,9 @@
 """Scores beside those of the Neural Latents Benchmark's reference package, nlb_tools 0.0.4 (MIT licence).
 
-The package pins pandas to 1.3.4 at most, so it is no dependency, and these tests are skipped without it. Its module
-of scores runs beside present numpy, scipy and scikit-learn; to run them, install it alone in a folder of its own::
+The package pins pandas to 1.3.4 at most, so it is no dependency: the Makefile installs it alone, without what it depends
+on, and its module of scores runs beside present numpy, scipy and scikit-learn. These tests are skipped without it::
 
-    python -m pip install --no-deps --target build/nlb nlb_tools
-    PYTHONPATH=build/nlb python -m pytest tests/models/test_nlb_reference.py
+    python -m pip install --no-deps nlb_tools==0.0.4
 """
 
 import numpy as np

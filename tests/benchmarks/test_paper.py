@@ -1,0 +1,84 @@
+"""Every experiment of `benchmarks/paper`, whole, but with one epoch of training: its figures mean nothing then."""
+
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import torch
+
+from benchmarks.paper import harness
+
+EXPERIMENTS = {  # name: figures that its closing line of JSON must have
+    "overfitting": {"spearman_sv_r2", "spearman_ordinary_r2_without_cd", "spearman_ordinary_r2_with_cd", "models"},
+    "small_data": {"training_trials", "fixed_r2", "searched_r2", "models"},
+    "inputs": {"input_r2", "pulses_found", "rates_r2_with_controller", "rates_r2_without_controller"},
+    "stitching": {"alone_r2", "stitched_r2", "stitched_random_start_r2"},
+    "recordings": {"models"},
+    "known_rates": {"standard"},
+}  # fmt: skip
+
+
+def shortened(task: Any) -> Any:
+    """A task of one epoch, few trials' latents from few draws."""
+    if isinstance(task, harness.Task):
+        return dataclasses.replace(task, epochs=1, posterior_samples=1)
+    return dataclasses.replace(task, epochs=1)
+
+
+def in_this_process(function: Callable[[Any], Any], tasks: Sequence[Any], processes: int) -> list[Any]:
+    return [function(shortened(task)) for task in tasks]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "recordings" and not any(
+        (harness.data_folder() / file).exists()
+        for file in importlib.import_module("benchmarks.paper.recordings").FILES
+    ):
+        pytest.skip("the real recordings are not at hand")
+    module = importlib.import_module(f"benchmarks.paper.{name}")
+    monkeypatch.setattr(harness, "map_processes", in_this_process)
+    if name == "known_rates":  # it trains by itself, and imports this by name
+        monkeypatch.setattr(module, "map_processes", in_this_process)
+    picture = tmp_path / "figure.png"
+    monkeypatch.setattr(
+        sys, "argv", [name, "--quick", "--json", "--processes", "1", "--figure", str(picture)]
+    )
+    flags = {"flags": {"full_size": ""}} if name == "small_data" else {}
+    threads = torch.get_num_threads()
+    try:
+        harness.main(name, "", module.experiment, **flags)
+    finally:
+        torch.set_num_threads(threads)
+    summary = json.loads(capsys.readouterr().out)
+    assert EXPERIMENTS[name] | {"quick", "seed", "seconds"} <= set(summary)
+    assert matplotlib.image.imread(picture).std() > 0
+
+
+def test_without_the_recordings_their_experiment_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LATENTRY_DATA", str(tmp_path))
+    module = importlib.import_module("benchmarks.paper.recordings")
+    result = module.experiment(quick=True, processes=1, seed=0)
+    assert "LATENTRY_DATA" in result.summary["skipped"]
+
+
+def test_draws_do_not_depend_on_their_number() -> None:
+    draw = importlib.import_module("benchmarks.paper.overfitting").draw
+    assert harness.draw_models(5, draw, seed=1)[:2] == harness.draw_models(2, draw, seed=1)
+    assert harness.draw_models(2, draw, seed=1) != harness.draw_models(2, draw, seed=2)
+
+
+def test_packs_hold_every_model_once() -> None:
+    cut = harness.packs(10, 4)
+    assert [number for part in cut for number in range(10)[part]] == list(range(10))
+    assert max(len(range(10)[part]) for part in cut) == 4
