@@ -43,7 +43,10 @@ class Encoded(NamedTuple):
 
 
 class Drive(NamedTuple):
-    """Everything from outside that reaches a bin's GRUs: controller [M, T, B, 3C] or None, generator [M, T, B, 3G]."""
+    """What is known of the GRUs' inputs before the run: their products, controller [M, T, B, 3C], generator [M, T, B, 3G].
+
+    Without a controller (None) the generator's are the external inputs themselves, [M, T, B, X]: its scan multiplies.
+    """
 
     controller: Tensor | None
     generator: Tensor
@@ -232,16 +235,11 @@ def _encode_both_ways(
     # Both directions are one GRU of 2M "models". The backward one reads time reversed: past a trial's end comes
     # first, where its state stays 0, so it starts at the trial's own end.
     read = read[:, bins]
-    M, T, B, D = read.shape
-    both = torch.stack((read, read.flip(1)), dim=1).view(2 * M, T, B, D)
-    frozen = None
-    if seen is not None:
-        unseen = ~seen[bins]
-        frozen = torch.stack((unseen, unseen.flip(0))).expand(M, 2, T, B, 1).reshape(2 * M, T, B, 1)
-    weights = _gru_parameters(parameters, name)
-    weights = {part: values.flatten(0, 1) for part, values in weights.items()}
-    E = weights["candidate_bias"].shape[-1]
-    states, last = gru(weights, both, read.new_zeros(2 * M, B, E), frozen)
+    M, T, B, _ = read.shape
+    unseen = None if seen is None else ~seen[bins, :, 0]
+    weights = [parameters[f"{name}.{part}"].flatten(0, 1) for part in GRU_PARAMETERS]
+    E = weights[-1].shape[-1]
+    states, last = gru(read, read.new_zeros(2 * M, B, E), weights, unseen, both_ways=True)
     return states.view(M, 2, T, B, E), last.view(M, 2, B, E)
 
 
@@ -269,7 +267,7 @@ def drive(
     bins: int,
     trials: int,
 ) -> Drive:
-    """Products with all that is known before the run, for all bins at once: codes, external inputs, biases.
+    """With a controller, products with all that is known before the run, for all bins at once: codes, external inputs, biases.
 
     Parameters
     ----------
@@ -285,13 +283,14 @@ def drive(
     U, X = architecture.inferred_inputs, architecture.external_inputs
     bias = parameters["generator.input_bias"][:, None, None]
     M = len(bias)
+    if codes is None:
+        known = bias.new_zeros(bins, trials, 0) if external is None else external
+        return Drive(None, known.expand(M, -1, -1, -1))
     generator = bias.expand(M, bins, trials, -1)
     if external is not None:
         generator = generator + _product(
             external.expand(M, -1, -1, -1), parameters["generator.input_weight"][:, U:]
         )
-    if codes is None:
-        return Drive(None, generator)
     weight = parameters["controller.input_weight"]
     before, after = weight[:, : codes.shape[-1]], weight[:, weight.shape[1] - X :]
     controller = _product(codes, before) + parameters["controller.input_bias"][:, None, None]
@@ -340,7 +339,10 @@ def generate(
     ).clamp(-STATE_LIMIT, STATE_LIMIT)
     recurrence = parameters["generator.recurrent_weight"], parameters["generator.candidate_bias"]
     if given.controller is None:
-        states, _ = Scan.apply(given.generator, start, *recurrence, None)  # type: ignore[no-untyped-call]
+        M, G = start.shape[0], start.shape[-1]
+        weight = parameters.get("generator.input_weight", start.new_zeros(M, 0, 3 * G))
+        weights = (weight, parameters["generator.input_bias"], *recurrence)
+        states, _ = gru(given.generator, start, weights, None)
         return Generated(states, None, None)
     B, U, K = start.shape[1], architecture.inferred_inputs, architecture.controller_encoder_units
     controller_start = parameters["controller.initial_state"].clamp(-STATE_LIMIT, STATE_LIMIT)
@@ -399,37 +401,34 @@ def read_out(
     return factors, outputs
 
 
-def _gru_parameters(parameters: Parameters, name: str) -> dict[str, Tensor]:
-    parts = ("input_weight", "input_bias", "recurrent_weight", "candidate_bias")
-    return {part: parameters[f"{name}.{part}"] for part in parts}
+GRU_PARAMETERS = ("input_weight", "input_bias", "recurrent_weight", "candidate_bias")
 
 
-def gru(weights: Parameters, inputs: Tensor, start: Tensor, frozen: Tensor | None) -> tuple[Tensor, Tensor]:
-    """P gated recurrent units side by side.
+def gru(
+    x: Tensor, start: Tensor, weights: Sequence[Tensor], unseen: Tensor | None, *, both_ways: bool = False
+) -> tuple[Tensor, Tensor]:
+    """P gated recurrent units side by side, one for each model, or two that read its bins in either direction.
 
     With a = W x_t + b and c = U h_(t-1), each in three parts (r, z, n):
     r = σ(a_r + c_r), z = σ(a_z + c_z), n = tanh(a_n + r · (c_n + b_c)), h_t = (1 - z) · n + z · h_(t-1).
 
     Parameters
     ----------
-    weights
-        "input_weight" [P, D, 3H], "input_bias" [P, 3H], "recurrent_weight" [P, H, 3H], "candidate_bias"
-        [P, H].
-    inputs
-        [P, T, B, D].
+    x
+        [M, T, B, D].
     start
         [P, B, H], state before the first bin.
-    frozen
-        bool [P, T, B, 1], true where the state is to be carried unchanged; or None.
+    weights
+        W [P, D, 3H], b [P, 3H], U [P, H, 3H], b_c [P, H].
+    unseen
+        bool [T, B], true where the state is to be carried unchanged; or None.
+    both_ways
+        Every second unit reads from the last bin to the first.
 
     Returns
     -------
     tuple[Tensor, Tensor]
-        [P, T, B, H], the state after each bin, and [P, B, H], the last of them.
+        [P, T, B, H], the state after each bin in the order of reading, and [P, B, H], the last of them.
     """
-    P, T, B, _ = inputs.shape
-    flat = torch.baddbmm(weights["input_bias"][:, None], inputs.flatten(1, 2), weights["input_weight"])
-    states, last = Scan.apply(  # type: ignore[no-untyped-call]
-        flat.view(P, T, B, -1), start, weights["recurrent_weight"], weights["candidate_bias"], frozen
-    )
+    states, last = Scan.apply(x, start, *weights, unseen, both_ways)  # type: ignore[no-untyped-call]
     return states, last

@@ -11,11 +11,13 @@ scan C controller units, U inferred inputs, G generator units, F factors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models import compiled
 from models.config import VARIANCE_FLOOR
 
 
@@ -102,46 +104,168 @@ def summed_products(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 
 class Scan(torch.autograd.Function):
-    """P GRUs over T bins.
+    """P GRUs over T bins: one for each of M models, or with `both_ways` two, of which the second reads time reversed.
 
-    Inputs: drive [P, T, B, 3H], start [P, B, H], weight [P, H, 3H], candidate bias [P, H], frozen bool [P, T, B, 1] or
-    None (true where the state is carried unchanged). Outputs: states after each bin [P, T, B, H], the last of them.
+    Inputs: x [M, T, B, D], start [P, B, H], input weight [P, D, 3H] and bias [P, 3H], recurrent weight [P, H, 3H],
+    candidate bias [P, H], unseen bool [T, B] or None (true where the state is carried unchanged), both_ways. Outputs, in
+    the order in which each GRU reads: states after each bin [P, T, B, H], the last of them. On a CPU the compiled
+    library does the same where it is there.
     """
 
     @staticmethod
     def forward(  # noqa: D102 - torch's own protocol, described above
         ctx: Any,
-        drive: Tensor,
+        x: Tensor,
         start: Tensor,
+        input_weight: Tensor,
+        input_bias: Tensor,
         weight: Tensor,
         candidate_bias: Tensor,
-        frozen: Tensor | None,
+        unseen: Tensor | None,
+        both_ways: bool,
     ) -> tuple[Tensor, Tensor]:
-        _, T, _, H3 = drive.shape
-        cut = 2 * H3 // 3
+        parameters = (input_weight, input_bias, weight, candidate_bias)
         keep = any(ctx.needs_input_grad)
-        steps = _Steps(start, weight, candidate_bias, T, keep=keep)
-        a_rz, a_n = drive[..., :cut].unbind(1), drive[..., cut:].unbind(1)
-        stays = [None] * T if frozen is None else frozen.unbind(1)
-        for t in range(T):
-            steps.step(t, a_rz[t], a_n[t], stays[t])
+        run = _run_compiled if compiled.usable((x, start, *parameters)) else _run
+        gates, candidates, states = run(x, start, parameters, unseen, both_ways, keep=keep)
         if keep:
-            ctx.save_for_backward(steps.gates, steps.candidates, steps.states, weight)
+            ctx.save_for_backward(x, *parameters, gates, candidates, states)
+            ctx.both_ways = both_ways
         ctx.set_materialize_grads(False)  # an encoder may use the last state only
-        return steps.states[:, 1:], steps.states[:, -1].clone()
+        return states[:, 1:], states[:, -1].clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
         d_states, d_last = gradients
-        gates, candidates, states, weight = ctx.saved_tensors
-        back = _StepsBack(gates, candidates, states, weight)
-        d_h = torch.zeros_like(states[:, 0]) if d_last is None else d_last.clone()
-        for t in reversed(range(candidates.shape[1])):
-            if d_states is not None:
-                d_h += d_states[:, t]
-            back.step(t, d_h)
-        d_drive, d_weight, d_candidate_bias = back.finish()
-        return d_drive, d_h, d_weight, d_candidate_bias, None
+        x, *parameters, gates, candidates, states = ctx.saved_tensors
+        d_h = (
+            torch.zeros_like(states[:, 0])
+            if d_last is None
+            else d_last.clone(memory_format=torch.contiguous_format)
+        )
+        back = _run_back_compiled if compiled.usable((x, states)) else _run_back
+        d_x, d_parameters = back(
+            x, parameters, (gates, candidates, states), d_states, d_h, ctx.both_ways, ctx.needs_input_grad[0]
+        )
+        return d_x, d_h, *d_parameters, None, None
+
+
+def _run(
+    x: Tensor,
+    start: Tensor,
+    parameters: Sequence[Tensor],
+    unseen: Tensor | None,
+    both_ways: bool,
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_Steps` keeps of a scan: gates, candidates, states."""
+    input_weight, input_bias, weight, candidate_bias = parameters
+    read = _in_order(x, both_ways)
+    P, T, B, _ = read.shape
+    flat = torch.baddbmm(input_bias[:, None], read.flatten(1, 2), input_weight)
+    drive = flat.view(P, T, B, -1)
+    steps = _Steps(start, weight, candidate_bias, T, keep=keep)
+    cut = 2 * weight.shape[1]
+    a_rz, a_n = drive[..., :cut].unbind(1), drive[..., cut:].unbind(1)
+    stays: Sequence[Tensor | None] = [None] * T
+    if unseen is not None:
+        stays = _in_order(unseen.expand(len(x), T, B)[..., None], both_ways).unbind(1)
+    for t in range(T):
+        steps.step(t, a_rz[t], a_n[t], stays[t])
+    return steps.gates, steps.candidates, steps.states
+
+
+def _run_back(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    kept: tuple[Tensor, Tensor, Tensor],
+    d_states: Tensor | None,
+    d_h: Tensor,
+    both_ways: bool,
+    wants_d_x: bool,
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """Gradient at x (if wanted) and at the parameters; `d_h` [P, B, H] becomes that at the start, in place."""
+    input_weight, _, weight, _ = parameters
+    back = _StepsBack(*kept, weight)
+    for t in reversed(range(kept[1].shape[1])):
+        if d_states is not None:
+            d_h += d_states[:, t]
+        back.step(t, d_h)
+    d_drive, d_weight, d_candidate_bias = back.finish()
+    d_x = None
+    if wants_d_x:
+        flat = torch.bmm(d_drive.flatten(1, 2), input_weight.transpose(1, 2))
+        d_x = _out_of_order(flat.view(*d_drive.shape[:3], -1), both_ways)
+    d_input_weight = summed_products(_in_order(x, both_ways), d_drive)
+    return d_x, (d_input_weight, d_drive.sum((1, 2)), d_weight, d_candidate_bias)
+
+
+def _in_order(values: Tensor, both_ways: bool) -> Tensor:
+    """[M, T, …] as each GRU reads it: as it is, or [2M, T, …] with every second one reversed in time."""
+    return torch.stack((values, values.flip(1)), dim=1).flatten(0, 1) if both_ways else values
+
+
+def _out_of_order(gradients: Tensor, both_ways: bool) -> Tensor:
+    """The gradient of `_in_order`."""
+    if not both_ways:
+        return gradients
+    return gradients[0::2] + gradients[1::2].flip(1)
+
+
+def _run_compiled(
+    x: Tensor,
+    start: Tensor,
+    parameters: Sequence[Tensor],
+    unseen: Tensor | None,
+    both_ways: bool,
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_run` in C."""
+    x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
+    _, T, B, D = x.shape
+    P, H = parameters[3].shape
+    bins = T if keep else 1
+    gates, candidates = start.new_empty(P, bins, B, 3 * H), start.new_empty(P, bins, B, H)
+    states = start.new_empty(P, T + 1, B, H)
+    states[:, 0] = start
+    unseen = None if unseen is None else unseen.contiguous()
+    sizes = 1 + both_ways, P, T, B, D, H, int(keep)
+    library = compiled.library()
+    assert library is not None
+    strides = x.stride()[:3]
+    compiled.call(library.gru_forward, x, *strides, unseen, *parameters, gates, candidates, states, *sizes)
+    return gates, candidates, states
+
+
+def _run_back_compiled(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    kept: tuple[Tensor, Tensor, Tensor],
+    d_states: Tensor | None,
+    d_h: Tensor,
+    both_ways: bool,
+    wants_d_x: bool,
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """`_run_back` in C; `d_h` must be contiguous."""
+    x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
+    input_weight, _, weight, _ = parameters
+    M, T, B, D = x.shape
+    d_states = None if d_states is None else d_states.contiguous()
+    d_x = x.new_zeros(M, T, B, D) if wants_d_x else None
+    d_parameters = tuple(torch.empty_like(values) for values in parameters)
+    sizes = 1 + both_ways, len(weight), T, B, D, weight.shape[1]
+    library = compiled.library()
+    assert library is not None
+    given = (x, *x.stride()[:3], input_weight, weight, *kept, d_states)
+    compiled.call(library.gru_backward, *given, d_h, d_x, *d_parameters, *sizes)
+    return d_x, d_parameters
+
+
+def _row_by_row(x: Tensor) -> Tensor:
+    """The same, its last axis lying together."""
+    return x if x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous()
 
 
 class ControlledScan(torch.autograd.Function):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models import compiled
 from models.scan import ControlledScan, Scan
 
 P, T, B, C, G, U, F = 2, 4, 3, 2, 3, 2, 2
@@ -37,11 +38,115 @@ def mask_and_noise():
     return survives, torch.randn(P, T, B, U, generator=random, dtype=torch.float64)
 
 
+def scan_inputs(ways, dtype=torch.float64):
+    M, D = P, 3
+    shapes = (
+        (M, T, B, D),
+        (ways * M, B, G),
+        (ways * M, D, 3 * G),
+        (ways * M, 3 * G),
+        (ways * M, G, 3 * G),
+        (ways * M, G),
+    )
+    return [values.detach().to(dtype).requires_grad_() for values in tensors(*shapes)]
+
+
+def gaps(bins, trials):
+    return torch.rand(bins, trials, generator=torch.Generator().manual_seed(1)) < 0.4
+
+
+@pytest.mark.parametrize("ways", [1, 2])
 @pytest.mark.parametrize("with_gaps", [False, True])
-def test_gradient_of_the_scan(with_gaps):
-    inputs = tensors((P, T, B, 3 * G), (P, B, G), (P, G, 3 * G), (P, G))
-    frozen = torch.rand(P, T, B, 1, generator=torch.Generator().manual_seed(1)) < 0.4 if with_gaps else None
-    assert torch.autograd.gradcheck(lambda *given: Scan.apply(*given, frozen), inputs)
+def test_gradient_of_the_scan(with_gaps, ways):
+    unseen = gaps(T, B) if with_gaps else None
+    assert torch.autograd.gradcheck(lambda *given: Scan.apply(*given, unseen, ways == 2), scan_inputs(ways))
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("ways", [1, 2])
+@pytest.mark.parametrize("with_gaps", [False, True])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 1), (2, 5, 0, 3), (1, 13, 4, 37), (3, 16, 2, 16), (2, 9, 3, 100)]
+)
+def test_the_compiled_scan_is_that_of_tensors(sizes, with_gaps, ways, monkeypatch):
+    """In float32, for trials and units that do and do not fill vectors, by strides that are no plain array's."""
+    if compiled.library() is None:
+        pytest.skip("there is no C compiler here, so there is no compiled library")
+    M, trials, D, H = sizes
+    random = torch.Generator().manual_seed(2)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=random)
+
+    spikes = torch.poisson(torch.full((M, trials, 6, D), 0.5), generator=random).transpose(
+        1, 2
+    )  # [M, 6, trials, D]
+    shapes = (
+        (ways * M, trials, H),
+        (ways * M, D, 3 * H),
+        (ways * M, 3 * H),
+        (ways * M, H, 3 * H),
+        (ways * M, H),
+    )
+    given = [spikes, *(draw(*shape) for shape in shapes)]
+    given[4] /= H**0.5
+    unseen = gaps(6, trials) if with_gaps else None
+    d_states = draw(ways * M, trials, 6, H).transpose(1, 2)
+    d_last = draw(trials, ways * M, H).transpose(0, 1)
+
+    def outcome():
+        inputs = [values.clone().requires_grad_() for values in given]
+        states, last = Scan.apply(*inputs, unseen, ways == 2)
+        return [states, last, *torch.autograd.grad((states, last), inputs, (d_states, d_last))]
+
+    ours = outcome()
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    for mine, tensors_ in zip(ours, outcome(), strict=True):
+        torch.testing.assert_close(mine, tensors_, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_not_a_number_stays_with_its_own_unit():
+    x, start, *weights = [values.detach().float() for values in scan_inputs(1)]
+    weights[2][0, 0, 0] = torch.nan
+    start[0] = 1.0
+    states, _ = Scan.apply(x, start, *weights, None, False)
+    assert states[0, :, :, 0].isnan().all()
+    assert states[1].isfinite().all()
+
+
+def test_without_a_compiler_there_is_no_library(monkeypatch):
+    monkeypatch.setattr(compiled, "COMPILERS", ("no-such-compiler",))
+    assert compiled.library.__wrapped__() is None
+
+
+def test_a_compiler_that_fails_is_told_and_passed_over(monkeypatch, tmp_path, caplog):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiled, "COMPILERS", (str(broken),))
+    assert compiled.library.__wrapped__() is None
+    assert "it is broken" in caplog.text
+
+
+def test_the_library_is_compiled_once(monkeypatch, tmp_path):
+    if compiled.library() is None:
+        pytest.skip("there is no C compiler here, so there is no compiled library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.library.__wrapped__() is not None
+    (made,) = (tmp_path / "latentry").iterdir()
+    before = made.stat().st_mtime_ns
+    assert compiled.library.__wrapped__() is not None
+    assert made.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -62,9 +167,9 @@ def test_each_output_of_the_controlled_scan_may_be_used_alone(output):
 
 def test_without_gradient_both_scans_give_the_same():
     controlled, fixed = controlled_inputs(), mask_and_noise()
-    plain = tensors((P, T, B, 3 * G), (P, B, G), (P, G, 3 * G), (P, G))
-    kept = [*ControlledScan.apply(*controlled, *fixed), *Scan.apply(*plain, None)]
+    plain = scan_inputs(2)
+    kept = [*ControlledScan.apply(*controlled, *fixed), *Scan.apply(*plain, None, True)]
     with torch.no_grad():
-        light = [*ControlledScan.apply(*controlled, *fixed), *Scan.apply(*plain, None)]
+        light = [*ControlledScan.apply(*controlled, *fixed), *Scan.apply(*plain, None, True)]
     for ours, theirs in zip(light, kept, strict=True):
         assert torch.equal(ours, theirs)

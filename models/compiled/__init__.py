@@ -1,0 +1,116 @@
+"""The GRU in C (`gru.c`), compiled for this machine's CPU when it is first used; optional.
+
+Where there is no C compiler, `library` is None and `models.scan` does the same in tensors. The compiled library is kept in
+the user's cache folder, by source, compiler and CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("gru.c")
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC")
+COMPILERS = ("cc", "gcc", "clang")
+COMPILE_SECONDS = 120
+
+_LONG, _INT, _POINTER = ctypes.c_long, ctypes.c_int, ctypes.c_void_p
+_INPUTS = [_POINTER, _LONG, _LONG, _LONG]  # x and its strides
+_SIGNATURES = {
+    "gru_forward": [*_INPUTS, *[_POINTER] * 8, *[_INT] * 7],
+    "gru_backward": [*_INPUTS, *[_POINTER] * 12, *[_INT] * 6],
+}
+
+
+def usable(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
+    """The library, if it can take these tensors: float32 on the CPU, one thread."""
+    fits = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+    return library() if fits and torch.get_num_threads() == 1 else None
+
+
+def call(function: Callable[..., int], *arguments: Tensor | int | None) -> None:
+    """Call a function of the library; tensors pass as pointers, None as no pointer.
+
+    Raises
+    ------
+    MemoryError
+        If it could not get its working memory.
+    """
+    passed = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
+    if function(*passed):
+        raise MemoryError("out of memory in the compiled GRU")
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Compile, or find, the library; None where that cannot be done."""
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        logger.info("no C compiler (%s): the GRU runs in torch's own operations", ", ".join(COMPILERS))
+        return None
+    try:
+        loaded = ctypes.CDLL(str(_compiled(compiler)))
+    except (
+        OSError,
+        RuntimeError,
+        subprocess.SubprocessError,
+    ) as error:  # RuntimeError: there is no home folder
+        logger.warning(
+            "the compiled GRU is not used, torch's own operations are: %s", _reason(error), exc_info=error
+        )
+        return None
+    for name, types in _SIGNATURES.items():
+        getattr(loaded, name).argtypes = types
+    return loaded
+
+
+def _compiled(compiler: str) -> Path:
+    """The library for this source, compiler and CPU, from the cache folder or new."""
+    described = [SOURCE.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _cpu().encode()]
+    name = f"gru-{hashlib.blake2b(b'|'.join(described), digest_size=12).hexdigest()}.so"
+    folder = _cache_folder()
+    if (folder / name).exists():
+        return folder / name
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / name
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+        return made.rename(folder / name)  # atomic: another process may do the same
+
+
+def _cache_folder() -> Path:
+    """A folder that only this user can write to."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "latentry"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="latentry-"))
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="latentry-"))
+
+
+def _cpu() -> str:
+    """What the machine says of its processor: code for one may not run on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "stderr", "") or error).strip()
