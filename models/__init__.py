@@ -5,7 +5,7 @@ Pure torch and numpy; it knows nothing of HTTP, queues or databases. Where each 
 | equation | place |
 |---|---|
 | x → q(g0 | x), x → codes: the encoders | `network.encode` |
-| GRU: r, z, n, h | `network.gru`; its loop and gradient `scan.Scan`, for CPUs fused in `compiled/gru.c` |
+| GRU: r, z, n, h | `network.gru`; its loop and gradient `scan.Scan`, for CPUs fused in `compiled/gru.h` |
 | controller c_t, inferred inputs u_t, generator g_t | `network.generate`; its loop and gradient `scan.ControlledScan` |
 | f_t = W_f g_t, outputs = W_r f_t + b | `network.read_out` |
 | p(x | outputs): Poisson, negative binomial, zero-inflated gamma, Gaussian | `observation` |

@@ -265,15 +265,17 @@ class Population:
         """Kingma & Ba 2015; each model has its own rate and clipping, the diverged stay as they are."""
         alive = self._alive
         gradient *= (self.options.gradient_clip / norm).clamp(max=1.0)[:, None]
-        gradient[~alive] = 0.0
+        if not alive.all():
+            gradient[~alive] = 0.0
         first, second = ADAM_DECAY
         self._adam_steps += alive
         self._first.lerp_(gradient, 1 - first)  # m ← β₁ m + (1 - β₁) g
-        self._second.lerp_(gradient.square(), 1 - second)  # v ← β₂ v + (1 - β₂) g²
+        self._second.mul_(second).addcmul_(gradient, gradient, value=1 - second)  # v ← β₂ v + (1 - β₂) g²
         steps = self._adam_steps.clamp(min=1).double()
         rate = self._learning_rates() / (1 - first**steps).float() * alive  # m̂ = m / (1 - β₁ᵗ)
-        spread = (self._second / (1 - second**steps).float()[:, None]).sqrt_().add_(ADAM_EPSILON)  # √v̂ + ε
-        self._weights -= rate[:, None] * self._first / spread
+        spread = torch.sqrt(self._second, out=gradient)  # √v̂ + ε; the gradient's memory is free by now
+        spread.mul_((1 - second**steps).rsqrt().float()[:, None]).add_(ADAM_EPSILON)
+        self._weights -= torch.div(self._first, spread, out=spread).mul_(rate[:, None])
 
     def _learning_rates(self) -> Tensor:
         """The models' learning rates as far as they have decayed, float32 [M]."""
@@ -329,6 +331,21 @@ class Population:
         self._decay = torch.where(decays, self._decay * self.options.decay_factor, self._decay)
         self._stalled_epochs = torch.where(decays, 0, self._stalled_epochs)
 
+    def keep(self, indices: Sequence[int]) -> None:
+        """Go on with these models alone, in this order: the others leave, and cost nothing more."""
+        require(len(indices) > 0, "a population keeps at least one model, got no index")
+        for index in indices:
+            self._require_index(index)
+        chosen = torch.tensor(list(indices), device=self.data.device)
+        self.hyperparameters = [self.hyperparameters[index] for index in indices]
+        self.seeds = [self.seeds[index] for index in indices]
+        self._hyper = PackHyperparameters.of(self.hyperparameters, self.data.device)
+        for name in ("_weights", "_best", "_first", "_second", *_VECTOR_ATTRIBUTES):
+            setattr(self, name, getattr(self, name).index_select(0, chosen))
+
+    def _require_index(self, index: int) -> None:
+        require(0 <= index < len(self.seeds), f"index must lie in 0 … {len(self.seeds) - 1}, got {index}")
+
     def state(self, index: int) -> dict[str, Tensor]:
         """Everything needed to resume model `index`, alone or in another pack, bit for bit.
 
@@ -340,7 +357,7 @@ class Population:
             `stalled_epochs`, `alive` (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss`
             (infinite before the first epoch), `learning_rate_decay`, 0-d.
         """
-        require(0 <= index < len(self.seeds), f"index must lie in 0 … {len(self.seeds) - 1}, got {index}")
+        self._require_index(index)
         state = {
             f"{kind}.{name}": values[index].clone().cpu()
             for kind, pack in self._packed().items()
@@ -382,16 +399,10 @@ class Population:
         return dict(zip(_PACKED, (self._weights, self._best, self._first, self._second), strict=True))
 
     def _vectors(self) -> dict[str, Tensor]:
-        vectors = (
-            self._adam_steps,
-            self._best_epoch,
-            self._alive.long(),
-            self._smoothed,
-            self._best_smoothed,
-            self._decay,
-            self._stalled_epochs,
-        )
-        return dict(zip(_VECTORS, vectors, strict=True))
+        vectors = [getattr(self, attribute) for attribute in _VECTOR_ATTRIBUTES]
+        return {
+            name: vector.to(dtype) for (name, dtype), vector in zip(_VECTORS.items(), vectors, strict=True)
+        }
 
     def _named(self, pack: Tensor) -> dict[str, Tensor]:
         """View [M, D] as the named parameters, [M, …] each."""
@@ -413,6 +424,15 @@ _VECTORS = {
     "learning_rate_decay": torch.float64,
     "stalled_epochs": torch.int64,
 }
+_VECTOR_ATTRIBUTES = (
+    "_adam_steps",
+    "_best_epoch",
+    "_alive",
+    "_smoothed",
+    "_best_smoothed",
+    "_decay",
+    "_stalled_epochs",
+)
 
 
 def _evenly(trials: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:

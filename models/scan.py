@@ -12,12 +12,13 @@ scan C controller units, U inferred inputs, G generator units, F factors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from models import compiled
+from models.compiled import scans
 from models.config import VARIANCE_FLOOR
 
 
@@ -126,7 +127,7 @@ class Scan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         parameters = (input_weight, input_bias, weight, candidate_bias)
         keep = any(ctx.needs_input_grad)
-        run = _run_compiled if compiled.usable((x, start, *parameters)) else _run
+        run = scans.run if compiled.usable((x, start, *parameters)) else _run
         gates, candidates, states = run(x, start, parameters, unseen, both_ways, keep=keep)
         if keep:
             ctx.save_for_backward(x, *parameters, gates, candidates, states)
@@ -143,7 +144,7 @@ class Scan(torch.autograd.Function):
             if d_last is None
             else d_last.clone(memory_format=torch.contiguous_format)
         )
-        back = _run_back_compiled if compiled.usable((x, states)) else _run_back
+        back = scans.run_back if compiled.usable((x, states)) else _run_back
         d_x, d_parameters = back(
             x, parameters, (gates, candidates, states), d_states, d_h, ctx.both_ways, ctx.needs_input_grad[0]
         )
@@ -213,59 +214,38 @@ def _out_of_order(gradients: Tensor, both_ways: bool) -> Tensor:
     return gradients[0::2] + gradients[1::2].flip(1)
 
 
-def _run_compiled(
-    x: Tensor,
-    start: Tensor,
-    parameters: Sequence[Tensor],
-    unseen: Tensor | None,
-    both_ways: bool,
-    *,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`_run` in C."""
-    x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
-    _, T, B, D = x.shape
-    P, H = parameters[3].shape
-    bins = T if keep else 1
-    gates, candidates = start.new_empty(P, bins, B, 3 * H), start.new_empty(P, bins, B, H)
-    states = start.new_empty(P, T + 1, B, H)
-    states[:, 0] = start
-    unseen = None if unseen is None else unseen.contiguous()
-    sizes = 1 + both_ways, P, T, B, D, H, int(keep)
-    library = compiled.library()
-    assert library is not None
-    strides = x.stride()[:3]
-    compiled.call(library.gru_forward, x, *strides, unseen, *parameters, gates, candidates, states, *sizes)
-    return gates, candidates, states
+class ControlledInputs(NamedTuple):
+    """Everything that a controlled scan reads. The drives are not kept for the gradient, which does not need them."""
+
+    controller_drive: Tensor | None  # [P, T, B, 3C]
+    controller_start: Tensor  # [P, B, C]
+    controller_weight: Tensor  # recurrent, [P, C, 3C]
+    controller_bias: Tensor  # of the candidate, [P, C]
+    factor_weight: Tensor  # W_cf [P, F, 3C]
+    moment_weight: Tensor  # W_u [P, C, 2U]
+    moment_bias: Tensor  # [P, 2U]
+    generator_drive: Tensor | None  # [P, T, B, 3G]
+    generator_start: Tensor  # [P, B, G]
+    generator_weight: Tensor  # [P, G, 3G]
+    generator_bias: Tensor  # [P, G]
+    input_weight: Tensor  # W_gu [P, U, 3G]
+    directions: Tensor  # W_f [P, F, G]
+    survives: Tensor | None  # dropout's mask over its rate, [P, T, B, G]
+    noise: Tensor | None  # [P, T, B, U]; None: u is the mean
 
 
-def _run_back_compiled(
-    x: Tensor,
-    parameters: Sequence[Tensor],
-    kept: tuple[Tensor, Tensor, Tensor],
-    d_states: Tensor | None,
-    d_h: Tensor,
-    both_ways: bool,
-    wants_d_x: bool,
-) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """`_run_back` in C; `d_h` must be contiguous."""
-    x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
-    input_weight, _, weight, _ = parameters
-    M, T, B, D = x.shape
-    d_states = None if d_states is None else d_states.contiguous()
-    d_x = x.new_zeros(M, T, B, D) if wants_d_x else None
-    d_parameters = tuple(torch.empty_like(values) for values in parameters)
-    sizes = 1 + both_ways, len(weight), T, B, D, weight.shape[1]
-    library = compiled.library()
-    assert library is not None
-    given = (x, *x.stride()[:3], input_weight, weight, *kept, d_states)
-    compiled.call(library.gru_backward, *given, d_h, d_x, *d_parameters, *sizes)
-    return d_x, d_parameters
+class ControlledRun(NamedTuple):
+    """What a controlled scan keeps: of each GRU what `_Steps` keeps, the factors before each bin, the moments of u, and u."""
 
-
-def _row_by_row(x: Tensor) -> Tensor:
-    """The same, its last axis lying together."""
-    return x if x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous()
+    controller_gates: Tensor
+    controller_candidates: Tensor
+    controller_states: Tensor
+    generator_gates: Tensor
+    generator_candidates: Tensor
+    generator_states: Tensor
+    factors: Tensor
+    moments: Tensor
+    inputs: Tensor
 
 
 class ControlledScan(torch.autograd.Function):
@@ -275,134 +255,124 @@ class ControlledScan(torch.autograd.Function):
     c ← GRU(controller_drive_t + W_cf f_(t-1), c); mean, log-variance = W_u c + b_u;
     u_t = mean + √(e^(log-variance) + floor) · noise_t; g ← GRU(generator_drive_t + W_gu u_t, g).
 
-    Inputs: controller_drive [P, T, B, 3C], controller_start [P, B, C], its recurrent weight and candidate bias,
-    factor_weight W_cf [P, F, 3C], moment_weight W_u [P, C, 2U], moment_bias [P, 2U], generator_drive [P, T, B, 3G],
-    generator_start [P, B, G], its recurrent weight and candidate bias, input_weight W_gu [P, U, 3G], directions W_f
-    [P, F, G], survives [P, T, B, G] (dropout's mask over its rate) or None, noise [P, T, B, U] or None (u is the mean).
-    Outputs: generator states [P, T, B, G], moments [P, T, B, 2U], inferred inputs [P, T, B, U].
+    Inputs: `ControlledInputs`. Outputs: generator states [P, T, B, G], moments [P, T, B, 2U], inferred inputs [P, T, B, U].
     """
 
     @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any,
-        controller_drive: Tensor,
-        controller_start: Tensor,
-        controller_weight: Tensor,
-        controller_bias: Tensor,
-        factor_weight: Tensor,
-        moment_weight: Tensor,
-        moment_bias: Tensor,
-        generator_drive: Tensor,
-        generator_start: Tensor,
-        generator_weight: Tensor,
-        generator_bias: Tensor,
-        input_weight: Tensor,
-        directions: Tensor,
-        survives: Tensor | None,
-        noise: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        P, T, B, _ = controller_drive.shape
-        C, G, U = controller_start.shape[-1], generator_start.shape[-1], input_weight.shape[1]
+    def forward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+        inputs = ControlledInputs(*given)  # type: ignore[arg-type]
         keep = any(ctx.needs_input_grad)
-        controller = _Steps(controller_start, controller_weight, controller_bias, T, keep=keep)
-        generator = _Steps(generator_start, generator_weight, generator_bias, T, keep=keep)
-        factors = controller_drive.new_empty(P, T, B, directions.shape[1])  # those before each bin
-        moments = controller_drive.new_empty(P, T, B, 2 * U)
-        inputs = controller_drive.new_empty(P, T, B, U)
-        to_factors, bias = directions.transpose(1, 2), moment_bias[:, None]
-        by_bin = [part.unbind(1) for part in (controller_drive, generator_drive, factors, moments, inputs)]
-        g = generator_start
-        for t, (a_c, a_g, f, moment, u) in enumerate(zip(*by_bin, strict=True)):
-            torch.bmm(g, to_factors, out=f)
-            a = torch.baddbmm(a_c, f, factor_weight)
-            c = controller.step(t, a[..., : 2 * C], a[..., 2 * C :])
-            torch.baddbmm(bias, c, moment_weight, out=moment)
-            u.copy_(moment[..., :U])
-            if noise is not None:
-                deviation = moment[..., U:].exp().add_(VARIANCE_FLOOR).sqrt_()
-                u.addcmul_(deviation, noise[:, t])
-            a = torch.baddbmm(a_g, u, input_weight)
-            g = generator.step(t, a[..., : 2 * G], a[..., 2 * G :])
-            if survives is not None:
-                g = g * survives[:, t]
+        is_compiled = compiled.usable([tensor for tensor in inputs if tensor is not None])
+        run = scans.run_controlled if is_compiled else _run_controlled
+        kept = ControlledRun(*run(inputs, keep=keep))
         if keep:
-            ctx.save_for_backward(
-                controller.gates,
-                controller.candidates,
-                controller.states,
-                controller_weight,
-                generator.gates,
-                generator.candidates,
-                generator.states,
-                generator_weight,
-                factors,
-                moments,
-                inputs,
-                factor_weight,
-                moment_weight,
-                input_weight,
-                directions,
-                survives,
-                noise,
-            )
+            ctx.save_for_backward(*inputs._replace(controller_drive=None, generator_drive=None), *kept)
         ctx.set_materialize_grads(False)
-        return generator.states[:, 1:], moments, inputs
+        return kept.generator_states[:, 1:], kept.moments, kept.inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
-        d_states, d_moments_given, d_inputs_given = gradients
         saved = ctx.saved_tensors
-        factors, moments, inputs, factor_weight, moment_weight, input_weight, directions, survives, noise = (
-            saved[8:]
-        )
-        controller, generator = _StepsBack(*saved[:4]), _StepsBack(*saved[4:8])
-        c_states, g_states = saved[2], saved[6]
-        T, U = moments.shape[1], inputs.shape[-1]
-        d_moments = torch.zeros_like(moments) if d_moments_given is None else d_moments_given.clone()
-        if noise is not None:  # d u / d log-variance = noise · e^(log-variance) / (2 · deviation)
-            variance = moments[..., U:].exp()
-            by_log_variance = noise * variance / (2 * (variance + VARIANCE_FLOOR).sqrt())
-        d_factors = torch.empty_like(factors)
-        d_c, d_g = torch.zeros_like(c_states[:, 0]), torch.zeros_like(g_states[:, 0])
-        from_moments = moment_weight.transpose(1, 2)
-        for t in reversed(range(T)):
-            if d_states is not None:
-                d_g += d_states[:, t]
-            generator.step(t, d_g)
-            d_u = generator.through_drive(t, input_weight)
-            if d_inputs_given is not None:
-                d_u += d_inputs_given[:, t]
-            d_moments[:, t, :, :U] += d_u
-            if noise is not None:
-                d_moments[:, t, :, U:].addcmul_(d_u, by_log_variance[:, t])
-            d_c.baddbmm_(d_moments[:, t], from_moments)
-            controller.step(t, d_c)
-            d_f = controller.through_drive(t, factor_weight)
-            d_factors[:, t] = d_f
-            d_read = torch.bmm(d_f, directions)
-            if survives is not None and t > 0:
-                d_read *= survives[:, t - 1]
-            d_g += d_read
-        read = g_states[:, :-1]
-        if survives is not None:
-            read = torch.cat((read[:, :1], read[:, 1:] * survives[:, :-1]), dim=1)
-        d_directions = summed_products(d_factors, read)
-        d_controller_drive, d_controller_weight, d_controller_bias = controller.finish()
-        d_generator_drive, d_generator_weight, d_generator_bias = generator.finish()
-        return (
-            d_controller_drive,
-            d_c,
-            d_controller_weight,
-            d_controller_bias,
-            summed_products(factors, d_controller_drive),
-            summed_products(c_states[:, 1:], d_moments),
-            d_moments.sum((1, 2)),
-            d_generator_drive,
-            d_g,
-            d_generator_weight,
-            d_generator_bias,
-            summed_products(inputs, d_generator_drive),
-            d_directions,
-            None,
-            None,
-        )
+        number = len(ControlledInputs._fields)
+        inputs, kept = ControlledInputs(*saved[:number]), ControlledRun(*saved[number:])
+        back = scans.run_controlled_back if compiled.usable(kept) else _run_controlled_back
+        return *back(inputs, kept, gradients), None, None
+
+
+def _run_controlled(given: ControlledInputs, *, keep: bool) -> ControlledRun:
+    """What the gradient of a controlled scan needs."""
+    assert given.controller_drive is not None
+    assert given.generator_drive is not None
+    P, T, B, _ = given.controller_drive.shape
+    C, G, U = given.controller_start.shape[-1], given.generator_start.shape[-1], given.input_weight.shape[1]
+    controller = _Steps(given.controller_start, given.controller_weight, given.controller_bias, T, keep=keep)
+    generator = _Steps(given.generator_start, given.generator_weight, given.generator_bias, T, keep=keep)
+    factors = given.controller_start.new_empty(P, T, B, given.directions.shape[1])  # those before each bin
+    moments, inputs = factors.new_empty(P, T, B, 2 * U), factors.new_empty(P, T, B, U)
+    to_factors, bias = given.directions.transpose(1, 2), given.moment_bias[:, None]
+    by_bin = [
+        part.unbind(1) for part in (given.controller_drive, given.generator_drive, factors, moments, inputs)
+    ]
+    g = given.generator_start
+    for t, (a_c, a_g, f, moment, u) in enumerate(zip(*by_bin, strict=True)):
+        torch.bmm(g, to_factors, out=f)
+        a = torch.baddbmm(a_c, f, given.factor_weight)
+        c = controller.step(t, a[..., : 2 * C], a[..., 2 * C :])
+        torch.baddbmm(bias, c, given.moment_weight, out=moment)
+        u.copy_(moment[..., :U])
+        if given.noise is not None:
+            deviation = moment[..., U:].exp().add_(VARIANCE_FLOOR).sqrt_()
+            u.addcmul_(deviation, given.noise[:, t])
+        a = torch.baddbmm(a_g, u, given.input_weight)
+        g = generator.step(t, a[..., : 2 * G], a[..., 2 * G :])
+        if given.survives is not None:
+            g = g * given.survives[:, t]
+    return ControlledRun(
+        controller.gates,
+        controller.candidates,
+        controller.states,
+        generator.gates,
+        generator.candidates,
+        generator.states,
+        factors,
+        moments,
+        inputs,
+    )
+
+
+def _run_controlled_back(
+    given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """Gradients at all inputs but survives and noise, from those at states, moments and u (None where nothing arrives)."""
+    d_states, d_moments_given, d_inputs_given = gradients
+    survives, noise, moments = given.survives, given.noise, kept.moments
+    controller = _StepsBack(*kept[:3], given.controller_weight)
+    generator = _StepsBack(*kept[3:6], given.generator_weight)
+    T, U = moments.shape[1], kept.inputs.shape[-1]
+    d_moments = torch.zeros_like(moments) if d_moments_given is None else d_moments_given.clone()
+    if noise is not None:  # d u / d log-variance = noise · e^(log-variance) / (2 · deviation)
+        variance = moments[..., U:].exp()
+        by_log_variance = noise * variance / (2 * (variance + VARIANCE_FLOOR).sqrt())
+    d_factors = torch.empty_like(kept.factors)
+    d_c = torch.zeros_like(kept.controller_states[:, 0])
+    d_g = torch.zeros_like(kept.generator_states[:, 0])
+    from_moments = given.moment_weight.transpose(1, 2)
+    for t in reversed(range(T)):
+        if d_states is not None:
+            d_g += d_states[:, t]
+        generator.step(t, d_g)
+        d_u = generator.through_drive(t, given.input_weight)
+        if d_inputs_given is not None:
+            d_u += d_inputs_given[:, t]
+        d_moments[:, t, :, :U] += d_u
+        if noise is not None:
+            d_moments[:, t, :, U:].addcmul_(d_u, by_log_variance[:, t])
+        d_c.baddbmm_(d_moments[:, t], from_moments)
+        controller.step(t, d_c)
+        d_f = controller.through_drive(t, given.factor_weight)
+        d_factors[:, t] = d_f
+        d_read = torch.bmm(d_f, given.directions)
+        if survives is not None and t > 0:
+            d_read *= survives[:, t - 1]
+        d_g += d_read
+    read = kept.generator_states[:, :-1]
+    if survives is not None:
+        read = torch.cat((read[:, :1], read[:, 1:] * survives[:, :-1]), dim=1)
+    d_directions = summed_products(d_factors, read)
+    d_controller_drive, d_controller_weight, d_controller_bias = controller.finish()
+    d_generator_drive, d_generator_weight, d_generator_bias = generator.finish()
+    return (
+        d_controller_drive,
+        d_c,
+        d_controller_weight,
+        d_controller_bias,
+        summed_products(kept.factors, d_controller_drive),
+        summed_products(kept.controller_states[:, 1:], d_moments),
+        d_moments.sum((1, 2)),
+        d_generator_drive,
+        d_g,
+        d_generator_weight,
+        d_generator_bias,
+        summed_products(kept.inputs, d_generator_drive),
+        d_directions,
+    )

@@ -1,4 +1,4 @@
-"""The GRU in C (`gru.c`), compiled for this machine's CPU when it is first used; optional.
+"""Both scans in C, compiled for this machine's CPU when they are first used; optional.
 
 Where there is no C compiler, `library` is None and `models.scan` does the same in tensors. The compiled library is kept in
 the user's cache folder, by source, compiler and CPU.
@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("gru.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("scan.c", "controlled_scan.c", "gru.h")]
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC")
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 120
@@ -33,6 +33,8 @@ _INPUTS = [_POINTER, _LONG, _LONG, _LONG]  # x and its strides
 _SIGNATURES = {
     "gru_forward": [*_INPUTS, *[_POINTER] * 8, *[_INT] * 7],
     "gru_backward": [*_INPUTS, *[_POINTER] * 12, *[_INT] * 6],
+    "controlled_forward": [_POINTER],
+    "controlled_backward": [_POINTER],
 }
 
 
@@ -42,25 +44,12 @@ def usable(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
     return library() if fits and torch.get_num_threads() == 1 else None
 
 
-def call(function: Callable[..., int], *arguments: Tensor | int | None) -> None:
-    """Call a function of the library; tensors pass as pointers, None as no pointer.
-
-    Raises
-    ------
-    MemoryError
-        If it could not get its working memory.
-    """
-    passed = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-    if function(*passed):
-        raise MemoryError("out of memory in the compiled GRU")
-
-
 @cache
 def library() -> ctypes.CDLL | None:
     """Compile, or find, the library; None where that cannot be done."""
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
-        logger.info("no C compiler (%s): the GRU runs in torch's own operations", ", ".join(COMPILERS))
+        logger.info("no C compiler (%s): recurrences run in torch's own operations", ", ".join(COMPILERS))
         return None
     try:
         loaded = ctypes.CDLL(str(_compiled(compiler)))
@@ -70,7 +59,7 @@ def library() -> ctypes.CDLL | None:
         subprocess.SubprocessError,
     ) as error:  # RuntimeError: there is no home folder
         logger.warning(
-            "the compiled GRU is not used, torch's own operations are: %s", _reason(error), exc_info=error
+            "the compiled scans are not used, torch's own operations are: %s", _reason(error), exc_info=error
         )
         return None
     for name, types in _SIGNATURES.items():
@@ -80,14 +69,20 @@ def library() -> ctypes.CDLL | None:
 
 def _compiled(compiler: str) -> Path:
     """The library for this source, compiler and CPU, from the cache folder or new."""
-    described = [SOURCE.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _cpu().encode()]
-    name = f"gru-{hashlib.blake2b(b'|'.join(described), digest_size=12).hexdigest()}.so"
+    described = [
+        *(source.read_bytes() for source in SOURCES),
+        compiler.encode(),
+        " ".join(FLAGS).encode(),
+        _cpu().encode(),
+    ]
+    name = f"scans-{hashlib.blake2b(b'|'.join(described), digest_size=12).hexdigest()}.so"
     folder = _cache_folder()
     if (folder / name).exists():
         return folder / name
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / name
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        sources = [str(source) for source in SOURCES if source.suffix == ".c"]
+        command = [compiler, *FLAGS, *sources, "-lm", "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
         return made.rename(folder / name)  # atomic: another process may do the same
 

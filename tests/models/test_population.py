@@ -89,6 +89,23 @@ def test_a_model_has_the_same_curve_alone_and_in_any_pack():
         assert_same_state(alone[m].state(0), together.state(m), exactly=False)
 
 
+def test_models_that_leave_change_nothing_for_those_that_stay():
+    whole, left = population(), population()
+    for together in (whole, left):
+        together.train_epoch()
+    left.keep([2, 0])
+    assert (left.seeds, left.epoch) == ([whole.seeds[2], whole.seeds[0]], 1)
+    for _ in range(2):
+        expected, scores = whole.train_epoch(), left.train_epoch()
+    for m, stayed in zip((2, 0), scores, strict=True):
+        assert dataclasses.astuple(stayed) == pytest.approx(dataclasses.astuple(expected[m]), rel=1e-4)
+    for index, m in enumerate((2, 0)):
+        assert_same_state(left.state(index), whole.state(m), exactly=False)
+    for wrong in ([], [2], [-1]):
+        with pytest.raises(ConfigurationError):
+            left.keep(wrong)
+
+
 def test_a_state_moves_to_another_pack_and_other_hyperparameters():
     first = population((0, 1))
     first.train_epoch()

@@ -109,8 +109,51 @@ def test_the_compiled_scan_is_that_of_tensors(sizes, with_gaps, ways, monkeypatc
 
     ours = outcome()
     monkeypatch.setattr(compiled, "library", lambda: None)
-    for mine, tensors_ in zip(ours, outcome(), strict=True):
-        torch.testing.assert_close(mine, tensors_, rtol=2e-5, atol=2e-5)
+    for mine, of_tensors in zip(ours, outcome(), strict=True):
+        torch.testing.assert_close(mine, of_tensors, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("used", [(0, 1, 2), (0,), (1, 2)], ids=str)
+@pytest.mark.parametrize(("dropout", "drawn"), [(True, True), (False, False), (True, False)])
+@pytest.mark.parametrize("sizes", [(2, 3, 2, 3, 2, 2), (1, 13, 37, 20, 1, 5), (3, 16, 16, 100, 4, 20)])
+def test_the_compiled_controlled_scan_is_that_of_tensors(sizes, dropout, drawn, used, monkeypatch):
+    if compiled.library() is None:
+        pytest.skip("there is no C compiler here, so there is no compiled library")
+    P, B, C, G, U, F = sizes
+    T = 6
+    random = torch.Generator().manual_seed(3)
+
+    def draw(*shape, scale=1.0):
+        return scale * torch.randn(shape, generator=random)
+
+    given = [
+        draw(P, T, B, 3 * C), draw(P, B, C), draw(P, C, 3 * C, scale=C**-0.5), draw(P, C),
+        draw(P, F, 3 * C, scale=F**-0.5), draw(P, C, 2 * U, scale=C**-0.5), draw(P, 2 * U),
+        draw(P, 1, 1, 3 * G), draw(P, B, G), draw(P, G, 3 * G, scale=G**-0.5), draw(P, G),
+        draw(P, U, 3 * G), draw(P, F, G, scale=G**-0.5),
+    ]  # fmt: skip
+    fixed = (
+        (torch.rand(P, T, B, G, generator=random) < 0.7) / 0.7 if dropout else None,
+        draw(P, T, B, U) if drawn else None,
+    )
+    arrives = [draw(P, B, T, width).transpose(1, 2) for width in (G, 2 * U, U)]
+
+    def outcome():
+        inputs = [values.clone().requires_grad_() for values in given]
+        expanded = [*inputs[:7], inputs[7].expand(-1, T, B, -1), *inputs[8:]]  # as biases are
+        outputs = ControlledScan.apply(*expanded, *fixed)
+        with torch.no_grad():
+            light = ControlledScan.apply(*expanded, *fixed)
+        assert all(torch.equal(a, b) for a, b in zip(outputs, light, strict=True))
+        some = [outputs[place] for place in used]
+        gradients = torch.autograd.grad(some, inputs, [arrives[place] for place in used])
+        return [*(output.detach() for output in outputs), *gradients]
+
+    ours = outcome()
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    for mine, of_tensors in zip(ours, outcome(), strict=True):
+        torch.testing.assert_close(mine, of_tensors, rtol=5e-5, atol=5e-5)
 
 
 @pytest.mark.usefixtures("one_thread")

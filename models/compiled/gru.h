@@ -1,15 +1,17 @@
-/* GRUs over bins and their gradient for CPUs: what models/scan.py says in tensors, fused.
+/* A GRU's bin and its gradient for CPUs, fused: what both scans are made of.
  *
  *   r = sigmoid(a_r + c_r),  z = sigmoid(a_z + c_z),  n = tanh(a_n + r (c_n + b)),  h <- (1 - z) n + z h,
  *   a = W x + b_in,  c = U h
  *
  * One unit (a model, or one direction of its encoder) at a time goes through all its bins: its weights stay in the cache,
  * gates are made while their products are still in registers, and weights' gradients are added up bin by bin, so that no
- * gradient of a gate is ever written to memory. Spike counts are mostly zero: products with x pass over zeros.
+ * gradient of a gate need ever be written to memory. Spike counts are mostly zero: products with inputs pass over zeros.
  *
  * Shapes: P units, T bins, B trials, D inputs, H units of the GRU. Arrays are contiguous unless strides are given (in floats).
  * Inside, a row of H is padded to S = a multiple of WIDTH, so that vectors fit.
  */
+#ifndef LATENTRY_GRU_H
+#define LATENTRY_GRU_H
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,24 +111,39 @@ static void pad(float *to, const float *from, int rows, int H)
         memcpy(to + part * S, from + part * H, H * sizeof(float));
 }
 
-/* a [B, 3S] += x [B, D] W [D, 3S], over what is not zero. */
-static void add_inputs(float *a, const float *x, long x_trial, const float *weight, int B, int D, int S)
+/* a [B, columns] += x [B, D] weight [D, columns], over what is not zero; columns a multiple of WIDTH, as below. */
+static void add_inputs(float *a, const float *x, long x_trial, const float *weight, int B, int D, int columns)
 {
-    for (int trial = 0; trial < B; trial++, a += 3 * S, x += x_trial)
+    for (int trial = 0; trial < B; trial++, a += columns, x += x_trial)
         for (int d = 0; d < D; d++)
             if (x[d] != 0.0f)
-                for (int j = 0; j < 3 * S; j += WIDTH)
-                    store(a + j, load(a + j) + x[d] * load(weight + (long)d * 3 * S + j));
+                for (int j = 0; j < columns; j += WIDTH)
+                    store(a + j, load(a + j) + x[d] * load(weight + (long)d * columns + j));
 }
 
-/* The gradient of W: d_weight [D, 3S] += x^T d_a, likewise. */
-static void add_outer(float *d_weight, const float *x, long x_trial, const float *d_a, int B, int D, int S)
+/* The gradient of its weight: d_weight [D, columns] += x^T d_a, likewise. */
+static void add_outer(float *d_weight, const float *x, long x_trial, const float *d_a, int B, int D, int columns)
 {
-    for (int trial = 0; trial < B; trial++, d_a += 3 * S, x += x_trial)
+    for (int trial = 0; trial < B; trial++, d_a += columns, x += x_trial)
         for (int d = 0; d < D; d++)
-            if (x[d] != 0.0f)
-                for (int j = 0; j < 3 * S; j += WIDTH)
-                    store(d_weight + (long)d * 3 * S + j, load(d_weight + (long)d * 3 * S + j) + x[d] * load(d_a + j));
+            if (x[d] != 0.0f) {
+                float *row = d_weight + (long)d * columns;
+                for (int j = 0; j < columns; j += WIDTH)
+                    store(row + j, load(row + j) + x[d] * load(d_a + j));
+            }
+}
+
+/* The gradient at x: d_x [B, D] += d_a weight^T. */
+static void through_inputs(float *d_x, const float *d_a, const float *weight, int B, int D, int columns)
+{
+    for (int trial = 0; trial < B; trial++, d_a += columns, d_x += D)
+        for (int d = 0; d < D; d++) {
+            vec sum = {0};
+            for (int j = 0; j < columns; j += WIDTH)
+                sum += load(d_a + j) * load(weight + (long)d * columns + j);
+            for (int lane = 0; lane < WIDTH; lane++)
+                d_x[d] += sum[lane];
+        }
 }
 
 /* ---- forward ---- */
@@ -187,51 +204,39 @@ static void forward_bin(const Bin *bin, const float *packed, int B, int H)
     }
 }
 
-/* x [P / ways, T, B, D] by its strides; with two ways every second unit reads the bins from the last to the first.
- * unseen [T, B] or NULL; W [P, D, 3H], b_in [P, 3H], U [P, H, 3H], bias [P, H]; gates [P, kept, B, 3H] and candidates
- * [P, kept, B, H], kept being T, or 1 without gradient; states [P, T + 1, B, H] in the order of reading, the first of each
- * unit given. Returns 0, or 1 if memory ran out. */
-int gru_forward(const float *x, long x_model, long x_bin, long x_trial, const unsigned char *unseen,
-                const float *input_weight, const float *input_bias, const float *weight, const float *bias, float *gates,
-                float *candidates, float *states, int ways, int P, int T, int B, int D, int H, int keep)
-{
-    int S = padded(H);
-    long size = (long)B * H;
-    float *memory = aligned_alloc(4 * WIDTH, (3L * H * S + 3L * D * S + 3L * B * S + 4L * S) * sizeof(float));
-    if (!memory)
-        return 1;
-    float *packed = memory, *w = packed + 3L * H * S, *a = w + 3L * D * S, *b_in = a + 3L * B * S, *b = b_in + 3L * S;
-    for (int p = 0; p < P; p++) {
-        pack(packed, weight + 3L * p * H * H, H);
-        pad(w, input_weight + 3L * p * D * H, D, H);
-        pad(b_in, input_bias + 3L * p * H, 1, H);
-        memset(b, 0, S * sizeof(float));
-        memcpy(b, bias + (long)p * H, H * sizeof(float));
-        for (int t = 0; t < T; t++) {
-            int bin_read = p % ways ? T - 1 - t : t;
-            for (int trial = 0; trial < B; trial++)
-                memcpy(a + 3L * trial * S, b_in, 3 * S * sizeof(float));
-            add_inputs(a, x + p / ways * x_model + bin_read * x_bin, x_trial, w, B, D, S);
-            long at = keep ? (long)p * T + t : p;
-            float *h = states + ((long)p * (T + 1) + t) * size;
-            Bin bin = {a, b, h, unseen ? unseen + (long)bin_read * B : NULL,
-                       gates + at * 3 * size, candidates + at * size, h + size};
-            forward_bin(&bin, packed, B, H);
-        }
-    }
-    free(memory);
-    return 0;
-}
-
 /* ---- backward ---- */
 
-/* The transpose of U [H, 3H] as [block of WIDTH rows of U][3H][WIDTH]. */
-static void pack_transposed(float *packed, const float *weight, int H)
+/* A matrix [rows, columns], element (k, j) at k * row_stride + j * column_stride, as [block of WIDTH columns][rows][WIDTH]. */
+static void pack_matrix(float *packed, const float *matrix, long row_stride, long column_stride, int rows, int columns)
 {
-    for (int at = 0; at < H; at += WIDTH)
-        for (int k = 0; k < 3 * H; k++, packed += WIDTH)
+    for (int at = 0; at < columns; at += WIDTH)
+        for (int k = 0; k < rows; k++, packed += WIDTH)
             for (int lane = 0; lane < WIDTH; lane++)
-                packed[lane] = at + lane < H ? weight[(at + lane) * 3L * H + k] : 0.0f;
+                packed[lane] = at + lane < columns ? matrix[k * row_stride + (at + lane) * column_stride] : 0.0f;
+}
+
+inlined void product_block(float *out, long out_stride, const float *left, long left_stride, long part_stride, int parts,
+                           const float *packed, int K, int lanes, int rows)
+{
+    vec sums[ROWS][3] = {{{0}}};
+    for (int part = 0; part < parts; part++)
+        multiply(sums, left + part * part_stride, left_stride, 1, packed + (long)part * K * WIDTH, WIDTH, K, rows, 1);
+    for (int row = 0; row < rows; row++)
+        store_part(out + row * out_stride, load_part(out + row * out_stride, lanes) + sums[row][0], lanes);
+}
+
+/* out [B, N] += left [B, parts x K] packed [parts x K, N]; the parts of a row of left lie part_stride apart. */
+static void add_product(float *out, long out_stride, const float *left, long left_stride, long part_stride, int parts,
+                        const float *packed, int B, int K, int N)
+{
+    for (int at = 0; at < N; at += WIDTH, packed += (long)parts * K * WIDTH) {
+        int lanes = lanes_at(at, N);
+#define BODY(rows, first)                                                                                          \
+    product_block(out + first * out_stride + at, out_stride, left + first * left_stride, left_stride, part_stride, \
+                  parts, packed, K, lanes, rows)
+        FOR_ROWS(B, BODY);
+#undef BODY
+    }
 }
 
 /* At one bin: d_h [B, H], the gradient at the state after it, becomes its direct part at the state before it.
@@ -258,26 +263,6 @@ static void through_gates(float *d_h, const float *gates, const float *candidate
             store(to_a + 2 * S, d_n);
             store_part(d, arrives * z, lanes);
         }
-}
-
-inlined void through_weight_block(float *d_h, const float *d_c, const float *packed, int H, int at, int first, int rows)
-{
-    int S = padded(H), lanes = lanes_at(at, H);
-    vec sums[ROWS][3] = {{{0}}};
-    for (int gate = 0; gate < 3; gate++)
-        multiply(sums, d_c + first * 3L * S + gate * S, 3 * S, 1, packed + (long)gate * H * WIDTH, WIDTH, H, rows, 1);
-    for (long row = first; row < first + rows; row++)
-        store_part(d_h + row * H + at, load_part(d_h + row * H + at, lanes) + sums[row - first][0], lanes);
-}
-
-/* d_h [B, H] += d_c U^T. */
-static void through_weight(float *d_h, const float *d_c, const float *packed, int B, int H)
-{
-    for (int at = 0; at < H; at += WIDTH, packed += 3L * H * WIDTH) {
-#define BODY(rows, first) through_weight_block(d_h, d_c, packed, H, at, first, rows)
-        FOR_ROWS(B, BODY);
-#undef BODY
-    }
 }
 
 inlined void weight_gradient_block(float *d_weight, const float *h, const float *d_c, int B, int H, int at, int first,
@@ -312,69 +297,10 @@ static void add_rows(float *sum, const float *d, int B, int S)
             store(sum + j, load(sum + j) + load(d + j));
 }
 
-/* d_x [B, D] += d_a W^T. */
-static void through_inputs(float *d_x, const float *d_a, const float *weight, int B, int D, int S)
-{
-    for (int trial = 0; trial < B; trial++, d_a += 3 * S, d_x += D)
-        for (int d = 0; d < D; d++) {
-            vec sum = {0};
-            for (int j = 0; j < 3 * S; j += WIDTH)
-                sum += load(d_a + j) * load(weight + (long)d * 3 * S + j);
-            for (int lane = 0; lane < WIDTH; lane++)
-                d_x[d] += sum[lane];
-        }
-}
-
 static void unpad(float *to, const float *from, int rows, int H)
 {
     for (long part = 0; part < 3L * rows; part++)
         memcpy(to + part * H, from + part * padded(H), H * sizeof(float));
 }
 
-/* As in gru_forward. d_states [P, T, B, H] or NULL; d_h [P, B, H]: in, the gradient at the last state, out, at the first;
- * d_x [P / ways, T, B, D], zeros to add to, or NULL if it is not asked for; the gradients of weights and biases are
- * written. Returns 0, or 1 if memory ran out. */
-int gru_backward(const float *x, long x_model, long x_bin, long x_trial, const float *input_weight, const float *weight,
-                 const float *gates, const float *candidates, const float *states, const float *d_states, float *d_h,
-                 float *d_x, float *d_input_weight, float *d_input_bias, float *d_weight, float *d_bias, int ways, int P,
-                 int T, int B, int D, int H)
-{
-    int S = padded(H);
-    long size = (long)B * H;
-    float *memory = aligned_alloc(4 * WIDTH, (6L * H * S + 6L * D * S + 6L * B * S + 8L * S) * sizeof(float));
-    if (!memory)
-        return 1;
-    float *packed = memory, *d_u = packed + 3L * H * S, *w = d_u + 3L * H * S, *d_w = w + 3L * D * S;
-    float *d_c = d_w + 3L * D * S, *d_a = d_c + 3L * B * S, *sum_a = d_a + 3L * B * S, *sum_c = sum_a + 3L * S;
-    for (int p = 0; p < P; p++) {
-        pack_transposed(packed, weight + 3L * p * H * H, H);
-        pad(w, input_weight + 3L * p * D * H, D, H);
-        memset(d_u, 0, 3L * H * S * sizeof(float));
-        memset(d_w, 0, 3L * D * S * sizeof(float));
-        memset(sum_a, 0, 6L * S * sizeof(float));
-        float *d = d_h + p * size;
-        for (int t = T - 1; t >= 0; t--) {
-            int bin_read = p % ways ? T - 1 - t : t;
-            long at = (long)p * T + t;
-            const float *h = states + ((long)p * (T + 1) + t) * size;
-            const float *read = x + p / ways * x_model + bin_read * x_bin;
-            if (d_states)
-                for (long i = 0; i < size; i++)
-                    d[i] += d_states[at * size + i];
-            through_gates(d, gates + at * 3 * size, candidates + at * size, h, d_c, d_a, B, H);
-            through_weight(d, d_c, packed, B, H);
-            weight_gradient(d_u, h, d_c, B, H);
-            add_rows(sum_c, d_c, B, S);
-            add_rows(sum_a, d_a, B, S);
-            add_outer(d_w, read, x_trial, d_a, B, D, S);
-            if (d_x)
-                through_inputs(d_x + ((long)(p / ways) * T + bin_read) * B * D, d_a, w, B, D, S);
-        }
-        unpad(d_weight + 3L * p * H * H, d_u, H, H);
-        unpad(d_input_weight + 3L * p * D * H, d_w, D, H);
-        unpad(d_input_bias + 3L * p * H, sum_a, 1, H);
-        memcpy(d_bias + (long)p * H, sum_c + 2 * S, H * sizeof(float));
-    }
-    free(memory);
-    return 0;
-}
+#endif

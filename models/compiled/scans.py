@@ -1,0 +1,196 @@
+"""Both scans of `models.scan` in C: tensors made contiguous, outputs allocated, pointers passed.
+
+Shapes as in `models.scan`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from models.compiled import library
+from models.config import VARIANCE_FLOOR
+
+if TYPE_CHECKING:
+    from models.scan import ControlledInputs, ControlledRun
+
+_Pointer, _Long, _Int, _Float = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+
+
+class _Gru(ctypes.Structure):
+    """`Gru` of controlled_scan.c."""
+
+    _fields_ = (
+        ("drive", _Pointer),
+        *[(f"drive_{axis}", _Long) for axis in ("unit", "bin", "trial")],
+        *[(name, _Pointer) for name in ("weight", "bias", "input_weight", "gates", "candidates", "states")],
+        *[(f"d_{name}", _Pointer) for name in ("drive", "weight", "bias", "input_weight", "state")],
+    )
+
+
+class _Controlled(ctypes.Structure):
+    """`Controlled` of controlled_scan.c."""
+
+    _fields_ = (
+        ("controller", _Gru),
+        ("generator", _Gru),
+        *[(name, _Pointer) for name in ("moment_weight", "moment_bias", "directions", "survives", "noise")],
+        *[(name, _Pointer) for name in ("factors", "moments", "inputs", "d_states", "d_inputs")],
+        *[(f"d_{name}", _Pointer) for name in ("moments", "moment_weight", "moment_bias", "directions")],
+        ("floor", _Float),
+        *[(name, _Int) for name in ("P", "T", "B", "C", "U", "G", "F", "keep")],
+    )
+
+
+def run(
+    x: Tensor,
+    start: Tensor,
+    parameters: Sequence[Tensor],
+    unseen: Tensor | None,
+    both_ways: bool,
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `models.scan._run`: gates, candidates, states."""
+    x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
+    _, T, B, D = x.shape
+    P, H = parameters[3].shape
+    gates, candidates, states = _room(start, T, 3 * H, keep=keep)
+    unseen = None if unseen is None else unseen.contiguous()
+    sizes = 1 + both_ways, P, T, B, D, H, int(keep)
+    kept = gates, candidates, states
+    _call("gru_forward", x, *x.stride()[:3], unseen, *parameters, *kept, *sizes)
+    return kept
+
+
+def run_back(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    kept: tuple[Tensor, Tensor, Tensor],
+    d_states: Tensor | None,
+    d_h: Tensor,
+    both_ways: bool,
+    wants_d_x: bool,
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """As `models.scan._run_back`; `d_h` must be contiguous."""
+    x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
+    input_weight, _, weight, _ = parameters
+    M, T, B, D = x.shape
+    d_states = None if d_states is None else d_states.contiguous()
+    d_x = x.new_zeros(M, T, B, D) if wants_d_x else None
+    d_parameters = tuple(torch.empty_like(values) for values in parameters)
+    sizes = 1 + both_ways, len(weight), T, B, D, weight.shape[1]
+    given = (x, *x.stride()[:3], input_weight, weight, *kept, d_states)
+    _call("gru_backward", *given, d_h, d_x, *d_parameters, *sizes)
+    return d_x, d_parameters
+
+
+def run_controlled(given: ControlledInputs, *, keep: bool) -> tuple[Tensor, ...]:
+    """As `models.scan._run_controlled`: the fields of a `ControlledRun`."""
+    assert given.controller_drive is not None
+    assert given.generator_drive is not None
+    P, T, B, C3 = given.controller_drive.shape
+    U, F = given.input_weight.shape[1], given.directions.shape[1]
+    controller = _room(given.controller_start, T, C3, keep=keep)
+    generator = _room(given.generator_start, T, given.generator_drive.shape[-1], keep=keep)
+    of_inputs = tuple(given.directions.new_empty(P, T, B, size) for size in (F, 2 * U, U))
+    passed, held = _Passed(given, (*controller, *generator, *of_inputs), T, keep=keep), []
+    for gru, drive in (
+        (passed.arguments.controller, given.controller_drive),
+        (passed.arguments.generator, given.generator_drive),
+    ):
+        rows = _row_by_row(drive)  # expanded biases stay so: they take no memory
+        gru.drive = rows.data_ptr()
+        gru.drive_unit, gru.drive_bin, gru.drive_trial = rows.stride()[:3]
+        held.append(rows)
+    passed.call("controlled_forward")
+    return *controller, *generator, *of_inputs
+
+
+def run_controlled_back(
+    given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """As `models.scan._run_controlled_back`."""
+    d_states, d_moments, d_inputs = (None if d is None else d.contiguous() for d in gradients)
+    passed = _Passed(given, kept, kept.moments.shape[1], keep=True)
+    arguments, made = passed.arguments, []
+    d_of_inputs = torch.zeros_like(kept.moments) if d_moments is None else d_moments.clone()
+    arguments.d_states, arguments.d_inputs = passed.pointer(d_states), passed.pointer(d_inputs)
+    arguments.d_moments = passed.pointer(d_of_inputs)
+    for gru, gates, states, weights in (
+        (arguments.controller, kept.controller_gates, kept.controller_states,
+         (given.controller_weight, given.controller_bias, given.factor_weight)),
+        (arguments.generator, kept.generator_gates, kept.generator_states,
+         (given.generator_weight, given.generator_bias, given.input_weight)),
+    ):  # fmt: skip
+        d_drive, d_start = torch.empty_like(gates), torch.zeros_like(states[:, 0]).contiguous()
+        d_weights = [weight.new_empty(weight.shape) for weight in weights]
+        gru.d_drive, gru.d_state = passed.pointer(d_drive), passed.pointer(d_start)
+        gru.d_weight, gru.d_bias, gru.d_input_weight = map(passed.pointer, d_weights)
+        made.append((d_drive, d_start, *d_weights))
+    others = [w.new_empty(w.shape) for w in (given.moment_weight, given.moment_bias, given.directions)]
+    arguments.d_moment_weight, arguments.d_moment_bias, arguments.d_directions = map(passed.pointer, others)
+    passed.call("controlled_backward")
+    (*controller, d_factor_weight), (*generator, d_input_weight) = made
+    d_moment_weight, d_moment_bias, d_directions = others
+    return (
+        *controller, d_factor_weight, d_moment_weight, d_moment_bias, *generator, d_input_weight, d_directions,
+    )  # fmt: skip
+
+
+class _Passed:
+    """The argument of a controlled scan, and the tensors whose memory it points to."""
+
+    def __init__(self, given: ControlledInputs, kept: Sequence[Tensor], bins: int, *, keep: bool) -> None:
+        self._held: list[Tensor] = []
+        self.arguments = arguments = _Controlled(floor=VARIANCE_FLOOR, T=bins, keep=int(keep))
+        arguments.P, arguments.B, arguments.C = given.controller_start.shape
+        arguments.G, arguments.F = given.generator_start.shape[-1], given.directions.shape[1]
+        arguments.U = given.input_weight.shape[1]
+        for gru, weights, states in (
+            (arguments.controller, (given.controller_weight, given.controller_bias, given.factor_weight), kept[:3]),
+            (arguments.generator, (given.generator_weight, given.generator_bias, given.input_weight), kept[3:6]),
+        ):  # fmt: skip
+            gru.weight, gru.bias, gru.input_weight = map(self.pointer, weights)
+            gru.gates, gru.candidates, gru.states = map(self.pointer, states)
+        for name in ("moment_weight", "moment_bias", "directions", "survives", "noise"):
+            setattr(arguments, name, self.pointer(getattr(given, name)))
+        arguments.factors, arguments.moments, arguments.inputs = map(self.pointer, kept[6:])
+
+    def pointer(self, tensor: Tensor | None) -> int | None:
+        """Where a tensor lies, row by row; what is not contiguous is copied."""
+        if tensor is None:
+            return None
+        self._held.append(tensor.contiguous())
+        return self._held[-1].data_ptr()
+
+    def call(self, name: str) -> None:
+        """Call a function of the library."""
+        _call(name, ctypes.byref(self.arguments))
+
+
+def _call(name: str, *arguments: object) -> None:
+    """Call a function of the library; tensors pass as pointers, None as no pointer."""
+    passed = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
+    loaded = library()
+    assert loaded is not None
+    if getattr(loaded, name)(*passed):
+        raise MemoryError("out of memory in the compiled scan")
+
+
+def _room(start: Tensor, bins: int, gates: int, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """For gates, candidates (of one bin, unless they are to be kept) and states, of which the first are given."""
+    P, B, H = start.shape
+    kept = bins if keep else 1
+    states = start.new_empty(P, bins + 1, B, H)
+    states[:, 0] = start
+    return start.new_empty(P, kept, B, gates), start.new_empty(P, kept, B, H), states
+
+
+def _row_by_row(x: Tensor) -> Tensor:
+    """The same, its last axis lying together."""
+    return x if x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous()
