@@ -85,10 +85,17 @@ def principal_components_start(
     by_factor = np.eye(F) if F == D else random.standard_normal((F, D)) / np.sqrt(F)
     counts = OBSERVATIONS[architecture.observation].is_counts
     start: dict[str, Floats] = {}
-    for number, average in enumerate(averages):
+    centres = [average.mean(0) for average in averages]
+    maps = [
+        _regression(average - centre, components, ridge)
+        for average, centre in zip(averages, centres, strict=True)
+    ]
+    # Averages vary far less than single trials, so these maps would flood the encoders with single spikes: one number
+    # for all sessions brings them to the size of random weights, variance 1 / N.
+    size = np.sqrt(sum(float(np.square(weight).sum()) for weight in maps) / (D * len(maps)))
+    for number, (average, centre) in enumerate(zip(averages, centres, strict=True)):
         prefix = session_prefix(architecture, number)
-        centre = average.mean(0)
-        weight = _regression(average - centre, components, ridge)
+        weight = maps[number] / max(size, 1e-12)
         start[f"{prefix}read_in.weight"] = weight
         start[f"{prefix}read_in.bias"] = -centre @ weight
         if OBSERVATIONS[architecture.observation].outputs == 1:

@@ -65,6 +65,14 @@ def test_without_conditions_all_trials_are_averaged(recordings):
     assert all(torch.isfinite(values).all() for values in start.values())
 
 
+def test_read_ins_are_of_the_size_of_random_ones(recordings):
+    start = principal_components_start(
+        architecture(), sessions_of(recordings), [r.condition for r in recordings]
+    )
+    squares = [float(start[f"session{number}.read_in.weight"].square().sum()) for number in range(2)]
+    assert np.mean(squares) == pytest.approx(D, rel=1e-4)  # N weights of variance 1 / N for each of D
+
+
 def test_every_model_of_a_population_begins_there(recordings):
     sessions = sessions_of(recordings)
     start = principal_components_start(architecture(), sessions, [r.condition for r in recordings])
