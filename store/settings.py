@@ -73,9 +73,19 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         3, ge=1, description="How often a slice or an ingest is begun before it counts as failed."
     )
-    pack_models: int = Field(16, ge=1, description="Most models that one worker trains together as one pack.")
+    pack_models: int = Field(
+        16,
+        ge=1,
+        description="Most models of a pack, which one worker trains from report to report; how many of them at once it "
+        "finds by itself.",
+    )
     device: str = Field("auto", description="Device of training: `auto`, `cpu`, `cuda`, `cuda:0`, …")
-    threads: int = Field(1, ge=1, description="CPU threads of one training process.")
+    threads: int = Field(
+        1,
+        ge=1,
+        description="CPU threads of one training process. On CPUs run more workers instead: the compiled recurrences "
+        "use one thread, and several workers scale better than one with several threads.",
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> "Settings":
