@@ -17,6 +17,13 @@ from store.settings import get_settings
 
 _READ_ONLY = "latentry_read_only"
 
+LOCK: dict[str, Any] = {"key_share": True}
+"""Value of `with_for_update` that keeps other writers off a row, but lets them write rows that refer to it.
+
+With PostgreSQL's plain FOR UPDATE, a worker that renewed the lease of a slice and then records an event of the job would wait
+for whoever holds the job, who may wait for the slice: a deadlock.
+"""
+
 
 class Database:
     """A database by URL.

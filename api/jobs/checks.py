@@ -164,15 +164,8 @@ def _memory_problems(specification: JobSpecification, data: JobData) -> list[Fie
 
 
 def step_bytes(specification: JobSpecification, data: JobData) -> int:
-    """Memory that a training step of one model takes, roughly: measured numbers for each bin of each trial."""
-    architecture = specification.architecture
-    numbers = (
-        11 * (data.dataset.neurons or 0) + 18 * architecture.encoder_units + 13 * architecture.generator_units
-    )
-    if architecture.has_controller:
-        numbers += 23 * architecture.controller_encoder_units + 9 * architecture.controller_units
-    trials = min(specification.training.batch_size, data.training_trials)
-    return 4 * trials * data.bins * numbers
+    """Memory that a training step of one model takes, roughly."""
+    return specification.step_bytes(data.dataset.neurons or 0, data.bins, data.training_trials)
 
 
 def warnings(specification: JobSpecification, data: JobData) -> list[str]:

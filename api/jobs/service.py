@@ -12,7 +12,7 @@ from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Page, cut_page, decode_id, decode_number
 from store import events, outbox
-from store.database import database_now
+from store.database import LOCK, database_now
 from store.identifiers import PATTERN, new_id
 from store.specification import JobSpecification, split_trials
 from store.states import JobState, ModelState, SliceState
@@ -95,7 +95,7 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
 def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
     """Return the tenant's job, or raise `NotFound`."""
     row = (
-        session.get(Job, job_id, with_for_update=True if lock else None)
+        session.get(Job, job_id, with_for_update=LOCK if lock else None)
         if PATTERN.fullmatch(job_id)
         else None
     )

@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
-from store.database import Database
+from store import events
+from store.database import LOCK, Database
+from store.migrate import migrate
 from store.settings import Settings
 from store.states import DatasetState, SliceState
-from store.tables import Dataset, OutboxMessage, Slice
+from store.tables import Dataset, Job, OutboxMessage, Slice
 from tests.worker.conftest import add_dataset, add_job
 from worker.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap
 from worker.scheduler import advance
@@ -44,6 +47,31 @@ def test_many_workers_claim_each_slice_once(
         thread.join()
     assert len(claimed) == 6
     assert len({lease.row_id for lease in claimed}) == 6
+
+
+def test_a_worker_writes_of_a_job_that_another_holds(postgres_database_url: str, settings: Settings) -> None:
+    """Else it would wait, with its slice in hand, for one who may wait for the slice. SQLite has one writer anyway."""
+    database = Database(postgres_database_url)
+    migrate(database)
+    job_id = add_job(database, add_dataset(database))
+    queue_job(database, settings, job_id)
+    lease = claim(database, settings)
+    assert lease is not None
+
+    def hold_too() -> None:
+        with database.write() as session:
+            session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+            session.get_one(Job, job_id, with_for_update=LOCK)
+
+    with database.write() as holder:
+        holder.get_one(Job, job_id, with_for_update=LOCK)
+        with database.write() as session:
+            session.execute(text("SET LOCAL lock_timeout = '2s'"))
+            lease.keep(session, settings)
+            events.record(session, job_id, "progress", models=[])
+        with pytest.raises(OperationalError, match="lock timeout"):
+            hold_too()
+    database.close()
 
 
 def test_a_worker_that_wakes_late_is_refused(

@@ -1,0 +1,154 @@
+"""Training and inference that take their time and leave what real ones leave, but compute nothing.
+
+`worker.train.train` and `worker.infer.infer` run as they are: they load data and checkpoints, renew their lease, write points
+of learning curves, save, score and report. Only the network is replaced: `Population` by one that sleeps, and `iterate_latents`
+by random numbers.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import worker.infer
+import worker.train
+from models import Architecture, EpochScores, Hyperparameters, Latents
+from models.network import parameter_shapes
+
+STEPS_PER_EPOCH = 10
+_KINDS = ("weights", "best", "adam_first", "adam_second")
+
+
+@dataclass
+class Pace:
+    """How long an epoch lasts, and what was done so far in this process.
+
+    Parameters
+    ----------
+    epoch_seconds
+        Mean length of an epoch, however many models the pack has, as on a GPU with room. Each population has its own, up to a
+        fifth more or less, so that workers do not march in step.
+    slept_s
+        Time spent in training.
+    """
+
+    epoch_seconds: float
+    slept_s: float = 0.0
+
+
+class SleepingPopulation:
+    """Has what `worker.train` needs of `models.Population`."""
+
+    def __init__(
+        self,
+        pace: Pace,
+        architecture: Architecture,
+        hyperparameters: Sequence[Hyperparameters],
+        seeds: Sequence[int],
+        *_data_and_options: Any,
+        states: Sequence[Mapping[str, Tensor]] | None = None,
+        **_more: Any,
+    ) -> None:
+        epochs = {int(state["epoch"]) for state in states or ()} or {0}
+        if len(epochs) != 1 or (states and len(states) != len(seeds)):
+            raise ValueError(f"expected a state of one epoch for each of {len(seeds)} models, got {epochs}")
+        self.epoch = epochs.pop()
+        self.alive = [True] * len(hyperparameters)
+        self._pace, self._architecture = pace, architecture
+        self._epoch_seconds = pace.epoch_seconds * np.random.default_rng([*seeds, self.epoch]).uniform(
+            0.8, 1.2
+        )
+
+    def train_epoch(self, on_step: Callable[[], None]) -> list[EpochScores]:
+        """Sleep for an epoch."""
+        for _ in range(STEPS_PER_EPOCH):
+            started = time.monotonic()
+            time.sleep(self._epoch_seconds / STEPS_PER_EPOCH)
+            self._pace.slept_s += time.monotonic() - started
+            on_step()
+        self.epoch += 1
+        loss = 0.3 + 0.1 / self.epoch
+        return [
+            EpochScores(
+                epoch=self.epoch,
+                train_loss=loss,
+                sv_loss=loss + 0.001 * number,
+                ordinary_loss=loss,
+                sv_loss_train=loss,
+                smoothed_sv_loss=loss,
+                kl_initial_condition=1.0,
+                kl_inputs=0.0,
+                gradient_norm=0.01,
+                learning_rate=1e-3,
+                diverged=False,
+                best_smoothed_sv_loss=loss,
+            )
+            for number in range(len(self.alive))
+        ]
+
+    def state(self, _index: int) -> dict[str, Tensor]:
+        """A state of the size of a real one: numbers that do not compress."""
+        return _tensors(self._architecture) | {
+            "epoch": torch.tensor(self.epoch),
+            "best_epoch": torch.tensor(self.epoch),
+        }
+
+
+@lru_cache
+def _tensors(architecture: Architecture) -> dict[str, Tensor]:
+    random = np.random.default_rng(0)
+    return {
+        f"{kind}.{name}": torch.from_numpy(random.normal(0, 0.1, shape).astype(np.float32))
+        for kind in _KINDS
+        for name, shape in parameter_shapes(architecture).items()
+    }
+
+
+def state_bytes(architecture: Architecture) -> int:
+    """Size of the state of one model: its weights four times, in float32."""
+    return 4 * len(_KINDS) * sum(prod(shape) for shape in parameter_shapes(architecture).values())
+
+
+def random_latents(
+    architecture: Architecture, _state: Any, spikes: NDArray[Any], *_lengths: Any, **_more: Any
+) -> Iterator[tuple[slice, Latents]]:
+    """Latents of all trials at once."""
+    random = np.random.default_rng(0)
+
+    def values(*shape: int) -> NDArray[np.float32]:
+        return random.uniform(0.1, 0.3, shape).astype(np.float32)
+
+    trials, bins, neurons = spikes.shape
+    yield (
+        slice(0, trials),
+        Latents(
+            rates=values(trials, bins, neurons),
+            factors=values(trials, bins, architecture.factors),
+            initial_conditions=values(trials, architecture.initial_condition_dim),
+            generator_states=values(trials, bins, architecture.generator_units),
+            inputs=None,
+        ),
+    )
+
+
+@contextmanager
+def instead_of_the_network(pace: Pace) -> Iterator[None]:
+    """Train and infer in this process without a network."""
+
+    def population(*given: Any, **named: Any) -> SleepingPopulation:
+        return SleepingPopulation(pace, *given, **named)
+
+    with (
+        patch.object(worker.train, "Population", population),
+        patch.object(worker.infer, "iterate_latents", random_latents),
+    ):
+        yield

@@ -1,0 +1,106 @@
+"""The database of the service, with a clock on every transaction."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from store.database import Database
+
+KIND_OF_CALLER = {  # the function of the service that opens a transaction: what it is for
+    "run_next": "claim",
+    "load": "load",
+    "final_report": "report",
+    "report": "heartbeat",
+    "say_alive": "alive",
+    "_get": "array read",
+    "_set": "array write",
+    "_delete": "array delete",
+    "_size": "array size",
+    "_keys": "array list",
+    "_job_so_far": "inference",
+    "_conditions": "inference",
+    "run_control": "advance",
+    "send_outbox": "outbox",
+    "run": "sweep",
+}
+
+
+class Transaction(NamedTuple):
+    """One transaction.
+
+    Parameters
+    ----------
+    kind
+        A value of `KIND_OF_CALLER`.
+    writes
+        Whether it may write: on SQLite it then holds the only write lock.
+    ended
+        When, in seconds of the machine's monotonic clock.
+    waited_s
+        For a connection, and on SQLite for the write lock.
+    open_s
+        From its begin to its commit.
+    cpu_s
+        CPU time of its client.
+    """
+
+    kind: str
+    writes: bool
+    ended: float
+    waited_s: float
+    open_s: float
+    cpu_s: float
+
+
+class MeasuredDatabase(Database):
+    """A `Database` that remembers its transactions in `transactions`."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.transactions: list[Transaction] = []
+        self._clock = threading.local()
+        event.listen(self.engine, "begin", self._after_begin)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """As the service's."""
+        with self._measured(_kind(), writes=True), super().write() as session:
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """As the service's."""
+        with self._measured(_kind(), writes=False), super().read() as session:
+            yield session
+
+    @contextmanager
+    def _measured(self, kind: str, *, writes: bool) -> Iterator[None]:
+        cpu, clock = time.thread_time(), self._clock
+        asked = clock.begun = time.monotonic()
+        try:
+            yield
+        finally:
+            ended = time.monotonic()
+            self.transactions.append(
+                Transaction(
+                    kind, writes, ended, clock.begun - asked, ended - clock.begun, time.thread_time() - cpu
+                )
+            )
+
+    def _after_begin(self, _connection: Any) -> None:
+        self._clock.begun = time.monotonic()
+
+
+def _kind() -> str:
+    frame = sys._getframe(2)
+    while frame is not None:
+        if (name := frame.f_code.co_name) in KIND_OF_CALLER:
+            return KIND_OF_CALLER[name]
+        frame = frame.f_back  # type: ignore[assignment]
+    return "other"

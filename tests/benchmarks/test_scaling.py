@@ -1,0 +1,32 @@
+"""The simulation of many workers and jobs, small, with kills: nothing lost, nothing twice, every model to its budget."""
+
+from pathlib import Path
+
+from benchmarks.scaling import describe
+from benchmarks.simulation.run import Plan, simulate
+
+
+def test_jobs_of_simulated_workers_end_with_every_model_trained_once(tmp_path: Path) -> None:
+    plan = Plan(
+        f"sqlite:///{tmp_path / 'latentry.db'}",
+        "sql",
+        workers=2,
+        jobs=3,
+        slice_seconds=0.5,
+        seconds=60.0,
+        models_per_job=2,
+        epochs=120,
+        kill_every_s=2.0,
+    )
+    found = simulate(plan, tmp_path)
+    line = describe(found, "sqlite")
+    assert found.outcome.jobs_done == 3
+    assert found.outcome.models_trained == 6
+    assert found.outcome.epochs_of_jobs == [240, 240, 240]
+    assert (line["lost"], line["trained_twice"]) == (0, 0)
+    assert found.killed >= 2
+    assert line["slices"] >= 6
+    assert 0 < line["training_share"] < 1
+    assert line["workers_borne_with_real_slices"] > 1
+    assert {"claim", "report", "advance", "array write"} <= set(line["ms_by_kind"])
+    assert {measures.role for measures in found.measures} == {"worker", "control", "maintenance"}
