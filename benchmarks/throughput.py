@@ -10,8 +10,8 @@ peak is measured in the same process, with the products of a GRU step of these s
 (`benchmarks.plain`): one model, loops of cells, autograd, the same loss and scores, on the same trials.
 
 Each measurement has a process of its own with one thread, and runs one epoch before those that count; the median
-epoch counts. On CPUs the last line tells what two such processes at once reach. ``--json``: one line each. Quick: the first
-shape, M of 1 and 16, all batches.
+epoch counts. ``--json``: one line each, and nothing else; without it CPUs have one more, what two such processes at once
+reach. Quick: the first shape, M of 1 and 16, all batches.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SIZES: dict[str, Any] = {
 }
 CONTROLLER: dict[str, Any] = {"controller_units": 64, "controller_encoder_units": 64, "inferred_inputs": 4}
 BATCHES, PACKS = (16, 64, 256), (1, 2, 4, 8, 16, 32)
-COUNTED_EPOCHS, LEAST_SECONDS = 3, 2.0
+COUNTED_EPOCHS, LEAST_SECONDS = 2, 2.0
 MEMORY_SHARE = 0.85  # of the machine's, that a measurement on CPUs may map
 
 
@@ -293,7 +293,7 @@ def main() -> None:
                     pack = replace(task, models=models)
                     (measured,) = run([pack])
                     say(record(pack, measured, plain))
-        if device == "cpu" and (os.cpu_count() or 1) > 1:
+        if device == "cpu" and (os.cpu_count() or 1) > 1 and not arguments.json:
             print(json.dumps(two_workers()), flush=True)
     if not arguments.json:
         print(markdown_table(rows))
