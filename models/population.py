@@ -12,6 +12,7 @@ from torch import Tensor
 from models.config import Architecture, Hyperparameters, TrainingOptions, require
 from models.constant_outputs import constant_output_losses
 from models.data import TrainingData
+from models.model_state import PACKED, VECTORS, check_state, fresh_state
 from models.network import (
     drive,
     encode,
@@ -153,7 +154,7 @@ class Population:
         self._shapes = parameter_shapes(architecture)
         if states is None:
             states = [
-                _fresh_state(initial_parameters(architecture, data.statistics, seed) | dict(starts or {}))
+                fresh_state(initial_parameters(architecture, data.statistics, seed) | dict(starts or {}))
                 for seed in seeds
             ]
         self._load(states)
@@ -368,7 +369,7 @@ class Population:
 
     def _load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         for index, state in enumerate(states):
-            _check_state(state, self._shapes, index)
+            check_state(state, self._shapes, index)
         epochs = {int(state["epoch"]) for state in states}
         require(
             len(epochs) == 1,
@@ -384,7 +385,7 @@ class Population:
             return torch.stack(flat).to(device, torch.float32)
 
         def vector(name: str) -> Tensor:
-            return torch.stack([state[name] for state in states]).to(device, _VECTORS[name])
+            return torch.stack([state[name] for state in states]).to(device, VECTORS[name])
 
         self._weights, self._best = packed("weights"), packed("best")
         self._first, self._second = packed("adam_first"), packed("adam_second")
@@ -396,12 +397,12 @@ class Population:
         self._highest_loss = constant + EXPLOSION * max(abs(constant), 0.01)
 
     def _packed(self) -> dict[str, Tensor]:
-        return dict(zip(_PACKED, (self._weights, self._best, self._first, self._second), strict=True))
+        return dict(zip(PACKED, (self._weights, self._best, self._first, self._second), strict=True))
 
     def _vectors(self) -> dict[str, Tensor]:
         vectors = [getattr(self, attribute) for attribute in _VECTOR_ATTRIBUTES]
         return {
-            name: vector.to(dtype) for (name, dtype), vector in zip(_VECTORS.items(), vectors, strict=True)
+            name: vector.to(dtype) for (name, dtype), vector in zip(VECTORS.items(), vectors, strict=True)
         }
 
     def _named(self, pack: Tensor) -> dict[str, Tensor]:
@@ -414,16 +415,6 @@ class Population:
 
 
 EVALUATION_ELEMENTS = 1 << 24  # of the largest tensor of an evaluation step, unless one batch has more
-_PACKED = ("weights", "best", "adam_first", "adam_second")
-_VECTORS = {
-    "adam_steps": torch.int64,
-    "best_epoch": torch.int64,
-    "alive": torch.int64,
-    "smoothed_sv_loss": torch.float64,
-    "best_smoothed_sv_loss": torch.float64,
-    "learning_rate_decay": torch.float64,
-    "stalled_epochs": torch.int64,
-}
 _VECTOR_ATTRIBUTES = (
     "_adam_steps",
     "_best_epoch",
@@ -462,32 +453,6 @@ def _check_data(architecture: Architecture, data: TrainingData) -> None:
         f"initial_condition_bins ({architecture.initial_condition_bins}) must be below encoded_bins ({last}), "
         f"and these within the data's {data.bins} bins",
     )
-
-
-def _fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    state = {"epoch": torch.tensor(0), "adam_steps": torch.tensor(0), "best_epoch": torch.tensor(0)}
-    state |= {"alive": torch.tensor(1), "stalled_epochs": torch.tensor(0)}
-    state["learning_rate_decay"] = torch.tensor(1.0, dtype=torch.float64)
-    for name in ("smoothed_sv_loss", "best_smoothed_sv_loss"):
-        state[name] = torch.tensor(math.inf, dtype=torch.float64)
-    for name, values in parameters.items():
-        state |= {f"weights.{name}": values, f"best.{name}": values}
-        state |= {
-            f"adam_first.{name}": torch.zeros_like(values),
-            f"adam_second.{name}": torch.zeros_like(values),
-        }
-    return state
-
-
-def _check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int) -> None:
-    expected = {f"{kind}.{name}": shape for kind in _PACKED for name, shape in shapes.items()}
-    expected |= dict.fromkeys(("epoch", *_VECTORS), ())
-    for name, shape in expected.items():
-        require(name in state, f"state {index} lacks {name!r}")
-        require(
-            tuple(state[name].shape) == shape,
-            f"state {index} has {name!r} of shape {tuple(state[name].shape)}, the architecture needs {shape}",
-        )
 
 
 def _nothing() -> None:

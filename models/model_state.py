@@ -1,0 +1,52 @@
+"""What a model in training consists of, by name: the form of its checkpoint, see `Population.state`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.config import require
+
+PACKED = ("weights", "best", "adam_first", "adam_second")
+"""Kinds of values that every parameter has."""
+VECTORS = {
+    "adam_steps": torch.int64,
+    "best_epoch": torch.int64,
+    "alive": torch.int64,
+    "smoothed_sv_loss": torch.float64,
+    "best_smoothed_sv_loss": torch.float64,
+    "learning_rate_decay": torch.float64,
+    "stalled_epochs": torch.int64,
+}
+"""Numbers of a model, beside `epoch`."""
+
+
+def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a model that has not been trained yet, from its parameters."""
+    state = {"epoch": torch.tensor(0), "adam_steps": torch.tensor(0), "best_epoch": torch.tensor(0)}
+    state |= {"alive": torch.tensor(1), "stalled_epochs": torch.tensor(0)}
+    state["learning_rate_decay"] = torch.tensor(1.0, dtype=torch.float64)
+    for name in ("smoothed_sv_loss", "best_smoothed_sv_loss"):
+        state[name] = torch.tensor(math.inf, dtype=torch.float64)
+    for name, values in parameters.items():
+        state |= {f"weights.{name}": values, f"best.{name}": values}
+        state |= {
+            f"adam_first.{name}": torch.zeros_like(values),
+            f"adam_second.{name}": torch.zeros_like(values),
+        }
+    return state
+
+
+def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int) -> None:
+    """Raise `ConfigurationError` unless a state has all that a model of these shapes needs."""
+    expected = {f"{kind}.{name}": shape for kind in PACKED for name, shape in shapes.items()}
+    expected |= dict.fromkeys(("epoch", *VECTORS), ())
+    for name, shape in expected.items():
+        require(name in state, f"state {index} lacks {name!r}")
+        require(
+            tuple(state[name].shape) == shape,
+            f"state {index} has {name!r} of shape {tuple(state[name].shape)}, the architecture needs {shape}",
+        )
