@@ -19,7 +19,6 @@ from store.settings import Settings
 from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Job, LeaseMixin, Model, Slice
 
-
 _CLAIMING = 0x1A7F  # PostgreSQL's advisory lock: claims take turns
 
 

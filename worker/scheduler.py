@@ -82,9 +82,7 @@ def _begin(
     """Add the rows of new models, spread over as many packs as there are workers to train them."""
     if not begun:
         return []
-    alive = database_now(session) - timedelta(seconds=WORKER_SEEN_SECONDS)
-    workers = session.execute(select(func.count()).where(Worker.seen_at > alive)).scalar_one()
-    packs = max(1, min(workers, len(begun)), -(-len(begun) // settings.pack_models))
+    packs = -(-len(begun) // settings.pack_models)
     last = session.execute(select(func.max(Model.pack)).where(Model.job_id == job.id)).scalar_one()
     first = 0 if last is None else last + 1
     report = session.get_one(Dataset, job.dataset_id).report
@@ -183,6 +181,7 @@ def _queue_slices(
     for model in models:
         if not ModelState(model.state).is_final and model.pack not in busy:
             packs.setdefault(model.pack, []).append(model)
+    _spread(session, models, packs, len(busy))
     for pack, members in packs.items():
         session.add(
             Slice(
@@ -198,6 +197,39 @@ def _queue_slices(
             )
         )
         outbox.post(session, outbox.RUN_SLICE)
+
+
+def _spread(session: Session, models: Sequence[Model], packs: dict[int, list[Model]], busy: int) -> None:
+    """Halve the largest packs as long as a worker would stand idle and the job has less than its share of the workers.
+
+    On a GPU a pack takes hardly longer than one model, so packs stay together where other jobs want the workers.
+
+    Parameters
+    ----------
+    models
+        Of the job.
+    packs
+        Members of each pack that is to be queued; new packs are added to it.
+    busy
+        Packs of the job that are queued or under way already.
+    """
+    if all(len(members) == 1 for members in packs.values()):
+        return
+    seen = database_now(session) - timedelta(seconds=WORKER_SEEN_SECONDS)
+    workers = session.execute(select(func.count()).where(Worker.seen_at > seen)).scalar_one()
+    active = session.execute(select(func.count()).where(Slice.state.in_(_ACTIVE))).scalar_one()
+    training = Job.state.in_([JobState.QUEUED, JobState.RUNNING])
+    jobs = session.execute(select(func.count()).where(training)).scalar_one()
+    idle, share = workers - active - len(packs), -(-workers // max(1, jobs)) - busy - len(packs)
+    next_pack = 1 + max(model.pack for model in models)
+    for pack in range(next_pack, next_pack + min(idle, share)):
+        largest = max(packs.values(), key=len)
+        if len(largest) == 1:
+            return
+        packs[pack] = largest[len(largest) // 2 :]
+        del largest[len(largest) // 2 :]
+        for model in packs[pack]:
+            model.pack = pack
 
 
 def _select(session: Session, job: Job, models: Sequence[Model]) -> None:

@@ -127,6 +127,33 @@ def test_packs_spread_over_the_workers_there_are(
     assert sorted(len(piece.model_ids) for piece in read_slices(database, job_id)) == [2, 3]
 
 
+def test_packs_stay_whole_while_other_jobs_want_the_workers_and_are_halved_when_some_are_idle(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    with database.write() as session:
+        now = database_now(session)
+        session.add_all(Worker(name=f"w{i}", device="cuda", seen_at=now) for i in range(3))
+    jobs = [make_job(budget={"models": 4, "epochs": 8}) for _ in range(3)]
+    workers = FakeWorkers(database, settings)
+    for job_id in jobs:
+        workers.advance(job_id)
+    assert [len(read_slices(database, job_id)) for job_id in jobs] == [1, 1, 1]
+    leases = [workers.claim() for _ in jobs]
+    with database.write() as session:  # two jobs are gone: their workers would stand idle
+        for job_id in jobs[1:]:
+            session.get_one(Job, job_id).state = JobState.CANCELLED
+            for piece in session.execute(select(Slice).where(Slice.job_id == job_id)).scalars():
+                piece.state, piece.lease_token = SliceState.CANCELLED, None
+    assert leases[0] is not None
+    workers.report(leases[0])
+    workers.advance(jobs[0])
+    packs = [piece for piece in read_slices(database, jobs[0]) if piece.state == SliceState.QUEUED]
+    assert sorted(len(piece.model_ids) for piece in packs) == [1, 1, 2]
+    assert len({model for piece in packs for model in piece.model_ids}) == 4
+    workers.run(jobs[0])
+    assert list(workers.trained.values()) == [[(0, 2), (2, 4), (4, 6), (6, 8)]] * 4
+
+
 def test_packs_are_no_larger_than_configured(
     database: Database, settings: Settings, make_job: Callable[..., str]
 ) -> None:
