@@ -12,7 +12,10 @@ Pure torch and numpy; it knows nothing of HTTP, queues or databases. Where each 
 | KL(q(g0 | x) || p(g0)) | `objective.kl_divergence`, `network.prior` |
 | KL(q(u | x) || p(u)), autoregressive or Gaussian | `objective.kl_inputs` |
 | coordinated dropout: which samples enter, which are targets | `objective.coordinated_dropout` |
-| the loss | `objective.training_loss` |
+| g0 ~ q(g0 | x), dropout, scaling by 1 / ((1 - sv_rate) (1 - cd_rate)), the loss | `objective.training_loss` |
+| the ramp of KL and L2 | `population.Population._train_step` |
+| states within ±5 | `network.generate` |
+| what constant outputs score: bits per spike of SV losses, the limit of explosion | `constant_outputs` |
 | sample validation: the mask, and the score | `data.sample_validation_mask`, `Population._evaluate` |
 | Adam, clipping, decay, smoothing, best weights | `population` |
 | read-ins by principal-components regression | `stitching` |

@@ -180,8 +180,9 @@ class Hyperparameters:
     cd_pass_rate
         Share of the samples kept as input that are targets nevertheless, in [0, 1].
     kl_weight_initial_condition
-        Weight of KL(q(g0 | x) || p(g0)), relative to a reconstruction loss that is a mean over samples.
-        The evidence lower bound itself would have 1 / (T · N).
+        Weight of KL(q(g0 | x) || p(g0)), relative to a reconstruction loss that is a mean over the samples that count: with
+        coordinated dropout those that were dropped, so that no weight changes its meaning with `cd_rate`. The
+        evidence lower bound itself would have 1 / (T · N).
     kl_weight_inputs
         Weight of KL(q(u | x) || p(u)) of the inferred inputs, likewise. Not read without a controller.
     l2_weight_generator, l2_weight_controller

@@ -196,7 +196,9 @@ class _SessionOnDevice:
         observation: ObservationName,
         device: torch.device,
     ) -> None:
-        values, lengths = check_spikes(session.spikes, session.trial_length_bins, observation)
+        values, lengths = check_spikes(
+            session.spikes, session.trial_length_bins, observation, session.missing
+        )
         trials, T, self.neurons = values.shape
         is_validation = np.asarray(session.is_validation)
         require(
@@ -323,9 +325,15 @@ def _statistics(
 
 
 def check_spikes(
-    spikes: NDArray[Any], trial_length_bins: NDArray[np.integer], observation: ObservationName = "poisson"
+    spikes: NDArray[Any],
+    trial_length_bins: NDArray[np.integer],
+    observation: ObservationName = "poisson",
+    missing: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return counts as uint8 or int16 (continuous data as float32) and lengths as int64, or raise `ConfigurationError`."""
+    """Return counts as uint8 or int16 (continuous data as float32), zero where nothing was recorded, and lengths as int64.
+
+    Raises `ConfigurationError` for what cannot be data.
+    """
     spikes, lengths = np.asarray(spikes), np.asarray(trial_length_bins)
     require(
         spikes.ndim == 3 and spikes.size > 0,
@@ -340,6 +348,8 @@ def check_spikes(
         f"trial_length_bins must lie in 1 … {spikes.shape[1]}, got {lengths.min()} … {lengths.max()}",
     )
     lengths = lengths.astype(np.int64)
+    _, recorded = recorded_samples(spikes.shape, lengths, missing)
+    spikes = np.where(recorded, spikes, spikes.dtype.type(0))
     if not OBSERVATIONS[observation].is_counts:
         values = spikes.astype(np.float32)
         least = float(np.nanmin(values))

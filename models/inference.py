@@ -145,7 +145,7 @@ def iterate_latents(
     """
     sessions = len(architecture.session_neurons)
     require(0 <= session < sessions, f"session must lie in 0 … {sessions - 1}, got {session}")
-    values, lengths = check_spikes(spikes, trial_length_bins, architecture.observation)
+    values, lengths = check_spikes(spikes, trial_length_bins, architecture.observation, missing)
     require(posterior_samples >= 1, f"posterior_samples must be at least 1, got {posterior_samples}")
     require(batch_size is None or batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
     require(weights in ("best", "last"), f'weights must be "best" or "last", got {weights!r}')
@@ -228,9 +228,7 @@ class _Inference:
             architecture, parameters, inputs, self._tensor(np.asarray(recorded.any(2, keepdims=True)))
         )
         given = drive(architecture, parameters, encoded.codes, known, T - first, B)
-        repeated = Drive(
-            None if given.controller is None else _repeat(given.controller, S), _repeat(given.generator, S)
-        )
+        repeated = Drive(*(None if part is None else _repeat(part, S) for part in given))
         q = encoded.initial_condition
         noise, input_noise = self._noise(B, T - first, first_trial)
         draws = (q.mean[0, :, None] + q.variance[0, :, None].sqrt() * noise).reshape(1, B * S, -1)

@@ -6,6 +6,10 @@ Shapes: M models, B trials, T bins, N neurons, E and K units of the encoders, I 
 units, U inferred inputs, X external inputs, G generator units, F factors, D read-in dimensions, O outputs per neuron. Every
 parameter has a leading axis M; one model is M = 1. Read top-down: `encode` → `drive` → `generate` → `read_out`, then
 the GRU they share.
+
+Where papers and code differ, here: the candidate's recurrent product is made before the reset gate (either form is LFADS);
+encoders start from zero; the factors that the controller reads before the first bin are those of the clipped first state, without
+dropout.
 """
 
 from __future__ import annotations
@@ -43,13 +47,15 @@ class Encoded(NamedTuple):
 
 
 class Drive(NamedTuple):
-    """What is known of the GRUs' inputs before the run: their products, controller [M, T, B, 3C], generator [M, T, B, 3G].
+    """What is known of the GRUs' inputs before the run.
 
-    Without a controller (None) the generator's are the external inputs themselves, [M, T, B, X]: its scan multiplies.
+    With a controller the products for all bins, controller [M, T, B, 3C] and generator [M, T, B, 3G], which the scan adds to;
+    without one the external inputs themselves, [M, T, B, X], which the scan multiplies.
     """
 
     controller: Tensor | None
-    generator: Tensor
+    generator: Tensor | None
+    external: Tensor | None
 
 
 class Generated(NamedTuple):
@@ -267,7 +273,10 @@ def drive(
     bins: int,
     trials: int,
 ) -> Drive:
-    """With a controller, products with all that is known before the run, for all bins at once: codes, external inputs, biases.
+    """What is known of the GRUs' inputs before the run.
+
+    With a controller: products with codes, external inputs and biases, for all bins at once. Without one: the external
+    inputs as they are, of width 0 where there are none.
 
     Parameters
     ----------
@@ -285,7 +294,7 @@ def drive(
     M = len(bias)
     if codes is None:
         known = bias.new_zeros(bins, trials, 0) if external is None else external
-        return Drive(None, known.expand(M, -1, -1, -1))
+        return Drive(None, None, known.expand(M, -1, -1, -1))
     generator = bias.expand(M, bins, trials, -1)
     if external is not None:
         generator = generator + _product(
@@ -296,7 +305,7 @@ def drive(
     controller = _product(codes, before) + parameters["controller.input_bias"][:, None, None]
     if external is not None:
         controller = controller + _product(external.expand(M, -1, -1, -1), after)
-    return Drive(controller, generator)
+    return Drive(controller, generator, None)
 
 
 def _product(values: Tensor, weight: Tensor) -> Tensor:
@@ -342,7 +351,8 @@ def generate(
         M, G = start.shape[0], start.shape[-1]
         weight = parameters.get("generator.input_weight", start.new_zeros(M, 0, 3 * G))
         weights = (weight, parameters["generator.input_bias"], *recurrence)
-        states, _ = gru(given.generator, start, weights, None)
+        assert given.external is not None
+        states, _ = gru(given.external, start, weights, None)
         return Generated(states, None, None)
     B, U, K = start.shape[1], architecture.inferred_inputs, architecture.controller_encoder_units
     controller_start = parameters["controller.initial_state"].clamp(-STATE_LIMIT, STATE_LIMIT)

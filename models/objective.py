@@ -201,8 +201,11 @@ def kl_inputs(
     if architecture.input_prior == "gaussian":
         by_bin = kl_divergence(q, Gaussian(torch.zeros_like(variance), variance))
     else:
-        a = (-1 / _input_prior(architecture, parameters, "log_time_constant").exp()).exp()
-        stationary = variance / (1 - a.square())
+        tau = _input_prior(architecture, parameters, "log_time_constant").exp()
+        a = (-1 / tau).exp()
+        stationary = variance / -torch.expm1(
+            -2 / tau
+        )  # 1 - a²: the difference itself would cancel for large τ
         p = Gaussian(
             torch.cat((torch.zeros_like(drawn[:, :1]), a * drawn[:, :-1]), dim=1),
             torch.cat((stationary, variance.expand(-1, drawn.shape[1] - 1, -1, -1)), dim=1),
@@ -319,7 +322,7 @@ def _mean_over_targets(
     for session, (part, output, target) in enumerate(zip(batch.parts, outputs, targets, strict=True)):
         nll = negative_log_likelihood(architecture, parameters, session, output, part)
         counts = target[:, first:] & part.visible[first:]
-        total = total + (nll * counts).flatten(1).sum(1)
+        total = total + torch.where(counts, nll, 0.0).flatten(1).sum(1)
         count = count + counts.flatten(1).sum(1)
     assert isinstance(total, Tensor)
     assert isinstance(count, Tensor)

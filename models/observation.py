@@ -127,7 +127,10 @@ class NegativeBinomial(Observation):
 
 
 class Gaussian(Observation):
-    """Field potentials and other signed signals: mean y, variance e^c + 1e-4, one constant per neuron."""
+    """Field potentials and other signed signals: mean y, variance e^c + 1e-4, one constant per neuron.
+
+    For signals of about unit variance: scale others, the floor and the read-out's random start are absolute.
+    """
 
     outputs, has_constant, is_counts = 1, True, False
 

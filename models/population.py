@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,6 +153,8 @@ class Population:
         self.hyperparameters, self.seeds, self.order_seed = list(hyperparameters), list(seeds), order_seed
         self._hyper = PackHyperparameters.of(hyperparameters, data.device)
         self._shapes = parameter_shapes(architecture)
+        unknown = sorted(set(starts or ()) - set(self._shapes))
+        require(not unknown, f"starts names parameters that this architecture has not: {', '.join(unknown)}")
         if states is None:
             states = [
                 fresh_state(initial_parameters(architecture, data.statistics, seed) | dict(starts or {}))
@@ -311,7 +314,7 @@ class Population:
                 nll = negative_log_likelihood(architecture, parameters, session, output, part)
                 entered = part.visible if unread is None else part.visible & ~unread
                 for row, mask in enumerate((part.held_out[first:], entered[first:])):
-                    total[row] += (nll * mask).flatten(1).sum(1)
+                    total[row] += torch.where(mask, nll, 0.0).flatten(1).sum(1)
                     count[row] += mask.sum()
             on_step()
         held_out, entered_loss = total / count.clamp(min=1)
@@ -348,7 +351,9 @@ class Population:
         require(0 <= index < len(self.seeds), f"index must lie in 0 … {len(self.seeds) - 1}, got {index}")
 
     def state(self, index: int) -> dict[str, Tensor]:
-        """Everything needed to resume model `index`, alone or in another pack, bit for bit.
+        """Everything needed to resume model `index`, alone or in another pack: bit for bit on the same machine.
+
+        Another processor, compiler or number of threads rounds differently.
 
         Returns
         -------
@@ -414,6 +419,7 @@ class Population:
         }
 
 
+CHECKED_AT_ONCE = 256  # trials
 EVALUATION_ELEMENTS = 1 << 24  # of the largest tensor of an evaluation step, unless one batch has more
 _VECTOR_ATTRIBUTES = (
     "_adam_steps",
@@ -427,9 +433,19 @@ _VECTOR_ATTRIBUTES = (
 
 
 def _evenly(trials: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
-    """Cut the trials of every session into as few steps as have at most `most` trials, of even size."""
-    steps = max(1, -(-sum(map(len, trials)) // most))
-    yield from (list(step) for step in zip(*(part.tensor_split(steps) for part in trials), strict=True))
+    """Cut the trials of every session into as few steps as have at most `most` trials, of even size.
+
+    A session's trials are spread over all steps. No step is empty, unless there is no trial at all.
+    """
+    lengths = [len(part) for part in trials]
+    steps = max(1, -(-sum(lengths) // most))
+    # Where each trial would be if a session's were spread over the whole epoch; then cut in the order of places.
+    places = np.concatenate([(np.arange(length) + 0.5) / max(length, 1) for length in lengths])
+    session = np.repeat(np.arange(len(trials)), lengths)[np.argsort(places, kind="stable")]
+    ends = np.zeros(len(trials), np.int64)
+    for step in np.array_split(session, steps):
+        begins, ends = ends, ends + np.bincount(step, minlength=len(trials))
+        yield [part[begin:end] for part, begin, end in zip(trials, begins, ends, strict=True)]
 
 
 def _check_data(architecture: Architecture, data: TrainingData) -> None:
@@ -453,6 +469,32 @@ def _check_data(architecture: Architecture, data: TrainingData) -> None:
         f"initial_condition_bins ({architecture.initial_condition_bins}) must be below encoded_bins ({last}), "
         f"and these within the data's {data.bins} bins",
     )
+    _check_what_counts(architecture, data)
+
+
+def _check_what_counts(architecture: Architecture, data: TrainingData) -> None:
+    """There must be samples to learn from and to score by in the bins that have rates."""
+    first = architecture.initial_condition_bins
+    unread = never_read(architecture, data.bins, data.device)
+    number = {"training": 0, "held-out validation": 0, "entering validation": 0}
+    for name, trials in (("training", data.training_trials), ("validation", data.validation_trials)):
+        for chosen in _evenly(trials, CHECKED_AT_ONCE):
+            for part in data.batch(chosen).parts:
+                visible = part.visible[first:]
+                if name == "training":
+                    number["training"] += int(visible.sum())
+                    continue
+                number["held-out validation"] += int(part.held_out[first:].sum())
+                entering_ = visible if unread is None else visible & ~unread[first:]
+                number["entering validation"] += int(entering_.sum())
+    for name, found in number.items():
+        if name == "held-out validation" and data.sv_rate == 0:
+            continue
+        require(
+            found > 0,
+            f"there is no {name} sample after the first {first} bins (initial_condition_bins), where rates begin: "
+            "use fewer of them, or longer trials",
+        )
 
 
 def _nothing() -> None:

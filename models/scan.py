@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models import compiled
 from models.compiled import scans
@@ -109,8 +110,8 @@ class Scan(torch.autograd.Function):
 
     Inputs: x [M, T, B, D], start [P, B, H], input weight [P, D, 3H] and bias [P, 3H], recurrent weight [P, H, 3H],
     candidate bias [P, H], unseen bool [T, B] or None (true where the state is carried unchanged), both_ways. Outputs, in
-    the order in which each GRU reads: states after each bin [P, T, B, H], the last of them. On a CPU the compiled
-    library does the same where it is there.
+    the order in which each GRU reads: states after each bin [P, T, B, H], the last of them. On a CPU, with
+    one thread of torch, the compiled library does the same where it is there.
     """
 
     @staticmethod
@@ -136,6 +137,7 @@ class Scan(torch.autograd.Function):
         return states[:, 1:], states[:, -1].clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
         d_states, d_last = gradients
         x, *parameters, gates, candidates, states = ctx.saved_tensors
@@ -271,6 +273,7 @@ class ControlledScan(torch.autograd.Function):
         return kept.generator_states[:, 1:], kept.moments, kept.inputs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
         saved = ctx.saved_tensors
         number = len(ControlledInputs._fields)

@@ -114,7 +114,9 @@ def _averages(
     architecture: Architecture,
 ) -> Floats:
     """Smoothed averages over the training trials of each condition, [conditions · T, N]."""
-    values, lengths = check_spikes(session.spikes, session.trial_length_bins, architecture.observation)
+    values, lengths = check_spikes(
+        session.spikes, session.trial_length_bins, architecture.observation, session.missing
+    )
     _, recorded = recorded_samples(values.shape, lengths, session.missing)
     values = zero_unrecorded(values, recorded)
     T = values.shape[1]

@@ -6,6 +6,7 @@ the user's cache folder, by source, compiler and CPU.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import logging
@@ -39,36 +40,40 @@ _SIGNATURES = {
 
 
 def usable(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
-    """The library, if it can take these tensors: float32 on the CPU, one thread."""
-    fits = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-    return library() if fits and torch.get_num_threads() == 1 else None
+    """The library, if it can take these tensors: float32 on the CPU, while torch has one thread."""
+    if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in tensors):
+        return None
+    if torch.get_num_threads() != 1:
+        _say_that_threads_are_in_the_way()
+        return None
+    return library()
+
+
+@cache
+def _say_that_threads_are_in_the_way() -> None:
+    logger.info(
+        "torch has several threads: recurrences run in its own operations; the compiled ones want one thread"
+    )
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Compile, or find, the library; None where that cannot be done."""
+    """Find or compile the library, once in a process; None where that cannot be done."""
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         logger.info("no C compiler (%s): recurrences run in torch's own operations", ", ".join(COMPILERS))
         return None
     try:
-        loaded = ctypes.CDLL(str(_compiled(compiler)))
-    except (
-        OSError,
-        RuntimeError,
-        subprocess.SubprocessError,
-    ) as error:  # RuntimeError: there is no home folder
+        return _find_or_compile(compiler)
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
         logger.warning(
             "the compiled scans are not used, torch's own operations are: %s", _reason(error), exc_info=error
         )
         return None
-    for name, types in _SIGNATURES.items():
-        getattr(loaded, name).argtypes = types
-    return loaded
 
 
-def _compiled(compiler: str) -> Path:
-    """The library for this source, compiler and CPU, from the cache folder or new."""
+def _find_or_compile(compiler: str) -> ctypes.CDLL:
+    """The library for this source, compiler and CPU: from the cache folder, or new."""
     described = [
         *(source.read_bytes() for source in SOURCES),
         compiler.encode(),
@@ -77,25 +82,41 @@ def _compiled(compiler: str) -> Path:
     ]
     name = f"scans-{hashlib.blake2b(b'|'.join(described), digest_size=12).hexdigest()}.so"
     folder = _cache_folder()
-    if (folder / name).exists():
-        return folder / name
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    if folder is not None and (folder / name).exists():
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # cut off, or of a folder that runs nothing: made anew
+            return _loaded(folder / name)
+    keeps = folder is not None and os.access(folder, os.W_OK)
+    with tempfile.TemporaryDirectory(prefix="latentry-", dir=folder if keeps else None) as scratch:
         made = Path(scratch) / name
         sources = [str(source) for source in SOURCES if source.suffix == ".c"]
         command = [compiler, *FLAGS, *sources, "-lm", "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-        return made.rename(folder / name)  # atomic: another process may do the same
+        loaded = _loaded(made)
+        if folder is not None and keeps:
+            made.rename(folder / name)  # atomic: another process may do the same
+    return loaded
 
 
-def _cache_folder() -> Path:
-    """A folder that only this user can write to."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "latentry"
+def _loaded(path: Path) -> ctypes.CDLL:
+    """Load a library that has all we call."""
+    loaded = ctypes.CDLL(str(path))
+    for name, types in _SIGNATURES.items():
+        getattr(loaded, name).argtypes = types
+    return loaded
+
+
+def _cache_folder() -> Path | None:
+    """A folder of this user's that nobody else can write to, for code is loaded from it; None if there is none."""
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "latentry"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="latentry-"))
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="latentry-"))
+        status = folder.stat()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return None
+    return folder if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
 
 
 def _cpu() -> str:

@@ -4,7 +4,7 @@
  * c <- GRU(controller drive + W_cf f, c); mean, log-variance = W_u c + b_u; u = mean + sqrt(e^log-variance + floor) noise;
  * g <- GRU(generator drive + W_gu u, g).
  *
- * C units of the controller, U inferred inputs, G units of the generator, F factors; pad(C) and pad(G) stand for padded rows.
+ * C units of the controller, U inferred inputs, G units of the generator, F factors.
  */
 #include <math.h>
 

@@ -111,7 +111,8 @@ static void pad(float *to, const float *from, int rows, int H)
         memcpy(to + part * S, from + part * H, H * sizeof(float));
 }
 
-/* a [B, columns] += x [B, D] weight [D, columns], over what is not zero; columns a multiple of WIDTH, as below. */
+/* a [B, columns] += x [B, D] weight [D, columns], over what is not zero (so a weight that is no number is not met there);
+ * columns a multiple of WIDTH, as below. */
 static void add_inputs(float *a, const float *x, long x_trial, const float *weight, int B, int D, int columns)
 {
     for (int trial = 0; trial < B; trial++, a += columns, x += x_trial)
@@ -184,7 +185,7 @@ inlined void forward_block(const Bin *bin, const float *packed, int H, int at, i
         store_part(gates + H, z, lanes);
         store_part(gates + 2 * H, c, lanes);
         store_part(bin->n + trial * H + at, n, lanes);
-        store_part(bin->next + trial * H + at, n + z * (h - n), lanes);
+        store_part(bin->next + trial * H + at, h + (1.0f - z) * (n - h), lanes); /* z = 1 leaves h as it is */
     }
 }
 

@@ -57,8 +57,13 @@ def run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `models.scan._run`: gates, candidates, states."""
     x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
-    _, T, B, D = x.shape
+    M, T, B, D = x.shape
     P, H = parameters[3].shape
+    _require((1 + both_ways) * M == P, "so many units for each model and way:", (1 + both_ways) * M, P)
+    for given, shape in zip(parameters[:3], ((P, D, 3 * H), (P, 3 * H), (P, H, 3 * H)), strict=True):
+        _require_shape(given, shape)
+    _require_shape(start, (P, B, H))
+    _require_shape(unseen, (T, B))
     gates, candidates, states = _room(start, T, 3 * H, keep=keep)
     unseen = None if unseen is None else unseen.contiguous()
     sizes = 1 + both_ways, P, T, B, D, H, int(keep)
@@ -80,6 +85,9 @@ def run_back(
     x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
     input_weight, _, weight, _ = parameters
     M, T, B, D = x.shape
+    P, H = d_h.shape[0], d_h.shape[-1]
+    _require_shape(d_states, (P, T, B, H))
+    _require_shape(d_h, (P, B, H))
     d_states = None if d_states is None else d_states.contiguous()
     d_x = x.new_zeros(M, T, B, D) if wants_d_x else None
     d_parameters = tuple(torch.empty_like(values) for values in parameters)
@@ -115,6 +123,10 @@ def run_controlled_back(
     given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """As `models.scan._run_controlled_back`."""
+    for gradient, output in zip(
+        gradients, (kept.generator_states[:, 1:], kept.moments, kept.inputs), strict=True
+    ):
+        _require_shape(gradient, output.shape)
     d_states, d_moments, d_inputs = (None if d is None else d.contiguous() for d in gradients)
     passed = _Passed(given, kept, kept.moments.shape[1], keep=True)
     arguments, made = passed.arguments, []
@@ -147,6 +159,7 @@ class _Passed:
 
     def __init__(self, given: ControlledInputs, kept: Sequence[Tensor], bins: int, *, keep: bool) -> None:
         self._held: list[Tensor] = []
+        _check_controlled(given, bins)
         self.arguments = arguments = _Controlled(floor=VARIANCE_FLOOR, T=bins, keep=int(keep))
         arguments.P, arguments.B, arguments.C = given.controller_start.shape
         arguments.G, arguments.F = given.generator_start.shape[-1], given.directions.shape[1]
@@ -171,6 +184,40 @@ class _Passed:
     def call(self, name: str) -> None:
         """Call a function of the library."""
         _call(name, ctypes.byref(self.arguments))
+
+
+def _check_controlled(given: ControlledInputs, T: int) -> None:
+    """All shapes, since C would read past a tensor's end."""
+    P, B, C = given.controller_start.shape
+    G, U, F = given.generator_start.shape[-1], given.input_weight.shape[1], given.directions.shape[1]
+    shapes: dict[str, tuple[int, ...]] = {
+        "controller_drive": (P, T, B, 3 * C),
+        "controller_weight": (P, C, 3 * C),
+        "controller_bias": (P, C),
+        "factor_weight": (P, F, 3 * C),
+        "moment_weight": (P, C, 2 * U),
+        "moment_bias": (P, 2 * U),
+        "generator_drive": (P, T, B, 3 * G),
+        "generator_start": (P, B, G),
+        "generator_weight": (P, G, 3 * G),
+        "generator_bias": (P, G),
+        "input_weight": (P, U, 3 * G),
+        "directions": (P, F, G),
+        "survives": (P, T, B, G),
+        "noise": (P, T, B, U),
+    }
+    for name, shape in shapes.items():
+        _require_shape(getattr(given, name), shape)
+
+
+def _require_shape(tensor: Tensor | None, shape: Sequence[int]) -> None:
+    if tensor is not None:
+        _require(tensor.shape == torch.Size(shape), "the shape", tuple(shape), tuple(tensor.shape))
+
+
+def _require(condition: bool, what: str, expected: object, came: object) -> None:
+    if not condition:
+        raise ValueError(f"compiled scan: expected {what} {expected}, got {came}")
 
 
 def _call(name: str, *arguments: object) -> None:

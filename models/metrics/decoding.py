@@ -42,7 +42,7 @@ def ridge_decode_r2(
     lag_bins
         Not negative; one, or several to choose from.
     folds
-        At least 2, at most the number of trials.
+        At least 2, at most the number of trials, of which there must be 3.
     alphas
         Penalties to choose from, each positive.
     seed
@@ -54,6 +54,7 @@ def ridge_decode_r2(
         f"features and behaviour must be [trials, T, ·] alike, got {features.shape} and {behaviour.shape}",
     )
     trials, T, _ = features.shape
+    require(trials >= 3, f"decoding is cross-validated twice over and needs at least 3 trials, got {trials}")
     require(2 <= folds <= trials, f"folds must lie in 2 … {trials} (the number of trials), got {folds}")
     lags = [lag_bins] if isinstance(lag_bins, int) else list(lag_bins)
     require(all(0 <= lag < T for lag in lags), f"every lag must lie in 0 … {T - 1} bins, got {lags}")
@@ -63,10 +64,11 @@ def ridge_decode_r2(
     truth, prediction = [], []
     for fold in range(folds):
         inside = np.flatnonzero(fold_of != fold)
-        inner = np.random.default_rng([seed, fold]).permutation(len(inside)) % folds
+        parts = min(folds, len(inside))
+        inner = np.random.default_rng([seed, fold]).permutation(len(inside)) % parts
         errors = np.zeros((len(lagged), len(alphas)))
         for choice, data in enumerate(lagged):
-            for part in range(folds):
+            for part in range(parts):
                 fitted = data.fit(inside[inner != part], alphas)
                 errors[choice] += data.relative_errors(inside[inner == part], fitted)
         lag, alpha = np.unravel_index(int(errors.argmin()), errors.shape)
@@ -107,4 +109,6 @@ class _Lagged:
         """Squared error of each fit on these trials, columns of behaviour weighted by their variance."""
         x, y = self.samples(trials)
         spread = np.maximum(np.nanvar(self.behaviour[self.valid], axis=0), 1e-300)
+        if len(x) == 0:  # no bin of these trials has a lagged one
+            return np.zeros(len(fitted))
         return np.array([(np.square(x @ weights - y) / spread).mean() for weights in fitted])

@@ -81,8 +81,8 @@ def validation_disagreement(
     sv_losses, ordinary_losses
         [M], of the same epoch of each model; None or NaN where a model diverged.
     reference
-        Of constant rates on the same samples, see `constant_rate_losses`; for other observation models than
-        Poisson, of their constant parameters.
+        Of constant rates on the same samples, see `constant_rate_losses`; for training data as the service has them,
+        and other observation models than Poisson, `models.constant_outputs.constant_output_losses`.
     numbers
         [M], what the models are called in the warning and in the result; None: 0 … M - 1.
     selected

@@ -552,3 +552,16 @@ def test_disagreement_arguments_are_checked():
         validation_disagreement([1.0, 2.0], [1.0, 2.0], OF_CONSTANT_RATES, selected=2)
     with pytest.raises(ConfigurationError, match="no sample is held out"):
         validation_disagreement([1.0], [1.0], ReferenceLosses(1.0, 1.0, 0))
+
+
+@pytest.mark.parametrize(("trials", "folds"), [(6, 6), (5, 5), (3, 3), (4, 2)])
+def test_the_penalty_is_chosen_with_few_trials_too(trials, folds):
+    """Pure noise: only a strong penalty does no harm, whatever folds there are."""
+    random = np.random.default_rng(0)
+    features, behaviour = random.normal(size=(trials, 40, 30)), random.normal(size=(trials, 40, 1))
+    assert ridge_decode_r2(features, behaviour, folds=folds) > -0.3
+
+
+def test_decoding_two_trials_is_refused():
+    with pytest.raises(ConfigurationError, match="at least 3 trials"):
+        ridge_decode_r2(np.ones((2, 5, 2)), np.ones((2, 5, 1)), folds=2)

@@ -20,6 +20,7 @@ from models import (
     sample_validation_mask,
 )
 from models.objective import PackHyperparameters, draw_noise, training_loss
+from models.population import _evenly
 from tests.models import reference
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
@@ -87,6 +88,46 @@ def test_a_model_has_the_same_curve_alone_and_in_any_pack():
         for other in (single[m], *([others[1]] if m == 0 else [others[0]] if m == 2 else [])):
             assert dataclasses.astuple(other) == pytest.approx(dataclasses.astuple(scores[m]), rel=1e-4)
         assert_same_state(alone[m].state(0), together.state(m), exactly=False)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most"),
+    [([20], 8), ([20], 50), ([1, 1, 1], 2), ([3] * 10, 4), ([100, 7, 1], 16), ([5, 0], 2), ([0, 0], 4)],
+)
+def test_steps_are_of_even_size_with_every_session_spread_over_them(lengths, most):
+    trials = [torch.arange(length) + 1000 * number for number, length in enumerate(lengths)]
+    steps = list(_evenly(trials, most))
+    sizes = [sum(map(len, step)) for step in steps]
+    assert len(steps) == max(1, -(-sum(lengths) // most))
+    assert max(sizes) <= most
+    assert max(sizes) - min(sizes) <= 1
+    for number, whole in enumerate(trials):
+        parts = [step[number] for step in steps]
+        assert torch.equal(torch.cat(parts), whole)
+        if len(whole) >= len(steps):
+            assert max(map(len, parts)) - min(map(len, parts)) <= 2
+
+
+def test_starts_of_unknown_parameters_are_refused():
+    with pytest.raises(ConfigurationError, match=r"read_in\.weigth"):
+        Population(
+            ARCHITECTURE,
+            MODELS[:1],
+            [0],
+            data(),
+            OPTIONS,
+            order_seed=0,
+            starts={"read_in.weigth": torch.ones(1)},
+        )
+
+
+def test_validation_trials_that_end_before_rates_begin_are_refused():
+    spikes, lengths, is_validation = recording()
+    lengths[is_validation] = 3
+    short = TrainingData(Session(spikes, lengths, is_validation), sv_rate=0.2, sv_seed=4)
+    windowed = dataclasses.replace(ARCHITECTURE, initial_condition_bins=3)
+    with pytest.raises(ConfigurationError, match="no held-out validation sample after the first 3 bins"):
+        Population(windowed, MODELS[:1], [0], short, OPTIONS, order_seed=0)
 
 
 def test_models_that_leave_change_nothing_for_those_that_stay():

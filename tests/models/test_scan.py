@@ -105,6 +105,7 @@ def test_the_compiled_scan_is_that_of_tensors(sizes, with_gaps, ways, monkeypatc
     def outcome():
         inputs = [values.clone().requires_grad_() for values in given]
         states, last = Scan.apply(*inputs, unseen, ways == 2)
+        assert torch.equal(Scan.apply(*given, unseen, ways == 2)[0], states)  # keeping nothing for a gradient
         return [states, last, *torch.autograd.grad((states, last), inputs, (d_states, d_last))]
 
     ours = outcome()
@@ -143,8 +144,7 @@ def test_the_compiled_controlled_scan_is_that_of_tensors(sizes, dropout, drawn, 
         inputs = [values.clone().requires_grad_() for values in given]
         expanded = [*inputs[:7], inputs[7].expand(-1, T, B, -1), *inputs[8:]]  # as biases are
         outputs = ControlledScan.apply(*expanded, *fixed)
-        with torch.no_grad():
-            light = ControlledScan.apply(*expanded, *fixed)
+        light = ControlledScan.apply(*(values.detach() for values in expanded), *fixed)
         assert all(torch.equal(a, b) for a, b in zip(outputs, light, strict=True))
         some = [outputs[place] for place in used]
         gradients = torch.autograd.grad(some, inputs, [arrives[place] for place in used])
@@ -164,6 +164,66 @@ def test_what_is_not_a_number_stays_with_its_own_unit():
     states, _ = Scan.apply(x, start, *weights, None, False)
     assert states[0, :, :, 0].isnan().all()
     assert states[1].isfinite().all()
+
+
+def fit_for_c():
+    """Inputs of both compiled scans, in float32, that fit each other."""
+    plain = [*(values.detach().float() for values in scan_inputs(1)), gaps(T, B), False]
+    controlled = [
+        *(values.detach().float() for values in controlled_inputs()),
+        *(v.float() for v in mask_and_noise()),
+    ]
+    return plain, controlled
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_does_not_fit_never_reaches_c():
+    if compiled.library() is None:
+        pytest.skip("there is no C compiler here, so there is no compiled library")
+    plain, controlled = fit_for_c()
+    Scan.apply(*plain)
+    ControlledScan.apply(*controlled)
+    for scan, fitting in ((Scan, plain), (ControlledScan, controlled)):
+        for place, values in enumerate(fitting):
+            if not isinstance(values, torch.Tensor):
+                continue
+            for axis in range(values.dim()):
+                short = list(fitting)
+                short[place] = values.narrow(axis, 0, values.shape[axis] - 1)
+                if (scan, place, axis) == (Scan, 0, 1):  # fewer bins: `unseen` has too many
+                    short[6] = short[6][:-2]
+                with pytest.raises((ValueError, RuntimeError)):
+                    scan.apply(*short)
+
+
+def test_no_gradient_of_the_gradient_is_given_silently():
+    inputs = scan_inputs(1)
+    states, _ = Scan.apply(*inputs, None, False)
+    (gradient,) = torch.autograd.grad(states.sum(), inputs[1], create_graph=True)
+    with pytest.raises(RuntimeError, match="grad"):
+        gradient.sum().backward()
+
+
+def test_no_code_is_loaded_from_a_folder_that_others_may_write_to(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "latentry"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert compiled._cache_folder() is None
+    folder.chmod(0o700)
+    assert compiled._cache_folder() == folder
+
+
+def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path):
+    if compiled.library() is None:
+        pytest.skip("there is no C compiler here, so there is no compiled library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.library.__wrapped__() is not None
+    (made,) = (tmp_path / "latentry").iterdir()
+    made.unlink()  # the process has it loaded: not to be written into
+    made.write_bytes(b"cut off")
+    assert compiled.library.__wrapped__() is not None
+    assert made.stat().st_size > 1000
 
 
 def test_without_a_compiler_there_is_no_library(monkeypatch):
@@ -212,7 +272,8 @@ def test_without_gradient_both_scans_give_the_same():
     controlled, fixed = controlled_inputs(), mask_and_noise()
     plain = scan_inputs(2)
     kept = [*ControlledScan.apply(*controlled, *fixed), *Scan.apply(*plain, None, True)]
-    with torch.no_grad():
-        light = [*ControlledScan.apply(*controlled, *fixed), *Scan.apply(*plain, None, True)]
+    controlled, plain = ([values.detach() for values in inputs] for inputs in (controlled, plain))
+    light = [*ControlledScan.apply(*controlled, *fixed), *Scan.apply(*plain, None, True)]
+    assert not any(values.requires_grad for values in light)
     for ours, theirs in zip(light, kept, strict=True):
         assert torch.equal(ours, theirs)

@@ -184,3 +184,19 @@ def test_configurations_outside_the_method_are_refused(kind, field, value):
     }[kind]
     with pytest.raises(ConfigurationError, match=field if value != (3, 4) else "read_in_dim"):
         dataclasses.replace(valid, **{field: value})
+
+
+@pytest.mark.parametrize("observation", ["poisson", "zero_inflated_gamma"])
+def test_what_stands_where_nothing_was_recorded_does_not_matter(observation):
+    spikes = np.ones((6, 5, 3), np.int64 if observation == "poisson" else np.float64)
+    missing = np.zeros(spikes.shape, bool)
+    missing[0, 2, 1] = True
+    spikes[0, 2, 1] = -1
+    spikes[1, 4:] = -7  # past the trial's end
+    session = Session(spikes, np.array([5, 4, 5, 5, 5, 5]), np.arange(6) >= 4, missing)
+    held = (
+        TrainingData(session, sv_rate=0.0, sv_seed=0, observation=observation)
+        .batch([torch.arange(6)])
+        .parts[0]
+    )
+    assert held.values[2, 0, 1] == held.values[4, 1, 0] == 0
