@@ -58,6 +58,17 @@ def test_rows_of_the_first_schema_are_kept(sqlite_database: Database) -> None:
         assert (job.name, job.diagnostics) == ("old", None)
 
 
+def test_postgresql_does_not_try_to_compress_array_objects(postgres_database_url: str) -> None:
+    database = Database(postgres_database_url)
+    migrate(database)
+    storage = text(
+        "SELECT attstorage FROM pg_attribute WHERE attrelid = 'array_objects'::regclass AND attname = 'value'"
+    )
+    with database.read() as session:
+        assert session.execute(storage).scalar_one() in ("e", b"e")
+    database.close()
+
+
 def test_several_processes_may_migrate_at_once(postgres_database_url: str, tmp_path: Path) -> None:
     for url in (postgres_database_url, f"sqlite:///{tmp_path / 'new' / 'several.db'}"):
         environment = {**os.environ, "LATENTRY_DATABASE_URL": url}
