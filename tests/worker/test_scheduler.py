@@ -9,7 +9,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from store.database import Database, database_now
 from store.settings import Settings
@@ -113,6 +113,32 @@ def test_advancing_again_changes_nothing(
     for _ in range(10):
         workers.advance(job_id)
     assert len(read_slices(database, job_id)) == 2
+
+
+def test_advance_reads_no_slice_that_is_over_but_the_newest_of_each_pack(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    """A job of weeks has thousands of slices, and its row is locked meanwhile."""
+    job_id = make_job(budget={"models": 3, "epochs": 20})
+    workers = FakeWorkers(database, settings, epochs=1)
+    workers.advance(job_id)
+    for _ in range(10):
+        lease = workers.claim()
+        assert lease is not None
+        workers.report(lease)
+        workers.advance(job_id)
+    assert len(read_slices(database, job_id)) == 11
+    loaded: list[Slice] = []
+
+    def note(piece: Slice, _context: object) -> None:
+        loaded.append(piece)
+
+    event.listen(Slice, "load", note)
+    try:
+        workers.advance(job_id)
+    finally:
+        event.remove(Slice, "load", note)
+    assert [piece.state for piece in loaded] == [SliceState.QUEUED]
 
 
 def test_packs_spread_over_the_workers_there_are(
