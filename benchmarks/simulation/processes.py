@@ -52,6 +52,11 @@ class Place:
         return get_settings()
 
     @property
+    def begin_file(self) -> Path:
+        """Workers take no slice before it is there."""
+        return self.folder / "begin"
+
+    @property
     def stop_file(self) -> Path:
         """Everybody ends soon after it is there."""
         return self.folder / "stop"
@@ -81,6 +86,8 @@ class Measures:
         Of a worker: how often it did not have the data of its slice at hand.
     slices
         Of a worker: begin and end of each, in order; the begin is the end of the claim.
+    trained
+        Of a worker: time in training of each slice.
     """
 
     role: str
@@ -91,6 +98,7 @@ class Measures:
     slept_s: float = 0.0
     data_sets_loaded: int = 0
     slices: list[tuple[float, float]] = field(default_factory=list)
+    trained: list[float] = field(default_factory=list)
 
     @contextmanager
     def of_this_process(self, place: Place, database: MeasuredDatabase, name: str) -> Iterator[None]:
@@ -118,8 +126,8 @@ class _CountingProcess(TrainingProcess):
         return super().read_array(dataset, name)
 
 
-def run_worker(place: Place, name: str, epoch_seconds: float) -> None:
-    """A training process: as `worker.training_process` with the task `run_slice` before it."""
+def run_worker(place: Place, name: str, epoch_seconds: float, delay_s: float) -> None:
+    """A training process: as `worker.training_process` with the task `run_slice` before it. Waits before its first slice."""
     settings, pace, measures = place.settings(), Pace(epoch_seconds), Measures("worker")
     database = MeasuredDatabase(settings.database_url)
     arrays = open_array_store(settings.array_url, database)
@@ -132,14 +140,18 @@ def run_worker(place: Place, name: str, epoch_seconds: float) -> None:
 
     threading.Thread(target=keep_saying, daemon=True).start()
     queue: Any = redis.Redis.from_url(settings.redis_url)
+    while not (place.begin_file.exists() or place.is_stopping()):
+        time.sleep(0.05)
+    time.sleep(delay_s)
     with measures.of_this_process(place, database, name), instead_of_the_network(pace):
         while not place.is_stopping():
             if queue.brpop(SLICES, timeout=0.5) is None:
                 continue
-            before = len(database.transactions)
+            before, slept_s = len(database.transactions), pace.slept_s
             if run_next(process):
                 claim = next(t for t in database.transactions[before:] if t.kind == "claim")
                 measures.slices.append((claim.ended, time.monotonic()))
+                measures.trained.append(pace.slept_s - slept_s)
         measures.slept_s = pace.slept_s
         measures.data_sets_loaded = process.data_sets_loaded
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Select, func, select, text
+
 from benchmarks.simulation.load import Outcome, add_jobs, are_all_done, read_outcome
 from benchmarks.simulation.processes import (
     Measures,
@@ -20,9 +22,11 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
+from store.tables import Slice, Worker
 from worker.leases import reap
 
 EPOCHS_PER_SLICE = 30
+_STOP_SECONDS = 180.0
 BEATS_PER_SLICE = 12
 """As many as with the settings of the service: a slice of 60 s, a heartbeat every 5 s."""
 
@@ -41,6 +45,8 @@ class Plan:
         Length of a slice of training; heartbeats and epochs are shortened with it.
     seconds
         Everybody is stopped after this time, or when every job is done.
+    warm_up_s
+        Time before that which is not measured: workers begin one by one, and everything runs for the first time.
     kill_every_s
         So often a worker is killed, with SIGKILL in the middle of whatever it does, and another begins; 0: never.
     server
@@ -53,6 +59,7 @@ class Plan:
     jobs: int
     slice_seconds: float
     seconds: float
+    warm_up_s: float = 0.0
     models_per_job: int = 16
     epochs: int = 100_000
     kill_every_s: float = 0.0
@@ -71,10 +78,14 @@ class Simulated:
         Of the jobs.
     measures
         Of the processes that were not killed.
+    began
+        When all processes were there, all jobs had slices queued and the warm-up was over, by the machine's monotonic clock.
     seconds
-        From the moment when all processes were there until everybody was told to stop.
+        From then until everybody was told to stop.
     database_cpu_s, broker_cpu_s
         CPU time of the servers in these seconds.
+    connections
+        To the database server, shortly before the end.
     killed
         Workers.
     of_role
@@ -84,10 +95,12 @@ class Simulated:
     plan: Plan
     outcome: Outcome
     measures: list[Measures]
+    began: float
     seconds: float
     database_cpu_s: float
     broker_cpu_s: float
-    killed: int = 0
+    connections: int | None
+    killed: int
     of_role: dict[str, list[Measures]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,7 +114,7 @@ class _Processes:
     def __init__(self, place: Place, plan: Plan) -> None:
         self._place, self._plan = place, plan
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["benchmarks.simulation.processes"])
+        self._context.set_forkserver_preload(["benchmarks.simulation.preloaded"])
         self._running: dict[str, Any] = {}
 
     def start(self, name: str, target: Any, *more: Any) -> None:
@@ -109,8 +122,8 @@ class _Processes:
         process.start()
         self._running[name] = process
 
-    def start_worker(self, name: str) -> None:
-        self.start(name, run_worker, self._plan.slice_seconds / EPOCHS_PER_SLICE)
+    def start_worker(self, name: str, delay_s: float) -> None:
+        self.start(name, run_worker, self._plan.slice_seconds / EPOCHS_PER_SLICE, delay_s)
 
     def kill(self, name: str) -> None:
         process = self._running.pop(name)
@@ -123,8 +136,10 @@ class _Processes:
                 raise RuntimeError(f"{name} ended with status {process.exitcode}; its traceback is above")
 
     def join(self) -> None:
-        for process in self._running.values():
-            process.join(120)
+        for name, process in self._running.items():
+            process.join(_STOP_SECONDS)
+            if process.exitcode is None:
+                raise RuntimeError(f"{name} still ran {_STOP_SECONDS:.0f} s after it was told to stop")
         self.check()
 
 
@@ -148,26 +163,31 @@ def simulate(plan: Plan, folder: Path) -> Simulated:
         processes = _Processes(place, plan)
         names = [f"worker-{number:02d}" for number in range(plan.workers)]
         try:
-            for name in names:
-                processes.start_worker(name)
-            _wait_for_workers(database, plan.workers, processes)
-            for number in range(
-                1 if database.is_sqlite else 2
-            ):  # as `latentry up` and docker/compose.yaml have
+            for number, name in enumerate(names):
+                processes.start_worker(name, plan.warm_up_s * number / plan.workers)
+            _wait_for(database, select(func.count()).select_from(Worker), plan.workers, processes)
+            # As many as `latentry up` and docker/compose.yaml have.
+            for number in range(1 if database.is_sqlite else 2):
                 processes.start(f"control-{number}", run_control)
             processes.start("maintenance", run_maintenance)
             servers = [plan.server, messages]
-            before, started = [_cpu_seconds(server) for server in servers], time.monotonic()
             add_jobs(database, arrays, plan.jobs, plan.models_per_job, plan.epochs)
+            begun = select(func.count(Slice.job_id.distinct()))
+            _wait_for(database, begun, plan.jobs, processes)
+            place.begin_file.touch()
+            time.sleep(plan.warm_up_s)
+            before, began = [_cpu_seconds(server) for server in servers], time.monotonic()
             killed = _watch(plan, database, processes, names)
-            after, seconds = [_cpu_seconds(server) for server in servers], time.monotonic() - started
+            after, seconds = [_cpu_seconds(server) for server in servers], time.monotonic() - began
+            connections = None if plan.server is None else _connections(database)
         finally:
             place.stop_file.touch()
         processes.join()
     outcome = read_outcome(database)
     database.close()
     found = [read_measures(path) for path in sorted(place.folder.glob("*.json"))]
-    return Simulated(plan, outcome, found, seconds, after[0] - before[0], after[1] - before[1], killed)
+    database_cpu_s, broker_cpu_s = (now - then for then, now in zip(before, after, strict=True))
+    return Simulated(plan, outcome, found, began, seconds, database_cpu_s, broker_cpu_s, connections, killed)
 
 
 def _watch(plan: Plan, database: Database, processes: _Processes, names: list[str]) -> int:
@@ -183,21 +203,23 @@ def _watch(plan: Plan, database: Database, processes: _Processes, names: list[st
                 reap(session, Settings(), held_by=name)
             killed += 1
             names.append(f"worker-{len(names) + killed:02d}")
-            processes.start_worker(names[-1])
+            processes.start_worker(names[-1], 0.0)
     return killed
 
 
-def _wait_for_workers(database: Database, workers: int, processes: _Processes) -> None:
-    from sqlalchemy import func, select
-
-    from store.tables import Worker
-
+def _wait_for(database: Database, query: Select[int], number: int, processes: _Processes) -> None:
     while True:
         processes.check()
         with database.read() as session:
-            if session.execute(select(func.count()).select_from(Worker)).scalar_one() >= workers:
+            if session.execute(query).scalar_one() >= number:
                 return
         time.sleep(0.1)
+
+
+def _connections(database: Database) -> int:
+    of_database = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+    with database.read() as session:
+        return int(session.execute(of_database).scalar_one())
 
 
 def _cpu_seconds(server: Server | None) -> float:

@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -78,7 +79,7 @@ def postgresql() -> Iterator[Server]:
         _wait(lambda: psycopg.connect(f"postgresql://{address}/postgres").close(), psycopg.OperationalError)
         yield Server(f"postgresql+psycopg://{address}/postgres", process.pid)
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # does not wait for clients to go
         process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 

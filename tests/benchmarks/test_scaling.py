@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.scaling import describe
+from benchmarks.simulation.figures import describe
 from benchmarks.simulation.run import Plan, simulate
 
 
@@ -27,6 +27,6 @@ def test_jobs_of_simulated_workers_end_with_every_model_trained_once(tmp_path: P
     assert found.killed >= 2
     assert line["slices"] >= 6
     assert 0 < line["training_share"] < 1
-    assert line["workers_borne_with_real_slices"] > 1
-    assert {"claim", "report", "advance", "array write"} <= set(line["ms_by_kind"])
+    assert line["devices_borne"] > 1
+    assert {"claim", "report", "advance", "array write"} <= set(line["by_kind"])
     assert {measures.role for measures in found.measures} == {"worker", "control", "maintenance"}

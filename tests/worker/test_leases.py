@@ -74,6 +74,49 @@ def test_a_worker_writes_of_a_job_that_another_holds(postgres_database_url: str,
     database.close()
 
 
+def test_a_claim_takes_another_job_while_one_is_held(postgres_database_url: str, settings: Settings) -> None:
+    """And waits when there is no other."""
+    database = Database(postgres_database_url)
+    migrate(database)
+    first, second = (add_job(database, add_dataset(database)) for _ in range(2))
+    for job_id in (first, second):
+        queue_job(database, settings, job_id)
+
+    def claim_soon() -> str:
+        with database.write() as session:
+            session.execute(text("SET LOCAL lock_timeout = '200ms'"))
+            lease = claim_slice(session, "w", settings)
+            assert lease is not None
+            return session.get_one(Slice, lease.row_id).job_id
+
+    with database.write() as holder:
+        holder.get_one(Job, first, with_for_update=LOCK)
+        assert claim_soon() == second
+        with pytest.raises(OperationalError, match="lock timeout"):
+            claim_soon()
+    assert claim_soon() == first
+    database.close()
+
+
+def test_a_job_whose_last_slice_another_takes_meanwhile_is_passed_over(
+    postgres_database_url: str, settings: Settings
+) -> None:
+    database = Database(postgres_database_url)
+    migrate(database)
+    job_id = add_job(database, add_dataset(database))
+    queue_job(database, settings, job_id)
+    late: list[Lease | None] = []
+    waiting = threading.Thread(target=lambda: late.append(claim(database, settings, "late")))
+    with database.write() as session:
+        assert claim_slice(session, "early", settings) is not None
+        waiting.start()
+        time.sleep(0.3)  # it has chosen the same job by now, and waits for it
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert late == [None]
+    database.close()
+
+
 def test_a_worker_that_wakes_late_is_refused(
     database: Database, settings: Settings, make_job: Callable[..., str]
 ) -> None:
