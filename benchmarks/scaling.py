@@ -48,7 +48,7 @@ class Cell:
     kills
         Workers killed in these seconds.
     models
-        Of each job.
+        Of each job. With one job of fewer models than workers, some have nothing to do, and packs do not wait for them.
     arrays
         ``sql`` or ``file``.
     """
@@ -68,7 +68,8 @@ GRID = [
     Cell(1, 100, 1.0, 8.0, 0),
     Cell(8, 10, 4.0, 12.0, 1),
     Cell(8, 100, 4.0, 12.0, 1),
-    Cell(64, 10, 15.0, 30.0, 3, models=4),
+    Cell(8, 1, 2.0, 8.0, 0, models=4),
+    Cell(64, 10, 15.0, 30.0, 3),
     Cell(64, 100, 15.0, 30.0, 3, models=4),
 ]
 QUICK_GRID = [Cell(1, 10, 1.0, 6.0, 0), Cell(8, 10, 2.0, 8.0, 1)]
@@ -84,13 +85,14 @@ COLUMNS = {
     "overhead_s_per_slice": "rest of a slice, s",
     "wait_ms_median": "wait, median ms",
     "wait_ms_p99": "p99",
+    "pack_wait_ms_median": "pack's wait, median ms",
     "transactions_per_s": "transactions per s",
     "write_lock_ms_per_slice": "open to write, ms per slice",
     "server_cpu_ms_per_slice": "server CPU, ms per slice",
     "worker_cpu_ms_per_slice": "worker CPU, ms per slice",
     "devices_borne": "devices it would bear",
     "checkpoint_mb_per_s": "checkpoints, MB/s",
-    "spread_of_epochs": "spread of epochs",
+    "slices_apart": "jobs apart, slices",
     "lost": "lost",
     "trained_twice": "twice",
 }
@@ -138,8 +140,9 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], help="one of them alone")
     arguments = parser.parse_args()
     lines: list[dict[str, Any]] = []
-    databases = [arguments.database] if arguments.database else ["sqlite", "postgresql"]
-    for database in databases[:1] if arguments.quick else databases:
+    databases = ["sqlite"] if arguments.quick else ["sqlite", "postgresql"]
+    databases = [arguments.database] if arguments.database else databases
+    for database in databases:
         with ExitStack() as stack:
             server = stack.enter_context(postgresql()) if database == "postgresql" else None
             for cell in QUICK_GRID if arguments.quick else GRID:

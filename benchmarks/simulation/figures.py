@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.simulation.fake_training import state_bytes
 from benchmarks.simulation.load import NEURONS
 from benchmarks.simulation.measured_database import Transaction
-from benchmarks.simulation.run import Simulated
+from benchmarks.simulation.run import EPOCHS_PER_SLICE, Simulated
 from models import Architecture
 
 REAL_SLICE_SECONDS = 60.0
@@ -70,6 +70,7 @@ def describe(found: Simulated, database: str) -> dict[str, Any]:
         "overhead_s_per_slice": round(statistics.median(rest), 3) if rest else None,
         "wait_ms_median": _milliseconds(waits, 50),
         "wait_ms_p99": _milliseconds(waits, 99),
+        "pack_wait_ms_median": _milliseconds(outcome.pack_waits_s, 50),
         "transactions_per_s": round(len(transactions) / found.seconds, 1),
         "transactions_per_slice": round(len(transactions) / slices, 1),
         "write_lock_ms_per_slice": round(locked_ms, 1),
@@ -83,7 +84,7 @@ def describe(found: Simulated, database: str) -> dict[str, Any]:
         "loads_per_slice": round(sum(one.data_sets_loaded for one in workers) / ended, 2),
         "connections": found.connections,
         "jobs_begun": int((epochs > 0).sum()),
-        "spread_of_epochs": round(float(epochs.std() / max(epochs.mean(), 1e-9)), 3),
+        "slices_apart": round(float(np.ptp(epochs)) / plan.models_per_job / EPOCHS_PER_SLICE, 1),
         "lost": outcome.slices_lost + outcome.epochs_missing,
         "trained_twice": outcome.epochs_doubled,
         "killed": found.killed,

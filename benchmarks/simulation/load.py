@@ -1,6 +1,7 @@
 """Jobs to simulate: their rows as the API writes them, and what must hold of them afterwards."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -99,6 +100,8 @@ class Outcome:
         Sum over models of the epochs trained, for each job.
     jobs_done
         Jobs whose latents are stored.
+    pack_waits_s
+        From the end of each slice of training to the claim of the next one of the same pack.
     """
 
     slices_done: int
@@ -110,6 +113,7 @@ class Outcome:
     models_per_pack: float
     epochs_of_jobs: list[int]
     jobs_done: int
+    pack_waits_s: list[float]
 
 
 def read_outcome(database: Database) -> Outcome:
@@ -150,4 +154,18 @@ def read_outcome(database: Database) -> Outcome:
         models_per_pack=len(models) / max(1, len({(model.job_id, model.pack) for model in models})),
         epochs_of_jobs=list(epochs.values()),
         jobs_done=sum(job.state == JobState.DONE for job in jobs),
+        pack_waits_s=_pack_waits_s(slices),
     )
+
+
+def _pack_waits_s(slices: Sequence[Slice]) -> list[float]:
+    of_pack: dict[tuple[str, int], list[Slice]] = defaultdict(list)
+    for piece in slices:
+        if piece.kind == "train":
+            of_pack[piece.job_id, piece.pack].append(piece)
+    return [
+        (following.started_at - one.ended_at).total_seconds()
+        for pack in of_pack.values()
+        for one, following in pairwise(pack)
+        if one.ended_at is not None and following.started_at is not None and following.attempts == 1
+    ]

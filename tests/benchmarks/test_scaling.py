@@ -25,8 +25,10 @@ def test_jobs_of_simulated_workers_end_with_every_model_trained_once(tmp_path: P
     assert found.outcome.epochs_of_jobs == [240, 240, 240]
     assert (line["lost"], line["trained_twice"]) == (0, 0)
     assert found.killed >= 2
-    assert line["slices"] >= 6
+    assert found.outcome.slices_done >= 6
+    assert line["slices"] >= 1  # of the workers that were not killed
     assert 0 < line["training_share"] < 1
     assert line["devices_borne"] > 1
+    assert line["pack_wait_ms_median"] > 0
     assert {"claim", "report", "advance", "array write"} <= set(line["by_kind"])
     assert {measures.role for measures in found.measures} == {"worker", "control", "maintenance"}
