@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -375,3 +375,19 @@ def _time_first(array: NDArray[Any], bins: int, device: torch.device) -> Tensor:
         padding = np.zeros((bins - len(swapped), *swapped.shape[1:]), swapped.dtype)
         swapped = np.concatenate((swapped, padding))
     return torch.from_numpy(np.ascontiguousarray(swapped)).to(device)
+
+
+def evenly(trials: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Cut the trials of every session into as few steps as have at most `most` trials, of even size.
+
+    A session's trials are spread over all steps. No step is empty, unless there is no trial at all.
+    """
+    lengths = [len(part) for part in trials]
+    steps = max(1, -(-sum(lengths) // most))
+    # Where each trial would be if a session's were spread over the whole epoch; then cut in the order of places.
+    places = np.concatenate([(np.arange(length) + 0.5) / max(length, 1) for length in lengths])
+    session = np.repeat(np.arange(len(trials)), lengths)[np.argsort(places, kind="stable")]
+    ends = np.zeros(len(trials), np.int64)
+    for step in np.array_split(session, steps):
+        begins, ends = ends, ends + np.bincount(step, minlength=len(trials))
+        yield [part[begin:end] for part, begin, end in zip(trials, begins, ends, strict=True)]

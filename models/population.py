@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.config import Architecture, Hyperparameters, TrainingOptions, require
 from models.constant_outputs import constant_output_losses
-from models.data import TrainingData
+from models.data import TrainingData, evenly
+from models.data_checks import check_data
 from models.model_state import PACKED, VECTORS, check_state, fresh_state
 from models.network import (
     drive,
@@ -148,7 +148,7 @@ class Population:
             f"expected one seed and one state for each of {len(hyperparameters)} hyperparameters, "
             f"got {len(seeds)} seeds" + ("" if states is None else f" and {len(states)} states"),
         )
-        _check_data(architecture, data)
+        check_data(architecture, data)
         self.architecture, self.data, self.options = architecture, data, options
         self.hyperparameters, self.seeds, self.order_seed = list(hyperparameters), list(seeds), order_seed
         self._hyper = PackHyperparameters.of(hyperparameters, data.device)
@@ -226,7 +226,7 @@ class Population:
         for trials in self.data.training_trials:
             order = torch.randperm(len(trials), generator=random).to(trials.device)
             shuffled.append(trials[order])
-        yield from _evenly(shuffled, self.options.batch_size)
+        yield from evenly(shuffled, self.options.batch_size)
 
     def _some_training_trials(self) -> list[Tensor]:
         """Training trials, evenly chosen, no more of a session than it has validation trials."""
@@ -302,7 +302,7 @@ class Population:
             3 * architecture.controller_units,
         )
         size = max(self.options.batch_size, EVALUATION_ELEMENTS // (M * T * widest))
-        for chosen in _evenly(trials, size):
+        for chosen in evenly(trials, size):
             batch = self.data.batch(chosen)
             inputs = [entering(part, unread) / (1 - self.data.sv_rate) for part in batch.parts]
             encoded = encode(architecture, parameters, [x.expand(M, *x.shape) for x in inputs], batch.seen)
@@ -419,7 +419,6 @@ class Population:
         }
 
 
-CHECKED_AT_ONCE = 256  # trials
 EVALUATION_ELEMENTS = 1 << 24  # of the largest tensor of an evaluation step, unless one batch has more
 _VECTOR_ATTRIBUTES = (
     "_adam_steps",
@@ -430,71 +429,6 @@ _VECTOR_ATTRIBUTES = (
     "_decay",
     "_stalled_epochs",
 )
-
-
-def _evenly(trials: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
-    """Cut the trials of every session into as few steps as have at most `most` trials, of even size.
-
-    A session's trials are spread over all steps. No step is empty, unless there is no trial at all.
-    """
-    lengths = [len(part) for part in trials]
-    steps = max(1, -(-sum(lengths) // most))
-    # Where each trial would be if a session's were spread over the whole epoch; then cut in the order of places.
-    places = np.concatenate([(np.arange(length) + 0.5) / max(length, 1) for length in lengths])
-    session = np.repeat(np.arange(len(trials)), lengths)[np.argsort(places, kind="stable")]
-    ends = np.zeros(len(trials), np.int64)
-    for step in np.array_split(session, steps):
-        begins, ends = ends, ends + np.bincount(step, minlength=len(trials))
-        yield [part[begin:end] for part, begin, end in zip(trials, begins, ends, strict=True)]
-
-
-def _check_data(architecture: Architecture, data: TrainingData) -> None:
-    require(
-        architecture.session_neurons == data.neurons,
-        f"the architecture is for {architecture.session_neurons} neurons (by session), the data have {data.neurons}",
-    )
-    require(
-        architecture.external_inputs == data.external_inputs,
-        f"the architecture is for {architecture.external_inputs} external inputs, the data have "
-        f"{data.external_inputs}",
-    )
-    require(
-        architecture.observation == data.observation,
-        f"the architecture's observation is {architecture.observation!r}, the data were made for "
-        f"{data.observation!r}",
-    )
-    last = architecture.encoded_bins or data.bins
-    require(
-        architecture.initial_condition_bins < last <= data.bins,
-        f"initial_condition_bins ({architecture.initial_condition_bins}) must be below encoded_bins ({last}), "
-        f"and these within the data's {data.bins} bins",
-    )
-    _check_what_counts(architecture, data)
-
-
-def _check_what_counts(architecture: Architecture, data: TrainingData) -> None:
-    """There must be samples to learn from and to score by in the bins that have rates."""
-    first = architecture.initial_condition_bins
-    unread = never_read(architecture, data.bins, data.device)
-    number = {"training": 0, "held-out validation": 0, "entering validation": 0}
-    for name, trials in (("training", data.training_trials), ("validation", data.validation_trials)):
-        for chosen in _evenly(trials, CHECKED_AT_ONCE):
-            for part in data.batch(chosen).parts:
-                visible = part.visible[first:]
-                if name == "training":
-                    number["training"] += int(visible.sum())
-                    continue
-                number["held-out validation"] += int(part.held_out[first:].sum())
-                entering_ = visible if unread is None else visible & ~unread[first:]
-                number["entering validation"] += int(entering_.sum())
-    for name, found in number.items():
-        if name == "held-out validation" and data.sv_rate == 0:
-            continue
-        require(
-            found > 0,
-            f"there is no {name} sample after the first {first} bins (initial_condition_bins), where rates begin: "
-            "use fewer of them, or longer trials",
-        )
 
 
 def _nothing() -> None:

@@ -86,16 +86,18 @@ def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | No
     Lease or None
         None when nothing is queued.
     """
-    while (job := _next_job(session, skip_held=True) or _next_job(session, skip_held=False)) is not None:
+    while True:
         # Locks are always taken in the order job, slice, models: no two transactions wait for each other. Should somebody
         # else have taken the job's last slice, the savepoint gives the job's lock back before another one is waited for.
         with session.begin_nested() as attempt:
+            job = _next_job(session, skip_held=True) or _next_job(session, skip_held=False)
+            if job is None:
+                return None
             queued = select(Slice).where(Slice.job_id == job.id, Slice.state == SliceState.QUEUED)
             oldest = queued.order_by(Slice.id).limit(1).with_for_update()
             if (row := session.execute(oldest).scalar_one_or_none()) is not None:
                 return _claim(session, job, row, worker, settings)
             attempt.rollback()
-    return None
 
 
 def _next_job(session: Session, *, skip_held: bool) -> Job | None:

@@ -99,6 +99,11 @@ class Trained:
     latents: list[list[Latents]]
     seconds: float
 
+    @property
+    def selected(self) -> int:
+        """Index of the model with the lowest smoothed SV loss."""
+        return int(np.argmin([curve[-1].best_smoothed_sv_loss for curve in self.curves]))
+
 
 def train(task: Task) -> Trained:
     """Train a pack for its epochs and infer the latents of all its trials."""

@@ -94,8 +94,7 @@ def experiment(*, quick: bool, processes: int, seed: int) -> Result:
 
 
 def _selected(trained: Trained) -> Latents:
-    best = np.argmin([curve[-1].best_smoothed_sv_loss for curve in trained.curves])
-    return trained.latents[int(best)][0]
+    return trained.latents[trained.selected][0]
 
 
 def _smoothed(inputs: NDArray[Any]) -> Floats:

@@ -224,8 +224,7 @@ def _co_bps(rates: NDArray[Any], recording: Recording, trials: NDArray[np.int64]
 
 
 def _rates(trained: Trained) -> NDArray[np.float32]:
-    best = int(np.argmin([curve[-1].best_smoothed_sv_loss for curve in trained.curves]))
-    return trained.latents[best][0].rates
+    return trained.latents[trained.selected][0].rates
 
 
 def _figure(summary: dict[str, Any], names: list[str]) -> Figure:

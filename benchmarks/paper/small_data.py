@@ -107,9 +107,7 @@ def experiment(*, quick: bool, processes: int, seed: int, full_size: bool) -> Re
     for size, by_fixed, by_search in zip(sizes, trained[::2], trained[1::2], strict=True):
         fixed[size] = [r2_true_rates(latents[0].rates, truth) for latents in by_fixed.latents]
         every[size] = [r2_true_rates(latents[0].rates, truth) for latents in by_search.latents]
-        found[size] = every[size][
-            int(np.argmin([curve[-1].best_smoothed_sv_loss for curve in by_search.curves]))
-        ]
+        found[size] = every[size][by_search.selected]
     rows: list[list[Any]] = [
         [
             "training trials",

@@ -112,10 +112,9 @@ def make_tasks(
 
 def _score(trained: Trained, session: int, recording: SyntheticRecording) -> float:
     """R² of the model that SV selects, validation trials of a session."""
-    best = int(np.argmin([curve[-1].best_smoothed_sv_loss for curve in trained.curves]))
     valid = recording.is_validation
     truth = recording.true_rates_hz[valid] * recording.bin_width_s
-    return r2_true_rates(trained.latents[best][session].rates[valid], truth)
+    return r2_true_rates(trained.latents[trained.selected][session].rates[valid], truth)
 
 
 def _figure(scores: dict[str, list[list[float]]]) -> Figure:

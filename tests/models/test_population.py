@@ -19,8 +19,8 @@ from models import (
     r2_true_rates,
     sample_validation_mask,
 )
+from models.data import evenly
 from models.objective import PackHyperparameters, draw_noise, training_loss
-from models.population import _evenly
 from tests.models import reference
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
@@ -96,7 +96,7 @@ def test_a_model_has_the_same_curve_alone_and_in_any_pack():
 )
 def test_steps_are_of_even_size_with_every_session_spread_over_them(lengths, most):
     trials = [torch.arange(length) + 1000 * number for number, length in enumerate(lengths)]
-    steps = list(_evenly(trials, most))
+    steps = list(evenly(trials, most))
     sizes = [sum(map(len, step)) for step in steps]
     assert len(steps) == max(1, -(-sum(lengths) // most))
     assert max(sizes) <= most
