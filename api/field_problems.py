@@ -83,8 +83,11 @@ def _path_in_document(location: Sequence[Any], body: Any, kind: str) -> tuple[li
 
 
 def _is_meant(error: Any) -> bool:
-    """Whether an error is of the member of a union that the client meant: with an object the range, else the number."""
-    return error["type"] not in ("float_type" if isinstance(error["input"], dict) else "", *_NO_OBJECT)
+    """Whether an error is of the member of a union that the client meant: the range with an object, the list with a list."""
+    unmeant = list(_NO_OBJECT)
+    unmeant += [] if isinstance(error["input"], list) else ["list_type"]
+    unmeant += ["float_type", "int_type"] if isinstance(error["input"], dict | list) else []
+    return error["type"] not in unmeant
 
 
 def _message(error: Any, is_member: bool = False) -> str:
@@ -98,7 +101,9 @@ def _message(error: Any, is_member: bool = False) -> str:
     if kind == "string_unicode":
         return "expected text in UTF-8; got half of a surrogate pair"
     if is_member and kind in ("float_type", "float_parsing"):
-        return f"expected a number, or a range {{low, high, scale}}; got {_shown(came)}"
+        return f"expected a number, a list of numbers, or a range {{low, high, scale}}; got {_shown(came)}"
+    if is_member and kind in ("int_type", "int_parsing"):
+        return f"expected a whole number, or a list of them; got {_shown(came)}"
     text = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     return text if kind == "value_error" else f"{text}; got {_shown(came)}"
 

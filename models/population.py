@@ -72,6 +72,8 @@ class EpochScores:
         that step and stay so. Losses may then be NaN.
     best_smoothed_sv_loss
         Lowest smoothed SV loss so far: the epoch whose weights are the model's best.
+    best_epoch
+        That epoch; 0 before there was one.
     """
 
     epoch: int
@@ -86,6 +88,7 @@ class EpochScores:
     learning_rate: float
     diverged: bool
     best_smoothed_sv_loss: float
+    best_epoch: int
 
 
 class Population:
@@ -203,6 +206,7 @@ class Population:
             "learning_rate": rates,
             "gradient_norm": norm.tolist(),
             "best_smoothed_sv_loss": self._best_smoothed.tolist(),
+            "best_epoch": self._best_epoch.tolist(),
         }
         return [
             EpochScores(

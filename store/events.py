@@ -13,7 +13,7 @@ def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
     Parameters
     ----------
     kind
-        ``job.state``, ``job.diagnostics``, ``model.state``, ``slice.state`` or ``progress``.
+        ``job.state``, ``job.extended``, ``job.diagnostics``, ``model.state``, ``model.copied``, ``slice.state`` or ``progress``.
     data
         JSON values.
     """

@@ -11,6 +11,7 @@ from store.tables import OutboxMessage
 INGEST = "ingest"  # (dataset_id)
 RUN_SLICE = "run_slice"  # (): there is a slice to claim
 ADVANCE = "advance"  # (job_id)
+COLLECT = "collect"  # (): delete what nobody reads
 
 
 def post(session: Session, task: str, *arguments: str) -> None:

@@ -71,7 +71,30 @@ class Settings(BaseSettings):
         0.2, gt=0, description="How often the maintenance loop looks for messages to send, in seconds."
     )
     max_attempts: int = Field(
-        3, ge=1, description="How often a slice or an ingest is begun before it counts as failed."
+        3,
+        ge=1,
+        description="How often a slice or an ingest may fail, or take its process with it, before it counts as failed.",
+    )
+    max_losses: int = Field(
+        50,
+        ge=1,
+        description="How often the worker of a slice or an ingest may be lost, machine and all, before it counts as failed: "
+        "no fault of the work, and retried free of charge.",
+    )
+    full_disk_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="A slice that met a full disk is tried again after so many seconds, without an attempt being counted.",
+    )
+    broker_visibility_seconds: int = Field(
+        3600,
+        gt=0,
+        description="After so many seconds the broker delivers a message again whose task still runs. It does no harm.",
+    )
+    collect_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="How often what lost workers left in the array store, and weights that are no longer kept, are deleted.",
     )
     pack_models: int = Field(
         16,

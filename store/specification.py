@@ -1,202 +1,18 @@
-"""What a job asks for: the document that the API validates, the database keeps and the workers read.
-
-Ranges, but for the learning rate's lower end, are those of Keshtkaran & Pandarinath 2019 and Keshtkaran et al. 2022
-(AutoLFADS); weights of KL and L2 are relative to a reconstruction loss that is a mean over samples, in nats.
-"""
+"""What a job asks for: the document that the API validates, the database keeps and the workers read."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from store.architecture import SIZES, ArchitectureSpecification
+from store.presets import PresetName, with_preset
+from store.space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
+from store.strategies import RandomStrategy, Strategy
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Range(_Document):
-    """A range that the search draws from."""
-
-    low: float
-    high: float
-    scale: Literal["log", "uniform"] = "uniform"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(
-                f"low is {self.low:g} and high is {self.high:g}: low must not be above high; exchange them?"
-            )
-        if self.scale == "log" and self.low <= 0:
-            raise ValueError(
-                f"low is {self.low:g}: a logarithmic range must begin above 0; use scale 'uniform'?"
-            )
-        return self
-
-
-class _Bounded:
-    """Bounds of a hyperparameter: every value and both ends of a range must lie within."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
-
-    def check(self, value: float | Range) -> float | Range:
-        """Return the value, or raise an error that names the bounds."""
-        ends = (value.low, value.high) if isinstance(value, Range) else (value,)
-        for end in ends:
-            if not self.low <= end <= self.high:
-                raise ValueError(f"{end:g} is outside {self.low:g} … {self.high:g}")
-        return value
-
-
-Rate = Annotated[float | Range, AfterValidator(_Bounded(0.0, 0.95).check)]
-Weight = Annotated[float | Range, AfterValidator(_Bounded(0.0, 1e3).check)]
-LearningRate = Annotated[float | Range, AfterValidator(_Bounded(1e-7, 1.0).check)]
-
-
-class Space(_Document):
-    """The search space: each hyperparameter is a number (fixed) or a range (searched)."""
-
-    learning_rate: LearningRate = Field(
-        Range(low=1e-3, high=5e-3, scale="log"),
-        description="Adam's learning rate. The papers' range goes down to 1e-5, too slow for a draw that is never changed.",
-    )
-    dropout: Rate = Field(Range(low=0.0, high=0.6), description="Dropout inside the network.")
-    cd_rate: Rate = Field(
-        Range(low=0.01, high=0.7), description="Coordinated dropout: share of input samples dropped."
-    )
-    cd_pass_rate: Rate = Field(0.0, description="Share of the kept input samples that pass gradient too.")
-    kl_weight_initial_condition: Weight = Field(
-        Range(low=1e-6, high=1e-3, scale="log"),
-        description="Weight of the KL divergence of the initial condition.",
-    )
-    l2_weight_generator: Weight = Field(
-        Range(low=1e-4, high=1.0, scale="log"),
-        description="Weight of the mean square of the generator's recurrent weights.",
-    )
-    kl_weight_inputs: Weight = Field(
-        Range(low=1e-6, high=1e-4, scale="log"),
-        description="Weight of the KL divergence of the inferred inputs. Drawn only with a controller.",
-    )
-    l2_weight_controller: Weight = Field(
-        Range(low=1e-4, high=1.0, scale="log"),
-        description="Weight of the mean square of the controller's recurrent weights. Drawn only with a controller.",
-    )
-
-
-CONTROLLER_HYPERPARAMETERS = ("kl_weight_inputs", "l2_weight_controller")
-"""Of the space: what no model without a controller reads."""
-
-
-class ArchitectureSpecification(_Document):
-    """Form and sizes of the network, equal for all models of the job."""
-
-    encoder_units: int = Field(
-        64, ge=1, le=1024, description="Of each of the two encoders of the initial condition."
-    )
-    initial_condition_dim: int = Field(
-        64, ge=1, le=1024, description="Dimension of the generator's initial condition."
-    )
-    generator_units: int = Field(100, ge=1, le=2048, description="Units of the generator.")
-    factors: int = Field(20, ge=1, le=1024, description="Linear factors between generator and rates.")
-    controller_units: int = Field(
-        0,
-        ge=0,
-        le=1024,
-        description="Units of the controller, which infers inputs to the generator bin by bin; 0: no controller. "
-        "Needs `inferred_inputs`.",
-    )
-    controller_encoder_units: int = Field(
-        64,
-        ge=1,
-        le=1024,
-        description="Of each of the controller's own two encoders. Not read without a controller.",
-    )
-    inferred_inputs: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="Dimension of the inferred inputs, often 1 to 4. Needs `controller_units`.",
-    )
-    controller_lag_bins: int = Field(
-        1,
-        ge=0,
-        le=10_000,
-        description="At bin t the controller reads what the encoders knew this many bins before and after it: "
-        "with 1 or more it never reads the bin's own spikes.",
-    )
-    use_external_inputs: bool = Field(
-        True,
-        description="Whether controller and generator get the data set's array `external_inputs`, where it has one.",
-    )
-    input_prior: Literal["autoregressive", "gaussian"] = Field(
-        "autoregressive",
-        description="Prior of the inferred inputs: smooth in time (one time constant and variance each, from 10 bins "
-        "and 0.1 on), or independent over bins.",
-    )
-    learn_input_prior: bool = Field(
-        True, description="Whether the variance and time constant of the input prior are learned."
-    )
-    learn_prior_variance: bool = Field(
-        True, description="Whether the variance of the initial condition's prior is learned."
-    )
-    observation: Literal["poisson", "negative_binomial"] = Field(
-        "poisson",
-        description="How spike counts arise from the rates; `negative_binomial` allows more variance than mean. Data "
-        "sets hold whole counts, so the distributions of continuous signals are not offered.",
-    )
-    initial_condition_bins: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="Bins at a trial's beginning from which alone the initial condition is read; the generator "
-        "begins after them, and they have no rates. 0: it is read from all encoded bins.",
-    )
-    encoded_bins: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="Bins that models read; later ones are only predicted (forward prediction). 0: all.",
-    )
-    held_out_neurons: list[Annotated[int, Field(ge=0)]] = Field(
-        default_factory=list,
-        max_length=10_000,
-        description="Indices, from 0, of neurons that models never read, only predict (co-smoothing).",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.controller_units > 0) != (self.inferred_inputs > 0):
-            raise ValueError(
-                f"controller_units is {self.controller_units} and inferred_inputs is {self.inferred_inputs}: expected "
-                "both above 0 (inputs are inferred), or both 0 (no controller)"
-            )
-        if 0 < self.encoded_bins <= self.initial_condition_bins:
-            raise ValueError(
-                f"encoded_bins is {self.encoded_bins} and initial_condition_bins is {self.initial_condition_bins}: "
-                "expected more encoded bins, or 0 for all"
-            )
-        neurons = sorted(self.held_out_neurons)
-        for one, following in pairwise(neurons):
-            if one == following:
-                raise ValueError(f"held_out_neurons names {one} more than once")
-        return self
-
-    @property
-    def has_controller(self) -> bool:
-        """Whether inputs are inferred."""
-        return self.controller_units > 0
-
-    def of_data(self, report: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The architecture of a model's row: with the number of external inputs that the data set's report names."""
-        described = self.model_dump(exclude={"use_external_inputs"})
-        external = int((report or {}).get("external_inputs", 0)) if self.use_external_inputs else 0
-        return described | {"external_inputs": external}
-
-
-class Training(_Document):
+class Training(Document):
     """How every model of the job is trained."""
 
     batch_size: int = Field(64, ge=1, le=65536, description="Trials per step.")
@@ -227,26 +43,37 @@ class Training(_Document):
     )
 
 
-class RandomStrategy(_Document):
-    """Random search: independent draws from the space."""
+class Budget(Document):
+    """What the job may spend, and what it keeps. Whatever is spent first ends the training, with what is there."""
 
-    kind: Literal["random"] = "random"
-
-
-class Budget(_Document):
-    """What the job may spend."""
-
-    models: int = Field(8, ge=1, le=1000)
-    epochs: int = Field(200, ge=1, le=100_000, description="Epochs of each model.")
+    models: int = Field(8, ge=1, le=1000, description="Models that are begun; of `pbt` the population.")
+    epochs: int = Field(200, ge=1, le=100_000, description="Epochs of each model, at most.")
     wall_seconds: float | None = Field(
-        None, gt=0, description="Training ends this long after the first slice began, with what is there."
+        None,
+        gt=0,
+        description="Training ends this long after the first slice began; time in which the job is paused is not counted.",
+    )
+    device_seconds: float | None = Field(
+        None, gt=0, description="Training ends when so much time of devices is spent, over all of them."
+    )
+    patience_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="A model ends when its smoothed SV loss has not improved for so many epochs, counted from the ramp's "
+        "end. None: it trains all its epochs.",
+    )
+    top_k: int = Field(
+        20,
+        ge=1,
+        le=1000,
+        description="Of so many models, the best, the weights are kept when the job ends; learning curves and scores of all.",
     )
 
 
 LatentArray = Literal["rates", "factors", "initial_conditions", "inputs", "generator_states"]
 
 
-class Inference(_Document):
+class Inference(Document):
     """How the latents of the selected model are computed, and which are stored."""
 
     posterior_samples: int = Field(50, ge=1, le=10_000, description="Draws that are averaged.")
@@ -256,6 +83,11 @@ class Inference(_Document):
         max_length=len(get_args(LatentArray)),
         description="What is stored. `generator_states` is often the largest. `inputs` are there with a controller only.",
     )
+    final_fit: bool = Field(
+        False,
+        description="Train one more model on all trials, validation trials too, with the hyperparameters that led to the "
+        "selected one and for as many epochs; the latents are then its own.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -264,7 +96,19 @@ class Inference(_Document):
         return self
 
 
-class JobSpecification(_Document):
+class WarmStart(Document):
+    """Where the first models of a job come from: the best models of another job."""
+
+    job_id: str = Field(max_length=40, description="A job of yours that has trained models.")
+    models: int = Field(4, ge=1, le=1000, description="So many of its best, by smoothed SV loss.")
+    weights: bool = Field(
+        True,
+        description="Begin with their weights, which needs a data set of as many neurons; false takes their hyperparameters "
+        "alone.",
+    )
+
+
+class JobSpecification(Document):
     """A search over models of one data set."""
 
     dataset_id: str = Field(
@@ -272,26 +116,40 @@ class JobSpecification(_Document):
     )
     # PostgreSQL's text has no NUL
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for the job.")
+    preset: PresetName | None = Field(
+        None,
+        description="Fills in strategy, sizes, ranges and budget where they are not given. `quick`: a first look in minutes. "
+        "`paper-2019`: random search. `autolfads`: population-based training.",
+    )
+    priority: int = Field(
+        0, ge=-10, le=10, description="Of your own jobs, those of higher priority are trained first."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Equal specification and seed give equal models.")
-    strategy: RandomStrategy = Field(default_factory=RandomStrategy)
+    strategy: Strategy = Field(default_factory=RandomStrategy)
+    warm_start: WarmStart | None = None
     architecture: ArchitectureSpecification = Field(default_factory=ArchitectureSpecification)
     space: Space = Field(default_factory=Space)
     training: Training = Field(default_factory=Training)
     budget: Budget = Field(default_factory=Budget)
     inference: Inference = Field(default_factory=Inference)
 
-    def searched_space(self) -> dict[str, float | Range]:
-        """The hyperparameters that the models of this job read, in a fixed order."""
-        unread = () if self.architecture.has_controller else CONTROLLER_HYPERPARAMETERS
-        return {name: getattr(self.space, name) for name in Space.model_fields if name not in unread}
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: object) -> object:
+        return with_preset(given) if isinstance(given, Mapping) else given
 
-    def step_bytes(self, neurons: int, bins: int, training_trials: int) -> int:
-        """Memory that a training step of one model takes, roughly: measured numbers for each bin of each trial."""
-        architecture = self.architecture
-        numbers = 11 * neurons + 18 * architecture.encoder_units + 13 * architecture.generator_units
-        if architecture.has_controller:
-            numbers += 23 * architecture.controller_encoder_units + 9 * architecture.controller_units
-        return 4 * min(self.training.batch_size, training_trials) * bins * numbers
+    def searched_space(self) -> dict[str, Searched]:
+        """What the models of this job read and may differ in, in a fixed order: hyperparameters, and searched sizes."""
+        unread = () if self.architecture.has_controller else CONTROLLER_HYPERPARAMETERS
+        hyperparameters = {
+            name: getattr(self.space, name) for name in Space.model_fields if name not in unread
+        }
+        return hyperparameters | self.architecture.searched()
+
+
+def without_sizes(values: Mapping[str, float]) -> dict[str, float]:
+    """The hyperparameters among the values of a model: what is no size of the network."""
+    return {name: value for name, value in values.items() if name not in SIZES}
 
 
 Split = Literal["train", "valid", "test"]

@@ -1,4 +1,4 @@
-"""The state machines of data set, job, model and slice; the edges below are the only ones."""
+"""The state machines of data set, job, model and slice. The edges drawn below are the only ones: a test reads them here."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ class DatasetState(StrEnum):
     ::
 
         ingesting ──parsed and checked──▶ ready
-            └──refused, or attempts spent──▶ rejected
+        ingesting ──refused, or attempts spent──▶ rejected
     """
 
     INGESTING = "ingesting"
@@ -22,13 +22,35 @@ class JobState(StrEnum):
 
     ::
 
-        queued ──first slice claimed──▶ running ──every model ended──▶ inferring ──latents stored──▶ done
-          │                              │  └──no model left to select──▶ failed ◀──attempts spent──┘
-          └────────────cancel────────────┴──────────────cancel──────────────▶ cancelled (from the first three)
+        queued    ──first slice claimed──▶ running
+        queued    ──pause──▶ paused
+        queued    ──stop──▶ stopping
+        queued    ──cancel──▶ cancelled
+        queued    ──resumed, and nothing is left to train──▶ inferring
+        queued    ──resumed, and none to select──▶ failed
+        running   ──every model ended──▶ inferring
+        running   ──every model ended, none to select──▶ failed
+        running   ──pause──▶ paused
+        running   ──stop──▶ stopping
+        running   ──cancel──▶ cancelled
+        paused    ──resume──▶ queued
+        paused    ──stop──▶ stopping
+        paused    ──cancel──▶ cancelled
+        stopping  ──slices under way reported──▶ inferring
+        stopping  ──none to select──▶ failed
+        stopping  ──cancel──▶ cancelled
+        inferring ──latents stored──▶ done
+        inferring ──attempts spent──▶ failed
+        inferring ──cancel──▶ cancelled
+        failed    ──retry──▶ queued
+        cancelled ──retry──▶ queued
+        done      ──extend──▶ queued
     """
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
     INFERRING = "inferring"
     DONE = "done"
     FAILED = "failed"
@@ -36,7 +58,7 @@ class JobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job can change no more."""
+        """Whether nothing happens to the job any more by itself."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -45,15 +67,22 @@ class ModelState(StrEnum):
 
     ::
 
-        queued ──its slice claimed──▶ training ──budget of epochs spent, or wall clock──▶ trained
-          │                              ├──loss not finite──▶ diverged
-          │                              └──attempts spent──▶ failed
-          └──────────cancel──────────────┴──▶ cancelled
+        queued    ──its slice claimed──▶ training
+        queued    ──cancel, stop, or a budget over before it began──▶ cancelled
+        training  ──its own budget spent, or the job's; no more gain──▶ trained
+        training  ──the strategy gave it up──▶ stopped
+        training  ──loss not finite──▶ diverged
+        training  ──failed alone after its attempts──▶ failed
+        training  ──cancel──▶ cancelled
+        trained   ──extend──▶ training
+        failed    ──retry──▶ queued
+        cancelled ──retry, extend──▶ queued
     """
 
     QUEUED = "queued"
     TRAINING = "training"
     TRAINED = "trained"
+    STOPPED = "stopped"
     DIVERGED = "diverged"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -69,9 +98,12 @@ class SliceState(StrEnum):
 
     ::
 
-        queued ──claim──▶ leased ──reported──▶ done
-          ▲                 │ ├──attempts spent, or a deterministic error──▶ failed
-          └──lease expired──┘ └──cancel (also from queued)──▶ cancelled
+        queued ──claim──▶ leased
+        queued ──cancel, pause, stop, or a budget over──▶ cancelled
+        leased ──reported──▶ done
+        leased ──worker lost, or an attempt failed──▶ queued
+        leased ──attempts spent──▶ failed
+        leased ──cancel──▶ cancelled
     """
 
     QUEUED = "queued"

@@ -15,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     String,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -79,7 +80,11 @@ class LeaseMixin:
     lease_token: Mapped[str | None] = mapped_column(String(32))
     lease_expires_at: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(200))
-    attempts: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)  # that failed, or took their process with them
+    losses: Mapped[int] = mapped_column(
+        default=0, server_default="0"
+    )  # workers that were lost: no fault of the work
+    not_before: Mapped[datetime | None]  # no claim until then
 
 
 class Tenant(Base):
@@ -132,7 +137,7 @@ class Job(Base):
     """One request: a data set, a search strategy, a budget."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_tenant", "tenant_id", "id"),)
+    __table_args__ = (Index("ix_jobs_tenant", "tenant_id", "id"), Index("ix_jobs_state", "state"))
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -140,11 +145,17 @@ class Job(Base):
     name: Mapped[str] = mapped_column(String(200))
     state: Mapped[JobState] = mapped_column(String(20))
     spec: Mapped[Document]  # a `store.specification.JobSpecification`
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    warm_models: Mapped[list[Any] | None]  # what the first models begin with, see `store.warm_start`
+    final_model_id: Mapped[str | None] = mapped_column(String(40))  # trained on all trials, if asked for
     selected_model_id: Mapped[str | None] = mapped_column(String(40))
     diagnostics: Mapped[Document | None]  # what `worker.diagnostics` found when the job ended
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
+    served_at: Mapped[datetime | None]  # when a worker last took a slice of it
+    paused_at: Mapped[datetime | None]  # since when it rests: paused, or ended and begun again
+    paused_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")  # rest before that
     ended_at: Mapped[datetime | None]
 
 
@@ -159,18 +170,48 @@ class Model(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     number: Mapped[int]  # 0, 1, … within the job
     pack: Mapped[int]  # models of one pack are trained together
+    is_alone: Mapped[bool] = mapped_column(
+        default=False, server_default=false()
+    )  # its pack failed: by itself, once
+    is_final_fit: Mapped[bool] = mapped_column(
+        default=False, server_default=false()
+    )  # on all trials, as selected
     state: Mapped[ModelState] = mapped_column(String(20))
     seed: Mapped[int]
     architecture: Mapped[Document]
     hyperparameters: Mapped[Document]
     epochs_trained: Mapped[int] = mapped_column(default=0)
+    target_epochs: Mapped[int] = mapped_column(
+        default=0, server_default="0"
+    )  # what the strategy decided next at
     smoothed_sv_loss: Mapped[float | None]  # lowest so far: what selection compares
+    latest_smoothed_sv_loss: Mapped[float | None]
     scores: Mapped[Document] = mapped_column(default=dict)
     end_reason: Mapped[str | None]
-    checkpoint_key: Mapped[str | None] = mapped_column(String(200))
+    checkpoint_key: Mapped[str | None] = mapped_column(String(200))  # may be another's, that it copied
+    start_key: Mapped[str | None] = mapped_column(String(200))  # checkpoint whose best weights it begins with
     latents_path: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     ended_at: Mapped[datetime | None]
+
+
+class Decision(Base):
+    """What the strategy decided about a model, and why: the lineage of the search."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("ix_decisions_job", "job_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(_counter_type, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    model_number: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(10))  # begin, go_on, copy or end
+    epoch: Mapped[int]  # epochs that the model had trained
+    lowest_sv_loss: Mapped[float | None]  # smoothed, in nats per sample, up to then
+    latest_sv_loss: Mapped[float | None]  # smoothed, then
+    parent_number: Mapped[int | None]  # whom it copied
+    hyperparameters: Mapped[Document]  # from then on, with searched sizes
+    reason: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class CurvePoint(Base):
@@ -207,6 +248,7 @@ class Slice(LeaseMixin, Base):
     first_epoch: Mapped[int]  # epochs trained before this slice
     last_epoch: Mapped[int]  # the budget; the slice may end before, at its time
     epochs_trained: Mapped[int | None]  # epoch reached when it was reported
+    device_seconds: Mapped[float | None]  # from claim to report, of the attempt that was reported
     state: Mapped[SliceState] = mapped_column(String(20))
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

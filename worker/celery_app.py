@@ -34,9 +34,11 @@ app.conf.update(
         "run_slice": {"queue": SLICES},
         "ingest": {"queue": CONTROL},
         "advance": {"queue": CONTROL},
+        "collect": {"queue": CONTROL},
     },
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 3600},
+    broker_connection_max_retries=None,  # a broker that is away is waited for
+    broker_transport_options={"visibility_timeout": get_settings().broker_visibility_seconds},
     worker_hijack_root_logger=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     timezone="UTC",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from torch import Tensor
 
 from models import Architecture, Latents, iterate_latents
@@ -16,7 +17,7 @@ from store.array_store import delete_objects
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
 from store.database import database_now
 from store.states import JobState
-from store.tables import CurvePoint, Model, Trial
+from store.tables import CurvePoint, Job, Model, Slice, Trial
 from worker.checkpoints import load_checkpoint
 from worker.diagnostics import best_epoch, diagnose
 from worker.scores import ScoredData, score
@@ -48,9 +49,13 @@ def infer(process: TrainingProcess, work: Work) -> None:
     progress.beat()
     reference = constant_output_losses(architecture, training_data)
     diagnostics = diagnose(work, models, kept, reference) if reference.held_out_samples else None
-    with process.final_report(work) as (session, job, _piece):
+
+    replaced: list[str] = []
+
+    def write(session: Session, job: Job, _piece: Slice) -> None:
         row = session.get_one(Model, model.id)
-        replaced, row.latents_path = row.latents_path, path
+        replaced[:] = [row.latents_path] if row.latents_path else []
+        row.latents_path = path
         row.scores = {**row.scores, **scores}
         job.diagnostics = diagnostics
         if diagnostics is not None:
@@ -59,8 +64,10 @@ def infer(process: TrainingProcess, work: Work) -> None:
         events.record(
             session, job.id, "job.state", state=job.state, selected_model_id=model.id, scores=row.scores
         )
-    if replaced:
-        delete_objects(process.arrays, replaced)
+
+    process.final_report(work, write)
+    for old in replaced:
+        delete_objects(process.arrays, old)
 
 
 def _job_so_far(process: TrainingProcess, work: Work, epoch: int) -> tuple[list[Model], CurvePoint | None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Subquery, delete, func, select, update
+from sqlalchemy import ColumnElement, Subquery, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from store import events, outbox
@@ -18,6 +18,9 @@ from store.database import LOCK, database_now
 from store.settings import Settings
 from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Job, LeaseMixin, Model, Slice
+from worker.model_rows import end_model
+
+_UNFINISHED = [state for state in JobState if not state.is_final]
 
 
 class LeaseLost(Exception):
@@ -69,7 +72,6 @@ def _take(session: Session, row: Slice | Dataset, worker: str, settings: Setting
     row.lease_token = secrets.token_hex(8)
     row.lease_expires_at = _expiry(session, settings)
     row.leased_by = worker
-    row.attempts += 1
     return Lease(type(row), row.id, row.lease_token)
 
 
@@ -79,7 +81,10 @@ def drop_lease(row: LeaseMixin) -> None:
 
 
 def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | None:
-    """Claim the queued slice whose tenant, then whose job, has the fewest slices under way; the oldest of those.
+    """Claim the queued slice whose turn it is.
+
+    It is that of the tenant with the fewest slices under way, or who waited longest; of its jobs the one of the highest priority;
+    of those the one with the fewest slices under way, or that waited longest; of its slices the oldest.
 
     Returns
     -------
@@ -93,11 +98,18 @@ def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | No
             job = _next_job(session, skip_held=True) or _next_job(session, skip_held=False)
             if job is None:
                 return None
-            queued = select(Slice).where(Slice.job_id == job.id, Slice.state == SliceState.QUEUED)
+            queued = select(Slice).where(Slice.job_id == job.id, *_may_begin(session))
             oldest = queued.order_by(Slice.id).limit(1).with_for_update()
             if (row := session.execute(oldest).scalar_one_or_none()) is not None:
                 return _claim(session, job, row, worker, settings)
             attempt.rollback()
+
+
+def _may_begin(session: Session) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Slice.state == SliceState.QUEUED,
+        Slice.not_before.is_(None) | (Slice.not_before <= database_now(session)),
+    )
 
 
 def _next_job(session: Session, *, skip_held: bool) -> Job | None:
@@ -113,14 +125,24 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
 
     of_tenant, of_job = under_way(Slice.tenant_id, "of_tenant"), under_way(Slice.job_id, "of_job")
     # Grouped first: the cost does not grow with what is queued times what is under way.
-    waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(Slice.state == SliceState.QUEUED)
+    waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(*_may_begin(session))
     queued = waiting.group_by(Slice.job_id).subquery("queued")
+    served = select(Job.tenant_id, func.max(Job.served_at).label("at")).where(Job.state.in_(_UNFINISHED))
+    tenant = served.group_by(Job.tenant_id).subquery("tenant")
     fairest = (
         select(Job)
         .join(queued, queued.c.job_id == Job.id)
         .outerjoin(of_tenant, of_tenant.c.id == Job.tenant_id)
         .outerjoin(of_job, of_job.c.id == Job.id)
-        .order_by(func.coalesce(of_tenant.c.slices, 0), func.coalesce(of_job.c.slices, 0), queued.c.oldest)
+        .outerjoin(tenant, tenant.c.tenant_id == Job.tenant_id)
+        .order_by(
+            func.coalesce(of_tenant.c.slices, 0),
+            tenant.c.at.asc().nulls_first(),
+            Job.priority.desc(),
+            func.coalesce(of_job.c.slices, 0),
+            Job.served_at.asc().nulls_first(),
+            queued.c.oldest,
+        )
         .limit(1)
         .with_for_update(**LOCK, of=Job, skip_locked=skip_held)
     )
@@ -130,7 +152,7 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
 def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settings) -> Lease:
     lease = _take(session, row, worker, settings)
     row.state = SliceState.LEASED
-    row.started_at = database_now(session)
+    row.started_at = job.served_at = database_now(session)
     row.error = None
     # Points of an attempt that was cut off: training goes on from the checkpoint and makes them again.
     if row.kind == "train":
@@ -144,7 +166,7 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
                 model.state = ModelState.TRAINING
                 events.record(session, row.job_id, "model.state", model_id=model.id, state=model.state)
     if job.state == JobState.QUEUED:
-        job.state, job.started_at = JobState.RUNNING, database_now(session)
+        job.state, job.started_at = JobState.RUNNING, job.started_at or database_now(session)
         events.record(session, job.id, "job.state", state=job.state)
     _record_state(session, row, worker=worker)
     return lease
@@ -158,24 +180,33 @@ def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Sett
     return _take(session, row, worker, settings)
 
 
-def reap(session: Session, settings: Settings, *, held_by: str | None = None) -> int:
+def reap(
+    session: Session, settings: Settings, *, held_by: str | None = None, died_at_it: bool = False
+) -> int:
     """Take slices and ingests from workers that gave no sign, and queue them again.
 
     Parameters
     ----------
     held_by
         Take those of this worker, known to be dead, without waiting for their expiry.
+    died_at_it
+        Whether the process died alone, so that the work may have killed it (by its memory): an attempt is counted. Else
+        the worker was lost with all that was around it, which is no fault of the work.
 
     Returns
     -------
     int
         How many were taken.
     """
-    return sum(_reap_table(session, table, settings, held_by) for table in (Slice, Dataset))
+    return sum(_reap_table(session, table, settings, held_by, died_at_it) for table in (Slice, Dataset))
 
 
 def _reap_table(
-    session: Session, table: type[Slice] | type[Dataset], settings: Settings, held_by: str | None
+    session: Session,
+    table: type[Slice] | type[Dataset],
+    settings: Settings,
+    held_by: str | None,
+    died_at_it: bool,
 ) -> int:
     overdue: Any = (
         table.lease_expires_at < database_now(session) if held_by is None else table.leased_by == held_by
@@ -188,21 +219,44 @@ def _reap_table(
         .all()
     )
     for row in rows:
-        problem = {
-            "code": "worker_lost",
-            "message": f"the worker {row.leased_by} was lost {row.attempts} times while it worked on this",
-            "hint": "look at that worker's log and memory; the work may need more memory than it has",
-        }
-        retry_or_fail(session, row, problem, settings)
+        worker, code = row.leased_by, "process_died" if died_at_it else "worker_lost"
+        if died_at_it:
+            row.attempts += 1
+            message = f"the process {worker} died while it worked on this, {_times(row.attempts)}"
+        else:
+            row.losses += 1
+            message = f"the worker {worker} was lost while it worked on this, {_times(row.losses)}"
+        hint = "look at that worker's log and memory; the work may need more memory than it has"
+        try_again_or_fail(session, row, {"code": code, "message": message, "hint": hint}, settings)
     return len(rows)
 
 
-def retry_or_fail(
+def _times(number: int) -> str:
+    return "for the first time" if number == 1 else f"{number} times by now"
+
+
+def count_attempt(
     session: Session, row: Slice | Dataset, problem: dict[str, Any], settings: Settings
 ) -> None:
-    """End an attempt that did not finish: queue the row again, or fail it when its attempts are spent."""
+    """End an attempt that failed: queue the row again, or fail it when its attempts are spent."""
+    row.attempts += 1
+    try_again_or_fail(session, row, problem, settings)
+
+
+def try_again_later(session: Session, row: Slice, problem: dict[str, Any], seconds: float) -> None:
+    """End an attempt that could not succeed where it ran, by no fault of the work: it is queued again, from later on."""
     drop_lease(row)
-    spent = row.attempts >= settings.max_attempts
+    row.error, row.state = problem, SliceState.QUEUED
+    row.not_before = database_now(session) + timedelta(seconds=seconds)
+    _record_state(session, row, error=problem)
+
+
+def try_again_or_fail(
+    session: Session, row: Slice | Dataset, problem: dict[str, Any], settings: Settings
+) -> None:
+    """Queue a row again, or fail it when its attempts, or the losses it may have, are spent."""
+    drop_lease(row)
+    spent = row.attempts >= settings.max_attempts or row.losses >= settings.max_losses
     if isinstance(row, Dataset):
         if spent:
             row.state, row.problems, row.ended_at = DatasetState.REJECTED, [problem], database_now(session)
@@ -214,9 +268,23 @@ def retry_or_fail(
     row.ended_at = database_now(session) if spent else None
     _record_state(session, row, error=problem)
     if spent:
+        if row.kind == "train":
+            _blame(session, row, problem)
         outbox.post(session, outbox.ADVANCE, row.job_id)
     else:
         outbox.post(session, outbox.RUN_SLICE)
+
+
+def _blame(session: Session, row: Slice, problem: dict[str, Any]) -> None:
+    """After a slice failed: its models are tried again each alone; one that was alone has failed."""
+    of_slice = select(Model).where(Model.id.in_(row.model_ids)).order_by(Model.number).with_for_update()
+    models = session.execute(of_slice).scalars().all()
+    if len(models) == 1:
+        reason = f"failed alone after its attempts: {problem['message']}"
+        end_model(session, models[0], ModelState.FAILED, reason)
+    else:
+        for model in models:
+            model.is_alone = True
 
 
 def _record_state(session: Session, row: Slice, **details: Any) -> None:

@@ -19,7 +19,8 @@ from store.states import DatasetState, JobState, SliceState
 from store.tables import Dataset, Job, OutboxMessage, Slice, Worker
 from worker.celery_app import CONTROL, SLICES, app
 from worker.leases import reap
-from worker.scheduler import WORKER_SEEN_SECONDS, advance
+from worker.packs import WORKER_SEEN_SECONDS
+from worker.scheduler import advance
 
 logger = logging.getLogger("latentry.maintenance")
 
@@ -61,7 +62,9 @@ def queue_length(queue: str) -> int:
 def sweep(session: Session, settings: Settings) -> None:
     """Ring again for queued work whose message was lost, and advance jobs that nobody advanced."""
     now = database_now(session)
-    queued = session.execute(select(func.count()).where(Slice.state == SliceState.QUEUED)).scalar_one()
+    may_begin = Slice.not_before.is_(None) | (Slice.not_before <= now)
+    waiting_slices = select(func.count()).where(Slice.state == SliceState.QUEUED, may_begin)
+    queued = session.execute(waiting_slices).scalar_one()
     pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
     if queued and not pending and queue_length(SLICES) == 0:
         seen = now - timedelta(seconds=WORKER_SEEN_SECONDS)
@@ -84,7 +87,7 @@ def sweep(session: Session, settings: Settings) -> None:
         )
         idle = session.execute(
             select(Job.id).where(
-                Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]),
+                Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.INFERRING]),
                 Job.created_at < forgotten,
                 ~active,
             )
@@ -97,7 +100,7 @@ def sweep(session: Session, settings: Settings) -> None:
 def run(stopping: threading.Event) -> None:
     """Loop until told to stop; a broker or database that is away is waited for."""
     settings, database = get_settings(), get_database()
-    next_sweep = 0.0
+    next_sweep, next_collection = 0.0, time.monotonic() + settings.collect_seconds
     failing = False
     while not stopping.wait(settings.outbox_seconds):
         try:
@@ -110,6 +113,10 @@ def run(stopping: threading.Event) -> None:
                 if taken:
                     logger.warning("took %d pieces of work from lost workers", taken)
                 next_sweep = time.monotonic() + settings.maintenance_seconds
+            if time.monotonic() >= next_collection:
+                with database.write() as session:
+                    outbox.post(session, outbox.COLLECT)
+                next_collection = time.monotonic() + settings.collect_seconds
             failing = False
         except Exception as error:
             if not failing:

@@ -50,16 +50,17 @@ class Pack:
             indices = list(range(first, min(first + group_size, models)))
             chosen = None if states is None else [states[index] for index in indices]
             self._groups.append(_Group(make, indices, chosen))
-        self._died: dict[int, int] = {}
+        self._epoch = self._groups[0].population.epoch
+        self._released: dict[int, dict[str, Tensor]] = {}
 
     @property
     def epoch(self) -> int:
         """Epochs completed."""
-        return max([group.population.epoch for group in self._groups] + list(self._died.values()))
+        return self._epoch
 
     @property
     def alive(self) -> list[int]:
-        """Indices of the models that have not diverged."""
+        """Indices of the models that train on: they have neither diverged nor been released."""
         return sorted(index for group in self._groups for index in group.indices)
 
     def train_epoch(self, on_step: Callable[[], None]) -> dict[int, EpochScores]:
@@ -87,18 +88,25 @@ class Pack:
             done.append(group)
             waiting = waiting[1:]
         self._groups = done
-        self._let_the_diverged_leave(scores)
+        self._epoch = done[0].population.epoch
+        self._leave({index for index, found in scores.items() if found.diverged})
         return scores
 
+    def release(self, indices: Sequence[int]) -> None:
+        """Let models leave that have come to their end; their states are kept."""
+        self._released |= {index: self.state(index) for index in indices}
+        self._leave(set(indices))
+
     def state(self, index: int) -> dict[str, Tensor]:
-        """Of a model that is alive."""
+        """Of a model that has not diverged."""
+        if index in self._released:
+            return self._released[index]
         (group,) = (group for group in self._groups if index in group.indices)
         return group.population.state(group.indices.index(index))
 
-    def _let_the_diverged_leave(self, scores: Mapping[int, EpochScores]) -> None:
-        self._died |= {index: found.epoch for index, found in scores.items() if found.diverged}
+    def _leave(self, indices: set[int]) -> None:
         for group in self._groups:
-            staying = [place for place, index in enumerate(group.indices) if index not in self._died]
+            staying = [place for place, index in enumerate(group.indices) if index not in indices]
             if staying and len(staying) < len(group.indices):
                 group.population.keep(staying)
             group.indices = [group.indices[place] for place in staying]

@@ -1,8 +1,12 @@
 """One slice: claim, load, train a pack or infer latents, report."""
 
+import errno
+
+from sqlalchemy.exc import OperationalError
+
 from store.tables import Slice
 from worker.infer import infer
-from worker.leases import Lease, LeaseLost, claim_slice, retry_or_fail
+from worker.leases import Lease, LeaseLost, claim_slice, count_attempt, try_again_later
 from worker.slice_work import TrainingProcess
 from worker.train import train
 
@@ -34,7 +38,25 @@ def _report_failure(process: TrainingProcess, lease: Lease, error: Exception) ->
     }
     try:
         with process.report(lease) as session:
-            retry_or_fail(session, session.get_one(Slice, lease.row_id), problem, process.settings)
+            row = session.get_one(Slice, lease.row_id)
+            if _is_of_the_place(error):
+                problem["hint"] = (
+                    "it is tried again by itself: free space on the disk, or bring the database back"
+                )
+                try_again_later(session, row, problem, process.settings.full_disk_seconds)
+            else:
+                count_attempt(session, row, problem, process.settings)
     except LeaseLost:
         return
     raise error  # for the log; the process stays
+
+
+def _is_of_the_place(error: BaseException | None) -> bool:
+    """Whether an error is of the disk or the database, and no fault of the work."""
+    while error is not None:
+        if isinstance(error, OperationalError):
+            return True
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return True
+        error = error.__cause__
+    return False

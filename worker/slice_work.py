@@ -3,6 +3,7 @@
 Every transaction that writes begins by renewing the lease, so a worker that lost it writes nothing.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
@@ -28,9 +30,14 @@ from store.arrays import open_array
 from store.database import LOCK, Database, database_now
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
-from store.states import SliceState
+from store.states import JobState, SliceState
 from store.tables import CurvePoint, Dataset, Job, Model, Slice, Trial, Worker
 from worker.leases import Lease
+
+logger = logging.getLogger("latentry.training")
+
+DATABASE_PATIENCE_SECONDS = 600.0
+"""A finished slice waits so long for a database that is away."""
 
 
 @dataclass
@@ -141,18 +148,33 @@ class TrainingProcess:
             lease.keep(session, self.settings)
             yield session
 
-    @contextmanager
-    def final_report(self, work: "Work") -> Iterator[tuple[Session, Job, Slice]]:
-        """The transaction that ends a slice as done and asks for what comes next."""
-        with self.database.write() as session:
-            job = session.get_one(Job, work.job.id, with_for_update=LOCK)
-            work.lease.keep(session, self.settings)
-            piece = session.get_one(Slice, work.piece.id)
-            piece.state, piece.ended_at = SliceState.DONE, database_now(session)
-            piece.lease_token = piece.lease_expires_at = None  # leased_by stays: who did it
-            events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
-            outbox.post(session, outbox.ADVANCE, job.id)
-            yield session, job, piece
+    def final_report(self, work: "Work", write: Callable[[Session, Job, Slice], None]) -> None:
+        """End a slice as done and ask for what comes next, in one transaction with what `write` writes.
+
+        A database that is away is waited for, as long as a restart may take: what was trained is not to be lost for it.
+        """
+        deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+        while True:
+            try:
+                with self.database.write() as session:
+                    job = session.get_one(Job, work.job.id, with_for_update=LOCK)
+                    work.lease.keep(session, self.settings)
+                    piece = session.get_one(Slice, work.piece.id)
+                    now = database_now(session)
+                    piece.state, piece.ended_at = SliceState.DONE, now
+                    piece.device_seconds = (
+                        (now - piece.started_at).total_seconds() if piece.started_at else 0.0
+                    )
+                    piece.lease_token = piece.lease_expires_at = None  # leased_by stays: who did it
+                    events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
+                    outbox.post(session, outbox.ADVANCE, job.id)
+                    write(session, job, piece)
+                return
+            except OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("the database is away, the report waits: %s", error.orig)
+                time.sleep(1.0)
 
 
 @dataclass(frozen=True)
@@ -188,6 +210,8 @@ class Progress:
         self._points: list[tuple[Model, EpochScores]] = []
         self._last_beat = time.monotonic()
         self.latest: dict[int, EpochScores] = {}
+        self.should_end = False
+        """Whether the job was paused or stopped: the slice ends with the epoch."""
 
     def add(self, scores: Mapping[int, EpochScores]) -> None:
         """Keep one epoch of models, by their place in the slice, for the next beat."""
@@ -196,15 +220,25 @@ class Progress:
         self.beat()
 
     def beat(self) -> None:
-        """Renew the lease and write what there is, if it is time; called at every step of training."""
+        """Renew the lease, write what there is and hear what is wanted, if it is time; called at every step of training.
+
+        While the database is away training goes on; the points wait for the next beat.
+        """
         if time.monotonic() - self._last_beat < self._process.settings.heartbeat_seconds:
             return
-        with self._process.report(self._work.lease) as session:
-            self.write(session)
+        try:
+            with self._process.report(self._work.lease) as session:
+                self.write(session)
+                state = session.execute(select(Job.state).where(Job.id == self._work.job.id)).scalar_one()
+        except OperationalError as error:
+            logger.warning("the database is away, training goes on: %s", error.orig)
+        else:
+            self._points = []
+            self.should_end = state in (JobState.PAUSED, JobState.STOPPING)
         self._last_beat = time.monotonic()
 
     def write(self, session: Session) -> None:
-        """Write the points into a transaction."""
+        """Write the points into a transaction; they are kept until one has been committed."""
         if not self._points:
             return
         session.add_all(_curve_point(model, scores, self._work.piece.id) for model, scores in self._points)
@@ -225,7 +259,6 @@ class Progress:
                 for model, scores in ((self._work.models[i], found) for i, found in self.latest.items())
             ],
         )
-        self._points = []
 
 
 def finite(value: float | None) -> float | None:

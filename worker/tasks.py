@@ -9,6 +9,7 @@ from store.array_store import get_array_store
 from store.database import get_database
 from store.settings import get_settings
 from worker.celery_app import app, shutting_down
+from worker.collection import collect_all
 from worker.ingest.service import ingest_dataset
 from worker.leases import reap
 from worker.scheduler import advance as advance_job
@@ -34,7 +35,7 @@ def run_slice() -> None:
     except TrainingProcessDied as death:
         logger.error("%s", death)
         with get_database().write() as session:
-            reap(session, get_settings(), held_by=death.name)
+            reap(session, get_settings(), held_by=death.name, died_at_it=True)
 
 
 @app.task(name="ingest")  # type: ignore[untyped-decorator]
@@ -49,3 +50,9 @@ def advance(job_id: str) -> None:
     """Write what comes next for a job."""
     with get_database().write() as session:
         advance_job(session, job_id, get_settings())
+
+
+@app.task(name="collect")  # type: ignore[untyped-decorator]
+def collect() -> None:
+    """Delete what nobody reads any more of checkpoints and latents."""
+    collect_all(get_database(), get_array_store())

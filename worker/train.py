@@ -3,14 +3,22 @@
 import time
 from collections.abc import Sequence
 
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from torch import Tensor
+
 from models import EpochScores, Hyperparameters, Population, TrainingOptions
+from models.model_state import fresh_state
 from store.array_store import delete_object
-from store.database import database_now
-from store.states import ModelState
-from store.tables import Model
+from store.budget import spent
+from store.cost import step_bytes
+from store.states import ModelState, SliceState
+from store.tables import Job, Model, Slice
 from worker.checkpoints import checkpoint_key, load_checkpoint, save_checkpoint
+from worker.collection import still_read
+from worker.leases import LeaseLost
+from worker.model_rows import end_model
 from worker.packing import MakePopulation, Pack, States, find_group_size
-from worker.scheduler import end_model
 from worker.slice_work import Progress, TrainingProcess, Work, finite
 
 
@@ -20,16 +28,40 @@ def train(process: TrainingProcess, work: Work) -> None:
     make = _populations(process, work)
     progress = Progress(process, work)
     size = _group_size(process, work, make, progress)
-    states = [
-        load_checkpoint(process.arrays, model.checkpoint_key) for model in work.models if model.checkpoint_key
-    ]
-    pack = Pack(make, len(work.models), states or None, size)
+    pack = Pack(make, len(work.models), _states(process, work), size)
     deadline = started + _seconds_left(process, work)
+    stalled: list[int] = []
     while pack.epoch < work.piece.last_epoch and pack.alive:
-        progress.add(pack.train_epoch(progress.beat))
-        if time.monotonic() >= deadline or process.should_yield():
+        scores = pack.train_epoch(progress.beat)
+        progress.add(scores)
+        stalled += (of_epoch := [index for index in pack.alive if _is_stalled(work, scores[index])])
+        pack.release(of_epoch)
+        if time.monotonic() >= deadline or process.should_yield() or progress.should_end:
             break
-    _report_training(process, work, pack, progress)
+    _report_training(process, work, pack, stalled, progress)
+
+
+def _states(process: TrainingProcess, work: Work) -> list[dict[str, Tensor]] | None:
+    """Where the models go on from; None if all begin. One of a warm start begins with the best weights of another model."""
+    states = []
+    for model in work.models:
+        if model.checkpoint_key:
+            states.append(load_checkpoint(process.arrays, model.checkpoint_key))
+        elif model.start_key:
+            other = load_checkpoint(process.arrays, model.start_key)
+            best = {
+                name.removeprefix("best."): part for name, part in other.items() if name.startswith("best.")
+            }
+            states.append(fresh_state(best))
+    return states or None
+
+
+def _is_stalled(work: Work, scores: EpochScores) -> bool:
+    """Whether a model has not improved for as long as the budget allows, counted from the ramp's end."""
+    patience = work.specification.budget.patience_epochs
+    if patience is None:
+        return False
+    return scores.epoch - max(scores.best_epoch, work.specification.training.ramp_epochs) >= patience
 
 
 def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
@@ -69,54 +101,79 @@ def _group_size(process: TrainingProcess, work: Work, make: MakePopulation, prog
     trials = int((work.split() == "train").sum())
     key = (work.architecture(), dataset.bins, trials, batch_size, models)
     if key not in process.group_sizes:
-        model_bytes = work.specification.step_bytes(dataset.neurons or 0, dataset.bins or 0, trials)
+        model_bytes = step_bytes(
+            work.models[0].architecture, dataset.neurons or 0, dataset.bins or 0, min(batch_size, trials)
+        )
         process.group_sizes[key] = find_group_size(make, models, process.device, model_bytes, progress.beat)
     # Whoever died with this slice may have been killed for its memory: half as many each time.
-    return max(1, process.group_sizes[key] >> (work.piece.attempts - 1))
+    return max(1, process.group_sizes[key] >> work.piece.attempts)
 
 
 def _seconds_left(process: TrainingProcess, work: Work) -> float:
-    """Until this slice should end: its own length, or the job's wall clock if that is nearer."""
-    limit = work.specification.budget.wall_seconds
-    if limit is None or work.job.started_at is None:
-        return process.settings.slice_seconds
+    """Until this slice should end: its own length, or what is left of the job's time if that is less."""
+    budget, length = work.specification.budget, process.settings.slice_seconds
+    if budget.wall_seconds is None and budget.device_seconds is None:
+        return length
     with process.database.read() as session:
-        spent = (database_now(session) - work.job.started_at).total_seconds()
-    return min(process.settings.slice_seconds, max(0.0, limit - spent))
+        time_spent = spent(session, session.get_one(Job, work.job.id))
+        under_way = select(func.count()).where(
+            Slice.job_id == work.job.id, Slice.kind == "train", Slice.state == SliceState.LEASED
+        )
+        devices = max(1, session.execute(under_way).scalar_one())
+    if budget.wall_seconds is not None:
+        length = min(length, budget.wall_seconds - time_spent.wall_seconds)
+    if budget.device_seconds is not None:
+        length = min(length, (budget.device_seconds - time_spent.device_seconds) / devices)
+    return max(0.0, length)
 
 
-def _report_training(process: TrainingProcess, work: Work, pack: Pack, progress: Progress) -> None:
+def _report_training(
+    process: TrainingProcess, work: Work, pack: Pack, stalled: Sequence[int], progress: Progress
+) -> None:
     """Save checkpoints, then say in one transaction that they are the true ones."""
-    keys: dict[str, str] = {}
-    alive = set(pack.alive)
-    for index in alive:
-        model = work.models[index]
-        keys[model.id] = checkpoint_key(model.id, pack.epoch, work.lease.token)
-        save_checkpoint(process.arrays, keys[model.id], pack.state(index))
+    keys: dict[int, str] = {}
+    for index in [*pack.alive, *stalled]:
+        epoch = progress.latest[index].epoch
+        keys[index] = checkpoint_key(work.models[index].id, epoch, work.lease.token)
+        save_checkpoint(process.arrays, keys[index], pack.state(index))
         progress.beat()
-    replaced: list[str] = []
-    with process.final_report(work) as (session, _job, piece):
+    replaced: set[str] = set()
+
+    def write(session: Session, _job: Job, piece: Slice) -> None:
         progress.write(session)
         piece.epochs_trained = pack.epoch
-        for index, before in enumerate(work.models):
-            model = session.get_one(Model, before.id)
-            if index not in alive:
-                model.epochs_trained = progress.latest[index].epoch
-                reason = f"its loss was no longer finite, or exploded, in epoch {model.epochs_trained}"
+        models = [session.get_one(Model, before.id) for before in work.models]
+        replaced.clear()
+        replaced.update(key for model in models for key in (model.checkpoint_key, model.start_key) if key)
+        for index, model in enumerate(models):
+            scores = progress.latest[index]
+            model.epochs_trained, model.is_alone = scores.epoch, False
+            if index not in keys:
+                reason = f"its loss was no longer finite, or exploded, in epoch {scores.epoch}"
                 end_model(session, model, ModelState.DIVERGED, reason)
                 continue
-            model.epochs_trained = pack.epoch
-            if model.checkpoint_key:
-                replaced.append(model.checkpoint_key)
-            model.checkpoint_key = keys[model.id]
-            if index in progress.latest:
-                _write_scores(model, progress.latest[index])
+            model.checkpoint_key, model.start_key = keys[index], None
+            _write_scores(model, scores)
+            if index in stalled:
+                patience = work.specification.budget.patience_epochs
+                reason = f"its smoothed SV loss had not improved for {patience} epochs"
+                end_model(session, model, ModelState.TRAINED, reason)
+        session.flush()
+        replaced.difference_update(still_read(session, replaced))
+
+    try:
+        process.final_report(work, write)
+    except LeaseLost:
+        for key in keys.values():  # nobody else knows of them
+            delete_object(process.arrays, key)
+        raise
     for key in replaced:
         delete_object(process.arrays, key)
 
 
 def _write_scores(model: Model, scores: EpochScores) -> None:
     model.smoothed_sv_loss = finite(scores.best_smoothed_sv_loss)
+    model.latest_smoothed_sv_loss = finite(scores.smoothed_sv_loss)
     model.scores = {
         "sv_loss": finite(scores.sv_loss),
         "smoothed_sv_loss": model.smoothed_sv_loss,

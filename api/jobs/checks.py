@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from api.errors import Invalid
 from api.field_problems import FieldProblem
-from store.specification import CONTROLLER_HYPERPARAMETERS, JobSpecification, Split
+from store import cost
+from store.space import CONTROLLER_HYPERPARAMETERS, Range
+from store.specification import JobSpecification, Split
+from store.strategies import GridStrategy, PbtStrategy
 from store.tables import Dataset
 
 FEWEST_VALIDATION_TRIALS = 2
@@ -58,6 +61,7 @@ def check(specification: JobSpecification, data: JobData) -> None:
         *_held_out_problems(specification, data),
         *_window_problems(specification, data),
         *_memory_problems(specification, data),
+        *_start_problems(specification),
     ]
     if problems:
         first = problems[0]
@@ -163,9 +167,30 @@ def _memory_problems(specification: JobSpecification, data: JobData) -> list[Fie
     ]
 
 
+def _start_problems(specification: JobSpecification) -> list[FieldProblem]:
+    """Values that a population may not begin with."""
+    strategy, problems = specification.strategy, []
+    if not isinstance(strategy, PbtStrategy):
+        return []
+    for name, value in strategy.start.items():
+        values = getattr(specification.space, name)
+        low, high = (values.low, values.high) if isinstance(values, Range) else (value, value)
+        if not low <= value <= high:
+            problems.append(
+                FieldProblem(
+                    pointer=f"/strategy/start/{name}",
+                    code="outside_the_range",
+                    message=f"expected a value within the range of space.{name}, {low:g} … {high:g}; got {value:g}",
+                )
+            )
+    return problems
+
+
 def step_bytes(specification: JobSpecification, data: JobData) -> int:
-    """Memory that a training step of one model takes, roughly."""
-    return specification.step_bytes(data.dataset.neurons or 0, data.bins, data.training_trials)
+    """Memory that a training step of one model takes, roughly; of the largest one that the search may have."""
+    largest = specification.architecture.largest().of_model({}, data.dataset.report)
+    trials = min(specification.training.batch_size, data.training_trials)
+    return cost.step_bytes(largest, data.dataset.neurons or 0, data.bins, trials)
 
 
 def warnings(specification: JobSpecification, data: JobData) -> list[str]:
@@ -182,16 +207,54 @@ def warnings(specification: JobSpecification, data: JobData) -> list[str]:
             f"training.batch_size is {training.batch_size} and there are {data.training_trials} training trials: "
             "every epoch is one step"
         )
-    if data.dataset.neurons is not None and architecture.factors > data.dataset.neurons:
-        found.append(
-            f"architecture.factors is {architecture.factors} and there are only {data.dataset.neurons} neurons"
-        )
+    factors = architecture.largest().factors
+    if data.dataset.neurons is not None and isinstance(factors, int) and factors > data.dataset.neurons:
+        found.append(f"architecture.factors is {factors} and there are only {data.dataset.neurons} neurons")
     if (needed := step_bytes(specification, data)) > MUCH_STEP_BYTES:
         found.append(
             f"a training step of one model takes about {needed / 1e9:.0f} GB of memory; a lower training.batch_size takes "
             "less"
         )
-    return found + _unused(specification, data) + _short_trials(specification, data)
+    return (
+        found + _of_search(specification) + _unused(specification, data) + _short_trials(specification, data)
+    )
+
+
+def _of_search(specification: JobSpecification) -> list[str]:
+    """Searches that will not do what their strategy is for."""
+    strategy, budget, space = specification.strategy, specification.budget, specification.searched_space()
+    found = []
+    if isinstance(strategy, PbtStrategy):
+        burn_in = strategy.burn_in_epochs
+        first = (
+            specification.training.ramp_epochs + strategy.generation_epochs if burn_in is None else burn_in
+        )
+        if budget.epochs <= first:
+            found.append(
+                f"budget.epochs is {budget.epochs} and no model copies another before epoch {first}: this is a random search"
+            )
+        if budget.models == 1:
+            found.append("budget.models is 1: a population of one has nothing to compare")
+    if isinstance(strategy, GridStrategy):
+        size = 1
+        for values in space.values():
+            points = (
+                strategy.points
+                if isinstance(values, Range)
+                else len(values)
+                if isinstance(values, list)
+                else 1
+            )
+            size *= points
+        if size != budget.models:
+            drawn = "as many as drawn of them" if size > budget.models else "all of them, and no more,"
+            found.append(
+                f"the grid has {size} combinations; {drawn} are trained (budget.models is {budget.models})"
+            )
+    halving = getattr(strategy, "rungs", None)
+    if halving is not None and not halving(budget.epochs, specification.training.ramp_epochs):
+        found.append("strategy.first_rung_epochs is not below budget.epochs: no model is ever compared")
+    return found
 
 
 def _unused(specification: JobSpecification, data: JobData) -> list[str]:
@@ -205,11 +268,7 @@ def _unused(specification: JobSpecification, data: JobData) -> list[str]:
             for name in given
         ]
     asked = {"use_external_inputs"} & architecture.model_fields_set
-    if (
-        asked
-        and architecture.use_external_inputs
-        and not architecture.of_data(data.dataset.report)["external_inputs"]
-    ):
+    if asked and architecture.use_external_inputs and not architecture.external_inputs(data.dataset.report):
         found.append("architecture.use_external_inputs is true and the data set has no external_inputs")
     return found
 

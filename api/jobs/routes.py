@@ -10,12 +10,13 @@ from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from api.dependencies import DatabaseDependency, TenantDependency
+from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import Invalid, problem_responses
 from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
-from api.jobs import service
-from api.jobs.schemas import EventDocument, JobDocument, JobPreview
+from api.jobs import lifecycle, service
+from api.jobs.preview import preview
+from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
 from api.models.schemas import ModelDocument
 from api.pagination import Page, PageSize, PageToken
 from api.waiting import Prefer, wait_for
@@ -55,6 +56,23 @@ _SPECIFICATIONS: dict[str, Example] = {
             "budget": {"models": 16, "epochs": 300, "wall_seconds": 3600},
         },
     },
+    "autolfads": {
+        "summary": "Population-based training as published, in six hours of devices",
+        "value": {
+            "dataset_id": _DATASET_ID,
+            "preset": "autolfads",
+            "budget": {"device_seconds": 21600},
+        },
+    },
+    "sizes": {
+        "summary": "TPE over sizes of the network too, the worst given up early",
+        "value": {
+            "dataset_id": _DATASET_ID,
+            "strategy": {"kind": "hyperband", "sampler": {"kind": "tpe", "models_at_once": 9}},
+            "architecture": {"generator_units": [64, 100, 200], "factors": [8, 16, 32]},
+            "budget": {"models": 36, "epochs": 300},
+        },
+    },
 }
 
 
@@ -74,6 +92,7 @@ def create_job(
     response: Response,
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    settings: SettingsDependency,
     validate_only: Annotated[bool, Query(description="Check and preview; make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDocument | JobPreview:
@@ -81,7 +100,7 @@ def create_job(
     if validate_only:
         response.status_code = 200
         with database.read() as session:
-            return service.preview(session, tenant_id, specification)
+            return preview(session, tenant_id, specification, settings)
     with database.write() as session:
         created = service.create(session, tenant_id, specification, idempotency_key)
     response.headers["Location"] = created.links["self"]
@@ -115,13 +134,70 @@ async def get_job(
     return await wait_for(read, lambda found: found.state.is_final, prefer)
 
 
-@router.post(
-    "/v1/jobs/{job_id}:cancel", operation_id="cancel_job", responses=problem_responses(404, 409, 413)
+@router.patch(
+    "/v1/jobs/{job_id}", operation_id="change_job", responses=problem_responses(400, 404, 413, 415, 422)
 )
+def change_job(
+    job_id: str, changes: JobChanges, database: DatabaseDependency, tenant_id: TenantDependency
+) -> JobDocument:
+    """Change the name or the priority of a job."""
+    with database.write() as session:
+        return service.amend(session, tenant_id, job_id, changes)
+
+
+_CHANGES_STATE = problem_responses(404, 409, 413)
+
+
+@router.post("/v1/jobs/{job_id}:pause", operation_id="pause_job", responses=_CHANGES_STATE)
+def pause_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
+    """Let a job rest. What is under way ends its epoch and is kept; the time does not count."""
+    with database.write() as session:
+        return service.change_state(session, tenant_id, job_id, lifecycle.pause)
+
+
+@router.post("/v1/jobs/{job_id}:resume", operation_id="resume_job", responses=_CHANGES_STATE)
+def resume_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
+    """Go on with a paused job where it was."""
+    with database.write() as session:
+        return service.change_state(session, tenant_id, job_id, lifecycle.resume)
+
+
+@router.post("/v1/jobs/{job_id}:stop", operation_id="stop_job", responses=_CHANGES_STATE)
+def stop_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
+    """End the training with what is there: the best model so far is selected, and its latents are computed."""
+    with database.write() as session:
+        return service.change_state(session, tenant_id, job_id, lifecycle.stop)
+
+
+@router.post("/v1/jobs/{job_id}:cancel", operation_id="cancel_job", responses=_CHANGES_STATE)
 def cancel_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
     """Drop a job now. What its models have learnt so far stays readable; latents are not computed."""
     with database.write() as session:
-        return service.cancel(session, tenant_id, job_id)
+        return service.change_state(session, tenant_id, job_id, lifecycle.cancel)
+
+
+@router.post("/v1/jobs/{job_id}:retry", operation_id="retry_job", responses=_CHANGES_STATE)
+def retry_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
+    """Go on with a job that failed or was cancelled, from what its models have learnt."""
+    with database.write() as session:
+        return service.change_state(session, tenant_id, job_id, lifecycle.retry)
+
+
+@router.post(
+    "/v1/jobs/{job_id}:extend",
+    operation_id="extend_job",
+    responses=problem_responses(400, 404, 409, 413, 415, 422),
+)
+def extend_job(
+    job_id: str,
+    more: BudgetExtension,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    idempotency_key: IdempotencyKey = None,
+) -> JobDocument:
+    """Add to the budget of a job, also of one that is done: models that came to their end go on, further ones begin."""
+    with database.write() as session:
+        return service.extend(session, tenant_id, job_id, more, idempotency_key)
 
 
 @router.get("/v1/jobs/{job_id}/models", operation_id="list_models", responses=problem_responses(404, 422))

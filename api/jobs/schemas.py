@@ -1,9 +1,9 @@
 """Documents of jobs."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from store.specification import JobSpecification
 from store.states import JobState
@@ -12,15 +12,21 @@ from store.states import JobState
 class JobProgress(BaseModel):
     """How far a job has come."""
 
-    fraction: float = Field(description="Of the budget of epochs over all models, 0 to 1.")
+    fraction: float = Field(
+        description="Epochs trained, of those and what is left to do at most, 0 to 1: it leaps when models end early."
+    )
     models: int = Field(description="Of the budget.")
     models_ended: int
     epochs_trained: int = Field(description="Over all models.")
     epochs_budget: int = Field(description="Over all models.")
     best_smoothed_sv_loss: float | None = Field(description="Lowest so far, in nats per sample.")
     best_model_id: str | None
-    seconds_elapsed: float | None
+    seconds_elapsed: float | None = Field(description="Since the first slice began, without pauses.")
+    device_seconds: float = Field(description="Time of devices in training, over all of them.")
     seconds_left: float | None = Field(description="Estimate from the pace so far.")
+    waits_for: str | None = Field(
+        description="What keeps a part of it from going on for the moment, e.g. a full disk; it is tried again by itself."
+    )
 
 
 class ModelDiagnostics(BaseModel):
@@ -72,6 +78,10 @@ class JobDocument(BaseModel):
     state: JobState
     progress: JobProgress
     selected_model_id: str | None = Field(None, description="The model with the lowest smoothed SV loss.")
+    final_model_id: str | None = Field(
+        None,
+        description="With `inference.final_fit` the model trained on all trials, whose latents are stored.",
+    )
     diagnostics: JobDiagnostics | None = Field(None, description="Once it is done.")
     error: dict[str, Any] | None = None
     specification: JobSpecification
@@ -86,10 +96,25 @@ class JobPreview(BaseModel):
 
     valid: bool
     models: int
-    epochs: int = Field(description="Over all models.")
+    epochs: int = Field(
+        description="Over all models, at most; with successive halving as many as go on at each rung."
+    )
     training_trials: int
     validation_trials: int
     steps_per_epoch: int
+    packs: int = Field(description="Groups of models that train together, with the workers there are now.")
+    slices: int = Field(description="Pieces of work, the last of which computes the latents.")
+    seconds: float = Field(
+        description="Estimate until the latents are there, if the workers do nothing else."
+    )
+    device_seconds: float = Field(description="The same summed over devices.")
+    seconds_basis: Literal["measured", "assumed"] = Field(
+        description="Whether the pace is that of the last training on this service, or assumed of one CPU core because there "
+        "has been none yet."
+    )
+    workers: int = Field(description="Training processes seen lately; 1 if there are none.")
+    kept_bytes: int = Field(description="Weights of the models that are kept, and learning curves.")
+    latents_bytes: int = Field(description="Latents of one model with all arrays, before compression.")
     step_memory_bytes: int = Field(description="Rough memory of one model's training step.")
     external_inputs: int = Field(description="Known inputs in each bin, from the data set.")
     specification: JobSpecification = Field(description="With every default written out.")
@@ -101,7 +126,33 @@ class EventDocument(BaseModel):
 
     id: int
     kind: str = Field(
-        description="`job.state`, `job.diagnostics`, `model.state`, `slice.state` or `progress`."
+        description="`job.state`, `job.extended`, `job.diagnostics`, `model.state`, `model.copied`, `slice.state` or "
+        "`progress`."
     )
     created_at: datetime
     data: dict[str, Any]
+
+
+class BudgetExtension(BaseModel):
+    """What is added to the budget of a job."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    models: int = Field(0, ge=0, le=1000, description="So many models more.")
+    epochs: int = Field(0, ge=0, le=100_000, description="So many epochs more for each model.")
+    wall_seconds: float = Field(0, ge=0, description="So many seconds more, where the job has such a limit.")
+    device_seconds: float = Field(
+        0, ge=0, description="So many seconds more, where the job has such a limit."
+    )
+
+
+class JobChanges(BaseModel):
+    """What may change of a job at any time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # PostgreSQL's text has no NUL
+    name: str | None = Field(None, max_length=200, pattern=r"^[^\x00]*$")
+    priority: int | None = Field(
+        None, ge=-10, le=10, description="Of your own jobs, those of higher priority are trained first."
+    )

@@ -1,22 +1,34 @@
 """What routes of jobs do in the database."""
 
+from collections.abc import Callable
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.datasets.service import find_ready
-from api.errors import NotFound, WrongState
+from api.errors import NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.jobs.checks import JobData, check, step_bytes, warnings
-from api.jobs.schemas import EventDocument, JobDiagnostics, JobDocument, JobPreview, JobProgress
+from api.jobs import lifecycle
+from api.jobs.checks import check
+from api.jobs.preview import job_data
+from api.jobs.schemas import (
+    BudgetExtension,
+    EventDocument,
+    JobChanges,
+    JobDiagnostics,
+    JobDocument,
+    JobProgress,
+)
+from api.jobs.warm_start import find_models
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Page, cut_page, decode_id, decode_number
 from store import events, outbox
+from store.budget import spent
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN, new_id
-from store.specification import JobSpecification, split_trials
-from store.states import JobState, ModelState, SliceState
-from store.tables import CurvePoint, Event, Job, Model, Slice, Trial
+from store.specification import JobSpecification
+from store.states import JobState, ModelState
+from store.tables import CurvePoint, Event, Job, Model, Slice
 
 
 def document(session: Session, row: Job) -> JobDocument:
@@ -28,10 +40,14 @@ def document(session: Session, row: Job) -> JobDocument:
         "dataset": f"/v1/datasets/{row.dataset_id}",
         "models": f"{base}/models",
         "events": f"{base}/events",
+        "lineage": f"{base}/lineage",
+        "importance": f"{base}/importance",
         "event_stream": f"{base}/events/stream",
     }
     if row.selected_model_id:
         links["selected_model"] = f"/v1/models/{row.selected_model_id}"
+    if row.final_model_id:
+        links["final_model"] = f"/v1/models/{row.final_model_id}"
     return JobDocument(
         id=row.id,
         name=row.name,
@@ -39,6 +55,7 @@ def document(session: Session, row: Job) -> JobDocument:
         state=row.state,
         progress=_progress(session, row, specification),
         selected_model_id=row.selected_model_id,
+        final_model_id=row.final_model_id,
         diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,
         specification=specification,
@@ -50,18 +67,19 @@ def document(session: Session, row: Job) -> JobDocument:
 
 
 def _progress(session: Session, row: Job, specification: JobSpecification) -> JobProgress:
-    budget = specification.budget.models * specification.budget.epochs
-    of_job = Model.job_id == row.id
-    ended = session.execute(
-        select(func.count()).where(of_job, Model.state.not_in([ModelState.QUEUED, ModelState.TRAINING]))
-    ).scalar_one()
+    budget, of_job = specification.budget, Model.job_id == row.id
+    open_states = [ModelState.QUEUED, ModelState.TRAINING]
+    begun, ended = session.execute(
+        select(func.count(), func.count().filter(Model.state.not_in(open_states))).where(of_job)
+    ).one()
     # The points are ahead of the models' rows, which change at the end of a slice.
-    trained = session.execute(
-        select(func.count())
+    of_points = (
+        select(func.count(), func.count().filter(Model.state.in_(open_states)))
         .select_from(CurvePoint)
         .join(Model, Model.id == CurvePoint.model_id)
         .where(of_job)
-    ).scalar_one()
+    )
+    trained, trained_of_open = session.execute(of_points).one()
     best = session.execute(
         select(CurvePoint.model_id, CurvePoint.smoothed_sv_loss)
         .join(Model, Model.id == CurvePoint.model_id)
@@ -70,25 +88,31 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
         .limit(1)
     ).first()
     state = JobState(row.state)
-    fraction = 1.0 if state == JobState.DONE else min(1.0, trained / budget)
-    elapsed = None
-    if row.started_at is not None:
-        elapsed = ((row.ended_at or database_now(session)) - row.started_at).total_seconds()
+    # Of models that ended before their budget was spent, nothing is left to do.
+    to_do = max(0, (max(budget.models, begun) - ended) * budget.epochs - trained_of_open)
+    fraction = 1.0 if state == JobState.DONE else trained / max(1, trained + to_do)
+    time_spent = spent(session, row)
     left = None
-    if elapsed is not None and trained and not state.is_final:
-        left = elapsed * (1 - fraction) / fraction
-        if specification.budget.wall_seconds is not None:
-            left = min(left, max(0.0, specification.budget.wall_seconds - elapsed))
+    if trained and not state.is_final and state != JobState.PAUSED:
+        left = time_spent.wall_seconds * (1 - fraction) / fraction
+        if budget.wall_seconds is not None:
+            left = min(left, max(0.0, budget.wall_seconds - time_spent.wall_seconds))
+    waits = (
+        select(Slice.error).where(Slice.job_id == row.id, Slice.not_before > database_now(session)).limit(1)
+    )
+    waiting = session.execute(waits).scalar_one_or_none()
     return JobProgress(
         fraction=fraction,
-        models=specification.budget.models,
+        models=budget.models,
         models_ended=ended,
         epochs_trained=trained,
-        epochs_budget=budget,
+        epochs_budget=budget.models * budget.epochs,
         best_smoothed_sv_loss=best.smoothed_sv_loss if best else None,
         best_model_id=best.model_id if best else None,
-        seconds_elapsed=elapsed,
+        seconds_elapsed=None if row.started_at is None else time_spent.wall_seconds,
+        device_seconds=time_spent.device_seconds,
         seconds_left=left,
+        waits_for=None if waiting is None else str(waiting.get("message")),
     )
 
 
@@ -104,39 +128,6 @@ def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -
     return row
 
 
-def preview(session: Session, tenant_id: str, specification: JobSpecification) -> JobPreview:
-    """Check a specification against its data set, and say what it would do.
-
-    Raises
-    ------
-    NotFound, WrongState, Invalid
-        Everything that can be known before training.
-    """
-    dataset = find_ready(session, tenant_id, specification.dataset_id)
-    of_trials = (
-        select(Trial.split, Trial.length_bins).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
-    )
-    rows = session.execute(of_trials).all()
-    given = [row.split for row in rows]
-    split = split_trials(given, specification.training.valid_fraction, specification.seed)
-    data = JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
-    check(specification, data)
-    training = data.training_trials
-    steps = -(-training // min(specification.training.batch_size, training))
-    return JobPreview(
-        valid=True,
-        models=specification.budget.models,
-        epochs=specification.budget.models * specification.budget.epochs,
-        training_trials=training,
-        validation_trials=data.validation_trials,
-        steps_per_epoch=steps,
-        step_memory_bytes=step_bytes(specification, data),
-        external_inputs=specification.architecture.of_data(dataset.report)["external_inputs"],
-        specification=specification,
-        warnings=warnings(specification, data),
-    )
-
-
 def create(
     session: Session, tenant_id: str, specification: JobSpecification, idempotency_key: str | None
 ) -> JobDocument:
@@ -144,7 +135,9 @@ def create(
     request = fingerprint("POST /v1/jobs", specification.model_dump_json())
     if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return JobDocument.model_validate(answer)
-    preview(session, tenant_id, specification)
+    data = job_data(session, tenant_id, specification)
+    check(specification, data)
+    warm = specification.warm_start and find_models(session, tenant_id, specification, data)
     row = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -152,6 +145,8 @@ def create(
         name=specification.name,
         state=JobState.QUEUED,
         spec=specification.model_dump(mode="json"),
+        priority=specification.priority,
+        warm_models=warm or None,
         created_at=database_now(session),
     )
     session.add(row)
@@ -164,34 +159,40 @@ def create(
     return created
 
 
-def cancel(session: Session, tenant_id: str, job_id: str) -> JobDocument:
-    """Drop a job now: what is under way loses its lease, and every result so far stays readable.
+def change_state(
+    session: Session, tenant_id: str, job_id: str, change: Callable[[Session, Job], None]
+) -> JobDocument:
+    """Carry out a verb of `api.jobs.lifecycle` and answer the job.
 
     Raises
     ------
-    WrongState
-        If it has ended already. One that is cancelled already stays so.
+    NotFound, WrongState
+        If there is no such job, or the verb does not fit its state.
     """
     job = find(session, tenant_id, job_id, lock=True)
-    state = JobState(job.state)
-    if state == JobState.CANCELLED:
-        return document(session, job)
-    if state.is_final:
-        raise WrongState(
-            f"the job {job_id} is {state}: only one that is queued, running or inferring can be cancelled"
-        )
-    now = database_now(session)
-    for piece in session.execute(
-        select(Slice).where(Slice.job_id == job_id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
-    ).scalars():
-        piece.state, piece.ended_at = SliceState.CANCELLED, now
-        piece.lease_token = piece.lease_expires_at = None
-    for model in session.execute(
-        select(Model).where(Model.job_id == job_id, Model.state.in_([ModelState.QUEUED, ModelState.TRAINING]))
-    ).scalars():
-        model.state, model.end_reason, model.ended_at = ModelState.CANCELLED, "the job was cancelled", now
-    job.state, job.ended_at = JobState.CANCELLED, now
-    events.record(session, job_id, "job.state", state=job.state)
+    change(session, job)
+    session.flush()
+    return document(session, job)
+
+
+def extend(
+    session: Session, tenant_id: str, job_id: str, more: BudgetExtension, idempotency_key: str | None
+) -> JobDocument:
+    """Add to a job's budget; the same key again adds nothing."""
+    request = fingerprint(f"POST /v1/jobs/{job_id}:extend", more.model_dump_json())
+    if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
+        return JobDocument.model_validate(answer)
+    extended = change_state(session, tenant_id, job_id, lambda _, job: lifecycle.extend(session, job, more))
+    store_answer(session, tenant_id, idempotency_key, request, extended.model_dump(mode="json"))
+    return extended
+
+
+def amend(session: Session, tenant_id: str, job_id: str, changes: JobChanges) -> JobDocument:
+    """Change what may change of a job at any time."""
+    job = find(session, tenant_id, job_id, lock=True)
+    given = changes.model_dump(exclude_none=True)
+    job.name, job.priority = given.get("name", job.name), given.get("priority", job.priority)
+    job.spec = job.spec | given
     session.flush()
     return document(session, job)
 

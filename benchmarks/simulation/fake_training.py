@@ -91,6 +91,7 @@ class SleepingPopulation:
                 learning_rate=1e-3,
                 diverged=False,
                 best_smoothed_sv_loss=loss,
+                best_epoch=self.epoch,
             )
             for number in range(len(self.alive))
         ]

@@ -7,15 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from store.specification import (
-    CONTROLLER_HYPERPARAMETERS,
-    ArchitectureSpecification,
-    Inference,
-    JobSpecification,
-    Range,
-    Space,
-    split_trials,
-)
+from store.architecture import ArchitectureSpecification
+from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
+from store.specification import Inference, JobSpecification, split_trials
 
 
 def test_only_the_data_set_must_be_given() -> None:
@@ -87,7 +81,7 @@ def test_only_a_controller_has_its_hyperparameters() -> None:
 def test_external_inputs_are_counted_by_the_data(
     architecture: dict[str, Any], report: dict[str, Any] | None, inputs: int
 ) -> None:
-    described = ArchitectureSpecification(**architecture).of_data(report)
+    described = ArchitectureSpecification(**architecture).of_model({}, report)
     assert described["external_inputs"] == inputs
     assert "use_external_inputs" not in described
 

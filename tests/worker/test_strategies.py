@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.specification import CONTROLLER_HYPERPARAMETERS, JobSpecification, Range, Space
+from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
+from store.specification import JobSpecification
 from worker.strategies import ModelRecord, make_strategy
-from worker.strategies.random_search import draw
+from worker.strategies.samplers.random import draw
 
 KINDS = ["random"]
 

@@ -23,7 +23,7 @@ from store.tables import Dataset, Trial
 from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import SPLIT_TRAIN, SPLIT_VALID, Recording
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, parse_in_sandbox
-from worker.leases import Lease, LeaseLost, claim_dataset, retry_or_fail
+from worker.leases import Lease, LeaseLost, claim_dataset, count_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def ingest_dataset(
         }
         with database.write() as session:
             lease.keep(session, settings)
-            retry_or_fail(session, session.get_one(Dataset, dataset_id), problem, settings)
+            count_attempt(session, session.get_one(Dataset, dataset_id), problem, settings)
         raise
 
 

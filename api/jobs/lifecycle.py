@@ -1,0 +1,180 @@
+"""What is done to jobs that are there: pause, resume, stop, cancel, retry, extend.
+
+Each is one transaction under the lock of the job's row. Workers hear of it with their next heartbeat; the scheduler does what
+follows. The states and their edges are drawn in `store.states.JobState`.
+"""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.errors import Invalid, WrongState
+from api.field_problems import FieldProblem
+from api.jobs.schemas import BudgetExtension
+from store import events, outbox
+from store.budget import end_rest
+from store.database import database_now
+from store.specification import JobSpecification
+from store.states import JobState, ModelState, SliceState
+from store.tables import Job, Model, Slice
+
+_MOST_MODELS, _MOST_EPOCHS = 1000, 100_000
+
+
+def pause(session: Session, job: Job) -> None:
+    """Let a job rest: what is under way ends its epoch and is kept. One that is paused already stays so."""
+    if job.state == JobState.PAUSED:
+        return
+    _require(job, "paused", JobState.QUEUED, JobState.RUNNING)
+    _withdraw(session, job)
+    job.paused_at = database_now(session)
+    _become(session, job, JobState.PAUSED)
+
+
+def resume(session: Session, job: Job) -> None:
+    """Go on with a job that was paused. One that goes on already stays so."""
+    if job.state in (JobState.QUEUED, JobState.RUNNING):
+        return
+    _require(job, "resumed", JobState.PAUSED)
+    end_rest(job, database_now(session))
+    _become(session, job, JobState.QUEUED)
+    outbox.post(session, outbox.ADVANCE, job.id)
+
+
+def stop(session: Session, job: Job) -> None:
+    """End the training of a job with what is there: of that the best model is selected, and its latents are computed."""
+    if job.state in (JobState.STOPPING, JobState.INFERRING, JobState.DONE):
+        return
+    _require(job, "stopped", JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+    _withdraw(session, job)
+    end_rest(job, database_now(session))
+    _become(session, job, JobState.STOPPING)
+    outbox.post(session, outbox.ADVANCE, job.id)
+
+
+def cancel(session: Session, job: Job) -> None:
+    """Drop a job now: what is under way loses its lease, and every result so far stays readable."""
+    if job.state == JobState.CANCELLED:
+        return
+    _require(
+        job,
+        "cancelled",
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.PAUSED,
+        JobState.STOPPING,
+        JobState.INFERRING,
+    )
+    now = database_now(session)
+    for piece in session.execute(
+        select(Slice).where(Slice.job_id == job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
+    ).scalars():
+        piece.state, piece.ended_at = SliceState.CANCELLED, now
+        piece.lease_token = piece.lease_expires_at = None
+    for model in _models(session, job, ModelState.QUEUED, ModelState.TRAINING):
+        model.state, model.end_reason, model.ended_at = ModelState.CANCELLED, "the job was cancelled", now
+    job.ended_at = now
+    _become(session, job, JobState.CANCELLED)
+
+
+def retry(session: Session, job: Job) -> None:
+    """Go on with a job that failed or was cancelled, from what its models have learnt."""
+    _require(job, "retried", JobState.FAILED, JobState.CANCELLED)
+    for model in _models(session, job, ModelState.FAILED, ModelState.CANCELLED):
+        model.state, model.end_reason, model.ended_at = ModelState.QUEUED, None, None
+        model.is_alone = False
+    _begin_again(session, job)
+
+
+def extend(session: Session, job: Job, more: BudgetExtension) -> None:
+    """Add to the budget of a job that is done, or has not ended: more models begin, and those that came to their end go on."""
+    _require(
+        job,
+        "extended",
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.PAUSED,
+        JobState.DONE,
+    )
+    specification = JobSpecification.model_validate(job.spec)
+    budget = specification.budget
+    _check_extension(specification, more)
+    added = {"models": budget.models + more.models, "epochs": budget.epochs + more.epochs}
+    for name in ("wall_seconds", "device_seconds"):
+        limit, seconds = getattr(budget, name), getattr(more, name)
+        added |= {name: limit + seconds} if limit is not None and seconds else {}
+    job.spec = job.spec | {"budget": job.spec["budget"] | added}
+    events.record(session, job.id, "job.extended", budget=job.spec["budget"])
+    for model in _models(session, job, ModelState.TRAINED):
+        has_more = model.epochs_trained < added["epochs"]
+        if has_more and model.checkpoint_key is not None and not model.is_final_fit:
+            model.state, model.end_reason, model.ended_at = ModelState.TRAINING, None, None
+            model.target_epochs = model.epochs_trained  # the strategy says how far
+    for model in _models(session, job, ModelState.CANCELLED):
+        model.state, model.end_reason, model.ended_at = ModelState.QUEUED, None, None
+    if job.state == JobState.DONE:
+        _begin_again(session, job)
+    else:
+        outbox.post(session, outbox.ADVANCE, job.id)
+
+
+def _check_extension(specification: JobSpecification, more: BudgetExtension) -> None:
+    budget = specification.budget
+    problems = [
+        FieldProblem(
+            pointer=f"/{name}",
+            code="too_many",
+            message=f"expected at most {most} in all; it would be {total}",
+        )
+        for name, total, most in (
+            ("models", budget.models + more.models, _MOST_MODELS),
+            ("epochs", budget.epochs + more.epochs, _MOST_EPOCHS),
+        )
+        if total > most
+    ]
+    problems += [
+        FieldProblem(
+            pointer=f"/{name}",
+            code="no_limit",
+            message=f"the job has no budget.{name}: there is nothing to add to",
+        )
+        for name in ("wall_seconds", "device_seconds")
+        if getattr(more, name) and getattr(budget, name) is None
+    ]
+    if not (more.models or more.epochs or more.wall_seconds or more.device_seconds):
+        problems.append(
+            FieldProblem(pointer="", code="nothing", message="expected something to add; got nothing")
+        )
+    if problems:
+        first = problems[0]
+        raise Invalid(f"{first.pointer or 'the body'}: {first.message}", errors=problems)
+
+
+def _begin_again(session: Session, job: Job) -> None:
+    end_rest(job, database_now(session))
+    job.error = None
+    _become(session, job, JobState.QUEUED)
+    outbox.post(session, outbox.ADVANCE, job.id)
+
+
+def _withdraw(session: Session, job: Job) -> None:
+    """Cancel the slices that have not begun."""
+    queued = select(Slice).where(Slice.job_id == job.id, Slice.state == SliceState.QUEUED)
+    for piece in session.execute(queued).scalars():
+        piece.state, piece.ended_at = SliceState.CANCELLED, database_now(session)
+
+
+def _models(session: Session, job: Job, *states: ModelState) -> list[Model]:
+    of_job = select(Model).where(Model.job_id == job.id, Model.state.in_(states))
+    return list(session.execute(of_job.order_by(Model.number)).scalars())
+
+
+def _become(session: Session, job: Job, state: JobState) -> None:
+    job.state = state
+    events.record(session, job.id, "job.state", state=state)
+
+
+def _require(job: Job, verb: str, *states: JobState) -> None:
+    if job.state not in states:
+        *first, last = [str(state) for state in states]
+        expected = f"{', '.join(first)} or {last}" if first else last
+        raise WrongState(f"the job {job.id} is {job.state}: only one that is {expected} can be {verb}")

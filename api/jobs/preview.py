@@ -1,0 +1,146 @@
+"""What a job would do and take, without doing it."""
+
+import math
+import statistics
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.datasets.service import find_ready
+from api.jobs import warm_start
+from api.jobs.checks import JobData, check, step_bytes, warnings
+from api.jobs.schemas import JobPreview
+from store import cost
+from store.database import database_now
+from store.settings import Settings
+from store.specification import JobSpecification, split_trials
+from store.states import SliceState
+from store.strategies import AshaStrategy, HyperbandStrategy
+from store.tables import Dataset, Job, Slice, Trial, Worker
+
+ASSUMED_OPERATIONS_PER_S = 5e10
+"""Of one CPU core in training, where nothing has been measured yet."""
+_WORKER_SEEN = timedelta(seconds=30)
+_SLICES_MEASURED = 50
+_CURVE_POINT_BYTES = 200
+
+
+def job_data(session: Session, tenant_id: str, specification: JobSpecification) -> JobData:
+    """The data set of a job and its split.
+
+    Raises
+    ------
+    NotFound, WrongState
+        If there is no such data set, or it is not ready.
+    """
+    dataset = find_ready(session, tenant_id, specification.dataset_id)
+    of_trials = (
+        select(Trial.split, Trial.length_bins).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
+    )
+    rows = session.execute(of_trials).all()
+    given = [row.split for row in rows]
+    split = split_trials(given, specification.training.valid_fraction, specification.seed)
+    return JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
+
+
+def preview(
+    session: Session, tenant_id: str, specification: JobSpecification, settings: Settings
+) -> JobPreview:
+    """Check a specification against its data set, and say what it would do and take.
+
+    Raises
+    ------
+    NotFound, WrongState, Invalid
+        Everything that can be known before training.
+    """
+    data = job_data(session, tenant_id, specification)
+    check(specification, data)
+    if specification.warm_start is not None:
+        warm_start.find_models(session, tenant_id, specification, data)
+    training, architecture = data.training_trials, specification.architecture
+    largest = architecture.largest().of_model({}, data.dataset.report)
+    neurons, models = data.dataset.neurons or 0, specification.budget.models
+    epochs = expected_epochs(specification)
+    operations = epochs * cost.epoch_operations(largest, neurons, data.bins, training, data.validation_trials)
+    workers = _workers(session)
+    pace, basis = _operations_per_s(session)
+    seconds_of_devices = operations / pace
+    packs = max(min(models, workers), -(-models // settings.pack_models))
+    seconds = seconds_of_devices / min(workers, packs)
+    if (limit := specification.budget.device_seconds) is not None:
+        seconds_of_devices, seconds = min(seconds_of_devices, limit), min(seconds, limit)
+    if (limit := specification.budget.wall_seconds) is not None:
+        seconds, seconds_of_devices = (
+            min(seconds, limit),
+            min(seconds_of_devices, limit * min(workers, packs)),
+        )
+    kept = min(models, specification.budget.top_k)
+    return JobPreview(
+        valid=True,
+        models=models,
+        epochs=epochs,
+        training_trials=training,
+        validation_trials=data.validation_trials,
+        steps_per_epoch=-(-training // min(specification.training.batch_size, training)),
+        packs=packs,
+        slices=max(packs, math.ceil(seconds_of_devices / settings.slice_seconds)) + 1,
+        seconds=round(seconds, 1),
+        device_seconds=round(seconds_of_devices, 1),
+        seconds_basis=basis,
+        workers=workers,
+        step_memory_bytes=step_bytes(specification, data),
+        kept_bytes=kept * cost.checkpoint_bytes(largest, neurons) + epochs * _CURVE_POINT_BYTES,
+        latents_bytes=cost.latents_bytes(largest, neurons, data.bins, len(data.lengths)),
+        external_inputs=architecture.external_inputs(data.dataset.report),
+        specification=specification,
+        warnings=warnings(specification, data),
+    )
+
+
+def expected_epochs(specification: JobSpecification) -> int:
+    """Epochs over all models: at most, or with successive halving as many as go on at each rung."""
+    budget, strategy = specification.budget, specification.strategy
+    if not isinstance(strategy, AshaStrategy | HyperbandStrategy):
+        return budget.models * budget.epochs
+    ends = [*strategy.rungs(budget.epochs, specification.training.ramp_epochs), budget.epochs]
+    before, share, epochs = 0, 1.0, 0.0
+    for end in ends:
+        epochs += budget.models * share * (end - before)
+        before, share = end, share / strategy.reduction_factor
+    return math.ceil(epochs)
+
+
+def _workers(session: Session) -> int:
+    seen = database_now(session) - _WORKER_SEEN
+    alive = session.execute(select(func.count()).where(Worker.seen_at > seen)).scalar_one()
+    return max(1, alive)
+
+
+def _operations_per_s(session: Session) -> tuple[float, str]:
+    """Pace of one worker: the median over the last slices of training here, or assumed."""
+    recent = (
+        select(Slice, Job.spec, Dataset)
+        .join(Job, Job.id == Slice.job_id)
+        .join(Dataset, Dataset.id == Job.dataset_id)
+        .where(Slice.kind == "train", Slice.state == SliceState.DONE, Slice.device_seconds > 0)
+        .order_by(Slice.id.desc())
+        .limit(_SLICES_MEASURED)
+    )
+    paces = []
+    for piece, spec, dataset in session.execute(recent):
+        epochs = len(piece.model_ids) * ((piece.epochs_trained or 0) - piece.first_epoch)
+        specification = JobSpecification.model_validate(spec)
+        valid = specification.training.valid_fraction * (dataset.trials or 0)
+        architecture = specification.architecture.largest().of_model({}, dataset.report)
+        per_epoch = cost.epoch_operations(
+            architecture,
+            dataset.neurons or 0,
+            dataset.bins or 0,
+            (dataset.trials or 0) - round(valid),
+            round(valid),
+        )
+        paces.append(epochs * per_epoch / (piece.device_seconds or 1.0))
+    if not paces:
+        return ASSUMED_OPERATIONS_PER_S, "assumed"
+    return max(1.0, statistics.median(paces)), "measured"

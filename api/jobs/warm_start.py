@@ -1,0 +1,88 @@
+"""The first models of a job from the best models of another one."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.errors import Invalid, NotFound
+from api.field_problems import FieldProblem
+from api.jobs.checks import JobData
+from store.architecture import SIZES
+from store.identifiers import PATTERN
+from store.specification import JobSpecification
+from store.tables import Dataset, Job, Model
+
+
+def find_models(
+    session: Session, tenant_id: str, specification: JobSpecification, data: JobData
+) -> list[dict[str, Any]]:
+    """What the first models begin with: hyperparameters, and where their weights lie.
+
+    Raises
+    ------
+    Invalid
+        If the other job has no such models, or their weights do not fit.
+    """
+    wanted = specification.warm_start
+    assert wanted is not None
+    other = session.get(Job, wanted.job_id) if PATTERN.fullmatch(wanted.job_id) else None
+    if other is None or other.tenant_id != tenant_id:
+        raise NotFound(
+            f"/warm_start/job_id: there is no job {wanted.job_id}", hint="GET /v1/jobs lists yours"
+        )
+    of_job = select(Model).where(Model.job_id == other.id, Model.smoothed_sv_loss.is_not(None))
+    if wanted.weights:
+        of_job = of_job.where(Model.checkpoint_key.is_not(None))
+    ranked = of_job.order_by(Model.smoothed_sv_loss, Model.number).limit(
+        min(wanted.models, specification.budget.models)
+    )
+    models = list(session.execute(ranked).scalars())
+    if not models:
+        kept = "with weights that are kept " if wanted.weights else ""
+        raise _invalid(
+            "job_id", "no_models", f"expected a job that has trained models; {other.id} has none {kept}"
+        )
+    if wanted.weights:
+        _check_weights(session, specification, data, other, models[0])
+    searched = specification.searched_space()
+    found = []
+    for model in models:
+        sizes = {name: float(model.architecture[name]) for name in SIZES if name in searched}
+        values = {name: value for name, value in (model.hyperparameters | sizes).items() if name in searched}
+        start = {"start_key": model.checkpoint_key} if wanted.weights else {}
+        found.append({"job_id": other.id, "number": model.number, "hyperparameters": values, **start})
+    return found
+
+
+def _check_weights(
+    session: Session, specification: JobSpecification, data: JobData, other: Job, model: Model
+) -> None:
+    theirs = session.get_one(Dataset, other.dataset_id)
+    if theirs.neurons != data.dataset.neurons:
+        raise _invalid(
+            "weights",
+            "other_neurons",
+            f"the models of {other.id} read {theirs.neurons} neurons and this data set has {data.dataset.neurons}: their "
+            "weights do not fit",
+            "give weights: false, which takes their hyperparameters alone",
+        )
+    ours = specification.architecture.of_model(
+        {name: model.architecture[name] for name in SIZES}, data.dataset.report
+    )
+    differing = sorted(name for name in ours if ours[name] != model.architecture.get(name))
+    if differing:
+        names = ", ".join(
+            f"{name} ({model.architecture.get(name)} there, {ours[name]} here)" for name in differing
+        )
+        raise _invalid(
+            "weights",
+            "other_architecture",
+            f"the weights of {other.id}'s models do not fit this architecture: {names}",
+            "give the same architecture, or weights: false",
+        )
+
+
+def _invalid(field: str, code: str, message: str, hint: str | None = None) -> Invalid:
+    problem = FieldProblem(pointer=f"/warm_start/{field}", code=code, message=message, hint=hint)
+    return Invalid(f"{problem.pointer}: {message}", hint=hint, errors=[problem])

@@ -1,0 +1,66 @@
+"""What a job has spent of its budget, and what is left."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store.database import database_now
+from store.specification import Budget
+from store.states import SliceState
+from store.tables import Job, Slice
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Time that a job has taken.
+
+    Parameters
+    ----------
+    wall_seconds
+        Since its first slice began, without the time in which it rested: paused, or ended and then begun again.
+    device_seconds
+        Of all devices in training: slices that were reported, and those under way so far. What was lost is not counted.
+    """
+
+    wall_seconds: float
+    device_seconds: float
+
+    def reason_to_end(self, budget: Budget) -> str | None:
+        """Which time of the budget is spent, in words; None while there is time left."""
+        if budget.wall_seconds is not None and self.wall_seconds >= budget.wall_seconds:
+            return "the job's wall clock is over"
+        if budget.device_seconds is not None and self.device_seconds >= budget.device_seconds:
+            return "the job's device time is spent"
+        return None
+
+
+def spent(session: Session, job: Job) -> Spent:
+    """Read what a job has spent."""
+    now = database_now(session)
+    training = (Slice.job_id == job.id) & (Slice.kind == "train")
+    reported = session.execute(
+        select(func.coalesce(func.sum(Slice.device_seconds), 0.0)).where(training)
+    ).scalar_one()
+    begun = session.execute(
+        select(Slice.started_at).where(training, Slice.state == SliceState.LEASED)
+    ).scalars()
+    under_way = sum((now - started).total_seconds() for started in begun if started is not None)
+    return Spent(wall_seconds(job, now), float(reported or 0.0) + under_way)
+
+
+def wall_seconds(job: Job, now: datetime) -> float:
+    """Seconds since a job's first slice began, without its rests."""
+    if job.started_at is None:
+        return 0.0
+    end = job.paused_at or job.ended_at or now
+    return max(0.0, (end - job.started_at).total_seconds() - job.paused_seconds)
+
+
+def end_rest(job: Job, now: datetime) -> None:
+    """Take a job up again: the time since it was paused, or ended, does not count."""
+    since = job.paused_at or job.ended_at
+    if since is not None and job.started_at is not None:
+        job.paused_seconds += (now - since).total_seconds()
+    job.paused_at = job.ended_at = None

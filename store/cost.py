@@ -1,0 +1,66 @@
+"""What a job will take: memory, operations and bytes, from sizes alone. Rough where the docstrings say so."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_FLOAT = 4
+_KEPT_PER_PARAMETER = 4  # weights, best weights, Adam's two moments
+
+
+def _sizes(architecture: Mapping[str, Any]) -> tuple[int, int, int, int, int, int, int, int]:
+    names = ("encoder_units", "initial_condition_dim", "generator_units", "factors", "controller_units")
+    sizes = [int(architecture[name]) for name in names]
+    is_driven = sizes[-1] > 0
+    return (
+        *sizes,
+        int(architecture["controller_encoder_units"]) if is_driven else 0,
+        int(architecture["inferred_inputs"]),
+        int(architecture.get("external_inputs", 0)),
+    )  # type: ignore[return-value]
+
+
+def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_trials: int) -> int:
+    """Memory that a training step of one model takes, roughly: measured numbers for each bin of each trial.
+
+    Parameters
+    ----------
+    architecture
+        Of a model's row.
+    """
+    encoder, _, generator, _, controller, controller_encoder, _, _ = _sizes(architecture)
+    numbers = 11 * neurons + 18 * encoder + 13 * generator + 23 * controller_encoder + 9 * controller
+    return _FLOAT * batch_trials * bins * numbers
+
+
+def parameters(architecture: Mapping[str, Any], neurons: int) -> int:
+    """Weights of a model, but for biases of the prior and of single outputs."""
+    encoder, initial, generator, factors, controller, coder, inputs, external = _sizes(architecture)
+    found = 2 * 3 * encoder * (neurons + encoder + 2) + 2 * encoder * 2 * initial + initial * generator
+    found += 3 * generator * (generator + inputs + external + 2) + generator * factors + factors * neurons
+    if controller:
+        found += 2 * 3 * coder * (neurons + coder + 2) + controller * 2 * inputs
+        found += 3 * controller * (controller + 2 * coder + factors + external + 2)
+    return found
+
+
+def checkpoint_bytes(architecture: Mapping[str, Any], neurons: int) -> int:
+    """Of what is kept of a model to go on with it."""
+    return _FLOAT * _KEPT_PER_PARAMETER * parameters(architecture, neurons)
+
+
+def latents_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, trials: int) -> int:
+    """Of a model's latents before compression, all arrays."""
+    _, initial, generator, factors, _, _, inputs, _ = _sizes(architecture)
+    return _FLOAT * trials * (bins * (neurons + factors + generator + inputs) + initial)
+
+
+def epoch_operations(
+    architecture: Mapping[str, Any], neurons: int, bins: int, training_trials: int, validation_trials: int
+) -> float:
+    """Floating-point operations of one epoch of one model: matrix products alone, of training and evaluation.
+
+    A product forward costs two operations for each weight, bin and trial; its gradients twice that.
+    """
+    per_bin = parameters(architecture, neurons)
+    evaluated = validation_trials + min(training_trials, validation_trials)
+    return 2.0 * per_bin * bins * (3 * training_trials + evaluated)

@@ -1,0 +1,83 @@
+"""Models of a job as an Optuna study in memory: what samplers learn from, and what importances are computed of.
+
+Optuna's own tables are not used: the study is made anew from our rows.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from store.space import Range, Searched
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def distributions(space: Mapping[str, Searched]) -> dict[str, BaseDistribution]:
+    """What is searched, in Optuna's terms; fixed values have no part."""
+    found: dict[str, BaseDistribution] = {}
+    for name, values in space.items():
+        if isinstance(values, list) and len(values) > 1:
+            found[name] = CategoricalDistribution([float(value) for value in values])
+        elif isinstance(values, Range) and values.low < values.high:
+            found[name] = FloatDistribution(values.low, values.high, log=values.scale == "log")
+    return found
+
+
+def fixed(space: Mapping[str, Searched]) -> dict[str, float]:
+    """What is not searched."""
+    alone: dict[str, float] = {}
+    for name, values in space.items():
+        if isinstance(values, list) and len(values) == 1:
+            alone[name] = float(values[0])
+        elif isinstance(values, Range) and values.low == values.high:
+            alone[name] = values.low
+        elif isinstance(values, int | float):
+            alone[name] = float(values)
+    return alone
+
+
+def finished_trial(
+    values: Mapping[str, float], loss: float | None, dimensions: Mapping[str, BaseDistribution]
+) -> FrozenTrial | None:
+    """A model as a finished trial of a study; None if it lies outside the space (begun from another job's, or perturbed)."""
+    parameters = {name: values[name] for name in dimensions if name in values}
+    if len(parameters) < len(dimensions):
+        return None
+    state = TrialState.FAIL if loss is None else TrialState.COMPLETE  # without a loss: diverged, or failed
+    try:
+        return create_trial(params=parameters, distributions=dict(dimensions), value=loss, state=state)
+    except ValueError:
+        return None
+
+
+def make_study(
+    trials: Iterable[FrozenTrial | None], sampler: optuna.samplers.BaseSampler | None = None
+) -> optuna.Study:
+    """A study that has these trials and minimises."""
+    study = optuna.create_study(
+        direction="minimize", sampler=sampler or optuna.samplers.RandomSampler(seed=0)
+    )
+    study.add_trials([trial for trial in trials if trial is not None])
+    return study
+
+
+def importances(study: optuna.Study, names: Sequence[str]) -> dict[str, float]:
+    """Share of each hyperparameter in what tells the better models from the others (PED-ANOVA, Watanabe et al. 2023).
+
+    Of the best tenth of the models, but of at least as many as it needs; 0 where all models have one value.
+    """
+    varied = [
+        name
+        for name in names
+        if len({trial.params[name] for trial in study.trials if trial.value is not None}) > 1
+    ]
+    if not varied:
+        return dict.fromkeys(names, 0.0)
+    complete = sum(trial.value is not None for trial in study.trials)
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(
+        target_quantile=min(0.5, max(0.1, 4 / complete)), evaluate_on_local=True
+    )
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
+    return {name: float(found.get(name, 0.0)) for name in names}

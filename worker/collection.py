@@ -1,0 +1,125 @@
+"""What nobody reads any more is deleted: what lost workers left in the array store, and weights that are not kept.
+
+Checkpoints and latents lie under the id of their model, with the token of the lease that wrote them in their name. Those that
+no row refers to, and whose lease is over, are orphans. They are harmless, so collection is late and rare, not exact.
+"""
+
+import logging
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+
+from store.array_store import delete_object, delete_objects
+from store.database import Database, database_now
+from store.specification import JobSpecification
+from store.states import JobState
+from store.tables import Job, Model, Slice
+
+logger = logging.getLogger("latentry.maintenance")
+
+_ENDED_WITHIN = timedelta(days=1)
+_UNFINISHED = [state for state in JobState if not state.is_final]
+
+
+def still_read(session: Session, keys: Collection[str]) -> set[str]:
+    """Those of these checkpoints that models go on from, or begin with: a copy shares its parent's until it has its own."""
+    if not keys:
+        return set()
+    found: set[str] = set()
+    for column in (Model.checkpoint_key, Model.start_key):
+        found |= {key for key in session.execute(select(column).where(column.in_(keys))).scalars() if key}
+    unfinished = Job.state.in_(_UNFINISHED) & Job.warm_models.is_not(None)
+    for warm_models in session.execute(select(Job.warm_models).where(unfinished)).scalars():
+        found |= {one.get("start_key") for one in warm_models or []} & set(keys)
+    return found
+
+
+def drop_weights(session: Session, job: Job) -> int:
+    """Of a job that is done, forget the checkpoints of all but the best `budget.top_k` models; returns how many."""
+    kept = JobSpecification.model_validate(job.spec).budget.top_k
+    of_job = select(Model).where(Model.job_id == job.id, Model.checkpoint_key.is_not(None))
+    models = list(session.execute(of_job).scalars())
+    needed = {job.selected_model_id, job.final_model_id}
+    ranked = sorted(
+        models, key=lambda model: (model.id not in needed, model.smoothed_sv_loss or 0.0, model.number)
+    )
+    for model in ranked[kept:]:
+        if model.id not in needed:
+            model.checkpoint_key = None
+    return max(0, len(ranked) - kept)
+
+
+def collect(database: Database, arrays: Store, job_id: str) -> int:
+    """Delete what no row reads of a job's checkpoints and latents.
+
+    Returns
+    -------
+    int
+        How many checkpoints and groups of latents were deleted.
+    """
+    with database.read() as session:
+        ids = list(session.execute(select(Model.id).where(Model.job_id == job_id)).scalars())
+    # Listed first: what is written meanwhile is of a lease that is alive below, or reported.
+    listed = {model_id: _objects(arrays, model_id) for model_id in ids}
+    names = {name for of_model in listed.values() for name in of_model}
+    if not names:
+        return 0
+    with database.read() as session:
+        alive = set(session.execute(select(Slice.lease_token).where(Slice.job_id == job_id)).scalars()) - {
+            None
+        }
+        read = still_read(session, {name for name in names if "/checkpoints/" in name})
+        latents = select(Model.latents_path).where(Model.job_id == job_id, Model.latents_path.is_not(None))
+        read |= set(session.execute(latents).scalars())  # type: ignore[arg-type]
+    orphans = [name for name in names - read if _token(name) not in alive]
+    for name in orphans:
+        if "/checkpoints/" in name:
+            delete_object(arrays, name)
+        else:
+            delete_objects(arrays, name)
+    return len(orphans)
+
+
+def collect_all(database: Database, arrays: Store) -> int:
+    """Drop what is not kept of jobs that are done, and collect of all that are under way or ended within a day."""
+    deleted = 0
+    with database.read() as session:
+        recent = database_now(session) - _ENDED_WITHIN
+        due = select(Job.id).where(or_(Job.state.in_(_UNFINISHED), Job.ended_at > recent))
+        job_ids = list(session.execute(due).scalars())
+    for job_id in job_ids:
+        with database.write() as session:
+            job = session.get_one(Job, job_id, with_for_update=True)
+            if job.state == JobState.DONE:
+                drop_weights(session, job)
+        deleted += collect(database, arrays, job_id)
+    if deleted:
+        logger.info("deleted %d checkpoints and latents that nobody reads", deleted)
+    return deleted
+
+
+def _objects(arrays: Store, model_id: str) -> set[str]:
+    """Checkpoints of a model, and its groups of latents by their path."""
+    found: set[str] = set()
+    for key in _keys(arrays, f"models/{model_id}/"):
+        parts = key.split("/")
+        if parts[2] == "checkpoints":
+            found.add(key)
+        elif parts[2] == "latents":
+            found.add("/".join(parts[:4]))
+    return found
+
+
+def _keys(arrays: Store, prefix: str) -> Iterable[str]:
+    async def read() -> list[str]:
+        return [key async for key in arrays.list_prefix(prefix)]
+
+    return sync(read())
+
+
+def _token(name: str) -> str:
+    return name.rsplit("/", 1)[1].removesuffix(".safetensors").rsplit("-", 1)[-1]

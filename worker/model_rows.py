@@ -1,0 +1,88 @@
+"""Rows of models as strategies see them, and what was decided about them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store import events
+from store.architecture import SIZES
+from store.database import database_now
+from store.states import ModelState
+from store.tables import Decision, Model
+from worker.strategies import Mark, ModelRecord
+
+
+def read_models(session: Session, job_id: str) -> list[Model]:
+    """The models of a job, by number."""
+    return list(session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars())
+
+
+def read_marks(session: Session, job_id: str) -> dict[int, list[Mark]]:
+    """What was decided about each model, in order, by its number."""
+    marks: dict[int, list[Mark]] = defaultdict(list)
+    of_job = select(Decision).where(Decision.job_id == job_id).order_by(Decision.id)
+    for row in session.execute(of_job).scalars():
+        mark = Mark(row.epoch, row.lowest_sv_loss, row.latest_sv_loss, row.kind)
+        marks[row.model_number].append(mark)
+    return marks
+
+
+def record(model: Model, searched: Sequence[str], marks: Sequence[Mark] = ()) -> ModelRecord:
+    """A model as strategies see it.
+
+    Parameters
+    ----------
+    searched
+        Names of what the job searches: of the architecture, the sizes among them are shown.
+    """
+    sizes = {name: float(model.architecture[name]) for name in searched if name in SIZES}
+    return ModelRecord(
+        number=model.number,
+        hyperparameters=model.hyperparameters | sizes,
+        epochs_trained=model.epochs_trained,
+        smoothed_sv_loss=model.smoothed_sv_loss,
+        is_final=ModelState(model.state).is_final,
+        target_epochs=model.target_epochs,
+        latest_sv_loss=model.latest_smoothed_sv_loss,
+        marks=marks,
+    )
+
+
+def note_decision(
+    session: Session,
+    model: Model,
+    kind: str,
+    hyperparameters: Mapping[str, float],
+    reason: str,
+    parent: int | None = None,
+) -> None:
+    """Keep what was decided about a model, with what it had come to."""
+    session.add(
+        Decision(
+            job_id=model.job_id,
+            model_number=model.number,
+            kind=kind,
+            epoch=model.epochs_trained,
+            lowest_sv_loss=model.smoothed_sv_loss,
+            latest_sv_loss=model.latest_smoothed_sv_loss,
+            parent_number=parent,
+            hyperparameters=dict(hyperparameters),
+            reason=reason,
+        )
+    )
+
+
+def end_model(session: Session, model: Model, state: ModelState, reason: str) -> None:
+    """Write that a model trains no more, and why."""
+    model.state, model.end_reason, model.ended_at = state, reason, database_now(session)
+    events.record(
+        session,
+        model.job_id,
+        "model.state",
+        model_id=model.id,
+        state=state,
+        number=model.number,
+        reason=reason,
+    )
