@@ -131,6 +131,9 @@ class TrainingData:
         Whether the data are counts depends on it.
     device
         Where the data live, "cpu" or "cuda".
+    train_on_validation
+        Train on the validation trials too, for a last fit of what was selected. Sample validation still holds the same
+        samples out, so the SV loss stays that of samples never seen.
     """
 
     training_trials: tuple[Tensor, ...]
@@ -148,6 +151,7 @@ class TrainingData:
         sv_seed: int,
         observation: ObservationName = "poisson",
         device: str | torch.device = "cpu",
+        train_on_validation: bool = False,
     ) -> None:
         given = [sessions] if isinstance(sessions, Session) else list(sessions)
         require(len(given) > 0, "there must be at least one session, got none")
@@ -164,8 +168,11 @@ class TrainingData:
         require(len(widths) == 1, f"all sessions must have the same external inputs, got {sorted(widths)}")
         self.external_inputs = widths.pop()
         self.neurons = tuple(session.neurons for session in self._sessions)
-        self.training_trials = tuple(session.training_trials for session in self._sessions)
         self.validation_trials = tuple(session.validation_trials for session in self._sessions)
+        self.training_trials = tuple(session.training_trials for session in self._sessions)
+        if train_on_validation:
+            both = zip(self.training_trials, self.validation_trials, strict=True)
+            self.training_trials = tuple(torch.cat(parts).sort().values for parts in both)
         self.statistics = tuple(session.statistics for session in self._sessions)
         self._all_inside = all(session.inside is None for session in self._sessions)
         self._all_seen = all(session.seen is None for session in self._sessions)

@@ -56,7 +56,7 @@ class _Learning(Document):
         ge=1,
         le=1000,
         description="Models are begun in rounds of so many, each round chosen by what all rounds before came to: fewer "
-        "learn more from each other, more train faster.",
+        "learn more from each other, more train faster. Under `hyperband` a round is a bracket.",
     )
 
 

@@ -66,18 +66,14 @@ def make_study(
 def importances(study: optuna.Study, names: Sequence[str]) -> dict[str, float]:
     """Share of each hyperparameter in what tells the better models from the others (PED-ANOVA, Watanabe et al. 2023).
 
-    Of the best tenth of the models, but of at least as many as it needs; 0 where all models have one value.
+    Of the best tenth of the models, but of at least as many as it needs; 0 where all models have one value, or one loss.
     """
-    varied = [
-        name
-        for name in names
-        if len({trial.params[name] for trial in study.trials if trial.value is not None}) > 1
-    ]
-    if not varied:
+    complete = [trial for trial in study.trials if trial.value is not None]
+    varied = [name for name in names if len({trial.params[name] for trial in complete}) > 1]
+    if not varied or len({trial.value for trial in complete}) < 2:
         return dict.fromkeys(names, 0.0)
-    complete = sum(trial.value is not None for trial in study.trials)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(
-        target_quantile=min(0.5, max(0.1, 4 / complete)), evaluate_on_local=True
+        target_quantile=min(0.5, max(0.1, 4 / len(complete))), evaluate_on_local=True
     )
     found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
     return {name: float(found.get(name, 0.0)) for name in names}

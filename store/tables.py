@@ -170,12 +170,9 @@ class Model(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     number: Mapped[int]  # 0, 1, … within the job
     pack: Mapped[int]  # models of one pack are trained together
-    is_alone: Mapped[bool] = mapped_column(
-        default=False, server_default=false()
-    )  # its pack failed: by itself, once
-    is_final_fit: Mapped[bool] = mapped_column(
-        default=False, server_default=false()
-    )  # on all trials, as selected
+    # Its pack failed: it trains by itself, until it has done so once.
+    is_alone: Mapped[bool] = mapped_column(default=False, server_default=false())
+    final_fit_of: Mapped[int | None]  # number of the model whose training it repeats on all trials
     state: Mapped[ModelState] = mapped_column(String(20))
     seed: Mapped[int]
     architecture: Mapped[Document]

@@ -39,9 +39,9 @@ def diagnose(
     dict
         The document `diagnostics` of the job.
     """
-    selected = work.models[0]
+    selected = next(model for model in models if model.id == work.job.selected_model_id)
     losses = {
-        model.number: _losses(model, kept if model.id == selected.id else None)
+        model.number: _losses(model, kept if model.id == work.models[0].id else None)
         for model in models
         if model.state == ModelState.TRAINED
     }

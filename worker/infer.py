@@ -73,7 +73,8 @@ def infer(process: TrainingProcess, work: Work) -> None:
 def _job_so_far(process: TrainingProcess, work: Work, epoch: int) -> tuple[list[Model], CurvePoint | None]:
     """The models of the job, by number, and the selected one's point of the learning curve at an epoch."""
     with process.database.read() as session:
-        of_job = select(Model).where(Model.job_id == work.job.id).order_by(Model.number)
+        of_search = (Model.job_id == work.job.id) & Model.final_fit_of.is_(None)
+        of_job = select(Model).where(of_search).order_by(Model.number)
         return list(session.execute(of_job).scalars()), session.get(CurvePoint, (work.models[0].id, epoch))
 
 

@@ -20,6 +20,8 @@ from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Job, LeaseMixin, Model, Slice
 from worker.model_rows import end_model
 
+_WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
+"""What is paused or stopping begins nothing more."""
 _UNFINISHED = [state for state in JobState if not state.is_final]
 
 
@@ -131,6 +133,7 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
     tenant = served.group_by(Job.tenant_id).subquery("tenant")
     fairest = (
         select(Job)
+        .where(Job.state.in_(_WORKED_ON))
         .join(queued, queued.c.job_id == Job.id)
         .outerjoin(of_tenant, of_tenant.c.id == Job.tenant_id)
         .outerjoin(of_job, of_job.c.id == Job.id)
@@ -273,6 +276,9 @@ def try_again_or_fail(
         outbox.post(session, outbox.ADVANCE, row.job_id)
     else:
         outbox.post(session, outbox.RUN_SLICE)
+        outbox.post(
+            session, outbox.ADVANCE, row.job_id
+        )  # a job that was paused or stopped meanwhile wants it no more
 
 
 def _blame(session: Session, row: Slice, problem: dict[str, Any]) -> None:

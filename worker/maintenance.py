@@ -89,7 +89,7 @@ def sweep(session: Session, settings: Settings) -> None:
             select(Job.id).where(
                 Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.INFERRING]),
                 Job.created_at < forgotten,
-                ~active,
+                ~active | (Job.state == JobState.STOPPING),
             )
         ).scalars()
         for job_id in idle:

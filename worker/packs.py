@@ -63,7 +63,7 @@ def _kind(model: Model) -> tuple[object, ...]:
         model.epochs_trained,
         model.target_epochs,
         model.checkpoint_key is None and model.start_key is None,
-        model.is_final_fit,
+        model.final_fit_of,
         model.number if model.is_alone else -1,
     )
 

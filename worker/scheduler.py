@@ -17,6 +17,7 @@ from store.settings import Settings
 from store.specification import JobSpecification, without_sizes
 from store.states import JobState, ModelState, SliceState
 from store.tables import Dataset, Job, Model, Slice
+from worker import final_fit
 from worker.model_rows import end_model, note_decision, read_marks, read_models, record
 from worker.packs import form_packs
 from worker.strategies import Begin, Copy, End, GoOn, make_strategy
@@ -32,25 +33,31 @@ def advance(session: Session, job_id: str, settings: Settings) -> None:
     session
         A writing transaction; the caller commits it.
     job_id
-        The job; one that ended, is paused, or is not there, is left alone.
+        The job; one that ended, or is not there, is left alone.
     settings
         For the size of packs.
     """
     job = session.get(Job, job_id, with_for_update=LOCK)
-    if job is None or JobState(job.state).is_final or job.state == JobState.PAUSED:
+    if job is None or JobState(job.state).is_final:
+        return
+    active = _active_slices(session, job_id)
+    if job.state == JobState.PAUSED:
+        _withdraw(session, active)  # of a worker that was lost meanwhile
         return
     specification = JobSpecification.model_validate(job.spec)
     if job.state == JobState.INFERRING:
         _end_if_inference_failed(session, job)
         return
     models = read_models(session, job_id)
-    active = _active_slices(session, job_id)
     if (reason := _reason_to_end_all(session, job, specification)) is not None:
-        _end_all(session, models, active, reason)
+        # The final fit is beyond the budget; it is dropped only by whoever stops the job.
+        ending = models if job.state == JobState.STOPPING else [m for m in models if m.final_fit_of is None]
+        _end_all(session, ending, active, reason)
     else:
-        models = _decide(session, job, specification, models, _busy(active))
+        models = _decide(session, job, specification, models)
         _end_models_out_of_epochs(session, specification, models, _busy(active))
-        _queue_slices(session, job, models, _busy(active), settings)
+    final_fit.go_on(session, models, _busy(active))
+    _queue_slices(session, job, models, _busy(active), settings)
     if all(ModelState(model.state).is_final for model in models):
         _select(session, job, specification, models)
 
@@ -76,9 +83,7 @@ def _reason_to_end_all(session: Session, job: Job, specification: JobSpecificati
 
 def _end_all(session: Session, models: Sequence[Model], active: Sequence[Slice], reason: str) -> None:
     """End what is in no slice under way: a slice not yet begun never will be; one under way ends by itself."""
-    for piece in active:
-        if piece.state == SliceState.QUEUED:
-            piece.state, piece.ended_at = SliceState.CANCELLED, database_now(session)
+    _withdraw(session, active)
     busy = _busy(active)
     for model in models:
         if ModelState(model.state).is_final or model.id in busy:
@@ -89,18 +94,24 @@ def _end_all(session: Session, models: Sequence[Model], active: Sequence[Slice],
             end_model(session, model, ModelState.CANCELLED, f"{reason} before it had trained")
 
 
+def _withdraw(session: Session, active: Sequence[Slice]) -> None:
+    """Cancel the slices that have not begun."""
+    for piece in active:
+        if piece.state == SliceState.QUEUED:
+            piece.state, piece.ended_at = SliceState.CANCELLED, database_now(session)
+
+
 def _decide(
     session: Session,
     job: Job,
     specification: JobSpecification,
     models: list[Model],
-    busy: set[str],
 ) -> list[Model]:
     """Ask the strategy and carry out what it decides; returns all models of the job."""
     strategy, searched = make_strategy(specification), list(specification.searched_space())
     marks = read_marks(session, job.id) if strategy.reads_marks else {}
     history = [
-        record(model, searched, marks.get(model.number, ())) for model in models if not model.is_final_fit
+        record(model, searched, marks.get(model.number, ())) for model in models if model.final_fit_of is None
     ]
     decisions = strategy.decide(history)
     by_number = {model.number: model for model in models}
@@ -193,9 +204,8 @@ def _end_models_out_of_epochs(
     session: Session, specification: JobSpecification, models: Sequence[Model], busy: set[str]
 ) -> None:
     for model in models:
-        whole = model.target_epochs if model.is_final_fit else specification.budget.epochs
         is_idle = not ModelState(model.state).is_final and model.id not in busy
-        if is_idle and model.epochs_trained >= whole:
+        if is_idle and model.final_fit_of is None and model.epochs_trained >= specification.budget.epochs:
             end_model(session, model, ModelState.TRAINED, "its budget of epochs is spent")
 
 
@@ -234,14 +244,14 @@ def _queue(session: Session, job: Job, kind: str, members: Sequence[Model], last
 
 
 def _select(session: Session, job: Job, specification: JobSpecification, models: Sequence[Model]) -> None:
-    """Select the model with the lowest smoothed SV loss and queue the inference of its latents."""
+    """Select the model with the lowest smoothed SV loss; queue the inference of its latents, or first its final fit."""
     candidates = [
         model
         for model in models
         if model.state in (ModelState.TRAINED, ModelState.STOPPED)
         and model.checkpoint_key is not None
         and model.smoothed_sv_loss is not None
-        and not model.is_final_fit
+        and model.final_fit_of is None
     ]
     if not candidates:
         reasons = sorted({f"{model.state}: {model.end_reason}" for model in models})
@@ -250,10 +260,18 @@ def _select(session: Session, job: Job, specification: JobSpecification, models:
         )
         return
     best = min(candidates, key=lambda model: (model.smoothed_sv_loss, model.number))
-    job.selected_model_id = best.id
+    job.selected_model_id, job.final_model_id = best.id, None
+    if specification.inference.final_fit and job.state != JobState.STOPPING:
+        final = final_fit.of(models, best)
+        if final is None:
+            final = final_fit.begin(session, job, models, best)
+            _queue(session, job, "train", [final], final.target_epochs)
+            return
+        if final.state == ModelState.TRAINED:  # else the latents are those of the selected model
+            job.final_model_id, best = final.id, final
     job.state = JobState.INFERRING
     _queue(session, job, "infer", [best], best.epochs_trained)
-    events.record(session, job.id, "job.state", state=job.state, selected_model_id=best.id)
+    events.record(session, job.id, "job.state", state=job.state, selected_model_id=job.selected_model_id)
 
 
 def _end_if_inference_failed(session: Session, job: Job) -> None:

@@ -106,7 +106,7 @@ class TrainingProcess:
         architecture = work.architecture()
         key = (
             work.dataset.id, training.sv_rate, training.valid_fraction, seed,
-            architecture.observation, architecture.external_inputs,
+            architecture.observation, architecture.external_inputs, work.is_final_fit,
         )  # fmt: skip
         if key not in self._data:
             self._data.clear()
@@ -125,6 +125,7 @@ class TrainingProcess:
                 sv_seed=seed,
                 observation=architecture.observation,
                 device=self.device,
+                train_on_validation=work.is_final_fit,
             )
         return self._data[key]
 
@@ -189,6 +190,11 @@ class Work:
     models: list[Model]
     given_splits: list[str | None]
     trial_length_bins: np.ndarray[Any, np.dtype[np.int64]]
+
+    @property
+    def is_final_fit(self) -> bool:
+        """Whether the model is trained on all trials."""
+        return self.models[0].final_fit_of is not None
 
     def split(self) -> np.ndarray[Any, Any]:
         """Which part of the job each trial is in: ``train``, ``valid`` or ``test``."""

@@ -59,7 +59,7 @@ def _states(process: TrainingProcess, work: Work) -> list[dict[str, Tensor]] | N
 def _is_stalled(work: Work, scores: EpochScores) -> bool:
     """Whether a model has not improved for as long as the budget allows, counted from the ramp's end."""
     patience = work.specification.budget.patience_epochs
-    if patience is None:
+    if patience is None or work.is_final_fit:
         return False
     return scores.epoch - max(scores.best_epoch, work.specification.training.ramp_epochs) >= patience
 
@@ -112,7 +112,7 @@ def _group_size(process: TrainingProcess, work: Work, make: MakePopulation, prog
 def _seconds_left(process: TrainingProcess, work: Work) -> float:
     """Until this slice should end: its own length, or what is left of the job's time if that is less."""
     budget, length = work.specification.budget, process.settings.slice_seconds
-    if budget.wall_seconds is None and budget.device_seconds is None:
+    if work.is_final_fit or (budget.wall_seconds is None and budget.device_seconds is None):
         return length
     with process.database.read() as session:
         time_spent = spent(session, session.get_one(Job, work.job.id))

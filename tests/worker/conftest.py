@@ -1,10 +1,13 @@
 """A data set and a job in the database, and a training process in this one."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from zarr.abc.store import Store
 
 from store import outbox
@@ -13,8 +16,8 @@ from store.database import Database
 from store.identifiers import new_id
 from store.settings import Settings
 from store.specification import JobSpecification
-from store.states import DatasetState, JobState
-from store.tables import DEFAULT_TENANT, Dataset, Job, Tenant, Trial
+from store.states import DatasetState, JobState, ModelState, SliceState
+from store.tables import DEFAULT_TENANT, Dataset, Job, Model, Slice, Tenant, Trial
 
 SPECIFICATION: dict[str, Any] = {
     "architecture": {"encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3},
@@ -22,6 +25,47 @@ SPECIFICATION: dict[str, Any] = {
     "budget": {"models": 3, "epochs": 4},
     "inference": {"posterior_samples": 4},
 }
+
+
+_STATES: dict[type[Any], type[StrEnum]] = {
+    Dataset: DatasetState, Job: JobState, Model: ModelState, Slice: SliceState,
+}  # fmt: skip
+
+
+def drawn_edges(states: type[StrEnum]) -> set[tuple[str, str]]:
+    """The edges of a state machine as its docstring draws them."""
+    drawn = re.findall(r"^ +(\w+) +──[^─]+──▶ (\w+)$", states.__doc__ or "", re.MULTILINE)
+    assert drawn, f"{states.__name__} draws no edges"
+    return set(drawn)
+
+
+@pytest.fixture(autouse=True)
+def walked_edges() -> Iterator[dict[type[Any], set[tuple[str, str]]]]:
+    """The edges that rows walk in a test, by table; one that is not drawn fails it."""
+    walked: dict[type[Any], set[tuple[str, str]]] = {table: set() for table in _STATES}
+    watched = []
+    for table, states in _STATES.items():
+        edges = drawn_edges(states)
+
+        def walk(
+            row: Any,
+            new: str,
+            old: Any,
+            _event: Any,
+            table: type[Any] = table,
+            edges: set[tuple[str, str]] = edges,
+        ) -> None:
+            if isinstance(old, str) and old != new:
+                walked[table].add((str(old), str(new)))
+                assert (old, new) in edges, (
+                    f"{table.__name__} {row.id} went from {old} to {new}: no such edge is drawn"
+                )
+
+        event.listen(table.state, "set", walk, active_history=True)
+        watched.append((table.state, walk))
+    yield walked
+    for attribute, walk in watched:
+        event.remove(attribute, "set", walk)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
 from store import events
@@ -135,7 +135,8 @@ def test_a_worker_that_wakes_late_is_refused(
         first.keep(session, settings)
     with database.write() as session:
         second.keep(session, settings)
-        assert session.get_one(Slice, second.row_id).attempts == 2
+        row = session.get_one(Slice, second.row_id)
+        assert (row.attempts, row.losses) == (0, 1)
 
 
 def test_a_renewed_lease_is_not_reaped(
@@ -155,13 +156,13 @@ def test_attempts_are_capped(database: Database, settings: Settings, make_job: C
         lease = claim(database, settings, f"doomed-{attempt}")
         assert lease is not None
         with database.write() as session:
-            assert reap(session, settings, held_by=f"doomed-{attempt}") == 1
+            assert reap(session, settings, held_by=f"doomed-{attempt}", died_at_it=True) == 1
     assert claim(database, settings) is None
     with database.read() as session:
         piece = session.execute(select(Slice)).scalar_one()
         assert piece.state == SliceState.FAILED
         assert piece.error is not None
-        assert piece.error["code"] == "worker_lost"
+        assert piece.error["code"] == "process_died"
 
 
 def test_tenants_take_turns(database: Database, settings: Settings) -> None:
@@ -184,13 +185,13 @@ def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(
 ) -> None:
     dataset_id = add_dataset(database)
     with database.write() as session:
-        session.get_one(Dataset, dataset_id).state = DatasetState.INGESTING
+        session.execute(update(Dataset).values(state=DatasetState.INGESTING))
     for attempt in range(settings.max_attempts):
         with database.write() as session:
             assert claim_dataset(session, dataset_id, "w", settings) is not None
         with database.write() as session:
             assert claim_dataset(session, dataset_id, "other", settings) is None
-            reap(session, settings, held_by="w")
+            reap(session, settings, held_by="w", died_at_it=True)
         with database.read() as session:
             messages = session.execute(select(OutboxMessage.task)).scalars().all()
             assert messages.count("ingest") == min(attempt + 1, settings.max_attempts - 1)
@@ -198,4 +199,4 @@ def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(
         row = session.get_one(Dataset, dataset_id)
         assert row.state == DatasetState.REJECTED
         assert row.problems is not None
-        assert "lost 3 times" in row.problems[0]["message"]
+        assert "died while it worked on this, 3 times" in row.problems[0]["message"]

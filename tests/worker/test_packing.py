@@ -1,5 +1,6 @@
 """Groups of models in a slice: any grouping gives the same, memory that runs out halves them, the diverged leave."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from models import (
     TrainingData,
     TrainingOptions,
 )
+from store.cost import step_bytes
 from worker import packing
 from worker.packing import Pack, find_group_size, free_bytes, is_out_of_memory
 from worker.train import _group_size
@@ -179,33 +181,47 @@ def test_a_calibration_with_real_models_leaves_their_numbers_alone() -> None:
     )
 
 
-def test_after_an_attempt_that_died_half_as_many_train_at_once() -> None:
+def test_after_an_attempt_that_died_half_as_many_train_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def step_bytes(neurons: int, bins: int, trials: int) -> int:
-        asked.append(trials)
-        return 1000
+    def find(_make: Any, most: int, _device: str, model_bytes: int, _on_step: Any) -> int:
+        asked.append(model_bytes)
+        return most
 
+    monkeypatch.setattr("worker.train.find_group_size", find)
+    described = dataclasses.asdict(ARCHITECTURE)
     work: Any = SimpleNamespace(
         dataset=SimpleNamespace(id="dat_1", neurons=5, bins=10),
-        models=[None] * MODELS,
+        models=[SimpleNamespace(architecture=described)] * MODELS,
         architecture=lambda: ARCHITECTURE,
-        specification=SimpleNamespace(training=SimpleNamespace(batch_size=8), step_bytes=step_bytes),
+        specification=SimpleNamespace(training=SimpleNamespace(batch_size=8)),
         split=lambda: np.array(["train"] * 16 + ["valid"] * 4),
-        piece=SimpleNamespace(attempts=1),
+        piece=SimpleNamespace(attempts=0),
     )
     process: Any = SimpleNamespace(group_sizes={}, device="cpu")
     progress: Any = SimpleNamespace(beat=nothing)
-    size = _group_size(process, work, make, progress)
-    (key,) = process.group_sizes
-    process.group_sizes[key] = 5
     found = []
-    for attempts in (1, 2, 3, 4):
+    for attempts in (0, 1, 2, 3):
         work.piece.attempts = attempts
         found.append(_group_size(process, work, make, progress))
-    assert 1 <= size <= MODELS
-    assert asked == [16]  # calibrated once
+    assert asked == [step_bytes(described, 5, 10, 8)]  # calibrated once
     assert found == [5, 2, 1, 1]
+
+
+def test_a_released_model_leaves_with_its_state_and_the_others_go_on() -> None:
+    for size in (1, 3):
+        pack, whole = Pack(make, 3, None, size), Pack(make, 3, None, 3)
+        pack.train_epoch(nothing)
+        pack.release([1])
+        assert pack.alive == [0, 2]
+        assert sorted(pack.train_epoch(nothing)) == [0, 2]
+        whole.train_epoch(nothing)
+        at_leaving = whole.state(1)
+        whole.train_epoch(nothing)
+        torch.testing.assert_close(pack.state(1), at_leaving, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(pack.state(2), whole.state(2), rtol=1e-4, atol=1e-6)
+        pack.release([0, 2])
+        assert (pack.alive, pack.epoch) == ([], 2)
 
 
 def test_want_of_memory_is_known_by_its_name() -> None:

@@ -297,7 +297,7 @@ def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
     assert run_next(process)
     with database.read() as session:
         piece = session.execute(select(Slice).where(Slice.job_id == job_id)).scalar_one()
-        assert (piece.state, piece.attempts) == (SliceState.QUEUED, 1)
+        assert (piece.state, piece.attempts, piece.losses) == (SliceState.QUEUED, 0, 1)
         states = session.execute(select(Model.epochs_trained).where(Model.job_id == job_id)).scalars().all()
         assert states == [0, 0, 0]
     run_job(process, job_id)
@@ -307,7 +307,7 @@ def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
 def test_a_cancelled_slice_writes_nothing_more(
     database: Database, process: TrainingProcess, settings: Settings, dataset_id: str
 ) -> None:
-    from api.jobs.service import cancel
+    from api.jobs.lifecycle import cancel
 
     job_id = add_job(database, dataset_id, budget={"models": 2, "epochs": 10_000})
     with database.write() as session:
@@ -319,7 +319,7 @@ def test_a_cancelled_slice_writes_nothing_more(
         epochs += 1
         if epochs == 3:
             with database.write() as session:
-                cancel(session, DEFAULT_TENANT, job_id)
+                cancel(session, session.get_one(Job, job_id))
         return False
 
     process.should_yield = cancel_at_third_epoch

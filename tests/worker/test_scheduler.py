@@ -2,82 +2,15 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
-import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import event, select
 
 from store.database import Database, database_now
 from store.settings import Settings
 from store.states import JobState, ModelState, SliceState
-from store.tables import Job, Model, Slice, Worker
-from tests.worker.conftest import add_dataset, add_job
-from worker.leases import Lease, LeaseLost, claim_slice, reap
-from worker.scheduler import advance
-
-
-class FakeWorkers:
-    """Claims slices and reports them without training: each slice trains `epochs` epochs, losses are given."""
-
-    def __init__(self, database: Database, settings: Settings, epochs: int = 2) -> None:
-        self.database, self.settings, self.epochs = database, settings, epochs
-        self.trained: dict[str, list[tuple[int, int]]] = {}
-
-    def advance(self, job_id: str) -> None:
-        with self.database.write() as session:
-            advance(session, job_id, self.settings)
-
-    def claim(self, worker: str = "fake") -> Lease | None:
-        with self.database.write() as session:
-            return claim_slice(session, worker, self.settings)
-
-    def report(
-        self, lease: Lease, losses: dict[int, float] | None = None, diverged: tuple[int, ...] = ()
-    ) -> None:
-        with self.database.write() as session:
-            lease.keep(session, self.settings)
-            piece = session.get_one(Slice, lease.row_id)
-            end = min(piece.first_epoch + self.epochs, piece.last_epoch)
-            for model in session.execute(select(Model).where(Model.id.in_(piece.model_ids))).scalars():
-                if piece.kind == "infer":
-                    model.latents_path = f"latents/{lease.token}"
-                    continue
-                self.trained.setdefault(model.id, []).append((piece.first_epoch, end))
-                model.epochs_trained = end
-                model.checkpoint_key = f"checkpoint/{lease.token}"
-                model.smoothed_sv_loss = (losses or {}).get(model.number, 1.0)
-                if model.number in diverged:
-                    model.state = ModelState.DIVERGED
-            if piece.kind == "infer":
-                session.get_one(Job, piece.job_id).state = JobState.DONE
-            piece.state, piece.lease_token, piece.lease_expires_at = SliceState.DONE, None, None
-
-    def run(self, job_id: str, **report: Any) -> None:
-        self.advance(job_id)
-        while (lease := self.claim()) is not None:
-            self.report(lease, **report)
-            self.advance(job_id)
-
-
-def read_job(database: Database, job_id: str) -> Job:
-    with database.read() as session:
-        return session.get_one(Job, job_id)
-
-
-def read_models(database: Database, job_id: str) -> list[Model]:
-    with database.read() as session:
-        return list(
-            session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars()
-        )
-
-
-def read_slices(database: Database, job_id: str) -> list[Slice]:
-    with database.read() as session:
-        return list(session.execute(select(Slice).where(Slice.job_id == job_id).order_by(Slice.id)).scalars())
+from store.tables import Job, Slice, Worker
+from tests.worker.fake_workers import FakeWorkers, read_job, read_models, read_slices
+from worker.leases import reap
 
 
 def test_a_job_runs_to_the_model_with_the_lowest_sv_loss(
@@ -202,7 +135,7 @@ def test_a_pack_that_always_fails_is_tried_model_by_model(
             kills = deadly in session.get_one(Slice, lease.row_id).model_ids
         if kills:
             with database.write() as session:
-                reap(session, settings, held_by="victim")
+                reap(session, settings, held_by="victim", died_at_it=True)
         else:
             workers.report(lease)
         workers.advance(job_id)
@@ -264,91 +197,9 @@ def test_a_failed_inference_fails_the_job(
     for _ in range(settings.max_attempts):
         assert workers.claim("victim") is not None
         with database.write() as session:
-            reap(session, settings, held_by="victim")
+            reap(session, settings, held_by="victim", died_at_it=True)
     workers.advance(job_id)
     job = read_job(database, job_id)
     assert job.state == JobState.FAILED
     assert job.error is not None
     assert job.error["code"] == "inference_failed"
-
-
-def test_random_faults_never_lose_or_double_an_epoch(sqlite_database: Database, settings: Settings) -> None:
-    """Two jobs, workers that come, report, die and wake late, in any order."""
-
-    class Faults(RuleBasedStateMachine):
-        @initialize(models=st.integers(1, 4), epochs=st.integers(1, 5), step=st.integers(1, 3))
-        def begin(self, models: int, epochs: int, step: int) -> None:
-            settings.max_attempts = 10_000
-            dataset_id = add_dataset(sqlite_database)
-            budget = {"models": models, "epochs": epochs}
-            self.epochs = epochs
-            self.jobs = [add_job(sqlite_database, dataset_id, budget=budget) for _ in range(2)]
-            self.workers = FakeWorkers(sqlite_database, settings, epochs=step)
-            self.claims = 0
-            self.held: list[Lease] = []
-            self.lost: list[Lease] = []
-            for job_id in self.jobs:
-                self.workers.advance(job_id)
-
-        @rule(which=st.integers(0, 1))
-        def advance(self, which: int) -> None:
-            self.workers.advance(self.jobs[which])
-
-        @rule()
-        def claim(self) -> None:
-            self.claims += 1
-            lease = self.workers.claim(f"worker-{self.claims}")
-            if lease is not None:
-                self.held.append(lease)
-
-        @rule(which=st.integers(0, 9))
-        def report(self, which: int) -> None:
-            if self.held:
-                self.workers.report(self.held.pop(which % len(self.held)))
-
-        @rule(which=st.integers(0, 9))
-        def lose(self, which: int) -> None:
-            if self.held:
-                lease = self.held.pop(which % len(self.held))
-                with sqlite_database.write() as session:
-                    holder = session.get_one(Slice, lease.row_id).leased_by
-                    assert reap(session, settings, held_by=holder) == 1
-                self.lost.append(lease)
-
-        @rule()
-        def wake_late(self) -> None:
-            if self.lost:
-                with pytest.raises(LeaseLost):
-                    self.workers.report(self.lost.pop())
-
-        @invariant()
-        def epochs_follow_each_other(self) -> None:
-            for pieces in getattr(self, "workers", FakeWorkers(sqlite_database, settings)).trained.values():
-                ends = [0, *(end for _, end in pieces)]
-                assert [begin for begin, _ in pieces] == ends[:-1]
-
-        def teardown(self) -> None:
-            if not hasattr(self, "jobs"):
-                return
-            for lease in self.held:
-                self.workers.report(lease)
-            for _ in range(200):
-                for job_id in self.jobs:
-                    self.workers.advance(job_id)
-                lease = self.workers.claim()
-                if lease is None:
-                    break
-                self.workers.report(lease)
-            for job_id in self.jobs:
-                assert read_job(sqlite_database, job_id).state == JobState.DONE
-                for model in read_models(sqlite_database, job_id):
-                    assert model.epochs_trained == self.epochs
-                    assert self.workers.trained[model.id][-1][1] == self.epochs
-
-    run_state_machine_as_test(
-        Faults,
-        settings=hypothesis_settings(
-            max_examples=15, stateful_step_count=30, deadline=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-        ),
-    )  # fmt: skip

@@ -75,6 +75,7 @@ class Hyperband(_Halving):
         steps = len(self.rungs)
         sizes = [-(-(steps + 1) * self.factor**s // (s + 1)) for s in range(steps, -1, -1)]
         self._turn = [bracket for bracket, size in enumerate(sizes) for _ in range(size)]
+        sampler.round_of = self.bracket  # else a bracket would wait for a round that waits for the bracket
 
     def bracket(self, number: int) -> tuple[int, int]:
         """A model's turn and, in it, its bracket: bracket b skips the first b rungs."""

@@ -32,7 +32,7 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
         ],
         "models": [
             sa.Column("is_alone", sa.Boolean(), server_default=sa.false(), nullable=False),
-            sa.Column("is_final_fit", sa.Boolean(), server_default=sa.false(), nullable=False),
+            sa.Column("final_fit_of", sa.Integer()),
             sa.Column("target_epochs", sa.Integer(), server_default="0", nullable=False),
             sa.Column("latest_smoothed_sv_loss", sa.Double()),
             sa.Column("start_key", sa.String(200)),

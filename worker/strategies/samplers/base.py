@@ -1,7 +1,7 @@
 """The protocol of a sampler: where the hyperparameters of new models come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,8 @@ class Sampler(ABC):
     def __init__(self, specification: JobSpecification) -> None:
         self.specification = specification
         self.space = specification.searched_space()
+        self.round_of: Callable[[int], object] | None = None
+        """Which models a sampler that works in rounds begins at once, by number, if its strategy says so."""
 
     @abstractmethod
     def suggest(self, history: Sequence[ModelRecord]) -> list[Suggestion]:

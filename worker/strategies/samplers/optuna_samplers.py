@@ -52,12 +52,12 @@ class LearningSampler(Sampler):
         missing = self.not_begun(history)
         if not missing:
             return []
-        length = self.wanted.models_at_once
-        first = missing[0] // length * length
+        round_of = self.round_of or (lambda number: number // self.wanted.models_at_once)
+        due = [number for number in missing if round_of(number) == round_of(missing[0])]
+        first = next(number for number in range(missing[0] + 1) if round_of(number) == round_of(missing[0]))
         earlier = [record for record in history if record.number < first]
         if not all(record.is_final for record in earlier):
             return []
-        due = [number for number in missing if number < first + length]
         if first < self.wanted.startup_models or not self.dimensions:
             return [RandomSampler(self.specification).draw(number) for number in due]
         return self._ask(due, sorted(earlier, key=lambda record: record.number))

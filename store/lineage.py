@@ -1,0 +1,66 @@
+"""The lineage of a model: whose weights it has, from epoch to epoch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from store.tables import Decision
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Epochs that were trained by one model with unchanged hyperparameters.
+
+    Parameters
+    ----------
+    model_number
+        Who trained them.
+    from_epoch
+        Epochs trained before.
+    to_epoch
+        Epochs trained at its end, when another model copied it; None for the last segment.
+    hyperparameters
+        By name, with searched sizes.
+    reason
+        Why it began.
+    """
+
+    model_number: int
+    from_epoch: int
+    to_epoch: int | None
+    hyperparameters: dict[str, float]
+    reason: str
+
+
+def lineage(decisions: Sequence[Decision], number: int) -> list[Segment]:
+    """Follow a model back through the models that it, or whom it copied, copied.
+
+    Parameters
+    ----------
+    decisions
+        Of the job, in order.
+    number
+        Of the model.
+
+    Returns
+    -------
+    list of Segment
+        From the first epoch on; empty if nothing was decided about the model.
+    """
+    segments: list[Segment] = []
+    current: int | None = number
+    end: int | None = None
+    while current is not None:
+        # Copies of one generation are made at once: whoever was copied at an epoch is what it was before.
+        own = [
+            one
+            for one in decisions
+            if one.model_number == current
+            and one.kind in ("begin", "copy")
+            and (end is None or one.epoch < end)
+        ]
+        if not own:
+            break
+        start = own[-1]
+        segments.append(Segment(current, start.epoch, end, start.hyperparameters, start.reason))
+        current, end = start.parent_number, start.epoch
+    return segments[::-1]
