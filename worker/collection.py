@@ -109,7 +109,7 @@ def _objects(arrays: Store, model_id: str) -> set[str]:
         parts = key.split("/")
         if parts[2] == "checkpoints":
             found.add(key)
-        elif parts[2] == "latents":
+        elif parts[2] == "latents" and len(parts) > 4:
             found.add("/".join(parts[:4]))
     return found
 

@@ -1,6 +1,7 @@
 """One slice: claim, load, train a pack or infer latents, report."""
 
 import errno
+import logging
 
 from sqlalchemy.exc import OperationalError
 
@@ -9,6 +10,8 @@ from worker.infer import infer
 from worker.leases import Lease, LeaseLost, claim_slice, count_attempt, try_again_later
 from worker.slice_work import TrainingProcess
 from worker.train import train
+
+logger = logging.getLogger("latentry.training")
 
 
 def run_next(process: TrainingProcess) -> bool:
@@ -23,8 +26,8 @@ def run_next(process: TrainingProcess) -> bool:
             train(process, work)
         else:
             infer(process, work)
-    except LeaseLost:
-        pass  # cancelled, or another's by now: nothing of ours was written
+    except LeaseLost as lost:
+        logger.info("gave a slice up: %s", lost)  # nothing of ours was written
     except Exception as error:
         _report_failure(process, lease, error)
     return True

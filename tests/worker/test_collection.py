@@ -1,0 +1,126 @@
+"""What nobody reads is deleted, and nothing else."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+from zarr.abc.store import Store
+
+from store.array_store import write_object
+from store.arrays import ArrayGroupWriter, NamedArray
+from store.database import Database, database_now
+from store.settings import Settings
+from store.tables import Job, Model, Slice
+from tests.worker.fake_workers import FakeWorkers, read_job, read_models
+from worker.checkpoints import checkpoint_key
+from worker.collection import collect, collect_all
+
+
+def keys(arrays: Store) -> set[str]:
+    async def read() -> set[str]:
+        return {key async for key in arrays.list_prefix("models/")}
+
+    return asyncio.run(read())
+
+
+@pytest.fixture
+def workers(database: Database, settings: Settings) -> FakeWorkers:
+    return FakeWorkers(database, settings)
+
+
+def write_checkpoint(
+    database: Database, arrays: Store, model: Model, epoch: int, token: str, *, is_read: bool
+) -> str:
+    key = checkpoint_key(model.id, epoch, token)
+    write_object(arrays, key, b"weights")
+    if is_read:
+        with database.write() as session:
+            session.get_one(Model, model.id).checkpoint_key = key
+    return key
+
+
+def test_orphans_are_deleted_and_what_is_read_or_being_written_stays(
+    database: Database, arrays: Store, workers: FakeWorkers, make_job: Callable[..., str]
+) -> None:
+    job_id = make_job(budget={"models": 2, "epochs": 9})
+    workers.advance(job_id)
+    lease = workers.claim()
+    assert lease is not None
+    one, other = read_models(database, job_id)
+    kept = {
+        write_checkpoint(database, arrays, one, 2, "reported", is_read=True),
+        write_checkpoint(database, arrays, other, 4, lease.token, is_read=False),  # of a worker that is alive
+    }
+    write_checkpoint(database, arrays, one, 4, "lost", is_read=False)
+    write_checkpoint(database, arrays, other, 2, "lost", is_read=False)
+    for token in ("shown", "lost"):
+        writer = ArrayGroupWriter(arrays, f"models/{one.id}/latents/{token}")
+        writer.write(NamedArray("rates", np.zeros((2, 3)), ("trial", "time_s")))
+        writer.close()
+    with database.write() as session:
+        session.get_one(Model, one.id).latents_path = f"models/{one.id}/latents/shown"
+    assert collect(database, arrays, job_id) == 3
+    left = keys(arrays)
+    assert {key for key in left if "/checkpoints/" in key} == kept
+    assert {key.split("/")[3] for key in left if "/rates/" in key} == {"shown"}
+    assert collect(database, arrays, job_id) == 0
+
+
+def test_a_checkpoint_that_others_copied_or_begin_with_stays(
+    database: Database, arrays: Store, workers: FakeWorkers, make_job: Callable[..., str]
+) -> None:
+    job_id, other_id, waiting_id = (make_job(budget={"models": 3, "epochs": 9}) for _ in range(3))
+    for one in (job_id, other_id):
+        workers.advance(one)
+    parent, child, _ = read_models(database, job_id)
+    (follower, *_) = read_models(database, other_id)
+    shared, started, promised = (
+        write_checkpoint(database, arrays, parent, epoch, "gone", is_read=False) for epoch in (2, 4, 6)
+    )
+    orphan = write_checkpoint(database, arrays, parent, 8, "gone", is_read=False)
+    with database.write() as session:
+        session.get_one(Model, child.id).checkpoint_key = shared
+        session.get_one(Model, follower.id).start_key = started
+        session.get_one(Job, waiting_id).warm_models = [
+            {"number": 0, "hyperparameters": {}, "start_key": promised}
+        ]
+    assert collect(database, arrays, job_id) == 1
+    assert keys(arrays) == {shared, started, promised}
+    assert orphan not in keys(arrays)
+
+
+def test_of_a_job_that_is_done_the_best_models_keep_their_weights(
+    database: Database, arrays: Store, workers: FakeWorkers, make_job: Callable[..., str]
+) -> None:
+    job_id = make_job(budget={"models": 5, "epochs": 2, "top_k": 2})
+    workers.advance(job_id)
+    lease = workers.claim()
+    assert lease is not None
+    workers.report(lease, losses={0: 0.5, 1: 0.1, 2: 0.4, 3: 0.2, 4: 0.3})
+    for model in read_models(database, job_id):
+        write_checkpoint(database, arrays, model, 2, "reported", is_read=True)
+    assert collect_all(database, arrays) == 0, "the job is not done"
+    workers.run(job_id)
+    assert collect_all(database, arrays) == 3
+    kept = [model.number for model in read_models(database, job_id) if model.checkpoint_key]
+    assert kept == [1, 3]
+    assert len(keys(arrays)) == 2
+
+
+def test_jobs_that_ended_long_ago_are_not_looked_through(
+    database: Database, arrays: Store, workers: FakeWorkers, make_job: Callable[..., str]
+) -> None:
+    job_id = make_job()
+    workers.run(job_id)
+    write_checkpoint(database, arrays, read_models(database, job_id)[0], 9, "lost", is_read=False)
+    with database.write() as session:
+        session.get_one(Job, job_id).ended_at = database_now(session) - timedelta(days=2)
+    assert collect_all(database, arrays) == 0
+    assert read_job(database, job_id).ended_at is not None
+    with database.write() as session:
+        session.get_one(Job, job_id).ended_at = database_now(session)
+        assert session.execute(select(Slice.lease_token)).scalars().all() == [None] * 3
+    assert collect_all(database, arrays) == 1
