@@ -75,8 +75,10 @@ class ModelState(StrEnum):
         training  ──failed alone after its attempts──▶ failed
         training  ──cancel──▶ cancelled
         trained   ──extend──▶ training
-        failed    ──retry──▶ queued
-        cancelled ──retry, extend──▶ queued
+        failed    ──retry, nothing learnt yet──▶ queued
+        failed    ──retry──▶ training
+        cancelled ──retry or extend, nothing learnt yet──▶ queued
+        cancelled ──retry or extend──▶ training
     """
 
     QUEUED = "queued"

@@ -18,6 +18,8 @@ from store.settings import Settings
 from store.specification import JobSpecification
 from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import DEFAULT_TENANT, Dataset, Job, Model, Slice, Tenant, Trial
+from tests.worker.real_training import ingest
+from worker.slice_work import TrainingProcess
 
 SPECIFICATION: dict[str, Any] = {
     "architecture": {"encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3},
@@ -122,3 +124,14 @@ def make_job(database: Database) -> Callable[..., str]:
         return add_job(database, add_dataset(database), **changes)
 
     return make
+
+
+@pytest.fixture
+def dataset_id(database: Database, arrays: Store, settings: Settings, spikes_file: Path) -> str:
+    """The NPZ of the tests."""
+    return ingest(database, arrays, settings, spikes_file)
+
+
+@pytest.fixture
+def process(database: Database, arrays: Store, settings: Settings) -> TrainingProcess:
+    return TrainingProcess(database, arrays, settings, name="here", device="cpu")

@@ -356,6 +356,11 @@ def test_every_edge_drawn_is_walked(
         kill()
     workers.advance(job_id)
     change(database, job_id, lifecycle.retry)
+    report(job_id)
+    for _ in range(settings.max_attempts):
+        kill()
+    workers.advance(job_id)
+    change(database, job_id, lifecycle.retry)
     workers.run(job_id)
     job_id = begin()
     lease = workers.claim()

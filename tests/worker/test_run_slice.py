@@ -12,70 +12,15 @@ from zarr.abc.store import Store
 from store.array_store import object_size, read_object
 from store.arrays import open_array
 from store.database import Database
-from store.identifiers import new_id
 from store.settings import Settings
-from store.states import DatasetState, JobState, ModelState, SliceState
-from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Event, Job, Model, Slice
+from store.states import JobState, ModelState, SliceState
+from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 from tests.worker.conftest import add_job
-from worker.ingest.service import ingest_dataset
+from tests.worker.real_training import curves, ingest, run_job
 from worker.leases import reap
 from worker.run_slice import run_next
 from worker.scheduler import advance
 from worker.slice_work import TrainingProcess
-
-
-def ingest(database: Database, arrays: Store, settings: Settings, source: Path | dict[str, Any]) -> str:
-    """A data set made of a file, as an upload leaves it, or of a synthetic system."""
-    dataset_id = new_id("dat")
-    described = source if isinstance(source, dict) else {"kind": "upload", "options": {}}
-    if isinstance(source, Path):
-        settings.uploads_dir.mkdir(parents=True, exist_ok=True)
-        (settings.uploads_dir / dataset_id).write_bytes(source.read_bytes())
-    with database.write() as session:
-        session.add(
-            Dataset(
-                id=dataset_id, tenant_id=DEFAULT_TENANT, name="test", state=DatasetState.INGESTING,
-                source=described, attempts=0,
-            )
-        )  # fmt: skip
-    ingest_dataset(database, arrays, settings, dataset_id, "test")
-    with database.read() as session:
-        row = session.get_one(Dataset, dataset_id)
-        assert row.state == DatasetState.READY, row.problems
-    return dataset_id
-
-
-@pytest.fixture
-def dataset_id(database: Database, arrays: Store, settings: Settings, spikes_file: Path) -> str:
-    """The NPZ of the tests."""
-    return ingest(database, arrays, settings, spikes_file)
-
-
-@pytest.fixture
-def process(database: Database, arrays: Store, settings: Settings) -> TrainingProcess:
-    return TrainingProcess(database, arrays, settings, name="here", device="cpu")
-
-
-def run_job(process: TrainingProcess, job_id: str) -> None:
-    while True:
-        with process.database.write() as session:
-            advance(session, job_id, process.settings)
-        if not run_next(process):
-            return
-
-
-def curves(database: Database, job_id: str) -> dict[int, list[tuple[int, float | None]]]:
-    with database.read() as session:
-        rows = session.execute(
-            select(Model.number, CurvePoint.epoch, CurvePoint.sv_loss)
-            .join(Model, Model.id == CurvePoint.model_id)
-            .where(Model.job_id == job_id)
-            .order_by(CurvePoint.epoch)
-        ).all()
-    found: dict[int, list[tuple[int, float | None]]] = {}
-    for number, epoch, loss in rows:
-        found.setdefault(number, []).append((epoch, loss))
-    return found
 
 
 def test_a_job_trains_selects_and_stores_latents(

@@ -1,0 +1,259 @@
+"""Searches in this process, with real training of tiny models: copies, early ends, warm starts, the last fit, faults."""
+
+import errno
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from zarr.abc.store import Store
+
+import worker.train
+from api.jobs import lifecycle
+from api.jobs.checks import JobData
+from api.jobs.preview import job_data
+from api.jobs.warm_start import find_models
+from store.arrays import open_array
+from store.database import Database
+from store.settings import Settings
+from store.specification import JobSpecification
+from store.states import JobState, ModelState, SliceState
+from store.tables import DEFAULT_TENANT, Decision, Job, Model, Slice
+from tests.worker.conftest import SPECIFICATION, add_job
+from tests.worker.fake_workers import read_job, read_models, read_slices
+from tests.worker.real_training import curves, run_job
+from worker.checkpoints import load_checkpoint
+from worker.collection import collect
+from worker.run_slice import run_next
+from worker.scheduler import advance
+from worker.slice_work import TrainingProcess
+
+PBT: dict[str, Any] = {"kind": "pbt", "generation_epochs": 2, "burn_in_epochs": 2}
+
+
+def checkpoint(arrays: Store, model: Model) -> dict[str, torch.Tensor]:
+    return load_checkpoint(arrays, model.checkpoint_key or "")
+
+
+def test_a_copy_has_its_parent_s_weights_and_goes_on_by_itself(
+    database: Database, arrays: Store, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    job_id = add_job(database, dataset_id, strategy=PBT, budget={"models": 6, "epochs": 6})
+    with database.write() as session:
+        advance(session, job_id, settings)
+    assert run_next(process)
+    before = {model.number: checkpoint(arrays, model) for model in read_models(database, job_id)}
+    with database.write() as session:
+        advance(session, job_id, settings)
+    with database.read() as session:
+        of_job = select(Decision).where(Decision.job_id == job_id, Decision.kind == "copy")
+        parents = {one.model_number: one.parent_number or 0 for one in session.execute(of_job).scalars()}
+    assert parents
+    for model in read_models(database, job_id):
+        torch.testing.assert_close(
+            checkpoint(arrays, model), before[parents.get(model.number, model.number)], rtol=0, atol=0
+        )
+    run_job(process, job_id)
+    assert read_job(database, job_id).state == JobState.DONE
+    found = curves(database, job_id)
+    assert {number: [epoch for epoch, _ in curve] for number, curve in found.items()} == {
+        number: [1, 2, 3, 4, 5, 6] for number in range(6)
+    }
+    for child, parent in parents.items():
+        assert found[child][2:] != found[parent][2:], "their noise and hyperparameters differ"
+    collect(database, arrays, job_id)  # what copies left behind
+    assert all(checkpoint(arrays, model) for model in read_models(database, job_id))
+    assert collect(database, arrays, job_id) == 0
+
+
+def test_a_population_cut_into_many_slices_decides_the_same(
+    database: Database, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    given = {"strategy": PBT, "budget": {"models": 4, "epochs": 6}}
+    whole = add_job(database, dataset_id, **given)
+    run_job(process, whole)
+    settings.slice_seconds, settings.pack_models = 0.0001, 3
+    cut = add_job(database, dataset_id, **given)
+    run_job(process, cut)
+    for number, curve in curves(database, whole).items():
+        assert [loss for _, loss in curves(database, cut)[number]] == pytest.approx(
+            [loss for _, loss in curve], rel=1e-4
+        )
+
+
+def test_a_model_that_improves_no_more_ends_early_and_its_neighbours_go_on(
+    database: Database, process: TrainingProcess, dataset_id: str
+) -> None:
+    space = {"learning_rate": [1e-7, 5e-3]}
+    budget = {"models": 6, "epochs": 12, "patience_epochs": 3}
+    job_id = add_job(database, dataset_id, space=space, budget=budget, seed=1)
+    run_job(process, job_id)
+    assert read_job(database, job_id).state == JobState.DONE
+    models = read_models(database, job_id)
+    early = [model for model in models if model.epochs_trained < 12]
+    assert 0 < len(early) < 6
+    for model in models:
+        assert model.state == ModelState.TRAINED
+        assert [epoch for epoch, _ in curves(database, job_id)[model.number]] == list(
+            range(1, model.epochs_trained + 1)
+        )
+    assert {model.end_reason for model in early} == {"its smoothed SV loss had not improved for 3 epochs"}
+    assert all(model.checkpoint_key for model in early)
+
+
+def test_a_warm_start_begins_with_the_best_weights_of_another_job(
+    database: Database, arrays: Store, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    first = add_job(database, dataset_id, budget={"models": 3, "epochs": 8})
+    run_job(process, first)
+    best = min(read_models(database, first), key=lambda model: model.smoothed_sv_loss or 9.0)
+    second = add_job(database, dataset_id, seed=5, budget={"models": 2, "epochs": 1})
+    wanted = {"job_id": first, "models": 1}
+    given = JobSpecification.model_validate({"dataset_id": dataset_id, **SPECIFICATION, "warm_start": wanted})
+    with database.write() as session:
+        data: JobData = job_data(session, DEFAULT_TENANT, given)
+        session.get_one(Job, second).warm_models = find_models(session, DEFAULT_TENANT, given, data)
+    run_job(process, second)
+    warm, cold = read_models(database, second)
+    assert warm.hyperparameters == best.hyperparameters
+    assert warm.start_key is None
+    assert warm.smoothed_sv_loss is not None
+    assert cold.smoothed_sv_loss is not None
+    assert best.smoothed_sv_loss is not None
+    assert warm.smoothed_sv_loss < cold.smoothed_sv_loss
+    assert warm.smoothed_sv_loss == pytest.approx(best.smoothed_sv_loss, abs=0.05)
+    assert open_array(arrays, read_models(database, second)[0].latents_path or "", "rates") is not None
+
+
+def test_the_last_fit_trains_on_every_trial_and_its_latents_are_stored(
+    database: Database, arrays: Store, process: TrainingProcess, dataset_id: str
+) -> None:
+    inference = {"posterior_samples": 4, "final_fit": True}
+    job_id = add_job(database, dataset_id, inference=inference, budget={"models": 2, "epochs": 4})
+    run_job(process, job_id)
+    job, models = read_job(database, job_id), read_models(database, job_id)
+    assert job.state == JobState.DONE, job.error
+    selected, final = next(m for m in models if m.id == job.selected_model_id), models[2]
+    assert job.final_model_id == final.id
+    assert (final.latents_path is not None, selected.latents_path) == (True, None)
+    trained, again = curves(database, job_id)[selected.number], curves(database, job_id)[2]
+    assert [epoch for epoch, _ in trained] == [epoch for epoch, _ in again]
+    assert trained != again
+    assert job.diagnostics is not None
+    assert [one["number"] for one in job.diagnostics["models"]] == [0, 1]
+    assert final.scores["bits_per_spike_valid"] is not None
+
+
+def test_a_full_disk_is_waited_for_and_no_attempt_is_counted(
+    database: Database,
+    process: TrainingProcess,
+    settings: Settings,
+    dataset_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings.full_disk_seconds = 0.2
+    undisturbed = add_job(database, dataset_id)
+    run_job(process, undisturbed)
+    job_id = add_job(database, dataset_id)
+    with database.write() as session:
+        advance(session, job_id, settings)
+    save, full = worker.train.save_checkpoint, [True] * (settings.max_attempts + 1)
+
+    def fill(*arguments: Any) -> None:
+        if full:
+            full.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    monkeypatch.setattr(worker.train, "save_checkpoint", fill)
+    for _ in range(settings.max_attempts + 1):
+        with pytest.raises(OSError, match="No space left"):
+            run_next(process)
+        [piece] = read_slices(database, job_id)
+        assert (piece.state, piece.attempts, piece.losses) == (SliceState.QUEUED, 0, 0)
+        assert not run_next(process), "it waits"
+        while piece.not_before is not None and not _is_due(database, piece):
+            pass
+    run_job(process, job_id)
+    assert read_job(database, job_id).state == JobState.DONE
+    assert curves(database, job_id) == curves(database, undisturbed)
+
+
+def _is_due(database: Database, piece: Slice) -> bool:
+    from store.database import database_now
+
+    with database.read() as session:
+        return piece.not_before is not None and database_now(session) >= piece.not_before
+
+
+def test_a_database_that_is_away_interrupts_no_training(
+    database: Database, process: TrainingProcess, dataset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heartbeats that fail are made up for; the report is tried until it is written, once."""
+    undisturbed = add_job(database, dataset_id)
+    run_job(process, undisturbed)
+    job_id = add_job(database, dataset_id)
+    with database.write() as session:
+        advance(session, job_id, process.settings)
+    monkeypatch.setattr("worker.slice_work.time.sleep", lambda _seconds: None)
+    write, asked = Database.write, {"report": 0, "final_report": 0}
+
+    def write_or_fail(self: Database) -> Any:
+        import sys
+
+        caller = sys._getframe(1).f_code.co_name
+        if caller in asked:
+            asked[caller] += 1
+            if asked[caller] % 3 != 0:
+                raise OperationalError("SELECT 1", {}, Exception("the database is away"))
+        return write(self)
+
+    monkeypatch.setattr(Database, "write", write_or_fail)
+    run_job(process, job_id)
+    monkeypatch.setattr(Database, "write", write)
+    assert asked["report"] > 5
+    assert asked["final_report"] >= 6
+    assert read_job(database, job_id).state == JobState.DONE
+    assert {piece.attempts for piece in read_slices(database, job_id)} == {0}
+    assert curves(database, job_id) == curves(database, undisturbed)
+
+
+@pytest.mark.parametrize("verb", ["pause", "stop"])
+def test_a_slice_under_way_ends_with_the_epoch_in_which_its_job_is_paused_or_stopped(
+    database: Database, process: TrainingProcess, settings: Settings, dataset_id: str, verb: str
+) -> None:
+    job_id = add_job(database, dataset_id, budget={"models": 2, "epochs": 10_000})
+    with database.write() as session:
+        advance(session, job_id, settings)
+    epochs = 0
+
+    def change_in_third_epoch() -> bool:
+        nonlocal epochs
+        epochs += 1
+        if epochs == 3:
+            with database.write() as session:
+                getattr(lifecycle, verb)(session, session.get_one(Job, job_id))
+        return False
+
+    process.should_yield = change_in_third_epoch
+    assert run_next(process)
+    [piece] = read_slices(database, job_id)
+    assert piece.state == SliceState.DONE
+    assert piece.epochs_trained == epochs == 4
+    process.should_yield = lambda: False
+    if verb == "pause":
+        assert not run_next(process)
+        with database.write() as session:
+            lifecycle.resume(session, session.get_one(Job, job_id))
+            lifecycle.stop(session, session.get_one(Job, job_id))
+    run_job(process, job_id)
+    job = read_job(database, job_id)
+    assert job.state == JobState.DONE
+    assert {len(curve) for curve in curves(database, job_id).values()} == {4}
+    rates = open_array(
+        process.arrays, read_models(database, job_id)[0].latents_path or "", "rates"
+    ) or open_array(process.arrays, read_models(database, job_id)[1].latents_path or "", "rates")
+    assert rates is not None
+    assert np.isfinite(rates[...]).all()
