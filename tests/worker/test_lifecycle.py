@@ -356,6 +356,7 @@ def test_every_edge_drawn_is_walked(
         kill()
     workers.advance(job_id)
     change(database, job_id, lifecycle.retry)
+    workers.advance(job_id)
     report(job_id)
     for _ in range(settings.max_attempts):
         kill()
