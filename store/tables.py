@@ -137,7 +137,11 @@ class Job(Base):
     """One request: a data set, a search strategy, a budget."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_tenant", "tenant_id", "id"), Index("ix_jobs_state", "state"))
+    __table_args__ = (
+        Index("ix_jobs_tenant", "tenant_id", "id"),
+        Index("ix_jobs_state", "state"),
+        Index("ix_jobs_served", "served_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))

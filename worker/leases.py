@@ -22,7 +22,8 @@ from worker.model_rows import end_model
 
 _WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
 """What is paused or stopping begins nothing more."""
-_UNFINISHED = [state for state in JobState if not state.is_final]
+_TURNS_REMEMBERED = timedelta(hours=1)
+"""Who was served last is forgotten after this time."""
 
 
 class LeaseLost(Exception):
@@ -129,7 +130,9 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
     # Grouped first: the cost does not grow with what is queued times what is under way.
     waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(*_may_begin(session))
     queued = waiting.group_by(Slice.job_id).subquery("queued")
-    served = select(Job.tenant_id, func.max(Job.served_at).label("at")).where(Job.state.in_(_UNFINISHED))
+    served = select(Job.tenant_id, func.max(Job.served_at).label("at")).where(
+        Job.served_at > database_now(session) - _TURNS_REMEMBERED
+    )
     tenant = served.group_by(Job.tenant_id).subquery("tenant")
     fairest = (
         select(Job)

@@ -3,19 +3,22 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
 from store import events
-from store.database import LOCK, Database
+from store.database import LOCK, Database, database_now
 from store.migrate import migrate
 from store.settings import Settings
 from store.states import DatasetState, SliceState
 from store.tables import Dataset, Job, OutboxMessage, Slice
 from tests.worker.conftest import add_dataset, add_job
-from worker.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap
+from tests.worker.fake_workers import FakeWorkers
+from worker.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap, try_again_later
 from worker.scheduler import advance
 
 
@@ -200,3 +203,103 @@ def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(
         assert row.state == DatasetState.REJECTED
         assert row.problems is not None
         assert "died while it worked on this, 3 times" in row.problems[0]["message"]
+
+
+def serve(database: Database, settings: Settings, epochs: int = 1) -> Slice:
+    """One worker claims, reports, and the job is advanced; returns the slice."""
+    workers = FakeWorkers(database, settings, epochs=epochs)
+    lease = workers.claim()
+    assert lease is not None
+    with database.read() as session:
+        piece = session.get_one(Slice, lease.row_id)
+    workers.report(lease)
+    workers.advance(piece.job_id)
+    return piece
+
+
+def test_one_worker_serves_tenants_in_turn_however_many_jobs_each_has(
+    database: Database, settings: Settings
+) -> None:
+    for _ in range(4):
+        queue_job(
+            database, settings, add_job(database, add_dataset(database), budget={"models": 1, "epochs": 50})
+        )
+    other = add_job(
+        database,
+        add_dataset(database, tenant_id="other"),
+        tenant_id="other",
+        budget={"models": 1, "epochs": 50},
+    )
+    queue_job(database, settings, other)
+    served = [serve(database, settings) for _ in range(16)]
+    assert [piece.tenant_id for piece in served].count("other") == 8
+    others = [piece.job_id for piece in served if piece.tenant_id == "default"]
+    assert len(set(others[:4])) == len(set(others[4:])) == 4, "and a tenant's jobs in turn"
+
+
+def test_of_a_tenant_s_jobs_the_one_of_higher_priority_goes_first(
+    database: Database, settings: Settings
+) -> None:
+    dataset_id, budget = add_dataset(database), {"models": 1, "epochs": 3}
+    usual = [add_job(database, dataset_id, budget=budget) for _ in range(2)]
+    urgent = add_job(database, dataset_id, budget=budget)
+    theirs = add_job(database, add_dataset(database, tenant_id="other"), tenant_id="other", budget=budget)
+    with database.write() as session:
+        session.get_one(Job, urgent).priority = 1
+        session.get_one(Job, theirs).priority = -5
+    for job_id in (*usual, urgent, theirs):
+        queue_job(database, settings, job_id)
+    served = [serve(database, settings).job_id for _ in range(8)]
+    ours = [job_id for job_id in served if job_id != theirs]
+    assert ours[:4] == [urgent] * 4, "three epochs, and the inference"
+    assert served.count(theirs) == 4, "a priority is of no matter to another tenant"
+
+
+def test_a_slice_that_waits_is_left_and_its_job_s_others_are_taken(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    settings.pack_models = 1
+    job_id = make_job(budget={"models": 2, "epochs": 2})
+    queue_job(database, settings, job_id)
+    first = claim(database, settings)
+    assert first is not None
+    with database.write() as session:
+        try_again_later(session, session.get_one(Slice, first.row_id), {"message": "the disk is full"}, 60)
+    second = claim(database, settings)
+    assert second is not None
+    assert second.row_id != first.row_id
+    assert claim(database, settings) is None
+    with database.write() as session:
+        row = session.get_one(Slice, first.row_id)
+        assert (row.attempts, row.losses) == (0, 0)
+        row.not_before = database_now(session)
+    assert claim(database, settings) is not None
+
+
+@pytest.mark.parametrize("seconds", [-60, 60])
+def test_a_worker_s_clock_does_not_matter(
+    postgres_database_url: str, settings: Settings, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leases go by the database's clock. SQLite's users share one machine, and its clock."""
+    database = Database(postgres_database_url)
+    migrate(database)
+    queue_job(database, settings, add_job(database, add_dataset(database)))
+    real = time.time
+
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Shifted":
+            return cls.fromtimestamp(real() + seconds, tz)
+
+    monkeypatch.setattr("store.database.datetime", Shifted)
+    monkeypatch.setattr("store.tables.datetime", Shifted)
+    monkeypatch.setattr("time.time", lambda: real() + seconds)
+    lease = claim(database, settings)
+    assert lease is not None
+    monkeypatch.undo()
+    with database.write() as session:
+        assert reap(session, settings) == 0
+        expires = session.get_one(Slice, lease.row_id).lease_expires_at
+        assert expires is not None
+        assert abs((expires - database_now(session)).total_seconds() - settings.lease_seconds) < 2
+    database.close()

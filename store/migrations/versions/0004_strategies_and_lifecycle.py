@@ -69,10 +69,12 @@ def upgrade() -> None:
     )
     op.create_index("ix_decisions_job", "decisions", ["job_id", "id"])
     op.create_index("ix_jobs_state", "jobs", ["state"])
+    op.create_index("ix_jobs_served", "jobs", ["served_at"])
 
 
 def downgrade() -> None:
     """Undo."""
+    op.drop_index("ix_jobs_served", "jobs")
     op.drop_index("ix_jobs_state", "jobs")
     op.drop_table("decisions")
     for table, columns in _columns().items():
