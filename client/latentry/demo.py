@@ -14,19 +14,7 @@ from rich.console import Console
 from latentry.client import Client
 from latentry.display import follow
 
-SPECIFICATION: dict[str, Any] = {
-    "name": "demo",
-    "architecture": {"encoder_units": 64, "initial_condition_dim": 64, "generator_units": 64, "factors": 8},
-    "space": {
-        "learning_rate": {"low": 2e-3, "high": 5e-3, "scale": "log"},
-        "dropout": {"low": 0.0, "high": 0.2},
-        "cd_rate": {"low": 0.2, "high": 0.6},
-        "kl_weight_initial_condition": {"low": 1e-6, "high": 1e-4, "scale": "log"},
-        "l2_weight_generator": {"low": 1e-4, "high": 1e-2, "scale": "log"},
-    },
-    "training": {"batch_size": 64, "ramp_epochs": 20},
-    "budget": {"models": 4, "epochs": 60},
-}
+SPECIFICATION: dict[str, Any] = {"name": "demo", "preset": "quick"}
 """A search that takes minutes on two cores; a real one has more models and epochs."""
 
 
@@ -63,7 +51,7 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
             console.print(f"  warning: {warning['message']}")
         job = client.create_job({**SPECIFICATION, "dataset_id": dataset["id"], "seed": seed})
         console.print(
-            f"Job [bold]{job['id']}[/bold]: {SPECIFICATION['budget']['models']} models, selected by sample validation"
+            f"Job [bold]{job['id']}[/bold]: {job['progress']['models']} models, selected by sample validation"
         )
         job = follow(client, job["id"], console)
         model = client.get_model(job["selected_model_id"])
