@@ -12,6 +12,7 @@ from api.body_limit import BodyLimit
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_ready
 from api.jobs import routes as job_routes
+from api.jobs import search_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
 from store.array_store import get_array_store
@@ -50,21 +51,28 @@ def create_app(
     app.state.arrays = arrays or get_array_store()
     errors.install(app)
     app.add_middleware(BodyLimit, settings=settings)
-    app.include_router(dataset_routes.router)
-    app.include_router(job_routes.router)
-    app.include_router(model_routes.router)
-    app.include_router(
-        array_routes.make_router(
-            "dataset",
-            "datasets",
-            lambda session, tenant, key: find_ready(session, tenant, key).array_path or "",
-        )
-    )
-    app.include_router(array_routes.make_router("model", "models", find_latents))
+    for router in _resources():
+        app.include_router(router, responses=errors.problem_responses(503))
     app.include_router(health.router)
     app.include_router(_home())
     openapi.install(app)
     return app
+
+
+def _resources() -> list[APIRouter]:
+    """Routes of everything that the database holds."""
+    return [
+        dataset_routes.router,
+        job_routes.router,
+        search_routes.router,
+        model_routes.router,
+        array_routes.make_router(
+            "dataset",
+            "datasets",
+            lambda session, tenant, key: find_ready(session, tenant, key).array_path or "",
+        ),
+        array_routes.make_router("model", "models", find_latents),
+    ]
 
 
 def _home() -> APIRouter:

@@ -9,6 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:latentry:problem:"
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+"""Of an answer that the database was away."""
 
 
 class ProblemDocument(BaseModel):
@@ -154,6 +158,12 @@ class IdempotencyMismatch(Problem):
     )
 
 
+class Unavailable(Problem):
+    """The service can't answer for the moment: its database does not."""
+
+    status, code, title = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "Unavailable for the moment"
+
+
 class CarriedProblem(HTTPException):
     """A problem met while a body is read: the framework's parsers let only this kind of error through."""
 
@@ -207,6 +217,14 @@ def install(app: FastAPI) -> None:
     async def on_disconnect(_request: Request, _error: Exception) -> JSONResponse:
         return BadRequest("the connection ended before the body did").response()
 
+    async def on_database_away(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s found no database: %s", request.method, request.url.path, error)
+        return Unavailable(
+            f"the database does not answer; try again in {RETRY_AFTER_SECONDS} s",
+            hint="send the same Idempotency-Key again, and nothing is done twice",
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        ).response()
+
     async def on_crash(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return Problem(
@@ -218,6 +236,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(ClientDisconnect, on_disconnect)
+    for kind in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(kind, on_database_away)
     app.add_exception_handler(Exception, on_crash)
 
 

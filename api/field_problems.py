@@ -34,6 +34,7 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
         What the client sent.
     """
     found: dict[tuple[str, str], FieldProblem] = {}
+    unmeant: dict[str, FieldProblem] = {}
     for error in map(_of_its_field, errors):
         where, *path = error["loc"]
         if where != "body":
@@ -44,15 +45,25 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
             problem = FieldProblem(pointer="", code="json_invalid", message=message)
         else:
             path, is_member = _path_in_document(path, body, error["type"])
-            if is_member and not _is_meant(error):
-                continue
             pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
             hint = _UNKNOWN if error["type"] == "extra_forbidden" else None
             problem = FieldProblem(
                 pointer=pointer, code=error["type"], message=_message(error, is_member), hint=hint
             )
+            if is_member and not _is_meant(error):
+                unmeant.setdefault(pointer, problem)
+                continue
         found.setdefault((problem.pointer, problem.message), problem)
-    return list(found.values())
+    told = [pointer for pointer, _ in found]
+    # What no member of a union takes has errors of members that were not meant, and no others.
+    return [
+        *found.values(),
+        *(
+            problem
+            for pointer, problem in unmeant.items()
+            if not any(one == pointer or one.startswith(pointer + "/") for one in told)
+        ),
+    ]
 
 
 def _of_its_field(error: Any) -> Any:
@@ -102,10 +113,18 @@ def _message(error: Any, is_member: bool = False) -> str:
         return "expected text in UTF-8; got half of a surrogate pair"
     if is_member and kind in ("float_type", "float_parsing"):
         return f"expected a number, a list of numbers, or a range {{low, high, scale}}; got {_shown(came)}"
-    if is_member and kind in ("int_type", "int_parsing"):
+    if is_member and kind in ("int_type", "int_parsing", "int_from_float"):
         return f"expected a whole number, or a list of them; got {_shown(came)}"
+    if kind == "too_short":
+        return f"expected at least {_items(error['ctx']['min_length'])}; got {len(came)}"
+    if kind == "too_long":
+        return f"expected at most {_items(error['ctx']['max_length'])}; got {len(came)}"
     text = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     return text if kind == "value_error" else f"{text}; got {_shown(came)}"
+
+
+def _items(number: int) -> str:
+    return f"{number} item" if number == 1 else f"{number} items"
 
 
 def _shown(value: Any) -> str:

@@ -51,16 +51,19 @@ def lineage(decisions: Sequence[Decision], number: int) -> list[Segment]:
     end: int | None = None
     while current is not None:
         # Copies of one generation are made at once: whoever was copied at an epoch is what it was before.
-        own = [
-            one
-            for one in decisions
-            if one.model_number == current
-            and one.kind in ("begin", "copy")
-            and (end is None or one.epoch < end)
-        ]
-        if not own:
+        own = [one for one in decisions if one.model_number == current and (end is None or one.epoch < end)]
+        starts = [place for place, one in enumerate(own) if one.kind in ("begin", "copy")]
+        if not starts:
             break
-        start = own[-1]
-        segments.append(Segment(current, start.epoch, end, start.hyperparameters, start.reason))
-        current, end = start.parent_number, start.epoch
+        start = own[starts[-1]]
+        changes = [
+            start
+        ]  # a final fit changes its hyperparameters on the way, as the model that it follows did
+        for one in own[starts[-1] + 1 :]:
+            if one.kind == "go_on" and one.hyperparameters != changes[-1].hyperparameters:
+                changes.append(one)
+        for change in reversed(changes):
+            segments.append(Segment(current, change.epoch, end, change.hyperparameters, change.reason))
+            end = change.epoch
+        current = start.parent_number
     return segments[::-1]

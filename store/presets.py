@@ -87,4 +87,14 @@ def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
         if part == "strategy" and own.get("kind", defaults["kind"]) != defaults["kind"]:
             continue
         filled[part] = defaults | own
+    space, strategy = given.get("space"), filled.get("strategy")
+    if isinstance(space, Mapping) and isinstance(strategy, dict) and "strategy" in preset:
+        # What the space names begins as the space says.
+        own_start = given.get("strategy", {}).get("start", {})
+        start = {
+            name: value
+            for name, value in strategy.get("start", {}).items()
+            if name not in space or name in own_start
+        }
+        filled["strategy"] = strategy | ({"start": start} if "start" in strategy else {})
     return filled

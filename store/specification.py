@@ -43,10 +43,16 @@ class Training(Document):
     )
 
 
+MOST_MODELS = 1000
+"""Of the search of one job; a final fit has a number from there on."""
+
+
 class Budget(Document):
     """What the job may spend, and what it keeps. Whatever is spent first ends the training, with what is there."""
 
-    models: int = Field(8, ge=1, le=1000, description="Models that are begun; of `pbt` the population.")
+    models: int = Field(
+        8, ge=1, le=MOST_MODELS, description="Models that are begun; of `pbt` the population."
+    )
     epochs: int = Field(200, ge=1, le=100_000, description="Epochs of each model, at most.")
     wall_seconds: float | None = Field(
         None,

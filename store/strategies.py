@@ -128,6 +128,13 @@ class HyperbandStrategy(_Halving):
 
     kind: Literal["hyperband"]
 
+    def bracket_sizes(self, rungs: int) -> list[int]:
+        """Models of each bracket of a turn, by how many of the rungs it skips: so many that all take about as long."""
+        return [
+            -(-(rungs + 1) * self.reduction_factor ** (rungs - skipped) // (rungs - skipped + 1))
+            for skipped in range(rungs + 1)
+        ]
+
 
 def _default_perturbation() -> dict[HyperparameterName, float]:
     names: tuple[HyperparameterName, ...] = get_args(HyperparameterName)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from store import events
 from store.identifiers import new_id
 from store.lineage import Segment, lineage
-from store.specification import without_sizes
+from store.specification import MOST_MODELS, without_sizes
 from store.states import ModelState
 from store.tables import Decision, Job, Model
 from worker.model_rows import end_model, note_decision
@@ -36,7 +36,9 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
         id=new_id("mod"),
         tenant_id=job.tenant_id,
         job_id=job.id,
-        number=1 + max(model.number for model in models),
+        number=max(
+            MOST_MODELS, 1 + max(model.number for model in models)
+        ),  # more models may be added to the search
         pack=1 + max(model.pack for model in models),
         final_fit_of=selected.number,
         state=ModelState.QUEUED,

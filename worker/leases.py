@@ -170,7 +170,14 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
         for model in session.execute(select(Model).where(Model.id.in_(row.model_ids))).scalars():
             if model.state == ModelState.QUEUED:
                 model.state = ModelState.TRAINING
-                events.record(session, row.job_id, "model.state", model_id=model.id, state=model.state)
+                events.record(
+                    session,
+                    row.job_id,
+                    "model.state",
+                    model_id=model.id,
+                    state=model.state,
+                    number=model.number,
+                )
     if job.state == JobState.QUEUED:
         job.state, job.started_at = JobState.RUNNING, job.started_at or database_now(session)
         events.record(session, job.id, "job.state", state=job.state)

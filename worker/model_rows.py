@@ -37,10 +37,9 @@ def record(model: Model, searched: Sequence[str], marks: Sequence[Mark] = ()) ->
     searched
         Names of what the job searches: of the architecture, the sizes among them are shown.
     """
-    sizes = {name: float(model.architecture[name]) for name in searched if name in SIZES}
     return ModelRecord(
         number=model.number,
-        hyperparameters=model.hyperparameters | sizes,
+        hyperparameters=with_sizes(model, searched),
         epochs_trained=model.epochs_trained,
         smoothed_sv_loss=model.smoothed_sv_loss,
         is_final=ModelState(model.state).is_final,
@@ -48,6 +47,13 @@ def record(model: Model, searched: Sequence[str], marks: Sequence[Mark] = ()) ->
         latest_sv_loss=model.latest_smoothed_sv_loss,
         marks=marks,
     )
+
+
+def with_sizes(model: Model, searched: Sequence[str]) -> dict[str, float]:
+    """Hyperparameters of a model, with the sizes of its network among what is searched."""
+    return model.hyperparameters | {
+        name: float(model.architecture[name]) for name in searched if name in SIZES
+    }
 
 
 def note_decision(

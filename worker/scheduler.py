@@ -14,13 +14,14 @@ from store.budget import spent
 from store.database import LOCK, database_now
 from store.identifiers import new_id
 from store.settings import Settings
-from store.specification import JobSpecification, without_sizes
+from store.specification import JobSpecification
 from store.states import JobState, ModelState, SliceState
-from store.tables import Dataset, Job, Model, Slice
+from store.tables import Job, Model, Slice
 from worker import final_fit
-from worker.model_rows import end_model, note_decision, read_marks, read_models, record
+from worker.decisions import carry_out
+from worker.model_rows import end_model, read_marks, read_models, record
 from worker.packs import form_packs
-from worker.strategies import Begin, Copy, End, GoOn, make_strategy
+from worker.strategies import make_strategy
 
 _ACTIVE = (SliceState.QUEUED, SliceState.LEASED)
 
@@ -101,103 +102,14 @@ def _withdraw(session: Session, active: Sequence[Slice]) -> None:
             piece.state, piece.ended_at = SliceState.CANCELLED, database_now(session)
 
 
-def _decide(
-    session: Session,
-    job: Job,
-    specification: JobSpecification,
-    models: list[Model],
-) -> list[Model]:
+def _decide(session: Session, job: Job, specification: JobSpecification, models: list[Model]) -> list[Model]:
     """Ask the strategy and carry out what it decides; returns all models of the job."""
     strategy, searched = make_strategy(specification), list(specification.searched_space())
     marks = read_marks(session, job.id) if strategy.reads_marks else {}
     history = [
         record(model, searched, marks.get(model.number, ())) for model in models if model.final_fit_of is None
     ]
-    decisions = strategy.decide(history)
-    by_number = {model.number: model for model in models}
-    parents = {
-        one.parent: _Parent(by_number[one.parent]) for one in decisions if isinstance(one, Copy)
-    }  # as they are before any of them copies another
-    for decision in decisions:
-        if not isinstance(decision, Begin):
-            _carry_out(session, by_number[decision.number], decision, parents)
-    return models + _begin(session, job, specification, [one for one in decisions if isinstance(one, Begin)])
-
-
-class _Parent:
-    """What a copy takes from a model."""
-
-    def __init__(self, model: Model) -> None:
-        self.number = model.number
-        self.taken = {
-            name: getattr(model, name)
-            for name in (
-                "architecture", "checkpoint_key", "epochs_trained", "smoothed_sv_loss",
-                "latest_smoothed_sv_loss", "scores",
-            )
-        }  # fmt: skip
-
-
-def _carry_out(
-    session: Session, model: Model, decision: GoOn | Copy | End, parents: dict[int, _Parent]
-) -> None:
-    if isinstance(decision, End):
-        note_decision(session, model, "end", model.hyperparameters, decision.reason)
-        state = ModelState.STOPPED if decision.is_given_up else ModelState.TRAINED
-        end_model(session, model, state, decision.reason)
-    elif isinstance(decision, GoOn):
-        note_decision(session, model, "go_on", model.hyperparameters, decision.reason)
-        model.target_epochs = decision.target_epochs
-    else:
-        note_decision(session, model, "copy", decision.hyperparameters, decision.reason, decision.parent)
-        for name, value in parents[decision.parent].taken.items():
-            setattr(model, name, value)
-        model.hyperparameters = without_sizes(decision.hyperparameters)
-        model.target_epochs = decision.target_epochs
-        events.record(
-            session, model.job_id, "model.copied", model_id=model.id, number=model.number,
-            parent_number=decision.parent, epoch=model.epochs_trained, reason=decision.reason,
-            hyperparameters=model.hyperparameters,
-        )  # fmt: skip
-
-
-def _begin(
-    session: Session, job: Job, specification: JobSpecification, begun: Sequence[Begin]
-) -> list[Model]:
-    """Add the rows of new models; the first of a warm start begin as the models of another job were."""
-    if not begun:
-        return []
-    report, models = session.get_one(Dataset, job.dataset_id).report, []
-    for decision in begun:
-        warm = (job.warm_models or [])[decision.number :][:1]
-        values = {**decision.hyperparameters, **(warm[0]["hyperparameters"] if warm else {})}
-        architecture = specification.architecture.of_model(values, report)
-        models.append(
-            Model(
-                id=new_id("mod"),
-                tenant_id=job.tenant_id,
-                job_id=job.id,
-                number=decision.number,
-                pack=0,
-                state=ModelState.QUEUED,
-                seed=decision.seed,
-                architecture=architecture,
-                hyperparameters=without_sizes(values),
-                epochs_trained=0,
-                target_epochs=decision.target_epochs,
-                start_key=warm[0].get("start_key") if warm else None,
-                scores={},
-            )
-        )
-        reason = f"as model {warm[0]['number']} of {warm[0]['job_id']}" if warm else decision.reason
-        note_decision(session, models[-1], "begin", values, reason)
-    session.add_all(models)
-    session.flush()
-    for model in models:
-        events.record(
-            session, job.id, "model.state", model_id=model.id, state=model.state, number=model.number
-        )
-    return models
+    return models + carry_out(session, job, specification, models, strategy.decide(history))
 
 
 def _end_models_out_of_epochs(

@@ -169,18 +169,26 @@ def _memory_problems(specification: JobSpecification, data: JobData) -> list[Fie
 
 def _start_problems(specification: JobSpecification) -> list[FieldProblem]:
     """Values that a population may not begin with."""
-    strategy, problems = specification.strategy, []
+    strategy = specification.strategy
     if not isinstance(strategy, PbtStrategy):
         return []
+    problems = []
     for name, value in strategy.start.items():
         values = getattr(specification.space, name)
-        low, high = (values.low, values.high) if isinstance(values, Range) else (value, value)
-        if not low <= value <= high:
+        if isinstance(values, Range):
+            fits = values.low <= value <= values.high
+            expected = f"a value within the range of space.{name}, {values.low:g} … {values.high:g}"
+        elif isinstance(values, list):
+            fits, expected = value in values, f"one of the list of space.{name}"
+        else:
+            fits, expected = value == values, f"{values:g}, to which space.{name} is fixed"
+        if not fits:
             problems.append(
                 FieldProblem(
                     pointer=f"/strategy/start/{name}",
-                    code="outside_the_range",
-                    message=f"expected a value within the range of space.{name}, {low:g} … {high:g}; got {value:g}",
+                    code="outside_the_space",
+                    message=f"expected {expected}; got {value:g}",
+                    hint="a preset gives such values too; strategy.start: {} begins with draws",
                 )
             )
     return problems

@@ -13,11 +13,11 @@ from api.jobs.schemas import BudgetExtension
 from store import events, outbox
 from store.budget import end_rest
 from store.database import database_now
-from store.specification import JobSpecification
+from store.specification import MOST_MODELS, JobSpecification
 from store.states import JobState, ModelState, SliceState
 from store.tables import Job, Model, Slice
 
-_MOST_MODELS, _MOST_EPOCHS = 1000, 100_000
+_MOST_EPOCHS = 100_000
 
 
 def pause(session: Session, job: Job) -> None:
@@ -71,7 +71,8 @@ def cancel(session: Session, job: Job) -> None:
         piece.state, piece.ended_at = SliceState.CANCELLED, now
         piece.lease_token = piece.lease_expires_at = None
     for model in _models(session, job, ModelState.QUEUED, ModelState.TRAINING):
-        model.state, model.end_reason, model.ended_at = ModelState.CANCELLED, "the job was cancelled", now
+        model.end_reason, model.ended_at = "the job was cancelled", now
+        _set_state(session, model, ModelState.CANCELLED)
     job.ended_at = now
     _become(session, job, JobState.CANCELLED)
 
@@ -80,8 +81,7 @@ def retry(session: Session, job: Job) -> None:
     """Go on with a job that failed or was cancelled, from what its models have learnt."""
     _require(job, "retried", JobState.FAILED, JobState.CANCELLED)
     for model in _models(session, job, ModelState.FAILED, ModelState.CANCELLED):
-        model.state, model.end_reason, model.ended_at = ModelState.QUEUED, None, None
-        model.is_alone = False
+        _reopen(session, model)
     _begin_again(session, job)
 
 
@@ -106,11 +106,12 @@ def extend(session: Session, job: Job, more: BudgetExtension) -> None:
     events.record(session, job.id, "job.extended", budget=job.spec["budget"])
     for model in _models(session, job, ModelState.TRAINED):
         has_more = model.epochs_trained < added["epochs"]
-        if has_more and model.checkpoint_key is not None and not model.is_final_fit:
-            model.state, model.end_reason, model.ended_at = ModelState.TRAINING, None, None
+        if has_more and model.checkpoint_key is not None and model.final_fit_of is None:
+            _reopen(session, model)
             model.target_epochs = model.epochs_trained  # the strategy says how far
     for model in _models(session, job, ModelState.CANCELLED):
-        model.state, model.end_reason, model.ended_at = ModelState.QUEUED, None, None
+        if model.final_fit_of is None:
+            _reopen(session, model)
     if job.state == JobState.DONE:
         _begin_again(session, job)
     else:
@@ -126,7 +127,7 @@ def _check_extension(specification: JobSpecification, more: BudgetExtension) -> 
             message=f"expected at most {most} in all; it would be {total}",
         )
         for name, total, most in (
-            ("models", budget.models + more.models, _MOST_MODELS),
+            ("models", budget.models + more.models, MOST_MODELS),
             ("epochs", budget.epochs + more.epochs, _MOST_EPOCHS),
         )
         if total > most
@@ -147,6 +148,18 @@ def _check_extension(specification: JobSpecification, more: BudgetExtension) -> 
     if problems:
         first = problems[0]
         raise Invalid(f"{first.pointer or 'the body'}: {first.message}", errors=problems)
+
+
+def _reopen(session: Session, model: Model) -> None:
+    """Let a model that had ended train on, from what it has learnt."""
+    model.end_reason, model.ended_at, model.is_alone = None, None, False
+    has_begun = model.checkpoint_key is not None
+    _set_state(session, model, ModelState.TRAINING if has_begun else ModelState.QUEUED)
+
+
+def _set_state(session: Session, model: Model, state: ModelState) -> None:
+    model.state = state
+    events.record(session, model.job_id, "model.state", model_id=model.id, state=state, number=model.number)
 
 
 def _begin_again(session: Session, job: Job) -> None:

@@ -99,16 +99,31 @@ def preview(
 
 
 def expected_epochs(specification: JobSpecification) -> int:
-    """Epochs over all models: at most, or with successive halving as many as go on at each rung."""
+    """Epochs over all models: at most, or with successive halving of those that go on at each rung."""
     budget, strategy = specification.budget, specification.strategy
     if not isinstance(strategy, AshaStrategy | HyperbandStrategy):
         return budget.models * budget.epochs
-    ends = [*strategy.rungs(budget.epochs, specification.training.ramp_epochs), budget.epochs]
-    before, share, epochs = 0, 1.0, 0.0
-    for end in ends:
-        epochs += budget.models * share * (end - before)
-        before, share = end, share / strategy.reduction_factor
-    return math.ceil(epochs)
+    rungs = strategy.rungs(budget.epochs, specification.training.ramp_epochs)
+    epochs = 0
+    for skipped, models in _brackets(strategy, len(rungs), budget.models):
+        before = 0
+        for end in [*rungs[skipped:], budget.epochs]:
+            epochs += models * (end - before)
+            before, models = end, max(1, models // strategy.reduction_factor)
+    return epochs
+
+
+def _brackets(strategy: AshaStrategy | HyperbandStrategy, rungs: int, models: int) -> list[tuple[int, int]]:
+    """Models that are halved together: how many rungs they skip, and how many they are."""
+    if isinstance(strategy, AshaStrategy):
+        return [(0, models)]
+    found: list[tuple[int, int]] = []
+    while models:
+        for skipped, size in enumerate(strategy.bracket_sizes(rungs)):
+            members = min(size, models)
+            models -= members
+            found += [(skipped, members)] if members else []
+    return found
 
 
 def _workers(session: Session) -> int:

@@ -97,7 +97,7 @@ class JobPreview(BaseModel):
     valid: bool
     models: int
     epochs: int = Field(
-        description="Over all models, at most; with successive halving as many as go on at each rung."
+        description="Over all models, at most; with successive halving of those that go on at each rung (with `asha` about)."
     )
     training_trials: int
     validation_trials: int

@@ -40,7 +40,9 @@ def document(session: Session, row: Job) -> JobDocument:
         "dataset": f"/v1/datasets/{row.dataset_id}",
         "models": f"{base}/models",
         "events": f"{base}/events",
+        "decisions": f"{base}/decisions",
         "lineage": f"{base}/lineage",
+        "lineage_picture": f"{base}/lineage.svg",
         "importance": f"{base}/importance",
         "event_stream": f"{base}/events/stream",
     }
@@ -67,30 +69,16 @@ def document(session: Session, row: Job) -> JobDocument:
 
 
 def _progress(session: Session, row: Job, specification: JobSpecification) -> JobProgress:
-    budget, of_job = specification.budget, Model.job_id == row.id
-    open_states = [ModelState.QUEUED, ModelState.TRAINING]
-    begun, ended = session.execute(
-        select(func.count(), func.count().filter(Model.state.not_in(open_states))).where(of_job)
-    ).one()
-    # The points are ahead of the models' rows, which change at the end of a slice.
-    of_points = (
-        select(func.count(), func.count().filter(Model.state.in_(open_states)))
-        .select_from(CurvePoint)
-        .join(Model, Model.id == CurvePoint.model_id)
-        .where(of_job)
-    )
-    trained, trained_of_open = session.execute(of_points).one()
+    budget, state = specification.budget, JobState(row.state)
+    ended, trained, to_do = _epochs(session, row, specification)
+    fraction = 1.0 if state == JobState.DONE else trained / max(1, trained + to_do)
     best = session.execute(
         select(CurvePoint.model_id, CurvePoint.smoothed_sv_loss)
         .join(Model, Model.id == CurvePoint.model_id)
-        .where(of_job, CurvePoint.smoothed_sv_loss.is_not(None))
+        .where(Model.job_id == row.id, Model.final_fit_of.is_(None), CurvePoint.smoothed_sv_loss.is_not(None))
         .order_by(CurvePoint.smoothed_sv_loss)
         .limit(1)
     ).first()
-    state = JobState(row.state)
-    # Of models that ended before their budget was spent, nothing is left to do.
-    to_do = max(0, (max(budget.models, begun) - ended) * budget.epochs - trained_of_open)
-    fraction = 1.0 if state == JobState.DONE else trained / max(1, trained + to_do)
     time_spent = spent(session, row)
     left = None
     if trained and not state.is_final and state != JobState.PAUSED:
@@ -114,6 +102,39 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
         seconds_left=left,
         waits_for=None if waiting is None else str(waiting.get("message")),
     )
+
+
+def _epochs(session: Session, row: Job, specification: JobSpecification) -> tuple[int, int, int]:
+    """How many models ended, and how many epochs have been trained, and are left to train at most, over all models.
+
+    Of models that ended before their budget was spent nothing is left; of those that a job dropped when it ended itself, the
+    rest of their budget.
+    """
+    budget, of_job = specification.budget, Model.job_id == row.id
+    open_states = [ModelState.QUEUED, ModelState.TRAINING]
+    left_states = open_states + (
+        [ModelState.CANCELLED, ModelState.FAILED]
+        if row.state in (JobState.CANCELLED, JobState.FAILED)
+        else []
+    )
+    begun, ended, unfinished = session.execute(
+        select(
+            func.count(),
+            func.count().filter(Model.state.not_in(open_states)),
+            func.count().filter(Model.state.in_(left_states)),
+        ).where(of_job)
+    ).one()
+    # The points are ahead of the models' rows, which change at the end of a slice.
+    of_points = (
+        select(func.count(), func.count().filter(Model.state.in_(left_states)))
+        .select_from(CurvePoint)
+        .join(Model, Model.id == CurvePoint.model_id)
+        .where(of_job)
+    )
+    trained, trained_of_unfinished = session.execute(of_points).one()
+    begins_more = row.state not in (JobState.STOPPING, JobState.INFERRING)
+    to_come = max(0, budget.models - begun) if begins_more else 0
+    return ended, trained, max(0, (to_come + unfinished) * budget.epochs - trained_of_unfinished)
 
 
 def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:

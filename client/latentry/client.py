@@ -129,7 +129,7 @@ class Client:
             If it is rejected.
         """
         while True:
-            dataset = self.get(f"/v1/datasets/{dataset_id}", headers={"Prefer": "wait=30"})
+            dataset = self._wait(f"/v1/datasets/{dataset_id}")
             if dataset["state"] == "rejected":
                 problems = dataset["problems"]
                 message = "; ".join(problem["message"] for problem in problems)
@@ -142,16 +142,84 @@ class Client:
         """Begin a search; every field but ``dataset_id`` has a default."""
         return self._post("/v1/jobs", specification)
 
+    def preview_job(self, specification: Document) -> Document:
+        """What a search would do and take, without doing it: epochs, seconds, memory, warnings, every default written out."""
+        return self._post("/v1/jobs", specification, params={"validate_only": "true"})
+
     def get_job(self, job_id: str) -> Document:
         """Read a job."""
         return self.get(f"/v1/jobs/{job_id}")
+
+    def change_job(self, job_id: str, *, name: str | None = None, priority: int | None = None) -> Document:
+        """Change the name of a job, or its priority (-10 … 10) among yours; None leaves it."""
+        changes = {"name": name, "priority": priority}
+        body = {field: value for field, value in changes.items() if value is not None}
+        document: Document = self._request("PATCH", f"/v1/jobs/{job_id}", json=body).json()
+        return document
+
+    def pause_job(self, job_id: str) -> Document:
+        """Let a job rest: what is under way ends its epoch and is kept."""
+        return self._post(f"/v1/jobs/{job_id}:pause", None)
+
+    def resume_job(self, job_id: str) -> Document:
+        """Go on with a paused job where it was."""
+        return self._post(f"/v1/jobs/{job_id}:resume", None)
+
+    def stop_job(self, job_id: str) -> Document:
+        """End the training with what is there: the best model so far is selected, and its latents are computed."""
+        return self._post(f"/v1/jobs/{job_id}:stop", None)
 
     def cancel_job(self, job_id: str) -> Document:
         """Drop a job now."""
         return self._post(f"/v1/jobs/{job_id}:cancel", None)
 
+    def retry_job(self, job_id: str) -> Document:
+        """Go on with a job that failed or was cancelled, from what its models have learnt."""
+        return self._post(f"/v1/jobs/{job_id}:retry", None)
+
+    def extend_job(
+        self,
+        job_id: str,
+        *,
+        models: int = 0,
+        epochs: int = 0,
+        wall_seconds: float = 0,
+        device_seconds: float = 0,
+    ) -> Document:
+        """Add to the budget of a job that is done, or has not ended.
+
+        Parameters
+        ----------
+        job_id
+            The job.
+        models, epochs
+            So many models more, and so many epochs more for each model.
+        wall_seconds, device_seconds
+            So many seconds more, where the job has such a limit.
+        """
+        more = {"models": models, "epochs": epochs}
+        limits = {"wall_seconds": wall_seconds, "device_seconds": device_seconds}
+        return self._post(f"/v1/jobs/{job_id}:extend", {**more, **limits})
+
+    def importance(self, job_id: str) -> Document:
+        """Which of the searched hyperparameters matter, and how models did along each of them."""
+        return self.get(f"/v1/jobs/{job_id}/importance")
+
+    def decisions(self, job_id: str) -> list[Document]:
+        """What the strategy decided about the models of a job, in order, and why."""
+        return list(self._items(f"/v1/jobs/{job_id}/decisions"))
+
+    def lineage(self, job_id: str, model: int | None = None) -> Document:
+        """Whose weights a model has, from epoch to epoch: by number, else the selected one, else the best so far."""
+        return self.get(f"/v1/jobs/{job_id}/lineage", params={} if model is None else {"model": model})
+
+    def lineage_picture(self, job_id: str, model: int | None = None) -> str:
+        """The whole search drawn as SVG, with the lineage of one model thick."""
+        parameters = {} if model is None else {"model": model}
+        return self._request("GET", f"/v1/jobs/{job_id}/lineage.svg", params=parameters).text
+
     def wait_for_job(self, job_id: str) -> Document:
-        """Wait until a job is done.
+        """Wait until a job is done, for as long as it takes: also while it is paused.
 
         Raises
         ------
@@ -159,7 +227,7 @@ class Client:
             If it failed or was cancelled.
         """
         while True:
-            job = self.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"})
+            job = self._wait(f"/v1/jobs/{job_id}")
             if job["state"] == "done":
                 return job
             if job["state"] in ("failed", "cancelled"):
@@ -188,6 +256,10 @@ class Client:
             try:
                 headers = {"Last-Event-ID": last_id}
                 with self._http.stream("GET", f"/v1/jobs/{job_id}/events/stream", headers=headers) as answer:
+                    is_patient = time.monotonic() - last_sign < _PATIENCE_SECONDS
+                    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and is_patient:
+                        time.sleep(1.0)
+                        continue
                     if answer.is_error:
                         answer.read()
                         raise _error(answer)
@@ -215,10 +287,22 @@ class Client:
         document: Document = self._request("GET", path, **arguments).json()
         return document
 
-    def _post(self, path: str, body: Document | None) -> Document:
+    def _wait(self, path: str) -> Document:
+        """GET a document once it has come to its end, or as it is after half a minute."""
+        started = time.monotonic()
+        while True:
+            try:
+                return self.get(path, headers={"Prefer": "wait=30"})
+            except LatentryError as error:
+                is_away = error.status == httpx.codes.SERVICE_UNAVAILABLE
+                if not is_away or time.monotonic() - started > _PATIENCE_SECONDS:
+                    raise
+                time.sleep(1.0)
+
+    def _post(self, path: str, body: Document | None, **arguments: Any) -> Document:
         # The key lets a repeated request (a lost answer) be answered without being done twice.
         headers = {"Idempotency-Key": uuid.uuid4().hex}
-        document: Document = self._request("POST", path, json=body, headers=headers).json()
+        document: Document = self._request("POST", path, json=body, headers=headers, **arguments).json()
         return document
 
     def _items(self, path: str) -> Iterator[Document]:

@@ -13,6 +13,15 @@ from latentry.client import Client, LatentryError
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 30
 _MOST_ROWS = 20
+_ENDS = {
+    "trained": "trained",
+    "stopped": "given up",
+    "diverged": "diverged",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+"""States in which a model trains no more, in words."""
+_TRAINS_NO_MORE = ("stopping", "inferring", "done")
 
 
 def sparkline(values: list[float], width: int = _CURVE_WIDTH) -> str:
@@ -42,27 +51,47 @@ class JobDisplay:
         self.state = "queued"
         self._latest: dict[int, dict[str, Any]] = {}
         self._curves: dict[int, list[float]] = {}
+        self._ends: dict[int, str] = {}
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        self._task: TaskID = self._progress.add_task("epochs", total=epochs * models)
+        self._task: TaskID = self._progress.add_task(self.state, total=epochs * models)
 
     def take(self, event: dict[str, Any]) -> None:
         """Take in an event of the job."""
         data = event["data"]
         if event["kind"] == "job.state":
             self.state = data["state"]
+        elif event["kind"] == "job.extended":
+            self.epochs, self.models = data["budget"]["epochs"], data["budget"]["models"]
+        elif event["kind"] == "model.state" and "number" in data:
+            self._ends.pop(data["number"], None)
+            if data["state"] in _ENDS:
+                self._ends[data["number"]] = _ENDS[data["state"]]
         elif event["kind"] == "progress":
             for point in data["models"]:
                 self._latest[point["number"]] = point
+                self._ends.pop(point["number"], None)  # it was taken up again
                 if point["sv_loss"] is not None:
                     self._curves.setdefault(point["number"], []).append(point["sv_loss"])
-            self._progress.update(self._task, completed=self.epochs_trained())
+        self._progress.update(
+            self._task,
+            description=self.state,
+            completed=self.epochs_trained(),
+            total=max(1, self.epochs_to_train()),
+        )
 
     def epochs_trained(self) -> int:
         """Over all models."""
         return sum(point["epoch"] for point in self._latest.values())
+
+    def epochs_to_train(self) -> int:
+        """Over all models, at most: of those that have ended, what they came to."""
+        if self.state in _TRAINS_NO_MORE:
+            return self.epochs_trained()
+        ended: int = sum(point["epoch"] for number, point in self._latest.items() if number in self._ends)
+        return ended + max(0, self.models - len(self._ends)) * self.epochs
 
     def best(self) -> tuple[int, float] | None:
         """Number and lowest smoothed SV loss of the best model so far."""
@@ -76,13 +105,13 @@ class JobDisplay:
     def line(self) -> str:
         """The state in one line."""
         best = self.best()
-        text = f"{self.state}: {self.epochs_trained()} of {self.epochs * self.models} epochs"
+        text = f"{self.state}: {self.epochs_trained()} of {self.epochs_to_train()} epochs"
         return text + (f", lowest SV loss {best[1]:.4f} (model {best[0]})" if best else "")
 
     def __rich__(self) -> Group:
         best = self.best()
         table = Table(box=None, pad_edge=False)
-        for column in ("model", "epoch", "SV loss", "ordinary loss", "SV loss over epochs"):
+        for column in ("model", "state", "epoch", "SV loss", "ordinary loss", "SV loss over epochs"):
             table.add_column(column, justify="left" if "over" in column else "right")
         order = sorted(
             self._latest.values(), key=lambda point: point["best_smoothed_sv_loss"] or float("inf")
@@ -90,6 +119,7 @@ class JobDisplay:
         for point in order[:_MOST_ROWS]:
             table.add_row(
                 str(point["number"]),
+                self._ends.get(point["number"], "trains"),
                 f"{point['epoch']}/{self.epochs}",
                 _number(point["sv_loss"]),
                 _number(point["ordinary_loss"]),

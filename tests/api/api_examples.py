@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
@@ -19,7 +20,7 @@ from store.database import Database
 from store.identifiers import new_id
 from store.specification import JobSpecification
 from store.states import DatasetState, JobState, ModelState
-from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Job, Model, Tenant, Trial
+from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Decision, Job, Model, Tenant, Trial
 
 PROBLEM = "application/problem+json"
 OTHER_TENANT = "other"
@@ -115,8 +116,13 @@ def add_model(
     losses: Sequence[float | None] = (),
     latents_path: str | None = None,
     tenant: str = DEFAULT_TENANT,
+    hyperparameters: dict[str, float] | None = None,
+    architecture: dict[str, Any] | None = None,
+    **columns: Any,
 ) -> str:
+    """Add a model with its learning curve; `columns` are further ones of its row."""
     model_id = new_id("mod")
+    known = [loss for loss in losses if loss is not None]
     session.add(
         Model(
             id=model_id,
@@ -126,11 +132,16 @@ def add_model(
             pack=0,
             state=state,
             seed=number,
-            architecture={"factors": 3},
-            hyperparameters={"learning_rate": 0.004},
-            epochs_trained=len(losses),
+            architecture={"factors": 3} if architecture is None else architecture,
+            hyperparameters={"learning_rate": 0.004} if hyperparameters is None else hyperparameters,
             scores={"sv_loss": losses[-1] if losses else None},
             latents_path=latents_path,
+            **{
+                "epochs_trained": len(losses),
+                "smoothed_sv_loss": min(known, default=None),
+                "latest_smoothed_sv_loss": losses[-1] if losses else None,
+                **columns,
+            },
         )
     )
     session.flush()
@@ -140,6 +151,65 @@ def add_model(
     )
     session.flush()
     return model_id
+
+
+def add_decision(
+    session: Session,
+    job_id: str,
+    number: int,
+    kind: str,
+    epoch: int,
+    reason: str = "because",
+    *,
+    parent: int | None = None,
+    **hyperparameters: float,
+) -> None:
+    session.add(
+        Decision(
+            job_id=job_id,
+            model_number=number,
+            kind=kind,
+            epoch=epoch,
+            lowest_sv_loss=None,
+            latest_sv_loss=None,
+            parent_number=parent,
+            hyperparameters=hyperparameters,
+            reason=reason,
+        )
+    )
+    session.flush()
+
+
+def add_population(session: Session, dataset_id: str, *, tenant: str = DEFAULT_TENANT) -> str:
+    """A population of three over 30 epochs, model 2 being the best: at epoch 10 model 2 copies 0 and 0 copies 1; at 20 model 1
+    copies 2.
+    """
+    job_id = add_job(
+        session, dataset_id, tenant=tenant, strategy={"kind": "pbt"}, budget={"models": 3, "epochs": 30}
+    )
+    for number in range(3):
+        add_decision(
+            session, job_id, number, "begin", 0, "drawn at random", learning_rate=(1 + number) / 1000
+        )
+    add_decision(session, job_id, 0, "copy", 10, "lost: 3 against 2", parent=1, learning_rate=0.0021)
+    add_decision(session, job_id, 1, "go_on", 10, "won", learning_rate=0.002)
+    add_decision(
+        session, job_id, 2, "copy", 10, "lost: 4 against 3", parent=0, learning_rate=0.0011, dropout=0.1
+    )
+    add_decision(session, job_id, 0, "go_on", 20, "won", learning_rate=0.0021)
+    add_decision(session, job_id, 1, "copy", 20, "lost: 2 < 3 & <more>", parent=2, learning_rate=0.0012)
+    add_decision(session, job_id, 2, "go_on", 20, "won", learning_rate=0.0011, dropout=0.1)
+    for number, learning_rate in enumerate((0.0021, 0.0012, 0.0011)):
+        add_model(
+            session, job_id, number, tenant=tenant, losses=(1.0,) * 29 + (0.9 - 0.1 * number,),
+            hyperparameters={"learning_rate": learning_rate},
+        )  # fmt: skip
+    return job_id
+
+
+def count(database: Database, table: type) -> int:
+    with database.read() as session:
+        return int(session.execute(select(func.count()).select_from(table)).scalar_one())
 
 
 def example_arrays() -> dict[str, NDArray[Any]]:
@@ -204,6 +274,7 @@ def fill(app: FastAPI, database: Database, arrays: Store) -> Example:
             model = add_model(
                 session, job, state=state, losses=(2.0, 1.0), latents_path="groups/a", tenant=tenant
             )
+            add_decision(session, job, 0, "begin", 0, "drawn at random", learning_rate=0.004)
             session.get_one(Job, job).selected_model_id = model
             ids += [dataset, job, model]
     return Example(app, database, arrays, *ids)

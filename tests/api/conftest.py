@@ -16,7 +16,7 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from tests.api.api_examples import Example, fill
+from tests.api.api_examples import Example, add_dataset, fill
 
 
 @pytest.fixture
@@ -49,6 +49,19 @@ def light_app(settings: Settings, sqlite_database: Database) -> FastAPI:
 @pytest.fixture
 def light_client(light_app: FastAPI) -> TestClient:
     return TestClient(light_app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def dataset_id(database: Database) -> str:
+    """A data set that is ready."""
+    with database.write() as session:
+        return add_dataset(session)
+
+
+@pytest.fixture
+def light_dataset_id(sqlite_database: Database) -> str:
+    with sqlite_database.write() as session:
+        return add_dataset(session)
 
 
 @pytest.fixture(scope="session")

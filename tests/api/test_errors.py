@@ -6,16 +6,21 @@ import threading
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from latentry.client import Client, LatentryError
 from pydantic import ValidationError
+from zarr.storage import MemoryStore
 
+from api.app import create_app
 from api.errors import TYPE_PREFIX
 from api.field_problems import field_problems
 from store.database import Database
+from store.settings import Settings
 from store.specification import JobSpecification
 from tests.api.api_examples import PROBLEM, Example, call, chunks
+from tests.conftest import free_port
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
@@ -89,6 +94,23 @@ def test_readiness_without_database(
     assert light_client.get("/healthz").json() == {"status": "ok"}
 
 
+def test_database_that_is_away(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    database = Database(f"postgresql+psycopg://user:secret@127.0.0.1:{free_port()}/latentry")
+    client = TestClient(create_app(settings, database, MemoryStore()), raise_server_exceptions=False)
+    for method, path in (
+        ("GET", "/v1/jobs"),
+        ("GET", f"/v1/jobs/job_{24 * '0'}/importance"),
+        ("POST", f"/v1/jobs/job_{24 * '0'}:stop"),
+    ):
+        answer = client.request(method, path)
+        assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM), path
+        assert answer.headers["Retry-After"] == "5"
+        assert answer.json()["type"] == f"{TYPE_PREFIX}unavailable"
+        assert "secret" not in answer.text + caplog.text
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
 def test_home_leads_to_the_documentation(reader: TestClient) -> None:
     assert reader.get("/", follow_redirects=False).headers["location"] == "/docs"
     assert reader.get("/openapi.json").json()["openapi"].startswith("3.1")
@@ -127,7 +149,7 @@ DOCUMENTS = st.recursive(
 
 
 @given(st.dictionaries(FIELDS, DOCUMENTS))
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_pointers_point_into_the_document(body: dict[str, object]) -> None:
     try:
         JobSpecification.model_validate(body)
@@ -145,5 +167,7 @@ def test_pointers_point_into_the_document(body: dict[str, object]) -> None:
         if problem.code == "missing":
             assert isinstance(here, dict)
             assert name not in here
+        elif isinstance(here, list):
+            assert int(name) < len(here)
         elif problem.pointer:
             assert name in here  # type: ignore[operator]

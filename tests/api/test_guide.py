@@ -38,6 +38,13 @@ def test_commands_of_the_guide(
     jobs = re.findall(r'"id":"(job_[0-9a-f]+)"', next(text for text in outputs if '"state":"queued"' in text))
     assert len(jobs) == 2
     assert len(set(jobs)) == 1
+    for state in ("paused", "cancelled", "stopping"):
+        assert f'"state":"{state}"' in everything
+    assert "'kind': 'pbt'" in everything
+    assert "'seconds_basis': 'assumed'" in everything
+    assert '"kind":"begin"' in everything
+    assert '"segments":[{"model_number":0' in everything
+    assert (tmp_path / "lineage.svg").read_text().startswith("<svg")
     assert "/space/cd_rate: 1.5 is outside 0 … 0.95" in outputs[-1]
     assert np.load(tmp_path / "rates.npy").shape == (5, 25, 20)
     assert json.loads((tmp_path / "page.json").read_text())["items"][1]["trial"] == 1

@@ -44,6 +44,45 @@ def test_the_display_follows_the_events() -> None:
     assert "50 %" in shown
 
 
+def ended(number: int, state: str) -> dict[str, Any]:
+    return {"kind": "model.state", "data": {"number": number, "state": state, "model_id": "mod"}}
+
+
+def drawn(display: JobDisplay) -> str:
+    console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(display)
+    return console.export_text()
+
+
+def test_models_that_are_given_up_leave_less_to_do() -> None:
+    display = JobDisplay(epochs=90, models=3)
+    display.take({"kind": "job.state", "data": {"state": "running"}})
+    display.take({"kind": "model.state", "data": {"model_id": "mod", "state": "training"}})  # as claimed
+    display.take(progress((0, 10, 0.5), (1, 10, 0.4), (2, 10, 0.3)))
+    display.take(ended(0, "stopped"))
+    display.take(ended(1, "stopped"))
+    assert display.line() == "running: 30 of 110 epochs, lowest SV loss 0.3000 (model 2)"
+    display.take(progress((2, 90, 0.2)))
+    display.take(ended(2, "trained"))
+    assert display.line() == "running: 110 of 110 epochs, lowest SV loss 0.2000 (model 2)"
+    shown = drawn(display)
+    assert "100 %" in shown
+    assert shown.count("given up") == 2
+    display.take({"kind": "job.extended", "data": {"budget": {"epochs": 100, "models": 4}}})
+    display.take(progress((2, 95, 0.2)))  # taken up again
+    assert display.line().startswith("running: 115 of 220 epochs")
+    assert "trains" in drawn(display)
+
+
+@pytest.mark.parametrize("state", ["paused", "stopping"])
+def test_the_display_shows_the_state(state: str) -> None:
+    display = JobDisplay(epochs=10, models=2)
+    display.take(progress((0, 5, 0.5)))
+    display.take({"kind": "job.state", "data": {"state": state}})
+    assert display.line().startswith(f"{state}: 5 of {20 if state == 'paused' else 5} epochs")
+    assert state in drawn(display)
+
+
 class FinishedJob:
     """What `follow` asks of a client."""
 

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from store.architecture import ArchitectureSpecification
+from store.presets import PRESETS
 from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
 from store.specification import Inference, JobSpecification, split_trials
+from store.strategies import PbtStrategy, TpeStrategy
 
 
 def test_only_the_data_set_must_be_given() -> None:
@@ -114,3 +116,46 @@ def test_a_split_is_a_partition_that_keeps_what_was_given(
 
 def test_other_seeds_draw_other_validation_trials() -> None:
     assert split_trials([None] * 50, 0.2, 0) != split_trials([None] * 50, 0.2, 1)
+
+
+def test_a_preset_fills_in_what_is_not_given() -> None:
+    given = {"dataset_id": "dat_1", "preset": "autolfads", "budget": {"models": 4}, "space": {"dropout": 0.1}}
+    found = JobSpecification.model_validate(given)
+    assert (found.strategy.kind, found.budget.models, found.budget.epochs) == ("pbt", 4, 1000)
+    assert (found.space.dropout, found.training.decay_factor) == (0.1, 1.0)
+    assert found.space.learning_rate == Range(low=1e-5, high=5e-3, scale="log")
+    assert JobSpecification.model_validate(found.model_dump(mode="json")) == found
+
+
+def test_what_the_space_names_begins_as_the_space_says() -> None:
+    given = {"dataset_id": "dat_1", "preset": "autolfads", "space": {"learning_rate": 0.002}}
+    found = JobSpecification.model_validate(given)
+    assert isinstance(found.strategy, PbtStrategy)
+    assert found.strategy.start == {"cd_rate": 0.5}
+    own = {**given, "space": {"cd_rate": {"low": 0.1, "high": 0.3}}, "strategy": {"start": {"cd_rate": 0.2}}}
+    found = JobSpecification.model_validate(own)
+    assert isinstance(found.strategy, PbtStrategy)
+    assert found.strategy.start["cd_rate"] == 0.2
+
+
+def test_another_strategy_replaces_the_preset_s() -> None:
+    given = {"dataset_id": "dat_1", "preset": "autolfads", "strategy": {"kind": "tpe"}}
+    found = JobSpecification.model_validate(given)
+    assert found.strategy == TpeStrategy(kind="tpe")
+    assert found.budget.models == 20
+
+
+def test_sizes_may_be_lists() -> None:
+    given = {"dataset_id": "dat_1", "architecture": {"factors": [4, 8], "generator_units": [16]}}
+    found = JobSpecification.model_validate(given)
+    assert found.architecture.searched() == {"factors": [4.0, 8.0], "generator_units": [16.0]}
+    assert found.architecture.largest().factors == 8
+    described = found.architecture.of_model({"factors": 4.0, "dropout": 0.1}, None)
+    assert (described["factors"], described["generator_units"], described["encoder_units"]) == (4, 16, 64)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_is_a_whole_search(name: str) -> None:
+    found = JobSpecification.model_validate({"dataset_id": "dat_1", "preset": name})
+    assert found.budget.epochs > found.training.ramp_epochs
+    assert found.architecture.has_controller == (name != "quick")

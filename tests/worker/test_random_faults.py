@@ -188,13 +188,14 @@ def test_random_faults_never_lose_or_double_an_epoch(
     sqlite_database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = itertools.count()
-    monkeypatch.setattr("worker.scheduler.new_id", lambda prefix: f"{prefix}_{next(numbers):024x}")
+    for module in ("worker.scheduler", "worker.decisions"):
+        monkeypatch.setattr(f"{module}.new_id", lambda prefix: f"{prefix}_{next(numbers):024x}")
     sqlite_database.close()
     Faults.template, Faults.settings = Path(sqlite_database.engine.url.database or ""), settings
     run_state_machine_as_test(
         Faults,
         settings=hypothesis_settings(
-            max_examples=40, stateful_step_count=55, deadline=None,
+            max_examples=60, stateful_step_count=55, deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
         ),
     )  # fmt: skip

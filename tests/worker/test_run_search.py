@@ -138,7 +138,7 @@ def test_the_last_fit_trains_on_every_trial_and_its_latents_are_stored(
     selected, final = next(m for m in models if m.id == job.selected_model_id), models[2]
     assert job.final_model_id == final.id
     assert (final.latents_path is not None, selected.latents_path) == (True, None)
-    trained, again = curves(database, job_id)[selected.number], curves(database, job_id)[2]
+    trained, again = curves(database, job_id)[selected.number], curves(database, job_id)[final.number]
     assert [epoch for epoch, _ in trained] == [epoch for epoch, _ in again]
     assert trained != again
     assert job.diagnostics is not None

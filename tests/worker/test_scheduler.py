@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy import event, select
 
+from api.jobs import lifecycle
+from api.jobs.schemas import BudgetExtension
 from store.database import Database, database_now
 from store.lineage import lineage
 from store.settings import Settings
@@ -383,7 +385,7 @@ class TestFinalFit:
     ) -> None:
         job_id = make_job(inference=self.FINAL, budget={"models": 2, "epochs": 4, "device_seconds": 2})
         workers = FakeWorkers(database, settings)
-        workers.run(job_id, losses={0: 0.5, 1: 0.3, 2: 0.1})
+        workers.run(job_id, losses={0: 0.5, 1: 0.3, 1000: 0.1})
         job, models = read_job(database, job_id), read_models(database, job_id)
         assert job.state == JobState.DONE
         assert (job.selected_model_id, job.final_model_id) == (models[1].id, models[2].id)
@@ -392,6 +394,21 @@ class TestFinalFit:
         assert (final.seed, final.hyperparameters) == (models[1].seed, models[1].hyperparameters)
         [inference] = [one for one in read_slices(database, job_id) if one.kind == "infer"]
         assert inference.model_ids == [final.id]
+
+    def test_a_search_that_is_extended_is_fitted_again(
+        self, database: Database, settings: Settings, make_job: Callable[..., str]
+    ) -> None:
+        job_id = make_job(inference=self.FINAL, budget={"models": 2, "epochs": 4})
+        workers = FakeWorkers(database, settings)
+        workers.run(job_id, losses={0: 0.5, 1: 0.3})
+        with database.write() as session:
+            lifecycle.extend(session, session.get_one(Job, job_id), BudgetExtension(models=1, epochs=2))
+        workers.run(job_id, losses={0: 0.2, 2: 0.1})
+        job, models = read_job(database, job_id), read_models(database, job_id)
+        assert job.state == JobState.DONE
+        assert [model.number for model in models] == [0, 1, 2, 1000, 1001]
+        assert [model.epochs_trained for model in models] == [6, 6, 6, 4, 6]
+        assert (job.selected_model_id, job.final_model_id) == (models[2].id, models[4].id)
 
     def test_it_repeats_the_hyperparameters_that_led_to_the_selected_model(
         self, database: Database, settings: Settings, make_job: Callable[..., str]
@@ -424,7 +441,7 @@ class TestFinalFit:
         self, database: Database, settings: Settings, make_job: Callable[..., str]
     ) -> None:
         job_id = make_job(inference=self.FINAL, budget={"models": 2, "epochs": 4})
-        FakeWorkers(database, settings).run(job_id, losses={0: 0.5, 1: 0.3}, diverged=(2,))
+        FakeWorkers(database, settings).run(job_id, losses={0: 0.5, 1: 0.3}, diverged=(1000,))
         job, models = read_job(database, job_id), read_models(database, job_id)
         assert (job.state, job.final_model_id) == (JobState.DONE, None)
         assert models[2].state == ModelState.DIVERGED

@@ -72,8 +72,7 @@ class Hyperband(_Halving):
 
     def __init__(self, specification: JobSpecification, wanted: HyperbandStrategy, sampler: Sampler) -> None:
         super().__init__(specification, wanted, sampler)
-        steps = len(self.rungs)
-        sizes = [-(-(steps + 1) * self.factor**s // (s + 1)) for s in range(steps, -1, -1)]
+        sizes = wanted.bracket_sizes(len(self.rungs))
         self._turn = [bracket for bracket, size in enumerate(sizes) for _ in range(size)]
         sampler.round_of = self.bracket  # else a bracket would wait for a round that waits for the bracket
 

@@ -1,0 +1,79 @@
+"""Routes of what a search did and found: decisions, lineage, importance."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.dependencies import DatabaseDependency, TenantDependency
+from api.errors import problem_responses
+from api.jobs import lineage, service
+from api.jobs.importance import importance
+from api.jobs.lineage_picture import draw
+from api.jobs.search_schemas import DecisionDocument, JobImportance, JobLineage
+from api.pagination import Page, PageSize, PageToken
+
+router = APIRouter(tags=["jobs"])
+
+ModelNumber = Annotated[
+    int | None,
+    Query(
+        ge=0,
+        le=2**31 - 1,
+        description="Number of the model to follow; unless given the selected one, else the best so far.",
+    ),
+]
+_FOLLOWS_A_MODEL = problem_responses(404, 409, 422)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/decisions", operation_id="list_decisions", responses=problem_responses(404, 422)
+)
+def list_decisions(
+    job_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+) -> Page[DecisionDocument]:
+    """List what the strategy decided about the models of a job, in order: which begin, go on, copy another, end, and why."""
+    with database.read() as session:
+        return lineage.list_decisions(
+            session, service.find(session, tenant_id, job_id), page_size, page_token
+        )
+
+
+@router.get("/v1/jobs/{job_id}/lineage", operation_id="get_lineage", responses=_FOLLOWS_A_MODEL)
+def get_lineage(
+    job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, model: ModelNumber = None
+) -> JobLineage:
+    """Follow a model back through the models whose weights it took, with the hyperparameters of every epoch."""
+    with database.read() as session:
+        return lineage.job_lineage(session, service.find(session, tenant_id, job_id), model)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/lineage.svg",
+    operation_id="draw_lineage",
+    response_class=Response,
+    responses={
+        200: {"description": "The picture.", "content": {"image/svg+xml": {"schema": {"type": "string"}}}},
+        **_FOLLOWS_A_MODEL,
+    },
+)
+def draw_lineage(
+    job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, model: ModelNumber = None
+) -> Response:
+    """Draw the whole search as an SVG picture: a line for each model, an arrow for each copy, one model's lineage thick."""
+    with database.read() as session:
+        job = service.find(session, tenant_id, job_id)
+        models, decisions = lineage.read_models(session, job), lineage.read_decisions(session, job)
+        followed = lineage.followed_model(job, models, model)
+        picture = draw(job, models, decisions, followed)
+    return Response(picture, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/v1/jobs/{job_id}/importance", operation_id="get_importance", responses=problem_responses(404))
+def get_importance(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobImportance:
+    """Say which of the searched hyperparameters matter, and how models did along each of them."""
+    with database.read() as session:
+        return importance(session, service.find(session, tenant_id, job_id))

@@ -1,0 +1,251 @@
+"""What a job would do and take, without doing it."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.jobs.preview import expected_epochs
+from store.database import Database, database_now
+from store.specification import JobSpecification
+from store.states import SliceState
+from store.tables import Dataset, Event, IdempotentRequest, Job, OutboxMessage, Slice, Worker
+from tests.api.api_examples import add_dataset, add_job, count
+from worker.strategies import Begin, End, GoOn, Mark, ModelRecord, make_strategy
+
+CONTROLLER = {"controller_units": 8, "inferred_inputs": 1}
+
+
+def test_a_step_that_no_machine_could_hold_is_refused(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, neurons=2_000_000)
+        session.get_one(Dataset, dataset_id).bins = 1000
+    body = {"dataset_id": dataset_id, "training": {"batch_size": 1}}
+    answer = light_client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    [field] = answer.json()["errors"]
+    assert (field["pointer"], field["code"]) == ("/training/batch_size", "too_large")
+    assert "about 88 GB; expected at most 80 GB" in field["message"]
+    with sqlite_database.write() as session:
+        session.get_one(Dataset, dataset_id).neurons = 1_000_000
+    preview = light_client.post("/v1/jobs?validate_only=true", json=body).json()
+    assert preview["step_memory_bytes"] == pytest.approx(44e9, rel=0.01)
+    assert any("takes about 44 GB of memory" in warning for warning in preview["warnings"])
+
+
+def test_preview_tells_external_inputs_and_what_is_not_used(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        driven = add_dataset(session, external_inputs=2, lengths=[5] * 19 + [1])
+        plain = add_dataset(session)
+
+    def preview(dataset_id: str, **body: Any) -> dict[str, Any]:
+        ramp = {"training": {"ramp_epochs": 1, "batch_size": 4}}
+        answer = light_client.post(
+            "/v1/jobs?validate_only=true", json={"dataset_id": dataset_id, **ramp, **body}
+        )
+        found: dict[str, Any] = answer.json()
+        found["warnings"] = [text for text in found["warnings"] if "factors" not in text]
+        return found
+
+    found = preview(driven)
+    assert (found["external_inputs"], found["warnings"]) == (2, [])
+    assert preview(driven, architecture={"use_external_inputs": False})["external_inputs"] == 0
+    found = preview(plain, architecture={"use_external_inputs": True}, space={"kl_weight_inputs": 1e-5})
+    assert found["external_inputs"] == 0
+    assert ["space.kl_weight_inputs is given" in text for text in found["warnings"]] == [True, False]
+    assert "the data set has no external_inputs" in found["warnings"][1]
+    assert preview(plain, architecture=CONTROLLER, space={"kl_weight_inputs": 1e-5})["warnings"] == []
+    [warning] = preview(driven, architecture={"initial_condition_bins": 1})["warnings"]
+    assert "1 trials end within the first 1 bins" in warning
+
+
+def test_preview_makes_nothing(client: TestClient, database: Database, dataset_id: str) -> None:
+    body = {
+        "dataset_id": dataset_id, "budget": {"models": 3, "epochs": 50}, "training": {"batch_size": 5},
+        "architecture": {"factors": 9},
+    }  # fmt: skip
+    answer = client.post("/v1/jobs?validate_only=true", json=body, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 200
+    assert "Location" not in answer.headers
+    preview = answer.json()
+    assert (preview["valid"], preview["models"], preview["epochs"]) == (True, 3, 150)
+    assert (preview["training_trials"], preview["validation_trials"], preview["steps_per_epoch"]) == (
+        16,
+        4,
+        4,
+    )
+    assert preview["specification"] == JobSpecification.model_validate(body).model_dump(mode="json")
+    assert len(preview["warnings"]) == 2  # the ramp is longer than the budget, more factors than neurons
+    assert "ramp_epochs is 80" in preview["warnings"][0]
+    for table in (Job, Event, OutboxMessage, IdempotentRequest):
+        assert count(database, table) == 0
+
+
+def previewed(client: TestClient, dataset_id: str, **body: Any) -> dict[str, Any]:
+    answer = client.post("/v1/jobs?validate_only=true", json={"dataset_id": dataset_id, **body})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "models", "epochs"),
+    [
+        ("random", 27, 27 * 90),
+        ("pbt", 27, 27 * 90),
+        ("asha", 27, 27 * 10 + 9 * 20 + 3 * 60),
+        ("asha", 2, 2 * 10 + 1 * 20 + 1 * 60),
+        # One turn: 9 models from the first rung, 5 from the second, 3 whole; then one of the next turn, alone to the end.
+        ("hyperband", 17, 9 * 10 + 3 * 20 + 1 * 60 + 5 * 30 + 1 * 60 + 3 * 90),
+        ("hyperband", 18, 9 * 10 + 3 * 20 + 1 * 60 + 5 * 30 + 1 * 60 + 3 * 90 + 90),
+        ("hyperband", 10, 9 * 10 + 3 * 20 + 1 * 60 + 90),
+    ],
+)
+def test_epochs_of_a_search(
+    light_client: TestClient, light_dataset_id: str, kind: str, models: int, epochs: int
+) -> None:
+    strategy = {"kind": kind} | ({"first_rung_epochs": 10} if kind in ("asha", "hyperband") else {})
+    budget = {"models": models, "epochs": 90}
+    found = previewed(light_client, light_dataset_id, strategy=strategy, budget=budget)
+    assert (found["models"], found["epochs"]) == (models, epochs)
+
+
+@pytest.mark.parametrize("models", [1, 8, 17, 40])
+def test_hyperband_trains_as_many_epochs_as_previewed(models: int) -> None:
+    specification = JobSpecification(
+        dataset_id="dat",
+        strategy={"kind": "hyperband", "first_rung_epochs": 7},
+        budget={"models": models, "epochs": 100},
+    )
+    strategy = make_strategy(specification)
+    records: dict[int, ModelRecord] = {}
+    while decisions := strategy.decide([records[number] for number in sorted(records)]):
+        for one in decisions:
+            known = records.get(one.number)
+            if isinstance(one, End):
+                assert known is not None
+                records[one.number] = replace(known, is_final=True)
+                continue
+            assert isinstance(one, Begin | GoOn)
+            end = one.target_epochs
+            marks = [*(known.marks if known else ()), Mark(end, 1.0 + one.number, 1.0)]
+            records[one.number] = ModelRecord(
+                one.number, {}, end, 1.0 + one.number, end >= 100, end, 1.0 + one.number, marks
+            )
+    assert sum(record.epochs_trained for record in records.values()) == expected_epochs(specification)
+
+
+def test_seconds_are_assumed_until_there_is_a_measurement(
+    client: TestClient, database: Database, dataset_id: str
+) -> None:
+    body = {"budget": {"models": 4, "epochs": 50}}
+    assumed = previewed(client, dataset_id, **body)
+    assert (assumed["seconds_basis"], assumed["workers"], assumed["packs"]) == ("assumed", 1, 1)
+    assert assumed["seconds"] == assumed["device_seconds"] > 0
+    assert assumed["slices"] >= 2
+    # Two models trained 10 epochs in 5 s: the same search as asked for, a tenth of its epochs.
+    with database.write() as session:
+        job_id = add_job(session, dataset_id, **body)
+        for number, (state, seconds) in enumerate(
+            [
+                (SliceState.DONE, 5.0),
+                (SliceState.DONE, 5.0),
+                (SliceState.CANCELLED, 1e9),
+                (SliceState.DONE, 0.0),
+            ]
+        ):
+            session.add(
+                Slice(
+                    id=f"sli_{number}", tenant_id="default", job_id=job_id, kind="train", pack=0, model_ids=["a", "b"],
+                    first_epoch=10, last_epoch=50, epochs_trained=20, device_seconds=seconds, state=state,
+                )
+            )  # fmt: skip
+    measured = previewed(client, dataset_id, **body)
+    assert measured["seconds_basis"] == "measured"
+    assert (measured["seconds"], measured["device_seconds"]) == pytest.approx((50, 50))
+    with database.write() as session:
+        for name in ("one", "two", "three"):
+            session.add(Worker(name=name, device="cpu", seen_at=database_now(session)))
+        session.add(Worker(name="gone", device="cpu", seen_at=database_now(session) - timedelta(seconds=60)))
+    shared = previewed(client, dataset_id, **body)
+    assert (shared["workers"], shared["packs"]) == (3, 3)
+    assert (shared["seconds"], shared["device_seconds"]) == pytest.approx((50 / 3, 50), abs=0.1)
+    limited = previewed(client, dataset_id, budget={**body["budget"], "wall_seconds": 2})
+    assert (limited["seconds"], limited["device_seconds"]) == pytest.approx((2, 6))
+    limited = previewed(client, dataset_id, budget={**body["budget"], "device_seconds": 6})
+    assert (limited["seconds"], limited["device_seconds"]) == pytest.approx((6, 6))
+
+
+def test_bytes_follow_from_the_largest_sizes(light_client: TestClient, light_dataset_id: str) -> None:
+    def kept(**body: Any) -> tuple[int, int, int]:
+        found = previewed(light_client, light_dataset_id, **body)
+        return found["kept_bytes"], found["latents_bytes"], found["step_memory_bytes"]
+
+    largest = kept(architecture={"generator_units": 200})
+    assert kept(architecture={"generator_units": [50, 200, 100]}) == largest
+    assert all(
+        one < other for one, other in zip(kept(architecture={"generator_units": 100}), largest, strict=True)
+    )
+    # weights of top_k models alone are kept
+    few, many = (kept(budget={"models": 8, "top_k": top_k})[0] for top_k in (1, 8))
+    assert few < many
+    assert kept(budget={"models": 8, "top_k": 500})[0] == many
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"strategy": {"kind": "pbt"}, "budget": {"epochs": 100}}, "no model copies another before epoch 105"),
+        ({"strategy": {"kind": "pbt"}, "budget": {"models": 1}}, "a population of one has nothing to compare"),
+        ({"strategy": {"kind": "grid"}, "budget": {"models": 4}}, "the grid has 243 combinations; as many as drawn of them"),
+        ({"strategy": {"kind": "grid", "points": 2}, "budget": {"models": 100}, "architecture": {"factors": [1, 2]}},
+         "the grid has 64 combinations; all of them, and no more,"),
+        ({"strategy": {"kind": "asha", "first_rung_epochs": 200}}, "first_rung_epochs is not below budget.epochs"),
+    ],
+)  # fmt: skip
+def test_searches_that_will_not_do_what_they_are_for(
+    light_client: TestClient, light_dataset_id: str, body: dict[str, Any], says: str
+) -> None:
+    assert any(says in warning for warning in previewed(light_client, light_dataset_id, **body)["warnings"])
+
+
+def test_a_preset_fills_in_what_is_not_given(light_client: TestClient, light_dataset_id: str) -> None:
+    def specified(**body: Any) -> dict[str, Any]:
+        found: dict[str, Any] = previewed(light_client, light_dataset_id, **body)["specification"]
+        return found
+
+    whole = specified(preset="autolfads")
+    assert (whole["strategy"]["kind"], whole["budget"]["models"], whole["training"]["decay_factor"]) == (
+        "pbt",
+        20,
+        1.0,
+    )
+    assert whole["strategy"]["start"] == {"learning_rate": 4e-3, "cd_rate": 0.5}
+    own = specified(
+        preset="autolfads", budget={"models": 5}, strategy={"generation_epochs": 10}, space={"dropout": 0.1}
+    )
+    assert (own["budget"]["models"], own["budget"]["epochs"]) == (5, 1000)
+    assert (own["strategy"]["kind"], own["strategy"]["generation_epochs"]) == ("pbt", 10)
+    assert (own["space"]["dropout"], own["space"]["cd_rate"]) == (
+        0.1,
+        {"low": 0.01, "high": 0.7, "scale": "uniform"},
+    )
+    other = specified(preset="autolfads", strategy={"kind": "tpe"})
+    assert other["strategy"] == {"kind": "tpe", "startup_models": 10, "models_at_once": 8}
+    assert other["architecture"] == whole["architecture"]
+    assert specified(preset="quick")["budget"]["models"] == 4
+    assert specified(preset="paper-2019")["budget"]["patience_epochs"] == 100
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper-2019", "autolfads"])
+def test_a_preset_alone_is_a_job(light_client: TestClient, light_dataset_id: str, preset: str) -> None:
+    job = light_client.post("/v1/jobs", json={"dataset_id": light_dataset_id, "preset": preset})
+    assert job.status_code == 202
+    again = light_client.get(job.json()["links"]["self"]).json()
+    assert again["specification"] == job.json()["specification"]

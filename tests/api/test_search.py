@@ -1,0 +1,378 @@
+"""What a search did and found: decisions, lineage and its picture, importance."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
+
+from store.database import Database
+from store.states import JobState, ModelState
+from store.tables import Job
+from tests.api.api_examples import (
+    PROBLEM,
+    Example,
+    add_dataset,
+    add_decision,
+    add_job,
+    add_model,
+    add_population,
+)
+
+SVG = "{http://www.w3.org/2000/svg}"
+NO_JOB = "job_" + 24 * "0"
+
+
+@pytest.fixture
+def population_id(database: Database) -> str:
+    with database.write() as session:
+        return add_population(session, add_dataset(session))
+
+
+@pytest.fixture
+def light_population_id(sqlite_database: Database, light_dataset_id: str) -> str:
+    with sqlite_database.write() as session:
+        return add_population(session, light_dataset_id)
+
+
+@pytest.mark.parametrize("name", ["decisions", "lineage", "lineage.svg", "importance"])
+def test_another_tenant_s_search_is_not_found(reader: TestClient, example: Example, name: str) -> None:
+    for job_id in (example.other_job_id, NO_JOB, "x"):
+        answer = reader.get(f"/v1/jobs/{job_id}/{name}")
+        assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)
+    assert reader.get(f"/v1/jobs/{example.job_id}/{name}").status_code == 200
+
+
+def test_decisions_are_paged_in_order(client: TestClient, database: Database, population_id: str) -> None:
+    with database.write() as session:
+        add_population(session, add_dataset(session))  # whose decisions are none of ours
+    found: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {"page_size": 4}
+    while True:
+        page = client.get(f"/v1/jobs/{population_id}/decisions", params=parameters).json()
+        found += page["items"]
+        if page["next_page_token"] is None:
+            break
+        parameters["page_token"] = page["next_page_token"]
+    assert [(one["model_number"], one["kind"], one["epoch"]) for one in found] == [
+        (0, "begin", 0), (1, "begin", 0), (2, "begin", 0), (0, "copy", 10), (1, "go_on", 10), (2, "copy", 10),
+        (0, "go_on", 20), (1, "copy", 20), (2, "go_on", 20),
+    ]  # fmt: skip
+    assert found[3]["parent_number"] == 1
+    assert found[3]["reason"] == "lost: 3 against 2"
+    assert found[5]["hyperparameters"] == {"learning_rate": 0.0011, "dropout": 0.1}
+    bad = client.get(f"/v1/jobs/{population_id}/decisions?page_token=x")
+    assert (bad.status_code, bad.json()["errors"][0]["pointer"]) == (422, "page_token")
+
+
+def parts_of(lineage: dict[str, Any]) -> list[tuple[int, int, int]]:
+    return [(one["model_number"], one["from_epoch"], one["to_epoch"]) for one in lineage["segments"]]
+
+
+def test_lineage_follows_copies_back(client: TestClient, population_id: str) -> None:
+    """The best model is 2, which copied 0 at epoch 10: 0 as it was before it copied 1 at that epoch."""
+    lineage = client.get(f"/v1/jobs/{population_id}/lineage").json()
+    assert (lineage["model_number"], lineage["is_selected"], lineage["epochs"]) == (2, False, 30)
+    assert lineage["smoothed_sv_loss"] == pytest.approx(0.7)
+    assert parts_of(lineage) == [(0, 0, 10), (2, 10, 30)]
+    first, second = lineage["segments"]
+    assert (first["changes"], first["reason"]) == ({}, "drawn at random")
+    assert first["hyperparameters"] == {"learning_rate": 0.001}
+    assert second["changes"] == {"learning_rate": [0.001, 0.0011], "dropout": [None, 0.1]}
+    assert second["reason"] == "lost: 4 against 3"
+
+
+@pytest.mark.parametrize(
+    ("number", "parts"),
+    [
+        (0, [(1, 0, 10), (0, 10, 30)]),
+        (1, [(0, 0, 10), (2, 10, 20), (1, 20, 30)]),
+        (2, [(0, 0, 10), (2, 10, 30)]),
+    ],
+)
+def test_lineage_of_any_model(
+    light_client: TestClient, light_population_id: str, number: int, parts: list[tuple[int, int, int]]
+) -> None:
+    lineage = light_client.get(f"/v1/jobs/{light_population_id}/lineage", params={"model": number}).json()
+    assert (lineage["model_number"], parts_of(lineage)) == (number, parts)
+
+
+def test_lineage_of_the_selected_model(
+    light_client: TestClient, sqlite_database: Database, light_population_id: str
+) -> None:
+    models = light_client.get(f"/v1/jobs/{light_population_id}/models").json()["items"]
+    with sqlite_database.write() as session:
+        session.get_one(Job, light_population_id).selected_model_id = models[1]["id"]
+    lineage = light_client.get(f"/v1/jobs/{light_population_id}/lineage").json()
+    assert (lineage["model_id"], lineage["is_selected"]) == (models[1]["id"], True)
+
+
+@pytest.mark.parametrize("path", ["lineage", "lineage.svg"])
+def test_no_lineage_without_a_model(
+    light_client: TestClient,
+    sqlite_database: Database,
+    light_dataset_id: str,
+    light_population_id: str,
+    path: str,
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id)
+        add_model(session, job_id, state=ModelState.QUEUED)
+    answer = light_client.get(f"/v1/jobs/{job_id}/{path}")
+    assert (answer.status_code, answer.headers["content-type"]) == (409, PROBLEM)
+    assert f"the job {job_id} is running and none of its models has trained" in answer.json()["detail"]
+    answer = light_client.get(f"/v1/jobs/{light_population_id}/{path}?model=3")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        404,
+        f"the job {light_population_id} has no model 3",
+    )
+    for number in ("-1", "x", 2**31):
+        answer = light_client.get(f"/v1/jobs/{light_population_id}/{path}", params={"model": number})
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "model")
+
+
+def test_lineage_of_a_job_without_decisions(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id)
+        add_model(session, job_id, losses=(1.0, 0.5))
+    lineage = light_client.get(f"/v1/jobs/{job_id}/lineage").json()
+    assert parts_of(lineage) == [(0, 0, 2)]
+    assert light_client.get(f"/v1/jobs/{job_id}/lineage.svg").status_code == 200
+
+
+def picture(client: TestClient, job_id: str, **parameters: Any) -> ElementTree.Element:
+    answer = client.get(f"/v1/jobs/{job_id}/lineage.svg", params=parameters)
+    assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "image/svg+xml")
+    return ElementTree.fromstring(answer.content)
+
+
+def of_kind(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    return [one for one in root.iter() if one.get("class") == name and one.find(f"{SVG}title") is not None]
+
+
+def told(element: ElementTree.Element) -> str:
+    return element.findtext(f"{SVG}title") or ""
+
+
+def test_picture_shows_models_copies_and_the_lineage(client: TestClient, population_id: str) -> None:
+    root = picture(client, population_id, model=1)
+    texts = [one.text for one in root.iter(f"{SVG}text")]
+    assert {"0", "1", "2", "epoch", "model", "10", "20", "30", "trains", "lineage of model 1"} <= set(texts)
+    assert told(root) == f"Lineage of the model 1 of {population_id}"
+    assert [told(one).split("\n") for one in of_kind(root, "copy")] == [
+        ["epoch 10: model 0 copies model 1", "lost: 3 against 2", "learning_rate: 0.002 → 0.0021"],
+        ["epoch 10: model 2 copies model 0", "lost: 4 against 3", "learning_rate: 0.001 → 0.0011", "dropout: none → 0.1"],
+        ["epoch 20: model 1 copies model 2", "lost: 2 < 3 & <more>", "learning_rate: 0.0011 → 0.0012", "dropout: 0.1 → none"],
+    ]  # fmt: skip
+    lineage = of_kind(root, "lineage")
+    assert [one.tag.removeprefix(SVG) for one in lineage] == ["line", "path", "line", "path", "line"]
+    across = [one for one in lineage if one.tag == f"{SVG}line"]
+    # each begins where the one before ended, a row for each model
+    assert [one.get("x1") for one in across[1:]] == [one.get("x2") for one in across[:-1]]
+    assert len({one.get("y1") for one in across}) == 3
+
+
+def test_picture_tells_how_models_ended(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, state=JobState.DONE, name="<b>&\x01")
+        for number, state in enumerate(ModelState):
+            losses = () if state == ModelState.QUEUED else (1.0, 0.5 + number)
+            add_model(session, job_id, number, state=state, losses=losses, end_reason="a < b\x02")
+    root = picture(light_client, job_id)
+    lines = [told(one) for one in root.iter(f"{SVG}line") if one.get("class") is None and told(one)]
+    assert lines[1:3] == [
+        "model 2: trained, 2 epochs, lowest smoothed SV loss 1\na < b",
+        "model 3: given up, 2 epochs, lowest smoothed SV loss 1\na < b",
+    ]
+    assert len(lines) == len(ModelState) - 1  # what waits has no line
+    texts = {one.text for one in root.iter(f"{SVG}text")}
+    assert {"trained", "given up", "diverged", "failed", "cancelled", "waits", "trains"} <= texts
+
+
+@pytest.mark.parametrize(("models", "epochs"), [(1, 1), (3, 7), (200, 1000)])
+def test_picture_of_any_size(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str, models: int, epochs: int
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id)
+        for number in range(models):
+            add_model(session, job_id, number, losses=(1.0,), epochs_trained=epochs)
+    root = picture(light_client, job_id)
+    height = float(root.get("height", "nan"))
+    for line in root.iter(f"{SVG}line"):
+        assert 0 <= float(line.get("x1", "nan")) <= float(line.get("x2", "nan")) <= 1000
+        assert 0 <= float(line.get("y1", "nan")) <= float(line.get("y2", "nan")) <= height
+    ticks = [one.text for one in root.iter(f"{SVG}text") if one.get("text-anchor") == "middle"]
+    assert 2 <= len(ticks) - 2 <= 11
+
+
+def add_models(
+    session: Session, job_id: str, number: int, loss_of: Callable[[dict[str, float]], float]
+) -> None:
+    """Models drawn from ranges of learning rate (log) and dropout, with one of two sizes."""
+    random = np.random.default_rng(0)
+    for index in range(number):
+        values = {
+            "learning_rate": float(10 ** random.uniform(-3, math.log10(5e-3))),
+            "dropout": float(random.uniform(0, 0.6)),
+        }
+        factors = int(random.choice([4, 8]))
+        loss = loss_of(values | {"factors": factors})
+        add_model(
+            session, job_id, index, losses=(loss,), hyperparameters=values, architecture={"factors": factors}
+        )
+
+
+SEARCHED = {
+    "space": {"cd_rate": 0.5, "kl_weight_initial_condition": 1e-4, "l2_weight_generator": [0.1]},
+    "architecture": {"factors": [4, 8]},
+}
+
+
+def importance_of(
+    client: TestClient,
+    database: Database,
+    dataset_id: str,
+    models: int,
+    loss_of: Callable[..., float],
+    **body: Any,
+) -> dict[str, Any]:
+    with database.write() as session:
+        job_id = add_job(session, dataset_id, **(SEARCHED | body))
+        add_models(session, job_id, models, loss_of)
+        add_model(session, job_id, models, state=ModelState.DIVERGED)  # without a loss
+        add_model(session, job_id, models + 1, losses=(0.01,), final_fit_of=0)
+    answer = client.get(f"/v1/jobs/{job_id}/importance")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    assert found["models"] == models
+    return found
+
+
+@pytest.mark.parametrize("matters", ["learning_rate", "dropout", "factors"])
+def test_what_matters_is_found(client: TestClient, database: Database, dataset_id: str, matters: str) -> None:
+    middle = {"learning_rate": 1e-3, "dropout": 0.6, "factors": 4.0}
+    found = importance_of(client, database, dataset_id, 40, lambda of: 1 + abs(of[matters] - middle[matters]))
+    shares = {one["name"]: one["importance"] for one in found["dimensions"]}
+    assert set(shares) == set(middle)  # what is fixed has no part
+    assert list(shares) == sorted(shares, key=lambda name: -shares[name])
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[matters] > 0.7
+    assert found["note"] is None
+
+
+def test_marginals(client: TestClient, database: Database, dataset_id: str) -> None:
+    found = importance_of(client, database, dataset_id, 30, lambda of: of["dropout"])
+    by_name = {one["name"]: one for one in found["dimensions"]}
+    assert {name: one["scale"] for name, one in by_name.items()} == {
+        "learning_rate": "log", "dropout": "uniform", "factors": "choices",
+    }  # fmt: skip
+    for one in by_name.values():
+        assert sum(part["models"] for part in one["marginals"]) == 30
+    parts = by_name["dropout"]["marginals"]
+    assert [part["low"] for part in parts] == pytest.approx(np.linspace(0, 0.5, 6))
+    assert [part["high"] for part in parts] == pytest.approx(np.linspace(0.1, 0.6, 6))
+    for part in parts:
+        assert (
+            part["low"] <= part["lowest_smoothed_sv_loss"] <= part["median_smoothed_sv_loss"] < part["high"]
+        )
+    parts = by_name["learning_rate"]["marginals"]
+    assert (parts[0]["low"], parts[-1]["high"]) == (1e-3, 5e-3)
+    assert parts[0]["high"] / parts[0]["low"] == pytest.approx(5 ** (1 / 6))
+    assert [(part["low"], part["high"]) for part in by_name["factors"]["marginals"]] == [(4, 4), (8, 8)]
+
+
+@pytest.mark.parametrize("models", [0, 1, 3])
+def test_few_models_have_no_importances(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str, models: int
+) -> None:
+    found = importance_of(light_client, sqlite_database, light_dataset_id, models, lambda of: of["dropout"])
+    assert [one["importance"] for one in found["dimensions"]] == [None] * 3
+    assert found["note"] == f"Importances need 4 models of the space with a loss; there are {models} so far."
+    empty = [part for part in found["dimensions"][1]["marginals"] if part["models"] == 0]
+    assert all(part["median_smoothed_sv_loss"] is None for part in empty)
+
+
+@pytest.mark.parametrize(
+    ("models", "loss_of", "body", "says"),
+    [
+        (4, lambda of: of["dropout"], {}, "4 models are few"),
+        (30, lambda of: 1.0, {}, "All models have the same loss"),
+        (
+            30,
+            lambda of: of["dropout"],
+            {"strategy": {"kind": "pbt"}},
+            "With pbt values change while a model trains",
+        ),
+        (30, lambda of: of["dropout"], {"strategy": {"kind": "asha"}}, "Models that were given up early"),
+        (
+            30,
+            lambda of: of["dropout"],
+            {"strategy": {"kind": "hyperband"}},
+            "Models that were given up early",
+        ),
+    ],
+)
+def test_what_to_know_of_importances(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str, models: int,
+    loss_of: Callable[..., float], body: dict[str, Any], says: str,
+) -> None:  # fmt: skip
+    found = importance_of(light_client, sqlite_database, light_dataset_id, models, loss_of, **body)
+    assert says in found["note"]
+    shares = [one["importance"] for one in found["dimensions"]]
+    assert sum(shares) == pytest.approx(0 if "same loss" in says else 1)
+
+
+def test_models_outside_the_space(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    """Perturbed out of their range, they count in its outermost parts, and not in the importances."""
+    space = {"learning_rate": {"low": 1e-3, "high": 5e-3, "scale": "log"}}
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, **(SEARCHED | {"space": SEARCHED["space"] | space}))
+        add_models(session, job_id, 20, lambda of: of["dropout"])
+        for number, rate in ((20, 0.0), (21, 0.5)):
+            values = {"learning_rate": rate, "dropout": 0.3}
+            add_model(
+                session, job_id, number, losses=(5.0,), hyperparameters=values, architecture={"factors": 4}
+            )
+    found = light_client.get(f"/v1/jobs/{job_id}/importance").json()
+    assert "2 of 22 models lie outside the space" in found["note"]
+    [parts] = [one["marginals"] for one in found["dimensions"] if one["name"] == "learning_rate"]
+    assert sum(part["models"] for part in parts) == 22
+
+
+def test_nothing_is_searched(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    space = {
+        "learning_rate": 0.003, "dropout": 0.1, "cd_rate": 0.5, "kl_weight_initial_condition": 1e-4,
+        "l2_weight_generator": 0.1,
+    }  # fmt: skip
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, space=space)
+        for number in range(5):
+            add_model(session, job_id, number, losses=(1.0,), hyperparameters=space)
+    found = light_client.get(f"/v1/jobs/{job_id}/importance").json()
+    assert (found["dimensions"], found["models"]) == ([], 5)
+    assert found["note"].startswith("Nothing is searched")
+
+
+def test_final_fit_is_not_the_best(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id)
+        best = add_model(session, job_id, 0, losses=(1.0,))
+        add_model(session, job_id, 1, losses=(0.1,), final_fit_of=0)
+        add_decision(session, job_id, 0, "begin", 0)
+    assert light_client.get(f"/v1/jobs/{job_id}/lineage").json()["model_id"] == best
+    assert light_client.get(f"/v1/jobs/{job_id}").json()["progress"]["best_model_id"] == best
