@@ -20,7 +20,6 @@ from store.tables import Dataset, Job, OutboxMessage, Slice, Worker
 from worker.celery_app import CONTROL, SLICES, app
 from worker.leases import reap
 from worker.packs import WORKER_SEEN_SECONDS
-from worker.scheduler import advance
 
 logger = logging.getLogger("latentry.maintenance")
 
@@ -93,7 +92,7 @@ def sweep(session: Session, settings: Settings) -> None:
             )
         ).scalars()
         for job_id in idle:
-            advance(session, job_id, settings)
+            outbox.post(session, outbox.ADVANCE, job_id)
     session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
 
 

@@ -5,13 +5,14 @@ somebody forgot. It reads the rows, asks the strategy, writes the decisions and 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import events, outbox
 from store.budget import spent
-from store.database import LOCK, database_now
+from store.database import LOCK, Database, database_now
 from store.identifiers import new_id
 from store.settings import Settings
 from store.specification import JobSpecification
@@ -21,12 +22,34 @@ from worker import final_fit
 from worker.decisions import carry_out
 from worker.model_rows import end_model, read_marks, read_models, record
 from worker.packs import form_packs
-from worker.strategies import make_strategy
+from worker.strategies import Decision, ModelRecord, Strategy, make_strategy
 
 _ACTIVE = (SliceState.QUEUED, SliceState.LEASED)
 
 
-def advance(session: Session, job_id: str, settings: Settings) -> None:
+@dataclass(frozen=True)
+class Foreseen:
+    """What a strategy decides from a history, found before any lock is held."""
+
+    history: list[ModelRecord]
+    decisions: list[Decision]
+
+
+def foresee(database: Database, job_id: str) -> Foreseen | None:
+    """Decide ahead of `advance` where that takes seconds: meanwhile nobody waits for a lock. None where it is quick."""
+    with database.read() as session:
+        job = session.get(Job, job_id)
+        if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
+            return None
+        specification = JobSpecification.model_validate(job.spec)
+        strategy = make_strategy(specification)
+        if not strategy.takes_seconds:
+            return None
+        history = _history(session, specification, strategy, read_models(session, job_id))
+    return Foreseen(history, strategy.decide(history))
+
+
+def advance(session: Session, job_id: str, settings: Settings, foreseen: Foreseen | None = None) -> None:
     """Write what comes next for a job. Running it twice changes nothing more.
 
     Parameters
@@ -37,6 +60,8 @@ def advance(session: Session, job_id: str, settings: Settings) -> None:
         The job; one that ended, or is not there, is left alone.
     settings
         For the size of packs.
+    foreseen
+        What was decided ahead, if it was; should something have happened since, the job is advanced again.
     """
     job = session.get(Job, job_id, with_for_update=LOCK)
     if job is None or JobState(job.state).is_final:
@@ -55,8 +80,14 @@ def advance(session: Session, job_id: str, settings: Settings) -> None:
         ending = models if job.state == JobState.STOPPING else [m for m in models if m.final_fit_of is None]
         _end_all(session, ending, active, reason)
     else:
-        models = _decide(session, job, specification, models)
         _end_models_out_of_epochs(session, specification, models, _busy(active))
+        strategy = make_strategy(specification)
+        history = _history(session, specification, strategy, models)
+        if foreseen is not None and foreseen.history != history:
+            outbox.post(session, outbox.ADVANCE, job_id)
+            return
+        decisions = strategy.decide(history) if foreseen is None else foreseen.decisions
+        models += carry_out(session, job, specification, models, decisions)
     final_fit.go_on(session, models, _busy(active))
     _queue_slices(session, job, models, _busy(active), settings)
     if all(ModelState(model.state).is_final for model in models):
@@ -102,14 +133,15 @@ def _withdraw(session: Session, active: Sequence[Slice]) -> None:
             piece.state, piece.ended_at = SliceState.CANCELLED, database_now(session)
 
 
-def _decide(session: Session, job: Job, specification: JobSpecification, models: list[Model]) -> list[Model]:
-    """Ask the strategy and carry out what it decides; returns all models of the job."""
-    strategy, searched = make_strategy(specification), list(specification.searched_space())
-    marks = read_marks(session, job.id) if strategy.reads_marks else {}
-    history = [
+def _history(
+    session: Session, specification: JobSpecification, strategy: Strategy, models: Sequence[Model]
+) -> list[ModelRecord]:
+    """The models of a search as its strategy sees them."""
+    searched = list(specification.searched_space())
+    marks = read_marks(session, models[0].job_id) if strategy.reads_marks and models else {}
+    return [
         record(model, searched, marks.get(model.number, ())) for model in models if model.final_fit_of is None
     ]
-    return models + carry_out(session, job, specification, models, strategy.decide(history))
 
 
 def _end_models_out_of_epochs(

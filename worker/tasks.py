@@ -13,6 +13,7 @@ from worker.collection import collect_all
 from worker.ingest.service import ingest_dataset
 from worker.leases import reap
 from worker.scheduler import advance as advance_job
+from worker.scheduler import foresee
 from worker.training_handle import TrainingHandle, TrainingProcessDied
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,9 @@ def ingest(dataset_id: str) -> None:
 @app.task(name="advance")  # type: ignore[untyped-decorator]
 def advance(job_id: str) -> None:
     """Write what comes next for a job."""
+    foreseen = foresee(get_database(), job_id)
     with get_database().write() as session:
-        advance_job(session, job_id, get_settings())
+        advance_job(session, job_id, get_settings(), foreseen)
 
 
 @app.task(name="collect")  # type: ignore[untyped-decorator]

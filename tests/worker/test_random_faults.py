@@ -28,6 +28,7 @@ STRATEGIES: list[dict[str, Any]] = [
     {"kind": "random"},
     {"kind": "asha", "first_rung_epochs": 2, "reduction_factor": 2},
     {"kind": "hyperband", "first_rung_epochs": 2, "reduction_factor": 2},
+    {"kind": "tpe", "models_at_once": 2, "startup_models": 2},
     {"kind": "pbt", "generation_epochs": 2, "burn_in_epochs": 2, "patience_generations": 2},
 ]
 VERBS = ["pause", "resume", "stop", "cancel", "retry", "extend"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import event, select
 
 from api.jobs import lifecycle
@@ -12,9 +13,10 @@ from store.database import Database, database_now
 from store.lineage import lineage
 from store.settings import Settings
 from store.states import JobState, ModelState, SliceState
-from store.tables import Event, Job, Model, Slice, Worker
+from store.tables import Event, Job, Model, OutboxMessage, Slice, Worker
 from tests.worker.fake_workers import FakeWorkers, read_decisions, read_job, read_models, read_slices
 from worker.leases import reap
+from worker.scheduler import advance, foresee
 
 
 def test_a_job_runs_to_the_model_with_the_lowest_sv_loss(
@@ -447,3 +449,34 @@ class TestFinalFit:
         assert models[2].state == ModelState.DIVERGED
         [inference] = [one for one in read_slices(database, job_id) if one.kind == "infer"]
         assert inference.model_ids == [models[1].id]
+
+
+TPE: dict[str, Any] = {"kind": "tpe", "models_at_once": 2, "startup_models": 2}
+
+
+def test_what_takes_seconds_is_decided_before_a_lock_is_held(
+    database: Database, settings: Settings, make_job: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = make_job(strategy=TPE, budget={"models": 4, "epochs": 2})
+    workers = FakeWorkers(database, settings)
+    workers.advance(job_id)
+    lease = workers.claim()
+    assert lease is not None
+    stale = foresee(database, job_id)
+    workers.report(lease)
+    with database.write() as session:
+        advance(session, job_id, settings, stale)
+        assert session.execute(select(OutboxMessage.task)).scalars().all()[-1] == "advance"
+    assert [model.state for model in read_models(database, job_id)] == [ModelState.TRAINED] * 2
+    foreseen = foresee(database, job_id)
+    sampler = "worker.strategies.samplers.optuna_samplers.LearningSampler.suggest"
+    with monkeypatch.context() as patched:
+        patched.setattr(sampler, lambda *_: pytest.fail("decided under the lock"))
+        with database.write() as session:
+            advance(session, job_id, settings, foreseen)
+    assert len(read_models(database, job_id)) == 4
+    workers.run(job_id)
+    assert read_job(database, job_id).state == JobState.DONE
+    reasons = [one.reason for one in read_decisions(database, job_id) if one.kind == "begin"]
+    assert reasons == ["drawn at random"] * 2 + ["chosen by tpe from 2 models"] * 2
+    assert foresee(database, make_job()) is None, "random draws take no time"

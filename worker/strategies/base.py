@@ -132,6 +132,8 @@ class Strategy(ABC):
 
     reads_marks = False
     """Whether it reads `ModelRecord.marks`; without them the scheduler need not."""
+    takes_seconds = False
+    """Whether a decision may take so long that no lock should be held meanwhile."""
 
     def __init__(self, specification: JobSpecification) -> None:
         self.specification = specification

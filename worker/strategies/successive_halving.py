@@ -26,6 +26,7 @@ class _Halving(Strategy):
     ) -> None:
         super().__init__(specification)
         self.sampler, self.factor = sampler, wanted.reduction_factor
+        self.takes_seconds = sampler.takes_seconds
         self.rungs = wanted.rungs(specification.budget.epochs, specification.training.ramp_epochs)
 
     def next_rung(self, epoch: int) -> int:

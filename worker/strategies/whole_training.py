@@ -20,7 +20,7 @@ class WholeTraining(Strategy):
 
     def __init__(self, specification: JobSpecification, sampler: Sampler) -> None:
         super().__init__(specification)
-        self.sampler = sampler
+        self.sampler, self.takes_seconds = sampler, sampler.takes_seconds
 
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
         """Begin what the sampler suggests; models of a job whose budget was raised go on."""

@@ -41,6 +41,9 @@ class Sampler(ABC):
         The job's.
     """
 
+    takes_seconds = False
+    """Whether a suggestion may take so long that no lock should be held meanwhile."""
+
     def __init__(self, specification: JobSpecification) -> None:
         self.specification = specification
         self.space = specification.searched_space()

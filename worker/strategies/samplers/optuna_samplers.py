@@ -42,6 +42,8 @@ class LearningSampler(Sampler):
         Kind and fields.
     """
 
+    takes_seconds = True
+
     def __init__(self, specification: JobSpecification, wanted: Learning) -> None:
         super().__init__(specification)
         self.wanted = wanted
