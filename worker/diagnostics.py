@@ -43,7 +43,7 @@ def diagnose(
     losses = {
         model.number: _losses(model, kept if model.id == work.models[0].id else None)
         for model in models
-        if model.state == ModelState.TRAINED
+        if model.state == ModelState.TRAINED or model.id == selected.id
     }
     found = validation_disagreement(
         [sv_loss for sv_loss, _ in losses.values()],

@@ -16,8 +16,9 @@ from store import events
 from store.array_store import delete_objects
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
 from store.database import database_now
+from store.lineage import lineage
 from store.states import JobState
-from store.tables import CurvePoint, Job, Model, Slice, Trial
+from store.tables import CurvePoint, Decision, Job, Model, Slice, Trial
 from worker.checkpoints import load_checkpoint
 from worker.diagnostics import best_epoch, diagnose
 from worker.scores import ScoredData, score
@@ -71,11 +72,25 @@ def infer(process: TrainingProcess, work: Work) -> None:
 
 
 def _job_so_far(process: TrainingProcess, work: Work, epoch: int) -> tuple[list[Model], CurvePoint | None]:
-    """The models of the job, by number, and the selected one's point of the learning curve at an epoch."""
+    """The models of the search, by number, and the point of the learning curve at an epoch of what is inferred with."""
     with process.database.read() as session:
         of_search = (Model.job_id == work.job.id) & Model.final_fit_of.is_(None)
         of_job = select(Model).where(of_search).order_by(Model.number)
-        return list(session.execute(of_job).scalars()), session.get(CurvePoint, (work.models[0].id, epoch))
+        return list(session.execute(of_job).scalars()), point_at(session, work.models[0], epoch)
+
+
+def point_at(session: Session, model: Model, epoch: int) -> CurvePoint | None:
+    """The point of an epoch that a model has trained, or that it took over from whom it copied."""
+    of_job = select(Decision).where(Decision.job_id == model.job_id).order_by(Decision.id)
+    trained_by = model.number
+    for segment in lineage(session.execute(of_job).scalars().all(), model.number):
+        if segment.from_epoch < epoch and (segment.to_epoch is None or epoch <= segment.to_epoch):
+            trained_by = segment.model_number
+    of_epoch = select(CurvePoint).join(Model, Model.id == CurvePoint.model_id)
+    of_epoch = of_epoch.where(
+        Model.job_id == model.job_id, Model.number == trained_by, CurvePoint.epoch == epoch
+    )
+    return session.execute(of_epoch).scalar_one_or_none()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from api.jobs.preview import job_data
 from api.jobs.warm_start import find_models
 from store.arrays import open_array
 from store.database import Database
+from store.lineage import lineage
 from store.settings import Settings
 from store.specification import JobSpecification
 from store.states import JobState, ModelState, SliceState
@@ -26,6 +27,8 @@ from tests.worker.fake_workers import read_job, read_models, read_slices
 from tests.worker.real_training import curves, run_job
 from worker.checkpoints import load_checkpoint
 from worker.collection import collect
+from worker.infer import point_at
+from worker.model_rows import end_model
 from worker.run_slice import run_next
 from worker.scheduler import advance
 from worker.slice_work import TrainingProcess
@@ -66,6 +69,52 @@ def test_a_copy_has_its_parent_s_weights_and_goes_on_by_itself(
     collect(database, arrays, job_id)  # what copies left behind
     assert all(checkpoint(arrays, model) for model in read_models(database, job_id))
     assert collect(database, arrays, job_id) == 0
+
+
+def test_the_epoch_that_a_copy_took_over_is_found_in_its_parent_s_curve(
+    database: Database, process: TrainingProcess, dataset_id: str
+) -> None:
+    job_id = add_job(database, dataset_id, strategy=PBT, budget={"models": 6, "epochs": 6})
+    run_job(process, job_id)
+    found, models = curves(database, job_id), read_models(database, job_id)
+    with database.read() as session:
+        decisions = (
+            session.execute(select(Decision).where(Decision.job_id == job_id).order_by(Decision.id))
+            .scalars()
+            .all()
+        )
+        copied = 0
+        for model in models:
+            segments = lineage(decisions, model.number)
+            copied += len(segments) > 1
+            for segment in segments:
+                for epoch in range(segment.from_epoch + 1, (segment.to_epoch or 6) + 1):
+                    point = point_at(session, model, epoch)
+                    assert point is not None
+                    assert (epoch, point.sv_loss) == found[segment.model_number][epoch - 1]
+    assert copied
+
+
+def test_a_model_that_was_given_up_may_be_selected(
+    database: Database, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    """The better ones diverged later."""
+    strategy = {"kind": "hyperband", "first_rung_epochs": 2}
+    job_id = add_job(database, dataset_id, strategy=strategy, budget={"models": 4, "epochs": 8})
+    while True:
+        with database.write() as session:
+            further = select(Model).where(Model.job_id == job_id, Model.epochs_trained > 2)
+            for model in session.execute(further).scalars():
+                end_model(session, model, ModelState.DIVERGED, "its loss was no longer finite")
+            advance(session, job_id, settings)
+        if not run_next(process):
+            break
+    job = read_job(database, job_id)
+    assert job.state == JobState.DONE, job.error
+    (selected,) = (model for model in read_models(database, job_id) if model.id == job.selected_model_id)
+    assert selected.state == ModelState.STOPPED
+    assert job.diagnostics is not None
+    assert job.diagnostics["selected"] == selected.number
 
 
 def test_a_population_cut_into_many_slices_decides_the_same(
