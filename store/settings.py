@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         description="How often what lost workers left in the array store, and weights that are no longer kept, are deleted.",
     )
     pack_models: int = Field(
-        16,
+        32,
         ge=1,
         description="Most models of a pack, which one worker trains from report to report; how many of them at once it "
         "finds by itself.",
