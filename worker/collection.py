@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from store.array_store import delete_object, delete_objects
-from store.database import Database, database_now
+from store.database import LOCK, Database, database_now
 from store.specification import JobSpecification
 from store.states import JobState
 from store.tables import Job, Model, Slice
@@ -93,7 +93,7 @@ def collect_all(database: Database, arrays: Store) -> int:
         job_ids = list(session.execute(due).scalars())
     for job_id in job_ids:
         with database.write() as session:
-            job = session.get_one(Job, job_id, with_for_update=True)
+            job = session.get_one(Job, job_id, with_for_update=LOCK)
             if job.state == JobState.DONE:
                 drop_weights(session, job)
         deleted += collect(database, arrays, job_id)

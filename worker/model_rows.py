@@ -22,10 +22,20 @@ def read_models(session: Session, job_id: str) -> list[Model]:
 def read_marks(session: Session, job_id: str) -> dict[int, list[Mark]]:
     """What was decided about each model, in order, by its number."""
     marks: dict[int, list[Mark]] = defaultdict(list)
-    of_job = select(Decision).where(Decision.job_id == job_id).order_by(Decision.id)
-    for row in session.execute(of_job).scalars():
-        mark = Mark(row.epoch, row.lowest_sv_loss, row.latest_sv_loss, row.kind)
-        marks[row.model_number].append(mark)
+    # The columns alone: a search of many generations has thousands of decisions, and locks are held meanwhile.
+    of_job = (
+        select(
+            Decision.model_number,
+            Decision.epoch,
+            Decision.lowest_sv_loss,
+            Decision.latest_sv_loss,
+            Decision.kind,
+        )
+        .where(Decision.job_id == job_id)
+        .order_by(Decision.id)
+    )
+    for number, epoch, lowest, latest, kind in session.execute(of_job):
+        marks[number].append(Mark(epoch, lowest, latest, kind))
     return marks
 
 

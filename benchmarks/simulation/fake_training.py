@@ -3,8 +3,12 @@
 `worker.train.train` and `worker.infer.infer` run as they are: they load data and checkpoints, renew their lease, write points
 of learning curves, save, score and report. Only the network is replaced: `Population` by one that sleeps, and `iterate_latents`
 by random numbers.
+
+Losses follow from a model's seed, its learning rate and the epoch. Their smoothing goes on from the checkpoint, as in real
+training: a model that went on from a wrong one ends with another loss.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +29,7 @@ from models import Architecture, EpochScores, Hyperparameters, Latents
 from models.network import parameter_shapes
 
 STEPS_PER_EPOCH = 10
+_SMOOTHING = 0.7
 _KINDS = ("weights", "best", "adam_first", "adam_second")
 
 
@@ -63,6 +68,10 @@ class SleepingPopulation:
             raise ValueError(f"expected a state of one epoch for each of {len(seeds)} models, got {epochs}")
         self.epoch = epochs.pop()
         self.alive = [True] * len(hyperparameters)
+        self._losses = [
+            _Losses(seed, values.learning_rate, None if states is None else states[number])
+            for number, (seed, values) in enumerate(zip(seeds, hyperparameters, strict=True))
+        ]
         self._pace, self._architecture = pace, architecture
         self._epoch_seconds = pace.epoch_seconds * np.random.default_rng([*seeds, self.epoch]).uniform(
             0.8, 1.2
@@ -76,32 +85,59 @@ class SleepingPopulation:
             self._pace.slept_s += time.monotonic() - started
             on_step()
         self.epoch += 1
-        loss = 0.3 + 0.1 / self.epoch
-        return [
-            EpochScores(
-                epoch=self.epoch,
-                train_loss=loss,
-                sv_loss=loss + 0.001 * number,
-                ordinary_loss=loss,
-                sv_loss_train=loss,
-                smoothed_sv_loss=loss,
-                kl_initial_condition=1.0,
-                kl_inputs=0.0,
-                gradient_norm=0.01,
-                learning_rate=1e-3,
-                diverged=False,
-                best_smoothed_sv_loss=loss,
-                best_epoch=self.epoch,
-            )
-            for number in range(len(self.alive))
-        ]
+        return [losses.train_epoch(self.epoch) for losses in self._losses]
 
-    def state(self, _index: int) -> dict[str, Tensor]:
+    def state(self, index: int) -> dict[str, Tensor]:
         """A state of the size of a real one: numbers that do not compress."""
-        return _tensors(self._architecture) | {
-            "epoch": torch.tensor(self.epoch),
-            "best_epoch": torch.tensor(self.epoch),
+        return (
+            _tensors(self._architecture) | {"epoch": torch.tensor(self.epoch)} | self._losses[index].state()
+        )
+
+
+class _Losses:
+    """Losses of one model, as they would be: falling, with noise, by seed, learning rate and epoch."""
+
+    def __init__(self, seed: int, learning_rate: float, state: Mapping[str, Tensor] | None) -> None:
+        self._seed, self._learning_rate = seed, learning_rate
+        self._smoothed = math.nan if state is None else float(state["smoothed_sv_loss"])
+        self._best = math.inf if state is None else float(state["best_smoothed_sv_loss"])
+        self._best_epoch = 0 if state is None else int(state["best_epoch"])
+
+    def train_epoch(self, epoch: int) -> EpochScores:
+        loss = fake_loss(self._seed, self._learning_rate, epoch)
+        before = loss if math.isnan(self._smoothed) else self._smoothed
+        self._smoothed = _SMOOTHING * before + (1 - _SMOOTHING) * loss
+        if self._smoothed < self._best:
+            self._best, self._best_epoch = self._smoothed, epoch
+        return EpochScores(
+            epoch=epoch,
+            train_loss=loss,
+            sv_loss=loss,
+            ordinary_loss=loss,
+            sv_loss_train=loss,
+            smoothed_sv_loss=self._smoothed,
+            kl_initial_condition=1.0,
+            kl_inputs=0.0,
+            gradient_norm=0.01,
+            learning_rate=self._learning_rate,
+            diverged=False,
+            best_smoothed_sv_loss=self._best,
+            best_epoch=self._best_epoch,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "smoothed_sv_loss": torch.tensor(self._smoothed, dtype=torch.float64),
+            "best_smoothed_sv_loss": torch.tensor(self._best, dtype=torch.float64),
+            "best_epoch": torch.tensor(self._best_epoch),
         }
+
+
+def fake_loss(seed: int, learning_rate: float, epoch: int) -> float:
+    """Loss of one epoch: it falls; seeds differ, and learning rates far from 2e-3 are worse; with noise."""
+    talent = np.random.default_rng(seed).uniform(0.0, 0.02)
+    noise = np.random.default_rng([seed, epoch]).normal(0.0, 0.003)
+    return float(0.3 + 0.1 / math.sqrt(epoch) + talent + 0.01 * abs(math.log(learning_rate / 2e-3)) + noise)
 
 
 @lru_cache

@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psutil
 import redis
+from zarr.abc.store import Store
 
 from benchmarks.simulation.fake_training import Pace, instead_of_the_network
 from benchmarks.simulation.measured_database import MeasuredDatabase, Transaction
 from store.array_store import open_array_store
+from store.database import Database
+from store.outbox import COLLECT
 from store.settings import Settings, get_settings
+from worker.collection import collect_all
 from worker.run_slice import run_next
 from worker.scheduler import advance
 from worker.slice_work import TrainingProcess
@@ -40,10 +45,13 @@ class Place:
         For what they measured.
     environment
         Settings of the service.
+    owner
+        The process that started them; without it they end.
     """
 
     folder: Path
     environment: dict[str, str]
+    owner: int = field(default_factory=os.getpid)
 
     def settings(self) -> Settings:
         """Make this environment that of the process, and read the settings."""
@@ -62,8 +70,8 @@ class Place:
         return self.folder / "stop"
 
     def is_stopping(self) -> bool:
-        """Whether it is."""
-        return self.stop_file.exists()
+        """Whether it is, or there is nobody left to say so."""
+        return self.stop_file.exists() or not psutil.pid_exists(self.owner)
 
 
 @dataclass
@@ -160,14 +168,24 @@ def run_control(place: Place, name: str) -> None:
     """The task `advance`, message by message."""
     settings, measures = place.settings(), Measures("control")
     database = MeasuredDatabase(settings.database_url)
+    arrays = open_array_store(settings.array_url, database)
     queue: Any = redis.Redis.from_url(settings.redis_url)
     with measures.of_this_process(place, database, name):
         while not place.is_stopping():
-            if (taken := queue.brpop(CONTROL, timeout=0.5)) is None:
-                continue
-            (job_id,), *_ = json.loads(base64.b64decode(json.loads(taken[1])["body"]))
-            with database.write() as session:
-                advance(session, job_id, settings)
+            if (taken := queue.brpop(CONTROL, timeout=0.5)) is not None:
+                handle_message(taken[1], database, arrays, settings)
+
+
+def handle_message(message: bytes, database: Database, arrays: Store, settings: Settings) -> None:
+    """Do what `worker.tasks` does with a message of the queue for control."""
+    parts = json.loads(message)
+    arguments, *_ = json.loads(base64.b64decode(parts["body"]))
+    if parts["headers"]["task"] == COLLECT:
+        collect_all(database, arrays)
+        return
+    (job_id,) = arguments
+    with database.write() as session:
+        advance(session, job_id, settings)
 
 
 def run_maintenance(place: Place, name: str) -> None:

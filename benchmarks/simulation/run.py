@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Select, func, select, text
 
-from benchmarks.simulation.load import Outcome, add_jobs, are_all_done, read_outcome
+from benchmarks.simulation.load import Outcome, add_jobs, are_all_done, read_outcome, write_data
 from benchmarks.simulation.processes import (
     Measures,
     Place,
@@ -171,7 +171,9 @@ def simulate(plan: Plan, folder: Path) -> Simulated:
                 processes.start(f"control-{number}", run_control)
             processes.start("maintenance", run_maintenance)
             servers = [plan.server, messages]
-            add_jobs(database, arrays, plan.jobs, plan.models_per_job, plan.epochs)
+            budget = {"models": plan.models_per_job, "epochs": plan.epochs}
+            write_data(arrays)
+            add_jobs(database, [{"budget": budget, "seed": seed} for seed in range(plan.jobs)])
             begun = select(func.count(Slice.job_id.distinct()))
             _wait_for(database, begun, plan.jobs, processes)
             place.begin_file.touch()
