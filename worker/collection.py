@@ -122,4 +122,5 @@ def _keys(arrays: Store, prefix: str) -> Iterable[str]:
 
 
 def _token(name: str) -> str:
-    return name.rsplit("/", 1)[1].removesuffix(".safetensors").rsplit("-", 1)[-1]
+    """The token in the name of a checkpoint or a group of latents; a file store has further endings while it writes."""
+    return name.rsplit("/", 1)[1].rsplit("-", 1)[-1].split(".")[0]

@@ -10,6 +10,7 @@ import time
 from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from store import outbox
@@ -23,7 +24,7 @@ from worker.packs import WORKER_SEEN_SECONDS
 
 logger = logging.getLogger("latentry.maintenance")
 
-_FORGOTTEN_AFTER_SECONDS = 15.0
+_FORGOTTEN_AFTER_SECONDS = 5.0
 
 
 def send_outbox(database: Database) -> int:
@@ -100,6 +101,7 @@ def run(stopping: threading.Event) -> None:
     """Loop until told to stop; a broker or database that is away is waited for."""
     settings, database = get_settings(), get_database()
     next_sweep, next_collection = 0.0, time.monotonic() + settings.collect_seconds
+    next_reaping = 0.0
     failing = False
     while not stopping.wait(settings.outbox_seconds):
         try:
@@ -107,7 +109,7 @@ def run(stopping: threading.Event) -> None:
                 pass
             if time.monotonic() >= next_sweep:
                 with database.write() as session:
-                    taken = reap(session, settings)
+                    taken = reap(session, settings) if time.monotonic() >= next_reaping else 0
                     sweep(session, settings)
                 if taken:
                     logger.warning("took %d pieces of work from lost workers", taken)
@@ -121,6 +123,9 @@ def run(stopping: threading.Event) -> None:
             if not failing:
                 logger.exception("the broker or the database does not answer; trying again")
             failing = True
+            if isinstance(error, OperationalError):
+                # Nobody could renew a lease while the database was away: first let those who live do so.
+                next_reaping = time.monotonic() + 3 * settings.heartbeat_seconds
             logger.debug("still failing: %s", error)
             stopping.wait(1.0)
 

@@ -5,9 +5,12 @@ import os
 import socket
 from functools import lru_cache
 
+from sqlalchemy import delete
+
 from store.array_store import get_array_store
 from store.database import get_database
 from store.settings import get_settings
+from store.tables import Worker
 from worker.celery_app import app, shutting_down
 from worker.collection import collect_all
 from worker.ingest.service import ingest_dataset
@@ -37,6 +40,7 @@ def run_slice() -> None:
         logger.error("%s", death)
         with get_database().write() as session:
             reap(session, get_settings(), held_by=death.name, died_at_it=True)
+            session.execute(delete(Worker).where(Worker.name == death.name))  # no packs are formed for it
 
 
 @app.task(name="ingest")  # type: ignore[untyped-decorator]

@@ -54,6 +54,9 @@ def test_orphans_are_deleted_and_what_is_read_or_being_written_stays(
         write_checkpoint(database, arrays, one, 2, "reported", is_read=True),
         write_checkpoint(database, arrays, other, 4, lease.token, is_read=False),  # of a worker that is alive
     }
+    partial = checkpoint_key(other.id, 4, lease.token) + ".0f3a.partial"  # as a file store writes
+    write_object(arrays, partial, b"wei")
+    kept.add(partial)
     write_checkpoint(database, arrays, one, 4, "lost", is_read=False)
     write_checkpoint(database, arrays, other, 2, "lost", is_read=False)
     for token in ("shown", "lost"):
