@@ -31,6 +31,7 @@ def work_of(**architecture: Any) -> Work:
             trial_length_bins=LENGTHS,
             dataset=SimpleNamespace(bin_width_s=0.02, bins=BINS),
             models=[model(3, 0.5, 0.5)],
+            job=SimpleNamespace(selected_model_id="mod_3"),
         ),
     )
 
