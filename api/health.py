@@ -10,11 +10,11 @@ from sqlalchemy import func, select
 from api.dependencies import DatabaseDependency
 from store.database import database_now
 from store.states import SliceState
-from store.tables import OutboxMessage, Slice, Worker
+from store.tables import OutboxMessage, Slice
+from store.workers import alive_workers
 
 router = APIRouter(tags=["service"])
 
-_SEEN_SECONDS = 30.0
 _OUTBOX_LATE_SECONDS = 30.0
 
 
@@ -61,9 +61,7 @@ def get_readiness(response: Response, database: DatabaseDependency) -> Readiness
     try:
         with database.read() as session:
             now = database_now(session)
-            workers = session.execute(
-                select(Worker).where(Worker.seen_at > now - timedelta(seconds=_SEEN_SECONDS))
-            ).scalars()
+            workers = alive_workers(session)
             counts = {
                 row.state: row.number
                 for row in session.execute(

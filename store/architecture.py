@@ -1,6 +1,6 @@
 """What the models of a job look like: form and sizes of the network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -152,3 +152,11 @@ class ArchitectureSpecification(Document):
     def external_inputs(self, report: Mapping[str, Any] | None) -> int:
         """Known inputs in each bin that models get, by the data set's report."""
         return int((report or {}).get("external_inputs", 0)) if self.use_external_inputs else 0
+
+
+def with_sizes(
+    hyperparameters: Mapping[str, float], architecture: Mapping[str, Any], searched: Iterable[str]
+) -> dict[str, float]:
+    """Hyperparameters of a model's row, with the sizes of its network among what is searched."""
+    sizes = {name: float(architecture[name]) for name in searched if name in SIZES}
+    return {**hyperparameters, **sizes}

@@ -1,22 +1,35 @@
 """What a job will take: memory, operations and bytes, from sizes alone. Rough where the docstrings say so."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 _FLOAT = 4
 _KEPT_PER_PARAMETER = 4  # weights, best weights, Adam's two moments
 
 
-def _sizes(architecture: Mapping[str, Any]) -> tuple[int, int, int, int, int, int, int, int]:
-    names = ("encoder_units", "initial_condition_dim", "generator_units", "factors", "controller_units")
-    sizes = [int(architecture[name]) for name in names]
-    is_driven = sizes[-1] > 0
-    return (
-        *sizes,
-        int(architecture["controller_encoder_units"]) if is_driven else 0,
-        int(architecture["inferred_inputs"]),
-        int(architecture.get("external_inputs", 0)),
-    )  # type: ignore[return-value]
+class _Sizes(NamedTuple):
+    encoder: int
+    initial: int
+    generator: int
+    factors: int
+    controller: int
+    coder: int  # each of the controller's encoders
+    inputs: int
+    external: int
+
+
+def _sizes(architecture: Mapping[str, Any]) -> _Sizes:
+    is_driven = architecture["controller_units"] > 0
+    return _Sizes(
+        architecture["encoder_units"],
+        architecture["initial_condition_dim"],
+        architecture["generator_units"],
+        architecture["factors"],
+        architecture["controller_units"],
+        architecture["controller_encoder_units"] if is_driven else 0,
+        architecture["inferred_inputs"],
+        architecture.get("external_inputs", 0),
+    )
 
 
 def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_trials: int) -> int:
@@ -27,8 +40,9 @@ def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_t
     architecture
         Of a model's row.
     """
-    encoder, _, generator, _, controller, controller_encoder, _, _ = _sizes(architecture)
-    numbers = 11 * neurons + 18 * encoder + 13 * generator + 23 * controller_encoder + 9 * controller
+    sizes = _sizes(architecture)
+    numbers = 11 * neurons + 18 * sizes.encoder + 13 * sizes.generator
+    numbers += 23 * sizes.coder + 9 * sizes.controller
     return _FLOAT * batch_trials * bins * numbers
 
 
@@ -50,8 +64,9 @@ def checkpoint_bytes(architecture: Mapping[str, Any], neurons: int) -> int:
 
 def latents_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, trials: int) -> int:
     """Of a model's latents before compression, all arrays."""
-    _, initial, generator, factors, _, _, inputs, _ = _sizes(architecture)
-    return _FLOAT * trials * (bins * (neurons + factors + generator + inputs) + initial)
+    sizes = _sizes(architecture)
+    per_bin = neurons + sizes.factors + sizes.generator + sizes.inputs
+    return _FLOAT * trials * (bins * per_bin + sizes.initial)
 
 
 def epoch_operations(

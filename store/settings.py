@@ -84,7 +84,8 @@ class Settings(BaseSettings):
     full_disk_seconds: float = Field(
         30.0,
         gt=0,
-        description="A slice that met a full disk is tried again after so many seconds, without an attempt being counted.",
+        description="A slice that met a full disk, or a database that was away, is tried again after so many "
+        "seconds; no attempt is counted.",
     )
     broker_visibility_seconds: int = Field(
         3600,

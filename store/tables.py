@@ -84,7 +84,6 @@ class LeaseMixin:
     losses: Mapped[int] = mapped_column(
         default=0, server_default="0"
     )  # workers that were lost: no fault of the work
-    not_before: Mapped[datetime | None]  # no claim until then
 
 
 class Tenant(Base):
@@ -249,6 +248,7 @@ class Slice(LeaseMixin, Base):
     first_epoch: Mapped[int]  # epochs trained before this slice
     last_epoch: Mapped[int]  # the budget; the slice may end before, at its time
     epochs_trained: Mapped[int | None]  # epoch reached when it was reported
+    not_before: Mapped[datetime | None]  # no claim until then
     device_seconds: Mapped[float | None]  # from claim to report, of the attempt that was reported
     state: Mapped[SliceState] = mapped_column(String(20))
     error: Mapped[Document | None]

@@ -5,6 +5,7 @@ no row refers to, and whose lease is over, are orphans. They are harmless, so co
 """
 
 import logging
+import math
 from collections.abc import Collection, Iterable
 from datetime import timedelta
 
@@ -44,13 +45,15 @@ def drop_weights(session: Session, job: Job) -> int:
     of_job = select(Model).where(Model.job_id == job.id, Model.checkpoint_key.is_not(None))
     models = list(session.execute(of_job).scalars())
     needed = {job.selected_model_id, job.final_model_id}
-    ranked = sorted(
-        models, key=lambda model: (model.id not in needed, model.smoothed_sv_loss or 0.0, model.number)
-    )
+    ranked = sorted(models, key=lambda model: (model.id not in needed, _loss(model), model.number))
     for model in ranked[kept:]:
         if model.id not in needed:
             model.checkpoint_key = None
     return max(0, len(ranked) - kept)
+
+
+def _loss(model: Model) -> float:
+    return math.inf if model.smoothed_sv_loss is None else model.smoothed_sv_loss
 
 
 def collect(database: Database, arrays: Store, job_id: str) -> int:
@@ -74,7 +77,7 @@ def collect(database: Database, arrays: Store, job_id: str) -> int:
         }
         read = still_read(session, {name for name in names if "/checkpoints/" in name})
         latents = select(Model.latents_path).where(Model.job_id == job_id, Model.latents_path.is_not(None))
-        read |= set(session.execute(latents).scalars())  # type: ignore[arg-type]
+        read |= {path for path in session.execute(latents).scalars() if path}
     orphans = [name for name in names - read if _token(name) not in alive]
     for name in orphans:
         if "/checkpoints/" in name:

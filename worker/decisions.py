@@ -6,11 +6,12 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from store import events
+from store.architecture import with_sizes
 from store.identifiers import new_id
 from store.specification import JobSpecification, without_sizes
 from store.states import ModelState
 from store.tables import Dataset, Job, Model
-from worker.model_rows import end_model, note_decision, with_sizes
+from worker.model_rows import end_model, note_decision
 from worker.strategies import Begin, Copy, Decision, GoOn
 
 _COPIED = (
@@ -36,7 +37,7 @@ def carry_out(
     copied = {one.parent for one in decisions if isinstance(one, Copy)}
     # As they are before any of them copies another.
     parents = {number: {name: getattr(by_number[number], name) for name in _COPIED} for number in copied}
-    searched_sizes = list(specification.architecture.searched())
+    sizes = list(specification.architecture.searched())
     begun = []
     for one in decisions:
         if isinstance(one, Begin):
@@ -45,11 +46,23 @@ def carry_out(
             _copy(session, by_number[one.number], one, parents[one.parent])
         elif isinstance(one, GoOn):
             model = by_number[one.number]
-            note_decision(session, model, "go_on", with_sizes(model, searched_sizes), one.reason)
+            note_decision(
+                session,
+                model,
+                "go_on",
+                with_sizes(model.hyperparameters, model.architecture, sizes),
+                one.reason,
+            )
             model.target_epochs = one.target_epochs
         else:
             model = by_number[one.number]
-            note_decision(session, model, "end", with_sizes(model, searched_sizes), one.reason)
+            note_decision(
+                session,
+                model,
+                "end",
+                with_sizes(model.hyperparameters, model.architecture, sizes),
+                one.reason,
+            )
             state = ModelState.STOPPED if one.is_given_up else ModelState.TRAINED
             end_model(session, model, state, one.reason)
     return _begin(session, job, specification, begun)

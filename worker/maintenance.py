@@ -18,9 +18,9 @@ from store.database import Database, database_now, get_database
 from store.settings import Settings, get_settings
 from store.states import DatasetState, JobState, SliceState
 from store.tables import Dataset, Job, OutboxMessage, Slice, Worker
+from store.workers import alive_workers
 from worker.celery_app import CONTROL, SLICES, app
 from worker.leases import reap
-from worker.packs import WORKER_SEEN_SECONDS
 
 logger = logging.getLogger("latentry.maintenance")
 
@@ -67,9 +67,7 @@ def sweep(session: Session, settings: Settings) -> None:
     queued = session.execute(waiting_slices).scalar_one()
     pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
     if queued and not pending and queue_length(SLICES) == 0:
-        seen = now - timedelta(seconds=WORKER_SEEN_SECONDS)
-        workers = session.execute(select(func.count()).where(Worker.seen_at > seen)).scalar_one()
-        for _ in range(min(queued, max(1, workers))):
+        for _ in range(min(queued, max(1, len(alive_workers(session))))):
             outbox.post(session, outbox.RUN_SLICE)
     forgotten = now - timedelta(seconds=_FORGOTTEN_AFTER_SECONDS)
     if not pending and queue_length(CONTROL) == 0:

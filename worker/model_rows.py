@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import events
-from store.architecture import SIZES
+from store.architecture import with_sizes
 from store.database import database_now
 from store.states import ModelState
 from store.tables import Decision, Model
@@ -49,7 +49,7 @@ def record(model: Model, searched: Sequence[str], marks: Sequence[Mark] = ()) ->
     """
     return ModelRecord(
         number=model.number,
-        hyperparameters=with_sizes(model, searched),
+        hyperparameters=with_sizes(model.hyperparameters, model.architecture, searched),
         epochs_trained=model.epochs_trained,
         smoothed_sv_loss=model.smoothed_sv_loss,
         is_final=ModelState(model.state).is_final,
@@ -57,13 +57,6 @@ def record(model: Model, searched: Sequence[str], marks: Sequence[Mark] = ()) ->
         latest_sv_loss=model.latest_smoothed_sv_loss,
         marks=marks,
     )
-
-
-def with_sizes(model: Model, searched: Sequence[str]) -> dict[str, float]:
-    """Hyperparameters of a model, with the sizes of its network among what is searched."""
-    return model.hyperparameters | {
-        name: float(model.architecture[name]) for name in searched if name in SIZES
-    }
 
 
 def note_decision(

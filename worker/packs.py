@@ -2,19 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
 from itertools import pairwise
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store.database import database_now
 from store.settings import Settings
 from store.states import JobState, SliceState
-from store.tables import Job, Model, Slice, Worker
-
-WORKER_SEEN_SECONDS = 30.0
-"""A training process that was seen within this time counts as alive."""
+from store.tables import Job, Model, Slice
+from store.workers import alive_workers
 
 
 def form_packs(
@@ -81,8 +77,7 @@ def _divide(members: Sequence[Model], packs: int, most: int) -> list[list[Model]
 
 def _spare_workers(session: Session, packs: int, busy_packs: int) -> int:
     """Workers that would stand idle and are of the job's share, if it had so many packs more."""
-    seen = database_now(session) - timedelta(seconds=WORKER_SEEN_SECONDS)
-    workers = session.execute(select(func.count()).where(Worker.seen_at > seen)).scalar_one()
+    workers = len(alive_workers(session))
     if workers <= 1:
         return 0
     active = Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.jobs.search_schemas import JobImportance, MarginalPart, SearchedDimension
-from store.architecture import SIZES
+from store.architecture import with_sizes
 from store.space import Range, Searched
 from store.specification import JobSpecification
 from store.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
@@ -71,11 +71,12 @@ def _candidates(session: Session, job: Job, names: Sequence[str]) -> list[_Candi
     of_job = select(Model).where(
         Model.job_id == job.id, Model.smoothed_sv_loss.is_not(None), Model.final_fit_of.is_(None)
     )
-    found = []
-    for model in session.execute(of_job.order_by(Model.number)).scalars():
-        sizes = {name: float(model.architecture[name]) for name in names if name in SIZES}
-        found.append(_Candidate(model.hyperparameters | sizes, model.smoothed_sv_loss or 0.0))
-    return found
+    return [
+        _Candidate(
+            with_sizes(model.hyperparameters, model.architecture, names), model.smoothed_sv_loss or 0.0
+        )
+        for model in session.execute(of_job.order_by(Model.number)).scalars()
+    ]
 
 
 def _marginals(name: str, values: Searched, candidates: Sequence[_Candidate]) -> list[MarginalPart]:

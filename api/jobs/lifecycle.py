@@ -1,7 +1,7 @@
 """What is done to jobs that are there: pause, resume, stop, cancel, retry, extend.
 
-Each is one transaction under the lock of the job's row. Workers hear of it with their next heartbeat; the scheduler does what
-follows. The states and their edges are drawn in `store.states.JobState`.
+Each is one transaction under the lock of the job's row. Workers hear of it with their next heartbeat, and claim nothing of a
+job that is paused or stopping; the scheduler does what follows. The edges are drawn in `store.states.JobState`.
 """
 
 from sqlalchemy import select
@@ -25,9 +25,9 @@ def pause(session: Session, job: Job) -> None:
     if job.state == JobState.PAUSED:
         return
     _require(job, "paused", JobState.QUEUED, JobState.RUNNING)
-    _withdraw(session, job)
     job.paused_at = database_now(session)
     _become(session, job, JobState.PAUSED)
+    outbox.post(session, outbox.ADVANCE, job.id)
 
 
 def resume(session: Session, job: Job) -> None:
@@ -45,7 +45,6 @@ def stop(session: Session, job: Job) -> None:
     if job.state in (JobState.STOPPING, JobState.INFERRING, JobState.DONE):
         return
     _require(job, "stopped", JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
-    _withdraw(session, job)
     end_rest(job, database_now(session))
     _become(session, job, JobState.STOPPING)
     outbox.post(session, outbox.ADVANCE, job.id)
@@ -167,13 +166,6 @@ def _begin_again(session: Session, job: Job) -> None:
     job.error = None
     _become(session, job, JobState.QUEUED)
     outbox.post(session, outbox.ADVANCE, job.id)
-
-
-def _withdraw(session: Session, job: Job) -> None:
-    """Cancel the slices that have not begun."""
-    queued = select(Slice).where(Slice.job_id == job.id, Slice.state == SliceState.QUEUED)
-    for piece in session.execute(queued).scalars():
-        piece.state, piece.ended_at = SliceState.CANCELLED, database_now(session)
 
 
 def _models(session: Session, job: Job, *states: ModelState) -> list[Model]:

@@ -2,9 +2,8 @@
 
 import math
 import statistics
-from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.datasets.service import find_ready
@@ -12,16 +11,15 @@ from api.jobs import warm_start
 from api.jobs.checks import JobData, check, step_bytes, warnings
 from api.jobs.schemas import JobPreview
 from store import cost
-from store.database import database_now
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
 from store.states import SliceState
 from store.strategies import AshaStrategy, HyperbandStrategy
-from store.tables import Dataset, Job, Slice, Trial, Worker
+from store.tables import Dataset, Job, Slice, Trial
+from store.workers import alive_workers
 
 ASSUMED_OPERATIONS_PER_S = 5e10
 """Of one CPU core in training, where nothing has been measured yet."""
-_WORKER_SEEN = timedelta(seconds=30)
 _SLICES_MEASURED = 50
 _CURVE_POINT_BYTES = 200
 
@@ -63,7 +61,7 @@ def preview(
     neurons, models = data.dataset.neurons or 0, specification.budget.models
     epochs = expected_epochs(specification)
     operations = epochs * cost.epoch_operations(largest, neurons, data.bins, training, data.validation_trials)
-    workers = _workers(session)
+    workers = max(1, len(alive_workers(session)))
     pace, basis = _operations_per_s(session)
     seconds_of_devices = operations / pace
     packs = max(min(models, workers), -(-models // settings.pack_models))
@@ -124,12 +122,6 @@ def _brackets(strategy: AshaStrategy | HyperbandStrategy, rungs: int, models: in
             models -= members
             found += [(skipped, members)] if members else []
     return found
-
-
-def _workers(session: Session) -> int:
-    seen = database_now(session) - _WORKER_SEEN
-    alive = session.execute(select(func.count()).where(Worker.seen_at > seen)).scalar_one()
-    return max(1, alive)
 
 
 def _operations_per_s(session: Session) -> tuple[float, str]:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.errors import Invalid, NotFound
 from api.field_problems import FieldProblem
 from api.jobs.checks import JobData
-from store.architecture import SIZES
+from store.architecture import SIZES, with_sizes
 from store.identifiers import PATTERN
 from store.specification import JobSpecification
 from store.tables import Dataset, Job, Model
@@ -48,8 +48,8 @@ def find_models(
     searched = specification.searched_space()
     found = []
     for model in models:
-        sizes = {name: float(model.architecture[name]) for name in SIZES if name in searched}
-        values = {name: value for name, value in (model.hyperparameters | sizes).items() if name in searched}
+        values = with_sizes(model.hyperparameters, model.architecture, searched)
+        values = {name: value for name, value in values.items() if name in searched}
         start = {"start_key": model.checkpoint_key} if wanted.weights else {}
         found.append({"job_id": other.id, "number": model.number, "hyperparameters": values, **start})
     return found

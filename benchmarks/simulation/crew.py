@@ -90,5 +90,5 @@ class Crew:
 
 
 def _role(name: str) -> Role:
-    role: Any = name.rsplit("-", 1)[0]
-    return role  # type: ignore[no-any-return]
+    role: Role = next(role for role in _TARGETS if name.startswith(f"{role}-"))
+    return role

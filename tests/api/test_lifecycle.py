@@ -116,7 +116,7 @@ def test_another_tenant_s_job_is_not_found(
 
 
 @pytest.mark.parametrize("verb", ["pause", "stop"])
-def test_what_has_not_begun_is_withdrawn_and_the_rest_ends_by_itself(
+def test_slices_are_left_to_the_scheduler_which_is_asked(
     client: TestClient, database: Database, dataset_id: str, verb: str
 ) -> None:
     with database.write() as session:
@@ -127,8 +127,10 @@ def test_what_has_not_begun_is_withdrawn_and_the_rest_ends_by_itself(
     assert client.post(f"/v1/jobs/{job_id}:{verb}").status_code == 200
     with database.read() as session:
         states = {name: session.get_one(Slice, f"sli_{name}").state for name in ("queued", "leased", "done")}
-        assert states == {"queued": "cancelled", "leased": "leased", "done": "done"}
+        assert states == {"queued": "queued", "leased": "leased", "done": "done"}
         assert session.get_one(Model, training).state == ModelState.TRAINING
+        messages = session.execute(select(OutboxMessage.task, OutboxMessage.arguments)).all()
+    assert messages == [("advance", [job_id])]
 
 
 def add_slice(session: Any, job_id: str, model_id: str, state: SliceState) -> None:

@@ -61,6 +61,7 @@ def test_a_pause_takes_back_what_has_not_begun(
     workers.advance(job_id)
     change(database, job_id, lifecycle.pause)
     assert workers.claim() is None
+    workers.advance(job_id)
     assert [piece.state for piece in read_slices(database, job_id)] == [SliceState.CANCELLED]
     change(database, job_id, lifecycle.resume)
     workers.run(job_id)

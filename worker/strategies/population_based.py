@@ -127,13 +127,14 @@ class PopulationBasedTraining(Strategy):
     def _explore(self, parent: ModelRecord, random: np.random.Generator) -> dict[str, float]:
         """The parent's hyperparameters, changed. Sizes of the network stay: its weights have them."""
         changed = dict(parent.hyperparameters)
+        perturbation = {str(name): most for name, most in self.wanted.perturbation.items()}
         for name, values in self.specification.searched_space().items():
             if name in SIZES or isinstance(values, float):
                 continue
             if self.wanted.explore == "resample" or isinstance(values, list):
                 changed[name] = draw(values, random)
                 continue
-            most = self.wanted.perturbation.get(name, 0.0)  # type: ignore[call-overload]
+            most = perturbation.get(name, 0.0)
             value = changed[name] * random.uniform(1 - most, 1 + most)
             changed[name] = value if name in self.wanted.unbounded else _clipped(value, values)
         return changed

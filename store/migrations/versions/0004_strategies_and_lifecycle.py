@@ -20,7 +20,6 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
     return {
         "datasets": [
             sa.Column("losses", sa.Integer(), server_default="0", nullable=False),
-            sa.Column("not_before", _TIME),
         ],
         "jobs": [
             sa.Column("priority", sa.Integer(), server_default="0", nullable=False),

@@ -1,0 +1,18 @@
+"""Training processes that are alive, as the scheduler and the API count them."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store.database import database_now
+from store.tables import Worker
+
+_SEEN_WITHIN = timedelta(seconds=30)
+
+
+def alive_workers(session: Session) -> Sequence[Worker]:
+    """Training processes that said within half a minute that they are there; they say it every ten seconds."""
+    seen = Worker.seen_at > database_now(session) - _SEEN_WITHIN
+    return session.execute(select(Worker).where(seen)).scalars().all()
