@@ -7,12 +7,32 @@ Each group is one Zarr v3 group with consolidated metadata whose arrays name the
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
+
+
+class RowArray(Protocol):
+    """An array that is read by rows of its first axis: numpy's, or one that lies on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its elements."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Some rows, in memory."""
+
 
 CHUNK_BYTES = 2**20
 """Aim of the size of a chunk: small enough for a slice over HTTP, large enough for few rows."""
@@ -27,7 +47,7 @@ class NamedArray:
     name
         Its name in the group.
     values
-        The values; the first axis is cut into chunks. Memory-mapped arrays are written chunk by chunk.
+        The values; the first axis is cut into chunks. They are written chunk by chunk, so they may lie on disk.
     dims
         Name of each axis.
     units
@@ -39,7 +59,7 @@ class NamedArray:
     """
 
     name: str
-    values: NDArray[Any]
+    values: RowArray
     dims: tuple[str, ...]
     units: str = ""
     description: str = ""
@@ -106,7 +126,7 @@ class ArrayGroupWriter:
         )
         rows = target.chunks[0] if array.values.ndim else 1
         if array.values.ndim == 0:
-            target[...] = array.values
+            target[...] = array.values[...]
             return
         for start in range(0, array.values.shape[0], rows):
             target[start : start + rows] = np.ascontiguousarray(array.values[start : start + rows])

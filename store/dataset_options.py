@@ -28,6 +28,12 @@ class Mapping(_Options):
         None,
         description="Spike counts: trials × bins × neurons, or bins × neurons of a continuous recording.",
     )
+    axes: list[Literal["trial", "bin", "neuron"]] | None = Field(
+        None,
+        description="The axes of the spike counts and of all arrays beside them, in the file's order; trials, bins, neurons "
+        "unless given.",
+        examples=[["neuron", "bin", "trial"]],
+    )
     spike_times: VariableName | None = Field(None, description="Spike times, of each neuron.")
     trials: VariableName | None = Field(None, description="The table of trials: start, stop, metadata.")
     bin_width: VariableName | None = Field(None, description="A number: the width of a bin.")
@@ -48,6 +54,15 @@ class Mapping(_Options):
     bin: VariableName | None = Field(None, description="In tables: the column of the bin, counted from 0.")
     neuron: VariableName | None = Field(None, description="In tables: the column of the neuron.")
     count: VariableName | None = Field(None, description="In long tables: the column of the count.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.axes is not None and sorted(self.axes) not in (["bin", "neuron", "trial"], ["bin", "neuron"]):
+            raise ValueError(
+                f"axes is {self.axes}: expected trial, bin and neuron once each, in any order (or bin and neuron, for a "
+                "continuous recording)"
+            )
+        return self
 
 
 class Range(_Options):

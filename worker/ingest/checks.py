@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.ingest.bin_width import implausible_width
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
+from worker.ingest.rows import Rows, blocks
 from worker.ingest.spike_statistics import SpikeStatistics, gather_statistics
 
 FEWEST_TRIALS, FEWEST_BINS, FEWEST_NEURONS = 2, 2, 1
@@ -187,8 +187,11 @@ def _true_rates_problem(recording: Recording) -> Problem | None:
     if rates.shape != recording.spikes.shape:
         said = f"True rates have shape {rates.shape}: expected {recording.spikes.shape}, as the spikes."
         return Problem("true_rates_wrong_shape", said, "Give one rate for each count.", pointer)
-    values = rates[recording.inside_trials()]
-    unusable = int(np.count_nonzero(~(np.isfinite(values) & (values >= 0))))
+    inside = recording.inside_trials()
+    unusable = 0
+    for first, block in blocks(rates):
+        values = block[inside[first : first + len(block)]]
+        unusable += int(np.count_nonzero(~(np.isfinite(values) & (values >= 0))))
     if not unusable:
         return None
     said = f"{unusable} true rates inside trials are negative, NaN or infinite."
@@ -210,10 +213,14 @@ def _inputs_problem(recording: Recording) -> Problem | None:
     )
 
 
-def _not_finite_inside(recording: Recording, values: NDArray[np.float32] | None) -> int:
+def _not_finite_inside(recording: Recording, values: Rows | None) -> int:
     if values is None:
         return 0
-    return int(np.count_nonzero(~np.isfinite(values).all(axis=2) & recording.inside_trials()))
+    inside = recording.inside_trials()
+    return sum(
+        int(np.count_nonzero(~np.isfinite(block).all(axis=2) & inside[first : first + len(block)]))
+        for first, block in blocks(values)
+    )
 
 
 def _warnings(recording: Recording, statistics: SpikeStatistics) -> list[Problem]:

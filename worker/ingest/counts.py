@@ -7,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.recording import Counts
+from worker.ingest.rows import Rows, blocks, zeros
 
 LARGEST_COUNT = int(np.iinfo(np.uint16).max)
-BLOCK_BYTES = 64 * 2**20
-"""About this much of an array is in memory at a time while it is read."""
 
 
 @dataclass
@@ -34,7 +32,7 @@ class CountsBuilder:
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
-        self._counts: Counts = np.zeros(shape, np.uint8)
+        self._counts = zeros(shape, np.uint8)
         self._faults: dict[str, _Fault] = {}
 
     def add(self, array: str, first: int, rows: NDArray[np.int64], block: NDArray[Any]) -> None:
@@ -54,10 +52,12 @@ class CountsBuilder:
         if not self._block_is_sound(array, first, block):
             return
         if block.size and self._counts.dtype == np.uint8 and int(block.max()) > np.iinfo(np.uint8).max:
-            self._counts = self._counts.astype(np.uint16)
+            narrow, self._counts = self._counts, zeros(self._counts.shape, np.uint16)
+            for start, counts in blocks(narrow):
+                self._counts[start : start + len(counts)] = counts
         self._counts[rows] = block
 
-    def finish(self) -> Counts:
+    def finish(self) -> Rows:
         """Give the counts, uint8 or uint16 [trials, bins, neurons].
 
         Raises
@@ -125,10 +125,3 @@ def _problem(kind: str, fault: _Fault) -> Problem:
         ),
     }[kind]
     return Problem(kind, said, hint, f"/{fault.array}")
-
-
-def rows_per_block(shape: tuple[int, ...], item_bytes: int, chunk_rows: int = 1) -> int:
-    """Say how many trials to read at a time: about `BLOCK_BYTES`, in whole chunks unless they are larger."""
-    row_bytes = max(1, int(np.prod(shape[1:], dtype=object)) * item_bytes)
-    rows = max(1, BLOCK_BYTES // row_bytes)
-    return max(rows // chunk_rows * chunk_rows, min(chunk_rows, 4 * rows), 1)

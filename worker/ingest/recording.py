@@ -1,7 +1,7 @@
 """The canonical form of a recording, in memory and in a folder."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,11 +9,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem
+from worker.ingest.rows import Rows, load_npy, save_npy
+from worker.windows import Windows
 
 SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID = -1, 0, 1
 
 MetadataValue = int | float | str | bool | None
-Counts = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What one variable of the file was taken for.
+
+    Attributes
+    ----------
+    what
+        Its part in the data set: `spikes`, `spike_times`, `trials`, `bin_width_s`, `behaviour`, …
+    variable
+        Its name in the file.
+    how
+        Why: `given in the mapping`, `by its name`, `the only …`.
+    shape
+        Of the variable; empty for what has none.
+    alternatives
+        What else could have been taken, as `name (shape)`.
+    """
+
+    what: str
+    variable: str
+    how: str
+    shape: tuple[int, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass
@@ -26,6 +52,10 @@ class Recording:
         Spike counts; zero after a trial's end.
     bin_width_s : float
         Width of one bin, in seconds.
+    time_zero_s : float
+        Time at which the first bin begins, in seconds from what trials are aligned to.
+    trial_start_s : float64, [trials], optional
+        When each trial's first bin begins, in seconds of the session.
     trial_length_bins : int64, [trials]
         Bins of each trial that were recorded; the rest of its row is padding.
     split : int8, [trials]
@@ -33,35 +63,62 @@ class Recording:
         on nor used to select.
     trial_metadata : dict of lists
         One value for each trial under each name; None where it is missing or not finite.
+    neuron_metadata : dict of lists
+        One value for each neuron under each name, such as `quality`.
     behaviour : dict of float32 [trials, bins, k]
         Continuous signals in the same bins; NaN where there is none.
     true_rates_hz : float32 [trials, bins, neurons], optional
         The rates that generated synthetic spikes, in spikes per second.
     external_inputs : float32 [trials, bins, k], optional
         Known inputs, handed to the generator.
+    is_continuous : bool
+        One row without trials, to be cut into windows.
+    windows : Windows, optional
+        Where the windows lie, if it was cut into them.
     source_format : str
         The format of the file that it was read from.
+    understood : list of Understood
+        What each variable of the file was taken for.
     notes : list of str
         What the reader understood, in sentences.
     warnings : list of Problem
         What the reader found odd, or left out.
     """
 
-    spikes: Counts
+    spikes: Rows
     bin_width_s: float
     trial_length_bins: NDArray[np.int64]
     split: NDArray[np.int8]
     trial_metadata: dict[str, list[MetadataValue]] = field(default_factory=dict)
-    behaviour: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    true_rates_hz: NDArray[np.float32] | None = None
-    external_inputs: NDArray[np.float32] | None = None
+    neuron_metadata: dict[str, list[MetadataValue]] = field(default_factory=dict)
+    behaviour: dict[str, Rows] = field(default_factory=dict)
+    true_rates_hz: Rows | None = None
+    external_inputs: Rows | None = None
+    time_zero_s: float = 0.0
+    trial_start_s: NDArray[np.float64] | None = None
+    is_continuous: bool = False
+    windows: Windows | None = None
     source_format: str = ""
+    understood: list[Understood] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
     def inside_trials(self) -> NDArray[np.bool_]:
         """Say which bins were recorded: bool [trials, bins], False for the padding after a trial's end."""
         return np.arange(self.spikes.shape[1])[None, :] < self.trial_length_bins[:, None]
+
+    def per_bin(self) -> dict[str, Rows]:
+        """Every array of trials × bins × k beside the spikes, under a name for each."""
+        named = {f"behaviour/{name}": array for name, array in self.behaviour.items()}
+        others = {"true_rates_hz": self.true_rates_hz, "external_inputs": self.external_inputs}
+        return named | {name: array for name, array in others.items() if array is not None}
+
+    def set_per_bin(self, name: str, array: Rows) -> None:
+        """Replace an array that `per_bin` named."""
+        if name.startswith("behaviour/"):
+            self.behaviour[name.removeprefix("behaviour/")] = array
+        else:
+            setattr(self, name, array)
 
     def save(self, folder: Path) -> None:
         """Write `folder/recording.json` and one `folder/arrays/<name>.npy` for each array.
@@ -70,52 +127,54 @@ class Recording:
         named by it.
         """
         (folder / "arrays").mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {"trial_length_bins": self.trial_length_bins, "split": self.split}
-        arrays |= {
+        arrays: dict[str, Rows | None] = {
             "spikes": self.spikes,
+            "trial_length_bins": self.trial_length_bins,
+            "split": self.split,
             "true_rates_hz": self.true_rates_hz,
             "external_inputs": self.external_inputs,
+            "trial_start_s": self.trial_start_s,
         }
-        arrays = {name: array for name, array in arrays.items() if array is not None}
-        behaviour_files = {}
-        for number, (name, array) in enumerate(self.behaviour.items()):
-            behaviour_files[name] = f"behaviour_{number:03d}"
-            arrays[behaviour_files[name]] = array
-        for name, array in arrays.items():
-            np.save(folder / "arrays" / f"{name}.npy", array, allow_pickle=False)
+        if self.windows is not None:
+            arrays |= {f"windows_{name}": value for name, value in vars(self.windows).items()}
+        behaviour_files = {name: f"behaviour_{number:03d}" for number, name in enumerate(self.behaviour)}
+        arrays |= {file: self.behaviour[name] for name, file in behaviour_files.items()}
+        present = {name: array for name, array in arrays.items() if array is not None}
+        for name, array in present.items():
+            save_npy(array, folder / "arrays" / f"{name}.npy")
         described = {
-            "version": 1,
+            "version": 2,
             "source_format": self.source_format,
             "bin_width_s": self.bin_width_s,
-            "arrays": {
-                name: {"shape": array.shape, "dtype": array.dtype.name} for name, array in arrays.items()
-            },
+            "time_zero_s": self.time_zero_s,
+            "arrays": list(present),
             "behaviour": behaviour_files,
             "trial_metadata": self.trial_metadata,
-            "notes": self.notes,
-            "warnings": [warning.to_json() for warning in self.warnings],
+            "neuron_metadata": self.neuron_metadata,
         }
         (folder / "recording.json").write_text(json.dumps(described, allow_nan=False))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; the arrays are mapped from their files, not read into memory."""
+        """Read what `save` wrote; large arrays stay on disk. What was understood and found odd is in the report."""
         described = json.loads((folder / "recording.json").read_text())
 
         def array(name: str) -> Any:
-            path = folder / "arrays" / f"{name}.npy"
-            return np.load(path, mmap_mode="r", allow_pickle=False) if name in described["arrays"] else None
+            return load_npy(folder / "arrays" / f"{name}.npy") if name in described["arrays"] else None
 
+        windows = {field.name: array(f"windows_{field.name}") for field in fields(Windows)}
         return cls(
             spikes=array("spikes"),
             bin_width_s=described["bin_width_s"],
+            time_zero_s=described["time_zero_s"],
+            trial_start_s=array("trial_start_s"),
             trial_length_bins=array("trial_length_bins"),
             split=array("split"),
             trial_metadata=described["trial_metadata"],
+            neuron_metadata=described["neuron_metadata"],
             behaviour={name: array(file) for name, file in described["behaviour"].items()},
             true_rates_hz=array("true_rates_hz"),
             external_inputs=array("external_inputs"),
+            windows=None if windows["segment"] is None else Windows(**windows),
             source_format=described["source_format"],
-            notes=described["notes"],
-            warnings=[Problem.from_json(warning) for warning in described["warnings"]],
         )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.counts import rows_per_block
 from worker.ingest.recording import Recording
+from worker.ingest.rows import blocks
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,11 @@ def gather_statistics(recording: Recording) -> SpikeStatistics:
     per_bin, per_neuron = np.zeros(bins, np.int64), np.zeros(neurons, np.int64)
     digests = [hashlib.blake2b(digest_size=16) for _ in range(neurons)]
     max_count = 0
-    rows = rows_per_block(spikes.shape, 8)
-    for first in range(0, trials, rows):
-        block = spikes[first : first + rows]
+    for first, block in blocks(spikes, 8):
+        rows = slice(first, first + len(block))
         per_trial_and_bin = block.sum(axis=2, dtype=np.int64)
-        per_trial[first : first + rows] = per_trial_and_bin.sum(axis=1)
-        past_end[first : first + rows] = (per_trial_and_bin * ~inside[first : first + rows]).any(axis=1)
+        per_trial[rows] = per_trial_and_bin.sum(axis=1)
+        past_end[rows] = (per_trial_and_bin * ~inside[rows]).any(axis=1)
         per_bin += per_trial_and_bin.sum(axis=0)
         per_neuron += block.sum(axis=(0, 1), dtype=np.int64)
         max_count = max(max_count, int(block.max()))

@@ -7,14 +7,13 @@ from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem
 from worker.ingest.recording import Recording
+from worker.ingest.rows import Rows, blocks
 
 SCALE_TOLERANCE = 1.5
 """Rates are taken to be in a unit when the spikes agree with it within this factor."""
 
 
-def counts_per_true_rate(
-    counts: NDArray[np.integer], rates: NDArray[np.floating], inside: NDArray[np.bool_]
-) -> float | None:
+def counts_per_true_rate(counts: Rows, rates: Rows, inside: NDArray[np.bool_]) -> float | None:
     """Divide the number of spikes by the sum of the rates, over recorded bins.
 
     Parameters
@@ -32,14 +31,17 @@ def counts_per_true_rate(
         About the bin width in seconds for rates in Hz, about 1 for counts per bin; None if there is nothing
         to divide.
     """
-    total_rate = float(np.nansum(rates.sum(axis=2, dtype=np.float64)[inside]))
-    total_count = float(counts.sum(axis=2, dtype=np.int64)[inside].sum())
+    total_rate = total_count = 0.0
+    for first, block in blocks(rates, 8):
+        rows = slice(first, first + len(block))
+        total_rate += float(np.nansum(block.sum(axis=2, dtype=np.float64)[inside[rows]]))
+        total_count += float(counts[rows].sum(axis=2, dtype=np.int64)[inside[rows]].sum())
     if not (math.isfinite(total_rate) and total_rate > 0 and total_count > 0):
         return None
     return total_count / total_rate
 
 
-def settle_true_rates(recording: Recording, rates: NDArray[np.float32], name: str, stated_hz: bool) -> None:
+def settle_true_rates(recording: Recording, rates: Rows, name: str, stated_hz: bool) -> None:
     """Put true rates into a recording as Hz, saying what was understood.
 
     Rates whose name states Hz are kept as they are, with a warning if the spikes disagree. Others are in Hz
@@ -67,7 +69,9 @@ def settle_true_rates(recording: Recording, rates: NDArray[np.float32], name: st
                 _disagreement(name, ratio, width_s, "They were kept as Hz, as their name says.")
             )
     elif ratio is not None and _agree(ratio, 1.0):
-        recording.true_rates_hz = rates / np.float32(width_s)
+        for first, block in blocks(rates):
+            rates[first : first + len(block)] = block / np.float32(width_s)
+        recording.true_rates_hz = rates
         recording.notes.append(
             f"`{name}` was understood as expected counts per bin, and divided by the bin width."
         )

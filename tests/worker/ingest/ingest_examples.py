@@ -1,5 +1,7 @@
 """Recordings made for tests, and their files in every format that is read."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,19 @@ import numpy as np
 from worker.ingest.recording import SPLIT_TRAIN, SPLIT_VALID, Recording
 
 SPLIT_PREFIXES = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid", -1: "test"}
+
+
+@dataclass(frozen=True)
+class ExampleFile:
+    """A small valid file of a format, and the counts that reading it must give: what the contract of readers is held to.
+
+    `options` are those of the request; `write` writes the file and returns its path.
+    """
+
+    format: str
+    write: Callable[[Path], Path]
+    expected: np.ndarray
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def example_recording(trials: int = 12, bins: int = 20, neurons: int = 7, seed: int = 0) -> Recording:
@@ -47,21 +62,34 @@ def metadata_array(values: list[Any], text_kind: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
 
-def write_npz(path: Path, recording: Recording, **changes: Any) -> Path:
-    """Save a recording as a user would; `changes` replace arrays, or drop them (None)."""
+def named_arrays(recording: Recording, text_kind: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a recording under the names that readers know; `changes` replace them, or drop them (None)."""
     arrays: dict[str, Any] = {
         "spikes": recording.spikes,
         "bin_width_s": recording.bin_width_s,
         "trial_length_bins": recording.trial_length_bins,
-        "split": np.array([SPLIT_PREFIXES[int(code)] for code in recording.split]),
+        "split": np.array([SPLIT_PREFIXES[int(code)] for code in recording.split], dtype=text_kind),
         "true_rates_hz": recording.true_rates_hz,
         "external_inputs": recording.external_inputs,
-        **{name: metadata_array(values, "U") for name, values in recording.trial_metadata.items()},
+        **{name: metadata_array(values, text_kind) for name, values in recording.trial_metadata.items()},
         **recording.behaviour,
         **changes,
     }
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def write_npz(path: Path, recording: Recording, **changes: Any) -> Path:
+    """Save a recording as a user would; `changes` replace arrays, or drop them (None)."""
     with path.open("wb") as file:  # given a path, numpy would add to its name
-        np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
+        np.savez_compressed(file, **named_arrays(recording, "U", changes))
+    return path
+
+
+def write_hdf5(path: Path, recording: Recording, **changes: Any) -> Path:
+    """Save a recording as data sets of an HDF5 file; `changes` replace data sets, or drop them (None)."""
+    with h5py.File(path, "w") as file:
+        for name, array in named_arrays(recording, "S", changes).items():
+            file[name] = array
     return path
 
 

@@ -10,7 +10,8 @@ import pytest
 from tests.worker.ingest.ingest_examples import example_recording, write_npz
 from worker.ingest.checks import Report, examine
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers import ReadOptions, read_recording
+from worker.ingest.read import read_recording
+from worker.ingest.readers import ReadOptions
 
 
 def rejected(path: Path, **options: Any) -> Problem:
@@ -111,7 +112,7 @@ def test_a_bin_width_in_milliseconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width_s", [0.0, -0.01, float("nan"), float("inf")])
 def test_a_bin_width_that_is_none(width_s: float, tmp_path: Path) -> None:
-    assert rejected(plain(tmp_path), bin_width_s=width_s).code == "bin_width_invalid"
+    assert rejected(plain(tmp_path, bin_width_s=width_s)).code == "bin_width_invalid"
 
 
 def test_an_odd_bin_width_is_a_warning(tmp_path: Path) -> None:
@@ -132,11 +133,12 @@ def test_no_spikes_at_all(tmp_path: Path) -> None:
     assert rejected(plain(tmp_path, spikes=np.zeros((3, 4, 5)))).code == "no_spikes"
 
 
-def test_two_axes(tmp_path: Path) -> None:
-    problem = rejected(plain(tmp_path, spikes=np.zeros((300, 5))))
+@pytest.mark.parametrize("shape", [(300,), (3, 4, 5, 6)])
+def test_one_axis_or_four(shape: tuple[int, ...], tmp_path: Path) -> None:
+    problem = rejected(plain(tmp_path, spikes=np.zeros(shape)))
     assert problem.code == "spikes_wrong_axes"
-    assert "(300, 5)" in problem.message
-    assert "Cut a continuous recording into trials" in problem.hint
+    assert str(shape) in problem.message
+    assert "neurons last" in problem.hint
 
 
 def test_text_for_spikes(tmp_path: Path) -> None:
@@ -144,10 +146,10 @@ def test_text_for_spikes(tmp_path: Path) -> None:
 
 
 def test_spikes_under_another_name(tmp_path: Path) -> None:
-    problem = rejected(plain(tmp_path, spikes=None, counts=np.zeros((3, 4, 5))))
+    problem = rejected(plain(tmp_path, spikes=None, smoothed=np.full((3, 4, 5), 0.5)))
     assert problem.code == "spikes_missing"
-    assert "counts (3, 4, 5)" in problem.message
-    assert "Is it counts?" in problem.hint
+    assert "smoothed (3, 4, 5)" in problem.message
+    assert "Is it smoothed?" in problem.hint
 
 
 def test_spikes_after_the_end(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_lengths_that_are_none(lengths: list[float], tmp_path: Path) -> None:
 def test_lengths_of_another_axis(tmp_path: Path) -> None:
     problem = rejected(plain(tmp_path, trial_length_bins=np.full(7, 20)))
     assert problem.code == "array_wrong_shape"
-    assert "are the axes of spikes" in problem.hint
+    assert "are its axes (12, 20, 7) trials × bins × neurons?" in problem.hint
 
 
 def test_a_split_that_is_none(tmp_path: Path) -> None:

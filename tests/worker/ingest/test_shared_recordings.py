@@ -8,7 +8,8 @@ import pytest
 
 from worker.ingest.checks import Report, examine
 from worker.ingest.problems import RejectedFile
-from worker.ingest.readers import ReadOptions, read_recording
+from worker.ingest.read import read_recording
+from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import Recording
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -66,13 +67,25 @@ def test_lorenz_tiny_has_test_trials() -> None:
     assert list(recording.behaviour) == ["behaviours", "true_latents"]
 
 
-def test_another_layout_is_rejected_by_its_data_sets() -> None:
+def test_long_trials_are_cut_into_windows() -> None:
+    recording, report = read(
+        "lorenz_long_trials.h5", bin_width_s=0.01, chop={"window_s": 1.0, "overlap_s": 0.2}
+    )
+    assert recording.spikes.shape == (10 * 13, 100, 50)
+    assert recording.true_rates_hz is not None
+    assert recording.windows is not None
+    assert recording.windows.first_bin[:13].tolist() == [*range(0, 900, 80), 900]
+    assert [(one.what, one.variable) for one in recording.understood] == [
+        ("spikes", "y"),
+        ("true_rates", "rate"),
+    ]
+    assert report.split["train"] + report.split["valid"] == 130
+
+
+def test_rates_in_counts_per_bin_do_not_tell_the_bin_width() -> None:
     with pytest.raises(RejectedFile) as caught:
         read("lorenz_long_trials.h5")
-    (problem,) = caught.value.problems
-    assert problem.code == "spikes_missing"
-    assert "y (10, 1000, 50)" in problem.message
-    assert "`train_data`" in problem.message
+    assert [problem.code for problem in caught.value.problems] == ["bin_width_missing"]
 
 
 @pytest.mark.parametrize("name", ["human_mtl.nwb", "mouse_head_direction.nwb"])

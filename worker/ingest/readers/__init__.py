@@ -1,4 +1,4 @@
-"""Readers of file formats: the registry, and the one way to read a file."""
+"""Readers of file formats: the registry, and the way to read a file in whatever format it has."""
 
 import struct
 import zipfile
@@ -7,13 +7,17 @@ from pathlib import Path
 
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.base import Reader, ReadOptions
+from worker.ingest.readers.hdf5 import Hdf5Reader
 from worker.ingest.readers.lfads_hdf5 import LfadsHdf5Reader
 from worker.ingest.readers.npz import NpzReader
 from worker.ingest.recording import Recording
+from worker.ingest.spike_trains import SpikeTrains
 
-__all__ = ["READERS", "ReadOptions", "Reader", "read_recording"]
+__all__ = ["READERS", "ReadOptions", "Reader", "read_file"]
 
-READERS: dict[str, Reader] = {reader.format: reader for reader in (NpzReader(), LfadsHdf5Reader())}
+READERS: dict[str, Reader] = {
+    reader.format: reader for reader in (NpzReader(), LfadsHdf5Reader(), Hdf5Reader())
+}
 """Every reader by the name of its format, in the order in which they are asked to recognise a file."""
 
 _DAMAGE = (
@@ -52,8 +56,8 @@ _OTHER_FORMATS = (
 )
 
 
-def read_recording(path: Path, options: ReadOptions) -> Recording:
-    """Read a file in whatever known format it has.
+def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
+    """Read a file in whatever known format it has: counts, or spike times that are still to be put into bins.
 
     Raises
     ------

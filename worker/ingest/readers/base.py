@@ -1,38 +1,29 @@
 """What a reader of a file format is: the protocol that every one keeps, and what they share."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from store.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, MetadataValue, Recording
+from worker.ingest.spike_trains import SpikeTrains
 
 MOST_AXES = 8
 MOST_ARRAYS = 1000
 _USABLE_NAME = re.compile(r"[^\W_][\w .()/%^-]{0,99}")
 
 
-@dataclass(frozen=True)
-class ReadOptions:
-    """What the request says about a file.
+class ReadOptions(DatasetOptions):
+    """What the request says about a file, and how much of it may be read."""
 
-    Attributes
-    ----------
-    format
-        Name of the reader to use; None to recognise it by the file's content.
-    bin_width_s
-        Width of a bin in seconds; it goes before what the file says.
-    max_expanded_bytes
-        All arrays of the file together may declare at most this many bytes, uncompressed.
-    """
-
-    format: str | None = None
-    bin_width_s: float | None = None
-    max_expanded_bytes: int = 4 * 2**30
+    max_expanded_bytes: int = Field(
+        4 * 2**30, description="What is read of the file may be at most this many bytes, uncompressed."
+    )
 
 
 class Reader(Protocol):
@@ -43,8 +34,18 @@ class Reader(Protocol):
     def recognises(self, path: Path) -> bool:
         """Say by its content, never by its name, whether a file looks like this format. Raises nothing."""
 
-    def read(self, path: Path, options: ReadOptions) -> Recording:
-        """Read the file into canonical form, or raise `RejectedFile`; a damaged file may raise others."""
+    def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
+        """Read the file: counts into a recording, spike times into trains, which the caller puts into bins.
+
+        A reader looks at `options.mapping`, at the bin width of counts and at the unit of times; it writes into `understood`
+        what each variable was taken for, and into `warnings` what it left out. What trials and neurons to keep, and all that
+        follows, is the caller's.
+
+        Raises
+        ------
+        RejectedFile
+            For what can't be read; a damaged file may raise others.
+        """
 
 
 def refuse_giant(declared_bytes: int, options: ReadOptions) -> None:
@@ -80,14 +81,14 @@ def refuse_shape_of_spikes(name: str, shape: tuple[int, ...], kind: str) -> None
         Its dtype's kind, as numpy names it.
     """
     if len(shape) != 3:
-        hint = "Give one row for each trial, one column for each bin, and neurons last."
-        if len(shape) == 2:
-            hint = (
-                "Cut a continuous recording into trials (of equal length, overlapping or not), and put "
-                "neurons last."
-            )
         said = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons."
+        hint = "Give one row for each trial, one column for each bin, and neurons last."
         raise RejectedFile(Problem("spikes_wrong_axes", said, hint, f"/{name}"))
+    refuse_text_for_spikes(name, kind)
+
+
+def refuse_text_for_spikes(name: str, kind: str) -> None:
+    """Reject spikes that are not numbers."""
     if kind not in "buif":
         said = f"`{name}` does not hold numbers."
         raise RejectedFile(

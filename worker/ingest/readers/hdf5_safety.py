@@ -5,7 +5,7 @@ files (external storage, virtual data sets), needs a filter plugin, holds refere
 length, or declares too much.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.counts import rows_per_block
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant
+from worker.ingest.rows import rows_per_block
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SPARSE = 1000
+"""A data set that declares so many times what is stored of it, and more than may be read, is no recording."""
 LARGEST_CHUNK_BYTES = 512 * 2**20
 _DEFLATE, _SHUFFLE, _FLETCHER32, _SCALEOFFSET, _LZF = 1, 2, 3, 6, 32000
 ALLOWED_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _SCALEOFFSET, _LZF}
@@ -31,21 +34,46 @@ class CheckedHdf5:
     Attributes
     ----------
     datasets
-        Those in the root group, of plain numbers or strings of fixed length.
+        Path without the leading slash → data set of plain numbers or strings of fixed length.
+    texts, references
+        The same for strings of any length and for references, where these are not refused.
     attributes
         Numbers among the root group's attributes.
     set_aside
-        What is never read, though harmless: path → why (data sets in groups, soft links, compound types).
+        What is never read, though harmless: path → why (soft links, compound types).
     """
 
     datasets: dict[str, h5py.Dataset] = field(default_factory=dict)
+    texts: dict[str, h5py.Dataset] = field(default_factory=dict)
+    references: dict[str, h5py.Dataset] = field(default_factory=dict)
     attributes: dict[str, float] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
 
+    def refuse_giant(self, names: Iterable[str], options: ReadOptions) -> None:
+        """Reject the file if what is to be read of it declares more bytes than the options allow."""
+        refuse_giant(sum(_declared_bytes(self.datasets[name]) for name in names), options)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Say whether a file begins as HDF5 does, perhaps after a block of the user's."""
+    with path.open("rb") as file:
+        starts = [0, *(512 * 2**power for power in range(4))]
+        return any(file.seek(start) == start and file.read(8) == _SIGNATURE for start in starts)
+
 
 @contextmanager
-def open_checked(path: Path, options: ReadOptions) -> Iterator[CheckedHdf5]:
+def open_checked(path: Path, options: ReadOptions, variable_length: bool = False) -> Iterator[CheckedHdf5]:
     """Open an HDF5 file for reading, after every object in it was checked.
+
+    Parameters
+    ----------
+    path
+        The file.
+    options
+        A data set is refused if it declares more than `max_expanded_bytes` while the file holds next to nothing of it.
+    variable_length
+        Whether strings of any length and references are set out in `texts` and `references`, for formats that need them,
+        rather than refused.
 
     Raises
     ------
@@ -53,27 +81,30 @@ def open_checked(path: Path, options: ReadOptions) -> Iterator[CheckedHdf5]:
         When anything in the file is refused.
     """
     with h5py.File(path, "r", locking=False) as file:
-        walk = _Walk()
+        walk = _Walk(options, variable_length)
         walk.group(file.id, "")
-        refuse_giant(walk.declared_bytes, options)
         walk.checked.attributes = _number_attributes(file.id)
         yield walk.checked
 
 
-def blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, NDArray[np.generic]]]:
+def blocks(dataset: h5py.Dataset, item_bytes: int | None = None) -> Iterator[tuple[int, NDArray[np.generic]]]:
     """Read a data set by blocks of whole chunks: yields the first row of a block, and the block."""
     chunk_rows = dataset.chunks[0] if dataset.chunks else 1
-    rows = rows_per_block(dataset.shape, dataset.dtype.itemsize, chunk_rows)
+    rows = rows_per_block(dataset.shape, item_bytes or dataset.dtype.itemsize, chunk_rows)
     for first in range(0, dataset.shape[0], rows):
         yield first, dataset[first : first + rows]
+
+
+def _declared_bytes(dataset: h5py.Dataset) -> int:
+    return int(np.prod(dataset.shape, dtype=object)) * int(dataset.dtype.itemsize)
 
 
 class _Walk:
     """One walk over a file's objects; hard links that form a cycle are walked once."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: ReadOptions, variable_length: bool) -> None:
+        self._options, self._variable_length = options, variable_length
         self.checked = CheckedHdf5()
-        self.declared_bytes = 0
         self._seen: set[tuple[int, int]] = set()
         self._links = 0
 
@@ -117,32 +148,37 @@ class _Walk:
 
     def _dataset(self, dataset: h5py.h5d.DatasetID, path: str) -> None:
         self._refuse_storage(dataset, path)
+        space = dataset.get_space()
+        shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5py.h5s.SIMPLE else ()
+        if len(shape) > MOST_AXES:
+            raise _refused("absurd_shape", path, f"declares {len(shape)} axes: at most {MOST_AXES} are read")
         kind = dataset.get_type()
-        if (
-            kind.detect_class(h5py.h5t.VLEN)
-            or kind.detect_class(h5py.h5t.REFERENCE)
-            or _is_text_of_any_length(kind)
-        ):
+        self._refuse_chunks(dataset, path, kind.get_size())
+        declared = int(np.prod(shape, dtype=object)) * kind.get_size()
+        if declared > _SPARSE * max(dataset.get_storage_size(), 1):
+            refuse_giant(declared, self._options)
+        name = path.removeprefix("/")
+        if space.get_simple_extent_type() == h5py.h5s.NULL:
+            self.checked.set_aside[path] = "it is empty"
+        elif kind.get_class() == h5py.h5t.REFERENCE or _is_text_of_any_length(kind):
+            self._refuse_variable_length(path)
+            group = self.checked.texts if _is_text_of_any_length(kind) else self.checked.references
+            group[name] = h5py.Dataset(dataset)
+        elif kind.detect_class(h5py.h5t.VLEN) or kind.detect_class(h5py.h5t.REFERENCE):
+            self._refuse_variable_length(path)
+            self.checked.set_aside[path] = "its values are of variable length"
+        elif kind.get_class() not in _PLAIN_TYPES:
+            self.checked.set_aside[path] = "its values are neither numbers nor strings"
+        else:
+            self.checked.datasets[name] = h5py.Dataset(dataset)
+
+    def _refuse_variable_length(self, path: str) -> None:
+        if not self._variable_length:
             hint = (
                 "Store strings with a fixed length: np.array(names, dtype='S'); store no references or "
                 "ragged arrays."
             )
             raise _refused("object_array", path, "holds references or values of variable length", hint)
-        space = dataset.get_space()
-        shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5py.h5s.SIMPLE else ()
-        if len(shape) > MOST_AXES:
-            raise _refused("absurd_shape", path, f"declares {len(shape)} axes: at most {MOST_AXES} are read")
-        self.declared_bytes += int(np.prod(shape, dtype=object)) * kind.get_size()
-        self._refuse_chunks(dataset, path, kind.get_size())
-        name = path.removeprefix("/")
-        if kind.get_class() not in _PLAIN_TYPES:
-            self.checked.set_aside[path] = "its values are neither numbers nor strings"
-        elif space.get_simple_extent_type() == h5py.h5s.NULL:
-            self.checked.set_aside[path] = "it is empty"
-        elif "/" in name:
-            self.checked.set_aside[path] = "it lies in a group"
-        else:
-            self.checked.datasets[name] = h5py.Dataset(dataset)
 
     @staticmethod
     def _refuse_storage(dataset: h5py.h5d.DatasetID, path: str) -> None:

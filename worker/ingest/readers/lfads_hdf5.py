@@ -23,7 +23,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXES, BinWidthClues
 from worker.ingest.counts import CountsBuilder
@@ -37,12 +36,12 @@ from worker.ingest.readers.base import (
     refuse_shape_of_spikes,
     settle_split,
 )
-from worker.ingest.readers.hdf5_safety import CheckedHdf5, blocks, open_checked
+from worker.ingest.readers.hdf5_safety import CheckedHdf5, blocks, is_hdf5, open_checked
 from worker.ingest.readers.lfads_layout import SPLITS, Layout, lay_out
-from worker.ingest.recording import Counts, MetadataValue, Recording
+from worker.ingest.recording import MetadataValue, Recording
+from worker.ingest.rows import Rows, filled
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _TRUE_RATES = ("truth", "rates", "true_rates")
 _EXTERNAL_INPUTS = ("ext_input", "external_inputs")
 _NEVER_OTHER = (
@@ -63,20 +62,20 @@ class LfadsHdf5Reader:
     format = "lfads_hdf5"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file is HDF5 but not NWB, or is too damaged to tell."""
-        with path.open("rb") as file:
-            starts = [0, *(512 * 2**power for power in range(4))]
-            if not any(file.seek(start) == start and file.read(8) == _SIGNATURE for start in starts):
-                return False
+        """Say whether the file is HDF5 with spikes of a training split."""
+        if not is_hdf5(path):
+            return False
         try:
             with h5py.File(path, "r", locking=False) as opened:
-                return not h5py.h5a.exists(opened.id, b"nwb_version")
+                return any(f"train_{name}" in opened for name in ("data", "encod_data", "recon_data"))
         except (OSError, RuntimeError, ValueError, KeyError):
-            return True
+            return False
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
         """Read `path`; the module's table says what is understood."""
         with open_checked(path, options) as file:
+            _set_groups_aside(file)
+            file.refuse_giant(file.datasets, options)
             layout = _layout_of(file)
             spikes = _read_spikes(file, layout)
             trials, bins, _ = spikes.shape
@@ -92,6 +91,13 @@ class LfadsHdf5Reader:
             settle_split(recording)
             _Arrays(file, layout, recording).take_all(options)
         return recording
+
+
+def _set_groups_aside(file: CheckedHdf5) -> None:
+    """Tell of what lies in a group, and do not read it: this layout has none."""
+    for name in [name for name in file.datasets if "/" in name]:
+        del file.datasets[name]
+        file.set_aside[f"/{name}"] = "it lies in a group"
 
 
 def _layout_of(file: CheckedHdf5) -> Layout:
@@ -118,7 +124,7 @@ def _is_indices(name: str, dataset: h5py.Dataset) -> bool:
     return name in {f"{split}_inds" for split in SPLITS} and dataset.ndim == 1 and dataset.dtype.kind in "uif"
 
 
-def _read_spikes(file: CheckedHdf5, layout: Layout) -> Counts:
+def _read_spikes(file: CheckedHdf5, layout: Layout) -> Rows:
     _, bins, neurons = file.datasets[next(iter(layout.spikes.values()))].shape
     builder = CountsBuilder((len(layout.split), bins, neurons))
     for split, name in layout.spikes.items():
@@ -134,7 +140,7 @@ class _Arrays:
         self._file = file
         self._layout = layout
         self._recording = recording
-        self._trials, self._bins, self._neurons = recording.spikes.shape
+        self._trials, self._bins, self._neurons = map(int, recording.spikes.shape)
 
     def take_all(self, options: ReadOptions) -> None:
         """Fill the recording, in the order in which one thing is needed for the next."""
@@ -172,7 +178,7 @@ class _Arrays:
         if rates is not None:
             settle_true_rates(recording, rates, f"train_{rates_name}", stated_hz=False)
 
-    def _true_rates(self, name: str) -> NDArray[np.float32] | None:
+    def _true_rates(self, name: str) -> Rows | None:
         """Read true rates, or warn that they were left out: their shape differs, or a split has none."""
         missing = [split for split in self._layout.spikes if split not in self._layout.names[name]]
         for full_name in self._layout.names[name].values():
@@ -224,16 +230,16 @@ class _Arrays:
     def _datasets(self, name: str) -> dict[str, h5py.Dataset]:
         return {split: self._file.datasets[full] for split, full in self._layout.names[name].items()}
 
-    def _gather(self, name: str) -> NDArray[np.float32]:
+    def _gather(self, name: str) -> Rows:
         """Read an array in the original order: float32 [trials, bins, k]; NaN where a split lacks it."""
         datasets = self._datasets(name)
         width = max((*dataset.shape, 1)[2] for dataset in datasets.values())
-        gathered = np.full((self._trials, self._bins, width), np.nan, np.float32)
+        gathered = filled((self._trials, self._bins, width), np.float32, np.nan)
         with np.errstate(over="ignore"):
             for split, dataset in datasets.items():
                 for first, block in blocks(dataset):
                     rows = self._layout.rows[split][first : first + len(block)]
-                    gathered[rows] = block.reshape(len(block), self._bins, width)
+                    gathered[rows] = block.reshape(len(block), self._bins, width).astype(np.float32)
         self._warn_of_missing_splits(name)
         return gathered
 

@@ -14,30 +14,25 @@ from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant
+from worker.ingest.readers.choosing import Variable
+from worker.ingest.rows import rows_per_block
 
 
 @dataclass(frozen=True)
-class NpyMember:
+class _Member(Variable):
     """What the header of one array declares."""
 
     info: zipfile.ZipInfo
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
     fortran_order: bool
     data_offset: int
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return int(np.prod(self.shape, dtype=object))
-
 
 class NpzArchive:
-    """The arrays of an NPZ file, by name, after every header was checked.
+    """The arrays of an NPZ file, by name, after every header was checked: an `ArrayFile`.
 
     Attributes
     ----------
-    members
+    variables
         What each array declares: name (without `.npy`) → header.
 
     Raises
@@ -46,13 +41,17 @@ class NpzArchive:
         On opening, for pickled arrays, unusual compression, encryption, and arrays that declare too much.
     """
 
+    format = "npz"
+
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self._zip = zipfile.ZipFile(path)
+        self.numbers: dict[str, float] = {}
         try:
-            self.members = self._check(options)
+            self._members = self._check(options)
         except BaseException:
             self._zip.close()
             raise
+        self.variables: dict[str, Variable] = dict(self._members)
 
     def __enter__(self) -> Self:
         return self
@@ -64,17 +63,18 @@ class NpzArchive:
 
     def read(self, name: str) -> NDArray[np.generic]:
         """Read one array whole."""
-        member = self.members[name]
+        member = self._members[name]
         with self._zip.open(member.info) as stream:
             stream.read(member.data_offset)
             return _array(stream, member, member.shape)
 
-    def blocks(self, name: str, rows: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    def blocks(self, name: str, item_bytes: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
         """Read one array by blocks of its first axis: yields where a block begins, and the block.
 
         An array in Fortran order comes as one block, since its rows are not contiguous.
         """
-        member = self.members[name]
+        rows = rows_per_block(self._members[name].shape, item_bytes)
+        member = self._members[name]
         if member.fortran_order or len(member.shape) == 0:
             yield 0, self.read(name)
             return
@@ -84,13 +84,13 @@ class NpzArchive:
                 count = min(rows, member.shape[0] - first)
                 yield first, _array(stream, member, (count, *member.shape[1:]))
 
-    def _check(self, options: ReadOptions) -> dict[str, NpyMember]:
+    def _check(self, options: ReadOptions) -> dict[str, _Member]:
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
         if len(infos) > MOST_ARRAYS:
             said = f"The archive holds {len(infos)} files: at most {MOST_ARRAYS} are read."
             raise RejectedFile(Problem("too_many_arrays", said, "Put values of one kind into one array."))
         refuse_giant(sum(info.file_size for info in infos), options)
-        members: dict[str, NpyMember] = {}
+        members: dict[str, _Member] = {}
         for info in infos:
             name = info.filename.removesuffix(".npy")
             if name in members or not info.filename.endswith(".npy"):
@@ -101,7 +101,7 @@ class NpzArchive:
             members[name] = self._header(info, name)
         return members
 
-    def _header(self, info: zipfile.ZipInfo, name: str) -> NpyMember:
+    def _header(self, info: zipfile.ZipInfo, name: str) -> _Member:
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             said = f"`{name[:100]}` is encrypted, or compressed in a way that numpy does not use."
             raise RejectedFile(
@@ -128,7 +128,7 @@ class NpzArchive:
                 "Save numbers or strings of fixed length: array.astype(float), or np.array(names, dtype='U')."
             )
             raise RejectedFile(Problem("object_array", said, hint, f"/{name[:100]}"))
-        member = NpyMember(info, shape, dtype, fortran_order, offset)
+        member = _Member(shape, dtype, info, fortran_order, offset)
         if len(shape) > MOST_AXES or any(length < 0 for length in shape):
             said = (
                 f"`{name[:100]}` declares {len(shape)} axes, {listed(shape, 4)}: at most {MOST_AXES} are "
@@ -148,7 +148,7 @@ class NpzArchive:
         return member
 
 
-def _array(stream: IO[bytes], member: NpyMember, shape: tuple[int, ...]) -> NDArray[np.generic]:
+def _array(stream: IO[bytes], member: _Member, shape: tuple[int, ...]) -> NDArray[np.generic]:
     wanted = int(np.prod(shape, dtype=object)) * member.dtype.itemsize
     data = stream.read(wanted)
     if len(data) != wanted:

@@ -1,0 +1,55 @@
+"""From a file to the recording that a data set is made of: read, put into bins, choose, cut, split."""
+
+from pathlib import Path
+
+from store.dataset_options import ChopOptions, TrialOptions
+from worker.ingest.binning import bin_spikes
+from worker.ingest.chopping import chop, rebin
+from worker.ingest.problems import Problem
+from worker.ingest.readers import ReadOptions, read_file
+from worker.ingest.recording import Recording
+from worker.ingest.selection import keep_where, select_neurons, select_trials
+from worker.ingest.splits import apply_split
+
+
+def read_recording(path: Path, options: ReadOptions) -> Recording:
+    """Read a file and make of it what the options say.
+
+    Raises
+    ------
+    RejectedFile
+        For every file that cannot be read, every option that does not fit it, and nothing that is ours to mend.
+    """
+    found = read_file(path, options)
+    if isinstance(found, Recording):
+        recording = found
+        _choose_trials_of_counts(recording, options)
+    else:
+        recording = bin_spikes(found, options)
+        if options.rebin_s is not None:
+            recording.warnings.append(_unused("rebin_s", "spikes were put into bins of bin_width_s"))
+    if isinstance(found, Recording) and options.rebin_s is not None:
+        rebin(recording, options.rebin_s)
+    select_neurons(recording, options.neurons)
+    if options.chop is not None or recording.is_continuous:
+        chop(recording, options.chop or ChopOptions())
+    apply_split(recording, options.split)
+    return recording
+
+
+def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None:
+    wanted = options.trials
+    kept = keep_where(
+        recording.trial_metadata, wanted.where, len(recording.trial_length_bins), "trials", recording.notes
+    )
+    select_trials(recording, kept)
+    for name in ("align_to", "window_s", "overlap"):
+        if getattr(wanted, name) != TrialOptions.model_fields[name].default:
+            recording.warnings.append(
+                _unused(f"trials.{name}", "the file has counts, which are cut into trials already")
+            )
+
+
+def _unused(option: str, why: str) -> Problem:
+    pointer = "/" + option.replace(".", "/")
+    return Problem("option_not_used", f"{option} was not used: {why}.", "Leave it out.", pointer)

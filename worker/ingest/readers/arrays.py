@@ -1,0 +1,326 @@
+"""What a file of named arrays becomes: NPZ, HDF5 of any layout, MATLAB. One table of names and shapes for all of them.
+
+| variable | shape | |
+|---|---|---|
+| `spikes`, `spike_counts`, `counts`, `binned_spikes`, `data`, `y` | trials × bins × neurons | counts |
+| else the only array of whole numbers with three axes | the same | counts |
+| under one of these names | bins × neurons | counts of a continuous recording, which is cut into windows |
+| `spike_times` with `spike_clusters` (`neuron`, …) and perhaps `trial` | spikes | spike times, instead of counts |
+| `spike_times` with `spike_times_index` | spikes; neurons | the same: where each neuron's times end |
+| `bin_width_s` (`dt`, `bin_width_ms`, …) | one number | of counts; needed, here or with the upload |
+| `trial_length_bins` | trials | bins recorded of each trial; all if absent |
+| `split` | trials | 'train', 'valid', 'test', or 0, 1, -1 |
+| `true_rates_hz` | as the counts | in spikes per second |
+| `true_rates`, `truth`, `rates`, `rate` | as the counts | in Hz or in counts per bin: whichever agrees with the spikes |
+| `external_inputs`, `ext_input` | trials × bins (× k) | |
+| any other | trials | metadata of trials |
+| any other | neurons, under a name with `neuron`, `unit`, `cluster` or `channel` | metadata of neurons |
+| any other | trials × bins (× k) | behaviour |
+
+The mapping of the request goes before names. What is none of these is left out with a warning.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXES, BinWidthClues
+from worker.ingest.counts import CountsBuilder
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.axes import Axes
+from worker.ingest.readers.base import (
+    ReadOptions,
+    left_out,
+    metadata_values,
+    name_is_usable,
+    parse_split,
+    parse_trial_lengths,
+    refuse_text_for_spikes,
+    settle_split,
+)
+from worker.ingest.readers.choosing import Variable, choose, described, given, named
+from worker.ingest.readers.flat_spikes import read_flat_spikes
+from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
+from worker.ingest.rows import Rows, zeros
+from worker.ingest.spike_trains import SpikeTrains
+from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
+
+SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "data", "y", "x_spikes")
+SPIKE_TIMES = ("spike_times", "spike_times_s", "spiketimes", "spike_times_ms")
+_TRUE_RATES = ("true_rates_hz", "true_rates", "truth", "rates", "rate", "lambda")
+_EXTERNAL_INPUTS = ("external_inputs", "ext_input")
+_OF_NEURONS = ("neuron", "unit", "cluster", "channel")
+
+
+class ArrayFile(Protocol):
+    """A file of named arrays, checked before anything was read.
+
+    Attributes
+    ----------
+    format
+        Name of its format.
+    variables
+        Shape and type of each array.
+    numbers
+        Single numbers beside the arrays, such as attributes.
+    """
+
+    format: str
+    variables: dict[str, Variable]
+    numbers: dict[str, float]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one array whole."""
+
+    def blocks(self, name: str, item_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read one array by blocks of its first axis: yields where a block begins, and the block."""
+
+
+def read_arrays(file: ArrayFile, options: ReadOptions) -> Recording | SpikeTrains:
+    """Make a recording of counts, or trains of spike times, of a file of named arrays.
+
+    Raises
+    ------
+    RejectedFile
+        When there are neither counts nor spike times, it is unclear which array they are, or arrays do not fit together.
+    """
+    understood: list[Understood] = []
+    times = _spike_times(file, options, understood)
+    if times is not None:
+        return read_flat_spikes(file, times, options, understood)
+    return _Counts(file, _spike_counts(file, options, understood), options, understood).recording()
+
+
+def _spike_times(file: ArrayFile, options: ReadOptions, understood: list[Understood]) -> str | None:
+    mapping = options.mapping
+    if mapping.spikes is not None:
+        return None
+    found = given(file.variables, "spike_times", mapping.spike_times, understood)
+    if found is None and named(file.variables, SPIKES[:5], lambda v: len(v.shape) in (2, 3)) is None:
+        return choose(
+            file.variables, "spike_times", None, SPIKE_TIMES, understood, lambda v: len(v.shape) == 1
+        )
+    return found
+
+
+def _spike_counts(file: ArrayFile, options: ReadOptions, understood: list[Understood]) -> str:
+    variables = file.variables
+    found = given(variables, "spikes", options.mapping.spikes, understood)
+    if found is not None:
+        return found
+    three_axes = {name: v for name, v in variables.items() if len(v.shape) == 3 and v.is_numbers}
+    whole = {name for name, v in three_axes.items() if v.dtype.kind in "bui"}
+    if not whole:
+        whole = {name for name in three_axes if _looks_like_counts(file, name)}
+    by_name = named(variables, SPIKES, lambda v: len(v.shape) in (2, 3)) or named(variables, SPIKES[:4])
+    if by_name is None and len(whole) > 1:
+        said = f"The spike counts may be any of {listed(described(name, variables[name]) for name in sorted(whole))}."
+        hint = "Say which: mapping.spikes names the array."
+        raise RejectedFile(Problem("spikes_ambiguous", said, hint, "/mapping/spikes"))
+    chosen = by_name or next(iter(whole), None)
+    if chosen is None:
+        raise RejectedFile(_no_spikes(file, three_axes))
+    how = "by its name" if by_name else "the only array of whole numbers with three axes"
+    others = tuple(described(name, v) for name, v in three_axes.items() if name != chosen)
+    understood.append(Understood("spikes", chosen, how, variables[chosen].shape, others))
+    return chosen
+
+
+def _looks_like_counts(file: ArrayFile, name: str) -> bool:
+    """Whether an array of floats holds whole numbers, none negative, as far as its first block tells."""
+    for _, block in file.blocks(name, 8):
+        return bool(np.isfinite(block).all() and (block >= 0).all() and (block == np.trunc(block)).all())
+    return False
+
+
+def _no_spikes(file: ArrayFile, three_axes: dict[str, Variable]) -> Problem:
+    seen = listed((described(*item) for item in file.variables.items()), 30)
+    said = f"There is no array `spikes` (trials × bins × neurons) in the file, nor spike times. It holds: {seen}."
+    hint = "Name the counts with mapping.spikes, or the times with mapping.spike_times and mapping.neuron."
+    if three_axes:
+        hint += f" Is it {listed(three_axes)}?"
+    return Problem("spikes_missing", said, hint, "/spikes")
+
+
+class _Counts:
+    """Takes counts and everything beside them into a recording."""
+
+    def __init__(
+        self, file: ArrayFile, spikes: str, options: ReadOptions, understood: list[Understood]
+    ) -> None:
+        self._file, self._options, self._understood = file, options, understood
+        self._spikes = spikes
+        variable = file.variables[spikes]
+        refuse_text_for_spikes(spikes, variable.dtype.kind)
+        self._axes = Axes.of_spikes(spikes, variable.shape, options.mapping.axes)
+        self._shape = self._axes.canonical(variable.shape)
+        self._used = {spikes}
+
+    def recording(self) -> Recording:
+        """Read everything, in the order in which one thing is needed for the next."""
+        trials, bins, _ = self._shape
+        lengths = self._role("trial_length_bins", self._options.mapping.trial_length_bins)
+        split = self._role("split", self._options.mapping.split)
+        self._refuse_wrong_lengths(lengths, split)
+        recording = Recording(
+            spikes=self._read_counts(),
+            bin_width_s=float("nan"),
+            trial_length_bins=np.full(trials, bins, np.int64),
+            split=np.full(trials, SPLIT_NOT_GIVEN, np.int8),
+            is_continuous=self._axes.is_continuous,
+            source_format=self._file.format,
+            understood=self._understood,
+        )
+        if lengths is not None:
+            recording.trial_length_bins = parse_trial_lengths(self._file.read(lengths), lengths, bins)
+        if split is not None:
+            recording.split = parse_split(self._file.read(split), split)
+            settle_split(recording)
+        self._settle_rates_and_bin_width(recording)
+        inputs = self._role("external_inputs", self._options.mapping.external_inputs, _EXTERNAL_INPUTS)
+        if inputs is not None:
+            recording.external_inputs = self._per_bin(inputs)
+        self._take_others(recording)
+        return recording
+
+    def _role(self, role: str, mapped: str | None, names: tuple[str, ...] | None = None) -> str | None:
+        found = choose(self._file.variables, role, mapped, names or (role,), self._understood)
+        if found is not None:
+            self._used.add(found)
+        return found
+
+    def _refuse_wrong_lengths(self, *one_value_a_trial: str | None) -> None:
+        """Reject arrays whose meaning is fixed by their name and whose shape does not fit the spikes."""
+        trials, _, _ = self._shape
+        rates = named(self._file.variables, _TRUE_RATES[:2])
+        inputs = named(self._file.variables, _EXTERNAL_INPUTS)
+        problems = []
+        for name in one_value_a_trial:
+            if name is not None and self._file.variables[name].shape != (trials,):
+                problems.append(self._wrong_shape(name, (trials,)))
+        if rates is not None and not self._fits(rates, exact=True):
+            problems.append(self._wrong_shape(rates, self._file.variables[self._spikes].shape))
+        if inputs is not None and not self._fits(inputs):
+            problems.append(self._wrong_shape(inputs, (*self._shape[:2], "k")))
+        if problems:
+            raise RejectedFile(problems)
+
+    def _wrong_shape(self, name: str, wanted: tuple[Any, ...]) -> Problem:
+        found, shape = self._file.variables[name].shape, self._file.variables[self._spikes].shape
+        hint = "The axes of all arrays must come in the same order: trials, bins, neurons."
+        if len(found) == 1 and found[0] in self._shape[1:]:
+            hint = (
+                f"An axis of `{self._spikes}` has this length: are its axes {shape} trials × bins × neurons? If not, "
+                "mapping.axes says their order."
+            )
+        expected = f"({', '.join(str(length) for length in wanted)}{',' if len(wanted) == 1 else ''})"
+        said = (
+            f"`{name}` has shape {found}: expected {expected}, to go with `{self._spikes}` of shape {shape}."
+        )
+        return Problem("array_wrong_shape", said, hint, f"/{name}")
+
+    def _read_counts(self) -> Rows:
+        file, name = self._file, self._spikes
+        shape = self._axes.as_stored(file.variables[name].shape)
+        builder = CountsBuilder(shape)
+        for first, block in file.blocks(name, file.variables[name].dtype.itemsize):
+            builder.add(name, first, np.arange(first, first + len(block)), self._axes.block(block))
+        return self._axes.arranged(builder.finish())
+
+    def _settle_rates_and_bin_width(self, recording: Recording) -> None:
+        file, options, bins = self._file, self._options, self._shape[1]
+        clues = BinWidthClues(option_s=options.bin_width_s)
+        clues.stated = {name: value for name, value in file.numbers.items() if name in SECONDS_PER_UNIT}
+        mapped = given(file.variables, "bin_width", options.mapping.bin_width, self._understood)
+        for name, variable in file.variables.items():
+            base = name.rsplit("/", 1)[-1]
+            if name == mapped or base in SECONDS_PER_UNIT:
+                self._used.add(name)
+                if variable.size == 1 and variable.dtype.kind in "uif":
+                    unit = base if base in SECONDS_PER_UNIT else "bin_width_s"
+                    clues.stated[unit] = float(file.read(name).reshape(()))
+                else:
+                    why = "expected one number, the width of every bin"
+                    recording.warnings.append(left_out(name, variable.shape, why))
+            elif base in TIME_AXES and variable.shape == (bins,) and variable.dtype.kind in "uif":
+                self._used.add(name)
+                clues.time_axes_s[name] = file.read(name).astype(np.float64)
+        name_of_rates = self._true_rates_name()
+        rates = None if name_of_rates is None else self._per_bin(name_of_rates)
+        if rates is not None:
+            inside = recording.inside_trials()
+            clues.counts_per_true_rate = counts_per_true_rate(recording.spikes, rates, inside)
+        recording.bin_width_s = clues.settle(recording.notes, recording.warnings)
+        if rates is not None and name_of_rates is not None:
+            self._used.add(name_of_rates)
+            stated_hz = name_of_rates.endswith("_hz")
+            settle_true_rates(recording, rates, name_of_rates, stated_hz=stated_hz)
+
+    def _true_rates_name(self) -> str | None:
+        mapped = given(self._file.variables, "true_rates", self._options.mapping.true_rates, self._understood)
+        if mapped is not None and not self._fits(mapped, exact=True):
+            raise RejectedFile(self._wrong_shape(mapped, self._file.variables[self._spikes].shape))
+        if mapped is not None:
+            return mapped
+        fits = {
+            name: v
+            for name, v in self._file.variables.items()
+            if v.is_numbers and self._fits(name, exact=True)
+        }
+        return choose(fits, "true_rates", None, _TRUE_RATES, self._understood)
+
+    def _fits(self, name: str, exact: bool = False) -> bool:
+        """Whether an array has the trials and bins of the spikes, and the neurons too if it must be exact."""
+        return self._axes.fits(self._file.variables[name].shape, self._shape, exact)
+
+    def _per_bin(self, name: str) -> Rows:
+        """Read an array as float32 [trials, bins, k]; one of trials × bins gets k = 1."""
+        variable = self._file.variables[name]
+        if not variable.is_numbers:
+            said = f"`{name}` does not hold numbers, but {variable.dtype}."
+            raise RejectedFile(Problem("array_not_numbers", said, "Give integers or floats.", f"/{name}"))
+        axes = self._axes.of_beside(variable.shape)
+        out = zeros(axes.as_stored(variable.shape), np.float32)
+        with np.errstate(over="ignore"):
+            for first, block in self._file.blocks(name, 8):
+                out[first : first + len(block)] = axes.block(block).astype(np.float32)
+        return axes.arranged(out)
+
+    def _take_others(self, recording: Recording) -> None:
+        mapping = self._options.mapping
+        for role, names in (("behaviour", mapping.behaviour), ("trial_metadata", mapping.trial_metadata)):
+            for name in names or ():
+                given(self._file.variables, role, name, [])
+        for name in self._file.variables:
+            if name not in self._used:
+                self._take_other(name, recording)
+
+    def _take_other(self, name: str, recording: Recording) -> None:
+        """Take an array as metadata or behaviour by its shape, or warn that it was left out."""
+        variable = self._file.variables[name]
+        trials, bins, neurons = self._shape
+        mapping, own_name = self._options.mapping, name.replace("/", ".")
+        is_column = len(variable.shape) == 1 and variable.dtype.kind in "buifSU"
+        of_neurons = any(word in own_name.lower() for word in _OF_NEURONS) and variable.shape == (neurons,)
+        if not name_is_usable(own_name):
+            why = "its name cannot be used"
+        elif is_column and of_neurons:
+            recording.neuron_metadata[own_name] = metadata_values(self._file.read(name))
+            return
+        elif is_column and variable.shape == (trials,) and not recording.is_continuous:
+            if mapping.trial_metadata is None or name in mapping.trial_metadata:
+                recording.trial_metadata[own_name] = metadata_values(self._file.read(name))
+                return
+            why = "mapping.trial_metadata does not name it"
+        elif variable.is_numbers and self._fits(name):
+            if mapping.behaviour is None or name in mapping.behaviour:
+                recording.behaviour[own_name] = self._per_bin(name)
+                return
+            why = "mapping.behaviour does not name it"
+        elif variable.shape[:1] == (trials,) and not variable.is_numbers:
+            why = f"it is empty, or its values are of a type that is not read ({variable.dtype})"
+        else:
+            why = f"its shape does not fit {trials} trials and {bins} bins"
+        recording.warnings.append(left_out(name, variable.shape, why))

@@ -1,0 +1,81 @@
+"""Which variable of a file is what: as the mapping says, else by its name, else by its shape; always told in the report."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.recording import Understood
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What a file says of one of its arrays."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def is_numbers(self) -> bool:
+        """Whether it holds real numbers, and any at all."""
+        return self.dtype.kind in "buif" and self.size > 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=object))
+
+
+Variables = Mapping[str, Variable]
+
+
+def described(name: str, variable: Variable) -> str:
+    """A variable for a sentence: `y (10, 1000, 50)`."""
+    return f"{name} {variable.shape}"
+
+
+def given(variables: Variables, role: str, name: str | None, understood: list[Understood]) -> str | None:
+    """The variable that the mapping gives for a role, if it does.
+
+    Raises
+    ------
+    RejectedFile
+        When the file has none of that name.
+    """
+    if name is None:
+        return None
+    found = name if name in variables else name.strip("/")
+    if found not in variables:
+        seen = listed((described(*item) for item in variables.items()), 30)
+        said = f"mapping.{role} is `{name}`, which is not in the file. It holds: {seen}."
+        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", f"/mapping/{role}"))
+    understood.append(Understood(role, found, "given in the mapping", variables[found].shape))
+    return found
+
+
+def named(
+    variables: Variables, names: Iterable[str], fits: Callable[[Variable], bool] = lambda variable: True
+) -> str | None:
+    """The first variable that has one of some names, the names in order; case and the group it lies in do not matter."""
+    for name in names:
+        for full_name, variable in variables.items():
+            if full_name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower() == name and fits(variable):
+                return full_name
+    return None
+
+
+def choose(
+    variables: Variables,
+    role: str,
+    mapped: str | None,
+    names: Iterable[str],
+    understood: list[Understood],
+    fits: Callable[[Variable], bool] = lambda variable: True,
+) -> str | None:
+    """The variable for a role: the mapping's, else the first of some names that fits; None if there is none."""
+    found = given(variables, role, mapped, understood)
+    if found is None and (found := named(variables, names, fits)) is not None:
+        understood.append(Understood(role, found, "by its name", variables[found].shape))
+    return found
