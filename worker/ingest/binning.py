@@ -108,6 +108,8 @@ def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Wind
     window_s = options.trials.window_s
     if window_s is None:
         start_s, stop_s, from_zero_s = table.start_s, table.stop_s, 0.0
+        if trains.trial_offset_s is not None:
+            from_zero_s = float(start_s[0] - trains.trial_offset_s[0])
         bins = np.floor((stop_s - start_s) / width_s + _TOLERANCE)
     else:
         start_s, from_zero_s = zero_s + window_s[0], window_s[0]
@@ -143,7 +145,8 @@ def _trials(trains: SpikeTrains, options: ReadOptions) -> tuple[str, TrialTable 
         table = trains.tables.get(name)
         if table is not None:
             _note_choice(trains, name, "given in the mapping" if wanted else "the likeliest table of trials")
-        return name, table, table.start_s if table is not None else np.zeros(0)
+        start_s = np.zeros(0) if table is None else table.start_s
+        return name, table, start_s if trains.trial_offset_s is None else trains.trial_offset_s
     tables = {wanted: trains.tables[wanted]} if wanted is not None else trains.tables
     for name, table in tables.items():
         own_s = {"start_time": table.start_s, "stop_time": table.stop_s}

@@ -13,6 +13,8 @@ from worker.ingest.rows import Rows, filled, rows_per_block, zeros
 from worker.ingest.selection import select_trials
 from worker.windows import Windows
 
+MOST_WINDOWS = 200_000
+
 
 def rebin(recording: Recording, rebin_s: float) -> None:
     """Add up neighbouring bins: counts are summed, behaviour, inputs and true rates averaged.
@@ -119,6 +121,10 @@ def chop(recording: Recording, options: ChopOptions) -> None:
     overlap = min(overlap, window // 2)
     lengths = recording.trial_length_bins
     starts = [_window_starts(int(length), window, window - overlap) for length in lengths]
+    number = sum(len(part) for part in starts)
+    if number > MOST_WINDOWS:
+        said = f"Windows of {options.window_s:g} s would be {number}: at most {MOST_WINDOWS} are cut."
+        raise RejectedFile(Problem("too_many_windows", said, "Give longer windows.", "/chop/window_s"))
     segment = np.repeat(np.arange(len(lengths)), [len(part) for part in starts])
     first_bin = np.concatenate(starts)
     segment_start_s = np.zeros(len(lengths)) if recording.trial_start_s is None else recording.trial_start_s

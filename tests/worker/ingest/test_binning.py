@@ -1,0 +1,257 @@
+"""From spike times to counts, against numpy's histogram; which trials, aligned to what."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.ingest import rows
+from worker.ingest.binning import bin_spikes
+from worker.ingest.problems import RejectedFile
+from worker.ingest.read import read_recording
+from worker.ingest.readers import ReadOptions
+from worker.ingest.recording import Recording
+from worker.ingest.signals import sample_in_bins
+from worker.ingest.spike_columns import SpikeColumns
+from worker.ingest.spike_trains import Signal, SpikeTimes, SpikeTrains, TrialTable, in_seconds
+
+SPIKES = [np.sort(np.random.default_rng(seed).uniform(0, 50, 400 * (seed + 1))) for seed in range(4)]
+
+
+def trains(**fields: Any) -> SpikeTrains:
+    times = SpikeTimes()
+    for neuron, spikes_s in enumerate(SPIKES):
+        for part in np.array_split(np.random.default_rng(0).permutation(spikes_s), 3):
+            times.add(part, neuron)
+    return SpikeTrains(times, len(SPIKES), **fields)
+
+
+def table(**columns: Any) -> TrialTable:
+    start_s = np.arange(1.0, 46.0, 5.0)
+    return TrialTable(start_s, start_s + 2.5 + 0.1 * np.arange(len(start_s)), columns)
+
+
+def expected(start_s: np.ndarray, bins: np.ndarray, width_s: float) -> np.ndarray:
+    """The counts by numpy's own histogram."""
+    counts = np.zeros((len(start_s), int(max(bins)), len(SPIKES)), int)
+    for trial, (start, length) in enumerate(zip(start_s, bins, strict=True)):
+        edges = start + np.arange(int(length) + 1) * width_s
+        for neuron, spikes_s in enumerate(SPIKES):
+            inside = spikes_s[spikes_s < edges[-1]]
+            counts[trial, : int(length), neuron] = np.histogram(inside, edges)[0]
+    return counts
+
+
+def binned(source: SpikeTrains, **options: Any) -> Recording:
+    return bin_spikes(source, ReadOptions(**options))
+
+
+def rejected(source: SpikeTrains, **options: Any) -> str:
+    with pytest.raises(RejectedFile) as caught:
+        binned(source, **options)
+    (problem,) = caught.value.problems
+    assert problem.hint
+    return problem.code
+
+
+@pytest.mark.parametrize("width_s", [0.01, 0.037])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_whole_trials_are_ragged(width_s: float, on_disk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if on_disk:
+        monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr(rows, "BLOCK_BYTES", 3000)
+    found = binned(trains(tables={"trials": table(go=[1] * 9)}), bin_width_s=width_s)
+    start_s, stop_s = table().start_s, table().stop_s
+    bins = np.floor((stop_s - start_s) / width_s + 1e-6)
+    np.testing.assert_array_equal(found.trial_length_bins, bins)
+    np.testing.assert_array_equal(np.asarray(found.spikes), expected(start_s, bins, width_s))
+    np.testing.assert_array_equal(found.trial_start_s, start_s)
+    assert found.trial_metadata["go"] == [1] * 9
+    assert found.trial_metadata["start_time"] == start_s.tolist()
+
+
+def test_windows_around_a_column_of_times() -> None:
+    go_s = table().start_s + 0.7
+    go_s[3] = np.nan
+    source = trains(
+        tables={"epochs": table(), "trials": table(go_cue=[None if np.isnan(t) else t for t in go_s])}
+    )
+    found = binned(source, bin_width_s=0.02, trials={"align_to": "go_cue", "window_s": [-0.3, 0.9]})
+    kept = np.delete(go_s, 3)
+    np.testing.assert_array_equal(np.asarray(found.spikes), expected(kept - 0.3, np.full(8, 60), 0.02))
+    assert found.time_zero_s == -0.3
+    assert [warning.code for warning in found.warnings] == ["trials_left_out"]
+    (choice,) = [one for one in found.understood if one.what == "trials"]
+    assert choice.variable == "trials"
+    assert choice.alternatives == ("epochs (9 trials)",)
+
+
+def test_windows_around_events() -> None:
+    events = {"reward": np.array([30.0, 10.0, 20.0])}
+    found = binned(trains(events=events), trials={"align_to": "reward", "window_s": [0, 1]}, bin_width_s=0.1)
+    np.testing.assert_array_equal(
+        np.asarray(found.spikes), expected(np.array([10.0, 20.0, 30.0]), np.full(3, 10), 0.1)
+    )
+    assert rejected(trains(events=events), trials={"align_to": "reward"}) == "window_needed"
+
+
+def test_an_event_within_each_trial() -> None:
+    events = {"touch": np.array([1.5, 1.6, 12.0, 44.0])}
+    source = trains(events=events, tables={"trials": table(number=list(range(9)))})
+    found = binned(
+        source,
+        mapping={"trials": "trials"},
+        trials={"align_to": "touch", "window_s": [-0.5, 0.5]},
+        bin_width_s=0.1,
+    )
+    assert found.trial_metadata["number"] == [0, 2, 8]
+    np.testing.assert_array_equal(
+        np.asarray(found.spikes), expected(np.array([1.0, 11.5, 43.5]), np.full(3, 10), 0.1)
+    )
+
+
+def test_without_trials_it_is_continuous() -> None:
+    found = binned(trains(), bin_width_s=0.1)
+    assert found.is_continuous
+    assert int(np.asarray(found.spikes).sum()) == sum(map(len, SPIKES))
+    part = binned(trains(), bin_width_s=0.1, trials={"window_s": [10, 20]})
+    np.testing.assert_array_equal(np.asarray(part.spikes), expected(np.array([10.0]), np.array([100]), 0.1))
+
+
+@pytest.mark.parametrize("overlap", ["keep", "drop", "cut"])
+def test_trials_that_share_time(overlap: str) -> None:
+    start_s = np.array([4.0, 0.0, 1.0, 8.0])
+    source = trains(tables={"trials": TrialTable(start_s, start_s + 2.0, {"name": ["c", "a", "b", "d"]})})
+    found = binned(source, bin_width_s=0.1, trials={"overlap": overlap})
+    codes = [warning.code for warning in found.warnings]
+    names, lengths = found.trial_metadata["name"], found.trial_length_bins.tolist()
+    if overlap == "keep":
+        assert (codes, names, lengths) == (["trials_overlap"], ["c", "a", "b", "d"], [20] * 4)
+    elif overlap == "drop":
+        assert (codes, names, lengths) == ([], ["c", "a", "d"], [20] * 3)
+    else:
+        assert (codes, names, lengths) == ([], ["c", "a", "b", "d"], [20, 10, 20, 20])
+    starts = found.trial_start_s
+    assert starts is not None
+    np.testing.assert_array_equal(np.asarray(found.spikes), expected(starts, np.array(lengths), 0.1))
+
+
+def test_what_is_not_there_is_told() -> None:
+    source = trains(tables={"trials": table(go=["a"] * 9)}, events={"reward": np.array([3.0])})
+    assert rejected(source, trials={"align_to": "cue"}) == "align_to_unknown"
+    assert rejected(source, mapping={"trials": "blocks"}) == "trials_unknown"
+    assert rejected(source, trials={"align_to": "go", "window_s": [0, 1]}) == "align_to_not_times"
+    assert rejected(source, trials={"where": {"outcome": "hit"}}) == "metadata_unknown"
+    assert rejected(source, trials={"where": {"go": "b"}}) == "no_trials_left"
+    assert rejected(source, bin_width_s=1000) == "no_trials_left"
+    assert rejected(source, bin_width_s=1e-6, max_expanded_bytes=10**6) == "file_too_large_expanded"
+    assert rejected(SpikeTrains(SpikeTimes(), 3)) == "no_spikes"
+
+
+def test_only_some_trials() -> None:
+    source = trains(tables={"trials": table(side=["l", "r", "l"] * 3, effort=[0.1 * k for k in range(9)])})
+    found = binned(source, trials={"where": {"side": "l", "effort": {"min": 0.15, "max": 0.65}}})
+    assert found.trial_metadata["effort"] == [
+        pytest.approx(0.2),
+        pytest.approx(0.3),
+        pytest.approx(0.5),
+        pytest.approx(0.6000000000000001),
+    ]
+
+
+def test_a_spike_on_an_edge_is_in_the_bin_that_begins_there() -> None:
+    times = SpikeTimes()
+    times.add(np.arange(30) / 10, 0)  # 0.3 / 0.1 is 2.9999999999999996
+    source = SpikeTrains(times, 1, tables={"trials": TrialTable(np.array([0.0, 1.5]), np.array([1.5, 3.0]))})
+    assert np.asarray(binned(source, bin_width_s=0.1).spikes).tolist() == [[[1]] * 15] * 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    spikes=st.lists(
+        st.tuples(st.floats(-2, 3, width=32), st.sampled_from([3, 7, 20]), st.integers(1, 6)),
+        min_size=1,
+        max_size=60,
+    ),
+    width_s=st.sampled_from([0.05, 0.1, 0.25]),
+)
+def test_spikes_that_come_by_trial(spikes: list[tuple[float, int, int]], width_s: float) -> None:
+    columns = SpikeColumns(by_trial=True)
+    times_s, neurons, trial = (np.array(column) for column in zip(*spikes, strict=True))
+    for part in np.array_split(np.arange(len(spikes)), 3):
+        columns.add(times_s[part].astype(float), neurons[part], trial[part])
+    options = ReadOptions(bin_width_s=width_s, trials={"window_s": [-1, 2]})
+    found = bin_spikes(columns.finish("x", options), options)
+    labels = found.neuron_metadata["neuron_id"]
+    assert labels == sorted(set(neurons.tolist()))
+    assert found.spikes.shape == (trial.max(), round(3 / width_s), len(labels))
+    for (number, label), counts in np.ndenumerate(np.asarray(found.spikes).sum(axis=1)):
+        mine = times_s[(trial == number + 1) & (neurons == labels[label])]
+        assert counts == int(((mine >= -1 - 1e-7) & (mine < 2 - 1e-7)).sum())
+
+
+def test_units_of_time() -> None:
+    whole = np.array([0, 3000, 60000])
+    with pytest.raises(RejectedFile, match="samples or milliseconds"):
+        in_seconds(whole, ReadOptions(), "ts")
+    with pytest.raises(RejectedFile, match="how many make a second"):
+        in_seconds(whole, ReadOptions(time_unit="samples"), "ts")
+    samples = ReadOptions(time_unit="samples", sampling_rate_hz=30000)
+    np.testing.assert_allclose(in_seconds(whole, samples, "ts"), [0, 0.1, 2])
+    np.testing.assert_allclose(in_seconds(whole, ReadOptions(time_unit="ms"), "ts"), [0, 3, 60])
+    with pytest.raises(RejectedFile, match="does not hold numbers"):
+        in_seconds(np.array(["a"]), ReadOptions(), "ts")
+
+
+class TestSignals:
+    def test_faster_than_the_bins_it_is_averaged(self) -> None:
+        values = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32)
+        values[105] = np.nan
+        signal = Signal(values, start_s=2.0, rate_hz=100.0)
+        found = sample_in_bins(signal, 2.5, 20, 0.05)
+        means = np.nanmean(values[50:150].reshape(20, 5, 2), axis=1)
+        np.testing.assert_allclose(found, means, rtol=1e-4, atol=1e-5)
+        given_times = Signal(values, times_s=2.0 + np.arange(1000) / 100)
+        np.testing.assert_allclose(sample_in_bins(given_times, 2.495, 20, 0.05), means, rtol=1e-4, atol=1e-5)
+
+    def test_slower_it_is_interpolated(self) -> None:
+        signal = Signal(np.arange(11, dtype=np.float32)[:, None], start_s=0.0, rate_hz=1.0)
+        found = sample_in_bins(signal, 2.0, 30, 0.1)[:, 0]
+        np.testing.assert_allclose(found, 2.05 + 0.1 * np.arange(30), rtol=1e-5)
+
+    def test_outside_there_is_nothing(self) -> None:
+        signal = Signal(np.ones((100, 1), np.float32), start_s=0.0, rate_hz=100.0)
+        found = sample_in_bins(signal, 0.9, 4, 0.05)[:, 0]
+        assert np.isfinite(found[:2]).all()
+        assert np.isnan(found[2:]).all()
+        assert np.isnan(sample_in_bins(signal, 50.0, 4, 0.05)).all()
+
+    def test_angles_are_not_averaged(self) -> None:
+        turning = (np.arange(1000) * 0.05 % (2 * np.pi)).astype(np.float32)[:, None]
+        found = sample_in_bins(Signal(turning, rate_hz=100.0, unit="radians"), 0.0, 100, 0.1)
+        assert np.isin(found, turning).all()
+
+
+def test_spike_times_and_trials_in_an_npz(tmp_path: Path) -> None:
+    times_s = np.concatenate(SPIKES)
+    neurons = np.repeat([5, 6, 8, 9], [len(spikes) for spikes in SPIKES])
+    start_s = np.arange(1.0, 46.0, 5.0)
+    arrays = {
+        "trial_start": start_s,
+        "trial_stop": start_s + 3,
+        "outcome": np.array(["hit", "miss", "hit"] * 3),
+    }
+    np.savez(
+        tmp_path / "f.npz", spike_times=times_s, spike_clusters=neurons, cue_times=start_s + 0.5, **arrays
+    )
+    options = ReadOptions(
+        bin_width_s=0.1,
+        trials={"align_to": "cue_times", "window_s": [0, 1], "where": {"outcome": "hit"}},
+    )
+    found = read_recording(tmp_path / "f.npz", options)
+    hits = start_s[[0, 2, 3, 5, 6, 8]] + 0.5
+    np.testing.assert_array_equal(np.asarray(found.spikes), expected(hits, np.full(6, 10), 0.1))
+    assert found.neuron_metadata["neuron_id"] == [5, 6, 8, 9]
