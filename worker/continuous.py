@@ -1,11 +1,15 @@
 """Windows of a longer recording in the array store, and the continuous series of what was inferred in them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
+import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import Store
+from zarr.core.metadata import ArrayV3Metadata
 
-from store.arrays import NamedArray, open_array
+from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
 from worker.windows import Windows
 
 _NAMES = ("segment", "segment_first_bin", "segment_start_s", "segment_bins")
@@ -14,24 +18,89 @@ _NAMES = ("segment", "segment_first_bin", "segment_start_s", "segment_bins")
 def window_arrays(windows: Windows) -> Iterator[NamedArray]:
     """The arrays by which a data set keeps where its windows lie."""
     yield NamedArray("segment", windows.segment, ("trial",), "", "stretch that the window was cut from")
-    yield NamedArray("segment_first_bin", windows.first_bin, ("trial",), "bins", "where in it the window begins")
+    yield NamedArray(
+        "segment_first_bin", windows.first_bin, ("trial",), "bins", "where in it the window begins"
+    )
     start = "when the stretch begins in the session"
     yield NamedArray("segment_start_s", windows.segment_start_s, ("segment_index",), "s", start)
-    yield NamedArray("segment_bins", windows.segment_bins, ("segment_index",), "bins", "how long the stretch is")
+    yield NamedArray(
+        "segment_bins", windows.segment_bins, ("segment_index",), "bins", "how long the stretch is"
+    )
 
 
-def windows_of(store: Store, array_path: str) -> Windows | None:
-    """Where the windows of a data set lie; None if it has trials instead."""
-    found = [open_array(store, array_path, name) for name in _NAMES]
+def windows_of(store: Store, array_path: str, suffix: str = "") -> Windows | None:
+    """Where the windows of a data set (or of the session whose arrays end with `suffix`) lie; None if it has trials instead."""
+    found = [open_array(store, array_path, name + suffix) for name in _NAMES]
     present = [np.asarray(array[...]) for array in found if array is not None]
     return Windows(*present) if len(present) == len(_NAMES) else None
 
 
-def continuous_coordinates(windows: Windows, bin_width_s: float) -> Iterator[NamedArray]:
-    """Time of each bin of the continuous series in the session, and the stretch it is of."""
+def write_continuous(
+    writer: ArrayGroupWriter,
+    windows: Windows,
+    latents: Mapping[str, "zarr.Array[Any]"],
+    trial_length_bins: NDArray[np.int64],
+    bin_width_s: float,
+    suffix: str = "",
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the continuous series of latents that were inferred in windows.
+
+    Parameters
+    ----------
+    writer
+        Of the model's group of latents.
+    windows
+        Where the windows lie.
+    latents
+        Name → array [trials, bins, k] that is written already.
+    trial_length_bins
+        Bins of each window.
+    bin_width_s
+        Width of a bin, in seconds.
+    suffix
+        What the names of the session's arrays end with.
+    beat
+        Called after every window.
+    """
+    time = f"continuous_time_s{suffix}"
+    bins = int(windows.segment_bins.sum())
+    for name, array in latents.items():
+        assert isinstance(array.metadata, ArrayV3Metadata)
+        dims = array.metadata.dimension_names or ()
+        described = f"{array.attrs['description']}; windows merged into one series"
+        target = RowWriter(
+            writer.create(
+                f"continuous_{name}",
+                (bins, array.shape[2]),
+                np.float32,
+                (time, str(dims[2])),
+                units=str(array.attrs.get("units", "")),
+                description=described,
+            )
+        )
+        for piece in windows.merge(_ChunkByChunk(array), trial_length_bins):
+            target.append(piece)
+            beat()
+        target.close()
     stretches = zip(windows.segment_start_s, windows.segment_bins, strict=True)
-    times_s = np.concatenate([start_s + np.arange(bins) * bin_width_s for start_s, bins in stretches])
+    times_s = np.concatenate([start_s + np.arange(length) * bin_width_s for start_s, length in stretches])
     of_bins = np.repeat(np.arange(len(windows.segment_bins)), windows.segment_bins)
-    dims = ("continuous_time_s",)
-    yield NamedArray("continuous_time_s", times_s, dims, "s", "start of the bin in the session")
-    yield NamedArray("continuous_segment", of_bins, dims, "", "stretch of the recording")
+    writer.write(NamedArray(time, times_s, (time,), "s", "start of the bin in the session"))
+    writer.write(NamedArray(f"continuous_segment{suffix}", of_bins, (time,), "", "stretch of the recording"))
+
+
+class _ChunkByChunk:
+    """An array read one chunk at a time, for reading its rows one after the other."""
+
+    def __init__(self, array: "zarr.Array[Any]") -> None:
+        self._array, self._first = array, 0
+        self._rows = np.asarray(array[: array.chunks[0]])
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        first, last, _ = rows.indices(self.shape[0])
+        if not (self._first <= first and last <= self._first + len(self._rows)):
+            self._first = first // self._array.chunks[0] * self._array.chunks[0]
+            self._rows = np.asarray(self._array[self._first : max(last, self._first + self._array.chunks[0])])
+        return self._rows[first - self._first : last - self._first]

@@ -38,7 +38,7 @@ class Windows:
     segment_bins: NDArray[np.int64]
 
     def merge(self, latents: "RowArray", lengths: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """Merge what was inferred in windows: yields float32 [bins, k] of each stretch in turn.
+        """Merge what was inferred in windows: yields float32 [bins, k] piece by piece, stretch after stretch.
 
         Parameters
         ----------
@@ -47,22 +47,30 @@ class Windows:
         lengths : int64, [trials]
             Bins of each window.
         """
+        k = latents.shape[2]
         for segment, bins in enumerate(self.segment_bins.tolist()):
             windows = np.flatnonzero(self.segment == segment)
-            total = np.zeros((bins, latents.shape[2]), np.float64)
-            weight = np.zeros((bins, 1), np.float64)
             first = self.first_bin[windows]
             ends = first + lengths[windows]
+            total, weight, begun = np.zeros((0, k)), np.zeros((0, 1)), 0
             for place, window in enumerate(windows.tolist()):
                 before = int(ends[place - 1] - first[place]) if place else 0
                 after = int(ends[place] - first[place + 1]) if place + 1 < len(windows) else 0
                 values = np.asarray(latents[window : window + 1])[0, : int(lengths[window])]
                 ramp = window_weights(len(values), before, after)[:, None]
                 ramp = np.where(np.isfinite(values).all(axis=1, keepdims=True), ramp, 0.0)
-                span = slice(int(first[place]), int(ends[place]))
+                more = int(ends[place]) - begun - len(total)
+                if more > 0:
+                    total = np.concatenate((total, np.zeros((more, k))))
+                    weight = np.concatenate((weight, np.zeros((more, 1))))
+                span = slice(int(first[place]) - begun, int(ends[place]) - begun)
                 total[span] += np.where(ramp > 0, values, 0.0) * ramp
                 weight[span] += ramp
-            yield np.where(weight > 0, total / np.maximum(weight, 1e-12), np.nan).astype(np.float32)
+                # No window after this one reaches the bins before the next one's first.
+                done = (int(first[place + 1]) if place + 1 < len(windows) else bins) - begun
+                merged = np.where(weight[:done] > 0, total[:done] / np.maximum(weight[:done], 1e-12), np.nan)
+                yield merged.astype(np.float32)
+                total, weight, begun = total[done:], weight[done:], begun + done
 
 
 def window_weights(bins: int, before: int, after: int) -> NDArray[np.float64]:

@@ -127,7 +127,9 @@ class TestChop:
         whole = np.asarray(recording.behaviour["speed"])[0].copy()
         chop(recording, ChopOptions(window_s=1.0, overlap_s=0.25))
         assert recording.windows is not None
-        (merged,) = recording.windows.merge(recording.behaviour["speed"], recording.trial_length_bins)
+        merged = np.concatenate(
+            list(recording.windows.merge(recording.behaviour["speed"], recording.trial_length_bins))
+        )
         np.testing.assert_allclose(merged, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -150,9 +152,11 @@ def test_merging_undoes_chopping(bins: list[int], window: int, share: float, see
     )
     chop(recording, ChopOptions(window_s=window * 0.01, overlap_s=window * 0.01 * share))
     assert recording.windows is not None
-    merged = list(recording.windows.merge(recording.behaviour["x"], recording.trial_length_bins))
-    for stretch, length, found in zip(signal, bins, merged, strict=True):
-        np.testing.assert_allclose(found, stretch[:length], rtol=1e-4, atol=1e-5)
+    merged = np.concatenate(
+        list(recording.windows.merge(recording.behaviour["x"], recording.trial_length_bins))
+    )
+    whole = np.concatenate([stretch[:length] for stretch, length in zip(signal, bins, strict=True)])
+    np.testing.assert_allclose(merged, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_two_windows_add_up_to_one() -> None:
@@ -169,7 +173,7 @@ def test_bins_without_a_value_are_filled_by_the_window_before() -> None:
     values = np.array(recording.behaviour["speed"])
     whole = continuous(200).behaviour["speed"][0]
     values[:, :5] = np.nan  # before the generator begins
-    (merged,) = recording.windows.merge(values, recording.trial_length_bins)
+    merged = np.concatenate(list(recording.windows.merge(values, recording.trial_length_bins)))
     assert np.isnan(merged[:5]).all()
     np.testing.assert_allclose(merged[5:], whole[5:], rtol=1e-5, atol=1e-6)
 
