@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from store.sessions import largest_read_in, sessions_in
 from store.space import Document, MoreUnits, SeveralMoreUnits, SeveralUnits, Units
 
 SeveralInputs = Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1, max_length=20)]
@@ -17,6 +18,7 @@ SIZES = (
     "controller_units",
     "controller_encoder_units",
     "inferred_inputs",
+    "read_in_dim",
 )
 """Fields that may be lists: what is searched."""
 
@@ -71,6 +73,11 @@ class ArchitectureSpecification(Document):
         "poisson",
         description="How spike counts arise from the rates; `negative_binomial` allows more variance than mean. Data "
         "sets hold whole counts, so the distributions of continuous signals are not offered.",
+    )
+    read_in_dim: Units | SeveralUnits | None = Field(
+        None,
+        description="Dimension of the linear map of each session in front of the encoders. Unless given, there is none for one "
+        "session; for several it is as many as factors, but no more than all their neurons, or bins of the shortest.",
     )
     initial_condition_bins: int = Field(
         0,
@@ -143,11 +150,23 @@ class ArchitectureSpecification(Document):
         chosen
             Its searched sizes, by name; others are passed over.
         report
-            Of the data set, which names its number of external inputs.
+            Of the data set, which names its number of external inputs, and its sessions.
         """
         sized = self.with_sizes(lambda name, choices: int(chosen.get(name, choices[0])))
-        described = sized.model_dump(exclude={"use_external_inputs"})
-        return described | {"external_inputs": self.external_inputs(report)}
+        described = sized.model_dump(exclude={"use_external_inputs", "read_in_dim"})
+        described["external_inputs"] = self.external_inputs(report)
+        if (read_in_dim := sized._read_in_dim(report)) is not None:
+            described["read_in_dim"] = read_in_dim
+        return described
+
+    def _read_in_dim(self, report: Mapping[str, Any] | None) -> int | None:
+        """Of one model, whose sizes are chosen; None: it has no read-in."""
+        assert not isinstance(self.read_in_dim, list)
+        assert isinstance(self.factors, int)
+        sessions = sessions_in(report)
+        if self.read_in_dim is not None or not sessions:
+            return self.read_in_dim
+        return min(self.factors, largest_read_in(sessions))
 
     def external_inputs(self, report: Mapping[str, Any] | None) -> int:
         """Known inputs in each bin that models get, by the data set's report."""
@@ -158,5 +177,5 @@ def with_sizes(
     hyperparameters: Mapping[str, float], architecture: Mapping[str, Any], searched: Iterable[str]
 ) -> dict[str, float]:
     """Hyperparameters of a model's row, with the sizes of its network among what is searched."""
-    sizes = {name: float(architecture[name]) for name in searched if name in SIZES}
+    sizes = {name: float(architecture[name]) for name in searched if name in SIZES and name in architecture}
     return {**hyperparameters, **sizes}

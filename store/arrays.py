@@ -154,7 +154,7 @@ class RowWriter:
     """
 
     def __init__(self, target: "zarr.Array[Any]") -> None:
-        self._target = target
+        self.array = target
         self._waiting = np.empty((target.chunks[0], *target.shape[1:]), target.dtype)
         self._held = self._written = 0
 
@@ -177,14 +177,12 @@ class RowWriter:
             If the array has more rows than came.
         """
         self._flush()
-        if self._written != self._target.shape[0]:
-            raise ValueError(
-                f"{self._target.name}: expected {self._target.shape[0]} rows, got {self._written}"
-            )
+        if self._written != self.array.shape[0]:
+            raise ValueError(f"{self.array.name}: expected {self.array.shape[0]} rows, got {self._written}")
 
     def _flush(self) -> None:
         if self._held:
-            self._target[self._written : self._written + self._held] = self._waiting[: self._held]
+            self.array[self._written : self._written + self._held] = self._waiting[: self._held]
         self._written, self._held = self._written + self._held, 0
 
 

@@ -16,6 +16,7 @@ class _Sizes(NamedTuple):
     coder: int  # each of the controller's encoders
     inputs: int
     external: int
+    read_in: int
 
 
 def _sizes(architecture: Mapping[str, Any]) -> _Sizes:
@@ -29,6 +30,7 @@ def _sizes(architecture: Mapping[str, Any]) -> _Sizes:
         architecture["controller_encoder_units"] if is_driven else 0,
         architecture["inferred_inputs"],
         architecture.get("external_inputs", 0),
+        architecture.get("read_in_dim", 0),
     )
 
 
@@ -39,31 +41,39 @@ def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_t
     ----------
     architecture
         Of a model's row.
+    neurons
+        Of a trial: the mean over trials, where sessions differ.
     """
     sizes = _sizes(architecture)
-    numbers = 11 * neurons + 18 * sizes.encoder + 13 * sizes.generator
+    numbers = 11 * neurons + 3 * sizes.read_in + 18 * sizes.encoder + 13 * sizes.generator
     numbers += 23 * sizes.coder + 9 * sizes.controller
     return _FLOAT * batch_trials * bins * numbers
 
 
 def parameters(architecture: Mapping[str, Any], neurons: int) -> int:
-    """Weights of a model, but for biases of the prior and of single outputs."""
-    encoder, initial, generator, factors, controller, coder, inputs, external = _sizes(architecture)
-    found = 2 * 3 * encoder * (neurons + encoder + 2) + 2 * encoder * 2 * initial + initial * generator
+    """Weights of a model, but for biases of the prior and of single outputs; `neurons` of all sessions."""
+    encoder, initial, generator, factors, controller, coder, inputs, external, read_in = _sizes(architecture)
+    read = read_in or neurons
+    found = (
+        neurons * read_in
+        + 2 * 3 * encoder * (read + encoder + 2)
+        + 2 * encoder * 2 * initial
+        + initial * generator
+    )
     found += 3 * generator * (generator + inputs + external + 2) + generator * factors + factors * neurons
     if controller:
-        found += 2 * 3 * coder * (neurons + coder + 2) + controller * 2 * inputs
+        found += 2 * 3 * coder * (read + coder + 2) + controller * 2 * inputs
         found += 3 * controller * (controller + 2 * coder + factors + external + 2)
     return found
 
 
 def checkpoint_bytes(architecture: Mapping[str, Any], neurons: int) -> int:
-    """Of what is kept of a model to go on with it."""
+    """Of what is kept of a model to go on with it; `neurons` of all sessions."""
     return _FLOAT * _KEPT_PER_PARAMETER * parameters(architecture, neurons)
 
 
 def latents_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, trials: int) -> int:
-    """Of a model's latents before compression, all arrays."""
+    """Of a model's latents before compression, all arrays; `neurons` of a trial, as in `step_bytes`."""
     sizes = _sizes(architecture)
     per_bin = neurons + sizes.factors + sizes.generator + sizes.inputs
     return _FLOAT * trials * (bins * per_bin + sizes.initial)
@@ -74,7 +84,8 @@ def epoch_operations(
 ) -> float:
     """Floating-point operations of one epoch of one model: matrix products alone, of training and evaluation.
 
-    A product forward costs two operations for each weight, bin and trial; its gradients twice that.
+    A product forward costs two operations for each weight, bin and trial; its gradients twice that. `neurons` are those of
+    a trial, as in `step_bytes`: it passes no other session's weights.
     """
     per_bin = parameters(architecture, neurons)
     evaluated = validation_trials + min(training_trials, validation_trials)

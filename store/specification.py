@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from store.architecture import SIZES, ArchitectureSpecification
 from store.presets import PresetName, with_preset
+from store.sessions import RecordedSession
 from store.space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
 from store.strategies import RandomStrategy, Strategy
 
@@ -161,7 +162,12 @@ def without_sizes(values: Mapping[str, float]) -> dict[str, float]:
 Split = Literal["train", "valid", "test"]
 
 
-def split_trials(given: Sequence[str | None], valid_fraction: float, seed: int) -> list[Split]:
+def split_trials(
+    given: Sequence[str | None],
+    valid_fraction: float,
+    seed: int,
+    sessions: Sequence[RecordedSession] | None = None,
+) -> list[Split]:
     """Which part of a job each trial is in.
 
     Parameters
@@ -172,17 +178,33 @@ def split_trials(given: Sequence[str | None], valid_fraction: float, seed: int) 
         Share of the trials, other than test trials, that are drawn for validation if the file names none; at least one.
     seed
         Of the draw.
+    sessions
+        Of the data set: each is split by itself. None: there is one.
 
     Returns
     -------
     list of str
         One per trial, in the order given. Test trials are neither trained on nor used to select.
     """
+    if sessions is None:
+        return _split_session(given, valid_fraction, [seed, _SPLIT_SEED])
+    split: list[Split] = []
+    for number, session in enumerate(sessions):
+        # The first is split as if it were alone.
+        seeds = [seed, _SPLIT_SEED, number] if number else [seed, _SPLIT_SEED]
+        split += _split_session(given[session.rows], valid_fraction, seeds)
+    return split
+
+
+_SPLIT_SEED = 0x5B117
+
+
+def _split_session(given: Sequence[str | None], valid_fraction: float, seeds: list[int]) -> list[Split]:
     usable = [trial for trial, split in enumerate(given) if split != "test"]
     if "valid" in given:
         valid = {trial for trial in usable if given[trial] == "valid"}
     else:
-        drawn = np.random.default_rng([seed, 0x5B117]).permutation(len(usable))
+        drawn = np.random.default_rng(seeds).permutation(len(usable))
         valid = {usable[position] for position in drawn[: max(1, round(valid_fraction * len(usable)))]}
     return [
         "test" if split == "test" else "valid" if trial in valid else "train"

@@ -38,7 +38,7 @@ def windows_of(store: Store, array_path: str, suffix: str = "") -> Windows | Non
 def write_continuous(
     writer: ArrayGroupWriter,
     windows: Windows,
-    latents: Mapping[str, "zarr.Array[Any]"],
+    latents: Mapping[str, tuple["zarr.Array[Any]", int]],
     trial_length_bins: NDArray[np.int64],
     bin_width_s: float,
     suffix: str = "",
@@ -53,7 +53,7 @@ def write_continuous(
     windows
         Where the windows lie.
     latents
-        Name → array [trials, bins, k] that is written already.
+        Name → array [trials, bins, k] that is written already, and the row of its first window.
     trial_length_bins
         Bins of each window.
     bin_width_s
@@ -65,13 +65,13 @@ def write_continuous(
     """
     time = f"continuous_time_s{suffix}"
     bins = int(windows.segment_bins.sum())
-    for name, array in latents.items():
+    for name, (array, first_row) in latents.items():
         assert isinstance(array.metadata, ArrayV3Metadata)
         dims = array.metadata.dimension_names or ()
         described = f"{array.attrs['description']}; windows merged into one series"
         target = RowWriter(
             writer.create(
-                f"continuous_{name}",
+                f"continuous_{name.removesuffix(suffix)}{suffix}",
                 (bins, array.shape[2]),
                 np.float32,
                 (time, str(dims[2])),
@@ -79,7 +79,9 @@ def write_continuous(
                 description=described,
             )
         )
-        for piece in windows.merge(_ChunkByChunk(array), trial_length_bins):
+        for piece in windows.merge(
+            _ChunkByChunk(array, first_row, len(trial_length_bins)), trial_length_bins
+        ):
             target.append(piece)
             beat()
         target.close()
@@ -91,16 +93,20 @@ def write_continuous(
 
 
 class _ChunkByChunk:
-    """An array read one chunk at a time, for reading its rows one after the other."""
+    """Some rows of an array, read one chunk at a time by who goes over them in order."""
 
-    def __init__(self, array: "zarr.Array[Any]") -> None:
-        self._array, self._first = array, 0
-        self._rows = np.asarray(array[: array.chunks[0]])
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+    def __init__(self, array: "zarr.Array[Any]", first_row: int, rows: int) -> None:
+        self._array, self._first_row = array, first_row
+        self._held_from, self._held = 0, np.asarray(array[:0])
+        self.shape = (rows, *array.shape[1:])
+        self.dtype, self.ndim = array.dtype, array.ndim
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         first, last, _ = rows.indices(self.shape[0])
-        if not (self._first <= first and last <= self._first + len(self._rows)):
-            self._first = first // self._array.chunks[0] * self._array.chunks[0]
-            self._rows = np.asarray(self._array[self._first : max(last, self._first + self._array.chunks[0])])
-        return self._rows[first - self._first : last - self._first]
+        first, last = first + self._first_row, last + self._first_row
+        if not (self._held_from <= first and last <= self._held_from + len(self._held)):
+            self._held_from = first // self._array.chunks[0] * self._array.chunks[0]
+            self._held = np.asarray(
+                self._array[self._held_from : max(last, self._held_from + self._array.chunks[0])]
+            )
+        return self._held[first - self._held_from : last - self._held_from]

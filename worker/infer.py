@@ -1,8 +1,8 @@
 """The last slice of a job: latents of the selected model for every trial, its scores, and the job's diagnostics."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +11,27 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from models import Architecture, Latents, iterate_latents
+from models import Session as TrainingSession
 from models.constant_outputs import constant_output_losses, sv_bits_per_spike
 from store import events
 from store.array_store import delete_objects
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
 from store.database import database_now
 from store.lineage import lineage
+from store.sessions import RecordedSession, session_coordinates
 from store.states import JobState
-from store.tables import CurvePoint, Decision, Job, Model, Slice, Trial
+from store.tables import CurvePoint, Decision, Job, Model, Slice
 from worker.checkpoints import load_checkpoint
+from worker.continuous import windows_of, write_continuous
 from worker.diagnostics import best_epoch, diagnose
 from worker.scores import ScoredData, score
 from worker.slice_work import Progress, TrainingProcess, Work, finite
 
 SPLITS = ["train", "valid", "test"]
 """Codes of the coordinate `split` of the latents."""
+
+_MERGED = ("factors", "inputs", "generator_states")
+"""Latents of all sessions that are merged, beside the rates of each, where trials are windows."""
 
 
 def infer(process: TrainingProcess, work: Work) -> None:
@@ -39,10 +45,16 @@ def infer(process: TrainingProcess, work: Work) -> None:
     state = load_checkpoint(process.arrays, model.checkpoint_key or "")
     models, kept = _job_so_far(process, work, best_epoch(state))
     path = f"models/{model.id}/latents/{work.lease.token}"
-    spikes = process.read_array(work.dataset, "spikes")
-    with _scratch_array(spikes.shape) as rates:
-        _write_latents(process, work, progress, state, spikes, rates, path)
-        data = ScoredData(rates, spikes, _true_rates(process, work), _conditions(process, work))
+    sessions, conditions = [process.session(work, one) for one in work.sessions], process.conditions(work)
+    with ExitStack() as files:
+        rates = [files.enter_context(_scratch_array(session.spikes.shape)) for session in sessions]
+        _write_latents(process, work, progress, state, sessions, rates, path)
+        data = [
+            ScoredData(
+                of_session, session.spikes, _true_rates(process, work, one), conditions[one.rows], one.rows
+            )
+            for one, session, of_session in zip(work.sessions, sessions, rates, strict=True)
+        ]
         scores = score(work, data, progress.beat)
     training_data, architecture = process.training_data(work), work.architecture()
     if kept is not None and kept.sv_loss is not None:
@@ -105,11 +117,11 @@ def _write_latents(
     work: Work,
     progress: Progress,
     state: dict[str, Tensor],
-    spikes: NDArray[np.integer],
-    rates: NDArray[np.float32],
+    sessions: Sequence[TrainingSession],
+    rates: Sequence[NDArray[np.float32]],
     path: str,
 ) -> None:
-    """Infer, batch by batch; write what the job asks for, and all rates (counts per bin) into `rates`."""
+    """Infer, batch by batch; write what the job asks for, and all rates of each session (counts per bin) into `rates`."""
     inference, bin_width_s = work.specification.inference, float(work.dataset.bin_width_s or 0)
     writer = ArrayGroupWriter(
         process.arrays,
@@ -120,43 +132,90 @@ def _write_latents(
             "dataset_id": work.dataset.id,
             "bin_width_s": bin_width_s,
             "posterior_samples": inference.posterior_samples,
-            "coordinates": "split trial_length_bins",
+            "coordinates": "split trial_length_bins" + (" session" if len(sessions) > 1 else ""),
         },
     )
     architecture = work.architecture()
-    targets = _create_latent_arrays(writer, architecture, inference.arrays, spikes.shape)
-    for where, latents in iterate_latents(
-        architecture,
-        state,
-        spikes,
-        work.trial_length_bins,
-        external_inputs=process.external_inputs(work),
-        posterior_samples=inference.posterior_samples,
-        seed=work.models[0].seed,
-        device=process.device,
-        on_step=progress.beat,
-    ):
-        rates[where] = latents.rates
-        for name, target in targets.items():
-            target.append(_stored(name, latents, bin_width_s))
-            progress.beat()
+    targets = _create_latent_arrays(writer, architecture, work)
+    for number, (recorded, session) in enumerate(zip(work.sessions, sessions, strict=True)):
+        for where, latents in iterate_latents(
+            architecture,
+            state,
+            session.spikes,
+            session.trial_length_bins,
+            external_inputs=session.external_inputs,
+            session=number,
+            posterior_samples=inference.posterior_samples,
+            seed=work.models[0].seed + number,
+            device=process.device,
+            on_step=progress.beat,
+        ):
+            rates[number][where] = latents.rates
+            for name, values in _stored(recorded, latents, bin_width_s):
+                if name in targets:
+                    targets[name].append(values)
+                    progress.beat()
     for target in targets.values():
         target.close()
-    for array in coordinates(work, bin_width_s):
+    _merge_windows(process, work, progress, writer, targets)
+    for array in coordinates(work, _time_s(process, work)):
         writer.write(array)
         progress.beat()
     writer.close()
 
 
-def _stored(name: str, latents: Latents, bin_width_s: float) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = getattr(latents, name)
-    return values / np.float32(bin_width_s) if name == "rates" else values
+def _merge_windows(
+    process: TrainingProcess,
+    work: Work,
+    progress: Progress,
+    writer: ArrayGroupWriter,
+    targets: Mapping[str, RowWriter],
+) -> None:
+    """Where trials are windows of a longer recording, write what was inferred in them as one continuous series too."""
+    for recorded in work.sessions:
+        windows = windows_of(process.arrays, work.dataset.array_path or "", recorded.suffix)
+        if windows is None:
+            continue
+        of_session = {recorded.named("rates"): 0} | dict.fromkeys(_MERGED, recorded.first_trial)
+        latents = {
+            name: (target.array, of_session[name]) for name, target in targets.items() if name in of_session
+        }
+        write_continuous(
+            writer,
+            windows,
+            latents,
+            work.trial_length_bins[recorded.rows],
+            float(work.dataset.bin_width_s or 0),
+            recorded.suffix,
+            progress.beat,
+        )
+
+
+def _time_s(process: TrainingProcess, work: Work) -> NDArray[np.float64]:
+    """When each bin begins, from what trials are aligned to: as the data set has it."""
+    return process.read_array(work.dataset, "time_s")
+
+
+def _stored(
+    recorded: RecordedSession, latents: Latents, bin_width_s: float
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The arrays that a session's latents go to, and what they add."""
+    yield recorded.named("rates"), latents.rates / np.float32(bin_width_s)
+    yield "factors", latents.factors
+    yield "initial_conditions", latents.initial_conditions
+    yield "generator_states", latents.generator_states
+    if latents.inputs is not None:
+        yield "inputs", latents.inputs
 
 
 def _create_latent_arrays(
-    writer: ArrayGroupWriter, architecture: Architecture, wanted: Sequence[str], shape: tuple[int, ...]
+    writer: ArrayGroupWriter, architecture: Architecture, work: Work
 ) -> dict[str, RowWriter]:
-    trials, bins, neurons = shape
+    """The arrays that the job asks for, by name; of the rates one for each session."""
+    trials, bins = len(work.given_splits), work.dataset.bins or 0
+    wanted: set[str] = set(work.specification.inference.arrays)
+    if "rates" in wanted:
+        wanted |= {one.named("rates") for one in work.sessions}
     absent = "NaN past a trial's end"
     if architecture.initial_condition_bins:
         absent += (
@@ -164,10 +223,12 @@ def _create_latent_arrays(
         )
     time = ("trial", "time_s")
     described = {
-        "rates": (
-            (trials, bins, neurons), (*time, "neuron"), "spikes/s",
+        one.named("rates"): (
+            (one.trials, bins, one.neurons), (one.named("trial"), "time_s", one.named("neuron")), "spikes/s",
             f"posterior mean of the firing rates; {absent}",
-        ),
+        )
+        for one in work.sessions
+    } | {
         "factors": (
             (trials, bins, architecture.factors), (*time, "factor"), "",
             f"posterior mean of the factors; {absent}",
@@ -194,13 +255,12 @@ def _create_latent_arrays(
     }
 
 
-def coordinates(work: Work, bin_width_s: float) -> list[NamedArray]:
-    """Coordinates of the latents: trials in the user's order, bins in seconds, the split of each trial."""
-    bins, neurons = work.dataset.bins or 0, work.dataset.neurons or 0
+def coordinates(work: Work, time_s: NDArray[np.float64]) -> list[NamedArray]:
+    """Coordinates of the latents: trials in the user's order, bins in seconds, the split and session of each trial."""
     return [
+        *session_coordinates(work.sessions),
         NamedArray("trial", np.arange(len(work.given_splits)), ("trial",), "", "index in the order given"),
-        NamedArray("time_s", np.arange(bins) * bin_width_s, ("time_s",), "s", "start of the bin"),
-        NamedArray("neuron", np.arange(neurons), ("neuron",), "", "index in the order given"),
+        NamedArray("time_s", time_s, ("time_s",), "s", "start of the bin, from what trials are aligned to"),
         NamedArray(
             "split",
             np.array([SPLITS.index(split) for split in work.split()], dtype=np.int8),
@@ -213,18 +273,13 @@ def coordinates(work: Work, bin_width_s: float) -> list[NamedArray]:
     ]
 
 
-def _true_rates(process: TrainingProcess, work: Work) -> NDArray[np.float32] | None:
-    """True rates in counts per bin, where the data set has them."""
-    if open_array(process.arrays, work.dataset.array_path or "", "true_rates_hz") is None:
+def _true_rates(
+    process: TrainingProcess, work: Work, recorded: RecordedSession
+) -> NDArray[np.float32] | None:
+    """True rates of a session in counts per bin, where the data set has them."""
+    name = recorded.named("true_rates_hz")
+    if open_array(process.arrays, work.dataset.array_path or "", name) is None:
         return None
-    true_rates = process.read_array(work.dataset, "true_rates_hz").astype(np.float32, copy=False)
+    true_rates = process.read_array(work.dataset, name).astype(np.float32, copy=False)
     true_rates *= np.float32(work.dataset.bin_width_s or 0)
     return true_rates
-
-
-def _conditions(process: TrainingProcess, work: Work) -> list[int | str | None]:
-    """The metadata `condition` of each trial, where it is a whole number or text."""
-    with process.database.read() as session:
-        of_trials = select(Trial.details).where(Trial.dataset_id == work.dataset.id).order_by(Trial.trial)
-        found = [details.get("condition") for details in session.execute(of_trials).scalars()]
-    return [value if isinstance(value, int | str) else None for value in found]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,39 +30,69 @@ class ScoredData:
         [trials, T, N], counts per bin; None where they are not known.
     conditions
         Of each trial; None where it has none, or no name that is a whole number or text.
+    rows
+        Which trials of the data set these are: those of one session.
     """
 
     rates: NDArray[np.float32]
     spikes: NDArray[Any]
     true_rates: NDArray[Any] | None
     conditions: Sequence[int | str | None]
+    rows: slice = field(default_factory=lambda: slice(None))
 
 
-def score(work: Work, data: ScoredData, on_step: Callable[[], None]) -> dict[str, float | None]:
-    """Scores by name; None where one is not defined, e.g. without a spike among the samples that count.
+Weighted = tuple[float, float]
+"""A score, and what it weighs among those of other sessions: the spikes or neurons that it is of."""
 
+
+def score(
+    work: Work, sessions: ScoredData | Sequence[ScoredData], on_step: Callable[[], None]
+) -> dict[str, float | None]:
+    """Scores by name, over all sessions; None where one is not defined, e.g. without a spike among the samples that count.
+
+    Bits per spike of several sessions are those of all their spikes together; other scores are means over their neurons.
     `on_step` is called now and then, and may raise.
     """
+    given = [sessions] if isinstance(sessions, ScoredData) else sessions
+    found = [_score_session(work, data, on_step) for data in given]
+    names = dict.fromkeys(name for of_session in found for name in of_session)
+    return {name: _pooled([of_session.get(name) for of_session in found]) for name in names}
+
+
+def _pooled(found: Sequence[Weighted | None]) -> float | None:
+    known = [one for one in found if one is not None]
+    if len(known) < 2:
+        return known[0][0] if known else None
+    values, weights = zip(*known, strict=True)
+    return float(np.average(values, weights=weights))
+
+
+def _score_session(work: Work, data: ScoredData, on_step: Callable[[], None]) -> dict[str, Weighted | None]:
     architecture, bins = work.architecture(), data.rates.shape[1]
     number = np.arange(bins)
     generated = number[None] >= architecture.initial_condition_bins
-    exists = (number[None] < work.trial_length_bins[:, None]) & generated
-    valid = work.split() == "valid"
+    exists = (number[None] < work.trial_length_bins[data.rows, None]) & generated
+    valid = work.split()[data.rows] == "valid"
     rates, spikes, recorded = data.rates[valid], data.spikes[valid], exists[valid][:, :, None]
     encoded = architecture.encoded_bins or bins
-    scores: dict[str, float | None] = {
-        "bits_per_spike_valid": _or_none(lambda: metrics.bits_per_spike(rates, spikes, mask=recorded))
+    read, predicted = (number < encoded)[:, None], (number >= encoded)[:, None]
+    scores = {
+        "bits_per_spike_valid": _of_spikes(
+            lambda: metrics.bits_per_spike(rates, spikes, mask=recorded), spikes, recorded
+        )
     }
     on_step()
-    if architecture.held_out_neurons:
-        scores["co_smoothing_bits_per_spike_valid"] = _or_none(
-            lambda: metrics.co_smoothing_bits_per_spike(
-                rates, spikes, architecture.held_out_neurons, recorded & (number < encoded)[:, None]
-            )
+    if held_out := architecture.held_out_neurons:
+        scores["co_smoothing_bits_per_spike_valid"] = _of_spikes(
+            lambda: metrics.co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
+            spikes[:, :, held_out],
+            recorded & read,
         )
     if encoded < bins:
-        scores["forward_prediction_bits_per_spike_valid"] = _or_none(
-            lambda: metrics.forward_prediction_bits_per_spike(rates, spikes, encoded, recorded)
+        scores["forward_prediction_bits_per_spike_valid"] = _of_spikes(
+            lambda: metrics.forward_prediction_bits_per_spike(rates, spikes, encoded, recorded),
+            spikes,
+            recorded & predicted,
         )
     if data.true_rates is not None:
         scores["r2_true_rates"] = _r2_true_rates(data, np.ones_like(valid), exists, on_step)
@@ -74,7 +104,7 @@ def score(work: Work, data: ScoredData, on_step: Callable[[], None]) -> dict[str
 
 def _r2_true_rates(
     data: ScoredData, trials: NDArray[np.bool_], exists: NDArray[np.bool_], on_step: Callable[[], None]
-) -> float | None:
+) -> Weighted | None:
     true_rates, mask = data.true_rates, exists[trials][:, :, None]
     assert true_rates is not None
     return _mean_over_neurons(
@@ -91,7 +121,7 @@ def _psth_r2(
     valid: NDArray[np.bool_],
     exists: NDArray[np.bool_],
     on_step: Callable[[], None],
-) -> float | None:
+) -> Weighted | None:
     names = [name for name, is_known in zip(data.conditions, known, strict=True) if is_known]
     codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
     condition = np.array([codes[name] for name in names])
@@ -115,16 +145,24 @@ def _repeated(conditions: Sequence[int | str | None]) -> NDArray[np.bool_]:
     return np.array([name is not None and trials[name] > 1 for name in conditions], dtype=bool)
 
 
+def _of_spikes(
+    bits_per_spike: Callable[[], float], spikes: NDArray[Any], mask: NDArray[np.bool_]
+) -> Weighted | None:
+    """Bits per spike, and the spikes among the samples that count."""
+    value = _or_none(bits_per_spike)
+    return None if value is None else (value, float(np.where(mask, spikes, 0).sum()))
+
+
 def _mean_over_neurons(
     of_columns: Callable[[slice], float], neurons: int, on_step: Callable[[], None]
-) -> float | None:
+) -> Weighted | None:
     """Mean of the scores of single neurons that have one: no more than one neuron's samples are copied at a time."""
     known = []
     for n in range(neurons):
         found = _or_none(partial(of_columns, slice(n, n + 1)))
         known += [] if found is None else [found]
         on_step()
-    return float(np.mean(known)) if known else None
+    return (float(np.mean(known)), float(len(known))) if known else None
 
 
 def _or_none(compute: Callable[[], float]) -> float | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from models import (
 from store import events, outbox
 from store.arrays import open_array
 from store.database import LOCK, Database, database_now
+from store.sessions import RecordedSession, sessions_of
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
 from store.states import JobState, SliceState
@@ -110,17 +112,8 @@ class TrainingProcess:
         )  # fmt: skip
         if key not in self._data:
             self._data.clear()
-            split = work.split()
-            used = split != "test"
-            external = self.external_inputs(work)
-            session = TrainingSession(
-                self.read_array(work.dataset, "spikes")[used],
-                work.trial_length_bins[used],
-                split[used] == "valid",
-                external_inputs=None if external is None else external[used],
-            )
             self._data[key] = TrainingData(
-                session,
+                [self.without_test_trials(work, recorded) for recorded in work.sessions],
                 sv_rate=training.sv_rate,
                 sv_seed=seed,
                 observation=architecture.observation,
@@ -129,11 +122,34 @@ class TrainingProcess:
             )
         return self._data[key]
 
-    def external_inputs(self, work: "Work") -> np.ndarray[Any, Any] | None:
-        """Known inputs [trials, bins, X] of the data set, where the models of the job get them."""
-        if work.architecture().external_inputs == 0:
-            return None
-        return self.read_array(work.dataset, "external_inputs")
+    def session(self, work: "Work", recorded: RecordedSession) -> TrainingSession:
+        """A session of the data set as models read it, all its trials."""
+        has_inputs = work.architecture().external_inputs > 0
+        return TrainingSession(
+            self.read_array(work.dataset, recorded.named("spikes")),
+            work.trial_length_bins[recorded.rows],
+            work.split()[recorded.rows] == "valid",
+            external_inputs=self.read_array(work.dataset, recorded.named("external_inputs"))
+            if has_inputs
+            else None,
+        )
+
+    def without_test_trials(self, work: "Work", recorded: RecordedSession) -> TrainingSession:
+        """A session of the data set, the trials that are trained on or evaluated."""
+        whole, used = self.session(work, recorded), work.split()[recorded.rows] != "test"
+        return TrainingSession(
+            whole.spikes[used],
+            whole.trial_length_bins[used],
+            whole.is_validation[used],
+            external_inputs=None if whole.external_inputs is None else whole.external_inputs[used],
+        )
+
+    def conditions(self, work: "Work") -> list[int | str | None]:
+        """The metadata `condition` of each trial, where it is a whole number or text."""
+        with self.database.read() as session:
+            of_trials = select(Trial.details).where(Trial.dataset_id == work.dataset.id).order_by(Trial.trial)
+            found = [details.get("condition") for details in session.execute(of_trials).scalars()]
+        return [value if isinstance(value, int | str) else None for value in found]
 
     def read_array(self, dataset: Dataset, name: str) -> np.ndarray[Any, Any]:
         """Read an array of a data set whole."""
@@ -191,6 +207,11 @@ class Work:
     given_splits: list[str | None]
     trial_length_bins: np.ndarray[Any, np.dtype[np.int64]]
 
+    @cached_property
+    def sessions(self) -> list[RecordedSession]:
+        """Of the data set: one, but in a combined one."""
+        return sessions_of(self.dataset)
+
     @property
     def is_final_fit(self) -> bool:
         """Whether the model is trained on all trials."""
@@ -198,14 +219,15 @@ class Work:
 
     def split(self) -> np.ndarray[Any, Any]:
         """Which part of the job each trial is in: ``train``, ``valid`` or ``test``."""
-        training = self.specification.training
-        return np.array(split_trials(self.given_splits, training.valid_fraction, self.specification.seed))
+        fraction, seed = self.specification.training.valid_fraction, self.specification.seed
+        return np.array(split_trials(self.given_splits, fraction, seed, self.sessions))
 
     def architecture(self) -> Architecture:
         """Of the slice's models: a pack has one."""
         described = dict(self.models[0].architecture)
         described["held_out_neurons"] = tuple(described.get("held_out_neurons", ()))
-        return Architecture(neurons=self.dataset.neurons or 0, **described)
+        neurons = tuple(session.neurons for session in self.sessions)
+        return Architecture(neurons=neurons if len(neurons) > 1 else neurons[0], **described)
 
 
 class Progress:

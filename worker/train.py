@@ -12,6 +12,7 @@ from models.model_state import fresh_state
 from store.array_store import delete_object
 from store.budget import spent
 from store.cost import step_bytes
+from store.sessions import neurons_per_trial
 from store.states import ModelState, SliceState
 from store.tables import Job, Model, Slice
 from worker.checkpoints import checkpoint_key, load_checkpoint, save_checkpoint
@@ -19,6 +20,7 @@ from worker.collection import still_read
 from worker.leases import LeaseLost
 from worker.model_rows import end_model
 from worker.packing import MakePopulation, Pack, States, find_group_size
+from worker.read_in_starts import read_in_starts
 from worker.slice_work import Progress, TrainingProcess, Work, finite
 
 
@@ -81,6 +83,9 @@ def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
         least_learning_rate=training.least_learning_rate,
     )
 
+    is_fresh = all(model.checkpoint_key is None and model.start_key is None for model in work.models)
+    starts = read_in_starts(process, work) if is_fresh and architecture.read_in_dim else None
+
     def make(indices: Sequence[int], states: States | None) -> Population:
         return Population(
             architecture,
@@ -90,6 +95,7 @@ def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
             options,
             order_seed=work.specification.seed,
             states=states,
+            starts=starts,
         )
 
     return make
@@ -102,7 +108,10 @@ def _group_size(process: TrainingProcess, work: Work, make: MakePopulation, prog
     key = (work.architecture(), dataset.bins, trials, batch_size, models)
     if key not in process.group_sizes:
         model_bytes = step_bytes(
-            work.models[0].architecture, dataset.neurons or 0, dataset.bins or 0, min(batch_size, trials)
+            work.models[0].architecture,
+            neurons_per_trial(dataset),
+            dataset.bins or 0,
+            min(batch_size, trials),
         )
         process.group_sizes[key] = find_group_size(make, models, process.device, model_bytes, progress.beat)
     # Whoever died with this slice may have been killed for its memory: half as many each time.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from api.errors import Invalid
 from api.field_problems import FieldProblem
 from store import cost
+from store.sessions import RecordedSession, largest_read_in, neurons_per_trial, sessions_of
 from store.space import CONTROLLER_HYPERPARAMETERS, Range
 from store.specification import JobSpecification, Split
 from store.strategies import GridStrategy, PbtStrategy
@@ -44,6 +45,11 @@ class JobData:
         return self.dataset.bins or 0
 
     @property
+    def sessions(self) -> list[RecordedSession]:
+        """Of the data set: one, but in a combined one."""
+        return sessions_of(self.dataset)
+
+    @property
     def training_trials(self) -> int:
         """How many are trained on."""
         return self.split.count("train")
@@ -58,6 +64,7 @@ def check(specification: JobSpecification, data: JobData) -> None:
     """Raise `Invalid` with everything that does not fit the data set."""
     problems = [
         *_split_problems(data),
+        *_session_problems(specification, data),
         *_held_out_problems(specification, data),
         *_window_problems(specification, data),
         *_memory_problems(specification, data),
@@ -88,6 +95,42 @@ def _split_problems(data: JobData) -> list[FieldProblem]:
             hint=f"upload more trials{change}",
         )
     ]
+
+
+def _session_problems(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
+    """Sessions that have nothing to train on or to evaluate, or that a read-in or held-out neurons do not fit."""
+    problems, sessions, architecture = [], data.sessions, specification.architecture
+    for number, session in enumerate(sessions):
+        missing = {"train", "valid"} - set(data.split[session.rows])
+        if missing and len(sessions) > 1:
+            problems.append(
+                FieldProblem(
+                    pointer="/dataset_id",
+                    code="too_few_trials",
+                    message=f"session {number}, the data set {session.dataset_id} of {session.trials} trials, would have no "
+                    f"{' and no '.join(sorted(missing))} trial; every session needs both",
+                    hint="combine sessions of more trials, or with another split",
+                )
+            )
+    if architecture.held_out_neurons and len(sessions) > 1:
+        problems.append(
+            FieldProblem(
+                pointer="/architecture/held_out_neurons",
+                code="several_sessions",
+                message=f"co-smoothing needs a data set of one session; this one has {len(sessions)}",
+            )
+        )
+    largest, most = architecture.largest().read_in_dim, largest_read_in(sessions)
+    if isinstance(largest, int) and largest > most:
+        problems.append(
+            FieldProblem(
+                pointer="/architecture/read_in_dim",
+                code="too_large",
+                message=f"expected at most {most}, so many principal components the averages of this data set have for "
+                f"certain (no more than neurons of all sessions, or bins of the shortest); got {largest}",
+            )
+        )
+    return problems
 
 
 def _held_out_problems(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
@@ -198,7 +241,7 @@ def step_bytes(specification: JobSpecification, data: JobData) -> int:
     """Memory that a training step of one model takes, roughly; of the largest one that the search may have."""
     largest = specification.architecture.largest().of_model({}, data.dataset.report)
     trials = min(specification.training.batch_size, data.training_trials)
-    return cost.step_bytes(largest, data.dataset.neurons or 0, data.bins, trials)
+    return cost.step_bytes(largest, neurons_per_trial(data.dataset), data.bins, trials)
 
 
 def warnings(specification: JobSpecification, data: JobData) -> list[str]:

@@ -11,6 +11,7 @@ from api.jobs import warm_start
 from api.jobs.checks import JobData, check, step_bytes, warnings
 from api.jobs.schemas import JobPreview
 from store import cost
+from store.sessions import neurons_per_trial, sessions_of
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
 from store.states import SliceState
@@ -38,7 +39,8 @@ def job_data(session: Session, tenant_id: str, specification: JobSpecification) 
     )
     rows = session.execute(of_trials).all()
     given = [row.split for row in rows]
-    split = split_trials(given, specification.training.valid_fraction, specification.seed)
+    fraction, seed = specification.training.valid_fraction, specification.seed
+    split = split_trials(given, fraction, seed, sessions_of(dataset))
     return JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
 
 
@@ -58,7 +60,7 @@ def preview(
         warm_start.find_models(session, tenant_id, specification, data)
     training, architecture = data.training_trials, specification.architecture
     largest = architecture.largest().of_model({}, data.dataset.report)
-    neurons, models = data.dataset.neurons or 0, specification.budget.models
+    neurons, models = neurons_per_trial(data.dataset), specification.budget.models
     epochs = expected_epochs(specification)
     operations = epochs * cost.epoch_operations(largest, neurons, data.bins, training, data.validation_trials)
     workers = max(1, len(alive_workers(session)))
@@ -88,7 +90,8 @@ def preview(
         seconds_basis=basis,
         workers=workers,
         step_memory_bytes=step_bytes(specification, data),
-        kept_bytes=kept * cost.checkpoint_bytes(largest, neurons) + epochs * _CURVE_POINT_BYTES,
+        kept_bytes=kept * cost.checkpoint_bytes(largest, data.dataset.neurons or 0)
+        + epochs * _CURVE_POINT_BYTES,
         latents_bytes=cost.latents_bytes(largest, neurons, data.bins, len(data.lengths)),
         external_inputs=architecture.external_inputs(data.dataset.report),
         specification=specification,
@@ -142,7 +145,7 @@ def _operations_per_s(session: Session) -> tuple[float, str]:
         architecture = specification.architecture.largest().of_model({}, dataset.report)
         per_epoch = cost.epoch_operations(
             architecture,
-            dataset.neurons or 0,
+            neurons_per_trial(dataset),
             dataset.bins or 0,
             (dataset.trials or 0) - round(valid),
             round(valid),

@@ -1,5 +1,6 @@
 """The first models of a job from the best models of another one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -10,6 +11,7 @@ from api.field_problems import FieldProblem
 from api.jobs.checks import JobData
 from store.architecture import SIZES, with_sizes
 from store.identifiers import PATTERN
+from store.sessions import sessions_of
 from store.specification import JobSpecification
 from store.tables import Dataset, Job, Model
 
@@ -58,29 +60,36 @@ def find_models(
 def _check_weights(
     session: Session, specification: JobSpecification, data: JobData, other: Job, model: Model
 ) -> None:
-    theirs = session.get_one(Dataset, other.dataset_id)
-    if theirs.neurons != data.dataset.neurons:
+    theirs, neurons = (
+        [one.neurons for one in sessions_of(dataset)]
+        for dataset in (session.get_one(Dataset, other.dataset_id), data.dataset)
+    )
+    if theirs != neurons:
         raise _invalid(
             "weights",
             "other_neurons",
-            f"the models of {other.id} read {theirs.neurons} neurons and this data set has {data.dataset.neurons}: their "
+            f"the models of {other.id} read {_listed(theirs)} neurons and this data set has {_listed(neurons)}: their "
             "weights do not fit",
             "give weights: false, which takes their hyperparameters alone",
         )
     ours = specification.architecture.of_model(
-        {name: model.architecture[name] for name in SIZES}, data.dataset.report
+        {name: model.architecture[name] for name in SIZES if name in model.architecture}, data.dataset.report
     )
-    differing = sorted(name for name in ours if ours[name] != model.architecture.get(name))
+    there = model.architecture
+    differing = sorted(name for name in ours.keys() | there if ours.get(name) != there.get(name))
     if differing:
-        names = ", ".join(
-            f"{name} ({model.architecture.get(name)} there, {ours[name]} here)" for name in differing
-        )
+        names = ", ".join(f"{name} ({there.get(name)} there, {ours.get(name)} here)" for name in differing)
         raise _invalid(
             "weights",
             "other_architecture",
             f"the weights of {other.id}'s models do not fit this architecture: {names}",
             "give the same architecture, or weights: false",
         )
+
+
+def _listed(neurons: Sequence[int]) -> str:
+    """Neurons by session."""
+    return " + ".join(map(str, neurons))
 
 
 def _invalid(field: str, code: str, message: str, hint: str | None = None) -> Invalid:

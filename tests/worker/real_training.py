@@ -8,6 +8,7 @@ from zarr.abc.store import Store
 
 from store.database import Database
 from store.identifiers import new_id
+from store.originals import file_sha256
 from store.settings import Settings
 from store.states import DatasetState
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Model
@@ -17,18 +18,26 @@ from worker.scheduler import advance
 from worker.slice_work import TrainingProcess
 
 
-def ingest(database: Database, arrays: Store, settings: Settings, source: Path | dict[str, Any]) -> str:
+def ingest(
+    database: Database,
+    arrays: Store,
+    settings: Settings,
+    source: Path | dict[str, Any],
+    options: dict[str, Any] | None = None,
+) -> str:
     """A data set made of a file, as an upload leaves it, or of a synthetic system."""
     dataset_id = new_id("dat")
-    described = source if isinstance(source, dict) else {"kind": "upload", "options": {}}
+    described = source if isinstance(source, dict) else {"kind": "upload", "options": options or {}}
+    original = None
     if isinstance(source, Path):
         settings.uploads_dir.mkdir(parents=True, exist_ok=True)
-        (settings.uploads_dir / dataset_id).write_bytes(source.read_bytes())
+        original = file_sha256(source)
+        (settings.uploads_dir / original).write_bytes(source.read_bytes())
     with database.write() as session:
         session.add(
             Dataset(
                 id=dataset_id, tenant_id=DEFAULT_TENANT, name="test", state=DatasetState.INGESTING,
-                source=described, attempts=0,
+                source=described, attempts=0, original=original,
             )
         )  # fmt: skip
     ingest_dataset(database, arrays, settings, dataset_id, "test")

@@ -191,7 +191,7 @@ def test_after_an_attempt_that_died_half_as_many_train_at_once(monkeypatch: pyte
     monkeypatch.setattr("worker.train.find_group_size", find)
     described = dataclasses.asdict(ARCHITECTURE)
     work: Any = SimpleNamespace(
-        dataset=SimpleNamespace(id="dat_1", neurons=5, bins=10),
+        dataset=SimpleNamespace(id="dat_1", report=None, trials=20, neurons=5, bins=10),
         models=[SimpleNamespace(architecture=described)] * MODELS,
         architecture=lambda: ARCHITECTURE,
         specification=SimpleNamespace(training=SimpleNamespace(batch_size=8)),

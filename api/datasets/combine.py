@@ -1,0 +1,105 @@
+"""Several data sets as the sessions of one, for models that share their dynamics."""
+
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from api.datasets import service
+from api.datasets.schemas import Name
+from api.errors import Invalid
+from api.field_problems import FieldProblem
+from api.idempotency import fingerprint
+from store.tables import Dataset
+
+SAME_WIDTH = 1e-6
+"""Bin widths that differ by less, relatively, are the same."""
+
+
+class Combination(BaseModel):
+    """Data sets that are to be the sessions of one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field("", description="A name for the data set; those of its sessions unless given.")
+    dataset_ids: list[Annotated[str, Field(max_length=40)]] = Field(
+        min_length=2,
+        max_length=50,
+        description="The sessions, in order: data sets of yours that are `ready`, each once, none of them combined itself. "
+        "They have the same bin width and as many external inputs.",
+    )
+
+
+def combine(
+    session: Session, tenant_id: str, wanted: Combination, idempotency_key: str | None
+) -> service.Made:
+    """Ask for a data set of several sessions; the same ones in the same order are the same data set.
+
+    Raises
+    ------
+    NotFound, WrongState, Invalid
+        If a data set is not there or not ready, or they do not go together.
+    """
+    request = fingerprint("POST /v1/datasets:combine", wanted.model_dump_json())
+    if (answer := service.answered(session, tenant_id, idempotency_key, request)) is not None:
+        return answer
+    sessions = [service.find_ready(session, tenant_id, dataset_id) for dataset_id in wanted.dataset_ids]
+    _check(sessions)
+    made = service.make(
+        session,
+        tenant_id,
+        name=wanted.name or " + ".join(one.name for one in sessions)[:200],
+        source={"kind": "sessions", "dataset_ids": wanted.dataset_ids},
+        content=wanted.dataset_ids,
+    )
+    return service.keep_answer(session, tenant_id, idempotency_key, request, made)
+
+
+def _check(sessions: list[Dataset]) -> None:
+    """Raise `Invalid` with everything about these data sets that does not go together."""
+    first, problems = sessions[0], []
+    seen: set[str] = set()
+
+    def problem(position: int, code: str, message: str, hint: str) -> None:
+        pointer = f"/dataset_ids/{position}"
+        problems.append(FieldProblem(pointer=pointer, code=code, message=message, hint=hint))
+
+    for position, one in enumerate(sessions):
+        if one.id in seen:
+            problem(
+                position,
+                "named_twice",
+                f"{one.id} is named more than once; expected each data set once",
+                "leave it out here",
+            )
+        seen.add(one.id)
+        if one.source["kind"] == "sessions":
+            problem(
+                position,
+                "combined_already",
+                f"{one.id} is a combination itself; expected a single session",
+                f"name its sessions instead: {', '.join(one.source['dataset_ids'])}",
+            )
+        if not math.isclose(one.bin_width_s or 0, first.bin_width_s or 0, rel_tol=SAME_WIDTH):
+            problem(
+                position,
+                "other_bin_width",
+                f"{one.id} has bins of {one.bin_width_s:g} s; expected {first.bin_width_s:g} s as {first.id}",
+                "upload it in bins of the same width",
+            )
+        if (given := _external_inputs(one)) != (expected := _external_inputs(first)):
+            problem(
+                position,
+                "other_external_inputs",
+                f"{one.id} has {given} external inputs; expected {expected} as {first.id}",
+                "upload all sessions with the same external inputs, or without",
+            )
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        detail = f"{problems[0].pointer}: {problems[0].message}{more}"
+        raise Invalid(detail, hint=problems[0].hint, errors=problems)
+
+
+def _external_inputs(row: Dataset) -> int:
+    return int((row.report or {}).get("external_inputs", 0))

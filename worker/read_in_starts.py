@@ -1,0 +1,33 @@
+"""Where read-ins begin: sessions of a data set get a common meaning from what their conditions have in common."""
+
+import numpy as np
+from torch import Tensor
+
+from models import Session, principal_components_start
+from worker.slice_work import TrainingProcess, Work
+
+
+def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
+    """Parameters of a fresh model's read-ins and read-outs, by name, by principal-components regression.
+
+    Averaged are the training trials of each metadata `condition` that all sessions have, or without one of those all
+    training trials; from their beginning, where all sessions have bins.
+    """
+    bins = min(recorded.bins for recorded in work.sessions)
+    names, split = process.conditions(work), work.split()
+    codes: dict[int | str, int] = {}
+    sessions, conditions = [], []
+    for number, recorded in enumerate(work.sessions):
+        session = process.without_test_trials(work, recorded)
+        sessions.append(
+            Session(session.spikes[:, :bins], session.trial_length_bins.clip(max=bins), session.is_validation)
+        )
+        # Trials without a condition are no other session's.
+        found = [
+            -1 - number if name is None else codes.setdefault(name, len(codes))
+            for name in names[recorded.rows]
+        ]
+        conditions.append(np.array(found, np.int64)[split[recorded.rows] != "test"])
+    trained = zip(conditions, sessions, strict=True)
+    common = set.intersection(*(set(of[~session.is_validation].tolist()) for of, session in trained))
+    return principal_components_start(work.architecture(), sessions, conditions if common else None)
