@@ -10,13 +10,16 @@ from api import errors, health, openapi
 from api.arrays import routes as array_routes
 from api.body_limit import BodyLimit
 from api.datasets import routes as dataset_routes
+from api.datasets import preview_routes, session_routes
 from api.datasets.service import find_ready
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
+from api.uploads import direct_routes, tus_routes
 from store.array_store import get_array_store
 from store.database import Database, get_database
+from store.originals import open_originals
 from store.settings import Settings, get_settings
 
 DESCRIPTION = """
@@ -49,6 +52,7 @@ def create_app(
     app.state.settings = settings
     app.state.database = database or get_database()
     app.state.arrays = arrays or get_array_store()
+    app.state.originals = open_originals(settings)
     errors.install(app)
     app.add_middleware(BodyLimit, settings=settings)
     for router in _resources():
@@ -63,6 +67,10 @@ def _resources() -> list[APIRouter]:
     """Routes of everything that the database holds."""
     return [
         dataset_routes.router,
+        session_routes.router,
+        preview_routes.router,
+        tus_routes.router,
+        direct_routes.router,
         job_routes.router,
         search_routes.router,
         model_routes.router,

@@ -1,12 +1,14 @@
 """The limit of bodies: refused by their `Content-Length`, or while they come. The framework's own answers plain text."""
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import CarriedProblem, TooLarge
 from store.settings import Settings
 
-UPLOAD_PATH = "/v1/datasets"
+_TAKE_FILES = re.compile(r"(POST /v1/datasets|(POST|PUT) /v1/uploads|PATCH /v1/uploads/[^/]+)")
 
 
 class BodyLimit:
@@ -28,13 +30,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
+        headers = Headers(scope=scope)
+        is_json = headers.get("content-type", "").startswith("application/json")
+        is_upload = not is_json and _TAKE_FILES.fullmatch(f"{scope['method']} {scope['path']}")
         limit, setting = (
             (self._settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES")
             if is_upload
             else (self._settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES")
         )
-        told = Headers(scope=scope).get("content-length", "")
+        told = headers.get("content-length", "")
         if told.isascii() and told.isdigit() and int(told[:20]) > limit:
             await TooLarge.of(limit, setting, f"it has {told[:20]}").response()(scope, receive, send)
             return

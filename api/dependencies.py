@@ -1,4 +1,4 @@
-"""What routes ask for: the database, the array store, the settings, the tenant."""
+"""What routes ask for: the database, the array store, the originals, the settings, the tenant."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from fastapi import Depends, Request
 from zarr.abc.store import Store
 
 from store.database import Database
+from store.originals import OriginalStore
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT
 
@@ -25,6 +26,11 @@ def _arrays(request: Request) -> Store:
     return arrays
 
 
+def _originals(request: Request) -> OriginalStore:
+    originals: OriginalStore = request.app.state.originals
+    return originals
+
+
 def _tenant() -> str:
     return DEFAULT_TENANT
 
@@ -32,4 +38,5 @@ def _tenant() -> str:
 SettingsDependency = Annotated[Settings, Depends(_settings)]
 DatabaseDependency = Annotated[Database, Depends(_database)]
 ArraysDependency = Annotated[Store, Depends(_arrays)]
+OriginalsDependency = Annotated[OriginalStore, Depends(_originals)]
 TenantDependency = Annotated[str, Depends(_tenant)]

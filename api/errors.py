@@ -52,7 +52,7 @@ class Problem(Exception):
         Of the answer.
     """
 
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal"
     title = "Internal error"
 
@@ -115,6 +115,18 @@ class WrongState(Problem):
     status, code, title = HTTPStatus.CONFLICT, "wrong-state", "Wrong state"
 
 
+class Gone(Problem):
+    """It was there, and its time is over."""
+
+    status, code, title = HTTPStatus.GONE, "gone", "No longer there"
+
+
+class WrongTusVersion(Problem):
+    """The request is in another version of the tus protocol, or names none."""
+
+    status, code, title = HTTPStatus.PRECONDITION_FAILED, "wrong-tus-version", "Wrong version of tus"
+
+
 class TooLarge(Problem):
     """The body has more bytes than are accepted."""
 
@@ -156,6 +168,30 @@ class IdempotencyMismatch(Problem):
         "idempotency-key-reused",
         "Idempotency-Key used for another request",
     )
+
+
+class DigestMismatch(Problem):
+    """The bytes that came are not those that were sent: their SHA-256 is another one."""
+
+    status, code, title = HTTPStatus.UNPROCESSABLE_ENTITY, "digest-mismatch", "Other bytes than were sent"
+
+
+class UploadInUse(Problem):
+    """Another request is sending bytes to the same upload."""
+
+    status, code, title = HTTPStatus.LOCKED, "upload-in-use", "Upload in use"
+
+
+class ChecksumMismatch(Problem):
+    """The bytes of this request do not have the checksum that came with them; none of them is kept."""
+
+    status, code, title = 460, "checksum-mismatch", "Checksum mismatch"
+
+
+class NotConfigured(Problem):
+    """The service is not set up for it."""
+
+    status, code, title = HTTPStatus.CONFLICT, "not-configured", "Not set up here"
 
 
 class Unavailable(Problem):

@@ -1,5 +1,6 @@
 """The one class of settings, read from the environment (prefix ``LATENTRY_``)."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +35,16 @@ class Settings(BaseSettings):
     )
     upload_max_bytes: int = Field(
         10 * 2**30, gt=0, description="Largest accepted upload, in bytes; a larger one is answered 413."
+    )
+    upload_url: str = Field(
+        "",
+        description="Where uploaded files are kept: `s3://bucket/prefix`, with `AWS_…` in the environment; the folder `uploads` "
+        "of `data_dir` when empty.",
+    )
+    upload_keep_seconds: float = Field(
+        86_400.0,
+        gt=0,
+        description="An upload that got no more bytes for so many seconds, or that no data set was made of, is deleted.",
     )
     body_max_bytes: int = Field(
         2**20, gt=0, description="Largest accepted body of every other request, in bytes."
@@ -95,7 +106,8 @@ class Settings(BaseSettings):
     collect_seconds: float = Field(
         600.0,
         gt=0,
-        description="How often what lost workers left in the array store, and weights that are no longer kept, are deleted.",
+        description="How often what lost workers left in the array store, weights that are no longer kept and uploads that "
+        "nobody used are deleted.",
     )
     pack_models: int = Field(
         32,
@@ -116,6 +128,8 @@ class Settings(BaseSettings):
         self.data_dir = self.data_dir.expanduser().absolute()
         if not self.database_url:
             self.database_url = f"sqlite:///{self.data_dir / 'latentry.db'}"
+        if self.upload_url and not re.fullmatch(r"s3://[^/?#]+(/[^?#]*)?", self.upload_url):
+            raise ValueError(f"upload_url: expected 's3://bucket/prefix' or nothing, got {self.upload_url!r}")
         if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise ValueError(
                 f"lease_seconds ({self.lease_seconds}) must be at least three times heartbeat_seconds "
@@ -125,7 +139,7 @@ class Settings(BaseSettings):
 
     @property
     def uploads_dir(self) -> Path:
-        """Folder of uploaded files; shared by API and ingest workers."""
+        """Folder of uploads under way, and of uploaded files unless they are kept in a bucket."""
         return self.data_dir / "uploads"
 
 

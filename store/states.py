@@ -1,6 +1,18 @@
-"""The state machines of data set, job, model and slice. The edges drawn below are the only ones: a test reads them here."""
+"""The state machines of upload, data set, job, model and slice. The edges drawn below are the only ones: tests read them here."""
 
 from enum import StrEnum
+
+
+class UploadState(StrEnum):
+    """State of an upload; one that is not used or not gone on with is deleted in the end.
+
+    ::
+
+        receiving ──its last byte came──▶ complete
+    """
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
 
 
 class DatasetState(StrEnum):

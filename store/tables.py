@@ -16,10 +16,11 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from store.states import DatasetState, JobState, ModelState, SliceState
+from store.states import DatasetState, JobState, ModelState, SliceState, UploadState
 
 DEFAULT_TENANT = "default"
 
@@ -96,11 +97,44 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class Upload(Base):
+    """A file on its way in, or that came and is no data set yet. How many bytes came, the disk knows."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index("ix_uploads_sha256", "sha256"),
+        Index("ix_uploads_expires", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    state: Mapped[UploadState] = mapped_column(String(20))
+    filename: Mapped[str] = mapped_column(String(200))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the bytes; if direct, as the client says
+    is_direct: Mapped[bool]  # the client puts it into the bucket itself
+    tus_metadata: Mapped[str] = mapped_column(String)  # as it came with the upload, to be told again
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime]
+
+
 class Dataset(LeaseMixin, Base):
     """Spike counts `trials × bins × neurons` with all that belongs to them."""
 
     __tablename__ = "datasets"
-    __table_args__ = (Index("ix_datasets_tenant", "tenant_id", "id"),)
+    __table_args__ = (
+        Index("ix_datasets_tenant", "tenant_id", "id"),
+        Index("ix_datasets_original", "original"),
+        # One of a content; what was rejected may be tried again.
+        Index(
+            "uq_datasets_content",
+            "tenant_id",
+            "digest",
+            unique=True,
+            sqlite_where=text("state != 'rejected'"),
+            postgresql_where=text("state != 'rejected'"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -109,6 +143,10 @@ class Dataset(LeaseMixin, Base):
     source: Mapped[
         Document
     ]  # {"kind": "upload", filename, bytes, sha256, options} or {"kind": "synthetic", …}
+    digest: Mapped[str | None] = mapped_column(String(64))  # of the content, see `store.content`
+    original: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of its file among the originals
+    direct_upload_id: Mapped[str | None] = mapped_column(String(40))  # where its file is until it is read
+    derived_from: Mapped[str | None] = mapped_column(String(40))  # the data set whose original it read anew
     trials: Mapped[int | None]
     bins: Mapped[int | None]
     neurons: Mapped[int | None]

@@ -1,4 +1,4 @@
-"""What nobody reads any more is deleted: what lost workers left in the array store, and weights that are not kept.
+"""What nobody reads any more is deleted: what lost workers left in the array store, weights that are not kept, and uploads.
 
 Checkpoints and latents lie under the id of their model, with the token of the lease that wrote them in their name. Those that
 no row refers to, and whose lease is over, are orphans. They are harmless, so collection is late and rare, not exact.
@@ -16,9 +16,12 @@ from zarr.core.sync import sync
 
 from store.array_store import delete_object, delete_objects
 from store.database import LOCK, Database, database_now
+from store.originals import open_originals
+from store.settings import Settings
 from store.specification import JobSpecification
 from store.states import JobState
-from store.tables import Job, Model, Slice
+from store.tables import Job, Model, Slice, Upload
+from store.uploads import UploadBusy, delete_stray_partials, forget_upload, is_read_by_dataset
 
 logger = logging.getLogger("latentry.maintenance")
 
@@ -102,6 +105,35 @@ def collect_all(database: Database, arrays: Store) -> int:
         deleted += collect(database, arrays, job_id)
     if deleted:
         logger.info("deleted %d checkpoints and latents that nobody reads", deleted)
+    return deleted
+
+
+def collect_uploads(database: Database, settings: Settings) -> int:
+    """Delete uploads whose time is over, with their bytes unless a data set was made of them.
+
+    Returns
+    -------
+    int
+        How many uploads, and files of uploads under way that no row knows, were deleted.
+    """
+    originals, deleted = open_originals(settings), 0
+    with database.read() as session:
+        over = select(Upload.id).where(Upload.expires_at <= database_now(session))
+        upload_ids = list(session.execute(over).scalars())
+    for upload_id in upload_ids:
+        with database.write() as session:
+            row = session.get(Upload, upload_id, with_for_update=LOCK)
+            is_over = row is not None and row.expires_at <= database_now(session)
+            if row is None or not is_over or is_read_by_dataset(session, row):
+                continue  # gone on with since, or still to be read
+            try:
+                forget_upload(session, originals, settings, row)
+            except UploadBusy:
+                continue
+            deleted += 1
+    deleted += delete_stray_partials(settings)
+    if deleted:
+        logger.info("deleted %d uploads that nobody went on with or used", deleted)
     return deleted
 
 

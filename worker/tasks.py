@@ -12,7 +12,7 @@ from store.database import get_database
 from store.settings import get_settings
 from store.tables import Worker
 from worker.celery_app import app, shutting_down
-from worker.collection import collect_all
+from worker.collection import collect_all, collect_uploads
 from worker.ingest.service import ingest_dataset
 from worker.leases import reap
 from worker.scheduler import advance as advance_job
@@ -60,5 +60,6 @@ def advance(job_id: str) -> None:
 
 @app.task(name="collect")  # type: ignore[untyped-decorator]
 def collect() -> None:
-    """Delete what nobody reads any more of checkpoints and latents."""
+    """Delete what nobody reads any more of checkpoints, latents and uploads."""
     collect_all(get_database(), get_array_store())
+    collect_uploads(get_database(), get_settings())

@@ -1,23 +1,33 @@
 """Routes of data sets."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile as ReceivedUpload
 
 from api.datasets import service
-from api.datasets.schemas import DatasetDocument, SyntheticSystem, TrialDocument, UploadOptions
-from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
-from api.errors import Invalid, problem_responses
+from api.datasets.files import create_from_file, create_from_upload
+from api.datasets.options import merged_options, read_json, read_model
+from api.datasets.schemas import (
+    DatasetDocument,
+    Derivation,
+    SyntheticSystem,
+    TrialDocument,
+    UploadFields,
+    UploadReference,
+)
+from api.dependencies import DatabaseDependency, OriginalsDependency, SettingsDependency, TenantDependency
+from api.errors import BadRequest, Invalid, problem_responses
 from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
 from api.pagination import Page, PageSize, PageToken
+from api.uploads.direct_routes import ContentDigest, ReprDigest
+from api.uploads.receiving import receive, told_sha256
 from api.waiting import Prefer, wait_for
+from store.dataset_options import FileFormat
 from store.states import DatasetState
 
 router = APIRouter(tags=["data sets"])
@@ -25,7 +35,7 @@ router = APIRouter(tags=["data sets"])
 _UPLOAD_BODY = {
     "requestBody": {
         "required": True,
-        "description": "The file: as the body itself, or as the part `file` of a form.",
+        "description": "The file: as the body itself, or as the part `file` of a form; or the name of an upload.",
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
@@ -34,15 +44,53 @@ _UPLOAD_BODY = {
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "name": {"type": "string"},
-                        "format": {"enum": ["npz", "lfads_hdf5"]},
+                        "format": {"enum": list(get_args(FileFormat))},
                         "bin_width_s": {"type": "number", "exclusiveMinimum": 0},
+                        "options": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"$ref": "#/components/schemas/DatasetOptions"},
+                        },
                     },
                     "required": ["file"],
                     "additionalProperties": False,
                 }
             },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "description": "A data set to make of an upload that is complete.",
+                    "properties": {
+                        "upload_id": {"type": "string"},
+                        "name": {"type": "string"},
+                        "options": {"$ref": "#/components/schemas/DatasetOptions"},
+                    },
+                    "required": ["upload_id"],
+                    "additionalProperties": False,
+                },
+                "examples": {
+                    "upload": {
+                        "summary": "An upload, with trials aligned to an event",
+                        "value": {
+                            "upload_id": "upl_0192f3c4a5b6aabbccddeeff",
+                            "options": {"trials": {"align_to": "go_cue_time", "window_s": [-0.25, 0.75]}},
+                        },
+                    }
+                },
+            },
         },
     }
+}
+
+_DERIVATIONS: dict[str, Example] = {
+    "window": {
+        "summary": "Other trials of the same file",
+        "value": {"name": "from go cue", "options": {"trials": {"align_to": "go_cue_time"}}},
+    }
+}
+
+_FOUND: dict[int | str, dict[str, Any]] = {
+    200: {"model": DatasetDocument, "description": "The data set there was of this content already."}
 }
 
 _SYSTEMS: dict[str, Example] = {
@@ -68,20 +116,38 @@ _SYSTEMS: dict[str, Example] = {
     operation_id="upload_dataset",
     status_code=202,
     openapi_extra=_UPLOAD_BODY,
-    responses=problem_responses(400, 413, 422),
+    responses=_FOUND | problem_responses(400, 404, 409, 410, 413, 415, 422),
 )
 async def upload_dataset(
     request: Request,
     response: Response,
-    options: Annotated[UploadOptions, Query()],
+    fields: Annotated[UploadFields, Query()],
     database: DatabaseDependency,
     settings: SettingsDependency,
+    originals: OriginalsDependency,
     tenant_id: TenantDependency,
+    content_digest: ContentDigest = None,
+    repr_digest: ReprDigest = None,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetDocument:
-    """Upload a file of spikes (NPZ, or HDF5 in the LFADS layout); it is parsed and checked in the background."""
-    is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
-    if is_form:
+    """Upload a file of spikes, or name an upload; it is read and checked in the background.
+
+    The same bytes with the same options are the same data set: if there is one, it is answered with 200.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    digest = told_sha256(content_digest, repr_digest)
+    if content_type == "application/json":
+        reference = _read_reference(await request.body(), fields)
+        made = await to_thread.run_sync(
+            create_from_upload, database, originals, settings, tenant_id, reference, idempotency_key
+        )
+        return _answer(response, made)
+    if content_type == "multipart/form-data":
+        if content_digest is not None:
+            message = "a Content-Digest is that of the whole form; send Repr-Digest with that of the file"
+            raise Invalid(
+                message, errors=[FieldProblem(pointer="Content-Digest", code="form", message=message)]
+            )
         async with request.form(max_files=1, max_fields=10) as form:
             file = form.get("file")
             if not isinstance(file, ReceivedUpload):
@@ -89,31 +155,54 @@ async def upload_dataset(
                 raise Invalid(
                     message, errors=[FieldProblem(pointer="/file", code="missing", message=message)]
                 )
-            fields = {key: value for key, value in form.items() if key != "file" and value != ""}
-            options = _form_options(options, {"filename": file.filename or "", **fields})
-            received = await service.receive(_chunks(file), settings)
+            parts = {key: value for key, value in form.items() if key != "file" and value != ""}
+            parts = {"filename": file.filename or "", **parts}
+            fields = read_model(UploadFields, {**parts, **fields.model_dump(exclude_unset=True)}, whole=parts)
+            options = merged_options(fields)
+            received = await receive(_chunks(file), settings, digest)
     else:
-        received = await service.receive(request.stream(), settings)
+        options = merged_options(fields)
+        received = await receive(request.stream(), settings, digest)
+    made = await to_thread.run_sync(
+        create_from_file,
+        database,
+        originals,
+        settings,
+        tenant_id,
+        received,
+        fields.name,
+        fields.filename,
+        options,
+        idempotency_key,
+    )
+    return _answer(response, made)
 
-    def create() -> DatasetDocument:
-        try:
-            with database.write() as session:
-                return service.create_from_upload(
-                    session, tenant_id, received, options, idempotency_key, settings
-                )
-        finally:
-            received.path.unlink(missing_ok=True)
 
-    created = await to_thread.run_sync(create)
-    _accepted(response, created)
-    return created
+@router.post(
+    "/v1/datasets/{dataset_id}:derive",
+    operation_id="derive_dataset",
+    status_code=202,
+    responses=_FOUND | problem_responses(400, 404, 409, 413, 415, 422),
+)
+def derive_dataset(
+    dataset_id: str,
+    derivation: Annotated[Derivation, Body(openapi_examples=_DERIVATIONS)],
+    response: Response,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    idempotency_key: IdempotencyKey = None,
+) -> DatasetDocument:
+    """Make another data set of the same file, read with other options; also of a data set that was rejected."""
+    with database.write() as session:
+        made = service.derive(session, tenant_id, dataset_id, derivation, idempotency_key)
+    return _answer(response, made)
 
 
 @router.post(
     "/v1/datasets:synthesize",
     operation_id="synthesize_dataset",
     status_code=202,
-    responses=problem_responses(400, 413, 415, 422),
+    responses=_FOUND | problem_responses(400, 413, 415, 422),
 )
 def synthesize_dataset(
     system: Annotated[SyntheticSystem, Body(discriminator="system", openapi_examples=_SYSTEMS)],
@@ -122,11 +211,10 @@ def synthesize_dataset(
     tenant_id: TenantDependency,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetDocument:
-    """Make a synthetic data set whose true rates are known."""
+    """Make a synthetic data set whose true rates are known; the same parameters give the same data set."""
     with database.write() as session:
-        created = service.create_synthetic(session, tenant_id, system, idempotency_key)
-    _accepted(response, created)
-    return created
+        made = service.create_synthetic(session, tenant_id, system, idempotency_key)
+    return _answer(response, made)
 
 
 @router.get("/v1/datasets", operation_id="list_datasets", responses=problem_responses(422))
@@ -170,17 +258,26 @@ def list_trials(
         return service.list_trials(session, dataset_id, page_size, page_token)
 
 
-def _accepted(response: Response, created: DatasetDocument) -> None:
-    response.headers["Location"] = created.links["self"]
-    response.headers["Retry-After"] = "1"
+def _answer(response: Response, made: service.Made) -> DatasetDocument:
+    response.headers["Location"] = made.document.links["self"]
+    response.status_code = 202 if made.is_new else 200
+    if made.document.state == DatasetState.INGESTING:
+        response.headers["Retry-After"] = "1"
+    return made.document
 
 
-def _form_options(options: UploadOptions, fields: dict[str, object]) -> UploadOptions:
-    try:
-        return UploadOptions.model_validate({**fields, **options.model_dump(exclude_unset=True)})
-    except ValidationError as error:
-        details = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-        raise RequestValidationError(details, body=fields) from error
+def _read_reference(body: bytes, fields: UploadFields) -> UploadReference:
+    if fields.model_fields_set:
+        message = "with a body of JSON everything stands in the body"
+        name = sorted(fields.model_fields_set)[0]
+        raise Invalid(message, errors=[FieldProblem(pointer=name, code="in_query", message=message)])
+
+    def refuse(reason: str) -> BadRequest:
+        return BadRequest(
+            f"expected JSON; {reason}", hint="send a file as Content-Type: application/octet-stream"
+        )
+
+    return read_model(UploadReference, read_json(body, refuse))
 
 
 async def _chunks(file: ReceivedUpload) -> AsyncIterator[bytes]:

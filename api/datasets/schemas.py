@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from store.dataset_options import DatasetOptions, FileFormat
 from store.states import DatasetState
 
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -17,6 +18,16 @@ class DatasetDocument(BaseModel):
     id: str
     name: str
     state: DatasetState
+    digest: str | None = Field(
+        None,
+        description="SHA-256 of its content: what it is made of, and how. One of two data sets with the same is never made.",
+    )
+    derived_from: str | None = Field(
+        None, description="The data set whose file was read anew, with other options."
+    )
+    options: dict[str, Any] | None = Field(
+        None, description="How the file was read: the `DatasetOptions` that differ from their defaults."
+    )
     source: dict[str, Any] = Field(
         description="The upload (file name, bytes, SHA-256) or the synthetic system."
     )
@@ -31,18 +42,45 @@ class DatasetDocument(BaseModel):
     links: dict[str, str]
 
 
-class UploadOptions(BaseModel):
-    """How to read an uploaded file."""
+class UploadFields(BaseModel):
+    """What is said of an uploaded file, in a query or a form."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Name = Field("", description="A name for the data set; the file's unless given.")
     filename: Name = Field("", description="Name of the file, for the record.")
-    format: Literal["npz", "lfads_hdf5"] | None = Field(
+    format: FileFormat | None = Field(
         None, description="Format of the file; told from its contents unless given."
     )
     bin_width_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Width of a bin in seconds, if the file does not say."
+    )
+    options: str | None = Field(
+        None,
+        max_length=50_000,
+        description="How to read the file, in full: `DatasetOptions` as JSON, which `format` and `bin_width_s` may fill in.",
+        examples=['{"trials": {"window_s": [-0.25, 0.75]}}'],
+    )
+
+
+class UploadReference(BaseModel):
+    """A data set to make of an upload that is complete."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    upload_id: Annotated[str, Field(max_length=40)]
+    name: Name = Field("", description="A name for the data set; the file's unless given.")
+    options: DatasetOptions = Field(default_factory=DatasetOptions)
+
+
+class Derivation(BaseModel):
+    """A data set to make of the file of another one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field("", description="A name for the data set; the other's unless given.")
+    options: DatasetOptions = Field(
+        description="How to read the file. They replace the other's whole: what is not given has its default."
     )
 
 

@@ -1,23 +1,19 @@
-"""What routes of data sets do in the database and on disk."""
+"""What routes of data sets do in the database."""
 
-import contextlib
-import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import anyio
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api.datasets.schemas import DatasetDocument, SyntheticSystem, TrialDocument, UploadOptions
-from api.errors import Invalid, NotFound, WrongState
-from api.field_problems import FieldProblem
+from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
+from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.pagination import Page, cut_page, decode_id, decode_number
 from store import outbox
+from store.content import content_digest
 from store.identifiers import PATTERN, new_id
-from store.settings import Settings
 from store.states import DatasetState
 from store.tables import Dataset, Trial
 
@@ -32,7 +28,10 @@ def document(row: Dataset) -> DatasetDocument:
         id=row.id,
         name=row.name,
         state=row.state,
-        source={key: value for key, value in row.source.items() if key != "path"},
+        digest=row.digest,
+        derived_from=row.derived_from,
+        options=row.source.get("options"),
+        source={key: value for key, value in row.source.items() if key not in ("path", "options")},
         trials=row.trials,
         bins=row.bins,
         neurons=row.neurons,
@@ -59,7 +58,8 @@ def find_ready(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     if row.state == DatasetState.REJECTED:
         raise WrongState(
             f"the data set {dataset_id} is rejected: expected one that is ready",
-            hint=f"its problems are at /v1/datasets/{dataset_id}; correct the file and upload it again",
+            hint=f"its problems are at /v1/datasets/{dataset_id}; correct the file and upload it again, or the options: "
+            f"POST /v1/datasets/{dataset_id}:derive",
         )
     if row.state != DatasetState.READY:
         raise WrongState(
@@ -99,99 +99,160 @@ def list_trials(
 
 
 @dataclass(frozen=True)
-class ReceivedFile:
-    """An upload on disk, under a name that no data set has yet."""
+class Made:
+    """The answer to a request for a data set: a new one, or the one there is of this content."""
 
-    path: Path
-    size_bytes: int
-    sha256: str
-
-
-async def receive(chunks: AsyncIterator[bytes], settings: Settings) -> ReceivedFile:
-    """Write a stream to disk, hashing it on the way; what was cut off leaves no file.
-
-    Raises
-    ------
-    Invalid
-        If nothing came.
-    """
-    settings.uploads_dir.mkdir(parents=True, exist_ok=True)
-    path = settings.uploads_dir / f"{new_id('dat')}.partial"
-    digest, size = hashlib.sha256(), 0
-    try:
-        async with await anyio.open_file(path, "wb") as file:
-            async for chunk in chunks:
-                digest.update(chunk)
-                size += len(chunk)
-                await file.write(chunk)
-        if size == 0:
-            raise _empty_upload()
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return ReceivedFile(path, size, digest.hexdigest())
-
-
-def _empty_upload() -> Invalid:
-    message = "expected the bytes of a file as the body, or as the part `file` of a form; nothing came"
-    return Invalid(
-        message,
-        hint="curl --data-binary @spikes.npz -H 'Content-Type: application/octet-stream' …/v1/datasets",
-        errors=[FieldProblem(pointer="/file", code="missing", message=message)],
-    )
-
-
-def create_from_upload(
-    session: Session,
-    tenant_id: str,
-    received: ReceivedFile,
-    options: UploadOptions,
-    idempotency_key: str | None,
-    settings: Settings,
-) -> DatasetDocument:
-    """Keep an uploaded file as a data set and ask for its ingest."""
-    request = fingerprint("POST /v1/datasets", received.sha256 + options.model_dump_json())
-    if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
-        received.path.unlink(missing_ok=True)
-        return DatasetDocument.model_validate(answer)
-    dataset_id = new_id("dat")
-    path = settings.uploads_dir / dataset_id
-    source = {
-        "kind": "upload",
-        "filename": options.filename,
-        "bytes": received.size_bytes,
-        "sha256": received.sha256,
-        "options": options.model_dump(include={"format", "bin_width_s"}, exclude_none=True),
-    }
-    received.path.rename(path)
-    with contextlib.ExitStack() as undo:
-        undo.callback(path.unlink, missing_ok=True)
-        name = options.name or options.filename or dataset_id
-        answer_document = _create(session, tenant_id, dataset_id, name, source)
-        store_answer(session, tenant_id, idempotency_key, request, answer_document.model_dump(mode="json"))
-        session.flush()
-        undo.pop_all()
-    return answer_document
+    document: DatasetDocument
+    is_new: bool
 
 
 def create_synthetic(
     session: Session, tenant_id: str, system: SyntheticSystem, idempotency_key: str | None
-) -> DatasetDocument:
+) -> Made:
     """Ask for a synthetic data set with known rates."""
     request = fingerprint("POST /v1/datasets:synthesize", system.model_dump_json())
-    if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
-        return DatasetDocument.model_validate(answer)
-    source = {"kind": "synthetic", **system.model_dump(exclude={"name"})}
-    created = _create(session, tenant_id, new_id("dat"), system.name or system.system, source)
-    store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
-    return created
+    if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
+        return answer
+    parameters = system.model_dump(exclude={"name"})
+    made = make(
+        session,
+        tenant_id,
+        name=system.name or system.system,
+        source={"kind": "synthetic", **parameters},
+        content=parameters,
+    )
+    return keep_answer(session, tenant_id, idempotency_key, request, made)
+
+
+def derive(
+    session: Session, tenant_id: str, dataset_id: str, wanted: Derivation, idempotency_key: str | None
+) -> Made:
+    """Ask for a data set of the file of another one, read with other options.
+
+    Raises
+    ------
+    NotFound, WrongState
+        If there is no such data set, or it has no file.
+    """
+    parent = find(session, tenant_id, dataset_id)
+    options = wanted.options.canonical()
+    request = fingerprint(f"POST /v1/datasets/{dataset_id}:derive", content_digest(wanted.name, options))
+    if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
+        return answer
+    original = _original(parent)
+    made = make(
+        session,
+        tenant_id,
+        name=wanted.name or parent.name,
+        source={**parent.source, "options": options},
+        content={"sha256": original, "options": options},
+        original=original,
+        derived_from=dataset_id,
+    )
+    return keep_answer(session, tenant_id, idempotency_key, request, made)
+
+
+def _original(row: Dataset) -> str:
+    """SHA-256 of the file that a data set was read from, or `WrongState`."""
+    if row.source["kind"] != "upload":
+        raise WrongState(
+            f"the data set {row.id} was not uploaded, its kind is {row.source['kind']}: only one that was read from a file can "
+            "be read anew",
+            hint="make it again with other parameters: POST /v1/datasets:synthesize, or of other data sets",
+        )
+    if row.original is not None:
+        return row.original
+    if row.state == DatasetState.INGESTING:
+        raise WrongState(
+            f"the data set {row.id} is ingesting: its file is not read yet",
+            hint=f"wait for it: GET /v1/datasets/{row.id} with the header Prefer: wait=30",
+            headers={"Retry-After": "1"},
+        )
+    raise WrongState(
+        f"the data set {row.id} is {row.state} and its file is not kept here", hint="upload the file again"
+    )
+
+
+def answered(session: Session, tenant_id: str, key: str | None, request: str) -> Made | None:
+    """Return what was answered to this request before, or None."""
+    answer = stored_answer(session, tenant_id, key, request)
+    if answer is None:
+        return None
+    return Made(DatasetDocument.model_validate(answer), answer.get("is_new", True))
+
+
+def keep_answer(session: Session, tenant_id: str, key: str | None, request: str, made: Made) -> Made:
+    """Keep an answer for when its key comes again; returns it."""
+    body = made.document.model_dump(mode="json") | {"is_new": made.is_new}
+    store_answer(session, tenant_id, key, request, body)
+    return made
+
+
+def make(
+    session: Session,
+    tenant_id: str,
+    *,
+    name: str,
+    source: dict[str, Any],
+    content: Any,
+    **columns: str | None,
+) -> Made:
+    """Make a data set and ask for its ingest, or return the one there is of this content.
+
+    Parameters
+    ----------
+    session, tenant_id
+        Of the request.
+    name
+        Of a new one; its id if empty.
+    source
+        What it is made of.
+    content
+        What of this decides, with the kind of the source, whether two are the same.
+    columns
+        `original`, `direct_upload_id` and `derived_from` of a new one.
+    """
+    digest = content_digest(source["kind"], content)
+    if (row := find_content(session, tenant_id, digest)) is not None:
+        return Made(document(row), is_new=False)
+    try:
+        with session.begin_nested():
+            dataset_id = new_id("dat")
+            created = _create(
+                session, tenant_id, dataset_id, name or dataset_id, source, digest=digest, **columns
+            )
+    except IntegrityError:  # another request made it since
+        row = find_content(session, tenant_id, digest)
+        if row is None:
+            raise
+        return Made(document(row), is_new=False)
+    return Made(created, is_new=True)
+
+
+def find_content(session: Session, tenant_id: str, digest: str) -> Dataset | None:
+    """Return the tenant's data set of this content, if there is one that is not rejected."""
+    same = select(Dataset).where(
+        Dataset.tenant_id == tenant_id, Dataset.digest == digest, Dataset.state != DatasetState.REJECTED
+    )
+    return session.execute(same).scalar_one_or_none()
 
 
 def _create(
-    session: Session, tenant_id: str, dataset_id: str, name: str, source: dict[str, object]
+    session: Session,
+    tenant_id: str,
+    dataset_id: str,
+    name: str,
+    source: dict[str, Any],
+    **columns: str | None,
 ) -> DatasetDocument:
     row = Dataset(
-        id=dataset_id, tenant_id=tenant_id, name=name, state=DatasetState.INGESTING, source=source, attempts=0
+        id=dataset_id,
+        tenant_id=tenant_id,
+        name=name,
+        state=DatasetState.INGESTING,
+        source=source,
+        attempts=0,
+        **columns,
     )
     session.add(row)
     outbox.post(session, outbox.INGEST, dataset_id)

@@ -12,9 +12,12 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from latentry.resumable import PATIENCE_SECONDS, Progress, ResumableUpload, pieces
+
 Document = dict[str, Any]
 
-_PATIENCE_SECONDS = 60.0
+_WHOLE_BYTES = 64 * 10**6
+"""Larger files are sent in pieces."""
 
 
 class LatentryError(Exception):
@@ -64,15 +67,32 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def upload_dataset(self, path: str | Path, **options: Any) -> Document:
-        """Upload a file of spikes and wait until it is ready.
+    def upload_dataset(
+        self,
+        path: str | Path,
+        *,
+        name: str = "",
+        options: Document | None = None,
+        resumable: bool | None = None,
+        progress: Progress | None = None,
+        **fields: Any,
+    ) -> Document:
+        """Upload a file of spikes and wait until it is ready. The same file with the same options is the same data set.
 
         Parameters
         ----------
         path
-            An ``.npz`` file, or HDF5 in the LFADS layout.
+            The file; the service tells its format from its contents.
+        name
+            Of the data set; the file's unless given.
         options
-            ``name``, ``format``, ``bin_width_s``.
+            How to read the file, such as ``{"trials": {"align_to": "go_cue_time", "window_s": [-0.25, 0.75]}}``.
+        resumable
+            Send it in pieces, and go on where it was when the connection breaks; unless told, so are files of more than 64 MB.
+        progress
+            Called with the bytes sent so far and the size of the file.
+        fields
+            ``format``, ``bin_width_s``: options, said shorter.
 
         Returns
         -------
@@ -85,18 +105,63 @@ class Client:
             If it is rejected; the message has the reasons.
         """
         path = Path(path)
+        size = path.stat().st_size
+        if resumable if resumable is not None else size > _WHOLE_BYTES:
+            upload_id = self.upload_file(path, progress=progress)
+            body = {"upload_id": upload_id, "name": name, "options": {**(options or {}), **fields}}
+            return self.wait_for_dataset(self._post("/v1/datasets", body)["id"])
+        parameters = {"filename": path.name, "name": name, **fields}
+        if options is not None:
+            parameters["options"] = json.dumps(options)
         with path.open("rb") as file:
             answer = self._request(
                 "POST",
                 "/v1/datasets",
-                params={"filename": path.name, **options},
-                content=iter(lambda: file.read(2**20), b""),
-                headers={
-                    "Content-Type": "application/octet-stream",
-                    "Content-Length": str(path.stat().st_size),
-                },
+                params=parameters,
+                content=pieces(file, size, progress),
+                headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
             )
         return self.wait_for_dataset(answer.json()["id"])
+
+    def upload_file(self, path: str | Path, *, progress: Progress | None = None) -> str:
+        """Upload a file in pieces (tus), going on where it was when the connection breaks.
+
+        Returns
+        -------
+        str
+            Id of the upload, for ``POST /v1/datasets``.
+
+        Raises
+        ------
+        LatentryError
+            If the service refuses it, or does not answer for a minute.
+        OSError
+            If the file changed while it was sent.
+        """
+        try:
+            return ResumableUpload(self._http, Path(path), progress).send(_error)
+        except httpx.TransportError as error:
+            raise LatentryError(f"the service at {self.url} does not answer: {error}") from error
+
+    def derive_dataset(self, dataset_id: str, options: Document, name: str = "") -> Document:
+        """Make another data set of the same file, read with other options, and wait until it is ready.
+
+        Parameters
+        ----------
+        dataset_id
+            A data set that was uploaded; also one that was rejected.
+        options
+            How to read the file. They replace the other's whole: what is not given has its default.
+        name
+            Of the data set; the other's unless given.
+
+        Raises
+        ------
+        LatentryError
+            If it is rejected; the message has the reasons.
+        """
+        answer = self._post(f"/v1/datasets/{dataset_id}:derive", {"name": name, "options": options})
+        return self.wait_for_dataset(answer["id"])
 
     def synthesize_dataset(self, system: str = "lorenz", **parameters: Any) -> Document:
         """Make a synthetic data set with known rates and wait until it is ready.
@@ -256,7 +321,7 @@ class Client:
             try:
                 headers = {"Last-Event-ID": last_id}
                 with self._http.stream("GET", f"/v1/jobs/{job_id}/events/stream", headers=headers) as answer:
-                    is_patient = time.monotonic() - last_sign < _PATIENCE_SECONDS
+                    is_patient = time.monotonic() - last_sign < PATIENCE_SECONDS
                     if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and is_patient:
                         time.sleep(1.0)
                         continue
@@ -270,7 +335,7 @@ class Client:
                             yield event
                 return
             except httpx.TransportError as error:
-                if time.monotonic() - last_sign > _PATIENCE_SECONDS:
+                if time.monotonic() - last_sign > PATIENCE_SECONDS:
                     raise LatentryError(f"the service at {self.url} does not answer: {error}") from error
                 time.sleep(1.0)
 
@@ -295,7 +360,7 @@ class Client:
                 return self.get(path, headers={"Prefer": "wait=30"})
             except LatentryError as error:
                 is_away = error.status == httpx.codes.SERVICE_UNAVAILABLE
-                if not is_away or time.monotonic() - started > _PATIENCE_SECONDS:
+                if not is_away or time.monotonic() - started > PATIENCE_SECONDS:
                     raise
                 time.sleep(1.0)
 

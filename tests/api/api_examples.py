@@ -18,9 +18,11 @@ from store import events
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.identifiers import new_id
+from store.settings import Settings
 from store.specification import JobSpecification
-from store.states import DatasetState, JobState, ModelState
+from store.states import DatasetState, JobState, ModelState, UploadState
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Decision, Job, Model, Tenant, Trial
+from store.uploads import begin_upload
 
 PROBLEM = "application/problem+json"
 OTHER_TENANT = "other"
@@ -207,6 +209,14 @@ def add_population(session: Session, dataset_id: str, *, tenant: str = DEFAULT_T
     return job_id
 
 
+def add_upload(session: Session, *, tenant: str = DEFAULT_TENANT, sha256: str = "00" * 32) -> str:
+    """An upload that is complete."""
+    row = begin_upload(session, tenant, Settings(), size_bytes=3, filename="spikes.npz", sha256=sha256)
+    row.state = UploadState.COMPLETE
+    session.flush()
+    return row.id
+
+
 def count(database: Database, table: type) -> int:
     with database.read() as session:
         return int(session.execute(select(func.count()).select_from(table)).scalar_one())
@@ -257,9 +267,11 @@ class Example:
     dataset_id: str
     job_id: str
     model_id: str
+    upload_id: str
     other_dataset_id: str
     other_job_id: str
     other_model_id: str
+    other_upload_id: str
 
 
 def fill(app: FastAPI, database: Database, arrays: Store) -> Example:
@@ -276,7 +288,7 @@ def fill(app: FastAPI, database: Database, arrays: Store) -> Example:
             )
             add_decision(session, job, 0, "begin", 0, "drawn at random", learning_rate=0.004)
             session.get_one(Job, job).selected_model_id = model
-            ids += [dataset, job, model]
+            ids += [dataset, job, model, add_upload(session, tenant=tenant)]
     return Example(app, database, arrays, *ids)
 
 

@@ -107,6 +107,7 @@ def test_token_of_another_kind_of_list_is_refused(reader: TestClient, example: E
         "/v1/models/{0.other_model_id}/arrays",
         "/v1/models/{0.other_model_id}/arrays/rates",
         "/v1/models/{0.other_model_id}/zarr/zarr.json",
+        "/v1/uploads/{0.other_upload_id}",
     ],
 )
 def test_what_is_another_tenant_s_is_not_found(reader: TestClient, example: Example, path: str) -> None:
@@ -120,13 +121,13 @@ def test_what_is_another_tenant_s_is_not_found(reader: TestClient, example: Exam
         owner, absent
     )
     mine = theirs
-    for kind in ("dataset", "job", "model"):
+    for kind in ("dataset", "job", "model", "upload"):
         mine = mine.replace(getattr(example, f"other_{kind}_id"), getattr(example, f"{kind}_id"))
     assert reader.get(mine).status_code == 200
 
 
 @pytest.mark.parametrize("key", ["x", "%00", "dat_", "%FF", "dat_0123456789abcdef01234567%0A", "a" * 5000])
-@pytest.mark.parametrize("path", ["/v1/datasets/", "/v1/jobs/", "/v1/models/"])
+@pytest.mark.parametrize("path", ["/v1/datasets/", "/v1/jobs/", "/v1/models/", "/v1/uploads/"])
 def test_an_id_that_can_t_be_is_not_found(client: TestClient, path: str, key: str) -> None:
     answer = client.get(path + key)
     assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)

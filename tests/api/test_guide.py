@@ -32,7 +32,9 @@ def test_commands_of_the_guide(
         for block in blocks
     ]  # fmt: skip
     everything = "".join(outputs)
-    assert everything.count('"state":"ingesting"') == 5  # both ways to upload, three synthetic systems
+    assert everything.count('"state":"ingesting"') == 7  # uploaded, derived, named; three synthetic
+    assert "upload-offset: 1000" in everything
+    assert '"state":"complete"' in everything
     assert "urn:latentry:problem" not in everything
     assert '"detail":' not in everything
     jobs = re.findall(r'"id":"(job_[0-9a-f]+)"', next(text for text in outputs if '"state":"queued"' in text))

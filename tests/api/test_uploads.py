@@ -13,14 +13,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
-from store.tables import Dataset, OutboxMessage
-from tests.api.api_examples import PROBLEM, call, chunks, stream
+from store.tables import Dataset, OutboxMessage, Upload
+from tests.api.api_examples import PROBLEM, call, chunks, count, stream
 
 RAW = {"Content-Type": "application/octet-stream"}
 
@@ -52,9 +52,9 @@ def test_upload_keeps_the_bytes(client: TestClient, settings: Settings, database
     source = dataset["source"]
     assert (source["kind"], source["filename"], source["bytes"]) == ("upload", "spikes.npz", len(content))
     assert source["sha256"] == hashlib.sha256(content).hexdigest()
-    assert source["options"] == ({} if how == "raw" else {"format": "npz", "bin_width_s": 0.02})
-    assert [path.name for path in files_left(settings)] == [dataset["id"]]
-    assert (settings.uploads_dir / dataset["id"]).read_bytes() == content
+    assert dataset["options"] == ({} if how == "raw" else {"format": "npz", "bin_width_s": 0.02})
+    assert [path.name for path in files_left(settings)] == [source["sha256"]]
+    assert (settings.uploads_dir / source["sha256"]).read_bytes() == content
     with database.read() as session:
         messages = session.execute(select(OutboxMessage.task, OutboxMessage.arguments)).all()
     assert messages == [("ingest", [dataset["id"]])]
@@ -63,8 +63,8 @@ def test_upload_keeps_the_bytes(client: TestClient, settings: Settings, database
 
 def test_name_is_the_file_s_unless_given(light_client: TestClient) -> None:
     named = light_client.post("/v1/datasets?filename=a.npz", content=b"1").json()
-    form = light_client.post("/v1/datasets", files={"file": ("b.h5", b"1")}).json()
-    bare = light_client.post("/v1/datasets", content=b"1").json()
+    form = light_client.post("/v1/datasets", files={"file": ("b.h5", b"2")}).json()
+    bare = light_client.post("/v1/datasets", content=b"3").json()
     assert [named["name"], form["name"], bare["name"]] == ["a.npz", "b.h5", bare["id"]]
 
 
@@ -119,7 +119,7 @@ def test_empty_upload_is_refused(light_client: TestClient, settings: Settings) -
         ("file", {"bin_width": "0.02"}, "/bin_width", "there is no such field"),
         ("file", {"bin_width_s": "-1"}, "/bin_width_s", "should be greater than 0; got '-1'"),
         ("file", {"bin_width_s": "nan"}, "/bin_width_s", "should be a finite number; got 'nan'"),
-        ("file", {"format": "mat"}, "/format", "should be 'npz' or 'lfads_hdf5'; got 'mat'"),
+        ("file", {"format": "mat"}, "/format", "or 'neo'; got 'mat'"),
         ("file", {"name": "a\x00b"}, "/name", "should match pattern"),
     ],
 )
@@ -200,8 +200,7 @@ def test_failed_transaction_leaves_no_file(
     monkeypatch.setattr("api.datasets.service.outbox.post", fail)
     assert light_client.post("/v1/datasets", content=b"1").status_code == 500
     assert files_left(settings) == []
-    with sqlite_database.read() as session:
-        assert session.execute(select(func.count()).select_from(Dataset)).scalar_one() == 0
+    assert (count(sqlite_database, Dataset), count(sqlite_database, Upload)) == (0, 0)
 
 
 def test_repeated_key_is_answered_and_not_done_again(client: TestClient, settings: Settings) -> None:
@@ -223,7 +222,7 @@ def test_key_with_another_body_is_refused(light_client: TestClient, query: str, 
     assert len(light_client.get("/v1/datasets").json()["items"]) == 1
 
 
-def test_two_at_once_with_one_key_make_one(app: FastAPI, database: Database, settings: Settings) -> None:
+def test_many_at_once_with_few_keys_make_one(app: FastAPI, database: Database, settings: Settings) -> None:
     def post(number: int) -> httpx.Response:
         client = TestClient(app, raise_server_exceptions=False)
         return client.post(
@@ -232,8 +231,7 @@ def test_two_at_once_with_one_key_make_one(app: FastAPI, database: Database, set
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(post, range(16)))
-    assert {answer.status_code for answer in answers} == {202}
-    assert len({answer.json()["id"] for answer in answers}) == 2
-    with database.read() as session:
-        assert session.execute(select(func.count()).select_from(Dataset)).scalar_one() == 2
-    assert len(files_left(settings)) == 2
+    assert {answer.status_code for answer in answers} <= {200, 202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert (count(database, Dataset), count(database, OutboxMessage), count(database, Upload)) == (1, 1, 0)
+    assert len(files_left(settings)) == 1

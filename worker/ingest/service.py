@@ -1,25 +1,25 @@
 """Ingest: from an uploaded file, or the name of a synthetic system, to a data set that is `ready` or `rejected`."""
 
 import logging
-import re
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from zarr.abc.store import Store
 
 from store.array_store import delete_objects
-from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database, database_now
 from store.settings import Settings
 from store.states import DatasetState
 from store.tables import Dataset, Trial
+from worker.ingest.combine import combine_sessions
+from worker.ingest.dataset_arrays import write_dataset
+from worker.ingest.original import fetch_original
+from worker.ingest.problems import RejectedFile
 from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import SPLIT_TRAIN, SPLIT_VALID, Recording
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, parse_in_sandbox
@@ -52,12 +52,16 @@ def ingest_dataset(
             tempfile.TemporaryDirectory(prefix="latentry-ingest-") as folder,
             _kept(database, lease, settings),
         ):
-            outcome = _parse(row, Path(folder), settings)
+            outcome = (
+                combine_sessions(database, arrays, settings, lease, row)
+                if row.source["kind"] == "sessions"
+                else _parse(database, settings, lease, row, Path(folder))
+            )
             if isinstance(outcome, Rejection):
                 logger.info("%s is rejected: %s", dataset_id, outcome.log or outcome.problems)
                 problems = [problem.to_json() for problem in outcome.problems]
                 _reject(database, settings, lease, problems)
-            else:
+            elif outcome is not None:
                 _store(database, arrays, settings, lease, Path(folder), outcome)
     except LeaseLost:
         logger.warning("the ingest of %s went to another worker", dataset_id)
@@ -97,7 +101,9 @@ def _kept(database: Database, lease: Lease, settings: Settings) -> Iterator[None
         thread.join()
 
 
-def _parse(row: Dataset, folder: Path, settings: Settings) -> "ParsedFile | Rejection":
+def _parse(
+    database: Database, settings: Settings, lease: Lease, row: Dataset, folder: Path
+) -> ParsedFile | Rejection:
     source = row.source
     if source["kind"] == "synthetic":
         path = folder / "synthetic.npz"
@@ -110,10 +116,11 @@ def _parse(row: Dataset, folder: Path, settings: Settings) -> "ParsedFile | Reje
         )
         options = ReadOptions(format="npz", bin_width_s=None)
     else:
-        path = settings.uploads_dir / row.id
-        options = ReadOptions(
-            format=source["options"].get("format"), bin_width_s=source["options"].get("bin_width_s")
-        )
+        try:
+            path = fetch_original(database, settings, lease, row, folder)
+        except RejectedFile as error:
+            return Rejection(error.problems, seconds=0.0)
+        options = ReadOptions.model_validate(source["options"])
     limits = ParseLimits(memory_bytes=settings.parse_memory_bytes, wall_s=settings.parse_seconds)
     out = folder / "parsed"
     out.mkdir()
@@ -133,26 +140,15 @@ def _store(
 ) -> None:
     recording = parsed.recording()
     path = f"datasets/{lease.row_id}/{lease.token}"
-    named = list(dataset_arrays(recording))
     try:
-        writer = ArrayGroupWriter(
-            arrays,
-            path,
-            {
-                "dataset_id": lease.row_id,
-                "bin_width_s": recording.bin_width_s,
-                "coordinates": " ".join(a.name for a in named if a.dims == ("trial",) and a.name != "trial"),
-            },
-        )
-        writer.write_all(named)
-        writer.close()
+        names = write_dataset(arrays, path, lease.row_id, recording)
         with database.write() as session:
             lease.keep(session, settings)
             row = session.get_one(Dataset, lease.row_id)
             row.trials, row.bins, row.neurons = recording.spikes.shape
             row.bin_width_s = recording.bin_width_s
             row.array_path = path
-            row.report = {**parsed.report, "arrays": [array.name for array in named]}
+            row.report = {**parsed.report, "arrays": names}
             row.state, row.ended_at = DatasetState.READY, database_now(session)
             row.lease_token = row.lease_expires_at = None
             session.add_all(trial_rows(lease.row_id, recording))
@@ -173,57 +169,3 @@ def trial_rows(dataset_id: str, recording: Recording) -> Iterator[Trial]:
             split=names.get(int(split), "test") if is_given else None,
             details={name: values[trial] for name, values in recording.trial_metadata.items()},
         )
-
-
-def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
-    """The arrays of a data set, with dims, units and coordinates."""
-    trials, bins, neurons = recording.spikes.shape
-    samples = ("trial", "time_s", "neuron")
-    yield NamedArray("spikes", recording.spikes, samples, "spikes", "spike counts; 0 past a trial's end")
-    if recording.true_rates_hz is not None:
-        yield NamedArray(
-            "true_rates_hz", recording.true_rates_hz, samples, "spikes/s", "the rates that made the spikes"
-        )
-    if recording.external_inputs is not None:
-        yield NamedArray("external_inputs", recording.external_inputs, ("trial", "time_s", "external_input"))
-    yield NamedArray("trial", np.arange(trials), ("trial",), "", "index in the order given")
-    yield NamedArray("time_s", np.arange(bins) * recording.bin_width_s, ("time_s",), "s", "start of the bin")
-    yield NamedArray("neuron", np.arange(neurons), ("neuron",), "", "index in the order given")
-    yield NamedArray("trial_length_bins", recording.trial_length_bins, ("trial",), "bins", "bins recorded")
-    taken = {
-        "spikes", "true_rates_hz", "external_inputs", "trial", "time_s", "neuron", "trial_length_bins", "zarr.json"
-    }  # fmt: skip
-    for original, values in recording.behaviour.items():
-        name = _free_name(original, taken)
-        yield NamedArray(
-            name, values, ("trial", "time_s", f"{name}_component"), "", f"{original}, as uploaded"
-        )
-    for original, column in recording.trial_metadata.items():
-        name = _free_name(original, taken)
-        values, attributes = _coordinate(column)
-        yield NamedArray(name, values, ("trial",), "", f"{original}, as uploaded", attributes)
-
-
-def _free_name(original: str, taken: set[str]) -> str:
-    """A name that is a path segment and that no other array has."""
-    base = re.sub(r"[^A-Za-z0-9_.-]", "_", original).strip(".") or "array"
-    name, number = base, 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
-
-
-def _coordinate(column: Sequence[Any]) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-    """Trial metadata as numbers; words become codes with their meanings, as the CF conventions have it."""
-    known = [value for value in column if value is not None]
-    if any(isinstance(value, str) for value in known):
-        meanings = sorted({str(value) for value in known})
-        codes = [-1 if value is None else meanings.index(str(value)) for value in column]
-        return np.array(codes, dtype=np.int32), {
-            "flag_values": list(range(len(meanings))),
-            "flag_meanings": " ".join(re.sub(r"\s+", "_", meaning) or "_" for meaning in meanings),
-        }
-    if len(known) == len(column) and all(isinstance(value, int) for value in known):
-        return np.array(column, dtype=np.int64), {}
-    return np.array([np.nan if value is None else float(value) for value in column]), {}

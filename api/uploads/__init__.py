@@ -1,0 +1,1 @@
+"""Files on their way in: resumable, whole, or straight into the bucket."""
