@@ -9,8 +9,8 @@ from zarr.abc.store import Store
 from api import errors, health, openapi
 from api.arrays import routes as array_routes
 from api.body_limit import BodyLimit
-from api.datasets import routes as dataset_routes
 from api.datasets import preview_routes, session_routes
+from api.datasets import routes as dataset_routes
 from api.datasets.service import find_ready
 from api.jobs import routes as job_routes
 from api.jobs import search_routes

@@ -31,7 +31,7 @@ class Mapping(_Options):
     axes: list[Literal["trial", "bin", "neuron"]] | None = Field(
         None,
         description="The axes of the spike counts and of all arrays beside them, in the file's order; trials, bins, neurons "
-        "unless given.",
+        "unless given. Of a MATLAB cell array of spike times: trial and neuron.",
         examples=[["neuron", "bin", "trial"]],
     )
     spike_times: VariableName | None = Field(None, description="Spike times, of each neuron.")
@@ -57,10 +57,11 @@ class Mapping(_Options):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.axes is not None and sorted(self.axes) not in (["bin", "neuron", "trial"], ["bin", "neuron"]):
+        allowed = (["bin", "neuron", "trial"], ["bin", "neuron"], ["neuron", "trial"])
+        if self.axes is not None and sorted(self.axes) not in allowed:
             raise ValueError(
                 f"axes is {self.axes}: expected trial, bin and neuron once each, in any order (or bin and neuron, for a "
-                "continuous recording)"
+                "continuous recording; or trial and neuron, for cells of spike times)"
             )
         return self
 

@@ -24,6 +24,8 @@ def document(row: Dataset) -> DatasetDocument:
     links = {"self": base}
     if row.state == DatasetState.READY:
         links |= {"trials": f"{base}/trials", "arrays": f"{base}/arrays", "zarr": f"{base}/zarr"}
+        if row.source["kind"] != "sessions":
+            links |= {"preview": f"{base}/preview", "preview_image": f"{base}/preview.png"}
     return DatasetDocument(
         id=row.id,
         name=row.name,

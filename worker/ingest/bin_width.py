@@ -42,12 +42,15 @@ class BinWidthClues:
     counts_per_true_rate
         All spikes divided by the sum of all true rates: the bin width if those are in Hz, 1 if in counts per
         bin.
+    usual
+        What files of this format have unless they say it, and how to say that it was taken: words → seconds.
     """
 
     option_s: float | None = None
     stated: dict[str, float] = field(default_factory=dict)
     time_axes_s: dict[str, NDArray[np.floating]] = field(default_factory=dict)
     counts_per_true_rate: float | None = None
+    usual: tuple[str, float] | None = None
 
     def settle(self, notes: list[str], warnings: list[Problem]) -> float:
         """Give the bin width in seconds, writing how it was found into `notes` and `warnings`.
@@ -83,6 +86,9 @@ class BinWidthClues:
         if fitting_s is not None:
             warnings.append(_derived("the ratio of spike counts to the true rates, taken as Hz", fitting_s))
             return fitting_s
+        if self.usual is not None:
+            warnings.append(_derived(*self.usual))
+            return self.usual[1]
         raise RejectedFile(
             Problem(
                 "bin_width_missing",

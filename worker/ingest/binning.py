@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.base import ReadOptions, refuse_giant
+from worker.ingest.readers.base import ReadOptions, parse_split, refuse_giant, settle_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, filled, rows_per_block, zeros
 from worker.ingest.selection import keep_where
 from worker.ingest.signals import sample_in_bins
 from worker.ingest.spike_trains import DEFAULT_BIN_WIDTH_S, SpikeTrains, TrialTable
 
+MOST_BINS = 10**9
 _TOLERANCE = 1e-6
 """Of a bin: a spike that close before an edge counts as on it, since times such as 0.3 have no exact binary form."""
 
@@ -93,12 +94,31 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
         notes=trains.notes,
         warnings=trains.warnings,
     )
+    _take_split(trains, recording, options)
     _say_what_lies_outside(trains, recording)
     for name, signal in trains.signals.items():
         recording.behaviour[name] = _sampled(trains, name, windows, width_s)
         rate = f" of {signal.rate_hz:g} Hz" if signal.rate_hz else ""
         recording.notes.append(f"Behaviour `{name}`{rate} was brought into the bins of the spikes.")
     return recording
+
+
+def _take_split(trains: SpikeTrains, recording: Recording, options: ReadOptions) -> None:
+    """Take the split from the column of trials that the mapping, or else the reader, names."""
+    column = options.mapping.split or trains.split_column
+    if column is None or (column not in recording.trial_metadata and options.mapping.split is None):
+        return
+    if column not in recording.trial_metadata:
+        said = (
+            f"mapping.split is `{column}`: the trials of this file have {listed(recording.trial_metadata)}."
+        )
+        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/split"))
+    how = "given in the mapping" if options.mapping.split is not None else "by its name"
+    values = recording.trial_metadata[column]
+    missing = "" if any(isinstance(value, str) for value in values) else SPLIT_NOT_GIVEN
+    recording.split = parse_split(np.array([missing if value is None else value for value in values]), column)
+    recording.understood.append(Understood("split", column, how, recording.split.shape))
+    settle_split(recording)
 
 
 def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Windows:
@@ -110,10 +130,10 @@ def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Wind
         start_s, stop_s, from_zero_s = table.start_s, table.stop_s, 0.0
         if trains.trial_offset_s is not None:
             from_zero_s = float(start_s[0] - trains.trial_offset_s[0])
-        bins = np.floor((stop_s - start_s) / width_s + _TOLERANCE)
+        bins = _whole_bins(stop_s - start_s, width_s)
     else:
         start_s, from_zero_s = zero_s + window_s[0], window_s[0]
-        bins = np.full(len(zero_s), np.floor((window_s[1] - window_s[0]) / width_s + _TOLERANCE))
+        bins = _whole_bins(np.full(len(zero_s), window_s[1] - window_s[0]), width_s)
         bins[~np.isfinite(zero_s)] = np.nan
     metadata = dict(table.columns)
     if trains.trial_offset_s is None:
@@ -201,11 +221,30 @@ def _whole_recording(trains: SpikeTrains, options: ReadOptions, width_s: float) 
         first_s, last_s = window_s
     else:
         first_s = np.floor(first_s / width_s + _TOLERANCE) * width_s
-    bins = max(1, int(np.floor((last_s - first_s) / width_s + _TOLERANCE)) + (window_s is None))
+    whole = _whole_bins(np.array([last_s - first_s]), width_s)
+    bins = max(1, int(whole[0]) + (window_s is None))
     trains.notes.append(
         f"There is no table of trials: the recording was taken as continuous, from {first_s:g} to {last_s:g} s."
     )
     return _Windows(np.array([first_s]), np.array([bins], np.int64), {}, is_continuous=True)
+
+
+def _whole_bins(durations_s: NDArray[np.float64], width_s: float) -> NDArray[np.float64]:
+    """How many whole bins are in each duration; NaN where it is not known.
+
+    Raises
+    ------
+    RejectedFile
+        When they are more than any recording has.
+    """
+    with np.errstate(over="ignore"):
+        bins = np.floor(durations_s / width_s + _TOLERANCE)
+    longest_s = float(np.nanmax(durations_s, initial=0.0))
+    if np.nanmax(bins, initial=0.0) > MOST_BINS:
+        said = f"A trial of {longest_s:g} s in bins of {width_s:g} s would have more than {MOST_BINS} bins."
+        hint = "Check the unit of times (seconds), bin_width_s and trials.window_s."
+        raise RejectedFile(Problem("too_many_bins", said, hint, "/bin_width_s"))
+    return bins
 
 
 def _with_a_bin(

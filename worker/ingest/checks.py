@@ -1,85 +1,25 @@
 """Examines a recording: rejects what cannot be trained on, and reports what is in it and what looks odd."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 
 from worker.ingest.bin_width import implausible_width
+from worker.ingest.checks_units import unit_warnings
+from worker.ingest.conditions import Conditions, find_conditions
+from worker.ingest.correlations import Correlations, correlate
+from worker.ingest.drift import Drift, find_drift
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
+from worker.ingest.recording import Recording
+from worker.ingest.report import Findings, Report, make_report, trial_starts_s
 from worker.ingest.rows import Rows, blocks
 from worker.ingest.spike_statistics import SpikeStatistics, gather_statistics
 
+__all__ = ["Report", "examine"]
+
 FEWEST_TRIALS, FEWEST_BINS, FEWEST_NEURONS = 2, 2, 1
-HIGHEST_MEAN_RATE_HZ, LOWEST_MEAN_RATE_HZ = 200.0, 0.05
-
-
-@dataclass(frozen=True)
-class Report:
-    """What is in a recording that was accepted.
-
-    Attributes
-    ----------
-    format
-        The file's format.
-    shape
-        Trials, bins, neurons: by these names.
-    bin_width_s
-        Width of a bin, in seconds.
-    trial_length_bins
-        `min`, `median`, `max` of the trials' lengths, `distinct` (how many lengths there are) and `ragged`.
-    duration_s
-        Recorded time of all trials together, in seconds; padding is not counted.
-    total_spikes
-        Number of spikes.
-    mean_rate_hz
-        Over all neurons and recorded time, in spikes per second.
-    rate_quartiles_hz
-        Over neurons: minimum, lower quartile, median, upper quartile, maximum.
-    max_count_per_bin
-        The highest count of one neuron in one bin.
-    split
-        Number of trials: `train`, `valid`, `not_given`.
-    silent_neurons, empty_trials
-        Indices of those without a spike.
-    duplicate_neurons
-        Groups of indices of neurons whose counts are equal throughout.
-    trial_metadata, behaviour
-        Names, with the shape of each behaviour.
-    has_true_rates
-        Whether true rates came with it.
-    external_inputs
-        How many external inputs there are in each bin.
-    notes
-        What was understood, in sentences.
-    warnings
-        What looks odd, or was left out.
-    """
-
-    format: str
-    shape: dict[str, int]
-    bin_width_s: float
-    trial_length_bins: dict[str, Any]
-    duration_s: float
-    total_spikes: int
-    mean_rate_hz: float
-    rate_quartiles_hz: list[float]
-    max_count_per_bin: int
-    split: dict[str, int]
-    silent_neurons: list[int]
-    empty_trials: list[int]
-    duplicate_neurons: list[list[int]]
-    trial_metadata: list[str]
-    behaviour: dict[str, list[int]]
-    has_true_rates: bool
-    external_inputs: int
-    notes: list[str]
-    warnings: list[Problem]
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the report as a JSON object."""
-        return asdict(self)
+FEW_TRIALS, FEW_NEURONS = 50, 10
+NARROW_BIN_S, WIDE_BIN_S = 0.001, 0.05
+MOST_PADDING = 0.5
+SMALLEST_USUAL_CONDITION = 3
 
 
 def examine(recording: Recording) -> Report:
@@ -116,42 +56,58 @@ def examine(recording: Recording) -> Report:
     found = [problem for problem in problems if problem is not None]
     if found:
         raise RejectedFile(found)
-    warnings = [*recording.warnings, *_warnings(recording, statistics)]
-    return _report(recording, statistics, warnings if odd_width is None else [*warnings, odd_width])
-
-
-def _report(recording: Recording, statistics: SpikeStatistics, warnings: list[Problem]) -> Report:
-    lengths = recording.trial_length_bins
-    quartiles = np.quantile(statistics.rates_hz, [0, 0.25, 0.5, 0.75, 1])
-    splits = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "not_given": SPLIT_NOT_GIVEN}
-    inputs = recording.external_inputs
-    return Report(
-        format=recording.source_format,
-        shape=dict(zip(("trials", "bins", "neurons"), recording.spikes.shape, strict=True)),
-        bin_width_s=recording.bin_width_s,
-        trial_length_bins={
-            "min": int(lengths.min()),
-            "median": float(np.median(lengths)),
-            "max": int(lengths.max()),
-            "distinct": len(np.unique(lengths)),
-            "ragged": bool(lengths.min() < recording.spikes.shape[1]),
-        },
-        duration_s=round(statistics.recorded_bins * recording.bin_width_s, 6),
-        total_spikes=statistics.total_spikes,
-        mean_rate_hz=round(float(statistics.rates_hz.mean()), 4),
-        rate_quartiles_hz=[round(float(value), 4) for value in quartiles],
-        max_count_per_bin=statistics.max_count,
-        split={name: int((recording.split == code).sum()) for name, code in splits.items()},
-        silent_neurons=statistics.silent_neurons,
-        empty_trials=statistics.empty_trials,
-        duplicate_neurons=statistics.duplicate_neurons,
-        trial_metadata=list(recording.trial_metadata),
-        behaviour={name: list(array.shape) for name, array in recording.behaviour.items()},
-        has_true_rates=recording.true_rates_hz is not None,
-        external_inputs=0 if inputs is None else inputs.shape[2],
-        notes=list(recording.notes),
-        warnings=warnings,
+    conditions = find_conditions(recording)
+    found_out = Findings(
+        statistics,
+        correlate(recording, statistics.rates_hz, statistics.duplicate_neurons),
+        _drift(recording, statistics, conditions),
+        conditions,
     )
+    warnings = [
+        *recording.warnings,
+        *unit_warnings(recording, statistics),
+        *_neuron_warnings(found_out),
+        *_trial_warnings(recording, found_out),
+        *(_behaviour_warning(recording, name) for name in recording.behaviour),
+        odd_width,
+    ]
+    kept = [warning for warning in warnings if warning is not None]
+    return make_report(recording, found_out, _remarks(recording), kept)
+
+
+def _drift(recording: Recording, statistics: SpikeStatistics, conditions: Conditions | None) -> Drift | None:
+    trials = statistics.trials_counted
+    starts_s = trial_starts_s(recording)
+    order = np.arange(len(trials)) if starts_s is None else np.argsort(starts_s[trials], kind="stable")
+    durations_s = (recording.trial_length_bins[trials] * recording.bin_width_s).astype(np.float64)
+    code = np.zeros(len(trials), np.int64) if conditions is None else conditions.code[trials]
+    return find_drift(statistics.trial_counts[order], durations_s[order], code[order])
+
+
+def _remarks(recording: Recording) -> list[str]:
+    """What is no fault, and good to know before a model is trained."""
+    trials, _, neurons = recording.spikes.shape
+    said = []
+    if trials < FEW_TRIALS:
+        said.append(
+            f"{trials} trials are few to find dynamics in (from about {FEW_TRIALS} on it becomes sound): judge models by their "
+            "sample validation."
+        )
+    if neurons < FEW_NEURONS:
+        said.append(
+            f"{neurons} neurons are few to find latent dynamics in: single trials are told by what neurons share."
+        )
+    if recording.bin_width_s > WIDE_BIN_S:
+        said.append(
+            f"Bins of {recording.bin_width_s * 1000:g} ms are wide: dynamics faster than about {recording.bin_width_s * 2000:g} "
+            "ms cannot be seen. 5 to 20 ms are usual."
+        )
+    if recording.bin_width_s < NARROW_BIN_S:
+        said.append(
+            f"Bins of {recording.bin_width_s * 1000:g} ms are narrow: training takes longer and tells no more; rebin_s makes "
+            "them wider."
+        )
+    return said
 
 
 def _refuse_too_small(shape: tuple[int, ...]) -> None:
@@ -223,49 +179,23 @@ def _not_finite_inside(recording: Recording, values: Rows | None) -> int:
     )
 
 
-def _warnings(recording: Recording, statistics: SpikeStatistics) -> list[Problem]:
-    candidates = [
-        _axes_warning(recording, statistics),
-        _rate_warning(statistics),
-        _silent_warning(statistics),
-        _empty_trials_warning(statistics),
-        _duplicates_warning(statistics),
-        *(_behaviour_warning(recording, name) for name in recording.behaviour),
+def _neuron_warnings(findings: Findings) -> list[Problem | None]:
+    return [
+        _silent_warning(findings.statistics),
+        _duplicates_warning(findings.statistics),
+        _correlated_warning(findings.correlations),
+        *([] if findings.drift is None else _drift_warnings(findings.drift)),
     ]
-    return [warning for warning in candidates if warning is not None]
 
 
-def _axes_warning(recording: Recording, statistics: SpikeStatistics) -> Problem | None:
-    """Warn when neurons look alike while another axis looks like neurons: rates differ across it far more."""
-    _, bins, neurons = recording.spikes.shape
-    spread = statistics.spread
-    suspect = max(("trials", "bins"), key=lambda axis: spread[axis])
-    swapped = spread[suspect] > 0.25 and spread[suspect] > 4 * spread["neurons"]
-    huge = neurons >= 2000 and neurons > 20 * bins
-    if not (swapped or huge):
-        return None
-    found = (
-        f"activity differs far more across {suspect} than across neurons"
-        if swapped
-        else f"there are {neurons} neurons"
-    )
-    said = (
-        f"The axes may be in another order than trials × bins × neurons ({recording.spikes.shape}): {found}."
-    )
-    return Problem("axes_maybe_swapped", said, "If so, transpose the array and upload it again.", "/spikes")
-
-
-def _rate_warning(statistics: SpikeStatistics) -> Problem | None:
-    mean_hz = float(statistics.rates_hz.mean())
-    if LOWEST_MEAN_RATE_HZ <= mean_hz <= HIGHEST_MEAN_RATE_HZ:
-        return None
-    how = "high" if mean_hz > HIGHEST_MEAN_RATE_HZ else "low"
-    said = (
-        f"The mean rate of the neurons is {mean_hz:.3g} Hz, which is implausibly {how} "
-        f"(expected {LOWEST_MEAN_RATE_HZ:g} to {HIGHEST_MEAN_RATE_HZ:g} Hz)."
-    )
-    hint = "Check bin_width_s (seconds, not milliseconds), and that spikes holds counts."
-    return Problem("mean_rate_implausible", said, hint, "/bin_width_s")
+def _trial_warnings(recording: Recording, findings: Findings) -> list[Problem | None]:
+    conditions = findings.conditions
+    return [
+        _empty_trials_warning(findings.statistics),
+        _equal_trials_warning(findings.statistics),
+        _padding_warning(recording, findings.statistics),
+        None if conditions is None else _rare_conditions_warning(conditions),
+    ]
 
 
 def _silent_warning(statistics: SpikeStatistics) -> Problem | None:
@@ -296,6 +226,76 @@ def _duplicates_warning(statistics: SpikeStatistics) -> Problem | None:
         "one of each."
     )
     return Problem("duplicate_neurons", said, hint, "/spikes")
+
+
+def _correlated_warning(correlations: Correlations) -> Problem | None:
+    if not correlations.groups:
+        return None
+    strongest = correlations.pairs[0]
+    said = (
+        f"Some neurons share spikes far beyond chance, in the same bins only: {listed(correlations.groups, 6)} (counted from 0); "
+        f"most of all {strongest.neurons[0]} and {strongest.neurons[1]}, whose counts correlate by {strongest.correlation:.2f}."
+    )
+    hint = (
+        "It may be one unit on two electrodes, or an artefact that several pick up: a model predicts the one from the other, "
+        "which spoils sample validation. Keep one of each group, or remove events that many electrodes have at once."
+    )
+    return Problem("correlated_neurons", said, hint, "/spikes")
+
+
+def _drift_warnings(drift: Drift) -> list[Problem]:
+    found = []
+    times = f"the first third of the session ({drift.first_third_hz:.3g} Hz) and the last ({drift.last_third_hz:.3g} Hz)"
+    if drift.lost:
+        said = f"{len(drift.lost)} neurons are lost in the course of the session: {listed(drift.lost)} (counted from 0)."
+        hint = "Leave them out, or the trials after they were lost: a model takes their silence for activity."
+        found.append(Problem("neurons_lost", said, hint, "/spikes"))
+    if drift.appeared:
+        said = f"{len(drift.appeared)} neurons appear in the course of the session: {listed(drift.appeared)} (counted from 0)."
+        hint = "Leave them out, or the trials before they appear: a model takes their silence for activity."
+        found.append(Problem("neurons_appear", said, hint, "/spikes"))
+    if drift.is_of_population:
+        said = (
+            f"The population drifts: between {times} its rate changes by a factor of {drift.population_ratio:.2f}, and "
+            f"{len(drift.changed)} of {drift.neurons} neurons at least double or halve theirs."
+        )
+        hint = "See the rate over the session in the preview; take a steady part of the session, if there is one."
+        found.append(Problem("population_drift", said, hint, "/spikes"))
+    return found
+
+
+def _equal_trials_warning(statistics: SpikeStatistics) -> Problem | None:
+    groups = statistics.duplicate_trials
+    if not groups:
+        return None
+    said = f"Some trials have the same counts throughout: {listed(groups, 6)} (counted from 0)."
+    hint = "A trial that is there twice may be trained on and validated with: keep one of each."
+    return Problem("duplicate_trials", said, hint, "/spikes")
+
+
+def _padding_warning(recording: Recording, statistics: SpikeStatistics) -> Problem | None:
+    trials, bins, _ = recording.spikes.shape
+    padding = 1 - statistics.recorded_bins / (trials * bins)
+    if padding <= MOST_PADDING:
+        return None
+    lengths = recording.trial_length_bins
+    said = (
+        f"{padding:.0%} of all bins are padding: the longest trial has {lengths.max()} bins, half of the trials have "
+        f"{np.median(lengths):g} or fewer."
+    )
+    hint = "Cut the long trials to the part of interest, or chop them into windows: padding costs time and tells nothing."
+    return Problem("mostly_padding", said, hint, "/trial_length_bins")
+
+
+def _rare_conditions_warning(conditions: Conditions) -> Problem | None:
+    single = [
+        value for value, trials in zip(conditions.values, conditions.trials, strict=True) if trials == 1
+    ]
+    if not single or np.median(conditions.trials) < SMALLEST_USUAL_CONDITION:
+        return None
+    said = f"{len(single)} of {len(conditions.values)} values of `{conditions.name}` have one trial only: {listed(single)}."
+    hint = "No mean over trials can be made of these; check that the values are not mistyped."
+    return Problem("rare_conditions", said, hint, f"/{conditions.name}")
 
 
 def _behaviour_warning(recording: Recording, name: str) -> Problem | None:

@@ -34,7 +34,11 @@ def rebin(recording: Recording, rebin_s: float) -> None:
         When it is no multiple of the present width, or no trial is left.
     """
     width_s = recording.bin_width_s
-    together = round(rebin_s / width_s)
+    longest = int(recording.trial_length_bins.max())
+    together = round(min(rebin_s / width_s, longest + 1))
+    if together > longest:
+        said = f"No trial is as long as one bin of {rebin_s:g} s."
+        raise RejectedFile(Problem("no_trials_left", said, "Give narrower bins.", "/rebin_s"))
     if together < 1 or abs(together * width_s / rebin_s - 1) > 1e-3:
         near = max(1, together) * width_s
         said = f"rebin_s is {rebin_s:g}, with bins of {width_s:g} s: expected a multiple."
@@ -44,9 +48,6 @@ def rebin(recording: Recording, rebin_s: float) -> None:
     lengths = recording.trial_length_bins // together
     lost = int((recording.trial_length_bins - lengths * together).sum())
     too_short = int((lengths < 1).sum())
-    if too_short == len(lengths):
-        said = f"No trial is as long as one bin of {rebin_s:g} s."
-        raise RejectedFile(Problem("no_trials_left", said, "Give narrower bins.", "/rebin_s"))
     if too_short:
         select_trials(recording, lengths >= 1)
         lengths = lengths[lengths >= 1]
@@ -114,12 +115,12 @@ def chop(recording: Recording, options: ChopOptions) -> None:
         When a window has fewer than two bins.
     """
     width_s = recording.bin_width_s
-    window, overlap = round(options.window_s / width_s), round(options.overlap_s / width_s)
+    lengths = recording.trial_length_bins
+    window = round(min(options.window_s / width_s, int(lengths.max())))
     if window < 2:
         said = f"chop.window_s is {options.window_s:g}, with bins of {width_s:g} s: a window needs two bins or more."
         raise RejectedFile(Problem("window_too_short", said, "Give a longer window.", "/chop/window_s"))
-    overlap = min(overlap, window // 2)
-    lengths = recording.trial_length_bins
+    overlap = round(min(options.overlap_s / width_s, window // 2))
     starts = [_window_starts(int(length), window, window - overlap) for length in lengths]
     number = sum(len(part) for part in starts)
     if number > MOST_WINDOWS:
@@ -129,10 +130,9 @@ def chop(recording: Recording, options: ChopOptions) -> None:
     first_bin = np.concatenate(starts)
     segment_start_s = np.zeros(len(lengths)) if recording.trial_start_s is None else recording.trial_start_s
     windows = Windows(segment, first_bin, segment_start_s, lengths)
-    longest = min(window, int(lengths.max()))
-    recording.spikes = _cut(recording.spikes, windows, longest)
+    recording.spikes = _cut(recording.spikes, windows, window)
     for name, array in recording.per_bin().items():
-        recording.set_per_bin(name, _cut(array, windows, longest))
+        recording.set_per_bin(name, _cut(array, windows, window))
     recording.trial_length_bins = np.minimum(window, lengths[segment] - first_bin)
     recording.split = recording.split[segment]
     recording.trial_metadata = {

@@ -31,9 +31,15 @@ ACCEPTED, REJECTED, OUT_OF_MEMORY, READER_FAILED, NOT_WRITTEN = 0, 3, 4, 5, 6
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's calls, numbered alike on every architecture
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = (
+    444,
+    445,
+    446,
+)  # Landlock's calls, numbered alike on every architecture
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
-_NEVER = 1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12  # execute; make devices, sockets, pipes, soft links
+_NEVER = (
+    1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12
+)  # execute; make devices, sockets, pipes, soft links
 _SYSTEM_FILES = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/gnu/store", "/etc/ld.so.cache",
     "/usr/share/zoneinfo", "/etc/localtime", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu",
@@ -56,8 +62,9 @@ def main(arguments: list[str]) -> int:
 
 
 def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
-    """Limit what this process may use and tie its life to its parent; where the system allows it, cut its network too, and
-    its sight of every file but its own, so that a reader that is tricked finds nothing to read.
+    """Limit what this process may use and tie its life to its parent; cut its network and its disk where that is allowed.
+
+    A reader that is tricked then finds no file to read but its own, and nobody to tell.
 
     Parameters
     ----------
@@ -68,6 +75,19 @@ def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
     out_folder
         The one folder that it may write to.
     """
+    limit_resources(limits)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _close_the_disk(libc, source, out_folder)
+        # Last, since a new user namespace clears it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def limit_resources(limits: dict[str, Any]) -> None:
+    """Limit memory, processor time and files, as `confine` says."""
     wanted = {
         resource.RLIMIT_AS: limits.get("memory_bytes"),
         resource.RLIMIT_CPU: limits.get("cpu_s"),
@@ -80,14 +100,6 @@ def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
             _, hard = resource.getrlimit(kind)
             most = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (most, most))
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET) != 0:
-            libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _close_the_disk(libc, source, out_folder)
-        # Last, since a new user namespace clears it.
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:
@@ -131,6 +143,7 @@ def _code_folders() -> set[str]:
 def _parse(source: Path, out_folder: Path, options: dict[str, Any]) -> int:
     # Only now: numpy and h5py must be loaded inside the limits.
     from worker.ingest.checks import examine
+    from worker.ingest.preview import make_preview
     from worker.ingest.problems import RejectedFile
     from worker.ingest.read import read_recording
     from worker.ingest.readers import ReadOptions
@@ -139,13 +152,16 @@ def _parse(source: Path, out_folder: Path, options: dict[str, Any]) -> int:
     try:
         recording = read_recording(source, ReadOptions(**options))
         report = examine(recording)
+        preview = make_preview(recording)
     except RejectedFile as rejected:
         problems = {"problems": [problem.to_json() for problem in rejected.problems]}
         (out_folder / "rejection.json").write_text(json.dumps(problems, allow_nan=False))
         return REJECTED
     report_json = json.dumps(report.to_json(), allow_nan=False)
+    preview_json = json.dumps(preview, allow_nan=False)
     try:
         recording.save(out_folder)
+        (out_folder / "preview.json").write_text(preview_json)
         (out_folder / "report.json").write_text(report_json)
     except OSError:
         traceback.print_exc(limit=-5)

@@ -30,6 +30,7 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
             recording.warnings.append(_unused("rebin_s", "spikes were put into bins of bin_width_s"))
     if isinstance(found, Recording) and options.rebin_s is not None:
         rebin(recording, options.rebin_s)
+    _tell_unused_mapping(recording, options)
     select_neurons(recording, options.neurons)
     if options.chop is not None or recording.is_continuous:
         chop(recording, options.chop or ChopOptions())
@@ -48,6 +49,18 @@ def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None
             recording.warnings.append(
                 _unused(f"trials.{name}", "the file has counts, which are cut into trials already")
             )
+
+
+def _tell_unused_mapping(recording: Recording, options: ReadOptions) -> None:
+    """Warn of names in the mapping that the reader of this format had no use for."""
+    taken = [one.variable for one in recording.understood]
+    taken += [*recording.behaviour, *recording.trial_metadata]
+    for role, given in options.mapping.model_dump(exclude_none=True, exclude={"axes"}).items():
+        for name in [given] if isinstance(given, str) else given:
+            base = name.strip("/").replace("/", ".")
+            if not any(variable.replace("/", ".").endswith(base) for variable in taken):
+                why = f"nothing called `{name}` was looked for in this file, which was read as {recording.source_format}"
+                recording.warnings.append(_unused(f"mapping.{role}", why))
 
 
 def _unused(option: str, why: str) -> Problem:

@@ -1,5 +1,6 @@
 """Opens uploaded files in a subprocess of limited memory, time and reach."""
 
+import contextlib
 import json
 import os
 import signal
@@ -126,7 +127,7 @@ def parse_in_sandbox(
     began = monotonic()
     code = _run(source.resolve(), out_folder, options, limits)
     seconds = monotonic() - began
-    log = (out_folder / _LOG).read_bytes()[-4000:].decode("utf-8", "replace")
+    log = _end_of(out_folder / _LOG)
     if code == parse.ACCEPTED:
         return ParsedFile(out_folder, json.loads((out_folder / "report.json").read_text()), seconds)
     if code == parse.REJECTED:
@@ -141,7 +142,7 @@ def parse_in_sandbox(
 
 def _run(source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimits) -> int | None:
     """Run the subprocess to its end and give its exit code, or None when it was killed for its time."""
-    settings = json.dumps({"options": asdict(options), "limits": asdict(limits)})
+    settings = json.dumps({"options": options.model_dump(mode="json"), "limits": asdict(limits)})
     # -P: the folder it runs in is no place to import from.
     command = [
         sys.executable,
@@ -168,9 +169,18 @@ def _run(source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimi
     except subprocess.TimeoutExpired:
         return None
     finally:
-        if process.returncode is None:
+        with contextlib.suppress(
+            ProcessLookupError
+        ):  # it has its own session: whatever it left behind ends with it
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
+
+
+def _end_of(log: Path) -> str:
+    """Read the last lines of what the subprocess wrote, which may be as much as it may write."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4000))
+        return file.read(4000).decode("utf-8", "replace")
 
 
 def _environment() -> dict[str, str]:

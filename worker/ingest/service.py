@@ -7,11 +7,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import insert
 from zarr.abc.store import Store
 
-from store.array_store import delete_objects
+from store.array_store import delete_objects, write_object
 from store.database import Database, database_now
 from store.settings import Settings
 from store.states import DatasetState
@@ -142,6 +145,7 @@ def _store(
     path = f"datasets/{lease.row_id}/{lease.token}"
     try:
         names = write_dataset(arrays, path, lease.row_id, recording)
+        write_object(arrays, f"{path}/preview.json", (parsed.folder / "preview.json").read_bytes())
         with database.write() as session:
             lease.keep(session, settings)
             row = session.get_one(Dataset, lease.row_id)
@@ -151,21 +155,23 @@ def _store(
             row.report = {**parsed.report, "arrays": names}
             row.state, row.ended_at = DatasetState.READY, database_now(session)
             row.lease_token = row.lease_expires_at = None
-            session.add_all(trial_rows(lease.row_id, recording))
+            trials = trial_rows(lease.row_id, recording)
+            while rows := list(islice(trials, 5000)):
+                session.execute(insert(Trial), rows)
     except LeaseLost:
         delete_objects(arrays, path)
         raise
 
 
-def trial_rows(dataset_id: str, recording: Recording) -> Iterator[Trial]:
+def trial_rows(dataset_id: str, recording: Recording) -> Iterator[dict[str, Any]]:
     """One row for each trial, in the user's order."""
     names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid"}
     is_given = bool((recording.split >= 0).any())  # then a trial in neither is a test trial
     for trial, (length, split) in enumerate(zip(recording.trial_length_bins, recording.split, strict=True)):
-        yield Trial(
-            dataset_id=dataset_id,
-            trial=trial,
-            length_bins=int(length),
-            split=names.get(int(split), "test") if is_given else None,
-            details={name: values[trial] for name, values in recording.trial_metadata.items()},
-        )
+        yield {
+            "dataset_id": dataset_id,
+            "trial": trial,
+            "length_bins": int(length),
+            "split": names.get(int(split), "test") if is_given else None,
+            "details": {name: values[trial] for name, values in recording.trial_metadata.items()},
+        }

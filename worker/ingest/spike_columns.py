@@ -86,6 +86,11 @@ class SpikeColumns:
         codes = None if trials is None else self._trials.codes(trials)
         self._times.add(times_s, self._neurons.codes(neurons), codes)
 
+    @property
+    def trial_labels(self) -> list[int | str]:
+        """Labels of the trials in the order that `finish` gives them, those numbered between others too."""
+        return self._trials.ordered(fill_gaps=True)
+
     def finish(
         self,
         source_format: str,

@@ -14,6 +14,7 @@ from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import RowFile, Rows
 
 DEFAULT_BIN_WIDTH_S = 0.01
+_LATEST_S = 1e11
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
@@ -177,6 +178,8 @@ class SpikeTrains:
         through all of them. Then `tables` has one, on that clock.
     trial_offset_of_spikes_s : float64, optional
         The same, by the numbers of trials that the spikes carry, where these are others.
+    split_column
+        The column of the table of trials that says `train`, `valid` or `test`, where there is one.
     source_format, notes, warnings, understood
         As in `Recording`.
     """
@@ -189,6 +192,7 @@ class SpikeTrains:
     signals: dict[str, Signal] = field(default_factory=dict)
     trial_offset_s: NDArray[np.float64] | None = None
     trial_offset_of_spikes_s: NDArray[np.float64] | None = None
+    split_column: str | None = None
     source_format: str = ""
     notes: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -251,7 +255,7 @@ def in_seconds(
     Raises
     ------
     RejectedFile
-        For whole numbers without a unit, and samples without a rate.
+        For whole numbers without a unit, samples without a rate, and times that no recording has.
     """
     if times.dtype.kind not in "iuf":
         said = f"`{variable}` does not hold numbers, but {times.dtype}."
@@ -275,5 +279,14 @@ def in_seconds(
             said = f"The times in `{variable}` are in samples, and nothing tells how many make a second."
             hint = "Give sampling_rate_hz (30000 for most systems)."
             raise RejectedFile(Problem("sampling_rate_missing", said, hint, "/sampling_rate_hz"))
-        return np.asarray(times, np.float64) / rate_hz
-    return np.asarray(times, np.float64) * _SECONDS[unit or "s"]
+        return _refuse_absurd(np.asarray(times, np.float64) / rate_hz, variable)
+    return _refuse_absurd(np.asarray(times, np.float64) * _SECONDS[unit or "s"], variable)
+
+
+def _refuse_absurd(times_s: NDArray[np.float64], variable: str) -> NDArray[np.float64]:
+    """Reject times so large that their bins cannot be numbered, though times since 1970 can."""
+    finite_s = times_s[np.isfinite(times_s)]
+    if max(finite_s.max(initial=0.0), -finite_s.min(initial=0.0)) > _LATEST_S:
+        said = f"The times in `{variable}` go from {finite_s.min():g} to {finite_s.max():g} s."
+        raise RejectedFile(Problem("times_absurd", said, "Check their unit: time_unit.", f"/{variable}"))
+    return times_s

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
-from tests.worker.ingest.test_hostile_files import HOSTILE_HDF5, hostile_hdf5, mutate
+from tests.worker.ingest.test_hostile_files import mutate
 from worker.ingest import parse, sandbox
 from worker.ingest.readers import ReadOptions
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, SandboxError, parse_in_sandbox
@@ -40,11 +40,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
     (package / "__init__.py").touch()
     (package / "parse.py").write_text(Path(parse.__file__).read_text())
     (package / "checks.py").write_text("def examine(recording): ...")
+    (package / "preview.py").write_text("def make_preview(recording): ...")
     (package / "problems.py").write_text("class RejectedFile(Exception): ...")
-    reader = "def ReadOptions(**options): ...\ndef read_recording(path, options):\n" + textwrap.indent(
-        body, "    "
-    )
-    (package / "readers" / "__init__.py").write_text(reader)
+    (package / "readers" / "__init__.py").write_text("def ReadOptions(**options): ...")
+    reader = "def read_recording(path, options):\n" + textwrap.indent(body, "    ")
+    (package / "read.py").write_text(reader)
     environment = sandbox._environment() | {"PYTHONPATH": str(folder / "stand_in")}
     monkeypatch.setattr(sandbox, "_environment", lambda: environment)
 
@@ -82,12 +82,6 @@ def test_a_rejected_file(npz: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "recording.json").exists()
 
 
-def test_hostile_storage_gives_nothing_away(tmp_path: Path) -> None:
-    source = hostile_hdf5(tmp_path / "f.h5", HOSTILE_HDF5["external_storage"])
-    assert code_of(parse_in_sandbox(source, tmp_path / "out", ReadOptions())) == "external_storage"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["parse.log", "rejection.json"]
-
-
 @pytest.mark.parametrize("kind", ["npz", "hdf5"])
 @pytest.mark.parametrize(
     ("edits", "keep"), [([], 0.3), ([(0.5, 0), (0.51, 255)], 1.0), ([(0.99, 7), (0.2, 9), (0.05, 1)], 1.0)]
@@ -100,7 +94,8 @@ def test_damaged_files(kind: str, edits: list[tuple[float, int]], keep: float, t
 
 
 def test_a_file_that_needs_more_memory_than_allowed(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "f.npz", spikes=np.zeros((1000, 1000, 700), np.uint8), bin_width_s=0.01)
+    spikes = np.zeros((1000, 1000, 700), np.uint8, order="F")  # which is not read by blocks
+    np.savez_compressed(tmp_path / "f.npz", spikes=spikes, bin_width_s=0.01)
     outcome = parse_in_sandbox(
         tmp_path / "f.npz", tmp_path / "out", ReadOptions(), ParseLimits(memory_bytes=600 * 2**20)
     )
@@ -132,10 +127,7 @@ def test_children_of_the_subprocess_die_with_it(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = (
-        "import subprocess, time\n"
-        "child = subprocess.Popen(['sleep', '60'])\n"
-        "open('child', 'w').write(str(child.pid))\n"
-        "time.sleep(60)"
+        "import os, time\nchild = os.fork()\nchild and open('child', 'w').write(str(child))\ntime.sleep(60)"
     )
     stand_in(monkeypatch, tmp_path, body)
     parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), ParseLimits(wall_s=1.5))
@@ -149,8 +141,7 @@ def test_no_secret_and_no_open_file_reaches_the_subprocess(
     monkeypatch.setenv("LATENTRY_SECRET_KEY", "hush")
     body = (
         "import json, os, resource\n"
-        "names = os.listdir('/proc/self/fd')\n"
-        "paths = [f'/proc/self/fd/{name}' for name in names]\n"
+        "paths = [f'/proc/self/fd/{number}' for number in range(512)]\n"
         "targets = [os.readlink(path) for path in paths if os.path.lexists(path)]\n"
         "seen = {'environment': dict(os.environ), 'files': targets, 'folder': os.getcwd(),\n"
         "        'core': resource.getrlimit(resource.RLIMIT_CORE), 'session': os.getsid(0) == os.getpid()}\n"
@@ -211,7 +202,7 @@ def test_the_subprocess_reaches_no_network(
         stand_in(monkeypatch, tmp_path, body)
         outcome = parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
     assert isinstance(outcome, Rejection)
-    assert "unreachable" in outcome.log
+    assert "unreachable" in outcome.log or "Permission denied" in outcome.log
 
 
 def test_our_own_faults_are_exceptions(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +216,7 @@ def test_our_own_faults_are_exceptions(npz: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_parser_imports_no_more_than_it_needs() -> None:
-    imports = "worker.ingest.parse, worker.ingest.readers, worker.ingest.checks"
+    imports = "worker.ingest.parse, worker.ingest.read, worker.ingest.checks"
     listing = f"import sys, {imports}; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", listing],
@@ -234,4 +225,4 @@ def test_the_parser_imports_no_more_than_it_needs() -> None:
         text=True,
         check=True,
     ).stdout.split()
-    assert not {"torch", "celery", "sqlalchemy", "store", "models"} & set(found)
+    assert not {"torch", "celery", "sqlalchemy", "zarr", "models", "matplotlib"} & set(found)

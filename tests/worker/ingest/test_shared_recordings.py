@@ -26,11 +26,11 @@ def read(name: str, **options: Any) -> tuple[Recording, Report]:
     ("name", "shape", "width_s", "codes"),
     [
         ("mc_maze_large_subset.npz", (165, 100, 162), 0.005, []),
-        ("chewie_2013-10-03_50ms.npz", (159, 16, 174), 0.05, ["silent_neurons"]),
-        ("chewie_2013-12-19_100ms.npz", (180, 9, 155), 0.1, ["silent_neurons"]),
+        ("chewie_2013-10-03_50ms.npz", (159, 16, 174), 0.05, ["silent_neurons", "correlated_neurons"]),
+        ("chewie_2013-12-19_100ms.npz", (180, 9, 155), 0.1, ["silent_neurons", "correlated_neurons"]),
         ("mihi_2014-03-03_100ms.npz", (209, 8, 187), 0.1, ["silent_neurons"]),
         ("lorenz_lfads_format.h5", (800, 100, 60), 0.01, ["bin_width_derived", "array_left_out"]),
-        ("lorenz_tiny.h5", (8, 100, 30), 0.01, ["bin_width_derived", "array_left_out"]),
+        ("lorenz_tiny.h5", (8, 100, 30), 0.01, ["bin_width_derived", "array_left_out", "counts_clipped_maybe"]),
     ],
 )
 def test_shapes_and_warnings(name: str, shape: tuple[int, ...], width_s: float, codes: list[str]) -> None:
@@ -86,9 +86,3 @@ def test_rates_in_counts_per_bin_do_not_tell_the_bin_width() -> None:
     with pytest.raises(RejectedFile) as caught:
         read("lorenz_long_trials.h5")
     assert [problem.code for problem in caught.value.problems] == ["bin_width_missing"]
-
-
-@pytest.mark.parametrize("name", ["human_mtl.nwb", "mouse_head_direction.nwb"])
-def test_nwb_is_named(name: str) -> None:
-    with pytest.raises(RejectedFile, match="NWB"):
-        read(name)

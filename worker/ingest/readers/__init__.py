@@ -9,14 +9,32 @@ from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.base import Reader, ReadOptions
 from worker.ingest.readers.hdf5 import Hdf5Reader
 from worker.ingest.readers.lfads_hdf5 import LfadsHdf5Reader
+from worker.ingest.readers.matlab import MatlabReader
+from worker.ingest.readers.neo_files import NeoReader
+from worker.ingest.readers.nlb_hdf5 import NlbHdf5Reader
 from worker.ingest.readers.npz import NpzReader
+from worker.ingest.readers.nwb import NwbReader
+from worker.ingest.readers.phy import PhyReader
+from worker.ingest.readers.tables import CsvReader, ParquetReader
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 
 __all__ = ["READERS", "ReadOptions", "Reader", "read_file"]
 
 READERS: dict[str, Reader] = {
-    reader.format: reader for reader in (NpzReader(), LfadsHdf5Reader(), Hdf5Reader())
+    reader.format: reader
+    for reader in (
+        PhyReader(),
+        NeoReader(),
+        NpzReader(),
+        NwbReader(),
+        LfadsHdf5Reader(),
+        MatlabReader(),
+        NlbHdf5Reader(),
+        Hdf5Reader(),
+        ParquetReader(),
+        CsvReader(),
+    )
 }
 """Every reader by the name of its format, in the order in which they are asked to recognise a file."""
 
@@ -28,11 +46,6 @@ _DAMAGE = (
 
 _OTHER_FORMATS = (
     (
-        b"MATLAB 5.0 MAT-file",
-        "a MATLAB file",
-        "Save it with numpy: np.savez(path, spikes=..., bin_width_s=0.010).",
-    ),
-    (
         b"\x93NUMPY",
         "a single numpy array (NPY)",
         "Save it as NPZ: np.savez(path, spikes=array, bin_width_s=0.010).",
@@ -43,15 +56,12 @@ _OTHER_FORMATS = (
         "Pickles are never opened, since they can run code: save the arrays with np.savez.",
     ),
     (b"\x1f\x8b", "compressed with gzip", "Upload the file that is inside."),
+    (b"NEX5", "a NeuroExplorer file of the newer kind (NEX5)", "Save it as .nex in NeuroExplorer."),
     (
         b"PK",
-        "a ZIP archive without numpy arrays",
-        "Upload one recording: np.savez makes the right kind of archive.",
-    ),
-    (
-        b"\x89HDF",
-        "an HDF5 file of another kind, such as NWB",
-        "Bin the spike times of each trial and save an NPZ: np.savez(path, spikes=..., bin_width_s=0.010).",
+        "a ZIP archive that holds no recording",
+        "A ZIP may hold arrays saved with np.savez, a folder of Phy or Kilosort (spike_times.npy, spike_clusters.npy, "
+        "params.py), or spike files of Neuralynx (.nse, .nst, .ntt); upload any other file by itself, not zipped.",
     ),
 )
 
@@ -68,13 +78,14 @@ def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
     try:
         return reader.read(path, options)
     except _DAMAGE as error:
-        if isinstance(error, OSError) and "allocat" in str(error):
+        # HDF5 tells a lack of memory so, and of a damaged file that an object lies "past end of allocation".
+        if isinstance(error, OSError) and "allocat" in str(error) and "end of allocation" not in str(error):
             raise MemoryError(str(error)) from error
         raise RejectedFile(
             Problem(
                 "file_damaged",
                 f"The file is damaged or incomplete, and cannot be read as {reader.format}: "
-                f"{str(error)[:300]}",
+                f"{str(error).replace(str(path), 'the file')[:300]}",
                 "Check that it opens on your side, and upload it again; its size or SHA-256 shows a "
                 "broken transfer.",
             )
@@ -82,23 +93,21 @@ def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
 
 
 def _choose(path: Path, options: ReadOptions) -> Reader:
-    if options.format is not None and options.format not in READERS:
-        said = f"format is '{options.format[:50]}': expected one of {listed(READERS)}."
-        raise RejectedFile(
-            Problem("format_unknown", said, "Leave format out to have it recognised.", "/format")
-        )
-    asked = READERS.values() if options.format is None else [READERS[options.format]]
-    for reader in asked:
-        if reader.recognises(path):
-            return reader
+    found = next((reader for reader in READERS.values() if reader.recognises(path)), None)
+    wanted = found if options.format is None else READERS[options.format]
+    if wanted is not None and (wanted is found or wanted.recognises(path)):
+        return wanted
+    asked_for = "" if options.format is None else f", not {options.format} as the upload says"
+    if found is not None:
+        said, hint = f"The file is {found.format}{asked_for}.", "Leave format out to have it recognised."
+        raise RejectedFile(Problem("format_not_recognised", said, hint, "/format"))
     with path.open("rb") as file:
         start = file.read(64)
-    found, hint = "in a format that is not known", f"Known formats: {listed(READERS)}."
+    what, hint = "in a format that is not known", f"Known formats: {listed(READERS)}."
     for magic, name, way_out in _OTHER_FORMATS:
         if start.startswith(magic):
-            found, hint = name, way_out
+            what, hint = name, way_out
             break
     if not start:
-        found, hint = "empty", "Check the upload."
-    expected = "" if options.format is None else f", not {options.format} as the upload says"
-    raise RejectedFile(Problem("format_not_recognised", f"The file is {found}{expected}.", hint))
+        what, hint = "empty", "Check the upload."
+    raise RejectedFile(Problem("format_not_recognised", f"The file is {what}{asked_for}.", hint))

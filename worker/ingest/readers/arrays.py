@@ -235,7 +235,7 @@ class _Counts:
         clues.stated = {name: value for name, value in file.numbers.items() if name in SECONDS_PER_UNIT}
         mapped = given(file.variables, "bin_width", options.mapping.bin_width, self._understood)
         for name, variable in file.variables.items():
-            base = name.rsplit("/", 1)[-1]
+            base = name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
             if name == mapped or base in SECONDS_PER_UNIT:
                 self._used.add(name)
                 if variable.size == 1 and variable.dtype.kind in "uif":

@@ -37,6 +37,9 @@ class Axes:
         if given is not None and len(given) != len(shape):
             said = f"mapping.axes names {len(given)} axes, but `{name}` has shape {shape}."
             raise RejectedFile(Problem("spikes_wrong_axes", said, "Name one for each axis.", "/mapping/axes"))
+        if given is not None and "bin" not in given:
+            said = f"mapping.axes names no bins, but `{name}` holds counts."
+            raise RejectedFile(Problem("spikes_wrong_axes", said, "Name one for each axis.", "/mapping/axes"))
         if len(shape) not in (2, 3):
             said = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons (or two, bins × neurons)."
             hint = "Give one row for each trial, one column for each bin, and neurons last."

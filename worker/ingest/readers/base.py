@@ -137,6 +137,7 @@ SPLIT_NAMES = {
     "val": SPLIT_VALID,
     "validation": SPLIT_VALID,
     "test": SPLIT_NOT_GIVEN,
+    "none": SPLIT_NOT_GIVEN,
     "": SPLIT_NOT_GIVEN,
 }
 

@@ -22,8 +22,8 @@ NEURON = (
 )  # fmt: skip
 TRIAL = ("spike_trials", "spike_trial", "trial", "trials", "trial_id", "trial_ids")
 _ENDS = ("spike_times_index", "spike_index")
-_STARTS = ("trial_start_s", "trial_start_times", "trial_starts", "trial_start", "start_time", "start_times")
-_STOPS = (
+STARTS = ("trial_start_s", "trial_start_times", "trial_starts", "trial_start", "start_time", "start_times")
+STOPS = (
     "trial_stop_s",
     "trial_stop_times",
     "trial_stops",
@@ -74,10 +74,10 @@ def read_flat_spikes(
     labels = np.asarray(file.read(neuron)).reshape(-1) if neuron is not None else numbers
     trials = None if trial is None else np.asarray(file.read(trial)).reshape(-1)
     assert labels is not None
-    rate_hz = _sampling_rate(file)
+    rate_hz = sampling_rate(file)
     for first, block in file.blocks(times, 8):
         part = slice(first, first + len(block))
-        times_s = in_seconds(block.reshape(-1), options, times, _unit_by_name(times), rate_hz)
+        times_s = in_seconds(block.reshape(-1), options, times, unit_by_name(times), rate_hz)
         columns.add(times_s, labels[part], None if trials is None else trials[part])
     used = {name for name in (times, neuron, trial, ends) if name is not None}
     metadata = _trial_columns(file, used) if trial is not None else {}
@@ -104,11 +104,13 @@ def _neurons_by_end(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int
     return np.repeat(np.arange(len(last)), np.diff(last, prepend=0))
 
 
-def _unit_by_name(name: str) -> str | None:
+def unit_by_name(name: str) -> str | None:
+    """The unit that a name of times ends with, such as `spike_times_ms`."""
     return "ms" if name.lower().endswith("_ms") else "s" if name.lower().endswith("_s") else None
 
 
-def _sampling_rate(file: "ArrayFile") -> float | None:
+def sampling_rate(file: "ArrayFile") -> float | None:
+    """Samples per second, where the file says it."""
     name = named(file.variables, _RATES, lambda variable: variable.size == 1 and variable.is_numbers)
     if name is not None:
         return float(np.asarray(file.read(name)).reshape(()))
@@ -139,10 +141,10 @@ def _take_trials_and_events(
     """Take `trial_start` and `trial_stop` with the arrays of their length as a table of trials, and other times as events."""
     variables = {name: v for name, v in file.variables.items() if name not in used and _is_column(name, v)}
     taken: set[str] = set()
-    start, stop = named(variables, _STARTS), named(variables, _STOPS)
+    start, stop = named(variables, STARTS), named(variables, STOPS)
     if start is not None and stop is not None and variables[start].shape == variables[stop].shape:
         start_s, stop_s = (
-            in_seconds(file.read(name), options, name, _unit_by_name(name)) for name in (start, stop)
+            in_seconds(file.read(name), options, name, unit_by_name(name)) for name in (start, stop)
         )
         beside = [
             n for n, v in variables.items() if v.shape == variables[start].shape and n not in (start, stop)
@@ -153,6 +155,6 @@ def _take_trials_and_events(
     most = rows_per_block((1,), 8)
     for name, variable in variables.items():
         if name not in taken and "time" in name.lower() and variable.is_numbers and variable.size <= most:
-            trains.events[name] = in_seconds(file.read(name), options, name, _unit_by_name(name))
+            trains.events[name] = in_seconds(file.read(name), options, name, unit_by_name(name))
             taken.add(name)
     return taken

@@ -147,16 +147,14 @@ class _Walk:
         return child
 
     def _dataset(self, dataset: h5py.h5d.DatasetID, path: str) -> None:
-        self._refuse_storage(dataset, path)
-        space = dataset.get_space()
-        shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5py.h5s.SIMPLE else ()
-        if len(shape) > MOST_AXES:
-            raise _refused("absurd_shape", path, f"declares {len(shape)} axes: at most {MOST_AXES} are read")
-        kind = dataset.get_type()
-        self._refuse_chunks(dataset, path, kind.get_size())
-        declared = int(np.prod(shape, dtype=object)) * kind.get_size()
-        if declared > _SPARSE * max(dataset.get_storage_size(), 1):
-            refuse_giant(declared, self._options)
+        refuse_unsafe(dataset, path, self._options)
+        if not self._variable_length:
+            refuse_plugins(dataset, path)
+        if (plugin := _plugin_filter(dataset)) is not None:
+            # Formats with texts of any length hold much that is never read, raw voltages above all.
+            self.checked.set_aside[path] = f"it is compressed with filter {plugin}, which is not read"
+            return
+        space, kind = dataset.get_space(), dataset.get_type()
         name = path.removeprefix("/")
         if space.get_simple_extent_type() == h5py.h5s.NULL:
             self.checked.set_aside[path] = "it is empty"
@@ -180,33 +178,57 @@ class _Walk:
             )
             raise _refused("object_array", path, "holds references or values of variable length", hint)
 
-    @staticmethod
-    def _refuse_storage(dataset: h5py.h5d.DatasetID, path: str) -> None:
-        properties = dataset.get_create_plist()
-        hint = "Copy the values into this file: h5repack, or read them and write them again."
-        if properties.get_external_count() > 0:
-            raise _refused("external_storage", path, "keeps its values in another file", hint)
-        if properties.get_layout() == h5py.h5d.VIRTUAL:
-            raise _refused(
-                "virtual_dataset", path, "is a virtual data set, which takes its values from elsewhere", hint
-            )
-        for number in range(properties.get_nfilters()):
-            code = properties.get_filter(number)[0]
-            if code not in ALLOWED_FILTERS:
-                hint = "Write it again with gzip or lzf, or without compression."
-                raise _refused(
-                    "filter_not_allowed", path, f"is compressed with filter {code}, which is not read", hint
-                )
 
-    @staticmethod
-    def _refuse_chunks(dataset: h5py.h5d.DatasetID, path: str, item_bytes: int) -> None:
-        properties = dataset.get_create_plist()
-        if properties.get_layout() == h5py.h5d.CHUNKED:
-            chunk_bytes = int(np.prod(properties.get_chunk(), dtype=object)) * item_bytes
-            if chunk_bytes > LARGEST_CHUNK_BYTES:
-                raise _refused(
-                    "absurd_shape", path, f"has chunks of {chunk_bytes} bytes", "Write it in smaller chunks."
-                )
+def refuse_unsafe(dataset: h5py.h5d.DatasetID, path: str, options: ReadOptions) -> None:
+    """Refuse a data set that lies elsewhere or declares too much, before any of its values is read."""
+    _refuse_storage(dataset, path)
+    space = dataset.get_space()
+    shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5py.h5s.SIMPLE else ()
+    if len(shape) > MOST_AXES:
+        raise _refused("absurd_shape", path, f"declares {len(shape)} axes: at most {MOST_AXES} are read")
+    item_bytes = dataset.get_type().get_size()
+    _refuse_chunks(dataset, path, item_bytes)
+    declared = int(np.prod(shape, dtype=object)) * item_bytes
+    if declared > _SPARSE * max(dataset.get_storage_size(), 1):
+        refuse_giant(declared, options)
+
+
+def _refuse_storage(dataset: h5py.h5d.DatasetID, path: str) -> None:
+    properties = dataset.get_create_plist()
+    hint = "Copy the values into this file: h5repack, or read them and write them again."
+    if properties.get_external_count() > 0:
+        raise _refused("external_storage", path, "keeps its values in another file", hint)
+    if properties.get_layout() == h5py.h5d.VIRTUAL:
+        raise _refused(
+            "virtual_dataset", path, "is a virtual data set, which takes its values from elsewhere", hint
+        )
+
+
+def _plugin_filter(dataset: h5py.h5d.DatasetID) -> int | None:
+    """The code of a filter that is no part of HDF5 itself, if values went through one."""
+    properties = dataset.get_create_plist()
+    codes = [int(properties.get_filter(number)[0]) for number in range(properties.get_nfilters())]
+    return next((code for code in codes if code not in ALLOWED_FILTERS), None)
+
+
+def refuse_plugins(dataset: h5py.h5d.DatasetID, path: str) -> None:
+    """Refuse a data set that only a plugin could read."""
+    code = _plugin_filter(dataset)
+    if code is not None:
+        hint = "Write it again with gzip or lzf, or without compression."
+        raise _refused(
+            "filter_not_allowed", path, f"is compressed with filter {code}, which is not read", hint
+        )
+
+
+def _refuse_chunks(dataset: h5py.h5d.DatasetID, path: str, item_bytes: int) -> None:
+    properties = dataset.get_create_plist()
+    if properties.get_layout() == h5py.h5d.CHUNKED:
+        chunk_bytes = int(np.prod(properties.get_chunk(), dtype=object)) * item_bytes
+        if chunk_bytes > LARGEST_CHUNK_BYTES:
+            raise _refused(
+                "absurd_shape", path, f"has chunks of {chunk_bytes} bytes", "Write it in smaller chunks."
+            )
 
 
 def _is_text_of_any_length(kind: h5py.h5t.TypeID) -> bool:

@@ -76,21 +76,46 @@ class LfadsHdf5Reader:
         with open_checked(path, options) as file:
             _set_groups_aside(file)
             file.refuse_giant(file.datasets, options)
-            layout = _layout_of(file)
-            spikes = _read_spikes(file, layout)
-            trials, bins, _ = spikes.shape
-            recording = Recording(
-                spikes=spikes,
-                bin_width_s=float("nan"),
-                trial_length_bins=np.full(trials, bins, np.int64),
-                split=layout.split,
-                source_format=self.format,
-                notes=list(layout.notes),
-                warnings=list(layout.warnings),
-            )
-            settle_split(recording)
-            _Arrays(file, layout, recording).take_all(options)
-        return recording
+            return read_splits(file, _layout_of(file), options, self.format)
+
+
+def read_splits(
+    file: CheckedHdf5,
+    layout: Layout,
+    options: ReadOptions,
+    source_format: str,
+    usual_width: tuple[str, float] | None = None,
+) -> Recording:
+    """Read a file of which every array is there once for each split.
+
+    Parameters
+    ----------
+    file
+        Its `datasets` are those of the layout; each split's spikes are trials × bins × neurons.
+    layout
+        What belongs together, and where each trial goes.
+    options
+        The bin width of the request goes first.
+    source_format
+        Name of the format.
+    usual_width
+        As `BinWidthClues.usual`.
+    """
+    _refuse_unlike_splits(file, layout)
+    spikes = _read_spikes(file, layout)
+    trials, bins, _ = spikes.shape
+    recording = Recording(
+        spikes=spikes,
+        bin_width_s=float("nan"),
+        trial_length_bins=np.full(trials, bins, np.int64),
+        split=layout.split,
+        source_format=source_format,
+        notes=list(layout.notes),
+        warnings=list(layout.warnings),
+    )
+    settle_split(recording)
+    _Arrays(file, layout, recording).take_all(BinWidthClues(option_s=options.bin_width_s, usual=usual_width))
+    return recording
 
 
 def _set_groups_aside(file: CheckedHdf5) -> None:
@@ -104,6 +129,14 @@ def _layout_of(file: CheckedHdf5) -> Layout:
     shapes = {name: dataset.shape for name, dataset in file.datasets.items()}
     indices = {name: dataset[()] for name, dataset in file.datasets.items() if _is_indices(name, dataset)}
     layout = lay_out(shapes, indices)
+    for path, why in file.set_aside.items():
+        layout.warnings.append(left_out(path.removeprefix("/"), (), why))
+    return layout
+
+
+def _refuse_unlike_splits(file: CheckedHdf5, layout: Layout) -> None:
+    """Reject spikes that are not trials × bins × neurons, or not of the same bins and neurons in each split."""
+    shapes = {name: file.datasets[name].shape for name in layout.spikes.values()}
     for name in layout.spikes.values():
         refuse_shape_of_spikes(name, file.datasets[name].shape, file.datasets[name].dtype.kind)
     first, *others = layout.spikes.values()
@@ -115,9 +148,6 @@ def _layout_of(file: CheckedHdf5) -> Layout:
             )
             hint = "Give training and validation trials the same bins and neurons, in the same order."
             raise RejectedFile(Problem("splits_differ", said, hint, f"/{name}"))
-    for path, why in file.set_aside.items():
-        layout.warnings.append(left_out(path.removeprefix("/"), (), why))
-    return layout
 
 
 def _is_indices(name: str, dataset: h5py.Dataset) -> bool:
@@ -142,13 +172,13 @@ class _Arrays:
         self._recording = recording
         self._trials, self._bins, self._neurons = map(int, recording.spikes.shape)
 
-    def take_all(self, options: ReadOptions) -> None:
+    def take_all(self, clues: BinWidthClues) -> None:
         """Fill the recording, in the order in which one thing is needed for the next."""
         recording = self._recording
         if "trial_length_bins" in self._layout.names:
             lengths = np.array(self._values("trial_length_bins"), np.float64)
             recording.trial_length_bins = parse_trial_lengths(lengths, "trial_length_bins", self._bins)
-        self._settle_rates_and_bin_width(options)
+        self._settle_rates_and_bin_width(clues)
         for name in self._layout.names:
             if name in _EXTERNAL_INPUTS and recording.external_inputs is None and self._per_bin(name):
                 recording.external_inputs = self._gather(name)
@@ -159,9 +189,8 @@ class _Arrays:
             if name not in (*SECONDS_PER_UNIT, *TIME_AXES):
                 recording.warnings.append(left_out(name, shape, "it belongs to no split"))
 
-    def _settle_rates_and_bin_width(self, options: ReadOptions) -> None:
+    def _settle_rates_and_bin_width(self, clues: BinWidthClues) -> None:
         recording, file = self._recording, self._file
-        clues = BinWidthClues(option_s=options.bin_width_s)
         clues.stated = {name: value for name, value in file.attributes.items() if name in SECONDS_PER_UNIT}
         for name, dataset in file.datasets.items():
             if name in SECONDS_PER_UNIT and dataset.size == 1 and dataset.dtype.kind in "uif":

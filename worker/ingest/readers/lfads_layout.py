@@ -21,8 +21,10 @@ class Layout:
     ----------
     spikes
         Split (`train`, `valid`, `test`) → name of its spikes.
+    splits
+        Which splits a file of this kind may have, in order, and what each is for.
     names
-        Name without its split → split → full name, for all arrays of a split.
+        Name without its split → split → full name, for all arrays of a split but the spikes.
     beside
         Arrays whose names begin with no split.
     rows
@@ -34,6 +36,7 @@ class Layout:
     """
 
     spikes: dict[str, str]
+    splits: dict[str, int] = field(default_factory=lambda: dict(SPLITS))
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     beside: list[str] = field(default_factory=list)
     rows: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -64,15 +67,22 @@ def lay_out(shapes: dict[str, Shape], indices: dict[str, NDArray[np.generic]]) -
             layout.spikes[split] = name
     if "train" not in layout.spikes:
         raise RejectedFile(_no_spikes(shapes))
-    _drop_unlike_test(layout, shapes)
+    arrange(layout, shapes, indices)
+    return layout
+
+
+def arrange(layout: Layout, shapes: dict[str, Shape], indices: dict[str, NDArray[np.generic]]) -> None:
+    """Sort the arrays beside the spikes of a layout and place its trials; parameters as in `lay_out`."""
+    _drop_unlike_training(layout, shapes)
     for full_name in shapes:
         split, _, name = full_name.partition("_")
+        if full_name in layout.spikes.values():
+            continue
         if split in layout.spikes and name:
             layout.names.setdefault(name, {})[split] = full_name
         else:
             layout.beside.append(full_name)
     _place_trials(layout, shapes, indices)
-    return layout
 
 
 def _spikes_of(split: str, shapes: dict[str, Shape], layout: Layout) -> str | None:
@@ -119,18 +129,20 @@ def _no_spikes(shapes: dict[str, Shape]) -> Problem:
     return Problem("spikes_missing", said, hint, "/train_data")
 
 
-def _drop_unlike_test(layout: Layout, shapes: dict[str, Shape]) -> None:
+def _drop_unlike_training(layout: Layout, shapes: dict[str, Shape]) -> None:
     """Leave test trials out, with a warning, when their bins or neurons are not those of training."""
-    train, test = layout.spikes["train"], layout.spikes.get("test")
-    if test is None or shapes[test][1:] == shapes[train][1:]:
-        return
-    del layout.spikes["test"]
-    said = f"Test trials were left out: `{test}` has shape {shapes[test]}, but `{train}` has {shapes[train]}."
-    hint = (
-        "Give test trials the same bins and neurons as the others, or upload them as a recording of "
-        "their own."
-    )
-    layout.warnings.append(Problem("test_trials_left_out", said, hint, f"/{test}"))
+    train = layout.spikes.get("train")
+    for split, test in list(layout.spikes.items()):
+        of_test = layout.splits[split] == SPLIT_NOT_GIVEN
+        if train is None or not of_test or shapes[test][1:] == shapes[train][1:]:
+            continue
+        del layout.spikes[split]
+        said = f"Test trials were left out: `{test}` has shape {shapes[test]}, but `{train}` has {shapes[train]}."
+        hint = (
+            "Give test trials the same bins and neurons as the others, or upload them as a recording of "
+            "their own."
+        )
+        layout.warnings.append(Problem("test_trials_left_out", said, hint, f"/{test}"))
 
 
 def _place_trials(layout: Layout, shapes: dict[str, Shape], indices: dict[str, NDArray[np.generic]]) -> None:
@@ -139,7 +151,7 @@ def _place_trials(layout: Layout, shapes: dict[str, Shape], indices: dict[str, N
     trials = sum(numbers.values())
     if order is None:
         order = np.arange(trials, dtype=np.float64)
-        said = "Trials are in the order of the file: training, then validation, then test trials."
+        said = f"Trials are in the order of the file, split by split: {listed(numbers)}."
     else:
         said = "Trials were put back into their original order, by `train_inds` and so on."
     layout.notes.append(said)
@@ -149,7 +161,7 @@ def _place_trials(layout: Layout, shapes: dict[str, Shape], indices: dict[str, N
     first = 0
     for split, number in numbers.items():
         layout.rows[split] = ranks[first : first + number]
-        layout.split[layout.rows[split]] = SPLITS[split]
+        layout.split[layout.rows[split]] = layout.splits[split]
         first += number
 
 

@@ -1,0 +1,111 @@
+"""Rows that come in any order and are put into their places, in constant memory."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.rows import BLOCK_BYTES, RowFile, rows_per_block
+
+_MOST_FILES = 400
+_OVERHEAD_BYTES = 24
+"""What a place takes beside its values while it is worked on."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What was put into consecutive places.
+
+    Attributes
+    ----------
+    first
+        The first place.
+    counts : uint16, [places, k]
+        Zero where nothing was put.
+    signals : float32, [places, s]
+        NaN where nothing was put.
+    """
+
+    first: int
+    counts: NDArray[np.uint16]
+    signals: NDArray[np.float32]
+
+
+class Places:
+    """Gathers rows with the place of each; they wait in temporary files, one for each stretch that fits into memory.
+
+    Parameters
+    ----------
+    places
+        How many there are.
+    counts, signals
+        How many of these each row has.
+
+    Attributes
+    ----------
+    places
+        As given.
+    repeated
+        A place that more than one row was put into, known after `stretches` came to its end.
+    """
+
+    def __init__(self, places: int, counts: int, signals: int = 0) -> None:
+        self._dtype = np.dtype([("place", "i8"), ("counts", "u2", (counts,)), ("signals", "f4", (signals,))])
+        self.places, self._shape = places, (counts, signals)
+        bytes_per_place = 2 * counts + 4 * signals + _OVERHEAD_BYTES
+        self._length = max(1, min(places, BLOCK_BYTES // bytes_per_place), -(-places // _MOST_FILES))
+        self._files: dict[int, RowFile] = {}
+        self.repeated: int | None = None
+
+    def add(
+        self,
+        places: NDArray[np.int64],
+        counts: NDArray[np.uint16],
+        signals: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Take in rows: places [rows] from 0, counts [rows, k], signals [rows, s]."""
+        numbers = places // self._length
+        order = np.argsort(numbers, kind="stable")
+        records = np.empty(len(places), self._dtype)
+        records["place"], records["counts"] = places[order], counts[order]
+        if signals is not None:
+            records["signals"] = signals[order]
+        found, starts = np.unique(numbers[order], return_index=True)
+        for number, first, last in zip(found.tolist(), starts, [*starts[1:], len(places)], strict=True):
+            part = records[first:last].view(np.uint8).reshape(last - first, self._dtype.itemsize)
+            file = self._files.get(number)
+            if file is None:
+                opened = tempfile.TemporaryFile(prefix="latentry-table-")  # noqa: SIM115 it lives as long as the rows
+                file = self._files[number] = RowFile(opened, (0, self._dtype.itemsize), np.dtype(np.uint8))
+            end = len(file)
+            file.shape = (end + len(part), self._dtype.itemsize)
+            file[end : end + len(part)] = part
+
+    def stretches(self) -> Iterator[Stretch]:
+        """Give all places in order."""
+        for number, first in enumerate(range(0, self.places, self._length)):
+            length = min(self._length, self.places - first)
+            stretch = Stretch(
+                first,
+                np.zeros((length, self._shape[0]), np.uint16),
+                np.full((length, self._shape[1]), np.nan, np.float32),
+            )
+            if number in self._files:
+                self._fill(stretch, self._files.pop(number))
+            yield stretch
+
+    def _fill(self, stretch: Stretch, file: RowFile) -> None:
+        seen = np.zeros(len(stretch.counts), bool)
+        step = rows_per_block(file.shape, 1)
+        for begin in range(0, len(file), step):
+            records = file[begin : begin + step].view(self._dtype).reshape(-1)
+            places = records["place"] - stretch.first
+            unique, number = np.unique(places, return_counts=True)
+            again = unique[seen[unique] | (number > 1)]
+            if len(again) and self.repeated is None:
+                self.repeated = int(again[0]) + stretch.first
+            seen[unique] = True
+            stretch.counts[places] = records["counts"]
+            stretch.signals[places] = records["signals"]
