@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from store.dataset_options import ChopOptions, TrialOptions
-from worker.ingest.binning import bin_spikes
-from worker.ingest.chopping import chop, rebin
 from worker.ingest.problems import Problem
 from worker.ingest.readers import ReadOptions, read_file
 from worker.ingest.recording import Recording
-from worker.ingest.selection import keep_where, select_neurons, select_trials
-from worker.ingest.splits import apply_split
+from worker.ingest.shaping.binning import bin_spikes
+from worker.ingest.shaping.chopping import chop, rebin
+from worker.ingest.shaping.selection import keep_where, select_neurons, select_trials
+from worker.ingest.shaping.splits import apply_split
 
 
 def read_recording(path: Path, options: ReadOptions) -> Recording:

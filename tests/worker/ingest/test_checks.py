@@ -8,13 +8,14 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.worker.ingest.ingest_examples import example_recording
-from worker.ingest import rows, spike_statistics
-from worker.ingest.checks import examine
-from worker.ingest.conditions import find_conditions
-from worker.ingest.drift import find_drift
+from worker.ingest import rows
+from worker.ingest.examining import spike_statistics
+from worker.ingest.examining.checks import examine
+from worker.ingest.examining.conditions import find_conditions
+from worker.ingest.examining.drift import find_drift
+from worker.ingest.examining.report import Report
+from worker.ingest.examining.spike_statistics import gather_statistics
 from worker.ingest.recording import Recording, Understood
-from worker.ingest.report import Report
-from worker.ingest.spike_statistics import gather_statistics
 from worker.windows import Windows
 
 TRIALS, BINS, NEURONS = 160, 60, 40
@@ -292,7 +293,7 @@ def test_long_trials_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, report = gather_statistics(made), examine(made)
     for module in (rows, spike_statistics):
         monkeypatch.setattr(module, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr("worker.ingest.correlations.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("worker.ingest.examining.correlations.BLOCK_BYTES", 20_000)
     in_parts = gather_statistics(made)
     for name, value in vars(whole).items():
         np.testing.assert_equal(vars(in_parts)[name], value, name)

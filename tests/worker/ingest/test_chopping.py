@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from store.dataset_options import ChopOptions, NeuronOptions, SplitOptions
 from tests.worker.ingest.ingest_examples import example_recording
 from worker.ingest import rows
-from worker.ingest.chopping import chop, rebin
 from worker.ingest.problems import RejectedFile
 from worker.ingest.recording import Recording
-from worker.ingest.selection import select_neurons, select_trials
-from worker.ingest.splits import apply_split
+from worker.ingest.shaping.chopping import chop, rebin
+from worker.ingest.shaping.selection import select_neurons, select_trials
+from worker.ingest.shaping.splits import apply_split
 from worker.windows import window_weights
 
 

@@ -187,10 +187,10 @@ class TestArrays:
     def test_large_arrays_are_turned_on_disk(
         self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.ingest.readers.matlab_tree.IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr("worker.ingest.readers.matlab.tree.IN_MEMORY_BYTES", 100)
         monkeypatch.setattr("worker.ingest.rows.IN_MEMORY_BYTES", 100)
         monkeypatch.setattr("worker.ingest.rows.BLOCK_BYTES", 1000)
-        monkeypatch.setattr("worker.ingest.readers.matlab_v73._SMALL_BYTES", 50)
+        monkeypatch.setattr("worker.ingest.readers.matlab.v73._SMALL_BYTES", 50)
         counts = RANDOM.poisson(1.0, (30, 20, 10)).astype(float)
         position = RANDOM.normal(size=(30, 20, 2))
         path = write(tmp_path / "f", {"spikes": counts, "position": position, "bin_width_s": 0.01})

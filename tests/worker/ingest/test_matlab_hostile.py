@@ -31,7 +31,7 @@ from tests.worker.ingest.matlab_files import (
 from worker.ingest.problems import RejectedFile
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
-from worker.ingest.readers.matlab import MatlabReader
+from worker.ingest.readers.matlab.reader import MatlabReader
 from worker.ingest.recording import Recording
 
 

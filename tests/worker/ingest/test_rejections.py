@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.worker.ingest.ingest_examples import example_recording, write_npz
-from worker.ingest.checks import Report, examine
+from worker.ingest.examining.checks import Report, examine
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions

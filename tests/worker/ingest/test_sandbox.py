@@ -36,11 +36,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
     """Let the subprocess meet, in place of the readers, a program that behaves badly."""
     package = folder / "stand_in" / "worker" / "ingest"
     (package / "readers").mkdir(parents=True)
+    (package / "examining").mkdir()
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "parse.py").write_text(Path(parse.__file__).read_text())
-    (package / "checks.py").write_text("def examine(recording): ...")
-    (package / "preview.py").write_text("def make_preview(recording): ...")
+    (package / "examining" / "__init__.py").touch()
+    (package / "examining" / "checks.py").write_text("def examine(recording): ...")
+    (package / "examining" / "preview.py").write_text("def make_preview(recording): ...")
     (package / "problems.py").write_text("class RejectedFile(Exception): ...")
     (package / "readers" / "__init__.py").write_text("def ReadOptions(**options): ...")
     reader = "def read_recording(path, options):\n" + textwrap.indent(body, "    ")
@@ -216,7 +218,7 @@ def test_our_own_faults_are_exceptions(npz: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_parser_imports_no_more_than_it_needs() -> None:
-    imports = "worker.ingest.parse, worker.ingest.read, worker.ingest.checks"
+    imports = "worker.ingest.parse, worker.ingest.read, worker.ingest.examining.checks"
     listing = f"import sys, {imports}; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", listing],

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.ingest.checks import Report, examine
+from worker.ingest.examining.checks import Report, examine
 from worker.ingest.problems import RejectedFile
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
@@ -30,7 +30,12 @@ def read(name: str, **options: Any) -> tuple[Recording, Report]:
         ("chewie_2013-12-19_100ms.npz", (180, 9, 155), 0.1, ["silent_neurons", "correlated_neurons"]),
         ("mihi_2014-03-03_100ms.npz", (209, 8, 187), 0.1, ["silent_neurons"]),
         ("lorenz_lfads_format.h5", (800, 100, 60), 0.01, ["bin_width_derived", "array_left_out"]),
-        ("lorenz_tiny.h5", (8, 100, 30), 0.01, ["bin_width_derived", "array_left_out", "counts_clipped_maybe"]),
+        (
+            "lorenz_tiny.h5",
+            (8, 100, 30),
+            0.01,
+            ["bin_width_derived", "array_left_out", "counts_clipped_maybe"],
+        ),
     ],
 )
 def test_shapes_and_warnings(name: str, shape: tuple[int, ...], width_s: float, codes: list[str]) -> None:

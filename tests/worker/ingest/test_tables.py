@@ -565,9 +565,9 @@ class TestBlocks:
     def test_many_blocks(
         self, file_format: str, columns: Columns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.ingest.readers.csv_table._BLOCK_BYTES", 120)
-        monkeypatch.setattr("worker.ingest.readers.parquet_table._MOST_ROWS", 5)
-        monkeypatch.setattr("worker.ingest.readers.table_rows.BLOCK_BYTES", 200)
+        monkeypatch.setattr("worker.ingest.readers.tables.csv_table._BLOCK_BYTES", 120)
+        monkeypatch.setattr("worker.ingest.readers.tables.parquet_table._MOST_ROWS", 5)
+        monkeypatch.setattr("worker.ingest.readers.tables.rows_on_disk.BLOCK_BYTES", 200)
         monkeypatch.setattr("worker.ingest.rows.BLOCK_BYTES", 200)
         monkeypatch.setattr("worker.ingest.rows.IN_MEMORY_BYTES", 50)
         np.testing.assert_array_equal(spikes(read(WRITERS[file_format](tmp_path / "f", columns))), COUNTS)

@@ -6,16 +6,16 @@ import zlib
 from pathlib import Path
 
 from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.acquisition.reader import NeoReader
+from worker.ingest.readers.archives.npz import NpzReader
+from worker.ingest.readers.archives.phy import PhyReader
 from worker.ingest.readers.base import Reader, ReadOptions
-from worker.ingest.readers.hdf5 import Hdf5Reader
-from worker.ingest.readers.lfads_hdf5 import LfadsHdf5Reader
-from worker.ingest.readers.matlab import MatlabReader
-from worker.ingest.readers.neo_files import NeoReader
-from worker.ingest.readers.nlb_hdf5 import NlbHdf5Reader
-from worker.ingest.readers.npz import NpzReader
-from worker.ingest.readers.nwb import NwbReader
-from worker.ingest.readers.phy import PhyReader
-from worker.ingest.readers.tables import CsvReader, ParquetReader
+from worker.ingest.readers.hdf5.lfads import LfadsHdf5Reader
+from worker.ingest.readers.hdf5.named import Hdf5Reader
+from worker.ingest.readers.hdf5.nlb import NlbHdf5Reader
+from worker.ingest.readers.matlab.reader import MatlabReader
+from worker.ingest.readers.nwb.reader import NwbReader
+from worker.ingest.readers.tables.reader import CsvReader, ParquetReader
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 

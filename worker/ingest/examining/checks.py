@@ -1,0 +1,308 @@
+"""Examines a recording: rejects what cannot be trained on, and reports what is in it and what looks odd."""
+
+import numpy as np
+
+from worker.ingest.bin_width import implausible_width
+from worker.ingest.examining.conditions import Conditions, find_conditions
+from worker.ingest.examining.correlations import Correlations, correlate
+from worker.ingest.examining.drift import Drift, find_drift
+from worker.ingest.examining.report import Findings, Report, make_report, trial_starts_s
+from worker.ingest.examining.spike_statistics import SpikeStatistics, gather_statistics
+from worker.ingest.examining.units import unit_warnings
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.recording import Recording
+from worker.ingest.rows import Rows, blocks
+
+__all__ = ["Report", "examine"]
+
+FEWEST_TRIALS, FEWEST_BINS, FEWEST_NEURONS = 2, 2, 1
+FEW_TRIALS, FEW_NEURONS = 50, 10
+NARROW_BIN_S, WIDE_BIN_S = 0.001, 0.05
+MOST_PADDING = 0.5
+SMALLEST_USUAL_CONDITION = 3
+
+
+def examine(recording: Recording) -> Report:
+    """Examine a recording.
+
+    Parameters
+    ----------
+    recording
+        As a reader gave it.
+
+    Returns
+    -------
+    Report
+        With the reader's warnings and those of the checks.
+
+    Raises
+    ------
+    RejectedFile
+        With every reason that was found.
+    """
+    _refuse_too_small(recording.spikes.shape)
+    fatal_width, odd_width = implausible_width(recording.bin_width_s)
+    if fatal_width is not None:
+        raise RejectedFile(fatal_width)
+    statistics = gather_statistics(recording)
+    problems = [
+        _spikes_past_end(statistics),
+        _true_rates_problem(recording),
+        _inputs_problem(recording),
+    ]
+    if not statistics.total_spikes:
+        said = "There is not one spike in the file."
+        problems.append(Problem("no_spikes", said, "Check that `spikes` holds counts.", "/spikes"))
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        raise RejectedFile(found)
+    conditions = find_conditions(recording)
+    found_out = Findings(
+        statistics,
+        correlate(recording, statistics.rates_hz, statistics.duplicate_neurons),
+        _drift(recording, statistics, conditions),
+        conditions,
+    )
+    warnings = [
+        *recording.warnings,
+        *unit_warnings(recording, statistics),
+        *_neuron_warnings(found_out),
+        *_trial_warnings(recording, found_out),
+        *(_behaviour_warning(recording, name) for name in recording.behaviour),
+        odd_width,
+    ]
+    kept = [warning for warning in warnings if warning is not None]
+    return make_report(recording, found_out, _remarks(recording), kept)
+
+
+def _drift(recording: Recording, statistics: SpikeStatistics, conditions: Conditions | None) -> Drift | None:
+    trials = statistics.trials_counted
+    starts_s = trial_starts_s(recording)
+    order = np.arange(len(trials)) if starts_s is None else np.argsort(starts_s[trials], kind="stable")
+    durations_s = (recording.trial_length_bins[trials] * recording.bin_width_s).astype(np.float64)
+    code = np.zeros(len(trials), np.int64) if conditions is None else conditions.code[trials]
+    return find_drift(statistics.trial_counts[order], durations_s[order], code[order])
+
+
+def _remarks(recording: Recording) -> list[str]:
+    """What is no fault, and good to know before a model is trained."""
+    trials, _, neurons = recording.spikes.shape
+    said = []
+    if trials < FEW_TRIALS:
+        said.append(
+            f"{trials} trials are few to find dynamics in (from about {FEW_TRIALS} on it becomes sound): judge models by their "
+            "sample validation."
+        )
+    if neurons < FEW_NEURONS:
+        said.append(
+            f"{neurons} neurons are few to find latent dynamics in: single trials are told by what neurons share."
+        )
+    if recording.bin_width_s > WIDE_BIN_S:
+        said.append(
+            f"Bins of {recording.bin_width_s * 1000:g} ms are wide: dynamics faster than about {recording.bin_width_s * 2000:g} "
+            "ms cannot be seen. 5 to 20 ms are usual."
+        )
+    if recording.bin_width_s < NARROW_BIN_S:
+        said.append(
+            f"Bins of {recording.bin_width_s * 1000:g} ms are narrow: training takes longer and tells no more; rebin_s makes "
+            "them wider."
+        )
+    return said
+
+
+def _refuse_too_small(shape: tuple[int, ...]) -> None:
+    fewest = zip(
+        ("trials", "bins", "neurons"), shape, (FEWEST_TRIALS, FEWEST_BINS, FEWEST_NEURONS), strict=True
+    )
+    too_few = [
+        f"{number} {axis} (at least {least} needed)" for axis, number, least in fewest if number < least
+    ]
+    if too_few:
+        said = f"spikes has shape {shape}: too few to train on: {listed(too_few)}."
+        hint = "The axes must come in this order: trials × bins × neurons."
+        raise RejectedFile(Problem("recording_too_small", said, hint, "/spikes"))
+
+
+def _spikes_past_end(statistics: SpikeStatistics) -> Problem | None:
+    trials = statistics.trials_with_spikes_past_end
+    if not trials:
+        return None
+    said = (
+        f"There are spikes after the end of {len(trials)} trials, by trial_length_bins: trials "
+        f"{listed(trials)}."
+    )
+    hint = "Set the bins after each trial's end to 0, or correct trial_length_bins (in bins; counted from 0)."
+    return Problem("spikes_past_trial_end", said, hint, "/trial_length_bins")
+
+
+def _true_rates_problem(recording: Recording) -> Problem | None:
+    rates = recording.true_rates_hz
+    if rates is None:
+        return None
+    pointer = "/true_rates_hz"
+    if rates.shape != recording.spikes.shape:
+        said = f"True rates have shape {rates.shape}: expected {recording.spikes.shape}, as the spikes."
+        return Problem("true_rates_wrong_shape", said, "Give one rate for each count.", pointer)
+    inside = recording.inside_trials()
+    unusable = 0
+    for first, block in blocks(rates):
+        values = block[inside[first : first + len(block)]]
+        unusable += int(np.count_nonzero(~(np.isfinite(values) & (values >= 0))))
+    if not unusable:
+        return None
+    said = f"{unusable} true rates inside trials are negative, NaN or infinite."
+    return Problem(
+        "true_rates_invalid",
+        said,
+        "Give rates in spikes per second; log-rates must be exponentiated.",
+        pointer,
+    )
+
+
+def _inputs_problem(recording: Recording) -> Problem | None:
+    bad = _not_finite_inside(recording, recording.external_inputs)
+    if not bad:
+        return None
+    said = f"{bad} external inputs inside trials are NaN or infinite: the model cannot be driven by these."
+    return Problem(
+        "external_inputs_not_finite", said, "Fill gaps (with 0, or by interpolation).", "/external_inputs"
+    )
+
+
+def _not_finite_inside(recording: Recording, values: Rows | None) -> int:
+    if values is None:
+        return 0
+    inside = recording.inside_trials()
+    return sum(
+        int(np.count_nonzero(~np.isfinite(block).all(axis=2) & inside[first : first + len(block)]))
+        for first, block in blocks(values)
+    )
+
+
+def _neuron_warnings(findings: Findings) -> list[Problem | None]:
+    return [
+        _silent_warning(findings.statistics),
+        _duplicates_warning(findings.statistics),
+        _correlated_warning(findings.correlations),
+        *([] if findings.drift is None else _drift_warnings(findings.drift)),
+    ]
+
+
+def _trial_warnings(recording: Recording, findings: Findings) -> list[Problem | None]:
+    conditions = findings.conditions
+    return [
+        _empty_trials_warning(findings.statistics),
+        _equal_trials_warning(findings.statistics),
+        _padding_warning(recording, findings.statistics),
+        None if conditions is None else _rare_conditions_warning(conditions),
+    ]
+
+
+def _silent_warning(statistics: SpikeStatistics) -> Problem | None:
+    silent = statistics.silent_neurons
+    if not silent:
+        return None
+    said = f"{len(silent)} neurons never fire: {listed(silent)} (counted from 0)."
+    return Problem("silent_neurons", said, "They tell nothing; leave them out to train faster.", "/spikes")
+
+
+def _empty_trials_warning(statistics: SpikeStatistics) -> Problem | None:
+    empty = statistics.empty_trials
+    if not empty:
+        return None
+    said = f"{len(empty)} trials have no spike: {listed(empty)} (counted from 0)."
+    return Problem(
+        "empty_trials", said, "Check that recording was on in these trials, or leave them out.", "/spikes"
+    )
+
+
+def _duplicates_warning(statistics: SpikeStatistics) -> Problem | None:
+    groups = statistics.duplicate_neurons
+    if not groups:
+        return None
+    said = f"Some neurons have the same counts throughout: {listed(groups, 6)} (counted from 0)."
+    hint = (
+        "The same unit in two columns is predicted from its copy, which spoils sample validation: keep "
+        "one of each."
+    )
+    return Problem("duplicate_neurons", said, hint, "/spikes")
+
+
+def _correlated_warning(correlations: Correlations) -> Problem | None:
+    if not correlations.groups:
+        return None
+    strongest = correlations.pairs[0]
+    said = (
+        f"Some neurons share spikes far beyond chance, in the same bins only: {listed(correlations.groups, 6)} (counted from 0); "
+        f"most of all {strongest.neurons[0]} and {strongest.neurons[1]}, whose counts correlate by {strongest.correlation:.2f}."
+    )
+    hint = (
+        "It may be one unit on two electrodes, or an artefact that several pick up: a model predicts the one from the other, "
+        "which spoils sample validation. Keep one of each group, or remove events that many electrodes have at once."
+    )
+    return Problem("correlated_neurons", said, hint, "/spikes")
+
+
+def _drift_warnings(drift: Drift) -> list[Problem]:
+    found = []
+    times = f"the first third of the session ({drift.first_third_hz:.3g} Hz) and the last ({drift.last_third_hz:.3g} Hz)"
+    if drift.lost:
+        said = f"{len(drift.lost)} neurons are lost in the course of the session: {listed(drift.lost)} (counted from 0)."
+        hint = "Leave them out, or the trials after they were lost: a model takes their silence for activity."
+        found.append(Problem("neurons_lost", said, hint, "/spikes"))
+    if drift.appeared:
+        said = f"{len(drift.appeared)} neurons appear in the course of the session: {listed(drift.appeared)} (counted from 0)."
+        hint = "Leave them out, or the trials before they appear: a model takes their silence for activity."
+        found.append(Problem("neurons_appear", said, hint, "/spikes"))
+    if drift.is_of_population:
+        said = (
+            f"The population drifts: between {times} its rate changes by a factor of {drift.population_ratio:.2f}, and "
+            f"{len(drift.changed)} of {drift.neurons} neurons at least double or halve theirs."
+        )
+        hint = "See the rate over the session in the preview; take a steady part of the session, if there is one."
+        found.append(Problem("population_drift", said, hint, "/spikes"))
+    return found
+
+
+def _equal_trials_warning(statistics: SpikeStatistics) -> Problem | None:
+    groups = statistics.duplicate_trials
+    if not groups:
+        return None
+    said = f"Some trials have the same counts throughout: {listed(groups, 6)} (counted from 0)."
+    hint = "A trial that is there twice may be trained on and validated with: keep one of each."
+    return Problem("duplicate_trials", said, hint, "/spikes")
+
+
+def _padding_warning(recording: Recording, statistics: SpikeStatistics) -> Problem | None:
+    trials, bins, _ = recording.spikes.shape
+    padding = 1 - statistics.recorded_bins / (trials * bins)
+    if padding <= MOST_PADDING:
+        return None
+    lengths = recording.trial_length_bins
+    said = (
+        f"{padding:.0%} of all bins are padding: the longest trial has {lengths.max()} bins, half of the trials have "
+        f"{np.median(lengths):g} or fewer."
+    )
+    hint = "Cut the long trials to the part of interest, or chop them into windows: padding costs time and tells nothing."
+    return Problem("mostly_padding", said, hint, "/trial_length_bins")
+
+
+def _rare_conditions_warning(conditions: Conditions) -> Problem | None:
+    single = [
+        value for value, trials in zip(conditions.values, conditions.trials, strict=True) if trials == 1
+    ]
+    if not single or np.median(conditions.trials) < SMALLEST_USUAL_CONDITION:
+        return None
+    said = f"{len(single)} of {len(conditions.values)} values of `{conditions.name}` have one trial only: {listed(single)}."
+    hint = "No mean over trials can be made of these; check that the values are not mistyped."
+    return Problem("rare_conditions", said, hint, f"/{conditions.name}")
+
+
+def _behaviour_warning(recording: Recording, name: str) -> Problem | None:
+    gaps = _not_finite_inside(recording, recording.behaviour[name])
+    if not gaps:
+        return None
+    said = f"Behaviour `{name}` is NaN or infinite in {gaps} bins inside trials."
+    return Problem(
+        "behaviour_has_gaps", said, "These bins are left out when behaviour is decoded.", f"/{name}"
+    )

@@ -1,0 +1,151 @@
+"""Numbers about the spikes of a recording, gathered in one pass over blocks of trials."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.recording import Recording
+from worker.ingest.rows import BLOCK_BYTES, Rows, blocks, rows_per_block
+
+MOST_TRIAL_COUNTS = 8 * 10**6
+"""Counts by trial and neuron that are kept; of more, those of trials at even distances."""
+FEWEST_SPIKES_OF_EQUAL_TRIALS = 10
+"""Trials with fewer spikes may be equal by chance."""
+
+
+@dataclass(frozen=True)
+class SpikeStatistics:
+    """What one pass over the spikes tells.
+
+    Attributes
+    ----------
+    total_spikes, max_count, recorded_bins
+        Spikes in all; highest count of a neuron in a bin; bins inside trials.
+    divisor
+        The greatest number that divides every count.
+    rates_hz : float64, [neurons]
+        Mean rate of each neuron over recorded time, in spikes per second.
+    silent_neurons, empty_trials, trials_with_spikes_past_end
+        Indices.
+    duplicate_neurons
+        Groups of indices of neurons with equal counts throughout, silent ones aside.
+    duplicate_trials
+        Groups of indices of trials with equal counts throughout, those of few spikes aside.
+    spread
+        For `trials`, `bins`, `neurons`: squared coefficient of variation of mean activity across the axis,
+        less what Poisson noise alone gives.
+    trials_counted : int64, [some trials]
+        Indices of the trials whose counts are kept.
+    trial_counts : float32, [some trials, neurons]
+        Spikes of each neuron in each of them.
+    """
+
+    total_spikes: int
+    max_count: int
+    recorded_bins: int
+    divisor: int
+    rates_hz: NDArray[np.float64]
+    silent_neurons: list[int]
+    empty_trials: list[int]
+    trials_with_spikes_past_end: list[int]
+    duplicate_neurons: list[list[int]]
+    duplicate_trials: list[list[int]]
+    spread: dict[str, float]
+    trials_counted: NDArray[np.int64]
+    trial_counts: NDArray[np.float32]
+
+
+def pieces(spikes: Rows) -> Iterator[tuple[int, int, NDArray[np.unsignedinteger]]]:
+    """Go over spikes: yields the first trial and the first bin of a block, and the block.
+
+    A block has whole trials, or a part of one that is too long.
+    """
+    trials, bins, neurons = spikes.shape
+    if bins * neurons * 8 <= 2 * BLOCK_BYTES:
+        for first, block in blocks(spikes, 8):
+            yield first, 0, block
+        return
+    flat, step = spikes.reshape(-1, neurons), rows_per_block((bins, neurons), 8)
+    for trial in range(trials):
+        for first in range(0, bins, step):
+            last = min(first + step, bins)
+            yield trial, first, flat[trial * bins + first : trial * bins + last][None]
+
+
+def gather_statistics(recording: Recording) -> SpikeStatistics:
+    """Go over a recording's spikes once."""
+    spikes = recording.spikes
+    trials, bins, neurons = spikes.shape
+    inside = recording.inside_trials()
+    per_trial, past_end = np.zeros(trials, np.int64), np.zeros(trials, np.bool_)
+    per_bin, per_neuron = np.zeros(bins, np.int64), np.zeros(neurons, np.int64)
+    neuron_digests = [hashlib.blake2b(digest_size=16) for _ in range(neurons)]
+    trial_digests: list[bytes] = []
+    trial_digest = hashlib.blake2b(digest_size=16)
+    counted = np.arange(0, trials, -(-trials * neurons // MOST_TRIAL_COUNTS))
+    trial_counts = np.zeros((len(counted), neurons), np.float32)
+    max_count = divisor = 0
+    for first, first_bin, block in pieces(spikes):
+        rows, cut = slice(first, first + len(block)), slice(first_bin, first_bin + block.shape[1])
+        per_trial_and_bin = block.sum(axis=2, dtype=np.int64)
+        per_trial_and_neuron = block.sum(axis=1, dtype=np.int64)
+        per_trial[rows] += per_trial_and_bin.sum(axis=1)
+        past_end[rows] |= (per_trial_and_bin * ~inside[rows, cut]).any(axis=1)
+        per_bin[cut] += per_trial_and_bin.sum(axis=0)
+        per_neuron += per_trial_and_neuron.sum(axis=0)
+        here = slice(*np.searchsorted(counted, [rows.start, rows.stop]))
+        trial_counts[here] += per_trial_and_neuron[counted[here] - first]
+        max_count = max(max_count, int(block.max()))
+        if divisor != 1:
+            divisor = int(np.gcd.reduce(block, axis=None, initial=block.dtype.type(divisor)))
+        by_neuron = np.ascontiguousarray(block.reshape(-1, neurons).T)
+        for digest, counts in zip(neuron_digests, by_neuron, strict=True):
+            digest.update(counts.data)
+        for trial in block:
+            trial_digest.update(np.ascontiguousarray(trial).data)
+            if cut.stop == bins:
+                trial_digests.append(trial_digest.digest())
+                trial_digest = hashlib.blake2b(digest_size=16)
+    recorded_bins = int(inside.sum())
+    exposure = {
+        "trials": inside.sum(axis=1) * neurons,
+        "bins": inside.sum(axis=0) * neurons,
+        "neurons": np.full(neurons, recorded_bins),
+    }
+    activity = {"trials": per_trial, "bins": per_bin, "neurons": per_neuron}
+    return SpikeStatistics(
+        total_spikes=int(per_neuron.sum()),
+        max_count=max_count,
+        recorded_bins=recorded_bins,
+        divisor=divisor,
+        rates_hz=per_neuron / (recorded_bins * recording.bin_width_s),
+        silent_neurons=np.flatnonzero(per_neuron == 0).tolist(),
+        empty_trials=np.flatnonzero(per_trial == 0).tolist(),
+        trials_with_spikes_past_end=np.flatnonzero(past_end).tolist(),
+        duplicate_neurons=_equal_groups([digest.digest() for digest in neuron_digests], per_neuron > 0),
+        duplicate_trials=_equal_groups(trial_digests, per_trial >= FEWEST_SPIKES_OF_EQUAL_TRIALS),
+        spread={axis: _spread(activity[axis], exposure[axis]) for axis in activity},
+        trials_counted=counted,
+        trial_counts=trial_counts,
+    )
+
+
+def _equal_groups(digests: list[bytes], counts: NDArray[np.bool_]) -> list[list[int]]:
+    groups: dict[bytes, list[int]] = {}
+    for place in np.flatnonzero(counts).tolist():
+        groups.setdefault(digests[place], []).append(place)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _spread(counts: NDArray[np.int64], exposure: NDArray[np.int64]) -> float:
+    """Give the squared coefficient of variation of counts ÷ exposure beyond Poisson noise, at least 0."""
+    seen = exposure > 0
+    means = counts[seen] / exposure[seen]
+    mean = float(means.mean()) if means.size > 1 else 0.0
+    if not mean > 0:
+        return 0.0
+    noise = float((mean / exposure[seen]).mean())
+    return max(0.0, (float(means.var()) - noise) / mean**2)

@@ -1,0 +1,1 @@
+"""Files of acquisition systems and spike sorters: Blackrock, Plexon, Neuralynx, NeuroExplorer, Spike2."""

@@ -1,0 +1,64 @@
+"""Files of acquisition systems: spikes by channel and unit, and events. Continuous signals are not read.
+
+| system | file | spikes | events |
+|---|---|---|---|
+| Blackrock | `.nev` | by electrode and unit; unit 0 is `unsorted`, unit 255 `noise` | digital and serial port, comments |
+| Plexon | `.plx` | by channel and unit; unit 0 is `unsorted` | channels, strobed words |
+| NeuroExplorer | `.nex` | neurons | events, markers; intervals are tables of trials |
+| Spike2 (32 bit) | `.smr` | channels of waveform marks, by the code of the mark; 0 is `unsorted` | event and marker channels |
+| Neuralynx | `.nse`, `.nst`, `.ntt`, `.nev` in one ZIP archive | by file and cell number; 0 is `unsorted` | texts |
+
+What a file is shows in its first bytes, its name does not matter. Channel, unit and `unit_class` are metadata of neurons; noise
+is left out unless `neurons.where` names `unit_class`. Trials are cut around events (`trials.align_to` and `trials.window_s`),
+named as in the file, and `name=label` where a series has several labels. A recording that was paused has a table `segments`.
+"""
+
+from pathlib import Path
+
+from worker.ingest.readers.acquisition import blackrock_nev, neo_rawio, plexon_plx
+from worker.ingest.readers.acquisition.neuralynx_zip import read_neuralynx, recognises_neuralynx
+from worker.ingest.readers.acquisition.sorted_units import refuse_mapping_of_arrays
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.spike_trains import SpikeTrains
+
+_READ = {
+    "Blackrock NEV": blackrock_nev.read_nev,
+    "Plexon PLX": plexon_plx.read_plx,
+    "NeuroExplorer NEX": neo_rawio.read_nex,
+    "Spike2 SMR": neo_rawio.read_smr,
+    "Neuralynx": read_neuralynx,
+}
+
+
+class NeoReader:
+    """Reads files of acquisition systems."""
+
+    format = "neo"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file begins as one of these does, or is a ZIP archive with spikes of Neuralynx."""
+        return _system(path) is not None
+
+    def read(self, path: Path, options: ReadOptions) -> SpikeTrains:
+        """Read `path`."""
+        system = _system(path)
+        if system is None:
+            raise ValueError("it begins like none of the files of acquisition systems that are known")
+        refuse_mapping_of_arrays(options, system)
+        trains = _READ[system](path, options)
+        trains.notes.insert(0, f"The file was read as {system}.")
+        return trains
+
+
+def _system(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[:8] in blackrock_nev.MAGICS:
+        return "Blackrock NEV"
+    if start[:4] == plexon_plx.MAGIC:
+        return "Plexon PLX"
+    if start[:4] == neo_rawio.NEX_MAGIC:
+        return "NeuroExplorer NEX"
+    if start[2:12] == neo_rawio.SMR_MAGIC:
+        return "Spike2 SMR"
+    return "Neuralynx" if start[:2] == b"PK" and recognises_neuralynx(path) else None

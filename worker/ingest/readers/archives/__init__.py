@@ -1,0 +1,1 @@
+"""ZIP archives: arrays of numpy, and folders of Phy and Kilosort."""

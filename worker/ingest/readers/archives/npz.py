@@ -1,0 +1,38 @@
+"""NPZ: arrays saved with `np.savez` or `np.savez_compressed`. Nothing is ever unpickled.
+
+What the arrays are taken for: see the table of `worker.ingest.readers.arrays`.
+"""
+
+import zipfile
+from pathlib import Path
+
+from worker.ingest.readers.archives.npz_archive import NpzArchive
+from worker.ingest.readers.arrays import read_arrays
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.recording import Recording
+from worker.ingest.spike_trains import SpikeTrains
+
+
+class NpzReader:
+    """Reads NPZ archives."""
+
+    format = "npz"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file is a ZIP archive of arrays and nothing else, or is too damaged to tell."""
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                return False
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if not name.endswith("/")]
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return True
+        return any(name.endswith(".npy") for name in names) and "params.py" not in {
+            name.rsplit("/", 1)[-1] for name in names
+        }
+
+    def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
+        """Read `path`."""
+        with NpzArchive(path, options) as archive:
+            return read_arrays(archive, options)

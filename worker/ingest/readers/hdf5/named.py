@@ -1,0 +1,70 @@
+"""HDF5 of any layout: named data sets, in groups or not.
+
+What the data sets are taken for: see the table of `worker.ingest.readers.arrays`. One in a group is called by its path.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.readers.arrays import read_arrays
+from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant
+from worker.ingest.readers.choosing import Variable
+from worker.ingest.readers.hdf5.safety import CheckedHdf5, blocks, is_hdf5, open_checked
+from worker.ingest.recording import Recording
+from worker.ingest.spike_trains import SpikeTrains
+
+
+class Hdf5Reader:
+    """Reads HDF5 files of no layout that is known otherwise."""
+
+    format = "hdf5"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file is HDF5 but not NWB, or is too damaged to tell."""
+        if not is_hdf5(path):
+            return False
+        try:
+            with h5py.File(path, "r", locking=False) as opened:
+                return not h5py.h5a.exists(opened.id, b"nwb_version")
+        except (OSError, RuntimeError, ValueError, KeyError):
+            return True
+
+    def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
+        """Read `path`."""
+        with open_checked(path, options) as checked:
+            found = read_arrays(Hdf5Arrays(checked, options, self.format), options)
+            found.warnings += [
+                left_out(name.removeprefix("/"), (), why) for name, why in checked.set_aside.items()
+            ]
+            return found
+
+
+class Hdf5Arrays:
+    """The data sets of a checked HDF5 file as an `ArrayFile`; what is read of it in all is limited."""
+
+    def __init__(self, checked: CheckedHdf5, options: ReadOptions, source_format: str) -> None:
+        self.format = source_format
+        self.numbers = checked.attributes
+        self.variables = {name: Variable(d.shape, d.dtype) for name, d in checked.datasets.items()}
+        self._datasets, self._options = checked.datasets, options
+        self._opened: dict[str, int] = {}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one data set whole."""
+        return np.asarray(self._open(name)[()])
+
+    def blocks(self, name: str, item_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read one data set by blocks of its first axis."""
+        dataset = self._open(name)
+        yield from blocks(dataset, max(item_bytes, dataset.dtype.itemsize))
+
+    def _open(self, name: str) -> h5py.Dataset:
+        variable = self.variables[name]
+        self._opened[name] = variable.size * variable.dtype.itemsize
+        refuse_giant(sum(self._opened.values()), self._options)
+        return self._datasets[name]

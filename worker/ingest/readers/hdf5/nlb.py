@@ -1,0 +1,193 @@
+"""HDF5 in the layout of the Neural Latents Benchmark, as `nlb_tools` writes its input tensors.
+
+| data set | shape | |
+|---|---|---|
+| `train_spikes_heldin` | trials × bins × neurons | counts of training trials |
+| `train_spikes_heldout` | trials × bins × more neurons | put beside them; `held_out` in the metadata of neurons tells which |
+| `train_spikes_heldin_forward`, `train_spikes_heldout_forward` | trials × later bins × neurons | appended as later bins |
+| `eval_…` | the same | test trials: only latents are inferred; left out if they lack neurons or bins of training |
+| `train_behavior`, `eval_behavior`, any other | trials × bins (× k) | behaviour, NaN in forward bins |
+| `train_decode_labels`, `train_decode_mask`, any other | trials | metadata of trials |
+
+What lies in a group, as in a file of targets that was joined to one of inputs, counts as if it lay outside, unless it is
+there too. A file of evaluation trials alone is a recording of trials of which none is for testing. Bins are 5 ms wide unless
+the upload or the file says it (`bin_width_s`, `bin_width_ms`, `dt`, as data set or attribute).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant, refuse_shape_of_spikes
+from worker.ingest.readers.hdf5.lfads import read_splits
+from worker.ingest.readers.hdf5.lfads_layout import Layout, arrange
+from worker.ingest.readers.hdf5.safety import CheckedHdf5, is_hdf5, open_checked
+from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, MetadataValue, Recording
+
+_SPLITS = {"train": SPLIT_TRAIN, "eval": SPLIT_NOT_GIVEN}
+_USUAL_WIDTH = ("what the tools of the Neural Latents Benchmark write unless told otherwise", 0.005)
+
+
+class NlbHdf5Reader:
+    """Reads HDF5 files with `train_spikes_heldin` or `eval_spikes_heldin`."""
+
+    format = "nlb_hdf5"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file is HDF5 with spikes of held-in neurons."""
+        if not is_hdf5(path):
+            return False
+        try:
+            with h5py.File(path, "r", locking=False) as opened:
+                return any(f"{split}_spikes_heldin" in opened for split in _SPLITS)
+        except (OSError, RuntimeError, ValueError, KeyError):
+            return False
+
+    def read(self, path: Path, options: ReadOptions) -> Recording:
+        """Read `path`; the module's table says what is understood."""
+        with open_checked(path, options, variable_length=True) as file:
+            file.refuse_giant(file.datasets, options)
+            layout = Layout(spikes={}, splits=_SPLITS)
+            _lift_out_of_groups(file, layout)
+            held_in, held_out = _put_together(file, layout)
+            _pad_behaviour(file, layout)
+            refuse_giant(sum(d.size * 4 for d in file.datasets.values() if isinstance(d, Joined)), options)
+            arrange(layout, {name: dataset.shape for name, dataset in file.datasets.items()}, {})
+            unread = dict.fromkeys([*file.texts, *file.references], "its values are of variable length")
+            for name, why in (file.set_aside | unread).items():
+                layout.warnings.append(left_out(name.removeprefix("/"), (), why))
+            recording = read_splits(file, layout, options, self.format, _USUAL_WIDTH)
+            if held_out:
+                is_held_out: list[MetadataValue] = [*[False] * held_in, *[True] * held_out]
+                recording.neuron_metadata["held_out"] = is_held_out
+        return recording
+
+
+class Joined:
+    """Data sets joined along bins and neurons, with what of an HDF5 data set is needed to read them as one.
+
+    Parameters
+    ----------
+    parts
+        Data sets of the same trials: rows of later bins, columns of further neurons; each [trials, bins, k].
+    bins
+        Length to which it is filled up with NaN; that of the parts unless given.
+    """
+
+    chunks = None
+
+    def __init__(self, parts: Sequence[Sequence[h5py.Dataset]], bins: int | None = None) -> None:
+        self._parts = parts
+        trials = parts[0][0].shape[0]
+        found = sum(row[0].shape[1] for row in parts)
+        self.bins_before_forward = parts[0][0].shape[1]
+        self._missing_bins = 0 if bins is None else bins - found
+        self.shape = (trials, found + self._missing_bins, sum(part.shape[2] for part in parts[0]))
+        dtypes = [part.dtype for row in parts for part in row]
+        self.dtype = np.result_type(*dtypes, *([np.float32] if self._missing_bins else []))
+        self.ndim, self.size = 3, int(np.prod(self.shape, dtype=object))
+
+    def __getitem__(self, trials: slice) -> NDArray[Any]:
+        rows = [np.concatenate([part[trials] for part in row], axis=2) for row in self._parts]
+        if self._missing_bins:
+            shape = (len(rows[0]), self._missing_bins, self.shape[2])
+            rows.append(np.full(shape, np.nan, np.float32))
+        return np.concatenate(rows, axis=1)
+
+
+def _lift_out_of_groups(file: CheckedHdf5, layout: Layout) -> None:
+    for path in [path for path in file.datasets if "/" in path]:
+        dataset, name = file.datasets.pop(path), path.rsplit("/", 1)[-1]
+        if name in file.datasets:
+            file.set_aside[path] = f"there is `{name}` too"
+        elif "_spikes_held" in name and not _same_bins(file, name, dataset):
+            file.set_aside[path] = "its trials or bins are not those of the spikes outside its group"
+        else:
+            file.datasets[name] = dataset
+            layout.notes.append(f"`{path}` was read as `{name}`.")
+
+
+def _same_bins(file: CheckedHdf5, name: str, dataset: h5py.Dataset) -> bool:
+    held_in = file.datasets.get(f"{name.split('_')[0]}_spikes_heldin")
+    axes = slice(0, 1) if name.endswith("_forward") else slice(0, 2)
+    return held_in is not None and bool(held_in.shape[axes] == dataset.shape[axes])
+
+
+def _put_together(file: CheckedHdf5, layout: Layout) -> tuple[int, int]:
+    """Replace each split's spikes by one joined data set; gives the numbers of held-in and held-out neurons.
+
+    Raises
+    ------
+    RejectedFile
+        When parts of one split do not fit together.
+    """
+    neurons: dict[str, tuple[int, int]] = {}
+    for split in _SPLITS:
+        names = [
+            [f"{split}_spikes_{held}{bins}" for held in ("heldin", "heldout")] for bins in ("", "_forward")
+        ]
+        if names[0][0] not in file.datasets:
+            continue
+        present = [[name for name in row if name in file.datasets] for row in names]
+        parts = {name: file.datasets.pop(name) for row in present for name in row}
+        for name, part in parts.items():
+            refuse_shape_of_spikes(name, part.shape, part.dtype.kind)
+        if len(present[1]) < len(present[0]):
+            for name in present.pop():
+                why = "the forward bins of the other neurons are missing"
+                layout.warnings.append(left_out(name, parts[name].shape, why))
+        _refuse_misfits(present, parts)
+        joined = f"{split}_spikes"
+        if joined in file.datasets:
+            file.set_aside[joined] = f"there is `{names[0][0]}` too"
+        file.datasets[joined] = Joined([[parts[name] for name in row] for row in present])
+        layout.spikes[split] = joined
+        neurons[split] = parts[names[0][0]].shape[2], sum(parts[name].shape[2] for name in present[0][1:])
+        _tell(layout, joined, present, file.datasets[joined].shape)
+    if not neurons:
+        said = "`train_spikes_heldin` is no array of numbers."
+        hint = "Give trials × bins × neurons, as nlb_tools writes them."
+        raise RejectedFile(Problem("spikes_missing", said, hint, "/train_spikes_heldin"))
+    return next(iter(neurons.values()))
+
+
+def _refuse_misfits(names: list[list[str]], parts: dict[str, h5py.Dataset]) -> None:
+    trials, _, _ = parts[names[0][0]].shape
+    for row in names:
+        for number, name in enumerate(row):
+            shape = parts[name].shape
+            wanted = (trials, parts[row[0]].shape[1], parts[names[0][number]].shape[2])
+            if shape != wanted:
+                said = f"`{name}` has shape {shape}: expected {wanted}, to go with `{names[0][0]}`."
+                hint = "Held-in and held-out neurons, and forward bins, must be of the same trials, in the same order."
+                raise RejectedFile(Problem("splits_differ", said, hint, f"/{name}"))
+
+
+def _tell(layout: Layout, joined: str, names: list[list[str]], shape: tuple[int, ...]) -> None:
+    flat = [name for row in names for name in row]
+    layout.notes.append(f"`{joined}`, of shape {shape}, was put together of {', '.join(flat)}.")
+    if len(flat) > 1:
+        said = f"Held-out neurons or forward bins of `{joined}` are input to the model, like all others."
+        hint = "To keep them out of the model, upload the held-in spikes alone."
+        layout.warnings.append(Problem("held_out_used_as_input", said, hint, f"/{flat[-1]}"))
+
+
+def _pad_behaviour(file: CheckedHdf5, layout: Layout) -> None:
+    """Fill arrays that end before the forward bins up to the length of the spikes."""
+    for split, spikes in layout.spikes.items():
+        whole: Joined = file.datasets[spikes]
+        within = whole.bins_before_forward
+        for name, dataset in file.datasets.items():
+            fits = dataset.ndim == 3 and dataset.shape[:2] == (whole.shape[0], within)
+            if (
+                fits
+                and name.startswith(f"{split}_")
+                and within < whole.shape[1]
+                and dataset.dtype.kind in "buif"
+            ):
+                file.datasets[name] = Joined([[dataset]], whole.shape[1])

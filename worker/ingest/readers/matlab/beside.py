@@ -1,0 +1,178 @@
+"""What lies beside spike times in a MATLAB file: tables of trials, events, metadata of trials and of neurons."""
+
+import re
+from collections.abc import Container
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
+from worker.ingest.readers.flat_spikes import STARTS, STOPS, unit_by_name
+from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
+from worker.ingest.recording import MetadataValue, Understood
+from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
+
+_OF_NEURONS = re.compile(r"neuron|unit|cluster|channel|electrode|(^|[._])cells?([._]|$)")
+_OF_TRIALS = re.compile(r"trial|trl|epoch|interval")
+_EVENTS = re.compile(r"time|event|onset|cue")
+_OWN_STARTS = (*STARTS, "start_s", "start", "t_start", "tstart", "onset", "trialstart", "starttime")
+_OWN_STOPS = (
+    *STOPS,
+    "stop_s",
+    "stop",
+    "end",
+    "t_stop",
+    "tstop",
+    "offset",
+    "trialend",
+    "trialstop",
+    "stoptime",
+    "endtime",
+    "end_time",
+)
+
+
+def is_of_neurons(name: str) -> bool:
+    """Whether a name says that it is about neurons."""
+    return _OF_NEURONS.search(name.lower()) is not None
+
+
+class TimesBeside:
+    """Finds what lies beside the spike times `spikes`, and remembers what was taken."""
+
+    def __init__(
+        self, spikes: str, arrays: MatlabArrays, options: ReadOptions, understood: list[Understood]
+    ) -> None:
+        self._spikes, self._arrays, self._options, self._understood = spikes, arrays, options, understood
+        self.used: set[str] = set()
+        self.columns = {
+            name: variable.shape[0]
+            for name, variable in arrays.variables.items()
+            if len(variable.shape) == 1 and variable.dtype.kind in "buifSU" and name_is_usable(name)
+        }
+
+    def votes_for_trials(self, first: int, second: int) -> int:
+        """Above 0 if arrays beside speak for `first` as the number of trials, below for `second`."""
+        if first == second:
+            return 0
+        votes = 0
+        for name, length in self.columns.items():
+            as_first, as_second = length == first, length == second
+            votes += (as_second - as_first) if is_of_neurons(name) else (as_first - as_second)
+        return votes
+
+    def take_metadata_of_neurons(self, trains: SpikeTrains) -> None:
+        """Take columns of as many values as there are neurons, beside the spikes in their struct or named like it."""
+        for name, length in self.columns.items():
+            prefix = prefix_of(self._spikes)
+            own = bool(prefix) and name.startswith(prefix) and not _OF_TRIALS.search(name.lower())
+            fits = length == trains.neurons and name not in self.used
+            if fits and (is_of_neurons(name) or own):
+                trains.neuron_metadata[self._short(name, trains.neuron_metadata)] = metadata_values(
+                    self._arrays.read(name)
+                )
+                self.used.add(name)
+
+    def metadata_of_trials(self, trials: int) -> dict[str, list[MetadataValue]]:
+        """Columns of as many values as there are trials."""
+        found: dict[str, list[MetadataValue]] = {}
+        wanted = self._options.mapping.trial_metadata
+        for name, length in self.columns.items():
+            if length == trials and name not in self.used and (wanted is None or name in wanted):
+                found[self._short(name, found)] = self._column(name)
+                self.used.add(name)
+        return found
+
+    def table_on_clock_of(
+        self, trials: int, earliest_s: NDArray[np.float64], latest_s: NDArray[np.float64]
+    ) -> TrialTable | None:
+        """The table of trials, if every trial's spikes lie between its start and stop, which do not all begin alike."""
+        found = self._find_table({name: n for name, n in self.columns.items() if n == trials})
+        if found is None or trials < 2:
+            return None
+        table, taken = found
+        spiking = np.isfinite(earliest_s)
+        inside = (earliest_s >= table.start_s - 1e-6) & (latest_s <= table.stop_s + 1e-6)
+        if not inside[spiking].all() or not spiking.any() or not (np.diff(table.start_s) > 0).all():
+            return None
+        self.used |= taken
+        table.columns |= self.metadata_of_trials(trials)
+        return table
+
+    def take_tables_and_events(self, trains: SpikeTrains) -> None:
+        """Take the table of trials of a continuous recording, and other columns of times as events."""
+        free = {name: n for name, n in self.columns.items() if name not in self.used}
+        found = self._find_table(free)
+        if found is not None:
+            table, taken = found
+            trains.tables[self._options.mapping.trials or "trials"] = table
+            self.used |= taken
+        elif self._options.mapping.trials is not None:
+            self._refuse_table(self._options.mapping.trials)
+        for name in free:
+            variable = self._arrays.variables[name]
+            if name not in self.used and _EVENTS.search(name.lower()) and variable.is_numbers:
+                trains.events[name] = in_seconds(
+                    self._arrays.read(name), self._options, name, unit_by_name(name)
+                )
+                self.used.add(name)
+
+    def finish(self, trains: SpikeTrains) -> None:
+        """Warn of everything that was not taken, and say where the split is."""
+        if any("split" in table.columns for table in trains.tables.values()):
+            trains.split_column = "split"
+        for name, variable in self._arrays.variables.items():
+            is_rate = base_name(name) in ("fs", "sampling_rate", "sampling_rate_hz", "sample_rate")
+            if name not in self.used and not is_rate:
+                why = "beside spike times it has no meaning that is known"
+                trains.warnings.append(left_out(name, variable.shape, why))
+
+    def _find_table(self, columns: dict[str, int]) -> tuple[TrialTable, set[str]] | None:
+        """Columns of start and stop of one length in one struct (or none), with all of that length there."""
+        mapped = self._options.mapping.trials
+        for prefix in dict.fromkeys(prefix_of(name) for name in columns):
+            if mapped is not None and mapped.rstrip(".") + "." != prefix:
+                continue
+            group = {name: n for name, n in columns.items() if prefix_of(name) == prefix}
+            own = mapped is not None or bool(_OF_TRIALS.search(prefix.lower()))
+            start = _first(group, _OWN_STARTS if own else STARTS)
+            stop = _first(group, _OWN_STOPS if own else STOPS)
+            if start is None or stop is None or group[start] != group[stop]:
+                continue
+            beside = {name for name, n in group.items() if n == group[start] and name not in (start, stop)}
+            times_s = [
+                in_seconds(self._arrays.read(name), self._options, name, unit_by_name(name))
+                for name in (start, stop)
+            ]
+            table = TrialTable(
+                times_s[0], times_s[1], {name[len(prefix) :]: self._column(name) for name in sorted(beside)}
+            )
+            return table, beside | {start, stop}
+        return None
+
+    def _refuse_table(self, mapped: str) -> None:
+        structs = {prefix_of(name).rstrip(".") for name in self.columns} - {""}
+        said = f"mapping.trials is `{mapped}`, which is no struct with fields `start` and `stop`: {listed(sorted(structs))}."
+        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/trials"))
+
+    def _column(self, name: str) -> list[MetadataValue]:
+        """One value for each trial; times become seconds if the request says their unit."""
+        values = self._arrays.read(name)
+        short = base_name(name)
+        is_time = short.endswith(("_time", "_times")) or self._options.trials.align_to in (
+            name,
+            name.rsplit(".", 1)[-1],
+        )
+        if is_time and values.dtype.kind in "iuf" and self._options.time_unit is not None:
+            values = in_seconds(values, self._options, name)
+        return metadata_values(values)
+
+    def _short(self, name: str, taken: Container[str]) -> str:
+        short = short_name(name, self._spikes)
+        return name if short in taken else short
+
+
+def _first(columns: dict[str, int], names: tuple[str, ...]) -> str | None:
+    by_base = {base_name(name): name for name in columns}
+    return next((by_base[name] for name in names if name in by_base), None)

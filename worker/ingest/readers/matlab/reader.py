@@ -1,0 +1,207 @@
+"""MATLAB files, versions 4 to 7.3: arrays, cell arrays, structs and arrays of structs.
+
+A field of a struct is called by its path, `data.spikes`; so is a field of an array of structs: `trial.spikes` stands for
+`trial(k).spikes` of every k, and is read like the cell array `{trial(k).spikes}`. Arrays keep MATLAB's order of axes; rows and
+columns are vectors. Metadata and behaviour in the struct of the spikes are called by their field alone.
+
+| variable | holds | |
+|---|---|---|
+| arrays, here or in structs | | as the table of arrays says: counts, metadata, behaviour, … |
+| cell array `spike_times`, `spikes`, `times`, `ts`, `timestamps`, … | vector for each neuron | spike times |
+| the same | vector for each trial × neuron, or neuron × trial | spike times by trial |
+| the same | cells of vectors: `{trial}{neuron}`, `{neuron}{trial}` | spike times by trial |
+| the same, in a name with `trial` | vector for each trial | spike times by trial, of one neuron |
+| the same, beside a cell `neuron`, `spike_clusters`, … | vector for each trial | spike times by trial |
+| cell array `spikes`, `spike_counts`, `counts`, … | matrix for each trial | counts; trials may be of unequal length |
+| cell array beside such counts | bins × k, or k × bins, for each trial | behaviour |
+| `units(n).spikes`, `neuron(n).times`, … | vector for each neuron | spike times; other fields: metadata of neurons |
+| `trial(k).spikes` | cell, structs, or matrix for each trial | spike times or counts; other fields: metadata |
+| `trials.start`, `trials.stop`, `trial_start`, … | trials | the table of trials, with all of that length |
+| `…time…`, `…event…`, `…cue…` | vector | beside spike times of a continuous recording: events |
+| `bin_width_s`, `dt`, `bin_width_ms`; `binWidth`, `binSize` | number | of counts; the last two in ms from 1 on, else in s |
+
+A cell array of another name is taken if it is the only one of vectors, or of matrices of whole numbers. Which axis is trials,
+bins or neurons is said by `mapping.axes`, by what has one length in all trials, by the lengths of arrays beside; else it is
+guessed, with a warning.
+
+Spike times by trial are times from the trial's beginning, unless a table of trials is there and all of them lie between their
+trial's start and stop. Times are in seconds unless their name ends with `_ms` or the request says `time_unit`; whole numbers of
+100 and more are refused until it does. Sparse matrices are read; tables, string arrays, objects, function handles and complex
+numbers are left out with a warning.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.arrays import SPIKE_TIMES, SPIKES, read_arrays
+from worker.ingest.readers.base import ReadOptions, left_out
+from worker.ingest.readers.choosing import described, given, named
+from worker.ingest.readers.matlab import v5, v73
+from worker.ingest.readers.matlab.beside import TimesBeside
+from worker.ingest.readers.matlab.counts import pad_counts
+from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, flatten, short_name
+from worker.ingest.readers.matlab.spikes import CellOfTimes, kind_of_cell
+from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers, Tree
+from worker.ingest.recording import Recording, Understood
+from worker.ingest.spike_trains import SpikeTrains
+
+_TIMES = (
+    *SPIKE_TIMES, "spikes", "spike", "spks", "spk", "times", "ts", "timestamps", "spike_timestamps", "spike_train",
+    "spike_trains", "spiketrain", "spiketrains", "sptimes", "spktimes", "units", "neurons", "cells",
+)  # fmt: skip
+_COUNTS = (*SPIKES, "spike", "spks", "raster", "spike_raster", "binned")
+
+
+class MatlabReader:
+    """Reads MATLAB files of every version."""
+
+    format = "matlab"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file begins as MATLAB's do."""
+        try:
+            with path.open("rb") as file:
+                start = file.read(128)
+            return v5.is_v5(start) or v5.is_v4(start) or v73.is_v73(path)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+            return False
+
+    def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
+        """Read `path`."""
+        version = v73 if v73.is_v73(path) else v5
+        with version.open_tree(path, options) as tree:
+            return _read_tree(tree, options)
+
+
+def _read_tree(tree: Tree, options: ReadOptions) -> Recording | SpikeTrains:
+    arrays = MatlabArrays(flatten(tree), options)
+    chosen = _choose_cell(arrays, options)
+    if chosen is None:
+        found, name = _read_plain(arrays, options)
+    else:
+        name, how = chosen
+        if kind_of_cell(arrays.cells[name]) == "matrices":
+            found = _read_counts(name, how, arrays, options, tree.budget)
+        else:
+            found = CellOfTimes(name, arrays, options, []).trains(how)
+    if isinstance(found, Recording):
+        _shorten_names(found, name)
+    found.notes += arrays.notes
+    taken = {understood.variable for understood in found.understood}
+    for other, (shape, why) in arrays.left_out().items():
+        if other not in taken and other not in arrays.variables:
+            found.warnings.append(left_out(other, shape, why))
+    return found
+
+
+def _choose_cell(arrays: MatlabArrays, options: ReadOptions) -> tuple[str, str] | None:
+    """The cell array that holds the spikes, and why it was taken; None where arrays do."""
+    mapping = options.mapping
+    for role, wanted in (("spikes", mapping.spikes), ("spike_times", mapping.spike_times)):
+        if wanted is not None:
+            name = given(arrays.all_variables(), role, wanted, [])
+            assert name is not None
+            if name in arrays.cells:
+                _refuse_other_cells(name, arrays.cells[name], f"/mapping/{role}")
+                return name, "given in the mapping"
+            return None
+    kinds = {
+        name: kind_of_cell(cell)
+        for name, cell in arrays.cells.items()
+        if name not in arrays.variables or re.search("spike|spk", base_name(name))
+    }
+    by_name = _named_cell(kinds)
+    if named(arrays.variables, SPIKES[:5], lambda v: len(v.shape) in (2, 3) and v.is_numbers) is not None:
+        return None
+    free = {name: v for name, v in arrays.variables.items() if name not in arrays.cells}
+    if named(free, SPIKE_TIMES, lambda v: len(v.shape) == 1 and v.is_numbers) is not None:
+        return None
+    if by_name is not None:
+        return by_name, "by its name"
+    if any(len(v.shape) == 3 and v.is_numbers for v in arrays.variables.values()):
+        return None
+    likely = [name for name, kind in kinds.items() if _is_likely(arrays, name, kind)]
+    if len(likely) > 1:
+        _ambiguous(arrays, likely)
+    return (likely[0], "the only cell array that may hold spikes") if likely else None
+
+
+def _named_cell(kinds: dict[str, str]) -> str | None:
+    for names, wanted in ((_COUNTS, ("matrices",)), (_TIMES, ("times", "nested"))):
+        for base in names:
+            found = next((n for n, kind in kinds.items() if kind in wanted and base_name(n) == base), None)
+            if found is not None:
+                return found
+    return None
+
+
+def _is_likely(arrays: MatlabArrays, name: str, kind: str) -> bool:
+    """Whether a cell may hold spikes though its name does not say so."""
+    if kind in ("times", "nested"):
+        return name not in arrays.variables
+    if kind != "matrices":
+        return False
+    for item in arrays.cells[name].items[:20]:
+        values = item.array() if isinstance(item, Numbers) else np.zeros(0)
+        if not (np.isfinite(values).all() and (values >= 0).all() and (values == np.trunc(values)).all()):
+            return False
+    return True
+
+
+def _ambiguous(arrays: MatlabArrays, likely: list[str]) -> NoReturn:
+    variables = arrays.all_variables()
+    said = f"The spikes may be in any of these cell arrays: {listed(described(name, variables[name]) for name in likely)}."
+    hint = (
+        "Say which: mapping.spike_times names the one with spike times, mapping.spikes the one with counts."
+    )
+    raise RejectedFile(Problem("spikes_ambiguous", said, hint, "/mapping/spike_times"))
+
+
+def _refuse_other_cells(name: str, cell: Cell, pointer: str) -> None:
+    if kind_of_cell(cell) in ("", "empty"):
+        said = f"`{name}` is a cell array, of {listed(cell.shape)} cells, that holds neither vectors nor matrices of numbers."
+        hint = (
+            "Give a vector of spike times for each neuron (and trial), or a matrix of counts for each trial."
+        )
+        raise RejectedFile(Problem("cells_not_spikes", said, hint, pointer))
+
+
+def _read_counts(
+    name: str, how: str, arrays: MatlabArrays, options: ReadOptions, budget: Budget
+) -> Recording | SpikeTrains:
+    understood: list[Understood] = []
+    warning = pad_counts(name, arrays, options, understood, budget, how)
+    mapping = options.mapping.model_copy(update={"spikes": name, "spike_times": None, "axes": None})
+    found = read_arrays(arrays, options.model_copy(update={"mapping": mapping}))
+    found.understood = understood + [one for one in found.understood if one.variable != name]
+    found.warnings += [warning] if warning is not None else []
+    return found
+
+
+def _read_plain(arrays: MatlabArrays, options: ReadOptions) -> tuple[Recording | SpikeTrains, str]:
+    """Read arrays; what was found, and the array of the spikes."""
+    found = read_arrays(arrays, options)
+    spikes = next(one.variable for one in found.understood if one.what in ("spikes", "spike_times"))
+    if isinstance(found, SpikeTrains) and found.trial_offset_s is None and not found.tables:
+        beside = TimesBeside(spikes, arrays, options, found.understood)
+        left = {warning.pointer.removeprefix("/") for warning in found.warnings}
+        beside.columns = {name: number for name, number in beside.columns.items() if name in left}
+        beside.take_tables_and_events(found)
+        taken = {f"/{name[:100]}" for name in beside.used}
+        found.warnings = [warning for warning in found.warnings if warning.pointer not in taken]
+    return found, spikes
+
+
+def _shorten_names(recording: Recording, spikes: str) -> None:
+    """Call what lies in the struct of the spikes by its own name: `trial.direction` becomes `direction`."""
+    groups: list[dict[str, Any]] = [recording.trial_metadata, recording.neuron_metadata, recording.behaviour]
+    for group in groups:
+        names = {name: short_name(name, spikes) for name in group}
+        if len(set(names.values())) == len(names):
+            items = {names[name]: value for name, value in group.items()}
+            group.clear()
+            group.update(items)

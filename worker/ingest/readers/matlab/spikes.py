@@ -1,0 +1,337 @@
+"""Spike times in cell arrays of MATLAB: of each neuron, or of each trial and neuron."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.flat_spikes import NEURON, sampling_rate, unit_by_name
+from worker.ingest.readers.matlab.beside import TimesBeside, is_of_neurons
+from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of
+from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, product
+from worker.ingest.recording import Understood
+from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, SpikeColumns
+from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, in_seconds, lay_trials_end_to_end
+
+_IMPLAUSIBLE_S = 200_000.0
+"""More than two days: a time beyond is in milliseconds or samples."""
+_BATCH = 2**19
+"""Spikes that are taken in at a time."""
+_WHOLE_FROM = 100.0
+"""Times that are all whole numbers, some of them above this, are in milliseconds or samples."""
+
+Spikes = tuple[int, int, Numbers]
+
+
+def kind_of_cell(cell: Cell) -> str:
+    """`times`: vectors; `nested`: cells of vectors; `matrices`: matrices, one for each trial; empty for any other."""
+    items = [item for item in cell.items if not (isinstance(item, Numbers | Cell) and _is_empty(item))]
+    if items and all(isinstance(item, Cell) and kind_of_cell(item) in ("times", "empty") for item in items):
+        return "nested"
+    if not all(isinstance(item, Numbers) for item in items):
+        return ""
+    if not items:
+        return "empty"
+    if all(isinstance(item, Numbers) and item.is_vector for item in items):
+        return "times"
+    return "matrices" if all(isinstance(item, Numbers) and len(item.shape) == 2 for item in items) else ""
+
+
+def _is_empty(item: Numbers | Cell) -> bool:
+    return product(item.shape) == 0
+
+
+class Clock:
+    """Turns the times of one variable into seconds; says that their unit is unclear when all of them together do.
+
+    Parameters
+    ----------
+    name
+        Of the variable.
+    vectors
+        All of its times.
+    arrays
+        Beside it, perhaps with a sampling rate.
+    options
+        Of the request.
+    """
+
+    def __init__(
+        self, name: str, vectors: Iterable[Numbers], arrays: MatlabArrays, options: ReadOptions
+    ) -> None:
+        self._name, self._options = name, options
+        self._unit, self._rate_hz = unit_by_name(name), sampling_rate(arrays)
+        self._unit_is_open = options.time_unit is None and self._unit is None
+        self._as_whole = self._unit_is_open and _are_whole(vectors)
+        self.without_time = 0
+        """Times that are NaN or infinite."""
+
+    def seconds(self, times: NDArray[Any]) -> NDArray[np.float64]:
+        """Some of the times, in seconds."""
+        finite = np.isfinite(times)
+        self.without_time += len(times) - int(np.count_nonzero(finite))
+        if self._as_whole and times.dtype.kind == "f":
+            in_seconds(times[finite].astype(np.int64), self._options, self._name)  # which refuses them
+        found = in_seconds(times, self._options, self._name, self._unit, self._rate_hz)
+        last = float(found[finite].max(initial=0.0))
+        if self._unit_is_open and last > _IMPLAUSIBLE_S:
+            said = f"The times in `{self._name}` go up to {last:g}, more than two days if they were seconds."
+            hint = "Give time_unit: `ms`, `us`, or `samples` with sampling_rate_hz (30000 for most systems)."
+            raise RejectedFile(Problem("time_unit_unclear", said, hint, "/time_unit"))
+        return found
+
+
+def _are_whole(vectors: Iterable[Numbers]) -> bool:
+    largest = 0.0
+    for numbers in vectors:
+        values = numbers.vector()
+        if values.dtype.kind == "f":
+            values = values[np.isfinite(values)]
+            if (values != np.trunc(values)).any():
+                return False
+        largest = max(largest, float(values.max(initial=0)))
+    return _WHOLE_FROM <= largest <= 2.0**53
+
+
+class CellOfTimes:
+    """Reads a cell array of spike times, and what lies beside it.
+
+    Parameters
+    ----------
+    name
+        Of the cell array.
+    arrays
+        Everything in the file.
+    options
+        Of the request.
+    understood
+        Is told what was taken for what.
+    """
+
+    def __init__(
+        self, name: str, arrays: MatlabArrays, options: ReadOptions, understood: list[Understood]
+    ) -> None:
+        self._name, self._arrays, self._options, self._understood = name, arrays, options, understood
+        self._cell = arrays.cells.pop(name)
+        arrays.variables.pop(name, None)
+        self._beside = TimesBeside(name, arrays, options, understood)
+        self._warnings: list[Problem] = []
+
+    def trains(self, how: str) -> SpikeTrains:
+        """Read it, taken for spike times in the way that `how` says."""
+        axes = self._options.mapping.axes
+        is_column = len(self._cell.shape) == 2 and min(self._cell.shape) <= 1
+        if kind_of_cell(self._cell) == "nested":
+            found = self._by_trial_and_neuron(how, nested=True)
+        elif is_column and not (axes and "bin" not in axes):
+            found = self._by_trial(how) if "tr" in self._of_trials() else self._by_neuron(how)
+        elif len(self._cell.shape) == 2:
+            found = self._by_trial_and_neuron(how, nested=False)
+        else:
+            said = (
+                f"`{self._name}` is a cell array of {len(self._cell.shape)} axes: expected trials × neurons."
+            )
+            raise RejectedFile(
+                Problem(
+                    "spikes_wrong_axes", said, "Save one cell for each trial and neuron.", f"/{self._name}"
+                )
+            )
+        found.warnings += self._warnings
+        self._beside.finish(found)
+        return found
+
+    def _of_trials(self) -> str:
+        """`tr` where the name says that elements are trials."""
+        name = self._name.lower()
+        return (
+            "tr" if any(word in name for word in ("trial", "trl")) and not is_of_neurons(self._name) else ""
+        )
+
+    def _told(self, how: str, axes: tuple[str, ...]) -> None:
+        what = f"{how}; a cell for each {' × '.join(axes)}"
+        self._understood.append(Understood("spike_times", self._name, what, self._cell.shape))
+
+    def _warn_without_time(self, clock: Clock) -> None:
+        if clock.without_time:
+            said = f"{clock.without_time} spikes in `{self._name}` have no time (NaN or infinite), and were left out."
+            self._warnings.append(
+                Problem("spikes_without_time", said, "Check how the times were saved.", f"/{self._name}")
+            )
+
+    def _by_neuron(self, how: str) -> SpikeTrains:
+        """One continuous recording: the times of each neuron."""
+        items = _vectors(self._cell.items)
+        _refuse_many(self._name, len(items), 1)
+        clock = Clock(self._name, items, self._arrays, self._options)
+        times = SpikeTimes()
+        for neuron, numbers in enumerate(items):
+            times.add(clock.seconds(numbers.vector()), neuron)
+        self._warn_without_time(clock)
+        trains = SpikeTrains(
+            times, len(items), source_format=self._arrays.format, understood=self._understood
+        )
+        self._told(how, ("neuron",))
+        self._beside.take_metadata_of_neurons(trains)
+        self._beside.take_tables_and_events(trains)
+        return trains
+
+    def _by_trial(self, how: str) -> SpikeTrains:
+        """The times of each trial, with the neuron of each spike in a cell beside it, or of one neuron."""
+        items = _vectors(self._cell.items)
+        label = self._labels(items)
+        if label is None:
+            return self._gather(((trial, 0, item) for trial, item in enumerate(items)), (len(items), 1), how)
+        _refuse_many(self._name, 1, len(items))
+        clock = Clock(self._name, items, self._arrays, self._options)
+        columns = SpikeColumns(by_trial=True)
+        labels = _vectors(self._arrays.cells.pop(label).items)
+        self._arrays.variables.pop(label, None)
+        for trial, (numbers, label_of) in enumerate(zip(items, labels, strict=True)):
+            times_s = clock.seconds(numbers.vector())
+            if len(times_s) != label_of.size:
+                said = f"Trial {trial} has {len(times_s)} times in `{self._name}` and {label_of.size} neurons in `{label}`."
+                hint = "Give one neuron for each time; leave out NaN."
+                raise RejectedFile(Problem("array_wrong_shape", said, hint, f"/{label}"))
+            columns.add(times_s, label_of.vector(), np.full(len(times_s), trial))
+        self._told(how, ("trial",))
+        self._understood.append(Understood("neuron", label, "by its name", self._cell.shape))
+        metadata = self._beside.metadata_of_trials(len(items)) | {"trial_id": list(range(len(items)))}
+        trains = columns.finish(self._arrays.format, self._options, metadata)
+        trains.understood = self._understood
+        return trains
+
+    def _labels(self, items: list[Numbers]) -> str | None:
+        for name, cell in self._arrays.cells.items():
+            is_label = base_name(name) in NEURON and prefix_of(name) == prefix_of(self._name)
+            if is_label and kind_of_cell(cell) == "times" and len(cell.items) == len(items):
+                return name
+        return None
+
+    def _by_trial_and_neuron(self, how: str, nested: bool) -> SpikeTrains:
+        first, second = self._lengths(nested)
+        axes, reason = self._axes_of(first, second, nested)
+        swapped = axes[0] == "neuron"
+        spikes = (
+            (j, i, numbers) if swapped else (i, j, numbers)
+            for i, j, numbers in _grid(self._cell, self._cell.shape[0], nested)
+        )
+        shape = (second, first) if swapped else (first, second)
+        return self._gather(spikes, shape, f"{how}; {reason}", axes)
+
+    def _lengths(self, nested: bool) -> tuple[int, int]:
+        if not nested:
+            return self._cell.shape[0], self._cell.shape[1]
+        inner = {product(item.shape) for item in self._cell.items if isinstance(item, Cell) and item.items}
+        if len(inner) > 1:
+            said = f"The cells of `{self._name}` hold {min(inner)} to {max(inner)} cells: those that are missing count as empty."
+            hint = "Give one cell for each neuron in each trial, empty where it did not fire."
+            self._warnings.append(Problem("cells_of_unequal_number", said, hint, f"/{self._name}"))
+        return len(self._cell.items), max(inner, default=0)
+
+    def _axes_of(self, first: int, second: int, nested: bool) -> tuple[tuple[str, str], str]:
+        """Which axis is that of trials: by the mapping, names, lengths of arrays beside, else a guess with a warning."""
+        given = [axis for axis in self._options.mapping.axes or () if axis != "bin"]
+        if len(given) == 2:
+            return (given[0], given[1]), "axes as given in the mapping"
+        trials_first, neurons_first = ("trial", "neuron"), ("neuron", "trial")
+        outer = self._name.rsplit(".", 1)[0].split(".", 1)[0] if "." in self._name else ""
+        if nested and any(word in outer.lower() for word in ("trial", "trl")):
+            return trials_first, "axes by its name"
+        if nested and outer and is_of_neurons(outer):
+            return neurons_first, "axes by its name"
+        votes = self._beside.votes_for_trials(first, second)
+        if votes:
+            return (trials_first if votes > 0 else neurons_first), "axes by the lengths of arrays beside it"
+        guess = trials_first if nested or first >= second else neurons_first
+        said = (
+            f"`{self._name}` is a cell array of {first} × {second}, and nothing tells which are trials: taken as "
+            f"{guess[0]}s × {guess[1]}s."
+        )
+        hint = "Say it with mapping.axes: ['trial', 'neuron'] or ['neuron', 'trial']."
+        self._warnings.append(Problem("axes_guessed", said, hint, "/mapping/axes"))
+        return guess, "axes guessed"
+
+    def _gather(
+        self, spikes: Iterable[Spikes], shape: tuple[int, int], how: str, axes: tuple[str, ...] = ("trial",)
+    ) -> SpikeTrains:
+        trials, neurons = shape
+        _refuse_many(self._name, neurons, trials)
+        spikes = list(spikes)
+        _refuse_counts(self._name, [numbers for _, _, numbers in spikes])
+        clock = Clock(self._name, (numbers for _, _, numbers in spikes), self._arrays, self._options)
+        times = SpikeTimes()
+        earliest_s, latest_s = np.full(trials, np.inf), np.full(trials, -np.inf)
+        for trial_of, neuron_of, values in _batches(spikes):
+            times_s = clock.seconds(values)
+            times.add(times_s, neuron_of, trial_of)
+            finite = np.isfinite(times_s)
+            np.minimum.at(earliest_s, trial_of[finite], times_s[finite])
+            np.maximum.at(latest_s, trial_of[finite], times_s[finite])
+        self._warn_without_time(clock)
+        trains = SpikeTrains(times, neurons, source_format=self._arrays.format, understood=self._understood)
+        self._told(how, axes)
+        self._beside.take_metadata_of_neurons(trains)
+        table = self._beside.table_on_clock_of(trials, earliest_s, latest_s)
+        if table is not None:
+            trains.tables["trials"] = table
+            trains.notes.append(
+                "Spike times lie between the trials' start and stop: they are times of the session."
+            )
+        else:
+            lay_trials_end_to_end(trains, self._beside.metadata_of_trials(trials), trials, self._options)
+            trains.notes.append("Spike times were taken as from each trial's beginning.")
+        return trains
+
+
+def _batches(spikes: list[Spikes]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
+    """Trial, neuron and time of every spike, of many cells at a time."""
+    first, waiting = 0, 0
+    for place, (_, _, numbers) in enumerate(spikes):
+        waiting += numbers.size
+        if waiting >= _BATCH or place == len(spikes) - 1:
+            part = spikes[first : place + 1]
+            sizes = [one.size for _, _, one in part]
+            trial_of, neuron_of = (np.repeat([one[axis] for one in part], sizes) for axis in (0, 1))
+            yield trial_of, neuron_of, np.concatenate([one.vector() for _, _, one in part])
+            first, waiting = place + 1, 0
+
+
+def _vectors(items: list[Node]) -> list[Numbers]:
+    return [item for item in items if isinstance(item, Numbers)]
+
+
+def _grid(cell: Cell, height: int, nested: bool) -> Iterator[Spikes]:
+    """First index, second index and times of every cell."""
+    for place, item in enumerate(cell.items):
+        if isinstance(item, Numbers) and not nested:
+            yield place % height, place // height, item
+        if isinstance(item, Cell) and nested:
+            for inner, numbers in enumerate(item.items):
+                if isinstance(numbers, Numbers):
+                    yield place, inner, numbers
+
+
+def _refuse_many(name: str, neurons: int, trials: int) -> None:
+    for number, most, what in ((neurons, MOST_NEURONS, "neuron"), (trials, MOST_TRIALS, "trial")):
+        if number > most:
+            said = f"`{name}` has cells of {number} {what}s: at most {most} are read."
+            hint = "Check which axis of the cell array is which: mapping.axes says it."
+            raise RejectedFile(Problem(f"too_many_{what}s", said, hint, f"/{name}"))
+
+
+def _refuse_counts(name: str, vectors: list[Numbers]) -> None:
+    """Refuse vectors of one length that do not rise: counts in bins, not times."""
+    filled = [numbers for numbers in vectors if numbers.size > 1]
+    lengths = {numbers.size for numbers in filled}
+    if len(filled) < 2 or len(lengths) > 1:
+        return
+    for numbers in filled[:20]:
+        values: NDArray[Any] = numbers.vector()
+        if not (values == np.trunc(values)).all() or (np.diff(values.astype(np.float64)) > 0).all():
+            return
+    said = f"The vectors in `{name}` all have {lengths.pop()} whole numbers that do not rise: they look like counts, not times."
+    hint = "Save counts as an array of trials × bins × neurons, or as one matrix (bins × neurons) for each trial."
+    raise RejectedFile(Problem("spike_times_look_like_counts", said, hint, f"/{name}"))

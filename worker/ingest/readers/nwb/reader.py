@@ -1,0 +1,66 @@
+"""NWB: spike times of units, tables of trials, events and behaviours. It is read as HDF5; no code of extensions is loaded.
+
+| in the file | taken for |
+|---|---|
+| `/units`: `spike_times` and `spike_times_index`; else another table with them, or that of `mapping.spike_times` | spike times |
+| other columns of units: numbers, texts, names of referenced groups, `id` (as `neuron_id`) | metadata of neurons |
+| `location` and `group_name` of the electrodes of a unit | metadata of neurons |
+| `obs_intervals` | told; warned of if units differ |
+| `/intervals/trials`; else the table of intervals with most rows, epochs last; or that of `mapping.trials` | trials |
+| the other columns of that table | metadata of trials; times such as `go_cue_time` are what `trials.align_to` may name |
+| a column `split` of train, val, test | the split |
+| `/intervals/invalid_times` | the column `in_invalid_times` of trials, with a warning if any overlaps |
+| `/acquisition`, `/processing`: whole numbers without a unit at timestamps | events: `events`, and each code as `events=3` |
+| there: annotations, tables with `timestamp` | events, and each text as `name=text` |
+| there: other series of samples, or samples × k, with timestamps or a rate | behaviour, scaled; `mapping.behaviour` chooses |
+| voltages, fluorescence, images | never read, told |
+
+Columns of several values for each row are left out with a warning, but lists of texts (tags) are joined. A recording without a
+table of trials of two rows or more is taken as continuous.
+"""
+
+from pathlib import Path
+
+import h5py
+
+from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.hdf5.safety import is_hdf5, open_checked
+from worker.ingest.readers.nwb.file import NwbFile
+from worker.ingest.readers.nwb.series import read_series
+from worker.ingest.readers.nwb.tables import read_trial_tables
+from worker.ingest.readers.nwb.units import choose_units, read_units
+from worker.ingest.recording import Understood
+from worker.ingest.spike_trains import SpikeTrains
+
+
+class NwbReader:
+    """Reads NWB 2 files with spike times."""
+
+    format = "nwb"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file is HDF5 that says which version of NWB it keeps to."""
+        if not is_hdf5(path):
+            return False
+        try:
+            with h5py.File(path, "r", locking=False) as opened:
+                return bool(h5py.h5a.exists(opened.id, b"nwb_version"))
+        except (OSError, RuntimeError, ValueError, KeyError):
+            return False
+
+    def read(self, path: Path, options: ReadOptions) -> SpikeTrains:
+        """Read `path`."""
+        if options.mapping.spikes is not None:
+            said = f"mapping.spikes is `{options.mapping.spikes}`: NWB files are read by their spike times, not by counts."
+            hint = "Leave it out; mapping.spike_times names a table of units."
+            raise RejectedFile(Problem("variable_unknown", said, hint, "/mapping/spikes"))
+        understood: list[Understood] = []
+        with open_checked(path, options, variable_length=True) as checked:
+            file = NwbFile(checked, options)
+            units = choose_units(file, options, understood)
+            trains = read_units(file, units, options)
+            trains.source_format, trains.understood = self.format, understood
+            read_trial_tables(file, trains, options)
+            read_series(file, trains, options)
+        return trains

@@ -1,0 +1,200 @@
+"""Which layout a table has: what each of its columns is, by the mapping, else by its name."""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.tables.table import Table
+from worker.ingest.recording import Understood
+from worker.ingest.spike_trains import in_seconds
+
+_TRIAL = {
+    "trial",
+    "trials",
+    "trialid",
+    "trialids",
+    "trialnumber",
+    "trialno",
+    "trialnum",
+    "trialindex",
+    "trialidx",
+}
+_NEURON = {
+    *(
+        "neuron",
+        "neurons",
+        "neuronid",
+        "neuronids",
+        "neuronindex",
+        "neuronidx",
+        "unit",
+        "units",
+        "unitid",
+        "unitids",
+    ),
+    *("unitindex", "unitidx", "cell", "cells", "cellid", "cluster", "clusters", "clusterid", "clusterids"),
+    *("spikeclusters", "spikeunits", "spikeneurons", "channel", "channelid", "electrode"),
+}
+_BIN = {
+    "bin",
+    "bins",
+    "binid",
+    "binindex",
+    "binidx",
+    "binnumber",
+    "timebin",
+    "timebins",
+    "timestep",
+    "timeindex",
+}
+_COUNT = {
+    *("count", "counts", "spikecount", "spikecounts", "nspikes", "numspikes", "numberofspikes", "spikes"),
+}
+_UNITS = {
+    "": None, "s": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "ms": "ms", "msec": "ms",
+    "milliseconds": "ms", "us": "us", "µs": "us", "microseconds": "us", "samples": "samples",
+}  # fmt: skip
+_TIMES = ("spiketimes", "spiketime", "timestamps", "timestamp", "times", "time", "t")
+_LISTS = {*_TIMES, "spikes"}
+
+
+@dataclass
+class Roles:
+    """What the columns of a table are.
+
+    Attributes
+    ----------
+    trial, neuron, bin, time, count
+        Names of columns.
+    understood
+        How each was found.
+    """
+
+    trial: str | None = None
+    neuron: str | None = None
+    bin: str | None = None
+    time: str | None = None
+    count: str | None = None
+    understood: list[Understood] = field(default_factory=list)
+
+    def used(self) -> set[str]:
+        """The columns that have a role."""
+        return {
+            name for name in (self.trial, self.neuron, self.bin, self.time, self.count) if name is not None
+        }
+
+
+def plain(name: str) -> str:
+    """A name without case, blanks and punctuation."""
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def unit_of(name: str) -> str | None:
+    """The unit that a column of times has in its name, as in `time_ms` and `t (s)`."""
+    return next((_UNITS[unit] for stem, unit in _stems(name) if unit), None)
+
+
+def _stems(name: str) -> list[tuple[str, str]]:
+    """Names of times that a name may be, each with the unit that is left over."""
+    text = plain(name)
+    return [
+        (stem, text.removeprefix(stem))
+        for stem in _TIMES
+        if text.startswith(stem) and text.removeprefix(stem) in _UNITS
+    ]
+
+
+def is_known(name: str) -> bool:
+    """Whether a column's name alone tells what it is."""
+    return plain(name) in _TRIAL | _NEURON | _BIN | _COUNT or bool(_stems(name)) or is_of_neuron(name)
+
+
+def is_of_neuron(name: str) -> bool:
+    """Whether a column has a name such as `neuron_3`, `unit12`, `ch 4a` or `17`."""
+    text = plain(name)
+    return bool(
+        re.fullmatch(
+            r"(neuron|unit|cell|cluster|channel|chan|ch|electrode|n|u|spikes?|counts?)?\d{1,9}[a-z]?", text
+        )
+    )
+
+
+def find_roles(table: Table, options: ReadOptions) -> Roles:
+    """Say which column is what.
+
+    Raises
+    ------
+    RejectedFile
+        When the mapping names a column that is not there.
+    """
+    mapping, roles = options.mapping, Roles()
+    given = {
+        "trial": ("trial",),
+        "neuron": ("neuron",),
+        "bin": ("bin",),
+        "time": ("time", "spike_times"),
+        "count": ("count", "spikes"),
+    }
+    names = {"trial": _TRIAL, "neuron": _NEURON, "bin": _BIN, "count": _COUNT}
+    for role, fields in given.items():
+        field_name = next((name for name in fields if getattr(mapping, name) is not None), None)
+        if field_name is not None:
+            found = known_column(table, field_name, getattr(mapping, field_name))
+            setattr(roles, role, found)
+            roles.understood.append(Understood(role, found, "given in the mapping"))
+    kept = {*(mapping.behaviour or ()), *(mapping.trial_metadata or ())}
+    for name in kept:
+        known_column(table, "behaviour" if name in (mapping.behaviour or ()) else "trial_metadata", name)
+    for role in given:
+        free = [name for name in table.columns if name not in roles.used() | kept]
+        if role == "time":
+            fits = [name for name in free if _stems(name)]
+            fits += [name for name in free if table.columns[name] == "list" and plain(name) in _LISTS]
+        else:
+            fits = [name for name in free if plain(name) in names[role]]
+        # Text where numbers are expected is told when it is read; but beside bins, a time of day in text is no harm.
+        numbers = [name for name in fits if _may_be(role, table.columns[name])]
+        fits = numbers or ([] if role == "time" and roles.bin is not None else fits)
+        if getattr(roles, role) is None and fits:
+            setattr(roles, role, fits[0])
+            roles.understood.append(Understood(role, fits[0], "by its name", alternatives=tuple(fits[1:])))
+    return roles
+
+
+def _may_be(role: str, kind: str) -> bool:
+    if role in ("trial", "neuron"):
+        return kind in ("whole", "number", "label")
+    return kind in ("whole", "number", *(["list"] if role == "time" else []))
+
+
+def known_column(table: Table, role: str, name: str) -> str:
+    """A column that the mapping names, if the table has it."""
+    if name not in table.columns:
+        said = f"mapping.{role} is `{name}`, which is no column of the table. It has: {listed(table.columns, 30)}."
+        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", f"/mapping/{role}"))
+    return name
+
+
+def seconds(
+    table: Table, name: str, values: NDArray[np.float64], options: ReadOptions
+) -> NDArray[np.float64]:
+    """Values of a column of times in seconds.
+
+    Raises
+    ------
+    RejectedFile
+        When they are whole numbers and nothing tells their unit.
+    """
+    may_be_whole = table.columns[name] in ("whole", "list")
+    is_whole = may_be_whole and bool((np.abs(values) < 2**53).all() and (values == np.trunc(values)).all())
+    return in_seconds(values.astype(np.int64) if is_whole else values, options, name, unit_of(name))
+
+
+def column_left_out(name: str, why: str) -> Problem:
+    """Make the warning for a column that was not taken."""
+    hint = "A column is kept as metadata if it has one value in all rows of a trial, or of a neuron."
+    return Problem("column_left_out", f"`{name[:100]}` was left out: {why}.", hint, f"/{name[:100]}")

@@ -1,0 +1,113 @@
+"""Tables, as CSV or Parquet: a row for each spike, for each count, or for each bin. Columns are told by their names.
+
+Names are compared without case, blanks and punctuation; the mapping of the request (`trial`, `neuron`, `bin`, `time`, `count`,
+`bin_width`, `split`, `behaviour`, `trial_metadata`) goes before them.
+
+| column | names | |
+|---|---|---|
+| trial | `trial`, `trial_id`, `trial_number`, … | number or name |
+| neuron | `neuron`, `unit`, `cluster`, `cell`, `channel`, `neuron_id`, … | number or name |
+| time | `time`, `t`, `spike_time`, `timestamp`, `time_ms`, `time (s)`, … | in seconds, or the unit in its name or `time_unit` |
+| bin | `bin`, `bin_index`, `time_bin`, `time_step`, … | whole numbers, from 0 or 1 |
+| count | `count`, `spike_count`, `n_spikes`, … | whole numbers |
+
+| table | columns | |
+|---|---|---|
+| spikes | neuron, time | a row for each spike; time runs through the session |
+| spikes by trial | trial, neuron, time | time from each trial's beginning |
+| lists of spikes (Parquet) | neuron (, trial), a list of times | a row for each neuron, or each trial and neuron |
+| long counts | trial, bin or time, neuron, count | a row for each count; those that are absent are 0; none may come twice |
+| wide counts | trial, bin or time, a column for each neuron | a row for each bin; a trial is as long as its last row |
+| wide counts | (bin or time,) a column for each neuron | the same without trials: a continuous recording |
+
+In wide tables, columns named such as `neuron_3`, `unit12`, `ch4` or `17` are the neurons. If there are none, each column of
+whole numbers from 0 is one that changes within some trial, or is 0 throughout. Of other columns, those that have one value in
+all rows of a trial are metadata of trials (`split`, `trial_length_bins` and `bin_width_s` mean what they mean in arrays), those
+that have one value in all rows of a neuron are metadata of neurons, and the other numbers of wide tables are behaviour.
+A clock that goes on from trial to trial, each beginning after the end of the one before, is counted from each trial's first row;
+times of spikes must not. Where a time tells the bin, its steps must be even, and are the bin width. What is none of these is
+left out with a warning.
+
+CSV: columns are divided by commas, semicolons, tabs or blanks; the first line has their names (it may begin with #); numbers have
+decimal points; text may be in quotes that close in the same line; lines that begin with # are passed over; the encoding is UTF-8
+or Latin-1. Parquet: plain, dictionary and list columns; not encrypted.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.tables.csv_table import CsvTable, is_number, sniff
+from worker.ingest.readers.tables.layouts import find_roles, is_known
+from worker.ingest.readers.tables.long import LongCounts
+from worker.ingest.readers.tables.parquet_table import ENCRYPTED_MAGIC, MAGIC, ParquetTable
+from worker.ingest.readers.tables.spikes import read_spikes
+from worker.ingest.readers.tables.table import Table, limit_arrow
+from worker.ingest.readers.tables.wide import WideCounts
+from worker.ingest.recording import Recording
+from worker.ingest.spike_trains import SpikeTrains
+
+_NOT_BUILTIN = (pa.lib.ArrowCapacityError, pa.lib.ArrowSerializationError)
+"""What Arrow raises that is no kind of Python's own exceptions."""
+
+
+class CsvReader:
+    """Reads tables of text."""
+
+    format = "csv"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file is text with rows of equal length and a column of numbers, or with names that are known."""
+        dialect = sniff(path)
+        if dialect is None or not any(is_number(cell) for cell in dialect.rows[0]):
+            return False
+        known = sum(map(is_known, dialect.header))
+        if dialect.is_even:
+            return known > 0 or dialect.has_column_of_numbers()
+        return known > 1 and dialect.delimiter != " "  # a table with a fault, which is told when it is read
+
+    def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
+        """Read `path`; the module's tables say what is understood."""
+        limit_arrow()
+        dialect = sniff(path)
+        if dialect is None:
+            raise ValueError("there are no rows of text")
+        return _read(CsvTable(path, dialect), options)
+
+
+class ParquetReader:
+    """Reads Parquet files."""
+
+    format = "parquet"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether the file begins as Parquet does."""
+        with path.open("rb") as file:
+            return file.read(4) in (MAGIC, ENCRYPTED_MAGIC)
+
+    def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
+        """Read `path`; the module's tables say what is understood."""
+        limit_arrow()
+        try:
+            return _read(ParquetTable(path, options), options)
+        except _NOT_BUILTIN as error:
+            raise ValueError(str(error)) from error
+
+
+def _read(table: Table, options: ReadOptions) -> Recording | SpikeTrains:
+    roles = find_roles(table, options)
+    has_lists = roles.time is not None and table.columns[roles.time] == "list"
+    if has_lists or (roles.time is not None and roles.neuron is not None and roles.count is None):
+        return read_spikes(table, roles, options)
+    if roles.neuron is not None and roles.count is None:
+        said = (
+            f"The table has a column of neurons, `{roles.neuron}`, but none of spike times or counts. It has: "
+            f"{listed(table.columns, 30)}."
+        )
+        hint = "Name the column of times with mapping.time, or those of bins and counts with mapping.bin and mapping.count."
+        raise RejectedFile(Problem("spikes_missing", said, hint, "/mapping"))
+    counts = (LongCounts if roles.neuron is not None else WideCounts)(table, roles, options)
+    counts.survey()
+    return counts.recording()

@@ -1,0 +1,241 @@
+"""What a first pass over a table finds out: its labels, what is constant within each, and where bins lie."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.tables.table import Batch, LabelColumn
+from worker.ingest.recording import MetadataValue
+
+_MOST_CONSTANTS = 50_000_000
+_MOST_VALUES = 1_000_000
+_FEWEST_TRIALS_TO_TELL = 3
+_EVEN = 0.25
+"""Of a bin: a time that lies so far from where its bin should begin is no time of a bin."""
+
+
+class Labels:
+    """Numbers the labels of a column by their first appearance.
+
+    Parameters
+    ----------
+    what
+        `neuron` or `trial`.
+    most
+        How many there may be.
+    """
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what, self._most = what, most
+        self.known: dict[int | str, int] = {}
+
+    def codes(self, column: LabelColumn) -> NDArray[np.int64]:
+        """The number of each row's label; -1 where it has none."""
+        values, indices = column
+        numbers = np.array([*(self._number(value) for value in values), -1], np.int64)
+        if len(self.known) > self._most:
+            said = f"There are more than {self._most} different values in the column of the {self._what}."
+            hint = f"Check which column is the {self._what}: mapping.{self._what} names it."
+            raise RejectedFile(Problem(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}"))
+        return numbers[indices]
+
+    def _number(self, value: MetadataValue) -> int:
+        if value is None:
+            return -1
+        if isinstance(value, float):
+            if value != int(value):
+                said = f"The {self._what} of some rows is no whole number, such as {value!r}."
+                hint = f"Give whole numbers or names for the {self._what}."
+                raise RejectedFile(Problem("label_not_whole", said, hint, f"/mapping/{self._what}"))
+            value = int(value)
+        return self.known.setdefault(int(value) if isinstance(value, bool) else value, len(self.known))
+
+    def array(self) -> NDArray[np.int64] | NDArray[np.str_]:
+        """The label of each number: whole numbers, or text if any is."""
+        if any(isinstance(label, str) for label in self.known):
+            return np.array([str(label) for label in self.known])
+        return np.array(list(self.known), np.int64)
+
+    def places(self) -> NDArray[np.int64]:
+        """Where each number comes when labels are in order: whole numbers by size, text by appearance."""
+        labels = self.array()
+        if labels.dtype.kind != "i":
+            return np.arange(len(labels))
+        places = np.empty(len(labels), np.int64)
+        places[np.argsort(labels)] = np.arange(len(labels))
+        return places
+
+
+class Constants:
+    """Finds the columns that have one value in all rows of a trial (or of a neuron), and keeps it.
+
+    Parameters
+    ----------
+    names
+        Columns of numbers or labels.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._first = {name: np.zeros(0) for name in names}
+        self._known: dict[str, dict[MetadataValue, int]] = {}
+        self._seen = np.zeros(0, bool)
+
+    @property
+    def names(self) -> list[str]:
+        """Columns that were constant so far."""
+        return list(self._first)
+
+    def drop(self, name: str) -> None:
+        """Look at a column no more."""
+        self._first.pop(name, None)
+
+    def add(self, codes: NDArray[np.int64], batch: Batch, rows: NDArray[np.bool_]) -> None:
+        """Take in some rows of a batch, each of the trial (or neuron) that `codes` numbers from 0."""
+        codes = codes[rows]
+        if len(codes) == 0 or not self._first:
+            return
+        self._grow(int(codes.max()) + 1)
+        groups, first = np.unique(codes, return_index=True)
+        fresh = ~self._seen[groups]
+        for name in list(self._first):
+            values = batch.numbers.get(name)
+            values = self._numbered(name, batch.labels[name]) if values is None else values
+            if values is None:
+                del self._first[name]
+                continue
+            values = values[rows]
+            stored = self._first[name]
+            stored[groups[fresh]] = values[first[fresh]]
+            of_rows = stored[codes]
+            if not ((of_rows == values) | (np.isnan(of_rows) & np.isnan(values))).all():
+                del self._first[name]
+        self._seen[groups] = True
+
+    def values(self, name: str) -> list[MetadataValue]:
+        """The value of each trial (or neuron), by its number."""
+        stored = self._first[name]
+        if name in self._known:
+            texts = list(self._known[name])
+            return [None if np.isnan(number) else texts[int(number)] for number in stored.tolist()]
+        finite = stored[np.isfinite(stored)]
+        whole = bool((finite == np.trunc(finite)).all() and (np.abs(finite) < 2**53).all())
+        return [
+            None if not np.isfinite(value) else int(value) if whole else value for value in stored.tolist()
+        ]
+
+    def _numbered(self, name: str, column: LabelColumn) -> NDArray[np.float64] | None:
+        """The values of a label column as numbers; None when there are too many different ones."""
+        values, indices = column
+        known = self._known.setdefault(name, {})
+        numbers = [np.nan if value is None else known.setdefault(value, len(known)) for value in values]
+        return None if len(known) > _MOST_VALUES else np.array([*numbers, np.nan], np.float64)[indices]
+
+    def _grow(self, number: int) -> None:
+        if number <= len(self._seen):
+            return
+        number = max(number, 2 * len(self._seen))
+        if number * len(self._first) > _MOST_CONSTANTS:
+            said = f"{len(self._first)} columns seem to be metadata of {number} trials: that is too much."
+            hint = (
+                "Name the columns to keep with mapping.trial_metadata, and behaviours with mapping.behaviour."
+            )
+            raise RejectedFile(Problem("too_many_columns", said, hint, "/mapping/trial_metadata"))
+        for name, stored in self._first.items():
+            self._first[name] = np.concatenate([stored, np.full(number - len(stored), np.nan)])
+        self._seen = np.concatenate([self._seen, np.zeros(number - len(self._seen), bool)])
+
+
+class Clock:
+    """Finds where the bins of each trial lie on a column of bins or times.
+
+    Parameters
+    ----------
+    step
+        From one bin to the next; found out unless given.
+    """
+
+    def __init__(self, step: float | None = None) -> None:
+        self._given = step
+        self.first, self.last = np.zeros(0), np.zeros(0)
+        self.rows = np.zeros(0, np.int64)
+        self._shortest, self._sum, self._number = np.inf, 0.0, 0
+
+    def add(self, trials: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        """Take in rows of some trials, from 0; none missing."""
+        if len(trials) == 0:
+            return
+        self.extend(int(trials.max()) + 1)
+        np.minimum.at(self.first, trials, values)
+        np.maximum.at(self.last, trials, values)
+        np.add.at(self.rows, trials, 1)
+        if self._given is None:
+            self._measure(trials, values)
+
+    def extend(self, trials: int) -> None:
+        """Have at least so many trials, perhaps without any row."""
+        more = trials - len(self.first)
+        if more > 0:
+            self.first = np.concatenate([self.first, np.full(more, np.inf)])
+            self.last = np.concatenate([self.last, np.full(more, -np.inf)])
+            self.rows = np.concatenate([self.rows, np.zeros(more, np.int64)])
+
+    def _measure(self, trials: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        order = np.lexsort((values, trials))
+        steps = np.diff(values[order])[np.diff(trials[order]) == 0]
+        steps = steps[steps > 1e-9 * max(1.0, float(np.abs(values).max()))]
+        if len(steps) == 0:
+            return
+        shortest = float(steps.min())
+        if shortest < self._shortest / 1.5:
+            self._sum, self._number = 0.0, 0
+        self._shortest = min(self._shortest, shortest)
+        near = steps[steps < 1.5 * self._shortest]
+        self._sum, self._number = self._sum + float(near.sum()), self._number + len(near)
+
+    @property
+    def step(self) -> float | None:
+        """From one bin to the next; None where no trial has two."""
+        if self._given is not None:
+            return self._given
+        return float(f"{self._sum / self._number:.6g}") if self._number else None
+
+    def goes_on(self, order: NDArray[np.int64]) -> bool:
+        """Whether the clock goes on from trial to trial, rather than beginning anew in each.
+
+        Parameters
+        ----------
+        order
+            Numbers of the trials in their order.
+        """
+        first, last = self.first[order], self.last[order]
+        return len(order) >= _FEWEST_TRIALS_TO_TELL and bool((first[1:] > last[:-1]).all())
+
+    def bins_from(
+        self, start: NDArray[np.float64], trials: NDArray[np.int64], values: NDArray[np.float64], name: str
+    ) -> NDArray[np.int64]:
+        """The bin of each row, from 0.
+
+        Parameters
+        ----------
+        start : float64, [trials]
+            Where the first bin of each trial lies.
+        trials, values, name
+            Trial and value of each row; the column's name, for messages.
+
+        Raises
+        ------
+        RejectedFile
+            When a value lies between bins.
+        """
+        step = self.step or 1.0
+        exact = (values - start[trials]) / step
+        bins = np.rint(exact)
+        off = np.abs(exact - bins) > _EVEN
+        if off.any():
+            value, earlier = float(values[off][0]), float((start[trials] + np.floor(exact) * step)[off][0])
+            said = f"`{name}` is not even: {value:g} lies between {earlier:g} and {earlier + step:g}, steps being {step:g}."
+            hint = "Give each bin's number from 0 in a column `bin`, or times in equal steps; spikes need a column of neurons."
+            raise RejectedFile(Problem("bins_uneven", said, hint, f"/{name}"))
+        return bins.astype(np.int64)
