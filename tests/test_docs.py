@@ -1,15 +1,41 @@
-"""Every setting, route and type of error is in the docs."""
+"""Every setting, route, type of error, option of a data set, and field and code of its report is in the docs."""
 
+import ast
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from api.errors import TYPE_PREFIX, Problem
+from store.dataset_options import (
+    ChopOptions,
+    DatasetOptions,
+    FileFormat,
+    Mapping,
+    NeuronOptions,
+    SplitOptions,
+    TrialOptions,
+)
 from store.settings import Settings
+from worker.ingest.examining.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
+
+OF_THE_SERVICE = {"ingest_failed": "worker/ingest/service.py"} | dict.fromkeys(
+    ("process_died", "worker_lost"), "worker/leases.py"
+)
+"""Problems of a data set that are the service's own fault, and no `Problem` of the ingest."""
+
+ENDINGS = {
+    "no_{}_left": ("trials", "neurons"),
+    "too_many_{}s": ("trial", "neuron"),
+    "{}_left_out": ("behaviour", "events"),
+}
+"""What can stand in codes that are put together."""
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -43,3 +69,82 @@ def test_every_route_is_documented() -> None:
             assert method == "head" or f"`{method.upper()} {path}`" in page, f"{method.upper()} {path}"
     for method, path in re.findall(r"`([A-Z]+) (/[^`]+)`", page):
         assert method.lower() in paths.get(path, {}), f"{method} {path}"
+
+
+def test_every_field_of_a_report_is_documented() -> None:
+    page, _ = (ROOT / "docs/report.md").read_text().split("\n## Codes\n")
+    added = ["arrays", "sessions"]  # by those who store it
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(
+        [*(field.name for field in fields(Report)), *added]
+    )
+
+
+def test_every_code_of_a_report_is_documented_once() -> None:
+    _, page = (ROOT / "docs/report.md").read_text().split("\n## Codes\n")
+    codes = set(OF_THE_SERVICE)
+    for path in (ROOT / "worker/ingest").rglob("*.py"):
+        codes |= _codes_in(path.read_text())
+    assert len(codes) > 100
+    assert sorted(re.findall(r"^\| `(\w+)` \| [RW] \|", page, re.MULTILINE)) == sorted(codes)
+    assert len(re.findall(r"^\| `", page, re.MULTILINE)) == len(codes)
+    for code, path_of in OF_THE_SERVICE.items():
+        assert f'"{code}"' in (ROOT / path_of).read_text()
+
+
+def _codes_in(source: str) -> set[str]:
+    """Every code that a `Problem` made in a module may have: its first argument.
+
+    A text is the code, an f-string is completed as `ENDINGS` says. A variable may be any text that looks like a code in the
+    function around it, or as the first argument in a call of that function.
+    """
+    tree, found = ast.parse(source), set()
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for call in calls:
+        if ast.unparse(call.func).split(".")[-1] != "Problem":
+            continue
+        code = call.args[0] if call.args else next(one.value for one in call.keywords if one.arg == "code")
+        if isinstance(code, ast.Constant):
+            found.add(str(code.value))
+        elif isinstance(code, ast.JoinedStr):
+            parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in code.values]
+            found |= {"".join(parts).format(ending) for ending in ENDINGS["".join(parts)]}
+        else:
+            around = [one for one in functions if one.lineno <= call.lineno <= (one.end_lineno or 0)][-1]
+            given = [one.args[0] for one in calls if one.args and _is_call_of(one, around.name)]
+            texts = [
+                str(node.value) for node in [*ast.walk(around), *given] if isinstance(node, ast.Constant)
+            ]
+            likely = {text for text in texts if re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)+", text)}
+            assert likely, f"no code is found for {ast.unparse(call)}"
+            found |= likely
+    return found
+
+
+def _is_call_of(call: ast.Call, name: str) -> bool:
+    return ast.unparse(call.func).split(".")[-1] == name
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kind"),
+    [
+        ("", DatasetOptions),
+        ("mapping", Mapping),
+        ("trials", TrialOptions),
+        ("neurons", NeuronOptions),
+        ("chop", ChopOptions),
+        ("split", SplitOptions),
+    ],
+)
+def test_every_option_of_a_data_set_is_documented(prefix: str, kind: type[BaseModel]) -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    for name in kind.model_fields:
+        assert f"`{name}`" in page or (prefix and f"`{prefix}.{name}`" in page), f"{prefix}.{name}"
+
+
+def test_every_format_has_a_row() -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    table = page.split("\n## Formats\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+    named = [name for row in rows if row != "`format`" for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(get_args(FileFormat))

@@ -7,6 +7,7 @@
 >>> rates = client.read_model_array(job["selected_model_id"], "rates")
 """
 
-from latentry.client import Client, LatentryError
+from latentry.client import Client
+from latentry.errors import LatentryError
 
 __all__ = ["Client", "LatentryError"]

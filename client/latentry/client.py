@@ -12,34 +12,13 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from latentry.errors import LatentryError, error_of
 from latentry.resumable import PATIENCE_SECONDS, Progress, ResumableUpload, pieces
 
 Document = dict[str, Any]
 
 _WHOLE_BYTES = 64 * 10**6
 """Larger files are sent in pieces."""
-
-
-class LatentryError(Exception):
-    """The service answered with a problem, or a job did not end well.
-
-    Parameters
-    ----------
-    message
-        What was expected, and what came.
-    hint
-        What to do.
-    status
-        HTTP status; 0 when the request itself was answered well.
-    problem
-        The whole problem document.
-    """
-
-    def __init__(
-        self, message: str, hint: str = "", status: int = 0, problem: Document | None = None
-    ) -> None:
-        super().__init__(f"{message} ({hint})" if hint else message)
-        self.message, self.hint, self.status, self.problem = message, hint, status, problem or {}
 
 
 class Client:
@@ -139,7 +118,7 @@ class Client:
             If the file changed while it was sent.
         """
         try:
-            return ResumableUpload(self._http, Path(path), progress).send(_error)
+            return ResumableUpload(self._http, Path(path), progress).send(error_of)
         except httpx.TransportError as error:
             raise LatentryError(f"the service at {self.url} does not answer: {error}") from error
 
@@ -162,6 +141,17 @@ class Client:
         """
         answer = self._post(f"/v1/datasets/{dataset_id}:derive", {"name": name, "options": options})
         return self.wait_for_dataset(answer["id"])
+
+    def combine_datasets(self, dataset_ids: list[str], name: str = "") -> Document:
+        """Make one data set of several sessions, whose neurons differ, and wait until it is ready.
+
+        Raises
+        ------
+        LatentryError
+            If they do not fit together.
+        """
+        body = {"dataset_ids": dataset_ids, "name": name}
+        return self.wait_for_dataset(self._post("/v1/datasets:combine", body)["id"])
 
     def synthesize_dataset(self, system: str = "lorenz", **parameters: Any) -> Document:
         """Make a synthetic data set with known rates and wait until it is ready.
@@ -327,7 +317,7 @@ class Client:
                         continue
                     if answer.is_error:
                         answer.read()
-                        raise _error(answer)
+                        raise error_of(answer)
                     for line in answer.iter_lines():
                         if line.startswith("data:"):
                             event: Document = json.loads(line[5:])
@@ -397,15 +387,5 @@ class Client:
                 f"the connection to {self.url} broke: {error or type(error).__name__}"
             ) from error
         if answer.is_error:
-            raise _error(answer)
+            raise error_of(answer)
         return answer
-
-
-def _error(answer: httpx.Response) -> LatentryError:
-    try:
-        problem = answer.json()
-    except ValueError:
-        return LatentryError(f"the service answered {answer.status_code}", status=answer.status_code)
-    return LatentryError(
-        str(problem.get("detail", problem)), str(problem.get("hint") or ""), answer.status_code, problem
-    )

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from latentry.client import Client, LatentryError
+from latentry.client import Client
+from latentry.errors import LatentryError
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 30

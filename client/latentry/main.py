@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.client import LatentryError
+from latentry.errors import LatentryError
 
 app = typer.Typer(
     help="Single-trial latent dynamics from spikes.", no_args_is_help=True, pretty_exceptions_enable=False

@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from latentry.client import Client, LatentryError
+from latentry.client import Client
+from latentry.errors import LatentryError
 from sqlalchemy.exc import OperationalError
 
 from store.database import Database

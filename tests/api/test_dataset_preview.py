@@ -15,7 +15,7 @@ from store.database import Database
 from store.states import DatasetState
 from store.tables import Dataset
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, add_dataset, add_tenant
-from worker.ingest.preview import make_preview
+from worker.ingest.examining.preview import make_preview
 from worker.ingest.recording import Recording
 
 PNG_SIZE = (1200, 800)

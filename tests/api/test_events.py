@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from latentry.client import Client, LatentryError
+from latentry.client import Client
+from latentry.errors import LatentryError
 
 from store import events
 from store.database import Database

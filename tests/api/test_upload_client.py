@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from latentry.client import Client, LatentryError
+from latentry.client import Client
+from latentry.errors import LatentryError
 
 from store.database import Database
 from store.tables import Dataset, Upload
