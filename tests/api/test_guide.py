@@ -1,4 +1,4 @@
-"""The commands of docs/api.md, run as they stand."""
+"""The commands of docs/api.md and docs/data.md, run as they stand."""
 
 import json
 import os
@@ -13,7 +13,30 @@ from store.array_store import open_array_store
 from store.database import Database
 from tests.api.api_examples import fill
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def run_commands(page: Path, folder: Path, **environment: str) -> list[str]:
+    """Run every block of commands of a page in a folder, and give what each wrote."""
+    return [
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=folder, env={**os.environ, **environment}, capture_output=True, check=True, text=True,
+        ).stdout
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]  # fmt: skip
+
+
+def test_commands_of_the_guide_to_data(
+    light_app: FastAPI, light_url: str, sqlite_database: Database, spikes_file: Path, tmp_path: Path
+) -> None:
+    example = fill(light_app, sqlite_database, open_array_store("sql:", sqlite_database))
+    (tmp_path / "spikes.npz").write_bytes(spikes_file.read_bytes())
+    outputs = run_commands(DOCS / "data.md", tmp_path, LATENTRY=light_url, DATASET=example.dataset_id)
+    documents = [json.loads(output) for output in outputs]
+    assert [document["state"] for document in documents] == ["ingesting"] * 3
+    assert documents[1]["options"] == {"rebin_s": 0.04, "neurons": {"minimum_rate_hz": 0.5}}
+    assert documents[2]["derived_from"] == example.dataset_id
 
 
 def test_commands_of_the_guide(
@@ -21,16 +44,9 @@ def test_commands_of_the_guide(
 ) -> None:
     example = fill(light_app, sqlite_database, open_array_store("sql:", sqlite_database))
     (tmp_path / "spikes.npz").write_bytes(spikes_file.read_bytes())
-    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) >= 7
     ids = {"DATASET": example.dataset_id, "JOB": example.job_id, "MODEL": example.model_id}
-    outputs = [
-        subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block],
-            cwd=tmp_path, env={**os.environ, "LATENTRY": light_url, **ids}, capture_output=True, check=True, text=True,
-        ).stdout
-        for block in blocks
-    ]  # fmt: skip
+    outputs = run_commands(DOCS / "api.md", tmp_path, LATENTRY=light_url, **ids)
+    assert len(outputs) >= 7
     everything = "".join(outputs)
     assert everything.count('"state":"ingesting"') == 7  # uploaded, derived, named; three synthetic
     assert "upload-offset: 1000" in everything
