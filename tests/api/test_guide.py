@@ -27,16 +27,14 @@ def run_commands(page: Path, folder: Path, **environment: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_commands_of_the_guide_to_data(
-    light_app: FastAPI, light_url: str, sqlite_database: Database, spikes_file: Path, tmp_path: Path
-) -> None:
-    example = fill(light_app, sqlite_database, open_array_store("sql:", sqlite_database))
+def test_commands_of_the_guide_to_data(light_url: str, spikes_file: Path, tmp_path: Path) -> None:
     (tmp_path / "spikes.npz").write_bytes(spikes_file.read_bytes())
-    outputs = run_commands(DOCS / "data.md", tmp_path, LATENTRY=light_url, DATASET=example.dataset_id)
-    documents = [json.loads(output) for output in outputs]
-    assert [document["state"] for document in documents] == ["ingesting"] * 3
-    assert documents[1]["options"] == {"rebin_s": 0.04, "neurons": {"minimum_rate_hz": 0.5}}
-    assert documents[2]["derived_from"] == example.dataset_id
+    _, with_options, derived = run_commands(DOCS / "data.md", tmp_path, LATENTRY=light_url)
+    first = json.loads((tmp_path / "dataset.json").read_text())
+    wanted = {"rebin_s": 0.04, "neurons": {"minimum_rate_hz": 0.5}}
+    assert json.loads(with_options)["options"] == wanted
+    assert json.loads(derived)["derived_from"] == first["id"]
+    assert {json.loads(text)["state"] for text in (with_options, derived)} == {"ingesting"}
 
 
 def test_commands_of_the_guide(
