@@ -91,7 +91,7 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
         parts = parse_slice(slice_, array.shape)
         tag = service.etag(path, name, str(parts), chosen)
         headers = {"ETag": tag, "Cache-Control": _CACHE, "Vary": "Accept"}
-        if _matches(if_none_match, tag):
+        if service.matches_tag(if_none_match, tag):
             return Response(status_code=304, headers=headers)
         if chosen == "json":
             values = service.json_values(name, array, parts, slice_, settings.json_max_elements)
@@ -150,7 +150,7 @@ def zarr_object(
     tag = service.etag(key)
     headers = {"ETag": tag, "Cache-Control": _CACHE, "Accept-Ranges": "bytes"}
     media_type = "application/json" if key.endswith("zarr.json") else "application/octet-stream"
-    if _matches(if_none_match, tag):
+    if service.matches_tag(if_none_match, tag):
         return Response(status_code=304, headers=headers)
     if method == "HEAD":
         return Response(headers={**headers, "Content-Length": str(size)}, media_type=media_type)
@@ -183,11 +183,6 @@ def parse_range(header: str | None, size: int) -> RangeByteRequest | None:
             headers={"Content-Range": f"bytes */{size}"},
         )
     return RangeByteRequest(start, end) if start < end else None
-
-
-def _matches(if_none_match: str | None, tag: str) -> bool:
-    given = [item.strip().removeprefix("W/") for item in (if_none_match or "").split(",")]
-    return tag in given or given == ["*"]
 
 
 def _accepted_format(accept: str) -> str:

@@ -60,6 +60,12 @@ def etag(*parts: str) -> str:
     return '"' + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + '"'
 
 
+def matches_tag(if_none_match: str | None, tag: str) -> bool:
+    """Whether the header `If-None-Match` names a tag."""
+    given = [item.strip().removeprefix("W/") for item in (if_none_match or "").split(",")]
+    return tag in given or given == ["*"]
+
+
 def npy_stream(array: "zarr.Array[Any]", parts: tuple[Part, ...]) -> tuple[int, Iterator[bytes]]:
     """An npy file of a slice, made chunk by chunk.
 

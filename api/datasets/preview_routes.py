@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
 from zarr.abc.store import Store
 
-from api.arrays.service import etag
+from api.arrays.service import etag, matches_tag
 from api.datasets.preview_schemas import PreviewDocument
 from api.datasets.service import find_ready
 from api.dependencies import ArraysDependency, DatabaseDependency, TenantDependency
@@ -45,7 +45,7 @@ def get_dataset_preview(
     """Read what a data set looks like: spikes of some trials, mean rates by condition, the session, the rates."""
     row, document = _find(database, arrays, tenant_id, dataset_id)
     headers = {"ETag": etag(row.array_path or "", "preview"), "Cache-Control": _CACHE}
-    if _matches(if_none_match, headers["ETag"]):
+    if matches_tag(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return JSONResponse(document, headers=headers)
 
@@ -115,7 +115,7 @@ async def _draw(
     row, document = await to_thread.run_sync(_find, database, arrays, tenant_id, dataset_id)
     tag = etag(row.array_path or "", f"preview.{kind}", DRAWING, ascii(row.name))
     headers = {"ETag": tag, "Cache-Control": _CACHE}
-    if _matches(if_none_match, tag):
+    if matches_tag(if_none_match, tag):
         return Response(status_code=304, headers=headers)
 
     def draw() -> bytes:
@@ -139,8 +139,3 @@ def _find(
             hint="data sets that were combined, or read by an older version, have none; upload the file again to have one",
         )
     return row, document
-
-
-def _matches(if_none_match: str | None, tag: str) -> bool:
-    given = [item.strip().removeprefix("W/") for item in (if_none_match or "").split(",")]
-    return tag in given or given == ["*"]

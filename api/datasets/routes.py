@@ -89,7 +89,7 @@ _DERIVATIONS: dict[str, Example] = {
     }
 }
 
-_FOUND: dict[int | str, dict[str, Any]] = {
+FOUND: dict[int | str, dict[str, Any]] = {
     200: {"model": DatasetDocument, "description": "The data set there was of this content already."}
 }
 
@@ -116,7 +116,7 @@ _SYSTEMS: dict[str, Example] = {
     operation_id="upload_dataset",
     status_code=202,
     openapi_extra=_UPLOAD_BODY,
-    responses=_FOUND | problem_responses(400, 404, 409, 410, 413, 415, 422),
+    responses=FOUND | problem_responses(400, 404, 409, 410, 413, 415, 422),
 )
 async def upload_dataset(
     request: Request,
@@ -141,7 +141,7 @@ async def upload_dataset(
         made = await to_thread.run_sync(
             create_from_upload, database, originals, settings, tenant_id, reference, idempotency_key
         )
-        return _answer(response, made)
+        return answer(response, made)
     if content_type == "multipart/form-data":
         if content_digest is not None:
             message = "a Content-Digest is that of the whole form; send Repr-Digest with that of the file"
@@ -175,14 +175,14 @@ async def upload_dataset(
         options,
         idempotency_key,
     )
-    return _answer(response, made)
+    return answer(response, made)
 
 
 @router.post(
     "/v1/datasets/{dataset_id}:derive",
     operation_id="derive_dataset",
     status_code=202,
-    responses=_FOUND | problem_responses(400, 404, 409, 413, 415, 422),
+    responses=FOUND | problem_responses(400, 404, 409, 413, 415, 422),
 )
 def derive_dataset(
     dataset_id: str,
@@ -195,14 +195,14 @@ def derive_dataset(
     """Make another data set of the same file, read with other options; also of a data set that was rejected."""
     with database.write() as session:
         made = service.derive(session, tenant_id, dataset_id, derivation, idempotency_key)
-    return _answer(response, made)
+    return answer(response, made)
 
 
 @router.post(
     "/v1/datasets:synthesize",
     operation_id="synthesize_dataset",
     status_code=202,
-    responses=_FOUND | problem_responses(400, 413, 415, 422),
+    responses=FOUND | problem_responses(400, 413, 415, 422),
 )
 def synthesize_dataset(
     system: Annotated[SyntheticSystem, Body(discriminator="system", openapi_examples=_SYSTEMS)],
@@ -214,7 +214,7 @@ def synthesize_dataset(
     """Make a synthetic data set whose true rates are known; the same parameters give the same data set."""
     with database.write() as session:
         made = service.create_synthetic(session, tenant_id, system, idempotency_key)
-    return _answer(response, made)
+    return answer(response, made)
 
 
 @router.get("/v1/datasets", operation_id="list_datasets", responses=problem_responses(422))
@@ -258,7 +258,8 @@ def list_trials(
         return service.list_trials(session, dataset_id, page_size, page_token)
 
 
-def _answer(response: Response, made: service.Made) -> DatasetDocument:
+def answer(response: Response, made: service.Made) -> DatasetDocument:
+    """Answer 202 with a new data set, or 200 with the one there is."""
     response.headers["Location"] = made.document.links["self"]
     response.status_code = 202 if made.is_new else 200
     if made.document.state == DatasetState.INGESTING:

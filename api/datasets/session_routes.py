@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
 from api.datasets.combine import Combination, combine
-from api.datasets.routes import _FOUND, _answer
+from api.datasets.routes import FOUND, answer
 from api.datasets.schemas import DatasetDocument
 from api.dependencies import DatabaseDependency, TenantDependency
 from api.errors import problem_responses
@@ -29,7 +29,7 @@ _COMBINATIONS: dict[str, Example] = {
     "/v1/datasets:combine",
     operation_id="combine_datasets",
     status_code=202,
-    responses=_FOUND | problem_responses(400, 404, 409, 413, 415, 422),
+    responses=FOUND | problem_responses(400, 404, 409, 413, 415, 422),
 )
 def combine_datasets(
     combination: Annotated[Combination, Body(openapi_examples=_COMBINATIONS)],
@@ -41,4 +41,4 @@ def combine_datasets(
     """Make one data set of several sessions, whose models share their dynamics; the same ones in the same order are the same."""
     with database.write() as session:
         made = combine(session, tenant_id, combination, idempotency_key)
-    return _answer(response, made)
+    return answer(response, made)

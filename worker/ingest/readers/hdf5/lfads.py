@@ -37,17 +37,16 @@ from worker.ingest.readers.base import (
     settle_split,
 )
 from worker.ingest.readers.hdf5.lfads_layout import SPLITS, Layout, lay_out
-from worker.ingest.readers.hdf5.safety import CheckedHdf5, blocks, is_hdf5, open_checked
+from worker.ingest.readers.hdf5.safety import CheckedHdf5, blocks, looks_like, open_checked
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import Rows, filled
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
 
+_SPIKES = ("data", "encod_data", "recon_data")
 _TRUE_RATES = ("truth", "rates", "true_rates")
 _EXTERNAL_INPUTS = ("ext_input", "external_inputs")
 _NEVER_OTHER = (
-    "data",
-    "encod_data",
-    "recon_data",
+    *_SPIKES,
     "inds",
     "trial_length_bins",
     *_TRUE_RATES,
@@ -63,13 +62,7 @@ class LfadsHdf5Reader:
 
     def recognises(self, path: Path) -> bool:
         """Say whether the file is HDF5 with spikes of a training split."""
-        if not is_hdf5(path):
-            return False
-        try:
-            with h5py.File(path, "r", locking=False) as opened:
-                return any(f"train_{name}" in opened for name in ("data", "encod_data", "recon_data"))
-        except (OSError, RuntimeError, ValueError, KeyError):
-            return False
+        return looks_like(path, lambda file: any(f"train_{name}" in file for name in _SPIKES))
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
         """Read `path`; the module's table says what is understood."""

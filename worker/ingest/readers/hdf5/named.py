@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from worker.ingest.readers.arrays import read_arrays
 from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant
 from worker.ingest.readers.choosing import Variable
-from worker.ingest.readers.hdf5.safety import CheckedHdf5, blocks, is_hdf5, open_checked
+from worker.ingest.readers.hdf5.safety import CheckedHdf5, blocks, has_nwb_version, looks_like, open_checked
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 
@@ -26,13 +26,7 @@ class Hdf5Reader:
 
     def recognises(self, path: Path) -> bool:
         """Say whether the file is HDF5 but not NWB, or is too damaged to tell."""
-        if not is_hdf5(path):
-            return False
-        try:
-            with h5py.File(path, "r", locking=False) as opened:
-                return not h5py.h5a.exists(opened.id, b"nwb_version")
-        except (OSError, RuntimeError, ValueError, KeyError):
-            return True
+        return looks_like(path, lambda file: not has_nwb_version(file), if_damaged=True)
 
     def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
         """Read `path`."""

@@ -26,7 +26,7 @@ from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant, refuse_shape_of_spikes
 from worker.ingest.readers.hdf5.lfads import read_splits
 from worker.ingest.readers.hdf5.lfads_layout import Layout, arrange
-from worker.ingest.readers.hdf5.safety import CheckedHdf5, is_hdf5, open_checked
+from worker.ingest.readers.hdf5.safety import CheckedHdf5, looks_like, open_checked
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, MetadataValue, Recording
 
 _SPLITS = {"train": SPLIT_TRAIN, "eval": SPLIT_NOT_GIVEN}
@@ -40,13 +40,7 @@ class NlbHdf5Reader:
 
     def recognises(self, path: Path) -> bool:
         """Say whether the file is HDF5 with spikes of held-in neurons."""
-        if not is_hdf5(path):
-            return False
-        try:
-            with h5py.File(path, "r", locking=False) as opened:
-                return any(f"{split}_spikes_heldin" in opened for split in _SPLITS)
-        except (OSError, RuntimeError, ValueError, KeyError):
-            return False
+        return looks_like(path, lambda file: any(f"{split}_spikes_heldin" in file for split in _SPLITS))
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
         """Read `path`; the module's table says what is understood."""

@@ -5,7 +5,7 @@ files (external storage, virtual data sets), needs a filter plugin, holds refere
 length, or declares too much.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,22 @@ def is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         starts = [0, *(512 * 2**power for power in range(4))]
         return any(file.seek(start) == start and file.read(8) == _SIGNATURE for start in starts)
+
+
+def looks_like(path: Path, has: Callable[[h5py.File], bool], if_damaged: bool = False) -> bool:
+    """Say whether a file is HDF5 and has something, or what to take it for if it is too damaged to tell."""
+    if not is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r", locking=False) as opened:
+            return has(opened)
+    except (OSError, RuntimeError, ValueError, KeyError):
+        return if_damaged
+
+
+def has_nwb_version(file: h5py.File) -> bool:
+    """Whether a file says which version of NWB it keeps to."""
+    return bool(h5py.h5a.exists(file.id, b"nwb_version"))
 
 
 @contextmanager

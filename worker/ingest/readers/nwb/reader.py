@@ -21,11 +21,9 @@ table of trials of two rows or more is taken as continuous.
 
 from pathlib import Path
 
-import h5py
-
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.hdf5.safety import is_hdf5, open_checked
+from worker.ingest.readers.hdf5.safety import has_nwb_version, looks_like, open_checked
 from worker.ingest.readers.nwb.file import NwbFile
 from worker.ingest.readers.nwb.series import read_series
 from worker.ingest.readers.nwb.tables import read_trial_tables
@@ -41,13 +39,7 @@ class NwbReader:
 
     def recognises(self, path: Path) -> bool:
         """Say whether the file is HDF5 that says which version of NWB it keeps to."""
-        if not is_hdf5(path):
-            return False
-        try:
-            with h5py.File(path, "r", locking=False) as opened:
-                return bool(h5py.h5a.exists(opened.id, b"nwb_version"))
-        except (OSError, RuntimeError, ValueError, KeyError):
-            return False
+        return looks_like(path, has_nwb_version)
 
     def read(self, path: Path, options: ReadOptions) -> SpikeTrains:
         """Read `path`."""
