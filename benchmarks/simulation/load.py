@@ -22,6 +22,7 @@ from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Job, Model, Slice,
 DATA_PATH = "datasets/simulated"
 TRIALS, BINS, NEURONS = 40, 25, 100
 """Of each simulated data set: small, for loading is measured apart; with the neurons that a recording often has."""
+BIN_WIDTH_S = 0.02
 
 
 def write_data(arrays: Store) -> None:
@@ -29,6 +30,7 @@ def write_data(arrays: Store) -> None:
     spikes = np.random.default_rng(0).poisson(0.2, (TRIALS, BINS, NEURONS)).astype(np.uint8)
     writer = ArrayGroupWriter(arrays, DATA_PATH)
     writer.write(NamedArray("spikes", spikes, ("trial", "time_s", "neuron")))
+    writer.write(NamedArray("time_s", np.arange(BINS) * BIN_WIDTH_S, ("time_s",), "s"))
     writer.close()
 
 
@@ -57,7 +59,7 @@ def _add_job(session: Session, given: Mapping[str, Any]) -> str:
             trials=TRIALS,
             bins=BINS,
             neurons=NEURONS,
-            bin_width_s=0.02,
+            bin_width_s=BIN_WIDTH_S,
             array_path=DATA_PATH,
         )
     )
