@@ -14,7 +14,7 @@ VariableName = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\
 """A variable of a file: array, HDF5 path, MATLAB variable (`struct.field`), table of NWB, column."""
 
 Label = str | int | float | bool
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class _Options(BaseModel):
@@ -128,7 +128,7 @@ class NeuronOptions(_Options):
 class ChopOptions(_Options):
     """Cut a continuous recording, or long trials, into windows to train on; after inference they are merged again."""
 
-    window_s: PositiveSeconds = Field(1.0, description="Length of a window, in seconds.")
+    window_s: Seconds = Field(1.0, description="Length of a window, in seconds.")
     overlap_s: float = Field(
         0.2, ge=0, description="What a window shares with the one before it, in seconds; at most half of it."
     )
@@ -174,19 +174,19 @@ class DatasetOptions(_Options):
     format: FileFormat | None = Field(
         None, description="Format of the file; told from its contents unless given."
     )
-    bin_width_s: PositiveSeconds | None = Field(
+    bin_width_s: Seconds | None = Field(
         None,
         description="Width of a bin in seconds. For counts: if the file does not say it. For spike times: the bins to put "
         "them into, 0.010 unless given.",
     )
-    rebin_s: PositiveSeconds | None = Field(
+    rebin_s: Seconds | None = Field(
         None,
         description="For counts: add up neighbouring bins to this width, a multiple of theirs, in seconds.",
     )
     time_unit: Literal["s", "ms", "us", "samples"] | None = Field(
         None, description="Unit of the file's times; seconds, or what the file says, unless given."
     )
-    sampling_rate_hz: PositiveSeconds | None = Field(
+    sampling_rate_hz: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = Field(
         None, description="Samples per second, where times are in samples and the file does not say it."
     )
     mapping: Mapping = Field(

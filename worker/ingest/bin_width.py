@@ -165,8 +165,8 @@ def implausible_width(width_s: float) -> tuple[Problem | None, Problem | None]:
     Returns
     -------
     fatal, odd
-        A reason to reject (not positive, or 5 s and more) and a reason to warn (1 s and more, or under 0.1
-        ms).
+        A reason to reject (not positive, under a microsecond, or 5 s and more) and a reason to warn (1 s and more, or under
+        0.1 ms).
     """
     pointer = "/bin_width_s"
     if not (math.isfinite(width_s) and width_s > 0):
@@ -181,6 +181,10 @@ def implausible_width(width_s: float) -> tuple[Problem | None, Problem | None]:
     if width_s >= 1:
         hint = "If the width is in milliseconds, upload again with it in seconds; else ignore this."
         return None, Problem("bin_width_large", f"bin_width_s is {width_s:g}: {meant}", hint, pointer)
+    if width_s < 1e-6:
+        said = f"bin_width_s is {width_s:g}, less than a microsecond."
+        hint = "Check the unit: the width of a bin is in seconds, 0.010 for 10 ms."
+        return Problem("bin_width_too_small", said, hint, pointer), None
     if width_s < 1e-4:
         said = f"bin_width_s is {width_s:g}, less than a tenth of a millisecond."
         hint = (

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Self
 
+MOST_TEXT = 4000
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -27,8 +29,8 @@ class Problem:
     pointer: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Give the four fields as a JSON object."""
-        return asdict(self)
+        """Give the four fields as a JSON object, cut where a file would make them endless."""
+        return {name: text[:MOST_TEXT] for name, text in asdict(self).items()}
 
     @classmethod
     def from_json(cls, fields: dict[str, str]) -> Self:
@@ -52,7 +54,7 @@ class RejectedFile(Exception):
 
 def listed(names: Iterable[object], most: int = 12) -> str:
     """Join names (or numbers) for a sentence, cutting a long list short."""
-    texts = [str(name) for name in names]
+    texts = [str(name)[:100] for name in names]
     if not texts:
         return "none"
     rest = f" and {len(texts) - most} more" if len(texts) > most else ""

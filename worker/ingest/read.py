@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from store.dataset_options import ChopOptions, TrialOptions
-from worker.ingest.problems import Problem
+from worker.ingest.bin_width import implausible_width
+from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_file
+from worker.ingest.readers.base import refuse_empty
 from worker.ingest.recording import Recording
 from worker.ingest.shaping.binning import bin_spikes
 from worker.ingest.shaping.chopping import chop, rebin
@@ -23,19 +25,28 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     found = read_file(path, options)
     if isinstance(found, Recording):
         recording = found
+        _refuse_unusable(recording)
         _choose_trials_of_counts(recording, options)
+        if options.rebin_s is not None:
+            rebin(recording, options.rebin_s)
     else:
         recording = bin_spikes(found, options)
+        _refuse_unusable(recording)
         if options.rebin_s is not None:
             recording.warnings.append(_unused("rebin_s", "spikes were put into bins of bin_width_s"))
-    if isinstance(found, Recording) and options.rebin_s is not None:
-        rebin(recording, options.rebin_s)
     _tell_unused_mapping(recording, options)
     select_neurons(recording, options.neurons)
     if options.chop is not None or recording.is_continuous:
         chop(recording, options.chop or ChopOptions())
     apply_split(recording, options.split)
     return recording
+
+
+def _refuse_unusable(recording: Recording) -> None:
+    refuse_empty("spikes", recording.spikes.shape)
+    fatal, _ = implausible_width(recording.bin_width_s)
+    if fatal is not None:
+        raise RejectedFile(fatal)
 
 
 def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None:

@@ -179,6 +179,8 @@ def blocks(array: Rows, item_bytes: int | None = None) -> Iterator[tuple[int, ND
     item_bytes
         What one element takes in what is computed from a block; by default what it takes in the array.
     """
+    if 0 in array.shape:
+        return
     rows = rows_per_block(array.shape, item_bytes or array.dtype.itemsize)
     for first in range(0, array.shape[0], rows):
         yield first, array[first : first + rows]

@@ -41,9 +41,7 @@ def examine(recording: Recording) -> Report:
         With every reason that was found.
     """
     _refuse_too_small(recording.spikes.shape)
-    fatal_width, odd_width = implausible_width(recording.bin_width_s)
-    if fatal_width is not None:
-        raise RejectedFile(fatal_width)
+    _, odd_width = implausible_width(recording.bin_width_s)
     statistics = gather_statistics(recording)
     problems = [
         _spikes_past_end(statistics),

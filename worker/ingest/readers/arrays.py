@@ -37,6 +37,7 @@ from worker.ingest.readers.base import (
     name_is_usable,
     parse_split,
     parse_trial_lengths,
+    refuse_empty,
     refuse_text_for_spikes,
     settle_split,
 )
@@ -154,6 +155,7 @@ class _Counts:
         self._spikes = spikes
         variable = file.variables[spikes]
         refuse_text_for_spikes(spikes, variable.dtype.kind)
+        refuse_empty(spikes, variable.shape)
         self._axes = Axes.of_spikes(spikes, variable.shape, options.mapping.axes)
         self._shape = self._axes.canonical(variable.shape)
         self._used = {spikes}

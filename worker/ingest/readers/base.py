@@ -87,6 +87,14 @@ def refuse_shape_of_spikes(name: str, shape: tuple[int, ...], kind: str) -> None
     refuse_text_for_spikes(name, kind)
 
 
+def refuse_empty(name: str, shape: tuple[int, ...]) -> None:
+    """Reject spikes that have an axis of length 0."""
+    if 0 in shape:
+        said = f"`{name}` has shape {shape}: there is nothing in it."
+        hint = "Check how it was written, or name another variable with mapping.spikes."
+        raise RejectedFile(Problem("recording_too_small", said, hint, f"/{name}"))
+
+
 def refuse_text_for_spikes(name: str, kind: str) -> None:
     """Reject spikes that are not numbers."""
     if kind not in "buif":

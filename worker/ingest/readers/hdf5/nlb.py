@@ -46,6 +46,7 @@ class NlbHdf5Reader:
         """Read `path`; the module's table says what is understood."""
         with open_checked(path, options, variable_length=True) as file:
             file.refuse_giant(file.datasets, options)
+            _refuse_unread_spikes(file)
             layout = Layout(spikes={}, splits=_SPLITS)
             _lift_out_of_groups(file, layout)
             held_in, held_out = _put_together(file, layout)
@@ -92,6 +93,17 @@ class Joined:
             shape = (len(rows[0]), self._missing_bins, self.shape[2])
             rows.append(np.full(shape, np.nan, np.float32))
         return np.concatenate(rows, axis=1)
+
+
+def _refuse_unread_spikes(file: CheckedHdf5) -> None:
+    """Refuse a file some of whose spikes cannot be read: what is left would be another recording."""
+    for path, why in file.set_aside.items():
+        if "_spikes_held" in path:
+            said = f"`{path}` cannot be read: {why}."
+            hint = "Write it again with gzip or lzf, or without compression."
+            raise RejectedFile(
+                Problem("filter_not_allowed" if "filter" in why else "splits_differ", said, hint, path)
+            )
 
 
 def _lift_out_of_groups(file: CheckedHdf5, layout: Layout) -> None:

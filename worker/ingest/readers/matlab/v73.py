@@ -77,6 +77,9 @@ def open_tree(path: Path, options: ReadOptions) -> Iterator[Tree]:
         yield Tree(_V73(file, options, budget).variables(), budget)
 
 
+MOST_NAMES = 20_000
+
+
 class _V73:
     """Reads the objects of one file."""
 
@@ -89,7 +92,7 @@ class _V73:
         """Every variable by its name."""
         return {
             name: self._member(self._file.id, raw_name, name, 0)
-            for raw_name in self._file.id
+            for raw_name in _names(self._file.id, "the file")
             if raw_name not in _OWN_GROUPS and (name := raw_name.decode("utf-8", "replace"))
         }
 
@@ -133,7 +136,7 @@ class _V73:
         arrays: dict[str, list[Node]] = {}
         scalars: dict[str, list[Node]] = {}
         shapes = set()
-        for raw_name in group:
+        for raw_name in _names(group, path):
             name = raw_name.decode("utf-8", "replace")
             within = f"{path}.{name}"
             value = self._member(group, raw_name, within, depth + 1)
@@ -247,6 +250,15 @@ def _why_unread(matlab_class: str, numeric: bool) -> str:
 
 def _reversed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *shape) if len(shape) == 1 else tuple(shape[::-1])
+
+
+def _names(group: h5py.h5g.GroupID, path: str) -> Iterator[bytes]:
+    """The names in a group; HDF5 takes long for each where there are very many."""
+    if len(group) > MOST_NAMES:
+        said = f"`{path[:100]}` holds {len(group)} variables or fields: at most {MOST_NAMES} are read."
+        hint = "Put values of one kind into one array or cell array."
+        raise RejectedFile(Problem("too_many_arrays", said, hint))
+    yield from group
 
 
 def _is_object(found: Any) -> bool:

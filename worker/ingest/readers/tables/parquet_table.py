@@ -73,7 +73,7 @@ class ParquetTable:
 
 
 def _declared_bytes(group: Any, names: set[str]) -> int:
-    """What a row group declares of some columns, at least a byte for each value: runs of one value take next to nothing."""
+    """What a row group declares of some columns, 8 bytes for each value at least: runs of one value take next to nothing."""
     total = 0
     for number in range(group.num_columns):
         column = group.column(number)
@@ -82,5 +82,5 @@ def _declared_bytes(group: Any, names: set[str]) -> int:
             sizes = (column.total_uncompressed_size, column.num_values, group.num_rows)
             if min(sizes) < 0:
                 raise ValueError("a row group declares a negative size")
-            total += max(sizes)
+            total += max(sizes[0], 8 * sizes[1], 8 * sizes[2])
     return total

@@ -29,7 +29,8 @@ class WideCounts(TableOfCounts):
         kept = {*(mapping.behaviour or ()), *(mapping.trial_metadata or ())}
         free = [name for name in numbers if name not in kept]
         self._named = [name for name in free if is_of_neuron(name) or name == count]
-        self._signals = [name for name in numbers if name not in self._named]
+        named = set(self._named)
+        self._signals = [name for name in numbers if name not in named]
         self._texts = [
             name for name in self._others if table.columns[name] == "label" and name_is_usable(name)
         ]
@@ -50,9 +51,9 @@ class WideCounts(TableOfCounts):
     def _wanted(self, is_survey: bool) -> tuple[list[str], list[str]]:
         if not is_survey:
             return [*self._neurons, *self._behaviour], []
-        numbers = dict.fromkeys([*self._like_counts, *self._of_trials.names])
-        texts = [name for name in self._texts if name in numbers]
-        return [name for name in numbers if name not in texts], texts
+        wanted = dict.fromkeys([*self._like_counts, *self._of_trials.names])
+        texts = {name: None for name in self._texts if name in wanted}
+        return [name for name in wanted if name not in texts], list(texts)
 
     def _look_at(self, batch: Batch, trials: NDArray[np.int64], rows: NDArray[np.bool_]) -> None:
         self._of_trials.add(trials, batch, rows)
@@ -69,7 +70,8 @@ class WideCounts(TableOfCounts):
         for name in self._neurons:
             self._of_trials.drop(name)
         wanted = self._options.mapping.behaviour
-        rest = [name for name in self._signals if name not in self._neurons and name not in constant]
+        taken = {*self._neurons, *constant}
+        rest = [name for name in self._signals if name not in taken]
         self._behaviour = [
             name for name in rest if name_is_usable(name) and (wanted is None or name in wanted)
         ]
