@@ -44,9 +44,7 @@ def running_children() -> set[int]:
 
 def read_in_sandbox(file: HostileFile, folder: Path, canary: Canary) -> str:
     """Read one file; say what is wrong with what came of it, if anything."""
-    folder.mkdir()
     source, out = folder / "upload", folder / "out"
-    file.make(source, canary)
     outcome = parse_in_sandbox(source, out, ReadOptions(**file.options), LIMITS)
     if outcome.seconds > LIMITS.wall_s + 5:
         return f"took {outcome.seconds:.0f} s"
@@ -75,6 +73,10 @@ def test_hostile_files_in_the_sandbox(tmp_path: Path) -> None:
     with listening_canary(tmp_path / "server") as (canary, server), ThreadPoolExecutor(2) as threads:
         secrets = {path.name: path.read_bytes() for path in canary.folder.iterdir()}
         folders = [tmp_path / str(number) for number in range(len(IN_SANDBOX))]
+        # Made before any process is started, which would have the file open, and locked, for a moment.
+        for file, folder in zip(IN_SANDBOX, folders, strict=True):
+            folder.mkdir()
+            file.make(folder / "upload", canary)
         wrong = threads.map(lambda file, folder: read_in_sandbox(file, folder, canary), IN_SANDBOX, folders)
         found = {file.name: what for file, what in zip(IN_SANDBOX, wrong, strict=True) if what}
         with pytest.raises(BlockingIOError):
