@@ -15,7 +15,7 @@ up: $(VENV)/service
 	$(BIN)/latentry up
 
 # What starts no service of its own runs in as many processes as there are cores; the rest has the machine to itself.
-SERVICES := tests/integration tests/benchmarks
+SERVICES := tests/integration tests/benchmarks/test_chaos.py
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n logical --dist worksteal $(SERVICES:%=--ignore=%)
 	$(BIN)/python -m pytest $(SERVICES)
