@@ -61,11 +61,6 @@ class RowFile:
         """Number of axes."""
         return len(self.shape)
 
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.shape[0] * self._row_bytes
-
     def __len__(self) -> int:
         return self.shape[0]
 

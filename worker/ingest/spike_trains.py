@@ -79,10 +79,6 @@ class SpikeTimes:
         """The neurons that have a spike, in order."""
         return sorted(self._pieces)
 
-    def count(self, neuron: int) -> int:
-        """How many spikes a neuron has."""
-        return sum(number for _, number in self._pieces.get(neuron, []))
-
     def renumber(self, place: dict[int, int]) -> None:
         """Give neurons other numbers."""
         self._pieces = {place[neuron]: pieces for neuron, pieces in self._pieces.items()}
