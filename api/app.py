@@ -7,11 +7,12 @@ from fastapi.responses import RedirectResponse
 from zarr.abc.store import Store
 
 from api import errors, health, openapi
-from api.arrays import routes as array_routes
+from api.arrays.routes import make_router
+from api.arrays.zarr_routes import make_zarr_router
 from api.body_limit import BodyLimit
 from api.datasets import preview_routes, session_routes
 from api.datasets import routes as dataset_routes
-from api.datasets.service import find_ready
+from api.datasets.service import find_arrays
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.models import routes as model_routes
@@ -74,12 +75,14 @@ def _resources() -> list[APIRouter]:
         job_routes.router,
         search_routes.router,
         model_routes.router,
-        array_routes.make_router(
-            "dataset",
-            "datasets",
-            lambda session, tenant, key: find_ready(session, tenant, key).array_path or "",
+        *(
+            make(kind, plural, find)
+            for make in (make_router, make_zarr_router)
+            for kind, plural, find in (
+                ("dataset", "datasets", find_arrays),
+                ("model", "models", find_latents),
+            )
         ),
-        array_routes.make_router("model", "models", find_latents),
     ]
 
 

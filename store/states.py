@@ -1,4 +1,4 @@
-"""The state machines of upload, data set, job, model and slice. The edges drawn below are the only ones: tests read them here."""
+"""The states of what the database holds. The edges drawn below are the only ones: tests read them here."""
 
 from enum import StrEnum
 
@@ -125,3 +125,42 @@ class SliceState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class InferenceState(StrEnum):
+    """State of an inference: a model run on a data set.
+
+    ::
+
+        queued  ──claim──▶ running
+        queued  ──cancel──▶ cancelled
+        running ──latents stored──▶ done
+        running ──worker lost, or an attempt failed──▶ queued
+        running ──attempts spent──▶ failed
+        running ──cancel──▶ cancelled
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing happens to it any more."""
+        return self not in (InferenceState.QUEUED, InferenceState.RUNNING)
+
+
+class DeliveryState(StrEnum):
+    """State of a message to a webhook.
+
+    ::
+
+        waiting ──answered 2xx──▶ delivered
+        waiting ──attempts spent, or the webhook was deleted──▶ given_up
+    """
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"

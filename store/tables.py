@@ -20,7 +20,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from store.states import DatasetState, JobState, ModelState, SliceState, UploadState
+from store.states import (
+    DatasetState,
+    DeliveryState,
+    InferenceState,
+    JobState,
+    ModelState,
+    SliceState,
+    UploadState,
+)
 
 DEFAULT_TENANT = "default"
 
@@ -95,6 +103,63 @@ class Tenant(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Key(Base):
+    """A secret by which a tenant's people and pipelines are known; only its digest is kept."""
+
+    __tablename__ = "keys"
+    __table_args__ = (
+        Index("uq_keys_digest", "digest", unique=True),
+        Index("ix_keys_tenant", "tenant_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(String(64))  # SHA-256 of the secret
+    beginning: Mapped[str] = mapped_column(String(20))  # of the secret, to tell keys apart
+    scopes: Mapped[list[Any]]  # read, write, admin
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """A URL that is told when jobs end."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_tenant", "tenant_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    url: Mapped[str] = mapped_column(String(2000))
+    states: Mapped[list[Any]]  # of jobs, that are told: done, failed, cancelled
+    secret: Mapped[str] = mapped_column(String(100))  # signs what is sent; shown once
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    deleted_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(LeaseMixin, Base):
+    """One message to a webhook: sent until it is taken, or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_due", "state", "due_at"),
+        Index("ix_webhook_deliveries_webhook", "webhook_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    state: Mapped[DeliveryState] = mapped_column(String(20))
+    body: Mapped[Document]
+    status: Mapped[int | None]  # HTTP status of the last answer
+    error: Mapped[str | None]  # why the last attempt failed
+    due_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
 
 
 class Upload(Base):
@@ -230,6 +295,32 @@ class Model(Base):
     start_key: Mapped[str | None] = mapped_column(String(200))  # checkpoint whose best weights it begins with
     latents_path: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+
+
+class Inference(LeaseMixin, Base):
+    """Latents of a model for a data set: another one of the same neurons, or its own where the job stored none of it."""
+
+    __tablename__ = "inferences"
+    __table_args__ = (
+        Index("ix_inferences_tenant", "tenant_id", "id"),
+        Index("ix_inferences_state", "state"),
+        Index("ix_inferences_model", "model_id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    state: Mapped[InferenceState] = mapped_column(String(20))
+    options: Mapped[Document]  # arrays, posterior samples, which session of the model the neurons are
+    checkpoint_key: Mapped[str] = mapped_column(String(200))  # kept until it ends
+    trials_done: Mapped[int] = mapped_column(default=0)
+    scores: Mapped[Document] = mapped_column(default=dict)
+    latents_path: Mapped[str | None] = mapped_column(String(200))
+    error: Mapped[Document | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
 

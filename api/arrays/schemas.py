@@ -33,5 +33,4 @@ class ArrayValues(BaseModel):
     shape: list[int]
     dtype: str
     units: str
-    slice: str
     values: Any

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from api.arrays.group import ArrayGroup
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
@@ -70,6 +71,12 @@ def find_ready(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
             headers={"Retry-After": "1"},
         )
     return row
+
+
+def find_arrays(session: Session, tenant_id: str, dataset_id: str) -> ArrayGroup:
+    """The arrays of the tenant's data set, or raise `NotFound` or `WrongState`."""
+    row = find_ready(session, tenant_id, dataset_id)
+    return ArrayGroup(row.array_path or "", row.id, f"the dataset {row.id}")
 
 
 def list_page(

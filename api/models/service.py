@@ -3,6 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.arrays.group import ArrayGroup
 from api.errors import NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
 from store.identifiers import PATTERN
@@ -49,17 +50,17 @@ def find_document(session: Session, tenant_id: str, model_id: str) -> ModelDocum
     return document(row, session.get_one(Job, row.job_id).selected_model_id)
 
 
-def find_latents(session: Session, tenant_id: str, model_id: str) -> str:
-    """Path of the latents of the tenant's model, or raise `NotFound` or `WrongState`."""
+def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:
+    """The latents of the tenant's model, or raise `NotFound` or `WrongState`."""
     row = find(session, tenant_id, model_id)
+    job = session.get_one(Job, row.job_id)
     if row.latents_path is None:
-        job = session.get_one(Job, row.job_id)
         raise WrongState(
             f"the model {model_id} is {row.state} and has no latents: its job {job.id} is {job.state}",
             hint="latents are computed for the model that a job selects, once all have been trained; "
             f"follow GET /v1/jobs/{job.id}",
         )
-    return row.latents_path
+    return ArrayGroup(row.latents_path, job.dataset_id, f"the model {model_id}")
 
 
 def learning_curve(session: Session, model_id: str) -> LearningCurve:

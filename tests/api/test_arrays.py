@@ -69,7 +69,7 @@ def test_slices_are_numpy_s(reader: TestClient, example: Example, name: str) -> 
             assert values[finite].tolist() == expected[finite].tolist()
             assert all(value is None for value in values[~finite])
             assert (document["shape"], document["dtype"]) == (list(expected.shape), str(expected.dtype))
-            assert (document["slice"], len(document["dims"])) == (text, expected.ndim)
+            assert len(document["dims"]) == expected.ndim
 
     check()
 
@@ -170,7 +170,6 @@ def test_tags_differ_where_answers_do(reader: TestClient, example: Example) -> N
     tags = [reader.get(url(example, "factors") + query).headers["ETag"] for query in queries]
     tags.append(reader.get(url(example, "spikes")).headers["ETag"])
     assert len(set(tags)) == len(tags)
-    assert reader.get(url(example, "factors") + "?slice=0:6,:").headers["ETag"] == tags[0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import xarray
 import zarr
 from fastapi.testclient import TestClient
 
-from api.arrays.routes import parse_range, zarr_object
+from api.arrays.zarr_routes import parse_range, zarr_object
 from api.errors import NotFound, RangeNotSatisfiable
 from store.array_store import open_array_store, read_object, write_object
 from store.database import Database

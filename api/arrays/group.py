@@ -1,0 +1,53 @@
+"""A group of arrays over HTTP: those of a data set, or the latents of a model for one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zarr
+from sqlalchemy.orm import Session
+from zarr.abc.store import Store
+
+from api.arrays.labelled import LabelledArray, labelled
+from api.errors import NotFound
+from store.arrays import open_group
+
+
+@dataclass(frozen=True)
+class ArrayGroup:
+    """Where arrays lie, and whose trials theirs are.
+
+    Attributes
+    ----------
+    path
+        In the array store; what lies there never changes.
+    dataset_id
+        The data set whose trials, in its order, are the rows of the dim ``trial``.
+    owner
+        Whose they are, in words: ``the model mod_…``.
+    """
+
+    path: str
+    dataset_id: str
+    owner: str
+
+    def open(self, store: Store) -> zarr.Group:
+        """The group, for reading."""
+        return open_group(store, self.path)
+
+    def array(self, store: Store, name: str) -> LabelledArray:
+        """One of the arrays, whole.
+
+        Raises
+        ------
+        NotFound
+            With the names there are.
+        """
+        group = self.open(store)
+        arrays = dict(group.arrays())
+        if name not in arrays:
+            raise NotFound(f"{self.owner} has no array {name!r}", hint=f"it has {', '.join(sorted(arrays))}")
+        return labelled(name, arrays[name], group)
+
+
+FindGroup = Callable[[Session, str, str], ArrayGroup]
+"""(session, tenant, id of the owner) → its group; raises the problem to answer."""

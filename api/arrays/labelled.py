@@ -1,0 +1,143 @@
+"""An array on its way out: its values as blocks that are read when they are asked for, with dims, units and coordinates.
+
+Selections and transformations make one of another; formats write it. None holds more than a few blocks at a time unless its
+result is small, so what the server needs does not grow with what is asked for.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """What is known of each entry along one dim: its time, its neuron, the condition of its trial.
+
+    Attributes
+    ----------
+    name
+        The dim's own for its index; else e.g. ``split`` or ``condition``.
+    dim
+        Along which it goes.
+    values
+        One for each entry: numbers, or codes whose meanings are in the attributes ``flag_values`` and ``flag_meanings``.
+    """
+
+    name: str
+    dim: str
+    values: NDArray[Any]
+    units: str = ""
+    description: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def taken(self, where: Any) -> "Coordinate":
+        """That of some entries, by anything that NumPy indexes one axis with and keeps it."""
+        return Coordinate(
+            self.name, self.dim, self.values[where], self.units, self.description, self.attributes
+        )
+
+
+@dataclass(frozen=True)
+class LabelledArray:
+    """Values with what they mean.
+
+    Attributes
+    ----------
+    name, dims, shape, dtype, units, description
+        As in the array store; units are empty for numbers without any.
+    coordinates
+        Of its dims, any number for each.
+    attributes
+        Further ones, such as ``flag_meanings`` where the values are codes, or how a transformation was done.
+    blocks
+        Reads the values from the beginning: rows of the first axis, in order, in blocks of about a chunk; one block of no dims
+        where there are no dims. May be called again.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    units: str
+    description: str
+    coordinates: tuple[Coordinate, ...]
+    attributes: Mapping[str, Any]
+    blocks: Callable[[], Iterator[NDArray[Any]]]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, uncompressed."""
+        return self.size * self.dtype.itemsize
+
+    def values(self) -> NDArray[Any]:
+        """All of them, in memory."""
+        found = np.empty(self.shape, self.dtype)
+        row = 0
+        for block in self.blocks():
+            if not self.dims:
+                found[...] = block
+                continue
+            found[row : row + len(block)] = block
+            row += len(block)
+        return found
+
+    def along(self, dim: str) -> tuple[Coordinate, ...]:
+        """Coordinates of a dim."""
+        return tuple(one for one in self.coordinates if one.dim == dim)
+
+    def index(self, dim: str) -> Coordinate | None:
+        """The coordinate that has the name of its dim, such as ``time_s``."""
+        return next((one for one in self.along(dim) if one.name == dim), None)
+
+
+def labelled(name: str, array: "zarr.Array[Any]", group: zarr.Group) -> LabelledArray:
+    """An array of a finished group whole, with the coordinates that the group has for its dims."""
+    attributes = dict(array.attrs)
+    names = dims_of(array)
+    return LabelledArray(
+        name=name,
+        dims=names,
+        shape=tuple(array.shape),
+        dtype=np.dtype(array.dtype),
+        units=str(attributes.pop("units", "")),
+        description=str(attributes.pop("description", "")),
+        coordinates=_coordinates(name, names, group),
+        attributes=attributes,
+        blocks=lambda: _chunks(array),
+    )
+
+
+def dims_of(array: "zarr.Array[Any]") -> tuple[str, ...]:
+    """Names of the axes."""
+    names = getattr(array.metadata, "dimension_names", None) or [None] * array.ndim
+    return tuple(name or f"axis_{axis}" for axis, name in enumerate(names))
+
+
+def _coordinates(name: str, dims: tuple[str, ...], group: zarr.Group) -> tuple[Coordinate, ...]:
+    """One-dimensional arrays along a dim that have the dim's name, or that the group names as coordinates."""
+    named = set(str(group.attrs.get("coordinates", "")).split()) | set(dims)
+    found = []
+    for other, array in sorted(group.arrays(), key=lambda member: member[0]):
+        along = dims_of(array)
+        if other in named and other != name and len(along) == 1 and along[0] in dims:
+            attributes = dict(array.attrs)
+            units, description = str(attributes.pop("units", "")), str(attributes.pop("description", ""))
+            found.append(Coordinate(other, along[0], np.asarray(array[...]), units, description, attributes))
+    return tuple(found)
+
+
+def _chunks(array: "zarr.Array[Any]") -> Iterator[NDArray[Any]]:
+    if array.ndim == 0:
+        yield np.asarray(array[...])
+        return
+    for start in range(0, array.shape[0], array.chunks[0]):
+        yield np.asarray(array[start : start + array.chunks[0]])
