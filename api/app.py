@@ -10,11 +10,13 @@ from api import errors, health, openapi
 from api.arrays.routes import make_router
 from api.arrays.zarr_routes import make_zarr_router
 from api.body_limit import BodyLimit
+from api.callers import CALLER
 from api.datasets import preview_routes, session_routes
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
+from api.keys import routes as key_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
 from api.uploads import direct_routes, tus_routes
@@ -57,7 +59,7 @@ def create_app(
     errors.install(app)
     app.add_middleware(BodyLimit, settings=settings)
     for router in _resources():
-        app.include_router(router, responses=errors.problem_responses(503))
+        app.include_router(router, dependencies=[CALLER], responses=errors.problem_responses(401, 403, 503))
     app.include_router(health.router)
     app.include_router(_home())
     openapi.install(app)
@@ -67,6 +69,7 @@ def create_app(
 def _resources() -> list[APIRouter]:
     """Routes of everything that the database holds."""
     return [
+        key_routes.router,
         dataset_routes.router,
         session_routes.router,
         preview_routes.router,

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from zarr.abc.store import Store
 
+from api.callers import CallerDependency
 from store.database import Database
 from store.originals import OriginalStore
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT
 
 
 def _settings(request: Request) -> Settings:
@@ -31,8 +31,8 @@ def _originals(request: Request) -> OriginalStore:
     return originals
 
 
-def _tenant() -> str:
-    return DEFAULT_TENANT
+def _tenant(caller: CallerDependency) -> str:
+    return caller.tenant_id
 
 
 SettingsDependency = Annotated[Settings, Depends(_settings)]

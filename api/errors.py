@@ -91,6 +91,18 @@ class BadRequest(Problem):
     status, code, title = HTTPStatus.BAD_REQUEST, "bad-request", "Unreadable request"
 
 
+class Unauthorized(Problem):
+    """The request needs a key that is valid."""
+
+    status, code, title = HTTPStatus.UNAUTHORIZED, "unauthorized", "No valid key"
+
+
+class Forbidden(Problem):
+    """The key may not do this."""
+
+    status, code, title = HTTPStatus.FORBIDDEN, "forbidden", "Not allowed"
+
+
 class NotFound(Problem):
     """There is no such thing, or it is not yours."""
 

@@ -4,7 +4,7 @@ import re
 import secrets
 import time
 
-PATTERN = re.compile(r"^(dat|job|mod|sli|upl)_[0-9a-f]{24}$")
+PATTERN = re.compile(r"^(dat|job|mod|sli|upl|inf|key|whk|dlv)_[0-9a-f]{24}$")
 
 
 def new_id(prefix: str) -> str:

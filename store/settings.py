@@ -4,8 +4,10 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SHORTEST_SECRET = 20
 
 
 class Settings(BaseSettings):
@@ -32,6 +34,16 @@ class Settings(BaseSettings):
     array_url: str = Field(
         "sql:",
         description="Where array chunks and checkpoints live: `sql:` (rows of the database) or `file:///a/folder`.",
+    )
+    require_key: bool = Field(
+        False,
+        description="Answer only requests that carry a key. Without it whoever reaches the port may do everything: for one's own "
+        "machine.",
+    )
+    admin_key: SecretStr = Field(
+        SecretStr(""),
+        description="A key of whoever runs the service, with which the first others are made; 20 characters at least. With "
+        "`require_key` it must be set.",
     )
     upload_max_bytes: int = Field(
         10 * 2**30, gt=0, description="Largest accepted upload, in bytes; a larger one is answered 413."
@@ -130,6 +142,17 @@ class Settings(BaseSettings):
             self.database_url = f"sqlite:///{self.data_dir / 'latentry.db'}"
         if self.upload_url and not re.fullmatch(r"s3://[^/?#]+(/[^?#]*)?", self.upload_url):
             raise ValueError(f"upload_url: expected 's3://bucket/prefix' or nothing, got {self.upload_url!r}")
+        secret = self.admin_key.get_secret_value()
+        if secret and len(secret) < _SHORTEST_SECRET:
+            raise ValueError(
+                f"admin_key: expected {_SHORTEST_SECRET} characters at least, got {len(secret)}; make one with "
+                "`openssl rand -hex 32`"
+            )
+        if self.require_key and not secret:
+            raise ValueError(
+                "admin_key: with require_key set it must be too, or nobody could make a key; make one with "
+                "`openssl rand -hex 32`"
+            )
         if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise ValueError(
                 f"lease_seconds ({self.lease_seconds}) must be at least three times heartbeat_seconds "

