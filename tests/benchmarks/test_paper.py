@@ -1,6 +1,7 @@
 """Every experiment of `benchmarks/paper`, whole, but with one epoch of training: its figures mean nothing then."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import sys
@@ -48,6 +49,8 @@ def test_an_experiment_runs(
     monkeypatch.setattr(harness, "map_processes", in_this_process)
     if name == "known_rates":  # it trains by itself, and imports this by name
         monkeypatch.setattr(module, "map_processes", in_this_process)
+        few = functools.partial(module.lorenz, conditions=10, trials_per_condition=10)
+        monkeypatch.setattr(module, "lorenz", few)
     picture = tmp_path / "figure.png"
     monkeypatch.setattr(
         sys, "argv", [name, "--quick", "--json", "--processes", "1", "--figure", str(picture)]
