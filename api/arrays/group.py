@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
 from api.arrays.labelled import LabelledArray, labelled
+from api.arrays.opened import OpenedGroup, opened
 from api.errors import NotFound
-from store.arrays import open_group
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,22 @@ class ArrayGroup:
         The data set whose trials, in its order, are the rows of the dim ``trial``.
     owner
         Whose they are, in words: ``the model mod_…``.
+    may_change
+        Whether the owner may have another group one day.
     """
 
     path: str
     dataset_id: str
     owner: str
+    may_change: bool = False
+
+    def opened(self, store: Store) -> OpenedGroup:
+        """The group, opened now or before."""
+        return opened(store, self.path)
 
     def open(self, store: Store) -> zarr.Group:
-        """The group, for reading."""
-        return open_group(store, self.path)
+        """The group as Zarr has it, for reading."""
+        return self.opened(store).group
 
     def array(self, store: Store, name: str) -> LabelledArray:
         """One of the arrays, whole.
@@ -42,11 +49,10 @@ class ArrayGroup:
         NotFound
             With the names there are.
         """
-        group = self.open(store)
-        arrays = dict(group.arrays())
-        if name not in arrays:
-            raise NotFound(f"{self.owner} has no array {name!r}", hint=f"it has {', '.join(sorted(arrays))}")
-        return labelled(name, arrays[name], group)
+        group = self.opened(store)
+        if name not in group.arrays:
+            raise NotFound(f"{self.owner} has no array {name!r}", hint=f"it has {', '.join(group.arrays)}")
+        return labelled(name, group)
 
 
 FindGroup = Callable[[Session, str, str], ArrayGroup]

@@ -12,6 +12,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from api.arrays.opened import OpenedGroup
+from api.arrays.rows import StoredRows
+
 
 @dataclass(frozen=True)
 class Coordinate:
@@ -99,20 +102,20 @@ class LabelledArray:
         return next((one for one in self.along(dim) if one.name == dim), None)
 
 
-def labelled(name: str, array: "zarr.Array[Any]", group: zarr.Group) -> LabelledArray:
+def labelled(name: str, group: OpenedGroup) -> LabelledArray:
     """An array of a finished group whole, with the coordinates that the group has for its dims."""
+    array = group.arrays[name]
     attributes = dict(array.attrs)
-    names = dims_of(array)
     return LabelledArray(
         name=name,
-        dims=names,
+        dims=dims_of(array),
         shape=tuple(array.shape),
         dtype=np.dtype(array.dtype),
         units=str(attributes.pop("units", "")),
         description=str(attributes.pop("description", "")),
-        coordinates=_coordinates(name, names, group),
+        coordinates=tuple(_coordinate(other, group) for other in coordinate_names(name, group)),
         attributes=attributes,
-        blocks=lambda: _chunks(array),
+        blocks=StoredRows(array, tuple(slice(0, size, 1) for size in array.shape)),
     )
 
 
@@ -122,22 +125,19 @@ def dims_of(array: "zarr.Array[Any]") -> tuple[str, ...]:
     return tuple(name or f"axis_{axis}" for axis, name in enumerate(names))
 
 
-def _coordinates(name: str, dims: tuple[str, ...], group: zarr.Group) -> tuple[Coordinate, ...]:
-    """One-dimensional arrays along a dim that have the dim's name, or that the group names as coordinates."""
-    named = set(str(group.attrs.get("coordinates", "")).split()) | set(dims)
-    found = []
-    for other, array in sorted(group.arrays(), key=lambda member: member[0]):
-        along = dims_of(array)
-        if other in named and other != name and len(along) == 1 and along[0] in dims:
-            attributes = dict(array.attrs)
-            units, description = str(attributes.pop("units", "")), str(attributes.pop("description", ""))
-            found.append(Coordinate(other, along[0], np.asarray(array[...]), units, description, attributes))
-    return tuple(found)
+def coordinate_names(name: str, group: OpenedGroup) -> list[str]:
+    """Names of an array's coordinates: what goes along one of its dims, and has its name or is said to be one by the group."""
+    dims = dims_of(group.arrays[name])
+    named = set(str(group.group.attrs.get("coordinates", "")).split()) | set(dims)
+    return [
+        other
+        for other, array in group.arrays.items()
+        if other in named and other != name and array.ndim == 1 and dims_of(array)[0] in dims
+    ]
 
 
-def _chunks(array: "zarr.Array[Any]") -> Iterator[NDArray[Any]]:
-    if array.ndim == 0:
-        yield np.asarray(array[...])
-        return
-    for start in range(0, array.shape[0], array.chunks[0]):
-        yield np.asarray(array[start : start + array.chunks[0]])
+def _coordinate(name: str, group: OpenedGroup) -> Coordinate:
+    array = group.arrays[name]
+    attributes = dict(array.attrs)
+    units, description = str(attributes.pop("units", "")), str(attributes.pop("description", ""))
+    return Coordinate(name, dims_of(array)[0], group.values(name), units, description, attributes)

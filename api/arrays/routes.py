@@ -1,20 +1,35 @@
 """Routes of arrays, the same for data sets, models and inferences."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import StreamingResponse
 
 from api.arrays import service
-from api.arrays.formats import FORMATS, choose_format
+from api.arrays.answering import ConditionsDependency, answer, coding_of, ranges_of, unchanged
+from api.arrays.formats import FORMATS, Context, choose_format
 from api.arrays.group import FindGroup
-from api.arrays.query import ArrayQuery, ask
+from api.arrays.origin import find_origin
+from api.arrays.query import ArrayQuery, ask, how_long_kept, what_decides
 from api.arrays.schemas import ArrayList, ArrayValues
 from api.arrays.transformations.parameters import Surroundings
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The values.",
+        "model": ArrayValues,
+        "content": {one.media_type: _BINARY for one in FORMATS if one.name != "json"},
+    },
+    304: {"description": "You have them already."},
+}
+_RANGE: dict[int | str, dict[str, Any]] = {
+    206: {
+        "description": "A range of the bytes of an npy file.",
+        "content": {"application/octet-stream": _BINARY},
+    }
+}
 
 
 def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
@@ -39,19 +54,17 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
             group = find_group(session, tenant_id, owner_id)
         return service.list_arrays(arrays, group.path, f"/v1/{plural}/{owner_id}")
 
+    @router.head(
+        base + "/arrays/{name}",
+        operation_id=f"head_{kind}_array",
+        response_class=Response,
+        responses=_ANSWERS | problem_responses(404, 406, 409, 422),
+    )
     @router.get(
         base + "/arrays/{name}",
         operation_id=f"read_{kind}_array",
         response_class=Response,
-        responses={
-            200: {
-                "description": "The values.",
-                "model": ArrayValues,
-                "content": {one.media_type: _BINARY for one in FORMATS if one.name != "json"},
-            },
-            304: {"description": "You have them already."},
-            **problem_responses(404, 406, 409, 422),
-        },
+        responses=_ANSWERS | _RANGE | problem_responses(404, 406, 409, 416, 422),
     )
     def read_array(
         owner_id: str,
@@ -61,24 +74,30 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
         arrays: ArraysDependency,
         settings: SettingsDependency,
         tenant_id: TenantDependency,
+        conditions: ConditionsDependency,
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
-        if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Read an array, or a part of it, or what is made of it."""
         chosen = choose_format(query.format_, accept)
         with database.read() as session:
             group = find_group(session, tenant_id, owner_id)
-            found = ask(name, query, Surroundings(session, arrays, tenant_id, group))
-        asked = query.model_dump_json(exclude={"format_"}, exclude_defaults=True)
-        tag = service.etag(group.path, name, asked, chosen.name)
-        headers = {"ETag": tag, "Cache-Control": service.CACHE, "Vary": "Accept"}
-        if service.matches_tag(if_none_match, tag):
-            return Response(status_code=304, headers=headers)
-        encoded = chosen.encode(found, settings.json_max_elements)
-        if encoded.size is not None:
-            headers["Content-Length"] = str(encoded.size)
-        if chosen.name != "json":
-            headers["Content-Disposition"] = f'attachment; filename="{name}.{chosen.ending}"'
-        return StreamingResponse(encoded.pieces, media_type=chosen.media_type, headers=headers)
+            surroundings = Surroundings(session, arrays, tenant_id, group)
+            decides = what_decides(name, query, surroundings)
+            kept = how_long_kept(query, group)
+            if (same := unchanged(chosen, decides, conditions, kept)) is not None:
+                return same
+            found = ask(name, query, surroundings)
+            origin = find_origin(session, database, arrays, group)
+        context = Context(settings.json_max_elements, origin)
+        return answer(
+            chosen,
+            name,
+            decides,
+            conditions,
+            kept,
+            coding_of(found[0], chosen, conditions),
+            lambda: chosen.encode(found, context),
+            ranges_of(chosen, found[0]),
+        )
 
     return router

@@ -1,31 +1,31 @@
 """What arrays there are, and how answers about them are kept by who asked."""
 
 import hashlib
-from typing import Any
 
-import zarr
 from zarr.abc.store import Store
 
-from api.arrays.labelled import dims_of
+from api.arrays.labelled import coordinate_names, dims_of
+from api.arrays.opened import OpenedGroup, opened
 from api.arrays.schemas import ArrayDocument, ArrayList
-from store.arrays import open_group
 
 CACHE = "private, max-age=31536000, immutable"
-"""What is stored never changes: whoever has an answer need not ask again."""
+"""Of what never changes: whoever has an answer need not ask again."""
+REVALIDATED = "private, no-cache"
+"""Of what may be replaced, as a model's latents when its job is extended: whoever has an answer asks whether it holds."""
 
 
 def list_arrays(store: Store, group_path: str, base_url: str) -> ArrayList:
     """Describe the arrays of a group."""
-    group = open_group(store, group_path)
-    arrays = sorted(group.arrays(), key=lambda member: member[0])
+    group = opened(store, group_path)
     return ArrayList(
-        items=[describe(name, array, f"{base_url}/arrays/{name}") for name, array in arrays],
+        items=[describe(name, group, f"{base_url}/arrays/{name}") for name in group.arrays],
         zarr=f"{base_url}/zarr",
     )
 
 
-def describe(name: str, array: "zarr.Array[Any]", href: str) -> ArrayDocument:
+def describe(name: str, group: OpenedGroup, href: str) -> ArrayDocument:
     """Describe one array."""
+    array = group.arrays[name]
     attributes = dict(array.attrs)
     return ArrayDocument(
         name=name,
@@ -35,6 +35,7 @@ def describe(name: str, array: "zarr.Array[Any]", href: str) -> ArrayDocument:
         units=str(attributes.pop("units", "")),
         description=str(attributes.pop("description", "")),
         attributes=attributes,
+        coordinates=coordinate_names(name, group),
         href=href,
     )
 

@@ -66,13 +66,3 @@ def _invalid(message: str) -> Invalid:
         hint="the grammar is ?slice=0:5,::2,3 with one part for each axis",
         errors=[FieldProblem(pointer="slice", code="slice", message=message)],
     )
-
-
-def length(part: slice) -> int:
-    """Number of entries that a slice takes."""
-    return len(range(part.start, part.stop, part.step))
-
-
-def sliced_shape(parts: tuple[Part, ...]) -> tuple[int, ...]:
-    """Shape of what the parts take."""
-    return tuple(length(part) for part in parts if isinstance(part, slice))

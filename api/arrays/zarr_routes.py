@@ -4,17 +4,17 @@ import re
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
-from zarr.abc.store import RangeByteRequest, Store
+from zarr.abc.store import Store
 
 from api.arrays.group import FindGroup
-from api.arrays.service import CACHE, etag, matches_tag
+from api.arrays.ranges import wanted_range
+from api.arrays.service import CACHE, REVALIDATED, etag, matches_tag
 from api.dependencies import ArraysDependency, DatabaseDependency, TenantDependency
-from api.errors import NotFound, RangeNotSatisfiable, problem_responses
+from api.errors import NotFound, problem_responses
 from store.array_store import object_size, read_object
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 """A part of a path in a Zarr group; names of arrays are made so, and `..` is none."""
-_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ZARR_OBJECT = {"application/octet-stream": _BINARY, "application/json": {"schema": {"type": "object"}}}
 
@@ -54,17 +54,27 @@ def make_zarr_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter
         tenant_id: TenantDependency,
         range_: Annotated[str | None, Header(alias="Range")] = None,
         if_none_match: Annotated[str | None, Header()] = None,
+        if_range: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Read an object of the Zarr v3 group: `xarray.open_zarr(".../zarr")` does this for you."""
         with database.read() as session:
             group = find_group(session, tenant_id, owner_id)
-        return zarr_object(arrays, f"{group.path}/{key}", request.method, range_, if_none_match)
+        kept = REVALIDATED if group.may_change else CACHE
+        return zarr_object(
+            arrays, f"{group.path}/{key}", kept, request.method, range_, if_none_match, if_range
+        )
 
     return router
 
 
 def zarr_object(
-    store: Store, key: str, method: str, range_header: str | None, if_none_match: str | None
+    store: Store,
+    key: str,
+    kept: str,
+    method: str,
+    range_header: str | None,
+    if_none_match: str | None,
+    if_range: str | None = None,
 ) -> Response:
     """Answer one object of the array store, or a range of it."""
     # Hidden files are none of ours, and a file system knows no name that is longer than 255 bytes.
@@ -72,38 +82,14 @@ def zarr_object(
     if any(not _SEGMENT.fullmatch(part) for part in parts) or (size := object_size(store, key)) is None:
         raise NotFound("there is no such object in this Zarr group", hint="its arrays are listed at …/arrays")
     tag = etag(key)
-    headers = {"ETag": tag, "Cache-Control": CACHE, "Accept-Ranges": "bytes"}
+    headers = {"ETag": tag, "Cache-Control": kept, "Accept-Ranges": "bytes"}
     media_type = "application/json" if key.endswith("zarr.json") else "application/octet-stream"
     if matches_tag(if_none_match, tag):
         return Response(status_code=304, headers=headers)
     if method == "HEAD":
         return Response(headers={**headers, "Content-Length": str(size)}, media_type=media_type)
-    wanted = parse_range(range_header, size)
+    wanted = wanted_range(range_header, if_range, tag, size)
     if wanted is None:
         return Response(read_object(store, key), headers=headers, media_type=media_type)
     headers["Content-Range"] = f"bytes {wanted.start}-{wanted.end - 1}/{size}"
     return Response(read_object(store, key, wanted), status_code=206, headers=headers, media_type=media_type)
-
-
-def parse_range(header: str | None, size: int) -> RangeByteRequest | None:
-    """Parse a `Range` header; None for none, for several ranges and for other units, which are answered whole.
-
-    Raises
-    ------
-    RangeNotSatisfiable
-        If it begins beyond the end.
-    """
-    match = _RANGE.fullmatch(header or "")
-    if match is None or not match[1] + match[2]:
-        return None
-    first, last = match.groups()
-    if first == "":
-        start, end = max(0, size - int(last)), size
-    else:
-        start, end = int(first), min(int(last) + 1 if last else size, size)
-    if start >= size or (first == "" and int(last) == 0):
-        raise RangeNotSatisfiable(
-            f"the range {header!r} lies outside an object of {size} bytes",
-            headers={"Content-Range": f"bytes */{size}"},
-        )
-    return RangeByteRequest(start, end) if start < end else None

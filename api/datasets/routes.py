@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.openapi.models import Example
 from starlette.datastructures import UploadFile as ReceivedUpload
 
+from api.arrays.where import DESCRIPTION, MOST_CONDITIONS
 from api.datasets import service
 from api.datasets.files import create_from_file, create_from_upload
 from api.datasets.options import merged_options, read_json, read_model
@@ -249,13 +250,16 @@ def list_trials(
     dataset_id: str,
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    where: Annotated[
+        list[str], Query(default_factory=list, max_length=MOST_CONDITIONS, description=DESCRIPTION)
+    ],
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Page[TrialDocument]:
-    """List the trials of a data set, in the order given, with their metadata."""
+    """List the trials of a data set, or those of which conditions hold, in the order given, with their metadata."""
     with database.read() as session:
         service.find_ready(session, tenant_id, dataset_id)
-        return service.list_trials(session, dataset_id, page_size, page_token)
+        return service.list_trials(session, dataset_id, where, page_size, page_token)
 
 
 def answer(response: Response, made: service.Made) -> DatasetDocument:

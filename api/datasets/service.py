@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.arrays.group import ArrayGroup
+from api.arrays.trial_conditions import trial_conditions
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
@@ -92,10 +93,11 @@ def list_page(
 
 
 def list_trials(
-    session: Session, dataset_id: str, page_size: int, page_token: str | None
+    session: Session, dataset_id: str, where: list[str], page_size: int, page_token: str | None
 ) -> Page[TrialDocument]:
-    """A page of the trials of a data set, in the user's order."""
+    """A page of the trials of a data set of which conditions hold, in the user's order."""
     query = select(Trial).where(Trial.dataset_id == dataset_id).order_by(Trial.trial)
+    query = query.where(*trial_conditions(session, dataset_id, where))
     if (after := decode_number(page_token)) is not None:
         query = query.where(Trial.trial > after)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()

@@ -2,7 +2,9 @@
 
 import io
 from typing import Any
+from unittest.mock import patch
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -13,9 +15,18 @@ from latentry.client import Client
 from latentry.errors import LatentryError
 from numpy.typing import NDArray
 
+from api.arrays.answering import Conditions, coding_of
+from api.arrays.formats import FORMATS
+from api.arrays.group import ArrayGroup
+from api.arrays.labelled import LabelledArray
+from api.arrays.query import ArrayQuery, what_decides
+from api.arrays.service import CACHE
 from api.arrays.slices import parse_slice
-from api.errors import Invalid
-from tests.api.api_examples import PROBLEM, Example, example_arrays
+from api.arrays.transformations.parameters import Surroundings
+from api.errors import Invalid, Problem
+from store.array_store import SqlArrayStore
+from store.tables import DEFAULT_TENANT
+from tests.api.api_examples import OTHER_TENANT, PROBLEM, Example, example_arrays
 
 ARRAYS = example_arrays()
 
@@ -150,6 +161,12 @@ def test_what_is_not_finite_is_null(reader: TestClient, example: Example) -> Non
     assert answer.json()["values"] == [[None] * 3, ARRAYS["factors"][0, 1].tolist()]
 
 
+def test_what_never_changes_is_kept_for_ever(reader: TestClient, example: Example) -> None:
+    dataset = f"/v1/datasets/{example.dataset_id}"
+    for path in ("arrays/factors", "zarr/zarr.json", "download?format=npz"):
+        assert reader.get(f"{dataset}/{path}").headers["Cache-Control"] == CACHE
+
+
 @pytest.mark.parametrize("accept", ["*/*", "application/json"])
 def test_what_one_has_is_not_sent_again(reader: TestClient, example: Example, accept: str) -> None:
     headers = {"Accept": accept}
@@ -157,19 +174,185 @@ def test_what_one_has_is_not_sent_again(reader: TestClient, example: Example, ac
     first = reader.get(path, headers=headers)
     tag = first.headers["ETag"]
     assert tag.startswith('"')  # strong
-    assert "immutable" in first.headers["Cache-Control"]
-    assert first.headers["Vary"] == "Accept"
+    assert first.headers["Cache-Control"] == "private, no-cache"  # latents of a model may be replaced
+    assert first.headers["Vary"] == "Accept, Accept-Encoding"
     for condition in (tag, f'"other", {tag}', f"W/{tag}", "*"):
         again = reader.get(path, headers=headers | {"If-None-Match": condition})
         assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
     assert reader.get(path, headers=headers | {"If-None-Match": '"other"'}).content == first.content
 
 
+def test_what_one_has_is_told_without_looking_at_arrays(reader: TestClient, example: Example) -> None:
+    path = url(example, "rates") + "?slice=0:2&smooth_s=0.05"
+    tag = reader.get(path).headers["ETag"]
+    with patch("api.arrays.routes.ask", side_effect=AssertionError):
+        again = reader.get(path, headers={"If-None-Match": tag})
+        assert (again.status_code, again.headers["ETag"]) == (304, tag)
+        assert reader.get(path, headers={"If-None-Match": '"other"'}).status_code == 500  # it would be asked
+    # whoever knows no tag gets no 304 of what is not there
+    assert reader.get(url(example, "rate"), headers={"If-None-Match": "*"}).status_code == 404
+
+
 def test_tags_differ_where_answers_do(reader: TestClient, example: Example) -> None:
-    queries = ["", "?slice=0", "?slice=0:1", "?format=json"]
-    tags = [reader.get(url(example, "factors") + query).headers["ETag"] for query in queries]
-    tags.append(reader.get(url(example, "spikes")).headers["ETag"])
+    queries = [
+        ("rates", ""),
+        ("rates", "?slice=0:1"),
+        ("rates", "?slice=:1"),
+        ("rates", "?trial=0"),
+        ("rates", "?trial=0:1"),
+        ("rates", "?time_s=0:0.1"),
+        ("rates", "?where=condition:eq:1"),
+        ("rates", "?where=condition:eq:1&where=condition:eq:1"),
+        ("rates", "?smooth_s=0.05&trial=0"),
+        ("rates", "?rebin_s=0.04&trial=0"),
+        ("rates", "?format=json&slice=0"),
+        ("factors", "?slice=0"),
+        ("factors", ""),
+        ("factors", "?format=json"),
+        ("spikes", ""),
+    ]
+    tags = []
+    for name, query in queries:
+        answer = reader.get(url(example, name) + query)
+        assert answer.status_code == 200, answer.text
+        tags.append(answer.headers["ETag"])
+    # a compressed answer is another representation
+    tags += [
+        reader.get(
+            url(example, "rates") + "?format=json&slice=1", headers={"Accept-Encoding": coding}
+        ).headers["ETag"]
+        for coding in ("identity", "gzip", "zstd")
+    ]
     assert len(set(tags)) == len(tags)
+
+
+def test_a_rotation_s_tag_hangs_on_its_reference(example: Example) -> None:
+    group = ArrayGroup("groups/a", example.dataset_id, "the model")
+    query = ArrayQuery(slice="0", rotate_to=example.other_model_id, rotation="cca")
+    with example.database.read() as session:
+        around = Surroundings(session, example.arrays, OTHER_TENANT, group)
+        assert what_decides("rates", query, around)[:2] == ("groups/a", "rates")
+        assert what_decides("rates", query, around)[3:] == ("groups/a",)  # where the reference lies
+        with pytest.raises(Problem):
+            what_decides("rates", query, Surroundings(session, example.arrays, DEFAULT_TENANT, group))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?slice=0:2,::5",
+        "?format=json&slice=0,0:5,0:4",
+        "?where=condition:eq:1",
+        "?time_s=0:0.1&rebin_s=0.04",
+    ],
+)
+def test_head_tells_what_get_tells(example_url: str, example: Example, query: str) -> None:
+    path = f"{example_url}{url(example, 'rates')}{query}"
+    whole, head = httpx.get(path), httpx.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    told = (
+        "ETag",
+        "Content-Length",
+        "Content-Type",
+        "Cache-Control",
+        "Accept-Ranges",
+        "Vary",
+        "Content-Disposition",
+    )
+    assert {name: head.headers.get(name) for name in told} == {name: whole.headers.get(name) for name in told}
+    assert int(head.headers["Content-Length"]) == len(whole.content)
+    again = httpx.head(path, headers={"If-None-Match": head.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert httpx.head(f"{example_url}{url(example, 'rate')}").status_code == 404
+
+
+RANGED = [
+    *((name, "") for name in ARRAYS),
+    ("rates", "?slice=3::9,::7"),
+    ("rates", "?slice=250"),
+    ("rates", "?slice=0:0"),
+    ("rates", "?slice=1:90&rebin_s=0.04"),
+    ("rates", "?where=condition:eq:1&slice=:,3,::2"),
+]
+
+
+KINDS = st.sampled_from(["first and last", "first", "last"])
+
+
+@pytest.mark.parametrize(("name", "query"), RANGED)
+def test_ranges_are_those_of_the_whole(reader: TestClient, example: Example, name: str, query: str) -> None:
+    path = url(example, name) + query
+    first = reader.get(path)
+    whole, size = first.content, len(first.content)
+    assert first.headers["Accept-Ranges"] == "bytes"
+
+    @given(st.integers(0, size - 1), st.integers(0, 70_000) | st.integers(0, size), KINDS)
+    @hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    def check(start: int, count: int, kind: str) -> None:
+        header, start, end = {
+            "first and last": (f"bytes={start}-{start + count}", start, min(size, start + count + 1)),
+            "first": (f"bytes={start}-", start, size),
+            "last": (f"bytes=-{count + 1}", max(0, size - count - 1), size),
+        }[kind]
+        answer = reader.get(path, headers={"Range": header, "If-Range": first.headers["ETag"]})
+        assert answer.status_code == 206, (header, answer.text)
+        assert answer.content == whole[start:end], header
+        assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{size}"
+        assert answer.headers["Content-Length"] == str(end - start)
+        assert answer.headers["ETag"] == first.headers["ETag"]
+
+    check()
+    for header in (f"bytes={size}-", "bytes=-0"):
+        answer = reader.get(path, headers={"Range": header})
+        assert (answer.status_code, answer.headers["content-type"]) == (416, PROBLEM)
+        assert answer.headers["Content-Range"] == f"bytes */{size}"
+
+
+def test_no_range_is_answered_whole(reader: TestClient, example: Example) -> None:
+    path = url(example, "factors")
+    whole = reader.get(path)
+    some = {"Range": "bytes=0-9"}
+    for headers in (
+        some | {"If-Range": '"other"'},
+        some | {"If-Range": f"W/{whole.headers['ETag']}"},
+        some | {"If-Range": "Wed, 21 Oct 2026 07:28:00 GMT"},
+        {"Range": "bytes=0-9,20-29"},
+        {"Range": "rows=0-9"},
+    ):
+        answer = reader.get(path, headers=headers)
+        assert (answer.status_code, answer.content) == (200, whole.content), headers
+    answer = reader.get(path, params={"format": "json", "slice": "0"}, headers=some)
+    assert (answer.status_code, "Accept-Ranges" in answer.headers) == (200, False)
+    held = reader.get(path, headers=some | {"If-None-Match": whole.headers["ETag"]})
+    assert held.status_code == 304
+
+
+def test_a_range_is_of_the_bytes_as_they_are() -> None:
+    counts = np.zeros(1000, np.uint16)
+    array = LabelledArray("counts", ("bin",), (1000,), counts.dtype, "", "", (), {}, lambda: iter([counts]))
+    assert coding_of(array, FORMATS[0], Conditions(None, "gzip")) == "gzip"
+    assert coding_of(array, FORMATS[0], Conditions(None, "gzip", "bytes=0-9")) is None
+
+
+def test_a_range_reads_only_the_chunks_that_it_has(reader: TestClient, example: Example) -> None:
+    size = int(reader.head(url(example, "rates")).headers["Content-Length"])
+    read: list[str] = []
+    get = SqlArrayStore._get
+
+    def noted(self: SqlArrayStore, key: str, byte_range: Any) -> Any:
+        read.append(key)
+        return get(self, key, byte_range)
+
+    with patch.object(SqlArrayStore, "_get", noted):
+        for header, chunks in (
+            (f"bytes={size - 8}-", [2]),
+            ("bytes=0-99", []),
+            (f"bytes={size // 2}-{size // 2 + 9}", [1]),
+        ):
+            read.clear()
+            assert reader.get(url(example, "rates"), headers={"Range": header}).status_code == 206
+            assert read == [f"groups/a/rates/c/{chunk}/0/0" for chunk in chunks]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +382,7 @@ def test_format_by_accept(reader: TestClient, example: Example, accept: str, exp
 def test_format_in_the_query_wins(reader: TestClient, example: Example) -> None:
     answer = reader.get(url(example, "factors") + "?format=npy", headers={"Accept": "application/json"})
     assert answer.headers["content-type"] == "application/octet-stream"
-    answer = reader.get(url(example, "factors") + "?format=csv")
+    answer = reader.get(url(example, "factors") + "?format=xlsx")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "format")
 
 
@@ -210,7 +393,7 @@ def test_list_tells_dims_units_and_types(reader: TestClient, example: Example) -
     assert found["rates"] == {
         "name": "rates", "dims": ["trial", "time_s", "neuron"], "shape": [300, 50, 20], "dtype": "float64",
         "units": "spikes/s", "description": "the rates", "attributes": {"from": "example"},
-        "href": url(example, "rates"),
+        "coordinates": ["time_s"], "href": url(example, "rates"),
     }  # fmt: skip
     assert answer["zarr"] == f"/v1/models/{example.model_id}/zarr"
 

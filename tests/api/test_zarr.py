@@ -9,7 +9,9 @@ import xarray
 import zarr
 from fastapi.testclient import TestClient
 
-from api.arrays.zarr_routes import parse_range, zarr_object
+from api.arrays.ranges import parse_range
+from api.arrays.service import CACHE
+from api.arrays.zarr_routes import zarr_object
 from api.errors import NotFound, RangeNotSatisfiable
 from store.array_store import open_array_store, read_object, write_object
 from store.database import Database
@@ -76,6 +78,16 @@ def test_ranges(reader: TestClient, example: Example) -> None:
         assert (answer.status_code, answer.content) == (200, whole), header
 
 
+def test_a_range_holds_of_what_one_has_only(reader: TestClient, example: Example) -> None:
+    whole = reader.get(url(example, CHUNK))
+    some = {"Range": "bytes=0-9"}
+    held = reader.get(url(example, CHUNK), headers=some | {"If-Range": whole.headers["ETag"]})
+    assert (held.status_code, held.content) == (206, whole.content[:10])
+    for other in ('"other"', f"W/{whole.headers['ETag']}", "Wed, 21 Oct 2026 07:28:00 GMT"):
+        answer = reader.get(url(example, CHUNK), headers=some | {"If-Range": other})
+        assert (answer.status_code, answer.content) == (200, whole.content)
+
+
 def test_ranges_of_every_size() -> None:
     for size in range(1, 6):
         content = bytes(range(size))
@@ -137,9 +149,9 @@ def test_keys_outside_the_group_of_files_are_not_found(
         write_object(store, f"groups/{group}/zarr.json", b"{}")
         write_object(store, f"groups/{group}/rates/zarr.json", b"{}")
     write_object(store, "groups/a/.hidden", b"x")
-    assert zarr_object(store, "groups/a/rates/zarr.json", "GET", None, None).body == b"{}"
+    assert zarr_object(store, "groups/a/rates/zarr.json", CACHE, "GET", None, None).body == b"{}"
     with pytest.raises(NotFound):
-        zarr_object(store, f"groups/a/{key}", "GET", None, None)
+        zarr_object(store, f"groups/a/{key}", CACHE, "GET", None, None)
 
 
 @pytest.mark.parametrize("owner", ["models/{0.model_id}", "datasets/{0.dataset_id}"])
@@ -182,6 +194,6 @@ def test_files_serve_as_rows_do(tmp_path: Path, sqlite_database: Database, examp
     store = open_array_store(f"file://{tmp_path}/arrays", sqlite_database)
     write_arrays(store, "groups/a")
     for key in ("zarr.json", "rates/zarr.json", CHUNK):
-        answer = zarr_object(store, f"groups/a/{key}", "GET", "bytes=3-9", None)
+        answer = zarr_object(store, f"groups/a/{key}", CACHE, "GET", "bytes=3-9", None)
         stored = read_object(example.arrays, f"groups/a/{key}") or b""
         assert (answer.status_code, answer.body) == (206, stored[3:10])

@@ -4,13 +4,30 @@ import re
 
 from pydantic import BaseModel, Field
 
+from api.arrays.formats.arrow import Arrow
 from api.arrays.formats.base import Format
+from api.arrays.formats.csv import Csv
+from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.json import Json
 from api.arrays.formats.npy import Npy
+from api.arrays.formats.npz import Npz
+from api.arrays.formats.nwb import Nwb
+from api.arrays.formats.parquet import Parquet
+from api.arrays.formats.zarr import Zarr
 from api.errors import Invalid, UnsupportedFormat
 from api.field_problems import FieldProblem
 
-FORMATS: tuple[Format, ...] = (Npy(), Json())
+FORMATS: tuple[Format, ...] = (
+    Npy(),
+    Json(),
+    Npz(),
+    Csv(),
+    Arrow(),
+    Parquet(),
+    Hdf5(),
+    Nwb(),
+    Zarr(),
+)
 """The first is the default."""
 
 _WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")

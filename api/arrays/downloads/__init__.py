@@ -1,0 +1,1 @@
+"""A whole group of arrays as one file."""

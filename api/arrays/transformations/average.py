@@ -1,0 +1,240 @@
+"""Averages over the trials of each condition: peri-stimulus time histograms, and condition-averaged latents."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.arrays.formats.categories import words_of
+from api.arrays.labelled import Coordinate, LabelledArray
+from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.trials import column, floating, trial_rows, trials_of
+from api.arrays.transformations.wording import described, listed, refusal
+
+Statistic = Literal["mean", "sem", "count", "std"]
+
+_BESIDE: tuple[Statistic, ...] = ("mean", "sem", "count")
+_MOST_ELEMENTS = 2**25
+"""Of an average: several times the 108 conditions of 180 bins and 182 neurons of a large public data set."""
+_ELEMENTS_IN_MEMORY = 2**20
+_DESCRIBED = {
+    "mean": "mean over the trials of each condition",
+    "sem": "standard error over the trials of each condition",
+    "std": "standard deviation over the trials of each condition",
+    "count": "number of trials of each condition that have a value",
+}
+
+Value = int | float | str | bool | None
+
+
+def average(
+    array: LabelledArray, names: str, statistic: Statistic, surroundings: Surroundings
+) -> tuple[LabelledArray, ...]:
+    """Statistics over the trials of each condition, NaN left out bin by bin; trials without a value are in no condition.
+
+    Parameters
+    ----------
+    array
+        Trials × ….
+    names
+        Metadata of trials, or ``split``; of several, separated by commas, every combination that occurs is a condition.
+    statistic
+        Which comes first; the others of mean, standard error and count come beside it.
+    surroundings
+        Of the request.
+
+    Raises
+    ------
+    Invalid
+        If rows are no trials, there is no such metadata, or too many conditions.
+    """
+    trials = trials_of(array, "average")
+    wanted = _names(names, array)
+    labels = [_labels(name, trials, surroundings) for name in wanted]
+    per_trial: list[tuple[Value, ...] | None] = [
+        None if any(value is None for value in values) else values for values in zip(*labels, strict=True)
+    ]
+    conditions = sorted({one for one in per_trial if one is not None}, key=_order)
+    elements = len(conditions) * int(np.prod(array.shape[1:], dtype=np.int64))
+    if elements > _MOST_ELEMENTS:
+        raise refusal(
+            "average",
+            f"{len(conditions)} conditions by {names} would be {elements} averages; expected at most {_MOST_ELEMENTS}",
+            "average by metadata with fewer values, or select fewer bins or features",
+        )
+    code_of = {condition: code for code, condition in enumerate(conditions)}
+    codes = np.array([-1 if one is None else code_of[one] for one in per_trial], np.int64)
+    dim = "_".join(_plain(name) for name in wanted)
+    found = _Statistics(floating(array), codes, len(conditions))
+    of_conditions = [
+        _coordinate(name, dim, [condition[place] for condition in conditions])
+        for place, name in enumerate(wanted)
+    ]
+    number = np.bincount(codes[codes >= 0], minlength=len(conditions))
+    first = replace(
+        found.array,
+        dims=(dim, *array.dims[1:]),
+        shape=(len(conditions), *array.shape[1:]),
+        coordinates=(
+            *(one for one in array.coordinates if one.dim != array.dims[0]),
+            *of_conditions,
+            Coordinate("trials", dim, number, "trials", "trials of the condition"),
+        ),
+        attributes={
+            **array.attributes,
+            "averaged_by": ",".join(wanted),
+            "trials_without_condition": int((codes < 0).sum()),
+        },
+    )
+    order = (statistic, *(one for one in _BESIDE if one != statistic))
+    return tuple(_of(first, one, found) for one in order)
+
+
+def _of(array: LabelledArray, statistic: Statistic, found: "_Statistics") -> LabelledArray:
+    is_count = statistic == "count"
+    return replace(
+        array,
+        name=array.name if statistic == "mean" else f"{array.name}_{statistic}",
+        dtype=np.dtype(np.int32) if is_count else array.dtype,
+        units="trials" if is_count else array.units,
+        description=described(array.description, _DESCRIBED[statistic]),
+        attributes={**array.attributes, "statistic": statistic},
+        blocks=lambda: found.blocks(statistic),
+    )
+
+
+class _Statistics:
+    """Count, mean and sum of squared deviations of each condition, in float64, once they are asked for.
+
+    Parameters
+    ----------
+    array
+        Trials × …, floating-point.
+    codes
+        The condition of each trial; negative for none.
+    conditions
+        How many there are.
+    """
+
+    def __init__(self, array: LabelledArray, codes: NDArray[np.int64], conditions: int) -> None:
+        self.array, self._codes = array, codes
+        self._shape = (conditions, *array.shape[1:])
+        self._found: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
+
+    def blocks(self, statistic: Statistic) -> Iterator[NDArray[Any]]:
+        """One condition after the other."""
+        count, mean, squares = self._found = self._found or self._read()
+        for of_condition in zip(count, mean, squares, strict=True):
+            values = _statistic(statistic, *of_condition)
+            yield values.astype(np.int32 if statistic == "count" else self.array.dtype)[None]
+
+    def _read(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Go over the array once, taking in the trials of a condition in a block together, as `Moments` does."""
+        count, mean, squares = (_zeros(self._shape, dtype) for dtype in (np.int32, np.float64, np.float64))
+        row = 0
+        for block in self.array.blocks():
+            codes = self._codes[row : row + len(block)]
+            row += len(block)
+            for code in np.unique(codes[codes >= 0]):
+                values = block[codes == code].astype(np.float64)
+                there = ~np.isnan(values)
+                n = there.sum(axis=0)
+                total, most = count[code] + n, np.maximum(n, 1)
+                with np.errstate(invalid="ignore"):  # infinite values make NaN of the deviations
+                    part = values.sum(axis=0, where=there) / most
+                    apart = np.where(n > 0, part - mean[code], 0.0)
+                    share = n / np.maximum(total, 1)
+                    squares[code] += ((values - part) ** 2).sum(axis=0, where=there)
+                    squares[code] += apart**2 * count[code] * share
+                    mean[code] += apart * share
+                count[code] = total
+        return count, mean, squares
+
+
+def _statistic(
+    statistic: Statistic, count: NDArray[Any], mean: NDArray[Any], squares: NDArray[Any]
+) -> NDArray[Any]:
+    if statistic == "count":
+        return count
+    if statistic == "mean":
+        return np.where(count > 0, mean, np.nan)
+    variance = np.where(count > 1, squares / np.maximum(count - 1, 1), np.nan)
+    return np.sqrt(variance if statistic == "std" else variance / np.maximum(count, 1))
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros, in a file that is gone afterwards if there are many."""
+    if np.prod(shape, dtype=np.int64) <= _ELEMENTS_IN_MEMORY:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(prefix="latentry-average-") as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _names(text: str, array: LabelledArray) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if "" in names or len(set(names)) < len(names):
+        raise refusal("average", f"expected names of metadata separated by commas; got {text!r}")
+    dim = "_".join(_plain(name) for name in names)
+    kept = {one.name for one in array.coordinates if one.dim != array.dims[0]}
+    taken = {*array.dims[1:], *kept, "trials"} & {dim, *(_plain(name) for name in names)}
+    if taken:
+        raise refusal("average", f"{listed(sorted(taken))} is already an axis or a coordinate of the answer")
+    return names
+
+
+def _plain(name: str) -> str:
+    """A name for a dim: what is no letter, digit, dot or dash becomes an underscore, as in the names of arrays."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _labels(name: str, trials: NDArray[np.int64], surroundings: Surroundings) -> list[Value]:
+    """The value of each row; None where it has none."""
+    if name == "split":
+        return _splits(trials, surroundings)
+    values = column(surroundings, name, "average")
+    return [_value(values.get(int(trial))) for trial in trials]
+
+
+def _splits(trials: NDArray[np.int64], surroundings: Surroundings) -> list[Value]:
+    """The split of each row: that of the model's job if these are latents, else as it was given with the data set."""
+    group = surroundings.group.opened(surroundings.store)
+    if "model_id" in group.group.attrs and "split" in group.arrays:
+        codes, words = group.values("split"), words_of(group.arrays["split"].attrs)
+        of_job = dict(enumerate(codes.tolist()))
+        return [words.get(of_job.get(int(trial), -1)) for trial in trials]
+    given = {trial: split for trial, split, _ in trial_rows(surroundings)}
+    if not any(given.values()):
+        raise refusal(
+            "average", "no split came with the data set", "a model's latents have that of its own job"
+        )
+    return [given.get(int(trial)) for trial in trials]
+
+
+def _value(value: Any) -> Value:
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, int | float | str | bool) else None
+
+
+def _order(condition: Sequence[Value]) -> tuple[tuple[bool, Any], ...]:
+    """Numbers before words."""
+    return tuple((isinstance(value, str), value) for value in condition)
+
+
+def _coordinate(name: str, dim: str, values: Sequence[Value]) -> Coordinate:
+    """Values of the conditions: numbers, or codes of words, as data sets have them."""
+    told = f"{name} of the trials"
+    if any(isinstance(value, str) for value in values):
+        words = sorted({str(value) for value in values})
+        attributes = {
+            "flag_values": list(range(len(words))),
+            "flag_meanings": " ".join(re.sub(r"\s+", "_", word) or "_" for word in words),
+        }
+        codes = np.array([words.index(str(value)) for value in values], np.int32)
+        return Coordinate(_plain(name), dim, codes, "", told, attributes)
+    is_whole = all(isinstance(value, int) for value in values)
+    return Coordinate(_plain(name), dim, np.array(values, np.int64 if is_whole else np.float64), "", told)

@@ -1,0 +1,232 @@
+"""Latents of one model in the space of another's: both for the same trials, where only a linear map may lie between them.
+
+The map is found from all trials and bins of both models, whatever is selected, so that parts asked for one by one fit together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+
+from api.arrays.labelled import LabelledArray
+from api.arrays.moments import Moments, joined
+from api.arrays.transformations.linear import AffineMap
+from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.wording import described, listed, refusal
+from api.errors import NotFound, WrongState
+from api.models.service import find_latents
+
+RotationKind = Literal["procrustes", "cca"]
+
+_DIMS = ("factor", "generator_unit", "initial_condition_dim", "input")
+"""Last axes of what a model has made up, in any rotation."""
+_RANK_TOLERANCE = 1e-10
+"""Of the largest variance, below which a direction has none: float32 keeps seven digits."""
+
+_MOST_FITS = 64
+"""Kept for whoever asks for one part after the other."""
+
+
+@dataclass(frozen=True)
+class FittedRotation:
+    """A map into the space of a reference, and how well it fits.
+
+    Attributes
+    ----------
+    map
+        From the features of one to those of the other.
+    attributes
+        What is told of the fit.
+    """
+
+    map: AffineMap
+    attributes: Mapping[str, Any]
+
+
+# A store is held with what was fitted to its arrays, so that another can't have its id.
+_fits: LRUCache[tuple[int, str, str, str, str], tuple[Store, FittedRotation]] = LRUCache(_MOST_FITS)
+_lock = Lock()
+
+
+def rotate(
+    array: LabelledArray, reference_id: str, kind: RotationKind, surroundings: Surroundings
+) -> LabelledArray:
+    """Latents in the space of the same latents of a reference model.
+
+    Parameters
+    ----------
+    array
+        Latents, … × features, with all features.
+    reference_id
+        A model with latents for the same data set.
+    kind
+        ``procrustes`` or ``cca``, see `procrustes` and `cca`.
+    surroundings
+        Of the request.
+
+    Raises
+    ------
+    Invalid
+        If these are no latents that can be rotated, or not all features, or there is no such reference.
+    """
+    if not array.dims or array.dims[-1] not in _DIMS:
+        raise refusal(
+            "rotate_to",
+            f"expected latents whose last axis is one of {listed(_DIMS)}; {array.name} has the axes {listed(array.dims)}",
+            "factors, generator_states, initial_conditions and inputs can be rotated",
+        )
+    whole = surroundings.group.array(surroundings.store, array.name)
+    index = array.index(array.dims[-1])
+    is_in_order = index is None or bool((np.diff(index.values) == 1).all())
+    if array.shape[-1] != whole.shape[-1] or not is_in_order:
+        raise refusal(
+            "rotate_to",
+            f"expected all {whole.shape[-1]} of {whole.dims[-1]}; {array.shape[-1]} are selected",
+            "select none of them: each is mixed of all",
+        )
+    fitted = _fit(whole, reference_id, kind, surroundings)
+    return replace(
+        fitted.map.of(array, array.dims[-1]),
+        description=described(array.description, f"in the space of the model {reference_id}"),
+        attributes={**array.attributes, "rotated_to": reference_id, "rotation": kind, **fitted.attributes},
+    )
+
+
+def _fit(
+    whole: LabelledArray, reference_id: str, kind: RotationKind, surroundings: Surroundings
+) -> FittedRotation:
+    """The map of whole latents to those of the reference, found now or before: neither ever changes."""
+    store, reference = surroundings.store, _reference(whole, reference_id, surroundings)
+    key = (id(store), surroundings.group.path, reference_path(reference_id, surroundings), whole.name, kind)
+    with _lock:
+        held = _fits.get(key)
+    if held is not None and held[0] is store:
+        return held[1]
+    features = whole.shape[-1]
+    moments = Moments(features + reference.shape[-1])
+    moments.add_all(joined(whole.blocks(), reference.blocks()))
+    varies = np.diag(moments.scatter) > 0
+    if moments.count < 2 or not varies[:features].any() or not varies[features:].any():
+        raise refusal("rotate_to", f"{whole.name} of this model or of {reference_id} do not vary")
+    fitted = {"procrustes": procrustes, "cca": cca}[kind](moments, features)
+    with _lock:
+        _fits[key] = (store, fitted)
+    return fitted
+
+
+def reference_path(reference_id: str, surroundings: Surroundings) -> str:
+    """Where the latents of a reference model lie: what an answer depends on beside its own arrays.
+
+    Raises
+    ------
+    Invalid
+        If there is no such model with latents.
+    """
+    try:
+        return find_latents(surroundings.session, surroundings.tenant_id, reference_id).path
+    except (NotFound, WrongState) as error:
+        raise refusal("rotate_to", error.detail, error.hint) from error
+
+
+def _reference(whole: LabelledArray, reference_id: str, surroundings: Surroundings) -> LabelledArray:
+    path, group = reference_path(reference_id, surroundings), surroundings.group
+    found = find_latents(surroundings.session, surroundings.tenant_id, reference_id)
+    if found.dataset_id != group.dataset_id:
+        raise refusal(
+            "rotate_to",
+            f"expected a model with latents for the data set {group.dataset_id}; {reference_id} has those for "
+            f"{found.dataset_id}",
+            "only latents for the same trials can be compared",
+        )
+    if path == group.path:
+        return whole
+    try:
+        reference = found.array(surroundings.store, whole.name)
+    except NotFound as error:
+        raise refusal("rotate_to", error.detail, error.hint) from error
+    if (reference.dims, reference.shape[:-1]) != (whole.dims, whole.shape[:-1]):
+        raise refusal(
+            "rotate_to",
+            f"{whole.name} of {reference_id} are {listed(reference.shape)}, those here {listed(whole.shape)}",
+            "only latents for the same trials and bins can be compared",
+        )
+    return reference
+
+
+def procrustes(moments: Moments, features: int) -> FittedRotation:
+    """The rotation (or reflection), with one scale and a shift, that brings features nearest to those of a reference.
+
+    With deviations from the means ``X`` [n, p] of the one and ``Y`` [n, q] of the reference and ``Xᵀ Y = U S Vᵀ``, the map is
+    ``s U Vᵀ``: the solution of the orthogonal Procrustes problem (Schönemann 1966), the narrower of the two padded with zeros;
+    of more than q features what has no counterpart is left out. The scale ``s`` minimises ``‖s X U Vᵀ − Y‖²``.
+
+    Parameters
+    ----------
+    moments
+        Of the features of both, the reference's last.
+    features
+        How many are not the reference's, p.
+    """
+    ours, between, _ = _parts(moments, features)
+    left, _, right = np.linalg.svd(between, full_matrices=False)
+    orthogonal = left @ right
+    fitted = float(np.sum(orthogonal * between))
+    scale = fitted / max(float(np.sum(orthogonal * (ours @ orthogonal))), np.finfo(np.float64).tiny)
+    return _fitted(moments, features, scale * orthogonal, {"scale": scale})
+
+
+def cca(moments: Moments, features: int) -> FittedRotation:
+    """Canonical variates of the features, put in the place of the reference's own.
+
+    With covariances ``C_xx``, ``C_yy``, ``C_xy`` and ``C_xx^(-1/2) C_xy C_yy^(-1/2) = U R Vᵀ`` (Hotelling 1936), the variates of
+    the one are ``X C_xx^(-1/2) U``, those of the reference ``Y C_yy^(-1/2) V``, and ``R`` has their correlations. The map takes
+    the former through the inverse of the latter, ``C_xx^(-1/2) U Vᵀ C_yy^(1/2)``, as Gallego et al. (2020) align latent dynamics
+    across days. Directions without variance are left out.
+
+    Parameters
+    ----------
+    moments, features
+        As `procrustes` has them.
+    """
+    ours, between, reference = _parts(moments, features)
+    whiten, _ = _root(ours)
+    whiten_reference, colour_reference = _root(reference)
+    left, correlations, right = np.linalg.svd(whiten @ between @ whiten_reference.T, full_matrices=False)
+    return _fitted(
+        moments,
+        features,
+        whiten.T @ left @ right @ colour_reference,
+        {"canonical_correlations": [float(one) for one in np.minimum(correlations, 1.0)]},
+    )
+
+
+def _parts(moments: Moments, features: int) -> tuple[NDArray[np.float64], ...]:
+    """Covariances of the features, between both, of the reference."""
+    whole = moments.covariance
+    return whole[:features, :features], whole[:features, features:], whole[features:, features:]
+
+
+def _root(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What whitens features, [rank, F], and what undoes it."""
+    variances, directions = np.linalg.eigh(covariance)
+    kept = variances > _RANK_TOLERANCE * variances[-1]
+    roots, directions = np.sqrt(variances[kept])[:, None], directions[:, kept].T
+    return directions / roots, directions * roots
+
+
+def _fitted(
+    moments: Moments, features: int, matrix: NDArray[np.float64], attributes: dict[str, Any]
+) -> FittedRotation:
+    """A map with how much of the reference's variance it explains."""
+    ours, between, reference = _parts(moments, features)
+    total = float(np.trace(reference))
+    residual = total - 2 * float(np.sum(matrix * between)) + float(np.sum(matrix * (ours @ matrix)))
+    return FittedRotation(
+        AffineMap(moments.mean[:features], matrix, moments.mean[features:]),
+        {**attributes, "variance_explained": 1 - residual / total, "rotation_bins": moments.count},
+    )
