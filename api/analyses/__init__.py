@@ -1,0 +1,1 @@
+"""Analyses of latents: distances between conditions, behaviour decoded, nearest trials and states."""

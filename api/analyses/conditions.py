@@ -1,0 +1,80 @@
+"""Which condition each trial is of, by the metadata of the trials."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.analyses.trajectories import Trajectories
+from api.arrays.chosen_trials import trials_of_splits
+from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.trials import column
+from api.arrays.transformations.wording import refusal
+from api.errors import Invalid
+from store.tables import Trial
+
+Value = str | int | float | bool
+
+MOST_CONDITIONS = 200
+SPLITS = ("train", "valid", "test")
+
+
+def conditions_of(
+    trajectories: Trajectories, by: str, surroundings: Surroundings
+) -> tuple[list[Value], NDArray[np.int64]]:
+    """Group the rows of trajectories by a piece of metadata, or by the split of the job.
+
+    Returns
+    -------
+    conditions
+        Its different values, in order.
+    codes
+        [rows] which of them each row has; -1 for none.
+
+    Raises
+    ------
+    Invalid
+        If the trials have no such metadata, or too many values of it; the message tells which there are.
+    """
+    of_rows: list[Any]
+    if by == "split" and (split := split_of(trajectories.trials, surroundings)) is not None:
+        of_rows = [one or None for one in split.tolist()]
+    else:
+        values = column(surroundings, by, "by")
+        of_rows = [values.get(int(trial)) for trial in trajectories.trials]
+    of_rows = [value if isinstance(value, Value) and value == value else None for value in of_rows]  # no NaN
+    found = Counter(value for value in of_rows if value is not None)
+    if not 2 <= len(found) <= MOST_CONDITIONS:
+        raise refusal(
+            "by",
+            f"expected 2 to {MOST_CONDITIONS} conditions; the selected trials have {len(found)} values of {by!r}",
+            "choose other metadata, or other trials",
+        )
+    conditions = sorted(found, key=lambda value: (isinstance(value, str), value))
+    place = {value: code for code, value in enumerate(conditions)}
+    return conditions, np.array([-1 if value is None else place[value] for value in of_rows], np.int64)
+
+
+def split_of(trials: NDArray[np.int64], surroundings: Surroundings) -> NDArray[np.str_] | None:
+    """[rows] split of each trial, by the job or else as it came with the data set: `train`, `valid`, `test`, or nothing.
+
+    None where no trial has one.
+    """
+    found = np.full(len(trials), "", dtype="U5")
+    for name in SPLITS:
+        try:
+            chosen = trials_of_splits([name], surroundings.group, surroundings.store, surroundings.session)
+        except Invalid:
+            return None
+        found[np.isin(trials, chosen)] = name
+    return found
+
+
+def details_of(session: Session, dataset_id: str, trials: Sequence[int]) -> Mapping[int, dict[str, Any]]:
+    """The metadata of some trials."""
+    asked = select(Trial.trial, Trial.details).where(Trial.dataset_id == dataset_id, Trial.trial.in_(trials))
+    return {row.trial: row.details for row in session.execute(asked)}

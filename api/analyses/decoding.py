@@ -1,0 +1,247 @@
+"""Behaviour decoded from latents: their samples, the decoders, and the predictions for trials that were held out."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from api.analyses.ridge import NOWHERE, Decoded, Division, decode, divide, divide_in_folds
+from api.analyses.trajectories import TIME, Trajectories
+from api.arrays.labelled import Coordinate, LabelledArray, dims_of
+from api.arrays.transformations.wording import refusal
+
+Floats = NDArray[np.float64]
+HeldOut = Literal["folds", "valid"]
+
+MOST_FEATURES, MOST_OUTPUTS = 500, 50
+MOST_SUMS = 2**24
+"""Products of columns that are kept, of all folds: 128 MiB."""
+TOLERANCE = 1e-3
+"""Of a bin width, by which the times of latents and behaviour may differ."""
+
+
+def behaviours_in(group: zarr.Group) -> list[str]:
+    """Names of the behaviours of a data set: arrays of dims (trial, time_s, …_component)."""
+    found = [(name, dims_of(array)) for name, array in group.arrays()]
+    return sorted(
+        name
+        for name, dims in found
+        if len(dims) == 3 and dims[0].startswith("trial") and dims[1] == TIME and "_component" in dims[2]
+    )
+
+
+class Behaviour:
+    """A behaviour by trial, in a file that is gone with it: trials come in any order, and memory does not grow with them."""
+
+    def __init__(self, trajectories: Trajectories) -> None:
+        self.array = trajectories.array
+        self._shape = (trajectories.bins, trajectories.components)
+        self._row_bytes = 8 * self._shape[0] * self._shape[1]
+        self._row = {int(trial): row for row, trial in enumerate(trajectories.trials)}
+        self._file = tempfile.TemporaryFile(prefix="latentry-behaviour-")  # noqa: SIM115 (closed with this object)
+        self.sum, self.known = np.zeros(self._shape[1]), 0
+        for _, values in trajectories.blocks():
+            self._file.write(np.ascontiguousarray(values).tobytes())
+            states = values[np.isfinite(values).all(2)]
+            self.sum, self.known = self.sum + states.sum(0), self.known + len(states)
+
+    def of(self, trial: int) -> Floats | None:
+        """[bins, K] of a trial; None if there is none of it."""
+        row = self._row.get(trial)
+        if row is None:
+            return None
+        self._file.seek(row * self._row_bytes)
+        return np.frombuffer(self._file.read(self._row_bytes), np.float64).reshape(self._shape)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A question about behaviour and what answers it.
+
+    Attributes
+    ----------
+    latents, behaviour
+        What is decoded from, and what is decoded.
+    lag_bins, bin_width_s
+        Behaviour comes so many bins after the latents that it is decoded from.
+    held_out, folds, seed
+        Which trials decoders are tested on.
+    split
+        [rows of the latents] split of each trial; None where there is none.
+    """
+
+    latents: Trajectories
+    behaviour: Trajectories
+    lag_bins: int
+    bin_width_s: float
+    held_out: HeldOut
+    folds: int
+    seed: int
+    split: NDArray[np.str_] | None
+
+    def __post_init__(self) -> None:
+        for parameter, asked, most in (
+            ("array", self.latents, MOST_FEATURES),
+            ("behaviour", self.behaviour, MOST_OUTPUTS),
+        ):
+            if asked.time_s is None:
+                raise refusal(parameter, f"expected an array with time; {asked.array.name} has none")
+            if not 1 <= asked.components <= most:
+                raise refusal(
+                    parameter,
+                    f"expected 1 to {most} components; {asked.array.name} has {asked.components}",
+                    "components= takes principal components",
+                )
+        if len(self.latents.trials) < 3:
+            raise refusal(
+                "array",
+                f"decoding is cross-validated and needs 3 trials; {len(self.latents.trials)} are selected",
+            )
+        sums = self.folds * (self.folds + 1) * (self.latents.components + self.behaviour.components + 1) ** 2
+        if sums > MOST_SUMS:
+            raise refusal(
+                "folds",
+                f"{self.folds} folds of {self.latents.components} components are {sums:,} sums; at most {MOST_SUMS:,} are kept",
+                "fewer folds, or principal components of the latents: components=",
+            )
+
+    @cached_property
+    def bins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bins of the latents, and those of the behaviour one lag later, where both exist."""
+        latents_s, behaviour_s = self.latents.time_s, self.behaviour.time_s
+        assert latents_s is not None
+        assert behaviour_s is not None
+        width_s = self.bin_width_s
+        wanted_s = latents_s + self.lag_bins * width_s
+        at = np.searchsorted(behaviour_s, wanted_s - width_s / 2)
+        inside = np.flatnonzero(at < len(behaviour_s))
+        same = np.abs(behaviour_s[at[inside]] - wanted_s[inside]) < TOLERANCE * width_s
+        return inside[same], at[inside[same]]
+
+    @cached_property
+    def kept(self) -> Behaviour:
+        """The behaviour, by trial."""
+        return Behaviour(self.behaviour)
+
+    @cached_property
+    def divisions(self) -> list[Division]:
+        """Which trials are fitted on and tested on."""
+        trials = len(self.latents.trials)
+        if self.held_out == "folds":
+            if self.folds > trials:
+                raise refusal("folds", f"expected at most one for each trial; {trials} trials are selected")
+            return divide_in_folds(trials, self.folds, self.seed)
+        if self.split is None:
+            raise refusal(
+                "held_out", "valid needs a split; these trials have none", "held_out=folds needs none"
+            )
+        fitted, tested = self.split == "train", self.split == "valid"
+        if fitted.sum() < 2 or not tested.any():
+            raise refusal(
+                "held_out",
+                f"valid needs two training trials and a validation trial; {fitted.sum()} and {tested.sum()} are selected",
+                "held_out=folds needs no split",
+            )
+        return [divide(fitted, tested, self.folds, self.seed)]
+
+    @cached_property
+    def decoded(self) -> Decoded:
+        """The decoders and their scores."""
+        try:
+            found = decode(
+                self._samples(), self.divisions, self.latents.components, self.behaviour.components
+            )
+        except np.linalg.LinAlgError:
+            raise refusal(
+                "array", "the selected latents do not vary", "choose other trials or bins"
+            ) from None
+        if found.test_samples == 0 or found.train_samples == 0:
+            raise refusal(
+                "behaviour",
+                "no selected bin has both latents and behaviour",
+                "choose other trials, bins or lag_s",
+            )
+        return found
+
+    def _samples(self) -> Iterator[tuple[int, Floats, Floats]]:
+        from_bins, to_bins = self.bins
+        for row, states, behaviour in self._trials():
+            x, y = states[from_bins] - self._centre, behaviour[to_bins] - self._mean
+            known = np.isfinite(x).all(1) & np.isfinite(y).all(1)
+            yield row, x[known], y[known]
+
+    def _trials(self) -> Iterator[tuple[int, Floats, Floats]]:
+        """(row, latents [bins, D], behaviour [bins, K]) of each trial that has both."""
+        for rows, values in self.latents.blocks():
+            for row, states in zip(range(rows.start, rows.stop), values, strict=True):
+                behaviour = self.kept.of(int(self.latents.trials[row]))
+                if behaviour is not None:
+                    yield row, states, behaviour
+
+    @cached_property
+    def _centre(self) -> Floats:
+        """Taken off the latents, so that sums of squares lose no digits; the fit has an offset of its own."""
+        for _, values in self.latents.blocks():
+            states = values[np.isfinite(values).all(2)]
+            if len(states):
+                return np.asarray(states.mean(0))
+        return np.zeros(self.latents.components)
+
+    @cached_property
+    def _mean(self) -> Floats:
+        return self.kept.sum / max(1, self.kept.known)
+
+    @cached_property
+    def tested_rows(self) -> NDArray[np.int64]:
+        """Rows of the latents that are predicted, in order, and by which division."""
+        return np.flatnonzero(self._division_of >= 0)
+
+    @cached_property
+    def _division_of(self) -> NDArray[np.int64]:
+        found = np.full(len(self.latents.trials), NOWHERE)
+        for number, division in enumerate(self.divisions):
+            found[division.part == division.parts] = number
+        return found
+
+    def predictions(self) -> LabelledArray:
+        """Behaviour as it is decoded, of trials that the decoder was not fitted on, in the bins of the behaviour.
+
+        NaN in bins without latents one lag before.
+        """
+        decoded, true = self.decoded, self.behaviour.array
+        bins, outputs = self.behaviour.bins, self.behaviour.components
+        along_trials = self.latents.array.along(self.latents.array.dims[0])
+        dims = (self.latents.array.dims[0], *true.dims[1:])
+        coordinates: tuple[Coordinate, ...] = (
+            *(one.taken(self.tested_rows) for one in along_trials),
+            *(one for dim in true.dims[1:] for one in true.along(dim)),
+        )
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            from_bins, to_bins = self.bins
+            for rows, values in self.latents.blocks():
+                mine = np.flatnonzero(self._division_of[rows] >= 0)
+                block = np.full((len(mine), bins, outputs), np.nan, np.float32)
+                for place, row in enumerate(mine):
+                    weights = decoded.fitted[self._division_of[rows.start + row]].weights
+                    states = values[row, from_bins] - self._centre
+                    block[place, to_bins] = states @ weights[:-1] + weights[-1] + self._mean
+                if len(block):
+                    yield block.reshape(len(block), *true.shape[1:])
+
+        return replace(
+            true,
+            name=f"{true.name}_decoded",
+            dims=dims,
+            shape=(len(self.tested_rows), *true.shape[1:]),
+            dtype=np.dtype(np.float32),
+            description=f"{true.name}, decoded from {self.latents.array.name}",
+            coordinates=coordinates,
+            attributes={**true.attributes, "held_out": self.held_out, "lag_bins": self.lag_bins},
+            blocks=blocks,
+        )

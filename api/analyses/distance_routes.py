@@ -1,0 +1,115 @@
+"""Routes of distances between conditions."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.analyses.asking import (
+    UNCHANGED,
+    AskingDependency,
+    Kind,
+    Work,
+    json_response,
+    or_none,
+    picture_answers,
+    picture_response,
+)
+from api.analyses.conditions import conditions_of
+from api.analyses.distances import condition_distances
+from api.analyses.schemas import Condition, DistancesDocument, DistancesPictureQuery, DistancesQuery
+from api.analyses.trajectories import ask_trajectories, shared_query
+from api.arrays.group import FindGroup
+from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.wording import refusal
+from api.errors import problem_responses
+
+
+def make_distance_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
+    """Routes of the distances of one kind of resource; parameters as `api.arrays.routes.make_router`'s."""
+    router = APIRouter(tags=["analyses"])
+    base = "/v1/" + plural + "/{owner_id}/distances"
+
+    @router.get(
+        base,
+        operation_id=f"get_{kind}_distances",
+        response_model=DistancesDocument,
+        responses=UNCHANGED | problem_responses(404, 409, 422),
+    )
+    async def get_distances(query: Annotated[DistancesQuery, Query()], asking: AskingDependency) -> Response:
+        """Compare the mean trajectories of conditions: a matrix of distances."""
+
+        def begin(surroundings: Surroundings) -> Work:
+            work = begin_distances(query, surroundings, asking.settings.json_max_elements)
+            return lambda: json_response(work())
+
+        return await asking.answer(find_group, query, shared_query(query), begin)
+
+    for picture in ("png", "svg"):
+        _add_picture(router, base, kind, find_group, picture)
+    return router
+
+
+def _add_picture(router: APIRouter, base: str, kind: str, find_group: FindGroup, picture: Kind) -> None:
+    @router.get(
+        f"{base}.{picture}",
+        operation_id=f"draw_{kind}_distances_{picture}",
+        response_class=Response,
+        responses=picture_answers(picture) | problem_responses(404, 409, 422),
+    )
+    async def draw_distances(
+        query: Annotated[DistancesPictureQuery, Query()], asking: AskingDependency
+    ) -> Response:
+        """Draw the distances between conditions."""
+
+        def begin(surroundings: Surroundings) -> Work:
+            from api.analyses.pictures import draw_distances as draw  # matplotlib takes a second to import
+
+            work = begin_distances(query, surroundings, asking.settings.json_max_elements)
+            return lambda: picture_response(draw(work(), picture), picture)
+
+        return await asking.answer(find_group, query, shared_query(query), begin, picture)
+
+
+def begin_distances(
+    query: DistancesPictureQuery, surroundings: Surroundings, json_max_elements: int
+) -> Callable[[], DistancesDocument]:
+    """Look at a question about distances.
+
+    Raises
+    ------
+    Invalid
+        If it does not fit.
+    """
+    trajectories = ask_trajectories(query.array, shared_query(query), surroundings)
+    conditions, codes = conditions_of(trajectories, query.by, surroundings)
+    over_time = isinstance(query, DistancesQuery) and query.over_time
+    elements = trajectories.bins * len(conditions) ** 2
+    if over_time and elements > json_max_elements:
+        raise refusal(
+            "over_time",
+            f"{elements} distances would be answered; at most {json_max_elements} are",
+            "take fewer conditions (where=), a part of the time (time_s=) or wider bins (rebin_s=)",
+        )
+    number = Counter(codes.tolist())
+
+    def work() -> DistancesDocument:
+        found = condition_distances(
+            trajectories, codes, mahalanobis=query.metric == "mahalanobis", unbiased=query.unbiased
+        )
+        return DistancesDocument(
+            array=query.array,
+            units="" if query.metric == "mahalanobis" else trajectories.array.units,
+            by=query.by,
+            metric=query.metric,
+            unbiased=query.unbiased,
+            conditions=[Condition(value=value, trials=number[code]) for code, value in enumerate(conditions)],
+            bins=found.bins,
+            dimensions=found.dimensions,
+            distances=or_none(found.overall.tolist()),
+            time_s=None if trajectories.time_s is None or not over_time else trajectories.time_s.tolist(),
+            over_time=or_none(found.by_bin.tolist()) if over_time else None,
+        )
+
+    return work
