@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import CarriedProblem, TooLarge
 from store.settings import Settings
 
+_INFER = re.compile(r"POST /v1/models/[^/]+:infer")
 _TAKE_FILES = re.compile(r"(POST /v1/datasets|(POST|PUT) /v1/uploads|PATCH /v1/uploads/[^/]+)")
 
 
@@ -19,7 +20,7 @@ class BodyLimit:
     app
         The app inside.
     settings
-        The limits: of uploads, and of every other body.
+        The limits: of uploads, of requests for latents, and of every other body.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -31,13 +32,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_json = headers.get("content-type", "").startswith("application/json")
-        is_upload = not is_json and _TAKE_FILES.fullmatch(f"{scope['method']} {scope['path']}")
-        limit, setting = (
-            (self._settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES")
-            if is_upload
-            else (self._settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES")
-        )
+        limit, setting = self._limit(f"{scope['method']} {scope['path']}", headers)
         told = headers.get("content-length", "")
         if told.isascii() and told.isdigit() and int(told[:20]) > limit:
             await TooLarge.of(limit, setting, f"it has {told[:20]}").response()(scope, receive, send)
@@ -53,3 +48,12 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+    def _limit(self, route: str, headers: Headers) -> tuple[int, str]:
+        """How many bytes the body of a request may have, and the setting that says so."""
+        if _INFER.fullmatch(route):
+            return self._settings.infer_max_bytes, "LATENTRY_INFER_MAX_BYTES"
+        is_json = headers.get("content-type", "").startswith("application/json")
+        if not is_json and _TAKE_FILES.fullmatch(route):
+            return self._settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES"
+        return self._settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES"

@@ -57,6 +57,7 @@ def infer_latents(
     session: int = 0,
     posterior_samples: int = 50,
     seed: int = 0,
+    first_trial: int = 0,
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
     weights: Literal["best", "last"] = "best",
@@ -75,6 +76,7 @@ def infer_latents(
             session=session,
             posterior_samples=posterior_samples,
             seed=seed,
+            first_trial=first_trial,
             batch_size=batch_size,
             device=device,
             weights=weights,
@@ -106,6 +108,7 @@ def iterate_latents(
     session: int = 0,
     posterior_samples: int = 50,
     seed: int = 0,
+    first_trial: int = 0,
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
     weights: Literal["best", "last"] = "best",
@@ -129,6 +132,8 @@ def iterate_latents(
         Draws S of the initial condition, and of the inputs, per trial.
     seed
         Of the draws; trial i has the same draws whatever the batch size.
+    first_trial
+        Which of the streams of draws the first trial has: i gives one trial what it has as number i of many.
     batch_size
         Trials at once; None chooses by the memory that the draws take.
     device
@@ -184,7 +189,7 @@ def iterate_latents(
                 lengths[where],
                 None if missing is None else missing[where],
                 None if external_inputs is None else external_inputs[where],
-                start,
+                first_trial + start,
             ),
         )
         if on_step is not None:

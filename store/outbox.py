@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from store.tables import OutboxMessage
 
 INGEST = "ingest"  # (dataset_id)
-RUN_SLICE = "run_slice"  # (): there is a slice to claim
+RUN_SLICE = "run_slice"  # (): there is a slice or an inference to claim
 ADVANCE = "advance"  # (job_id)
 COLLECT = "collect"  # (): delete what nobody reads
 

@@ -1,6 +1,7 @@
 """The Celery app. Messages are hints; the database owns the work, so losing or doubling one does no harm.
 
-Two queues: ``slices`` for training (one worker per device, one task at a time) and ``control`` for ingest and `advance`.
+Three queues: ``slices`` for training (one worker per device, one task at a time), ``control`` for ingest and `advance`, and
+``infer`` for what is answered at once (`worker.calls`).
 """
 
 import multiprocessing
@@ -9,16 +10,9 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_process_init, worker_shutting_down
 
+from store.calls import broker_url
 from store.settings import get_settings
 from worker.training_handle import die_with_parent
-
-
-def broker_url(redis_url: str) -> str:
-    """Celery's form of a Redis URL: it calls the one of a socket ``redis+socket://``."""
-    if redis_url.startswith("unix://"):
-        return "redis+socket://" + redis_url.removeprefix("unix://")
-    return redis_url
-
 
 SLICES, CONTROL = "slices", "control"
 

@@ -1,7 +1,7 @@
 """What nobody reads any more is deleted: what lost workers left in the array store, weights that are not kept, and uploads.
 
-Checkpoints and latents lie under the id of their model, with the token of the lease that wrote them in their name. Those that
-no row refers to, and whose lease is over, are orphans. They are harmless, so collection is late and rare, not exact.
+Checkpoints and latents lie under the id of their model or inference, with the token of the lease that wrote them in their name.
+Those that no row refers to, and whose lease is over, are orphans. They are harmless, so collection is late and rare, not exact.
 """
 
 import logging
@@ -19,23 +19,29 @@ from store.database import LOCK, Database, database_now
 from store.originals import open_originals
 from store.settings import Settings
 from store.specification import JobSpecification
-from store.states import JobState
-from store.tables import Job, Model, Slice, Upload
+from store.states import InferenceState, JobState
+from store.tables import Inference, Job, Model, Slice, Upload
 from store.uploads import UploadBusy, delete_stray_partials, forget_upload, is_read_by_dataset
 
 logger = logging.getLogger("latentry.maintenance")
 
 _ENDED_WITHIN = timedelta(days=1)
 _UNFINISHED = [state for state in JobState if not state.is_final]
+_UNFINISHED_INFERENCES = [state for state in InferenceState if not state.is_final]
 
 
 def still_read(session: Session, keys: Collection[str]) -> set[str]:
-    """Those of these checkpoints that models go on from, or begin with: a copy shares its parent's until it has its own."""
+    """Those of these checkpoints that are needed.
+
+    Models go on from them, or begin with them (a copy shares its parent's until it has its own); or inferences read them.
+    """
     if not keys:
         return set()
     found: set[str] = set()
     for column in (Model.checkpoint_key, Model.start_key):
         found |= {key for key in session.execute(select(column).where(column.in_(keys))).scalars() if key}
+    inferred_with = select(Inference.checkpoint_key).where(Inference.state.in_(_UNFINISHED_INFERENCES))
+    found |= set(session.execute(inferred_with.where(Inference.checkpoint_key.in_(keys))).scalars())
     unfinished = Job.state.in_(_UNFINISHED) & Job.warm_models.is_not(None)
     for warm_models in session.execute(select(Job.warm_models).where(unfinished)).scalars():
         found |= {one.get("start_key") for one in warm_models or []} & set(keys)
@@ -95,7 +101,11 @@ def collect_all(database: Database, arrays: Store) -> int:
     deleted = 0
     with database.read() as session:
         recent = database_now(session) - _ENDED_WITHIN
-        due = select(Job.id).where(or_(Job.state.in_(_UNFINISHED), Job.ended_at > recent))
+        # An inference may have kept weights that its job had dropped long before.
+        inferred = select(Model.job_id).join(Inference).where(Inference.ended_at > recent)
+        due = select(Job.id).where(
+            or_(Job.state.in_(_UNFINISHED), Job.ended_at > recent, Job.id.in_(inferred))
+        )
         job_ids = list(session.execute(due).scalars())
     for job_id in job_ids:
         with database.write() as session:
@@ -103,8 +113,31 @@ def collect_all(database: Database, arrays: Store) -> int:
             if job.state == JobState.DONE:
                 drop_weights(session, job)
         deleted += collect(database, arrays, job_id)
+    deleted += collect_inferences(database, arrays)
     if deleted:
         logger.info("deleted %d checkpoints and latents that nobody reads", deleted)
+    return deleted
+
+
+def collect_inferences(database: Database, arrays: Store) -> int:
+    """Delete the latents that attempts left of inferences under way or ended within a day; returns of how many attempts."""
+    deleted = 0
+    with database.read() as session:
+        recent = Inference.ended_at > database_now(session) - _ENDED_WITHIN
+        due = select(Inference.id).where(or_(Inference.state.in_(_UNFINISHED_INFERENCES), recent))
+        inference_ids = list(session.execute(due).scalars())
+    for inference_id in inference_ids:
+        # Listed first, as above.
+        keys = _keys(arrays, f"inferences/{inference_id}/")
+        paths = {"/".join(parts[:3]) for parts in (key.split("/") for key in keys) if len(parts) > 3}
+        if not paths:
+            continue
+        with database.read() as session:
+            row = session.get_one(Inference, inference_id)
+        for path in paths - {row.latents_path}:
+            if _token(path) != row.lease_token:
+                delete_objects(arrays, path)
+                deleted += 1
     return deleted
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,7 +23,7 @@ from typing import IO
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from worker.training_handle import die_with_parent
+from worker.training_handle import KEEPS_BUFFERS, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _STOP_SECONDS = 20.0
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
-class EmbeddedServiceError(Exception):
+class EmbeddedServiceError(RuntimeError):
     """The service can't be started; the message says why and what to do."""
 
 
@@ -40,6 +40,7 @@ class EmbeddedServiceError(Exception):
 class _Child:
     name: str
     command: list[str]
+    environment: dict[str, str]
     process: subprocess.Popen[bytes]
     restarts: int = 0
 
@@ -114,16 +115,24 @@ class EmbeddedService:
         if broker:
             self._spawn("broker", broker)
             _wait_for(lambda: _broker_answers(redis_url), "the broker", self._check_alive)
-        celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO"]
-        celery += ["--without-gossip", "--without-mingle", "--pool", "prefork"]
+        self._spawn_all()
+
+    def _spawn_all(self) -> None:
+        """Start every process but the broker, and wait until the API answers."""
+        celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
+        celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--pool"]
         uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--host", self.host]
         uvicorn += ["--port", str(self.port), "--timeout-graceful-shutdown", "3"]
         self._spawn("api", uvicorn)
         self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance"])
-        self._spawn("control", [*celery, "-Q", "control", "-c", "1", "-n", "control@%h"])
+        self._spawn("control", [*celery, "prefork", "-Q", "control", "-c", "1", "-n", "control@%h"])
+        slices = [*celery, "prefork", "-Q", "slices", "-c", "1", "-n"]
         for number in range(self.workers):
-            self._spawn(f"worker-{number}", [*celery, "-Q", "slices", "-c", "1", "-n", f"slices-{number}@%h"])
+            self._spawn(f"worker-{number}", [*slices, f"slices-{number}@%h"])
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
+        # What answers at once comes last, and imports torch when it is first asked: nobody waits for it.
+        infer = [*celery, "solo", "-Q", "infer", "-n", "infer@%h", "--include", "worker.calls"]
+        self._spawn("infer", infer, KEEPS_BUFFERS)
 
     def watch(self, stopping: Callable[[], bool]) -> None:
         """Restart what dies until told to stop; work of a dead process is taken up where it was."""
@@ -135,7 +144,7 @@ class EmbeddedService:
                         "%s ended with status %s; starting it again", child.name, child.process.returncode
                     )
                     time.sleep(min(0.5 * child.restarts, 10.0))
-                    child.process = self._popen(child.name, child.command)
+                    child.process = self._popen(child.name, child.command, child.environment)
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -190,13 +199,13 @@ class EmbeddedService:
         """Queue again what processes of an earlier run held: the folder is ours, so they are all gone."""
         from sqlalchemy import select
 
-        from store.tables import Dataset, Slice
+        from store.tables import Dataset, Inference, Slice
         from worker.leases import reap
 
         with database.write() as session:
             holders = {
                 holder
-                for table in (Slice, Dataset)
+                for table in (Slice, Inference, Dataset)
                 for holder in session.execute(
                     select(table.leased_by).where(table.lease_token.is_not(None))
                 ).scalars()
@@ -205,17 +214,18 @@ class EmbeddedService:
                 if holder is not None:
                     reap(session, settings, held_by=holder)
 
-    def _spawn(self, name: str, command: list[str]) -> None:
-        self._children.append(_Child(name, command, self._popen(name, command)))
+    def _spawn(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
+        whole = {**self._environment, **(environment or {})}
+        self._children.append(_Child(name, command, whole, self._popen(name, command, whole)))
 
-    def _popen(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def _popen(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self.log_dir / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
                 preexec_fn=die_with_parent,
             )

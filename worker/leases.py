@@ -16,13 +16,15 @@ from sqlalchemy.orm import Session
 from store import events, outbox
 from store.database import LOCK, database_now
 from store.settings import Settings
-from store.states import DatasetState, JobState, ModelState, SliceState
-from store.tables import CurvePoint, Dataset, Job, LeaseMixin, Model, Slice
+from store.states import DatasetState, InferenceState, JobState, ModelState, SliceState
+from store.tables import CurvePoint, Dataset, Inference, Job, LeaseMixin, Model, Slice
 from worker.model_rows import end_model
 
+Leased = Slice | Dataset | Inference
+"""What is worked on under a lease."""
 _WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
 """What is paused or stopping begins nothing more."""
-_TURNS_REMEMBERED = timedelta(hours=1)
+TURNS_REMEMBERED = timedelta(hours=1)
 """Who was served last is forgotten after this time."""
 
 
@@ -37,14 +39,14 @@ class Lease:
     Parameters
     ----------
     table
-        `Slice` or `Dataset`.
+        `Slice`, `Dataset` or `Inference`.
     row_id
         Id of the row.
     token
         Changes with each claim; also names the path of whatever this attempt writes.
     """
 
-    table: type[Slice] | type[Dataset]
+    table: type[Leased]
     row_id: str
     token: str
 
@@ -71,7 +73,8 @@ def _expiry(session: Session, settings: Settings) -> Any:
     return database_now(session) + timedelta(seconds=settings.lease_seconds)
 
 
-def _take(session: Session, row: Slice | Dataset, worker: str, settings: Settings) -> Lease:
+def take(session: Session, row: Leased, worker: str, settings: Settings) -> Lease:
+    """Make a row a worker's own; it is locked, and nobody's."""
     row.lease_token = secrets.token_hex(8)
     row.lease_expires_at = _expiry(session, settings)
     row.leased_by = worker
@@ -131,7 +134,7 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
     waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(*_may_begin(session))
     queued = waiting.group_by(Slice.job_id).subquery("queued")
     served = select(Job.tenant_id, func.max(Job.served_at).label("at")).where(
-        Job.served_at > database_now(session) - _TURNS_REMEMBERED
+        Job.served_at > database_now(session) - TURNS_REMEMBERED
     )
     tenant = served.group_by(Job.tenant_id).subquery("tenant")
     fairest = (
@@ -156,7 +159,7 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
 
 
 def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settings) -> Lease:
-    lease = _take(session, row, worker, settings)
+    lease = take(session, row, worker, settings)
     row.state = SliceState.LEASED
     row.started_at = job.served_at = database_now(session)
     row.error = None
@@ -190,13 +193,13 @@ def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Sett
     row = session.get(Dataset, dataset_id, with_for_update=True)
     if row is None or row.state != DatasetState.INGESTING or row.lease_token is not None:
         return None
-    return _take(session, row, worker, settings)
+    return take(session, row, worker, settings)
 
 
 def reap(
     session: Session, settings: Settings, *, held_by: str | None = None, died_at_it: bool = False
 ) -> int:
-    """Take slices and ingests from workers that gave no sign, and queue them again.
+    """Take slices, inferences and ingests from workers that gave no sign, and queue them again.
 
     Parameters
     ----------
@@ -211,12 +214,14 @@ def reap(
     int
         How many were taken.
     """
-    return sum(_reap_table(session, table, settings, held_by, died_at_it) for table in (Slice, Dataset))
+    return sum(
+        _reap_table(session, table, settings, held_by, died_at_it) for table in (Slice, Inference, Dataset)
+    )
 
 
 def _reap_table(
     session: Session,
-    table: type[Slice] | type[Dataset],
+    table: type[Leased],
     settings: Settings,
     held_by: str | None,
     died_at_it: bool,
@@ -248,25 +253,27 @@ def _times(number: int) -> str:
     return "for the first time" if number == 1 else f"{number} times by now"
 
 
-def count_attempt(
-    session: Session, row: Slice | Dataset, problem: dict[str, Any], settings: Settings
-) -> None:
+def count_attempt(session: Session, row: Leased, problem: dict[str, Any], settings: Settings) -> None:
     """End an attempt that failed: queue the row again, or fail it when its attempts are spent."""
     row.attempts += 1
     try_again_or_fail(session, row, problem, settings)
 
 
-def try_again_later(session: Session, row: Slice, problem: dict[str, Any], seconds: float) -> None:
+def try_again_later(
+    session: Session, row: Slice | Inference, problem: dict[str, Any], seconds: float
+) -> None:
     """End an attempt that could not succeed where it ran, by no fault of the work: it is queued again, from later on."""
+    if isinstance(row, Inference):
+        # Held until its lease runs out; whoever takes it then counts a loss, of which there may be many.
+        row.error, row.lease_expires_at = problem, database_now(session) + timedelta(seconds=seconds)
+        return
     drop_lease(row)
     row.error, row.state = problem, SliceState.QUEUED
     row.not_before = database_now(session) + timedelta(seconds=seconds)
     _record_state(session, row, error=problem)
 
 
-def try_again_or_fail(
-    session: Session, row: Slice | Dataset, problem: dict[str, Any], settings: Settings
-) -> None:
+def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], settings: Settings) -> None:
     """Queue a row again, or fail it when its attempts, or the losses it may have, are spent."""
     drop_lease(row)
     spent = row.attempts >= settings.max_attempts or row.losses >= settings.max_losses
@@ -277,8 +284,13 @@ def try_again_or_fail(
             outbox.post(session, outbox.INGEST, row.id)
         return
     row.error = problem
-    row.state = SliceState.FAILED if spent else SliceState.QUEUED
     row.ended_at = database_now(session) if spent else None
+    if isinstance(row, Inference):
+        row.state = InferenceState.FAILED if spent else InferenceState.QUEUED
+        if not spent:
+            outbox.post(session, outbox.RUN_SLICE)
+        return
+    row.state = SliceState.FAILED if spent else SliceState.QUEUED
     _record_state(session, row, error=problem)
     if spent:
         if row.kind == "train":

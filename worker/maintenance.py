@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 from store import outbox
 from store.database import Database, database_now, get_database
 from store.settings import Settings, get_settings
-from store.states import DatasetState, JobState, SliceState
-from store.tables import Dataset, Job, OutboxMessage, Slice, Worker
+from store.states import DatasetState, InferenceState, JobState, SliceState
+from store.tables import Dataset, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
 from worker.celery_app import CONTROL, SLICES, app
 from worker.leases import reap
+from worker.webhooks import deliver_until
 
 logger = logging.getLogger("latentry.maintenance")
 
@@ -64,7 +65,8 @@ def sweep(session: Session, settings: Settings) -> None:
     now = database_now(session)
     may_begin = Slice.not_before.is_(None) | (Slice.not_before <= now)
     waiting_slices = select(func.count()).where(Slice.state == SliceState.QUEUED, may_begin)
-    queued = session.execute(waiting_slices).scalar_one()
+    waiting_inferences = select(func.count()).where(Inference.state == InferenceState.QUEUED)
+    queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
     pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
     if queued and not pending and queue_length(SLICES) == 0:
         for _ in range(min(queued, max(1, len(alive_workers(session))))):
@@ -134,8 +136,11 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    sender = threading.Thread(target=deliver_until, args=(stopping, get_database(), get_settings()))
+    sender.start()
     logger.info("ready")
     run(stopping)
+    sender.join()
 
 
 if __name__ == "__main__":

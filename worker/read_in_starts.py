@@ -14,7 +14,7 @@ def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
     training trials; from their beginning, where all sessions have bins.
     """
     bins = min(recorded.bins for recorded in work.sessions)
-    names, split = process.conditions(work), work.split()
+    names, split = process.conditions(work.dataset), work.split()
     codes: dict[int | str, int] = {}
     sessions, conditions = [], []
     for number, recorded in enumerate(work.sessions):

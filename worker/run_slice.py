@@ -1,33 +1,41 @@
-"""One slice: claim, load, train a pack or infer latents, report."""
+"""One turn of a training process: claim a slice or an inference, load, train or infer, report."""
 
 import errno
 import logging
 
 from sqlalchemy.exc import OperationalError
 
-from store.tables import Slice
+from store.tables import Inference, Slice
+from worker.apply import apply
 from worker.infer import infer
-from worker.leases import Lease, LeaseLost, claim_slice, count_attempt, try_again_later
+from worker.leases import Lease, LeaseLost, count_attempt, try_again_later
 from worker.slice_work import TrainingProcess
 from worker.train import train
+from worker.turns import claim_next
 
 logger = logging.getLogger("latentry.training")
 
 
 def run_next(process: TrainingProcess) -> bool:
-    """Claim a slice and run it; return False when none is queued."""
+    """Claim a slice or an inference and run it; return False when none is queued."""
     with process.database.write() as session:
-        lease = claim_slice(session, process.name, process.settings)
+        lease = claim_next(
+            session, process.name, process.settings, after_inference=process.last_was_inference
+        )
     if lease is None:
         return False
+    process.last_was_inference = lease.table is Inference
     try:
+        if lease.table is Inference:
+            apply(process, lease)
+            return True
         work = process.load(lease)
         if work.piece.kind == "train":
             train(process, work)
         else:
             infer(process, work)
     except LeaseLost as lost:
-        logger.info("gave a slice up: %s", lost)  # nothing of ours was written
+        logger.info("gave %s up: %s", lease.row_id, lost)  # nothing of ours was written
     except Exception as error:
         _report_failure(process, lease, error)
     return True
@@ -41,7 +49,8 @@ def _report_failure(process: TrainingProcess, lease: Lease, error: Exception) ->
     }
     try:
         with process.report(lease) as session:
-            row = session.get_one(Slice, lease.row_id)
+            row = session.get_one(lease.table, lease.row_id)
+            assert isinstance(row, Slice | Inference)
             if _is_of_the_place(error):
                 problem["hint"] = (
                     "it is tried again by itself: free space on the disk, or bring the database back"

@@ -1,16 +1,19 @@
-"""Scores of the selected model's rates. Each is described, with its units, in docs/api.md."""
+"""Scores of a model's rates. Each is described, with its units, in docs/api.md."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models import ConfigurationError, metrics
-from worker.slice_work import Work, finite
+from worker.slice_work import finite
+
+if TYPE_CHECKING:
+    from worker.latents import LatentsRequest
 
 Floats = NDArray[np.floating]
 
@@ -23,7 +26,7 @@ class ScoredData:
     ----------
     rates
         float32 [trials, T, N], counts per bin. May be mapped from a file: scores of all trials are taken neuron by
-        neuron, the others read the validation trials alone.
+        neuron, the others read the trials that are scored alone.
     spikes
         Counts [trials, T, N].
     true_rates
@@ -46,15 +49,17 @@ Weighted = tuple[float, float]
 
 
 def score(
-    work: Work, sessions: ScoredData | Sequence[ScoredData], on_step: Callable[[], None]
+    request: "LatentsRequest", sessions: ScoredData | Sequence[ScoredData], on_step: Callable[[], None]
 ) -> dict[str, float | None]:
     """Scores by name, over all sessions; None where one is not defined, e.g. without a spike among the samples that count.
 
-    Bits per spike of several sessions are those of all their spikes together; other scores are means over their neurons.
+    They are of the validation trials, and their names say so; of a data set of which the model's job never saw a trial they are
+    of all trials. Bits per spike of several sessions are those of all their spikes together; other scores are means over their
+    neurons.
     `on_step` is called now and then, and may raise.
     """
     given = [sessions] if isinstance(sessions, ScoredData) else sessions
-    found = [_score_session(work, data, on_step) for data in given]
+    found = [_score_session(request, data, on_step) for data in given]
     names = dict.fromkeys(name for of_session in found for name in of_session)
     return {name: _pooled([of_session.get(name) for of_session in found]) for name in names}
 
@@ -67,38 +72,44 @@ def _pooled(found: Sequence[Weighted | None]) -> float | None:
     return float(np.average(values, weights=weights))
 
 
-def _score_session(work: Work, data: ScoredData, on_step: Callable[[], None]) -> dict[str, Weighted | None]:
-    architecture, bins = work.architecture(), data.rates.shape[1]
+def _score_session(
+    request: "LatentsRequest", data: ScoredData, on_step: Callable[[], None]
+) -> dict[str, Weighted | None]:
+    architecture, bins = request.architecture, data.rates.shape[1]
     number = np.arange(bins)
     generated = number[None] >= architecture.initial_condition_bins
-    exists = (number[None] < work.trial_length_bins[data.rows, None]) & generated
-    valid = work.split()[data.rows] == "valid"
-    rates, spikes, recorded = data.rates[valid], data.spikes[valid], exists[valid][:, :, None]
+    exists = (number[None] < request.trial_length_bins[data.rows, None]) & generated
+    is_unseen = bool((request.split == "test").all())
+    scored = np.full(len(data.rates), True) if is_unseen else request.split[data.rows] == "valid"
+    suffix = "" if is_unseen else "_valid"
+    taken = slice(None) if is_unseen else scored  # a slice copies nothing
+    rates, spikes, recorded = data.rates[taken], data.spikes[taken], exists[taken][:, :, None]
     encoded = architecture.encoded_bins or bins
     read, predicted = (number < encoded)[:, None], (number >= encoded)[:, None]
     scores = {
-        "bits_per_spike_valid": _of_spikes(
+        f"bits_per_spike{suffix}": _of_spikes(
             lambda: metrics.bits_per_spike(rates, spikes, mask=recorded), spikes, recorded
         )
     }
     on_step()
     if held_out := architecture.held_out_neurons:
-        scores["co_smoothing_bits_per_spike_valid"] = _of_spikes(
+        scores[f"co_smoothing_bits_per_spike{suffix}"] = _of_spikes(
             lambda: metrics.co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
             spikes[:, :, held_out],
             recorded & read,
         )
     if encoded < bins:
-        scores["forward_prediction_bits_per_spike_valid"] = _of_spikes(
+        scores[f"forward_prediction_bits_per_spike{suffix}"] = _of_spikes(
             lambda: metrics.forward_prediction_bits_per_spike(rates, spikes, encoded, recorded),
             spikes,
             recorded & predicted,
         )
     if data.true_rates is not None:
-        scores["r2_true_rates"] = _r2_true_rates(data, np.ones_like(valid), exists, on_step)
-        scores["r2_true_rates_valid"] = _r2_true_rates(data, valid, exists, on_step)
+        scores["r2_true_rates"] = _r2_true_rates(data, np.ones_like(scored), exists, on_step)
+        if not is_unseen:
+            scores["r2_true_rates_valid"] = _r2_true_rates(data, scored, exists, on_step)
     if (known := _repeated(data.conditions)).any():
-        scores["psth_r2_valid"] = _psth_r2(work, data, known, valid, exists, on_step)
+        scores[f"psth_r2{suffix}"] = _psth_r2(request, data, known, scored, exists, on_step)
     return scores
 
 
@@ -115,10 +126,10 @@ def _r2_true_rates(
 
 
 def _psth_r2(
-    work: Work,
+    request: "LatentsRequest",
     data: ScoredData,
     known: NDArray[np.bool_],
-    valid: NDArray[np.bool_],
+    scored: NDArray[np.bool_],
     exists: NDArray[np.bool_],
     on_step: Callable[[], None],
 ) -> Weighted | None:
@@ -130,8 +141,8 @@ def _psth_r2(
             data.rates[known, :, n],
             data.spikes[known, :, n],
             condition,
-            bin_width_s=float(work.dataset.bin_width_s or 0),
-            scored_trials=valid[known],
+            bin_width_s=request.bin_width_s,
+            scored_trials=scored[known],
             mask=exists[known],
         ),
         data.rates.shape[2],

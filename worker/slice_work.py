@@ -6,13 +6,14 @@ Every transaction that writes begins by renewing the lease, so a worker that los
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -56,6 +57,8 @@ class TrainingProcess:
         ``cpu``, ``cuda:0``, …
     should_yield
         Asked at each epoch's end: True ends the slice early, with a checkpoint.
+    last_was_inference
+        Whether what it did last was an inference: then it is a slice's turn.
     group_sizes
         How many models train at once, as `worker.packing` found for what it was asked so far.
     """
@@ -66,6 +69,7 @@ class TrainingProcess:
     name: str
     device: str
     should_yield: Callable[[], bool] = lambda: False
+    last_was_inference: bool = False
     group_sizes: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _data: dict[tuple[Any, ...], TrainingData] = field(default_factory=dict)
 
@@ -124,12 +128,25 @@ class TrainingProcess:
 
     def session(self, work: "Work", recorded: RecordedSession) -> TrainingSession:
         """A session of the data set as models read it, all its trials."""
+        lengths, split = work.trial_length_bins[recorded.rows], work.split()[recorded.rows]
         has_inputs = work.architecture().external_inputs > 0
+        return self.read_session(work.dataset, recorded, lengths, split == "valid", has_inputs=has_inputs)
+
+    def read_session(
+        self,
+        dataset: Dataset,
+        recorded: RecordedSession,
+        trial_length_bins: NDArray[np.int64],
+        is_validation: NDArray[np.bool_],
+        *,
+        has_inputs: bool,
+    ) -> TrainingSession:
+        """A session of a data set as models read it, with external inputs if the model reads them."""
         return TrainingSession(
-            self.read_array(work.dataset, recorded.named("spikes")),
-            work.trial_length_bins[recorded.rows],
-            work.split()[recorded.rows] == "valid",
-            external_inputs=self.read_array(work.dataset, recorded.named("external_inputs"))
+            self.read_array(dataset, recorded.named("spikes")),
+            trial_length_bins,
+            is_validation,
+            external_inputs=self.read_array(dataset, recorded.named("external_inputs"))
             if has_inputs
             else None,
         )
@@ -144,10 +161,10 @@ class TrainingProcess:
             external_inputs=None if whole.external_inputs is None else whole.external_inputs[used],
         )
 
-    def conditions(self, work: "Work") -> list[int | str | None]:
+    def conditions(self, dataset: Dataset) -> list[int | str | None]:
         """The metadata `condition` of each trial, where it is a whole number or text."""
         with self.database.read() as session:
-            of_trials = select(Trial.details).where(Trial.dataset_id == work.dataset.id).order_by(Trial.trial)
+            of_trials = select(Trial.details).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
             found = [details.get("condition") for details in session.execute(of_trials).scalars()]
         return [value if isinstance(value, int | str) else None for value in found]
 
@@ -170,22 +187,28 @@ class TrainingProcess:
 
         A database that is away is waited for, as long as a restart may take: what was trained is not to be lost for it.
         """
+
+        def end(session: Session) -> None:
+            job = session.get_one(Job, work.job.id, with_for_update=LOCK)
+            work.lease.keep(session, self.settings)
+            piece = session.get_one(Slice, work.piece.id)
+            now = database_now(session)
+            piece.state, piece.ended_at = SliceState.DONE, now
+            piece.device_seconds = (now - piece.started_at).total_seconds() if piece.started_at else 0.0
+            piece.lease_token = piece.lease_expires_at = None  # leased_by stays: who did it
+            events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
+            outbox.post(session, outbox.ADVANCE, job.id)
+            write(session, job, piece)
+
+        self.write_patiently(end)
+
+    def write_patiently(self, write: Callable[[Session], None]) -> None:
+        """Write in one transaction, for the end of work: a database that is away is waited for, as long as a restart may take."""
         deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
         while True:
             try:
                 with self.database.write() as session:
-                    job = session.get_one(Job, work.job.id, with_for_update=LOCK)
-                    work.lease.keep(session, self.settings)
-                    piece = session.get_one(Slice, work.piece.id)
-                    now = database_now(session)
-                    piece.state, piece.ended_at = SliceState.DONE, now
-                    piece.device_seconds = (
-                        (now - piece.started_at).total_seconds() if piece.started_at else 0.0
-                    )
-                    piece.lease_token = piece.lease_expires_at = None  # leased_by stays: who did it
-                    events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
-                    outbox.post(session, outbox.ADVANCE, job.id)
-                    write(session, job, piece)
+                    write(session)
                 return
             except OperationalError as error:
                 if time.monotonic() > deadline:
@@ -224,10 +247,15 @@ class Work:
 
     def architecture(self) -> Architecture:
         """Of the slice's models: a pack has one."""
-        described = dict(self.models[0].architecture)
-        described["held_out_neurons"] = tuple(described.get("held_out_neurons", ()))
-        neurons = tuple(session.neurons for session in self.sessions)
-        return Architecture(neurons=neurons if len(neurons) > 1 else neurons[0], **described)
+        return architecture_of(self.models[0], self.sessions)
+
+
+def architecture_of(model: Model, sessions: Sequence[RecordedSession]) -> Architecture:
+    """The network of a model, for the sessions of the data set that it is trained on."""
+    described = dict(model.architecture)
+    described["held_out_neurons"] = tuple(described.get("held_out_neurons", ()))
+    neurons = tuple(session.neurons for session in sessions)
+    return Architecture(neurons=neurons if len(neurons) > 1 else neurons[0], **described)
 
 
 class Progress:

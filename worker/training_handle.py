@@ -18,6 +18,12 @@ from typing import IO
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+KEEPS_BUFFERS = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+"""Environment of a process that holds torch: large buffers, taken anew at every step, are else paid in page faults."""
 
 
 def die_with_parent() -> None:
@@ -102,12 +108,7 @@ class TrainingHandle:
         environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads
         )
-        # Freed buffers stay mapped: large ones, taken anew at every step, are otherwise paid in page faults.
-        environment |= {
-            "MALLOC_MMAP_THRESHOLD_": str(2**32),
-            "MALLOC_TRIM_THRESHOLD_": str(2**33),
-            "MALLOC_TOP_PAD_": str(2**28),
-        }
+        environment |= KEEPS_BUFFERS
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.training_process"],
             stdin=subprocess.PIPE,

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import worker.infer
+import worker.latents
 import worker.train
 from models import Architecture, EpochScores, Hyperparameters, Latents
 from models.network import parameter_shapes
@@ -186,6 +186,6 @@ def instead_of_the_network(pace: Pace) -> Iterator[None]:
 
     with (
         patch.object(worker.train, "Population", population),
-        patch.object(worker.infer, "iterate_latents", random_latents),
+        patch.object(worker.latents, "iterate_latents", random_latents),
     ):
         yield

@@ -15,7 +15,7 @@ from store.database import Database
 KIND_OF_CALLER = {  # the function of the service that opens a transaction: what it is for
     "run_next": "claim",
     "load": "load",
-    "final_report": "report",
+    "write_patiently": "report",
     "report": "heartbeat",
     "say_alive": "alive",
     "_get": "array read",

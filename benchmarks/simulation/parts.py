@@ -77,7 +77,7 @@ def message_milliseconds(folder: Path, messages: int) -> dict[str, float]:
 
 
 def _send_and_wait(server: Server, messages: int) -> dict[str, float]:
-    from worker.celery_app import broker_url
+    from store.calls import broker_url
 
     app = Celery(broker=broker_url(server.url))
     client: Any = redis.Redis.from_url(server.url)

@@ -17,11 +17,11 @@ from sqlalchemy import select
 from zarr.core.sync import sync
 
 from store.array_store import open_array_store
+from store.calls import broker_url
 from store.database import Database
 from store.settings import Settings
 from store.states import JobState, ModelState, SliceState
 from store.tables import CurvePoint, Job, Model, Slice
-from worker.celery_app import broker_url
 from worker.collection import collect_all
 from worker.embedded import EmbeddedService
 

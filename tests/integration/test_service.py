@@ -1,5 +1,6 @@
 """The whole service, as `latentry up` runs it, through its client."""
 
+import io
 import os
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -64,6 +66,31 @@ def test_the_main_job(service: EmbeddedService, spikes_file: Path) -> None:
             assert {"trial", "time_s", "neuron", "split", "trial_length_bins"} <= set(opened.coords)
         group = zarr.open_group(url, mode="r")
         np.testing.assert_array_equal(group["factors"][2], client.read_model_array(model_id, "factors", "2"))
+        other_id = next(one["id"] for one in client.list_models(job["id"]) if one["id"] != model_id)
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+        infer_at_once(http, dataset["id"], model_id)
+        apply_to_own_data_set(http, other_id)
+
+
+def infer_at_once(http: httpx.Client, dataset_id: str, model_id: str) -> None:
+    """What the process at the queue `infer` answers is what the job stored."""
+    spikes = http.get(f"/v1/datasets/{dataset_id}/arrays/spikes").content
+    body = {"content": spikes, "headers": {"Content-Type": "application/x-npy"}}
+    answer = http.post(f"/v1/models/{model_id}:infer", params={"format": "npz"}, **body)
+    assert answer.status_code == 200, answer.text
+    with np.load(io.BytesIO(answer.content)) as found:
+        for name in ("rates", "factors"):
+            stored = np.load(io.BytesIO(http.get(f"/v1/models/{model_id}/arrays/{name}").content))
+            np.testing.assert_allclose(found[name], stored, rtol=1e-4, atol=1e-5)
+
+
+def apply_to_own_data_set(http: httpx.Client, model_id: str) -> None:
+    """A model that the job did not select gets latents too."""
+    assert http.get(f"/v1/models/{model_id}/arrays").status_code == 409
+    made = http.post(f"/v1/models/{model_id}:apply", json={})
+    done = http.get(made.headers["Location"], headers={"Prefer": "wait=30"}).json()
+    assert (done["state"], done["progress"]["trials_done"]) == ("done", 40), done["error"]
+    assert http.get(f"/v1/models/{model_id}/arrays").status_code == 200
 
 
 def test_a_job_with_inferred_inputs(service: EmbeddedService, spikes_file: Path) -> None:

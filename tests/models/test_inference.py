@@ -167,3 +167,13 @@ def test_what_does_not_fit_is_refused(spikes, state):
         infer_latents(ARCHITECTURE, state, spikes, LENGTHS, session=1)
     with pytest.raises(ConfigurationError, match=r"lacks 'best\."):
         infer_latents(ARCHITECTURE, {}, spikes, LENGTHS)
+
+
+def test_a_trial_alone_has_the_draws_of_its_number(spikes, state):
+    whole = infer_latents(ARCHITECTURE, state, spikes, LENGTHS, posterior_samples=3, batch_size=2)
+    for first in (0, 3):
+        part = slice(first, first + 2)
+        alone = infer_latents(
+            ARCHITECTURE, state, spikes[part], LENGTHS[part], posterior_samples=3, first_trial=first
+        )
+        np.testing.assert_allclose(alone.factors, whole.factors[part], rtol=1e-5, atol=1e-6)

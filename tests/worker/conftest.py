@@ -16,8 +16,8 @@ from store.database import Database
 from store.identifiers import new_id
 from store.settings import Settings
 from store.specification import JobSpecification
-from store.states import DatasetState, JobState, ModelState, SliceState
-from store.tables import DEFAULT_TENANT, Dataset, Job, Model, Slice, Tenant, Trial
+from store.states import DatasetState, DeliveryState, InferenceState, JobState, ModelState, SliceState
+from store.tables import DEFAULT_TENANT, Dataset, Inference, Job, Model, Slice, Tenant, Trial, WebhookDelivery
 from tests.worker.real_training import ingest
 from worker.slice_work import TrainingProcess
 
@@ -30,7 +30,8 @@ SPECIFICATION: dict[str, Any] = {
 
 
 _STATES: dict[type[Any], type[StrEnum]] = {
-    Dataset: DatasetState, Job: JobState, Model: ModelState, Slice: SliceState,
+    Dataset: DatasetState, Inference: InferenceState, Job: JobState, Model: ModelState, Slice: SliceState,
+    WebhookDelivery: DeliveryState,
 }  # fmt: skip
 
 

@@ -247,7 +247,7 @@ def test_a_database_that_is_away_interrupts_no_training(
     with database.write() as session:
         advance(session, job_id, process.settings)
     monkeypatch.setattr("worker.slice_work.time.sleep", lambda _seconds: None)
-    write, asked = Database.write, {"report": 0, "final_report": 0}
+    write, asked = Database.write, {"report": 0, "write_patiently": 0}
 
     def write_or_fail(self: Database) -> Any:
         import sys
@@ -263,7 +263,7 @@ def test_a_database_that_is_away_interrupts_no_training(
     run_job(process, job_id)
     monkeypatch.setattr(Database, "write", write)
     assert asked["report"] > 5
-    assert asked["final_report"] >= 6
+    assert asked["write_patiently"] >= 6
     assert read_job(database, job_id).state == JobState.DONE
     assert {piece.attempts for piece in read_slices(database, job_id)} == {0}
     assert curves(database, job_id) == curves(database, undisturbed)

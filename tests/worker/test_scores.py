@@ -10,6 +10,7 @@ from models import Architecture, ReferenceLosses, metrics
 from store.states import ModelState
 from store.tables import CurvePoint, Model
 from worker.diagnostics import PREDICTED_ONLY, diagnose
+from worker.latents import LatentsRequest
 from worker.scores import ScoredData, score
 from worker.slice_work import Work
 
@@ -20,16 +21,23 @@ INSIDE = np.arange(BINS)[None] < LENGTHS[:, None]
 CONDITIONS: list[int | str | None] = [("left", "right", "up", None)[trial % 4] for trial in range(TRIALS)]
 
 
+def request_of(**architecture: Any) -> LatentsRequest:
+    """What scores read of a request."""
+    built, split = Architecture(neurons=NEURONS, **architecture), np.where(VALID, "valid", "train")
+    return cast(
+        LatentsRequest,
+        SimpleNamespace(architecture=built, split=split, trial_length_bins=LENGTHS, bin_width_s=0.02),
+    )
+
+
 def work_of(**architecture: Any) -> Work:
-    """What scores and diagnostics read of a slice."""
+    """What diagnostics read of a slice."""
     built = Architecture(neurons=NEURONS, **architecture)
     return cast(
         Work,
         SimpleNamespace(
             architecture=lambda: built,
-            split=lambda: np.where(VALID, "valid", "train"),
-            trial_length_bins=LENGTHS,
-            dataset=SimpleNamespace(bin_width_s=0.02, bins=BINS),
+            dataset=SimpleNamespace(bins=BINS),
             models=[model(3, 0.5, 0.5)],
             job=SimpleNamespace(selected_model_id="mod_3"),
         ),
@@ -58,7 +66,7 @@ def nothing() -> None:
 
 def test_scores_are_those_of_their_definitions(data: ScoredData) -> None:
     mask = INSIDE[:, :, None]
-    found = score(work_of(), data, nothing)
+    found = score(request_of(), data, nothing)
     assert set(found) == {"bits_per_spike_valid", "r2_true_rates", "r2_true_rates_valid", "psth_r2_valid"}
     rates, spikes = data.rates[VALID], data.spikes[VALID]
     assert found["bits_per_spike_valid"] == metrics.bits_per_spike(rates, spikes, mask=mask[VALID])
@@ -75,10 +83,20 @@ def test_scores_are_those_of_their_definitions(data: ScoredData) -> None:
     assert found["psth_r2_valid"] == pytest.approx(psth)
 
 
+def test_trials_that_the_job_never_saw_are_scored_all(data: ScoredData) -> None:
+    request = request_of()
+    request.split[:] = "test"
+    found, mask = score(request, data, nothing), INSIDE[:, :, None]
+    assert set(found) == {"bits_per_spike", "r2_true_rates", "psth_r2"}
+    assert found["bits_per_spike"] == metrics.bits_per_spike(data.rates, data.spikes, mask=mask)
+    request.split[0] = "train"
+    assert "bits_per_spike_valid" in score(request, data, nothing)
+
+
 def test_what_models_never_read_has_scores_of_its_own(data: ScoredData) -> None:
-    work = work_of(held_out_neurons=(1,), encoded_bins=8, initial_condition_bins=2)
+    request = request_of(held_out_neurons=(1,), encoded_bins=8, initial_condition_bins=2)
     data.rates[:, :2] = np.nan
-    found = score(work, data, nothing)
+    found = score(request, data, nothing)
     bins = np.arange(BINS)
     rates, spikes, inside = data.rates[VALID], data.spikes[VALID], INSIDE[VALID]
 
@@ -98,14 +116,14 @@ def test_a_score_that_is_not_defined_is_none(data: ScoredData) -> None:
     silent = data.spikes.copy()
     silent[..., 1] = 0
     unknown = ScoredData(data.rates, silent, None, [None] * TRIALS)
-    found = score(work_of(held_out_neurons=(1,)), unknown, nothing)
+    found = score(request_of(held_out_neurons=(1,)), unknown, nothing)
     assert found["co_smoothing_bits_per_spike_valid"] is None
     assert set(found) == {"bits_per_spike_valid", "co_smoothing_bits_per_spike_valid"}
 
 
 @pytest.mark.parametrize("conditions", [list(range(TRIALS)), [None] * TRIALS])
 def test_a_condition_of_one_trial_has_no_psth(data: ScoredData, conditions: list[int | str | None]) -> None:
-    found = score(work_of(), ScoredData(data.rates, data.spikes, None, conditions), nothing)
+    found = score(request_of(), ScoredData(data.rates, data.spikes, None, conditions), nothing)
     assert "psth_r2_valid" not in found
 
 

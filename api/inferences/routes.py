@@ -1,0 +1,90 @@
+"""Routes of inferences: a trained model run on a data set."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Response
+from fastapi.openapi.models import Example
+
+from api.dependencies import DatabaseDependency, TenantDependency
+from api.errors import problem_responses
+from api.idempotency import IdempotencyKey
+from api.inferences import service
+from api.inferences.schemas import Application, InferenceDocument
+from api.pagination import Page, PageSize, PageToken
+from api.waiting import Prefer, wait_for
+
+router = APIRouter(tags=["inferences"])
+
+_APPLICATIONS: dict[str, Example] = {
+    "own": {"summary": "Latents of a model that its job did not select", "value": {}},
+    "other": {
+        "summary": "Another recording of the same neurons",
+        "value": {"dataset_id": "dat_0192f3c4a5b6aabbccddeeff", "arrays": ["rates", "factors"]},
+    },
+}
+_Filter = Annotated[str | None, Query(max_length=40, pattern=r"^[^\x00]*$")]
+
+
+@router.post(
+    "/v1/models/{model_id}:apply",
+    operation_id="apply_model",
+    status_code=202,
+    responses=problem_responses(400, 404, 409, 413, 415, 422),
+)
+def apply_model(
+    model_id: str,
+    wanted: Annotated[Application, Body(openapi_examples=_APPLICATIONS)],
+    response: Response,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    idempotency_key: IdempotencyKey = None,
+) -> InferenceDocument:
+    """Run a trained model on a data set: another one of the same neurons, or its own.
+
+    A worker does it before it goes on with training. Latents of the model's own data set are the model's too.
+    """
+    with database.write() as session:
+        created = service.create(session, tenant_id, model_id, wanted, idempotency_key)
+    response.headers["Location"] = created.links["self"]
+    response.headers["Retry-After"] = "1"
+    return created
+
+
+@router.get("/v1/inferences", operation_id="list_inferences", responses=problem_responses(422))
+def list_inferences(
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    model_id: _Filter = None,
+    dataset_id: _Filter = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[InferenceDocument]:
+    """List inferences, newest first: all, or those of a model or a data set."""
+    with database.read() as session:
+        return service.list_page(session, tenant_id, model_id, dataset_id, page_size, page_token)
+
+
+@router.get("/v1/inferences/{inference_id}", operation_id="get_inference", responses=problem_responses(404))
+async def get_inference(
+    inference_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
+) -> InferenceDocument:
+    """Read an inference: state, progress, and scores once it is done."""
+
+    def read() -> InferenceDocument:
+        with database.read() as session:
+            return service.find_document(session, tenant_id, inference_id)
+
+    return await wait_for(read, lambda found: found.state.is_final, prefer)
+
+
+@router.post(
+    "/v1/inferences/{inference_id}:cancel",
+    operation_id="cancel_inference",
+    responses=problem_responses(404, 409, 413),
+)
+def cancel_inference(
+    inference_id: str, database: DatabaseDependency, tenant_id: TenantDependency
+) -> InferenceDocument:
+    """Drop an inference now; nothing of it is kept."""
+    with database.write() as session:
+        return service.cancel(session, tenant_id, inference_id)

@@ -1,0 +1,156 @@
+"""What routes of inferences do in the database."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.arrays.group import ArrayGroup
+from api.errors import NotFound, WrongState
+from api.idempotency import fingerprint, store_answer, stored_answer
+from api.inferences.checks import (
+    check_arrays,
+    check_dataset,
+    choose_sessions,
+    find_target,
+    find_trained,
+    refuse,
+)
+from api.inferences.schemas import Application, InferenceDocument, InferenceProgress
+from api.pagination import Page, cut_page, decode_id
+from store import outbox
+from store.database import database_now
+from store.identifiers import PATTERN, new_id
+from store.states import InferenceState
+from store.tables import Dataset, Inference
+
+
+def document(session: Session, row: Inference) -> InferenceDocument:
+    """An inference as it is answered."""
+    base = f"/v1/inferences/{row.id}"
+    links = {"self": base, "model": f"/v1/models/{row.model_id}", "dataset": f"/v1/datasets/{row.dataset_id}"}
+    if row.latents_path is not None:
+        links |= {"arrays": f"{base}/arrays", "zarr": f"{base}/zarr", "download": f"{base}/download"}
+    trials = session.get_one(Dataset, row.dataset_id).trials or 0
+    fraction = min(1.0, row.trials_done / max(1, trials))
+    return InferenceDocument(
+        id=row.id,
+        model_id=row.model_id,
+        dataset_id=row.dataset_id,
+        state=row.state,
+        progress=InferenceProgress(trials_done=row.trials_done, trials=trials, fraction=fraction),
+        **row.options,
+        scores=row.scores,
+        error=row.error,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        links=links,
+    )
+
+
+def find(session: Session, tenant_id: str, inference_id: str, *, lock: bool = False) -> Inference:
+    """Return the tenant's inference, or raise `NotFound`."""
+    is_id = PATTERN.fullmatch(inference_id)
+    row = session.get(Inference, inference_id, with_for_update=True if lock else None) if is_id else None
+    if row is None or row.tenant_id != tenant_id:
+        raise NotFound(f"there is no inference {inference_id}", hint="GET /v1/inferences lists yours")
+    return row
+
+
+def find_document(session: Session, tenant_id: str, inference_id: str) -> InferenceDocument:
+    """Return the tenant's inference as it is answered, or raise `NotFound`."""
+    return document(session, find(session, tenant_id, inference_id))
+
+
+def find_latents(session: Session, tenant_id: str, inference_id: str) -> ArrayGroup:
+    """The latents of the tenant's inference, or raise `NotFound` or `WrongState`."""
+    row = find(session, tenant_id, inference_id)
+    if row.latents_path is None:
+        raise WrongState(
+            f"the inference {inference_id} is {row.state}: expected one that is done",
+            hint=f"wait for it: GET /v1/inferences/{inference_id} with the header Prefer: wait=30",
+        )
+    return ArrayGroup(row.latents_path, row.dataset_id, f"the inference {inference_id}")
+
+
+def create(
+    session: Session, tenant_id: str, model_id: str, wanted: Application, idempotency_key: str | None
+) -> InferenceDocument:
+    """Write an inference, and ring for a worker.
+
+    Raises
+    ------
+    NotFound, WrongState, Invalid
+        Everything that can be known before.
+    """
+    request = fingerprint(f"POST /v1/models/{model_id}:apply", wanted.model_dump_json())
+    if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
+        return InferenceDocument.model_validate(answer)
+    model = find_trained(session, tenant_id, model_id, lock=True)
+    dataset = find_target(session, tenant_id, model, wanted.dataset_id)
+    sessions = choose_sessions(model, dataset, wanted.session)
+    refuse([*check_dataset(model, dataset, sessions), *check_arrays(model, wanted.arrays)])
+    of_job = model.specification.inference
+    row = Inference(
+        id=new_id("inf"),
+        tenant_id=tenant_id,
+        model_id=model.row.id,
+        dataset_id=dataset.id,
+        state=InferenceState.QUEUED,
+        options={
+            "arrays": wanted.arrays or of_job.arrays,
+            "posterior_samples": wanted.posterior_samples or of_job.posterior_samples,
+            "sessions": sessions,
+        },
+        checkpoint_key=model.checkpoint_key,
+        trials_done=0,
+        scores={},
+        created_at=database_now(session),
+    )
+    session.add(row)
+    outbox.post(session, outbox.RUN_SLICE)
+    session.flush()
+    created = document(session, row)
+    store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
+    return created
+
+
+def cancel(session: Session, tenant_id: str, inference_id: str) -> InferenceDocument:
+    """Drop an inference; one that is cancelled already stays so.
+
+    Raises
+    ------
+    WrongState
+        If it has ended otherwise.
+    """
+    row = find(session, tenant_id, inference_id, lock=True)
+    if InferenceState(row.state).is_final:
+        if row.state != InferenceState.CANCELLED:
+            raise WrongState(
+                f"the inference {inference_id} is {row.state}: only one that is queued or running can be cancelled"
+            )
+        return document(session, row)
+    row.state, row.ended_at = InferenceState.CANCELLED, database_now(session)
+    row.lease_token = row.lease_expires_at = None  # whoever works on it can write no more
+    session.flush()
+    return document(session, row)
+
+
+def list_page(
+    session: Session,
+    tenant_id: str,
+    model_id: str | None,
+    dataset_id: str | None,
+    page_size: int,
+    page_token: str | None,
+) -> Page[InferenceDocument]:
+    """A page of the tenant's inferences, newest first."""
+    query = select(Inference).where(Inference.tenant_id == tenant_id).order_by(Inference.id.desc())
+    if model_id is not None:
+        query = query.where(Inference.model_id == model_id)
+    if dataset_id is not None:
+        query = query.where(Inference.dataset_id == dataset_id)
+    if (before := decode_id(page_token)) is not None:
+        query = query.where(Inference.id < before)
+    rows = session.execute(query.limit(page_size + 1)).scalars().all()
+    rows, token = cut_page(rows, page_size, [row.id for row in rows])
+    return Page(items=[document(session, row) for row in rows], next_page_token=token)

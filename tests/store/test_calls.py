@@ -1,0 +1,110 @@
+"""Calls of a worker: question and answer through a real broker, and what comes where there is none."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from store import calls
+from store.calls import (
+    CallFailed,
+    WorkersAway,
+    call_worker,
+    give_answer,
+    pack_array,
+    take_question,
+    unpack_array,
+)
+from store.settings import Settings
+from worker.embedded import broker_command
+from worker.training_handle import die_with_parent
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The settings name a socket at which nobody listens."""
+    settings = Settings(redis_url=f"unix://{tmp_path}/nobody")
+    monkeypatch.setattr(calls, "get_settings", lambda: settings)
+    for cached in (calls._broker, calls._celery):
+        cached.cache_clear()
+    yield
+    for cached in (calls._broker, calls._celery):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    url, command = broker_command(tmp_path)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
+    settings = Settings(redis_url=url)
+    monkeypatch.setattr(calls, "get_settings", lambda: settings)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            calls._broker().ping()
+            break
+        except Exception:
+            time.sleep(0.01)
+    yield
+    process.kill()
+    process.wait()
+
+
+def answering(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> threading.Thread:
+    """A worker of Celery's messages: takes one call from the queue, and answers it."""
+    import base64
+    import json
+
+    def work() -> None:
+        found = calls._broker().brpop([calls.CALLS], timeout=10)
+        assert found is not None
+        body = json.loads(base64.b64decode(json.loads(found[1])["body"]))
+        [[call_id], _, _] = body
+        question = take_question(call_id)
+        assert question is not None
+        give_answer(call_id, answer(question))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_question_and_answer(broker: None) -> None:
+    values = np.arange(6, dtype=np.int16).reshape(2, 3)
+    thread = answering(
+        lambda question: {"answer": {"twice": pack_array(2 * unpack_array(question["values"]))}}
+    )
+    found = call_worker("double", {"values": pack_array(values), "nothing": None}, timeout_s=10)
+    thread.join()
+    np.testing.assert_array_equal(unpack_array(found["twice"]), 2 * values)
+    assert not calls._broker().keys("latentry:*"), "nothing stays in the broker"
+
+
+def test_a_worker_that_can_t_says_why(broker: None) -> None:
+    thread = answering(lambda _: {"problem": {"code": "no_weights", "message": "they are gone"}})
+    with pytest.raises(CallFailed, match="they are gone") as error:
+        call_worker("double", {}, timeout_s=10)
+    thread.join()
+    assert error.value.code == "no_weights"
+
+
+def test_nobody_answers(broker: None) -> None:
+    with pytest.raises(WorkersAway, match="no process at the queue 'infer' answered"):
+        call_worker("double", {}, timeout_s=0.2)
+    time.sleep(0.05)
+    assert not calls._broker().keys("latentry:question:*"), "a worker that comes late finds nothing to do"
+
+
+def test_there_is_no_broker() -> None:
+    with pytest.raises(WorkersAway, match="the broker does not answer"):
+        call_worker("double", {}, timeout_s=5)
+
+
+def test_an_array_of_objects_is_never_read() -> None:
+    with pytest.raises(ValueError, match="expected numbers"):
+        unpack_array({"dtype": "|O", "shape": [1], "bytes": b"12345678"})

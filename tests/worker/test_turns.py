@@ -1,0 +1,158 @@
+"""Whose turn it is: inferences go before slices, and training does not starve."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select
+
+from store import outbox
+from store.database import Database, database_now
+from store.identifiers import new_id
+from store.settings import Settings
+from store.states import InferenceState, ModelState
+from store.tables import DEFAULT_TENANT, Inference, Job, Model, OutboxMessage, Slice
+from tests.worker.conftest import add_dataset, add_job
+from tests.worker.fake_workers import FakeWorkers
+from worker.leases import Lease, LeaseLost, count_attempt, reap, try_again_later
+from worker.maintenance import sweep
+from worker.turns import claim_inference, claim_next
+
+
+def add_inference(database: Database, tenant_id: str = DEFAULT_TENANT) -> str:
+    job_id = add_job(database, add_dataset(database, tenant_id=tenant_id), tenant_id)
+    inference_id, model_id = new_id("inf"), new_id("mod")
+    with database.write() as session:
+        job = session.get_one(Job, job_id)
+        session.add(
+            Model(
+                id=model_id, tenant_id=tenant_id, job_id=job_id, number=0, pack=0, state=ModelState.TRAINED, seed=0,
+                architecture={}, hyperparameters={}, checkpoint_key="there", scores={},
+            )
+        )  # fmt: skip
+        session.flush()
+        session.add(
+            Inference(
+                id=inference_id, tenant_id=tenant_id, model_id=model_id, dataset_id=job.dataset_id,
+                state=InferenceState.QUEUED, options={"sessions": [0]}, checkpoint_key="there",
+            )
+        )  # fmt: skip
+    return inference_id
+
+
+def claim(database: Database, settings: Settings) -> Lease | None:
+    with database.write() as session:
+        return claim_inference(session, "w", settings)
+
+
+def read(database: Database, inference_id: str) -> Inference:
+    with database.read() as session:
+        return session.get_one(Inference, inference_id)
+
+
+def test_inferences_and_slices_take_turns(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    workers = FakeWorkers(database, settings)
+    for _ in range(2):
+        workers.advance(make_job())
+    first, second, third = (add_inference(database) for _ in range(3))
+    claimed: list[str | type] = []
+    while True:
+        after_inference = bool(claimed) and claimed[-1] is not Slice
+        with database.write() as session:
+            lease = claim_next(session, "w", settings, after_inference=after_inference)
+        if lease is None:
+            break
+        claimed.append(lease.row_id if lease.table is Inference else lease.table)
+    assert claimed == [first, Slice, second, Slice, third]
+    ended = read(database, first)
+    assert (ended.state, ended.leased_by) == ("running", "w")
+    assert ended.started_at is not None
+
+
+def test_the_tenant_with_fewer_under_way_goes_first(database: Database, settings: Settings) -> None:
+    mine = [add_inference(database) for _ in range(3)]
+    theirs = [add_inference(database, "other") for _ in range(2)]
+    claimed = [lease.row_id for _ in range(5) if (lease := claim(database, settings))]
+    assert claimed == [mine[0], theirs[0], mine[1], theirs[1], mine[2]]
+
+
+def test_many_workers_claim_each_inference_once(database: Database, settings: Settings) -> None:
+    wanted = {add_inference(database) for _ in range(6)}
+    claimed: list[str] = []
+
+    def work() -> None:
+        while (lease := claim(database, settings)) is not None:
+            claimed.append(lease.row_id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(claimed), set(claimed)) == (6, wanted)
+
+
+def test_a_worker_that_is_lost_can_write_no_more(database: Database, settings: Settings) -> None:
+    inference_id = add_inference(database)
+    lost = claim(database, settings)
+    assert lost is not None
+    with database.write() as session:
+        assert reap(session, settings) == 0
+        session.get_one(Inference, inference_id).lease_expires_at = database_now(session) - timedelta(
+            seconds=1
+        )
+        session.flush()
+        assert reap(session, settings) == 1
+    assert claim(database, settings) is not None
+    with database.write() as session, pytest.raises(LeaseLost):
+        lost.keep(session, settings)
+
+
+def test_losses_and_attempts_are_counted_apart_and_end_it(database: Database, settings: Settings) -> None:
+    settings.max_attempts, settings.max_losses = 2, 2
+    for attempts, losses in ((2, 0), (0, 2)):
+        inference_id = add_inference(database)
+        for _ in range(2):
+            assert claim(database, settings) is not None
+            with database.write() as session:
+                row = session.get_one(Inference, inference_id)
+                if attempts:
+                    count_attempt(session, row, {"message": "broken"}, settings)
+                else:
+                    reap(session, settings, held_by="w")
+        ended = read(database, inference_id)
+        assert (ended.state, ended.attempts, ended.losses) == ("failed", attempts, losses)
+        assert ended.ended_at is not None
+    assert claim(database, settings) is None
+
+
+def test_a_full_disk_is_waited_for(database: Database, settings: Settings) -> None:
+    inference_id = add_inference(database)
+    assert claim(database, settings) is not None
+    with database.write() as session:
+        try_again_later(session, session.get_one(Inference, inference_id), {"message": "full"}, 30)
+        assert reap(session, settings) == 0
+    row = read(database, inference_id)
+    assert (row.state, row.attempts, row.error) == ("running", 0, {"message": "full"})
+
+
+def test_a_forgotten_one_is_rung_for_again(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.maintenance.queue_length", lambda _queue: 0)
+    with database.write() as session:
+        sweep(session, settings)
+        assert rung(session) == 0
+    add_inference(database)
+    with database.write() as session:
+        session.execute(OutboxMessage.__table__.delete())
+        sweep(session, settings)
+        assert rung(session) == 1
+
+
+def rung(session: "object") -> int:
+    of_task = select(func.count()).where(OutboxMessage.task == outbox.RUN_SLICE)
+    return int(session.execute(of_task).scalar_one())  # type: ignore[attr-defined]
