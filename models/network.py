@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models import graph_scans
 from models.config import VARIANCE_FLOOR, Architecture
 from models.observation import OBSERVATIONS, DataStatistics
 from models.scan import ControlledScan, Scan
@@ -356,7 +357,8 @@ def generate(
         return Generated(states, None, None)
     B, U, K = start.shape[1], architecture.inferred_inputs, architecture.controller_encoder_units
     controller_start = parameters["controller.initial_state"].clamp(-STATE_LIMIT, STATE_LIMIT)
-    states, moments, inputs = ControlledScan.apply(  # type: ignore[no-untyped-call]
+    run = graph_scans.run_controlled if torch.compiler.is_exporting() else ControlledScan.apply
+    states, moments, inputs = run(
         given.controller,
         controller_start[:, None].expand(-1, B, -1),
         parameters["controller.recurrent_weight"],
@@ -440,5 +442,7 @@ def gru(
     tuple[Tensor, Tensor]
         [P, T, B, H], the state after each bin in the order of reading, and [P, B, H], the last of them.
     """
+    if torch.compiler.is_exporting():
+        return graph_scans.run(x, start, weights, both_ways)
     states, last = Scan.apply(x, start, *weights, unseen, both_ways)  # type: ignore[no-untyped-call]
     return states, last

@@ -7,6 +7,7 @@ from api.arrays.group import ArrayGroup
 from api.errors import NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
 from store.identifiers import PATTERN
+from store.states import ModelState
 from store.tables import CurvePoint, Job, Model
 
 
@@ -14,6 +15,9 @@ def document(row: Model, selected_model_id: str | None) -> ModelDocument:
     """A model as it is answered."""
     base = f"/v1/models/{row.id}"
     links = {"self": base, "job": f"/v1/jobs/{row.job_id}", "learning_curve": f"{base}/learning_curve"}
+    links["card"] = f"{base}/card"
+    if row.checkpoint_key is not None and ModelState(row.state).is_final:
+        links["export"] = f"{base}/export"
     if row.latents_path is not None:
         links |= {"arrays": f"{base}/arrays", "zarr": f"{base}/zarr"}
     return ModelDocument(
@@ -57,10 +61,10 @@ def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:
     if row.latents_path is None:
         raise WrongState(
             f"the model {model_id} is {row.state} and has no latents: its job {job.id} is {job.state}",
-            hint="latents are computed for the model that a job selects, once all have been trained; "
-            f"follow GET /v1/jobs/{job.id}",
+            hint=f"a job stores those of the model that it selects, once all have been trained: GET /v1/jobs/{job.id}; for those "
+            f"of any other: POST /v1/models/{model_id}:apply",
         )
-    return ArrayGroup(row.latents_path, job.dataset_id, f"the model {model_id}")
+    return ArrayGroup(row.latents_path, job.dataset_id, f"the model {model_id}", may_change=True)
 
 
 def learning_curve(session: Session, model_id: str) -> LearningCurve:

@@ -1,0 +1,234 @@
+"""The card of a model: what it is, what it was trained on and how, what goes in and what comes out."""
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store.lineage import lineage
+from store.sessions import sessions_of
+from store.specification import JobSpecification
+from store.states import ModelState
+from store.tables import Dataset, Decision, Job, Model
+
+CARD_VERSION = 1
+
+
+class CardArray(BaseModel):
+    """An array that goes into a model or comes out of it."""
+
+    dims: list[str]
+    units: str
+    description: str
+
+
+class CardSession(BaseModel):
+    """A recording that a model was trained on."""
+
+    dataset_id: str
+    trials: int
+    bins: int
+    neurons: int
+
+
+class CardData(BaseModel):
+    """The data set that a model was trained on."""
+
+    dataset_id: str
+    name: str
+    digest: str | None = Field(description="Names its content: an equal data set has the same.")
+    bin_width_s: float
+    sessions: list[CardSession]
+
+
+class CardSegment(BaseModel):
+    """Epochs that were trained by one model of the job with unchanged hyperparameters."""
+
+    model_number: int
+    from_epoch: int
+    to_epoch: int | None = Field(description="null: until the model's end.")
+    hyperparameters: dict[str, float]
+    reason: str
+
+
+class Reference(BaseModel):
+    """A publication to cite."""
+
+    citation: str
+    url: str
+
+
+class ModelCard(BaseModel):
+    """What a model is, made to lie beside its weights."""
+
+    card_version: int = Field(description="Of the form of this document.")
+    model_id: str
+    job_id: str
+    job_name: str
+    number: int = Field(description="Of the model within its job.")
+    state: ModelState
+    is_selected: bool
+    final_fit_of: int | None = Field(
+        description="Number of the model whose training it repeats on all trials."
+    )
+    seed: int
+    job_seed: int = Field(description="Of the split into trials, and of the samples that are held out.")
+    epochs_trained: int
+    weights_epoch: int | None = Field(
+        description="Epoch of the best weights, which are those of the export; null where there are none."
+    )
+    architecture: dict[str, Any] = Field(description="Every field.")
+    hyperparameters: dict[str, float]
+    training: dict[str, Any] = Field(description="How all models of the job are trained.")
+    strategy: dict[str, Any] = Field(description="Of the search.")
+    budget: dict[str, Any] = Field(description="Of the search.")
+    lineage: list[CardSegment] = Field(
+        description="Whose weights it has, from the first epoch on: whom it copied, and whom those copied."
+    )
+    scores: dict[str, float | None] = Field(description="Losses in nats per sample.")
+    data: CardData
+    inputs: dict[str, CardArray] = Field(description="What it reads.")
+    outputs: dict[str, CardArray] = Field(description="What it infers.")
+    versions: dict[str, str | None] = Field(description="Of the service that wrote this card.")
+    method: str
+    references: list[Reference]
+    licence: str
+
+
+METHOD = (
+    "LFADS (latent factor analysis via dynamical systems): a sequential variational autoencoder of spikes, trained with "
+    "coordinated dropout, selected by sample validation."
+)
+REFERENCES = [
+    Reference(
+        citation="Keshtkaran MR, Pandarinath C. Enabling hyperparameter optimization in sequential autoencoders for spiking "
+        "neural data. Advances in Neural Information Processing Systems 32 (2019).",
+        url="https://arxiv.org/abs/1908.07896",
+    ),
+    Reference(
+        citation="Pandarinath C, O'Shea DJ, Collins J, et al. Inferring single-trial neural population dynamics using "
+        "sequential auto-encoders. Nature Methods 15, 805-815 (2018).",
+        url="https://doi.org/10.1038/s41592-018-0109-9",
+    ),
+]
+LICENCE = (
+    "The code that made it is Latentry, Apache-2.0; load.py may be used without conditions. The weights are yours, "
+    "under whatever holds for your data."
+)
+
+
+def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelCard:
+    """The card of a model."""
+    job = session.get_one(Job, row.job_id)
+    dataset = session.get_one(Dataset, job.dataset_id)
+    specification = JobSpecification.model_validate(job.spec)
+    decisions = session.execute(select(Decision).where(Decision.job_id == job.id).order_by(Decision.id))
+    architecture = architecture_of(row, dataset)
+    return ModelCard(
+        card_version=CARD_VERSION,
+        model_id=row.id,
+        job_id=job.id,
+        job_name=job.name,
+        number=row.number,
+        state=row.state,
+        is_selected=row.id == job.selected_model_id,
+        final_fit_of=row.final_fit_of,
+        seed=row.seed,
+        job_seed=specification.seed,
+        epochs_trained=row.epochs_trained,
+        weights_epoch=weights_epoch,
+        architecture=architecture,
+        hyperparameters=row.hyperparameters,
+        training=specification.training.model_dump(mode="json"),
+        strategy=specification.strategy.model_dump(mode="json"),
+        budget=specification.budget.model_dump(mode="json"),
+        lineage=[
+            CardSegment.model_validate(one, from_attributes=True)
+            for one in lineage(decisions.scalars().all(), row.number)
+        ],
+        scores=row.scores,
+        data=_data(dataset),
+        inputs=_inputs(architecture),
+        outputs=_outputs(architecture),
+        versions=_versions(),
+        method=METHOD,
+        references=REFERENCES,
+        licence=LICENCE,
+    )
+
+
+def architecture_of(row: Model, dataset: Dataset) -> dict[str, Any]:
+    """Every field of a model's architecture, with its neurons: one number, or one for each session."""
+    neurons = [one.neurons for one in sessions_of(dataset)]
+    return {
+        "neurons": neurons if len(neurons) > 1 else neurons[0],
+        "read_in_dim": 0,
+        **row.architecture,
+    }
+
+
+def _data(dataset: Dataset) -> CardData:
+    return CardData(
+        dataset_id=dataset.id,
+        name=dataset.name,
+        digest=dataset.digest,
+        bin_width_s=dataset.bin_width_s or 0.0,
+        sessions=[CardSession.model_validate(one, from_attributes=True) for one in sessions_of(dataset)],
+    )
+
+
+def _inputs(architecture: dict[str, Any]) -> dict[str, CardArray]:
+    found = {
+        "spikes": CardArray(
+            dims=["trial", "bin", "neuron"],
+            units="counts",
+            description="Spikes in each bin of the width of the data, as float32, neurons in the order of the data set.",
+        )
+    }
+    if architecture.get("external_inputs"):
+        found["external_inputs"] = CardArray(
+            dims=["trial", "bin", "external_input"],
+            units="",
+            description="As the data set has them, as float32.",
+        )
+    return found
+
+
+def _outputs(architecture: dict[str, Any]) -> dict[str, CardArray]:
+    per_bin = ["trial", "bin"]
+    found = {
+        "rates": CardArray(
+            dims=[*per_bin, "neuron"], units="spikes/s", description="Firing rates of single trials."
+        ),
+        "factors": CardArray(
+            dims=[*per_bin, "factor"], units="", description="Linear read-outs of the generator's state."
+        ),
+        "initial_conditions": CardArray(
+            dims=["trial", "initial_condition_dim"],
+            units="",
+            description="Posterior mean of the generator's initial condition.",
+        ),
+        "generator_states": CardArray(
+            dims=[*per_bin, "generator_unit"], units="", description="States of the generator, within ±5."
+        ),
+    }
+    if architecture.get("controller_units"):
+        found["inputs"] = CardArray(
+            dims=[*per_bin, "input"], units="", description="Inferred inputs to the generator."
+        )
+    return found
+
+
+@cache
+def _versions() -> dict[str, str | None]:
+    return {name: _version(name) for name in ("latentry", "torch", "safetensors")}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,100 @@
+"""The README of an export."""
+
+from api.models.card import ModelCard
+
+_WEIGHTS = """# Model {model_id}
+
+Epoch {epoch} of model {number} of the job {job_id}, trained by Latentry on the data set {dataset_id}
+({neurons} neurons, bins of {bin_width_s:g} s). `card.json` says everything about it.
+
+## Weights
+
+`model.safetensors` holds every parameter in float32, `load.py` reads it with torch alone:
+
+```python
+from load import load
+
+weights = load("model.safetensors")
+print({{name: tuple(values.shape) for name, values in weights.items()}})
+```
+
+`safetensors.torch.load_file` and `safetensors.numpy.load_file` read it as well. A product is `x @ weight + bias`. A GRU
+(`encoder`, `generator`, …) has its three parts side by side, reset r, update z and candidate n: with a = x @ input_weight +
+input_bias and c = h @ recurrent_weight, r = σ(a_r + c_r), z = σ(a_z + c_z), n = tanh(a_n + r · (c_n + candidate_bias)),
+h ← (1 - z) · n + z · h. The first axis of an encoder's parameters is its direction: forward, backward in time.
+"""
+
+_PROGRAM = """
+## Program
+
+`{file}` is the model as a program: spikes go in, latents come out. It needs nothing of Latentry.
+
+{code}
+`spikes` is float32 [trials, bins, {neurons}]: counts in bins of {bin_width_s:g} s, the neurons in the order of the data
+set{external}. Any number of trials, which must all be as long, and recorded in all bins. What comes out is
+listed in `card.json` under `outputs`. Latents are those at the posterior's means: the same spikes give the same numbers, and
+rates differ a little from those of the service, which averages over draws.
+"""
+
+_TORCH = """```python
+import torch
+
+model = torch.export.load("model.pt2").module()
+latents = model(spikes{external})
+print(latents["rates"].shape)
+```
+
+It wants the version of torch that wrote it, {torch}, or a later one.
+"""
+
+_ONNX = """```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+names = [output.name for output in session.get_outputs()]
+latents = dict(zip(names, session.run(None, {{"spikes": spikes{external}}})))
+print(latents["rates"].shape)
+```
+"""
+
+
+def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
+    """How to use each file of an export.
+
+    Parameters
+    ----------
+    card
+        Of the model.
+    program
+        ``torch_export``, ``onnx`` or None.
+    program_neurons
+        Neurons that the program reads.
+    """
+    neurons = " + ".join(str(one.neurons) for one in card.data.sessions)
+    text = _WEIGHTS.format(
+        model_id=card.model_id,
+        epoch=card.weights_epoch,
+        number=card.number,
+        job_id=card.job_id,
+        dataset_id=card.data.dataset_id,
+        neurons=neurons,
+        bin_width_s=card.data.bin_width_s,
+    )
+    if program is not None:
+        width = card.architecture.get("external_inputs", 0)
+        if program == "onnx":
+            given = ', "external_inputs": external_inputs' if width else ""
+            file, code = "model.onnx", _ONNX.format(external=given)
+        else:
+            given = ", external_inputs" if width else ""
+            file, code = "model.pt2", _TORCH.format(external=given, torch=card.versions["torch"])
+        also = f"; `external_inputs` is float32 [trials, bins, {width}]" if width else ""
+        text += _PROGRAM.format(
+            file=file,
+            code=code,
+            neurons=program_neurons,
+            bin_width_s=card.data.bin_width_s,
+            external=also,
+        )
+    cite = "\n".join(f"- {one.citation} {one.url}" for one in card.references)
+    return f"{text}\n## Cite\n\n{cite}\n\n{card.licence}\n"

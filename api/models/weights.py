@@ -1,0 +1,89 @@
+"""The best weights of a model out of its checkpoint, block by block: the service that answers has no torch.
+
+A checkpoint is one safetensors file with the weights of the last epoch, those of the best, and the optimizer's moments
+(`models.model_state`). Of it only the tensors `best.…` are read, by ranges.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from zarr.abc.store import RangeByteRequest, Store
+
+from store.array_store import read_object
+
+_BEST = "best."
+_BLOCK_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Where the best weights lie.
+
+    Parameters
+    ----------
+    store, key
+        Of the checkpoint.
+    epoch
+        Epoch of the best weights.
+    header
+        Of a safetensors file of these weights alone, with its length in front.
+    places
+        Where each tensor's bytes begin and end in the checkpoint, in the order of the file.
+    """
+
+    store: Store
+    key: str
+    epoch: int
+    header: bytes
+    places: list[tuple[int, int]]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return len(self.header) + sum(end - begin for begin, end in self.places)
+
+    def blocks(self) -> Iterator[bytes]:
+        """The file."""
+        yield self.header
+        for begin, end in self.places:
+            for start in range(begin, end, _BLOCK_BYTES):
+                yield _read(self.store, self.key, start, min(start + _BLOCK_BYTES, end))
+
+
+def find_weights(store: Store, key: str, metadata: dict[str, str]) -> StoredWeights | None:
+    """The best weights in a checkpoint; None when it is no longer there.
+
+    Parameters
+    ----------
+    store, key
+        Of the checkpoint.
+    metadata
+        Written into the header of the file, for whoever finds it alone.
+    """
+    length = read_object(store, key, RangeByteRequest(0, 8))
+    if length is None:
+        return None
+    start = 8 + int.from_bytes(length, "little")
+    stored: dict[str, Any] = json.loads(_read(store, key, 8, start))
+    kept = {name.removeprefix(_BEST): one for name, one in stored.items() if name.startswith(_BEST)}
+    described: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    places, offset = [], 0
+    for name in sorted(kept):
+        begin, end = kept[name]["data_offsets"]
+        described[name] = {**kept[name], "data_offsets": [offset, offset + end - begin]}
+        places.append((start + begin, start + end))
+        offset += end - begin
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    epoch_begin, epoch_end = stored["best_epoch"]["data_offsets"]
+    epoch = int.from_bytes(_read(store, key, start + epoch_begin, start + epoch_end), "little")
+    return StoredWeights(store, key, epoch, len(text).to_bytes(8, "little") + text, places)
+
+
+def _read(store: Store, key: str, begin: int, end: int) -> bytes:
+    value = read_object(store, key, RangeByteRequest(begin, end))
+    if value is None or len(value) != end - begin:
+        raise FileNotFoundError(f"the checkpoint {key} ends before byte {end}, or is gone")
+    return value

@@ -1,0 +1,1 @@
+"""Webhooks: URLs that are told when jobs end."""

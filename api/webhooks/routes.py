@@ -1,0 +1,113 @@
+"""Routes of webhooks."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+from fastapi.openapi.models import Example
+
+from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
+from api.errors import problem_responses
+from api.idempotency import IdempotencyKey
+from api.pagination import Page, PageSize, PageToken
+from api.webhooks import service
+from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, WebhookRequest
+
+router = APIRouter(tags=["webhooks"])
+
+_REQUESTS: dict[str, Example] = {
+    "all": {"summary": "Told of every end", "value": {"url": "https://lab.example.org/latentry"}},
+    "done": {
+        "summary": "Told of results only",
+        "value": {"url": "https://lab.example.org/latentry", "states": ["done"]},
+    },
+}
+
+
+@router.post(
+    "/v1/webhooks",
+    operation_id="create_webhook",
+    status_code=201,
+    responses=problem_responses(400, 409, 413, 415, 422),
+)
+def create_webhook(
+    request: Annotated[WebhookRequest, Body(openapi_examples=_REQUESTS)],
+    response: Response,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    settings: SettingsDependency,
+    idempotency_key: IdempotencyKey = None,
+) -> NewWebhook:
+    """Have a URL told when jobs end. The secret in this answer, shown nowhere else, verifies what comes."""
+    url = service.checked_url(request.url, settings)
+    with database.write() as session:
+        made = service.create(session, tenant_id, request, url, idempotency_key)
+    response.headers["Location"] = made.links["self"]
+    response.headers["Cache-Control"] = "no-store"
+    return made
+
+
+@router.get("/v1/webhooks", operation_id="list_webhooks", responses=problem_responses(422))
+def list_webhooks(
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[WebhookDocument]:
+    """List webhooks, newest first, without their secrets."""
+    with database.read() as session:
+        return service.list_page(session, tenant_id, page_size, page_token)
+
+
+@router.get("/v1/webhooks/{webhook_id}", operation_id="get_webhook", responses=problem_responses(404))
+def get_webhook(
+    webhook_id: str, database: DatabaseDependency, tenant_id: TenantDependency
+) -> WebhookDocument:
+    """Read a webhook, without its secret."""
+    with database.read() as session:
+        return service.document(service.find(session, tenant_id, webhook_id))
+
+
+@router.delete(
+    "/v1/webhooks/{webhook_id}",
+    operation_id="delete_webhook",
+    status_code=204,
+    responses=problem_responses(404),
+)
+def delete_webhook(webhook_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> None:
+    """Delete a webhook. What still waits to be sent to it is given up."""
+    with database.write() as session:
+        service.delete(session, tenant_id, webhook_id)
+
+
+@router.get(
+    "/v1/webhooks/{webhook_id}/deliveries",
+    operation_id="list_webhook_deliveries",
+    responses=problem_responses(404, 422),
+)
+def list_webhook_deliveries(
+    webhook_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[DeliveryDocument]:
+    """List the messages to a webhook, newest first, and what came of them."""
+    with database.read() as session:
+        webhook = service.find(session, tenant_id, webhook_id)
+        return service.list_deliveries(session, webhook, page_size, page_token)
+
+
+@router.post(
+    "/v1/webhooks/{webhook_id}:test",
+    operation_id="test_webhook",
+    status_code=202,
+    responses=problem_responses(404, 409, 413),
+)
+def test_webhook(
+    webhook_id: str, response: Response, database: DatabaseDependency, tenant_id: TenantDependency
+) -> DeliveryDocument:
+    """Have a test message sent. The list of deliveries says what comes of it."""
+    with database.write() as session:
+        made = service.test(session, tenant_id, webhook_id)
+    response.headers["Location"] = f"/v1/webhooks/{webhook_id}/deliveries"
+    return made

@@ -1,0 +1,165 @@
+"""A trained model as a program by itself: from spikes to latents with no code of ours.
+
+`torch.export` writes the network's own code, `encode` → `drive` → `generate` → `read_out`, down as a graph of torch's operations,
+with the weights in it. Where the service averages over draws from the posterior, the program takes the posterior's means: it
+gives the same for the same spikes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from models.config import Architecture, require
+from models.network import drive, encode, generate, parameter_shapes, read_out
+from models.observation import OBSERVATIONS
+
+OUTPUTS = ("rates", "factors", "initial_conditions", "generator_states", "inputs")
+"""Names of what a program gives; `inputs` only with a controller."""
+_EXAMPLE_TRIALS = 3
+
+
+class PosteriorMeans(nn.Module):
+    """Latents at the posterior's means, of trials that are all recorded in all their bins.
+
+    Parameters
+    ----------
+    architecture
+        Of the model.
+    weights
+        Each parameter by its name, without the axis of models.
+    bin_width_s
+        Of the data that the model was trained on, in seconds.
+    session
+        Whose neurons are read and predicted, where the model was trained on several sessions.
+    """
+
+    is_read: Tensor
+    """float32 [N]: 0 at held-out neurons, else 1."""
+
+    def __init__(
+        self, architecture: Architecture, weights: Mapping[str, Tensor], bin_width_s: float, session: int = 0
+    ) -> None:
+        super().__init__()
+        sessions = len(architecture.session_neurons)
+        require(0 <= session < sessions, f"session must lie in 0 … {sessions - 1}, got {session}")
+        self.architecture, self.session, self._bin_width_s = architecture, session, bin_width_s
+        self._names = {name: name.replace(".", "_") for name in parameter_shapes(architecture)}
+        for name, shape in parameter_shapes(architecture).items():
+            require(name in weights, f"the model's weights lack {name!r}")
+            require(
+                tuple(weights[name].shape) == shape,
+                f"the model's {name!r} has shape {tuple(weights[name].shape)}, the architecture needs {shape}",
+            )
+            self.register_buffer(self._names[name], weights[name].detach().clone()[None])
+        is_read = torch.ones(architecture.session_neurons[session])
+        is_read[list(architecture.held_out_neurons)] = 0
+        self.register_buffer("is_read", is_read)
+
+    def forward(self, spikes: Tensor, external_inputs: Tensor | None = None) -> dict[str, Tensor]:
+        """Infer.
+
+        Parameters
+        ----------
+        spikes
+            float32 [trials, T, N], counts per bin (continuous data: values).
+        external_inputs
+            float32 [trials, T, X], exactly for models with external inputs.
+
+        Returns
+        -------
+        dict[str, Tensor]
+            By `OUTPUTS`: float32 [trials, T, ·], initial conditions [trials, I]. Rates are per second, of continuous data the
+            expected values per bin width. NaN in the bins before the generator begins.
+        """
+        architecture, session = self.architecture, self.session
+        parameters = {name: self.get_buffer(buffer) for name, buffer in self._names.items()}
+        B, T, _ = spikes.shape
+        first, neurons = architecture.initial_condition_bins, architecture.session_neurons
+        x = (spikes * self.is_read).transpose(0, 1)
+        inputs = [x.new_zeros(1, T, 0, number) for number in neurons]
+        inputs[session] = x[None]
+        encoded = encode(architecture, parameters, inputs, None)
+        external = None if external_inputs is None else external_inputs.transpose(0, 1)[first:]
+        given = drive(architecture, parameters, encoded.codes, external, T - first, B)
+        generated = generate(architecture, parameters, encoded.initial_condition.mean, given)
+        trials = [B if number == session else 0 for number in range(len(neurons))]
+        factors, outputs = read_out(architecture, parameters, generated.states, trials)
+        rates = OBSERVATIONS[architecture.observation].mean(outputs[session]) / self._bin_width_s
+        found = {
+            "rates": _trials_first(rates, first),
+            "factors": _trials_first(factors, first),
+            "initial_conditions": encoded.initial_condition.mean[0],
+            "generator_states": _trials_first(generated.states, first),
+        }
+        if generated.inputs is not None:
+            found["inputs"] = _trials_first(generated.inputs, first)
+        return found
+
+
+def _trials_first(values: Tensor, first: int) -> Tensor:
+    """[1, T - W, trials, ·] → [trials, T, ·], NaN in the first W bins."""
+    return nn.functional.pad(values[0], (0, 0, 0, 0, first, 0), value=torch.nan).transpose(0, 1)
+
+
+def least_bins(architecture: Architecture) -> int | None:
+    """The fewest bins that a trial of an exported program may have; None: it takes trials of one length only."""
+    if architecture.has_controller and architecture.encoded_bins:
+        return None  # how its codes are shifted depends on how many bins are not encoded
+    lag = architecture.controller_lag_bins if architecture.has_controller else 0
+    return max(architecture.initial_condition_bins + lag + 2, architecture.encoded_bins)
+
+
+def export(model: PosteriorMeans, bins: int) -> ExportedProgram:
+    """Write a model down as a graph of torch's operations.
+
+    Parameters
+    ----------
+    model
+        The model.
+    bins
+        T, of the data that it was trained on.
+
+    Returns
+    -------
+    ExportedProgram
+        It takes any number of trials, each of any length from `least_bins` on; where that is None, of `bins`.
+    """
+    architecture, least = model.architecture, least_bins(model.architecture)
+    sizes = {0: Dim("trials"), 1: Dim.STATIC if least is None else Dim("bins", min=least)}
+    widths = [architecture.session_neurons[model.session]]
+    widths += [architecture.external_inputs] if architecture.external_inputs else []
+    length = bins if least is None else least + 3
+    example = tuple(torch.zeros(_EXAMPLE_TRIALS, length, width) for width in widths)
+    torch.compiler.reset()  # what an earlier export found of other sizes would count as a condition of this one
+    with torch.no_grad():
+        return torch.export.export(model, example, dynamic_shapes=tuple(sizes for _ in widths), strict=False)
+
+
+def torch_program(model: PosteriorMeans, bins: int) -> bytes:
+    """What `torch.export.load` reads; arguments as `export`'s."""
+    file = io.BytesIO()
+    torch.export.save(export(model, bins), file)
+    return file.getvalue()
+
+
+def onnx_program(model: PosteriorMeans, bins: int) -> bytes:
+    """The same as an ONNX model, for runtimes that are no torch; arguments as `export`'s.
+
+    Raises
+    ------
+    ImportError
+        If the packages of the extra `onnx` are not installed.
+    """
+    names = [name for name in OUTPUTS if name != "inputs" or model.architecture.has_controller]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about torch
+        program = torch.onnx.export(export(model, bins), dynamo=True, output_names=names, verbose=False)
+    assert program is not None
+    serialized: bytes = program.model_proto.SerializeToString()
+    return serialized
