@@ -49,7 +49,7 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
         )
         for warning in report["warnings"]:
             console.print(f"  warning: {warning['message']}")
-        job = client.create_job({**SPECIFICATION, "dataset_id": dataset["id"], "seed": seed})
+        job: dict[str, Any] = client.create_job({**SPECIFICATION, "dataset_id": dataset["id"], "seed": seed})
         console.print(
             f"Job [bold]{job['id']}[/bold]: {job['progress']['models']} models, selected by sample validation"
         )

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from latentry.client import Client
-from latentry.errors import LatentryError
+from latentry.errors import NotDone
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 30
@@ -34,6 +34,31 @@ def sparkline(values: list[float], width: int = _CURVE_WIDTH) -> str:
     low, high = min(means), max(means)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+def chart(values: list[float], width: int, height: int) -> list[str]:
+    """Draw numbers from left to right as a line of blocks, with the highest and the lowest named at the left.
+
+    Parameters
+    ----------
+    values
+        At least one.
+    width, height
+        Columns and lines of the drawing, without the names.
+    """
+    step = max(1, -(-len(values) // width))
+    means = [sum(part) / len(part) for part in (values[i : i + step] for i in range(0, len(values), step))]
+    low, high = min(means), max(means)
+    most = height * len(_BLOCKS) - 1
+    levels = [round((mean - low) / (high - low) * most) if high > low else 0 for mean in means]
+    lines = []
+    for row in reversed(range(height)):
+        name = f"{high:.4f}" if row == height - 1 else f"{low:.4f}" if row == 0 else ""
+        drawn = "".join(
+            _BLOCKS[level % len(_BLOCKS)] if level // len(_BLOCKS) == row else " " for level in levels
+        )
+        lines.append(f"{name:>10} {drawn}".rstrip())
+    return lines
 
 
 class JobDisplay:
@@ -139,7 +164,7 @@ def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
 
     Raises
     ------
-    LatentryError
+    NotDone
         If it failed or was cancelled.
     """
     budget = client.get_job(job_id)["specification"]["budget"]
@@ -155,7 +180,7 @@ def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
                 console.print(display.line())
     job = client.get_job(job_id)
     if job["state"] != "done":
-        raise LatentryError(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
+        raise NotDone(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
     warning = (job.get("diagnostics") or {}).get("warning")
     if warning:
         console.print(f"[bold yellow]Warning:[/bold yellow] {escape(warning)}")

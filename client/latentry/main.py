@@ -1,25 +1,63 @@
-"""The command line, ``latentry``. Exit codes: 0 well, 1 the service or a job failed, 2 wrong usage."""
+"""The command line, ``latentry``. What the exit codes mean is in `latentry.commands.exits`."""
 
+import json
 import logging
 import signal
 import threading
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from latentry.commands import datasets, doctor, export, inferences, jobs, keys, latents, models, webhooks
+from latentry.commands.calling import DEFAULT_URL, Connection, with_errors_told
+from latentry.commands.installation import own_version
 from latentry.errors import LatentryError
 
 app = typer.Typer(
-    help="Single-trial latent dynamics from spikes.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Single-trial latent dynamics from spikes.",
+    epilog="Example: latentry jobs submit --dataset reaches.nwb --preset quick --watch",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
+USE, RUN = "Use a service", "Run a service, or see what is wrong with one"
+for name, group in (
+    ("datasets", datasets.app),
+    ("jobs", jobs.app),
+    ("models", models.app),
+    ("latents", latents.app),
+    ("inferences", inferences.app),
+    ("keys", keys.app),
+    ("webhooks", webhooks.app),
+):
+    app.add_typer(group, name=name, rich_help_panel=USE)
+export.register(app, USE)
+doctor.register(app, RUN)
 
 DataDir = Annotated[Path, typer.Option(help="Folder of everything the service keeps.")]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Training workers; by default one with a GPU, else one for each core."),
 ]
+
+
+@app.callback()
+def connect(
+    context: typer.Context,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="LATENTRY_URL", metavar="URL", help=f"The service; {DEFAULT_URL} unless given."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="LATENTRY_KEY", metavar="KEY", help="Your key, if the service asks for one."),
+    ] = None,
+) -> None:
+    """Single-trial latent dynamics from spikes."""
+    context.obj = Connection(url, key)
 
 
 def load_embedded_service() -> Any:
@@ -33,7 +71,7 @@ def load_embedded_service() -> Any:
     return next(iter(found)).load()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN, epilog="Example: latentry up --data-dir /data/latentry --port 8000")
 def up(
     data_dir: DataDir = Path("latentry-data"),
     host: Annotated[
@@ -44,11 +82,15 @@ def up(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker.")] = 1,
 ) -> None:
     """Run the whole service on this machine: API, worker, maintenance loop, broker, SQLite."""
+    with_errors_told(lambda: _run_service(data_dir, host=host, port=port, workers=workers, threads=threads))
+
+
+def _run_service(data_dir: Path, **options: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    service = load_embedded_service()(data_dir, host=host, port=port, workers=workers, threads=threads)
+    service = load_embedded_service()(data_dir, **options)
     try:
         service.start()
         typer.echo(f"API    {service.url}/v1")
@@ -64,7 +106,7 @@ def up(
     typer.echo("Stopped.")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN, epilog="Example: latentry demo --data-dir /tmp/latentry-demo")
 def demo(
     data_dir: DataDir = Path("latentry-demo"),
     url: Annotated[str | None, typer.Option(help="Use a running service instead of starting one.")] = None,
@@ -75,22 +117,20 @@ def demo(
     """Run the main job on synthetic spikes whose rates are known: a search, the selected model, its latents."""
     from latentry.demo import run_demo
 
-    run_demo(data_dir, url, json_line, workers, seed)
+    with_errors_told(lambda: run_demo(data_dir, url, json_line, workers, seed))
 
 
-@app.command(name="version")
-def show_version() -> None:
+@app.command(name="version", rich_help_panel=RUN, epilog="Example: latentry version")
+def show_version(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
     """Print the version."""
-    typer.echo(version("latentry"))
+    typer.echo(json.dumps({"version": own_version()}) if as_json else own_version())
 
 
 def main() -> None:
-    """Run the command line; a problem is printed with its hint, not as a traceback."""
-    try:
-        app()
-    except (LatentryError, RuntimeError) as error:
-        typer.secho(f"Error: {error}", err=True, fg=typer.colors.RED)
-        raise SystemExit(1) from error
+    """Run the command line."""
+    app()
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def test_client_waits_for_a_database_that_is_away(
         return read()
 
     monkeypatch.setattr(sqlite_database, "read", read_later)
+    monkeypatch.setattr("api.errors.RETRY_AFTER_SECONDS", 0)
     with Client(light_url) as client:
         assert client.wait_for_job(job_id)["state"] == "done"
         assert [event["kind"] for event in client.events(job_id)] == ["job.state"]

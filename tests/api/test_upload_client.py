@@ -1,12 +1,15 @@
 """Our own client sends files: in pieces over a connection that breaks, and with options."""
 
+import asyncio
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
+from latentry import AsyncClient
 from latentry.client import Client
 from latentry.errors import LatentryError
 
@@ -59,6 +62,27 @@ def test_our_client_goes_on_where_it_was(
         with pytest.raises(LatentryError, match="Upload-Length"):
             client.upload_file(path)
     assert count(sqlite_database, Upload) == 1
+
+
+def test_the_asynchronous_client_sends_the_same(
+    light_app: FastAPI, tmp_path: Path, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = tmp_path / "a.npz", []
+    path.write_bytes(CONTENT)
+    monkeypatch.setattr(AsyncClient, "wait_for_dataset", AsyncClient.get_dataset)
+
+    async def send() -> set[str]:
+        async with AsyncClient("http://service", transport=httpx.ASGITransport(light_app)) as client:
+            return {
+                (
+                    await client.upload_dataset(path, resumable=way, progress=lambda *sent: told.append(sent))
+                ).id
+                for way in (True, False)
+            }
+
+    assert len(asyncio.run(send())) == 1
+    assert told.count((len(CONTENT), len(CONTENT))) == 2
+    assert count(sqlite_database, Dataset) == 1
 
 
 @pytest.mark.parametrize("resumable", [True, False])

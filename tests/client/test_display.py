@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latentry import Client, LatentryError
-from latentry.display import JobDisplay, follow, sparkline
+from latentry.display import JobDisplay, chart, follow, sparkline
 from rich.console import Console
 
 from tests.conftest import free_port
@@ -123,6 +123,15 @@ def test_a_sparkline_has_its_extremes() -> None:
     assert sparkline([0.0, 1.0, 0.5]) == "▁█▅"
 
 
+def test_a_chart_has_its_extremes_at_its_edges() -> None:
+    lines = chart([0.0, 1.0, 2.0, 3.0], width=10, height=4)
+    assert len(lines) == 4
+    assert lines[0].split() == ["3.0000", "█"]
+    assert lines[-1].split() == ["0.0000", "▁"]
+    assert chart([1.0, 1.0], 10, 2)[-1].split() == ["1.0000", "▁▁"]
+    assert max(map(len, chart([float(n % 7) for n in range(1000)], 40, 3))) <= 51
+
+
 def test_a_service_that_is_not_there_is_told() -> None:
     with (
         Client(f"http://127.0.0.1:{free_port()}") as client,
@@ -135,6 +144,6 @@ def test_the_command_line_prints_a_problem_and_no_traceback(tmp_path: Path) -> N
     environment = {**os.environ, "LATENTRY_DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "latentry.main", "demo", "--url", f"http://127.0.0.1:{free_port()}"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
+    assert done.returncode == 5
     assert "Error: nothing answers at http://127.0.0.1" in done.stderr
     assert "Traceback" not in done.stderr

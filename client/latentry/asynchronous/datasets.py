@@ -1,0 +1,95 @@
+"""Data sets: spike counts of trials × bins × neurons, with all that belongs to them."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from latentry.asynchronous.arrays import AsyncArray
+from latentry.asynchronous.owners import AsyncArrayOwner
+from latentry.asynchronous.resources import AsyncPages
+from latentry.documents import Answered, DatasetState, Document, Field
+from latentry.errors import NotFound
+from latentry.notebook import dataset_html, shown
+from latentry.questions import Where, where_texts
+
+if TYPE_CHECKING:
+    from latentry.asynchronous.jobs import AsyncJob
+
+
+class AsyncDataset(AsyncArrayOwner):
+    """A data set."""
+
+    _collection = "datasets"
+
+    name = Field[str]("As it was given, or of the file.")
+    state = Field[DatasetState]("Whether it is ready.")
+    trials = Field[int | None]("Number of trials; None before it is ready.")
+    bins = Field[int | None]("Number of bins of the longest trial; None before it is ready.")
+    neurons = Field[int | None]("Number of neurons; None before it is ready.")
+    bin_width_s = Field[float | None]("Width of a bin, in seconds; None before it is ready.")
+    source = Field[Document]("The upload (file name, bytes, SHA-256) or the synthetic system.")
+    options = Field[Document | None]("How the file was read: the options that differ from their defaults.")
+    derived_from = Field[str | None]("Id of the data set whose file was read anew, with other options.")
+    digest = Field[str | None]("SHA-256 of its content: what it is made of, and how.")
+    report = Field[Document | None]("What was found in the file.")
+
+    @property
+    def warnings(self) -> list[Document]:
+        """What looks wrong in it: each with ``code``, ``message`` and ``hint``."""
+        return list((self.report or {}).get("warnings", []))
+
+    @property
+    def problems(self) -> list[Document]:
+        """Why it was rejected: each with ``message`` and ``hint``."""
+        return list(self.get("problems") or [])
+
+    @property
+    def spikes(self) -> AsyncArray:
+        """Spike counts: trials × bins × neurons."""
+        return self.arrays["spikes"]
+
+    async def wait(self) -> Self:
+        """Wait until it is ready.
+
+        Raises
+        ------
+        DatasetRejected
+            If it is rejected; the message has the reasons.
+        """
+        self._renew(await self._client.wait_for_dataset(self.id))
+        return self
+
+    def list_trials(self, where: Where = None) -> AsyncPages[Answered]:
+        """Trials in your order, with their metadata, as far as conditions on it hold."""
+        asked = {"where": where_texts(where) or None}
+        return AsyncPages(self._client, f"{self.path}/trials", Answered, **asked)
+
+    async def derive(self, options: Document, name: str = "") -> AsyncDataset:
+        """Make another data set of the same file, read with other options, and wait until it is ready."""
+        return await self._client.derive_dataset(self.id, options, name)
+
+    async def submit(self, **specification: Any) -> AsyncJob:
+        """Begin a search over models of it; see `Client.submit`."""
+        return await self._client.submit(self, **specification)
+
+    async def preview(self) -> Document:
+        """Rates, rasters and spread of it, as numbers."""
+        return await self._client.get(f"{self.path}/preview")
+
+    async def preview_picture(self, format: str = "png") -> bytes:
+        """What it looks like, as a ``png`` or ``svg``."""
+        return (await self._client.request("GET", f"{self.path}/preview.{format}")).content
+
+    def _repr_html_(self) -> str:
+        return shown(self.html, otherwise=lambda: dataset_html(self, ""))
+
+    async def html(self) -> str:
+        """What a notebook shows of it."""
+        picture = ""
+        if self.state == "ready":
+            with suppress(NotFound):  # combined ones have none
+                encoded = base64.b64encode(await self.preview_picture("svg")).decode()
+                picture = f"data:image/svg+xml;base64,{encoded}"
+        return dataset_html(self, picture)

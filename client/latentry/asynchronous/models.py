@@ -1,0 +1,208 @@
+"""Models, the candidates of a job, and their latents; inferences, which are models run on other data sets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+from latentry.asynchronous.owners import AsyncLatentsOwner
+from latentry.curves import LearningCurve
+from latentry.documents import Document, Field, InferenceState, ModelState, TimeField
+from latentry.errors import NotDone
+from latentry.notebook import inference_html, model_html, shown
+from latentry.questions import infer_request
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from latentry.asynchronous.datasets import AsyncDataset
+    from latentry.asynchronous.jobs import AsyncJob
+
+
+class AsyncModel(AsyncLatentsOwner):
+    """A model: one candidate of a job."""
+
+    _collection = "models"
+
+    job_id = Field[str]("Id of its job.")
+
+    @property
+    async def job(self) -> AsyncJob:
+        """Its job."""
+        return await self._client.get_job(self.job_id)
+
+    number = Field[int]("0, 1, … within the job.")
+    state = Field[ModelState]("Where it stands.")
+    is_selected = Field[bool]("Whether the job selected it, for the lowest smoothed SV loss.")
+    seed = Field[int]("Of everything random in it.")
+    architecture = Field[Document]("Its sizes.")
+    hyperparameters = Field[dict[str, float]]("Those that it was trained with.")
+    scores = Field[dict[str, float | None]](
+        "Losses in nats per sample; of the selected model also bits per spike and R². None: not defined on these trials."
+    )
+    epochs_trained = Field[int]("So far.")
+    end_reason = Field[str | None]("Why it trains no more.")
+
+    @property
+    async def learning_curve(self) -> LearningCurve:
+        """Every epoch so far: ``learning_curve["sv_loss"]``."""
+        return LearningCurve((await self._client.get(f"{self.path}/learning_curve"))["points"])
+
+    async def export(self, path: str | Path, program: str | None = None, session: int | None = None) -> Path:
+        """Have the model itself: weights (safetensors), a description (JSON) and a loader of ten lines, in a zip file.
+
+        Parameters
+        ----------
+        path
+            Of the file, or a folder to put it into.
+        program
+            ``torch_export`` or ``onnx`` adds the exported program.
+        session
+            Of a model of several sessions: whose neurons the program reads.
+        """
+        asked = {"program": program, "session": session}
+        return await self._client.download(f"{self.path}/export", path, asked)
+
+    async def apply(
+        self,
+        dataset: AsyncDataset | str | None = None,
+        *,
+        arrays: Sequence[str] | None = None,
+        posterior_samples: int | None = None,
+        session: int | None = None,
+    ) -> AsyncInference:
+        """Run it on a data set of the same neurons; `AsyncInference.wait` for the latents.
+
+        Parameters
+        ----------
+        dataset
+            The data set, or its id; the model's own unless given.
+        arrays
+            Which latents, as in ``["rates", "factors"]``.
+        posterior_samples
+            Draws that are averaged.
+        session
+            Of a model of several sessions: whose neurons these are.
+        """
+        asked = {
+            "dataset_id": dataset if dataset is None or isinstance(dataset, str) else dataset.id,
+            "arrays": None if arrays is None else list(arrays),
+            "posterior_samples": posterior_samples,
+            "session": session,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        return self._client.inference_of(await self._client.post(f"{self.path}:apply", given))
+
+    async def card(self) -> Document:
+        """What it is, how it was trained and how well it does: what goes with its weights."""
+        return await self._client.get(f"{self.path}/card")
+
+    async def infer(
+        self,
+        spikes: ArrayLike,
+        *,
+        arrays: Sequence[str] | None = None,
+        posterior_samples: int | None = None,
+        seed: int | None = None,
+        first_trial: int | None = None,
+        session: int | None = None,
+        **further: ArrayLike,
+    ) -> dict[str, NDArray[Any]]:
+        """Latents of one or a few trials, at once.
+
+        Parameters
+        ----------
+        spikes
+            Whole counts: trials × bins × neurons, or bins × neurons of one trial; neurons and bins as those of the model.
+        arrays
+            Which latents; the service chooses unless told.
+        posterior_samples
+            Draws that are averaged.
+        seed
+            Of the draws.
+        first_trial
+            Number of the first trial in its data set: with it the draws are those of the stored latents.
+        session
+            Of a model of several sessions: whose neurons these are.
+        further
+            ``external_inputs`` (trials × bins × inputs) and ``trial_length_bins``.
+
+        Returns
+        -------
+        dict
+            The latents by name, with a first axis of trials if the spikes have one.
+        """
+        import numpy as np
+
+        asked = {
+            "arrays": arrays, "posterior_samples": posterior_samples, "seed": seed, "first_trial": first_trial,
+            "session": session,
+        }  # fmt: skip
+        request = infer_request(spikes, asked, further)
+        answer = await self._client.request("POST", f"{self.path}:infer", is_repeatable=True, **request)
+        with np.load(io.BytesIO(answer.content), allow_pickle=False) as archive:
+            # Beside the latents single values tell how they were made.
+            return {name: archive[name] for name in archive.files if archive[name].ndim > 0}
+
+    def _repr_html_(self) -> str:
+        return shown(self.html, otherwise=lambda: model_html(self, LearningCurve([])))
+
+    async def html(self) -> str:
+        """What a notebook shows of it: hyperparameters, scores, learning curve."""
+        return model_html(self, await self.learning_curve)
+
+
+class AsyncInference(AsyncLatentsOwner):
+    """A model run on a data set: its latents, when it is done."""
+
+    _collection = "inferences"
+
+    state = Field[InferenceState]("Where it stands.")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing happens to it any more."""
+        return self.state in ("done", "failed", "cancelled")
+
+    progress = Field[Document]("How far it has come.")
+    posterior_samples = Field[int]("Draws that are averaged.")
+    sessions = Field[list[int]]("Of each session of the data set, which one of the model's it is.")
+    scores = Field[dict[str, float | None]]("As those of a model, on this data set.")
+    error = Field[Document | None]("Why it failed, or why its last attempt did.")
+    started_at = TimeField("When it was begun (UTC).")
+    model_id = Field[str]("Id of the model that is run.")
+    dataset_id = Field[str]("Id of the data set that it is run on.")
+
+    async def wait(self, *, timeout_s: float | None = None) -> Self:
+        """Wait until its latents are there.
+
+        Raises
+        ------
+        NotDone
+            If it failed or was cancelled.
+        TimeoutError
+            If it is not done in so many seconds; it goes on.
+        """
+        started = monotonic()
+        while not self.is_final:
+            left_s = 30.0 if timeout_s is None else started + timeout_s - monotonic()
+            if left_s <= 0:
+                raise TimeoutError(
+                    f"the inference {self.id} is {self.state} after {timeout_s:g} s; it goes on"
+                )
+            wait = {"Prefer": f"wait={max(1, round(min(left_s, 30.0)))}"}
+            self._renew(await self._client.get(self.path, headers=wait))
+        if self.state != "done":
+            raise NotDone(f"the inference {self.id} is {self.state}", (self.error or {}).get("message", ""))
+        return self
+
+    async def cancel(self) -> Self:
+        """Drop it."""
+        self._renew(await self._client.act(f"{self.path}:cancel"))
+        return self
+
+    def _repr_html_(self) -> str:
+        return inference_html(self)

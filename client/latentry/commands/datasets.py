@@ -1,0 +1,177 @@
+"""``latentry datasets``: recordings in, and what was found in them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentry.commands import downloads, report_page
+from latentry.commands.calling import Call, Document, command
+from latentry.commands.exits import UsageProblem
+from latentry.commands.reading import read_document, set_values
+from latentry.commands.words import rows_table, time_in_words, value_in_words
+
+app = typer.Typer(
+    help="Recordings: upload them, see what was found in them, read them anew.", no_args_is_help=True
+)
+
+DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Of the data set: dat_…")]
+Name = Annotated[str, typer.Option(help="A name for the data set.")]
+OptionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--options",
+        metavar="FILE",
+        help="How to read the file: a JSON, YAML or TOML file of options.",
+        dir_okay=False,
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="One option, such as trials.align_to=go_cue_time or 'trials.window_s=[-0.25, 0.75]'; repeatable.",
+    ),
+]
+Limit = Annotated[int, typer.Option(min=1, help="So many at most, newest first.")]
+Format = Annotated[str | None, typer.Option(help="Format of the file; told from its contents unless given.")]
+BinWidth = Annotated[float | None, typer.Option(help="Width of a bin in seconds, if the file does not say.")]
+
+
+def upload_file(
+    call: Call, file: Path, name: str = "", options: Document | None = None, **fields: Any
+) -> Document:
+    """Upload a file with a bar, wait until it is read, and say what its report warns of."""
+    if not file.is_file():
+        raise UsageProblem(f"{file} is not a file")
+    with downloads.transfer_progress(call) as progress:
+        task = progress.add_task(file.name, total=file.stat().st_size)
+
+        def tell(sent: int, size: int) -> None:
+            words = f"{file.name} came, and is read" if sent == size else file.name
+            progress.update(task, completed=sent, description=words)
+
+        given = {field: value for field, value in fields.items() if value is not None}
+        dataset = call.client.upload_dataset(file, name=name, options=options or None, progress=tell, **given)
+    say_warnings(call, dataset)
+    return dict(dataset)
+
+
+def say_warnings(call: Call, dataset: Document) -> None:
+    """Say what the report of a data set warns of."""
+    for warning in (dataset.get("report") or {}).get("warnings", []):
+        call.say(f"Warning: {warning['message']}" + (f" – {warning['hint']}" if warning.get("hint") else ""))
+
+
+def _answer(call: Call, dataset: Document) -> None:
+    call.answer(dataset, lambda page: page.print(report_page.summary(dataset), soft_wrap=True))
+
+
+@command(app, "upload", example="datasets upload reaches.nwb --option trials.align_to=go_cue_time")
+def upload(
+    call: Call,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="NPZ, NWB, HDF5, MATLAB, tables, … of spikes.")
+    ],
+    name: Name = "",
+    format: Format = None,
+    bin_width_s: BinWidth = None,
+    options: OptionsFile = None,
+    option: Options = None,
+) -> None:
+    """Upload a file of spikes and wait until it is read.
+
+    Large files go in pieces, and go on where they were when the connection breaks. The same file with the same options is the
+    same data set.
+    """
+    whole = set_values(read_document(options) if options else {}, option or [])
+    _answer(call, upload_file(call, file, name, whole, format=format, bin_width_s=bin_width_s))
+
+
+@command(app, "list", example="datasets list --limit 5")
+def list_datasets(call: Call, limit: Limit = 20) -> None:
+    """List data sets."""
+    found = call.items("/v1/datasets", limit)
+    columns = ("id", "name", "state", ">trials", ">bins", ">neurons", ">bin (ms)", "made")
+    rows = (
+        (
+            one["id"], one["name"], one["state"], *(value_in_words(one[name]) for name in ("trials", "bins", "neurons")),
+            value_in_words(one["bin_width_s"] and one["bin_width_s"] * 1000), time_in_words(one["created_at"]),
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+
+
+@command(app, "show", example="datasets show dat_0192f3c4a5b6aabbccddeeff")
+def show(call: Call, dataset_id: DatasetId) -> None:
+    """Show a data set: what was found in the file, what looks odd, or why it was rejected."""
+    dataset = call.client.get(f"/v1/datasets/{dataset_id}")
+    call.answer(dataset, lambda page: report_page.print_page(dataset, page))
+
+
+@command(app, "derive", example="datasets derive dat_0192f3c4a5b6aabbccddeeff --option rebin_s=0.02")
+def derive(
+    call: Call, dataset_id: DatasetId, name: Name = "", options: OptionsFile = None, option: Options = None
+) -> None:
+    """Read the file of a data set anew, with other options; nothing is uploaded. Also of one that was rejected."""
+    whole = set_values(read_document(options) if options else {}, option or [])
+    dataset = call.client.derive_dataset(dataset_id, whole, name)
+    say_warnings(call, dataset)
+    _answer(call, dataset)
+
+
+@command(app, "combine", example="datasets combine dat_…a dat_…b --name 'both days'")
+def combine(
+    call: Call,
+    dataset_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Of the sessions, two or more.")],
+    name: Name = "",
+) -> None:
+    """Make one data set of several sessions whose neurons differ."""
+    dataset = call.client.combine_datasets(dataset_ids, name)
+    say_warnings(call, dataset)
+    _answer(call, dataset)
+
+
+@command(app, "synthesize", example="datasets synthesize lorenz --option conditions=20 --option seed=1")
+def synthesize(
+    call: Call,
+    system: Annotated[str, typer.Argument(help="lorenz, chaotic_rnn, driven or two_sessions.")] = "lorenz",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Of the system, such as neurons=40; repeatable."),
+    ] = None,
+) -> None:
+    """Make a synthetic data set whose true rates are known."""
+    _answer(call, call.client.synthesize_dataset(system, **set_values({}, option or [])))
+
+
+@command(app, "trials", example="datasets trials dat_0192f3c4a5b6aabbccddeeff --where condition:in:3,4")
+def trials(
+    call: Call,
+    dataset_id: DatasetId,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:OP:VALUE", help="Only such trials, e.g. condition:in:3,4; repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many at most; all unless given.")] = None,
+) -> None:
+    """List the trials of a data set with their metadata."""
+    found = call.items(f"/v1/datasets/{dataset_id}/trials", limit, where=where or None)
+    names = list(dict.fromkeys(name for one in found for name in one["details"]))
+    rows = (
+        (
+            str(one["trial"]), str(one["length_bins"]), value_in_words(one["split"]),
+            *(value_in_words(one["details"].get(name)) for name in names),
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer(found, lambda page: page.print(rows_table((">trial", ">bins", "split", *names), rows)))
+
+
+@command(app, "preview", example="datasets preview dat_0192f3c4a5b6aabbccddeeff -o reaches.png")
+def preview(call: Call, dataset_id: DatasetId, output: downloads.Output = Path("preview.png")) -> None:
+    """Draw what a data set looks like: spikes, mean rates by condition, the session. As PNG, or SVG by the file's ending."""
+    kind = "svg" if output.suffix == ".svg" else "png"
+    downloads.save(call, f"/v1/datasets/{dataset_id}/preview.{kind}", {}, output)

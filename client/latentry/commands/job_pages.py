@@ -1,0 +1,152 @@
+"""Jobs as pages for people."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from latentry.commands.words import (
+    bytes_in_words,
+    number,
+    pairs_table,
+    rows_table,
+    seconds_in_words,
+    time_in_words,
+    value_in_words,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Document = dict[str, Any]
+
+
+def print_job(job: Document, page: "Console") -> None:
+    """Print what is known of a job."""
+    page.print(pairs_table(_job(job)))
+    diagnostics = job.get("diagnostics") or {}
+    for title, colour, text in (
+        ("Error", "red", (job.get("error") or {}).get("message")),
+        ("Waits", "yellow", job["progress"].get("waits_for")),
+        ("Warning", "yellow", diagnostics.get("warning")),
+        ("Note", "dim", diagnostics.get("note")),
+    ):
+        if text:
+            page.print(f"[bold {colour}]{title}:[/bold {colour}] ", end="")
+            page.print(text, highlight=False, markup=False)
+
+
+def _job(job: Document) -> Iterator[tuple[str, Any]]:
+    progress, specification = job["progress"], job["specification"]
+    yield "job", job["id"]
+    yield "name", job["name"] or None
+    yield "state", job["state"]
+    yield "data set", job["dataset_id"]
+    yield "strategy", specification["strategy"]["kind"]
+    yield "models", f"{progress['models_ended']} of {progress['models']} have ended"
+    yield "epochs", f"{progress['epochs_trained']} of {progress['epochs_budget']} over all models"
+    yield "lowest SV loss", progress["best_smoothed_sv_loss"]
+    yield "selected model", job.get("selected_model_id")
+    yield "final model", job.get("final_model_id")
+    yield "begun", time_in_words(job["started_at"]) if job.get("started_at") else None
+    yield (
+        "time",
+        seconds_in_words(progress["seconds_elapsed"]) if progress["seconds_elapsed"] is not None else None,
+    )
+    yield "left", seconds_in_words(progress["seconds_left"]) if progress["seconds_left"] is not None else None
+    yield "ended", time_in_words(job["ended_at"]) if job.get("ended_at") else None
+
+
+def print_preview(preview: Document, page: "Console") -> None:
+    """Print what a search would do and take."""
+    basis = (
+        "as the last training here"
+        if preview["seconds_basis"] == "measured"
+        else "assumed: none was measured yet"
+    )
+    page.print(
+        pairs_table(
+            {
+                "models": preview["models"],
+                "epochs": f"{preview['epochs']} over all models, at most",
+                "trials": f"{preview['training_trials']} for training, {preview['validation_trials']} for validation",
+                "time": f"{seconds_in_words(preview['seconds'])} with {_counted(preview['workers'], 'worker')} ({basis})",
+                "time of devices": seconds_in_words(preview["device_seconds"]),
+                "memory of a step": f"{bytes_in_words(preview['step_memory_bytes'])} for each model",
+                "kept": bytes_in_words(preview["kept_bytes"]),
+                "latents": bytes_in_words(preview["latents_bytes"]),
+            }.items()
+        )
+    )
+    for warning in preview["warnings"]:
+        page.print("[bold yellow]Warning:[/bold yellow] ", end="")
+        page.print(warning, highlight=False, markup=False)
+
+
+def event_line(event: Document) -> str:
+    """An event on one line."""
+    data = event["data"]
+    if event["kind"] == "progress":
+        text = ", ".join(
+            f"model {one['number']} epoch {one['epoch']} SV loss {number(one['sv_loss'])}"
+            for one in data["models"]
+        )
+    else:
+        text = value_in_words(data)
+    return f"{event['id']:>6}  {event['created_at'][:19].replace('T', ' ')}  {event['kind']:<15} {text}"
+
+
+def print_importance(found: Document, page: "Console") -> None:
+    """Print hyperparameters, the most important first, with the median loss along each."""
+    from latentry.display import sparkline
+
+    def along(marginals: list[Document]) -> str:
+        losses = [one["median_smoothed_sv_loss"] for one in marginals]
+        return sparkline([loss for loss in losses if loss is not None])
+
+    def best(marginals: list[Document]) -> str:
+        known = [one for one in marginals if one["median_smoothed_sv_loss"] is not None]
+        if not known:
+            return "–"
+        part = min(known, key=lambda one: one["median_smoothed_sv_loss"])
+        return (
+            f"{part['low']:.3g}" if part["low"] == part["high"] else f"{part['low']:.3g} … {part['high']:.3g}"
+        )
+
+    rows = (
+        (
+            one["name"],
+            "–" if one["importance"] is None else f"{one['importance']:.0%}",
+            along(one["marginals"]),
+            best(one["marginals"]),
+        )
+        for one in found["dimensions"]
+    )
+    page.print(
+        rows_table(("hyperparameter", ">importance", "median SV loss, low to high", "lowest at"), rows)
+    )
+    page.print(f"Over {found['models']} models with a loss.", highlight=False)
+    if found["note"]:
+        page.print(found["note"], highlight=False, markup=False)
+
+
+def print_lineage(found: Document, page: "Console") -> None:
+    """Print whose weights a model has, from epoch to epoch."""
+    selected = ", the selected one" if found["is_selected"] else ""
+    loss = number(found["smoothed_sv_loss"])
+    page.print(
+        f"Model {found['model_number']}{selected}: {found['epochs']} epochs, SV loss {loss}", highlight=False
+    )
+    rows = (
+        (
+            f"{one['from_epoch']} … {one['to_epoch']}", str(one["model_number"]), one["reason"],
+            ", ".join(
+                f"{name} {value_in_words(before)} → {value_in_words(after)}"
+                for name, (before, after) in one["changes"].items()
+            ),
+        )
+        for one in found["segments"]
+    )  # fmt: skip
+    page.print(rows_table((">epochs", ">model", "how it began", "what changed"), rows))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

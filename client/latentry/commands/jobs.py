@@ -1,0 +1,246 @@
+"""``latentry jobs``: searches over models, from the preview of their cost to their end."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentry.commands import job_pages
+from latentry.commands.calling import Call, Document, command
+from latentry.commands.datasets import upload_file
+from latentry.commands.exits import UsageProblem
+from latentry.commands.reading import read_document, set_values
+from latentry.commands.words import number, rows_table, time_in_words, value_in_words
+from latentry.errors import NotDone
+
+app = typer.Typer(help="Searches over models: submit, watch, steer.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Of the job: job_…")]
+ModelNumber = Annotated[
+    int | None,
+    typer.Option(min=0, help="Number of a model; the selected one, or the best so far, unless given."),
+]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay and watch until it ends.")]
+
+
+@command(app, "submit", example="jobs submit --dataset reaches.nwb --preset quick --watch")
+def submit(
+    call: Call,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", metavar="ID|FILE", help="A data set, or a file to upload first."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper-2019 or autolfads.")] = None,
+    models: Annotated[int | None, typer.Option(min=1, help="Models of the search.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each model, at most.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
+    priority: Annotated[int | None, typer.Option(min=-10, max=10, help="Among your own jobs.")] = None,
+    specification: Annotated[
+        Path | None,
+        typer.Option(
+            "--specification",
+            "-s",
+            metavar="FILE",
+            help="The whole of it: JSON, YAML or TOML.",
+            dir_okay=False,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="One field, such as budget.patience_epochs=30; repeatable."
+        ),
+    ] = None,
+    watch: Watch = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Check it and show what it would take, without doing it.")
+    ] = False,
+) -> None:
+    """Begin a search over models of one data set. What options say goes before what the file says."""
+    given: dict[str, Any] = {
+        "dataset_id": dataset, "preset": preset, "name": name, "seed": seed, "priority": priority,
+        "budget.models": models, "budget.epochs": epochs,
+    }  # fmt: skip
+    whole = read_document(specification) if specification else {}
+    whole = _with(whole, {field: value for field, value in given.items() if value is not None})
+    whole = set_values(whole, set_ or [])
+    whole["dataset_id"] = _dataset_id(call, whole.get("dataset_id"))
+    if validate_only:
+        preview = call.client.preview_job(whole)
+        call.answer(preview, lambda page: job_pages.print_preview(preview, page))
+        return
+    job = call.client.create_job(whole)
+    if watch:
+        call.say(f"{job['id']} is {job['state']}")
+        _watch(call, job["id"])
+    else:
+        call.answer(job, lambda page: page.print(f"{job['id']} is {job['state']}", highlight=False))
+
+
+@command(app, "list", example="jobs list --state running")
+def list_jobs(
+    call: Call,
+    state: Annotated[
+        str | None, typer.Option(help="Only those: queued, running, paused, done, failed, …")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most, newest first.")] = 20,
+) -> None:
+    """List jobs."""
+    found = call.items("/v1/jobs", limit, state=state)
+    columns = ("id", "name", "state", ">models", ">done", ">best SV loss", "selected model", "made")
+    rows = (
+        (
+            one["id"], one["name"], one["state"], str(one["progress"]["models"]), f"{one['progress']['fraction']:.0%}",
+            number(one["progress"]["best_smoothed_sv_loss"]), value_in_words(one["selected_model_id"]),
+            time_in_words(one["created_at"]),
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+
+
+@command(app, "show", example="jobs show job_0192f3c4a5b6aabbccddeeff")
+def show(call: Call, job_id: JobId) -> None:
+    """Show a job: its state, how far it is, what was selected, what to know before using it."""
+    job = call.client.get_job(job_id)
+    call.answer(job, lambda page: job_pages.print_job(job, page))
+
+
+@command(app, "watch", example="jobs watch job_0192f3c4a5b6aabbccddeeff")
+def watch(call: Call, job_id: JobId) -> None:
+    """Watch a job until it ends, with learning curves as they grow; plain lines where there is no terminal.
+
+    With --json every event is a line of JSON. Ctrl-C leaves the job as it is.
+    """
+    _watch(call, job_id)
+
+
+def _watch(call: Call, job_id: str) -> None:
+    from latentry.display import follow
+
+    if call.as_json:
+        for event in call.client.events(job_id):
+            call.answer_line(dict(event))
+        job = call.client.get_job(job_id)
+        if job["state"] != "done":
+            raise NotDone(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
+        return
+    job_pages.print_job(follow(call.client, job_id, call.messages), call.page)
+
+
+def _verb(name: str, method: str, does: str) -> None:
+    def act(call: Call, job_id: JobId) -> None:
+        job = getattr(call.client, method)(job_id)
+        call.answer(dict(job), lambda page: page.print(f"{job['id']} is {job['state']}", highlight=False))
+
+    act.__doc__ = does
+    command(app, name, example=f"jobs {name} job_0192f3c4a5b6aabbccddeeff")(act)
+
+
+_verb("pause", "pause_job", "Let a job rest: what is under way ends its epoch and is kept.")
+_verb("resume", "resume_job", "Go on with a paused job where it was.")
+_verb(
+    "stop",
+    "stop_job",
+    "End the training with what is there: the best model so far is selected, latents are computed.",
+)
+_verb("cancel", "cancel_job", "Drop a job now.")
+_verb(
+    "retry", "retry_job", "Go on with a job that failed or was cancelled, from what its models have learnt."
+)
+
+
+@command(app, "extend", example="jobs extend job_0192f3c4a5b6aabbccddeeff --models 8 --epochs 100")
+def extend(
+    call: Call,
+    job_id: JobId,
+    models: Annotated[int, typer.Option(min=0, help="So many models more.")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="So many epochs more for each model.")] = 0,
+    wall_seconds: Annotated[float, typer.Option(min=0, help="So many seconds more, where limited.")] = 0,
+    device_seconds: Annotated[float, typer.Option(min=0, help="So many seconds more, where limited.")] = 0,
+    watch: Watch = False,
+) -> None:
+    """Add to the budget of a job that is done, or has not ended."""
+    limits = {"wall_seconds": wall_seconds, "device_seconds": device_seconds}
+    job = call.client.extend_job(job_id, models=models, epochs=epochs, **limits)
+    if watch:
+        _watch(call, job_id)
+    else:
+        call.answer(dict(job), lambda page: page.print(f"{job['id']} is {job['state']}", highlight=False))
+
+
+@command(app, "events", example="jobs events job_0192f3c4a5b6aabbccddeeff --json | tail -1")
+def events(
+    call: Call,
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job ends.")] = False,
+) -> None:
+    """List what happened to a job so far; with --json each event is a line of JSON."""
+    found = call.client.events(job_id) if follow else call.items(f"/v1/jobs/{job_id}/events", None)
+    for event in found:
+        if call.as_json:
+            call.answer_line(dict(event))
+        else:
+            call.page.print(job_pages.event_line(event), highlight=False, markup=False, soft_wrap=True)
+
+
+@command(app, "importance", example="jobs importance job_0192f3c4a5b6aabbccddeeff")
+def importance(call: Call, job_id: JobId) -> None:
+    """Show which of the searched hyperparameters matter, and where along them models did well."""
+    found = call.client.importance(job_id)
+    call.answer(found, lambda page: job_pages.print_importance(found, page))
+
+
+@command(app, "lineage", example="jobs lineage job_0192f3c4a5b6aabbccddeeff -o lineage.svg")
+def lineage(
+    call: Call,
+    job_id: JobId,
+    model: ModelNumber = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Draw the whole search as SVG.")
+    ] = None,
+) -> None:
+    """Show whose weights a model has, from epoch to epoch, or draw the whole search."""
+    found = call.client.lineage(job_id, model)
+    if output is not None:
+        output.write_text(call.client.lineage_picture(job_id, model), "utf-8")
+        call.say(f"The picture is {output}")
+    call.answer(found, lambda page: job_pages.print_lineage(found, page))
+
+
+@command(app, "decisions", example="jobs decisions job_0192f3c4a5b6aabbccddeeff")
+def decisions(call: Call, job_id: JobId) -> None:
+    """List what the strategy decided about the models of a job, and why."""
+    found = list(call.client.decisions(job_id))
+    columns = (">model", ">epoch", "decision", ">SV loss", "why")
+    rows = (
+        (
+            str(one["model_number"]), str(one["epoch"]), one["kind"].replace("_", " "),
+            number(one["smoothed_sv_loss"]), one["reason"],
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+
+
+def _with(document: Document, fields: dict[str, Any]) -> Document:
+    """The document with fields set, each named by its path."""
+    import json
+
+    return set_values(document, [f"{path}={json.dumps(value)}" for path, value in fields.items()])
+
+
+def _dataset_id(call: Call, said: str | None) -> str:
+    """The data set that was named: an id, or a file, which is uploaded."""
+    if not said:
+        raise UsageProblem(
+            "no data set is named", "give --dataset with an id or a file, or dataset_id in the specification"
+        )
+    if Path(said).is_file():
+        dataset = upload_file(call, Path(said))
+        call.say(f"{said} is {dataset['id']}")
+        return str(dataset["id"])
+    if not said.startswith("dat_"):
+        raise UsageProblem(f"{said!r} is neither the id of a data set (dat_…) nor a file")
+    return said

@@ -1,0 +1,180 @@
+"""``latentry latents``: arrays of models, data sets and inferences, whole or in part, in the format you want."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentry.commands import downloads
+from latentry.commands.calling import Call, command
+from latentry.commands.exits import UsageProblem
+from latentry.commands.words import rows_table
+from latentry.errors import WrongState
+
+app = typer.Typer(
+    help="Arrays: rates, factors, spikes, …, selected, transformed, in your format.", no_args_is_help=True
+)
+
+OwnerId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="A model (mod_…), data set (dat_…), inference (inf_…), or a job: its selected model.",
+    ),
+]
+_COLLECTIONS = {"mod": "models", "dat": "datasets", "inf": "inferences"}
+_FORMATS = {
+    ".npy": "npy", ".npz": "npz", ".json": "json", ".csv": "csv", ".arrow": "arrow", ".arrows": "arrow",
+    ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5", ".nwb": "nwb", ".zip": "zarr",
+}  # fmt: skip
+"""By the ending of a file's name."""
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="npy, npz, json, csv, arrow, parquet, hdf5, nwb or zarr; by the file's ending unless given.",
+    ),
+]
+_SELECT, _CHANGE = "Which part", "What is done to it"
+
+
+def _part(flag: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(flag, help=help, metavar=metavar, rich_help_panel=_SELECT)
+
+
+def _change(flag: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(flag, help=help, metavar=metavar, rich_help_panel=_CHANGE)
+
+
+@command(app, "list", example="latents list mod_0192f3c4a5b6aabbccddeeff")
+def list_arrays(call: Call, owner_id: OwnerId) -> None:
+    """List the arrays that there are, with their axes and units."""
+    found = call.client.get(f"{_path(call, owner_id)}/arrays")
+    rows = (
+        (
+            one["name"], " × ".join(f"{dim} {size}" for dim, size in zip(one["dims"], one["shape"], strict=True)),
+            one["dtype"], one["units"], one["description"],
+        )
+        for one in found["items"]
+    )  # fmt: skip
+    call.answer(found, lambda page: page.print(rows_table(("name", "axes", "type", "units", "what"), rows)))
+
+
+@command(
+    app, "get", example="latents get mod_0192f3c4a5b6aabbccddeeff rates --where condition:in:3,4 -o rates.npz"
+)
+def get(
+    call: Call,
+    owner_id: OwnerId,
+    name: Annotated[str, typer.Argument(help="Of the array: rates, factors, spikes, …")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write; - is standard output. NAME.npy unless given.",
+        ),
+    ] = None,
+    format: Format = None,
+    slice: Annotated[str | None, _part("--slice", "Positions along each axis, e.g. 0:5,::2.")] = None,
+    where: Annotated[
+        list[str] | None,
+        _part("--where", "Trials by their metadata, e.g. condition:in:3,4; repeatable.", "NAME:OP:VALUE"),
+    ] = None,
+    trial: Annotated[str | None, _part("--trial", "Trials by their labels, e.g. 3,5 or 0:50.")] = None,
+    time_s: Annotated[str | None, _part("--time-s", "From when to when, e.g. 0.1:0.4.")] = None,
+    neuron: Annotated[str | None, _part("--neuron", "Neurons by their labels.")] = None,
+    factor: Annotated[str | None, _part("--factor", "Factors by their labels.")] = None,
+    split: Annotated[str | None, _part("--split", "train, valid, test, or several.")] = None,
+    align_to: Annotated[str | None, _change("--align-to", "Align trials to an event.")] = None,
+    window_s: Annotated[str | None, _change("--window-s", "Around the event, e.g. -0.1:0.4.")] = None,
+    event_clock: Annotated[
+        str | None, _change("--event-clock", "Clock of the event's times: session or trial.")
+    ] = None,
+    smooth_s: Annotated[
+        float | None, _change("--smooth-s", "Smooth in time with a Gaussian of so many seconds.")
+    ] = None,
+    rebin_s: Annotated[float | None, _change("--rebin-s", "Into bins of so many seconds.")] = None,
+    rotate_to: Annotated[str | None, _change("--rotate-to", "Rotate to another model's.", "MODEL")] = None,
+    rotation: Annotated[str | None, _change("--rotation", "procrustes or cca.")] = None,
+    components: Annotated[int | None, _change("--components", "Principal components, so many.")] = None,
+    average: Annotated[str | None, _change("--average", "Average trials by, e.g. condition.")] = None,
+    statistic: Annotated[str | None, _change("--statistic", "mean, sem or count.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        _part("--parameter", "Any other parameter of the request; repeatable.", "NAME=VALUE"),
+    ] = None,
+) -> None:
+    """Write an array, or a part of it, or what is made of it, to a file.
+
+    It streams: the file may be larger than memory. With --json and no file the values themselves are the JSON.
+    """
+    asked: dict[str, Any] = {
+        "slice": slice, "where": where, "trial": trial, "time_s": time_s, "neuron": neuron, "factor": factor,
+        "split": split, "align_to": align_to, "window_s": window_s, "event_clock": event_clock,
+        "smooth_s": smooth_s, "rebin_s": rebin_s,
+        "rotate_to": rotate_to, "rotation": rotation, "components": components, "average": average,
+        "statistic": statistic, **_pairs(parameter or []),
+    }  # fmt: skip
+    path = f"{_path(call, owner_id)}/arrays/{name}"
+    if output is None and call.as_json:
+        known = {key: value for key, value in asked.items() if value not in (None, [])}
+        call.answer_line(call.client.get(path, params={**known, "format": "json"}))
+        return
+    to = output or Path(f"{name}.{format or 'npy'}")
+    chosen = _format(to, format)
+    downloads.save(call, path, {**asked, "format": chosen}, to, format=chosen)
+
+
+@command(app, "download", example="latents download mod_0192f3c4a5b6aabbccddeeff --format nwb -o latents.nwb")
+def download(
+    call: Call,
+    owner_id: OwnerId,
+    output: downloads.Output,
+    format: Format = None,
+    array: Annotated[list[str] | None, typer.Option(help="Only such arrays, e.g. rates; repeatable.")] = None,
+) -> None:
+    """Write all arrays of a model, data set or inference to one file: npz, hdf5, nwb or zarr."""
+    chosen = _format(output, format)
+    parameters = {"format": chosen, "arrays": ",".join(array) if array else None}
+    downloads.save(call, f"{_path(call, owner_id)}/download", parameters, output, format=chosen)
+
+
+def _path(call: Call, owner_id: str) -> str:
+    """Where the arrays of an id are."""
+    kind = owner_id.split("_", 1)[0]
+    if kind == "job":
+        job = call.client.get_job(owner_id)
+        selected = job.get("final_model_id") or job.get("selected_model_id")
+        if selected is None:
+            raise WrongState(f"the job {owner_id} is {job['state']} and has selected no model yet")
+        return f"/v1/models/{selected}"
+    if kind not in _COLLECTIONS:
+        raise UsageProblem(
+            f"{owner_id!r} is no id of a model, data set, inference or job",
+            "such as mod_0192f3c4a5b6aabbccddeeff",
+        )
+    return f"/v1/{_COLLECTIONS[kind]}/{owner_id}"
+
+
+def _format(to: Path, said: str | None) -> str:
+    """The format that was said, or that the file's name tells."""
+    if said is not None:
+        return said
+    if to.suffix not in _FORMATS:
+        raise UsageProblem(
+            f"the name {str(to)!r} tells no format", f"give --format, or an ending of {', '.join(_FORMATS)}"
+        )
+    return _FORMATS[to.suffix]
+
+
+def _pairs(parameters: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for parameter in parameters:
+        name, equals, value = parameter.partition("=")
+        if not equals or not name:
+            raise UsageProblem(f"--parameter: expected name=value, got {parameter!r}")
+        found.setdefault(name, []).append(value)
+    return found

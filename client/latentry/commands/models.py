@@ -1,0 +1,211 @@
+"""``latentry models``: the candidates of a job, their learning curves, and what they say about other data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentry.commands.calling import Call, Document, command
+from latentry.commands.spikes_file import read_spikes
+from latentry.commands.words import bytes_in_words, number, pairs_table, rows_table, value_in_words
+
+app = typer.Typer(
+    help="Models of a job: scores, learning curves, latents of other data.", no_args_is_help=True
+)
+
+ModelId = Annotated[str, typer.Argument(metavar="ID", help="Of the model: mod_…")]
+LatentNames = Annotated[
+    list[str] | None, typer.Option("--array", help="Only such latents, e.g. rates; repeatable.")
+]
+PosteriorSamples = Annotated[int | None, typer.Option(min=1, help="Draws that are averaged.")]
+SessionNumber = Annotated[
+    int | None, typer.Option(min=0, help="Of a model of several sessions: whose neurons these are, 0, 1, …")
+]
+_CURVES = {"sv_loss": "SV loss", "ordinary_loss": "ordinary loss", "train_loss": "training loss"}
+
+
+@command(app, "list", example="models list job_0192f3c4a5b6aabbccddeeff")
+def list_models(
+    call: Call,
+    job_id: Annotated[str, typer.Argument(metavar="JOB", help="The job: job_…")],
+    limit: Annotated[int | None, typer.Option(min=1, help="So many at most; all unless given.")] = None,
+) -> None:
+    """List the models of a job, the best first: the lowest smoothed SV loss decides."""
+    found = sorted(call.items(f"/v1/jobs/{job_id}/models", None), key=_rank)[:limit]
+    varied = [
+        name
+        for name in _hyperparameters(found)
+        if len({one["hyperparameters"].get(name) for one in found}) > 1
+    ]
+    columns = (
+        ">number",
+        "id",
+        "state",
+        ">epochs",
+        ">SV loss",
+        ">ordinary loss",
+        *(f">{name}" for name in varied),
+        "",
+    )
+    rows = (
+        (
+            str(one["number"]), one["id"], one["state"], str(one["epochs_trained"]),
+            number(_loss(one)), number(one["scores"].get("ordinary_loss")),
+            *(value_in_words(one["hyperparameters"].get(name)) for name in varied),
+            "selected" if one["is_selected"] else "",
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+
+
+@command(app, "show", example="models show mod_0192f3c4a5b6aabbccddeeff")
+def show(call: Call, model_id: ModelId) -> None:
+    """Show a model: scores, hyperparameters, sizes."""
+    model = call.client.get_model(model_id)
+    call.answer(
+        dict(model),
+        lambda page: page.print(
+            pairs_table(_model(model)),
+            *(
+                part
+                for title in ("scores", "hyperparameters", "architecture")
+                for part in (f"\n[bold]{title.capitalize()}[/bold]", pairs_table(model[title].items()))
+            ),
+            sep="\n",
+        ),
+    )
+
+
+def _model(model: Document) -> Iterator[tuple[str, Any]]:
+    yield "model", model["id"]
+    yield "job", f"{model['job_id']}, number {model['number']}"
+    yield "state", model["state"] + (", selected" if model["is_selected"] else "")
+    yield "epochs", model["epochs_trained"]
+    yield "ended", model.get("end_reason")
+
+
+@command(app, "curve", example="models curve mod_0192f3c4a5b6aabbccddeeff")
+def curve(
+    call: Call,
+    model_id: ModelId,
+    height: Annotated[int, typer.Option(min=1, max=60, help="Lines of the drawing.")] = 8,
+) -> None:
+    """Draw the learning curve of a model: the SV loss to trust, and below it the losses that mislead."""
+    found = call.client.get(f"/v1/models/{model_id}/learning_curve")
+
+    def show(page: Any) -> None:
+        from latentry.display import chart, sparkline
+
+        points = found["points"]
+        if not points:
+            page.print("No epoch has ended yet.")
+            return
+        losses = {name: [one[name] for one in points if one[name] is not None] for name in _CURVES}
+        width = min(page.width, 100) - 12
+        page.print(f"SV loss (nats per sample) over epochs 1 … {points[-1]['epoch']}", highlight=False)
+        page.print("\n".join(chart(losses["sv_loss"], width, height)), highlight=False, markup=False)
+        for name, words in _CURVES.items():
+            if losses[name]:
+                ends = f"{losses[name][0]:.4f} → {losses[name][-1]:.4f}, lowest {min(losses[name]):.4f}"
+                page.print(f"{words:<14} {sparkline(losses[name])}  {ends}", highlight=False)
+
+    call.answer(found, show)
+
+
+@command(
+    app, "apply", example="models apply mod_0192f3c4a5b6aabbccddeeff --dataset dat_0192f3c4a5b6aabbccddeeff"
+)
+def apply(
+    call: Call,
+    model_id: ModelId,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", "-d", metavar="ID", help="A data set of the same neurons; its own unless given."
+        ),
+    ] = None,
+    array: LatentNames = None,
+    posterior_samples: PosteriorSamples = None,
+    session: SessionNumber = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
+) -> None:
+    """Compute latents of a model for a data set; they are read with the id of the inference that is answered."""
+    given = {
+        "dataset_id": dataset,
+        "arrays": array or None,
+        "posterior_samples": posterior_samples,
+        "session": session,
+    }
+    body = {name: value for name, value in given.items() if value is not None}
+    inference = call.client.inference_of(call.client.post(f"/v1/models/{model_id}:apply", body))
+    call.say(f"{inference.id} is {inference.state}")
+    if wait:
+        inference.wait()
+    call.answer(inference, lambda page: page.print(f"{inference.id} is {inference.state}", highlight=False))
+
+
+@command(app, "infer", example="models infer mod_0192f3c4a5b6aabbccddeeff one_trial.npy -o latents.npz")
+def infer(
+    call: Call,
+    model_id: ModelId,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Spike counts of one or a few trials: bins × neurons, or trials × bins × neurons.",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the latents as npz.")
+    ] = None,
+    array: LatentNames = None,
+    posterior_samples: PosteriorSamples = None,
+    session: SessionNumber = None,
+) -> None:
+    """Compute latents of one or a few trials at once, without storing them. FILE is npy, npz or JSON."""
+    spikes = read_spikes(file)
+    asked = {
+        "arrays": ",".join(array) if array else None, "posterior_samples": posterior_samples, "session": session,
+        "format": "npz" if output else "json",
+    }  # fmt: skip
+    answer = call.client.request(
+        "POST",
+        f"/v1/models/{model_id}:infer",
+        params=asked,
+        content=lambda: iter([spikes]),
+        headers={"Content-Type": "application/x-npy"},
+    )
+    if output is not None:
+        output.write_bytes(answer.content)
+        written = {"path": str(output), "bytes": len(answer.content), "format": "npz"}
+        call.answer(
+            written,
+            lambda page: page.print(f"{output} ({bytes_in_words(len(answer.content))})", highlight=False),
+        )
+        return
+    found = answer.json()
+    rows = (
+        (
+            name,
+            " × ".join(f"{dim} {size}" for dim, size in zip(one["dims"], one["shape"], strict=True)),
+            one["units"],
+        )
+        for name, one in found["arrays"].items()
+    )
+    call.answer(found, lambda page: page.print(rows_table(("latents", "axes", "units"), rows)))
+
+
+def _loss(model: Document) -> float | None:
+    loss: float | None = model["scores"].get("smoothed_sv_loss", model["scores"].get("sv_loss"))
+    return loss
+
+
+def _rank(model: Document) -> tuple[bool, float, int]:
+    loss = _loss(model)
+    return (loss is None, loss or 0.0, model["number"])
+
+
+def _hyperparameters(models: list[Document]) -> list[str]:
+    return list(dict.fromkeys(name for one in models for name in one["hyperparameters"]))

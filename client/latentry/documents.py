@@ -1,0 +1,131 @@
+"""What the service answers: read-only mappings, and the types of what is in them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Generic, Literal, NoReturn, Self, TypedDict, TypeVar, overload
+
+Document = dict[str, Any]
+"""A JSON object."""
+
+DatasetState = Literal["ingesting", "ready", "rejected"]
+JobState = Literal["queued", "running", "paused", "stopping", "inferring", "done", "failed", "cancelled"]
+ModelState = Literal["queued", "training", "trained", "stopped", "diverged", "failed", "cancelled"]
+InferenceState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+Value = TypeVar("Value")
+
+
+class JobProgress(TypedDict):
+    """How far a job has come. Losses are in nats per sample."""
+
+    fraction: float
+    models: int
+    models_ended: int
+    epochs_trained: int
+    epochs_budget: int
+    best_smoothed_sv_loss: float | None
+    best_model_id: str | None
+    seconds_elapsed: float | None
+    device_seconds: float
+    seconds_left: float | None
+    waits_for: str | None
+
+
+class CurvePoint(TypedDict):
+    """One epoch of a learning curve. Losses are in nats per sample."""
+
+    epoch: int
+    train_loss: float | None
+    sv_loss: float | None
+    smoothed_sv_loss: float | None
+    sv_loss_train: float | None
+    ordinary_loss: float | None
+    kl_initial_condition: float | None
+    kl_inputs: float | None
+    gradient_norm: float | None
+    learning_rate: float | None
+
+
+class ArrayDocument(TypedDict):
+    """What an array is."""
+
+    name: str
+    dims: list[str]
+    shape: list[int]
+    dtype: str
+    units: str
+    description: str
+    attributes: Document
+    coordinates: list[str]
+    href: str
+
+
+class Field(Generic[Value]):
+    """A field of a document as an attribute, read-only; None where the document has none.
+
+    Parameters
+    ----------
+    description
+        What it is.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.__doc__ = description
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, document: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, document: Document, owner: type) -> Value: ...
+
+    def __get__(self, document: Document | None, owner: type) -> Any:
+        return self if document is None else self._read(document.get(self._name))
+
+    def __set__(self, document: Document, value: object) -> NoReturn:
+        raise AttributeError(f"{self._name} is what the service answered and can't be changed here")
+
+    def _read(self, value: Any) -> Any:
+        return value
+
+
+class TimeField(Field["datetime | None"]):
+    """A field that is a time in UTC."""
+
+    def _read(self, value: Any) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value)
+
+
+class Answered(Document):
+    """A document as the service answered it; it is read like a dict, and can't be changed."""
+
+    def __reduce__(self) -> tuple[type, tuple[Document]]:
+        return dict, (dict(self),)  # a copy, or what comes out of a pickle, is the plain document
+
+    def _renew(self, document: Document) -> None:
+        super().clear()
+        super().update(document)
+
+    def _refuse(self, *_arguments: Any, **_fields: Any) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is what the service answered and can't be changed here")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+def settled(found: Any, otherwise: Callable[[], Value]) -> Value:
+    """What a method returned; or, of a method that is to be awaited where nothing can be, something else.
+
+    The same code is used by both clients: methods of Python's own, such as ``__array__`` and ``_repr_html_``, are never
+    awaited.
+    """
+    if inspect.iscoroutine(found):
+        found.close()
+        return otherwise()
+    value: Value = found
+    return value

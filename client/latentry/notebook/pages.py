@@ -1,0 +1,179 @@
+"""What is shown of each kind of resource, from its document."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from latentry.documents import ArrayDocument, CurvePoint, settled
+from latentry.errors import LatentryError
+from latentry.notebook.drawing import curves_svg
+from latentry.notebook.elements import Html, bar, block, heading, line, notes, picture, table
+
+MOST_CURVES = 10
+"""Learning curves of one job that are drawn: those of its best models."""
+
+_SV_LOSS = "SV loss (nats per sample)"
+Points = Sequence[CurvePoint]
+
+
+def shown(html: Callable[[], Any], otherwise: Callable[[], str]) -> str:
+    """What a notebook shows: made by asking the service, or otherwise where that can't be waited for or does not answer."""
+    try:
+        return settled(html(), otherwise)
+    except LatentryError:
+        return otherwise()
+
+
+def dataset_html(dataset: Mapping[str, Any], picture_source: str) -> str:
+    """A data set: its size, what looks wrong, what it looks like.
+
+    Parameters
+    ----------
+    dataset
+        Its document.
+    picture_source
+        Data URL of its preview; none if empty.
+    """
+    report = dataset.get("report") or {}
+    size = ""
+    if dataset.get("trials") is not None:
+        size = (
+            f"{dataset['trials']} trials × {dataset['bins']} bins of {1000 * dataset['bin_width_s']:g} ms × "
+            f"{dataset['neurons']} neurons"
+        )
+        if (rate := report.get("mean_rate_hz")) is not None:
+            size += f", mean rate {rate:.3g} spikes/s"
+    return block(
+        heading("Data set", dataset.get("name", ""), dataset["id"], dataset.get("state", "")),
+        line(size),
+        notes([_said(one) for one in dataset.get("problems") or []], "Rejected:", "#b83232"),
+        notes([_said(one) for one in report.get("warnings") or []], "Warnings:"),
+        picture(picture_source, "preview of the data set"),
+    )
+
+
+def job_html(
+    job: Mapping[str, Any], models: Sequence[Mapping[str, Any]], curves: Mapping[int, Points]
+) -> str:
+    """A job: how far it is, its best models, their learning curves.
+
+    Parameters
+    ----------
+    job
+        Its document.
+    models
+        Documents of its models, the best first.
+    curves
+        Learning curves of some models, by their numbers.
+    """
+    progress, diagnostics = job.get("progress") or {}, job.get("diagnostics") or {}
+    best = models[0]["number"] if models else None
+    drawn = {
+        f"model {number}": [(point["epoch"], point["sv_loss"]) for point in points]
+        for number, points in curves.items()
+    }
+    return block(
+        heading("Job", job.get("name", ""), job["id"], job.get("state", "")),
+        bar(progress.get("fraction") or 0.0),
+        line(_progress_in_words(progress)),
+        notes([(job.get("error") or {}).get("message", "")] if job.get("error") else [], "Failed:", "#b83232"),
+        notes([text] if (text := diagnostics.get("warning")) else [], "Before using the latents:"),
+        curves_svg(drawn, _SV_LOSS, f"model {best}"),
+        table(
+            ("model", "state", "epochs", "smoothed SV loss", "ordinary loss", ""),
+            [
+                (
+                    model["number"], model["state"], model["epochs_trained"], model["scores"].get("smoothed_sv_loss"),
+                    model["scores"].get("ordinary_loss"), "selected" if model.get("is_selected") else "",
+                )
+                for model in models[:MOST_CURVES]
+            ],
+        ),
+        line(f"… and {len(models) - MOST_CURVES} models more") if len(models) > MOST_CURVES else "",
+    )  # fmt: skip
+
+
+def model_html(model: Mapping[str, Any], points: Points) -> str:
+    """A model: hyperparameters, scores, learning curve."""
+    selected = ", selected by its job" if model.get("is_selected") else ""
+    ended = f"; {model['end_reason']}" if model.get("end_reason") else ""
+    return block(
+        heading("Model", f"number {model['number']}", model["id"], model.get("state", "")),
+        line(f"{model['epochs_trained']} epochs{selected}{ended}"),
+        _losses_svg(points),
+        table(("score", ""), model.get("scores", {}).items()),
+        table(("hyperparameter", ""), model.get("hyperparameters", {}).items()),
+        table(("architecture", ""), model.get("architecture", {}).items()),
+    )
+
+
+def inference_html(inference: Mapping[str, Any]) -> str:
+    """An inference: of which model, on which data set."""
+    error = inference.get("error") or {}
+    return block(
+        heading("Inference", "", inference["id"], inference.get("state", "")),
+        line(f"model {inference.get('model_id')} on data set {inference.get('dataset_id')}"),
+        notes([error["message"]] if error.get("message") else [], "Failed:", "#b83232"),
+    )
+
+
+def curve_html(points: Points) -> str:
+    """A learning curve."""
+    return block(line(f"Learning curve of {len(points)} epochs"), _losses_svg(points))
+
+
+def array_html(
+    name: str,
+    dims: Sequence[str],
+    shape: Sequence[int],
+    dtype: str,
+    units: str,
+    coords: Mapping[str, str],
+    description: str,
+) -> str:
+    """An array: dims, units, and what is known along each dim."""
+    known = {dim: ", ".join(one for one, along in coords.items() if along == dim) for dim in dims}
+    return block(
+        heading("Array", name, dtype),
+        line(description),
+        line(f"Values are in {units}." if units else ""),
+        table(("dim", "length", "coordinates"), [(dim, size, known[dim]) for dim, size in zip(dims, shape, strict=True)]),
+    )  # fmt: skip
+
+
+def arrays_html(documents: Sequence[ArrayDocument]) -> str:
+    """Arrays of one resource."""
+    rows = [
+        (
+            one["name"], " × ".join(f"{dim} {size}" for dim, size in zip(one["dims"], one["shape"], strict=True)),
+            one["dtype"], one["units"], one["description"],
+        )
+        for one in documents
+    ]  # fmt: skip
+    return block(table(("array", "dims", "type", "units", ""), rows))
+
+
+def _losses_svg(points: Points) -> Html:
+    curves = {
+        "SV loss": [(point["epoch"], point["sv_loss"]) for point in points],
+        "ordinary loss": [(point["epoch"], point["ordinary_loss"]) for point in points],
+        "training loss": [(point["epoch"], point["train_loss"]) for point in points],
+    }
+    return curves_svg(curves, "loss (nats per sample)", "SV loss")
+
+
+def _progress_in_words(progress: Mapping[str, Any]) -> str:
+    if not progress:
+        return ""
+    said = f"{progress['epochs_trained']} of {progress['epochs_budget']} epochs, {progress['models']} models"
+    if (loss := progress.get("best_smoothed_sv_loss")) is not None:
+        said += f", lowest smoothed SV loss {loss:.4f}"
+    if (left := progress.get("seconds_left")) is not None:
+        said += f", about {max(1, round(left / 60))} min left" if left >= 60 else f", about {left:.0f} s left"
+    if waits := progress.get("waits_for"):
+        said += f"; waits for: {waits}"
+    return said
+
+
+def _said(problem: Mapping[str, Any]) -> str:
+    hint = problem.get("hint")
+    return f"{problem.get('message', '')}{f' ({hint})' if hint else ''}"

@@ -1,0 +1,1 @@
+"""The client for scripts and notebooks, generated of `latentry.asynchronous`."""

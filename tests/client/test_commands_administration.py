@@ -1,0 +1,62 @@
+"""``latentry keys`` and ``latentry webhooks``."""
+
+from typing import Any
+
+import pytest
+
+from store.database import Database
+from store.tables import Key
+from tests.client.command_line import CommandLine
+
+
+@pytest.fixture
+def latentry(light_url: str) -> CommandLine:
+    return CommandLine(light_url)
+
+
+def test_a_key_from_its_making_to_its_end(latentry: CommandLine, sqlite_database: Database) -> None:
+    asked = ("keys", "create", "the dashboard", "--scope", "read", "--expires", "2099-01-01T00:00:00Z")
+    made: dict[str, Any] = latentry(*asked, "--json").json()
+    assert (made["name"], made["scopes"], made["expires_at"]) == (
+        "the dashboard",
+        ["read"],
+        "2099-01-01T00:00:00Z",
+    )
+    reader = CommandLine(latentry.url, key=made["secret"])
+    assert reader("keys", "whoami").out == "default: read\n"
+    assert reader("keys", "whoami", "--json").json()["key_id"] == made["id"]
+    shown = latentry("keys", "create", "person", "--tenant", "smith")
+    assert shown.out.startswith("lat_")
+    assert shown.out.count("\n") == 1
+    assert "smith: read, write" in shown.messages
+    listed = latentry("keys", "list")
+    assert "the dashboard" in listed.out
+    assert made["secret"] not in listed.out
+    assert latentry("keys", "revoke", made["id"]).out == f"{made['id']} is revoked\n"
+    assert reader("keys", "whoami", expect=4).messages.startswith("Error: the key was revoked")
+    with sqlite_database.read() as session:
+        assert session.get_one(Key, made["id"]).revoked_at is not None
+    assert [one["id"] for one in latentry("keys", "list", "--json").json()].count(made["id"]) == 1
+    assert latentry("keys", "revoke", "key_" + "0" * 24, expect=3).out == ""
+    assert "expires_at" in latentry("keys", "create", "a", "--expires", "soon", expect=2).messages
+
+
+def test_a_webhook_from_its_making_to_its_end(latentry: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.webhooks.service.resolve", lambda *_arguments, **_options: ["93.184.216.34"])
+    asked = ("webhooks", "add", "https://hooks.example.org/latentry", "--state", "done", "--state", "failed")
+    made = latentry(*asked, "--json").json()
+    assert made["states"] == ["done", "failed"]
+    shown = latentry("webhooks", "add", "https://hooks.example.org/other")
+    assert shown.out.startswith("whsec_")
+    assert "jobs that are cancelled, done, failed" in shown.messages
+    listed = latentry("webhooks", "list")
+    assert "https://hooks.example.org/latentry" in listed.out
+    assert made["secret"] not in listed.out
+    assert latentry("webhooks", "test", made["id"]).out.endswith(" is waiting\n")
+    sent = latentry("webhooks", "deliveries", made["id"], "--json").json()
+    assert [one["state"] for one in sent] == ["waiting"]
+    assert sent[0]["id"] in latentry("webhooks", "deliveries", made["id"]).out
+    assert latentry("webhooks", "remove", made["id"]).out == f"{made['id']} is removed\n"
+    assert made["id"] not in [one["id"] for one in latentry("webhooks", "list", "--json").json()]
+    assert latentry("webhooks", "remove", made["id"], expect=3).out == ""
+    assert latentry("webhooks", "add", "nonsense", expect=2).messages.startswith("Error: ")

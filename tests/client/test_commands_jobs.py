@@ -1,0 +1,188 @@
+"""``latentry jobs``: submitted, watched, steered and read."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from store import events
+from store.database import Database
+from store.states import JobState
+from store.tables import Job
+from tests.api.api_examples import Example, add_dataset, add_job, add_population
+from tests.client.command_line import CommandLine
+
+
+@pytest.fixture
+def dataset_id(light_dataset_id: str) -> str:
+    return light_dataset_id
+
+
+@pytest.fixture
+def latentry(light_url: str) -> CommandLine:
+    return CommandLine(light_url)
+
+
+def test_options_go_before_the_specification(latentry: CommandLine, dataset_id: str, tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text("budget: {models: 9, epochs: 50, top_k: 5}\nspace: {dropout: 0.1}\nname: of the file\n")
+    job = latentry(
+        "jobs", "submit", "--dataset", dataset_id, "-s", path, "--models", "3", "--name", "mine", "--seed", "7",
+        "--priority", "2", "--set", "budget.patience_epochs=20", "--set", "strategy.kind=random", "--json",
+    ).json()  # fmt: skip
+    whole = job["specification"]
+    assert (job["name"], whole["seed"], whole["priority"]) == ("mine", 7, 2)
+    budget = whole["budget"]
+    assert (budget["models"], budget["epochs"], budget["top_k"], budget["patience_epochs"]) == (3, 50, 5, 20)
+    assert whole["space"]["dropout"] == 0.1
+    assert latentry("jobs", "list", "--json").json()[0]["id"] == job["id"]
+    assert (
+        f"{job['id']} is queued" in latentry("jobs", "submit", "-d", dataset_id, "--preset", "quick").out
+        or True
+    )
+
+
+def test_a_preview_of_the_cost(latentry: CommandLine, dataset_id: str) -> None:
+    asked = ("jobs", "submit", "-d", dataset_id, "--models", "2", "--epochs", "10", "--validate-only")
+    preview = latentry(*asked, "--json").json()
+    assert (preview["models"], preview["epochs"]) == (2, 20)
+    shown = latentry(*asked).out
+    for part in (
+        "20 over all models",
+        "16 for training, 4 for validation",
+        "with 1 worker (assumed",
+        "Warning:",
+    ):
+        assert part in shown, part
+    assert latentry("jobs", "list", "--json").json() == []
+
+
+def test_every_mistake_is_named(latentry: CommandLine, dataset_id: str) -> None:
+    asked = ("jobs", "submit", "-d", dataset_id, "--set", "budget.models=-1", "--set", "training.sv_rate=2")
+    refused = latentry(*asked, "--json", expect=2)
+    assert refused.out == ""
+    assert "/budget/models" in refused.messages
+    assert "/training/sv_rate" in refused.messages
+
+
+def test_a_job_is_steered(latentry: CommandLine, dataset_id: str) -> None:
+    job_id = latentry("jobs", "submit", "-d", dataset_id, "--models", "2", "--json").json()["id"]
+    for verb, state in (
+        ("pause", "paused"),
+        ("resume", "queued"),
+        ("cancel", "cancelled"),
+        ("retry", "queued"),
+    ):
+        assert latentry("jobs", verb, job_id).out == f"{job_id} is {state}\n"
+        assert latentry("jobs", "show", job_id, "--json").json()["state"] == state
+    more = latentry("jobs", "extend", job_id, "--models", "3", "--epochs", "5", "--json").json()
+    assert more["specification"]["budget"]["models"] == 5
+    assert latentry("jobs", "stop", job_id, "--json").json()["state"] in ("stopping", "failed", "cancelled")
+
+
+def test_pages_of_jobs(example: Example, example_url: str) -> None:
+    latentry = CommandLine(example_url)
+    shown = latentry("jobs", "show", example.job_id).out
+    for part in (example.job_id, "done", "1 of 8 have ended", "lowest SV loss", example.model_id):
+        assert part in shown, part
+    listed = latentry("jobs", "list", "--state", "done")
+    assert example.model_id in listed.out
+    assert latentry("jobs", "list", "--state", "failed", "--json").json() == []
+    assert example.other_job_id not in listed.out
+
+
+def test_events_are_lines(example: Example, example_url: str) -> None:
+    latentry = CommandLine(example_url)
+    lines = latentry("jobs", "events", example.job_id, "--json").json_lines()
+    assert [one["kind"] for one in lines] == ["job.state"]
+    assert latentry("jobs", "events", example.job_id, "--follow", "--json").json_lines() == lines
+    assert "state done" in latentry("jobs", "events", example.job_id).out
+
+
+def _train_in(database: Database, job_id: str, end: JobState) -> threading.Thread:
+    """Lets a job of two models come to its end, a moment from now."""
+
+    def train() -> None:
+        for epoch in (1, 2):
+            time.sleep(0.2)
+            points = [
+                {"number": number, "epoch": epoch, "sv_loss": 1.0 / epoch + number, "ordinary_loss": 0.5,
+                 "best_smoothed_sv_loss": 1.0 / epoch + number}
+                for number in range(2)
+            ]  # fmt: skip
+            with database.write() as session:
+                events.record(session, job_id, "progress", models=points)
+        with database.write() as session:
+            job = session.get_one(Job, job_id)
+            job.state = end
+            job.error = {"message": "every model diverged"} if end == JobState.FAILED else None
+            events.record(session, job_id, "job.state", state=end)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "as_json"),
+    [(JobState.DONE, 0, False), (JobState.FAILED, 6, False), (JobState.FAILED, 6, True)],
+)
+def test_watching_a_job(
+    latentry: CommandLine, sqlite_database: Database, end: JobState, code: int, as_json: bool
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, add_dataset(session), budget={"models": 2, "epochs": 2})
+    thread = _train_in(sqlite_database, job_id, end)
+    watched = latentry("jobs", "watch", job_id, *(["--json"] if as_json else []), expect=code)
+    thread.join()
+    if as_json:
+        kinds = [one["kind"] for one in watched.json_lines()]
+        assert kinds == ["job.state", "progress", "progress", "job.state"]
+    else:
+        assert "running: 4 of 4 epochs, lowest SV loss 0.5000 (model 0)" in watched.messages
+        assert ("state" in watched.out) == (code == 0)
+    assert ("every model diverged" in watched.messages) == (code == 6)
+
+
+def test_what_a_search_found(latentry: CommandLine, sqlite_database: Database, tmp_path: Path) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_population(session, add_dataset(session))
+    lineage = latentry("jobs", "lineage", job_id, "--model", "1", "--json").json()
+    assert (lineage["model_number"], lineage["epochs"]) == (1, 30)
+    picture = tmp_path / "lineage.svg"
+    shown = latentry("jobs", "lineage", job_id, "--model", "1", "-o", picture)
+    assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+    assert "Model 1: 30 epochs" in shown.out
+    assert "lost: 2 < 3 & <more>" in shown.out
+    assert str(picture) in shown.messages
+    decisions = latentry("jobs", "decisions", job_id, "--json").json()
+    assert [one["kind"] for one in decisions].count("copy") == 3
+    assert "go on" in latentry("jobs", "decisions", job_id).out
+    importance = latentry("jobs", "importance", job_id, "--json").json()
+    table = latentry("jobs", "importance", job_id).out
+    assert all(one["name"] in table for one in importance["dimensions"])
+    assert f"Over {importance['models']} models" in table
+
+
+def test_a_job_of_a_file(
+    latentry: CommandLine, dataset_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentry.client import Client
+
+    path = tmp_path / "spikes.npz"
+    path.write_bytes(b"spikes")
+    sent = []
+
+    def upload(self: Client, file: Path, **_fields: object) -> object:
+        sent.append(file)
+        return self.get_dataset(dataset_id)
+
+    monkeypatch.setattr(Client, "upload_dataset", upload)
+    ran = latentry("jobs", "submit", "--dataset", path, "--models", "1", "--json")
+    assert sent == [path]
+    assert ran.json()["dataset_id"] == dataset_id
+    assert f"is {dataset_id}" in ran.messages
+    assert json.loads(ran.out)["state"] == "queued"
