@@ -1,0 +1,1 @@
+"""Checks of the service: what ``latentry doctor`` shows of the server."""

@@ -1,0 +1,98 @@
+"""Checks of the broker and of who takes work from its queues."""
+
+import time
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+from redis.retry import Retry
+
+from api.checks.base import Finding, Parts, failed, ok, reason, warning
+from store.calls import CALLS, broker_url
+
+SLICES, CONTROL = "slices", "control"
+"""Queues of training, and of ingest and what follows a slice."""
+_PATIENCE_SECONDS = 2.0
+_MANY_MESSAGES = 1000
+AWAY_HINT = (
+    "is it running, and is LATENTRY_REDIS_URL right? Nothing is lost meanwhile: messages wait in the database"
+)
+_IDLE = {
+    SLICES: "no model is trained: start a worker, `celery -A worker.celery_app worker -Q slices -c 1`",
+    CONTROL: "no upload is read and no job goes on: start `celery -A worker.celery_app worker -Q control -c 1`",
+    CALLS: "`models infer` has no answer: start `celery -A worker.celery_app worker -Q infer --pool solo --include worker.calls`",
+}
+
+
+def check_broker(parts: Parts) -> Finding:
+    """The broker answers, and keeps what it is given."""
+    where = {"host": urlsplit(parts.settings.redis_url).hostname}
+    try:
+        with _connect(parts.settings.redis_url) as broker:
+            broker.ping()  # the connection is there from here on
+            begun = time.monotonic()
+            broker.ping()
+            seconds = time.monotonic() - begun
+            server, memory = broker.info("server"), broker.info("memory")
+            waiting = {queue: int(broker.llen(queue)) for queue in _IDLE}
+    except AuthenticationError as error:
+        return failed(
+            "the broker refuses the password",
+            "correct it in LATENTRY_REDIS_URL",
+            error=reason(error),
+            **where,
+        )
+    except (RedisError, OSError) as error:
+        return failed("the broker does not answer", AWAY_HINT, error=reason(error), **where)
+    name = "Valkey" if "valkey_version" in server else "Redis"
+    version = server.get("valkey_version") or server.get("redis_version")
+    queues = ", ".join(f"{number} in {queue}" for queue, number in waiting.items())
+    message = f"{name} {version} answers in {seconds * 1000:.1f} ms; messages: {queues}"
+    details = {**where, "seconds": round(seconds, 5), "queues": waiting}
+    if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
+        hint = "set `maxmemory-policy noeviction`: messages that it drops are sent again only after a while"
+        return warning(
+            f"{message}; it drops keys when its memory is full ({memory['maxmemory_policy']})",
+            hint,
+            **details,
+        )
+    if max(waiting.values()) > _MANY_MESSAGES:
+        return warning(f"{message}: many wait", "are enough workers running?", **details)
+    return ok(message, **details)
+
+
+def check_queues(parts: Parts) -> Finding:
+    """Somebody takes work from each queue."""
+    from celery import Celery  # a third of a second
+
+    application = Celery("latentry-checks", broker=broker_url(parts.settings.redis_url), set_as_current=False)
+    options = {"socket_connect_timeout": _PATIENCE_SECONDS, "socket_timeout": _PATIENCE_SECONDS}
+    application.conf.update(broker_transport_options=options, broker_connection_retry=False)
+    try:
+        with _connect(parts.settings.redis_url) as broker:
+            broker.ping()  # Celery would try for long
+        answers = application.control.inspect(timeout=1.0).active_queues() or {}
+    except (RedisError, OSError) as error:
+        return failed("not known: the broker does not answer", AWAY_HINT, error=reason(error))
+    finally:
+        application.close()
+    takers = {
+        queue: sorted(node for node, queues in answers.items() if queue in {one["name"] for one in queues})
+        for queue in _IDLE
+    }
+    idle = [queue for queue, nodes in takers.items() if not nodes]
+    message = "workers: " + ", ".join(f"{len(nodes)} at {queue}" for queue, nodes in takers.items())
+    if not idle:
+        return ok(message, workers=takers)
+    hint = "; ".join(_IDLE[queue] for queue in idle) + ". `latentry up` starts all of them: see its logs"
+    return (warning if idle == [CALLS] else failed)(message, hint, workers=takers)
+
+
+def _connect(url: str) -> "Redis":
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=_PATIENCE_SECONDS,
+        socket_timeout=_PATIENCE_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
