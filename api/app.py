@@ -7,19 +7,27 @@ from fastapi.responses import RedirectResponse
 from zarr.abc.store import Store
 
 from api import errors, health, openapi
+from api.analyses.routes import make_analyses_router
+from api.arrays.download_routes import make_download_router
 from api.arrays.routes import make_router
 from api.arrays.zarr_routes import make_zarr_router
 from api.body_limit import BodyLimit
 from api.callers import CALLER
+from api.checks import routes as check_routes
 from api.datasets import preview_routes, session_routes
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
+from api.inferences import now_routes
+from api.inferences import routes as inference_routes
+from api.inferences.service import find_latents as find_inferred
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.keys import routes as key_routes
+from api.models import export_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
 from api.uploads import direct_routes, tus_routes
+from api.webhooks import routes as webhook_routes
 from store.array_store import get_array_store
 from store.database import Database, get_database
 from store.originals import open_originals
@@ -78,12 +86,18 @@ def _resources() -> list[APIRouter]:
         job_routes.router,
         search_routes.router,
         model_routes.router,
+        export_routes.router,
+        webhook_routes.router,
+        inference_routes.router,
+        now_routes.router,
+        check_routes.router,
         *(
             make(kind, plural, find)
-            for make in (make_router, make_zarr_router)
+            for make in (make_router, make_zarr_router, make_download_router, make_analyses_router)
             for kind, plural, find in (
                 ("dataset", "datasets", find_arrays),
                 ("model", "models", find_latents),
+                ("inference", "inferences", find_inferred),
             )
         ),
     ]

@@ -207,7 +207,7 @@ class NotConfigured(Problem):
 
 
 class Unavailable(Problem):
-    """The service can't answer for the moment: its database does not."""
+    """The service can't answer for the moment: its database does not, or no worker."""
 
     status, code, title = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "Unavailable for the moment"
 

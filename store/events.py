@@ -4,11 +4,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from store import webhooks
+from store.states import JobState
 from store.tables import Event
 
 
 def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
-    """Record an event of a job.
+    """Record an event of a job. Of its end webhooks are told too.
 
     Parameters
     ----------
@@ -18,3 +20,5 @@ def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
         JSON values.
     """
     session.add(Event(job_id=job_id, kind=kind, data=data))
+    if kind == "job.state" and (state := JobState(data["state"])).is_final:
+        webhooks.announce_end(session, job_id, state)

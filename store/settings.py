@@ -72,6 +72,16 @@ class Settings(BaseSettings):
         gt=0,
         description="Most elements of an array that are answered as JSON; use npy or Zarr for more.",
     )
+    nearest_index_bytes: int = Field(
+        256 * 2**20,
+        gt=0,
+        description="Latents of so many bytes or more get an index of their states, when the nearest are first asked for.",
+    )
+    nearest_index_max_bytes: int = Field(
+        20 * 2**30,
+        ge=0,
+        description="Most bytes of all such indexes, in the folder `indexes` of `data_dir`; the least used are deleted.",
+    )
 
     lease_seconds: float = Field(
         45.0,
@@ -121,6 +131,19 @@ class Settings(BaseSettings):
         description="How often what lost workers left in the array store, weights that are no longer kept and uploads that "
         "nobody used are deleted.",
     )
+    webhook_seconds: float = Field(
+        86_400.0,
+        gt=0,
+        description="A message to a webhook that is not taken is sent again, ever more rarely, for so many seconds.",
+    )
+    webhook_timeout_seconds: float = Field(
+        15.0, gt=0, description="How long a webhook may take to answer, in seconds."
+    )
+    webhook_allow_private: bool = Field(
+        False,
+        description="Let webhooks be at `http://`, and at private and loopback addresses: for a service whose users may reach "
+        "everything that it can reach.",
+    )
     pack_models: int = Field(
         32,
         ge=1,
@@ -133,6 +156,30 @@ class Settings(BaseSettings):
         ge=1,
         description="CPU threads of one training process. On CPUs run more workers instead: the compiled recurrences "
         "use one thread, and several workers scale better than one with several threads.",
+    )
+
+    infer_max_bytes: int = Field(
+        4 * 2**20,
+        gt=0,
+        description="Largest accepted body of a request for latents at once (`:infer`), in bytes.",
+    )
+    infer_max_trials: int = Field(
+        64, ge=1, description="Most trials of a request for latents at once; for more there is `:apply`."
+    )
+    infer_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="How long a request for latents at once may take, in seconds, before it is answered 503.",
+    )
+    infer_cache_bytes: int = Field(
+        512 * 2**20, ge=0, description="Weights that the process of such requests keeps loaded, in bytes."
+    )
+    infer_device: str = Field(
+        "cpu",
+        description="Device of that process: `cpu`, `cuda`, … A CPU answers a few trials faster than it wakes a GPU.",
+    )
+    infer_preload: bool = Field(
+        False, description="Import torch when that process starts, and not with its first request."
     )
 
     @model_validator(mode="after")

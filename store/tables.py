@@ -152,7 +152,7 @@ class WebhookDelivery(LeaseMixin, Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # that ended; none in a test
     state: Mapped[DeliveryState] = mapped_column(String(20))
     body: Mapped[Document]
     status: Mapped[int | None]  # HTTP status of the last answer

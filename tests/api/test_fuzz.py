@@ -21,14 +21,18 @@ from schemathesis.specs.openapi.checks import (
 
 from api.app import create_app
 from api.callers import ALL_SCOPES, Caller
+from api.inferences.schemas import Application
+from api.inferences.service import create as create_inference
 from api.keys.schemas import KeyRequest
 from api.keys.service import create
 from api.openapi import DOCUMENT
+from api.webhooks.schemas import WebhookRequest
+from api.webhooks.service import create as create_webhook
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT
+from store.tables import DEFAULT_TENANT, Model
 from store.uploads import begin_upload
 from tests.api.api_examples import fill
 
@@ -50,6 +54,10 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
     with database.write() as session:
         under_way = begin_upload(session, DEFAULT_TENANT, settings, size_bytes=10**6, filename="").id
         key_id = create(session, OPERATOR, KeyRequest(name="known"), None).id
+        session.get_one(Model, example.model_id).checkpoint_key = "models/weights"
+        inference_id = create_inference(session, DEFAULT_TENANT, example.model_id, Application(), None).id
+        webhook = WebhookRequest(url="https://receiver.example/")
+        webhook_id = create_webhook(session, DEFAULT_TENANT, webhook, webhook.url, None).id
     schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
     loaded = schemathesis.openapi.from_asgi("/openapi.json", app)
 
@@ -62,6 +70,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
             "model_id": example.model_id,
             "upload_id": under_way,
             "key_id": key_id,
+            "inference_id": inference_id,
+            "webhook_id": webhook_id,
             "owner_id": example.dataset_id if "/datasets/" in context.operation.path else example.model_id,
             "name": "factors",
             "key": "zarr.json",

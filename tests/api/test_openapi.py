@@ -76,7 +76,7 @@ def test_bodies_have_examples(document: dict[str, Any]) -> None:
 def test_nothing_internal_is_told(document: dict[str, Any]) -> None:
     text = json.dumps(document).lower()
     for word in (
-        "tenant",
+        "tenant_id",
         "lease",
         "outbox",
         "array_path",

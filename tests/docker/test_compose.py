@@ -23,6 +23,7 @@ from tests.docker.compose_document import (
 )
 from worker import embedded
 from worker.embedded import EmbeddedService
+from worker.training_handle import KEEPS_BUFFERS
 
 FILES = [("compose.yaml", SECRETS), ("compose.workers.yaml", URLS)]
 MAIN = services("compose.yaml", SECRETS)
@@ -167,13 +168,14 @@ def test_commands_are_those_of_the_embedded_service(tmp_path: Path, monkeypatch:
     started: dict[str, list[str]] = {}
     monkeypatch.setenv("LATENTRY_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setattr(
-        EmbeddedService, "_spawn", lambda self, name, command: started.update({name: command})
+        EmbeddedService, "_spawn", lambda self, name, command, *_: started.update({name: command})
     )
     monkeypatch.setattr(embedded, "_wait_for", lambda *_: None)
     service = EmbeddedService(tmp_path, port=0, workers=1)
     service.start()
     service.stop()
-    assert set(started) == {"api", "maintenance", "control", "worker-0"}
+    assert set(started) == {"api", "maintenance", "control", "worker-0", "infer"}
+    assert MAIN["infer"]["environment"].items() >= KEEPS_BUFFERS.items()
     for name, command in started.items():
         for ours in ("worker", "worker-gpu") if name == "worker-0" else (name,):
             assert same_process(MAIN[ours]["command"]) == same_process(["python", *command[1:]])

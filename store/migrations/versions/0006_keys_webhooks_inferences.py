@@ -68,7 +68,7 @@ def upgrade() -> None:
         "webhook_deliveries",
         sa.Column("id", sa.String(40), nullable=False),
         sa.Column("webhook_id", sa.String(40), nullable=False),
-        sa.Column("job_id", sa.String(40), nullable=False),
+        sa.Column("job_id", sa.String(40)),
         sa.Column("state", sa.String(20), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
         sa.Column("status", sa.Integer()),
