@@ -38,7 +38,11 @@ $(VENV)/service: pyproject.toml $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/test: pyproject.toml $(VENV)/service
+# Its pins don't go with those of the service, so it has an environment of its own. Tests skip without it.
+$(VENV)/snakemake: $(BIN)/python
+	-$(BIN)/python -m venv $@ && $@/bin/python -m pip install --quiet snakemake==9.27.1
+
+$(VENV)/test: pyproject.toml $(VENV)/service | $(VENV)/snakemake
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	# The reference of the scores: its pins are years old, so it comes without what it depends on. Tests skip without it.
 	-$(BIN)/python -m pip install --quiet --no-deps nlb_tools==0.0.4

@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Collection
 from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, select
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from store import outbox
 from store.database import Database, database_now, get_database
-from store.settings import Settings, get_settings
+from store.settings import get_settings
 from store.states import DatasetState, InferenceState, JobState, SliceState
 from store.tables import Dataset, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
@@ -26,6 +27,7 @@ from worker.webhooks import deliver_until
 logger = logging.getLogger("latentry.maintenance")
 
 _FORGOTTEN_AFTER_SECONDS = 5.0
+_BROKER_SECONDS = 5.0
 
 
 def send_outbox(database: Database) -> int:
@@ -36,21 +38,21 @@ def send_outbox(database: Database) -> int:
     int
         How many were sent.
     """
+    # No transaction is open while the broker is spoken to: one that hangs must not keep others from writing. Should two loops
+    # send the same message, or one die before it deletes it, it comes twice, which does no harm.
+    oldest = select(OutboxMessage.id, OutboxMessage.task, OutboxMessage.arguments).order_by(OutboxMessage.id)
     with database.read() as session:
-        if session.execute(select(OutboxMessage.id).limit(1)).first() is None:
-            return 0
-    with database.write() as session:
-        messages = (
-            session.execute(
-                select(OutboxMessage).order_by(OutboxMessage.id).limit(100).with_for_update(skip_locked=True)
-            )
-            .scalars()
-            .all()
-        )
+        messages = session.execute(oldest.limit(100)).all()
+    sent = []
+    try:
         for message in messages:
             app.send_task(message.task, args=message.arguments, retry=False)
-            session.delete(message)
-        return len(messages)
+            sent.append(message.id)
+    finally:
+        if sent:
+            with database.write() as session:
+                session.execute(delete(OutboxMessage).where(OutboxMessage.id.in_(sent)))
+    return len(sent)
 
 
 def queue_length(queue: str) -> int:
@@ -60,19 +62,32 @@ def queue_length(queue: str) -> int:
         return length
 
 
-def sweep(session: Session, settings: Settings) -> None:
-    """Ring again for queued work whose message was lost, and advance jobs that nobody advanced."""
+def empty_queues() -> set[str]:
+    """Queues in which no message waits: what should be under way there may have been forgotten."""
+    return {queue for queue in (SLICES, CONTROL) if queue_length(queue) == 0}
+
+
+def sweep(session: Session, empty: Collection[str]) -> None:
+    """Ring again for queued work whose message was lost, and advance jobs that nobody advanced.
+
+    Parameters
+    ----------
+    session
+        A writing transaction.
+    empty
+        Queues in which no message waits.
+    """
     now = database_now(session)
     may_begin = Slice.not_before.is_(None) | (Slice.not_before <= now)
     waiting_slices = select(func.count()).where(Slice.state == SliceState.QUEUED, may_begin)
     waiting_inferences = select(func.count()).where(Inference.state == InferenceState.QUEUED)
     queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
     pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
-    if queued and not pending and queue_length(SLICES) == 0:
+    if queued and not pending and SLICES in empty:
         for _ in range(min(queued, max(1, len(alive_workers(session))))):
             outbox.post(session, outbox.RUN_SLICE)
     forgotten = now - timedelta(seconds=_FORGOTTEN_AFTER_SECONDS)
-    if not pending and queue_length(CONTROL) == 0:
+    if not pending and CONTROL in empty:
         waiting = session.execute(
             select(Dataset.id).where(
                 Dataset.state == DatasetState.INGESTING,
@@ -105,14 +120,18 @@ def run(stopping: threading.Event) -> None:
     failing = False
     while not stopping.wait(settings.outbox_seconds):
         try:
-            while send_outbox(database):
-                pass
-            if time.monotonic() >= next_sweep:
+            is_time = time.monotonic() >= next_sweep
+            if is_time and time.monotonic() >= next_reaping:
                 with database.write() as session:
-                    taken = reap(session, settings) if time.monotonic() >= next_reaping else 0
-                    sweep(session, settings)
+                    taken = reap(session, settings)
                 if taken:
                     logger.warning("took %d pieces of work from lost workers", taken)
+            while send_outbox(database):
+                pass
+            if is_time:
+                empty = empty_queues()
+                with database.write() as session:
+                    sweep(session, empty)
                 next_sweep = time.monotonic() + settings.maintenance_seconds
             if time.monotonic() >= next_collection:
                 with database.write() as session:
@@ -132,6 +151,12 @@ def run(stopping: threading.Event) -> None:
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
+    # A broker that hangs is given up soon: work of lost workers is taken back all the same.
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "socket_timeout": _BROKER_SECONDS,
+        "socket_connect_timeout": _BROKER_SECONDS,
+    }
     logging.basicConfig(level=logging.INFO, format="%(asctime)s maintenance %(message)s")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -211,6 +211,22 @@ def test_a_killed_broker(on_sqlite: FaultyService) -> None:
     assert on_sqlite.lost_and_failed(job_id) == (0, 0)
 
 
+def test_a_broker_that_hangs_keeps_nobody_from_writing(on_sqlite: FaultyService) -> None:
+    """SQLite has one writer: no transaction may be open while the broker is waited for."""
+    broker = on_sqlite.child("broker")
+    broker.suspend()
+    try:
+        job_id = on_sqlite.begin(models=1)
+        time.sleep(1.0)  # the maintenance loop waits for the broker by now
+        asked_at = time.monotonic()
+        on_sqlite.client.change_job(job_id, name="written meanwhile")
+        seconds = time.monotonic() - asked_at
+    finally:
+        broker.resume()
+    assert seconds < 2
+    on_sqlite.check(job_id)
+
+
 def test_a_broker_that_is_away_and_comes_back_empty(on_sqlite: FaultyService) -> None:
     """What is under way is reported meanwhile; what is asked for meanwhile is accepted, and done afterwards."""
     under_way = on_sqlite.begin(models=1)

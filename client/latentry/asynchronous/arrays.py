@@ -256,7 +256,7 @@ class AsyncArray:
     async def _fetch_labelled(self) -> LabelledArray:
         parameters = {**await self._question(), "format": "npz"}
         answer = await self._arrays.client.request("GET", self.path, params=parameters)
-        return read_npz(self.name, answer.content)
+        return read_npz(None, answer.content)  # with a `statistic`, another than that of its name
 
 
 class AsyncArrays:

@@ -56,6 +56,12 @@ def submit(
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check it and show what it would take, without doing it.")
     ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Of your choice: the same search with the same text is begun once."
+        ),
+    ] = None,
 ) -> None:
     """Begin a search over models of one data set. What options say goes before what the file says."""
     given: dict[str, Any] = {
@@ -70,7 +76,7 @@ def submit(
         preview = call.client.preview_job(whole)
         call.answer(preview, lambda page: job_pages.print_preview(preview, page))
         return
-    job = call.client.create_job(whole)
+    job = _begin(call, whole, idempotency_key)
     if watch:
         call.say(f"{job['id']} is {job['state']}")
         _watch(call, job["id"])
@@ -229,6 +235,15 @@ def _with(document: Document, fields: dict[str, Any]) -> Document:
     import json
 
     return set_values(document, [f"{path}={json.dumps(value)}" for path, value in fields.items()])
+
+
+def _begin(call: Call, specification: Document, idempotency_key: str | None) -> Document:
+    """The job that was begun, now or when the key was first used."""
+    if idempotency_key is None:
+        return call.client.create_job(specification)
+    headers = {"Idempotency-Key": idempotency_key}
+    job: Document = call.client.request("POST", "/v1/jobs", json=specification, headers=headers).json()
+    return job
 
 
 def _dataset_id(call: Call, said: str | None) -> str:

@@ -8,7 +8,7 @@ import typer
 from latentry.commands import downloads
 from latentry.commands.calling import Call, command
 from latentry.commands.exits import UsageProblem
-from latentry.commands.words import rows_table
+from latentry.commands.words import pairs_table, rows_table
 from latentry.errors import WrongState
 
 app = typer.Typer(
@@ -140,6 +140,30 @@ def download(
     chosen = _format(output, format)
     parameters = {"format": chosen, "arrays": ",".join(array) if array else None}
     downloads.save(call, f"{_path(call, owner_id)}/download", parameters, output, format=chosen)
+
+
+@command(
+    app, "decoding", example="latents decoding mod_0192f3c4a5b6aabbccddeeff --behaviour hand_vel --lag-s 0.08"
+)
+def decoding(
+    call: Call,
+    owner_id: OwnerId,
+    behaviour: Annotated[
+        str | None, typer.Option(help="Array of the data set; its only behaviour unless given.")
+    ] = None,
+    lag_s: Annotated[float | None, typer.Option(help="The behaviour comes so many seconds later.")] = None,
+    array: Annotated[str | None, typer.Option(help="What it is decoded from; factors unless given.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Any other parameter of the request; repeatable."),
+    ] = None,
+) -> None:
+    """Decode behaviour from latents, and score it on trials that the decoder was not fitted on."""
+    given = {"behaviour": behaviour, "lag_s": lag_s, "array": array, **_pairs(parameter or [])}
+    asked = {name: value for name, value in given.items() if value is not None}
+    found = call.client.get(f"{_path(call, owner_id)}/decoding", params=asked)
+    shown = ("behaviour", "array", "lag_s", "held_out", "r2", "r2_of_components")
+    call.answer(found, lambda page: page.print(pairs_table((name, found[name]) for name in shown)))
 
 
 def _path(call: Call, owner_id: str) -> str:

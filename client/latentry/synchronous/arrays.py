@@ -255,7 +255,7 @@ class Array:
     def _fetch_labelled(self) -> LabelledArray:
         parameters = {**self._question(), "format": "npz"}
         answer = self._arrays.client.request("GET", self.path, params=parameters)
-        return read_npz(self.name, answer.content)
+        return read_npz(None, answer.content)  # with a `statistic`, another than that of its name
 
 
 class Arrays:
