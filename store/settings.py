@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     )
     infer_device: str = Field(
         "cpu",
-        description="Device of that process: `cpu`, `cuda`, … A CPU answers a few trials faster than it wakes a GPU.",
+        description="Device of that process: `cpu`, `cuda`, …",
     )
     infer_preload: bool = Field(
         False, description="Import torch when that process starts, and not with its first request."

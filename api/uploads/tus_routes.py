@@ -155,7 +155,8 @@ async def begin_upload(
     "/v1/uploads/{upload_id}",
     operation_id="read_upload_offset",
     status_code=200,
-    responses={**problem_responses(404, 410, 412), 200: {"description": "Only headers.", "content": {}}},
+    response_class=Response,
+    responses={**problem_responses(404, 410, 412), 200: {"description": "Only headers."}},
 )
 def read_upload_offset(
     upload_id: str,

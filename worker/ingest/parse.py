@@ -1,6 +1,6 @@
 """The subprocess that opens an uploaded file.
 
-`python -m worker.ingest.parse SOURCE OUT_FOLDER SETTINGS_JSON` limits its own resources before it imports
+`python -m worker.ingest.parse SOURCE OUT_FOLDER < SETTINGS_JSON` limits its own resources before it imports
 anything large, reads and examines the file, and leaves in OUT_FOLDER either `recording.json`, `arrays/` and
 `report.json`, or `rejection.json`. SETTINGS_JSON holds fields of `ReadOptions` under `options` and of
 `ParseLimits` under `limits`; both may be empty.
@@ -50,7 +50,7 @@ _SYSTEM_FILES = (
 def main(arguments: list[str]) -> int:
     """Parse one file and give the exit code."""
     source, out_folder = Path(arguments[0]), Path(arguments[1])
-    settings = json.loads(arguments[2]) if len(arguments) > 2 else {}
+    settings = json.load(sys.stdin)
     confine(settings.get("limits", {}), source, out_folder)
     try:
         return _parse(source, out_folder, settings.get("options", {}))

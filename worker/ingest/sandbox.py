@@ -142,30 +142,23 @@ def parse_in_sandbox(
 
 def _run(source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimits) -> int | None:
     """Run the subprocess to its end and give its exit code, or None when it was killed for its time."""
-    settings = json.dumps({"options": options.model_dump(mode="json"), "limits": asdict(limits)})
+    # By its standard input: a long list of trials is more than the arguments of a program may be.
+    settings = json.dumps({"options": options.model_dump(mode="json"), "limits": asdict(limits)}).encode()
     # -P: the folder it runs in is no place to import from.
-    command = [
-        sys.executable,
-        "-P",
-        "-B",
-        "-m",
-        "worker.ingest.parse",
-        str(source),
-        str(out_folder),
-        settings,
-    ]
+    command = [sys.executable, "-P", "-B", "-m", "worker.ingest.parse", str(source), str(out_folder)]
     with (out_folder / _LOG).open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=out_folder,
             env=_environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
     try:
-        return process.wait(limits.wall_s)
+        process.communicate(settings, limits.wall_s)
+        return process.returncode
     except subprocess.TimeoutExpired:
         return None
     finally:

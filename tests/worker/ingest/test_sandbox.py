@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from store.dataset_options import TrialOptions
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
 from tests.worker.ingest.test_hostile_files import mutate
 from worker.ingest import parse, sandbox
@@ -75,6 +76,15 @@ def test_an_accepted_file(npz: Path, tmp_path: Path) -> None:
     assert outcome.report["shape"] == {"trials": 12, "bins": 20, "neurons": 7}
     assert outcome.report["format"] == "npz"
     assert outcome.seconds > 0
+
+
+def test_options_longer_than_the_arguments_of_a_program(npz: Path, tmp_path: Path) -> None:
+    options = ReadOptions(
+        trials=TrialOptions(where={"target": [f"target {number}" for number in range(20_000)]})
+    )
+    outcome = parse_in_sandbox(npz, tmp_path / "out", options)
+    assert isinstance(outcome, ParsedFile)
+    assert outcome.report["shape"]["trials"] == 12
 
 
 def test_a_rejected_file(npz: Path, tmp_path: Path) -> None:
@@ -170,9 +180,9 @@ def test_the_subprocess_dies_with_its_parent(
         monkeypatch, tmp_path, "import os, time\nopen('child', 'w').write(str(os.getpid()))\ntime.sleep(60)"
     )
     (tmp_path / "out").mkdir()
-    command = [sys.executable, "-m", "worker.ingest.parse", str(npz), str(tmp_path / "out"), "{}"]
+    command = [sys.executable, "-m", "worker.ingest.parse", str(npz), str(tmp_path / "out")]
     parent = subprocess.Popen(
-        [sys.executable, "-c", f"import subprocess; subprocess.run({command!r})"],
+        [sys.executable, "-c", f"import subprocess; subprocess.run({command!r}, input=b'{{}}')"],
         env=sandbox._environment(),
         cwd=tmp_path / "out",
     )
