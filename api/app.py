@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
+from starlette.datastructures import State
 from zarr.abc.store import Store
 
 from api import errors, health, openapi
@@ -60,18 +61,22 @@ def create_app(
         responses=errors.problem_responses(500),
         separate_input_output_schemas=False,
     )
-    app.state.settings = settings
-    app.state.database = database or get_database()
-    app.state.arrays = arrays or get_array_store()
-    app.state.originals = open_originals(settings)
+    app.state = make_state(settings, database or get_database(), arrays or get_array_store())
     errors.install(app)
-    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(BodyLimit)
     for router in _resources():
         app.include_router(router, dependencies=[CALLER], responses=errors.problem_responses(401, 403, 503))
     app.include_router(health.router)
     app.include_router(_home())
     openapi.install(app)
     return app
+
+
+def make_state(settings: Settings, database: Database, arrays: Store) -> State:
+    """What requests find in the state of the app."""
+    return State(
+        {"settings": settings, "database": database, "arrays": arrays, "originals": open_originals(settings)}
+    )
 
 
 def _resources() -> list[APIRouter]:

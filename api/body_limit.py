@@ -18,13 +18,12 @@ class BodyLimit:
     Parameters
     ----------
     app
-        The app inside.
-    settings
-        The limits: of uploads, of requests for latents, and of every other body.
+        The app inside. The limits of uploads, of requests for latents and of every other body are in the settings
+        of the whole app's state.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, with its body counted."""
@@ -32,7 +31,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        limit, setting = self._limit(f"{scope['method']} {scope['path']}", headers)
+        limit, setting = _limit(f"{scope['method']} {scope['path']}", headers, scope["app"].state.settings)
         told = headers.get("content-length", "")
         if told.isascii() and told.isdigit() and int(told[:20]) > limit:
             await TooLarge.of(limit, setting, f"it has {told[:20]}").response()(scope, receive, send)
@@ -49,11 +48,12 @@ class BodyLimit:
 
         await self._app(scope, counted, send)
 
-    def _limit(self, route: str, headers: Headers) -> tuple[int, str]:
-        """How many bytes the body of a request may have, and the setting that says so."""
-        if _INFER.fullmatch(route):
-            return self._settings.infer_max_bytes, "LATENTRY_INFER_MAX_BYTES"
-        is_json = headers.get("content-type", "").startswith("application/json")
-        if not is_json and _TAKE_FILES.fullmatch(route):
-            return self._settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES"
-        return self._settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES"
+
+def _limit(route: str, headers: Headers, settings: Settings) -> tuple[int, str]:
+    """How many bytes the body of a request may have, and the setting that says so."""
+    if _INFER.fullmatch(route):
+        return settings.infer_max_bytes, "LATENTRY_INFER_MAX_BYTES"
+    is_json = headers.get("content-type", "").startswith("application/json")
+    if not is_json and _TAKE_FILES.fullmatch(route):
+        return settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES"
+    return settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES"

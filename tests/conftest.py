@@ -1,6 +1,7 @@
 """Servers that tests need, started from packages on free ports or sockets, and gone with the test run."""
 
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,23 +43,45 @@ def postgres_database_url(postgres_server: PostgresServer) -> str:
     return postgres_server.new_database()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A migrated database of each kind."""
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_database_url")
+def migrated(url: str) -> str:
+    """Migrate a database, close it, and give its URL."""
     database = Database(url)
     migrate(database)
+    database.close()
+    return url
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database, of which copies are made: that is quicker than to migrate each."""
+    path = tmp_path_factory.mktemp("migrated") / "test.db"
+    migrated(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_url(postgres_server: PostgresServer) -> str:
+    """URL of a migrated PostgreSQL database, of which copies are made."""
+    return migrated(postgres_server.new_database())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A migrated database of each kind."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_database")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    database = Database(server.new_database(like=request.getfixturevalue("migrated_url")))
     yield database
     database.close()
 
 
 @pytest.fixture
-def sqlite_database(tmp_path: Path) -> Iterator[Database]:
+def sqlite_database(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
     """A migrated SQLite database, where the kind does not matter."""
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    migrate(database)
+    path = shutil.copy(migrated_file, tmp_path / "test.db")
+    database = Database(f"sqlite:///{path}")
     yield database
     database.close()
 

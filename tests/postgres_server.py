@@ -66,11 +66,11 @@ class PostgresServer:
             self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def new_database(self) -> str:
-        """Create a database; returns its SQLAlchemy URL."""
-        name = f"test_{time.monotonic_ns()}"
+    def new_database(self, like: str = "template1") -> str:
+        """Create a database, or copy the one of a URL, to which nobody is connected; returns its SQLAlchemy URL."""
+        name, template = f"test_{time.monotonic_ns()}", like.rpartition("/")[2]
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self._url(name).replace("postgresql://", "postgresql+psycopg://")
 
     def _url(self, database: str) -> str:

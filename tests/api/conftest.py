@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from zarr.abc.store import Store
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
 from tests.api.api_examples import Example, add_dataset, fill
+from tests.app_copies import app_of
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def arrays(database: Database) -> Store:
 
 @pytest.fixture
 def app(settings: Settings, database: Database, arrays: Store) -> FastAPI:
-    return create_app(settings, database, arrays)
+    return app_of(settings, database, arrays)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def client(app: FastAPI) -> TestClient:
 @pytest.fixture
 def light_app(settings: Settings, sqlite_database: Database) -> FastAPI:
     """The app on SQLite, where the kind of database does not matter."""
-    return create_app(settings, sqlite_database, open_array_store("sql:", sqlite_database))
+    return app_of(settings, sqlite_database, open_array_store("sql:", sqlite_database))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     database = Database(settings.database_url)
     migrate(database)
     arrays = open_array_store("sql:", database)
-    yield fill(create_app(settings, database, arrays), database, arrays)
+    yield fill(app_of(settings, database, arrays), database, arrays)
     database.close()
 
 

@@ -15,7 +15,6 @@ from fastapi.testclient import TestClient
 from redis import Redis
 from sqlalchemy import text
 
-from api.app import create_app
 from api.callers import secret_digest
 from api.checks import brokers, databases, running, storage
 from api.checks.base import Check, Parts, failed, ok, warning
@@ -46,6 +45,7 @@ from store.tables import (
     utc_now,
 )
 from tests.api.api_examples import add_dataset, add_job, count
+from tests.app_copies import app_of
 from tests.conftest import free_port
 from worker.celery_app import CONTROL, SLICES
 from worker.embedded import broker_command
@@ -102,7 +102,7 @@ def read(app: Any, **headers: str) -> dict[str, Any]:
 
 
 def test_every_part_is_looked_at_and_what_is_down_is_named(parts: Parts) -> None:
-    document = read(create_app(parts.settings, parts.database, parts.arrays))
+    document = read(app_of(parts.settings, parts.database, parts.arrays))
     found = {one["name"]: one for one in document["checks"]}
     assert list(found) == list(CHECKS)
     broken = {name for name, one in found.items() if one["status"] == "failed"}
@@ -120,7 +120,7 @@ def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path, li
     away = Database(f"postgresql+psycopg://user:hidden-word@127.0.0.1:{free_port()}/lab?password=hidden-word")
     parts = parts_of(away, tmp_path, redis_url=live_broker)
     begun = time.monotonic()
-    document = read(create_app(parts.settings, away, parts.arrays))
+    document = read(app_of(parts.settings, away, parts.arrays))
     assert time.monotonic() - begun < 6
     found = {one["name"]: one for one in document["checks"]}
     for name in ("database", "migrations", "workers", "maintenance", "array_storage"):
@@ -139,7 +139,7 @@ def test_only_whoever_runs_the_service_reads_addresses(sqlite_database: Database
     )  # fmt: skip
     with sqlite_database.write() as session:
         session.add(row)
-    app = create_app(parts.settings, sqlite_database, parts.arrays)
+    app = app_of(parts.settings, sqlite_database, parts.arrays)
     assert TestClient(app).get("/v1/checks").status_code == 401
     told = read(app, Authorization=f"Bearer {secret}")
     assert [one["details"] for one in told["checks"]] == [None] * len(CHECKS)

@@ -111,12 +111,16 @@ def test_a_key_is_answered_as_it_was(client: TestClient, database: Database) -> 
 
 
 def test_another_tenant_s_equal_file_is_another_data_set(
-    light_app: FastAPI, light_client: TestClient, sqlite_database: Database, settings: Settings
+    light_app: FastAPI,
+    light_client: TestClient,
+    sqlite_database: Database,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with sqlite_database.write() as session:
         add_tenant(session)
     mine = post(light_client, "?name=mine")
-    light_app.dependency_overrides[_tenant] = lambda: OTHER_TENANT
+    monkeypatch.setitem(light_app.dependency_overrides, _tenant, lambda: OTHER_TENANT)
     theirs = post(light_client, "?name=theirs")
     assert (mine.status_code, theirs.status_code) == (202, 202)
     assert mine.json()["id"] != theirs.json()["id"]

@@ -12,7 +12,6 @@ from fastapi.testclient import TestClient
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.originals import BucketOriginals, open_originals
@@ -21,6 +20,7 @@ from store.states import DatasetState
 from store.tables import Dataset, Upload
 from tests.api.api_examples import PROBLEM, count
 from tests.api.test_resumable_uploads import CONTENT, SHA256, TUS, begin, patch, set_expiry
+from tests.app_copies import app_of
 from worker.collection import collect_uploads
 from worker.ingest.service import ingest_dataset
 
@@ -58,7 +58,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def client(bucket: Any, settings: Settings, sqlite_database: Database) -> TestClient:
-    app = create_app(settings, sqlite_database, open_array_store("sql:", sqlite_database))
+    app = app_of(settings, sqlite_database, open_array_store("sql:", sqlite_database))
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -231,7 +231,7 @@ def test_a_repeated_key_tells_a_fresh_url(client: TestClient, sqlite_database: D
 
 
 def test_without_a_bucket_there_are_none(tmp_path: Path, sqlite_database: Database) -> None:
-    app = create_app(Settings(data_dir=tmp_path), sqlite_database, open_array_store("sql:", sqlite_database))
+    app = app_of(Settings(data_dir=tmp_path), sqlite_database, open_array_store("sql:", sqlite_database))
     answer = TestClient(app).post("/v1/uploads:direct", json={"bytes": 1, "sha256": SHA256})
     assert (answer.status_code, answer.headers["content-type"]) == (409, PROBLEM)
     assert answer.json()["type"] == "urn:latentry:problem:not-configured"

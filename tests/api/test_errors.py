@@ -14,13 +14,13 @@ from latentry.errors import LatentryError
 from pydantic import ValidationError
 from zarr.storage import MemoryStore
 
-from api.app import create_app
 from api.errors import TYPE_PREFIX
 from api.field_problems import field_problems
 from store.database import Database
 from store.settings import Settings
 from store.specification import JobSpecification
 from tests.api.api_examples import PROBLEM, Example, call, chunks
+from tests.app_copies import app_of
 from tests.conftest import free_port
 
 
@@ -97,7 +97,7 @@ def test_readiness_without_database(
 
 def test_database_that_is_away(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     database = Database(f"postgresql+psycopg://user:secret@127.0.0.1:{free_port()}/latentry")
-    client = TestClient(create_app(settings, database, MemoryStore()), raise_server_exceptions=False)
+    client = TestClient(app_of(settings, database, MemoryStore()), raise_server_exceptions=False)
     for method, path in (
         ("GET", "/v1/jobs"),
         ("GET", f"/v1/jobs/job_{24 * '0'}/importance"),

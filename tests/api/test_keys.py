@@ -16,13 +16,13 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from sqlalchemy import select, update
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
 from store.tables import IdempotentRequest, Key
 from tests.api.api_examples import PROBLEM, Example, fill
 from tests.api.conftest import serve
+from tests.app_copies import app_of
 
 ADMIN = "operator-" + "0" * 20
 OPEN = {"/healthz", "/readyz"}
@@ -38,7 +38,7 @@ OPERATOR = bearer(ADMIN)
 @pytest.fixture
 def guarded(tmp_path: Path, database: Database) -> FastAPI:
     settings = Settings(data_dir=tmp_path / "data", require_key=True, admin_key=ADMIN)
-    return create_app(settings, database, open_array_store("sql:", database))
+    return app_of(settings, database, open_array_store("sql:", database))
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_it_does_not_start_with_a_weak_secret(tmp_path: Path, given: dict[str, A
 def example_with_keys(tmp_path: Path, sqlite_database: Database) -> Iterator[tuple[str, Example]]:
     settings = Settings(data_dir=tmp_path, require_key=True, admin_key=ADMIN)
     arrays = open_array_store("sql:", sqlite_database)
-    example = fill(create_app(settings, sqlite_database, arrays), sqlite_database, arrays)
+    example = fill(app_of(settings, sqlite_database, arrays), sqlite_database, arrays)
     for url in serve(example.app):
         yield url, example
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from tusclient.client import TusClient
 from tusclient.uploader import Uploader
 
-from api.app import create_app
 from api.dependencies import _tenant
 from api.uploads import receiving
 from store.array_store import open_array_store
@@ -27,6 +26,7 @@ from store.settings import Settings
 from store.tables import Upload
 from store.uploads import locked, partial_path
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, add_tenant, call, chunks, count
+from tests.app_copies import app_of
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = TUS | {"Content-Type": "application/offset+octet-stream"}
@@ -269,13 +269,16 @@ def test_a_silent_connection_lets_go(light_url: str, monkeypatch: pytest.MonkeyP
 
 
 def test_another_tenant_s_upload_is_not_there(
-    light_app: FastAPI, light_client: TestClient, sqlite_database: Database
+    light_app: FastAPI,
+    light_client: TestClient,
+    sqlite_database: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with sqlite_database.write() as session:
         add_tenant(session)
     url = begin(light_client)
     assert patch(light_client, url, 0, CONTENT).status_code == 204
-    light_app.dependency_overrides[_tenant] = lambda: OTHER_TENANT
+    monkeypatch.setitem(light_app.dependency_overrides, _tenant, lambda: OTHER_TENANT)
     upload_id = url.rsplit("/", 1)[1]
     for answer in (
         light_client.get(url),
@@ -285,7 +288,7 @@ def test_another_tenant_s_upload_is_not_there(
         light_client.post("/v1/datasets", json={"upload_id": upload_id}),
     ):
         assert answer.status_code == 404
-    light_app.dependency_overrides.clear()
+    monkeypatch.undo()
     assert light_client.get(url).json()["state"] == "complete"
 
 
@@ -336,7 +339,7 @@ def test_a_body_of_json_has_the_limit_of_others(light_app: FastAPI, light_client
 
 
 def test_a_large_file_is_written_and_read_in_blocks(tmp_path: Path, sqlite_database: Database) -> None:
-    app = create_app(
+    app = app_of(
         Settings(data_dir=tmp_path / "data"), sqlite_database, open_array_store("sql:", sqlite_database)
     )
     size = 20 * 2**20 + 5

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from api.app import create_app
 from api.arrays.group import ArrayGroup
 from api.arrays.labelled import Coordinate
 from api.arrays.labels import labelled_positions
@@ -35,6 +34,7 @@ from store.states import JobState, ModelState
 from tests.api.api_examples import PROBLEM, add_dataset, add_job, add_model
 from tests.api.conftest import serve
 from tests.api.test_guide import DOCS, run_commands
+from tests.app_copies import app_of
 
 TRIALS, BINS, NEURONS, FACTORS = 60, 25, 6, 3
 START_S, WIDTH_S = -0.2, 0.02
@@ -117,7 +117,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Latents]:
         bare_id = add_dataset(session, splits=(None,) * TRIALS, array_path="groups/dataset")
         job = add_job(session, dataset_id, state=JobState.DONE)
         model = add_model(session, job, state=ModelState.TRAINED, losses=(1.0,), latents_path="groups/model")
-    app = create_app(Settings(data_dir=folder), database, store)
+    app = app_of(Settings(data_dir=folder), database, store)
     client = TestClient(app, raise_server_exceptions=False)
     yield Latents(database, store, client, f"/v1/models/{model}", f"/v1/datasets/{dataset_id}", bare_id)
     database.close()

@@ -15,12 +15,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
 from store.tables import Dataset, OutboxMessage, Upload
 from tests.api.api_examples import PROBLEM, call, chunks, count, stream
+from tests.app_copies import app_of
 
 RAW = {"Content-Type": "application/octet-stream"}
 
@@ -71,7 +71,7 @@ def test_name_is_the_file_s_unless_given(light_client: TestClient) -> None:
 @pytest.mark.parametrize(("is_form", "pieces"), [(False, 200), (True, 50)])
 def test_upload_is_streamed(tmp_path: Path, sqlite_database: Database, is_form: bool, pieces: int) -> None:
     settings = Settings(data_dir=tmp_path / "data")
-    app = create_app(settings, sqlite_database, open_array_store("sql:", sqlite_database))
+    app = app_of(settings, sqlite_database, open_array_store("sql:", sqlite_database))
     piece, headers = bytes(2**20), RAW
     head = tail = b""
     if is_form:

@@ -18,7 +18,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from api.app import create_app
 from api.arrays.trial_conditions import trial_conditions
 from api.arrays.where import Condition, Operator, Value, parse_conditions
 from api.errors import Invalid
@@ -29,6 +28,7 @@ from store.migrate import migrate
 from store.settings import Settings
 from store.tables import Trial
 from tests.api.api_examples import PROBLEM, add_dataset
+from tests.app_copies import app_of
 
 TEXTS = [
     "left",
@@ -158,7 +158,7 @@ def record(folder: Path, url: str) -> Recorded:
             for trial in range(TRIALS)
         ]
         session.execute(insert(Trial), rows)
-    app = create_app(Settings(data_dir=folder), database, arrays)
+    app = app_of(Settings(data_dir=folder), database, arrays)
     return Recorded(database, TestClient(app, raise_server_exceptions=False), dataset_id)
 
 

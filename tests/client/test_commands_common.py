@@ -20,13 +20,13 @@ from latentry.commands.exits import ExitCode, code_of
 from latentry.commands.reading import read_document, set_values
 from latentry.main import app
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
 from store.states import JobState
 from tests.api.api_examples import Example, add_dataset, add_job
 from tests.api.conftest import serve
+from tests.app_copies import app_of
 from tests.client.command_line import CommandLine
 from tests.conftest import free_port
 
@@ -136,7 +136,7 @@ def test_the_address_goes_anywhere(example: Example, example_url: str) -> None:
 def guarded_url(tmp_path: Path, sqlite_database: Database) -> Iterator[str]:
     """A service that asks for a key."""
     settings = Settings(data_dir=tmp_path / "data", require_key=True, admin_key="operator-" + "0" * 20)
-    guarded: FastAPI = create_app(settings, sqlite_database, open_array_store("sql:", sqlite_database))
+    guarded: FastAPI = app_of(settings, sqlite_database, open_array_store("sql:", sqlite_database))
     yield from serve(guarded)
 
 

@@ -10,12 +10,12 @@ import pytest
 from latentry.commands import client_checks
 from starlette.responses import JSONResponse
 
-from api.app import create_app
 from api.checks import databases
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
 from tests.api.conftest import serve
+from tests.app_copies import app_of
 from tests.client.command_line import CommandLine
 from tests.conftest import free_port
 
@@ -98,7 +98,7 @@ def guarded_url(tmp_path: Path) -> Iterator[str]:
     """A service that asks for keys, and whose database is away."""
     settings = Settings(data_dir=tmp_path, require_key=True, admin_key=SECRET)
     away = Database(f"postgresql+psycopg://user:hidden-word@127.0.0.1:{free_port()}/lab")
-    yield from serve(create_app(settings, away, open_array_store("sql:", away)))
+    yield from serve(app_of(settings, away, open_array_store("sql:", away)))
 
 
 def test_a_database_that_is_away(guarded_url: str) -> None:

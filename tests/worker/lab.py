@@ -10,7 +10,6 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
@@ -18,6 +17,7 @@ from store.settings import Settings
 from store.states import JobState
 from store.tables import Model
 from tests.api.conftest import serve
+from tests.app_copies import app_of
 from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.real_training import ingest, run_job
@@ -36,7 +36,7 @@ class Lab:
         migrate(self.database)
         self.arrays: Store = open_array_store("sql:", self.database)
         self.process = TrainingProcess(self.database, self.arrays, self.settings, name="here", device="cpu")
-        self.app = create_app(self.settings, self.database, self.arrays)
+        self.app = app_of(self.settings, self.database, self.arrays)
         self.client = TestClient(self.app)
 
     def ingest(self, source: Path | dict[str, Any], **options: Any) -> str:

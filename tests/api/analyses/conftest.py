@@ -10,7 +10,6 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
@@ -20,6 +19,7 @@ from store.settings import Settings
 from store.states import DatasetState, JobState, ModelState
 from store.tables import DEFAULT_TENANT, Dataset, Job, Trial
 from tests.api.api_examples import OTHER_TENANT, add_job, add_model, add_tenant
+from tests.app_copies import app_of
 
 TRIALS, BINS, FACTORS, LAG_BINS = 60, 30, 5, 2
 WIDTH_S, ZERO_S = 0.02, -0.1
@@ -117,7 +117,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         NamedArray("velocity", velocity, ("trial", "time_s", "velocity_component")),
         NamedArray("still", np.zeros((TRIALS, BINS, 1)), ("trial", "time_s", "still_component")),
     ])  # fmt: skip
-    app = create_app(settings, database, store)
+    app = app_of(settings, database, store)
     ids = {}
     with database.write() as session:
         add_tenant(session)

@@ -19,9 +19,9 @@ from sklearn.neighbors import NearestNeighbors
 from api.analyses.index import StateIndexes, indexes_in
 from api.analyses.nearest import nearest_trials
 from api.analyses.trajectories import Trajectories
-from api.app import create_app
 from api.arrays.labelled import LabelledArray
 from tests.api.analyses.conftest import BINS, CONDITIONS, FACTORS, TRIALS, WIDTH_S, ZERO_S, Lab
+from tests.app_copies import app_of
 
 CHECKED = hypothesis_settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -219,7 +219,7 @@ def indexed(lab: Lab, folder: Path, **settings: int) -> tuple[TestClient, StateI
     given = {"data_dir": folder, "nearest_index_bytes": 1, **settings}
     changed = lab.settings.model_copy(update=given)
     state = lab.client.app.state  # type: ignore[attr-defined]
-    app = create_app(changed, state.database, state.arrays)
+    app = app_of(changed, state.database, state.arrays)
     return TestClient(app), indexes_in(folder / "indexes", changed.nearest_index_max_bytes)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
@@ -17,6 +16,7 @@ from store.settings import Settings
 from store.states import JobState, ModelState
 from store.tables import Dataset, Trial
 from tests.api.api_examples import add_dataset, add_job, add_model
+from tests.app_copies import app_of
 from worker.ingest.dataset_arrays import write_dataset
 from worker.ingest.recording import Recording
 
@@ -114,7 +114,7 @@ def open_lab(folder: Path) -> Iterator[Lab]:
             add_model(session, job, number, state=ModelState.TRAINED, latents_path=path)
             for number, path in enumerate(("models/a", "models/b"))
         ]
-    client = TestClient(create_app(settings, database, store), raise_server_exceptions=False)
+    client = TestClient(app_of(settings, database, store), raise_server_exceptions=False)
     yield Lab(client, database, store, recording, latents, *ids)
     database.close()
 

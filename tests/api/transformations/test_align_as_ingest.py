@@ -10,10 +10,10 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from api.app import create_app
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
+from tests.app_copies import app_of
 from worker.ingest.service import ingest_dataset
 
 TRIALS, WIDTH_S = 12, 0.02
@@ -42,7 +42,7 @@ def _file(clock: str, path: Path) -> Path:
 def test_it_is_the_same(sqlite_database: Database, tmp_path: Path, clock: str) -> None:
     settings = Settings(data_dir=tmp_path / "data")
     store = open_array_store("sql:", sqlite_database)
-    client = TestClient(create_app(settings, sqlite_database, store))
+    client = TestClient(app_of(settings, sqlite_database, store))
     path = _file(clock, tmp_path / "spikes.npz")
 
     def spikes(trials: dict[str, Any], **query: str) -> NDArray[Any]:

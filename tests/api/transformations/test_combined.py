@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from api.app import create_app
 from api.arrays.group import ArrayGroup
 from api.arrays.transformations.align import find_event
 from api.arrays.transformations.surroundings import Surroundings
@@ -27,6 +26,7 @@ from tests.api.transformations.laboratory import (
     past_the_end,
     spikes,
 )
+from tests.app_copies import app_of
 from worker.ingest.service import ingest_dataset
 
 
@@ -51,7 +51,7 @@ def combined(
             of_second = session.get_one(Trial, (second, trial))
             of_second.length_bins = first.length_bins
             of_second.details = {"condition": "left", "go_cue": None if cue is None else cue + 0.06}
-    client = TestClient(create_app(settings, database, store), raise_server_exceptions=False)
+    client = TestClient(app_of(settings, database, store), raise_server_exceptions=False)
     answer = client.post("/v1/datasets:combine", json={"dataset_ids": [lab.dataset_id, second]})
     assert answer.status_code == 202, answer.text
     ingest_dataset(database, store, settings, answer.json()["id"], "test")

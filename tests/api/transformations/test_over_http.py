@@ -9,7 +9,6 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from api.app import create_app
 from api.arrays.transformations import Transformation
 from store.settings import Settings
 from tests.api.api_examples import PROBLEM
@@ -21,12 +20,13 @@ from tests.api.transformations.laboratory import (
     past_the_end,
     spikes,
 )
+from tests.app_copies import app_of
 
 
 @pytest.fixture(scope="module")
 def client(lab: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     settings = Settings(data_dir=tmp_path_factory.mktemp("app"))
-    return TestClient(create_app(settings, lab.database, lab.store), raise_server_exceptions=False)
+    return TestClient(app_of(settings, lab.database, lab.store), raise_server_exceptions=False)
 
 
 def values(answer: Any) -> NDArray[Any]:
