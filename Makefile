@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+# Two environments are made side by side.
+MAKEFLAGS += --jobs=2
 
 .PHONY: demo test check up clean
 
@@ -14,11 +16,12 @@ demo: $(VENV)/service
 up: $(VENV)/service
 	$(BIN)/latentry up
 
-# What starts no service of its own runs in as many processes as there are cores; the rest has the machine to itself.
+# What starts no service of its own runs in as many processes as there are cores. Of the rest, which mostly waits for its
+# services, three files run at a time.
 SERVICES := tests/integration tests/benchmarks/test_chaos.py
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n logical --dist worksteal $(SERVICES:%=--ignore=%)
-	$(BIN)/python -m pytest $(SERVICES)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(SERVICES)
 
 check: $(VENV)/test
 	$(BIN)/ruff check .

@@ -81,8 +81,8 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Store a result and read it; yields figures for each kind of question and number of clients."""
     model_id, trials = store_result(settings, size_mb * 10**6)
-    for kind in kinds:
-        with server(settings) as (url, pid):
+    with server(settings) as (url, pid):
+        for kind in kinds:
             for number in clients:
                 question = {
                     "url": f"{url}/v1/models/{model_id}/arrays/rates",

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated
 
+import anyio
+from anyio import to_thread
 from fastapi import Depends, Header, Request, Response
-from fastapi.responses import StreamingResponse
 from zarr.abc.store import RangeByteRequest
 
 from api.arrays.compression import LEAST_BYTES, choose_coding, compressed
@@ -14,11 +15,14 @@ from api.arrays.formats.base import Encoded, Format
 from api.arrays.labelled import LabelledArray
 from api.arrays.ranges import npy_range, wanted_range
 from api.arrays.service import etag, matches_tag
+from api.streamed import Streamed
 
 _VERSION = version("latentry")
 """Another version may write the same values in other bytes."""
 _AT_ONCE_BYTES = 2**16
 """Answers of a known size up to this are made before the first byte is sent: that is quicker, and what fails is told."""
+_writing_files = anyio.CapacityLimiter(4)
+"""Threads that may write files of answers, apart from those of other requests: who asks for many of them keeps nobody waiting."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ def unchanged(chosen: Format, tag_parts: Sequence[str], conditions: Conditions, 
         if matches_tag(conditions.if_none_match, tag.removeprefix("W/")):
             return Response(status_code=304, headers=_headers(tag, kept))
     return None
+
+
+async def in_thread(chosen: Format, make: Callable[[], Response]) -> Response:
+    """Make an answer in a thread: where a whole file is written before it is sent, in one of the few that are for that."""
+    return await to_thread.run_sync(make, limiter=_writing_files if chosen.is_written_first else None)
 
 
 def answer(
@@ -120,10 +129,10 @@ def answer(
     if size is not None:
         headers["Content-Length"] = str(size)
     if conditions.is_head:
-        return StreamingResponse(iter(()), media_type=chosen.media_type, headers=headers)
+        return Streamed(iter(()), 200, headers, chosen.media_type)
     if size is not None and size <= _AT_ONCE_BYTES:
         return Response(b"".join(pieces), status, headers, chosen.media_type)
-    return StreamingResponse(pieces, status, headers, chosen.media_type)
+    return Streamed(pieces, status, headers, chosen.media_type)
 
 
 def ranges_of(chosen: Format, array: LabelledArray) -> Callable[[RangeByteRequest], Iterator[bytes]] | None:

@@ -67,4 +67,4 @@ def export_model(
     if matches_tag(if_none_match, found.etag().removeprefix("W/")):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'attachment; filename="latentry-{model_id}.zip"'
-    return StreamingResponse(found.pieces(), media_type="application/zip", headers=headers)
+    return Streamed(found.pieces(), headers=headers, media_type="application/zip")

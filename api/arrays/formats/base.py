@@ -55,6 +55,8 @@ class Format(Protocol):
         Whether a browser saves it rather than shows it.
     is_reproducible
         Whether the same arrays give the same bytes each time.
+    is_written_first
+        Whether a whole file is written before its first byte is sent.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Format(Protocol):
     ending: str
     is_attachment: bool
     is_reproducible: bool
+    is_written_first: bool
 
     def shrinks(self, array: LabelledArray) -> bool:
         """Whether compressing what becomes of an array pays: it is text, or whole numbers, and not compressed already."""
@@ -81,6 +84,7 @@ class FileFormat:
 
     is_attachment = True
     is_reproducible = True
+    is_written_first = False
 
     def shrinks(self, array: LabelledArray) -> bool:
         """No: its own compression is used where that pays."""
