@@ -87,7 +87,8 @@ def authenticate(request: Request) -> Caller:
         if settings.require_key:
             raise Unauthorized(
                 "this service asks for a key, and none came",
-                hint="send the header Authorization: Bearer lat_…; whoever runs the service makes keys: `latentry keys create`",
+                hint="send the header Authorization: Bearer lat_… (`latentry` and the Python client: set LATENTRY_KEY); "
+                "whoever runs the service makes keys: `latentry keys create`",
                 headers=_CHALLENGE,
             )
         caller = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)

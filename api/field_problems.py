@@ -39,7 +39,7 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
         where, *path = error["loc"]
         if where != "body":
             pointer = ".".join(str(part) for part in path)
-            problem = FieldProblem(pointer=pointer, code=error["type"], message=_message(error))
+            problem = _problem_of_parameter(pointer, error)
         elif error["type"] == "json_invalid":
             message = f"expected JSON; {error['ctx']['error']} at character {path[0]}"
             problem = FieldProblem(pointer="", code="json_invalid", message=message)
@@ -64,6 +64,17 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
             if not any(one == pointer or one.startswith(pointer + "/") for one in told)
         ),
     ]
+
+
+def _problem_of_parameter(name: str, error: Any) -> FieldProblem:
+    if error["type"] != "extra_forbidden":
+        return FieldProblem(pointer=name, code=error["type"], message=_message(error))
+    return FieldProblem(
+        pointer=name,
+        code=error["type"],
+        message="there is no such parameter",
+        hint="the parameters are listed at /docs",
+    )
 
 
 def _of_its_field(error: Any) -> Any:
@@ -111,6 +122,10 @@ def _message(error: Any, is_member: bool = False) -> str:
         return f"expected an object; got {_shown(came)}"
     if kind == "string_unicode":
         return "expected text in UTF-8; got half of a surrogate pair"
+    if kind == "tuple_type":
+        return f"expected a list; got {_shown(came)}"
+    if kind == "timezone_aware" or kind.startswith("datetime_"):
+        return f"expected a time with its zone, such as 2027-01-31T00:00:00Z; got {_shown(came)}"
     if is_member and kind in ("float_type", "float_parsing"):
         return f"expected a number, a list of numbers, or a range {{low, high, scale}}; got {_shown(came)}"
     if is_member and kind in ("int_type", "int_parsing", "int_from_float"):

@@ -29,7 +29,7 @@ class SqlArrayStore(Store):
     Parameters
     ----------
     database
-        Where the rows are. Each write is a transaction of its own.
+        Where the rows are. Each read and each write is a transaction of its own, apart from those under way.
     read_only
         Refuse writes.
     """
@@ -40,11 +40,11 @@ class SqlArrayStore(Store):
 
     def __init__(self, database: Database, *, read_only: bool = False) -> None:
         super().__init__(read_only=read_only)
-        self._database = database
+        self._given, self._database = database, database.apart
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return the same store, read-only or not."""
-        return type(self)(self._database, read_only=read_only)
+        return type(self)(self._given, read_only=read_only)
 
     def __eq__(self, other: object) -> bool:
         return (

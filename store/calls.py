@@ -143,15 +143,20 @@ def _answer_key(call_id: str) -> str:
 @lru_cache
 def _broker() -> Redis:
     """Connections to the broker, kept; each thread takes one."""
-    return Redis.from_url(
-        get_settings().redis_url,
-        socket_connect_timeout=_LONGEST_PAUSE_SECONDS,
-        socket_timeout=2 * _LONGEST_PAUSE_SECONDS,
-    )
+    return Redis.from_url(get_settings().redis_url, **_timeouts())
 
 
 @lru_cache
 def _celery() -> "Celery":
     from celery import Celery  # takes a third of a second, which who never calls need not pay
 
-    return Celery("latentry-calls", broker=broker_url(get_settings().redis_url), set_as_current=False)
+    celery = Celery("latentry-calls", broker=broker_url(get_settings().redis_url), set_as_current=False)
+    celery.conf.broker_transport_options = _timeouts()
+    return celery
+
+
+def _timeouts() -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": _LONGEST_PAUSE_SECONDS,
+        "socket_timeout": 2 * _LONGEST_PAUSE_SECONDS,
+    }

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
@@ -49,6 +49,14 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         self._reading = self.engine.execution_options(**{_READ_ONLY: True})
 
+    @cached_property
+    def apart(self) -> "Database":
+        """The same database through connections of its own, which nobody holds while they wait for one of the others.
+
+        Were there one pool, transactions that read arrays could hold all of it, each waiting for one connection more.
+        """
+        return Database(self.url)
+
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction that may write: committed at the end of the block, rolled back on an error."""
@@ -64,6 +72,8 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+        if "apart" in vars(self):
+            self.apart.close()
 
 
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:

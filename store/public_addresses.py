@@ -57,9 +57,8 @@ def check_url(url: str, *, allow_private: bool) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as error:
         raise AddressRefused(f"expected a URL; it can't be read: {error}") from error
     if parsed.scheme not in schemes or not parsed.host:
-        raise AddressRefused(
-            f"expected {expected} and the name of a host; got {parsed.scheme}://{parsed.host}"
-        )
+        came = f"{parsed.scheme}://{parsed.host}" if parsed.host else repr(url)
+        raise AddressRefused(f"expected {expected} and the name of a host; got {came}")
     if parsed.userinfo:
         raise AddressRefused("expected no user or password in the URL: what is sent is signed instead")
     if parsed.fragment:

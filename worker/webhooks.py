@@ -61,17 +61,26 @@ class Claimed:
 
 
 def claim(session: Session, settings: Settings) -> Claimed | None:
-    """Claim the message that is due longest, of a webhook to which nothing is being sent; None when there is none."""
+    """Claim a message that is due, of a webhook to which nothing is being sent; None when there is none.
+
+    It is the one that is due longest of the webhooks that take what they are sent, or of the others: however many messages wait
+    for receivers that hang, those for all others go before.
+    """
     now = database_now(session)
     other = aliased(WebhookDelivery)
     busy = exists().where(other.webhook_id == WebhookDelivery.webhook_id, other.lease_expires_at > now)
+    was_refused = exists().where(
+        other.webhook_id == WebhookDelivery.webhook_id,
+        other.state == DeliveryState.WAITING,
+        other.attempts > 0,
+    )
     # Said of the row itself too: PostgreSQL looks at it again once it has the lock, and at no other.
     is_free = WebhookDelivery.lease_expires_at.is_(None) | (WebhookDelivery.lease_expires_at <= now)
     is_due = (WebhookDelivery.state == DeliveryState.WAITING) & (WebhookDelivery.due_at <= now)
     due = (
         select(WebhookDelivery)
         .where(is_due, is_free, ~busy)
-        .order_by(WebhookDelivery.due_at)
+        .order_by(was_refused, WebhookDelivery.due_at)
         .limit(1)
         .with_for_update(skip_locked=True, of=WebhookDelivery)
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.arrays.answering import ConditionsDependency, answer
+from api.arrays.answering import ConditionsDependency, answer, in_thread
 from api.arrays.downloads.lfads_hdf5 import encode_lfads_hdf5
 from api.arrays.downloads.stored_zarr import encode_stored_zarr
 from api.arrays.downloads.whole import Whole, gather
@@ -77,7 +77,7 @@ def make_download_router(kind: str, plural: str, find_group: FindGroup) -> APIRo
             **problem_responses(404, 409, 422),
         },
     )
-    def download(
+    async def download(
         owner_id: str,
         query: Annotated[DownloadQuery, Query()],
         database: DatabaseDependency,
@@ -87,20 +87,24 @@ def make_download_router(kind: str, plural: str, find_group: FindGroup) -> APIRo
         conditions: ConditionsDependency,
     ) -> Response:
         """Download all arrays, or some, as one file: with coordinates, units, splits and the original order of trials."""
-        with database.read() as session:
-            group = find_group(session, tenant_id, owner_id)
-            context = Context(settings.json_max_elements, find_origin(session, database, arrays, group))
-        wanted = None if query.arrays is None else [name.strip() for name in query.arrays.split(",")]
-        whole = gather(group, arrays, wanted, context, is_dataset=kind == "dataset")
         chosen = _DOWNLOADS[query.format_]
-        return answer(
-            chosen.format,
-            owner_id,
-            (group.path, "download", *sorted(whole.names)),
-            conditions,
-            REVALIDATED if group.may_change else CACHE,
-            None,
-            lambda: chosen.encode(whole),
-        )
+
+        def make() -> Response:
+            with database.read() as session:
+                group = find_group(session, tenant_id, owner_id)
+                context = Context(settings.json_max_elements, find_origin(session, database, arrays, group))
+            wanted = None if query.arrays is None else [name.strip() for name in query.arrays.split(",")]
+            whole = gather(group, arrays, wanted, context, is_dataset=kind == "dataset")
+            return answer(
+                chosen.format,
+                owner_id,
+                (group.path, "download", *sorted(whole.names)),
+                conditions,
+                REVALIDATED if group.may_change else CACHE,
+                None,
+                lambda: chosen.encode(whole),
+            )
+
+        return await in_thread(chosen.format, make)
 
     return router

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from api.arrays import service
-from api.arrays.answering import ConditionsDependency, answer, coding_of, ranges_of, unchanged
+from api.arrays.answering import ConditionsDependency, answer, coding_of, in_thread, ranges_of, unchanged
 from api.arrays.formats import FORMATS, Context, choose_format
 from api.arrays.group import FindGroup
 from api.arrays.origin import find_origin
@@ -66,7 +66,7 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
         response_class=Response,
         responses=_ANSWERS | _RANGE | problem_responses(404, 406, 409, 416, 422),
     )
-    def read_array(
+    async def read_array(
         owner_id: str,
         name: str,
         query: Annotated[ArrayQuery, Query()],
@@ -79,25 +79,29 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
     ) -> Response:
         """Read an array, or a part of it, or what is made of it."""
         chosen = choose_format(query.format_, accept)
-        with database.read() as session:
-            group = find_group(session, tenant_id, owner_id)
-            surroundings = Surroundings(session, arrays, tenant_id, group)
-            decides = what_decides(name, query, surroundings)
-            kept = how_long_kept(query, group)
-            if (same := unchanged(chosen, decides, conditions, kept)) is not None:
-                return same
-            found = ask(name, query, surroundings)
-            origin = find_origin(session, database, arrays, group)
-        context = Context(settings.json_max_elements, origin)
-        return answer(
-            chosen,
-            name,
-            decides,
-            conditions,
-            kept,
-            coding_of(found[0], chosen, conditions),
-            lambda: chosen.encode(found, context),
-            ranges_of(chosen, found[0]),
-        )
+
+        def make() -> Response:
+            with database.read() as session:
+                group = find_group(session, tenant_id, owner_id)
+                surroundings = Surroundings(session, arrays, tenant_id, group)
+                decides = what_decides(name, query, surroundings)
+                kept = how_long_kept(query, group)
+                if (same := unchanged(chosen, decides, conditions, kept)) is not None:
+                    return same
+                found = ask(name, query, surroundings)
+                origin = find_origin(session, database, arrays, group)
+            context = Context(settings.json_max_elements, origin)
+            return answer(
+                chosen,
+                name,
+                decides,
+                conditions,
+                kept,
+                coding_of(found[0], chosen, conditions),
+                lambda: chosen.encode(found, context),
+                ranges_of(chosen, found[0]),
+            )
+
+        return await in_thread(chosen, make)
 
     return router

@@ -1,5 +1,6 @@
 """Which part of an array: positions along its axes, labels of its dims, trials by what is known of them."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -99,6 +100,15 @@ def select(
     )
 
 
+def _meant(name: str, whole: LabelledArray, selection: Selection) -> str:
+    """What to do about a parameter that is not known."""
+    fields = type(selection).model_fields.items()
+    others = [field.alias or one for one, field in fields if one not in _DIMS]
+    likely = difflib.get_close_matches(name, [*whole.dims, *others], 1)
+    hint = f"did you mean {likely[0]}? " if likely else ""
+    return f"{hint}docs/querying.md and docs/transformations.md list the parameters"
+
+
 def _chosen(
     whole: LabelledArray, selection: Selection, group: ArrayGroup, store: Store, session: Session
 ) -> dict[str, _Chosen]:
@@ -109,7 +119,7 @@ def _chosen(
         if dim not in sizes:
             dims = ", ".join(whole.dims) or "none"
             message = f"expected a parameter, or a dim of {whole.name}, whose dims are {dims}; got {dim!r}"
-            raise label_problem(dim, message, "docs/querying.md lists the parameters")
+            raise label_problem(dim, message, _meant(dim, whole, selection))
         chosen[dim] = _Chosen(dim, labelled_positions(given, dim, whole.index(dim), sizes[dim]))
     if selection.split:
         dim, numbers = trial_numbers(whole, "split")

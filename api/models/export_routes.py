@@ -10,6 +10,7 @@ from api.dependencies import ArraysDependency, DatabaseDependency, TenantDepende
 from api.errors import problem_responses
 from api.models.card import ModelCard
 from api.models.export import ProgramKind, find_card, find_export
+from api.streamed import Streamed
 
 router = APIRouter(tags=["models"])
 

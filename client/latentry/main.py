@@ -37,7 +37,6 @@ for name, group in (
 export.register(app, USE)
 doctor.register(app, RUN)
 
-DataDir = Annotated[Path, typer.Option(help="Folder of everything the service keeps.")]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Training workers; by default one with a GPU, else one for each core."),
@@ -73,13 +72,17 @@ def load_embedded_service() -> Any:
 
 @app.command(rich_help_panel=RUN, epilog="Example: latentry up --data-dir /data/latentry --port 8000")
 def up(
-    data_dir: DataDir = Path("latentry-data"),
+    data_dir: Annotated[
+        Path, typer.Option(envvar="LATENTRY_DATA_DIR", help="Folder of everything the service keeps.")
+    ] = Path("latentry-data"),
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 for the whole network.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     workers: Workers = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, envvar="LATENTRY_THREADS", help="CPU threads of each worker.")
+    ] = 1,
 ) -> None:
     """Run the whole service on this machine: API, worker, maintenance loop, broker, SQLite."""
     with_errors_told(lambda: _run_service(data_dir, host=host, port=port, workers=workers, threads=threads))
@@ -96,7 +99,7 @@ def _run_service(data_dir: Path, **options: Any) -> None:
         typer.echo(f"API    {service.url}/v1")
         typer.echo(f"Docs   {service.url}/docs")
         typer.echo(f"Data   {service.data_dir}")
-        typer.echo(f"Train  {service.workers} workers")
+        typer.echo(f"Train  {service.workers} worker{'' if service.workers == 1 else 's'}")
         typer.echo(f"Logs   {service.log_dir}")
         typer.echo("Ctrl-C stops everything; the next `latentry up` goes on where it was.")
         service.watch(stopping.is_set)
@@ -108,7 +111,9 @@ def _run_service(data_dir: Path, **options: Any) -> None:
 
 @app.command(rich_help_panel=RUN, epilog="Example: latentry demo --data-dir /tmp/latentry-demo")
 def demo(
-    data_dir: DataDir = Path("latentry-demo"),
+    data_dir: Annotated[Path, typer.Option(help="Folder of everything the service keeps.")] = Path(
+        "latentry-demo"
+    ),
     url: Annotated[str | None, typer.Option(help="Use a running service instead of starting one.")] = None,
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     workers: Workers = None,

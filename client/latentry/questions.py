@@ -29,11 +29,28 @@ def parameters_of(where: Where = None, **asked: Any) -> Document:
         Conditions on trials.
     asked
         E.g. ``split=["train", "valid"]``, ``window_s=(-0.1, 0.4)``, ``time_s=slice(0.1, 0.4)``, ``smooth_s=0.05``.
+
+    Raises
+    ------
+    ValueError
+        If a window is no pair, or a range of labels has a step.
     """
     if (window := asked.get("window_s")) is not None and not isinstance(window, str):
-        asked["window_s"] = slice(*window)
+        asked["window_s"] = _window(window)
     said = {name: label_text(value) for name, value in asked.items() if value is not None}
     return {**said, **({"where": where_texts(where)} if where else {})}
+
+
+def _window(window: Any) -> slice:
+    if isinstance(window, slice):
+        return window
+    try:
+        first, last = window
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"window_s: expected from when to when, such as (-0.1, 0.4); got {window!r}"
+        ) from None
+    return slice(first, last)
 
 
 def label_text(label: Label) -> str:
@@ -48,7 +65,7 @@ def label_text(label: Label) -> str:
         if label.step is not None:
             raise ValueError(f"a range of labels has no step; got {label.step!r}")
         return f"{_one(label.start)}:{_one(label.stop)}"
-    if isinstance(label, str) or not hasattr(label, "__iter__"):
+    if isinstance(label, str | Mapping) or not hasattr(label, "__iter__"):
         return _one(label)
     return ",".join(_one(item) for item in label)
 
@@ -106,5 +123,7 @@ def _value(value: Any) -> str:
 def _one(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, Mapping) and "id" in value:
+        return str(value["id"])  # a model, as of rotate_to
     plain = value.item() if hasattr(value, "item") else value
     return str(plain).lower() if isinstance(plain, bool) else str(plain)

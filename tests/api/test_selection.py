@@ -294,7 +294,9 @@ REFUSALS: list[tuple[str, dict[str, Any], str, str, str | None]] = [
         "a dim of factors, whose dims are trial, time_s, factor; got 'neuron'",
         "docs/querying.md",
     ),
-    ("factors", {"trails": "0"}, "trails", "got 'trails'", "docs/querying.md"),
+    ("factors", {"trails": "0"}, "trails", "got 'trails'", "did you mean trial? docs/querying.md"),
+    ("rates", {"time": "0:0.1"}, "time", "got 'time'", "did you mean time_s? docs/querying.md"),
+    ("rates", {"averge": "condition"}, "averge", "got 'averge'", "did you mean average? docs/querying.md"),
     ("gain", {"trial": "0"}, "trial", "whose dims are none", None),
     (
         "rates",

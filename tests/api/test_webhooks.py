@@ -130,6 +130,10 @@ def test_urls_that_lead_elsewhere_are_refused(light_client: TestClient) -> None:
         answer = light_client.post("/v1/webhooks", json={"url": url})
         assert answer.status_code == 422, url
         assert [problem["pointer"] for problem in answer.json()["errors"]] == ["/url"]
+    assert (
+        "got 'receiver.example/hook'"
+        in light_client.post("/v1/webhooks", json={"url": "receiver.example/hook"}).text
+    )
     assert light_client.get("/v1/webhooks").json()["items"] == []
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import h5py
 import httpx
 import numpy as np
 import pytest
 import xarray as xr
 from fastapi import FastAPI
 from latentry import AsyncClient, Client, LatentryError
+from latentry.asynchronous.arrays import AsyncArrays
 from latentry.errors import NotFound
 from latentry.synchronous.models import Model
 
@@ -97,6 +100,29 @@ def test_selected_by_label_it_is_what_xarray_selects(model: Model) -> None:
 def test_what_does_not_fit_is_told_by_the_service(model: Model) -> None:
     with pytest.raises(LatentryError, match="smooth_s"):
         model.rates.query(smooth_s=-1.0).read()
+
+
+def test_arrays_are_gone_through_by_name(model: Model) -> None:
+    assert sorted(model.arrays) == sorted(model.arrays.names()) == sorted(ARRAYS)
+    assert "rates" in model.arrays
+    assert "rate" not in model.arrays
+    with pytest.raises(TypeError, match="taken by name"):
+        model.arrays[0]  # type: ignore[index]
+    with pytest.raises(TypeError, match="taken by name"):
+        list(AsyncArrays(AsyncClient("http://127.0.0.1:1"), "/v1/models/mod_1"))  # type: ignore[arg-type, call-overload]
+
+
+def test_the_ending_of_a_file_tells_its_format(model: Model, tmp_path: Path) -> None:
+    part = model.rates.sel(trial=0, neuron=[0, 1])
+    assert part.download(tmp_path / "a.csv").read_text().startswith('"trial"')
+    assert part.download(tmp_path / "a.npz", "json").read_text().startswith("{")
+    assert part.download(tmp_path / "a.dat").read_bytes().startswith(b"\x93NUMPY")
+    assert h5py.is_hdf5(model.download(tmp_path / "all.h5", arrays=["rates"]))
+    assert model.download(tmp_path, arrays=["rates"]).suffix == ".npz"
+
+
+def test_a_model_is_named_by_itself(model: Model) -> None:
+    np.testing.assert_allclose(model.factors.query(rotate_to=model)[1], model.factors[1], atol=1e-5)
 
 
 def test_xarray_reads_the_same(model: Model) -> None:

@@ -123,6 +123,35 @@ def test_how_commands_end(example: Example, example_url: str) -> None:
         assert "is no address" in CommandLine(url)("jobs", "list", expect=2).messages
 
 
+def test_the_address_of_the_api_is_that_of_the_service(example: Example, example_url: str) -> None:
+    shown = CommandLine(f"{example_url}/v1")("jobs", "show", example.job_id, "--json").json()
+    assert shown["id"] == example.job_id
+
+
+@pytest.mark.parametrize("said", [(), ("--data-dir", "said", "--threads", "3")])
+def test_up_takes_its_folder_and_threads_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, said: tuple[str, ...]
+) -> None:
+    begun: list[tuple[Path, int]] = []
+
+    class Service:
+        def __init__(self, data_dir: Path, **options: Any) -> None:
+            begun.append((data_dir, options["threads"]))
+
+        def start(self) -> None:
+            raise RuntimeError("it need not run")
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr("latentry.main.load_embedded_service", lambda: Service)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("LATENTRY_DATA_DIR", "kept")
+    monkeypatch.setenv("LATENTRY_THREADS", "2")
+    assert "need not run" in CommandLine("http://service")("up", *said, expect=1).messages
+    assert begun == [(Path("said"), 3) if said else (Path("kept"), 2)]
+
+
 def test_the_address_goes_anywhere(example: Example, example_url: str) -> None:
     nowhere = CommandLine(f"http://127.0.0.1:{free_port()}")
     for arguments in (

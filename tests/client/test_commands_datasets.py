@@ -55,6 +55,8 @@ def test_a_file_from_upload_to_report(light_url: str, tmp_path: Path, spikes_fil
     assert "reaches" in latentry("datasets", "list").out
     picture = tmp_path / "preview.png"
     latentry("datasets", "preview", dataset["id"], "-o", picture)
+    refused = latentry("datasets", "preview", dataset["id"], "-o", tmp_path / "preview.pdf", expect=2)
+    assert "ends with .png or .svg" in refused.messages
     assert matplotlib.image.imread(picture).shape[1] == 1200
 
 

@@ -151,6 +151,7 @@ def test_what_a_search_found(latentry: CommandLine, sqlite_database: Database, t
     assert (lineage["model_number"], lineage["epochs"]) == (1, 30)
     picture = tmp_path / "lineage.svg"
     shown = latentry("jobs", "lineage", job_id, "--model", "1", "-o", picture)
+    assert "ends with .svg" in latentry("jobs", "lineage", job_id, "-o", "lineage.png", expect=2).messages
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
     assert "Model 1: 30 epochs" in shown.out
     assert "lost: 2 < 3 & <more>" in shown.out

@@ -42,6 +42,11 @@ def test_arrays_are_listed(latentry: CommandLine, example: Example) -> None:
         assert "trial 300 × time_s 50 × neuron 20" in latentry("latents", "list", owner).out
 
 
+def test_a_folder_that_is_not_there(latentry: CommandLine, example: Example) -> None:
+    asked = ("latents", "get", example.model_id, "rates", "-o", "nowhere/a.npy")
+    assert "there is no folder 'nowhere'" in latentry(*asked, expect=2).messages
+
+
 def test_an_array_in_files_of_several_formats(latentry: CommandLine, example: Example) -> None:
     told = latentry("latents", "get", example.model_id, "rates", "-o", "all.npy", "--json").json()
     assert told == {"path": "all.npy", "bytes": Path("all.npy").stat().st_size, "format": "npy"}
@@ -152,7 +157,7 @@ def test_what_is_refused_leaves_no_file(latentry: CommandLine, example: Example)
         ((model, "rates", "-o", "-", "-f", "npy", "--json"), 2),
         ((model, "rates", "--parameter", "trial", "-o", "a.npy"), 2),
         ((model, "rates", "--parameter", "no_such_parameter=1", "-o", "a.npy"), 2),
-        ((model, "rates", "-o", "no_such_folder/a.npy"), 1),
+        ((model, "rates", "-o", "no_such_folder/a.npy"), 2),
     ):
         assert latentry("latents", "get", *arguments, expect=code).messages.startswith("Error: "), arguments
     assert not any(Path().iterdir())

@@ -113,6 +113,8 @@ def test_a_model_is_applied(asked: Callable[..., list[httpx.Request]], end: str,
     else:
         assert ran.json()["state"] == "done"
     assert latentry("models", "apply", "mod_1", "--no-wait", "--json").json()["state"] == "queued"
+    refused = latentry("models", "apply", "mod_1", "--dataset", "no.npz", expect=2)
+    assert "neither the id of a data set (dat_…) nor a file" in refused.messages
 
 
 def test_inferences(asked: Callable[..., list[httpx.Request]]) -> None:
@@ -158,6 +160,11 @@ def test_latents_at_once_to_a_file(asked: Callable[..., list[httpx.Request]], tm
     assert told == {"path": str(path), "bytes": 3, "format": "npz"}
     assert path.read_bytes() == b"npz"
     assert requests[0].url.params["format"] == "npz"
+    refused = CommandLine("http://service")(
+        "models", "infer", "mod_1", tmp_path / "trials.json", "-o", tmp_path / "latents.csv", expect=2
+    )
+    assert "ends with .npz" in refused.messages
+    assert len(requests) == 1
 
 
 def test_spikes_of_every_kind_of_file(tmp_path: Path) -> None:

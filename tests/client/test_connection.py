@@ -231,6 +231,15 @@ def test_the_key_goes_with_every_request(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "lat_secret" not in repr(client_of(service, key="lat_secret"))
 
 
+def test_the_address_may_be_that_of_the_api() -> None:
+    for url in ("http://service", "http://service/", "http://service/v1", "http://service/v1/"):
+        assert Client(url).url == "http://service"
+    assert Client("http://lab.example/latentry/v1").url == "http://lab.example/latentry"
+    for url in ("127.0.0.1:8000", "ftp://service", "http://"):
+        with pytest.raises(errors.LatentryError, match="is no address of a service"):
+            Client(url)
+
+
 def test_a_download_is_whole_or_not_there(tmp_path: Path) -> None:
     parts = iter([b"half", None, b"whole", b" file"])
 

@@ -30,6 +30,14 @@ def test_a_range_of_labels_has_no_step() -> None:
         label_text(slice(0, 1, 2))
 
 
+def test_a_window_is_a_pair() -> None:
+    for window in ((-0.1, 0.4), [-0.1, 0.4], slice(-0.1, 0.4), "-0.1:0.4"):
+        assert parameters_of(window_s=window) == {"window_s": "-0.1:0.4"}
+    for window in (0.4, (0.4,), (0, 1, 2)):
+        with pytest.raises(ValueError, match="expected from when to when"):
+            parameters_of(window_s=window)
+
+
 @pytest.mark.parametrize(
     ("where", "texts"),
     [

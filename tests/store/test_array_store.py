@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import xarray
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from store.array_store import (
@@ -153,3 +156,20 @@ def test_rows_that_are_missing_are_told(arrays: Store) -> None:
     rows.append(np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="expected 3 rows, got 2"):
         rows.close()
+
+
+def test_arrays_are_read_while_all_other_connections_are_held(database: Database) -> None:
+    store = open_array_store("sql:", database)
+    write_object(store, "models/a", b"values")
+    pool = database.engine.pool
+    assert isinstance(pool, QueuePool)
+    pool._timeout = 0.01
+    with ExitStack() as held:
+
+        def hold_all() -> None:
+            while True:
+                held.enter_context(database.read()).connection()
+
+        with pytest.raises(PoolTimeout):
+            hold_all()
+        assert read_object(store, "models/a") == b"values"

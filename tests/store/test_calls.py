@@ -1,5 +1,6 @@
 """Calls of a worker: question and answer through a real broker, and what comes where there is none."""
 
+import signal
 import subprocess
 import threading
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from redis import Redis
 
 from store import calls
 from store.calls import (
@@ -38,7 +40,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     url, command = broker_command(tmp_path)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
     settings = Settings(redis_url=url)
@@ -50,7 +52,7 @@ def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
             break
         except Exception:
             time.sleep(0.01)
-    yield
+    yield process
     process.kill()
     process.wait()
 
@@ -108,3 +110,23 @@ def test_there_is_no_broker() -> None:
 def test_an_array_of_objects_is_never_read() -> None:
     with pytest.raises(ValueError, match="expected numbers"):
         unpack_array({"dtype": "|O", "shape": [1], "bytes": b"12345678"})
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+def test_a_broker_that_hangs_in_the_middle_is_given_up(
+    broker: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, was_used: bool
+) -> None:
+    monkeypatch.setattr(calls, "_LONGEST_PAUSE_SECONDS", 0.1)
+    calls._broker.cache_clear()
+    if was_used:
+        calls._celery().send_task("another", queue=calls.CALLS)
+
+    def set_and_hang(self: Redis, *arguments: Any, **options: Any) -> None:
+        self.execute_command("SET", *arguments)
+        broker.send_signal(signal.SIGSTOP)
+
+    monkeypatch.setattr(Redis, "set", set_and_hang)
+    began = time.monotonic()
+    with pytest.raises(WorkersAway, match="does not answer"):
+        call_worker("infer_now", {}, timeout_s=30)
+    assert time.monotonic() - began < 5

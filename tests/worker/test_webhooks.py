@@ -296,6 +296,23 @@ def test_one_that_is_slow_keeps_no_other_waiting(
         assert not thread.is_alive()
 
 
+def test_messages_of_one_that_hangs_wait_for_those_of_others(
+    database: Database, settings: Settings, make: Callable[[str], Webhook]
+) -> None:
+    hangs = make("http://127.0.0.1:1/hangs")
+    with database.write() as session:
+        for _ in range(3):
+            announce_test(session, hangs)
+    takes = make("http://127.0.0.1:1/takes")
+    first = next_due(database, settings)
+    assert first is not None
+    assert first.webhook_id == hangs.id
+    with database.write() as session:
+        finish(session, settings, first, Answer(None, "no answer"))
+    claimed = [next_due(database, settings), next_due(database, settings)]
+    assert [one and one.webhook_id for one in claimed] == [takes.id, hangs.id]
+
+
 def test_a_drip_does_not_last_longer_than_its_time(receiver: Receiver) -> None:
     receiver.silent_s = 20
     started = time.monotonic()

@@ -24,6 +24,7 @@ class Hdf5(FileFormat):
     """hdf5: to be read by `h5py`, MATLAB and, as netCDF 4, by `xarray.open_dataset`."""
 
     name, media_type, ending = "hdf5", "application/x-hdf5", "h5"
+    is_written_first = True
 
     def encode(self, arrays: Sequence[LabelledArray], context: Context) -> Encoded:
         """Each array and each coordinate as a data set."""

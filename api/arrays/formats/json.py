@@ -16,7 +16,7 @@ class Json:
     """JSON, of a bounded number of elements."""
 
     name, media_type, ending = "json", "application/json", "json"
-    is_attachment, is_reproducible = False, True
+    is_attachment, is_reproducible, is_written_first = False, True, False
 
     def shrinks(self, array: LabelledArray) -> bool:
         """Text does."""

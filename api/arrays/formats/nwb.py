@@ -20,6 +20,7 @@ class Nwb(FileFormat):
     """nwb: one file of arrays, trials and their metadata."""
 
     name, media_type, ending = "nwb", "application/x-nwb", "nwb"
+    is_written_first = True
     is_reproducible = False  # an NWB file says when it was made, and its objects have random ids
 
     def encode(self, arrays: Sequence[LabelledArray], context: Context) -> Encoded:

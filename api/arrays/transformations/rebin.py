@@ -89,7 +89,7 @@ def _factor(width_s: float, time: TimeAxis) -> int:
         raise refusal(
             "rebin_s",
             f"expected at most {time.bins * time.width_s:g} s, what is selected of a trial; got {width_s:g} s",
-            f"it is in seconds: did you mean {width_s / 1000:g}?",
+            f"it is in seconds: did you mean {width_s / 1000:g}?" if factor >= 1000 else "it is in seconds",
         )
     return factor
 

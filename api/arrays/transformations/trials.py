@@ -32,7 +32,7 @@ def trials_of(array: LabelledArray, parameter: str) -> NDArray[np.int64]:
         raise refusal(
             parameter,
             f"expected an array whose first axis is trials; {array.name} has the axes {listed(array.dims)}",
-            "one trial keeps its axis as a range: slice=3:4",
+            "one trial keeps its axis as a range: slice=3:4; an average has no trials",
         )
     return _numbers(array)
 

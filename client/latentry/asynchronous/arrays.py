@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentry.documents import ArrayDocument, Document, settled
 from latentry.errors import NotFound
+from latentry.file_formats import format_of
 from latentry.indexing import slice_of
 from latentry.labelled import Coordinate, LabelledArray, needed, read_npz
 from latentry.notebook import array_html, arrays_html, shown
@@ -179,9 +180,12 @@ class AsyncArray:
         )  # fmt: skip
         return AsyncArray(self._arrays, self.name, {**self._labels, **labels}, {**self._parameters, **asked})
 
-    async def download(self, path: str | Path, format: str = "npy") -> Path:
-        """Have it as a file: ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``nwb``, ``zarr`` or ``json``."""
-        parameters = {**await self._question(), "format": format}
+    async def download(self, path: str | Path, format: str | None = None) -> Path:
+        """Have it as a file: ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``nwb``, ``zarr`` or ``json``.
+
+        Unless given, the format is told by the file's ending, and npy where that tells none.
+        """
+        parameters = {**await self._question(), "format": format or format_of(path, "npy")}
         return await self._arrays.client.download(self.path, path, parameters)
 
     async def to_labelled(self) -> LabelledArray:
@@ -277,7 +281,16 @@ class AsyncArrays:
         self._coordinates: dict[str, Coordinate] = {}
 
     def __getitem__(self, name: str) -> AsyncArray:
+        if not isinstance(
+            name, str
+        ):  # or Python, asked for `in` or a loop, would take 0, 1, 2 and so on for ever
+            raise TypeError(f"arrays are taken by name, as in arrays['rates']; got {name!r}")
         return AsyncArray(self, name)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Go through the names of the arrays there are."""
+        for document in (await self._list()).values():
+            yield document["name"]
 
     async def names(self) -> list[str]:
         """Names of the arrays there are."""

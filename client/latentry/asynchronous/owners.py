@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from latentry.asynchronous.arrays import AsyncArray, AsyncArrays
 from latentry.asynchronous.resources import AsyncResource
 from latentry.documents import Document, Field, TimeField
+from latentry.file_formats import format_of
 from latentry.labelled import LabelledArray, needed, read_npz
 from latentry.questions import Where, parameters_of
 
@@ -37,7 +38,7 @@ class AsyncArrayOwner(AsyncResource):
         return self._arrays
 
     async def download(
-        self, path: str | Path, format: str = "npz", arrays: Sequence[str] | None = None
+        self, path: str | Path, format: str | None = None, arrays: Sequence[str] | None = None
     ) -> Path:
         """Have all arrays in one file.
 
@@ -46,7 +47,7 @@ class AsyncArrayOwner(AsyncResource):
         path
             Of the file, or a folder to put it into.
         format
-            ``npz``, ``hdf5``, ``nwb`` or ``zarr``.
+            ``npz``, ``hdf5``, ``nwb`` or ``zarr``; by the file's ending unless given, and npz where that tells none.
         arrays
             Those that are wanted; all unless given.
 
@@ -55,7 +56,7 @@ class AsyncArrayOwner(AsyncResource):
         Path
             The file.
         """
-        parameters = parameters_of(format=format, arrays=arrays)
+        parameters = parameters_of(format=format or format_of(path, "npz"), arrays=arrays)
         return await self._client.download(f"{self.path}/download", path, parameters)
 
     def open_zarr(self, **arguments: Any) -> xarray.Dataset:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from latentry.documents import Document
+from latentry.errors import LatentryError
 
 if TYPE_CHECKING:
     import httpx
@@ -41,7 +42,7 @@ class AsyncRequests:
     ) -> None:
         from latentry.asynchronous.connection import AsyncConnection
 
-        self.url = (url or os.environ.get("LATENTRY_URL") or "http://127.0.0.1:8000").rstrip("/")
+        self.url = _address(url or os.environ.get("LATENTRY_URL") or "http://127.0.0.1:8000")
         key = os.environ.get("LATENTRY_KEY", "") if key is None else key
         self._connection = AsyncConnection(self.url, key, timeout_s, patience_s, transport)
 
@@ -101,3 +102,11 @@ class AsyncRequests:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.url}>"
+
+
+def _address(url: str) -> str:
+    """The address of a service, also where that of its API is given: `latentry up` shows both."""
+    address = url.strip().rstrip("/").removesuffix("/v1")
+    if not address.startswith(("http://", "https://")):
+        raise LatentryError(f"{url!r} is no address of a service", "such as http://127.0.0.1:8000")
+    return address

@@ -153,7 +153,8 @@ def command(
             context: typer.Context, url: str | None, key: str | None, as_json: bool, **arguments: Any
         ) -> None:
             before = context.find_object(Connection) or Connection(None, None)
-            call = Call(url or before.url or DEFAULT_URL, key or before.key, as_json)
+            address = (url or before.url or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+            call = Call(address, key or before.key, as_json)
             with_errors_told(lambda: function(call, **arguments), call.url)
 
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + common

@@ -39,6 +39,23 @@ Format = Annotated[str | None, typer.Option(help="Format of the file; told from 
 BinWidth = Annotated[float | None, typer.Option(help="Width of a bin in seconds, if the file does not say.")]
 
 
+def named_dataset(call: Call, said: str) -> str:
+    """The data set that was named: an id, or a file, which is uploaded.
+
+    Raises
+    ------
+    UsageProblem
+        If it is neither.
+    """
+    if Path(said).is_file():
+        dataset = upload_file(call, Path(said))
+        call.say(f"{said} is {dataset['id']}")
+        return str(dataset["id"])
+    if not said.startswith("dat_"):
+        raise UsageProblem(f"{said!r} is neither the id of a data set (dat_…) nor a file")
+    return said
+
+
 def upload_file(
     call: Call, file: Path, name: str = "", options: Document | None = None, **fields: Any
 ) -> Document:
@@ -173,5 +190,6 @@ def trials(
 @command(app, "preview", example="datasets preview dat_0192f3c4a5b6aabbccddeeff -o reaches.png")
 def preview(call: Call, dataset_id: DatasetId, output: downloads.Output = Path("preview.png")) -> None:
     """Draw what a data set looks like: spikes, mean rates by condition, the session. As PNG, or SVG by the file's ending."""
+    downloads.check_output(output, ".png", ".svg")
     kind = "svg" if output.suffix == ".svg" else "png"
     downloads.save(call, f"/v1/datasets/{dataset_id}/preview.{kind}", {}, output)

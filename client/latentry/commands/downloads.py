@@ -44,6 +44,8 @@ def stream_to_file(call: Call, path: str, parameters: Document, to: Path) -> Doc
     ------
     LatentryError
         If the service refuses, or the connection breaks; nothing is left behind.
+    UsageProblem
+        If the file can't be made.
     """
     import httpx
 
@@ -51,6 +53,7 @@ def stream_to_file(call: Call, path: str, parameters: Document, to: Path) -> Doc
 
     if str(to) == "-" and call.as_json:
         raise UsageProblem("--json and -o - both want standard output", "give a file")
+    check_output(to)
     asked = {name: value for name, value in parameters.items() if value not in (None, [])}
     url, headers = call.client.url + path, call.client.headers
     try:
@@ -78,6 +81,22 @@ def save(call: Call, path: str, parameters: Document, to: Path, **told: Any) -> 
                 f"{to} ({bytes_in_words(written['bytes'])})", highlight=False, markup=False, soft_wrap=True
             ),
         )
+
+
+def check_output(to: Path, *endings: str) -> None:
+    """Refuse a file that can't be made, before anything is asked for; `-` is standard output.
+
+    Raises
+    ------
+    UsageProblem
+        If its folder is not there, or its name ends with none of `endings`, where there are some.
+    """
+    if str(to) == "-":
+        return
+    if endings and to.suffix not in endings:
+        raise UsageProblem(f"expected a file that ends with {' or '.join(endings)}; got {str(to)!r}")
+    if not to.parent.is_dir():
+        raise UsageProblem(f"there is no folder {str(to.parent)!r}", "make it first: mkdir -p")
 
 
 @contextmanager

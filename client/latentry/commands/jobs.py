@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.commands import job_pages
+from latentry.commands import downloads, job_pages
 from latentry.commands.calling import Call, Document, command
-from latentry.commands.datasets import upload_file
+from latentry.commands.datasets import named_dataset
 from latentry.commands.exits import UsageProblem
 from latentry.commands.reading import read_document, set_values
 from latentry.commands.words import number, rows_table, time_in_words, value_in_words
@@ -208,6 +208,8 @@ def lineage(
     ] = None,
 ) -> None:
     """Show whose weights a model has, from epoch to epoch, or draw the whole search."""
+    if output is not None:
+        downloads.check_output(output, ".svg")
     found = call.client.lineage(job_id, model)
     if output is not None:
         output.write_text(call.client.lineage_picture(job_id, model), "utf-8")
@@ -252,10 +254,4 @@ def _dataset_id(call: Call, said: str | None) -> str:
         raise UsageProblem(
             "no data set is named", "give --dataset with an id or a file, or dataset_id in the specification"
         )
-    if Path(said).is_file():
-        dataset = upload_file(call, Path(said))
-        call.say(f"{said} is {dataset['id']}")
-        return str(dataset["id"])
-    if not said.startswith("dat_"):
-        raise UsageProblem(f"{said!r} is neither the id of a data set (dat_…) nor a file")
-    return said
+    return named_dataset(call, said)

@@ -8,8 +8,9 @@ import typer
 from latentry.commands import downloads
 from latentry.commands.calling import Call, command
 from latentry.commands.exits import UsageProblem
+from latentry.commands.models import selected_model
 from latentry.commands.words import pairs_table, rows_table
-from latentry.errors import WrongState
+from latentry.file_formats import BY_ENDING
 
 app = typer.Typer(
     help="Arrays: rates, factors, spikes, …, selected, transformed, in your format.", no_args_is_help=True
@@ -23,11 +24,6 @@ OwnerId = Annotated[
     ),
 ]
 _COLLECTIONS = {"mod": "models", "dat": "datasets", "inf": "inferences"}
-_FORMATS = {
-    ".npy": "npy", ".npz": "npz", ".json": "json", ".csv": "csv", ".arrow": "arrow", ".arrows": "arrow",
-    ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5", ".nwb": "nwb", ".zip": "zarr",
-}  # fmt: skip
-"""By the ending of a file's name."""
 Format = Annotated[
     str | None,
     typer.Option(
@@ -170,11 +166,7 @@ def _path(call: Call, owner_id: str) -> str:
     """Where the arrays of an id are."""
     kind = owner_id.split("_", 1)[0]
     if kind == "job":
-        job = call.client.get_job(owner_id)
-        selected = job.get("final_model_id") or job.get("selected_model_id")
-        if selected is None:
-            raise WrongState(f"the job {owner_id} is {job['state']} and has selected no model yet")
-        return f"/v1/models/{selected}"
+        return f"/v1/models/{selected_model(call, owner_id)}"
     if kind not in _COLLECTIONS:
         raise UsageProblem(
             f"{owner_id!r} is no id of a model, data set, inference or job",
@@ -187,11 +179,11 @@ def _format(to: Path, said: str | None) -> str:
     """The format that was said, or that the file's name tells."""
     if said is not None:
         return said
-    if to.suffix not in _FORMATS:
+    if to.suffix not in BY_ENDING:
         raise UsageProblem(
-            f"the name {str(to)!r} tells no format", f"give --format, or an ending of {', '.join(_FORMATS)}"
+            f"the name {str(to)!r} tells no format", f"give --format, or an ending of {', '.join(BY_ENDING)}"
         )
-    return _FORMATS[to.suffix]
+    return BY_ENDING[to.suffix]
 
 
 def _pairs(parameters: list[str]) -> dict[str, list[str]]:

@@ -6,9 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from latentry.commands import downloads
 from latentry.commands.calling import Call, Document, command
+from latentry.commands.datasets import named_dataset
 from latentry.commands.spikes_file import read_spikes
 from latentry.commands.words import bytes_in_words, number, pairs_table, rows_table, value_in_words
+from latentry.errors import WrongState
 
 app = typer.Typer(
     help="Models of a job: scores, learning curves, latents of other data.", no_args_is_help=True
@@ -123,7 +126,10 @@ def apply(
     dataset: Annotated[
         str | None,
         typer.Option(
-            "--dataset", "-d", metavar="ID", help="A data set of the same neurons; its own unless given."
+            "--dataset",
+            "-d",
+            metavar="ID|FILE",
+            help="A data set of the same neurons, or a file to upload; its own unless given.",
         ),
     ] = None,
     array: LatentNames = None,
@@ -133,7 +139,7 @@ def apply(
 ) -> None:
     """Compute latents of a model for a data set; they are read with the id of the inference that is answered."""
     given = {
-        "dataset_id": dataset,
+        "dataset_id": None if dataset is None else named_dataset(call, dataset),
         "arrays": array or None,
         "posterior_samples": posterior_samples,
         "session": session,
@@ -165,6 +171,8 @@ def infer(
     session: SessionNumber = None,
 ) -> None:
     """Compute latents of one or a few trials at once, without storing them. FILE is npy, npz or JSON."""
+    if output is not None:
+        downloads.check_output(output, ".npz")
     spikes = read_spikes(file)
     asked = {
         "arrays": ",".join(array) if array else None, "posterior_samples": posterior_samples, "session": session,
@@ -195,6 +203,21 @@ def infer(
         for name, one in found["arrays"].items()
     )
     call.answer(found, lambda page: page.print(rows_table(("latents", "axes", "units"), rows)))
+
+
+def selected_model(call: Call, job_id: str) -> str:
+    """Id of the model that a job selected, or of its final one.
+
+    Raises
+    ------
+    WrongState
+        If it has selected none yet.
+    """
+    job = call.client.get_job(job_id)
+    selected = job.get("final_model_id") or job.get("selected_model_id")
+    if selected is None:
+        raise WrongState(f"the job {job_id} is {job['state']} and has selected no model yet")
+    return str(selected)
 
 
 def _loss(model: Document) -> float | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentry.documents import ArrayDocument, Document, settled
 from latentry.errors import NotFound
+from latentry.file_formats import format_of
 from latentry.indexing import slice_of
 from latentry.labelled import Coordinate, LabelledArray, needed, read_npz
 from latentry.notebook import array_html, arrays_html, shown
@@ -178,9 +179,12 @@ class Array:
         )  # fmt: skip
         return Array(self._arrays, self.name, {**self._labels, **labels}, {**self._parameters, **asked})
 
-    def download(self, path: str | Path, format: str = "npy") -> Path:
-        """Have it as a file: ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``nwb``, ``zarr`` or ``json``."""
-        parameters = {**self._question(), "format": format}
+    def download(self, path: str | Path, format: str | None = None) -> Path:
+        """Have it as a file: ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``nwb``, ``zarr`` or ``json``.
+
+        Unless given, the format is told by the file's ending, and npy where that tells none.
+        """
+        parameters = {**self._question(), "format": format or format_of(path, "npy")}
         return self._arrays.client.download(self.path, path, parameters)
 
     def to_labelled(self) -> LabelledArray:
@@ -276,7 +280,16 @@ class Arrays:
         self._coordinates: dict[str, Coordinate] = {}
 
     def __getitem__(self, name: str) -> Array:
+        if not isinstance(
+            name, str
+        ):  # or Python, asked for `in` or a loop, would take 0, 1, 2 and so on for ever
+            raise TypeError(f"arrays are taken by name, as in arrays['rates']; got {name!r}")
         return Array(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names of the arrays there are."""
+        for document in (self._list()).values():
+            yield document["name"]
 
     def names(self) -> list[str]:
         """Names of the arrays there are."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentry.documents import Document, Field, TimeField
+from latentry.file_formats import format_of
 from latentry.labelled import LabelledArray, needed, read_npz
 from latentry.questions import Where, parameters_of
 from latentry.synchronous.arrays import Array, Arrays
@@ -37,7 +38,9 @@ class ArrayOwner(Resource):
             self._arrays = Arrays(self._client, self.path)
         return self._arrays
 
-    def download(self, path: str | Path, format: str = "npz", arrays: Sequence[str] | None = None) -> Path:
+    def download(
+        self, path: str | Path, format: str | None = None, arrays: Sequence[str] | None = None
+    ) -> Path:
         """Have all arrays in one file.
 
         Parameters
@@ -45,7 +48,7 @@ class ArrayOwner(Resource):
         path
             Of the file, or a folder to put it into.
         format
-            ``npz``, ``hdf5``, ``nwb`` or ``zarr``.
+            ``npz``, ``hdf5``, ``nwb`` or ``zarr``; by the file's ending unless given, and npz where that tells none.
         arrays
             Those that are wanted; all unless given.
 
@@ -54,7 +57,7 @@ class ArrayOwner(Resource):
         Path
             The file.
         """
-        parameters = parameters_of(format=format, arrays=arrays)
+        parameters = parameters_of(format=format or format_of(path, "npz"), arrays=arrays)
         return self._client.download(f"{self.path}/download", path, parameters)
 
     def open_zarr(self, **arguments: Any) -> xarray.Dataset:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from latentry.documents import Document
+from latentry.errors import LatentryError
 
 if TYPE_CHECKING:
     import httpx
@@ -42,7 +43,7 @@ class Requests:
     ) -> None:
         from latentry.synchronous.connection import Connection
 
-        self.url = (url or os.environ.get("LATENTRY_URL") or "http://127.0.0.1:8000").rstrip("/")
+        self.url = _address(url or os.environ.get("LATENTRY_URL") or "http://127.0.0.1:8000")
         key = os.environ.get("LATENTRY_KEY", "") if key is None else key
         self._connection = Connection(self.url, key, timeout_s, patience_s, transport)
 
@@ -102,3 +103,11 @@ class Requests:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.url}>"
+
+
+def _address(url: str) -> str:
+    """The address of a service, also where that of its API is given: `latentry up` shows both."""
+    address = url.strip().rstrip("/").removesuffix("/v1")
+    if not address.startswith(("http://", "https://")):
+        raise LatentryError(f"{url!r} is no address of a service", "such as http://127.0.0.1:8000")
+    return address

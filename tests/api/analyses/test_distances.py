@@ -171,7 +171,7 @@ def test_padding_of_counts_is_left_out(lab: Lab) -> None:
         ({"average": "condition"}, "array", "axis is trials"),
         ({"array": "trial_length_bins"}, "array", "expected numbers of dims"),
         ({"metric": "manhattan"}, "metric", "euclidean"),
-        ({"colour": "red"}, "colour", "no such field"),
+        ({"colour": "red"}, "colour", "no such parameter"),
         ({"where": "number:eq:1"}, "by", "1 values"),
         ({"metric": "mahalanobis", "where": "number:in:0,1"}, "metric", "two trials"),
     ],

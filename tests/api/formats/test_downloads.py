@@ -235,7 +235,7 @@ def test_some_arrays_come_with_their_coordinates(lab: Lab, tmp_path: Path) -> No
         ("?arrays=rate", "arrays", "has no array 'rate'"),
         ("?arrays=", "arrays", "has no array ''"),
         ("?format=csv", "format", "npz"),
-        ("?formats=npz", "formats", ""),
+        ("?formats=npz", "formats", "there is no such parameter"),
     ],
 )
 def test_what_there_is_not_is_refused(lab: Lab, query: str, pointer: str, says: str) -> None:

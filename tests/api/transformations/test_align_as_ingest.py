@@ -62,3 +62,19 @@ def test_it_is_the_same(sqlite_database: Database, tmp_path: Path, clock: str) -
     np.testing.assert_array_equal(aligned, expected)
     assert expected.shape == (TRIALS, 25, 4)
     assert expected.sum() > 500
+
+
+@pytest.mark.parametrize(("window_s", "is_asked"), [([-200, 300], True), ([-1.0, 1.0], False)])
+def test_a_window_in_milliseconds_is_asked_about(
+    sqlite_database: Database, tmp_path: Path, window_s: list[float], is_asked: bool
+) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    store = open_array_store("sql:", sqlite_database)
+    client = TestClient(app_of(settings, sqlite_database, store))
+    options = {"bin_width_s": WIDTH_S, "trials": {"align_to": "go_cue", "window_s": window_s}}
+    file = {"file": ("spikes.npz", _file("session", tmp_path / "spikes.npz").read_bytes())}
+    made = client.post("/v1/datasets", files=file, data={"options": json.dumps(options)}).json()
+    ingest_dataset(sqlite_database, store, settings, made["id"], "test")
+    report = client.get(f"/v1/datasets/{made['id']}").json()["report"]
+    [overlap] = [one for one in report["warnings"] if one["code"] == "trials_overlap"]
+    assert ("did you mean [-0.2, 0.3]?" in overlap["hint"]) == is_asked

@@ -94,6 +94,7 @@ def test_continuous_series_are_rebinned_piece_by_piece(lab: Laboratory, rows: in
         (0.03, "expected a whole multiple of the bin width, 0.02 s; got 0.03 s", "nearest are 0.02 and 0.04"),
         (0.001, "expected a whole multiple", "nearest are 0.02"),
         (50, "expected at most 0.6 s", "it is in seconds: did you mean 0.05?"),
+        (1, "expected at most 0.6 s", "it is in seconds"),
         (1e300, "expected", ""),
     ],
 )

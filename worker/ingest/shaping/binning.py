@@ -17,6 +17,8 @@ from worker.ingest.spike_trains import DEFAULT_BIN_WIDTH_S, SpikeTrains, TrialTa
 MOST_BINS = 10**9
 _TOLERANCE = 1e-6
 """Of a bin: a spike that close before an edge counts as on it, since times such as 0.3 have no exact binary form."""
+_MOST_TRIALS_IN_A_WINDOW = 20
+"""A window as long as more trials is likely in milliseconds."""
 
 
 @dataclass
@@ -275,7 +277,7 @@ def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions
         )
         hint = (
             "Training and validation trials must not share spikes: choose a shorter trials.window_s, or trials.overlap `drop` "
-            "or `cut`."
+            f"or `cut`.{_meant_milliseconds(start_s, options.trials.window_s)}"
         )
         trains.warnings.append(Problem("trials_overlap", said, hint, "/trials/overlap"))
         return
@@ -294,6 +296,14 @@ def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions
     how = "left out" if options.trials.overlap == "drop" else "cut short where the next begins"
     trains.notes.append(f"{len(shared)} trials share time with the trial before them; trials were {how}.")
     windows.keep(back)
+
+
+def _meant_milliseconds(start_s: NDArray[np.float64], window_s: tuple[float, float] | None) -> str:
+    """A question, where a window holds very many trials, in order of their start."""
+    if window_s is None or window_s[1] - window_s[0] < _MOST_TRIALS_IN_A_WINDOW * np.median(np.diff(start_s)):
+        return ""
+    meant = [round(end / 1000, 6) for end in window_s]
+    return f" It is in seconds, and {window_s[1] - window_s[0]:g} s are many trials: did you mean {meant}?"
 
 
 def _count(trains: SpikeTrains, windows: _Windows, width_s: float) -> Rows:

@@ -1,0 +1,130 @@
+"""Requests that take long keep no thread from those that are quick."""
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from anyio import to_thread
+from fastapi import FastAPI, Response
+
+from api.arrays.answering import in_thread
+from api.arrays.formats.hdf5 import Hdf5
+from api.arrays.formats.npy import Npy
+from api.streamed import Streamed
+
+MORE_THAN_THREADS = 50
+SCOPE: dict[str, Any] = {"type": "http", "asgi": {"spec_version": "2.3"}}
+Message = MutableMapping[str, Any]
+
+
+def blocked_pieces(goes_on: threading.Event) -> Iterator[bytes]:
+    goes_on.wait()
+    yield b"piece"
+
+
+async def while_many_run(begin: Callable[[threading.Event], Awaitable[Any]]) -> str:
+    """What a quick request gets while many of another kind are in the middle of their work."""
+    goes_on = threading.Event()
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(MORE_THAN_THREADS):
+                tasks.start_soon(begin, goes_on)
+            await anyio.sleep(0.05)
+            with anyio.move_on_after(5, shield=True):
+                found = await to_thread.run_sync(lambda: "quick")
+                goes_on.set()
+                return found
+            goes_on.set()
+    finally:
+        goes_on.set()
+    return "not answered"
+
+
+async def write_file(goes_on: threading.Event) -> Response:
+    def write() -> Response:
+        goes_on.wait()
+        return Response()
+
+    return await in_thread(Hdf5(), write)
+
+
+async def stream(goes_on: threading.Event) -> None:
+    await Streamed(blocked_pieces(goes_on))(SCOPE, anyio.sleep_forever, drop)
+
+
+async def drop(_message: Message) -> None:
+    pass
+
+
+@pytest.mark.parametrize("begin", [write_file, stream])
+def test_long_work_has_threads_of_its_own(begin: Callable[[threading.Event], Awaitable[Any]]) -> None:
+    assert anyio.run(while_many_run, begin) == "quick"
+
+
+def test_what_is_made_while_it_is_sent_waits_for_no_file() -> None:
+    async def run() -> int:
+        goes_on = threading.Event()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(MORE_THAN_THREADS):
+                tasks.start_soon(write_file, goes_on)
+            await anyio.sleep(0.05)
+            with anyio.move_on_after(5):
+                answer = await in_thread(Npy(), Response)
+                goes_on.set()
+                return answer.status_code
+            goes_on.set()
+        return 0
+
+    assert anyio.run(run) == 200
+
+
+def test_a_process_that_has_all_threads_at_work_is_alive(light_app: FastAPI) -> None:
+    async def run() -> int:
+        goes_on = threading.Event()
+        async with (
+            anyio.create_task_group() as tasks,
+            httpx.AsyncClient(transport=httpx.ASGITransport(light_app), base_url="http://test") as client,
+        ):
+            for _ in range(MORE_THAN_THREADS):
+                tasks.start_soon(to_thread.run_sync, goes_on.wait)
+            await anyio.sleep(0.05)
+            status = 0
+            with anyio.move_on_after(5):
+                status = (await client.get("/healthz")).status_code
+            goes_on.set()
+        return status
+
+    assert anyio.run(run) == 200
+
+
+def test_what_makes_an_answer_is_closed_when_the_client_leaves() -> None:
+    closed = []
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"piece"
+        finally:
+            closed.append(True)
+
+    async def run() -> Streamed:
+        sent = anyio.Event()
+
+        async def send(message: Message) -> None:
+            if message.get("body"):
+                sent.set()
+                await anyio.sleep_forever()
+
+        async def receive() -> Message:
+            await sent.wait()
+            return {"type": "http.disconnect"}
+
+        answer = Streamed(endless())
+        await answer(SCOPE, receive, send)
+        return answer
+
+    answer = anyio.run(run)
+    assert closed == [True], answer
