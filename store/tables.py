@@ -255,6 +255,7 @@ class Job(Base):
     warm_models: Mapped[list[Any] | None]  # what the first models begin with, see `store.warm_start`
     final_model_id: Mapped[str | None] = mapped_column(String(40))  # trained on all trials, if asked for
     selected_model_id: Mapped[str | None] = mapped_column(String(40))
+    warnings: Mapped[list[Any] | None]  # what is allowed and probably not meant, by `api.jobs.checks`
     diagnostics: Mapped[Document | None]  # what `worker.diagnostics` found when the job ended
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

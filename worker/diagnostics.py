@@ -14,9 +14,20 @@ PREDICTED_ONLY = (
     "not, so a gap between them is no sign of a leak: which models leak is not judged."
 )
 
+LEAST_BITS_PER_SPIKE = 0.005
+LEARNT_NOTHING = (
+    "The selected model predicts samples that it did not read hardly better than constant rates ({:.2g} bits per spike): its "
+    "latents say next to nothing of the data. Give more epochs (beyond training.ramp_epochs), more models or wider ranges; "
+    "if that does not help, look whether rates change within the trials at all."
+)
+
 
 def diagnose(
-    work: Work, models: list[Model], kept: CurvePoint | None, reference: ReferenceLosses
+    work: Work,
+    models: list[Model],
+    kept: CurvePoint | None,
+    reference: ReferenceLosses,
+    bits_per_spike: float | None,
 ) -> dict[str, Any]:
     """Compare SV and ordinary validation over the models of a job.
 
@@ -33,6 +44,8 @@ def diagnose(
         Point of the selected model's learning curve at the epoch of its best weights.
     reference
         Losses of constant rates.
+    bits_per_spike
+        What the selected model gains over constant rates, in bits per spike by the SV loss; None if that is not defined.
 
     Returns
     -------
@@ -53,6 +66,9 @@ def diagnose(
         selected=selected.number,
     )
     is_judged = not _predicts_only(work)
+    warnings = [found.warning] if is_judged and found.warning else []
+    if bits_per_spike is not None and bits_per_spike < LEAST_BITS_PER_SPIKE:
+        warnings.append(LEARNT_NOTHING.format(bits_per_spike))
     return {
         "rank_correlation": found.rank_correlation,
         "leaking": list(found.leaking) if is_judged else None,
@@ -61,7 +77,7 @@ def diagnose(
         "selected": found.selected,
         "constant_sv_loss": reference.sv_loss,
         "constant_ordinary_loss": reference.ordinary_loss,
-        "warning": found.warning if is_judged else None,
+        "warning": " ".join(warnings) or None,
         "note": None if is_judged else PREDICTED_ONLY,
         "models": [
             {

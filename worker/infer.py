@@ -29,7 +29,10 @@ def infer(process: TrainingProcess, work: Work) -> None:
         scores["bits_per_spike_sv"] = finite(sv_bits_per_spike(architecture, training_data, kept.sv_loss))
     progress.beat()
     reference = constant_output_losses(architecture, training_data)
-    diagnostics = diagnose(work, models, kept, reference) if reference.held_out_samples else None
+    bits_per_spike = scores.get("bits_per_spike_sv")
+    diagnostics = (
+        diagnose(work, models, kept, reference, bits_per_spike) if reference.held_out_samples else None
+    )
 
     replaced: list[str] = []
 

@@ -64,7 +64,9 @@ class JobDiagnostics(BaseModel):
     )
     constant_sv_loss: float = Field(description="SV loss of constant rates, in nats per sample.")
     constant_ordinary_loss: float = Field(description="Their ordinary loss.")
-    warning: str | None = Field(description="What to know before using the latents; None if no model leaks.")
+    warning: str | None = Field(
+        description="What to know before using the latents: that models leak, or that the selected one learnt nearly nothing."
+    )
     note: str | None = Field(description="Why leaks are not judged, where they are not.")
     models: list[ModelDiagnostics]
 
@@ -82,6 +84,7 @@ class JobDocument(BaseModel):
         None,
         description="With `inference.final_fit` the model trained on all trials, whose latents are stored.",
     )
+    warnings: list[str] = Field([], description="What of the request is allowed and probably not meant.")
     diagnostics: JobDiagnostics | None = Field(None, description="Once it is done.")
     error: dict[str, Any] | None = None
     specification: JobSpecification

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.errors import NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.jobs import lifecycle
-from api.jobs.checks import check
+from api.jobs.checks import check, warnings
 from api.jobs.preview import job_data
 from api.jobs.schemas import (
     BudgetExtension,
@@ -58,6 +58,7 @@ def document(session: Session, row: Job) -> JobDocument:
         progress=_progress(session, row, specification),
         selected_model_id=row.selected_model_id,
         final_model_id=row.final_model_id,
+        warnings=row.warnings or [],
         diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,
         specification=specification,
@@ -168,6 +169,7 @@ def create(
         spec=specification.model_dump(mode="json"),
         priority=specification.priority,
         warm_models=warm or None,
+        warnings=warnings(specification, data),
         created_at=database_now(session),
     )
     session.add(row)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentry.documents import Document
@@ -39,6 +40,21 @@ def parameters_of(where: Where = None, **asked: Any) -> Document:
         asked["window_s"] = _window(window)
     said = {name: label_text(value) for name, value in asked.items() if value is not None}
     return {**said, **({"where": where_texts(where)} if where else {})}
+
+
+def check_spelling(labels: Iterable[str], parameters: Iterable[str]) -> None:
+    """Refuse labels that are probably parameters.
+
+    Raises
+    ------
+    TypeError
+        If one is spelt nearly as a parameter.
+    """
+    for label in labels:
+        if likely := difflib.get_close_matches(label, parameters, 1, 0.8):
+            raise TypeError(
+                f"{label!r} is no parameter: did you mean {likely[0]}? Metadata of that name: where={{{label!r}: …}}"
+            )
 
 
 def _window(window: Any) -> slice:

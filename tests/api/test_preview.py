@@ -87,6 +87,17 @@ def test_preview_makes_nothing(client: TestClient, database: Database, dataset_i
         assert count(database, table) == 0
 
 
+def test_warnings_stay_with_the_job(client: TestClient, dataset_id: str) -> None:
+    body = {
+        "dataset_id": dataset_id, "budget": {"models": 1, "epochs": 50}, "training": {"batch_size": 4},
+        "architecture": {"factors": 3},
+    }  # fmt: skip
+    job = client.post("/v1/jobs", json=body).json()
+    [warning] = job["warnings"]
+    assert "budget.epochs is 50 and training.ramp_epochs is 80" in warning
+    assert client.get(job["links"]["self"]).json()["warnings"] == [warning]
+
+
 def previewed(client: TestClient, dataset_id: str, **body: Any) -> dict[str, Any]:
     answer = client.post("/v1/jobs?validate_only=true", json={"dataset_id": dataset_id, **body})
     assert answer.status_code == 200, answer.text

@@ -102,6 +102,14 @@ def test_what_does_not_fit_is_told_by_the_service(model: Model) -> None:
         model.rates.query(smooth_s=-1.0).read()
 
 
+@pytest.mark.parametrize(
+    ("spelt", "meant"), [("averge", "average"), ("smooth", "smooth_s"), ("aligned_to", "align_to")]
+)
+def test_a_parameter_that_is_spelt_wrongly_is_no_condition(model: Model, spelt: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"did you mean {meant}"):
+        model.factors.query(**{spelt: "condition"})
+
+
 def test_arrays_are_gone_through_by_name(model: Model) -> None:
     assert sorted(model.arrays) == sorted(model.arrays.names()) == sorted(ARRAYS)
     assert "rates" in model.arrays

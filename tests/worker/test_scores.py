@@ -134,7 +134,7 @@ LEAKING = {"sv_loss": 0.9, "ordinary_loss": 0.1}
 def test_models_that_leak_are_named() -> None:
     models = [model(0, **LEAKING), model(2, 0.48, 0.47), model(3, 0.45, 0.44), model(4, 0.5, 0.5)]
     models.append(model(5, 0.1, 0.1, state=ModelState.DIVERGED))
-    found = diagnose(work_of(), models, None, REFERENCE)
+    found = diagnose(work_of(), models, None, REFERENCE, 0.3)
     assert (found["leaking"], found["selected"], found["best_by_ordinary"]) == ([0], 3, 0)
     assert found["note"] is None
     assert "model 3, not model 0 as ordinary validation would have" in found["warning"]
@@ -147,17 +147,29 @@ def test_the_selected_model_is_judged_by_the_weights_that_gave_the_latents() -> 
     """It leaks at its last epoch, and did not at the one whose weights are kept."""
     models = [model(2, 0.48, 0.47), model(3, **LEAKING)]
     kept = CurvePoint(model_id="mod_3", epoch=4, sv_loss=0.45, ordinary_loss=0.44)
-    found = diagnose(work_of(), models, kept, REFERENCE)
+    found = diagnose(work_of(), models, kept, REFERENCE, 0.3)
     assert (found["leaking"], found["warning"]) == ([], None)
     assert found["models"][1]["sv_loss"] == 0.45
-    found = diagnose(work_of(), models, None, REFERENCE)
+    found = diagnose(work_of(), models, None, REFERENCE, 0.3)
     assert "The selected model 3 is one of them" in found["warning"]
+
+
+@pytest.mark.parametrize(
+    ("bits_per_spike", "is_told"), [(0.0007, True), (-0.1, True), (0.02, False), (None, False)]
+)
+def test_a_model_that_learnt_nothing_is_told(bits_per_spike: float | None, is_told: bool) -> None:
+    found = diagnose(work_of(), [model(2, 0.48, 0.47), model(3, 0.45, 0.44)], None, REFERENCE, bits_per_spike)
+    assert ("hardly better than constant rates" in (found["warning"] or "")) == is_told
 
 
 @pytest.mark.parametrize("architecture", [{"held_out_neurons": (1,)}, {"encoded_bins": 8}])
 def test_leaks_are_not_judged_where_sv_scores_what_no_model_reads(architecture: dict[str, Any]) -> None:
-    found = diagnose(work_of(**architecture), [model(0, **LEAKING), model(3, 0.45, 0.44)], None, REFERENCE)
+    found = diagnose(
+        work_of(**architecture), [model(0, **LEAKING), model(3, 0.45, 0.44)], None, REFERENCE, 0.3
+    )
     assert (found["leaking"], found["warning"], found["note"]) == (None, None, PREDICTED_ONLY)
     assert found["models"][0]["lost_share"] is None
-    whole = diagnose(work_of(encoded_bins=BINS), [model(0, **LEAKING), model(3, 0.45, 0.44)], None, REFERENCE)
+    whole = diagnose(
+        work_of(encoded_bins=BINS), [model(0, **LEAKING), model(3, 0.45, 0.44)], None, REFERENCE, 0.3
+    )
     assert whole["leaking"] == [0]

@@ -165,8 +165,8 @@ def _cut(array: LabelledArray, first: NDArray[np.float64], bins: NDArray[np.int6
 def find_event(event: str, clock: Clock | None, surroundings: Surroundings, width_s: float) -> Event:
     """When an event happens in each trial of the data set.
 
-    The clock, unless it is given, is the one by which more of the times lie within their trials, and at least twice as many as
-    by the other.
+    The clock, unless it is given, is the one by which more of the times lie within their trials, more than half of them, and
+    twice as many as by the other.
 
     Raises
     ------
@@ -186,13 +186,17 @@ def find_event(event: str, clock: Clock | None, surroundings: Surroundings, widt
         )
     if clock is None:
         ends_s = zero_s + _lengths(surroundings, len(given_s)) * width_s
-        clock = _likeliest(
-            event,
-            {
-                name: int(((times_s >= zero_s - width_s) & (times_s <= ends_s + width_s)).sum())
-                for name, times_s in by_clock.items()
-            },
-        )
+        within: dict[Clock, int] = {
+            name: int(((times_s >= zero_s - width_s) & (times_s <= ends_s + width_s)).sum())
+            for name, times_s in by_clock.items()
+        }
+        clock = _likeliest(event, within)
+        if 2 * within[clock] <= (known := int(np.isfinite(given_s).sum())):
+            raise refusal(
+                "align_to",
+                f"{event} lies within its trial in {within[clock]} of the {known} trials that have it: is it a time in seconds?",
+                f"if it is meant, say event_clock={clock}",
+            )
     return Event(by_clock[clock], clock)
 
 

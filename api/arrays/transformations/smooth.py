@@ -65,7 +65,7 @@ def smooth(array: LabelledArray, deviation_s: float, surroundings: Surroundings)
 
 def smoothed(values: NDArray[Any], deviation: float, axis: int) -> NDArray[Any]:
     """Floating-point values smoothed along an axis, by a Gaussian with a standard deviation in bins."""
-    if not values.size:
+    if not values.size or _reach(deviation) == 0:  # no neighbour has weight; tiny deviations divide by zero
         return values
     there = np.isfinite(values)
     weights, filled = there, values
@@ -81,9 +81,14 @@ def smoothed(values: NDArray[Any], deviation: float, axis: int) -> NDArray[Any]:
     return np.where(there, total, values).astype(values.dtype)
 
 
+def _reach(deviation: float) -> int:
+    """Bins to either side that have weight."""
+    return int(_TRUNCATE * deviation + 0.5)
+
+
 def _in_pieces(blocks: Iterator[NDArray[Any]], deviation: float) -> Iterator[NDArray[Any]]:
     """Smooth along the axis by which blocks are cut: each piece is smoothed with as many bins around it as have weight."""
-    reach = int(_TRUNCATE * deviation + 0.5)
+    reach = _reach(deviation)
     held: NDArray[Any] | None = None
     done = 0  # bins of what is held that are written already
     for block in blocks:

@@ -26,6 +26,7 @@ def print_job(job: Document, page: "Console") -> None:
     for title, colour, text in (
         ("Error", "red", (job.get("error") or {}).get("message")),
         ("Waits", "yellow", job["progress"].get("waits_for")),
+        *(("Warning", "yellow", warning) for warning in job.get("warnings", [])),
         ("Warning", "yellow", diagnostics.get("warning")),
         ("Note", "dim", diagnostics.get("note")),
     ):

@@ -77,6 +77,8 @@ def submit(
         call.answer(preview, lambda page: job_pages.print_preview(preview, page))
         return
     job = _begin(call, whole, idempotency_key)
+    for warning in job.get("warnings", []):
+        call.say(f"Warning: {warning}")
     if watch:
         call.say(f"{job['id']} is {job['state']}")
         _watch(call, job["id"])

@@ -14,7 +14,7 @@ from latentry.file_formats import format_of
 from latentry.indexing import slice_of
 from latentry.labelled import Coordinate, LabelledArray, needed, read_npz
 from latentry.notebook import array_html, arrays_html, shown
-from latentry.questions import Label, Where, label_text, parameters_of, where_texts
+from latentry.questions import Label, Where, check_spelling, label_text, parameters_of, where_texts
 
 if TYPE_CHECKING:
     import pandas
@@ -172,11 +172,19 @@ class Array:
         -------
         Array
             Not yet read.
+
+        Raises
+        ------
+        TypeError
+            If a label is spelt nearly as one of these parameters.
         """
-        asked = parameters_of(
-            where, split=split, align_to=align_to, window_s=window_s, event_clock=event_clock, smooth_s=smooth_s, rebin_s=rebin_s,
-            rotate_to=rotate_to, rotation=rotation, components=components, average=average, statistic=statistic,
-        )  # fmt: skip
+        parameters = {
+            "split": split, "align_to": align_to, "window_s": window_s, "event_clock": event_clock, "smooth_s": smooth_s,
+            "rebin_s": rebin_s, "rotate_to": rotate_to, "rotation": rotation, "components": components, "average": average,
+            "statistic": statistic,
+        }  # fmt: skip
+        check_spelling(labels, parameters)
+        asked = parameters_of(where, **parameters)
         return Array(self._arrays, self.name, {**self._labels, **labels}, {**self._parameters, **asked})
 
     def download(self, path: str | Path, format: str | None = None) -> Path:

@@ -42,6 +42,7 @@ class Job(Resource):
     dataset_id = Field[str]("Id of the data set whose models it searches.")
     progress = Field[JobProgress]("How far it has come.")
     specification = Field[Document]("What it was asked, with every default written out.")
+    warnings = Field[list[str]]("What of the request is allowed and probably not meant.")
     diagnostics = Field[Document | None](
         "Whether ordinary validation would have misled; None before it is done."
     )

@@ -1,4 +1,4 @@
-"""Keys, webhooks with what they are sent, inferences.
+"""Keys, webhooks with what they are sent, inferences; warnings of jobs.
 
 Revision ID: 0006
 Revises: 0005
@@ -34,6 +34,7 @@ def _lease() -> "list[sa.Column[Any]]":
 
 def upgrade() -> None:
     """Apply."""
+    op.add_column("jobs", sa.Column("warnings", sa.JSON(), nullable=True))
     op.create_table(
         "keys",
         sa.Column("id", sa.String(40), nullable=False),
@@ -112,5 +113,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Undo."""
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_column("warnings")
     for table in ("inferences", "webhook_deliveries", "webhooks", "keys"):
         op.drop_table(table)

@@ -163,6 +163,20 @@ def test_clock_that_cannot_be_told_is_asked_for(sqlite_database: Database) -> No
         assert found.attributes["event_clock"] == clock
 
 
+def test_numbers_that_are_no_times_are_refused(sqlite_database: Database) -> None:
+    lab = build(sqlite_database, open_array_store("sql:", sqlite_database), with_starts=False)
+    with sqlite_database.write() as session:
+        for trial in range(TRIALS):
+            row = session.get_one(Trial, (lab.dataset_id, trial))
+            row.details = row.details | {"condition_number": trial % 4}
+    with pytest.raises(Invalid, match=r"lies within its trial in \d+ of the \d+ trials .* is it a time"):
+        lab.one(lab.dataset_id, "spikes", align_to="condition_number", window_s="0:0.1")
+    found = lab.one(
+        lab.dataset_id, "spikes", align_to="condition_number", window_s="0:0.1", event_clock="trial"
+    )
+    assert found.attributes["event_clock"] == "trial"
+
+
 def test_without_times_of_trials_there_is_only_the_trial_s_clock(sqlite_database: Database) -> None:
     lab = build(sqlite_database, open_array_store("sql:", sqlite_database), with_starts=False)
     found = lab.one(lab.dataset_id, "spikes", align_to="reaction_s", window_s="-0.1:0.2")

@@ -43,6 +43,12 @@ def test_nan_and_edges_do_not_pull(deviation: float, seed: int, absent: float) -
     np.testing.assert_allclose(smoothed(constant, deviation, 1), constant, rtol=1e-12)
 
 
+@pytest.mark.parametrize("deviation", [1e-300, 1e-160, 0.1])
+def test_less_than_a_bin_changes_nothing(deviation: float) -> None:
+    values = np.array([[1.0, np.nan, 3.0]])
+    np.testing.assert_array_equal(smoothed(values, deviation, 1), values)
+
+
 def test_within_the_edges_it_is_scipy_s(lab: Laboratory) -> None:
     values = np.random.default_rng(0).normal(size=(24, BINS, 5)).astype(np.float32)
     rates = lab.array(lab.model_id, "rates")
