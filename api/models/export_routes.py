@@ -2,6 +2,8 @@
 
 from typing import Annotated
 
+import anyio
+from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
@@ -14,6 +16,8 @@ from api.streamed import Streamed
 
 router = APIRouter(tags=["models"])
 
+_waiting = anyio.CapacityLimiter(4)
+"""Threads that may wait for programs, apart from those of other requests: they are made one at a time."""
 _ZIP = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -39,7 +43,7 @@ def get_model_card(
         **problem_responses(404, 409, 422),
     },
 )
-def export_model(
+async def export_model(
     model_id: str,
     database: DatabaseDependency,
     arrays: ArraysDependency,
@@ -62,10 +66,14 @@ def export_model(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Take a model away: its best weights with a card, and a loader that needs only torch."""
-    with database.read() as reading:
-        found = find_export(reading, arrays, tenant_id, model_id, program, session)
-    headers = {"ETag": found.etag(), "Cache-Control": "private, no-cache"}
-    if matches_tag(if_none_match, found.etag().removeprefix("W/")):
-        return Response(status_code=304, headers=headers)
-    headers["Content-Disposition"] = f'attachment; filename="latentry-{model_id}.zip"'
-    return Streamed(found.pieces(), headers=headers, media_type="application/zip")
+
+    def make() -> Response:
+        with database.read() as reading:
+            found = find_export(reading, arrays, tenant_id, model_id, program, session)
+        headers = {"ETag": found.etag(), "Cache-Control": "private, no-cache"}
+        if matches_tag(if_none_match, found.etag().removeprefix("W/")):
+            return Response(status_code=304, headers=headers)
+        headers["Content-Disposition"] = f'attachment; filename="latentry-{model_id}.zip"'
+        return Streamed(found.pieces(), headers=headers, media_type="application/zip")
+
+    return await to_thread.run_sync(make, limiter=None if program is None else _waiting)

@@ -13,6 +13,8 @@ from fastapi import FastAPI, Response
 from api.arrays.answering import in_thread
 from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.npy import Npy
+from api.errors import NotFound
+from api.models import export_routes
 from api.streamed import Streamed
 
 MORE_THAN_THREADS = 50
@@ -94,6 +96,34 @@ def test_a_process_that_has_all_threads_at_work_is_alive(light_app: FastAPI) -> 
             status = 0
             with anyio.move_on_after(5):
                 status = (await client.get("/healthz")).status_code
+            goes_on.set()
+        return status
+
+    assert anyio.run(run) == 200
+
+
+def test_whoever_waits_for_a_program_keeps_nobody_waiting(
+    light_app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+
+    def find_export(*_arguments: Any) -> None:
+        goes_on.wait()
+        raise NotFound("there is no such model")
+
+    monkeypatch.setattr(export_routes, "find_export", find_export)
+
+    async def run() -> int:
+        async with (
+            anyio.create_task_group() as tasks,
+            httpx.AsyncClient(transport=httpx.ASGITransport(light_app), base_url="http://test") as client,
+        ):
+            for _ in range(MORE_THAN_THREADS):
+                tasks.start_soon(client.get, "/v1/models/any/export?program=onnx")
+            await anyio.sleep(0.2)
+            status = 0
+            with anyio.move_on_after(5):
+                status = (await client.get("/v1/datasets")).status_code
             goes_on.set()
         return status
 
