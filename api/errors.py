@@ -252,7 +252,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, bytes):
             return _not_json(request).response()
-        errors = field_problems(error.errors(), error.body)
+        errors = field_problems(error.errors(), error.body, request.scope.get("endpoint"))
         detail = "; ".join(f"{item.pointer or 'the body'}: {item.message}" for item in errors)
         return Invalid(detail, errors=errors).response()
 

@@ -1,8 +1,9 @@
 """What is wrong with single fields of a request: pydantic's errors, told in terms of the client's own document."""
 
+import difflib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, Field
 
@@ -23,30 +24,36 @@ class FieldProblem(BaseModel):
     hint: str | None = Field(None, description="What to do.")
 
 
-def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
+def field_problems(
+    errors: Iterable[Any], body: Any, route: Callable[..., Any] | None = None
+) -> list[FieldProblem]:
     """Turn pydantic's errors into ours.
 
     Parameters
     ----------
     errors
-        As `ValidationError.errors()` gives them; the first part of each location says where: body, query, ….
+        As `ValidationError.errors()` gives them; the first part of each location says where: body, query, …. A `model` in one is
+        what the route read by itself.
     body
         What the client sent.
+    route
+        The function that was to take it, whose models name the fields that there are.
     """
     found: dict[tuple[str, str], FieldProblem] = {}
     unmeant: dict[str, FieldProblem] = {}
     for error in map(_of_its_field, errors):
         where, *path = error["loc"]
+        readers = [error["model"]] if "model" in error else _types_of(route)
         if where != "body":
             pointer = ".".join(str(part) for part in path)
-            problem = _problem_of_parameter(pointer, error)
+            problem = _problem_of_parameter(pointer, error, readers)
         elif error["type"] == "json_invalid":
             message = f"expected JSON; {error['ctx']['error']} at character {path[0]}"
             problem = FieldProblem(pointer="", code="json_invalid", message=message)
         else:
             path, is_member = _path_in_document(path, body, error["type"])
             pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-            hint = _UNKNOWN if error["type"] == "extra_forbidden" else None
+            hint = _meant(path, readers, _UNKNOWN) if error["type"] == "extra_forbidden" else None
             problem = FieldProblem(
                 pointer=pointer, code=error["type"], message=_message(error, is_member), hint=hint
             )
@@ -66,14 +73,38 @@ def field_problems(errors: Iterable[Any], body: Any) -> list[FieldProblem]:
     ]
 
 
-def _problem_of_parameter(name: str, error: Any) -> FieldProblem:
+def _types_of(route: Callable[..., Any] | None) -> list[Any]:
+    return [] if route is None else list(get_type_hints(route).values())
+
+
+def _meant(path: Sequence[Any], readers: Iterable[Any], otherwise: str) -> str:
+    """What to do about a field that is not known: name the likeliest, and where all are listed."""
+    *parents, name = path
+    models = [model for reader in readers for model in _models_in(reader)]
+    for part in parents:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [model for field in fields for model in _models_in(field.annotation)] if fields else models
+    others = {field.alias or own for model in models for own, field in model.model_fields.items()} - {name}
+    likely = difflib.get_close_matches(str(name), sorted(others), 1)
+    return f"did you mean {likely[0]}? {otherwise}" if likely else otherwise
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type may be of: it, or members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for member in get_args(annotation):
+        yield from _models_in(member)
+
+
+def _problem_of_parameter(name: str, error: Any, readers: Iterable[Any]) -> FieldProblem:
     if error["type"] != "extra_forbidden":
         return FieldProblem(pointer=name, code=error["type"], message=_message(error))
     return FieldProblem(
         pointer=name,
         code=error["type"],
         message="there is no such parameter",
-        hint="the parameters are listed at /docs",
+        hint=_meant([name], readers, "the parameters are listed at /docs"),
     )
 
 

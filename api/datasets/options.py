@@ -31,7 +31,7 @@ def read_model(kind: type[Kind], body: Any, *, below: str | None = None, whole: 
         return kind.model_validate(body)
     except ValidationError as error:
         above = ("body",) if below is None else ("body", below)
-        details = [{**item, "loc": (*above, *item["loc"])} for item in error.errors()]
+        details = [{**item, "loc": (*above, *item["loc"]), "model": kind} for item in error.errors()]
         raise RequestValidationError(details, body=body if whole is None else whole) from error
 
 

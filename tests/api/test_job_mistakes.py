@@ -114,6 +114,27 @@ def test_wrong_specification_is_told_where_and_why(
     assert problem["detail"] == f"{pointer}: {field['message']}"
 
 
+@pytest.mark.parametrize(
+    ("path", "change", "meant"),
+    [
+        ("/v1/jobs", {"budgets": {}}, "budget"),
+        ("/v1/jobs", {"budget": {"model": 3}}, "models"),
+        ("/v1/jobs", {"space": {"learning_rate": {"low": 1e-3, "high": 2e-3, "scales": "log"}}}, "scale"),
+        ("/v1/jobs", {"strategy": {"kind": "pbt", "generation_epoch": 3}}, "generation_epochs"),
+        ("/v1/datasets:synthesize", {"system": "lorenz", "condition": 3}, "conditions"),
+        ("/v1/datasets", {"upload_id": "x", "options": {"bin_width": 0.02}}, "bin_width_s"),
+        ("/v1/datasets", {"upload_id": "x", "options": {"trials": {"window": [0, 1]}}}, "window_s"),
+    ],
+)
+def test_the_field_that_was_meant_is_named(
+    reader: TestClient, example: Example, path: str, change: dict[str, Any], meant: str
+) -> None:
+    named = {"dataset_id": example.dataset_id} if path == "/v1/jobs" else {}
+    problem = reader.post(path, json=named | change).json()
+    [hint] = [error["hint"] for error in problem["errors"] if error["code"] == "extra_forbidden"]
+    assert hint.startswith(f"did you mean {meant}? ")
+
+
 def test_every_mistake_is_told_at_once(reader: TestClient) -> None:
     body = {"space": {"cd_rate": 2, "dropout": "x"}, "budget": {"models": 0}, "nmae": "x"}
     answer = reader.post("/v1/jobs", json=body)
