@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy import event
@@ -66,6 +67,13 @@ class MeasuredDatabase(Database):
         self.transactions: list[Transaction] = []
         self._clock = threading.local()
         event.listen(self.engine, "begin", self._after_begin)
+
+    @cached_property
+    def apart(self) -> "MeasuredDatabase":
+        """As the service's; its transactions are among ours."""
+        other = MeasuredDatabase(self.url)
+        other.transactions = self.transactions
+        return other
 
     @contextmanager
     def write(self) -> Iterator[Session]:

