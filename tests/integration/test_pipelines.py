@@ -83,7 +83,6 @@ class Laboratory:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
-        assert (process.returncode == 0) == (self.results / "summary.csv").exists()
 
 
 @pytest.fixture
