@@ -17,16 +17,16 @@ up: $(VENV)/service
 	$(BIN)/latentry up
 
 # What starts no service of its own runs in as many processes as there are cores. Of the rest, which mostly waits for its
-# services, three files run at a time.
+# services, two files run at a time.
 SERVICES := tests/integration tests/benchmarks/test_chaos.py
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n logical --dist worksteal $(SERVICES:%=--ignore=%)
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(SERVICES)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVICES)
 
 check: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 clean:
 	rm -rf $(VENV)
@@ -36,8 +36,11 @@ $(BIN)/python:
 		{ echo "Latentry needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version`. Use make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/service: pyproject.toml $(BIN)/python
+$(VENV)/torch: $(BIN)/python
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(VENV)/service: pyproject.toml $(VENV)/torch
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
@@ -45,8 +48,8 @@ $(VENV)/service: pyproject.toml $(BIN)/python
 $(VENV)/snakemake: $(BIN)/python
 	-$(BIN)/python -m venv $@ && $@/bin/python -m pip install --quiet snakemake==9.27.1
 
-$(VENV)/test: pyproject.toml $(VENV)/service | $(VENV)/snakemake
+$(VENV)/test: pyproject.toml $(VENV)/torch | $(VENV)/snakemake
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	# The reference of the scores: its pins are years old, so it comes without what it depends on. Tests skip without it.
 	-$(BIN)/python -m pip install --quiet --no-deps nlb_tools==0.0.4
-	@touch $@
+	@touch $(VENV)/service $@

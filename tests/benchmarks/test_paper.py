@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.paper import harness
+from models import Session
 
 EXPERIMENTS = {  # name: figures that its closing line of JSON must have
     "overfitting": {"spearman_sv_r2", "spearman_ordinary_r2_without_cd", "spearman_ordinary_r2_with_cd", "models"},
@@ -30,6 +32,23 @@ def shortened(task: Any) -> Any:
     if isinstance(task, harness.Task):
         return dataclasses.replace(task, epochs=1, posterior_samples=1)
     return dataclasses.replace(task, epochs=1)
+
+
+def few_trials(load: Callable[..., Any]) -> Callable[..., Any]:
+    """The same recording, or none, with every fourth of its trials."""
+
+    def loaded(*arguments: Any) -> Any:
+        return None if (recording := load(*arguments)) is None else every_fourth(recording)
+
+    return loaded
+
+
+def every_fourth(whole: Any) -> Any:
+    """A data class whose arrays are by trial, whole or within others."""
+    parts = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
+    by_trial = {name: part[::4] for name, part in parts.items() if isinstance(part, np.ndarray)}
+    within = {name: every_fourth(part) for name, part in parts.items() if isinstance(part, Session)}
+    return dataclasses.replace(whole, **by_trial, **within)
 
 
 def in_this_process(function: Callable[[Any], Any], tasks: Sequence[Any], processes: int) -> list[Any]:
@@ -51,6 +70,9 @@ def test_an_experiment_runs(
         monkeypatch.setattr(module, "map_processes", in_this_process)
         few = functools.partial(module.lorenz, conditions=10, trials_per_condition=10)
         monkeypatch.setattr(module, "lorenz", few)
+        monkeypatch.setattr(module, "sparse", few_trials(module.sparse))
+    if name == "recordings":
+        monkeypatch.setattr(module, "load", few_trials(module.load))
     picture = tmp_path / "figure.png"
     monkeypatch.setattr(
         sys, "argv", [name, "--quick", "--json", "--processes", "1", "--figure", str(picture)]

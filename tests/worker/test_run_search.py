@@ -36,6 +36,12 @@ from worker.slice_work import TrainingProcess
 PBT: dict[str, Any] = {"kind": "pbt", "generation_epochs": 2, "burn_in_epochs": 2}
 
 
+@pytest.fixture
+def database(sqlite_database: Database) -> Database:
+    """Of one kind, since training takes long: where the kinds differ, tests without training try both."""
+    return sqlite_database
+
+
 def checkpoint(arrays: Store, model: Model) -> dict[str, torch.Tensor]:
     return load_checkpoint(arrays, model.checkpoint_key or "")
 

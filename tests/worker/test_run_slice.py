@@ -23,6 +23,12 @@ from worker.scheduler import advance
 from worker.slice_work import TrainingProcess
 
 
+@pytest.fixture
+def database(sqlite_database: Database) -> Database:
+    """Of one kind, since training takes long: where the kinds differ, tests without training try both."""
+    return sqlite_database
+
+
 def test_a_job_trains_selects_and_stores_latents(
     database: Database, arrays: Store, process: TrainingProcess, dataset_id: str
 ) -> None:
