@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Two environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test check up clean
+.PHONY: demo test test-benchmarks check up clean
 
 demo: $(VENV)/service
 	$(BIN)/latentry demo
@@ -22,6 +22,9 @@ SERVICES := tests/integration tests/benchmarks/test_chaos.py
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n logical --dist worksteal $(SERVICES:%=--ignore=%)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVICES)
+
+test-benchmarks: $(VENV)/test
+	$(BIN)/python -m pytest -n logical -m slow tests/benchmarks
 
 check: $(VENV)/test
 	$(BIN)/ruff check .

@@ -14,11 +14,13 @@ from rich.console import Console
 from latentry.client import Client
 from latentry.display import follow
 
-SPECIFICATION: dict[str, Any] = {"name": "demo", "preset": "quick", "budget": {"models": 4, "epochs": 36}}
-"""A search that takes less than a minute on two cores; a real one has more models and epochs."""
+MODELS = 4
+"""With 36 epochs each the search takes less than a minute on two cores; a real one has more of both."""
 
 
-def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | None, seed: int) -> None:
+def run_demo(
+    data_dir: Path, url: str | None, json_line: bool, workers: int | None, seed: int, epochs: int
+) -> None:
     """Run the demo.
 
     Parameters
@@ -33,6 +35,8 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
         Training workers of the service that is started; its default if None.
     seed
         Of the data and the search.
+    epochs
+        Of each model.
     """
     from latentry.picture import draw_rates
 
@@ -49,7 +53,8 @@ def run_demo(data_dir: Path, url: str | None, json_line: bool, workers: int | No
         )
         for warning in report["warnings"]:
             console.print(f"  warning: {warning['message']}")
-        job: dict[str, Any] = client.create_job({**SPECIFICATION, "dataset_id": dataset["id"], "seed": seed})
+        search = {"name": "demo", "preset": "quick", "budget": {"models": MODELS, "epochs": epochs}}
+        job: dict[str, Any] = client.create_job({**search, "dataset_id": dataset["id"], "seed": seed})
         console.print(
             f"Job [bold]{job['id']}[/bold]: {job['progress']['models']} models, selected by sample validation"
         )

@@ -118,11 +118,12 @@ def demo(
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     workers: Workers = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the data and of the search.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each model: fewer are quicker, and worse.")] = 36,
 ) -> None:
     """Run the main job on synthetic spikes whose rates are known: a search, the selected model, its latents."""
     from latentry.demo import run_demo
 
-    with_errors_told(lambda: run_demo(data_dir, url, json_line, workers, seed))
+    with_errors_told(lambda: run_demo(data_dir, url, json_line, workers, seed, epochs))
 
 
 @app.command(name="version", rich_help_panel=RUN, epilog="Example: latentry version")

@@ -37,7 +37,7 @@ from store.uploads import begin_upload
 from tests.api.api_examples import fill
 
 OPERATOR = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
-MOST_EXAMPLES = 10
+MOST_EXAMPLES = 6
 """Of each route."""
 
 

@@ -35,7 +35,7 @@ def test_nothing_is_lost_when_workers_are_killed_frozen_and_told_to_go(
     assert found["unrecovered"] == 0
     assert sum(found["jobs"].values()) == 4
     assert found["jobs_done"] >= 1
-    assert found["kills"] >= 4
+    assert found["kills"] >= 1
     assert {"kill", "freeze", "terminate", "pause"} <= {
         name for name, times in found["events"].items() if times
     }

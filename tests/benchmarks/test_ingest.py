@@ -7,6 +7,7 @@ import pytest
 from benchmarks import ingest
 
 
+@pytest.mark.slow
 def test_every_kind_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["ingest", "--gigabytes", "0.04", "--json"])
     ingest.main()

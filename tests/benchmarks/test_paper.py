@@ -55,6 +55,7 @@ def in_this_process(function: Callable[[Any], Any], tasks: Sequence[Any], proces
     return [function(shortened(task)) for task in tasks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

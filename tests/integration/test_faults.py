@@ -247,7 +247,8 @@ def test_a_broker_that_is_away_and_comes_back_empty(on_sqlite: FaultyService) ->
         assert on_sqlite.lost_and_failed(job_id) == (0, 0)
 
 
-def test_every_message_ten_times(service: FaultyService) -> None:
+def test_every_message_ten_times(on_sqlite: FaultyService) -> None:
+    service = on_sqlite
     job_id = service.begin()
     service.slice_under_way(job_id)
     for _ in range(10):

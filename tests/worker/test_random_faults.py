@@ -196,7 +196,7 @@ def test_random_faults_never_lose_or_double_an_epoch(
     run_state_machine_as_test(
         Faults,
         settings=hypothesis_settings(
-            max_examples=60, stateful_step_count=55, deadline=None,
+            max_examples=40, stateful_step_count=55, deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
         ),
     )  # fmt: skip
