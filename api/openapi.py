@@ -21,7 +21,7 @@ def install(app: FastAPI) -> None:
             app.openapi_schema = describe(app)
         return app.openapi_schema
 
-    app.openapi = cached  # type: ignore[method-assign]
+    app.openapi = cached  # type: ignore[method-assign]  # FastAPI's own way to replace it
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class StateIndex:
         """Distances and ids of the k nearest states that it finds to each vector, but for those of a range of ids."""
         wanted = CELLS_SEARCHED + 8 * k * self.cells.nlist // max(1, self.cells.ntotal)
         selector = faiss.IDSelectorNot(faiss.IDSelectorRange(left_out.start, left_out.stop))
+        # Its stubs do not know the keywords.
         parameters = faiss.SearchParametersIVF(sel=selector, nprobe=min(wanted, self.cells.nlist))  # type: ignore[call-arg]
         squared, ids = self.cells.search(vectors.astype(np.float32), k, params=parameters)
         return [

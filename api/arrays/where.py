@@ -18,6 +18,7 @@ MOST_CONDITIONS = 20
 _MOST_VALUES = 500
 
 Operator = Literal["eq", "ne", "in", "notin", "lt", "le", "gt", "ge", "between", "exists", "missing"]
+_OPERATORS: dict[str, Operator] = {one: one for one in get_args(Operator)}
 _OF_SEVERAL = ("in", "notin", "between")
 _WITHOUT_VALUE = ("exists", "missing")
 ORDERING = ("lt", "le", "gt", "ge", "between")
@@ -85,14 +86,15 @@ def _parse(given: str) -> Condition:
     if "\x00" in given:
         raise where_problem("…", "expected text without the character NUL")
     name, rest = _first_part(given)
-    operator, colon, values = (rest or "").partition(":")
-    if not name or operator not in get_args(Operator):
-        known = ", ".join(get_args(Operator))
+    word, colon, values = (rest or "").partition(":")
+    operator = _OPERATORS.get(word)
+    if not name or operator is None:
+        known = ", ".join(_OPERATORS)
         raise where_problem(given, f"expected a name and one of the operators {known}; got {given!r}")
     if operator in _WITHOUT_VALUE:
         if colon:
             raise where_problem(given, f"{operator} takes no value; got {values!r}")
-        return Condition(name, operator, (), given)  # type: ignore[arg-type]
+        return Condition(name, operator, (), given)
     if not colon:
         raise where_problem(given, f"{operator} needs a value; none is given")
     parts = _items(values, given) if operator in _OF_SEVERAL else [values]
@@ -100,7 +102,7 @@ def _parse(given: str) -> Condition:
         raise where_problem(given[:100] + "…", f"expected at most {_MOST_VALUES} values; got {len(parts)}")
     if operator == "between" and len(parts) != 2:
         raise where_problem(given, f"between needs two values, as in between:0.2,0.5; got {len(parts)}")
-    return Condition(name, operator, tuple(_value(part, given) for part in parts), given)  # type: ignore[arg-type]
+    return Condition(name, operator, tuple(_value(part, given) for part in parts), given)
 
 
 def _first_part(given: str) -> tuple[str, str | None]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 _CHUNK_BYTES = 2**20
 
 
-class _BlockIterator(AbstractDataChunkIterator):  # type: ignore[misc]
+class _BlockIterator(AbstractDataChunkIterator):  # type: ignore[misc]  # hdmf has no types
     """Blocks of rows, each written where the last one ended."""
 
     def __init__(
