@@ -243,7 +243,7 @@ class _PostgresDetail:
     def __init__(self, name: str) -> None:
         details = Trial.__table__.c.details
         self._type: ColumnElement[str] = func.json_typeof(details.op("->")(literal(name, Text)))
-        self._plain: ColumnElement[Any] = details.op("->>")(literal(name, Text))
+        self._plain: ColumnElement[Any] = details.op("->>", return_type=Text())(literal(name, Text))
         self.is_known: ColumnElement[bool] = self._type != "null"
 
     def of_kind(self, kind: str | None) -> ColumnElement[Any]:

@@ -121,7 +121,7 @@ def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path, li
     parts = parts_of(away, tmp_path, redis_url=live_broker)
     begun = time.monotonic()
     document = read(app_of(parts.settings, away, parts.arrays))
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 10
     found = {one["name"]: one for one in document["checks"]}
     for name in ("database", "migrations", "workers", "maintenance", "array_storage"):
         assert found[name]["status"] == "failed", name
@@ -170,7 +170,7 @@ def test_a_check_that_hangs_is_a_finding_and_is_not_begun_twice(
     for _ in range(2):
         started = time.monotonic()
         document = checks.run()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         hanging, broken, warned = document.checks
         assert (hanging.status, broken.status, warned.status) == ("failed", "failed", "warning")
         assert hanging.message.startswith("no answer within")

@@ -156,10 +156,11 @@ def test_prefer_wait_is_over_in_time(light_client: TestClient, sqlite_database: 
         dataset_id = add_dataset(session, state=DatasetState.INGESTING)
     begin = time.monotonic()
     assert light_client.get(f"/v1/datasets/{dataset_id}").json()["state"] == "ingesting"
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 5
+    begin = time.monotonic()
     answer = light_client.get(f"/v1/datasets/{dataset_id}", headers={"Prefer": "wait=1"}).json()
     assert answer["state"] == "ingesting"
-    assert 1.0 <= time.monotonic() - begin < 5
+    assert 1.0 <= time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize(

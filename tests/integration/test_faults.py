@@ -137,7 +137,7 @@ def test_a_killed_worker_loses_nothing(request: pytest.FixtureRequest, database:
     claimed = wait_until(lambda: claimed_again(service, piece))
     seconds = (claimed.started_at - killed_at).total_seconds()
     print(f"claimed again {seconds:.2f} s after the kill")
-    assert seconds <= LEASE_SECONDS + MAINTENANCE_SECONDS + 2  # other tests run beside
+    assert seconds <= LEASE_SECONDS + MAINTENANCE_SECONDS + 5  # other tests run beside
     assert (claimed.losses, claimed.attempts) == (1, 0)
     service.check(job_id)
     assert service.lost_and_failed(job_id) == (1, 0)
@@ -223,7 +223,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_writing(on_sqlite: FaultyService)
         seconds = time.monotonic() - asked_at
     finally:
         broker.resume()
-    assert seconds < 2
+    assert seconds < 4
     on_sqlite.check(job_id)
 
 
