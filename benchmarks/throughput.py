@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ import torch
 from benchmarks.paper.harness import ENVIRONMENT, machine, markdown_table
 from benchmarks.plain import PlainLFADS, PlainTraining, checked
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
+from models.config import Precision
 from models.network import initial_parameters
 
 SIZES: dict[str, Any] = {
@@ -83,6 +84,7 @@ class Measurement:
     batch: int
     models: int
     device: Literal["cpu", "cuda"]
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _pack(task: Measurement) -> Callable[[], Any]:
         [_hyperparameters(number) for number in range(task.models)],
         list(range(task.models)),
         _data(task),
-        TrainingOptions(batch_size=task.batch),
+        TrainingOptions(batch_size=task.batch, precision=task.precision),
         order_seed=0,
     )
     return population.train_epoch
@@ -225,6 +227,7 @@ def record(task: Measurement, measured: Measured | str, plain: Measured | str) -
         "batch": task.batch,
         "M": task.models,
         "device": task.device,
+        "precision": task.precision,
     }
     line["plain_model_epochs_per_s"] = None if isinstance(plain, str) else round(plain.model_epochs_per_s, 4)
     if isinstance(measured, str):
@@ -253,6 +256,12 @@ def main() -> None:
         "--json", action="store_true", help="nothing but one line of JSON for each measurement"
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="one of them; both, where there is a GPU")
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="bfloat16",
+        help="of the pack's products in training",
+    )
     arguments = parser.parse_args()
     there: list[Literal["cpu", "cuda"]] = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     devices = [device for device in there if arguments.device in (None, device)]
@@ -287,22 +296,22 @@ def main() -> None:
     for device in devices:
         for shape in SHAPES[:1] if arguments.quick else SHAPES:
             for batch in BATCHES:
-                task = Measurement(shape, batch, 0, device)
+                task = Measurement(shape, batch, 0, device, arguments.precision)
                 (plain,) = run([task])
                 for models in (1, 16) if arguments.quick else PACKS:
                     pack = replace(task, models=models)
                     (measured,) = run([pack])
                     say(record(pack, measured, plain))
         if device == "cpu" and (os.cpu_count() or 1) > 1 and not arguments.json:
-            print(json.dumps(two_workers()), flush=True)
+            print(json.dumps(two_workers(arguments.precision)), flush=True)
     if not arguments.json:
         print(markdown_table(rows))
         print(f"\n{date.today()}, {machine()}.")
 
 
-def two_workers() -> dict[str, Any]:
+def two_workers(precision: Precision) -> dict[str, Any]:
     """Model-epochs per second of one process, and of two at once, together."""
-    pack = Measurement(SHAPES[0], 64, 16, "cpu")
+    pack = Measurement(SHAPES[0], 64, 16, "cpu", precision)
     one, two = run([pack]), run([pack, pack])
     alone, together = (
         sum(asdict(measured)["model_epochs_per_s"] for measured in found if not isinstance(measured, str))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 VARIANCE_FLOOR = 1e-4
 """Of every Gaussian in the network: added to the exponential of its log-variance."""
@@ -37,6 +37,7 @@ def _check_range(name: str, value: float, low: float, high: float, *, open_high:
 
 InputPrior = Literal["autoregressive", "gaussian"]
 ObservationName = Literal["poisson", "negative_binomial", "zero_inflated_gamma", "gaussian"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,9 @@ class TrainingOptions:
         Epochs, counted from the ramp's end.
     least_learning_rate
         No decay goes below this.
+    precision
+        What the recurrences' products of states with weights read while training: "bfloat16" (on CPUs that have
+        instructions for it; float32 elsewhere) or "float32". Sums, states, weights and all scores are float32 always.
     """
 
     batch_size: int
@@ -250,6 +254,7 @@ class TrainingOptions:
     decay_factor: float = 0.95
     decay_patience: int = 6
     least_learning_rate: float = 1e-5
+    precision: Precision = "bfloat16"
 
     def __post_init__(self) -> None:
         _check_whole_number("batch_size", self.batch_size, least=1)
@@ -262,3 +267,7 @@ class TrainingOptions:
         _check_range("decay_factor", self.decay_factor, 0.01, 1.0)
         _check_whole_number("decay_patience", self.decay_patience, least=1)
         _check_range("least_learning_rate", self.least_learning_rate, 0.0, 1.0)
+        require(
+            self.precision in get_args(Precision),
+            f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}",
+        )

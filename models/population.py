@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.compiled import bfloat16_products
 from models.config import Architecture, Hyperparameters, TrainingOptions, require
 from models.constant_outputs import constant_output_losses
 from models.data import TrainingData, evenly
@@ -246,15 +247,16 @@ class Population:
         progress = self.epoch + step / steps
         ramp = min(1.0, progress / self.options.ramp_epochs) if self.options.ramp_epochs else 1.0
         weights = self._weights.detach().requires_grad_()
-        loss = training_loss(
-            self.architecture,
-            self._named(weights),
-            self._hyper,
-            batch,
-            noise,
-            sv_rate=self.data.sv_rate,
-            ramp=ramp,
-        )
+        with bfloat16_products(self.options.precision == "bfloat16"):
+            loss = training_loss(
+                self.architecture,
+                self._named(weights),
+                self._hyper,
+                batch,
+                noise,
+                sv_rate=self.data.sv_rate,
+                ramp=ramp,
+            )
         # Models share no weight, so the gradient of the sum is each model's own.
         (gradient,) = torch.autograd.grad(loss.total.sum(), weights)
         norm = gradient.norm(dim=1)

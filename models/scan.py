@@ -12,6 +12,7 @@ scan C controller units, U inferred inputs, G generator units, F factors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -128,7 +129,8 @@ class Scan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         parameters = (input_weight, input_bias, weight, candidate_bias)
         keep = any(ctx.needs_input_grad)
-        run = scans.run if compiled.usable((x, start, *parameters)) else _run
+        ctx.library = compiled.usable((x, start, *parameters))
+        run = _run if ctx.library is None else partial(scans.run, ctx.library)
         gates, candidates, states = run(x, start, parameters, unseen, both_ways, keep=keep)
         if keep:
             ctx.save_for_backward(x, *parameters, gates, candidates, states)
@@ -146,7 +148,7 @@ class Scan(torch.autograd.Function):
             if d_last is None
             else d_last.clone(memory_format=torch.contiguous_format)
         )
-        back = scans.run_back if compiled.usable((x, states)) else _run_back
+        back = _run_back if ctx.library is None else partial(scans.run_back, ctx.library)
         d_x, d_parameters = back(
             x, parameters, (gates, candidates, states), d_states, d_h, ctx.both_ways, ctx.needs_input_grad[0]
         )
@@ -264,8 +266,8 @@ class ControlledScan(torch.autograd.Function):
     def forward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
         inputs = ControlledInputs(*given)  # type: ignore[arg-type]
         keep = any(ctx.needs_input_grad)
-        is_compiled = compiled.usable([tensor for tensor in inputs if tensor is not None])
-        run = scans.run_controlled if is_compiled else _run_controlled
+        ctx.library = compiled.usable([tensor for tensor in inputs if tensor is not None])
+        run = _run_controlled if ctx.library is None else partial(scans.run_controlled, ctx.library)
         kept = ControlledRun(*run(inputs, keep=keep))
         if keep:
             ctx.save_for_backward(*inputs._replace(controller_drive=None, generator_drive=None), *kept)
@@ -278,7 +280,9 @@ class ControlledScan(torch.autograd.Function):
         saved = ctx.saved_tensors
         number = len(ControlledInputs._fields)
         inputs, kept = ControlledInputs(*saved[:number]), ControlledRun(*saved[number:])
-        back = scans.run_controlled_back if compiled.usable(kept) else _run_controlled_back
+        back = (
+            _run_controlled_back if ctx.library is None else partial(scans.run_controlled_back, ctx.library)
+        )
         return *back(inputs, kept, gradients), None, None
 
 

@@ -38,6 +38,11 @@ class Training(Document):
     )
     decay_patience: int = Field(6, ge=1, description="Epochs, counted from the ramp's end.")
     least_learning_rate: float = Field(1e-5, ge=0, le=1, description="No decay goes below this.")
+    precision: Literal["bfloat16", "float32"] = Field(
+        "bfloat16",
+        description="What the recurrences' products of states with weights read while training. bfloat16 is faster on CPUs "
+        "that have instructions for it, and is float32 elsewhere; sums, weights, scores and latents are float32 always.",
+    )
     sv_rate: float = Field(0.2, gt=0, le=0.9, description="Sample validation: share of samples held out.")
     valid_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of trials for validation, unless the data set brings a split."

@@ -81,6 +81,7 @@ def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
         decay_factor=training.decay_factor,
         decay_patience=training.decay_patience,
         least_learning_rate=training.least_learning_rate,
+        precision=training.precision,
     )
 
     is_fresh = all(model.checkpoint_key is None and model.start_key is None for model in work.models)

@@ -1,7 +1,8 @@
 """Both scans in C, compiled for this machine's CPU when they are first used; optional.
 
 Where there is no C compiler, `library` is None and `models.scan` does the same in tensors. The compiled library is kept in
-the user's cache folder, by source, compiler and CPU.
+the user's cache folder, by source, compiler and CPU. Within `bfloat16_products` it is one whose products of states with
+weights read bfloat16, if the CPU has the instructions for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +38,25 @@ _SIGNATURES = {
     "gru_backward": [*_INPUTS, *[_POINTER] * 12, *[_INT] * 6],
     "controlled_forward": [_POINTER],
     "controlled_backward": [_POINTER],
+    "reads_bfloat16": [],
 }
+_bfloat16 = ContextVar("bfloat16", default=False)
+
+
+@contextlib.contextmanager
+def bfloat16_products(wanted: bool) -> Iterator[None]:
+    """Within it scans that start, and their gradients, take products with bfloat16 operands, if that is `wanted`."""
+    before = _bfloat16.set(wanted)
+    try:
+        yield
+    finally:
+        _bfloat16.reset(before)
+
+
+def has_bfloat16() -> bool:
+    """Whether compiled scans can read bfloat16 here."""
+    found = library(bfloat16=True)
+    return found is not None and bool(found.reads_bfloat16())
 
 
 def usable(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
@@ -46,7 +66,7 @@ def usable(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
     if torch.get_num_threads() != 1:
         _say_that_threads_are_in_the_way()
         return None
-    return library()
+    return library(bfloat16=True) if _bfloat16.get() else library()
 
 
 @cache
@@ -57,14 +77,17 @@ def _say_that_threads_are_in_the_way() -> None:
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """Find or compile the library, once in a process; None where that cannot be done."""
+def library(*, bfloat16: bool = False) -> ctypes.CDLL | None:
+    """Find or compile the library, once in a process; None where that cannot be done.
+
+    The one with `bfloat16` is the same as the other on a CPU that has no instructions for it.
+    """
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         logger.info("no C compiler (%s): recurrences run in torch's own operations", ", ".join(COMPILERS))
         return None
     try:
-        return _find_or_compile(compiler)
+        return _find_or_compile(compiler, [*FLAGS, "-DBFLOAT16"] if bfloat16 else FLAGS)
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         logger.warning(
             "the compiled scans are not used, torch's own operations are: %s", _reason(error), exc_info=error
@@ -72,12 +95,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _find_or_compile(compiler: str) -> ctypes.CDLL:
-    """The library for this source, compiler and CPU: from the cache folder, or new."""
+def _find_or_compile(compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
+    """The library for this source, compiler, flags and CPU: from the cache folder, or new."""
     described = [
         *(source.read_bytes() for source in SOURCES),
         compiler.encode(),
-        " ".join(FLAGS).encode(),
+        " ".join(flags).encode(),
         _cpu().encode(),
     ]
     name = f"scans-{hashlib.blake2b(b'|'.join(described), digest_size=12).hexdigest()}.so"
@@ -91,7 +114,7 @@ def _find_or_compile(compiler: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="latentry-", dir=folder if keeps else None) as scratch:
         made = Path(scratch) / name
         sources = [str(source) for source in SOURCES if source.suffix == ".c"]
-        command = [compiler, *FLAGS, *sources, "-lm", "-o", str(made)]
+        command = [compiler, *flags, *sources, "-lm", "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
         loaded = _loaded(made)
         if folder is not None and keeps:

@@ -38,7 +38,8 @@ typedef struct {
 typedef struct {
     const Gru *of;
     int H, D, S;
-    float *packed, *w, *a, *b;                /* U packed, input weight and drive and bias padded */
+    operand *packed, *room;                   /* U packed; room for operands of a bin */
+    float *w, *a, *b;                         /* input weight and drive and bias padded */
     float *d_u, *d_w, *d_c, *d_a, *sum_c;     /* gradients */
 } Unit;
 
@@ -53,7 +54,8 @@ static Unit unit_of(const Gru *gru, int B, int H, int D, float **memory)
 {
     long S = padded(H);
     Unit unit = {.of = gru, .H = H, .D = D, .S = S};
-    unit.packed = take(memory, 3 * H * S);
+    unit.packed = (operand *)take(memory, 3 * (H + 1) * S);
+    unit.room = (operand *)take(memory, operands(B, 4 * S));
     unit.w = take(memory, 3 * D * S);
     unit.a = take(memory, 3 * B * S);
     unit.b = take(memory, S);
@@ -65,7 +67,10 @@ static Unit unit_of(const Gru *gru, int B, int H, int D, float **memory)
     return unit;
 }
 
-static long unit_floats(long B, long H, long D) { return (6 * H + 6 * D + 9 * B + 4) * padded(H) + 9 * WIDTH; }
+static long unit_floats(long B, long H, long D) 
+{
+    return (6 * H + 3 + 6 * D + 9 * B + 4) * padded(H) + operands(B, 4L * padded(H)) + 10 * WIDTH;
+}
 
 /* Through bin t: drive and `read` [B, D] to the state after it. */
 static void unit_forward(Unit *unit, const float *read, int p, int t, int T, int B, int keep)
@@ -80,7 +85,7 @@ static void unit_forward(Unit *unit, const float *read, int p, int t, int T, int
     }
     add_inputs(unit->a, read, unit->D, unit->w, B, unit->D, 3 * S);
     float *h = gru->states + ((long)p * (T + 1) + t) * size;
-    Bin bin = {unit->a, unit->b, h, NULL, gru->gates + at * 3 * size, gru->candidates + at * size, h + size};
+    Bin bin = {unit->a, unit->b, h, NULL, gru->gates + at * 3 * size, gru->candidates + at * size, h + size, unit->room};
     forward_bin(&bin, unit->packed, B, H);
 }
 
@@ -93,8 +98,8 @@ static void unit_backward(Unit *unit, float *d_read, const float *read, int p, i
     float *d = gru->d_state + p * size;
     const float *h = gru->states + ((long)p * (T + 1) + t) * size;
     through_gates(d, gru->gates + at * 3 * size, gru->candidates + at * size, h, unit->d_c, unit->d_a, B, H);
-    add_product(d, H, unit->d_c, 3 * S, S, 3, unit->packed, B, H, H);
-    weight_gradient(unit->d_u, h, unit->d_c, B, H);
+    add_product(d, H, unit->d_c, 3 * S, S, 3, unit->packed, unit->room, B, H, H);
+    weight_gradient(unit->d_u, h, unit->d_c, unit->room, B, H);
     add_rows(unit->sum_c, unit->d_c, B, S);
     add_outer(unit->d_w, read, unit->D, unit->d_a, B, unit->D, 3 * S);
     through_inputs(d_read, unit->d_a, unit->w, B, unit->D, 3 * S);
@@ -141,12 +146,18 @@ static void through_draws(float *d_moment, const float *d_u, const float *moment
         }
 }
 
+/* For the rows of what the smaller products read. */
+static long room_floats(const Controlled *c)
+{
+    return operands(c->B, c->G) + operands(c->B, c->C) + operands(c->B, c->F) + operands(c->B, 2L * c->U);
+}
+
 static long controlled_floats(const Controlled *c)
 {
     long moments = padded(2 * c->U);
-    return unit_floats(c->B, c->C, c->F) + unit_floats(c->B, c->G, c->U) + 2L * c->G * padded(c->F) + 2L * c->F * padded(c->G)
-           + 2L * c->C * moments + 2L * c->U * padded(c->C) + 2L * c->B * padded(c->G) + (long)c->B * (c->F + c->U)
-           + 12 * WIDTH;
+    return unit_floats(c->B, c->C, c->F) + unit_floats(c->B, c->G, c->U) + (c->G + 1L) * padded(c->F)
+           + 2 * (c->F + 1L) * padded(c->G) + (c->C + 1L) * moments + (2L * c->U + 1) * padded(c->C) + room_floats(c)
+           + 2L * c->B * padded(c->G) + (long)c->B * (c->F + c->U) + 12 * WIDTH;
 }
 
 static void prepare(Unit *unit, int p)
@@ -165,26 +176,28 @@ int controlled_forward(const Controlled *c)
         return 1;
     Unit controller = unit_of(&c->controller, B, c->C, c->F, &rest);
     Unit generator = unit_of(&c->generator, B, c->G, U, &rest);
-    float *to_factors = take(&rest, (long)c->G * padded(c->F)), *to_moments = take(&rest, (long)c->C * padded(2 * U));
+    operand *to_factors = (operand *)take(&rest, (c->G + 1L) * padded(c->F));
+    operand *to_moments = (operand *)take(&rest, (c->C + 1L) * padded(2 * U));
+    operand *room = (operand *)take(&rest, room_floats(c));
     float *read = take(&rest, (long)B * padded(c->G));
     for (int p = 0; p < c->P; p++) {
         pack(controller.packed, c->controller.weight + 3L * p * c->C * c->C, c->C);
         pack(generator.packed, c->generator.weight + 3L * p * c->G * c->G, c->G);
         prepare(&controller, p);
         prepare(&generator, p);
-        pack_matrix(to_factors, c->directions + (long)p * c->F * c->G, 1, c->G, c->G, c->F);
-        pack_matrix(to_moments, c->moment_weight + (long)p * c->C * 2 * U, 2 * U, 1, c->C, 2 * U);
+        pack_matrix(to_factors, c->directions + (long)p * c->F * c->G, 1, c->G, 1, c->G, c->F);
+        pack_matrix(to_moments, c->moment_weight + (long)p * c->C * 2 * U, 2 * U, 1, 1, c->C, 2 * U);
         for (int t = 0; t < T; t++) {
             long at = ((long)p * T + t) * B;
             float *f = c->factors + at * c->F, *moment = c->moments + at * 2 * U, *u = c->inputs + at * U;
             what_factors_read(read, c, p, t);
             memset(f, 0, (long)B * c->F * sizeof(float));
-            add_product(f, c->F, read, padded(c->G), 0, 1, to_factors, B, c->G, c->F);
+            add_product(f, c->F, read, padded(c->G), 0, 1, to_factors, room, B, c->G, c->F);
             unit_forward(&controller, f, p, t, T, B, c->keep);
             for (int trial = 0; trial < B; trial++)
                 memcpy(moment + trial * 2 * U, c->moment_bias + (long)p * 2 * U, 2 * U * sizeof(float));
             const float *state = c->controller.states + ((long)p * (T + 1) + t + 1) * B * c->C;
-            add_product(moment, 2 * U, state, c->C, 0, 1, to_moments, B, c->C, 2 * U);
+            add_product(moment, 2 * U, state, c->C, 0, 1, to_moments, room, B, c->C, 2 * U);
             draw_inputs(u, moment, c->noise ? c->noise + at * U : NULL, c);
             unit_forward(&generator, u, p, t, T, B, c->keep);
         }
@@ -197,7 +210,7 @@ static void begin_gradients(Unit *unit, int p)
 {
     const Gru *gru = unit->of;
     prepare(unit, p);
-    pack_matrix(unit->packed, gru->weight + 3L * p * unit->H * unit->H, 1, 3 * unit->H, 3 * unit->H, unit->H);
+    pack_matrix(unit->packed, gru->weight + 3L * p * unit->H * unit->H, 1, 3 * unit->H, 3, unit->H, unit->H);
     memset(unit->d_u, 0, 3L * unit->H * unit->S * sizeof(float));
     memset(unit->d_w, 0, 3L * unit->D * unit->S * sizeof(float));
     memset(unit->sum_c, 0, 3L * unit->S * sizeof(float));
@@ -219,15 +232,17 @@ int controlled_backward(const Controlled *c)
     if (!memory)
         return 1;
     Unit controller = unit_of(&c->controller, B, c->C, F, &rest), generator = unit_of(&c->generator, B, G, U, &rest);
-    float *from_factors = take(&rest, (long)F * S), *from_moments = take(&rest, 2L * U * padded(c->C));
+    operand *from_factors = (operand *)take(&rest, (F + 1L) * S);
+    operand *from_moments = (operand *)take(&rest, (2L * U + 1) * padded(c->C));
+    operand *room = (operand *)take(&rest, room_floats(c));
     float *d_directions = take(&rest, (long)F * S);
     float *read = take(&rest, (long)B * S), *d_read = take(&rest, (long)B * S);
     float *d_f = take(&rest, (long)B * F), *d_u = take(&rest, (long)B * U);
     for (int p = 0; p < c->P; p++) {
         begin_gradients(&controller, p);
         begin_gradients(&generator, p);
-        pack_matrix(from_factors, c->directions + (long)p * F * G, G, 1, F, G);
-        pack_matrix(from_moments, c->moment_weight + (long)p * c->C * 2 * U, 1, 2 * U, 2 * U, c->C);
+        pack_matrix(from_factors, c->directions + (long)p * F * G, G, 1, 1, F, G);
+        pack_matrix(from_moments, c->moment_weight + (long)p * c->C * 2 * U, 1, 2 * U, 1, 2 * U, c->C);
         memset(d_directions, 0, (long)F * S * sizeof(float));
         float *d_w = c->d_moment_weight + (long)p * c->C * 2 * U, *d_b = c->d_moment_bias + (long)p * 2 * U;
         memset(d_w, 0, (long)c->C * 2 * U * sizeof(float));
@@ -252,13 +267,13 @@ int controlled_backward(const Controlled *c)
                     for (int k = 0; k < c->C; k++)
                         d_w[k * 2 * U + j] += state[(long)trial * c->C + k] * d_moment[trial * 2 * U + j];
                 }
-            add_product(d_state, c->C, d_moment, 2 * U, 0, 1, from_moments, B, 2 * U, c->C);
+            add_product(d_state, c->C, d_moment, 2 * U, 0, 1, from_moments, room, B, 2 * U, c->C);
             memset(d_f, 0, (long)B * F * sizeof(float));
             unit_backward(&controller, d_f, c->factors + at * F, p, t, T, B);
             what_factors_read(read, c, p, t);
             add_outer(d_directions, d_f, F, read, B, F, S);
             memset(d_read, 0, (long)B * S * sizeof(float));
-            add_product(d_read, S, d_f, F, 0, 1, from_factors, B, F, G);
+            add_product(d_read, S, d_f, F, 0, 1, from_factors, room, B, F, G);
             for (long trial = 0; trial < B; trial++)
                 for (int i = 0; i < G; i++) {
                     float survives = c->survives && t > 0 ? c->survives[(at - B + trial) * G + i] : 1.0f;

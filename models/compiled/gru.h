@@ -7,6 +7,9 @@
  * gates are made while their products are still in registers, and weights' gradients are added up bin by bin, so that no
  * gradient of a gate need ever be written to memory. Spike counts are mostly zero: products with inputs pass over zeros.
  *
+ * Compiled with -DBFLOAT16, products of states with weights, and those of their gradients, round their operands to bfloat16 and
+ * add up in float, at twice the speed, on processors that have an instruction for it. Products with inputs are as in float.
+ *
  * Shapes: P units, T bins, B trials, D inputs, H units of the GRU. Arrays are contiguous unless strides are given (in floats).
  * Inside, a row of H is padded to S = a multiple of WIDTH, so that vectors fit.
  */
@@ -16,6 +19,7 @@
 #include <string.h>
 
 #ifdef __AVX512F__
+#include <immintrin.h>
 #define WIDTH 16
 #else
 #define WIDTH 8
@@ -31,6 +35,17 @@ inlined vec load(const float *from) { return *(const loose *)from; }
 inlined void store(float *to, vec value) { *(loose *)to = value; }
 inlined vec all(float value) { return value - (vec){0}; }
 inlined vec choose(ivec yes, vec a, vec b) { return (vec)(((ivec)a & yes) | ((ivec)b & ~yes)); }
+
+/* x, but at least low and at most high; what is not a number stays so. */
+inlined vec between(vec x, float low, float high)
+{
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)all(low), _mm512_min_ps((__m512)all(high), (__m512)x));
+#else
+    x = choose(x > high, all(high), x);
+    return choose(x < low, all(low), x);
+#endif
+}
 
 /* The first `lanes` of WIDTH: the last vector of a row may be a part. */
 inlined vec load_part(const float *from, int lanes)
@@ -54,8 +69,7 @@ inlined void store_part(float *to, vec value, int lanes)
 inlined vec exponential(vec x)
 {
     const vec to_integer = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    x = choose(x > 88.0f, all(88.0f), x);
-    x = choose(x < -87.0f, all(-87.0f), x);
+    x = between(x, -87.0f, 88.0f);
     vec shifted = x * 1.44269504f + to_integer, k = shifted - to_integer;
     vec f = x - k * 0.693359375f - k * -2.12194440e-4f;
     vec p = all(1.9875691500e-4f);
@@ -74,14 +88,96 @@ inlined vec hyperbolic_tangent(vec x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; 
 inlined int padded(int columns) { return (columns + WIDTH - 1) / WIDTH * WIDTH; }
 inlined int lanes_at(int column, int columns) { return columns - column < WIDTH ? columns - column : WIDTH; }
 
+/* ---- operands of products ----
+ *
+ * An operand is a float or, in bfloat16, two that follow each other in depth, over which products add up: as many as PAIRED. */
+
+#if defined BFLOAT16 && !defined __AVX512BF16__
+#undef BFLOAT16
+#endif
+
+#ifdef BFLOAT16
+#define PAIRED 2
+typedef int operand;
+
+/* Of each lane the two, the first one low. */
+inlined ivec paired(vec first, vec second)
+{
+    const __m512i lanes = _mm512_add_epi32(_mm512_set1_epi32(16 << 16),
+                                           _mm512_mullo_epi32(_mm512_set1_epi32(0x00010001), _mm512_set_epi32(
+                                               15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)));
+    return (ivec)_mm512_permutexvar_epi16(lanes, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
+
+inlined void store_operands(operand *to, ivec value) { _mm512_storeu_si512(to, (__m512i)value); }
+
+inlined vec add_scaled(vec sum, operand left, const operand *right)
+{
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(left), (__m512bh)_mm512_loadu_si512(right));
+}
+#else
+#define PAIRED 1
+typedef float operand;
+
+inlined vec paired(vec first, vec second) { return first; }
+inlined void store_operands(operand *to, vec value) { store(to, value); }
+inlined vec add_scaled(vec sum, operand left, const operand *right) { return sum + left * load(right); }
+#endif
+
+inlined int deep(int depth) { return (depth + PAIRED - 1) / PAIRED; }
+
+/* How many operands `narrowed` and `interleaved` write at most for so many rows. */
+inlined long operands(long rows, long columns) { return PAIRED == 1 ? 0 : (rows + 1) * padded(columns) / 2; }
+
+/* The rows of a left operand, deep along columns: `from` itself, or [rows, padded(columns) / 2] in `room`. */
+inlined const operand *narrowed(operand *room, const float *from, long stride, int rows, int columns)
+{
+#ifdef BFLOAT16
+    for (int row = 0; row < rows; row++, from += stride)
+        for (int at = 0; at < columns; at += WIDTH, room += WIDTH / 2)
+            _mm256_storeu_si256((__m256i *)room,
+                                (__m256i)_mm512_cvtneps_pbh((__m512)load_part(from + at, lanes_at(at, columns))));
+    return room - (long)rows * padded(columns) / 2;
+#else
+    return from;
+#endif
+}
+
+/* Of an operand that is deep along rows: `from` itself, or [deep(rows), padded(columns)] in `room`. */
+inlined const operand *interleaved(operand *room, const float *from, long stride, int rows, int columns)
+{
+#ifdef BFLOAT16
+    for (int row = 0; row < rows; row += 2, from += 2 * stride)
+        for (int at = 0; at < columns; at += WIDTH, room += WIDTH) {
+            int lanes = lanes_at(at, columns);
+            store_operands(room, paired(load_part(from + at, lanes),
+                                        row + 1 < rows ? load_part(from + stride + at, lanes) : all(0.0f)));
+        }
+    return room - (long)deep(rows) * padded(columns);
+#else
+    return from;
+#endif
+}
+
+/* Rows of `narrowed` and of `interleaved` lie so far apart. */
+inlined long narrowed_stride(long stride, int columns) { return PAIRED == 1 ? stride : padded(columns) / 2; }
+inlined long interleaved_stride(long stride, int columns) { return PAIRED == 1 ? stride : padded(columns); }
+
+inlined void clear(vec sums[][3], int rows, int vectors)
+{
+    for (int row = 0; row < rows; row++)
+        for (int v = 0; v < vectors; v++)
+            sums[row][v] = all(0.0f);
+}
+
 /* sums[row][v] += over k: left[row, k] * right[k, v], `rows` and `vectors` constants; strides of left and of right's k. */
-inlined void multiply(vec sums[][3], const float *left, long row_stride, long k_stride, const float *right,
+inlined void multiply(vec sums[][3], const operand *left, long row_stride, long k_stride, const operand *right,
                       long right_stride, int depth, int rows, int vectors)
 {
     for (int k = 0; k < depth; k++, right += right_stride)
         for (int row = 0; row < rows; row++)
             for (int v = 0; v < vectors; v++)
-                sums[row][v] += left[row * row_stride + k * k_stride] * load(right + v * WIDTH);
+                sums[row][v] = add_scaled(sums[row][v], left[row * row_stride + k * k_stride], right + v * WIDTH);
 }
 
 /* Calls body(rows, first) for blocks of 8, 4, 2 and 1 of so many rows: `rows` is a constant in each. */
@@ -149,13 +245,17 @@ static void through_inputs(float *d_x, const float *d_a, const float *weight, in
 
 /* ---- forward ---- */
 
-/* U [H, 3H] as [block of WIDTH columns][H][r, z, n][WIDTH]. */
-static void pack(float *packed, const float *weight, int H)
+/* U [H, 3H] as [block of WIDTH columns][deep(H)][r, z, n][WIDTH]. */
+static void pack(operand *packed, const float *weight, int H)
 {
     for (int at = 0; at < H; at += WIDTH)
-        for (int k = 0; k < H; k++)
-            for (int gate = 0; gate < 3; gate++, packed += WIDTH)
-                store(packed, load_part(weight + (k * 3L + gate) * H + at, lanes_at(at, H)));
+        for (int k = 0; k < H; k += PAIRED)
+            for (int gate = 0; gate < 3; gate++, packed += WIDTH) {
+                const float *row = weight + (k * 3L + gate) * H + at;
+                int lanes = lanes_at(at, H);
+                store_operands(packed, paired(load_part(row, lanes),
+                                              k + 1 < H ? load_part(row + 3L * H, lanes) : all(0.0f)));
+            }
 }
 
 typedef struct {
@@ -163,13 +263,17 @@ typedef struct {
     const float *h;              /* state before the bin [B, H] */
     const unsigned char *unseen; /* [B], or NULL */
     float *gates, *n, *next;     /* r, z, c_n + b [B, 3H]; n [B, H]; state after the bin [B, H] */
+    operand *room;               /* operands(B, H) */
 } Bin;
 
-inlined void forward_block(const Bin *bin, const float *packed, int H, int at, int lanes, int first, int rows)
+inlined void forward_block(const Bin *bin, const operand *left, const operand *packed, int H, int at, int lanes, int first,
+                           int rows)
 {
     int S = padded(H);
-    vec sums[ROWS][3] = {{{0}}};
-    multiply(sums, bin->h + (long)first * H, H, 1, packed, 3 * WIDTH, H, rows, 3);
+    long stride = narrowed_stride(H, H);
+    vec sums[ROWS][3];
+    clear(sums, rows, 3);
+    multiply(sums, left + first * stride, stride, 1, packed, 3 * WIDTH, deep(H), rows, 3);
     for (int row = 0; row < rows; row++) {
         long trial = first + row;
         const float *a = bin->a + trial * 3 * S + at;
@@ -189,16 +293,17 @@ inlined void forward_block(const Bin *bin, const float *packed, int H, int at, i
     }
 }
 
-static void forward_bin(const Bin *bin, const float *packed, int B, int H)
+static void forward_bin(const Bin *bin, const operand *packed, int B, int H)
 {
-    for (int at = 0; at < H; at += WIDTH, packed += 3L * H * WIDTH) {
+    const operand *left = narrowed(bin->room, bin->h, H, B, H);
+    for (int at = 0; at < H; at += WIDTH, packed += 3L * deep(H) * WIDTH) {
         int lanes = lanes_at(at, H);
         if (lanes == WIDTH) {
-#define BODY(rows, first) forward_block(bin, packed, H, at, WIDTH, first, rows)
+#define BODY(rows, first) forward_block(bin, left, packed, H, at, WIDTH, first, rows)
             FOR_ROWS(B, BODY);
 #undef BODY
         } else {
-#define BODY(rows, first) forward_block(bin, packed, H, at, lanes, first, rows)
+#define BODY(rows, first) forward_block(bin, left, packed, H, at, lanes, first, rows)
             FOR_ROWS(B, BODY);
 #undef BODY
         }
@@ -207,34 +312,46 @@ static void forward_bin(const Bin *bin, const float *packed, int B, int H)
 
 /* ---- backward ---- */
 
-/* A matrix [rows, columns], element (k, j) at k * row_stride + j * column_stride, as [block of WIDTH columns][rows][WIDTH]. */
-static void pack_matrix(float *packed, const float *matrix, long row_stride, long column_stride, int rows, int columns)
+/* A matrix [parts x rows, columns], element (k, j) at k * row_stride + j * column_stride, as
+ * [block of WIDTH columns][part][deep(rows)][WIDTH]. */
+static void pack_matrix(operand *packed, const float *matrix, long row_stride, long column_stride, int parts, int rows,
+                        int columns)
 {
     for (int at = 0; at < columns; at += WIDTH)
-        for (int k = 0; k < rows; k++, packed += WIDTH)
-            for (int lane = 0; lane < WIDTH; lane++)
-                packed[lane] = at + lane < columns ? matrix[k * row_stride + (at + lane) * column_stride] : 0.0f;
+        for (int part = 0; part < parts; part++)
+            for (int k = 0; k < rows; k += PAIRED, packed += WIDTH) {
+                float pair[2][WIDTH] = {{0}};
+                for (int row = 0; row < PAIRED && k + row < rows; row++)
+                    for (int lane = 0; lane < lanes_at(at, columns); lane++)
+                        pair[row][lane] = matrix[((long)part * rows + k + row) * row_stride + (at + lane) * column_stride];
+                store_operands(packed, paired(load(pair[0]), load(pair[1])));
+            }
 }
 
-inlined void product_block(float *out, long out_stride, const float *left, long left_stride, long part_stride, int parts,
-                           const float *packed, int K, int lanes, int rows)
+inlined void product_block(float *out, long out_stride, const operand *left, long left_stride, long part_stride, int parts,
+                           const operand *packed, int K, int lanes, int rows)
 {
-    vec sums[ROWS][3] = {{{0}}};
+    vec sums[ROWS][3];
+    clear(sums, rows, 1);
     for (int part = 0; part < parts; part++)
-        multiply(sums, left + part * part_stride, left_stride, 1, packed + (long)part * K * WIDTH, WIDTH, K, rows, 1);
+        multiply(sums, left + part * part_stride, left_stride, 1, packed + (long)part * deep(K) * WIDTH, WIDTH, deep(K), rows, 1);
     for (int row = 0; row < rows; row++)
         store_part(out + row * out_stride, load_part(out + row * out_stride, lanes) + sums[row][0], lanes);
 }
 
-/* out [B, N] += left [B, parts x K] packed [parts x K, N]; the parts of a row of left lie part_stride apart. */
+/* out [B, N] += left [B, parts x K] packed [parts x K, N]; the parts of a row of left lie
+ * part_stride, a multiple of WIDTH, apart. Room is operands(B, parts x part_stride + K). */
 static void add_product(float *out, long out_stride, const float *left, long left_stride, long part_stride, int parts,
-                        const float *packed, int B, int K, int N)
+                        const operand *packed, operand *room, int B, int K, int N)
 {
-    for (int at = 0; at < N; at += WIDTH, packed += (long)parts * K * WIDTH) {
+    int columns = (parts - 1) * part_stride + K;
+    const operand *read = narrowed(room, left, left_stride, B, columns);
+    long stride = narrowed_stride(left_stride, columns);
+    for (int at = 0; at < N; at += WIDTH, packed += (long)parts * deep(K) * WIDTH) {
         int lanes = lanes_at(at, N);
-#define BODY(rows, first)                                                                                          \
-    product_block(out + first * out_stride + at, out_stride, left + first * left_stride, left_stride, part_stride, \
-                  parts, packed, K, lanes, rows)
+#define BODY(rows, first)                                                                                               \
+    product_block(out + first * out_stride + at, out_stride, read + first * stride, stride, part_stride / PAIRED, parts, \
+                  packed, K, lanes, rows)
         FOR_ROWS(B, BODY);
 #undef BODY
     }
@@ -266,25 +383,28 @@ static void through_gates(float *d_h, const float *gates, const float *candidate
         }
 }
 
-inlined void weight_gradient_block(float *d_weight, const float *h, const float *d_c, int B, int H, int at, int first,
-                                   int rows, int vectors)
+inlined void weight_gradient_block(float *d_weight, const operand *h, long h_stride, const operand *d_c, int depth, int S,
+                                   int at, int first, int rows, int vectors)
 {
-    int S = padded(H);
     vec sums[ROWS][3];
     for (int row = 0; row < rows; row++)
         for (int v = 0; v < vectors; v++)
             sums[row][v] = load(d_weight + (first + row) * 3L * S + at + v * WIDTH);
-    multiply(sums, h + first, 1, H, d_c + at, 3 * S, B, rows, vectors);
+    multiply(sums, h + first, 1, h_stride, d_c + at, 3 * S, depth, rows, vectors);
     for (int row = 0; row < rows; row++)
         for (int v = 0; v < vectors; v++)
             store(d_weight + (first + row) * 3L * S + at + v * WIDTH, sums[row][v]);
 }
 
-/* d_weight [H, 3S] += h^T d_c. 3S holds a whole number of three vectors. */
-static void weight_gradient(float *d_weight, const float *h, const float *d_c, int B, int H)
+/* d_weight [H, 3S] += h^T d_c. 3S holds a whole number of three vectors. Room is 2 * operands(B, 4S). */
+static void weight_gradient(float *d_weight, const float *h, const float *d_c, operand *room, int B, int H)
 {
-    for (int at = 0; at < 3 * padded(H); at += 3 * WIDTH) {
-#define BODY(rows, first) weight_gradient_block(d_weight, h, d_c, B, H, at, first, rows, 3)
+    int S = padded(H);
+    const operand *left = interleaved(room, h, H, B, H);
+    const operand *right = interleaved(room + (long)deep(B) * S, d_c, 3 * S, B, 3 * S);
+    long stride = interleaved_stride(H, H);
+    for (int at = 0; at < 3 * S; at += 3 * WIDTH) {
+#define BODY(rows, first) weight_gradient_block(d_weight, left, stride, right, deep(B), S, at, first, rows, 3)
         FOR_ROWS(H, BODY);
 #undef BODY
     }

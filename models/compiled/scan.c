@@ -1,6 +1,9 @@
 /* models.scan.Scan for CPUs: GRUs over bins, and their gradient. */
 #include "gru.h"
 
+/* Whether products read bfloat16. */
+int reads_bfloat16(void) { return PAIRED == 2; }
+
 /* x [P / ways, T, B, D] by its strides; with two ways every second unit reads the bins from the last to the first.
  * unseen [T, B] or NULL; W [P, D, 3H], b_in [P, 3H], U [P, H, 3H], bias [P, H]; gates [P, kept, B, 3H] and candidates
  * [P, kept, B, H], kept being T, or 1 without gradient; states [P, T + 1, B, H] in the order of reading, the first of each
@@ -11,10 +14,11 @@ int gru_forward(const float *x, long x_model, long x_bin, long x_trial, const un
 {
     int S = padded(H);
     long size = (long)B * H;
-    float *memory = aligned_alloc(4 * WIDTH, (3L * H * S + 3L * D * S + 3L * B * S + 4L * S) * sizeof(float));
+    float *memory = aligned_alloc(4 * WIDTH, (3L * (H + 1) * S + 3L * D * S + 3L * B * S + 4L * S + operands(B, S)) * sizeof(float));
     if (!memory)
         return 1;
-    float *packed = memory, *w = packed + 3L * H * S, *a = w + 3L * D * S, *b_in = a + 3L * B * S, *b = b_in + 3L * S;
+    float *w = memory + 3L * (H + 1) * S, *a = w + 3L * D * S, *b_in = a + 3L * B * S, *b = b_in + 3L * S;
+    operand *packed = (operand *)memory, *room = (operand *)(b + S);
     for (int p = 0; p < P; p++) {
         pack(packed, weight + 3L * p * H * H, H);
         pad(w, input_weight + 3L * p * D * H, D, H);
@@ -29,7 +33,7 @@ int gru_forward(const float *x, long x_model, long x_bin, long x_trial, const un
             long at = keep ? (long)p * T + t : p;
             float *h = states + ((long)p * (T + 1) + t) * size;
             Bin bin = {a, b, h, unseen ? unseen + (long)bin_read * B : NULL,
-                       gates + at * 3 * size, candidates + at * size, h + size};
+                       gates + at * 3 * size, candidates + at * size, h + size, room};
             forward_bin(&bin, packed, B, H);
         }
     }
@@ -47,13 +51,14 @@ int gru_backward(const float *x, long x_model, long x_bin, long x_trial, const f
 {
     int S = padded(H);
     long size = (long)B * H;
-    float *memory = aligned_alloc(4 * WIDTH, (6L * H * S + 6L * D * S + 6L * B * S + 8L * S) * sizeof(float));
+    float *memory = aligned_alloc(4 * WIDTH, (6L * (H + 1) * S + 6L * D * S + 6L * B * S + 8L * S + operands(B, 4L * S)) * sizeof(float));
     if (!memory)
         return 1;
-    float *packed = memory, *d_u = packed + 3L * H * S, *w = d_u + 3L * H * S, *d_w = w + 3L * D * S;
+    float *d_u = memory + 3L * (H + 1) * S, *w = d_u + 3L * H * S, *d_w = w + 3L * D * S;
     float *d_c = d_w + 3L * D * S, *d_a = d_c + 3L * B * S, *sum_a = d_a + 3L * B * S, *sum_c = sum_a + 3L * S;
+    operand *packed = (operand *)memory, *room = (operand *)(sum_c + 3L * S);
     for (int p = 0; p < P; p++) {
-        pack_matrix(packed, weight + 3L * p * H * H, 1, 3 * H, 3 * H, H);
+        pack_matrix(packed, weight + 3L * p * H * H, 1, 3 * H, 3, H, H);
         pad(w, input_weight + 3L * p * D * H, D, H);
         memset(d_u, 0, 3L * H * S * sizeof(float));
         memset(d_w, 0, 3L * D * S * sizeof(float));
@@ -68,8 +73,8 @@ int gru_backward(const float *x, long x_model, long x_bin, long x_trial, const f
                 for (long i = 0; i < size; i++)
                     d[i] += d_states[at * size + i];
             through_gates(d, gates + at * 3 * size, candidates + at * size, h, d_c, d_a, B, H);
-            add_product(d, H, d_c, 3 * S, S, 3, packed, B, H, H);
-            weight_gradient(d_u, h, d_c, B, H);
+            add_product(d, H, d_c, 3 * S, S, 3, packed, room, B, H, H);
+            weight_gradient(d_u, h, d_c, room, B, H);
             add_rows(sum_c, d_c, B, S);
             add_rows(sum_a, d_a, B, S);
             add_outer(d_w, read, x_trial, d_a, B, D, 3 * S);

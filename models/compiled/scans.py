@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from ctypes import CDLL
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from models.compiled import library
 from models.config import VARIANCE_FLOOR
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class _Controlled(ctypes.Structure):
 
 
 def run(
+    library: CDLL,
     x: Tensor,
     start: Tensor,
     parameters: Sequence[Tensor],
@@ -68,11 +69,12 @@ def run(
     unseen = None if unseen is None else unseen.contiguous()
     sizes = 1 + both_ways, P, T, B, D, H, int(keep)
     kept = gates, candidates, states
-    _call("gru_forward", x, *x.stride()[:3], unseen, *parameters, *kept, *sizes)
+    _call(library, "gru_forward", x, *x.stride()[:3], unseen, *parameters, *kept, *sizes)
     return kept
 
 
 def run_back(
+    library: CDLL,
     x: Tensor,
     parameters: Sequence[Tensor],
     kept: tuple[Tensor, Tensor, Tensor],
@@ -93,11 +95,11 @@ def run_back(
     d_parameters = tuple(torch.empty_like(values) for values in parameters)
     sizes = 1 + both_ways, len(weight), T, B, D, weight.shape[1]
     given = (x, *x.stride()[:3], input_weight, weight, *kept, d_states)
-    _call("gru_backward", *given, d_h, d_x, *d_parameters, *sizes)
+    _call(library, "gru_backward", *given, d_h, d_x, *d_parameters, *sizes)
     return d_x, d_parameters
 
 
-def run_controlled(given: ControlledInputs, *, keep: bool) -> tuple[Tensor, ...]:
+def run_controlled(library: CDLL, given: ControlledInputs, *, keep: bool) -> tuple[Tensor, ...]:
     """As `models.scan._run_controlled`: the fields of a `ControlledRun`."""
     assert given.controller_drive is not None
     assert given.generator_drive is not None
@@ -115,12 +117,12 @@ def run_controlled(given: ControlledInputs, *, keep: bool) -> tuple[Tensor, ...]
         gru.drive = rows.data_ptr()
         gru.drive_unit, gru.drive_bin, gru.drive_trial = rows.stride()[:3]
         held.append(rows)
-    passed.call("controlled_forward")
+    passed.call(library, "controlled_forward")
     return *controller, *generator, *of_inputs
 
 
 def run_controlled_back(
-    given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
+    library: CDLL, given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """As `models.scan._run_controlled_back`."""
     for gradient, output in zip(
@@ -146,7 +148,7 @@ def run_controlled_back(
         made.append((d_drive, d_start, *d_weights))
     others = [w.new_empty(w.shape) for w in (given.moment_weight, given.moment_bias, given.directions)]
     arguments.d_moment_weight, arguments.d_moment_bias, arguments.d_directions = map(passed.pointer, others)
-    passed.call("controlled_backward")
+    passed.call(library, "controlled_backward")
     (*controller, d_factor_weight), (*generator, d_input_weight) = made
     d_moment_weight, d_moment_bias, d_directions = others
     return (
@@ -181,9 +183,9 @@ class _Passed:
         self._held.append(tensor.contiguous())
         return self._held[-1].data_ptr()
 
-    def call(self, name: str) -> None:
+    def call(self, library: CDLL, name: str) -> None:
         """Call a function of the library."""
-        _call(name, ctypes.byref(self.arguments))
+        _call(library, name, ctypes.byref(self.arguments))
 
 
 def _check_controlled(given: ControlledInputs, T: int) -> None:
@@ -220,12 +222,10 @@ def _require(condition: bool, what: str, expected: object, came: object) -> None
         raise ValueError(f"compiled scan: expected {what} {expected}, got {came}")
 
 
-def _call(name: str, *arguments: object) -> None:
+def _call(library: CDLL, name: str, *arguments: object) -> None:
     """Call a function of the library; tensors pass as pointers, None as no pointer."""
     passed = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-    loaded = library()
-    assert loaded is not None
-    if getattr(loaded, name)(*passed):
+    if getattr(library, name)(*passed):
         raise MemoryError("out of memory in the compiled scan")
 
 

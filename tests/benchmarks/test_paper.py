@@ -1,4 +1,4 @@
-"""Every experiment of `benchmarks/paper`, whole, but with one epoch of training: its figures mean nothing then."""
+"""The experiments of `benchmarks/paper`, and `benchmarks.precision`, whole but of one epoch: their figures mean nothing then."""
 
 import dataclasses
 import functools
@@ -18,12 +18,13 @@ from benchmarks.paper import harness
 from models import Session
 
 EXPERIMENTS = {  # name: figures that its closing line of JSON must have
-    "overfitting": {"spearman_sv_r2", "spearman_ordinary_r2_without_cd", "spearman_ordinary_r2_with_cd", "models"},
-    "small_data": {"training_trials", "fixed_r2", "searched_r2", "models"},
-    "inputs": {"input_r2", "pulses_found", "rates_r2_with_controller", "rates_r2_without_controller"},
-    "stitching": {"alone_r2", "stitched_r2", "stitched_random_start_r2"},
-    "recordings": {"models"},
-    "known_rates": {"standard"},
+    "paper.overfitting": {"spearman_sv_r2", "spearman_ordinary_r2_without_cd", "spearman_ordinary_r2_with_cd", "models"},
+    "paper.small_data": {"training_trials", "fixed_r2", "searched_r2", "models"},
+    "paper.inputs": {"input_r2", "pulses_found", "rates_r2_with_controller", "rates_r2_without_controller"},
+    "paper.stitching": {"alone_r2", "stitched_r2", "stitched_random_start_r2"},
+    "paper.recordings": {"models"},
+    "paper.known_rates": {"standard"},
+    "precision": {"standard Lorenz", "models"},
 }  # fmt: skip
 
 
@@ -60,25 +61,25 @@ def in_this_process(function: Callable[[Any], Any], tasks: Sequence[Any], proces
 def test_an_experiment_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if name == "recordings" and not any(
+    if name == "paper.recordings" and not any(
         (harness.data_folder() / file).exists()
         for file in importlib.import_module("benchmarks.paper.recordings").FILES
     ):
         pytest.skip("the real recordings are not at hand")
-    module = importlib.import_module(f"benchmarks.paper.{name}")
+    module = importlib.import_module(f"benchmarks.{name}")
     monkeypatch.setattr(harness, "map_processes", in_this_process)
-    if name == "known_rates":  # it trains by itself, and imports this by name
+    if name == "paper.known_rates":  # it trains by itself, and imports this by name
         monkeypatch.setattr(module, "map_processes", in_this_process)
         few = functools.partial(module.lorenz, conditions=10, trials_per_condition=10)
         monkeypatch.setattr(module, "lorenz", few)
         monkeypatch.setattr(module, "sparse", few_trials(module.sparse))
-    if name == "recordings":
+    if name == "paper.recordings":
         monkeypatch.setattr(module, "load", few_trials(module.load))
     picture = tmp_path / "figure.png"
     monkeypatch.setattr(
         sys, "argv", [name, "--quick", "--json", "--processes", "1", "--figure", str(picture)]
     )
-    flags = {"flags": {"full_size": ""}} if name == "small_data" else {}
+    flags = {"flags": {"full_size": ""}} if name == "paper.small_data" else {}
     threads = torch.get_num_threads()
     try:
         harness.main(name, "", module.experiment, **flags)

@@ -13,6 +13,7 @@ from models import (
     Session,
     TrainingData,
     TrainingOptions,
+    compiled,
     infer_latents,
     lorenz,
     poisson_nll,
@@ -378,7 +379,7 @@ def test_a_short_run_learns_the_true_rates():
 
 @pytest.mark.parametrize("clip", [1e-3, 1e3], ids=["clipped", "free"])
 def test_steps_are_those_of_torchs_adam(clip):
-    options = TrainingOptions(batch_size=8, ramp_epochs=1, gradient_clip=clip)
+    options = TrainingOptions(batch_size=8, ramp_epochs=1, gradient_clip=clip, precision="float32")
     ours = population(options=options)
     expected = []
     for m in range(3):
@@ -410,6 +411,24 @@ def test_steps_are_those_of_torchs_adam(clip):
     for _ in range(2):
         ours.train_epoch()
     torch.testing.assert_close(ours._weights, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_precision_changes_training_and_no_score():
+    """With a learning rate of next to nothing weights stay, so that scores are of the same model."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the compiled scans want it so
+    try:
+        found = {}
+        for precision in ("float32", "bfloat16"):
+            still = [dataclasses.replace(model, learning_rate=1e-30) for model in MODELS]
+            options = TrainingOptions(batch_size=8, precision=precision)
+            found[precision] = population(models=still, options=options).train_epoch()
+    finally:
+        torch.set_num_threads(threads)
+    for exact, rounded in zip(*found.values(), strict=True):
+        assert (rounded.sv_loss, rounded.ordinary_loss) == (exact.sv_loss, exact.ordinary_loss)
+        assert rounded.train_loss == pytest.approx(exact.train_loss, rel=1e-3)
+        assert (rounded.train_loss != exact.train_loss) == compiled.has_bfloat16()
 
 
 def test_an_exploded_loss_freezes_the_model_though_everything_is_finite():

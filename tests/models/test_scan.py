@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models import compiled
+from models.config import VARIANCE_FLOOR
 from models.scan import ControlledScan, Scan
 
 P, T, B, C, G, U, F = 2, 4, 3, 2, 3, 2, 2
@@ -154,6 +155,138 @@ def test_the_compiled_controlled_scan_is_that_of_tensors(sizes, dropout, drawn, 
     monkeypatch.setattr(compiled, "library", lambda: None)
     for mine, of_tensors in zip(ours, outcome(), strict=True):
         torch.testing.assert_close(mine, of_tensors, rtol=5e-5, atol=5e-5)
+
+
+class Narrow(torch.autograd.Function):
+    """A product whose operands, and those of its gradients, are rounded to bfloat16; d_right only if it is said."""
+
+    @staticmethod
+    def forward(ctx, left, right, all_gradients):
+        ctx.save_for_backward(left, right)
+        ctx.all_gradients = all_gradients
+        return rounded(left) @ rounded(right)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        left, right = ctx.saved_tensors
+        to_right = (
+            rounded(left).transpose(-1, -2) @ rounded(gradient)
+            if ctx.all_gradients
+            else left.transpose(-1, -2) @ gradient
+        )
+        return rounded(gradient) @ rounded(right).transpose(-1, -2), to_right, None
+
+
+def rounded(values):
+    return values.bfloat16().float()
+
+
+def narrow_gru(h, a, weight, bias):
+    c_r, c_z, c_n = Narrow.apply(h, weight, True).chunk(3, dim=-1)
+    a_r, a_z, a_n = a.chunk(3, dim=-1)
+    r, z = torch.sigmoid(a_r + c_r), torch.sigmoid(a_z + c_z)
+    n = torch.tanh(a_n + r * (c_n + bias[:, None]))
+    return (1 - z) * n + z * h
+
+
+def assert_nearer(ours, in_float32, expected):
+    """Ours are those of rounded operands, but for the few states that sums in another order round the other way."""
+
+    def error(outputs):
+        return max(
+            float(((one - other).norm() / other.norm()).detach())
+            for one, other in zip(outputs, expected, strict=True)
+        )
+
+    assert error(ours) < 1e-3
+    assert error(ours) < error(in_float32) / 3
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not compiled.has_bfloat16(), reason="no C compiler, or no instructions for products of bfloat16"
+)
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 13, 4, 37), (2, 16, 2, 16), (2, 9, 3, 100)])
+def test_in_bfloat16_it_is_the_scan_of_rounded_operands(sizes):
+    P, B, D, H = sizes
+    T = 6
+    random = torch.Generator().manual_seed(4)
+    spikes = torch.poisson(torch.full((P, T, B, D), 0.5), generator=random)
+    shapes = ((P, B, H), (P, D, 3 * H), (P, 3 * H), (P, H, 3 * H), (P, H))
+    given = [torch.randn(shape, generator=random) for shape in shapes]
+    given[3] /= H**0.5
+    arrives = torch.randn(P, T, B, H, generator=random)
+
+    def outcome(run):
+        inputs = [values.clone().requires_grad_() for values in given]
+        states = run(*inputs)
+        return [states, *torch.autograd.grad(states, inputs, arrives)]
+
+    def plain(h, input_weight, input_bias, weight, bias):
+        states = []
+        for t in range(T):
+            h = narrow_gru(h, spikes[:, t] @ input_weight + input_bias[:, None], weight, bias)
+            states.append(h)
+        return torch.stack(states, dim=1)
+
+    with compiled.bfloat16_products(True):
+        ours = outcome(lambda *inputs: Scan.apply(spikes, *inputs, None, False)[0])
+    in_float32 = outcome(lambda *inputs: Scan.apply(spikes, *inputs, None, False)[0])
+    assert_nearer(ours, in_float32, outcome(plain))
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("sizes", [(1, 13, 37, 20, 1, 5), (3, 16, 16, 100, 4, 20)])
+def test_in_bfloat16_it_is_the_controlled_scan_of_rounded_operands(sizes):
+    P, B, C, G, U, F = sizes
+    T = 6
+    random = torch.Generator().manual_seed(5)
+
+    def draw(*shape, scale=1.0):
+        return scale * torch.randn(shape, generator=random)
+
+    given = [
+        draw(P, T, B, 3 * C), draw(P, B, C), draw(P, C, 3 * C, scale=C**-0.5), draw(P, C),
+        draw(P, F, 3 * C, scale=F**-0.5), draw(P, C, 2 * U, scale=C**-0.5), draw(P, 2 * U),
+        draw(P, T, B, 3 * G), draw(P, B, G), draw(P, G, 3 * G, scale=G**-0.5), draw(P, G),
+        draw(P, U, 3 * G), draw(P, F, G, scale=G**-0.5),
+    ]  # fmt: skip
+    survives = (torch.rand(P, T, B, G, generator=random) < 0.7) / 0.7
+    noise, arrives = draw(P, T, B, U), draw(P, T, B, G)
+
+    def plain(a_c, c, W_c, b_c, W_cf, W_u, b_u, a_g, g, W_g, b_g, W_gu, W_f):
+        states, read = [], g
+        for t in range(T):
+            f = Narrow.apply(read, W_f.transpose(1, 2), False)
+            c = narrow_gru(c, a_c[:, t] + f @ W_cf, W_c, b_c)
+            mean, log_variance = (Narrow.apply(c, W_u, False) + b_u[:, None]).chunk(2, dim=-1)
+            u = mean + torch.sqrt(log_variance.exp() + VARIANCE_FLOOR) * noise[:, t]
+            g = narrow_gru(g, a_g[:, t] + u @ W_gu, W_g, b_g)
+            states.append(g)
+            read = g * survives[:, t]
+        return torch.stack(states, dim=1)
+
+    def outcome(run):
+        inputs = [values.clone().requires_grad_() for values in given]
+        states = run(*inputs)
+        return [states, *torch.autograd.grad(states, inputs, arrives)]
+
+    with compiled.bfloat16_products(True):
+        ours = outcome(lambda *inputs: ControlledScan.apply(*inputs, survives, noise)[0])
+    in_float32 = outcome(lambda *inputs: ControlledScan.apply(*inputs, survives, noise)[0])
+    assert_nearer(ours, in_float32, outcome(plain))
+
+
+def test_only_within_its_bounds_and_only_if_wanted():
+    float32 = compiled.library()
+    with compiled.bfloat16_products(False):
+        assert compiled.usable([]) in (None, float32)
+    if compiled.has_bfloat16():
+        assert not float32.reads_bfloat16()
 
 
 @pytest.mark.usefixtures("one_thread")
