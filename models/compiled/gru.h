@@ -127,7 +127,7 @@ inlined vec add_scaled(vec sum, operand left, const operand *right) { return sum
 inlined int deep(int depth) { return (depth + PAIRED - 1) / PAIRED; }
 
 /* How many operands `narrowed` and `interleaved` write at most for so many rows. */
-inlined long operands(long rows, long columns) { return PAIRED == 1 ? 0 : (rows + 1) * padded(columns) / 2; }
+inlined long operands(long rows, long columns) { return PAIRED == 1 ? 0 : (rows + 1) / 2 * padded(columns); }
 
 /* The rows of a left operand, deep along columns: `from` itself, or [rows, padded(columns) / 2] in `room`. */
 inlined const operand *narrowed(operand *room, const float *from, long stride, int rows, int columns)
@@ -396,7 +396,7 @@ inlined void weight_gradient_block(float *d_weight, const operand *h, long h_str
             store(d_weight + (first + row) * 3L * S + at + v * WIDTH, sums[row][v]);
 }
 
-/* d_weight [H, 3S] += h^T d_c. 3S holds a whole number of three vectors. Room is 2 * operands(B, 4S). */
+/* d_weight [H, 3S] += h^T d_c. 3S holds a whole number of three vectors. Room is operands(B, 4S). */
 static void weight_gradient(float *d_weight, const float *h, const float *d_c, operand *room, int B, int H)
 {
     int S = padded(H);
