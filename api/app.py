@@ -24,6 +24,7 @@ from api.inferences.service import find_latents as find_inferred
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.keys import routes as key_routes
+from api.known_parameters import KNOWN_PARAMETERS
 from api.models import export_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
@@ -65,7 +66,11 @@ def create_app(
     errors.install(app)
     app.add_middleware(BodyLimit)
     for router in _resources():
-        app.include_router(router, dependencies=[CALLER], responses=errors.problem_responses(401, 403, 503))
+        app.include_router(
+            router,
+            dependencies=[CALLER, KNOWN_PARAMETERS],
+            responses=errors.problem_responses(401, 403, 422, 503),
+        )
     app.include_router(health.router)
     app.include_router(_home())
     openapi.install(app)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 _NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
 
 _UNKNOWN = "the fields, with their defaults and bounds, are listed at /docs"
+_UNKNOWN_PARAMETER = "the parameters are listed at /docs"
 
 
 class FieldProblem(BaseModel):
@@ -85,7 +86,11 @@ def _meant(path: Sequence[Any], readers: Iterable[Any], otherwise: str) -> str:
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [model for field in fields for model in _models_in(field.annotation)] if fields else models
     others = {field.alias or own for model in models for own, field in model.model_fields.items()} - {name}
-    likely = difflib.get_close_matches(str(name), sorted(others), 1)
+    return _likeliest(str(name), others, otherwise)
+
+
+def _likeliest(name: str, others: Iterable[str], otherwise: str) -> str:
+    likely = difflib.get_close_matches(name, sorted(others), 1)
     return f"did you mean {likely[0]}? {otherwise}" if likely else otherwise
 
 
@@ -100,12 +105,16 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 def _problem_of_parameter(name: str, error: Any, readers: Iterable[Any]) -> FieldProblem:
     if error["type"] != "extra_forbidden":
         return FieldProblem(pointer=name, code=error["type"], message=_message(error))
-    return FieldProblem(
-        pointer=name,
-        code=error["type"],
-        message="there is no such parameter",
-        hint=_meant([name], readers, "the parameters are listed at /docs"),
-    )
+    return _unknown_parameter(name, _meant([name], readers, _UNKNOWN_PARAMETER))
+
+
+def unknown_parameter(name: str, known: Iterable[str]) -> FieldProblem:
+    """The problem with a parameter that is none of those that there are."""
+    return _unknown_parameter(name, _likeliest(name, known, _UNKNOWN_PARAMETER))
+
+
+def _unknown_parameter(name: str, hint: str) -> FieldProblem:
+    return FieldProblem(pointer=name, code="extra_forbidden", message="there is no such parameter", hint=hint)
 
 
 def _of_its_field(error: Any) -> Any:
