@@ -26,7 +26,10 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-SOURCES = [Path(__file__).with_name(name) for name in ("scan.c", "controlled_scan.c", "gru.h")]
+SOURCES = [
+    Path(__file__).with_name(name)
+    for name in ("scan.c", "controlled_scan.c", "gru.h", "products.h", "vectors.h")
+]
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC")
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 120
