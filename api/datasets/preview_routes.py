@@ -134,8 +134,11 @@ def _find(
         row = find_ready(session, tenant_id, dataset_id)
     document = read_preview(arrays, row)
     if document is None:
+        sessions = " and ".join(f"/v1/datasets/{one}/preview" for one in row.source.get("dataset_ids", ()))
         raise NotFound(
             f"the data set {row.id} has no preview",
-            hint="data sets that were combined, or read by an older version, have none; upload the file again to have one",
+            hint=f"it was combined of several; its sessions have one each: {sessions}"
+            if sessions
+            else "it was read by an older version; upload the file again to have one",
         )
     return row, document

@@ -103,6 +103,17 @@ def test_odd_data_sets_are_drawn(
     assert png_size(answer.content) == PNG_SIZE
 
 
+def test_a_combined_one_names_those_of_its_sessions(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, array_path="groups/none")
+        session.get_one(Dataset, dataset_id).source = {"kind": "sessions", "dataset_ids": ["dat_1", "dat_2"]}
+    answer = light_client.get(f"/v1/datasets/{dataset_id}/preview")
+    assert answer.status_code == 404
+    assert answer.json()["hint"].endswith("/v1/datasets/dat_1/preview and /v1/datasets/dat_2/preview")
+
+
 @pytest.mark.parametrize("kind", ["preview", "preview.png", "preview.svg"])
 def test_where_there_is_none(kind: str, client: TestClient, database: Database) -> None:
     with database.write() as session:
@@ -119,5 +130,6 @@ def test_where_there_is_none(kind: str, client: TestClient, database: Database) 
     assert statuses == {"no preview": 404, "no arrays": 404, "other": 404, "ingesting": 409, "rejected": 409}
     assert all(answer.headers["content-type"] == PROBLEM for answer in answers.values())
     assert "has no preview" in answers["no preview"].json()["detail"]
+    assert "upload the file again" in answers["no preview"].json()["hint"]
     seen = client.get(f"/v1/datasets/{ids['no preview']}/{kind}", headers={"If-None-Match": "*"})
     assert seen.status_code == 404
