@@ -322,7 +322,7 @@ def _mean_over_targets(
     for session, (part, output, target) in enumerate(zip(batch.parts, outputs, targets, strict=True)):
         nll = negative_log_likelihood(architecture, parameters, session, output, part)
         counts = target[:, first:] & part.visible[first:]
-        total = total + torch.where(counts, nll, 0.0).flatten(1).sum(1)
+        total = total + (nll * counts).flatten(1).sum(1)
         count = count + counts.flatten(1).sum(1)
     assert isinstance(total, Tensor)
     assert isinstance(count, Tensor)

@@ -320,7 +320,7 @@ class Population:
                 nll = negative_log_likelihood(architecture, parameters, session, output, part)
                 entered = part.visible if unread is None else part.visible & ~unread
                 for row, mask in enumerate((part.held_out[first:], entered[first:])):
-                    total[row] += torch.where(mask, nll, 0.0).flatten(1).sum(1)
+                    total[row] += (nll * mask).flatten(1).sum(1)
                     count[row] += mask.sum()
             on_step()
         held_out, entered_loss = total / count.clamp(min=1)
