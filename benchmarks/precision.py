@@ -155,6 +155,7 @@ def _draw(panel: Any, name: str, losses: Floats) -> None:
     ends = [losses.min(), losses.max()]
     panel.plot(ends, ends, color="grey", linewidth=0.8)
     panel.set(title=name, xlabel="SV loss, float32", ylabel="SV loss of the other")
+    panel.locator_params(nbins=5)
     panel.legend()
 
 
