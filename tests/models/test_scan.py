@@ -281,12 +281,18 @@ def test_in_bfloat16_it_is_the_controlled_scan_of_rounded_operands(sizes):
     assert_nearer(ours, in_float32, outcome(plain))
 
 
-def test_only_within_its_bounds_and_only_if_wanted():
-    float32 = compiled.library()
-    with compiled.bfloat16_products(False):
-        assert compiled.usable([]) in (None, float32)
-    if compiled.has_bfloat16():
-        assert not float32.reads_bfloat16()
+@needs_bfloat16
+@pytest.mark.usefixtures("one_thread")
+def test_bfloat16_is_read_within_its_bounds_and_only_if_wanted():
+    def reads_bfloat16():
+        return bool(compiled.usable([]).reads_bfloat16())
+
+    with compiled.bfloat16_products(True):
+        assert reads_bfloat16()
+        with compiled.bfloat16_products(False):
+            assert not reads_bfloat16()
+        assert reads_bfloat16()
+    assert not reads_bfloat16()
 
 
 @pytest.mark.usefixtures("one_thread")
