@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 _NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
 
 _UNKNOWN = "the fields, with their defaults and bounds, are listed at /docs"
-_UNKNOWN_PARAMETER = "the parameters are listed at /docs"
 
 
 class FieldProblem(BaseModel):
@@ -34,7 +33,7 @@ def field_problems(
     ----------
     errors
         As `ValidationError.errors()` gives them; the first part of each location says where: body, query, …. A `model` in one is
-        what the route read by itself.
+        what the route read by itself, `known` the parameters that it has.
     body
         What the client sent.
     route
@@ -105,16 +104,15 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 def _problem_of_parameter(name: str, error: Any, readers: Iterable[Any]) -> FieldProblem:
     if error["type"] != "extra_forbidden":
         return FieldProblem(pointer=name, code=error["type"], message=_message(error))
-    return _unknown_parameter(name, _meant([name], readers, _UNKNOWN_PARAMETER))
-
-
-def unknown_parameter(name: str, known: Iterable[str]) -> FieldProblem:
-    """The problem with a parameter that is none of those that there are."""
-    return _unknown_parameter(name, _likeliest(name, known, _UNKNOWN_PARAMETER))
-
-
-def _unknown_parameter(name: str, hint: str) -> FieldProblem:
-    return FieldProblem(pointer=name, code="extra_forbidden", message="there is no such parameter", hint=hint)
+    listed = "the parameters are listed at /docs"
+    return FieldProblem(
+        pointer=name,
+        code=error["type"],
+        message="there is no such parameter",
+        hint=_likeliest(name, error["known"], listed)
+        if "known" in error
+        else _meant([name], readers, listed),
+    )
 
 
 def _of_its_field(error: Any) -> Any:

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-
-from api.errors import Invalid
-from api.field_problems import unknown_parameter
 
 
 def _refuse_unknown(request: Request) -> None:
@@ -21,10 +19,13 @@ def _refuse_unknown(request: Request) -> None:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return
         known.add(name)
-    problems = [unknown_parameter(name, known) for name in request.query_params if name not in known]
-    if problems:
-        detail = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
-        raise Invalid(detail, errors=problems)
+    unknown = [
+        {"type": "extra_forbidden", "loc": ("query", name), "known": known}
+        for name in request.query_params
+        if name not in known
+    ]
+    if unknown:
+        raise RequestValidationError(unknown)
 
 
 def _parameters(dependant: Dependant) -> Iterator[tuple[str, object]]:

@@ -119,7 +119,7 @@ class PlainLFADS(nn.Module):
         p_variance = innovation / (1 - a.square()) if before is None else innovation
         q = torch.distributions.Normal(mean, variance.sqrt())
         p = torch.distributions.Normal(p_mean, p_variance.sqrt().expand_as(u))
-        difference: Tensor = q.log_prob(u) - p.log_prob(u)  # type: ignore[no-untyped-call]
+        difference: Tensor = q.log_prob(u) - p.log_prob(u)  # type: ignore[no-untyped-call]  # torch has no types here
         return difference.sum(-1)
 
     def loss(
@@ -235,7 +235,7 @@ class PlainTraining:
             ramp=min(1.0, self.epoch / max(1, self.options.ramp_epochs)),
         )
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         nn.utils.clip_grad_norm_(self.model.parameters(), self.options.gradient_clip)
         self.optimizer.step()
 

@@ -26,7 +26,7 @@ def require(condition: bool, message: str) -> None:
 
 def _check_whole_number(name: str, value: object, least: int) -> None:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    require(is_whole and value >= least, f"{name} must be a whole number of at least {least}, got {value!r}")  # type: ignore[operator]
+    require(is_whole and value >= least, f"{name} must be a whole number of at least {least}, got {value!r}")  # type: ignore[operator]  # a number, by then
 
 
 def _check_range(name: str, value: float, low: float, high: float, *, open_high: bool = False) -> None:

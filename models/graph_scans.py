@@ -38,7 +38,7 @@ def run(x: Tensor, start: Tensor, weights: Sequence[Tensor], both_ways: bool) ->
 
 def run_controlled(*given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """As `models.scan.ControlledScan`, with neither dropout nor noise."""
-    inputs = ControlledInputs(*given)  # type: ignore[arg-type]
+    inputs = ControlledInputs(*given)  # type: ignore[arg-type]  # None only where it may be
     assert inputs.controller_drive is not None
     assert inputs.generator_drive is not None
     assert inputs.survives is None

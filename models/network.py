@@ -75,7 +75,7 @@ def session_prefix(architecture: Architecture, session: int) -> str:
 def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Map name to shape for one model; in a pack M stands in front. A GRU's 3: reset, update, candidate."""
     a = architecture
-    E, I, K = a.encoder_units, a.initial_condition_dim, a.controller_encoder_units  # noqa: E741
+    E, I, K = a.encoder_units, a.initial_condition_dim, a.controller_encoder_units  # noqa: E741 (as in the tables of shapes)
     G, F, C = a.generator_units, a.factors, a.controller_units
     U, X, D = a.inferred_inputs, a.external_inputs, a.read_in_dim
     observation = OBSERVATIONS[a.observation]
@@ -444,5 +444,5 @@ def gru(
     """
     if torch.compiler.is_exporting():
         return graph_scans.run(x, start, weights, both_ways)
-    states, last = Scan.apply(x, start, *weights, unseen, both_ways)  # type: ignore[no-untyped-call]
+    states, last = Scan.apply(x, start, *weights, unseen, both_ways)  # type: ignore[no-untyped-call]  # torch has no types here
     return states, last

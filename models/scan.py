@@ -140,7 +140,7 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102 (torch's own protocol)
         d_states, d_last = gradients
         x, *parameters, gates, candidates, states = ctx.saved_tensors
         d_h = (
@@ -263,8 +263,8 @@ class ControlledScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
-        inputs = ControlledInputs(*given)  # type: ignore[arg-type]
+    def forward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102 (torch's own protocol)
+        inputs = ControlledInputs(*given)  # type: ignore[arg-type]  # None only where it may be
         keep = any(ctx.needs_input_grad)
         ctx.library = compiled.usable([tensor for tensor in inputs if tensor is not None])
         run = _run_controlled if ctx.library is None else partial(scans.run_controlled, ctx.library)
@@ -276,7 +276,7 @@ class ControlledScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102 (torch's own protocol)
         saved = ctx.saved_tensors
         number = len(ControlledInputs._fields)
         inputs, kept = ControlledInputs(*saved[:number]), ControlledRun(*saved[number:])

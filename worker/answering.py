@@ -29,7 +29,7 @@ def answered(name: str) -> Callable[[Answer], Answer]:
 
     def offer(function: Answer) -> Answer:
         # Acknowledged before it runs: one that takes its process along is not for the next process to try.
-        @app.task(name=name, acks_late=False)  # type: ignore[untyped-decorator]
+        @app.task(name=name, acks_late=False)
         def task(call_id: str) -> None:
             if (arguments := take_question(call_id)) is None:
                 return  # whoever asked has gone

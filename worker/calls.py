@@ -7,7 +7,7 @@ models it has loaded, without a fork. Workers that fork do not include this modu
 import logging
 
 import worker.infer_now
-import worker.program_task  # noqa: F401
+import worker.program_task  # noqa: F401 (makes its task known)
 
 for name in ("celery.worker.strategy", "celery.app.trace"):  # two lines for each request
     logging.getLogger(name).setLevel(logging.WARNING)

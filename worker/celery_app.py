@@ -42,12 +42,12 @@ app.conf.update(
 shutting_down = multiprocessing.get_context("fork").Event()
 
 
-@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@worker_shutting_down.connect
 def _tell_children(**_: Any) -> None:
     shutting_down.set()
 
 
-@worker_process_init.connect  # type: ignore[untyped-decorator]
+@worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
     die_with_parent()
     if SLICES in app.amqp.queues.consume_from:

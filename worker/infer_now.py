@@ -78,10 +78,10 @@ def _models() -> LoadedModels:
     return LoadedModels(get_array_store(), settings.infer_device, settings.infer_cache_bytes)
 
 
-@worker_ready.connect  # type: ignore[untyped-decorator]
+@worker_ready.connect
 def _preload(**_: Any) -> None:
     if get_settings().infer_preload:
-        import models  # noqa: F401
+        import models  # noqa: F401 (brings torch)
 
         _models()
         logger.info("torch is loaded")

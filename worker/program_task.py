@@ -21,7 +21,7 @@ LONGEST_S = 300.0
 _one_at_a_time = threading.Lock()
 
 
-@app.task(name="export_program", acks_late=False)  # type: ignore[untyped-decorator]
+@app.task(name="export_program", acks_late=False)
 def export_program(call_id: str) -> None:
     """Have a program written, without waiting for it."""
     threading.Thread(target=_answer, args=(call_id,), daemon=True).start()

@@ -28,7 +28,7 @@ def training_handle() -> TrainingHandle:
     return TrainingHandle(get_settings().threads)
 
 
-@app.task(name="run_slice")  # type: ignore[untyped-decorator]
+@app.task(name="run_slice")
 def run_slice() -> None:
     """Run the next queued slice, if there is one."""
     if shutting_down.is_set():
@@ -43,14 +43,14 @@ def run_slice() -> None:
             session.execute(delete(Worker).where(Worker.name == death.name))  # no packs are formed for it
 
 
-@app.task(name="ingest")  # type: ignore[untyped-decorator]
+@app.task(name="ingest")
 def ingest(dataset_id: str) -> None:
     """Parse, check and store an uploaded or synthetic data set."""
     worker = f"{socket.gethostname()}:{os.getpid()}"
     ingest_dataset(get_database(), get_array_store(), get_settings(), dataset_id, worker)
 
 
-@app.task(name="advance")  # type: ignore[untyped-decorator]
+@app.task(name="advance")
 def advance(job_id: str) -> None:
     """Write what comes next for a job."""
     foreseen = foresee(get_database(), job_id)
@@ -58,7 +58,7 @@ def advance(job_id: str) -> None:
         advance_job(session, job_id, get_settings(), foreseen)
 
 
-@app.task(name="collect")  # type: ignore[untyped-decorator]
+@app.task(name="collect")
 def collect() -> None:
     """Delete what nobody reads any more of checkpoints, latents and uploads."""
     collect_all(get_database(), get_array_store())

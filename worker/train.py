@@ -73,17 +73,8 @@ def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
         process.training_data(work),
         work.architecture(),
     )
-    options = TrainingOptions(
-        batch_size=training.batch_size,
-        ramp_epochs=training.ramp_epochs,
-        gradient_clip=training.gradient_clip,
-        score_smoothing=training.score_smoothing,
-        decay_factor=training.decay_factor,
-        decay_patience=training.decay_patience,
-        least_learning_rate=training.least_learning_rate,
-        precision=training.precision,
-    )
-
+    of_the_data = {"sv_rate", "valid_fraction"}
+    options = TrainingOptions(**training.model_dump(exclude=of_the_data))
     is_fresh = all(model.checkpoint_key is None and model.start_key is None for model in work.models)
     starts = read_in_starts(process, work) if is_fresh and architecture.read_in_dim else None
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from types import FrameType
 from typing import Any, NamedTuple
 
 from sqlalchemy import event
@@ -106,9 +107,9 @@ class MeasuredDatabase(Database):
 
 
 def _kind() -> str:
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         if (name := frame.f_code.co_name) in KIND_OF_CALLER:
             return KIND_OF_CALLER[name]
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "other"

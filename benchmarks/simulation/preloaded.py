@@ -5,7 +5,7 @@ Objects that the garbage collector need not visit stay shared among sixty proces
 
 import gc
 
-import benchmarks.simulation.processes as _processes  # noqa: F401
+import benchmarks.simulation.processes as _processes  # noqa: F401 (for all that it imports)
 
 gc.collect()
 gc.freeze()

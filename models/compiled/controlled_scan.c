@@ -67,7 +67,7 @@ static Unit unit_of(const Gru *gru, int B, int H, int D, float **memory)
     return unit;
 }
 
-static long unit_floats(long B, long H, long D) 
+static long unit_floats(long B, long H, long D)
 {
     return (6 * H + 3 + 6 * D + 9 * B + 4) * padded(H) + operands(B, 4L * padded(H)) + 10 * WIDTH;
 }

@@ -413,19 +413,15 @@ def test_steps_are_those_of_torchs_adam(clip):
     torch.testing.assert_close(ours._weights, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_precision_changes_training_and_no_score():
     """With a learning rate of next to nothing weights stay, so that scores are of the same model."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the compiled scans want it so
-    try:
-        found = {}
-        for precision in ("float32", "bfloat16"):
-            still = [dataclasses.replace(model, learning_rate=1e-30) for model in MODELS]
-            options = TrainingOptions(batch_size=8, precision=precision)
-            found[precision] = population(models=still, options=options).train_epoch()
-    finally:
-        torch.set_num_threads(threads)
-    for exact, rounded in zip(*found.values(), strict=True):
+    still = [dataclasses.replace(model, learning_rate=1e-30) for model in MODELS]
+    in_float32, in_bfloat16 = (
+        population(models=still, options=TrainingOptions(batch_size=8, precision=precision)).train_epoch()
+        for precision in ("float32", "bfloat16")
+    )
+    for exact, rounded in zip(in_float32, in_bfloat16, strict=True):
         assert (rounded.sv_loss, rounded.ordinary_loss) == (exact.sv_loss, exact.ordinary_loss)
         assert rounded.train_loss == pytest.approx(exact.train_loss, rel=1e-3)
         assert (rounded.train_loss != exact.train_loss) == compiled.has_bfloat16()

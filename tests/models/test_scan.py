@@ -63,14 +63,6 @@ def test_gradient_of_the_scan(with_gaps, ways):
     assert torch.autograd.gradcheck(lambda *given: Scan.apply(*given, unseen, ways == 2), scan_inputs(ways))
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("ways", [1, 2])
 @pytest.mark.parametrize("with_gaps", [False, True])
@@ -115,15 +107,9 @@ def test_the_compiled_scan_is_that_of_tensors(sizes, with_gaps, ways, monkeypatc
         torch.testing.assert_close(mine, of_tensors, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("used", [(0, 1, 2), (0,), (1, 2)], ids=str)
-@pytest.mark.parametrize(("dropout", "drawn"), [(True, True), (False, False), (True, False)])
-@pytest.mark.parametrize("sizes", [(2, 3, 2, 3, 2, 2), (1, 13, 37, 20, 1, 5), (3, 16, 16, 100, 4, 20)])
-def test_the_compiled_controlled_scan_is_that_of_tensors(sizes, dropout, drawn, used, monkeypatch):
-    if compiled.library() is None:
-        pytest.skip("there is no C compiler here, so there is no compiled library")
+def drawn_for_control(sizes, T=6):
+    """What a controlled scan reads, in float32; a mask, noise; gradients that arrive at its outputs, no plain arrays."""
     P, B, C, G, U, F = sizes
-    T = 6
     random = torch.Generator().manual_seed(3)
 
     def draw(*shape, scale=1.0):
@@ -135,15 +121,30 @@ def test_the_compiled_controlled_scan_is_that_of_tensors(sizes, dropout, drawn, 
         draw(P, 1, 1, 3 * G), draw(P, B, G), draw(P, G, 3 * G, scale=G**-0.5), draw(P, G),
         draw(P, U, 3 * G), draw(P, F, G, scale=G**-0.5),
     ]  # fmt: skip
-    fixed = (
-        (torch.rand(P, T, B, G, generator=random) < 0.7) / 0.7 if dropout else None,
-        draw(P, T, B, U) if drawn else None,
-    )
-    arrives = [draw(P, B, T, width).transpose(1, 2) for width in (G, 2 * U, U)]
+    survives = (torch.rand(P, T, B, G, generator=random) < 0.7) / 0.7
+    noise = draw(P, T, B, U)
+    return given, survives, noise, [draw(P, B, T, width).transpose(1, 2) for width in (G, 2 * U, U)]
+
+
+def with_expanded_drive(inputs):
+    """A drive of the generator that is its bias alone takes no memory for bins and trials."""
+    bins, trials = inputs[0].shape[1:3]
+    return [*inputs[:7], inputs[7].expand(-1, bins, trials, -1), *inputs[8:]]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("used", [(0, 1, 2), (0,), (1, 2)], ids=str)
+@pytest.mark.parametrize(("dropout", "drawn"), [(True, True), (False, False), (True, False)])
+@pytest.mark.parametrize("sizes", [(2, 3, 2, 3, 2, 2), (1, 13, 37, 20, 1, 5), (3, 16, 16, 100, 4, 20)])
+def test_the_compiled_controlled_scan_is_that_of_tensors(sizes, dropout, drawn, used, monkeypatch):
+    if compiled.library() is None:
+        pytest.skip("there is no C compiler here, so there is no compiled library")
+    given, survives, noise, arrives = drawn_for_control(sizes)
+    fixed = (survives if dropout else None, noise if drawn else None)
 
     def outcome():
         inputs = [values.clone().requires_grad_() for values in given]
-        expanded = [*inputs[:7], inputs[7].expand(-1, T, B, -1), *inputs[8:]]  # as biases are
+        expanded = with_expanded_drive(inputs)
         outputs = ControlledScan.apply(*expanded, *fixed)
         light = ControlledScan.apply(*(values.detach() for values in expanded), *fixed)
         assert all(torch.equal(a, b) for a, b in zip(outputs, light, strict=True))
@@ -189,17 +190,24 @@ def narrow_gru(h, a, weight, bias):
     return (1 - z) * n + z * h
 
 
-def assert_nearer(ours, in_float32, expected):
-    """Ours are those of rounded operands, but for the few states that sums in another order round the other way."""
+def assert_rounds(scan, expected, given, arrives):
+    """A scan is that of rounded operands, but for the few states that sums in another order round the other way."""
+
+    def outcome(run):
+        inputs = [values.clone().requires_grad_() for values in given]
+        states = run(*inputs)
+        return [states.detach(), *torch.autograd.grad(states, inputs, arrives)]
 
     def error(outputs):
         return max(
-            float(((one - other).norm() / other.norm()).detach())
-            for one, other in zip(outputs, expected, strict=True)
+            float((one - other).norm() / other.norm()) for one, other in zip(outputs, wanted, strict=True)
         )
 
+    wanted = outcome(expected)
+    with compiled.bfloat16_products(True):
+        ours = outcome(scan)
     assert error(ours) < 1e-3
-    assert error(ours) < error(in_float32) / 3
+    assert error(ours) < error(outcome(scan)) / 3
 
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -220,11 +228,6 @@ def test_in_bfloat16_it_is_the_scan_of_rounded_operands(sizes):
     given[3] /= H**0.5
     arrives = torch.randn(P, T, B, H, generator=random)
 
-    def outcome(run):
-        inputs = [values.clone().requires_grad_() for values in given]
-        states = run(*inputs)
-        return [states, *torch.autograd.grad(states, inputs, arrives)]
-
     def plain(h, input_weight, input_bias, weight, bias):
         states = []
         for t in range(T):
@@ -232,35 +235,18 @@ def test_in_bfloat16_it_is_the_scan_of_rounded_operands(sizes):
             states.append(h)
         return torch.stack(states, dim=1)
 
-    with compiled.bfloat16_products(True):
-        ours = outcome(lambda *inputs: Scan.apply(spikes, *inputs, None, False)[0])
-    in_float32 = outcome(lambda *inputs: Scan.apply(spikes, *inputs, None, False)[0])
-    assert_nearer(ours, in_float32, outcome(plain))
+    assert_rounds(lambda *inputs: Scan.apply(spikes, *inputs, None, False)[0], plain, given, arrives)
 
 
 @needs_bfloat16
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("sizes", [(1, 13, 37, 20, 1, 5), (3, 16, 16, 100, 4, 20)])
 def test_in_bfloat16_it_is_the_controlled_scan_of_rounded_operands(sizes):
-    P, B, C, G, U, F = sizes
-    T = 6
-    random = torch.Generator().manual_seed(5)
-
-    def draw(*shape, scale=1.0):
-        return scale * torch.randn(shape, generator=random)
-
-    given = [
-        draw(P, T, B, 3 * C), draw(P, B, C), draw(P, C, 3 * C, scale=C**-0.5), draw(P, C),
-        draw(P, F, 3 * C, scale=F**-0.5), draw(P, C, 2 * U, scale=C**-0.5), draw(P, 2 * U),
-        draw(P, T, B, 3 * G), draw(P, B, G), draw(P, G, 3 * G, scale=G**-0.5), draw(P, G),
-        draw(P, U, 3 * G), draw(P, F, G, scale=G**-0.5),
-    ]  # fmt: skip
-    survives = (torch.rand(P, T, B, G, generator=random) < 0.7) / 0.7
-    noise, arrives = draw(P, T, B, U), draw(P, T, B, G)
+    given, survives, noise, (arrives, *_) = drawn_for_control(sizes)
 
     def plain(a_c, c, W_c, b_c, W_cf, W_u, b_u, a_g, g, W_g, b_g, W_gu, W_f):
         states, read = [], g
-        for t in range(T):
+        for t in range(a_c.shape[1]):
             f = Narrow.apply(read, W_f.transpose(1, 2), False)
             c = narrow_gru(c, a_c[:, t] + f @ W_cf, W_c, b_c)
             mean, log_variance = (Narrow.apply(c, W_u, False) + b_u[:, None]).chunk(2, dim=-1)
@@ -270,15 +256,12 @@ def test_in_bfloat16_it_is_the_controlled_scan_of_rounded_operands(sizes):
             read = g * survives[:, t]
         return torch.stack(states, dim=1)
 
-    def outcome(run):
-        inputs = [values.clone().requires_grad_() for values in given]
-        states = run(*inputs)
-        return [states, *torch.autograd.grad(states, inputs, arrives)]
-
-    with compiled.bfloat16_products(True):
-        ours = outcome(lambda *inputs: ControlledScan.apply(*inputs, survives, noise)[0])
-    in_float32 = outcome(lambda *inputs: ControlledScan.apply(*inputs, survives, noise)[0])
-    assert_nearer(ours, in_float32, outcome(plain))
+    assert_rounds(
+        lambda *inputs: ControlledScan.apply(*with_expanded_drive(inputs), survives, noise)[0],
+        lambda *inputs: plain(*with_expanded_drive(inputs)),
+        given,
+        arrives,
+    )
 
 
 @needs_bfloat16

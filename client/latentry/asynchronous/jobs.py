@@ -142,7 +142,7 @@ class AsyncJob(AsyncResource):
 
     async def extend(self, **more: float) -> Self:
         """Add to its budget: ``models``, ``epochs``, ``wall_seconds``, ``device_seconds``; see `Client.extend_job`."""
-        self._renew(await self._client.extend_job(self.id, **more))  # type: ignore[arg-type]
+        self._renew(await self._client.extend_job(self.id, **more))  # type: ignore[arg-type]  # models and epochs are whole
         return self
 
     async def change(self, *, name: str | None = None, priority: int | None = None) -> Self:

@@ -158,7 +158,7 @@ def command(
             with_errors_told(lambda: function(call, **arguments), call.url)
 
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + common
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         run.__annotations__ = {one.name: one.annotation for one in parameters}
         group.command(name, epilog=f"Example: latentry {example}", rich_help_panel=panel)(run)
         return function

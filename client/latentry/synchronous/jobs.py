@@ -143,7 +143,7 @@ class Job(Resource):
 
     def extend(self, **more: float) -> Self:
         """Add to its budget: ``models``, ``epochs``, ``wall_seconds``, ``device_seconds``; see `Client.extend_job`."""
-        self._renew(self._client.extend_job(self.id, **more))  # type: ignore[arg-type]
+        self._renew(self._client.extend_job(self.id, **more))  # type: ignore[arg-type]  # models and epochs are whole
         return self
 
     def change(self, *, name: str | None = None, priority: int | None = None) -> Self:

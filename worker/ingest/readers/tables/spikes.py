@@ -130,7 +130,7 @@ class _Spikes:
         for name in self._of_neurons.names:
             if name not in self._of_trials.names:
                 values = dict(zip(labels, self._of_neurons.values(name), strict=False))
-                trains.neuron_metadata[name] = [values.get(label) for label in order]  # type: ignore[arg-type]
+                trains.neuron_metadata[name] = [values.get(label) for label in order]  # type: ignore[arg-type]  # ids of neurons are labels
 
     def _tell(self, trains: SpikeTrains) -> None:
         trains.understood = self._roles.understood
