@@ -22,8 +22,8 @@ from store.settings import get_settings
 if TYPE_CHECKING:
     from celery import Celery
 
-CALLS = "infer"
-"""The queue of calls, and the name of the process that answers them."""
+CALLS, CONTROL = "infer", "control"
+"""The queues of processes that answer calls, and the names of these processes."""
 
 _ANSWER_KEPT_SECONDS = 60
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -50,7 +50,9 @@ class CallFailed(Exception):
         self.code, self.message = code, message
 
 
-def call_worker(task: str, arguments: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+def call_worker(
+    task: str, arguments: Mapping[str, Any], *, timeout_s: float, queue: str = CALLS
+) -> dict[str, Any]:
     """Have a worker do something small and return its answer.
 
     Parameters
@@ -61,6 +63,8 @@ def call_worker(task: str, arguments: Mapping[str, Any], *, timeout_s: float) ->
         Its arguments by name: numbers, text, bytes, None, and lists and dictionaries of those.
     timeout_s
         How long the answer is waited for, in seconds.
+    queue
+        Of the processes that may answer.
 
     Raises
     ------
@@ -72,7 +76,7 @@ def call_worker(task: str, arguments: Mapping[str, Any], *, timeout_s: float) ->
     call_id, deadline = secrets.token_hex(16), time.monotonic() + timeout_s
     try:
         _broker().set(_question_key(call_id), msgpack.packb(dict(arguments)), px=round(timeout_s * 1000))
-        _celery().send_task(task, args=[call_id], queue=CALLS, expires=timeout_s, retry=False)
+        _celery().send_task(task, args=[call_id], queue=queue, expires=timeout_s, retry=False)
         packed = None
         while packed is None and (left_s := deadline - time.monotonic()) > 0:
             pause_s = max(0.01, min(left_s, _LONGEST_PAUSE_SECONDS))
@@ -84,7 +88,7 @@ def call_worker(task: str, arguments: Mapping[str, Any], *, timeout_s: float) ->
             raise WorkersAway(f"the broker does not answer: {error}") from error
         raise
     if packed is None:
-        raise WorkersAway(f"no process at the queue {CALLS!r} answered {task!r} within {timeout_s:g} s")
+        raise WorkersAway(f"no process at the queue {queue!r} answered {task!r} within {timeout_s:g} s")
     answer: dict[str, Any] = msgpack.unpackb(packed[1])
     if (problem := answer.get("problem")) is not None:
         raise CallFailed(problem["code"], problem["message"])

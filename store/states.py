@@ -21,12 +21,15 @@ class DatasetState(StrEnum):
     ::
 
         ingesting ──parsed and checked──▶ ready
-        ingesting ──refused, or attempts spent──▶ rejected
+        ingesting ──the file cannot be used──▶ rejected
+        ingesting ──the service cannot read files, attempts spent──▶ failed
+        failed    ──retry, or the same upload again──▶ ingesting
     """
 
     INGESTING = "ingesting"
     READY = "ready"
     REJECTED = "rejected"
+    FAILED = "failed"
 
 
 class JobState(StrEnum):

@@ -218,7 +218,7 @@ class Dataset(LeaseMixin, Base):
     bin_width_s: Mapped[float | None]
     array_path: Mapped[str | None] = mapped_column(String(200))  # Zarr group in the array store
     report: Mapped[Document | None]
-    problems: Mapped[list[Any] | None]  # why it was rejected
+    problems: Mapped[list[Any] | None]  # why it was rejected, or why the service could not read it
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     ended_at: Mapped[datetime | None]
 

@@ -10,11 +10,11 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_process_init, worker_shutting_down
 
-from store.calls import broker_url
+from store.calls import CONTROL, broker_url
 from store.settings import get_settings
 from worker.training_handle import die_with_parent
 
-SLICES, CONTROL = "slices", "control"
+SLICES = "slices"
 
 app = Celery("latentry", broker=broker_url(get_settings().redis_url), include=["worker.tasks"])
 app.conf.update(
@@ -54,3 +54,7 @@ def _prepare_child(**_: Any) -> None:
         from worker.tasks import training_handle
 
         training_handle().warm_up()  # imports torch, and says that there is a worker, before the first slice
+    if CONTROL in app.amqp.queues.consume_from:
+        from worker.ingest.service import log_sandbox
+
+        log_sandbox(get_settings())

@@ -115,9 +115,9 @@ class EmbeddedService:
         if broker:
             self._spawn("broker", broker)
             _wait_for(lambda: _broker_answers(redis_url), "the broker", self._check_alive)
-        self._spawn_all()
+        self._spawn_all(settings)
 
-    def _spawn_all(self) -> None:
+    def _spawn_all(self, settings: Settings) -> None:
         """Start every process but the broker, and wait until the API answers."""
         celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
         celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--pool"]
@@ -129,6 +129,9 @@ class EmbeddedService:
         slices = [*celery, "prefork", "-Q", "slices", "-c", "1", "-n"]
         for number in range(self.workers):
             self._spawn(f"worker-{number}", [*slices, f"slices-{number}@%h"])
+        from worker.ingest.service import log_sandbox  # takes a second, while the processes start
+
+        log_sandbox(settings)
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
         # What answers at once comes last, and imports torch when it is first asked: nobody waits for it.
         infer = [*celery, "solo", "-Q", "infer", "-n", "infer@%h", "--include", "worker.calls"]

@@ -279,7 +279,7 @@ def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], se
     spent = row.attempts >= settings.max_attempts or row.losses >= settings.max_losses
     if isinstance(row, Dataset):
         if spent:
-            row.state, row.problems, row.ended_at = DatasetState.REJECTED, [problem], database_now(session)
+            row.state, row.problems, row.ended_at = DatasetState.FAILED, [problem], database_now(session)
         else:
             outbox.post(session, outbox.INGEST, row.id)
         return

@@ -11,9 +11,11 @@ from store.array_store import get_array_store
 from store.database import get_database
 from store.settings import get_settings
 from store.tables import Worker
+from worker.answering import CannotAnswer, answered
 from worker.celery_app import app, shutting_down
 from worker.collection import collect_all, collect_uploads
-from worker.ingest.service import ingest_dataset
+from worker.ingest.sandbox import SandboxError, check_sandbox
+from worker.ingest.service import ingest_dataset, parse_limits
 from worker.leases import reap
 from worker.scheduler import advance as advance_job
 from worker.scheduler import foresee
@@ -48,6 +50,16 @@ def ingest(dataset_id: str) -> None:
     """Parse, check and store an uploaded or synthetic data set."""
     worker = f"{socket.gethostname()}:{os.getpid()}"
     ingest_dataset(get_database(), get_array_store(), get_settings(), dataset_id, worker)
+
+
+@answered("check_ingest")
+def check_ingest() -> dict[str, bool]:
+    """Say whether this process can read uploads: it reads a tiny file that is known to be good."""
+    try:
+        check_sandbox(parse_limits(get_settings()))
+    except (SandboxError, OSError) as error:
+        raise CannotAnswer("cannot_read", str(error)) from error
+    return {"reads": True}
 
 
 @app.task(name="advance")

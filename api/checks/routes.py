@@ -12,7 +12,7 @@ from api.checks.running import Checks
 from api.checks.schemas import ChecksDocument
 from api.checks.storage import check_array_storage, check_disk, check_originals
 from api.checks.versions import check_versions
-from api.checks.work import check_maintenance, check_workers
+from api.checks.work import check_ingest, check_maintenance, check_workers
 
 router = APIRouter(tags=["service"])
 
@@ -22,6 +22,7 @@ CHECKS: Mapping[str, Check] = {
     "broker": check_broker,
     "queues": check_queues,
     "workers": check_workers,
+    "ingest": check_ingest,
     "maintenance": check_maintenance,
     "array_storage": check_array_storage,
     "originals": check_originals,

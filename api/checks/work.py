@@ -7,12 +7,14 @@ from sqlalchemy import func, select
 
 from api.checks.base import Finding, Parts, failed, ok, reason, warning
 from api.checks.databases import AWAY_HINT
+from store.calls import CONTROL, CallFailed, WorkersAway, call_worker
 from store.database import database_now
-from store.states import DeliveryState, SliceState
+from store.states import DatasetState, DeliveryState, SliceState
 from store.tables import Dataset, Inference, OutboxMessage, Slice, WebhookDelivery, Worker
 from store.workers import alive_workers
 
 _OVERDUE = timedelta(seconds=30)
+_INGEST_ANSWER_SECONDS = 4.0
 _LEASED = (Slice, Dataset, Inference)
 _WEBHOOKS_OVERDUE = timedelta(minutes=5)
 
@@ -39,6 +41,38 @@ def check_workers(parts: Parts) -> Finding:
     details = {one.name: {"device": one.device, "seen_at": one.seen_at.isoformat()} for one in workers}
     message = f"training processes alive: {devices}, the last sign {sign}{waiting}"
     return ok(message, workers=details, queued=queued)
+
+
+def check_ingest(parts: Parts) -> Finding:
+    """The process that reads uploads reads a tiny file that is known to be good; no upload failed for the service's fault."""
+    try:
+        with parts.database.read() as session:
+            is_busy = select(Dataset.id).where(Dataset.lease_token.is_not(None)).limit(1)
+            busy = session.execute(is_busy).first() is not None
+            failures = select(Dataset.id, Dataset.problems).where(Dataset.state == DatasetState.FAILED)
+            failed_ones = session.execute(failures.order_by(Dataset.id.desc()).limit(100)).all()
+    except Exception as error:
+        return failed("not known: the database does not answer", AWAY_HINT, error=reason(error))
+    try:
+        call_worker("check_ingest", {}, timeout_s=_INGEST_ANSWER_SECONDS, queue=CONTROL)
+    except CallFailed as error:
+        hint = "reinstall the service with all it depends on; the log of the control worker has the details"
+        return failed("uploads cannot be read: even a small valid file fails", hint, error=error.message)
+    except WorkersAway as error:
+        if not busy:
+            hint = "is a worker at the queue `control` running, and not busy with a long file? See its log"
+            return warning(
+                f"no process that reads uploads answered within {_INGEST_ANSWER_SECONDS:g} s",
+                hint,
+                error=str(error),
+            )
+    if failed_ones:
+        hint = "read why: `latentry datasets show ID`; when it is repaired: `latentry datasets retry ID`"
+        details = {one.id: (one.problems or [{}])[0].get("message") for one in failed_ones[:10]}
+        return warning(
+            f"data sets that the service failed to read: {len(failed_ones)}", hint, data_sets=details
+        )
+    return ok("busy with an upload" if busy else "a small valid file was read")
 
 
 def check_maintenance(parts: Parts) -> Finding:

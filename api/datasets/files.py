@@ -7,7 +7,6 @@ from sqlalchemy.orm import Session
 
 from api.datasets.schemas import UploadReference
 from api.datasets.service import Made, answered, find_content, keep_answer, make
-from api.datasets.service import document as dataset_document
 from api.errors import WrongState
 from api.idempotency import fingerprint
 from api.uploads import service as uploads
@@ -79,8 +78,7 @@ def create_from_file(
         with database.write() as session:
             if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
                 return answer
-            if (row := find_content(session, tenant_id, digest)) is not None:
-                found = Made(dataset_document(row), is_new=False)
+            if (found := find_content(session, tenant_id, digest)) is not None:
                 return keep_answer(session, tenant_id, idempotency_key, request, found)
         with (
             uploads.taken_in(database, originals, settings, tenant_id, received, filename) as upload_id,

@@ -200,6 +200,21 @@ def derive_dataset(
 
 
 @router.post(
+    "/v1/datasets/{dataset_id}:retry",
+    operation_id="retry_dataset",
+    status_code=202,
+    responses=problem_responses(404, 409),
+)
+def retry_dataset(
+    dataset_id: str, response: Response, database: DatabaseDependency, tenant_id: TenantDependency
+) -> DatasetDocument:
+    """Read the file of a failed data set again, after the service was repaired."""
+    with database.write() as session:
+        found = service.retry(session, tenant_id, dataset_id)
+    return answer(response, service.Made(found, is_new=True))
+
+
+@router.post(
     "/v1/datasets:synthesize",
     operation_id="synthesize_dataset",
     status_code=202,

@@ -36,7 +36,9 @@ class DatasetDocument(BaseModel):
     neurons: int | None = None
     bin_width_s: float | None = Field(None, description="Width of a bin, in seconds.")
     report: dict[str, Any] | None = Field(None, description="What was found, with warnings.")
-    problems: list[dict[str, Any]] | None = Field(None, description="Why it was rejected.")
+    problems: list[dict[str, Any]] | None = Field(
+        None, description="Why it was rejected, or why the service failed to read it."
+    )
     created_at: datetime
     ended_at: datetime | None = None
     links: dict[str, str]

@@ -65,6 +65,12 @@ def find_ready(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
             hint=f"its problems are at /v1/datasets/{dataset_id}; correct the file and upload it again, or the options: "
             f"POST /v1/datasets/{dataset_id}:derive",
         )
+    if row.state == DatasetState.FAILED:
+        raise WrongState(
+            f"the data set {dataset_id} is failed: the service could not read its file",
+            hint=f"its problems are at /v1/datasets/{dataset_id}; when the service is repaired: "
+            f"POST /v1/datasets/{dataset_id}:retry",
+        )
     if row.state != DatasetState.READY:
         raise WrongState(
             f"the data set {dataset_id} is {row.state}: expected one that is ready",
@@ -163,6 +169,31 @@ def derive(
     return keep_answer(session, tenant_id, idempotency_key, request, made)
 
 
+def retry(session: Session, tenant_id: str, dataset_id: str) -> DatasetDocument:
+    """Read the file of a failed data set again.
+
+    Raises
+    ------
+    NotFound, WrongState
+        If there is no such data set, or it is not failed.
+    """
+    row = find(session, tenant_id, dataset_id)
+    if row.state != DatasetState.FAILED:
+        raise WrongState(
+            f"the data set {dataset_id} is {row.state}: only one that is failed can be retried",
+            hint=f"to read its file with other options: POST /v1/datasets/{dataset_id}:derive",
+        )
+    _ingest_again(session, row)
+    return document(row)
+
+
+def _ingest_again(session: Session, row: Dataset) -> None:
+    row.state, row.problems, row.ended_at = DatasetState.INGESTING, None, None
+    row.attempts = row.losses = 0
+    outbox.post(session, outbox.INGEST, row.id)
+    session.flush()
+
+
 def _original(row: Dataset) -> str:
     """SHA-256 of the file that a data set was read from, or `WrongState`."""
     if row.source["kind"] != "upload":
@@ -224,8 +255,8 @@ def make(
         `original`, `direct_upload_id` and `derived_from` of a new one.
     """
     digest = content_digest(source["kind"], content)
-    if (row := find_content(session, tenant_id, digest)) is not None:
-        return Made(document(row), is_new=False)
+    if (found := find_content(session, tenant_id, digest)) is not None:
+        return found
     try:
         with session.begin_nested():
             dataset_id = new_id("dat")
@@ -233,19 +264,24 @@ def make(
                 session, tenant_id, dataset_id, name or dataset_id, source, digest=digest, **columns
             )
     except IntegrityError:  # another request made it since
-        row = find_content(session, tenant_id, digest)
-        if row is None:
+        found = find_content(session, tenant_id, digest)
+        if found is None:
             raise
-        return Made(document(row), is_new=False)
+        return found
     return Made(created, is_new=True)
 
 
-def find_content(session: Session, tenant_id: str, digest: str) -> Dataset | None:
-    """Return the tenant's data set of this content, if there is one that is not rejected."""
+def find_content(session: Session, tenant_id: str, digest: str) -> Made | None:
+    """Return the tenant's data set of this content, if there is one that is not rejected; one that failed is read again."""
     same = select(Dataset).where(
         Dataset.tenant_id == tenant_id, Dataset.digest == digest, Dataset.state != DatasetState.REJECTED
     )
-    return session.execute(same).scalar_one_or_none()
+    row = session.execute(same).scalar_one_or_none()
+    if row is None:
+        return None
+    if row.state == DatasetState.FAILED:
+        _ingest_again(session, row)
+    return Made(document(row), is_new=False)
 
 
 def _create(

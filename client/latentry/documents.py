@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, NoReturn, Self, TypedDict, TypeVar, ov
 Document = dict[str, Any]
 """A JSON object."""
 
-DatasetState = Literal["ingesting", "ready", "rejected"]
+DatasetState = Literal["ingesting", "ready", "rejected", "failed"]
 JobState = Literal["queued", "running", "paused", "stopping", "inferring", "done", "failed", "cancelled"]
 ModelState = Literal["queued", "training", "trained", "stopped", "diverged", "failed", "cancelled"]
 InferenceState = Literal["queued", "running", "done", "failed", "cancelled"]

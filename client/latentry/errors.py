@@ -120,7 +120,7 @@ class DatasetRejected(LatentryError):
 
 
 class NotDone(LatentryError):
-    """A job or an inference failed or was cancelled, so that there is no result."""
+    """A job, an inference or the reading of a data set failed, or was cancelled: there is no result."""
 
 
 BY_TYPE: dict[str, type[LatentryError]] = {

@@ -61,7 +61,7 @@ def add_dataset(
             array_path=array_path,
             report={"warnings": [], "external_inputs": external_inputs} if is_ready else None,
             problems=[{"message": "no spikes", "hint": "add some"}]
-            if state == DatasetState.REJECTED
+            if state in (DatasetState.REJECTED, DatasetState.FAILED)
             else None,
         )
     )

@@ -16,7 +16,7 @@ from redis import Redis
 from sqlalchemy import text
 
 from api.callers import secret_digest
-from api.checks import brokers, databases, running, storage
+from api.checks import brokers, databases, running, storage, work
 from api.checks.base import Check, Parts, failed, ok, warning
 from api.checks.brokers import check_broker, check_queues
 from api.checks.databases import check_database, check_migrations
@@ -24,18 +24,19 @@ from api.checks.routes import CHECKS
 from api.checks.running import Checks
 from api.checks.schemas import CheckStatus
 from api.checks.storage import check_array_storage, check_disk, check_originals
-from api.checks.work import check_maintenance, check_workers
+from api.checks.work import check_ingest, check_maintenance, check_workers
 from store import outbox
 from store.array_store import open_array_store
-from store.calls import broker_url
+from store.calls import CallFailed, WorkersAway, broker_url
 from store.database import Database
 from store.identifiers import new_id
 from store.originals import open_originals
 from store.settings import Settings
-from store.states import DeliveryState, SliceState
+from store.states import DatasetState, DeliveryState, SliceState
 from store.tables import (
     DEFAULT_TENANT,
     ArrayObject,
+    Dataset,
     Key,
     OutboxMessage,
     Slice,
@@ -384,3 +385,43 @@ def test_room_on_the_disk(bare_parts: Parts, monkeypatch: pytest.MonkeyPatch, fr
     found = check_disk(bare_parts)
     assert found.status == status
     assert "LATENTRY_DATA_DIR" in found.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "told"),
+    [
+        ({"reads": True}, "ok", "a small valid file was read"),
+        (
+            CallFailed("cannot_read", "No module named 'numpy' in /opt"),
+            "failed",
+            "even a small valid file fails",
+        ),
+        (WorkersAway("no process"), "warning", "no process that reads uploads answered"),
+    ],
+)
+def test_whether_uploads_can_be_read(
+    light_parts: Parts, monkeypatch: pytest.MonkeyPatch, answer: Any, status: str, told: str
+) -> None:
+    def call(task: str, _arguments: Any, *, timeout_s: float, queue: str) -> Any:
+        assert (task, queue) == ("check_ingest", CONTROL)
+        assert timeout_s < running.LIMIT_SECONDS
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(work, "call_worker", call)
+    found = check_ingest(light_parts)
+    assert (found.status, told in found.message) == (status, True)
+    assert "/opt" not in found.message
+    if status == "failed":
+        assert "/opt" in found.details["error"]
+    with light_parts.database.write() as session:
+        add_dataset(session, state=DatasetState.FAILED)
+    found = check_ingest(light_parts)
+    if status == "ok":
+        assert (found.status, found.message) == ("warning", "data sets that the service failed to read: 1")
+        assert "datasets retry" in found.hint
+    with light_parts.database.write() as session:
+        row = session.get_one(Dataset, add_dataset(session, state=DatasetState.INGESTING))
+        row.lease_token = "t"
+    assert check_ingest(light_parts).status == ("failed" if status == "failed" else "warning")

@@ -16,6 +16,7 @@ from latentry.live import NotebookDisplay, TerminalDisplay, live_display
 
 from store.database import Database
 from store.states import DatasetState, JobState
+from store.tables import Dataset
 from store.tables import Job as JobRow
 from tests.api.api_examples import Example, add_dataset, add_job, add_population
 
@@ -124,6 +125,30 @@ def test_a_rejected_data_set_says_why(light_url: str, sqlite_database: Database)
         with pytest.raises(DatasetRejected, match=r"rejected: no spikes \(add some\)"):
             client.get_dataset(dataset_id).wait()
         assert client.get_dataset(dataset_id).problems[0]["hint"] == "add some"
+
+
+def test_a_data_set_that_the_service_failed_to_read_is_not_done(
+    light_url: str, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session, state=DatasetState.FAILED)
+    with Client(light_url) as client:
+        dataset = client.get_dataset(dataset_id)
+        with pytest.raises(NotDone, match=rf"{dataset_id} failed: no spikes \(add some\)"):
+            dataset.wait()
+
+        def mend() -> None:
+            while True:
+                with sqlite_database.write() as session:
+                    row = session.get_one(Dataset, dataset_id)
+                    if row.state == DatasetState.INGESTING:
+                        row.state = DatasetState.READY
+                        return
+
+        thread = threading.Thread(target=mend)
+        thread.start()
+        assert dataset.retry().state == "ready"
+        thread.join()
 
 
 class Shell:

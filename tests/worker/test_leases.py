@@ -200,7 +200,7 @@ def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(
             assert messages.count("ingest") == min(attempt + 1, settings.max_attempts - 1)
     with database.read() as session:
         row = session.get_one(Dataset, dataset_id)
-        assert row.state == DatasetState.REJECTED
+        assert row.state == DatasetState.FAILED
         assert row.problems is not None
         assert "died while it worked on this, 3 times" in row.problems[0]["message"]
 

@@ -12,6 +12,7 @@ anything large, reads and examines the file, and leaves in OUT_FOLDER either `re
 | 4 | not enough memory |
 | 5 | the reader failed in a way it should not: see the standard error |
 | 6 | the results could not be written |
+| 7 | this installation lacks something: a library, or the permission to read a file of its own; see the standard error |
 """
 
 import ctypes
@@ -23,10 +24,11 @@ import struct
 import sys
 import tempfile
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-ACCEPTED, REJECTED, OUT_OF_MEMORY, READER_FAILED, NOT_WRITTEN = 0, 3, 4, 5, 6
+ACCEPTED, REJECTED, OUT_OF_MEMORY, READER_FAILED, NOT_WRITTEN, NOT_INSTALLED = 0, 3, 4, 5, 6, 7
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -56,6 +58,9 @@ def main(arguments: list[str]) -> int:
         return _parse(source, out_folder, settings.get("options", {}))
     except MemoryError:
         return OUT_OF_MEMORY
+    except (ImportError, PermissionError):
+        traceback.print_exc(limit=-5)
+        return NOT_INSTALLED
     except Exception:
         traceback.print_exc(limit=-5)
         return READER_FAILED
@@ -115,7 +120,7 @@ def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:
     ruleset = libc.syscall(_CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0))
     if ruleset < 0:
         return
-    allowed = dict.fromkeys(map(Path, _code_folders()), _READ_FILE | _READ_FOLDER)
+    allowed = dict.fromkeys(_code_folders(source), _READ_FILE | _READ_FOLDER)
     allowed |= {source: _READ_FILE, out_folder: all_rights & ~_NEVER}
     for path, rights in allowed.items():
         try:
@@ -129,15 +134,27 @@ def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:
     os.close(ruleset)
 
 
-def _code_folders() -> set[str]:
-    """Where Python, its packages and their libraries lie, and of this project the code alone: data may lie beside it."""
+def _code_folders(source: Path) -> set[Path]:
+    """Return the folders of Python, its packages and their libraries.
+
+    Of this project they hold the packages alone when it runs from a checkout, since keys and data may lie beside them. Where it
+    is installed, its packages lie among all others, and so does what they import: then the whole folder is code. If the
+    uploads lie in such a folder, the part of it that holds them is left out.
+    """
     import store
     import worker
 
-    own = [str(Path(package.__path__[0]).resolve()) for package in (store, worker)]
-    beside = {str(Path(folder).parent) for folder in own}
-    elsewhere = {str(Path(folder).resolve()) for folder in sys.path if folder} - beside
-    return {*own, *elsewhere, str(Path(sys.base_prefix, "lib")), *_SYSTEM_FILES}
+    own = {Path(package.__path__[0]).resolve() for package in (store, worker)}
+    library = find_spec("numpy")
+    installed = (
+        set() if library is None or library.origin is None else {Path(library.origin).resolve().parents[1]}
+    )
+    checkout = {folder.parent for folder in own} - installed
+    on_path = {Path(folder).resolve() for folder in sys.path if folder} - checkout
+    folders = {*own, *on_path, Path(sys.base_prefix, "lib"), *map(Path, _SYSTEM_FILES)}
+    with_uploads = {folder for folder in folders if source.is_relative_to(folder)}
+    beside = {part for folder in with_uploads for part in folder.iterdir() if not source.is_relative_to(part)}
+    return (folders - with_uploads) | beside
 
 
 def _parse(source: Path, out_folder: Path, options: dict[str, Any]) -> int:

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+import numpy as np
 
 import worker
 from worker.ingest import parse
@@ -18,6 +21,8 @@ from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import Recording
 
 _LOG = "parse.log"
+_PERHAPS_OURS = ("reader_crashed", "file_too_demanding")
+"""Codes of problems that a broken installation causes as well as a file."""
 _KILLED_FOR_RESOURCES = {-signal.SIGXCPU, -signal.SIGXFSZ, -signal.SIGKILL}
 
 
@@ -90,7 +95,7 @@ class Rejection:
 
 
 class SandboxError(RuntimeError):
-    """The subprocess failed for a reason that is ours, not the file's: try again, or mend the server."""
+    """The subprocess failed for a reason that is not the file's: try again, or repair the installation."""
 
 
 def parse_in_sandbox(
@@ -117,9 +122,44 @@ def parse_in_sandbox(
     Raises
     ------
     SandboxError
-        When the subprocess did not start, or could not write its results (a full disk).
+        If the subprocess does not start, lacks a library or a permission, cannot write its results (a full disk), or fails to
+        read even a file that is known to be good.
     """
     limits = limits or ParseLimits()
+    outcome = _parse_once(source, out_folder, options, limits)
+    if isinstance(outcome, Rejection) and outcome.problems[0].code in _PERHAPS_OURS:
+        check_sandbox(limits)
+    return outcome
+
+
+def check_sandbox(limits: ParseLimits | None = None) -> None:
+    """Read a tiny file that is known to be good, to tell whether this installation can read files at all.
+
+    Parameters
+    ----------
+    limits
+        As in `parse_in_sandbox`.
+
+    Raises
+    ------
+    SandboxError
+        If it cannot.
+    """
+    with tempfile.TemporaryDirectory(prefix="latentry-check-") as folder:
+        source = Path(folder, "upload")
+        with source.open("wb") as file:
+            np.savez(file, spikes=np.tile(np.arange(6, dtype=np.uint8) % 3, (4, 5, 1)), bin_width_s=0.01)
+        outcome = _parse_once(source, Path(folder, "out"), ReadOptions(), limits or ParseLimits())
+        if isinstance(outcome, Rejection):
+            raise SandboxError(
+                f"this installation cannot read even a small valid file: {outcome.problems[0].message} {outcome.log}".strip()
+            )
+
+
+def _parse_once(
+    source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimits
+) -> ParsedFile | Rejection:
+    """Run the subprocess and say what its exit code means."""
     out_folder = out_folder.resolve()
     out_folder.mkdir(parents=True, exist_ok=True)
     if not source.is_file():
@@ -137,6 +177,8 @@ def parse_in_sandbox(
         return Rejection([_too_demanding(code, limits)], seconds, log)
     if code == parse.READER_FAILED or code < 0:
         return Rejection([_crashed()], seconds, log)
+    if code == parse.NOT_INSTALLED:
+        raise SandboxError(f"this installation lacks a library or a permission: {log.strip()}")
     raise SandboxError(f"the parsing subprocess ended with code {code}: {log}")
 
 

@@ -1,4 +1,4 @@
-"""Ingest: from an uploaded file, or the name of a synthetic system, to a data set that is `ready` or `rejected`."""
+"""Ingest: from an uploaded file, or the name of a synthetic system, to a data set that is `ready`, `rejected` or `failed`."""
 
 import logging
 import subprocess
@@ -22,10 +22,17 @@ from store.tables import Dataset, Trial
 from worker.ingest.combine import combine_sessions
 from worker.ingest.dataset_arrays import write_dataset
 from worker.ingest.original import fetch_original
-from worker.ingest.problems import RejectedFile
+from worker.ingest.problems import MOST_TEXT, RejectedFile
 from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import SPLIT_TRAIN, SPLIT_VALID, Recording
-from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, parse_in_sandbox
+from worker.ingest.sandbox import (
+    ParsedFile,
+    ParseLimits,
+    Rejection,
+    SandboxError,
+    check_sandbox,
+    parse_in_sandbox,
+)
 from worker.leases import Lease, LeaseLost, claim_dataset, count_attempt
 
 logger = logging.getLogger(__name__)
@@ -71,8 +78,11 @@ def ingest_dataset(
     except Exception as error:
         problem = {
             "code": "ingest_failed",
-            "message": f"the service met an error of its own while it read this: {error}",
-            "hint": "the log of the control worker has the details",
+            "message": f"The service failed while it read this file; the file is not to blame. {error}"[
+                :MOST_TEXT
+            ],
+            "hint": "Run `latentry doctor`, repair what it names, then retry: `latentry datasets retry` or POST …:retry. The "
+            "log of the control worker has the details.",
         }
         with database.write() as session:
             lease.keep(session, settings)
@@ -104,6 +114,21 @@ def _kept(database: Database, lease: Lease, settings: Settings) -> Iterator[None
         thread.join()
 
 
+def parse_limits(settings: Settings) -> ParseLimits:
+    """Return what reading one file may take, as the settings say."""
+    return ParseLimits(memory_bytes=settings.parse_memory_bytes, wall_s=settings.parse_seconds)
+
+
+def log_sandbox(settings: Settings) -> bool:
+    """Read a tiny file that is known to be good; log an error and return False if this installation cannot."""
+    try:
+        check_sandbox(parse_limits(settings))
+    except (SandboxError, OSError) as error:
+        logger.error("This process cannot read uploads, and `latentry doctor` says the same: %s", error)
+        return False
+    return True
+
+
 def _parse(
     database: Database, settings: Settings, lease: Lease, row: Dataset, folder: Path
 ) -> ParsedFile | Rejection:
@@ -124,10 +149,9 @@ def _parse(
         except RejectedFile as error:
             return Rejection(error.problems, seconds=0.0)
         options = ReadOptions.model_validate(source["options"])
-    limits = ParseLimits(memory_bytes=settings.parse_memory_bytes, wall_s=settings.parse_seconds)
     out = folder / "parsed"
     out.mkdir()
-    return parse_in_sandbox(path, out, options, limits)
+    return parse_in_sandbox(path, out, options, parse_limits(settings))
 
 
 def _reject(database: Database, settings: Settings, lease: Lease, problems: list[dict[str, str]]) -> None:

@@ -17,7 +17,7 @@ from latentry.asynchronous.requests import AsyncRequests
 from latentry.asynchronous.resources import AsyncPages
 from latentry.asynchronous.uploads import AsyncResumableUpload, Progress, pieces
 from latentry.documents import Answered, Document
-from latentry.errors import DatasetRejected, Unavailable
+from latentry.errors import DatasetRejected, NotDone, Unavailable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,6 +140,18 @@ class AsyncClient(AsyncRequests):
         """
         return await self._made(f"/v1/datasets/{dataset_id}:derive", {"name": name, "options": options})
 
+    async def retry_dataset(self, dataset_id: str) -> AsyncDataset:
+        """Read the file of a failed data set again, after the service was repaired, and wait until it is ready.
+
+        Raises
+        ------
+        WrongState
+            If the data set is not failed.
+        NotDone
+            If it fails again.
+        """
+        return await self._made(f"/v1/datasets/{dataset_id}:retry", None)
+
     async def combine_datasets(self, dataset_ids: Sequence[str], name: str = "") -> AsyncDataset:
         """Make one data set of several sessions, whose neurons differ, and wait until it is ready.
 
@@ -180,13 +192,17 @@ class AsyncClient(AsyncRequests):
         Raises
         ------
         DatasetRejected
-            If it is rejected; the message has the reasons.
+            If its file cannot be used; the message has the reasons.
+        NotDone
+            If the service failed to read the file; `retry_dataset` tries again.
         """
         while True:
             dataset = self.dataset_of(await self.get(f"/v1/datasets/{dataset_id}", headers=_WAIT))
-            if dataset.state == "rejected":
+            if dataset.state in ("rejected", "failed"):
                 message = "; ".join(problem["message"] for problem in dataset.problems)
                 hint = "; ".join(problem["hint"] for problem in dataset.problems if problem.get("hint"))
+                if dataset.state == "failed":
+                    raise NotDone(f"the data set {dataset.id} failed: {message}", hint)
                 raise DatasetRejected(f"the data set was rejected: {message}", hint)
             if dataset.state == "ready":
                 return dataset
@@ -394,5 +410,5 @@ class AsyncClient(AsyncRequests):
         """The inference of a document."""
         return AsyncInference(self, document)
 
-    async def _made(self, path: str, body: Document) -> AsyncDataset:
+    async def _made(self, path: str, body: Document | None) -> AsyncDataset:
         return await self.wait_for_dataset((await self.post(path, body))["id"])

@@ -42,7 +42,7 @@ class AsyncDataset(AsyncArrayOwner):
 
     @property
     def problems(self) -> list[Document]:
-        """Why it was rejected: each with ``message`` and ``hint``."""
+        """Why it was rejected or failed: each with ``message`` and ``hint``."""
         return list(self.get("problems") or [])
 
     @property
@@ -65,6 +65,11 @@ class AsyncDataset(AsyncArrayOwner):
         """Trials in your order, with their metadata, as far as conditions on it hold."""
         asked = {"where": where_texts(where) or None}
         return AsyncPages(self._client, f"{self.path}/trials", Answered, **asked)
+
+    async def retry(self) -> Self:
+        """Read the file of this failed data set again, after the service was repaired, and wait until it is ready."""
+        self._renew(await self._client.retry_dataset(self.id))
+        return self
 
     async def derive(self, options: Document, name: str = "") -> AsyncDataset:
         """Make another data set of the same file, read with other options, and wait until it is ready."""

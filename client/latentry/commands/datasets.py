@@ -139,6 +139,14 @@ def derive(
     _answer(call, dataset)
 
 
+@command(app, "retry", example="datasets retry dat_0192f3c4a5b6aabbccddeeff")
+def retry(call: Call, dataset_id: DatasetId) -> None:
+    """Read the file of a failed data set again, after the service was repaired."""
+    dataset = call.client.retry_dataset(dataset_id)
+    say_warnings(call, dataset)
+    _answer(call, dataset)
+
+
 @command(app, "combine", example="datasets combine dat_…a dat_…b --name 'both days'")
 def combine(
     call: Call,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentry.documents import Answered, Document
-from latentry.errors import DatasetRejected, Unavailable
+from latentry.errors import DatasetRejected, NotDone, Unavailable
 from latentry.synchronous.administration import Key, Webhook
 from latentry.synchronous.arrays import Arrays
 from latentry.synchronous.datasets import Dataset
@@ -141,6 +141,18 @@ class Client(Requests):
         """
         return self._made(f"/v1/datasets/{dataset_id}:derive", {"name": name, "options": options})
 
+    def retry_dataset(self, dataset_id: str) -> Dataset:
+        """Read the file of a failed data set again, after the service was repaired, and wait until it is ready.
+
+        Raises
+        ------
+        WrongState
+            If the data set is not failed.
+        NotDone
+            If it fails again.
+        """
+        return self._made(f"/v1/datasets/{dataset_id}:retry", None)
+
     def combine_datasets(self, dataset_ids: Sequence[str], name: str = "") -> Dataset:
         """Make one data set of several sessions, whose neurons differ, and wait until it is ready.
 
@@ -181,13 +193,17 @@ class Client(Requests):
         Raises
         ------
         DatasetRejected
-            If it is rejected; the message has the reasons.
+            If its file cannot be used; the message has the reasons.
+        NotDone
+            If the service failed to read the file; `retry_dataset` tries again.
         """
         while True:
             dataset = self.dataset_of(self.get(f"/v1/datasets/{dataset_id}", headers=_WAIT))
-            if dataset.state == "rejected":
+            if dataset.state in ("rejected", "failed"):
                 message = "; ".join(problem["message"] for problem in dataset.problems)
                 hint = "; ".join(problem["hint"] for problem in dataset.problems if problem.get("hint"))
+                if dataset.state == "failed":
+                    raise NotDone(f"the data set {dataset.id} failed: {message}", hint)
                 raise DatasetRejected(f"the data set was rejected: {message}", hint)
             if dataset.state == "ready":
                 return dataset
@@ -391,5 +407,5 @@ class Client(Requests):
         """The inference of a document."""
         return Inference(self, document)
 
-    def _made(self, path: str, body: Document) -> Dataset:
+    def _made(self, path: str, body: Document | None) -> Dataset:
         return self.wait_for_dataset((self.post(path, body))["id"])

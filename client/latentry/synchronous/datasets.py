@@ -43,7 +43,7 @@ class Dataset(ArrayOwner):
 
     @property
     def problems(self) -> list[Document]:
-        """Why it was rejected: each with ``message`` and ``hint``."""
+        """Why it was rejected or failed: each with ``message`` and ``hint``."""
         return list(self.get("problems") or [])
 
     @property
@@ -66,6 +66,11 @@ class Dataset(ArrayOwner):
         """Trials in your order, with their metadata, as far as conditions on it hold."""
         asked = {"where": where_texts(where) or None}
         return Pages(self._client, f"{self.path}/trials", Answered, **asked)
+
+    def retry(self) -> Self:
+        """Read the file of this failed data set again, after the service was repaired, and wait until it is ready."""
+        self._renew(self._client.retry_dataset(self.id))
+        return self
 
     def derive(self, options: Document, name: str = "") -> Dataset:
         """Make another data set of the same file, read with other options, and wait until it is ready."""

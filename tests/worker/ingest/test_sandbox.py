@@ -9,16 +9,19 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import store
 from store.dataset_options import TrialOptions
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
+from tests.worker.ingest.test_confinement import landlock_version
 from tests.worker.ingest.test_hostile_files import mutate
 from worker.ingest import parse, sandbox
-from worker.ingest.readers import ReadOptions
+from worker.ingest.readers import READERS, ReadOptions, read_file
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, SandboxError, parse_in_sandbox
 
 
@@ -34,7 +37,8 @@ def code_of(outcome: ParsedFile | Rejection) -> str:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
-    """Let the subprocess meet, in place of the readers, a program that behaves badly."""
+    """Let the subprocess meet, in place of the readers, a program that behaves badly; with good files it would not."""
+    monkeypatch.setattr(sandbox, "check_sandbox", lambda limits: None)
     package = folder / "stand_in" / "worker" / "ingest"
     (package / "readers").mkdir(parents=True)
     (package / "examining").mkdir()
@@ -212,9 +216,12 @@ def test_the_subprocess_reaches_no_network(
     with socket.create_server(("127.0.0.1", 0)) as server:
         body = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 2)"
         stand_in(monkeypatch, tmp_path, body)
-        outcome = parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
-    assert isinstance(outcome, Rejection)
-    assert "unreachable" in outcome.log or "Permission denied" in outcome.log
+        try:
+            outcome = parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+            log = outcome.log if isinstance(outcome, Rejection) else "it was read"
+        except SandboxError as refused:  # Landlock denies it, and a permission may be ours to give
+            log = str(refused)
+    assert "unreachable" in log or "Permission denied" in log
 
 
 def test_our_own_faults_are_exceptions(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +232,77 @@ def test_our_own_faults_are_exceptions(npz: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
     with pytest.raises(SandboxError, match="ended with code 1"):
         parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+
+
+def test_an_installation_that_reads_no_file_is_never_the_fault_of_the_file(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = sandbox.check_sandbox
+    check()
+    with pytest.raises(SandboxError, match="cannot read even a small valid file"):
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), ParseLimits(wall_s=0.001))
+    stand_in(monkeypatch, tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    monkeypatch.setattr(sandbox, "check_sandbox", check)
+    with pytest.raises(SandboxError, match="cannot read even a small valid file"):
+        parse_in_sandbox(npz, tmp_path / "out_of_illegal", ReadOptions())
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("import no_such_library", "No module named 'no_such_library'"),
+        ("open('/etc/passwd')", "/etc/passwd"),
+        ("raise PermissionError(13, 'Permission denied', str(path))", "Permission denied"),
+    ],
+)
+def test_a_missing_library_or_permission_is_ours(
+    body: str, told: str, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "passwd" in body and landlock_version() < 1:
+        pytest.skip("this kernel has no Landlock")
+    stand_in(monkeypatch, tmp_path, body)
+    with pytest.raises(SandboxError, match="lacks a library or a permission") as raised:
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+    assert told in str(raised.value)
+
+
+def test_every_reader_passes_a_missing_permission_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for reader in READERS.values():
+        monkeypatch.setattr(type(reader), "recognises", lambda self, path: True)
+        monkeypatch.setattr(type(reader), "read", refuse)
+    for name in READERS:
+        with pytest.raises(PermissionError):
+            read_file(tmp_path / "upload", ReadOptions(format=name))
+
+
+def test_packages_that_lie_among_others_are_readable_and_uploads_beside_them_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all packages lie in one folder it is readable, but for the part that holds the uploads."""
+    site = tmp_path / "site-packages"
+    for name in ("numpy", "worker", "store", "latentry-data/uploads"):
+        (site / name).mkdir(parents=True)
+    (site / "numpy" / "__init__.py").touch()
+    source = site / "latentry-data" / "uploads" / "file"
+    monkeypatch.setattr(parse.sys, "path", [str(site)])
+    found = ModuleSpec("numpy", None, origin=str(site / "numpy" / "__init__.py"))
+    monkeypatch.setattr(parse, "find_spec", lambda name: found)
+    monkeypatch.setattr("worker.__path__", [str(site / "worker")])
+    monkeypatch.setattr("store.__path__", [str(site / "store")])
+    assert not any(source.is_relative_to(folder) for folder in parse._code_folders(source))
+    assert {site / "numpy", site / "worker", site / "store"} <= parse._code_folders(source)
+    assert site in parse._code_folders(tmp_path / "file")
+
+
+def test_a_checkout_is_not_readable_as_a_whole(tmp_path: Path) -> None:
+    checkout = Path(store.__path__[0]).resolve().parent
+    folders = parse._code_folders(tmp_path / "file")
+    if (checkout / "pyproject.toml").exists():
+        assert checkout not in folders
+    assert {checkout / "store", checkout / "worker"} <= folders
 
 
 def test_the_parser_imports_no_more_than_it_needs() -> None:

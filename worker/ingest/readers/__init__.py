@@ -77,6 +77,8 @@ def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
     reader = _choose(path, options)
     try:
         return reader.read(path, options)
+    except PermissionError:  # of this installation, not of the file
+        raise
     except _DAMAGE as error:
         # HDF5 tells a lack of memory so, and of a damaged file that an object lies "past end of allocation".
         if isinstance(error, OSError) and "allocat" in str(error) and "end of allocation" not in str(error):
