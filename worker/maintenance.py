@@ -15,12 +15,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from store import outbox
+from store.calls import CONTROL
 from store.database import Database, database_now, get_database
 from store.settings import get_settings
 from store.states import DatasetState, InferenceState, JobState, SliceState
 from store.tables import Dataset, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
-from worker.celery_app import CONTROL, SLICES, app
+from worker.celery_app import SLICES, app
 from worker.leases import reap
 from worker.webhooks import deliver_until
 

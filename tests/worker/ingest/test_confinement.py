@@ -62,8 +62,28 @@ def landlock_version() -> int:
     return int(libc.syscall(parse._CREATE_RULESET, None, parse.ctypes.c_size_t(0), parse.ctypes.c_uint32(1)))
 
 
-def probe(tmp_path: Path, version: int | None = None, program: str = PROBE) -> dict[str, str]:
-    source, out, secret = tmp_path / "upload", tmp_path / "out", tmp_path / "server" / "secret"
+needs_landlock = pytest.mark.skipif(
+    sys.platform != "linux" or landlock_version() < 3, reason="this kernel has no Landlock of version 3"
+)
+
+LAUNCHER = """
+import subprocess, sys
+from worker.ingest import sandbox
+sys.exit(subprocess.run([sys.executable, "-P", "-c", *sys.argv[1:]], env=sandbox._environment()).returncode)
+"""
+"""Runs a program with the environment that the sandbox gives to the parser."""
+
+
+def probe(
+    tmp_path: Path,
+    version: int | None = None,
+    program: str = PROBE,
+    *,
+    secret: Path | None = None,
+    python: str | Path = sys.executable,
+    environment: dict[str, str] | None = None,
+) -> dict[str, str]:
+    source, out, secret = tmp_path / "upload", tmp_path / "out", secret or tmp_path / "server" / "secret"
     out.mkdir()
     secret.parent.mkdir()
     source.write_text("spikes")
@@ -72,8 +92,9 @@ def probe(tmp_path: Path, version: int | None = None, program: str = PROBE) -> d
         settings = [str(source), str(out), str(secret), server.getsockname()[1], version]
         code = f"import os, sys; sys.argv[1] = sys.argv[1][:-1] + f', {{os.getppid()}}]'\n{program}"
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, json.dumps(settings)],
-            env=sandbox._environment(),
+            [str(python), "-c", LAUNCHER, code, json.dumps(settings)],
+            env=environment,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
@@ -83,9 +104,7 @@ def probe(tmp_path: Path, version: int | None = None, program: str = PROBE) -> d
     return found
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or landlock_version() < 3, reason="this kernel has no Landlock of version 3"
-)
+@needs_landlock
 def test_the_disk_is_out_of_reach(tmp_path: Path) -> None:
     found = probe(tmp_path)
     assert found.pop("source") == "spikes"

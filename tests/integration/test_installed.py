@@ -1,0 +1,206 @@
+"""The wheel in a fresh environment does the main job: nothing of the checkout is on its path, and its folder is elsewhere."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.worker.ingest.reader_examples import EXAMPLE_FILES
+from tests.worker.ingest.test_confinement import needs_landlock, probe
+from worker.training_handle import die_with_parent
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = {example.format: example for example in reversed(EXAMPLE_FILES)}
+"""One file of each format."""
+TORCH = f"torch=={version('torch').split('+')[0]}"
+"""The build that is here: any other may be gigabytes."""
+
+pytestmark = pytest.mark.timeout(900)
+
+MAIN_JOB = """
+    import json, sys
+    import numpy as np
+    from latentry import Client
+
+    url, files, folder = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+    found = {}
+    with Client(url) as client:
+        for name, (path, options) in files.items():
+            dataset = client.upload_dataset(path, options=options)
+            np.save(f"{folder}/{name}.npy", dataset.spikes[:])
+        dataset = client.synthesize_dataset("lorenz", conditions=4, trials_per_condition=6, bins=20, neurons=8)
+        job = client.submit(
+            dataset,
+            architecture={"encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3},
+            training={"batch_size": 16, "ramp_epochs": 2},
+            budget={"models": 2, "epochs": 4},
+            inference={"posterior_samples": 4},
+        )
+        model = job.wait().selected_model
+        rates = model.rates[:]
+        found["rates"] = [list(rates.shape), bool(np.isfinite(rates).all())]
+        at_once = model.infer(dataset.spikes[:2])["rates"]
+        found["at_once"] = float(np.abs(at_once - rates[:2]).max())
+        model.export(f"{folder}/model.zip")
+        for format in ("npz", "hdf5", "nwb"):
+            model.download(f"{folder}/latents.{format}", format=format)
+        found["state"] = job.state
+    print(json.dumps(found))
+"""
+
+
+@dataclass
+class Installation:
+    """An environment that has the wheel, and a service that runs from it.
+
+    Attributes
+    ----------
+    programs
+        Folder of its programs.
+    folder
+        Where they run: no project lies there.
+    url, data
+        Of the service.
+    """
+
+    programs: Path
+    folder: Path
+    url: str = ""
+    data: Path = Path()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a user who has just logged in."""
+        kept = {name: value for name, value in os.environ.items() if name == "OMP_NUM_THREADS"}
+        return {**kept, "PATH": f"{self.programs}{os.pathsep}{os.defpath}", "HOME": str(self.folder)}
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run a program to its end and return what it prints."""
+        command = [str(self.programs / program), *arguments]
+        done = subprocess.run(
+            command,
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel of this checkout and all it depends on, in a fresh environment."""
+    wheels, environment, folder = (
+        tmp_path_factory.mktemp(name) for name in ("dist", "environment", "elsewhere")
+    )
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
+    subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
+    install = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", TORCH, str(wheel)]
+    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Installation(environment / "bin", folder)
+
+
+@pytest.fixture(scope="module")
+def installation(bare: Installation) -> Iterator[Installation]:
+    """The same, with its service running."""
+    bare.data = bare.folder / "data"
+    log = (bare.folder / "up.log").open("w+")
+    process = subprocess.Popen(
+        [str(bare.programs / "latentry"), "up", "--port", "0", "--workers", "1", "--data-dir", str(bare.data)],
+        env=bare.environment | {"PYTHONUNBUFFERED": "1"}, cwd=bare.folder,
+        stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=die_with_parent,
+    )  # fmt: skip
+    assert process.stdout is not None
+    printed = ""
+    while (found := re.search(r"http://127\.0\.0\.1:\d+", printed)) is None:
+        line = process.stdout.readline()
+        assert line, printed + Path(log.name).read_text()
+        printed += line
+    bare.url = found[0]
+    yield bare
+    process.terminate()
+    process.communicate(timeout=60)
+    log.close()
+    assert process.returncode == 0
+    assert "cannot read uploads" not in Path(log.name).read_text()
+
+
+def test_nothing_of_the_checkout_is_on_the_path(bare: Installation) -> None:
+    program = (
+        "import json, sys, api, worker, models, store, latentry; "
+        "print(json.dumps([sys.path, *(m.__file__ for m in (api, worker, models, store, latentry))]))"
+    )
+    path, *files = json.loads(bare.run("python", "-c", program))
+    assert not any(Path(folder).is_relative_to(ROOT) for folder in path if folder)
+    assert {Path(file).parents[1].name for file in files} == {"site-packages"}
+    assert all(Path(file).is_relative_to(bare.programs.parent) for file in files)
+    bare.run("python", "-m", "pip", "check")
+    assert "tzdata" in bare.run("python", "-m", "pip", "list")
+
+
+def test_the_main_job(installation: Installation, tmp_path: Path) -> None:
+    files: dict[str, Any] = {}
+    for name, example in EXAMPLES.items():
+        files[name] = (str(example.write(tmp_path / f"{name}.file")), example.options)
+    program = installation.folder / "main_job.py"
+    program.write_text(textwrap.dedent(MAIN_JOB))
+    printed = installation.run("python", str(program), installation.url, json.dumps(files), str(tmp_path))
+    found = json.loads(printed.splitlines()[-1])
+    for name, example in EXAMPLES.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), example.expected, err_msg=name)
+    assert found["state"] == "done"
+    assert found["rates"] == [[24, 20, 8], True]
+    assert found["at_once"] < 1e-3
+    for name in ("model.zip", "latents.npz", "latents.hdf5", "latents.nwb"):
+        assert (tmp_path / name).stat().st_size > 1000, name
+
+
+def test_the_command_line(installation: Installation) -> None:
+    url = ("--url", installation.url)
+    found = json.loads(installation.run("latentry", *url, "doctor", "--json"))
+    checks = {one["name"]: one for one in found["checks"]}
+    assert checks["ingest"]["status"] == "ok", checks["ingest"]
+    assert {one["name"] for one in found["checks"] if one["status"] == "failed"} == set()
+    made = json.loads(
+        installation.run(
+            "latentry", *url, "datasets", "synthesize", "lorenz", "--option", "bins=10", "--json"
+        )
+    )
+    listed = json.loads(installation.run("latentry", *url, "datasets", "list", "--json"))
+    assert made["id"] in [one["id"] for one in listed]
+
+
+@needs_landlock
+def test_the_parser_sees_no_file_of_the_service(installation: Installation, tmp_path: Path) -> None:
+    canary = installation.data / "canary" / "secret"
+    found = probe(
+        tmp_path, secret=canary, python=installation.programs / "python", environment=installation.environment
+    )
+    assert (found["source"], found["code"]) == ("spikes", "worker.ingest.read")
+    for name in (
+        "secret",
+        "list_folder",
+        "truncate_secret",
+        "delete_secret",
+        "passwd",
+        "program",
+        "write_beside",
+    ):
+        assert found[name] == "PermissionError", name
+    assert canary.read_text() == "canary"
