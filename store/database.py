@@ -25,6 +25,10 @@ for whoever holds the job, who may wait for the slice: a deadlock.
 """
 
 
+class DatabaseUnusable(RuntimeError):
+    """The database cannot be used as it is; the message says why and what to do."""
+
+
 class Database:
     """A database by URL.
 
@@ -86,8 +90,8 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except OperationalError:
-            if time.monotonic() > deadline:
+        except OperationalError as error:
+            if error.sqlite_errorname not in ("SQLITE_BUSY", "SQLITE_LOCKED") or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 

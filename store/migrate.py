@@ -1,12 +1,16 @@
 """Bring the database to the newest schema: ``python -m store.migrate``."""
 
+import re
+import sys
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
+from alembic.util import CommandError
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DatabaseError, OperationalError
 
-from store.database import Database, get_database
+from store.database import Database, DatabaseUnusable, get_database
 from store.tables import DEFAULT_TENANT, Tenant
 
 _MIGRATION_LOCK = 0x1A7E  # PostgreSQL's advisory lock: two containers that start at once take turns
@@ -20,7 +24,46 @@ def alembic_config() -> Config:
 
 
 def migrate(database: Database) -> None:
-    """Apply the migrations that are missing, and make the default tenant."""
+    """Apply the migrations that are missing, and make the default tenant.
+
+    Raises
+    ------
+    DatabaseUnusable
+        If the database was made by a newer version, is damaged, is no database, or does not answer.
+    """
+    name = make_url(database.url).render_as_string(hide_password=True)
+    try:
+        _migrate(database)
+    except CommandError as error:
+        if (unknown := re.search(r"locate revision identified by '(\w+)'", str(error))) is None:
+            raise
+        raise DatabaseUnusable(
+            f"the database {name} was made by a newer version of Latentry: its schema is {unknown[1]}, which this version "
+            "does not know. Install that version or a newer one, or use another data folder or database."
+        ) from error
+    except OperationalError as error:
+        raise DatabaseUnusable(
+            f"the database {name} cannot be opened: {_first_line(error)}. Check that it is there and running, and that this user "
+            "may write to it."
+        ) from error
+    except DatabaseError as error:
+        if not database.is_sqlite or not _is_damaged(error):
+            raise
+        raise DatabaseUnusable(
+            f"the database {name} is damaged or no SQLite database: {_first_line(error)}. Restore it from a backup, or move "
+            "it away to begin with an empty one."
+        ) from error
+
+
+def _is_damaged(error: DatabaseError) -> bool:
+    return getattr(error.orig, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+
+
+def _first_line(error: DatabaseError) -> str:
+    return next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
+
+
+def _migrate(database: Database) -> None:
     config = alembic_config()
     with database.engine.begin() as connection:
         if not database.is_sqlite:
@@ -34,7 +77,10 @@ def migrate(database: Database) -> None:
 
 def main() -> None:
     """Migrate the database of the settings."""
-    migrate(get_database())
+    try:
+        migrate(get_database())
+    except DatabaseUnusable as error:
+        sys.exit(str(error))
     print("The database is at the newest schema.")
 
 

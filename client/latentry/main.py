@@ -1,5 +1,6 @@
 """The command line, ``latentry``. What the exit codes mean is in `latentry.commands.exits`."""
 
+import contextlib
 import json
 import logging
 import signal
@@ -83,15 +84,21 @@ def up(
     threads: Annotated[
         int, typer.Option(min=1, envvar="LATENTRY_THREADS", help="CPU threads of each worker.")
     ] = 1,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Let everyone who reaches --host use the service without a key."),
+    ] = False,
 ) -> None:
     """Run the whole service on this machine: API, worker, maintenance loop, broker, SQLite."""
-    with_errors_told(lambda: _run_service(data_dir, host=host, port=port, workers=workers, threads=threads))
+    options = {"host": host, "port": port, "workers": workers, "threads": threads, "insecure": insecure}
+    with_errors_told(lambda: _run_service(data_dir, **options))
 
 
 def _run_service(data_dir: Path, **options: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGHUP comes when the terminal is closed.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     service = load_embedded_service()(data_dir, **options)
     try:
@@ -103,10 +110,16 @@ def _run_service(data_dir: Path, **options: Any) -> None:
         typer.echo(f"Logs   {service.log_dir}")
         typer.echo("Ctrl-C stops everything; the next `latentry up` goes on where it was.")
         service.watch(stopping.is_set)
-        typer.echo("Stopping: workers end their epoch and save …")
+        _say_if_anyone_reads("Stopping: workers end their epoch and save …")
     finally:
         service.stop()
-    typer.echo("Stopped.")
+    _say_if_anyone_reads("Stopped.")
+
+
+def _say_if_anyone_reads(text: str) -> None:
+    """Print a line; the terminal may have been closed."""
+    with contextlib.suppress(OSError):
+        typer.echo(text)
 
 
 @app.command(rich_help_panel=RUN, epilog="Example: latentry demo --data-dir /tmp/latentry-demo")

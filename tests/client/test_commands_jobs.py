@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from latentry import Client
 
 from store import events
 from store.database import Database
@@ -184,3 +185,23 @@ def test_a_job_of_a_file(
     assert ran.json()["dataset_id"] == dataset_id
     assert f"is {dataset_id}" in ran.messages
     assert json.loads(ran.out)["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["jobs", "watch"], ["jobs", "watch", "--json"], ["jobs", "extend", "--epochs", "1", "--watch"]],
+)
+def test_ctrl_c_leaves_the_job_and_says_how_to_watch_it_again(
+    latentry: CommandLine, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "events", interrupt)
+    with sqlite_database.write() as session:
+        job_id = add_job(session, add_dataset(session), budget={"models": 2, "epochs": 2})
+    ran = latentry(*arguments, job_id, expect=130)
+    assert "The job goes on." in ran.messages
+    assert f"latentry jobs watch {job_id}" in ran.messages
+    with sqlite_database.read() as session:
+        assert session.get_one(Job, job_id).state == JobState.RUNNING

@@ -185,7 +185,8 @@ def test_a_taken_port_is_told(service: EmbeddedService, tmp_path: Path) -> None:
     other.stop()
 
 
-def test_up_runs_until_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_up_runs_until_interrupted_or_its_terminal_is_closed(tmp_path: Path, number: signal.Signals) -> None:
     command = [
         sys.executable,
         "-m",
@@ -204,7 +205,7 @@ def test_up_runs_until_interrupted(tmp_path: Path) -> None:
     assert first.startswith("API    http://127.0.0.1:")
     with Client(first.split()[1].removesuffix("/v1")) as client:
         assert client.get("/readyz")["ready"] is True
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest, _ = process.communicate(timeout=40)
     assert process.returncode == 0
     assert rest.rstrip().endswith("Stopped.")

@@ -8,7 +8,7 @@ import typer
 from latentry.commands import downloads, job_pages
 from latentry.commands.calling import Call, Document, command
 from latentry.commands.datasets import named_dataset
-from latentry.commands.exits import UsageProblem
+from latentry.commands.exits import ExitCode, UsageProblem
 from latentry.commands.reading import read_document, set_values
 from latentry.commands.words import number, rows_table, time_in_words, value_in_words
 from latentry.errors import NotDone
@@ -125,6 +125,16 @@ def watch(call: Call, job_id: JobId) -> None:
 
 
 def _watch(call: Call, job_id: str) -> None:
+    try:
+        _follow(call, job_id)
+    except KeyboardInterrupt:
+        call.say(
+            f"The job goes on. To watch it again: latentry jobs watch {job_id}; to end it: latentry jobs stop {job_id}"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _follow(call: Call, job_id: str) -> None:
     from latentry.display import follow
 
     if call.as_json:
