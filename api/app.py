@@ -61,6 +61,8 @@ def create_app(
         description=DESCRIPTION,
         responses=errors.problem_responses(500),
         separate_input_output_schemas=False,
+        docs_url=None,  # `api.openapi` has a page that needs no internet
+        redoc_url=None,
     )
     app.state = make_state(settings, database or get_database(), arrays or get_array_store())
     errors.install(app)

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the service. ``python -m api.openapi`` renews ``api/openapi.json``."""
+"""The OpenAPI document of the service, and the page that shows it. ``python -m api.openapi`` renews ``api/openapi.json``."""
 
 import json
 import tempfile
@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 
 from api.errors import ProblemDocument
 
@@ -14,7 +17,7 @@ DOCUMENT = Path(__file__).with_name("openapi.json")
 
 
 def install(app: FastAPI) -> None:
-    """Let the app describe itself by `describe`."""
+    """Let the app describe itself by `describe`, and show it at ``/docs`` without the internet."""
 
     def cached() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -22,6 +25,19 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = cached  # type: ignore[method-assign]  # FastAPI's own way to replace it
+
+    @app.get("/docs", include_in_schema=False)
+    def show() -> HTMLResponse:
+        # Relative addresses hold under any path of a proxy.
+        return get_swagger_ui_html(
+            title=f"{app.title} {app.version}",
+            openapi_url="openapi.json",
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon-32x32.png",
+        )
+
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -219,7 +219,10 @@ class EmbeddedService:
         """Start the broker; if it cannot read the files of its folder, without them."""
         self._spawn("broker", command)
         broker = self._children[-1]
-        has_ended = lambda: broker.process.poll() is not None  # noqa: E731 (asked twice)
+
+        def has_ended() -> bool:
+            return broker.process.poll() is not None
+
         _wait_for(lambda: has_ended() or _broker_answers(redis_url), "the broker", lambda: None)
         if has_ended() and self._empty_broker():
             broker.process = self._popen(broker.name, broker.command, broker.environment)

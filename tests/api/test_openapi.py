@@ -4,8 +4,10 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 
 from api import openapi
@@ -85,3 +87,21 @@ def test_nothing_internal_is_told(document: dict[str, Any]) -> None:
         "httpvalidationerror",
     ):
         assert word not in text
+
+
+def test_the_page_of_the_api_needs_nothing_of_the_internet(light_client: TestClient) -> None:
+    page = light_client.get("/docs")
+    assert page.status_code == 200
+    assert re.findall(r"https?://", page.text) == []
+    addresses = re.findall(r"""(?:href|src|url)\s*[=:]\s*["']([^"']+)["']""", page.text)
+    assert len(addresses) == 4, addresses
+    for address in addresses:
+        answer = light_client.get(urljoin("/docs", address))
+        assert (answer.status_code, len(answer.content) > 500) == (200, True), address
+    style, icon, script, document = addresses
+    assert "SwaggerUIBundle" in light_client.get(urljoin("/docs", script)).text
+    assert light_client.get(urljoin("/docs", document)).json()["openapi"].startswith("3.1")
+    for loaded in (style, icon, script):
+        assert not urljoin("https://lab.example/latentry/docs", loaded).startswith(
+            "https://lab.example/docs"
+        ), "under a path"
