@@ -1,12 +1,15 @@
-"""Keyset pagination: an opaque token carries the last key of a page."""
+"""Lists: filters, and keyset pagination, where an opaque token carries the last key of a page."""
 
 import base64
 import re
 from collections.abc import Sequence
-from typing import Annotated, Generic, TypeVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, Field
+from sqlalchemy import ColumnElement, func
 
 from api.errors import Invalid
 from api.field_problems import FieldProblem
@@ -26,6 +29,39 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next_page_token: str | None = Field(None, description="Nothing on the last page.")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which items of a list to keep, by what jobs and data sets have in common."""
+
+    name: Annotated[
+        str | None,
+        Query(max_length=200, description="Only those whose name has this in it; case does not matter."),
+    ] = None
+    created_after: Annotated[
+        datetime | None,
+        Query(description="Only those made at this time or later (UTC unless it says otherwise)."),
+    ] = None
+    created_before: Annotated[datetime | None, Query(description="Only those made before this time.")] = None
+
+    def conditions(self, table: Any) -> list[ColumnElement[bool]]:
+        """Return what holds of the rows of a table that are kept."""
+        found = []
+        if self.name is not None:
+            found.append(func.lower(table.name).contains(self.name.lower(), autoescape=True))
+        if self.created_after is not None:
+            found.append(table.created_at >= _aware(self.created_after))
+        if self.created_before is not None:
+            found.append(table.created_at < _aware(self.created_before))
+        return found
+
+
+FiltersDependency = Annotated[Filters, Depends()]
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def encode_token(key: str) -> str:

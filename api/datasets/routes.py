@@ -24,7 +24,7 @@ from api.dependencies import DatabaseDependency, OriginalsDependency, SettingsDe
 from api.errors import BadRequest, Invalid, problem_responses
 from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
-from api.pagination import Page, PageSize, PageToken
+from api.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.uploads.direct_routes import ContentDigest, ReprDigest
 from api.uploads.receiving import receive, told_sha256
 from api.waiting import Prefer, wait_for
@@ -237,12 +237,14 @@ def synthesize_dataset(
 def list_datasets(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    filters: FiltersDependency,
+    state: Annotated[DatasetState | None, Query(description="Only those in this state.")] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[DatasetDocument]:
     """List data sets, newest first."""
     with database.read() as session:
-        return service.list_page(session, tenant_id, page_size, page_token)
+        return service.list_page(session, tenant_id, filters, state, page_size, page_token)
 
 
 @router.get("/v1/datasets/{dataset_id}", operation_id="get_dataset", responses=problem_responses(404))

@@ -12,7 +12,7 @@ from api.arrays.trial_conditions import trial_conditions
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.pagination import Page, cut_page, decode_id, decode_number
+from api.pagination import Filters, Page, cut_page, decode_id, decode_number
 from store import outbox
 from store.content import content_digest
 from store.identifiers import PATTERN, new_id
@@ -87,10 +87,18 @@ def find_arrays(session: Session, tenant_id: str, dataset_id: str) -> ArrayGroup
 
 
 def list_page(
-    session: Session, tenant_id: str, page_size: int, page_token: str | None
+    session: Session,
+    tenant_id: str,
+    filters: Filters,
+    state: DatasetState | None,
+    page_size: int,
+    page_token: str | None,
 ) -> Page[DatasetDocument]:
-    """A page of the tenant's data sets, newest first."""
-    query = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.id.desc())
+    """Return a page of the tenant's data sets, newest first."""
+    own = (Dataset.tenant_id == tenant_id, *filters.conditions(Dataset))
+    query = select(Dataset).where(*own).order_by(Dataset.id.desc())
+    if state is not None:
+        query = query.where(Dataset.state == state)
     if (before := decode_id(page_token)) is not None:
         query = query.where(Dataset.id < before)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()

@@ -18,7 +18,7 @@ from api.jobs import lifecycle, service
 from api.jobs.preview import preview
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
 from api.models.schemas import ModelDocument
-from api.pagination import Page, PageSize, PageToken
+from api.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.waiting import Prefer, wait_for
 from store.specification import JobSpecification
 from store.states import JobState
@@ -112,13 +112,17 @@ def create_job(
 def list_jobs(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    filters: FiltersDependency,
     state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
+    dataset_id: Annotated[
+        str | None, Query(max_length=40, description="Only those of this data set.")
+    ] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[JobDocument]:
     """List jobs, newest first."""
     with database.read() as session:
-        return service.list_page(session, tenant_id, state, page_size, page_token)
+        return service.list_page(session, tenant_id, filters, state, dataset_id, page_size, page_token)
 
 
 @router.get("/v1/jobs/{job_id}", operation_id="get_job", responses=problem_responses(404))

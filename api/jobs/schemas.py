@@ -77,6 +77,7 @@ class JobDocument(BaseModel):
     id: str
     name: str
     dataset_id: str
+    dataset_name: str
     state: JobState
     progress: JobProgress
     selected_model_id: str | None = Field(None, description="The model with the lowest smoothed SV loss.")

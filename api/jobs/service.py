@@ -21,14 +21,14 @@ from api.jobs.schemas import (
 from api.jobs.warm_start import find_models
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
-from api.pagination import Page, cut_page, decode_id, decode_number
+from api.pagination import Filters, Page, cut_page, decode_id, decode_number
 from store import events, outbox
 from store.budget import spent
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN, new_id
 from store.specification import JobSpecification
 from store.states import JobState, ModelState
-from store.tables import CurvePoint, Event, Job, Model, Slice
+from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 
 
 def document(session: Session, row: Job) -> JobDocument:
@@ -54,6 +54,7 @@ def document(session: Session, row: Job) -> JobDocument:
         id=row.id,
         name=row.name,
         dataset_id=row.dataset_id,
+        dataset_name=session.get_one(Dataset, row.dataset_id).name,
         state=row.state,
         progress=_progress(session, row, specification),
         selected_model_id=row.selected_model_id,
@@ -221,12 +222,20 @@ def amend(session: Session, tenant_id: str, job_id: str, changes: JobChanges) ->
 
 
 def list_page(
-    session: Session, tenant_id: str, state: JobState | None, page_size: int, page_token: str | None
+    session: Session,
+    tenant_id: str,
+    filters: Filters,
+    state: JobState | None,
+    dataset_id: str | None,
+    page_size: int,
+    page_token: str | None,
 ) -> Page[JobDocument]:
-    """A page of the tenant's jobs, newest first."""
-    query = select(Job).where(Job.tenant_id == tenant_id).order_by(Job.id.desc())
+    """Return a page of the tenant's jobs, newest first."""
+    query = select(Job).where(Job.tenant_id == tenant_id, *filters.conditions(Job)).order_by(Job.id.desc())
     if state is not None:
         query = query.where(Job.state == state)
+    if dataset_id is not None:
+        query = query.where(Job.dataset_id == dataset_id)
     if (before := decode_id(page_token)) is not None:
         query = query.where(Job.id < before)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()

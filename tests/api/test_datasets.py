@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from api.pagination import encode_token
 from api.waiting import wanted_wait_seconds
 from store.database import Database
 from store.states import DatasetState
-from store.tables import Dataset
-from tests.api.api_examples import PROBLEM, Example, add_dataset, add_tenant
+from store.tables import Dataset, Job
+from tests.api.api_examples import PROBLEM, Example, add_dataset, add_job, add_tenant
 
 
 def pages(client: TestClient, path: str, page_size: int) -> list[list[dict[str, Any]]]:
@@ -329,3 +330,57 @@ def test_repeated_synthesis_is_made_once(light_client: TestClient) -> None:
     )
     assert other.status_code == 422
     assert len(light_client.get("/v1/datasets").json()["items"]) == 1
+
+
+def ids(client: TestClient, path: str, **filters: str) -> list[str]:
+    answer = client.get(path, params=filters)
+    assert answer.status_code == 200, answer.text
+    return [item["id"] for item in answer.json()["items"]]
+
+
+@pytest.mark.parametrize("kind", ["datasets", "jobs"])
+def test_lists_are_filtered_by_name_date_and_state(client: TestClient, database: Database, kind: str) -> None:
+    made = {}
+    for day, name in ((1, "Reach_100%"), (2, "reach 1005"), (3, "Grasp")):
+        with database.write() as session:
+            dataset_id = add_dataset(session)
+            item = dataset_id if kind == "datasets" else add_job(session, dataset_id)
+            row: Any = session.get_one(Dataset if kind == "datasets" else Job, item)
+            row.name, row.created_at = name, datetime(2026, 3, day, 12, tzinfo=UTC)
+            row.state = (
+                {1: "ready", 2: "ready", 3: "rejected"}[day]
+                if kind == "datasets"
+                else ("done" if day < 3 else "failed")
+            )
+            made[day] = item
+        time.sleep(0.002)  # ids sort by the millisecond
+    path = f"/v1/{kind}"
+    assert ids(client, path, name="reach") == [made[2], made[1]]
+    assert ids(client, path, name="100%") == [made[1]], "what LIKE would read as a pattern"
+    assert ids(client, path, name="") == [made[3], made[2], made[1]]
+    assert ids(client, path, created_after="2026-03-02") == [made[3], made[2]]
+    assert ids(client, path, created_before="2026-03-02T12:00:00Z") == [made[1]]
+    assert ids(client, path, created_before="2026-03-02T13:30:00+02:00") == [made[1]]
+    assert ids(client, path, created_after="2026-03-02T12:00:00", created_before="2026-03-03") == [made[2]]
+    assert ids(client, path, state="rejected" if kind == "datasets" else "failed") == [made[3]]
+    assert ids(client, path, name="reach", created_after="2026-03-03") == []
+    first = client.get(path, params={"name": "reach", "page_size": 1}).json()
+    assert [item["id"] for item in first["items"]] == [made[2]]
+    assert ids(client, path, name="reach", page_token=first["next_page_token"]) == [made[1]]
+    answer = client.get(path, params={"created_after": "yesterday"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "created_after")
+    answer = client.get(path, params={"nam": "x"})
+    assert "name" in answer.json()["errors"][0]["hint"] + answer.json()["errors"][0]["message"]
+
+
+def test_jobs_name_their_data_set_and_are_listed_by_it(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        first, second = add_dataset(session), add_dataset(session)
+        session.get_one(Dataset, second).name = "Monday"
+        job_of_first, job_of_second = add_job(session, first), add_job(session, second)
+    assert ids(light_client, "/v1/jobs", dataset_id=second) == [job_of_second]
+    assert ids(light_client, "/v1/jobs", dataset_id="dat_0") == []
+    assert light_client.get(f"/v1/jobs/{job_of_second}").json()["dataset_name"] == "Monday"
+    assert light_client.get(f"/v1/jobs/{job_of_first}").json()["dataset_name"] == "example"

@@ -12,7 +12,7 @@ from latentry import Client
 from store import events
 from store.database import Database
 from store.states import JobState
-from store.tables import Job
+from store.tables import Dataset, Job
 from tests.api.api_examples import Example, add_dataset, add_job, add_population
 from tests.client.command_line import CommandLine
 
@@ -205,3 +205,26 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_watch_it_again(
     assert f"latentry jobs watch {job_id}" in ran.messages
     with sqlite_database.read() as session:
         assert session.get_one(Job, job_id).state == JobState.RUNNING
+
+
+def test_lists_are_filtered_and_say_how_to_go_on(latentry: CommandLine, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session)
+        session.get_one(Dataset, dataset_id).name = "Monday"
+        jobs = [add_job(session, dataset_id) for _ in range(3)]
+        add_job(session, add_dataset(session))
+    of_data_set = ("jobs", "list", "--dataset", dataset_id)
+    assert "Monday" in latentry(*of_data_set).out
+    first = latentry(*of_data_set, "--limit", "2", "--json")
+    token = first.messages.split("--page-token ")[1].split()[0]
+    rest = latentry(*of_data_set, "--limit", "2", "--page-token", token, "--json")
+    assert {one["id"] for one in first.json() + rest.json()} == set(jobs)
+    assert (len(first.json()), len(rest.json()), rest.messages) == (2, 1, "")
+    assert len(latentry(*of_data_set, "--limit", "1", "--all", "--json").json()) == 3
+    assert latentry("jobs", "list", "--before", "2020-01-01", "--json").json() == []
+    found = latentry(
+        "datasets", "list", "--name", "mon", "--state", "ready", "--after", "2020-01-01", "--json"
+    ).json()
+    assert [one["id"] for one in found] == [dataset_id]
+    assert "spikes.npz" in latentry("datasets", "list", "--name", "mon").out
+    assert "created_after" in latentry("datasets", "list", "--after", "yesterday", expect=2).messages

@@ -35,6 +35,7 @@ CALLS: dict[type, dict[str, Call]] = {
     Client: {
         "upload_dataset": lambda one: (one.upload_dataset(FILE), one.upload_dataset(FILE, resumable=True)),
         "upload_file": lambda one: one.upload_file(FILE),
+        "retry_dataset": lambda one: one.retry_dataset("dat_1"),
         "derive_dataset": lambda one: one.derive_dataset("dat_1", {"rebin_s": 0.02}, "coarse"),
         "combine_datasets": lambda one: one.combine_datasets(["dat_1", "dat_2"]),
         "synthesize_dataset": lambda one: one.synthesize_dataset("driven", inputs=2, seed=1),
@@ -80,6 +81,7 @@ CALLS: dict[type, dict[str, Call]] = {
     Dataset: {
         "wait": lambda one: one.wait(),
         "list_trials": lambda one: list(one.list_trials(where={"condition": [3, 4]})),
+        "retry": lambda one: one.retry(),
         "derive": lambda one: one.derive({}),
         "submit": lambda one: one.submit(preset="quick"),
         "preview": lambda one: one.preview(),

@@ -150,7 +150,8 @@ class AsyncClient(AsyncRequests):
         NotDone
             If it fails again.
         """
-        return await self._made(f"/v1/datasets/{dataset_id}:retry", None)
+        await self.act(f"/v1/datasets/{dataset_id}:retry")
+        return await self.wait_for_dataset(dataset_id)
 
     async def combine_datasets(self, dataset_ids: Sequence[str], name: str = "") -> AsyncDataset:
         """Make one data set of several sessions, whose neurons differ, and wait until it is ready.
@@ -178,9 +179,15 @@ class AsyncClient(AsyncRequests):
         """
         return await self._made("/v1/datasets:synthesize", {"system": system, **parameters})
 
-    def datasets(self) -> AsyncPages[AsyncDataset]:
-        """All your data sets, newest first."""
-        return AsyncPages(self, "/v1/datasets", self.dataset_of)
+    def datasets(self, **filters: Any) -> AsyncPages[AsyncDataset]:
+        """List your data sets, newest first.
+
+        Parameters
+        ----------
+        filters
+            ``state``; ``name``, a part of it; ``created_after`` and ``created_before``, as ``2026-01-31`` or a datetime.
+        """
+        return AsyncPages(self, "/v1/datasets", self.dataset_of, **filters)
 
     async def get_dataset(self, dataset_id: str) -> AsyncDataset:
         """Read a data set."""
@@ -229,9 +236,17 @@ class AsyncClient(AsyncRequests):
         """What a search would do and take, without doing it: epochs, seconds, memory, warnings, every default written out."""
         return await self.post("/v1/jobs", specification, params={"validate_only": "true"})
 
-    def jobs(self, state: str | None = None) -> AsyncPages[AsyncJob]:
-        """All your jobs, newest first; or those of a state."""
-        return AsyncPages(self, "/v1/jobs", self.job_of, state=state)
+    def jobs(self, state: str | None = None, **filters: Any) -> AsyncPages[AsyncJob]:
+        """List your jobs, newest first.
+
+        Parameters
+        ----------
+        state
+            Only those in this state.
+        filters
+            ``dataset_id``; ``name``, a part of it; ``created_after`` and ``created_before``, as ``2026-01-31`` or a datetime.
+        """
+        return AsyncPages(self, "/v1/jobs", self.job_of, state=state, **filters)
 
     async def get_job(self, job_id: str) -> AsyncJob:
         """Read a job."""
@@ -410,5 +425,5 @@ class AsyncClient(AsyncRequests):
         """The inference of a document."""
         return AsyncInference(self, document)
 
-    async def _made(self, path: str, body: Document | None) -> AsyncDataset:
+    async def _made(self, path: str, body: Document) -> AsyncDataset:
         return await self.wait_for_dataset((await self.post(path, body))["id"])

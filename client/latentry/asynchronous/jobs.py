@@ -39,6 +39,7 @@ class AsyncJob(AsyncResource):
         return self.state in ("done", "failed", "cancelled")
 
     dataset_id = Field[str]("Id of the data set whose models it searches.")
+    dataset_name = Field[str]("Name of that data set.")
     progress = Field[JobProgress]("How far it has come.")
     specification = Field[Document]("What it was asked, with every default written out.")
     warnings = Field[list[str]]("What of the request is allowed and probably not meant.")

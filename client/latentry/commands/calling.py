@@ -106,6 +106,19 @@ class Call:
         """Print one of a stream of documents as a line of JSON."""
         print(json.dumps(document, ensure_ascii=False), flush=True)
 
+    def page_of(
+        self, path: str, limit: int, everything: bool, page_token: str | None, **filters: Any
+    ) -> list[Document]:
+        """Return items of a paged list, and say how to see the rest."""
+        if everything:
+            return self.items(path, None, page_token=page_token, **filters)
+        asked = {name: value for name, value in filters.items() if value is not None}
+        page = self.client.get(path, params={**asked, "page_size": limit, "page_token": page_token})
+        if token := page["next_page_token"]:
+            self.say(f"There are more: --page-token {token} shows the next {limit}, --all shows all.")
+        found: list[Document] = page["items"]
+        return found
+
     def items(self, path: str, limit: int | None, **parameters: Any) -> list[Document]:
         """Items of a paged list, the first `limit` of them or all."""
         asked = {name: value for name, value in parameters.items() if value is not None}
@@ -118,6 +131,21 @@ class Call:
             if not page["next_page_token"]:
                 return found
             asked["page_token"] = page["next_page_token"]
+
+
+Limit = Annotated[int, typer.Option(min=1, max=500, help="So many at most, newest first.")]
+Everything = Annotated[bool, typer.Option("--all", help="All, whatever --limit says.")]
+PageToken = Annotated[
+    str | None, typer.Option(metavar="TOKEN", help="Go on where an earlier list ended, which said the token.")
+]
+NameFilter = Annotated[
+    str | None, typer.Option("--name", metavar="TEXT", help="Only those whose name has this in it.")
+]
+After = Annotated[
+    str | None,
+    typer.Option("--after", metavar="TIME", help="Only those made since then, such as 2026-01-31 (UTC)."),
+]
+Before = Annotated[str | None, typer.Option("--before", metavar="TIME", help="Only those made before then.")]
 
 
 def _width(is_terminal: bool) -> int | None:

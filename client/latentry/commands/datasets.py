@@ -6,7 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from latentry.commands import downloads, report_page
-from latentry.commands.calling import Call, Document, command
+from latentry.commands.calling import (
+    After,
+    Before,
+    Call,
+    Document,
+    Everything,
+    Limit,
+    NameFilter,
+    PageToken,
+    command,
+)
 from latentry.commands.exits import UsageProblem
 from latentry.commands.reading import read_document, set_values
 from latentry.commands.words import rows_table, time_in_words, value_in_words
@@ -34,7 +44,6 @@ Options = Annotated[
         help="One option, such as trials.align_to=go_cue_time or 'trials.window_s=[-0.25, 0.75]'; repeatable.",
     ),
 ]
-Limit = Annotated[int, typer.Option(min=1, help="So many at most, newest first.")]
 Format = Annotated[str | None, typer.Option(help="Format of the file; told from its contents unless given.")]
 BinWidth = Annotated[float | None, typer.Option(help="Width of a bin in seconds, if the file does not say.")]
 
@@ -107,18 +116,41 @@ def upload(
 
 
 @command(app, "list", example="datasets list --limit 5")
-def list_datasets(call: Call, limit: Limit = 20) -> None:
-    """List data sets."""
-    found = call.items("/v1/datasets", limit)
-    columns = ("id", "name", "state", ">trials", ">bins", ">neurons", ">bin (ms)", "made")
+def list_datasets(
+    call: Call,
+    state: Annotated[
+        str | None, typer.Option(help="Only those: ingesting, ready, rejected or failed.")
+    ] = None,
+    name: NameFilter = None,
+    after: After = None,
+    before: Before = None,
+    limit: Limit = 20,
+    everything: Everything = False,
+    page_token: PageToken = None,
+) -> None:
+    """List data sets, newest first."""
+    found = call.page_of(
+        "/v1/datasets", limit, everything, page_token,
+        state=state, name=name, created_after=after, created_before=before,
+    )  # fmt: skip
+    columns = ("id", "name", "made of", "state", ">trials", ">bins", ">neurons", ">bin (ms)", "made")
     rows = (
         (
-            one["id"], one["name"], one["state"], *(value_in_words(one[name]) for name in ("trials", "bins", "neurons")),
+            one["id"], one["name"], _made_of(one), one["state"],
+            *(value_in_words(one[name]) for name in ("trials", "bins", "neurons")),
             value_in_words(one["bin_width_s"] and one["bin_width_s"] * 1000), time_in_words(one["created_at"]),
         )
         for one in found
     )  # fmt: skip
     call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+
+
+def _made_of(dataset: Document) -> str:
+    """Say in a few words what a data set was made of."""
+    source = dataset["source"]
+    kinds = {"upload": "filename", "synthetic": "system"}
+    what = source.get(kinds.get(source["kind"], "")) or source["kind"]
+    return f"{what} (derived from {dataset['derived_from']})" if dataset["derived_from"] else str(what)
 
 
 @command(app, "show", example="datasets show dat_0192f3c4a5b6aabbccddeeff")

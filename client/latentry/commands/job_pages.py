@@ -40,7 +40,7 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
     yield "job", job["id"]
     yield "name", job["name"] or None
     yield "state", job["state"]
-    yield "data set", job["dataset_id"]
+    yield "data set", f"{job['dataset_id']} ({job['dataset_name']})"
     yield "strategy", specification["strategy"]["kind"]
     yield "models", f"{progress['models_ended']} of {progress['models']} have ended"
     yield "epochs", f"{progress['epochs_trained']} of {progress['epochs_budget']} over all models"

@@ -6,7 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from latentry.commands import downloads, job_pages
-from latentry.commands.calling import Call, Document, command
+from latentry.commands.calling import (
+    After,
+    Before,
+    Call,
+    Document,
+    Everything,
+    Limit,
+    NameFilter,
+    PageToken,
+    command,
+)
 from latentry.commands.datasets import named_dataset
 from latentry.commands.exits import ExitCode, UsageProblem
 from latentry.commands.reading import read_document, set_values
@@ -92,16 +102,29 @@ def list_jobs(
     state: Annotated[
         str | None, typer.Option(help="Only those: queued, running, paused, done, failed, …")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many at most, newest first.")] = 20,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", metavar="ID", help="Only those of this data set.")
+    ] = None,
+    name: NameFilter = None,
+    after: After = None,
+    before: Before = None,
+    limit: Limit = 20,
+    everything: Everything = False,
+    page_token: PageToken = None,
 ) -> None:
-    """List jobs."""
-    found = call.items("/v1/jobs", limit, state=state)
-    columns = ("id", "name", "state", ">models", ">done", ">best SV loss", "selected model", "made")
+    """List jobs, newest first."""
+    found = call.page_of(
+        "/v1/jobs", limit, everything, page_token,
+        state=state, dataset_id=dataset, name=name, created_after=after, created_before=before,
+    )  # fmt: skip
+    columns = (
+        "id", "name", "data set", "state", ">models", ">done", ">best SV loss", "selected model", "made"
+    )  # fmt: skip
     rows = (
         (
-            one["id"], one["name"], one["state"], str(one["progress"]["models"]), f"{one['progress']['fraction']:.0%}",
-            number(one["progress"]["best_smoothed_sv_loss"]), value_in_words(one["selected_model_id"]),
-            time_in_words(one["created_at"]),
+            one["id"], one["name"], one["dataset_name"], one["state"], str(one["progress"]["models"]),
+            f"{one['progress']['fraction']:.0%}", number(one["progress"]["best_smoothed_sv_loss"]),
+            value_in_words(one["selected_model_id"]), time_in_words(one["created_at"]),
         )
         for one in found
     )  # fmt: skip

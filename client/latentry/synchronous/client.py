@@ -151,7 +151,8 @@ class Client(Requests):
         NotDone
             If it fails again.
         """
-        return self._made(f"/v1/datasets/{dataset_id}:retry", None)
+        self.act(f"/v1/datasets/{dataset_id}:retry")
+        return self.wait_for_dataset(dataset_id)
 
     def combine_datasets(self, dataset_ids: Sequence[str], name: str = "") -> Dataset:
         """Make one data set of several sessions, whose neurons differ, and wait until it is ready.
@@ -179,9 +180,15 @@ class Client(Requests):
         """
         return self._made("/v1/datasets:synthesize", {"system": system, **parameters})
 
-    def datasets(self) -> Pages[Dataset]:
-        """All your data sets, newest first."""
-        return Pages(self, "/v1/datasets", self.dataset_of)
+    def datasets(self, **filters: Any) -> Pages[Dataset]:
+        """List your data sets, newest first.
+
+        Parameters
+        ----------
+        filters
+            ``state``; ``name``, a part of it; ``created_after`` and ``created_before``, as ``2026-01-31`` or a datetime.
+        """
+        return Pages(self, "/v1/datasets", self.dataset_of, **filters)
 
     def get_dataset(self, dataset_id: str) -> Dataset:
         """Read a data set."""
@@ -230,9 +237,17 @@ class Client(Requests):
         """What a search would do and take, without doing it: epochs, seconds, memory, warnings, every default written out."""
         return self.post("/v1/jobs", specification, params={"validate_only": "true"})
 
-    def jobs(self, state: str | None = None) -> Pages[Job]:
-        """All your jobs, newest first; or those of a state."""
-        return Pages(self, "/v1/jobs", self.job_of, state=state)
+    def jobs(self, state: str | None = None, **filters: Any) -> Pages[Job]:
+        """List your jobs, newest first.
+
+        Parameters
+        ----------
+        state
+            Only those in this state.
+        filters
+            ``dataset_id``; ``name``, a part of it; ``created_after`` and ``created_before``, as ``2026-01-31`` or a datetime.
+        """
+        return Pages(self, "/v1/jobs", self.job_of, state=state, **filters)
 
     def get_job(self, job_id: str) -> Job:
         """Read a job."""
@@ -407,5 +422,5 @@ class Client(Requests):
         """The inference of a document."""
         return Inference(self, document)
 
-    def _made(self, path: str, body: Document | None) -> Dataset:
+    def _made(self, path: str, body: Document) -> Dataset:
         return self.wait_for_dataset((self.post(path, body))["id"])
