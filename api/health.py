@@ -1,6 +1,7 @@
 """Health and readiness."""
 
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from typing import Annotated
 
 from fastapi import APIRouter, Response
@@ -24,6 +25,14 @@ class Health(BaseModel):
     status: Annotated[str, Field(examples=["ok"])]
 
 
+class Service(BaseModel):
+    """What there is at this address."""
+
+    name: str = "Latentry"
+    version: str
+    links: dict[str, str]
+
+
 class WorkerHealth(BaseModel):
     """A training process that gave a sign lately."""
 
@@ -43,6 +52,18 @@ class Readiness(BaseModel):
     slices_running: int
     messages_waiting: int
     warnings: list[str]
+
+
+@router.get("/v1", operation_id="get_service")
+async def get_service() -> Service:
+    """Say what there is, and where."""
+    own = ("datasets", "jobs", "inferences", "keys", "webhooks", "caller", "checks")
+    links = {name: f"/v1/{name}" for name in own} | {
+        "readiness": "/readyz",
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+    }
+    return Service(version=version("latentry"), links=links)
 
 
 @router.get("/healthz", operation_id="get_health")

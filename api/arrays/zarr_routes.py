@@ -4,6 +4,7 @@ import re
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import RedirectResponse
 from zarr.abc.store import Store
 
 from api.arrays.group import FindGroup
@@ -63,6 +64,11 @@ def make_zarr_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter
         return zarr_object(
             arrays, f"{group.path}/{key}", kept, request.method, range_, if_none_match, if_range
         )
+
+    @router.get(base + "/zarr", include_in_schema=False)
+    def read_group(owner_id: str, request: Request) -> RedirectResponse:
+        """Lead whoever opens the address of the group to its metadata."""
+        return RedirectResponse(f"{request.url.path}/zarr.json")
 
     return router
 

@@ -25,7 +25,7 @@ from tests.api.conftest import serve
 from tests.app_copies import app_of
 
 ADMIN = "operator-" + "0" * 20
-OPEN = {"/healthz", "/readyz"}
+OPEN = {"/v1", "/healthz", "/readyz"}
 
 
 def bearer(secret: str) -> dict[str, str]:

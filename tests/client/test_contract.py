@@ -186,6 +186,7 @@ NO_REQUEST: dict[type, set[str]] = {
 """Public names that ask the service for nothing."""
 
 UNREACHED = {
+    "get_service": "links for whoever opens the address in a browser",
     "get_health": "whether the process lives is for those who run it",
     "describe_uploads": "the client knows what of tus it uses",
     "put_upload": "the client sends whole files as data sets",

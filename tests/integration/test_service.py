@@ -1,7 +1,9 @@
 """The whole service, as `latentry up` runs it, through its client."""
 
 import io
+import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -70,6 +72,36 @@ def test_the_main_job(service: EmbeddedService, spikes_file: Path) -> None:
     with httpx.Client(base_url=service.url, timeout=60) as http:
         infer_at_once(http, dataset["id"], model_id)
         apply_to_own_data_set(http, other_id)
+
+
+def test_every_link_leads_somewhere(service: EmbeddedService, spikes_file: Path) -> None:
+    """From what `latentry up` prints, through every list and every document's links."""
+    with Client(service.url) as client:
+        dataset = client.upload_dataset(spikes_file)
+        client.wait_for_job(client.create_job({**SMALL, "dataset_id": dataset["id"]})["id"])
+    seen, waiting = set[str](), ["/v1", "/", "/docs"]
+    with httpx.Client(base_url=service.url, timeout=60, follow_redirects=True) as http:
+        while waiting:
+            path = waiting.pop()
+            seen.add(path)
+            with http.stream("GET", path) as answer:
+                assert answer.status_code < 400, (path, answer.status_code)
+                if not answer.headers["Content-Type"].startswith("application/json"):
+                    continue
+                document = json.loads(answer.read())
+            documents = [document, *document.get("items", [])] if isinstance(document, dict) else []
+            found = [
+                link for one in documents for link in [*one.get("links", {}).values(), one.get("href", "")]
+            ]
+            waiting += {link for link in found if link and link not in seen and link not in waiting}
+    kinds = {re.sub(r"[a-z]+_[0-9a-f]{24}", "ID", path) for path in seen}
+    assert {
+        "/v1/datasets/ID/preview.png",
+        "/v1/jobs/ID/lineage.svg",
+        "/v1/models/ID/card",
+        "/v1/models/ID/zarr",
+    } <= kinds
+    assert len(kinds) > 25
 
 
 def infer_at_once(http: httpx.Client, dataset_id: str, model_id: str) -> None:
