@@ -50,6 +50,10 @@ class Mapping(_Options):
     trial_metadata: list[VariableName] | None = Field(
         None, description="Metadata of trials to take; all that fit unless given, none if empty."
     )
+    neuron_metadata: list[VariableName] | None = Field(
+        None,
+        description="In arrays and MATLAB files: metadata of neurons to take; all that fit unless given, none if empty.",
+    )
     trial: VariableName | None = Field(None, description="In tables: the column of the trial.")
     bin: VariableName | None = Field(None, description="In tables: the column of the bin, counted from 0.")
     neuron: VariableName | None = Field(None, description="In tables: the column of the neuron.")

@@ -1,7 +1,9 @@
 """How wide a bin is, in seconds: from the upload's options, the file, its time axis, or its true rates."""
 
 import math
+import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +21,19 @@ SECONDS_PER_UNIT = {
 }
 """Names under which a file may state its bin width, and what one unit of each is in seconds."""
 
-TIME_AXES = ("time_s", "time", "times", "time_data", "bin_times_s")
-"""Names under which a file may give the time of each bin, in seconds."""
+TIME_AXIS = re.compile(
+    r"(t|time|times|time_data|time_axis|time_vec(tor)?|tvec|time_?bins?|bin_times?|bin_cent(er|re)s?)(_s|_ms)?"
+)
+"""Names under which a file may give the time of each bin, in seconds unless they end with `_ms`."""
 
 COMMON_WIDTHS_S = (0.001, 0.002, 0.004, 0.005, 0.008, 0.010, 0.020, 0.025, 0.040, 0.050, 0.100)
 FIT_TOLERANCE = 0.04
 """True rates in Hz tell the bin width when they fit a common one as well as this, relatively."""
+
+
+def is_even(times: NDArray[Any]) -> bool:
+    """Return whether values rise in equal steps, as the times of bins do."""
+    return _step(times.astype(np.float64)) is not None
 
 
 @dataclass
@@ -51,6 +60,15 @@ class BinWidthClues:
     time_axes_s: dict[str, NDArray[np.floating]] = field(default_factory=dict)
     counts_per_true_rate: float | None = None
     usual: tuple[str, float] | None = None
+
+    def add_time_axis(self, name: str, values: NDArray[Any]) -> None:
+        """Take in the times of the bins, in milliseconds if the name ends with `_ms`.
+
+        Integers in steps of 1 number the bins and say nothing of their width.
+        """
+        times = values.reshape(-1).astype(np.float64)
+        if values.dtype.kind == "f" or _step(times) != 1.0:
+            self.time_axes_s[name] = times * (1e-3 if name.lower().endswith("_ms") else 1.0)
 
     def settle(self, notes: list[str], warnings: list[Problem]) -> float:
         """Give the bin width in seconds, writing how it was found into `notes` and `warnings`.

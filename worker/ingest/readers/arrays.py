@@ -20,16 +20,30 @@
 The mapping of the request goes before names. What is none of these is left out with a warning.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXES, BinWidthClues
+from store.dataset_options import Mapping
+from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXIS, BinWidthClues, is_even
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.axes import Axes
+from worker.ingest.readers.axes import Axes, refuse_wrong_axes
+from worker.ingest.readers.axis_evidence import (
+    Decision,
+    Evidence,
+    Role,
+    as_option,
+    base_of,
+    orders_of_counts,
+    owner_guessed,
+    owner_of_column,
+    said,
+)
 from worker.ingest.readers.base import (
     ReadOptions,
     left_out,
@@ -52,7 +66,7 @@ SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "da
 SPIKE_TIMES = ("spike_times", "spike_times_s", "spiketimes", "spike_times_ms")
 _TRUE_RATES = ("true_rates_hz", "true_rates", "truth", "rates", "rate", "lambda")
 _EXTERNAL_INPUTS = ("external_inputs", "ext_input")
-_OF_NEURONS = ("neuron", "unit", "cluster", "channel")
+_SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
 
 
 class ArrayFile(Protocol):
@@ -114,7 +128,7 @@ def _spike_counts(file: ArrayFile, options: ReadOptions, understood: list[Unders
     three_axes = {name: v for name, v in variables.items() if len(v.shape) == 3 and v.is_numbers}
     whole = {name for name, v in three_axes.items() if v.dtype.kind in "bui"}
     if not whole:
-        whole = {name for name in three_axes if _looks_like_counts(file, name)}
+        whole = {name for name in three_axes if looks_like_counts(file, name)}
     by_name = named(variables, SPIKES, lambda v: len(v.shape) in (2, 3)) or named(variables, SPIKES[:4])
     if by_name is None and len(whole) > 1:
         said = f"The spike counts may be any of {listed(described(name, variables[name]) for name in sorted(whole))}."
@@ -129,11 +143,65 @@ def _spike_counts(file: ArrayFile, options: ReadOptions, understood: list[Unders
     return chosen
 
 
-def _looks_like_counts(file: ArrayFile, name: str) -> bool:
+def looks_like_counts(file: ArrayFile, name: str) -> bool:
     """Whether an array of floats holds whole numbers, none negative, as far as its first block tells."""
     for _, block in file.blocks(name, 8):
         return bool(np.isfinite(block).all() and (block >= 0).all() and (block == np.trunc(block)).all())
     return False
+
+
+def is_named(name: str, names: Sequence[str]) -> bool:
+    """Return whether a list of the mapping has a variable, with or without a leading slash."""
+    return name in names or name in {one.strip("/") for one in names}
+
+
+def known_roles(mapping: Mapping, variables: Iterable[str]) -> dict[str, Role]:
+    """Return the vectors of which the mapping says that they are of trials, or of neurons."""
+    of_trials = [*(mapping.trial_metadata or ()), mapping.split or "", mapping.trial_length_bins or ""]
+    roles: list[tuple[Role, Sequence[str]]] = [
+        ("trial", of_trials),
+        ("neuron", mapping.neuron_metadata or ()),
+    ]
+    return {name: role for role, names in roles for name in variables if is_named(name, names)}
+
+
+def decide_axes(file: ArrayFile, spikes: str, mapping: Mapping) -> Decision:
+    """Decide the order of the axes of an array of counts: as the mapping says, else by what lies beside it."""
+    shape = file.variables[spikes].shape
+    refuse_wrong_axes(spikes, shape, mapping.axes)
+    if mapping.axes is not None:
+        return Decision(tuple(mapping.axes), "axes as given in the mapping")
+    return evidence_beside(file, spikes, shape, mapping).decide(*orders_of_counts(shape))
+
+
+def evidence_beside(file: ArrayFile, spikes: str, shape: tuple[int, ...], mapping: Mapping) -> Evidence:
+    """Collect what the arrays beside the spikes tell of axes of some lengths."""
+    evidence, lengths = Evidence(spikes, shape), {}
+    for name, variable in file.variables.items():
+        length, is_short = variable.length, variable.length in shape
+        if name == spikes:
+            continue
+        if is_short and _time_axis(file, name, mapping) is not None:
+            evidence.add_time_axis(name, variable.size)
+        elif length is not None and variable.is_column:
+            lengths[name] = length
+            if variable.is_numbers and name in (mapping.trial_length_bins, "trial_length_bins"):
+                evidence.add_longest_trial(name, int(np.nanmax(file.read(name), initial=0)))
+        elif variable.dtype.kind == "f" and not _SPIKE_LIKE.search(base_of(name)):
+            evidence.add_behaviour(name, variable.shape)
+    evidence.add_vectors(lengths, known_roles(mapping, file.variables))
+    return evidence
+
+
+def _time_axis(file: ArrayFile, name: str, mapping: Mapping) -> NDArray[Any] | None:
+    """Read a vector if it is the time of each bin."""
+    if not file.variables[name].is_numbers:
+        return None
+    is_given = mapping.time is not None and is_named(name, [mapping.time])
+    if not is_given and TIME_AXIS.fullmatch(base_of(name)) is None:
+        return None
+    values = np.asarray(file.read(name)).reshape(-1)
+    return values if is_given or is_even(values) else None
 
 
 def _no_spikes(file: ArrayFile, three_axes: dict[str, Variable]) -> Problem:
@@ -156,7 +224,9 @@ class _Counts:
         variable = file.variables[spikes]
         refuse_text_for_spikes(spikes, variable.dtype.kind)
         refuse_empty(spikes, variable.shape)
-        self._axes = Axes.of_spikes(spikes, variable.shape, options.mapping.axes)
+        self._known = known_roles(options.mapping, file.variables)
+        self._decision = decide_axes(file, spikes, options.mapping)
+        self._axes = Axes(self._decision.axes)
         self._shape = self._axes.canonical(variable.shape)
         self._used = {spikes}
 
@@ -166,6 +236,11 @@ class _Counts:
         lengths = self._role("trial_length_bins", self._options.mapping.trial_length_bins)
         split = self._role("split", self._options.mapping.split)
         self._refuse_wrong_lengths(lengths, split)
+        if self._decision.how:
+            self._understood[:] = [
+                replace(one, how=f"{one.how}; {self._decision.how}") if one.what == "spikes" else one
+                for one in self._understood
+            ]
         recording = Recording(
             spikes=self._read_counts(),
             bin_width_s=float("nan"),
@@ -174,11 +249,12 @@ class _Counts:
             is_continuous=self._axes.is_continuous,
             source_format=self._file.format,
             understood=self._understood,
+            warnings=[self._decision.warning] if self._decision.warning is not None else [],
         )
         if lengths is not None:
-            recording.trial_length_bins = parse_trial_lengths(self._file.read(lengths), lengths, bins)
+            recording.trial_length_bins = parse_trial_lengths(self._column(lengths), lengths, bins)
         if split is not None:
-            recording.split = parse_split(self._file.read(split), split)
+            recording.split = parse_split(self._column(split), split)
             settle_split(recording)
         self._settle_rates_and_bin_width(recording)
         inputs = self._role("external_inputs", self._options.mapping.external_inputs, _EXTERNAL_INPUTS)
@@ -186,6 +262,9 @@ class _Counts:
             recording.external_inputs = self._per_bin(inputs)
         self._take_others(recording)
         return recording
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.asarray(self._file.read(name)).reshape(-1)
 
     def _role(self, role: str, mapped: str | None, names: tuple[str, ...] | None = None) -> str | None:
         found = choose(self._file.variables, role, mapped, names or (role,), self._understood)
@@ -200,28 +279,35 @@ class _Counts:
         inputs = named(self._file.variables, _EXTERNAL_INPUTS)
         problems = []
         for name in one_value_a_trial:
-            if name is not None and self._file.variables[name].shape != (trials,):
-                problems.append(self._wrong_shape(name, (trials,)))
+            if name is not None and self._file.variables[name].length != trials:
+                problems.append(self._wrong_shape(name, ("trial",)))
         if rates is not None and not self._fits(rates, exact=True):
-            problems.append(self._wrong_shape(rates, self._file.variables[self._spikes].shape))
+            problems.append(self._wrong_shape(rates, self._axes.names))
         if inputs is not None and not self._fits(inputs):
-            problems.append(self._wrong_shape(inputs, (*self._shape[:2], "k")))
+            problems.append(self._wrong_shape(inputs, self._axes.names, components=True))
         if problems:
             raise RejectedFile(problems)
 
-    def _wrong_shape(self, name: str, wanted: tuple[Any, ...]) -> Problem:
-        found, shape = self._file.variables[name].shape, self._file.variables[self._spikes].shape
-        hint = "The axes of all arrays must come in the same order: trials, bins, neurons."
-        if len(found) == 1 and found[0] in self._shape[1:]:
-            hint = (
-                f"An axis of `{self._spikes}` has this length: are its axes {shape} trials × bins × neurons? If not, "
-                "mapping.axes says their order."
-            )
-        expected = f"({', '.join(str(length) for length in wanted)}{',' if len(wanted) == 1 else ''})"
-        said = (
-            f"`{name}` has shape {found}: expected {expected}, to go with `{self._spikes}` of shape {shape}."
+    def _wrong_shape(self, name: str, wanted: tuple[str, ...], components: bool = False) -> Problem:
+        """Make the problem of an array that does not fit the spikes; axes are named in the order of this file."""
+        variable, spikes = self._file.variables[name], self._file.variables[self._spikes].shape
+        lengths: dict[str, Any] = dict(zip(self._axes.names, spikes, strict=True))
+        lengths |= {"neuron": "k"} if components else {}
+        expected = ", ".join(str(lengths.get(role, self._shape[0])) for role in wanted)
+        message = (
+            f"`{name}` has shape {variable.shape}: expected ({expected}{',' if len(wanted) == 1 else ''}), to go with "
+            f"`{self._spikes}` of shape {spikes}, read as {said(self._axes.names)}."
         )
-        return Problem("array_wrong_shape", said, hint, f"/{name}")
+        hint = f"The axes of all arrays must come in the order of `{self._spikes}`: {said(self._axes.names)}."
+        if variable.length in self._shape[1:] and "trial" in self._axes.names:
+            other = list(self._axes.names)  # the order in which this array would fit
+            here, there = other.index(wanted[0]), spikes.index(variable.size)
+            other[here], other[there] = other[there], other[here]
+            hint = (
+                f"Another axis of `{self._spikes}` has this length. If its axes are {said(other)}, give mapping.axes: "
+                f"{as_option(other)}."
+            )
+        return Problem("array_wrong_shape", message, hint, f"/{name}")
 
     def _read_counts(self) -> Rows:
         file, name = self._file, self._spikes
@@ -246,9 +332,9 @@ class _Counts:
                 else:
                     why = "expected one number, the width of every bin"
                     recording.warnings.append(left_out(name, variable.shape, why))
-            elif base in TIME_AXES and variable.shape == (bins,) and variable.dtype.kind in "uif":
+            elif variable.length == bins and (times := _time_axis(file, name, options.mapping)) is not None:
                 self._used.add(name)
-                clues.time_axes_s[name] = file.read(name).astype(np.float64)
+                clues.add_time_axis(name, times)
         name_of_rates = self._true_rates_name()
         rates = None if name_of_rates is None else self._per_bin(name_of_rates)
         if rates is not None:
@@ -263,7 +349,7 @@ class _Counts:
     def _true_rates_name(self) -> str | None:
         mapped = given(self._file.variables, "true_rates", self._options.mapping.true_rates, self._understood)
         if mapped is not None and not self._fits(mapped, exact=True):
-            raise RejectedFile(self._wrong_shape(mapped, self._file.variables[self._spikes].shape))
+            raise RejectedFile(self._wrong_shape(mapped, self._axes.names))
         if mapped is not None:
             return mapped
         fits = {
@@ -292,8 +378,8 @@ class _Counts:
 
     def _take_others(self, recording: Recording) -> None:
         mapping = self._options.mapping
-        for role, names in (("behaviour", mapping.behaviour), ("trial_metadata", mapping.trial_metadata)):
-            for name in names or ():
+        for role in ("behaviour", "trial_metadata", "neuron_metadata"):
+            for name in getattr(mapping, role) or ():
                 given(self._file.variables, role, name, [])
         for name in self._file.variables:
             if name not in self._used:
@@ -301,28 +387,45 @@ class _Counts:
 
     def _take_other(self, name: str, recording: Recording) -> None:
         """Take an array as metadata or behaviour by its shape, or warn that it was left out."""
-        variable = self._file.variables[name]
+        variable, own_name = self._file.variables[name], name.replace("/", ".")
         trials, bins, neurons = self._shape
-        mapping, own_name = self._options.mapping, name.replace("/", ".")
-        is_column = len(variable.shape) == 1 and variable.dtype.kind in "buifSU"
-        of_neurons = any(word in own_name.lower() for word in _OF_NEURONS) and variable.shape == (neurons,)
+        numbers: dict[Role, int] = {"trial": trials, "neuron": neurons, "bin": bins}
+        if recording.is_continuous:
+            del numbers["trial"]
+        owner, is_guess = None, False
+        if variable.is_column:
+            owner, is_guess = owner_of_column(name, variable.size, numbers, self._spikes, self._known)
+        role = f"{owner}_metadata" if owner is not None else "behaviour"
+        wanted = getattr(self._options.mapping, role)
         if not name_is_usable(own_name):
             why = "its name cannot be used"
-        elif is_column and of_neurons:
-            recording.neuron_metadata[own_name] = metadata_values(self._file.read(name))
+        elif owner is None and self._is_other_spikes(name, wanted or ()):
+            why = "it looks like the counts of a second recording; mapping.spikes can name it, or several as a list"
+        elif owner is None and not (variable.is_numbers and self._fits(name)):
+            why = self._why_unfit(variable)
+        elif wanted is not None and not is_named(name, wanted):
+            why = f"mapping.{role} does not name it"
+        elif owner is None:
+            recording.behaviour[own_name] = self._per_bin(name)
             return
-        elif is_column and variable.shape == (trials,) and not recording.is_continuous:
-            if mapping.trial_metadata is None or name in mapping.trial_metadata:
-                recording.trial_metadata[own_name] = metadata_values(self._file.read(name))
-                return
-            why = "mapping.trial_metadata does not name it"
-        elif variable.is_numbers and self._fits(name):
-            if mapping.behaviour is None or name in mapping.behaviour:
-                recording.behaviour[own_name] = self._per_bin(name)
-                return
-            why = "mapping.behaviour does not name it"
-        elif variable.shape[:1] == (trials,) and not variable.is_numbers:
-            why = f"it is empty, or its values are of a type that is not read ({variable.dtype})"
         else:
-            why = f"its shape does not fit {trials} trials and {bins} bins"
+            values = metadata_values(self._column(name))
+            (recording.trial_metadata if owner == "trial" else recording.neuron_metadata)[own_name] = values
+            recording.warnings += [owner_guessed(name, owner, variable.size)] if is_guess else []
+            return
         recording.warnings.append(left_out(name, variable.shape, why))
+
+    def _why_unfit(self, variable: Variable) -> str:
+        trials, bins, neurons = self._shape
+        if variable.shape[:1] == (trials,) and not variable.is_numbers:
+            return f"it is empty, or its values are of a type that is not read ({variable.dtype})"
+        return f"its shape does not fit {trials} trials, {bins} bins and {neurons} neurons"
+
+    def _is_other_spikes(self, name: str, wanted: Sequence[str]) -> bool:
+        """Return whether an array holds whole counts and is called like spikes, or has the shape of the spikes."""
+        variable, spikes = self._file.variables[name], self._file.variables[self._spikes]
+        if not variable.is_numbers or len(variable.shape) != len(spikes.shape) or is_named(name, wanted):
+            return False
+        base = base_of(name)
+        is_alike = base == base_of(self._spikes) or base in SPIKES or _SPIKE_LIKE.search(base) is not None
+        return (is_alike or variable.shape == spikes.shape) and looks_like_counts(self._file, name)

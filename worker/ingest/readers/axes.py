@@ -25,31 +25,6 @@ class Axes:
 
     names: tuple[str, ...]
 
-    @classmethod
-    def of_spikes(cls, name: str, shape: tuple[int, ...], given: list[Any] | None) -> "Axes":
-        """The axes of spike counts: as given, else trials × bins × neurons, or bins × neurons with more bins than neurons.
-
-        Raises
-        ------
-        RejectedFile
-            When the array has neither two nor three axes, or another number than was given.
-        """
-        if given is not None and len(given) != len(shape):
-            said = f"mapping.axes names {len(given)} axes, but `{name}` has shape {shape}."
-            raise RejectedFile(Problem("spikes_wrong_axes", said, "Name one for each axis.", "/mapping/axes"))
-        if given is not None and "bin" not in given:
-            said = f"mapping.axes names no bins, but `{name}` holds counts."
-            raise RejectedFile(Problem("spikes_wrong_axes", said, "Name one for each axis.", "/mapping/axes"))
-        if len(shape) not in (2, 3):
-            said = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons (or two, bins × neurons)."
-            hint = "Give one row for each trial, one column for each bin, and neurons last."
-            raise RejectedFile(Problem("spikes_wrong_axes", said, hint, f"/{name}"))
-        if given is not None:
-            return cls(tuple(given))
-        if len(shape) == 3:
-            return cls(_ORDER)
-        return cls(("bin", "neuron") if shape[0] >= shape[1] else ("neuron", "bin"))
-
     @property
     def is_continuous(self) -> bool:
         """Whether there is no axis of trials."""
@@ -100,6 +75,21 @@ class Axes:
         if isinstance(stored, np.ndarray):
             return np.ascontiguousarray(np.transpose(stored, order))
         return _permuted_on_disk(stored, order)
+
+
+def refuse_wrong_axes(name: str, shape: tuple[int, ...], given: list[Any] | None) -> None:
+    """Reject spike counts with neither two nor three axes, or with others than `mapping.axes` names."""
+    if given is not None and (len(given) != len(shape) or "bin" not in given):
+        message = (
+            f"mapping.axes names {' × '.join(f'{axis}s' for axis in given)}, but `{name}` holds counts in "
+            f"{len(shape)} axes, {shape}."
+        )
+        hint = "Name each axis once, in the order of the file, and one of them `bin`."
+        raise RejectedFile(Problem("spikes_wrong_axes", message, hint, "/mapping/axes"))
+    if len(shape) not in (2, 3):
+        message = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons (or two, bins × neurons)."
+        hint = "Save one array with the axes trials, bins and neurons, or name another variable with mapping.spikes."
+        raise RejectedFile(Problem("spikes_wrong_axes", message, hint, f"/{name}"))
 
 
 def _transposed(array: Rows) -> Rows:

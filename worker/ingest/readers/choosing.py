@@ -27,6 +27,16 @@ class Variable:
         """Number of elements."""
         return int(np.prod(self.shape, dtype=object))
 
+    @property
+    def length(self) -> int | None:
+        """Number of values if at most one axis is longer than 1, as in (n,), (n, 1) and (1, n); else None."""
+        return self.size if self.shape and self.size == max(self.shape) else None
+
+    @property
+    def is_column(self) -> bool:
+        """Whether it holds one plain value after another."""
+        return self.length is not None and self.dtype.kind in "buifSU"
+
 
 Variables = Mapping[str, Variable]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXES, BinWidthClues
+from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXIS, BinWidthClues
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.base import (
@@ -179,7 +179,7 @@ class _Arrays:
                 self._take_other(name)
         for name in self._layout.beside:
             shape = self._file.datasets[name].shape
-            if name not in (*SECONDS_PER_UNIT, *TIME_AXES):
+            if name not in SECONDS_PER_UNIT and not TIME_AXIS.fullmatch(name):
                 recording.warnings.append(left_out(name, shape, "it belongs to no split"))
 
     def _settle_rates_and_bin_width(self, clues: BinWidthClues) -> None:
@@ -188,7 +188,7 @@ class _Arrays:
         for name, dataset in file.datasets.items():
             if name in SECONDS_PER_UNIT and dataset.size == 1 and dataset.dtype.kind in "uif":
                 clues.stated[name] = float(np.reshape(dataset[()], ()))
-            elif name in TIME_AXES and dataset.shape == (self._bins,) and dataset.dtype.kind in "uif":
+            elif TIME_AXIS.fullmatch(name) and dataset.shape == (self._bins,) and dataset.dtype.kind in "uif":
                 clues.time_axes_s[name] = dataset[()].astype(np.float64)
         rates_name = next((name for name in _TRUE_RATES if name in self._layout.names), None)
         rates = None if rates_name is None else self._true_rates(rates_name)

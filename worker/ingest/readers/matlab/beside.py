@@ -7,13 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.arrays import known_roles
+from worker.ingest.readers.axis_evidence import (
+    Decision,
+    Evidence,
+    Order,
+    Role,
+    is_likely_of_neurons,
+    owner_guessed,
+    owner_of_column,
+)
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
 from worker.ingest.readers.flat_spikes import STARTS, STOPS, unit_by_name
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
 
-_OF_NEURONS = re.compile(r"neuron|unit|cluster|channel|electrode|(^|[._])cells?([._]|$)")
 _OF_TRIALS = re.compile(r"trial|trl|epoch|interval")
 _EVENTS = re.compile(r"time|event|onset|cue")
 _OWN_STARTS = (*STARTS, "start_s", "start", "t_start", "tstart", "onset", "trialstart", "starttime")
@@ -33,11 +42,6 @@ _OWN_STOPS = (
 )
 
 
-def is_of_neurons(name: str) -> bool:
-    """Whether a name says that it is about neurons."""
-    return _OF_NEURONS.search(name.lower()) is not None
-
-
 class TimesBeside:
     """Finds what lies beside the spike times `spikes`, and remembers what was taken."""
 
@@ -45,6 +49,7 @@ class TimesBeside:
         self, spikes: str, arrays: MatlabArrays, options: ReadOptions, understood: list[Understood]
     ) -> None:
         self._spikes, self._arrays, self._options, self._understood = spikes, arrays, options, understood
+        self._known = known_roles(options.mapping, arrays.variables)
         self.used: set[str] = set()
         self.columns = {
             name: variable.shape[0]
@@ -52,26 +57,41 @@ class TimesBeside:
             if len(variable.shape) == 1 and variable.dtype.kind in "buifSU" and name_is_usable(name)
         }
 
-    def votes_for_trials(self, first: int, second: int) -> int:
-        """Above 0 if arrays beside speak for `first` as the number of trials, below for `second`."""
-        if first == second:
-            return 0
-        votes = 0
-        for name, length in self.columns.items():
-            as_first, as_second = length == first, length == second
-            votes += (as_second - as_first) if is_of_neurons(name) else (as_first - as_second)
-        return votes
+    def decide_axes(self, first: int, second: int, default: Order) -> Decision:
+        """Decide which axis of a cell array of `first` × `second` is that of trials, by the lengths of the columns."""
+        evidence = Evidence(self._spikes, (first, second))
+        evidence.add_vectors(self.columns, self._known)
+        return evidence.decide([default, default[::-1]], default_is_documented=False)
 
-    def take_metadata_of_neurons(self, trains: SpikeTrains) -> None:
-        """Take columns of as many values as there are neurons, beside the spikes in their struct or named like it."""
+    def take_metadata_of_neurons(
+        self, trains: SpikeTrains, trials: int | None, any_name: bool = True
+    ) -> None:
+        """Take columns of as many values as there are neurons.
+
+        Parameters
+        ----------
+        trains
+            Take them in.
+        trials
+            Their number, if spikes come by trial.
+        any_name
+            Whether the length is enough. Otherwise the name must tell, or the struct that the spikes lie in.
+        """
+        prefix, wanted = prefix_of(self._spikes), self._options.mapping.neuron_metadata
+        numbers: dict[Role, int] = {"neuron": trains.neurons}
+        if trials is not None:
+            numbers["trial"] = trials
         for name, length in self.columns.items():
-            prefix = prefix_of(self._spikes)
+            owner, is_guess = owner_of_column(name, length, numbers, self._spikes, self._known)
             own = bool(prefix) and name.startswith(prefix) and not _OF_TRIALS.search(name.lower())
-            fits = length == trains.neurons and name not in self.used
-            if fits and (is_of_neurons(name) or own):
-                trains.neuron_metadata[self._short(name, trains.neuron_metadata)] = metadata_values(
-                    self._arrays.read(name)
-                )
+            says_it = own or any_name or is_likely_of_neurons(name) or self._known.get(name) == "neuron"
+            if is_guess and owner is not None:
+                owner = "neuron" if own else owner
+                trains.warnings.append(owner_guessed(name, owner, length))
+            is_taken = owner == "neuron" and name not in self.used and says_it
+            if is_taken and (wanted is None or name in wanted):
+                values = metadata_values(self._arrays.read(name))
+                trains.neuron_metadata[self._short(name, trains.neuron_metadata)] = values
                 self.used.add(name)
 
     def metadata_of_trials(self, trials: int) -> dict[str, list[MetadataValue]]:

@@ -6,8 +6,9 @@ import numpy as np
 
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.arrays import evidence_beside
+from worker.ingest.readers.axis_evidence import Order
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.matlab.beside import is_of_neurons
 from worker.ingest.readers.matlab.leaves import MatlabArrays
 from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers
 from worker.ingest.recording import Understood
@@ -76,7 +77,7 @@ def pad_counts(
 def _bins_first(
     name: str, shapes: list[tuple[int, int]], arrays: MatlabArrays, options: ReadOptions
 ) -> tuple[bool, str, Problem | None]:
-    """Whether matrices are bins × neurons: by the mapping, by the length that all share, by arrays of neurons, else a guess."""
+    """Whether matrices are bins × neurons: by the mapping, by the length that all share, by arrays beside, else a guess."""
     given = [axis for axis in options.mapping.axes or () if axis != "trial"]
     heights = {height for height, width in shapes if height and width}
     widths = {width for height, width in shapes if height and width}
@@ -90,18 +91,12 @@ def _bins_first(
     if len(heights) != len(widths):
         return len(widths) == 1, "the number that all trials share being that of neurons", None
     height, width = heights.pop(), widths.pop()
-    of_neurons = {
-        v.shape[0] for other, v in arrays.variables.items() if len(v.shape) == 1 and is_of_neurons(other)
-    }
-    if height != width and (height in of_neurons) != (width in of_neurons):
-        return width in of_neurons, "by the length of arrays of neurons", None
-    first = height >= width
-    said = (
-        f"The matrices in `{name}` are all {height} × {width}, and nothing tells which are bins: taken as "
-        f"{'bins × neurons' if first else 'neurons × bins'}."
-    )
-    hint = "Say it with mapping.axes: ['bin', 'neuron'] or ['neuron', 'bin']."
-    return first, "guessed: more bins than neurons", Problem("axes_guessed", said, hint, "/mapping/axes")
+    default: Order = ("bin", "neuron") if height >= width else ("neuron", "bin")
+    evidence = evidence_beside(arrays, name, (height, width), options.mapping)
+    # Matrices have no axis of trials: a vector of as many values as there are trials tells nothing of them.
+    evidence.clues = [clue for clue in evidence.clues if clue.role != "trial"]
+    decision = evidence.decide([default, default[::-1]], default_is_documented=False)
+    return decision.axes[0] == "bin", decision.how, decision.warning
 
 
 def _ragged(name: str, heights: set[int], widths: set[int]) -> Problem:

@@ -175,7 +175,8 @@ def _read_counts(
 ) -> Recording | SpikeTrains:
     understood: list[Understood] = []
     warning = pad_counts(name, arrays, options, understood, budget, how)
-    mapping = options.mapping.model_copy(update={"spikes": name, "spike_times": None, "axes": None})
+    order = ["trial", "bin", "neuron"]  # the order that `pad_counts` gives
+    mapping = options.mapping.model_copy(update={"spikes": name, "spike_times": None, "axes": order})
     found = read_arrays(arrays, options.model_copy(update={"mapping": mapping}))
     found.understood = understood + [one for one in found.understood if one.variable != name]
     found.warnings += [warning] if warning is not None else []

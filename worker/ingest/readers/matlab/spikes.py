@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.axis_evidence import Order, is_of_neurons
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.flat_spikes import NEURON, sampling_rate, unit_by_name
-from worker.ingest.readers.matlab.beside import TimesBeside, is_of_neurons
+from worker.ingest.readers.matlab.beside import TimesBeside
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of
 from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, product
 from worker.ingest.recording import Understood
@@ -174,8 +175,9 @@ class CellOfTimes:
             times, len(items), source_format=self._arrays.format, understood=self._understood
         )
         self._told(how, ("neuron",))
-        self._beside.take_metadata_of_neurons(trains)
+        self._beside.take_metadata_of_neurons(trains, None, any_name=False)
         self._beside.take_tables_and_events(trains)
+        self._beside.take_metadata_of_neurons(trains, None)
         return trains
 
     def _by_trial(self, how: str) -> SpikeTrains:
@@ -231,28 +233,22 @@ class CellOfTimes:
             self._warnings.append(Problem("cells_of_unequal_number", said, hint, f"/{self._name}"))
         return len(self._cell.items), max(inner, default=0)
 
-    def _axes_of(self, first: int, second: int, nested: bool) -> tuple[tuple[str, str], str]:
+    def _axes_of(self, first: int, second: int, nested: bool) -> tuple[Order, str]:
         """Which axis is that of trials: by the mapping, names, lengths of arrays beside, else a guess with a warning."""
         given = [axis for axis in self._options.mapping.axes or () if axis != "bin"]
         if len(given) == 2:
             return (given[0], given[1]), "axes as given in the mapping"
-        trials_first, neurons_first = ("trial", "neuron"), ("neuron", "trial")
+        trials_first: Order = ("trial", "neuron")
+        neurons_first: Order = ("neuron", "trial")
         outer = self._name.rsplit(".", 1)[0].split(".", 1)[0] if "." in self._name else ""
         if nested and any(word in outer.lower() for word in ("trial", "trl")):
             return trials_first, "axes by its name"
         if nested and outer and is_of_neurons(outer):
             return neurons_first, "axes by its name"
-        votes = self._beside.votes_for_trials(first, second)
-        if votes:
-            return (trials_first if votes > 0 else neurons_first), "axes by the lengths of arrays beside it"
-        guess = trials_first if nested or first >= second else neurons_first
-        said = (
-            f"`{self._name}` is a cell array of {first} × {second}, and nothing tells which are trials: taken as "
-            f"{guess[0]}s × {guess[1]}s."
-        )
-        hint = "Say it with mapping.axes: ['trial', 'neuron'] or ['neuron', 'trial']."
-        self._warnings.append(Problem("axes_guessed", said, hint, "/mapping/axes"))
-        return guess, "axes guessed"
+        default = trials_first if nested or first >= second else neurons_first
+        decision = self._beside.decide_axes(first, second, default)
+        self._warnings += [decision.warning] if decision.warning is not None else []
+        return decision.axes, decision.how
 
     def _gather(
         self, spikes: Iterable[Spikes], shape: tuple[int, int], how: str, axes: tuple[str, ...] = ("trial",)
@@ -273,7 +269,7 @@ class CellOfTimes:
         self._warn_without_time(clock)
         trains = SpikeTrains(times, neurons, source_format=self._arrays.format, understood=self._understood)
         self._told(how, axes)
-        self._beside.take_metadata_of_neurons(trains)
+        self._beside.take_metadata_of_neurons(trains, trials)
         table = self._beside.table_on_clock_of(trials, earliest_s, latest_s)
         if table is not None:
             trains.tables["trials"] = table

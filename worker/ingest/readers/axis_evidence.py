@@ -1,0 +1,290 @@
+"""Decide which axis of the spikes is that of trials, bins or neurons, from the lengths of the arrays beside them.
+
+| evidence | says |
+|---|---|
+| a vector whose name tells what it is of, and whose length is that of one axis | which axis that is |
+| an evenly spaced time axis (`time`, `bin_centers`, …) | which axis is that of bins |
+| `trial_length_bins` | which axes are too short for bins |
+| a behaviour that shares two axes with the spikes; a vector such as `depth` | which order to guess |
+| a vector of another name | nothing; if it has as many values as there are neurons, the order is in doubt |
+
+An order that the evidence leaves open, contradicts or puts in doubt is a guess: it gives the warning `axes_guessed`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from worker.ingest.problems import Problem, listed
+
+Role = Literal["trial", "bin", "neuron"]
+Order = tuple[Role, ...]
+
+_NEURON = re.compile(
+    r"neuron|unit|cluster|channel|electrode|(^|[^a-z])(cell|chan|elec|ch)s?([^a-z]|$)|^pref|tuning"
+)
+_TRIAL = re.compile(
+    r"trial|trl|(^|[^a-z])(cond|direction|rt|reaction|outcome|target|correct|choice|chosen|stim|response|reward|success"
+    r"|angle|orientation|contrast|coherence|cue|go|hit|error|decision|split|maze|reach|movement|difficulty|odou?r)"
+)
+_LIKELY_NEURON = re.compile(
+    r"depth|region|area|layer|hemisphere|quality|snr|isolation|probe|shank|waveform|(^|[^a-z])(site|loc)"
+)
+
+
+def is_of_neurons(name: str) -> bool:
+    """Return whether a name says that it is about neurons."""
+    return _NEURON.search(_words(name)) is not None
+
+
+def is_likely_of_neurons(name: str) -> bool:
+    """Return whether a name is mostly used for neurons, such as `depth`, or says that it is about them."""
+    return is_of_neurons(name) or _LIKELY_NEURON.search(_words(base_of(name))) is not None
+
+
+def is_of_trials(name: str) -> bool:
+    """Return whether a name says that it is about trials."""
+    return _TRIAL.search(_words(name)) is not None
+
+
+def role_of(name: str, spikes: str = "") -> Role | None:
+    """Return what a vector is of by its name: `trial`, `neuron`, or None if the name does not tell or says both.
+
+    Parameters
+    ----------
+    name
+        Path of the vector in the file.
+    spikes
+        Path of the spikes. A group or struct that holds both says nothing.
+    """
+    parts = re.split(r"[./]", name)
+    around = re.split(r"[./]", spikes)
+    while len(parts) > 1 and len(around) > 1 and parts[0] == around[0]:
+        parts, around = parts[1:], around[1:]
+    own = ".".join(parts)
+    of_neurons, of_trials = is_of_neurons(own), is_of_trials(own)
+    if re.search(r"(^|[^a-z])(pref|tuning)", _words(parts[-1])):
+        return "neuron"
+    if of_neurons == of_trials:
+        return None
+    return "neuron" if of_neurons else "trial"
+
+
+def _words(name: str) -> str:
+    """Return a name in small letters, its words apart: `reactionTime` becomes `reaction_time`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def base_of(name: str) -> str:
+    """Return the last part of a path, in small letters."""
+    return re.split(r"[./]", name)[-1].lower()
+
+
+@dataclass(frozen=True)
+class Clue:
+    """What one variable says: `role` is one of the axes `places`, counted from 0."""
+
+    variable: str
+    role: Role
+    places: frozenset[int]
+
+    def agrees(self, order: Order) -> bool:
+        """Return whether an order of axes fits."""
+        return self.role in order and order.index(self.role) in self.places
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The order of axes that was taken, why, and the warning if it is a guess."""
+
+    axes: Order
+    how: str
+    warning: Problem | None = None
+
+
+@dataclass
+class Evidence:
+    """What lies beside the spikes and may tell their axes.
+
+    Attributes
+    ----------
+    spikes
+        Name of the spikes, for messages and to know what lies in one group with them.
+    shape
+        Length of each axis that is to be told apart.
+    clues
+        What must hold.
+    hints
+        What only makes an order more likely.
+    unknown
+        Vectors whose name does not tell what they are of, and the axes of their length.
+    """
+
+    spikes: str
+    shape: tuple[int, ...]
+    clues: list[Clue] = field(default_factory=list)
+    hints: list[Clue] = field(default_factory=list)
+    unknown: dict[str, frozenset[int]] = field(default_factory=dict)
+
+    def add_vectors(self, lengths: Mapping[str, int], known: Mapping[str, Role]) -> None:
+        """Take in vectors.
+
+        Parameters
+        ----------
+        lengths
+            Name → number of values.
+        known
+            Roles that the request gives; these go before the names.
+        """
+        for name, length in lengths.items():
+            places = self._places(length)
+            role = known.get(name) or role_of(name, self.spikes)
+            if not places or length < 2:
+                continue
+            if role is not None:
+                self.clues.append(Clue(name, role, places))
+            elif is_likely_of_neurons(name):
+                self.hints.append(Clue(name, "neuron", places))
+            else:
+                self.unknown[name] = places
+
+    def add_time_axis(self, name: str, length: int) -> None:
+        """Take in a vector of evenly rising times: one for each bin."""
+        if places := self._places(length):
+            self.clues.append(Clue(name, "bin", places))
+
+    def add_longest_trial(self, name: str, bins: int) -> None:
+        """Take in the length of the longest trial, which no axis of bins is shorter than."""
+        places = frozenset(place for place, length in enumerate(self.shape) if length >= bins)
+        if places and len(places) < len(self.shape):
+            self.clues.append(Clue(name, "bin", places))
+
+    def add_behaviour(self, name: str, shape: tuple[int, ...]) -> None:
+        """Take in an array that has all axes of the spikes but one, which then is that of its components."""
+        if len(shape) == len(self.shape) == 3:
+            others = [place for place in range(3) if shape[place] != self.shape[place]]
+            if len(others) == 1:
+                self.hints.append(Clue(name, "neuron", frozenset(others)))
+
+    def decide(self, orders: Sequence[Order], default_is_documented: bool) -> Decision:
+        """Choose one of some orders.
+
+        Parameters
+        ----------
+        orders
+            All that are possible, the default first; where much is open, an earlier one is taken.
+        default_is_documented
+            Whether the default is taken without a warning where nothing speaks against it.
+        """
+        foreign = [clue.variable for clue in self.clues if clue.role not in orders[0]]
+        self.clues = [clue for clue in self.clues if clue.role in orders[0]]
+        possible = [order for order in orders if all(clue.agrees(order) for clue in self.clues)]
+        contradictory = not possible
+        if contradictory:
+            agreeing = [sum(clue.agrees(order) for clue in self.clues) for order in orders]
+            possible = [order for order, n in zip(orders, agreeing, strict=True) if n == max(agreeing)]
+        chosen = max(possible, key=lambda order: sum(hint.agrees(order) for hint in self.hints))
+        doubted = self._doubted(chosen, possible)
+        is_default = chosen == orders[0] and default_is_documented
+        if len(possible) == 1 and not contradictory and not foreign:
+            return Decision(chosen, f"axes {said(chosen)} by the length of {self._told()}")
+        if is_default and not contradictory and not doubted and not foreign:
+            return Decision(chosen, "")
+        others = [order for order in (orders if contradictory or foreign else possible) if order != chosen]
+        why = (
+            f"{self._told()} contradict each other"
+            if contradictory
+            else f"{self._told(foreign)} may be of trials, which it has no axis for"
+            if foreign
+            else f"{self._told(doubted)} may be of trials or of neurons"
+            if doubted
+            else f"only {self._told()} tells something"
+            if self.clues
+            else "nothing tells which axis is which"
+        )
+        return Decision(chosen, f"axes {said(chosen)} guessed", self._guessed(chosen, others, why))
+
+    def _places(self, length: int) -> frozenset[int]:
+        return frozenset(place for place, found in enumerate(self.shape) if found == length)
+
+    def _doubted(self, chosen: Order, possible: Sequence[Order]) -> list[str]:
+        """Return vectors of unknown name that would be of trials if another possible order were right."""
+        if "trial" not in chosen:
+            return []
+        return [
+            name
+            for name, places in self.unknown.items()
+            if places == {chosen.index("neuron")}
+            and any(order.index("trial") in places for order in possible)
+        ]
+
+    def _told(self, names: Iterable[str] = ()) -> str:
+        return listed(f"`{name}`" for name in names or dict.fromkeys(clue.variable for clue in self.clues))
+
+    def _guessed(self, chosen: Order, others: Sequence[Order], why: str) -> Problem:
+        lengths = ", ".join(f"{length} {role}s" for role, length in zip(chosen, self.shape, strict=True))
+        message = (
+            f"`{self.spikes}` has the axes {' × '.join(map(str, self.shape))}, and {why}: they were taken as {said(chosen)} "
+            f"({lengths}). They may also be {' or '.join(map(said, others[:3]))}."
+        )
+        alternatives = " or ".join(map(as_option, others[:3]))
+        hint = f"If this is wrong, give mapping.axes: {alternatives}. To confirm it: {as_option(chosen)}."
+        return Problem("axes_guessed", message, hint, "/mapping/axes")
+
+
+def said(order: Sequence[str]) -> str:
+    """Return an order of axes for a sentence: `neurons × bins × trials`."""
+    return " × ".join(f"{role}s" for role in order)
+
+
+def as_option(order: Sequence[str]) -> str:
+    """Return an order of axes as `mapping.axes` has it."""
+    return "[" + ", ".join(f'"{role}"' for role in order) + "]"
+
+
+def orders_of_counts(shape: tuple[int, ...]) -> tuple[list[Order], bool]:
+    """Return the possible orders of an array of counts, the default first, and whether the default needs no warning."""
+    if len(shape) == 3:
+        found: list[Order] = [
+            ("trial", "bin", "neuron"), ("neuron", "bin", "trial"), ("bin", "neuron", "trial"),
+            ("trial", "neuron", "bin"), ("neuron", "trial", "bin"), ("bin", "trial", "neuron"),
+        ]  # fmt: skip
+        return found, True
+    tall: list[Order] = [("bin", "neuron"), ("neuron", "bin")]
+    # A recording has many times more bins than neurons; otherwise the longer axis is a guess.
+    clear = max(shape) >= 4 * min(shape)
+    return tall if shape[0] >= shape[1] else tall[::-1], clear
+
+
+def owner_of_column(
+    name: str, length: int, numbers: Mapping[Role, int], spikes: str, known: Mapping[str, Role]
+) -> tuple[Role | None, bool]:
+    """Return whose metadata a vector is, trials' or neurons' (or None), and whether that is a guess.
+
+    Parameters
+    ----------
+    name, length
+        Of the vector.
+    numbers
+        How many trials and neurons there are, and bins, which have no metadata.
+    spikes
+        Name of the spikes.
+    known
+        As for `Evidence.add_vectors`.
+    """
+    fits = [role for role, number in numbers.items() if number == length]
+    role = known.get(name) or role_of(name, spikes)
+    if role in fits:
+        return role, False
+    if length < 2 or name in known or fits in ([], ["bin"]):
+        return None, False
+    return next(one for one in fits if one != "bin"), len(fits) > 1
+
+
+def owner_guessed(name: str, owner: Role, length: int) -> Problem:
+    """Make the warning for a vector that may be of trials or of neurons."""
+    message = f"`{name[:100]}` has {length} values, and more than one axis has this length. It was taken as metadata of {owner}s."
+    other = "neuron" if owner == "trial" else "trial"
+    hint = f"If this is wrong, name it in mapping.{other}_metadata; mapping.{owner}_metadata confirms it."
+    return Problem("metadata_guessed", message, hint, f"/{name[:100]}")
