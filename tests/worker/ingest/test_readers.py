@@ -222,7 +222,9 @@ class TestLfadsHdf5:
             file.move("test_data", "test_encod_data")
         found = read_recording(path, ReadOptions())
         assert_same(found, recording)
-        assert {warning.code for warning in found.warnings} == {"held_out_used_as_input"}
+        assert {warning.code for warning in found.warnings} == {"held_out_used_as_input", "array_left_out"}
+        left_out = [one.pointer for one in found.warnings if one.code == "array_left_out"]
+        assert left_out == ["/train_encod_data", "/valid_encod_data"]
 
     def test_test_trials_of_another_shape_are_left_out(self, tmp_path: Path) -> None:
         recording = example_recording()

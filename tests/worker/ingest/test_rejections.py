@@ -167,9 +167,13 @@ def test_lengths_that_are_none(lengths: list[float], tmp_path: Path) -> None:
 
 
 def test_lengths_of_another_axis(tmp_path: Path) -> None:
-    problem = rejected(plain(tmp_path, trial_length_bins=np.full(7, 20)))
+    path = plain(tmp_path, trial_length_bins=np.full(7, 20))
+    found = read_recording(path, ReadOptions())
+    assert found.spikes.shape == (7, 20, 12)  # the lengths say which axis is that of trials
+    assert "axes_guessed" in [warning.code for warning in found.warnings]
+    problem = rejected(path, mapping={"axes": ["trial", "bin", "neuron"]})
     assert problem.code == "array_wrong_shape"
-    assert "are its axes (12, 20, 7) trials × bins × neurons?" in problem.hint
+    assert 'give mapping.axes: ["neuron", "bin", "trial"]' in problem.hint
 
 
 def test_a_split_that_is_none(tmp_path: Path) -> None:

@@ -20,28 +20,25 @@
 The mapping of the request goes before names. What is none of these is left out with a warning.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.dataset_options import Mapping
-from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXIS, BinWidthClues, is_even
+from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.axes import Axes, refuse_wrong_axes
+from worker.ingest.readers.axes import Axes
 from worker.ingest.readers.axis_evidence import (
-    Decision,
-    Evidence,
     Role,
     as_option,
-    base_of,
-    orders_of_counts,
+    decide_axes,
+    is_other_spikes,
+    known_roles,
     owner_guessed,
     owner_of_column,
+    read_time_axis,
     said,
 )
 from worker.ingest.readers.base import (
@@ -55,42 +52,27 @@ from worker.ingest.readers.base import (
     refuse_text_for_spikes,
     settle_split,
 )
-from worker.ingest.readers.choosing import Variable, choose, described, given, named
+from worker.ingest.readers.choosing import (
+    OTHER_SPIKES,
+    SPIKES,
+    ArrayFile,
+    Variable,
+    choose,
+    described,
+    given,
+    is_named,
+    looks_like_counts,
+    named,
+)
 from worker.ingest.readers.flat_spikes import read_flat_spikes
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
 from worker.ingest.rows import Rows, zeros
 from worker.ingest.spike_trains import SpikeTrains
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
 
-SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "data", "y", "x_spikes")
 SPIKE_TIMES = ("spike_times", "spike_times_s", "spiketimes", "spike_times_ms")
 _TRUE_RATES = ("true_rates_hz", "true_rates", "truth", "rates", "rate", "lambda")
 _EXTERNAL_INPUTS = ("external_inputs", "ext_input")
-_SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
-
-
-class ArrayFile(Protocol):
-    """A file of named arrays, checked before anything was read.
-
-    Attributes
-    ----------
-    format
-        Name of its format.
-    variables
-        Shape and type of each array.
-    numbers
-        Single numbers beside the arrays, such as attributes.
-    """
-
-    format: str
-    variables: dict[str, Variable]
-    numbers: dict[str, float]
-
-    def read(self, name: str) -> NDArray[Any]:
-        """Read one array whole."""
-
-    def blocks(self, name: str, item_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read one array by blocks of its first axis: yields where a block begins, and the block."""
 
 
 def read_arrays(file: ArrayFile, options: ReadOptions) -> Recording | SpikeTrains:
@@ -141,67 +123,6 @@ def _spike_counts(file: ArrayFile, options: ReadOptions, understood: list[Unders
     others = tuple(described(name, v) for name, v in three_axes.items() if name != chosen)
     understood.append(Understood("spikes", chosen, how, variables[chosen].shape, others))
     return chosen
-
-
-def looks_like_counts(file: ArrayFile, name: str) -> bool:
-    """Whether an array of floats holds whole numbers, none negative, as far as its first block tells."""
-    for _, block in file.blocks(name, 8):
-        return bool(np.isfinite(block).all() and (block >= 0).all() and (block == np.trunc(block)).all())
-    return False
-
-
-def is_named(name: str, names: Sequence[str]) -> bool:
-    """Return whether a list of the mapping has a variable, with or without a leading slash."""
-    return name in names or name in {one.strip("/") for one in names}
-
-
-def known_roles(mapping: Mapping, variables: Iterable[str]) -> dict[str, Role]:
-    """Return the vectors of which the mapping says that they are of trials, or of neurons."""
-    of_trials = [*(mapping.trial_metadata or ()), mapping.split or "", mapping.trial_length_bins or ""]
-    roles: list[tuple[Role, Sequence[str]]] = [
-        ("trial", of_trials),
-        ("neuron", mapping.neuron_metadata or ()),
-    ]
-    return {name: role for role, names in roles for name in variables if is_named(name, names)}
-
-
-def decide_axes(file: ArrayFile, spikes: str, mapping: Mapping) -> Decision:
-    """Decide the order of the axes of an array of counts: as the mapping says, else by what lies beside it."""
-    shape = file.variables[spikes].shape
-    refuse_wrong_axes(spikes, shape, mapping.axes)
-    if mapping.axes is not None:
-        return Decision(tuple(mapping.axes), "axes as given in the mapping")
-    return evidence_beside(file, spikes, shape, mapping).decide(*orders_of_counts(shape))
-
-
-def evidence_beside(file: ArrayFile, spikes: str, shape: tuple[int, ...], mapping: Mapping) -> Evidence:
-    """Collect what the arrays beside the spikes tell of axes of some lengths."""
-    evidence, lengths = Evidence(spikes, shape), {}
-    for name, variable in file.variables.items():
-        length, is_short = variable.length, variable.length in shape
-        if name == spikes:
-            continue
-        if is_short and _time_axis(file, name, mapping) is not None:
-            evidence.add_time_axis(name, variable.size)
-        elif length is not None and variable.is_column:
-            lengths[name] = length
-            if variable.is_numbers and name in (mapping.trial_length_bins, "trial_length_bins"):
-                evidence.add_longest_trial(name, int(np.nanmax(file.read(name), initial=0)))
-        elif variable.dtype.kind == "f" and not _SPIKE_LIKE.search(base_of(name)):
-            evidence.add_behaviour(name, variable.shape)
-    evidence.add_vectors(lengths, known_roles(mapping, file.variables))
-    return evidence
-
-
-def _time_axis(file: ArrayFile, name: str, mapping: Mapping) -> NDArray[Any] | None:
-    """Read a vector if it is the time of each bin."""
-    if not file.variables[name].is_numbers:
-        return None
-    is_given = mapping.time is not None and is_named(name, [mapping.time])
-    if not is_given and TIME_AXIS.fullmatch(base_of(name)) is None:
-        return None
-    values = np.asarray(file.read(name)).reshape(-1)
-    return values if is_given or is_even(values) else None
 
 
 def _no_spikes(file: ArrayFile, three_axes: dict[str, Variable]) -> Problem:
@@ -332,7 +253,9 @@ class _Counts:
                 else:
                     why = "expected one number, the width of every bin"
                     recording.warnings.append(left_out(name, variable.shape, why))
-            elif variable.length == bins and (times := _time_axis(file, name, options.mapping)) is not None:
+            elif (
+                variable.length == bins and (times := read_time_axis(file, name, options.mapping)) is not None
+            ):
                 self._used.add(name)
                 clues.add_time_axis(name, times)
         name_of_rates = self._true_rates_name()
@@ -399,8 +322,8 @@ class _Counts:
         wanted = getattr(self._options.mapping, role)
         if not name_is_usable(own_name):
             why = "its name cannot be used"
-        elif owner is None and self._is_other_spikes(name, wanted or ()):
-            why = "it looks like the counts of a second recording; mapping.spikes can name it, or several as a list"
+        elif owner is None and not is_named(name, wanted or ()) and self._is_other_spikes(name):
+            why = OTHER_SPIKES
         elif owner is None and not (variable.is_numbers and self._fits(name)):
             why = self._why_unfit(variable)
         elif wanted is not None and not is_named(name, wanted):
@@ -415,17 +338,11 @@ class _Counts:
             return
         recording.warnings.append(left_out(name, variable.shape, why))
 
+    def _is_other_spikes(self, name: str) -> bool:
+        return is_other_spikes(self._file, name, self._spikes, self._axes.names)
+
     def _why_unfit(self, variable: Variable) -> str:
         trials, bins, neurons = self._shape
         if variable.shape[:1] == (trials,) and not variable.is_numbers:
             return f"it is empty, or its values are of a type that is not read ({variable.dtype})"
         return f"its shape does not fit {trials} trials, {bins} bins and {neurons} neurons"
-
-    def _is_other_spikes(self, name: str, wanted: Sequence[str]) -> bool:
-        """Return whether an array holds whole counts and is called like spikes, or has the shape of the spikes."""
-        variable, spikes = self._file.variables[name], self._file.variables[self._spikes]
-        if not variable.is_numbers or len(variable.shape) != len(spikes.shape) or is_named(name, wanted):
-            return False
-        base = base_of(name)
-        is_alike = base == base_of(self._spikes) or base in SPIKES or _SPIKE_LIKE.search(base) is not None
-        return (is_alike or variable.shape == spikes.shape) and looks_like_counts(self._file, name)

@@ -88,7 +88,7 @@ def refuse_wrong_axes(name: str, shape: tuple[int, ...], given: list[Any] | None
         raise RejectedFile(Problem("spikes_wrong_axes", message, hint, "/mapping/axes"))
     if len(shape) not in (2, 3):
         message = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons (or two, bins × neurons)."
-        hint = "Save one array with the axes trials, bins and neurons, or name another variable with mapping.spikes."
+        hint = "Save trials first, then bins, and neurons last, or name another variable with mapping.spikes."
         raise RejectedFile(Problem("spikes_wrong_axes", message, hint, f"/{name}"))
 
 

@@ -14,9 +14,16 @@ An order that the evidence leaves open, contradicts or puts in doubt is a guess:
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from store.dataset_options import Mapping as MappingOptions
+from worker.ingest.bin_width import TIME_AXIS, is_even
 from worker.ingest.problems import Problem, listed
+from worker.ingest.readers.axes import refuse_wrong_axes
+from worker.ingest.readers.choosing import SPIKES, ArrayFile, is_named, looks_like_counts
 
 Role = Literal["trial", "bin", "neuron"]
 Order = tuple[Role, ...]
@@ -31,6 +38,9 @@ _TRIAL = re.compile(
 _LIKELY_NEURON = re.compile(
     r"depth|region|area|layer|hemisphere|quality|snr|isolation|probe|shank|waveform|(^|[^a-z])(site|loc)"
 )
+
+
+SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
 
 
 def is_of_neurons(name: str) -> bool:
@@ -288,3 +298,64 @@ def owner_guessed(name: str, owner: Role, length: int) -> Problem:
     other = "neuron" if owner == "trial" else "trial"
     hint = f"If this is wrong, name it in mapping.{other}_metadata; mapping.{owner}_metadata confirms it."
     return Problem("metadata_guessed", message, hint, f"/{name[:100]}")
+
+
+def known_roles(mapping: MappingOptions, variables: Iterable[str]) -> dict[str, Role]:
+    """Return the vectors of which the mapping says that they are of trials, or of neurons."""
+    of_trials = [*(mapping.trial_metadata or ()), mapping.split or "", mapping.trial_length_bins or ""]
+    roles: list[tuple[Role, Sequence[str]]] = [
+        ("trial", of_trials),
+        ("neuron", mapping.neuron_metadata or ()),
+    ]
+    return {name: role for role, names in roles for name in variables if is_named(name, names)}
+
+
+def decide_axes(file: ArrayFile, spikes: str, mapping: MappingOptions) -> Decision:
+    """Decide the order of the axes of an array of counts: as the mapping says, else by what lies beside it."""
+    shape = file.variables[spikes].shape
+    refuse_wrong_axes(spikes, shape, mapping.axes)
+    if mapping.axes is not None:
+        return Decision(tuple(mapping.axes), "axes as given in the mapping")
+    return evidence_beside(file, spikes, shape, mapping).decide(*orders_of_counts(shape))
+
+
+def evidence_beside(
+    file: ArrayFile, spikes: str, shape: tuple[int, ...], mapping: MappingOptions
+) -> Evidence:
+    """Collect what the arrays beside the spikes tell of axes of some lengths."""
+    evidence, lengths = Evidence(spikes, shape), {}
+    for name, variable in file.variables.items():
+        length, is_short = variable.length, variable.length in shape
+        if name == spikes:
+            continue
+        if is_short and read_time_axis(file, name, mapping) is not None:
+            evidence.add_time_axis(name, variable.size)
+        elif length is not None and variable.is_column:
+            lengths[name] = length
+            if variable.is_numbers and name in (mapping.trial_length_bins, "trial_length_bins"):
+                evidence.add_longest_trial(name, int(np.nanmax(file.read(name), initial=0)))
+        elif variable.dtype.kind == "f" and not SPIKE_LIKE.search(base_of(name)):
+            evidence.add_behaviour(name, variable.shape)
+    evidence.add_vectors(lengths, known_roles(mapping, file.variables))
+    return evidence
+
+
+def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArray[Any] | None:
+    """Read a vector if it is the time of each bin."""
+    if not file.variables[name].is_numbers:
+        return None
+    is_given = mapping.time is not None and is_named(name, [mapping.time])
+    if not is_given and TIME_AXIS.fullmatch(base_of(name)) is None:
+        return None
+    values = np.asarray(file.read(name)).reshape(-1)
+    return values if is_given or is_even(values) else None
+
+
+def is_other_spikes(file: ArrayFile, name: str, spikes: str, axes: Sequence[str]) -> bool:
+    """Return whether an array holds whole counts, and is called like spikes or has as many components as there are neurons."""
+    variable, own = file.variables[name], file.variables[spikes]
+    if not variable.is_numbers or len(variable.shape) != len(own.shape):
+        return False
+    base, place = base_of(name), axes.index("neuron")
+    is_alike = base == base_of(spikes) or base in SPIKES or SPIKE_LIKE.search(base) is not None
+    return (is_alike or variable.shape[place] == own.shape[place]) and looks_like_counts(file, name)

@@ -1,13 +1,23 @@
 """Which variable of a file is what: as the mapping says, else by its name, else by its shape; always told in the report."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.recording import Understood
+
+SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "data", "y", "x_spikes")
+"""Names of arrays of counts, the likeliest first."""
+
+OTHER_SPIKES = (
+    "it looks like the counts of a second recording; mapping.spikes can name it, or several as a list, and "
+    "mapping.behaviour takes it for a behaviour"
+)
+"""Why an array of counts beside the spikes was left out."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,30 @@ class Variable:
 
 
 Variables = Mapping[str, Variable]
+
+
+class ArrayFile(Protocol):
+    """A file of named arrays, checked before anything was read.
+
+    Attributes
+    ----------
+    format
+        Name of its format.
+    variables
+        Shape and type of each array.
+    numbers
+        Single numbers beside the arrays, such as attributes.
+    """
+
+    format: str
+    variables: dict[str, Variable]
+    numbers: dict[str, float]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one array whole."""
+
+    def blocks(self, name: str, item_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read one array by blocks of its first axis: yields where a block begins, and the block."""
 
 
 def described(name: str, variable: Variable) -> str:
@@ -89,3 +123,15 @@ def choose(
     if found is None and (found := named(variables, names, fits)) is not None:
         understood.append(Understood(role, found, "by its name", variables[found].shape))
     return found
+
+
+def looks_like_counts(file: ArrayFile, name: str) -> bool:
+    """Whether an array of floats holds whole numbers, none negative, as far as its first block tells."""
+    for _, block in file.blocks(name, 8):
+        return bool(np.isfinite(block).all() and (block >= 0).all() and (block == np.trunc(block)).all())
+    return False
+
+
+def is_named(name: str, names: Sequence[str]) -> bool:
+    """Return whether a list of the mapping has a variable, with or without a leading slash."""
+    return name in names or name in {one.strip("/") for one in names}

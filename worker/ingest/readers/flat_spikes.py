@@ -14,7 +14,7 @@ from worker.ingest.spike_columns import SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
 
 if TYPE_CHECKING:
-    from worker.ingest.readers.arrays import ArrayFile
+    from worker.ingest.readers.choosing import ArrayFile
 
 NEURON = (
     "spike_clusters", "spike_neurons", "spike_units", "neuron", "neurons", "unit", "units", "unit_id", "unit_ids",

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from worker.ingest.readers.arrays import read_arrays
 from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant
 from worker.ingest.readers.choosing import Variable
-from worker.ingest.readers.hdf5.safety import CheckedHdf5, blocks, has_nwb_version, looks_like, open_checked
+from worker.ingest.readers.hdf5.safety import (
+    CheckedHdf5,
+    blocks,
+    has_nwb_version,
+    looks_like,
+    open_checked,
+    read_texts,
+)
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 
@@ -46,10 +53,17 @@ class Hdf5Arrays:
         self.numbers = checked.attributes
         self.variables = {name: Variable(d.shape, d.dtype) for name, d in checked.datasets.items()}
         self._datasets, self._options = checked.datasets, options
+        self._texts = {name: dataset for name, dataset in checked.texts.items() if dataset.ndim <= 1}
+        self.variables |= {name: Variable(d.shape, np.dtype("U1")) for name, d in self._texts.items()}
+        checked.set_aside |= dict.fromkeys(
+            checked.texts.keys() - self._texts.keys(), "it holds texts in more than one axis"
+        )
         self._opened: dict[str, int] = {}
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one data set whole."""
+        if name in self._texts:
+            return read_texts(self._texts[name])
         return np.asarray(self._open(name)[()])
 
     def blocks(self, name: str, item_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant, refuse_shape_of_spikes
-from worker.ingest.readers.hdf5.lfads import read_splits
-from worker.ingest.readers.hdf5.lfads_layout import Layout, arrange
+from worker.ingest.readers.hdf5.named import Hdf5Arrays
 from worker.ingest.readers.hdf5.safety import CheckedHdf5, looks_like, open_checked
+from worker.ingest.readers.split_arrays import read_indices, read_splits
+from worker.ingest.readers.split_layout import Layout
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, MetadataValue, Recording
 
 _SPLITS = {"train": SPLIT_TRAIN, "eval": SPLIT_NOT_GIVEN}
@@ -44,19 +45,24 @@ class NlbHdf5Reader:
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
         """Read `path`; the module's table says what is understood."""
-        with open_checked(path, options, variable_length=True) as file:
-            file.refuse_giant(file.datasets, options)
-            _refuse_unread_spikes(file)
-            layout = Layout(spikes={}, splits=_SPLITS)
-            _lift_out_of_groups(file, layout)
-            held_in, held_out = _put_together(file, layout)
-            _pad_behaviour(file, layout)
-            refuse_giant(sum(d.size * 4 for d in file.datasets.values() if isinstance(d, Joined)), options)
-            arrange(layout, {name: dataset.shape for name, dataset in file.datasets.items()}, {})
-            unread = dict.fromkeys([*file.texts, *file.references], "its values are of variable length")
-            for name, why in (file.set_aside | unread).items():
-                layout.warnings.append(left_out(name.removeprefix("/"), (), why))
-            recording = read_splits(file, layout, options, self.format, _USUAL_WIDTH)
+        with open_checked(path, options, variable_length=True) as checked:
+            checked.refuse_giant(checked.datasets, options)
+            _refuse_unread_spikes(checked)
+            layout = Layout(spikes={}, splits=_SPLITS, words={split: split for split in _SPLITS})
+            _lift_out_of_groups(checked, layout)
+            held_in, held_out = _put_together(checked, layout)
+            _pad_behaviour(checked, layout)
+            refuse_giant(sum(d.size * 4 for d in checked.datasets.values() if isinstance(d, Joined)), options)
+            file = Hdf5Arrays(checked, options, self.format)
+            layout.drop_unlike_training(file.variables)
+            layout.sort(file.variables)
+            layout.place_trials(file.variables, read_indices(file, layout))
+            recording = read_splits(file, layout, options, _USUAL_WIDTH)
+            unread = dict.fromkeys(checked.references, "it holds references")
+            recording.warnings += [
+                left_out(name.removeprefix("/"), (), why)
+                for name, why in (checked.set_aside | unread).items()
+            ]
             if held_out:
                 is_held_out: list[MetadataValue] = [*[False] * held_in, *[True] * held_out]
                 recording.neuron_metadata["held_out"] = is_held_out

@@ -19,6 +19,9 @@ from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refu
 from worker.ingest.rows import rows_per_block
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_ROWS_OF_TEXT = 64
+"""Read at a time: many long texts may be one in the file, repeated."""
+_MOST_TEXT_BYTES = 256 * 2**20
 _SPARSE = 1000
 """A data set that declares so many times what is stored of it, and more than may be read, is no recording."""
 LARGEST_CHUNK_BYTES = 512 * 2**20
@@ -36,7 +39,7 @@ class CheckedHdf5:
     datasets
         Path without the leading slash → data set of plain numbers or strings of fixed length.
     texts, references
-        The same for strings of any length and for references, where these are not refused.
+        The same for strings of any length, and for references where these are not refused.
     attributes
         Numbers among the root group's attributes.
     set_aside
@@ -88,8 +91,8 @@ def open_checked(path: Path, options: ReadOptions, variable_length: bool = False
     options
         A data set is refused if it declares more than `max_expanded_bytes` while the file holds next to nothing of it.
     variable_length
-        Whether strings of any length and references are set out in `texts` and `references`, for formats that need them,
-        rather than refused.
+        Whether references and other values of variable length are set out, for formats that need them, rather than refused.
+        Strings of any length are always set out in `texts`.
 
     Raises
     ------
@@ -109,6 +112,26 @@ def blocks(dataset: h5py.Dataset, item_bytes: int | None = None) -> Iterator[tup
     rows = rows_per_block(dataset.shape, item_bytes or dataset.dtype.itemsize, chunk_rows)
     for first in range(0, dataset.shape[0], rows):
         yield first, dataset[first : first + rows]
+
+
+def read_texts(dataset: h5py.Dataset) -> NDArray[np.str_]:
+    """Read strings of any length, of one axis or none.
+
+    Raises
+    ------
+    RejectedFile
+        When they take too much memory.
+    """
+    texts: list[str] = []
+    for first in range(0, max(dataset.size, 1), _ROWS_OF_TEXT):
+        block = dataset[first : first + _ROWS_OF_TEXT] if dataset.ndim else [dataset[()]]
+        texts += [one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in block]
+        number = dataset.size if dataset.ndim else 1
+        if 4 * max(map(len, texts)) * number > _MOST_TEXT_BYTES:
+            said = f"The texts in `{dataset.name}` take more than {_MOST_TEXT_BYTES // 2**20} MiB."
+            hint = "Leave out columns of long texts."
+            raise RejectedFile(Problem("file_too_large_expanded", said, hint, str(dataset.name)))
+    return np.array(texts, dtype=np.str_).reshape(dataset.shape)
 
 
 def _declared_bytes(dataset: h5py.Dataset) -> int:
@@ -175,7 +198,8 @@ class _Walk:
         if space.get_simple_extent_type() == h5py.h5s.NULL:
             self.checked.set_aside[path] = "it is empty"
         elif kind.get_class() == h5py.h5t.REFERENCE or _is_text_of_any_length(kind):
-            self._refuse_variable_length(path)
+            if not _is_text_of_any_length(kind):
+                self._refuse_variable_length(path)
             group = self.checked.texts if _is_text_of_any_length(kind) else self.checked.references
             group[name] = h5py.Dataset(dataset)
         elif kind.detect_class(h5py.h5t.VLEN) or kind.detect_class(h5py.h5t.REFERENCE):
@@ -188,10 +212,7 @@ class _Walk:
 
     def _refuse_variable_length(self, path: str) -> None:
         if not self._variable_length:
-            hint = (
-                "Store strings with a fixed length: np.array(names, dtype='S'); store no references or "
-                "ragged arrays."
-            )
+            hint = "Store no references and no ragged arrays."
             raise _refused("object_array", path, "holds references or values of variable length", hint)
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.arrays import known_roles
 from worker.ingest.readers.axis_evidence import (
     Decision,
     Evidence,
     Order,
     Role,
     is_likely_of_neurons,
+    known_roles,
     owner_guessed,
     owner_of_column,
 )

@@ -6,8 +6,7 @@ import numpy as np
 
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers.arrays import evidence_beside
-from worker.ingest.readers.axis_evidence import Order
+from worker.ingest.readers.axis_evidence import Order, evidence_beside
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.matlab.leaves import MatlabArrays
 from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers

@@ -37,9 +37,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.arrays import SPIKE_TIMES, SPIKES, read_arrays
+from worker.ingest.readers.arrays import SPIKE_TIMES, read_arrays
 from worker.ingest.readers.base import ReadOptions, left_out
-from worker.ingest.readers.choosing import described, given, named
+from worker.ingest.readers.choosing import SPIKES, described, given, named
 from worker.ingest.readers.matlab import v5, v73
 from worker.ingest.readers.matlab.beside import TimesBeside
 from worker.ingest.readers.matlab.counts import pad_counts

@@ -1,0 +1,307 @@
+"""Reads a file in which every array is there once for each split (or other part) into one recording."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
+from worker.ingest.counts import CountsBuilder
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.axis_evidence import (
+    Role,
+    base_of,
+    is_other_spikes,
+    known_roles,
+    owner_guessed,
+    owner_of_column,
+    read_time_axis,
+)
+from worker.ingest.readers.base import (
+    ReadOptions,
+    left_out,
+    metadata_values,
+    name_is_usable,
+    parse_trial_lengths,
+    refuse_shape_of_spikes,
+    settle_split,
+)
+from worker.ingest.readers.choosing import OTHER_SPIKES, ArrayFile, Variable, is_named
+from worker.ingest.readers.split_layout import Layout
+from worker.ingest.recording import MetadataValue, Recording, Understood
+from worker.ingest.rows import Rows, filled
+from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
+
+_TRUE_RATES = ("true_rates_hz", "truth", "rates", "true_rates")
+_EXTERNAL_INPUTS = ("ext_input", "external_inputs")
+_BEHAVIOUR_NAMES = {"lowd": "true_latents", "latent": "true_latents", "latents": "true_latents"}
+
+
+def read_splits(
+    file: ArrayFile,
+    layout: Layout,
+    options: ReadOptions,
+    usual_width: tuple[str, float] | None = None,
+) -> Recording:
+    """Read a file of which every array is there once for each split.
+
+    Parameters
+    ----------
+    file
+        Each split's spikes are trials × bins × neurons.
+    layout
+        What belongs together, and where each trial goes.
+    options
+        The bin width of the request goes first.
+    usual_width
+        As `BinWidthClues.usual`.
+    """
+    _refuse_unlike_splits(file, layout)
+    spikes = _read_spikes(file, layout)
+    trials, bins, _ = spikes.shape
+    recording = Recording(
+        spikes=spikes,
+        bin_width_s=float("nan"),
+        trial_length_bins=np.full(trials, bins, np.int64),
+        split=layout.split,
+        source_format=file.format,
+        understood=[
+            Understood("spikes", name, f"by its name; trials of {part}", file.variables[name].shape)
+            for part, name in layout.spikes.items()
+        ],
+        notes=list(layout.notes),
+        warnings=list(layout.warnings),
+    )
+    settle_split(recording)
+    if layout.with_source:
+        source: list[MetadataValue] = [None] * trials
+        for part, rows in layout.rows.items():
+            for row in rows.tolist():
+                source[row] = layout.spikes[part]
+        recording.trial_metadata["source"] = source
+    beside = _Beside(file, layout, recording, options)
+    beside.take_all(BinWidthClues(option_s=options.bin_width_s, usual=usual_width))
+    return recording
+
+
+def read_indices(file: ArrayFile, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Read the places of the trials in the session, of each part that has them: numbers in one axis that is longer than 1."""
+    names = layout.names.get("inds", {})
+    usable = {
+        part: name
+        for part, name in names.items()
+        if file.variables[name].is_numbers and file.variables[name].length is not None
+    }
+    return {part: np.asarray(file.read(name)).reshape(-1) for part, name in usable.items()}
+
+
+def _refuse_unlike_splits(file: ArrayFile, layout: Layout) -> None:
+    """Reject spikes that are not trials × bins × neurons, or not of the same bins and neurons in each split."""
+    shapes = {name: file.variables[name].shape for name in layout.spikes.values()}
+    for name in layout.spikes.values():
+        refuse_shape_of_spikes(name, shapes[name], file.variables[name].dtype.kind)
+    first, *others = layout.spikes.values()
+    for name in others:
+        if shapes[name][1:] != shapes[first][1:]:
+            message = f"`{name}` has shape {shapes[name]} and `{first}` {shapes[first]}: bins and neurons must be the same."
+            hint = "Give all trials the same bins and neurons, in the same order; or name one array with mapping.spikes."
+            raise RejectedFile(Problem("splits_differ", message, hint, f"/{name}"))
+
+
+def _read_spikes(file: ArrayFile, layout: Layout) -> Rows:
+    _, bins, neurons = file.variables[next(iter(layout.spikes.values()))].shape
+    builder = CountsBuilder((len(layout.split), bins, neurons))
+    for part, name in layout.spikes.items():
+        for first, block in file.blocks(name, file.variables[name].dtype.itemsize):
+            builder.add(name, first, layout.rows[part][first : first + len(block)], block)
+    return builder.finish()
+
+
+class _Beside:
+    """Takes everything beside the spikes from a file into a recording."""
+
+    def __init__(self, file: ArrayFile, layout: Layout, recording: Recording, options: ReadOptions) -> None:
+        self._file, self._layout, self._recording = file, layout, recording
+        self._mapping = options.mapping
+        self._known = known_roles(options.mapping, file.variables)
+        self._trials, self._bins, self._neurons = map(int, recording.spikes.shape)
+        self._spikes = next(iter(layout.spikes.values()))
+
+    def take_all(self, clues: BinWidthClues) -> None:
+        """Fill the recording, in the order in which one thing is needed for the next, and tell what is left."""
+        recording, names = self._recording, self._layout.names
+        self._layout.used |= set(self._layout.spikes.values())
+        if "trial_length_bins" in names:
+            lengths = np.array(self._values("trial_length_bins"), np.float64)
+            recording.trial_length_bins = parse_trial_lengths(lengths, "trial_length_bins", self._bins)
+        self._settle_rates_and_bin_width(clues)
+        inputs = next((n for n in names if base_of(n) in _EXTERNAL_INPUTS and self._per_bin(n)), None)
+        if inputs is not None:
+            recording.external_inputs = self._gather(inputs)
+        for name in names:
+            base = base_of(name)
+            if base not in ("inds", "trial_length_bins", *_TRUE_RATES, *_EXTERNAL_INPUTS):
+                self._take_other(name)
+        for name in self._layout.beside:
+            if name not in self._layout.used:
+                self._take_beside(name)
+        told = {warning.pointer for warning in recording.warnings}
+        for name, variable in self._file.variables.items():
+            if name not in self._layout.used and f"/{name[:100]}" not in told:
+                why = self._layout.why_unused.get(name, self._why_unfit(variable))
+                recording.warnings.append(left_out(name, variable.shape, why))
+
+    def _why_unfit(self, variable: Variable) -> str:
+        fitting = f"these trials, {self._bins} bins and {self._neurons} neurons"
+        return f"its shape does not fit {fitting}, or its name or type cannot be used"
+
+    def _settle_rates_and_bin_width(self, clues: BinWidthClues) -> None:
+        recording, file = self._recording, self._file
+        clues.stated = {name: value for name, value in file.numbers.items() if name in SECONDS_PER_UNIT}
+        for name in self._layout.beside:
+            variable, base = file.variables[name], base_of(name)
+            if base in SECONDS_PER_UNIT and variable.size == 1 and variable.is_numbers:
+                self._layout.used.add(name)
+                clues.stated[base] = float(np.reshape(file.read(name), ()))
+            elif variable.length == self._bins:
+                times = read_time_axis(file, name, self._mapping)
+                if times is not None:
+                    self._layout.used.add(name)
+                    clues.add_time_axis(name, times)
+        found = {base_of(name): name for name in self._layout.names}
+        rates_name = next((found[name] for name in _TRUE_RATES if name in found), None)
+        rates = None if rates_name is None else self._true_rates(rates_name)
+        if rates is not None:
+            inside = recording.inside_trials()
+            clues.counts_per_true_rate = counts_per_true_rate(recording.spikes, rates, inside)
+        recording.bin_width_s = clues.settle(recording.notes, recording.warnings)
+        if rates is not None and rates_name is not None:
+            name = next(iter(self._layout.names[rates_name].values()))
+            settle_true_rates(recording, rates, name, stated_hz=rates_name.endswith("_hz"))
+
+    def _true_rates(self, name: str) -> Rows | None:
+        """Read true rates, or warn that they were left out: their shape differs, or a split has none."""
+        missing = [split for split in self._layout.spikes if split not in self._layout.names[name]]
+        for full_name in self._layout.names[name].values():
+            shape = self._file.variables[full_name].shape
+            if shape[1:] != (self._bins, self._neurons):
+                why = f"true rates must have {self._bins} bins and {self._neurons} neurons, as the spikes"
+            elif missing:
+                why = f"there are no true rates for {listed(missing)} trials"
+            else:
+                continue
+            self._layout.why_unused |= dict.fromkeys(self._layout.names[name].values(), why)
+            return None
+        return self._gather(name)
+
+    def _take_other(self, name: str) -> None:
+        """Take an array of all parts as behaviour or metadata by its shape, or say why not."""
+        recording, base = self._recording, base_of(name)
+        own_name = _BEHAVIOUR_NAMES.get(base, name)
+        own_name = name if own_name in recording.behaviour else own_name
+        if not name_is_usable(own_name):
+            return
+        if self._per_trial(name):
+            if self._is_wanted("trial_metadata", name):
+                recording.trial_metadata[own_name] = self._values(name)
+        elif self._per_bin(name) and self._is_wanted("behaviour", name) and not self._is_other_spikes(name):
+            recording.behaviour[own_name] = self._gather(name)
+
+    def _is_other_spikes(self, name: str) -> bool:
+        """Return whether an array looks like the spikes of another recording, unless the mapping calls it behaviour."""
+        full_names, axes = self._layout.names[name].values(), ("trial", "bin", "neuron")
+        found = [one for one in full_names if is_other_spikes(self._file, one, self._spikes, axes)]
+        self._layout.why_unused |= dict.fromkeys(found, OTHER_SPIKES)
+        return bool(found) and not any(
+            is_named(n, self._mapping.behaviour or ()) for n in (name, *full_names)
+        )
+
+    def _is_wanted(self, role: str, name: str) -> bool:
+        """Return whether the mapping names an array, with or without its split, or leaves it open."""
+        wanted, full_names = getattr(self._mapping, role), self._layout.names[name].values()
+        if wanted is None or any(is_named(one, wanted) for one in (name, *full_names)):
+            return True
+        self._layout.why_unused |= dict.fromkeys(full_names, f"mapping.{role} does not name it")
+        return False
+
+    def _take_beside(self, name: str) -> None:
+        """Take an array whose name tells no part as metadata of neurons, or say why not."""
+        variable, own_name = self._file.variables[name], name.replace("/", ".")
+        numbers: dict[Role, int] = {"neuron": self._neurons, "bin": self._bins}
+        owner, is_guess = None, False
+        if variable.is_column:
+            owner, is_guess = owner_of_column(name, variable.size, numbers, self._spikes, self._known)
+        wanted = self._mapping.neuron_metadata
+        why = "its name tells no split, and it has not one value for each neuron"
+        if owner == "neuron" and name_is_usable(own_name):
+            if wanted is None or is_named(name, wanted):
+                values = metadata_values(np.asarray(self._file.read(name)).reshape(-1))
+                self._recording.neuron_metadata[own_name] = values
+                self._recording.warnings += [owner_guessed(name, owner, variable.size)] if is_guess else []
+                self._layout.used.add(name)
+                return
+            why = "mapping.neuron_metadata does not name it"
+        self._layout.why_unused.setdefault(name, why)
+
+    def _per_bin(self, name: str) -> bool:
+        """Whether `name` is trials × bins (× k) numbers in each split that has it, with one k."""
+        variables = self._variables(name).values()
+        fits = all(
+            len(variable.shape) in (2, 3) and variable.shape[1] == self._bins and variable.is_numbers
+            for variable in variables
+        )
+        return fits and self._has_all_trials(name) and len({v.shape[2:] for v in variables}) == 1
+
+    def _per_trial(self, name: str) -> bool:
+        parts = self._layout.names[name]
+        return all(
+            variable.is_column and variable.size == len(self._layout.rows[part])
+            for part, variable in zip(parts, self._variables(name).values(), strict=True)
+        )
+
+    def _has_all_trials(self, name: str) -> bool:
+        parts = self._layout.names[name]
+        return all(
+            self._file.variables[full].shape[0] == len(self._layout.rows[part])
+            for part, full in parts.items()
+        )
+
+    def _variables(self, name: str) -> dict[str, Variable]:
+        return {full: self._file.variables[full] for full in self._layout.names[name].values()}
+
+    def _gather(self, name: str) -> Rows:
+        """Read an array in the original order: float32 [trials, bins, k]; NaN where a split lacks it."""
+        width = max((*variable.shape, 1)[2] for variable in self._variables(name).values())
+        gathered = filled((self._trials, self._bins, width), np.float32, np.nan)
+        with np.errstate(over="ignore"):
+            for part, full_name in self._layout.names[name].items():
+                for first, block in self._file.blocks(full_name, 8):
+                    rows = self._layout.rows[part][first : first + len(block)]
+                    gathered[rows] = block.reshape(len(block), self._bins, width).astype(np.float32)
+        self._warn_of_missing_splits(name)
+        return gathered
+
+    def _values(self, name: str) -> list[MetadataValue]:
+        """Read one value for each trial, in the original order; None where a split lacks it."""
+        values: list[MetadataValue] = [None] * self._trials
+        for part, full_name in self._layout.names[name].items():
+            rows, variable = self._layout.rows[part], self._file.variables[full_name]
+            if not variable.is_column or variable.size != len(rows):
+                message = f"`{full_name}` has shape {variable.shape}: expected one value for each of {len(rows)} trials."
+                hint = "Check how it was written."
+                raise RejectedFile(Problem("array_wrong_shape", message, hint, f"/{full_name}"))
+            found = metadata_values(np.asarray(self._file.read(full_name)).reshape(-1))
+            for row, value in zip(rows.tolist(), found, strict=True):
+                values[row] = value
+        self._warn_of_missing_splits(name)
+        return values
+
+    def _warn_of_missing_splits(self, name: str) -> None:
+        present = self._layout.names[name]
+        self._layout.used |= set(present.values())
+        for split in self._layout.spikes:
+            if split not in present:
+                message = f"There is `{listed(present.values())}` but no `{split}_{name}`: its trials have no values there."
+                hint = "Give it for every split, if you have it."
+                warning = Problem("array_missing_in_split", message, hint, f"/{split}_{name}")
+                self._recording.warnings.append(warning)

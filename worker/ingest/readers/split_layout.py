@@ -1,0 +1,235 @@
+"""Which arrays of a file belong together because their names differ by a split alone, and where each trial goes.
+
+`train_data`, `data_valid`, `test/data` and `trainData` are `data` of the splits train, valid and test.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.choosing import Variables
+from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
+
+SPLITS = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "test": SPLIT_NOT_GIVEN}
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid", "validation": "valid",
+    "test": "test", "testing": "test", "tst": "test",
+}  # fmt: skip
+"""Words in names → the split that they mean."""
+
+
+def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return which part of the recording a name is of, and the name without that; None if it does not say it once.
+
+    Parameters
+    ----------
+    name
+        Path in the file. The word is the first or the last of a group's or an array's own name.
+    words
+        Word in small letters → part.
+    """
+    paths = name.replace("/", ".").split(".")
+    found = []
+    for place, path in enumerate(paths):
+        if path.lower() in words:
+            found.append((words[path.lower()], [*paths[:place], *paths[place + 1 :]]))
+            continue
+        tokens = re.split(r"[_\-\s]+|(?<=[a-z0-9])(?=[A-Z])", path)
+        for word, rest in ((tokens[0], tokens[1:]), (tokens[-1], tokens[:-1])):
+            if len(tokens) > 1 and word.lower() in words:
+                found.append((words[word.lower()], [*paths[:place], "_".join(rest), *paths[place + 1 :]]))
+    return (found[0][0], ".".join(found[0][1])) if len(found) == 1 else None
+
+
+@dataclass
+class Layout:
+    """What the names and shapes in a file say.
+
+    Attributes
+    ----------
+    spikes
+        Part (`train`, `valid`, `test`, or another) → name of its spikes.
+    splits
+        Which parts a file of this kind may have, in order, and the split of each.
+    words
+        Words in names → part.
+    names
+        Name without its part → part → full name, for all arrays of a part but the spikes.
+    beside
+        Arrays whose names tell no part.
+    rows
+        Part → int64 [trials of the part]: where each of its trials goes in the recording.
+    split : int8, [trials]
+        Split of each trial of the recording.
+    used
+        Names of arrays that were used.
+    why_unused
+        Name → why it was not used, where that is known.
+    with_source
+        Whether the metadata `source` tells from which array each trial is.
+    notes, warnings
+        What was understood, and what is odd.
+    """
+
+    spikes: dict[str, str]
+    splits: dict[str, int] = field(default_factory=lambda: dict(SPLITS))
+    words: Mapping[str, str] = field(default_factory=lambda: SPLIT_WORDS)
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
+    rows: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    split: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
+    used: set[str] = field(default_factory=set)
+    why_unused: dict[str, str] = field(default_factory=dict)
+    with_source: bool = False
+    notes: list[str] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def sort(self, names: Iterable[str]) -> None:
+        """Sort the arrays beside the spikes by part; of two of one name and part the first is taken."""
+        for full_name in names:
+            if full_name in self.spikes.values():
+                continue
+            found = part_of(full_name, self.words)
+            if found is not None and found[0] in self.spikes and found[1]:
+                same = self.names.setdefault(found[1], {})
+                if same.setdefault(found[0], full_name) == full_name:
+                    continue
+                self.why_unused[full_name] = f"`{same[found[0]]}` is of the same name and split"
+            self.beside.append(full_name)
+
+    def drop_unlike_training(self, variables: Variables) -> None:
+        """Leave test trials out, with a warning, when their bins or neurons are not those of training."""
+        train = self.spikes.get("train")
+        for split, test in list(self.spikes.items()):
+            of_test = self.splits[split] == SPLIT_NOT_GIVEN
+            if train is None or not of_test or variables[test].shape[1:] == variables[train].shape[1:]:
+                continue
+            del self.spikes[split]
+            shapes = f"`{test}` has shape {variables[test].shape}, but `{train}` has {variables[train].shape}"
+            hint = "Give test trials the same bins and neurons, or upload them as a recording of their own."
+            message = f"Test trials were left out: {shapes}."
+            self.warnings.append(Problem("test_trials_left_out", message, hint, f"/{test}"))
+            self.used.add(test)  # which the warning tells
+
+    def place_trials(self, variables: Variables, indices: Mapping[str, NDArray[Any]]) -> None:
+        """Put trials into their original order.
+
+        Parameters
+        ----------
+        variables
+            Of the file; the first axis of the spikes is that of trials.
+        indices
+            Part → its `inds`: each trial's place in the session, counted from any number; or true for each trial of the
+            session that is in this part.
+        """
+        numbers = {split: variables[name].shape[0] for split, name in self.spikes.items()}
+        order = self._original_order(numbers, indices)
+        trials = sum(numbers.values())
+        if order is None:
+            order = np.arange(trials, dtype=np.float64)
+            self.notes.append(f"Trials are in the order of the file, part by part: {listed(numbers)}.")
+        else:
+            self.notes.append("Trials were put back into their original order, by `train_inds` and so on.")
+            self.used |= set(self.names["inds"].values())
+        ranks = np.empty(trials, np.int64)
+        ranks[np.argsort(order, kind="stable")] = np.arange(trials)
+        self.split = np.empty(trials, np.int8)
+        first = 0
+        for split, number in numbers.items():
+            self.rows[split] = ranks[first : first + number]
+            self.split[self.rows[split]] = self.splits[split]
+            first += number
+
+    def _original_order(
+        self, numbers: dict[str, int], indices: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.float64] | None:
+        """Return the place of each trial, training trials first, or None where the file does not say it."""
+        if "inds" not in self.names:
+            return None
+        given = {split: _places(index) for split, index in indices.items() if split in numbers}
+        if "test" in numbers and "test" not in given:
+            last = max((float(np.nanmax(index, initial=-1)) for index in given.values()), default=-1)
+            given["test"] = last + 1 + np.arange(numbers["test"], dtype=np.float64)
+        joined = np.concatenate([given[split] for split in numbers if split in given] or [np.zeros(0)])
+        complete = all(split in given and len(given[split]) == number for split, number in numbers.items())
+        whole = np.isfinite(joined).all() and (joined >= 0).all() and (joined == np.trunc(joined)).all()
+        if complete and whole and len(np.unique(joined)) == len(joined):
+            return joined
+        names = listed(f"`{name}`" for name in self.names["inds"].values())
+        message = (
+            f"The trials' places in the session, {names}, do not name each trial once: they were not used."
+        )
+        hint = "For each trial of a split, give one whole number from 0 or 1 that no other trial has: its place in the session."
+        self.warnings.append(Problem("original_order_unclear", message, hint, "/train_inds"))
+        why = "it does not name each trial of the session once"
+        self.why_unused |= dict.fromkeys(self.names["inds"].values(), why)
+        return None
+
+
+def _places(index: NDArray[Any]) -> NDArray[np.float64]:
+    flat = index.reshape(-1)
+    return np.flatnonzero(flat).astype(np.float64) if flat.dtype.kind == "b" else flat.astype(np.float64)
+
+
+def spikes_of_lfads(variables: Variables) -> Layout:
+    """Find the spikes of a file in the layout of LFADS.
+
+    Raises
+    ------
+    RejectedFile
+        When there are none for training.
+    """
+    parts: dict[str, dict[str, str]] = {}
+    for full_name in variables:
+        split, base = part_of(full_name, SPLIT_WORDS) or ("", "")
+        if base in ("data", "encod_data", "recon_data"):
+            parts.setdefault(split, {}).setdefault(base, full_name)
+    layout = Layout(spikes={})
+    for split in SPLITS:
+        if split in parts:
+            layout.spikes[split] = _spikes_of(parts[split], variables, layout)
+    if "train" not in layout.spikes:
+        raise RejectedFile(_no_spikes(variables))
+    return layout
+
+
+def _spikes_of(names: dict[str, str], variables: Variables, layout: Layout) -> str:
+    """Choose the spikes of one split: `data`, else the larger of `encod_data` and `recon_data`."""
+    if "data" in names or len(names) == 1:
+        return names.get("data") or next(iter(names.values()))
+    encoded, reconstructed = names["encod_data"], names["recon_data"]
+    inside, outside = variables[encoded].shape, variables[reconstructed].shape
+    if len(inside) != 3 or len(outside) != 3 or inside[0] != outside[0]:
+        message = f"`{encoded}` has shape {inside} and `{reconstructed}` {outside}: expected the same trials in both."
+        hint = "Give trials × bins × neurons in both."
+        raise RejectedFile(Problem("splits_differ", message, hint, f"/{reconstructed}"))
+    if any(more < fewer for fewer, more in zip(inside, outside, strict=True)):
+        message = f"`{reconstructed}`, {outside}, is smaller than `{encoded}`, {inside}, which was used."
+        hint = "Reconstructed data should hold all bins and neurons."
+        layout.warnings.append(Problem("recon_smaller_than_encod", message, hint, f"/{reconstructed}"))
+        layout.used.add(reconstructed)  # which the warning tells
+        return encoded
+    layout.why_unused[encoded] = f"`{reconstructed}` holds the same trials"
+    if inside != outside:
+        message = (
+            f"`{reconstructed}`, {outside}, has more bins or neurons than `{encoded}`, {inside}. It was used: the "
+            "held-out bins and neurons are input to the model, like all others."
+        )
+        hint = "To keep them out of the model, upload the encoded data alone."
+        layout.warnings.append(Problem("held_out_used_as_input", message, hint, f"/{reconstructed}"))
+    return reconstructed
+
+
+def _no_spikes(variables: Variables) -> Problem:
+    seen = listed(f"{name} {variable.shape}" for name, variable in variables.items())
+    message = (
+        "This HDF5 file has no spikes in the layout of LFADS: expected `train_data` and `valid_data` (or "
+        f"`train_encod_data`, `valid_encod_data`), each trials × bins × neurons. Its data sets are: {seen}."
+    )
+    hint = "Rename the spike counts to train_data, or save an NPZ: np.savez(path, spikes=counts, bin_width_s=0.010)."
+    return Problem("spikes_missing", message, hint, "/train_data")
