@@ -24,9 +24,12 @@ class _Options(BaseModel):
 class Mapping(_Options):
     """Which variable of the file is what. What is not named is guessed; the report tells each guess and what else there was."""
 
-    spikes: VariableName | None = Field(
+    spikes: VariableName | Annotated[list[VariableName], Field(min_length=1, max_length=100)] | None = Field(
         None,
-        description="Spike counts: trials × bins × neurons, or bins × neurons of a continuous recording.",
+        description="Spike counts: trials × bins × neurons, or bins × neurons of a continuous recording. In arrays and MATLAB "
+        "files, a list joins the trials of several variables, in this order; the metadata `source` then names the variable "
+        "of each trial.",
+        examples=["spikes", ["block_1.spikes", "block_2.spikes"]],
     )
     axes: list[Literal["trial", "bin", "neuron"]] | None = Field(
         None,
@@ -59,9 +62,19 @@ class Mapping(_Options):
     neuron: VariableName | None = Field(None, description="In tables: the column of the neuron.")
     count: VariableName | None = Field(None, description="In long tables: the column of the count.")
 
+    @property
+    def spikes_listed(self) -> list[str]:
+        """The variables that `spikes` names."""
+        return [self.spikes] if isinstance(self.spikes, str) else self.spikes or []
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         allowed = (["bin", "neuron", "trial"], ["bin", "neuron"], ["neuron", "trial"])
+        if isinstance(self.spikes, list):
+            if len(set(self.spikes)) < len(self.spikes):
+                raise ValueError(f"spikes is {self.spikes}: expected each variable once")
+            if len(self.spikes) == 1:  # so that options that mean the same are equal
+                self.spikes = self.spikes[0]
         if self.axes is not None and sorted(self.axes) not in allowed:
             raise ValueError(
                 f"axes is {self.axes}: expected trial, bin and neuron once each, in any order (or bin and neuron, for a "

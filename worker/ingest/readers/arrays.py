@@ -20,12 +20,14 @@
 The mapping of the request goes before names. What is none of these is left out with a warning.
 """
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.dataset_options import Mapping
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
@@ -33,9 +35,11 @@ from worker.ingest.readers.axes import Axes
 from worker.ingest.readers.axis_evidence import (
     Role,
     as_option,
+    base_of,
     decide_axes,
     is_other_spikes,
     known_roles,
+    of_other_recording,
     owner_guessed,
     owner_of_column,
     read_time_axis,
@@ -65,6 +69,8 @@ from worker.ingest.readers.choosing import (
     named,
 )
 from worker.ingest.readers.flat_spikes import read_flat_spikes
+from worker.ingest.readers.split_arrays import read_parts
+from worker.ingest.readers.split_layout import SPLIT_WORDS, Layout, part_of, parts_by_name, parts_given
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
 from worker.ingest.rows import Rows, zeros
 from worker.ingest.spike_trains import SpikeTrains
@@ -87,7 +93,30 @@ def read_arrays(file: ArrayFile, options: ReadOptions) -> Recording | SpikeTrain
     times = _spike_times(file, options, understood)
     if times is not None:
         return read_flat_spikes(file, times, options, understood)
+    layout = _parts(file, options.mapping)
+    if layout is not None:
+        return read_parts(file, layout, options)
     return _Counts(file, _spike_counts(file, options, understood), options, understood).recording()
+
+
+def _parts(file: ArrayFile, mapping: Mapping) -> Layout | None:
+    """The arrays that hold the trials of one recording together: those of a list in the mapping, else by their names."""
+    if isinstance(mapping.spikes, list):
+        names = [given(file.variables, "spikes", name, []) for name in mapping.spikes]
+        return parts_given([name for name in names if name is not None])
+    whole = [
+        name
+        for name, v in file.variables.items()
+        if len(v.shape) == 3 and base_of(name) in SPIKES[:5] and part_of(name, SPLIT_WORDS) is None
+    ]
+    if mapping.spikes is not None or whole:
+        return None
+
+    def is_counts(name: str) -> bool:
+        variable = file.variables[name]
+        return len(variable.shape) == 3 and variable.is_numbers and looks_like_counts(file, name)
+
+    return parts_by_name(file.variables, is_counts)
 
 
 def _spike_times(file: ArrayFile, options: ReadOptions, understood: list[Understood]) -> str | None:
@@ -104,7 +133,8 @@ def _spike_times(file: ArrayFile, options: ReadOptions, understood: list[Underst
 
 def _spike_counts(file: ArrayFile, options: ReadOptions, understood: list[Understood]) -> str:
     variables = file.variables
-    found = given(variables, "spikes", options.mapping.spikes, understood)
+    wanted = options.mapping.spikes
+    found = None if isinstance(wanted, list) else given(variables, "spikes", wanted, understood)
     if found is not None:
         return found
     three_axes = {name: v for name, v in variables.items() if len(v.shape) == 3 and v.is_numbers}
@@ -112,10 +142,14 @@ def _spike_counts(file: ArrayFile, options: ReadOptions, understood: list[Unders
     if not whole:
         whole = {name for name in three_axes if looks_like_counts(file, name)}
     by_name = named(variables, SPIKES, lambda v: len(v.shape) in (2, 3)) or named(variables, SPIKES[:4])
-    if by_name is None and len(whole) > 1:
-        said = f"The spike counts may be any of {listed(described(name, variables[name]) for name in sorted(whole))}."
-        hint = "Say which: mapping.spikes names the array."
-        raise RejectedFile(Problem("spikes_ambiguous", said, hint, "/mapping/spikes"))
+    bases = {base_of(by_name)} if by_name is not None else set()
+    alike = {name for name in three_axes if base_of(name) in bases and looks_like_counts(file, name)}
+    if (by_name is None and len(whole) > 1) or len(alike) > 1:
+        names = sorted(alike or whole)
+        told = listed(described(name, variables[name]) for name in names)
+        message = f"The spike counts may be any of {told}."
+        hint = f"Name one with mapping.spikes. To join the trials of several, give a list: {json.dumps(names[:4])}."
+        raise RejectedFile(Problem("spikes_ambiguous", message, hint, "/mapping/spikes"))
     chosen = by_name or next(iter(whole), None)
     if chosen is None:
         raise RejectedFile(_no_spikes(file, three_axes))
@@ -322,6 +356,10 @@ class _Counts:
         wanted = getattr(self._options.mapping, role)
         if not name_is_usable(own_name):
             why = "its name cannot be used"
+        elif (other := of_other_recording(name, self._spikes, self._file.names)) and not is_named(
+            name, wanted or ()
+        ):
+            why = other
         elif owner is None and not is_named(name, wanted or ()) and self._is_other_spikes(name):
             why = OTHER_SPIKES
         elif owner is None and not (variable.is_numbers and self._fits(name)):

@@ -12,7 +12,7 @@ An order that the evidence leaves open, contradicts or puts in doubt is a guess:
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from worker.ingest.bin_width import TIME_AXIS, is_even
 from worker.ingest.problems import Problem, listed
 from worker.ingest.readers.axes import refuse_wrong_axes
 from worker.ingest.readers.choosing import SPIKES, ArrayFile, is_named, looks_like_counts
+from worker.ingest.readers.split_layout import SPLIT_WORDS, part_of
 
 Role = Literal["trial", "bin", "neuron"]
 Order = tuple[Role, ...]
@@ -320,13 +321,13 @@ def decide_axes(file: ArrayFile, spikes: str, mapping: MappingOptions) -> Decisi
 
 
 def evidence_beside(
-    file: ArrayFile, spikes: str, shape: tuple[int, ...], mapping: MappingOptions
+    file: ArrayFile, spikes: str, shape: tuple[int, ...], mapping: MappingOptions, apart: Container[str] = ()
 ) -> Evidence:
-    """Collect what the arrays beside the spikes tell of axes of some lengths."""
+    """Collect what the arrays beside the spikes tell of axes of some lengths; those in `apart` tell nothing."""
     evidence, lengths = Evidence(spikes, shape), {}
     for name, variable in file.variables.items():
         length, is_short = variable.length, variable.length in shape
-        if name == spikes:
+        if name == spikes or name in apart or of_other_recording(name, spikes, file.names):
             continue
         if is_short and read_time_axis(file, name, mapping) is not None:
             evidence.add_time_axis(name, variable.size)
@@ -349,6 +350,29 @@ def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArr
         return None
     values = np.asarray(file.read(name)).reshape(-1)
     return values if is_given or is_even(values) else None
+
+
+def of_other_recording(name: str, spikes: str, names: Iterable[str]) -> str | None:
+    """Return why an array belongs to other spikes than those that were taken, or None.
+
+    Parameters
+    ----------
+    name
+        Of the array.
+    spikes
+        Of the spikes that were taken.
+    names
+        Of everything in the file.
+    """
+    own, other = part_of(spikes, SPLIT_WORDS), part_of(name, SPLIT_WORDS)
+    if own is not None and other is not None and own[0] != other[0]:
+        return f"it is of the {other[0]} trials, and `{spikes}` holds the {own[0]} trials"
+    group, spikes_group = name[: -len(base_of(name))], spikes[: -len(base_of(spikes))]
+    if group and not spikes_group.startswith(group):
+        for one in names:
+            if one.startswith(group) and base_of(one) == base_of(spikes):
+                return f"it lies beside `{one}`, a second recording"
+    return None
 
 
 def is_other_spikes(file: ArrayFile, name: str, spikes: str, axes: Sequence[str]) -> bool:

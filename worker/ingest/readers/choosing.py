@@ -62,11 +62,16 @@ class ArrayFile(Protocol):
         Shape and type of each array.
     numbers
         Single numbers beside the arrays, such as attributes.
+    names
+        Names of everything in the file, arrays or not.
     """
 
     format: str
     variables: dict[str, Variable]
     numbers: dict[str, float]
+
+    @property
+    def names(self) -> list[str]: ...  # noqa: D102 an attribute of the table above
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one array whole."""
@@ -128,8 +133,13 @@ def choose(
 def looks_like_counts(file: ArrayFile, name: str) -> bool:
     """Whether an array of floats holds whole numbers, none negative, as far as its first block tells."""
     for _, block in file.blocks(name, 8):
-        return bool(np.isfinite(block).all() and (block >= 0).all() and (block == np.trunc(block)).all())
+        return are_counts(block)
     return False
+
+
+def are_counts(values: NDArray[Any]) -> bool:
+    """Return whether all values are whole numbers from 0."""
+    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.trunc(values)).all())
 
 
 def is_named(name: str, names: Sequence[str]) -> bool:

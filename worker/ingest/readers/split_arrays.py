@@ -1,18 +1,25 @@
 """Reads a file in which every array is there once for each split (or other part) into one recording."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.dataset_options import Mapping
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.axes import Axes, refuse_wrong_axes
 from worker.ingest.readers.axis_evidence import (
+    Clue,
+    Decision,
     Role,
     base_of,
+    evidence_beside,
     is_other_spikes,
     known_roles,
+    orders_of_counts,
     owner_guessed,
     owner_of_column,
     read_time_axis,
@@ -29,7 +36,7 @@ from worker.ingest.readers.base import (
 from worker.ingest.readers.choosing import OTHER_SPIKES, ArrayFile, Variable, is_named
 from worker.ingest.readers.split_layout import Layout
 from worker.ingest.recording import MetadataValue, Recording, Understood
-from worker.ingest.rows import Rows, filled
+from worker.ingest.rows import Rows, blocks, filled, zeros
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
 
 _TRUE_RATES = ("true_rates_hz", "truth", "rates", "true_rates")
@@ -66,7 +73,7 @@ def read_splits(
         split=layout.split,
         source_format=file.format,
         understood=[
-            Understood("spikes", name, f"by its name; trials of {part}", file.variables[name].shape)
+            Understood("spikes", name, f"{layout.how}; trials of {part}", file.variables[name].shape)
             for part, name in layout.spikes.items()
         ],
         notes=list(layout.notes),
@@ -82,6 +89,95 @@ def read_splits(
     beside = _Beside(file, layout, recording, options)
     beside.take_all(BinWidthClues(option_s=options.bin_width_s, usual=usual_width))
     return recording
+
+
+def read_parts(file: ArrayFile, layout: Layout, options: ReadOptions) -> Recording:
+    """Read spikes that lie in several arrays into one recording, with the arrays beside each.
+
+    Parameters
+    ----------
+    file
+        Axes may come in any order, the same in all arrays.
+    layout
+        Its spikes are known.
+    options
+        `mapping.axes` may give the order.
+    """
+    layout.sort(file.variables)
+    decision = _axes_of_parts(file, layout, options.mapping)
+    turned = _Turned(file, layout, Axes(decision.axes))
+    if "train" in layout.spikes and layout.how == "by its name":
+        layout.drop_unlike_training(turned.variables)
+    layout.place_trials(turned.variables, read_indices(turned, layout))
+    recording = read_splits(turned, layout, options)
+    recording.warnings += [decision.warning] if decision.warning is not None else []
+    if decision.how:
+        recording.notes.append(f"{decision.how[0].upper()}{decision.how[1:]}.")
+    return recording
+
+
+def _axes_of_parts(file: ArrayFile, layout: Layout, mapping: Mapping) -> Decision:
+    """Decide the order of axes of all parts by the first of them, and by the axis in which they differ."""
+    part, spikes = next(iter(layout.spikes.items()))
+    shapes = {file.variables[name].shape for name in layout.spikes.values()}
+    shape = file.variables[spikes].shape
+    refuse_wrong_axes(spikes, shape, mapping.axes)
+    if len({len(one) for one in shapes}) > 1 or len(shape) != 3:
+        raise RejectedFile(_not_alike(file, layout))
+    if mapping.axes is not None:
+        return Decision(tuple(mapping.axes), "axes as given in the mapping")
+    others = {name for same in layout.names.values() for p, name in same.items() if p != part}
+    evidence = evidence_beside(file, spikes, shape, mapping, others | set(layout.spikes.values()))
+    if "inds" in layout.names and part in layout.names["inds"]:
+        name = layout.names["inds"][part]
+        evidence.add_vectors({name: file.variables[name].length or 0}, {name: "trial"})
+    differing = [place for place in range(3) if len({one[place] for one in shapes}) > 1]
+    if len(differing) == 1:
+        evidence.clues.append(Clue(listed(layout.spikes.values()), "trial", frozenset(differing)))
+    return evidence.decide(*orders_of_counts(shape))
+
+
+class _Turned:
+    """A file whose arrays of parts are turned to trials × bins × neurons (or components): an `ArrayFile`."""
+
+    def __init__(self, file: ArrayFile, layout: Layout, axes: Axes) -> None:
+        self._file, self._axes = file, axes
+        self.format, self.numbers, self.names = file.format, file.numbers, file.names
+        names = {*layout.spikes.values(), *(one for same in layout.names.values() for one in same.values())}
+        self._names = {
+            name
+            for name in names
+            if axes.names != ("trial", "bin", "neuron")
+            and len(file.variables[name].shape) in (2, 3)
+            and file.variables[name].is_numbers
+            and file.variables[name].length is None
+        }
+        self.variables = {name: self._turned(name) for name in file.variables}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one array whole."""
+        return np.asarray(self._rows(name)) if name in self._names else self._file.read(name)
+
+    def blocks(self, name: str, item_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read one array by blocks of its first axis."""
+        if name in self._names:
+            return blocks(self._rows(name), item_bytes)
+        return self._file.blocks(name, item_bytes)
+
+    def _turned(self, name: str) -> Variable:
+        variable = self._file.variables[name]
+        if name not in self._names:
+            return variable
+        axes = self._axes.of_beside(variable.shape)
+        return Variable(axes.canonical(variable.shape), variable.dtype)
+
+    def _rows(self, name: str) -> Rows:
+        variable = self._file.variables[name]
+        axes = self._axes.of_beside(variable.shape)
+        out = zeros(axes.as_stored(variable.shape), variable.dtype)
+        for first, block in self._file.blocks(name, variable.dtype.itemsize):
+            out[first : first + len(block)] = axes.block(block)
+        return axes.arranged(out)
 
 
 def read_indices(file: ArrayFile, layout: Layout) -> dict[str, NDArray[Any]]:
@@ -100,12 +196,17 @@ def _refuse_unlike_splits(file: ArrayFile, layout: Layout) -> None:
     shapes = {name: file.variables[name].shape for name in layout.spikes.values()}
     for name in layout.spikes.values():
         refuse_shape_of_spikes(name, shapes[name], file.variables[name].dtype.kind)
-    first, *others = layout.spikes.values()
-    for name in others:
-        if shapes[name][1:] != shapes[first][1:]:
-            message = f"`{name}` has shape {shapes[name]} and `{first}` {shapes[first]}: bins and neurons must be the same."
-            hint = "Give all trials the same bins and neurons, in the same order; or name one array with mapping.spikes."
-            raise RejectedFile(Problem("splits_differ", message, hint, f"/{name}"))
+    if len({shape[1:] for shape in shapes.values()}) > 1:
+        raise RejectedFile(_not_alike(file, layout))
+
+
+def _not_alike(file: ArrayFile, layout: Layout) -> Problem:
+    shapes = listed(f"`{name}` {file.variables[name].shape}" for name in layout.spikes.values())
+    message = f"The arrays of counts do not fit together: {shapes}. Expected the same bins and neurons in all of them."
+    hint = (
+        "Give all trials the same bins and neurons, in the same order; or name one array with mapping.spikes."
+    )
+    return Problem("splits_differ", message, hint, f"/{[*layout.spikes.values()][-1]}")
 
 
 def _read_spikes(file: ArrayFile, layout: Layout) -> Rows:

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,18 @@ SPLIT_WORDS = {
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
 """Words in names → the split that they mean."""
+_COUNTS = (
+    "spikes",
+    "spike_counts",
+    "counts",
+    "binned_spikes",
+    "spike_data",
+    "data",
+    "encod_data",
+    "recon_data",
+    "",
+)
+"""Names of counts without their split; `train` and `valid` alone are counts too."""
 
 
 def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
@@ -70,6 +82,8 @@ class Layout:
         Names of arrays that were used.
     why_unused
         Name → why it was not used, where that is known.
+    how
+        Why the spikes were taken.
     with_source
         Whether the metadata `source` tells from which array each trial is.
     notes, warnings
@@ -85,6 +99,7 @@ class Layout:
     split: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
     used: set[str] = field(default_factory=set)
     why_unused: dict[str, str] = field(default_factory=dict)
+    how: str = "by its name"
     with_source: bool = False
     notes: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -174,6 +189,75 @@ class Layout:
 def _places(index: NDArray[Any]) -> NDArray[np.float64]:
     flat = index.reshape(-1)
     return np.flatnonzero(flat).astype(np.float64) if flat.dtype.kind == "b" else flat.astype(np.float64)
+
+
+def parts_by_name(variables: Variables, is_counts: Callable[[str], bool]) -> Layout | None:
+    """Find counts that the file has once for each of several splits, by the words in their names.
+
+    Parameters
+    ----------
+    variables
+        Of the file.
+    is_counts
+        Whether a variable holds whole counts.
+
+    Raises
+    ------
+    RejectedFile
+        When several groups of arrays may be the spikes.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for full_name in variables:
+        found = part_of(full_name, SPLIT_WORDS)
+        if found is not None:
+            groups.setdefault(found[1], {}).setdefault(found[0], full_name)
+    groups = {
+        base: parts
+        for base, parts in groups.items()
+        if len(parts) > 1 and all(map(is_counts, parts.values()))
+    }
+    named = [base for base in groups if base.rsplit(".", 1)[-1].lower() in _COUNTS]
+    likely = named or list(groups)
+    if {"encod_data", "recon_data"} == set(likely):
+        layout = Layout(spikes={}, with_source=True)
+        for part in groups["encod_data"].keys() | groups["recon_data"].keys():
+            names = {base: groups[base][part] for base in likely if part in groups[base]}
+            layout.spikes[part] = _spikes_of(names, variables, layout)
+    elif len(likely) > 1:
+        message = f"Several groups of arrays may be the spikes: {listed(listed(groups[b].values()) for b in likely)}."
+        hint = "Name the arrays of one group with mapping.spikes, as a list."
+        raise RejectedFile(Problem("spikes_ambiguous", message, hint, "/mapping/spikes"))
+    elif likely:
+        layout = Layout(spikes=groups[likely[0]], with_source=True)
+    else:
+        return None
+    layout.spikes = {part: layout.spikes[part] for part in SPLITS if part in layout.spikes}
+    return layout
+
+
+def parts_given(names: list[str]) -> Layout:
+    """Lay out the variables that `mapping.spikes` lists: trials in the order of the list.
+
+    Where the names differ in one word, that word tells which other arrays belong to which. Words such as `train` and `valid`
+    give the split.
+    """
+    tokens = [re.split(r"[._/\-\s]+|(?<=[a-z0-9])(?=[A-Z])", name) for name in names]
+    differing = [place for place, words in enumerate(zip(*tokens, strict=False)) if len(set(words)) > 1]
+    if len({len(one) for one in tokens}) == 1 and len(differing) == 1:
+        labels = [one[differing[0]].lower() for one in tokens]
+    else:
+        labels = names
+    if len(set(labels)) < len(names):
+        labels = names
+    splits = [SPLIT_WORDS.get(label) for label in labels]
+    codes = [SPLIT_NOT_GIVEN if None in splits else SPLITS[split or "test"] for split in splits]
+    return Layout(
+        spikes=dict(zip(labels, names, strict=True)),
+        splits=dict(zip(labels, codes, strict=True)),
+        words={} if labels is names else {label: label for label in labels},
+        how="given in the mapping",
+        with_source=True,
+    )
 
 
 def spikes_of_lfads(variables: Variables) -> Layout:

@@ -40,6 +40,7 @@ class NpzArchive:
             self._zip.close()
             raise
         self.variables: dict[str, Variable] = dict(self._members)
+        self.names = list(self._members)
 
     def __enter__(self) -> Self:
         return self

@@ -111,7 +111,8 @@ class _PhyFolder:
         for name in self._beside("spike_", ".npy"):
             info = self.archive.member(self.folder + name)
             members[name[:-4]] = NpyMember.check(self.archive.archive, info, name)
-        given(members, "spikes", self.options.mapping.spikes, self.understood)
+        for name in self.options.mapping.spikes_listed:
+            given(members, "spikes", name, self.understood)
         times = choose(
             members, "spike_times", self.options.mapping.spike_times, (SPIKE_TIMES[:-4],), self.understood
         )

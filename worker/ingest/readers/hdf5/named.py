@@ -58,6 +58,7 @@ class Hdf5Arrays:
         checked.set_aside |= dict.fromkeys(
             checked.texts.keys() - self._texts.keys(), "it holds texts in more than one axis"
         )
+        self.names = [*self.variables, *checked.set_aside]
         self._opened: dict[str, int] = {}
 
     def read(self, name: str) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from worker.ingest.readers.axis_evidence import (
     Role,
     is_likely_of_neurons,
     known_roles,
+    of_other_recording,
     owner_guessed,
     owner_of_column,
 )
@@ -54,7 +55,10 @@ class TimesBeside:
         self.columns = {
             name: variable.shape[0]
             for name, variable in arrays.variables.items()
-            if len(variable.shape) == 1 and variable.dtype.kind in "buifSU" and name_is_usable(name)
+            if len(variable.shape) == 1
+            and variable.dtype.kind in "buifSU"
+            and name_is_usable(name)
+            and of_other_recording(name, spikes, arrays.names) is None
         }
 
     def decide_axes(self, first: int, second: int, default: Order) -> Decision:

@@ -6,8 +6,9 @@ import numpy as np
 
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers.axis_evidence import Order, evidence_beside
+from worker.ingest.readers.axis_evidence import SPIKE_LIKE, Order, base_of, evidence_beside
 from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.choosing import OTHER_SPIKES, are_counts, is_named
 from worker.ingest.readers.matlab.leaves import MatlabArrays
 from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers
 from worker.ingest.recording import Understood
@@ -69,7 +70,11 @@ def pad_counts(
         Understood("spikes", name, f"{how}; a matrix of {order} for each trial, {reason}", cell.shape)
     )
     for other in [other for other, beside in arrays.cells.items() if len(beside.items) == trials]:
-        _pad_behaviour(other, arrays, lengths, budget)
+        is_behaviour = is_named(other, options.mapping.behaviour or ())
+        if is_behaviour or not _is_other_spikes(other, arrays.cells[other], name, neurons):
+            _pad_behaviour(other, arrays, lengths, budget)
+        else:
+            arrays.why_cell[other] = OTHER_SPIKES
     return warning
 
 
@@ -104,6 +109,15 @@ def _ragged(name: str, heights: set[int], widths: set[int]) -> Problem:
         "expected one number of neurons in all trials."
     )
     return Problem("counts_ragged_neurons", said, "Give every trial the same neurons.", f"/{name}")
+
+
+def _is_other_spikes(name: str, cell: Cell, spikes: str, neurons: int) -> bool:
+    """Return whether matrices are whole counts that are called like spikes, or have as many rows or columns as neurons."""
+    items = [item for item in cell.items if isinstance(item, Numbers) and item.size]
+    alike = base_of(name) == base_of(spikes) or SPIKE_LIKE.search(base_of(name)) is not None
+    if not items or not (alike or all(neurons in item.shape for item in items)):
+        return False
+    return all(are_counts(item.array()) for item in items[:20])
 
 
 def _pad_behaviour(name: str, arrays: MatlabArrays, lengths: np.ndarray[Any, Any], budget: Budget) -> None:

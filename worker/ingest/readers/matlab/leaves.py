@@ -12,7 +12,7 @@ from worker.ingest import rows
 from worker.ingest.bin_width import SECONDS_PER_UNIT
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import MOST_ARRAYS, ReadOptions
-from worker.ingest.readers.choosing import Variable
+from worker.ingest.readers.choosing import Variable, is_named
 from worker.ingest.readers.matlab.tree import (
     MOST_NODES,
     Cell,
@@ -134,6 +134,7 @@ class MatlabArrays:
         self.variables: dict[str, Variable] = {}
         self.numbers: dict[str, float] = {}
         self.cells: dict[str, Cell] = {}
+        self.why_cell: dict[str, str] = {}
         self.unread: dict[str, str] = {}
         self.notes: list[str] = []
         self._entries: dict[str, _Entry] = {}
@@ -141,6 +142,11 @@ class MatlabArrays:
         self._mapping = options.mapping
         for name, node in leaves.items():
             self._take(name, node)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of everything in the file."""
+        return [*self.variables, *self.cells, *self.unread]
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one array whole."""
@@ -167,7 +173,7 @@ class MatlabArrays:
     def left_out(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """What is no array: shape and why it is not read."""
         why = "it is a cell array of another kind than spikes"
-        return {name: (cell.shape, why) for name, cell in self.cells.items()} | {
+        return {name: (cell.shape, self.why_cell.get(name, why)) for name, cell in self.cells.items()} | {
             name: ((), why) for name, why in self.unread.items()
         }
 
@@ -191,7 +197,7 @@ class MatlabArrays:
         if numbers.is_one and self._is_bin_width(name, numbers):
             return
         shape = numbers.shape
-        is_spikes = name == self._mapping.spikes
+        is_spikes = is_named(name, self._mapping.spikes_listed)
         axes = len(self._mapping.axes or ())
         if is_spikes and axes == len(shape) + 1:  # MATLAB drops a last axis of length 1
             shape = (*shape, 1)

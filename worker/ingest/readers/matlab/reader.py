@@ -43,6 +43,7 @@ from worker.ingest.readers.choosing import SPIKES, described, given, named
 from worker.ingest.readers.matlab import v5, v73
 from worker.ingest.readers.matlab.beside import TimesBeside
 from worker.ingest.readers.matlab.counts import pad_counts
+from worker.ingest.readers.matlab.joined_trials import join_trials
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, flatten, short_name
 from worker.ingest.readers.matlab.spikes import CellOfTimes, kind_of_cell
 from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers, Tree
@@ -78,16 +79,23 @@ class MatlabReader:
 
 
 def _read_tree(tree: Tree, options: ReadOptions) -> Recording | SpikeTrains:
-    arrays = MatlabArrays(flatten(tree), options)
+    leaves = flatten(tree)
+    joined = join_trials(leaves, options)
+    if joined is not None:
+        options = joined.options
+    arrays = MatlabArrays(leaves, options)
     chosen = _choose_cell(arrays, options)
     if chosen is None:
         found, name = _read_plain(arrays, options)
     else:
-        name, how = chosen
+        name, how = chosen if joined is None else (chosen[0], "joined of several variables")
         if kind_of_cell(arrays.cells[name]) == "matrices":
             found = _read_counts(name, how, arrays, options, tree.budget)
         else:
             found = CellOfTimes(name, arrays, options, []).trains(how)
+    if joined is not None:
+        found.understood = [*joined.understood, *found.understood]
+        found.notes += joined.notes
     if isinstance(found, Recording):
         _shorten_names(found, name)
     found.notes += arrays.notes
@@ -102,6 +110,8 @@ def _choose_cell(arrays: MatlabArrays, options: ReadOptions) -> tuple[str, str] 
     """The cell array that holds the spikes, and why it was taken; None where arrays do."""
     mapping = options.mapping
     for role, wanted in (("spikes", mapping.spikes), ("spike_times", mapping.spike_times)):
+        if isinstance(wanted, list):
+            return None
         if wanted is not None:
             name = given(arrays.all_variables(), role, wanted, [])
             assert name is not None
@@ -121,6 +131,9 @@ def _choose_cell(arrays: MatlabArrays, options: ReadOptions) -> tuple[str, str] 
     if named(free, SPIKE_TIMES, lambda v: len(v.shape) == 1 and v.is_numbers) is not None:
         return None
     if by_name is not None:
+        same = [n for n, kind in kinds.items() if kind == "matrices" and base_name(n) == base_name(by_name)]
+        if kinds[by_name] == "matrices" and len(same) > 1:
+            _ambiguous(arrays, same)
         return by_name, "by its name"
     if any(len(v.shape) == 3 and v.is_numbers for v in arrays.variables.values()):
         return None
@@ -156,7 +169,8 @@ def _ambiguous(arrays: MatlabArrays, likely: list[str]) -> NoReturn:
     variables = arrays.all_variables()
     said = f"The spikes may be in any of these cell arrays: {listed(described(name, variables[name]) for name in likely)}."
     hint = (
-        "Say which: mapping.spike_times names the one with spike times, mapping.spikes the one with counts."
+        "Say which: mapping.spike_times names the one with spike times, mapping.spikes the one with counts. To join the trials "
+        "of several cell arrays of counts, name them in mapping.spikes as a list."
     )
     raise RejectedFile(Problem("spikes_ambiguous", said, hint, "/mapping/spike_times"))
 
