@@ -67,6 +67,7 @@ from worker.ingest.readers.choosing import (
     is_named,
     looks_like_counts,
     named,
+    own_name,
 )
 from worker.ingest.readers.flat_spikes import read_flat_spikes
 from worker.ingest.readers.split_arrays import read_parts
@@ -344,7 +345,7 @@ class _Counts:
 
     def _take_other(self, name: str, recording: Recording) -> None:
         """Take an array as metadata or behaviour by its shape, or warn that it was left out."""
-        variable, own_name = self._file.variables[name], name.replace("/", ".")
+        variable, called = self._file.variables[name], own_name(name)
         trials, bins, neurons = self._shape
         numbers: dict[Role, int] = {"trial": trials, "neuron": neurons, "bin": bins}
         if recording.is_continuous:
@@ -354,27 +355,35 @@ class _Counts:
             owner, is_guess = owner_of_column(name, variable.size, numbers, self._spikes, self._known)
         role = f"{owner}_metadata" if owner is not None else "behaviour"
         wanted = getattr(self._options.mapping, role)
-        if not name_is_usable(own_name):
+        if not name_is_usable(called):
             why = "its name cannot be used"
+        elif owner is None and not is_named(name, wanted or ()) and self._is_other_spikes(name):
+            why = OTHER_SPIKES
         elif (other := of_other_recording(name, self._spikes, self._file.names)) and not is_named(
             name, wanted or ()
         ):
             why = other
-        elif owner is None and not is_named(name, wanted or ()) and self._is_other_spikes(name):
-            why = OTHER_SPIKES
         elif owner is None and not (variable.is_numbers and self._fits(name)):
             why = self._why_unfit(variable)
         elif wanted is not None and not is_named(name, wanted):
             why = f"mapping.{role} does not name it"
-        elif owner is None:
-            recording.behaviour[own_name] = self._per_bin(name)
-            return
         else:
-            values = metadata_values(self._column(name))
-            (recording.trial_metadata if owner == "trial" else recording.neuron_metadata)[own_name] = values
-            recording.warnings += [owner_guessed(name, owner, variable.size)] if is_guess else []
+            self._take_as(role, name, is_guess, recording)
             return
         recording.warnings.append(left_out(name, variable.shape, why))
+
+    def _take_as(self, role: str, name: str, is_guess: bool, recording: Recording) -> None:
+        """Take an array as `behaviour`, `trial_metadata` or `neuron_metadata`."""
+        if getattr(self._options.mapping, role) is not None:
+            shape = self._file.variables[name].shape
+            self._understood.append(Understood(role, name, "given in the mapping", shape))
+        if role == "behaviour":
+            recording.behaviour[own_name(name)] = self._per_bin(name)
+            return
+        values = metadata_values(self._column(name))
+        owner: Role = "trial" if role == "trial_metadata" else "neuron"
+        (recording.trial_metadata if owner == "trial" else recording.neuron_metadata)[own_name(name)] = values
+        recording.warnings += [owner_guessed(name, owner, len(values))] if is_guess else []
 
     def _is_other_spikes(self, name: str) -> bool:
         return is_other_spikes(self._file, name, self._spikes, self._axes.names)

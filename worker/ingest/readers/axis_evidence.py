@@ -23,7 +23,7 @@ from store.dataset_options import Mapping as MappingOptions
 from worker.ingest.bin_width import TIME_AXIS, is_even
 from worker.ingest.problems import Problem, listed
 from worker.ingest.readers.axes import refuse_wrong_axes
-from worker.ingest.readers.choosing import SPIKES, ArrayFile, is_named, looks_like_counts
+from worker.ingest.readers.choosing import SPIKES, ArrayFile, is_named, is_table_column, looks_like_counts
 from worker.ingest.readers.split_layout import SPLIT_WORDS, part_of
 
 Role = Literal["trial", "bin", "neuron"]
@@ -210,7 +210,7 @@ class Evidence:
             if foreign
             else f"{self._told(doubted)} may be of trials or of neurons"
             if doubted
-            else f"only {self._told()} tells something"
+            else f"the length of {self._told()} leaves more than one order open"
             if self.clues
             else "nothing tells which axis is which"
         )
@@ -308,7 +308,8 @@ def known_roles(mapping: MappingOptions, variables: Iterable[str]) -> dict[str, 
         ("trial", of_trials),
         ("neuron", mapping.neuron_metadata or ()),
     ]
-    return {name: role for role, names in roles for name in variables if is_named(name, names)}
+    known: dict[str, Role] = {name: "trial" for name in variables if is_table_column(name)}
+    return known | {name: role for role, names in roles for name in variables if is_named(name, names)}
 
 
 def decide_axes(file: ArrayFile, spikes: str, mapping: MappingOptions) -> Decision:
@@ -370,7 +371,7 @@ def of_other_recording(name: str, spikes: str, names: Iterable[str]) -> str | No
     group, spikes_group = name[: -len(base_of(name))], spikes[: -len(base_of(spikes))]
     if group and not spikes_group.startswith(group):
         for one in names:
-            if one.startswith(group) and base_of(one) == base_of(spikes):
+            if one != name and one.startswith(group) and base_of(one) == base_of(spikes):
                 return f"it lies beside `{one}`, a second recording"
     return None
 

@@ -1,5 +1,6 @@
 """Which variable of a file is what: as the mapping says, else by its name, else by its shape; always told in the report."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,6 +47,19 @@ class Variable:
     def is_column(self) -> bool:
         """Whether it holds one plain value after another."""
         return self.length is not None and self.dtype.kind in "buifSU"
+
+
+_TABLE_COLUMN = re.compile(r"(.*)\(:,(\d+)\)")
+
+
+def is_table_column(name: str) -> bool:
+    """Return whether a name is that of a column of a MATLAB cell array of trials × columns: `data(:,3)`."""
+    return _TABLE_COLUMN.fullmatch(name) is not None
+
+
+def own_name(name: str) -> str:
+    """Return what an array is called in the data set: `a.b` for `a/b`, and `data_3` for `data(:,3)`."""
+    return _TABLE_COLUMN.sub(r"\1_\2", name.replace("/", "."))
 
 
 Variables = Mapping[str, Variable]

@@ -19,6 +19,7 @@ from worker.ingest.readers.axis_evidence import (
     owner_of_column,
 )
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
+from worker.ingest.readers.choosing import own_name
 from worker.ingest.readers.flat_spikes import STARTS, STOPS, unit_by_name
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
 from worker.ingest.recording import MetadataValue, Understood
@@ -57,7 +58,7 @@ class TimesBeside:
             for name, variable in arrays.variables.items()
             if len(variable.shape) == 1
             and variable.dtype.kind in "buifSU"
-            and name_is_usable(name)
+            and name_is_usable(own_name(name))
             and of_other_recording(name, spikes, arrays.names) is None
         }
 
@@ -96,6 +97,7 @@ class TimesBeside:
             if is_taken and (wanted is None or name in wanted):
                 values = metadata_values(self._arrays.read(name))
                 trains.neuron_metadata[self._short(name, trains.neuron_metadata)] = values
+                self._tell_given("neuron_metadata", name)
                 self.used.add(name)
 
     def metadata_of_trials(self, trials: int) -> dict[str, list[MetadataValue]]:
@@ -105,6 +107,7 @@ class TimesBeside:
         for name, length in self.columns.items():
             if length == trials and name not in self.used and (wanted is None or name in wanted):
                 found[self._short(name, found)] = self._column(name)
+                self._tell_given("trial_metadata", name)
                 self.used.add(name)
         return found
 
@@ -192,9 +195,14 @@ class TimesBeside:
             values = in_seconds(values, self._options, name)
         return metadata_values(values)
 
+    def _tell_given(self, role: str, name: str) -> None:
+        if getattr(self._options.mapping, role) is not None:
+            shape = self._arrays.variables[name].shape
+            self._understood.append(Understood(role, name, "given in the mapping", shape))
+
     def _short(self, name: str, taken: Container[str]) -> str:
-        short = short_name(name, self._spikes)
-        return name if short in taken else short
+        short = own_name(short_name(name, self._spikes))
+        return own_name(name) if short in taken else short
 
 
 def _first(columns: dict[str, int], names: tuple[str, ...]) -> str | None:

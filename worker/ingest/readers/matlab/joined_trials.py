@@ -9,8 +9,7 @@ from worker.ingest.readers.axis_evidence import SPIKE_LIKE, base_of
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.choosing import SPIKES, are_counts
 from worker.ingest.readers.matlab.leaves import prefix_of
-from worker.ingest.readers.matlab.spikes import kind_of_cell
-from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, Text, Unread
+from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, Text, Unread, kind_of_cell
 from worker.ingest.readers.split_layout import SPLIT_WORDS, Layout, part_of, parts_given
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Understood
 

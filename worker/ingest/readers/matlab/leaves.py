@@ -1,5 +1,6 @@
 """A MATLAB file as named arrays and cells: structs become dotted names, arrays of structs cells of each field."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ from worker.ingest.readers.matlab.tree import (
     Unread,
     empty,
     in_matlab_order,
+    kind_of_cell,
     product,
 )
 from worker.ingest.rows import Rows
 
+_MOST_COLUMNS = 100
 _LONGEST_COLUMN_BYTES = 2**26
 _BIN_WIDTHS = {
     "binwidth": "",
@@ -40,11 +43,28 @@ _BIN_WIDTHS = {
 OBJECTS = np.dtype(object)
 
 
-def flatten(tree: Tree) -> dict[str, Node]:
-    """Every variable by name: `data.spikes` of a struct, and of an array of structs the cell of what `trial(k).spikes` is."""
+def flatten(tree: Tree, options: ReadOptions) -> dict[str, Node]:
+    """Return every variable by name.
+
+    These are `data.spikes` of a struct; of an array of structs the cell of what `trial(k).spikes` is; and the columns
+    `data(:,3)` of a cell array whose cells are of several kinds, or that the mapping names.
+    """
     leaves: dict[str, Node] = {}
     for name, node in tree.variables.items():
         _flatten(name, node, leaves)
+    named = json.dumps(options.mapping.model_dump())
+    for name, node in list(leaves.items()):
+        is_wide = isinstance(node, Cell) and len(node.shape) == 2 and min(node.shape) > 1
+        if not isinstance(node, Cell) or not is_wide or node.shape[1] > _MOST_COLUMNS:
+            continue
+        is_table = kind_of_cell(node) == ""
+        if is_table:
+            del leaves[name]
+        for column in range(node.shape[1]):
+            column_name, rows_of = f"{name}(:,{column + 1})", node.shape[0]
+            if is_table or json.dumps(column_name) in named:
+                items = node.items[column * rows_of : (column + 1) * rows_of]
+                leaves[column_name] = Cell((rows_of, 1), items)
     return leaves
 
 

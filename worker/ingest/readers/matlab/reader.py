@@ -45,8 +45,8 @@ from worker.ingest.readers.matlab.beside import TimesBeside
 from worker.ingest.readers.matlab.counts import pad_counts
 from worker.ingest.readers.matlab.joined_trials import join_trials
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, flatten, short_name
-from worker.ingest.readers.matlab.spikes import CellOfTimes, kind_of_cell
-from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers, Tree
+from worker.ingest.readers.matlab.spikes import CellOfTimes
+from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers, Tree, kind_of_cell
 from worker.ingest.recording import Recording, Understood
 from worker.ingest.spike_trains import SpikeTrains
 
@@ -79,7 +79,7 @@ class MatlabReader:
 
 
 def _read_tree(tree: Tree, options: ReadOptions) -> Recording | SpikeTrains:
-    leaves = flatten(tree)
+    leaves = flatten(tree, options)
     joined = join_trials(leaves, options)
     if joined is not None:
         options = joined.options

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.axis_evidence import Order, is_of_neurons
 from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.choosing import is_table_column
 from worker.ingest.readers.flat_spikes import NEURON, sampling_rate, unit_by_name
 from worker.ingest.readers.matlab.beside import TimesBeside
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of
-from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, product
+from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, kind_of_cell, product
 from worker.ingest.recording import Understood
 from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, SpikeColumns
 from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, in_seconds, lay_trials_end_to_end
@@ -25,24 +26,6 @@ _WHOLE_FROM = 100.0
 """Times that are all whole numbers, some of them above this, are in milliseconds or samples."""
 
 Spikes = tuple[int, int, Numbers]
-
-
-def kind_of_cell(cell: Cell) -> str:
-    """`times`: vectors; `nested`: cells of vectors; `matrices`: matrices, one for each trial; empty for any other."""
-    items = [item for item in cell.items if not (isinstance(item, Numbers | Cell) and _is_empty(item))]
-    if items and all(isinstance(item, Cell) and kind_of_cell(item) in ("times", "empty") for item in items):
-        return "nested"
-    if not all(isinstance(item, Numbers) for item in items):
-        return ""
-    if not items:
-        return "empty"
-    if all(isinstance(item, Numbers) and item.is_vector for item in items):
-        return "times"
-    return "matrices" if all(isinstance(item, Numbers) and len(item.shape) == 2 for item in items) else ""
-
-
-def _is_empty(item: Numbers | Cell) -> bool:
-    return product(item.shape) == 0
 
 
 class Clock:
@@ -128,7 +111,7 @@ class CellOfTimes:
         if kind_of_cell(self._cell) == "nested":
             found = self._by_trial_and_neuron(how, nested=True)
         elif is_column and not (axes and "bin" not in axes):
-            found = self._by_trial(how) if "tr" in self._of_trials() else self._by_neuron(how)
+            found = self._by_trial(how) if self._is_of_trials() else self._by_neuron(how)
         elif len(self._cell.shape) == 2:
             found = self._by_trial_and_neuron(how, nested=False)
         else:
@@ -144,12 +127,12 @@ class CellOfTimes:
         self._beside.finish(found)
         return found
 
-    def _of_trials(self) -> str:
-        """`tr` where the name says that elements are trials."""
-        name = self._name.lower()
-        return (
-            "tr" if any(word in name for word in ("trial", "trl")) and not is_of_neurons(self._name) else ""
+    def _is_of_trials(self) -> bool:
+        """Return whether the elements of a row or column of cells are trials, by its name."""
+        is_said = any(word in self._name.lower() for word in ("trial", "trl")) and not is_of_neurons(
+            self._name
         )
+        return is_said or is_table_column(self._name)
 
     def _told(self, how: str, axes: tuple[str, ...]) -> None:
         what = f"{how}; a cell for each {' × '.join(axes)}"
@@ -208,6 +191,7 @@ class CellOfTimes:
     def _labels(self, items: list[Numbers]) -> str | None:
         for name, cell in self._arrays.cells.items():
             is_label = base_name(name) in NEURON and prefix_of(name) == prefix_of(self._name)
+            is_label = is_label or name == self._options.mapping.neuron
             if is_label and kind_of_cell(cell) == "times" and len(cell.items) == len(items):
                 return name
         return None
@@ -241,7 +225,9 @@ class CellOfTimes:
         trials_first: Order = ("trial", "neuron")
         neurons_first: Order = ("neuron", "trial")
         outer = self._name.rsplit(".", 1)[0].split(".", 1)[0] if "." in self._name else ""
-        if nested and any(word in outer.lower() for word in ("trial", "trl")):
+        if nested and (
+            is_table_column(self._name) or any(word in outer.lower() for word in ("trial", "trl"))
+        ):
             return trials_first, "axes by its name"
         if nested and outer and is_of_neurons(outer):
             return neurons_first, "axes by its name"

@@ -160,6 +160,22 @@ def sound_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape + (1,) * (2 - len(shape))
 
 
+def kind_of_cell(cell: Cell) -> str:
+    """`times`: vectors; `nested`: cells of vectors; `matrices`: matrices, one for each trial; empty for any other."""
+    items = [
+        item for item in cell.items if not (isinstance(item, Numbers | Cell) and not product(item.shape))
+    ]
+    if items and all(isinstance(item, Cell) and kind_of_cell(item) in ("times", "empty") for item in items):
+        return "nested"
+    if not all(isinstance(item, Numbers) for item in items):
+        return ""
+    if not items:
+        return "empty"
+    if all(isinstance(item, Numbers) and item.is_vector for item in items):
+        return "times"
+    return "matrices" if all(isinstance(item, Numbers) and len(item.shape) == 2 for item in items) else ""
+
+
 def empty(shape: tuple[int, ...] = (0, 0)) -> Numbers:
     """No numbers."""
     return Numbers(shape, np.dtype(np.float64), lambda: np.zeros(shape[::-1]))
