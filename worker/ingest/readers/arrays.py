@@ -13,11 +13,14 @@
 | `true_rates_hz` | as the counts | in spikes per second |
 | `true_rates`, `truth`, `rates`, `rate` | as the counts | in Hz or in counts per bin: whichever agrees with the spikes |
 | `external_inputs`, `ext_input` | trials × bins (× k) | |
-| any other | trials | metadata of trials |
-| any other | neurons, under a name with `neuron`, `unit`, `cluster` or `channel` | metadata of neurons |
-| any other | trials × bins (× k) | behaviour |
+| any other | trials; (1, trials); (trials, 1) | metadata of trials |
+| any other | neurons, in the same shapes | metadata of neurons |
+| `time`, `t`, `bin_centers`, … | bins, in even steps | tells the bin width |
+| any other | trials × bins (× k) | behaviour; whole counts of a second recording are left out |
+| `train_spikes`, `counts_valid`, `test/spikes`, … | trials × bins × neurons | counts of that split, joined; other `train_…` too |
 
-The mapping of the request goes before names. What is none of these is left out with a warning.
+The mapping of the request goes before names. What is none of these is left out with a warning. Axes may come in another order:
+see `worker.ingest.readers.axis_evidence`.
 """
 
 import json

@@ -109,8 +109,7 @@ def left_out(name: str, shape: tuple[int, ...], why: str) -> Problem:
     return Problem(
         "array_left_out",
         f"`{name[:100]}`, of shape {shape}, was left out: {why}.",
-        "Arrays are kept if their axes are trials (metadata), trials × bins, or trials × bins × k "
-        "(behaviour).",
+        "Arrays are kept if their axes are trials or neurons (metadata), trials × bins, or trials × bins × k (behaviour).",
         f"/{name[:100]}",
     )
 

@@ -19,7 +19,7 @@ from worker.ingest.readers.axis_evidence import (
     owner_of_column,
 )
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
-from worker.ingest.readers.choosing import own_name
+from worker.ingest.readers.choosing import is_table_column, own_name
 from worker.ingest.readers.flat_spikes import STARTS, STOPS, unit_by_name
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
 from worker.ingest.recording import MetadataValue, Understood
@@ -153,6 +153,9 @@ class TimesBeside:
             is_rate = base_name(name) in ("fs", "sampling_rate", "sampling_rate_hz", "sample_rate")
             if name not in self.used and not is_rate:
                 why = "beside spike times it has no meaning that is known"
+                if is_table_column(name) and self._options.mapping.trial_metadata is not None:
+                    why = "mapping.trial_metadata does not name it"
+                why = of_other_recording(name, self._spikes, self._arrays.names) or why
                 trains.warnings.append(left_out(name, variable.shape, why))
 
     def _find_table(self, columns: dict[str, int]) -> tuple[TrialTable, set[str]] | None:

@@ -24,6 +24,10 @@ A cell array of another name is taken if it is the only one of vectors, or of ma
 bins or neurons is said by `mapping.axes`, by what has one length in all trials, by the lengths of arrays beside; else it is
 guessed, with a warning.
 
+A cell array of trials × columns, whose cells are of several kinds, is read by its columns: `data(:,3)`. Columns of one text or
+number for each trial are metadata, here `data_3`; the mapping may name columns of any cell array. Cell arrays of counts that
+are named by a split, `train_trial.spikes` and `test_trial.spikes`, or listed in `mapping.spikes`, are joined.
+
 Spike times by trial are times from the trial's beginning, unless a table of trials is there and all of them lie between their
 trial's start and stop. Times are in seconds unless their name ends with `_ms` or the request says `time_unit`; whole numbers of
 100 and more are refused until it does. Sparse matrices are read; tables, string arrays, objects, function handles and complex

@@ -182,7 +182,9 @@ class CellOfTimes:
                 raise RejectedFile(Problem("array_wrong_shape", said, hint, f"/{label}"))
             columns.add(times_s, label_of.vector(), np.full(len(times_s), trial))
         self._told(how, ("trial",))
-        self._understood.append(Understood("neuron", label, "by its name", self._cell.shape))
+        is_given = label == self._options.mapping.neuron
+        how_label = "given in the mapping" if is_given else "by its name"
+        self._understood.append(Understood("neuron", label, how_label, self._cell.shape))
         metadata = self._beside.metadata_of_trials(len(items)) | {"trial_id": list(range(len(items)))}
         trains = columns.finish(self._arrays.format, self._options, metadata)
         trains.understood = self._understood
