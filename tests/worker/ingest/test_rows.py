@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from worker.ingest import rows
 from worker.ingest.readers.axes import Axes
+from worker.ingest.readers.axis_evidence import orders_of_counts
 from worker.ingest.rows import RowFile, blocks, filled, load_npy, save_npy, zeros
 
 
@@ -90,7 +91,7 @@ def test_every_order_of_axes(
         request.getfixturevalue("tiny")
     array = np.random.default_rng(3).integers(0, 200, (5, 6, 7)).astype(np.uint8)
     stored = np.ascontiguousarray(array.transpose([("trial", "bin", "neuron").index(name) for name in names]))
-    axes = Axes.of_spikes("spikes", stored.shape, list(names))
+    axes = Axes(names)
     assert axes.canonical(stored.shape) == (5, 6, 7)
     held = zeros(axes.as_stored(stored.shape), np.uint8)
     held[0 : len(stored)] = axes.block(stored)
@@ -107,7 +108,7 @@ def test_a_continuous_recording(
     array = np.random.default_rng(4).integers(0, 200, (40, 7)).astype(np.uint8)
     stored = array if names[0] == "bin" else np.ascontiguousarray(array.T)
     for given_axes in (list(names), None):
-        axes = Axes.of_spikes("spikes", stored.shape, given_axes)
+        axes = Axes(tuple(given_axes) if given_axes else orders_of_counts(stored.shape)[0][0])
         assert axes.is_continuous
         held = zeros(axes.as_stored(stored.shape), np.uint8)
         held[0 : len(stored)] = axes.block(stored)

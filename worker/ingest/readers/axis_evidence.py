@@ -23,7 +23,14 @@ from store.dataset_options import Mapping as MappingOptions
 from worker.ingest.bin_width import TIME_AXIS, is_even
 from worker.ingest.problems import Problem, listed
 from worker.ingest.readers.axes import refuse_wrong_axes
-from worker.ingest.readers.choosing import SPIKES, ArrayFile, is_named, is_table_column, looks_like_counts
+from worker.ingest.readers.choosing import (
+    SPIKE_LIKE,
+    SPIKES,
+    ArrayFile,
+    is_named,
+    is_table_column,
+    looks_like_counts,
+)
 from worker.ingest.readers.split_layout import SPLIT_WORDS, part_of
 
 Role = Literal["trial", "bin", "neuron"]
@@ -39,9 +46,6 @@ _TRIAL = re.compile(
 _LIKELY_NEURON = re.compile(
     r"depth|region|area|layer|hemisphere|quality|snr|isolation|probe|shank|waveform|(^|[^a-z])(site|loc)"
 )
-
-
-SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
 
 
 def is_of_neurons(name: str) -> bool:

@@ -14,6 +14,8 @@ from worker.ingest.recording import Understood
 SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "data", "y", "x_spikes")
 """Names of arrays of counts, the likeliest first."""
 
+SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
+"""What names of spikes have in them."""
 OTHER_SPIKES = (
     "it looks like the counts of a second recording; mapping.spikes can name it, or several as a list, and "
     "mapping.behaviour takes it for a behaviour"

@@ -35,7 +35,7 @@ from worker.ingest.readers.base import (
 )
 from worker.ingest.readers.choosing import OTHER_SPIKES, ArrayFile, Variable, is_named
 from worker.ingest.readers.split_layout import Layout
-from worker.ingest.recording import MetadataValue, Recording, Understood
+from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, blocks, filled, zeros
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
 
@@ -108,6 +108,8 @@ def read_parts(file: ArrayFile, layout: Layout, options: ReadOptions) -> Recordi
     turned = _Turned(file, layout, Axes(decision.axes))
     if "train" in layout.spikes and layout.how == "by its name":
         layout.drop_unlike_training(turned.variables)
+        layout.sort(file.variables)
+    _refuse_unlike_splits(turned, layout)
     layout.place_trials(turned.variables, read_indices(turned, layout))
     recording = read_splits(turned, layout, options)
     recording.warnings += [decision.warning] if decision.warning is not None else []
@@ -119,10 +121,15 @@ def read_parts(file: ArrayFile, layout: Layout, options: ReadOptions) -> Recordi
 def _axes_of_parts(file: ArrayFile, layout: Layout, mapping: Mapping) -> Decision:
     """Decide the order of axes of all parts by the first of them, and by the axis in which they differ."""
     part, spikes = next(iter(layout.spikes.items()))
-    shapes = {file.variables[name].shape for name in layout.spikes.values()}
+    shapes = {
+        file.variables[name].shape
+        for one, name in layout.spikes.items()
+        if one == part or layout.how != "by its name" or layout.splits[one] != SPLIT_NOT_GIVEN
+    }
     shape = file.variables[spikes].shape
     refuse_wrong_axes(spikes, shape, mapping.axes)
-    if len({len(one) for one in shapes}) > 1 or len(shape) != 3:
+    refuse_shape_of_spikes(spikes, shape, file.variables[spikes].dtype.kind)
+    if len({len(one) for one in shapes}) > 1:
         raise RejectedFile(_not_alike(file, layout))
     if mapping.axes is not None:
         return Decision(tuple(mapping.axes), "axes as given in the mapping")
@@ -132,7 +139,7 @@ def _axes_of_parts(file: ArrayFile, layout: Layout, mapping: Mapping) -> Decisio
         name = layout.names["inds"][part]
         evidence.add_vectors({name: file.variables[name].length or 0}, {name: "trial"})
     differing = [place for place in range(3) if len({one[place] for one in shapes}) > 1]
-    if len(differing) == 1:
+    if len(differing) == 1 and evidence.clues:  # alone it may as well be a lack of neurons
         evidence.clues.append(Clue(listed(layout.spikes.values()), "trial", frozenset(differing)))
     return evidence.decide(*orders_of_counts(shape))
 
@@ -204,7 +211,8 @@ def _not_alike(file: ArrayFile, layout: Layout) -> Problem:
     shapes = listed(f"`{name}` {file.variables[name].shape}" for name in layout.spikes.values())
     message = f"The arrays of counts do not fit together: {shapes}. Expected the same bins and neurons in all of them."
     hint = (
-        "Give all trials the same bins and neurons, in the same order; or name one array with mapping.spikes."
+        "Give all trials the same bins and neurons, in the same order, or name one array with mapping.spikes. If trials are "
+        'not the first axis, give mapping.axes, such as ["neuron", "bin", "trial"].'
     )
     return Problem("splits_differ", message, hint, f"/{[*layout.spikes.values()][-1]}")
 
@@ -246,7 +254,7 @@ class _Beside:
         for name in self._layout.beside:
             if name not in self._layout.used:
                 self._take_beside(name)
-        told = {warning.pointer for warning in recording.warnings}
+        told = {one.pointer for one in recording.warnings if one.code == "array_left_out"}
         for name, variable in self._file.variables.items():
             if name not in self._layout.used and f"/{name[:100]}" not in told:
                 why = self._layout.why_unused.get(name, self._why_unfit(variable))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.choosing import Variables
+from worker.ingest.readers.choosing import SPIKE_LIKE, Variables
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
 
 SPLITS = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "test": SPLIT_NOT_GIVEN}
@@ -106,6 +106,7 @@ class Layout:
 
     def sort(self, names: Iterable[str]) -> None:
         """Sort the arrays beside the spikes by part; of two of one name and part the first is taken."""
+        self.names, self.beside = {}, []
         for full_name in names:
             if full_name in self.spikes.values():
                 continue
@@ -217,7 +218,7 @@ def parts_by_name(variables: Variables, is_counts: Callable[[str], bool]) -> Lay
         if len(parts) > 1 and all(map(is_counts, parts.values()))
     }
     named = [base for base in groups if base.rsplit(".", 1)[-1].lower() in _COUNTS]
-    likely = named or list(groups)
+    likely = named or [base for base in groups if SPIKE_LIKE.search(base.lower())] or list(groups)
     if {"encod_data", "recon_data"} == set(likely):
         layout = Layout(spikes={}, with_source=True)
         for part in groups["encod_data"].keys() | groups["recon_data"].keys():

@@ -1,5 +1,6 @@
 """HDF5 in the layout of LFADS users: every array once for each split.
 
+The axes may come in another order, as in files of MATLAB's `h5write`: see `worker.ingest.readers.axis_evidence`.
 Arrays are named `train_<name>`, `valid_<name>` and `test_<name>`; `<name>_train`, `val` and the like are understood too.
 
 | `<name>` | shape | |
@@ -25,7 +26,7 @@ from pathlib import Path
 from worker.ingest.readers.base import ReadOptions, left_out
 from worker.ingest.readers.hdf5.named import Hdf5Arrays
 from worker.ingest.readers.hdf5.safety import CheckedHdf5, looks_like, open_checked
-from worker.ingest.readers.split_arrays import read_indices, read_splits
+from worker.ingest.readers.split_arrays import read_parts
 from worker.ingest.readers.split_layout import spikes_of_lfads
 from worker.ingest.recording import Recording
 
@@ -47,10 +48,7 @@ class LfadsHdf5Reader:
             checked.refuse_giant(checked.datasets, options)
             file = Hdf5Arrays(checked, options, self.format)
             layout = spikes_of_lfads(file.variables)
-            layout.drop_unlike_training(file.variables)
-            layout.sort(file.variables)
-            layout.place_trials(file.variables, read_indices(file, layout))
-            recording = read_splits(file, layout, options)
+            recording = read_parts(file, layout, options)
             recording.warnings += [
                 left_out(name.removeprefix("/"), (), why) for name, why in checked.set_aside.items()
             ]

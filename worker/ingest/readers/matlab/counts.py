@@ -6,9 +6,9 @@ import numpy as np
 
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers.axis_evidence import SPIKE_LIKE, Order, base_of, evidence_beside
+from worker.ingest.readers.axis_evidence import Order, base_of, evidence_beside
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.choosing import OTHER_SPIKES, are_counts, is_named
+from worker.ingest.readers.choosing import OTHER_SPIKES, SPIKE_LIKE, are_counts, is_named
 from worker.ingest.readers.matlab.leaves import MatlabArrays
 from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers
 from worker.ingest.recording import Understood

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.axis_evidence import SPIKE_LIKE, base_of
+from worker.ingest.readers.axis_evidence import base_of
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.choosing import SPIKES, are_counts
+from worker.ingest.readers.choosing import SPIKE_LIKE, SPIKES, are_counts
 from worker.ingest.readers.matlab.leaves import prefix_of
 from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, Text, Unread, kind_of_cell
 from worker.ingest.readers.split_layout import SPLIT_WORDS, Layout, part_of, parts_given
