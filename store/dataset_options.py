@@ -14,6 +14,8 @@ VariableName = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\
 """A variable of a file: array, HDF5 path, MATLAB variable (`struct.field`), table of NWB, column."""
 
 Label = str | int | float | bool
+TimeUnit = Literal["s", "ms", "us", "samples"]
+SplitPart = Literal["train", "valid", "test"]
 Seconds = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
@@ -120,6 +122,13 @@ class TrialOptions(_Options):
         description="Of trials that share time with the trial before them: `keep` them (the report warns), `drop` them, or "
         "`cut` the earlier one short.",
     )
+    ids: Literal["sorted", "file"] | tuple[int, int] | None = Field(
+        None,
+        description="Of spikes that each name their trial: which trials there are. `sorted`: the ids that spikes have, in "
+        "order; `file`: the same in the order in which they first appear; `[first, last]`: every whole number from first to "
+        "last, also those without a spike. One value for each trial beside the spikes goes to the trials in this order.",
+        examples=[[1, 40]],
+    )
     where: Where = Field(
         {},
         description="Keep trials with this metadata.",
@@ -130,6 +139,10 @@ class TrialOptions(_Options):
     def _check(self) -> Self:
         if self.window_s is not None and self.window_s[0] >= self.window_s[1]:
             raise ValueError(f"window_s is {list(self.window_s)}: expected its beginning before its end")
+        if isinstance(self.ids, tuple) and not 0 <= self.ids[1] - self.ids[0] < 1_000_000:
+            raise ValueError(
+                f"ids is {list(self.ids)}: expected the first id and the last, of at most a million trials"
+            )
         return self
 
 
@@ -174,6 +187,11 @@ class SplitOptions(_Options):
     )
     condition: VariableName = Field("condition", description="The metadata that `condition` takes shares of.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of what is drawn.")
+    values: dict[VariableName, SplitPart] = Field(
+        {},
+        description="What each value of the file's own split means.",
+        examples=[{"1": "train", "2": "valid", "3": "test"}],
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -200,8 +218,17 @@ class DatasetOptions(_Options):
         None,
         description="For counts: add up neighbouring bins to this width, a multiple of theirs, in seconds.",
     )
-    time_unit: Literal["s", "ms", "us", "samples"] | None = Field(
+    time_unit: TimeUnit | None = Field(
         None, description="Unit of the file's times; seconds, or what the file says, unless given."
+    )
+    spike_time_unit: TimeUnit | None = Field(
+        None,
+        description="Unit of spike times, if the file's other times have another; `time_unit` unless given.",
+    )
+    trial_time_unit: TimeUnit | None = Field(
+        None,
+        description="Unit of all other times, if spike times have another: those of trials, events and behaviour; "
+        "`time_unit` unless given.",
     )
     sampling_rate_hz: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = Field(
         None, description="Samples per second, where times are in samples and the file does not say it."

@@ -1,6 +1,6 @@
 """Spikes that came one by one, each with the label of its neuron and perhaps of its trial."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from store.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, lay_trials_end_to_end
+from worker.ingest.trial_ids import TrialIds, find_trials
 
 MOST_NEURONS = 20_000
 MOST_TRIALS = 1_000_000
@@ -31,27 +32,24 @@ class _Labels:
                 hint = f"Give whole numbers or names for the {self._what} of each spike."
                 raise RejectedFile(Problem("label_not_whole", said, hint, f"/mapping/{self._what}"))
             labels = whole
-        unique, inverse = np.unique(labels, return_inverse=True)
-        numbers = np.array(
-            [self.known.setdefault(label, len(self.known)) for label in unique.tolist()], np.int64
-        )
+        unique, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+        plain = [
+            label.decode("utf-8", "replace") if isinstance(label, bytes) else label
+            for label in unique.tolist()
+        ]
+        for place in np.argsort(first).tolist():
+            self.known.setdefault(plain[place], len(self.known))
+        numbers = np.array([self.known[label] for label in plain], np.int64)
         if len(self.known) > self._most:
             said = f"There are more than {self._most} different values in the column of the {self._what}."
             hint = f"Check which column is the {self._what}: mapping.{self._what} names it."
             raise RejectedFile(Problem(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}"))
         return numbers[inverse] if len(numbers) else np.zeros(0, np.int64)
 
-    def ordered(self, fill_gaps: bool) -> list[int | str]:
-        """All labels in order; whole numbers with those between if gaps are filled, from 0 or 1 (or the lowest)."""
-        numbers = [label for label in self.known if isinstance(label, int)]
-        if len(numbers) < len(self.known):
-            return sorted(self.known, key=str)
-        if not fill_gaps or not numbers:
-            return sorted(numbers)
-        first = min(numbers) if min(numbers) < 0 else min(min(numbers), 1)
-        if max(numbers) - first >= self._most:
-            return sorted(numbers)
-        return list(range(first, max(numbers) + 1))
+    def ordered(self) -> list[int | str]:
+        """Return all labels in order: whole numbers by size, else as text."""
+        is_text = any(isinstance(label, str) for label in self.known)
+        return sorted(self.known, key=str) if is_text else sorted(self.known)
 
 
 class SpikeColumns:
@@ -67,6 +65,7 @@ class SpikeColumns:
         self._by_trial = by_trial
         self._times = SpikeTimes()
         self._neurons, self._trials = _Labels("neuron", MOST_NEURONS), _Labels("trial", MOST_TRIALS)
+        self._last_trial, self._runs = -1, 0
         self.left_out = 0
         """Spikes without a time."""
 
@@ -84,36 +83,52 @@ class SpikeColumns:
         """
         self.left_out += int(np.count_nonzero(~np.isfinite(times_s)))
         codes = None if trials is None else self._trials.codes(trials)
+        if codes is not None and len(codes):
+            self._runs += int(np.count_nonzero(np.diff(codes, prepend=self._last_trial)))
+            self._last_trial = int(codes[-1])
         self._times.add(times_s, self._neurons.codes(neurons), codes)
 
     @property
-    def trial_labels(self) -> list[int | str]:
-        """Labels of the trials in the order that `finish` gives them, those numbered between others too."""
-        return self._trials.ordered(fill_gaps=True)
+    def neuron_labels(self) -> list[int | str]:
+        """Return the labels of the neurons so far, in the order that `finish` gives them."""
+        return self._neurons.ordered()
+
+    @property
+    def most_trials(self) -> int:
+        """Return how many trials there may be at most: a column of more values is not of trials."""
+        numbers = [label for label in self._trials.known if isinstance(label, int)]
+        span = max(numbers) - min(numbers) if numbers else 0
+        return min(4 * len(self._trials.known) + span + 1000, MOST_TRIALS)
 
     def finish(
         self,
         source_format: str,
         options: DatasetOptions,
-        trial_columns: dict[str, list[MetadataValue]] | None = None,
+        trial_columns: Mapping[str, list[MetadataValue]] | None = None,
+        of_trials: Mapping[str, Mapping[int | str, MetadataValue]] | None = None,
+        trial_ids: Sequence[int] | None = None,
         neurons: Iterable[int | str] = (),
     ) -> SpikeTrains:
-        """Give the trains: neurons in the order of their labels, trials too; those numbered between others are empty trials.
+        """Give the trains: neurons in the order of their labels, trials as `trial_ids.find_trials` says.
 
         Parameters
         ----------
         source_format
             Format of the file.
         options
-            As for `lay_trials_end_to_end`.
+            As for `lay_trials_end_to_end`, and `trials.ids`.
         trial_columns
-            Metadata of all trials; their number is that of the trials.
+            One value for each trial, in the order of the trials.
+        of_trials
+            The same, by the id of the trial.
+        trial_ids
+            The ids of all trials, where the file says them.
         neurons
             Labels that may have no spike.
         """
         for label in neurons:
             self._neurons.known.setdefault(label, len(self._neurons.known))
-        labels = self._neurons.ordered(fill_gaps=False)
+        labels = self._neurons.ordered()
         self._times.renumber({self._neurons.known[label]: place for place, label in enumerate(labels)})
         trains = SpikeTrains(
             self._times, len(labels), {"neuron_id": list(labels)}, source_format=source_format
@@ -124,23 +139,25 @@ class SpikeColumns:
                 Problem("spikes_without_time", said, "Check the column of times.", "/spike_times")
             )
         if self._by_trial:
-            self._lay_out_trials(trains, dict(trial_columns or {}), options)
+            if trial_ids is not None:
+                trials = TrialIds(list(trial_ids)).take(trial_columns or {})
+            else:
+                in_blocks = self._runs == len(self._trials.known)
+                trials = find_trials(list(self._trials.known), in_blocks, trial_columns or {}, options)
+            for name, values in (of_trials or {}).items():
+                trials.columns[name] = [values.get(label) for label in trials.labels]
+            self._lay_out_trials(trains, trials, options)
         return trains
 
-    def _lay_out_trials(
-        self, trains: SpikeTrains, columns: dict[str, list[MetadataValue]], options: DatasetOptions
-    ) -> None:
-        labels = self._trials.ordered(fill_gaps=True)
-        given = {len(values) for values in columns.values()}
-        number = given.pop() if len(given) == 1 else len(labels)
-        number = max(number, len(labels))
-        columns = {name: [*values, *[None] * (number - len(values))] for name, values in columns.items()}
-        extra = [None] * (number - len(labels))
-        columns.setdefault("trial_id", [*labels, *extra])
-        empty = number - len(self._trials.known)
+    def _lay_out_trials(self, trains: SpikeTrains, trials: TrialIds, options: DatasetOptions) -> None:
+        labels = trials.labels
+        trains.notes += trials.notes
+        trains.warnings += trials.warnings
+        trials.columns.setdefault("trial_id", list(labels))
+        empty = len(labels) - len(self._trials.known)
         if empty:
-            trains.notes.append(f"{empty} of {number} trials have no spike.")
-        lay_trials_end_to_end(trains, columns, number, options)
+            trains.notes.append(f"{empty} of {len(labels)} trials have no spike.")
+        lay_trials_end_to_end(trains, trials.columns, len(labels), options)
         # Spikes carry the number under which their trial first appeared.
         place = {label: index for index, label in enumerate(labels)}
         appeared = np.array([place[label] for label in self._trials.known], np.int64)

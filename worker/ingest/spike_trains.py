@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import RowFile, Rows
 
 DEFAULT_BIN_WIDTH_S = 0.01
-_LATEST_S = 1e11
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_UNSORTED_SHARE = 0.3
+"""Of the steps from spike to spike: if more go back, the spikes are in no order."""
+_RESTART_SHARE = 0.1
+"""Of the time from the first spike to the last: a step back by more is a clock that starts again."""
 
 
 class SpikeTimes:
@@ -35,6 +37,7 @@ class SpikeTimes:
         self._pieces: dict[int, list[tuple[int, int]]] = {}
         self.total = 0
         self.first_s, self.last_s = np.inf, -np.inf
+        self._order: dict[int, _Order] = {}
 
     def add(
         self, times_s: NDArray[np.float64], neurons: NDArray[np.integer] | int, trials: Any = None
@@ -45,7 +48,7 @@ class SpikeTimes:
         ----------
         times_s : float64, [spikes]
             In seconds: of the session, or of the trial if `trials` is given. Those that are not finite are left out; the
-            caller says so.
+            caller says so. The order within each neuron is remembered, for `steps_back`.
         neurons : integer, [spikes], or one for all
             From 0.
         trials : integer, [spikes], optional
@@ -70,6 +73,8 @@ class SpikeTimes:
         ends = [*list(starts)[1:], len(times_s)]
         for neuron, begin, end in zip(ids, starts, ends, strict=True):
             self._pieces.setdefault(int(neuron), []).append((first + int(begin), int(end - begin)))
+            if trials is None:
+                self._order.setdefault(int(neuron), _Order()).add(times_s[begin:end])
         self.total += len(times_s)
         self.first_s = min(self.first_s, float(times_s.min()))
         self.last_s = max(self.last_s, float(times_s.max()))
@@ -82,6 +87,15 @@ class SpikeTimes:
     def renumber(self, place: dict[int, int]) -> None:
         """Give neurons other numbers."""
         self._pieces = {place[neuron]: pieces for neuron, pieces in self._pieces.items()}
+        self._order = {place[neuron]: order for neuron, order in self._order.items()}
+
+    def steps_back(self) -> dict[int, tuple[int, float]]:
+        """Return how often the times of a neuron go back, and by how many seconds at most; only neurons where they do."""
+        return {
+            neuron: (order.number, order.largest_s)
+            for neuron, order in sorted(self._order.items())
+            if order.number
+        }
 
     def of(self, neuron: int, trial_offset_s: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """The times of one neuron, sorted, in seconds.
@@ -109,6 +123,21 @@ class SpikeTimes:
 def _joined(file: RowFile, pieces: Sequence[tuple[int, int]]) -> NDArray[Any]:
     parts = [file[first : first + number] for first, number in pieces]
     return np.concatenate(parts) if parts else np.zeros(0, file.dtype)
+
+
+@dataclass
+class _Order:
+    """Whether the times of one neuron rise, over all blocks: how often they go back, and how far at most."""
+
+    last_s: float = -np.inf
+    number: int = 0
+    largest_s: float = 0.0
+
+    def add(self, times_s: NDArray[np.float64]) -> None:
+        back_s = -np.diff(times_s, prepend=self.last_s)
+        self.number += int(np.count_nonzero(back_s > 0))
+        self.largest_s = max(self.largest_s, float(back_s.max()))
+        self.last_s = float(times_s[-1])
 
 
 @dataclass
@@ -174,8 +203,10 @@ class SpikeTrains:
         through all of them. Then `tables` has one, on that clock.
     trial_offset_of_spikes_s : float64, optional
         The same, by the numbers of trials that the spikes carry, where these are others.
-    split_column
-        The column of the table of trials that says `train`, `valid` or `test`, where there is one.
+    sampling_rate_hz : float, optional
+        Samples per second, where the file says it: for times of trials in samples.
+    column_unit : str, optional
+        Unit of the columns of times in tables, where the format says it.
     source_format, notes, warnings, understood
         As in `Recording`.
     """
@@ -188,7 +219,8 @@ class SpikeTrains:
     signals: dict[str, Signal] = field(default_factory=dict)
     trial_offset_s: NDArray[np.float64] | None = None
     trial_offset_of_spikes_s: NDArray[np.float64] | None = None
-    split_column: str | None = None
+    sampling_rate_hz: float | None = None
+    column_unit: str | None = None
     source_format: str = ""
     notes: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -226,63 +258,34 @@ def lay_trials_end_to_end(
     trains.tables["trials"] = TrialTable(offset_s + window_s[0], offset_s + window_s[1], columns)
 
 
-def in_seconds(
-    times: NDArray[Any],
-    options: DatasetOptions,
-    variable: str,
-    file_unit: str | None = None,
-    file_rate_hz: float | None = None,
-) -> NDArray[np.float64]:
-    """Turn a file's times into seconds.
+def tell_steps_back(trains: SpikeTrains) -> None:
+    """Warn of a clock that starts again, and note spikes that are in no order.
 
-    Parameters
-    ----------
-    times
-        As the file has them.
-    options
-        `time_unit` and `sampling_rate_hz` go before what the file says.
-    variable
-        Name in the file, for messages.
-    file_unit
-        `s`, `ms`, `us` or `samples` where the format or the file says it.
-    file_rate_hz
-        Samples per second, where the file says it.
-
-    Raises
-    ------
-    RejectedFile
-        For whole numbers without a unit, samples without a rate, and times that no recording has.
+    Few large steps back within neurons are parts of a recording whose clock starts again, which then lie on each other; many are
+    spikes in no order, which are sorted.
     """
-    if times.dtype.kind not in "iuf":
-        said = f"`{variable}` does not hold numbers, but {times.dtype}."
-        raise RejectedFile(
-            Problem("times_not_numbers", said, "Give times in seconds as floats.", f"/{variable}")
-        )
-    unit = options.time_unit or file_unit
-    if unit is None and times.dtype.kind in "iu" and times.size and int(times.max()) > 1:
-        raise RejectedFile(
-            Problem(
-                "time_unit_unclear",
-                f"The times in `{variable}` are whole numbers, up to {int(times.max())}: they may be samples or "
-                "milliseconds, and the file does not say which.",
-                "Give time_unit: `ms`, `us`, or `samples` with sampling_rate_hz (30000 for most systems).",
-                "/time_unit",
-            )
-        )
-    if unit == "samples":
-        rate_hz = options.sampling_rate_hz or file_rate_hz
-        if rate_hz is None:
-            said = f"The times in `{variable}` are in samples, and nothing tells how many make a second."
-            hint = "Give sampling_rate_hz (30000 for most systems)."
-            raise RejectedFile(Problem("sampling_rate_missing", said, hint, "/sampling_rate_hz"))
-        return _refuse_absurd(np.asarray(times, np.float64) / rate_hz, variable)
-    return _refuse_absurd(np.asarray(times, np.float64) * _SECONDS[unit or "s"], variable)
-
-
-def _refuse_absurd(times_s: NDArray[np.float64], variable: str) -> NDArray[np.float64]:
-    """Reject times so large that their bins cannot be numbered, though times since 1970 can."""
-    finite_s = times_s[np.isfinite(times_s)]
-    if max(finite_s.max(initial=0.0), -finite_s.min(initial=0.0)) > _LATEST_S:
-        said = f"The times in `{variable}` go from {finite_s.min():g} to {finite_s.max():g} s."
-        raise RejectedFile(Problem("times_absurd", said, "Check their unit: time_unit.", f"/{variable}"))
-    return times_s
+    times, back = trains.times, trains.times.steps_back()
+    if not back:
+        return
+    number = sum(steps for steps, _ in back.values())
+    neuron, (_, largest_s) = max(back.items(), key=lambda item: item[1][1])
+    is_restart = number <= _UNSORTED_SHARE * times.total and largest_s > _RESTART_SHARE * (
+        times.last_s - times.first_s
+    )
+    label = trains.neuron_metadata.get("neuron_id", list(range(trains.neurons)))[neuron]
+    seen = (
+        f"Spike times go back {number} times, in {len(back)} of {trains.neurons} neurons, by {largest_s:g} s at most (neuron "
+        f"{label})"
+    )
+    if not is_restart:
+        trains.notes.append(f"{seen}: they are in no order in the file, and were sorted.")
+        return
+    said = (
+        f"{seen}. A clock that starts again, or recordings that were joined, look so: their spikes now lie on each other, from "
+        f"{times.first_s:g} to {times.last_s:g} s."
+    )
+    hint = (
+        "If so, upload each part as a file of its own, or add to the times of each later part where it begins on one clock. If "
+        "times start again in each trial, name the trial of each spike with mapping.trial."
+    )
+    trains.warnings.append(Problem("times_go_back", said, hint, "/spike_times"))

@@ -16,7 +16,8 @@ from worker.ingest.recording import Recording
 from worker.ingest.shaping.binning import bin_spikes
 from worker.ingest.shaping.signals import sample_in_bins
 from worker.ingest.spike_columns import SpikeColumns
-from worker.ingest.spike_trains import Signal, SpikeTimes, SpikeTrains, TrialTable, in_seconds
+from worker.ingest.spike_trains import Signal, SpikeTimes, SpikeTrains, TrialTable
+from worker.ingest.time_units import in_seconds
 
 SPIKES = [np.sort(np.random.default_rng(seed).uniform(0, 50, 400 * (seed + 1))) for seed in range(4)]
 

@@ -53,11 +53,9 @@ from worker.ingest.readers.base import (
     left_out,
     metadata_values,
     name_is_usable,
-    parse_split,
     parse_trial_lengths,
     refuse_empty,
     refuse_text_for_spikes,
-    settle_split,
 )
 from worker.ingest.readers.choosing import (
     OTHER_SPIKES,
@@ -75,6 +73,7 @@ from worker.ingest.readers.choosing import (
 from worker.ingest.readers.flat_spikes import read_flat_spikes
 from worker.ingest.readers.split_arrays import read_parts
 from worker.ingest.readers.split_layout import SPLIT_WORDS, Layout, part_of, parts_by_name, parts_given
+from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
 from worker.ingest.rows import Rows, zeros
 from worker.ingest.spike_trains import SpikeTrains
@@ -213,7 +212,9 @@ class _Counts:
         if lengths is not None:
             recording.trial_length_bins = parse_trial_lengths(self._column(lengths), lengths, bins)
         if split is not None:
-            recording.split = parse_split(self._column(split), split)
+            recording.split = parse_split(
+                metadata_values(self._column(split)), split, self._options, recording.warnings
+            )
             settle_split(recording)
         self._settle_rates_and_bin_width(recording)
         inputs = self._role("external_inputs", self._options.mapping.external_inputs, _EXTERNAL_INPUTS)

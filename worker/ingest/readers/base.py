@@ -10,7 +10,7 @@ from pydantic import Field
 
 from store.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, MetadataValue, Recording
+from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.spike_trains import SpikeTrains
 
 MOST_AXES = 8
@@ -136,64 +136,6 @@ def metadata_values(values: NDArray[np.generic]) -> list[MetadataValue]:
         return [value if np.isfinite(value) else None for value in values.astype(np.float64).tolist()]
     plain: list[MetadataValue] = values.tolist()
     return plain
-
-
-SPLIT_NAMES = {
-    "train": SPLIT_TRAIN,
-    "valid": SPLIT_VALID,
-    "val": SPLIT_VALID,
-    "validation": SPLIT_VALID,
-    "test": SPLIT_NOT_GIVEN,
-    "none": SPLIT_NOT_GIVEN,
-    "": SPLIT_NOT_GIVEN,
-}
-
-
-def parse_split(values: NDArray[np.generic], name: str) -> NDArray[np.int8]:
-    """Read a split: strings 'train', 'valid', 'test', or numbers: 0 train, 1 valid, -1 neither."""
-    found: list[int | None] = []
-    for value in metadata_values(values):
-        if isinstance(value, str):
-            found.append(SPLIT_NAMES.get(value.strip().lower()))
-        elif isinstance(value, int | float) and value in SPLIT_NAMES.values():
-            found.append(int(value))
-        else:
-            found.append(None)
-    known = [value for value in found if value is not None]
-    if len(known) < len(found):
-        trial = found.index(None)
-        raise RejectedFile(
-            Problem(
-                "split_not_understood",
-                f"`{name}` says {values[trial].item()!r} at trial {trial} (counted from 0): expected "
-                "'train', 'valid' or 'test'.",
-                "Give one of these for each trial, or 0 for train, 1 for valid and -1 for neither.",
-                f"/{name}",
-            )
-        )
-    return np.array(known, np.int8)
-
-
-def settle_split(recording: Recording) -> None:
-    """Say what a recording's split means for it; reject one without training trials."""
-    trains, validates, others = (
-        (recording.split == code).any() for code in (SPLIT_TRAIN, SPLIT_VALID, SPLIT_NOT_GIVEN)
-    )
-    if validates and not trains:
-        said = "There are validation trials but no training trials."
-        raise RejectedFile(Problem("split_without_training", said, "Mark some trials as 'train'.", "/split"))
-    if trains and not validates:
-        said = (
-            "The file names training trials but no validation trials: these will be drawn from the "
-            "training trials."
-        )
-        hint = "To choose them yourself, mark them as 'valid'."
-        recording.warnings.append(Problem("split_without_validation", said, hint, "/split"))
-    if trains and others:
-        number = int((recording.split == SPLIT_NOT_GIVEN).sum())
-        recording.notes.append(
-            f"{number} trials are for neither training nor validation: only latents are inferred."
-        )
 
 
 def parse_trial_lengths(values: NDArray[np.generic], name: str, bins: int) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ from worker.ingest.readers.choosing import Variable, choose, named
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import rows_per_block
 from worker.ingest.spike_columns import SpikeColumns
-from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
+from worker.ingest.spike_trains import SpikeTrains, TrialTable
+from worker.ingest.time_units import in_seconds, is_time, trial_seconds
 
 if TYPE_CHECKING:
     from worker.ingest.readers.choosing import ArrayFile
@@ -33,6 +34,7 @@ STOPS = (
     "stop_time",
     "stop_times",
 )
+_OF_NEURONS = ("neuron", "unit", "cluster", "channel", "electrode")
 _RATES = ("sampling_rate_hz", "sampling_rate", "sample_rate", "fs")
 
 
@@ -69,44 +71,40 @@ def read_flat_spikes(
         raise RejectedFile(Problem("neuron_of_spikes_missing", said, hint, "/mapping/neuron"))
     if neuron is None and ends is not None:
         understood.append(Understood("neuron", ends, "by its name", file.variables[ends].shape))
+    ends_of = None if neuron is not None or ends is None else _read_ends(file, ends, spikes)
+    if ends_of is not None:
+        labels: NDArray[Any] = np.repeat(np.arange(len(ends_of)), np.diff(ends_of, prepend=0))
+    else:
+        assert neuron is not None
+        labels = np.asarray(file.read(neuron)).reshape(-1)
     columns = SpikeColumns(by_trial=trial is not None)
-    numbers = _neurons_by_end(file, ends, spikes) if neuron is None and ends is not None else None
-    labels = np.asarray(file.read(neuron)).reshape(-1) if neuron is not None else numbers
     trials = None if trial is None else np.asarray(file.read(trial)).reshape(-1)
-    assert labels is not None
     rate_hz = sampling_rate(file)
     for first, block in file.blocks(times, 8):
         part = slice(first, first + len(block))
-        times_s = in_seconds(block.reshape(-1), options, times, unit_by_name(times), rate_hz)
+        times_s = in_seconds(block.reshape(-1), options, times, None, rate_hz)
         columns.add(times_s, labels[part], None if trials is None else trials[part])
-    used = {name for name in (times, neuron, trial, ends) if name is not None}
-    metadata = _trial_columns(file, used) if trial is not None else {}
-    trains = columns.finish(file.format, options, metadata)
-    trains.understood = understood
-    used |= set(metadata)
+    found = _Beside(file, {name for name in (times, neuron, trial, ends) if name is not None}, options)
+    all_neurons: list[int | str] = list(range(len(ends_of))) if ends_of is not None else []
+    all_neurons = all_neurons or found.find_neurons(columns.neuron_labels)
+    of_trials = {} if trial is None else found.columns_of_trials(columns, all_neurons)
+    trains = columns.finish(file.format, options, of_trials, neurons=all_neurons)
+    trains.understood, trains.sampling_rate_hz = understood, rate_hz
     if trial is None:
-        used |= _take_trials_and_events(file, used, trains, options)
-    for name, variable in file.variables.items():
-        if name not in used and name.rsplit("/", 1)[-1].lower() not in _RATES:
-            trains.warnings.append(
-                left_out(name, variable.shape, "beside spike times it has no meaning that is known")
-            )
+        found.take_trials_and_events(trains)
+    found.take_neurons(trains)
+    found.warn_of_others(trains)
     return trains
 
 
-def _neurons_by_end(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:
+def _read_ends(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:
     last = np.asarray(file.read(ends)).reshape(-1).astype(np.int64)
     if len(last) == 0 or (np.diff(last, prepend=0) < 0).any() or last[-1] != spikes:
         said = f"`{ends}` does not rise from 0 to {spikes}, the number of spike times."
         raise RejectedFile(
             Problem("spike_index_invalid", said, "Give for each neuron where its times end.", f"/{ends}")
         )
-    return np.repeat(np.arange(len(last)), np.diff(last, prepend=0))
-
-
-def unit_by_name(name: str) -> str | None:
-    """The unit that a name of times ends with, such as `spike_times_ms`."""
-    return "ms" if name.lower().endswith("_ms") else "s" if name.lower().endswith("_s") else None
+    return last
 
 
 def sampling_rate(file: "ArrayFile") -> float | None:
@@ -117,44 +115,112 @@ def sampling_rate(file: "ArrayFile") -> float | None:
     return next((value for key, value in file.numbers.items() if key.lower() in _RATES), None)
 
 
-def _trial_columns(file: "ArrayFile", used: set[str]) -> dict[str, list[MetadataValue]]:
-    """Arrays of one length, that of most of them: the metadata of trials."""
-    candidates = {
-        name: variable.shape[0]
-        for name, variable in file.variables.items()
-        if name not in used and _is_column(name, variable) and variable.size > 1
-    }
-    if not candidates:
-        return {}
-    lengths = list(candidates.values())
-    length = max(lengths, key=lengths.count)
-    return {name: metadata_values(file.read(name)) for name, number in candidates.items() if number == length}
+class _Beside:
+    """The arrays beside flat spike times: columns of trials, of neurons, and times of events.
+
+    Parameters
+    ----------
+    file
+        With the arrays.
+    used
+        Names of the arrays that were taken already.
+    options
+        Of the request.
+    """
+
+    def __init__(self, file: "ArrayFile", used: set[str], options: ReadOptions) -> None:
+        self._file, self.used, self._options = file, used, options
+        self._lengths = {
+            name: variable.size
+            for name, variable in file.variables.items()
+            if name not in used and _is_column(name, variable)
+        }
+        self._own_neurons: list[MetadataValue] = []
+
+    def find_neurons(self, seen: list[int | str]) -> list[int | str]:
+        """Return the labels of all neurons, if a column has them: those of the spikes, each once, and perhaps silent ones."""
+        for name in self._lengths:
+            if name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower() in NEURON:
+                labels = self._values(name)
+                if len(set(labels)) == len(labels) and set(seen) <= set(labels):
+                    self._own_neurons = labels
+                    return [label for label in labels if isinstance(label, int | str)]
+        return []
+
+    def columns_of_trials(
+        self, spikes: SpikeColumns, neurons: list[int | str]
+    ) -> dict[str, list[MetadataValue]]:
+        """Return the columns that may have one value for each trial: not those of neurons by their name and length."""
+        options, found = self._options, {}
+        of_neurons = {len(spikes.neuron_labels), len(neurons)}
+        wanted = options.mapping.trial_metadata
+        needed = {*(wanted or ()), options.trials.align_to, options.mapping.split, *options.trials.where}
+        for name, length in self._lengths.items():
+            is_of_neurons = length in of_neurons and any(word in name.lower() for word in _OF_NEURONS)
+            may_be = 1 < length <= spikes.most_trials and not is_of_neurons
+            if may_be and (wanted is None or name in needed):
+                found[name] = self._values(name)
+        self.used |= set(found)
+        return found
+
+    def take_trials_and_events(self, trains: SpikeTrains) -> None:
+        """Take `trial_start` and `trial_stop` with the arrays of their length as a table of trials, and other times as events."""
+        variables = {name: self._file.variables[name] for name in self._lengths}
+        start, stop = named(variables, STARTS), named(variables, STOPS)
+        if start is not None and stop is not None and self._lengths[start] == self._lengths[stop]:
+            number = self._lengths[start]
+            columns = {
+                name: self._values(name)
+                for name, length in self._lengths.items()
+                if length == number and name not in (start, stop)
+            }
+            trains.tables["trials"] = TrialTable(
+                self._seconds(start, trains), self._seconds(stop, trains), columns
+            )
+            self.used |= {start, stop, *columns}
+        most = rows_per_block((1,), 8)
+        for name, length in self._lengths.items():
+            is_numbers = self._file.variables[name].is_numbers
+            if name in self.used or not is_time(name) or not is_numbers or length > most:
+                continue
+            self.used.add(name)
+            try:
+                trains.events[name] = self._seconds(name, trains)
+            except RejectedFile as rejected:
+                if name == self._options.trials.align_to:
+                    raise
+                said = f"The events `{name}` were left out. {rejected.problems[0].message}"
+                hint = rejected.problems[0].hint
+                trains.warnings.append(Problem("events_left_out", said, hint, f"/{name}"))
+
+    def take_neurons(self, trains: SpikeTrains) -> None:
+        """Take columns of one value for each neuron: in the order of their labels, or of the file's own column of labels."""
+        labels = trains.neuron_metadata["neuron_id"]
+        own = self._own_neurons or labels
+        for name, length in self._lengths.items():
+            is_left_out = any(one.pointer == f"/{name[:100]}" for one in trains.warnings)
+            if (is_left_out or name not in self.used) and length == len(own) > 1:
+                by_label = dict(zip(own, self._values(name), strict=True))
+                trains.neuron_metadata[name.replace("/", ".")] = [by_label.get(label) for label in labels]
+                trains.warnings = [one for one in trains.warnings if one.pointer != f"/{name[:100]}"]
+                self.used.add(name)
+
+    def warn_of_others(self, trains: SpikeTrains) -> None:
+        """Warn of every array that was not taken."""
+        for name, variable in self._file.variables.items():
+            if name not in self.used and name.rsplit("/", 1)[-1].lower() not in _RATES:
+                why = "beside spike times it has no meaning that is known, or was not asked for"
+                trains.warnings.append(left_out(name, variable.shape, why))
+
+    def _values(self, name: str) -> list[MetadataValue]:
+        return metadata_values(np.asarray(self._file.read(name)).reshape(-1))
+
+    def _seconds(self, name: str, trains: SpikeTrains) -> NDArray[np.float64]:
+        times = np.asarray(self._file.read(name)).reshape(-1)
+        return trial_seconds(times, self._options, name, None, trains.sampling_rate_hz)
 
 
 def _is_column(name: str, variable: Variable) -> bool:
-    return name_is_usable(name) and len(variable.shape) == 1 and variable.dtype.kind in "buifSU"
-
-
-def _take_trials_and_events(
-    file: "ArrayFile", used: set[str], trains: SpikeTrains, options: ReadOptions
-) -> set[str]:
-    """Take `trial_start` and `trial_stop` with the arrays of their length as a table of trials, and other times as events."""
-    variables = {name: v for name, v in file.variables.items() if name not in used and _is_column(name, v)}
-    taken: set[str] = set()
-    start, stop = named(variables, STARTS), named(variables, STOPS)
-    if start is not None and stop is not None and variables[start].shape == variables[stop].shape:
-        start_s, stop_s = (
-            in_seconds(file.read(name), options, name, unit_by_name(name)) for name in (start, stop)
-        )
-        beside = [
-            n for n, v in variables.items() if v.shape == variables[start].shape and n not in (start, stop)
-        ]
-        columns: dict[str, Any] = {name: metadata_values(file.read(name)) for name in beside}
-        trains.tables["trials"] = TrialTable(start_s, stop_s, columns)
-        taken |= {start, stop, *beside}
-    most = rows_per_block((1,), 8)
-    for name, variable in variables.items():
-        if name not in taken and "time" in name.lower() and variable.is_numbers and variable.size <= most:
-            trains.events[name] = in_seconds(file.read(name), options, name, unit_by_name(name))
-            taken.add(name)
-    return taken
+    """Whether an array is a vector, perhaps as a row or column of a matrix."""
+    is_vector = len(variable.shape) in (1, 2) and variable.size == max(variable.shape)
+    return name_is_usable(name.replace("/", ".")) and is_vector and variable.dtype.kind in "buifSU"

@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 
 from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.base import ReadOptions, parse_split, refuse_giant, settle_split
+from worker.ingest.readers.base import ReadOptions, refuse_giant
+from worker.ingest.readers.splits import take_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, filled, rows_per_block, zeros
 from worker.ingest.shaping.selection import keep_where
 from worker.ingest.shaping.signals import sample_in_bins
-from worker.ingest.spike_trains import DEFAULT_BIN_WIDTH_S, SpikeTrains, TrialTable
+from worker.ingest.shaping.time_scales import check_time_scales
+from worker.ingest.spike_trains import DEFAULT_BIN_WIDTH_S, SpikeTrains, TrialTable, tell_steps_back
+from worker.ingest.time_units import column_seconds, columns_in_seconds
 
 MOST_BINS = 10**9
 _TOLERANCE = 1e-6
@@ -79,6 +82,7 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
         trains.notes.append(
             f"Spikes were put into bins of {width_s:g} s, the default; bin_width_s says it otherwise."
         )
+    tell_steps_back(trains)
     windows = _windows(trains, options, width_s)
     refuse_giant(int(windows.bins.max()) * len(windows.bins) * trains.neurons, options)
     recording = Recording(
@@ -96,31 +100,13 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
         notes=trains.notes,
         warnings=trains.warnings,
     )
-    _take_split(trains, recording, options)
+    take_split(recording, options)
     _say_what_lies_outside(trains, recording)
     for name, signal in trains.signals.items():
         recording.behaviour[name] = _sampled(trains, name, windows, width_s)
         rate = f" of {signal.rate_hz:g} Hz" if signal.rate_hz else ""
         recording.notes.append(f"Behaviour `{name}`{rate} was brought into the bins of the spikes.")
     return recording
-
-
-def _take_split(trains: SpikeTrains, recording: Recording, options: ReadOptions) -> None:
-    """Take the split from the column of trials that the mapping, or else the reader, names."""
-    column = options.mapping.split or trains.split_column
-    if column is None or (column not in recording.trial_metadata and options.mapping.split is None):
-        return
-    if column not in recording.trial_metadata:
-        said = (
-            f"mapping.split is `{column}`: the trials of this file have {listed(recording.trial_metadata)}."
-        )
-        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/split"))
-    how = "given in the mapping" if options.mapping.split is not None else "by its name"
-    values = recording.trial_metadata[column]
-    missing = "" if any(isinstance(value, str) for value in values) else SPLIT_NOT_GIVEN
-    recording.split = parse_split(np.array([missing if value is None else value for value in values]), column)
-    recording.understood.append(Understood("split", column, how, recording.split.shape))
-    settle_split(recording)
 
 
 def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Windows:
@@ -137,9 +123,11 @@ def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Wind
         start_s, from_zero_s = zero_s + window_s[0], window_s[0]
         bins = _whole_bins(np.full(len(zero_s), window_s[1] - window_s[0]), width_s)
         bins[~np.isfinite(zero_s)] = np.nan
-    metadata = dict(table.columns)
+    metadata = columns_in_seconds(table.columns, options, trains.sampling_rate_hz, trains.notes)
     if trains.trial_offset_s is None:
         metadata |= {"start_time": _plain(table.start_s), "stop_time": _plain(table.stop_s)}
+    offset_s = 0.0 if trains.trial_offset_s is None else trains.trial_offset_s
+    check_time_scales(trains, start_s - offset_s, bins * width_s)
     usable = np.isfinite(start_s) & (bins >= 1)
     windows = _Windows(start_s, np.where(usable, bins, 0).astype(np.int64), metadata, from_zero_s)
     windows.keep(_with_a_bin(trains, name, usable, width_s))
@@ -176,7 +164,9 @@ def _trials(trains: SpikeTrains, options: ReadOptions) -> tuple[str, TrialTable 
             _note_choice(trains, name, "given in the mapping" if wanted else f"has the column `{align_to}`")
             if align_to in own_s:
                 return name, table, own_s[align_to]
-            zero_s = _numbers(table.columns[align_to], align_to)
+            zero_s = column_seconds(
+                table.columns[align_to], options, align_to, trains.column_unit, trains.sampling_rate_hz
+            )
             return name, table, zero_s if trains.trial_offset_s is None else zero_s + trains.trial_offset_s
     if align_to in trains.events:
         return _aligned_to_events(trains, align_to, wanted, options)
@@ -364,15 +354,6 @@ def _say_what_lies_outside(trains: SpikeTrains, recording: Recording) -> None:
     recording.notes.append(
         f"{trains.times.total} spikes of {trains.neurons} neurons were read; the report counts those within trials."
     )
-
-
-def _numbers(values: list[MetadataValue], name: str) -> NDArray[np.float64]:
-    if any(isinstance(value, str) for value in values):
-        said = f"trials.align_to is `{name}`, whose values are no times but text, such as {values[0]!r}."
-        raise RejectedFile(
-            Problem("align_to_not_times", said, "Name a column of times in seconds.", "/trials/align_to")
-        )
-    return np.array([np.nan if value is None else float(value) for value in values], np.float64)
 
 
 def _plain(values: NDArray[np.float64]) -> list[MetadataValue]:

@@ -29,7 +29,8 @@ from worker.ingest.readers.base import ReadOptions, name_is_usable, refuse_giant
 from worker.ingest.readers.choosing import choose, given
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.spike_columns import SpikeColumns
-from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
+from worker.ingest.spike_trains import SpikeTrains, TrialTable
+from worker.ingest.time_units import in_seconds, trial_seconds
 
 SPIKE_TIMES = "spike_times.npy"
 _NEURON = ("spike_clusters", "spike_templates")
@@ -97,6 +98,7 @@ class _PhyFolder:
             seen |= set(np.unique(labels[is_noise]).tolist())
             spikes.add(times_s[~is_noise], labels[~is_noise])
         trains = spikes.finish("phy", self.options)
+        trains.sampling_rate_hz, trains.column_unit = rate_hz, "s"
         self._tell_noise(len(seen), left_out)
         self._add_neuron_metadata(trains, clusters, columns, len(seen))
         self._add_trials(trains)
@@ -232,7 +234,11 @@ class _PhyFolder:
         for column in set(table) - set(kept):
             self._table_left_out(f"{name}, column {column[:50]}", "its name has unusual signs")
         columns = {column: values for column, values in kept.items() if column not in (start, stop)}
-        trains.tables["trials"] = TrialTable(seconds(table[start]), seconds(table[stop]), columns)
+        start_s, stop_s = (
+            trial_seconds(seconds(table[column]), self.options, column, "s", trains.sampling_rate_hz)
+            for column in (start, stop)
+        )
+        trains.tables["trials"] = TrialTable(start_s, stop_s, columns)
 
     def _add_events(self, trains: SpikeTrains) -> None:
         table = self._table("events.csv")
@@ -243,7 +249,7 @@ class _PhyFolder:
                     "events.csv", f"expected a column `time` in seconds, it has {listed(table)}"
                 )
             return
-        times_s = seconds(table[time])
+        times_s = trial_seconds(seconds(table[time]), self.options, time, "s", trains.sampling_rate_hz)
         labels = ["events"] * len(times_s) if label is None else [str(value)[:100] for value in table[label]]
         finite = np.isfinite(times_s)
         for name in dict.fromkeys(labels):

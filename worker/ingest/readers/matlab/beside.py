@@ -20,10 +20,11 @@ from worker.ingest.readers.axis_evidence import (
 )
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
 from worker.ingest.readers.choosing import is_table_column, own_name
-from worker.ingest.readers.flat_spikes import STARTS, STOPS, unit_by_name
+from worker.ingest.readers.flat_spikes import STARTS, STOPS
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
 from worker.ingest.recording import MetadataValue, Understood
-from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
+from worker.ingest.spike_trains import SpikeTrains, TrialTable
+from worker.ingest.time_units import trial_seconds
 
 _OF_TRIALS = re.compile(r"trial|trl|epoch|interval")
 _EVENTS = re.compile(r"time|event|onset|cue")
@@ -140,15 +141,11 @@ class TimesBeside:
         for name in free:
             variable = self._arrays.variables[name]
             if name not in self.used and _EVENTS.search(name.lower()) and variable.is_numbers:
-                trains.events[name] = in_seconds(
-                    self._arrays.read(name), self._options, name, unit_by_name(name)
-                )
+                trains.events[name] = trial_seconds(self._arrays.read(name), self._options, name)
                 self.used.add(name)
 
     def finish(self, trains: SpikeTrains) -> None:
-        """Warn of everything that was not taken, and say where the split is."""
-        if any("split" in table.columns for table in trains.tables.values()):
-            trains.split_column = "split"
+        """Warn of everything that was not taken."""
         for name, variable in self._arrays.variables.items():
             is_rate = base_name(name) in ("fs", "sampling_rate", "sampling_rate_hz", "sample_rate")
             if name not in self.used and not is_rate:
@@ -171,10 +168,7 @@ class TimesBeside:
             if start is None or stop is None or group[start] != group[stop]:
                 continue
             beside = {name for name, n in group.items() if n == group[start] and name not in (start, stop)}
-            times_s = [
-                in_seconds(self._arrays.read(name), self._options, name, unit_by_name(name))
-                for name in (start, stop)
-            ]
+            times_s = [trial_seconds(self._arrays.read(name), self._options, name) for name in (start, stop)]
             table = TrialTable(
                 times_s[0], times_s[1], {name[len(prefix) :]: self._column(name) for name in sorted(beside)}
             )
@@ -187,16 +181,7 @@ class TimesBeside:
         raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/trials"))
 
     def _column(self, name: str) -> list[MetadataValue]:
-        """One value for each trial; times become seconds if the request says their unit."""
-        values = self._arrays.read(name)
-        short = base_name(name)
-        is_time = short.endswith(("_time", "_times")) or self._options.trials.align_to in (
-            name,
-            name.rsplit(".", 1)[-1],
-        )
-        if is_time and values.dtype.kind in "iuf" and self._options.time_unit is not None:
-            values = in_seconds(values, self._options, name)
-        return metadata_values(values)
+        return metadata_values(self._arrays.read(name))
 
     def _tell_given(self, role: str, name: str) -> None:
         if getattr(self._options.mapping, role) is not None:

@@ -10,13 +10,14 @@ from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.axis_evidence import Order, is_of_neurons
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.choosing import is_table_column
-from worker.ingest.readers.flat_spikes import NEURON, sampling_rate, unit_by_name
+from worker.ingest.readers.flat_spikes import NEURON, sampling_rate
 from worker.ingest.readers.matlab.beside import TimesBeside
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of
 from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, kind_of_cell, product
 from worker.ingest.recording import Understood
 from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, SpikeColumns
-from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, in_seconds, lay_trials_end_to_end
+from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, lay_trials_end_to_end
+from worker.ingest.time_units import in_seconds, spike_unit
 
 _IMPLAUSIBLE_S = 200_000.0
 """More than two days: a time beyond is in milliseconds or samples."""
@@ -47,8 +48,8 @@ class Clock:
         self, name: str, vectors: Iterable[Numbers], arrays: MatlabArrays, options: ReadOptions
     ) -> None:
         self._name, self._options = name, options
-        self._unit, self._rate_hz = unit_by_name(name), sampling_rate(arrays)
-        self._unit_is_open = options.time_unit is None and self._unit is None
+        self._rate_hz = sampling_rate(arrays)
+        self._unit_is_open = spike_unit(options, name) is None
         self._as_whole = self._unit_is_open and _are_whole(vectors)
         self.without_time = 0
         """Times that are NaN or infinite."""
@@ -59,7 +60,7 @@ class Clock:
         self.without_time += len(times) - int(np.count_nonzero(finite))
         if self._as_whole and times.dtype.kind == "f":
             in_seconds(times[finite].astype(np.int64), self._options, self._name)  # which refuses them
-        found = in_seconds(times, self._options, self._name, self._unit, self._rate_hz)
+        found = in_seconds(times, self._options, self._name, None, self._rate_hz)
         last = float(found[finite].max(initial=0.0))
         if self._unit_is_open and last > _IMPLAUSIBLE_S:
             said = f"The times in `{self._name}` go up to {last:g}, more than two days if they were seconds."
@@ -185,8 +186,12 @@ class CellOfTimes:
         is_given = label == self._options.mapping.neuron
         how_label = "given in the mapping" if is_given else "by its name"
         self._understood.append(Understood("neuron", label, how_label, self._cell.shape))
-        metadata = self._beside.metadata_of_trials(len(items)) | {"trial_id": list(range(len(items)))}
-        trains = columns.finish(self._arrays.format, self._options, metadata)
+        trains = columns.finish(
+            self._arrays.format,
+            self._options,
+            self._beside.metadata_of_trials(len(items)),
+            trial_ids=range(len(items)),
+        )
         trains.understood = self._understood
         return trains
 

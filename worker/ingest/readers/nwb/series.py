@@ -12,7 +12,8 @@ from worker.ingest.readers.hdf5.safety import blocks
 from worker.ingest.readers.nwb.file import NwbFile, short_names
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import zeros
-from worker.ingest.spike_trains import Signal, SpikeTrains, in_seconds
+from worker.ingest.spike_trains import Signal, SpikeTrains
+from worker.ingest.time_units import trial_seconds
 
 LARGEST_BEHAVIOUR_BYTES = 256 * 2**20
 MOST_TIMESTAMP_BYTES = 96 * 2**20
@@ -146,7 +147,7 @@ def _take_events(file: NwbFile, series: _Series, trains: SpikeTrains, options: R
     if not name_is_usable(series.name):
         trains.warnings.append(_left_out("events", series.path, "their name cannot be used"))
         return
-    times_s = in_seconds(file.read(path), options, path, "s")
+    times_s = trial_seconds(file.read(path), options, path, "s")
     finite = np.isfinite(times_s)
     trains.events[series.name] = times_s[finite]
     columns = ["data"] if "data" in members else [n for n in members if f"{series.path}/{n}" in file.texts]
@@ -188,7 +189,7 @@ class _Budget:
             if self._bytes > MOST_TIMESTAMP_BYTES:
                 self._bytes -= 8 * file.shape(path)[0]
                 return None
-            self._known[key] = in_seconds(file.read(path), options, path, "s")
+            self._known[key] = trial_seconds(file.read(path), options, path, "s")
         return self._known[key]
 
 
@@ -250,7 +251,7 @@ def _timed(
     rate_hz = file.number_attribute(start, "rate", 0.0)
     if not file.is_numbers(start) or file.shape(start) not in ((), (1,)) or not rate_hz > 0:
         return None, "it has neither timestamps nor a starting_time with a rate"
-    start_s = float(in_seconds(file.read(start).reshape(-1), options, start, "s")[0])
+    start_s = float(trial_seconds(file.read(start).reshape(-1), options, start, "s")[0])
     if not np.isfinite(start_s):
         return None, "its starting_time is no number"
     return Signal(zeros(kept, np.float32), start_s=start_s, rate_hz=rate_hz), None

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, listed
-from worker.ingest.readers.base import SPLIT_NAMES, ReadOptions, name_is_usable
+from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.nwb.file import NwbFile, short_names
 from worker.ingest.recording import MetadataValue
-from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
+from worker.ingest.spike_trains import SpikeTrains, TrialTable
+from worker.ingest.time_units import trial_seconds
 
 IN_INVALID_TIMES = "in_invalid_times"
 MOST_ROWS = 200_000
@@ -104,7 +105,6 @@ def read_trial_tables(file: NwbFile, trains: SpikeTrains, options: ReadOptions) 
             if name != _NOT_TRIALS:
                 _mark_invalid(table, invalid_s)
         _warn_of_invalid(trains, wanted)
-    _find_split(trains, options)
 
 
 def _likelihood(name: str, rows: int) -> tuple[int, int, str]:
@@ -133,7 +133,7 @@ def _read_trials(
     file: NwbFile, path: str, rows: int, trains: SpikeTrains, options: ReadOptions
 ) -> TrialTable:
     start_s, stop_s = (
-        in_seconds(file.read(f"{path}/{name}"), options, f"{path}/{name}", "s")
+        trial_seconds(file.read(f"{path}/{name}"), options, f"{path}/{name}", "s")
         for name in ("start_time", "stop_time")
     )
     chosen = options.mapping.trial_metadata
@@ -150,7 +150,8 @@ def _invalid_times(file: NwbFile, paths: list[str], options: ReadOptions) -> NDA
     """Intervals that are not to be analysed, in seconds: float64 [intervals, 2]."""
     found = [
         np.stack(
-            [in_seconds(file.read(f"{path}/{n}"), options, n, "s") for n in ("start_time", "stop_time")], -1
+            [trial_seconds(file.read(f"{path}/{n}"), options, n, "s") for n in ("start_time", "stop_time")],
+            -1,
         )
         for path in paths
     ]
@@ -174,11 +175,3 @@ def _warn_of_invalid(trains: SpikeTrains, wanted: str | None) -> None:
         said = f"{len(trials)} trials of `{name}` overlap the file's invalid_times: {listed(trials)} (counted from 0)."
         hint = f'Leave them out with trials.where: {{"{IN_INVALID_TIMES}": false}}.'
         trains.warnings.append(Problem("trials_in_invalid_times", said, hint, "/trials/where"))
-
-
-def _find_split(trains: SpikeTrains, options: ReadOptions) -> None:
-    """Take a column `split` of train, val and test for the split."""
-    table = trains.tables.get(options.mapping.trials or next(iter(trains.tables), ""))
-    values = [] if table is None else table.columns.get("split", [])
-    if values and all(isinstance(value, str) and value.strip().lower() in SPLIT_NAMES for value in values):
-        trains.split_column = "split"

@@ -10,7 +10,8 @@ from worker.ingest.readers.nwb.file import NwbFile
 from worker.ingest.readers.nwb.tables import MOST_ROWS, ends_of_lists, read_columns, rises
 from worker.ingest.recording import Understood
 from worker.ingest.spike_columns import MOST_NEURONS
-from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, in_seconds
+from worker.ingest.spike_trains import SpikeTimes, SpikeTrains
+from worker.ingest.time_units import in_seconds
 
 _ELECTRODES = "general/extracellular_ephys/electrodes"
 _OF_ELECTRODES = ("location", "group_name")
@@ -72,7 +73,7 @@ def read_units(file: NwbFile, table: str, options: ReadOptions) -> SpikeTrains:
         When the index of the spike times does not fit them.
     """
     path, ends = f"{table}/spike_times", _ends_of_units(file, table)
-    trains = SpikeTrains(SpikeTimes(), len(ends))
+    trains = SpikeTrains(SpikeTimes(), len(ends), column_unit="s")
     not_finite = 0
     for first, block in blocks(file.open(path), 24):
         times_s = in_seconds(block, options, path, "s")

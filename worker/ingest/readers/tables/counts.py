@@ -11,11 +11,10 @@ from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.base import (
     ReadOptions,
-    parse_split,
     parse_trial_lengths,
     refuse_giant,
-    settle_split,
 )
+from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.readers.tables.layouts import Roles, column_left_out, known_column, plain, seconds
 from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
 from worker.ingest.readers.tables.survey import Clock, Constants, Labels
@@ -240,9 +239,7 @@ class TableOfCounts(ABC):
             values = self._constants.values(name)
             in_order: list[MetadataValue] = [values[number] for number in order.tolist()]
             if name == mapping.split or (mapping.split is None and plain(name) == "split"):
-                recording.split = parse_split(
-                    np.array(["" if value is None else value for value in in_order]), name
-                )
+                recording.split = parse_split(in_order, name, self._options, recording.warnings)
                 settle_split(recording)
             elif name == mapping.trial_length_bins or plain(name) == "triallengthbins":
                 bins = recording.spikes.shape[1]

@@ -10,7 +10,7 @@ from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.tables.table import Table
 from worker.ingest.recording import Understood
-from worker.ingest.spike_trains import in_seconds
+from worker.ingest.time_units import UNITS, in_seconds
 
 _TRIAL = {
     "trial",
@@ -54,10 +54,6 @@ _BIN = {
 _COUNT = {
     *("count", "counts", "spikecount", "spikecounts", "nspikes", "numspikes", "numberofspikes", "spikes"),
 }
-_UNITS = {
-    "": None, "s": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "ms": "ms", "msec": "ms",
-    "milliseconds": "ms", "us": "us", "µs": "us", "microseconds": "us", "samples": "samples",
-}  # fmt: skip
 _TIMES = ("spiketimes", "spiketime", "timestamps", "timestamp", "times", "time", "t")
 _LISTS = {*_TIMES, "spikes"}
 
@@ -93,24 +89,17 @@ def plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def unit_of(name: str) -> str | None:
-    """The unit that a column of times has in its name, as in `time_ms` and `t (s)`."""
-    return next((_UNITS[unit] for stem, unit in _stems(name) if unit), None)
-
-
-def _stems(name: str) -> list[tuple[str, str]]:
-    """Names of times that a name may be, each with the unit that is left over."""
+def _is_time(name: str) -> bool:
+    """Return whether a name is one of times, perhaps with a unit, such as `time_ms` and `t (s)`."""
     text = plain(name)
-    return [
-        (stem, text.removeprefix(stem))
-        for stem in _TIMES
-        if text.startswith(stem) and text.removeprefix(stem) in _UNITS
-    ]
+    return any(
+        text.startswith(stem) and text.removeprefix(stem) in ("", *map(plain, UNITS)) for stem in _TIMES
+    )
 
 
 def is_known(name: str) -> bool:
     """Whether a column's name alone tells what it is."""
-    return plain(name) in _TRIAL | _NEURON | _BIN | _COUNT or bool(_stems(name)) or is_of_neuron(name)
+    return plain(name) in _TRIAL | _NEURON | _BIN | _COUNT or _is_time(name) or is_of_neuron(name)
 
 
 def is_of_neuron(name: str) -> bool:
@@ -152,7 +141,7 @@ def find_roles(table: Table, options: ReadOptions) -> Roles:
     for role in given:
         free = [name for name in table.columns if name not in roles.used() | kept]
         if role == "time":
-            fits = [name for name in free if _stems(name)]
+            fits = [name for name in free if _is_time(name)]
             fits += [name for name in free if table.columns[name] == "list" and plain(name) in _LISTS]
         else:
             fits = [name for name in free if plain(name) in names[role]]
@@ -191,7 +180,7 @@ def seconds(
     """
     may_be_whole = table.columns[name] in ("whole", "list")
     is_whole = may_be_whole and bool((np.abs(values) < 2**53).all() and (values == np.trunc(values)).all())
-    return in_seconds(values.astype(np.int64) if is_whole else values, options, name, unit_of(name))
+    return in_seconds(values.astype(np.int64) if is_whole else values, options, name)
 
 
 def column_left_out(name: str, why: str) -> Problem:

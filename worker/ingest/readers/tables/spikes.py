@@ -79,11 +79,11 @@ class _Spikes:
             columns.add(
                 seconds(self._table, self._time, times, self._options), neuron_labels[neurons], of_spikes
             )
-        metadata: dict[str, list[MetadataValue]] = {}
-        for name in self._of_trials.names:
-            values = dict(zip(trial_labels.tolist(), self._of_trials.values(name), strict=False))
-            metadata[name] = [values.get(label) for label in columns.trial_labels]
-        trains = columns.finish(self._table.format, self._options, metadata)
+        of_trials: dict[str, dict[int | str, MetadataValue]] = {
+            name: dict(zip(trial_labels.tolist(), self._of_trials.values(name), strict=False))
+            for name in self._of_trials.names
+        }
+        trains = columns.finish(self._table.format, self._options, of_trials=of_trials)
         self._take_metadata_of_neurons(trains, neuron_labels.tolist())
         self._tell(trains)
         return trains

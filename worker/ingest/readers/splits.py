@@ -1,0 +1,221 @@
+"""Splits that a file gives: one value for each trial that says what the trial is for.
+
+| column | values | meaning |
+|---|---|---|
+| `split` (`data_split`, `train_test_split`, …) | `train`, `training`; `valid`, `val`, `validation`, `dev`; `test`; empty | as they say |
+| the same | 0, 1, 2 or -1 | training, validation, test; -1 is a test trial too |
+| the same | 1, 2, 3, without 0 | training, validation, test; with a warning |
+| the same | true, false | the more frequent one is training, the other validation; with a warning |
+| `partition`, `subset`, `set`, `phase` | words as above, `train` among them | as they say |
+| `is_train`, `train`, `is_validation`, `is_val` | true or false, 0 or 1 | true is what the name says |
+| `is_valid`, `valid`, `is_test`, `test` | the same | the same, but only beside one of the row above |
+
+`split.values` says what each value means where this is wrong. Test trials are for neither training nor validation.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.base import ReadOptions
+from worker.ingest.recording import (
+    SPLIT_NOT_GIVEN,
+    SPLIT_TRAIN,
+    SPLIT_VALID,
+    MetadataValue,
+    Recording,
+    Understood,
+)
+
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), SPLIT_TRAIN),
+    **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "development"), SPLIT_VALID),
+    **dict.fromkeys(("test", "testing", "none", "neither", ""), SPLIT_NOT_GIVEN),
+}
+_NAMES = ("split", "splits", "datasplit", "datasetsplit", "trialsplit", "traintestsplit", "trainvalidsplit")
+_LOOSE_NAMES = ("partition", "subset", "set", "dataset", "phase")
+_FLAGS = re.compile(r"(is|in|for)?(trial)?(?P<part>[a-z]+?)(set|trials?|mask|flag)?")
+_CERTAIN_FLAGS = ("istrain", "istraining", "train", "training", "isval", "isvalidation", "validation")
+_FROM_ZERO = {"0": SPLIT_TRAIN, "1": SPLIT_VALID, "2": SPLIT_NOT_GIVEN, "-1": SPLIT_NOT_GIVEN}
+_FROM_ONE = {"1": SPLIT_TRAIN, "2": SPLIT_VALID, "3": SPLIT_NOT_GIVEN}
+_TRUE, _FALSE = {"true", "1"}, {"false", "0"}
+_HINT = 'Say what each value means with split.values, such as {"1": "train", "2": "valid", "3": "test"}.'
+
+
+def parse_split(
+    values: Sequence[MetadataValue], name: str, options: ReadOptions, warnings: list[Problem]
+) -> NDArray[np.int8]:
+    """Read a split, as the table of this module says.
+
+    Parameters
+    ----------
+    values
+        One for each trial; None is for neither training nor validation.
+    name
+        Of the column.
+    options
+        `split.values` goes before the table.
+    warnings
+        Are told of what was guessed.
+
+    Raises
+    ------
+    RejectedFile
+        When a value is not understood.
+    """
+    texts = [_text(value) for value in values]
+    found = set(texts) - {""}
+    given = {key.strip().lower(): _WORDS[part] for key, part in options.split.values.items()}
+    meaning = {text: given[text] for text in found & set(given)} or _meaning(found, texts, name, warnings)
+    meaning = {text: _WORDS[text] for text in (found | {""}) & set(_WORDS)} | meaning
+    if not found <= set(meaning):
+        trial = next(trial for trial, text in enumerate(texts) if text not in meaning)
+        said = (
+            f"`{name}` says {values[trial]!r} at trial {trial} (counted from 0): expected 'train', 'valid' or 'test', or 0 for "
+            "train, 1 for valid and -1 or 2 for test."
+        )
+        raise RejectedFile(Problem("split_not_understood", said, _HINT, f"/{name}"))
+    return np.array([meaning[text] for text in texts], np.int8)
+
+
+def _text(value: MetadataValue) -> str:
+    """Return a value as text in small letters: a whole number without a point, `true` or `false`, empty where it is missing."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = "" if value is None else str(value).strip().lower()
+    return text.split(".")[0] if re.fullmatch(r"-?\d+\.0*", text) else text
+
+
+def _meaning(found: set[str], texts: list[str], name: str, warnings: list[Problem]) -> dict[str, int]:
+    """Return what each number or truth value means, as far as it is known; warn of a guess."""
+    part = _part_of(name)
+    if part is not None and found <= _TRUE | _FALSE:
+        other = SPLIT_VALID if part == SPLIT_TRAIN else SPLIT_TRAIN
+        return {text: part if text in _TRUE else other for text in found}
+    is_plain = "0" not in found or texts.count("1") <= texts.count("0")
+    if found <= set(_FROM_ZERO) and is_plain and not ("2" in found and "0" not in found):
+        return {text: _FROM_ZERO[text] for text in found}
+    if found <= {"true", "false"}:
+        often = max(("false", "true"), key=texts.count)
+        guessed = {text: SPLIT_TRAIN if text == often else SPLIT_VALID for text in found}
+    elif found <= set(_FROM_ZERO) and "0" in found:
+        guessed = {text: _FROM_ZERO[text] for text in found}
+    elif "2" in found and found <= set(_FROM_ONE):
+        guessed = {text: _FROM_ONE[text] for text in found}
+    else:
+        return {}
+    names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid", SPLIT_NOT_GIVEN: "test"}
+    taken = listed(
+        f"{text} as {names[guessed[text]]} ({texts.count(text)} trials)" for text in sorted(guessed)
+    )
+    said = f"The values of `{name}` do not say by themselves what they mean. They were taken so: {taken}."
+    warnings.append(Problem("split_guessed", said, f"If this is wrong: {_HINT}", "/split/values"))
+    return guessed
+
+
+def _part_of(name: str) -> int | None:
+    """Return the part of the split that a name such as `is_train` or `valid_mask` is about."""
+    matched = _FLAGS.fullmatch(_bare(name))
+    word = matched["part"] if matched is not None else ""
+    return _WORDS[word] if word and word in _WORDS and word not in ("none", "neither") else None
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower())
+
+
+def take_split(recording: Recording, options: ReadOptions) -> None:
+    """Take the split from the metadata of trials: the column that the mapping names, else one that is known by its name.
+
+    Raises
+    ------
+    RejectedFile
+        When the mapping names no column, or one that is not understood.
+    """
+    columns, wanted = recording.trial_metadata, options.mapping.split
+    if wanted is not None:
+        if wanted not in columns:
+            said = f"mapping.split is `{wanted}`: the trials of this file have {listed(columns)}."
+            raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/split"))
+        recording.split = parse_split(columns[wanted], wanted, options, recording.warnings)
+        recording.understood.append(
+            Understood("split", wanted, "given in the mapping", recording.split.shape)
+        )
+        settle_split(recording)
+        return
+    names = _find_columns(columns)
+    if not names:
+        return
+    try:
+        recording.split = _joined(columns, names, options, recording.warnings)
+    except RejectedFile as rejected:
+        problem = rejected.problems[0]
+        said = f"`{listed(names)}` was not used as the split. {problem.message}"
+        recording.warnings.append(Problem("split_not_used", said, problem.hint, problem.pointer))
+        return
+    recording.understood.append(Understood("split", listed(names), "by its name", recording.split.shape))
+    settle_split(recording)
+
+
+def _find_columns(columns: Mapping[str, Sequence[MetadataValue]]) -> list[str]:
+    """Return the column that is the split, or columns of truth values that together are."""
+    texts = {name: set(map(_text, values)) - {""} for name, values in columns.items()}
+    by_name = {_bare(name): name for name in reversed(list(columns)) if texts[name]}
+    for bare in _NAMES:
+        if bare in by_name:
+            return [by_name[bare]]
+    for bare in _LOOSE_NAMES:
+        found = texts.get(by_name.get(bare, ""), set())
+        if found & {"train", "training"} and found <= set(_WORDS) and len(found) > 1:
+            return [by_name[bare]]
+    flags = [name for name in columns if _part_of(name) is not None and texts[name] <= _TRUE | _FALSE]
+    return flags if any(_bare(name) in _CERTAIN_FLAGS and texts[name] for name in flags) else []
+
+
+def _joined(
+    columns: Mapping[str, Sequence[MetadataValue]],
+    names: list[str],
+    options: ReadOptions,
+    warnings: list[Problem],
+) -> NDArray[np.int8]:
+    """Return the split of one column, or of several of truth values: a trial is for the one that is true, else for neither."""
+    if len(names) == 1:
+        return parse_split(columns[names[0]], names[0], options, warnings)
+    parts = [part for name in names if (part := _part_of(name)) is not None]
+    is_so = np.array([[_text(value) in _TRUE for value in columns[name]] for name in names])
+    marked = is_so.sum(axis=0)
+    if (marked > 1).any():
+        said = f"Trial {int(np.argmax(marked > 1))} (counted from 0) is marked by several of {listed(names)}."
+        raise RejectedFile(
+            Problem("split_not_understood", said, "Mark each trial by one of them.", f"/{names[0]}")
+        )
+    rest = SPLIT_NOT_GIVEN if SPLIT_TRAIN in parts else SPLIT_TRAIN
+    found = np.full(is_so.shape[1], rest, np.int8)
+    for part, chosen in zip(parts, is_so, strict=True):
+        found[chosen] = part
+    return found
+
+
+def settle_split(recording: Recording) -> None:
+    """Say what a recording's split means for it; reject one without training trials."""
+    trains, validates, others = (
+        (recording.split == code).any() for code in (SPLIT_TRAIN, SPLIT_VALID, SPLIT_NOT_GIVEN)
+    )
+    if validates and not trains:
+        said = "There are validation trials but no training trials."
+        raise RejectedFile(Problem("split_without_training", said, "Mark some trials as 'train'.", "/split"))
+    if trains and not validates:
+        said = (
+            "The file names training trials but no validation trials: these will be drawn from the "
+            "training trials."
+        )
+        hint = "To choose them yourself, mark them as 'valid'."
+        recording.warnings.append(Problem("split_without_validation", said, hint, "/split"))
+    if trains and others:
+        number = int((recording.split == SPLIT_NOT_GIVEN).sum())
+        recording.notes.append(
+            f"{number} trials are for neither training nor validation: only latents are inferred."
+        )

@@ -1,0 +1,229 @@
+"""Which trials there are when each spike names its trial, and which of them a value belongs to.
+
+Trial ids are labels. The trials are the ids that spikes have: whole numbers in order, texts in the order in which they first
+appear. One value for each trial, of as many as there are ids, goes to the ids in this order, whatever the ids are.
+
+| beside the spikes | trials |
+|---|---|
+| a column of ids (`trial_id`, `trial_number`, `id`, …) that has every id of the spikes once | the rows of this column, by value |
+| columns of as many values as there are ids | the ids |
+| columns of as many values as there are whole numbers from the lowest id to the highest | all these numbers |
+| columns of more values | whole numbers from 0 or 1, whichever fits; with a warning if both do |
+| columns of another length | these columns are left out |
+
+Ids without a spike are then trials without a spike. `trials.ids` says otherwise.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from store.dataset_options import DatasetOptions
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.recording import MetadataValue
+
+Label = int | str
+Column = Sequence[MetadataValue]
+_ID_NAMES = {"trial", "trials", "id", "ids"} | {
+    f"trial{what}{many}" for what in ("id", "number", "no", "num", "index", "idx") for many in ("", "s")
+}
+
+
+@dataclass
+class TrialIds:
+    """The trials of spikes that each name theirs.
+
+    Attributes
+    ----------
+    labels
+        The id of each trial, in order.
+    columns
+        The columns that have one value for each trial.
+    notes, warnings
+        What was understood; what was guessed or left out.
+    """
+
+    labels: list[Label]
+    columns: dict[str, list[MetadataValue]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def take(self, columns: Mapping[str, Column]) -> "TrialIds":
+        """Take the columns of as many values as there are trials, and warn of the others."""
+        for name, values in columns.items():
+            if len(values) == len(self.labels):
+                self.columns[name] = list(values)
+                continue
+            said = (
+                f"`{name}` was left out: it has {len(values)} values, and there are {len(self.labels)} trials, of the ids "
+                f"{_span(self.labels)}."
+            )
+            hint = "Give one value for each trial. If some trials have no spike, give trials.ids, such as [1, 40]."
+            self.warnings.append(Problem("array_left_out", said, hint, f"/{name[:100]}"))
+        return self
+
+
+def find_trials(
+    seen: Sequence[Label], in_blocks: bool, columns: Mapping[str, Column], options: DatasetOptions
+) -> TrialIds:
+    """Say which trials there are, and match columns of values to them.
+
+    Parameters
+    ----------
+    seen
+        The different ids of the spikes, as they first appear.
+    in_blocks
+        Whether the spikes of each trial follow each other in the file.
+    columns
+        One value for each trial, as the file has them.
+    options
+        `trials.ids`.
+
+    Raises
+    ------
+    RejectedFile
+        When `trials.ids` leaves out ids that spikes have.
+    """
+    wanted = options.trials.ids
+    if isinstance(wanted, tuple):
+        return TrialIds(_in_range(seen, *wanted)).take(columns)
+    ordered = (
+        list(seen) if wanted == "file" or (_has_text(seen) and wanted is None) else sorted(seen, key=_natural)
+    )
+    by_value = None if wanted is not None else _by_own_ids(ordered, columns)
+    if by_value is not None:
+        return by_value
+    lengths = [len(values) for values in columns.values()]
+    if len(seen) in lengths or wanted is not None or _has_text(seen):
+        found = TrialIds(ordered).take(columns)
+        if found.columns and wanted is None:
+            _tell_order(found, seen, in_blocks)
+    else:
+        found = _with_silent([int(label) for label in ordered], columns)
+    _tell_absent(found)
+    return found
+
+
+def _in_range(seen: Sequence[Label], first: int, last: int) -> list[Label]:
+    outside = [label for label in seen if not isinstance(label, int) or not first <= label <= last]
+    if outside:
+        said = f"trials.ids is [{first}, {last}], and spikes have the trial ids {listed(outside)}."
+        raise RejectedFile(
+            Problem("trial_ids_outside", said, "Give the first id and the last of all trials.", "/trials/ids")
+        )
+    return list(range(first, last + 1))
+
+
+def _by_own_ids(ordered: list[Label], columns: Mapping[str, Column]) -> TrialIds | None:
+    """Match by the file's own column of ids, if one has the ids of the spikes."""
+    for name, labels in _own_ids(columns).items():
+        missing = [label for label in ordered if label not in set(labels)]
+        if missing and (len(missing) * 2 > len(ordered) or len(labels) == len(ordered)):
+            continue
+        found = TrialIds(labels).take(columns)
+        found.notes.append(f"Trials were matched by their ids in `{name}`.")
+        if missing:
+            said = f"Spikes have the trial ids {listed(missing)}, which `{name}` does not have: these trials have no metadata."
+            hint = (
+                'If they are no trials, leave them out with trials.where, such as {"trial_id": {"min": 1}}.'
+            )
+            found.warnings.append(Problem("trial_ids_ambiguous", said, hint, f"/{name}"))
+            found.labels += missing
+            found.columns = {key: [*column, *[None] * len(missing)] for key, column in found.columns.items()}
+            found.columns[name] = list(found.labels)
+        return found
+    return None
+
+
+def _own_ids(columns: Mapping[str, Column]) -> dict[str, list[Label]]:
+    """Return the columns whose names say that they are ids of trials, if no value comes twice."""
+    found: dict[str, list[Label]] = {}
+    for name, values in columns.items():
+        bare = re.sub(r"[\W_]+", "", name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower())
+        own = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+        labels = [value for value in own if isinstance(value, str | int) and not isinstance(value, bool)]
+        if bare in _ID_NAMES and len(labels) == len(own) == len(set(labels)):
+            found[name] = list(labels)
+    return found
+
+
+def _with_silent(seen: list[int], columns: Mapping[str, Column]) -> TrialIds:
+    """Find the trials without a spike that columns of more values than there are ids speak of."""
+    lowest, highest = seen[0], seen[-1]
+    lengths = [len(values) for values in columns.values() if len(values) > highest - lowest]
+    if not lengths:
+        return TrialIds(list(seen)).take(columns)
+    number = max(sorted(set(lengths)), key=lengths.count)
+    usual = [first for first in (1, 0) if first <= lowest and first + number > highest]
+    if number == highest - lowest + 1:
+        usual = [lowest]
+    firsts = usual or [lowest, highest - number + 1]
+    found = TrialIds(list(range(firsts[0], firsts[0] + number))).take(columns)
+    if len(firsts) > 1:
+        first, other = firsts[:2]
+        said = (
+            f"Spikes have {len(seen)} trial ids, {_span(list(seen))}, and {listed(found.columns)} {number} values: the first "
+            f"value may be of trial {first} or of trial {other}. It was taken for trial {first}, so these trials have no spike: "
+            f"{listed(sorted(set(range(first, first + number)) - set(seen)))}."
+        )
+        hint = f"If the first value is of trial {other}, give trials.ids: [{other}, {other + number - 1}]."
+        found.warnings.append(Problem("trial_ids_ambiguous", said, hint, "/trials/ids"))
+    return found
+
+
+def _tell_order(found: TrialIds, seen: Sequence[Label], in_blocks: bool) -> None:
+    """Say which value is whose; warn if the order of the ids and that of the file differ."""
+    names, labels = listed(found.columns), found.labels
+    text = _has_text(seen)
+    other = sorted(seen, key=_natural) if text else list(seen)
+    if other != labels and (text or in_blocks):
+        orders = ("in which they first appear in the file", "of the ids when sorted")
+        taken, not_taken = orders if text else orders[::-1]
+        said = (
+            f"{names}: one value for each of {len(labels)} trials. They were given to the trials in the order {taken} "
+            f"({listed(labels, 4)}); the order {not_taken} is another ({listed(other, 4)})."
+        )
+        hint = f'If that is the right order, give trials.ids: "{"sorted" if text else "file"}".'
+        found.warnings.append(Problem("trial_ids_ambiguous", said, hint, "/trials/ids"))
+    elif labels[0] not in (0, 1) or labels[-1] != labels[0] + len(labels) - 1:
+        found.notes.append(
+            f"{names}: one value for each trial, in the order of the trials' ids: the first is of {labels[0]}, the last of "
+            f"{labels[-1]}."
+        )
+    for name, own in _own_ids(found.columns).items():
+        if set(own) & set(labels) and set(own) != set(labels):
+            said = (
+                f"`{name}` ({_span(own)}) does not have all trial ids of the spikes ({_span(labels)}): its first value was given "
+                f"to trial {labels[0]}, its last to trial {labels[-1]}."
+            )
+            hint = "If its values are the ids of the spikes, correct them in the file, or give trials.ids: [first, last]."
+            found.warnings.append(Problem("trial_ids_ambiguous", said, hint, f"/{name}"))
+
+
+def _tell_absent(found: TrialIds) -> None:
+    """Say which whole numbers between the ids are no trials."""
+    numbers = [label for label in found.labels if isinstance(label, int)]
+    if len(numbers) < len(found.labels) or max(numbers) - min(numbers) >= 10 * len(numbers) + 100:
+        return
+    absent = sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers))
+    if absent:
+        found.notes.append(
+            f"No spike has the trial ids {listed(absent)}, so they are no trials here. If they are trials without a spike, give "
+            f"trials.ids: [{min(numbers)}, {max(numbers)}]."
+        )
+
+
+def _has_text(labels: Sequence[Label]) -> bool:
+    return any(isinstance(label, str) for label in labels)
+
+
+def _natural(label: Label) -> list[tuple[int, int, str]]:
+    """Sort numbers within texts by their size: t2 comes before t10."""
+    if isinstance(label, int):
+        return [(0, label, "")]
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+", label)
+    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts]
+
+
+def _span(labels: Sequence[Label]) -> str:
+    return f"{labels[0]} … {labels[-1]}" if labels else "none"
