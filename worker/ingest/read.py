@@ -7,7 +7,8 @@ from worker.ingest.bin_width import implausible_width
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_file
 from worker.ingest.readers.base import refuse_empty
-from worker.ingest.recording import Recording
+from worker.ingest.readers.splits import take_split
+from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording
 from worker.ingest.shaping.binning import bin_spikes
 from worker.ingest.shaping.chopping import chop, rebin
 from worker.ingest.shaping.selection import keep_where, select_neurons, select_trials
@@ -26,15 +27,23 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     if isinstance(found, Recording):
         recording = found
         _refuse_unusable(recording)
+        if options.mapping.split is None and (recording.split == SPLIT_NOT_GIVEN).all():
+            take_split(recording, options)
         _choose_trials_of_counts(recording, options)
         if options.rebin_s is not None:
             rebin(recording, options.rebin_s)
     else:
         recording = bin_spikes(found, options)
         _refuse_unusable(recording)
+        if options.trials.ids is not None and all(one.what != "trial" for one in found.understood):
+            recording.warnings.append(
+                _unused("trials.ids", "the spikes of this file do not name their trials")
+            )
         if options.rebin_s is not None:
             recording.warnings.append(_unused("rebin_s", "spikes were put into bins of bin_width_s"))
     _tell_unused_mapping(recording, options)
+    if options.split.values and not any(one.what == "split" for one in recording.understood):
+        recording.warnings.append(_unused("split.values", "no split was found in the file"))
     select_neurons(recording, options.neurons)
     if options.chop is not None or recording.is_continuous:
         chop(recording, options.chop or ChopOptions())
@@ -55,7 +64,7 @@ def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None
         recording.trial_metadata, wanted.where, len(recording.trial_length_bins), "trials", recording.notes
     )
     select_trials(recording, kept)
-    for name in ("align_to", "window_s", "overlap"):
+    for name in ("align_to", "window_s", "overlap", "ids"):
         if getattr(wanted, name) != TrialOptions.model_fields[name].default:
             recording.warnings.append(
                 _unused(f"trials.{name}", "the file has counts, which are cut into trials already")

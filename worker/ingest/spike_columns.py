@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from store.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.recording import MetadataValue
-from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, lay_trials_end_to_end
+from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, TrialTable, lay_trials_end_to_end
+from worker.ingest.time_units import column_seconds
 from worker.ingest.trial_ids import TrialIds, find_trials
 
 MOST_NEURONS = 20_000
 MOST_TRIALS = 1_000_000
+_FEWEST_TRIALS_TO_TELL, _SPIKES_TO_TELL = 3, 10
+"""Trials, and spikes of each on average, from which on it can be told whether times go on from trial to trial."""
+_TOLERANCE_S = 1e-6
 
 
 class _Labels:
@@ -66,6 +70,7 @@ class SpikeColumns:
         self._times = SpikeTimes()
         self._neurons, self._trials = _Labels("neuron", MOST_NEURONS), _Labels("trial", MOST_TRIALS)
         self._last_trial, self._runs = -1, 0
+        self._first_s, self._last_s = np.zeros(0), np.zeros(0)
         self.left_out = 0
         """Spikes without a time."""
 
@@ -86,7 +91,17 @@ class SpikeColumns:
         if codes is not None and len(codes):
             self._runs += int(np.count_nonzero(np.diff(codes, prepend=self._last_trial)))
             self._last_trial = int(codes[-1])
+            self._widen(codes, times_s)
         self._times.add(times_s, self._neurons.codes(neurons), codes)
+
+    def _widen(self, trials: NDArray[np.int64], times_s: NDArray[np.float64]) -> None:
+        """Remember the first and the last time of each trial."""
+        more = len(self._trials.known) - len(self._first_s)
+        self._first_s = np.concatenate([self._first_s, np.full(more, np.inf)])
+        self._last_s = np.concatenate([self._last_s, np.full(more, -np.inf)])
+        finite = np.isfinite(times_s)
+        np.minimum.at(self._first_s, trials[finite], times_s[finite])
+        np.maximum.at(self._last_s, trials[finite], times_s[finite])
 
     @property
     def neuron_labels(self) -> list[int | str]:
@@ -108,6 +123,7 @@ class SpikeColumns:
         of_trials: Mapping[str, Mapping[int | str, MetadataValue]] | None = None,
         trial_ids: Sequence[int] | None = None,
         neurons: Iterable[int | str] = (),
+        bounds: tuple[str | None, str | None] = (None, None),
     ) -> SpikeTrains:
         """Give the trains: neurons in the order of their labels, trials as `trial_ids.find_trials` says.
 
@@ -125,6 +141,13 @@ class SpikeColumns:
             The ids of all trials, where the file says them.
         neurons
             Labels that may have no spike.
+        bounds
+            The columns of trials that say when each starts and stops in the session, if there are any.
+
+        Raises
+        ------
+        RejectedFile
+            When times go on from trial to trial, and nothing says when each begins.
         """
         for label in neurons:
             self._neurons.known.setdefault(label, len(self._neurons.known))
@@ -146,10 +169,16 @@ class SpikeColumns:
                 trials = find_trials(list(self._trials.known), in_blocks, trial_columns or {}, options)
             for name, values in (of_trials or {}).items():
                 trials.columns[name] = [values.get(label) for label in trials.labels]
-            self._lay_out_trials(trains, trials, options)
+            self._lay_out_trials(trains, trials, options, bounds)
         return trains
 
-    def _lay_out_trials(self, trains: SpikeTrains, trials: TrialIds, options: DatasetOptions) -> None:
+    def _lay_out_trials(
+        self,
+        trains: SpikeTrains,
+        trials: TrialIds,
+        options: DatasetOptions,
+        bounds: tuple[str | None, str | None],
+    ) -> None:
         labels = trials.labels
         trains.notes += trials.notes
         trains.warnings += trials.warnings
@@ -157,9 +186,56 @@ class SpikeColumns:
         empty = len(labels) - len(self._trials.known)
         if empty:
             trains.notes.append(f"{empty} of {len(labels)} trials have no spike.")
-        lay_trials_end_to_end(trains, trials.columns, len(labels), options)
         # Spikes carry the number under which their trial first appeared.
         place = {label: index for index, label in enumerate(labels)}
         appeared = np.array([place[label] for label in self._trials.known], np.int64)
+        table = self._session_table(trials, appeared, bounds, options)
+        if table is not None:
+            trains.tables["trials"] = table
+            trains.notes.append(
+                f"Spike times lie between `{bounds[0]}` and `{bounds[1]}`: they are times of the session."
+            )
+            return
+        self._refuse_going_on(np.argsort(appeared))
+        lay_trials_end_to_end(trains, trials.columns, len(labels), options)
         assert trains.trial_offset_s is not None
         trains.trial_offset_of_spikes_s = trains.trial_offset_s[appeared]
+
+    def _session_table(
+        self,
+        trials: TrialIds,
+        appeared: NDArray[np.int64],
+        bounds: tuple[str | None, str | None],
+        options: DatasetOptions,
+    ) -> TrialTable | None:
+        """Return the table of trials on the session's clock, if all spikes of each trial lie between its start and stop."""
+        start, stop = bounds
+        if start is None or stop is None or not {start, stop} <= set(trials.columns) or len(appeared) < 2:
+            return None
+        try:
+            start_s, stop_s = (column_seconds(trials.columns[name], options, name) for name in (start, stop))
+        except RejectedFile:
+            return None  # they are no times, or of no known unit: then they are metadata
+        starts_s, stops_s = start_s[appeared], stop_s[appeared]
+        spiking = self._last_s >= self._first_s
+        inside = (self._first_s >= starts_s - _TOLERANCE_S) & (self._last_s <= stops_s + _TOLERANCE_S)
+        if not inside[spiking].all() or len(np.unique(starts_s)) < len(starts_s):
+            return None
+        columns = {name: values for name, values in trials.columns.items() if name not in bounds}
+        return TrialTable(start_s, stop_s, columns)
+
+    def _refuse_going_on(self, order: NDArray[np.int64]) -> None:
+        """Reject times that go on from trial to trial, each beginning after the end of the one before."""
+        first_s, last_s = self._first_s[order], self._last_s[order]
+        often = self._times.total >= _SPIKES_TO_TELL * len(order)
+        if len(order) < _FEWEST_TRIALS_TO_TELL or not often or not (first_s[1:] > last_s[:-1]).all():
+            return
+        said = (
+            f"Spike times go on from trial to trial, from {first_s[0]:g} to {last_s[0]:g} s in the first and from "
+            f"{first_s[1]:g} to {last_s[1]:g} s in the second: expected times from each trial's beginning."
+        )
+        hint = (
+            "Subtract from each time that of its trial's beginning, or of the event it is aligned to; or give columns of one "
+            "value for each trial, `trial_start` and `trial_stop`, on the same clock."
+        )
+        raise RejectedFile(Problem("trial_times_go_on", said, hint, "/spike_times"))

@@ -85,6 +85,8 @@ def find_trials(
         When `trials.ids` leaves out ids that spikes have.
     """
     wanted = options.trials.ids
+    if not seen:
+        return TrialIds([]).take(columns)
     if isinstance(wanted, tuple):
         return TrialIds(_in_range(seen, *wanted)).take(columns)
     ordered = (

@@ -88,7 +88,9 @@ def read_flat_spikes(
     all_neurons: list[int | str] = list(range(len(ends_of))) if ends_of is not None else []
     all_neurons = all_neurons or found.find_neurons(columns.neuron_labels)
     of_trials = {} if trial is None else found.columns_of_trials(columns, all_neurons)
-    trains = columns.finish(file.format, options, of_trials, neurons=all_neurons)
+    variables = {name: file.variables[name] for name in of_trials}
+    bounds = named(variables, STARTS), named(variables, STOPS)
+    trains = columns.finish(file.format, options, of_trials, neurons=all_neurons, bounds=bounds)
     trains.understood, trains.sampling_rate_hz = understood, rate_hz
     if trial is None:
         found.take_trials_and_events(trains)

@@ -2,7 +2,7 @@
 
 | column | values | meaning |
 |---|---|---|
-| `split` (`data_split`, `train_test_split`, …) | `train`, `training`; `valid`, `val`, `validation`, `dev`; `test`; empty | as they say |
+| `split` (`data_split`, …) | `train`, `training`; `valid`, `val`, `validation`, `dev`; `test`; empty | as they say |
 | the same | 0, 1, 2 or -1 | training, validation, test; -1 is a test trial too |
 | the same | 1, 2, 3, without 0 | training, validation, test; with a warning |
 | the same | true, false | the more frequent one is training, the other validation; with a warning |

@@ -240,6 +240,8 @@ class TableOfCounts(ABC):
             in_order: list[MetadataValue] = [values[number] for number in order.tolist()]
             if name == mapping.split or (mapping.split is None and plain(name) == "split"):
                 recording.split = parse_split(in_order, name, self._options, recording.warnings)
+                how = "by its name" if mapping.split is None else "given in the mapping"
+                recording.understood.append(Understood("split", name, how, (len(order),)))
                 settle_split(recording)
             elif name == mapping.trial_length_bins or plain(name) == "triallengthbins":
                 bins = recording.spikes.shape[1]

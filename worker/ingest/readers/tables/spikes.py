@@ -5,17 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem
 from worker.ingest.readers.base import ReadOptions, name_is_usable
-from worker.ingest.readers.tables.layouts import Roles, column_left_out, seconds
-from worker.ingest.readers.tables.survey import Clock, Constants, Labels
+from worker.ingest.readers.flat_spikes import STARTS, STOPS
+from worker.ingest.readers.tables.layouts import Roles, column_left_out, plain, seconds
+from worker.ingest.readers.tables.survey import Constants, Labels
 from worker.ingest.readers.tables.table import Batch, LabelColumn, Table
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains
-
-_SPIKES_TO_TELL = 10
-"""Spikes of a trial, on average, from which on it can be told whether times go on from trial to trial."""
 
 
 def read_spikes(table: Table, roles: Roles, options: ReadOptions) -> SpikeTrains:
@@ -46,7 +44,6 @@ class _Spikes:
         of_trials = [name for name in readable if wanted is None or name in wanted]
         self._of_trials = Constants(of_trials if roles.trial is not None else ())
         self._of_neurons = Constants(readable)
-        self._clock = Clock(step=1.0)
         self._unlabelled = 0
 
     def survey(self) -> None:
@@ -57,13 +54,6 @@ class _Spikes:
             self._unlabelled += int(np.count_nonzero(~labelled))
             self._of_trials.add(trials, batch, labelled)
             self._of_neurons.add(neurons, batch, labelled)
-            times, _, trials = self._spikes(batch, neurons, trials)
-            self._clock.add(trials[np.isfinite(times)], times[np.isfinite(times)])
-        order = np.argsort(self._trials.places())
-        self._clock.extend(len(order))
-        often = self._roles.trial is not None and self._clock.rows.mean() >= _SPIKES_TO_TELL
-        if often and self._clock.goes_on(order):
-            raise RejectedFile(self._going_on(order))
 
     def trains(self) -> SpikeTrains:
         """Gather the spikes."""
@@ -83,7 +73,13 @@ class _Spikes:
             name: dict(zip(trial_labels.tolist(), self._of_trials.values(name), strict=False))
             for name in self._of_trials.names
         }
-        trains = columns.finish(self._table.format, self._options, of_trials=of_trials)
+        bounds = tuple(
+            next((name for name in of_trials if plain(name) in map(plain, names)), None)
+            for names in (STARTS, STOPS)
+        )
+        trains = columns.finish(
+            self._table.format, self._options, of_trials=of_trials, bounds=(bounds[0], bounds[1])
+        )
         self._take_metadata_of_neurons(trains, neuron_labels.tolist())
         self._tell(trains)
         return trains
@@ -115,15 +111,6 @@ class _Spikes:
             times = batch.numbers[self._time]
         labelled = (neurons >= 0) & (trials >= 0)
         return times[labelled], neurons[labelled], trials[labelled]
-
-    def _going_on(self, order: NDArray[np.int64]) -> Problem:
-        first, last = self._clock.first[order], self._clock.last[order]
-        said = (
-            f"The times in `{self._time}` go on from trial to trial, from {first[0]:g} to {last[0]:g} in the first and from "
-            f"{first[1]:g} to {last[1]:g} in the second: expected times from each trial's beginning."
-        )
-        hint = "Subtract from each time that of its trial's beginning, or of the event that trials are aligned to."
-        return Problem("trial_times_go_on", said, hint, f"/{self._time}")
 
     def _take_metadata_of_neurons(self, trains: SpikeTrains, labels: list[int | str]) -> None:
         order = trains.neuron_metadata["neuron_id"]
