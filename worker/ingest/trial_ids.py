@@ -142,11 +142,16 @@ def _own_ids(columns: Mapping[str, Column]) -> dict[str, list[Label]]:
     found: dict[str, list[Label]] = {}
     for name, values in columns.items():
         bare = re.sub(r"[\W_]+", "", name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower())
-        own = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+        own = list(map(whole_label, values))
         labels = [value for value in own if isinstance(value, str | int) and not isinstance(value, bool)]
         if bare in _ID_NAMES and len(labels) == len(own) == len(set(labels)):
             found[name] = list(labels)
     return found
+
+
+def whole_label(value: MetadataValue) -> MetadataValue:
+    """Return a float that is a whole number as one: MATLAB stores labels as doubles."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _with_silent(seen: list[int], columns: Mapping[str, Column]) -> TrialIds:

@@ -181,14 +181,15 @@ def test_a_spike_on_an_edge_is_in_the_bin_that_begins_there() -> None:
 )
 def test_spikes_that_come_by_trial(spikes: list[tuple[float, int, int]], width_s: float) -> None:
     columns = SpikeColumns(by_trial=True)
+    spikes = [(0.0, 3, 1), *spikes]  # without any in the window they are refused
     times_s, neurons, trial = (np.array(column) for column in zip(*spikes, strict=True))
     for part in np.array_split(np.arange(len(spikes)), 3):
         columns.add(times_s[part].astype(float), neurons[part], trial[part])
-    options = ReadOptions(bin_width_s=width_s, trials={"window_s": [-1, 2]})
+    options = ReadOptions(bin_width_s=width_s, trials={"window_s": [-1, 2], "ids": [1, 6]})
     found = bin_spikes(columns.finish("x", options), options)
     labels = found.neuron_metadata["neuron_id"]
     assert labels == sorted(set(neurons.tolist()))
-    assert found.spikes.shape == (trial.max(), round(3 / width_s), len(labels))
+    assert found.spikes.shape == (6, round(3 / width_s), len(labels))
     for (number, label), counts in np.ndenumerate(np.asarray(found.spikes).sum(axis=1)):
         mine = times_s[(trial == number + 1) & (neurons == labels[label])]
         assert counts == int(((mine >= -1 - 1e-7) & (mine < 2 - 1e-7)).sum())

@@ -246,12 +246,16 @@ class TestSpikes:
         assert (warning.code, warning.pointer) == ("column_left_out", "/amplitude")
         assert any("side" in note for note in found.notes)
 
-    def test_trials_between_others_are_empty(self, file_format: str, tmp_path: Path) -> None:
+    def test_trials_between_others_are_empty_if_the_request_says_so(
+        self, file_format: str, tmp_path: Path
+    ) -> None:
         columns = spike_rows()
         kept = [row for row, trial in enumerate(columns["trial"]) if trial != 2]
         columns = {name: [values[row] for row in kept] for name, values in columns.items()}
         columns["side"] = [f"side {trial}" for trial in columns["trial"]]
-        found = read(WRITERS[file_format](tmp_path / "f", columns))
+        path = WRITERS[file_format](tmp_path / "f", columns)
+        np.testing.assert_array_equal(spikes(read(path)), np.delete(COUNTS, 2, axis=0))
+        found = read(path, trials={"ids": [0, 5]})
         assert not spikes(found)[2].any()
         assert found.trial_metadata["side"] == ["side 0", "side 1", None, "side 3", "side 4", "side 5"]
 

@@ -13,6 +13,7 @@ from worker.ingest.rows import rows_per_block
 from worker.ingest.spike_columns import SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
 from worker.ingest.time_units import in_seconds, is_time, trial_seconds
+from worker.ingest.trial_ids import whole_label
 
 if TYPE_CHECKING:
     from worker.ingest.readers.choosing import ArrayFile
@@ -143,7 +144,7 @@ class _Beside:
         """Return the labels of all neurons, if a column has them: those of the spikes, each once, and perhaps silent ones."""
         for name in self._lengths:
             if name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower() in NEURON:
-                labels = self._values(name)
+                labels = list(map(whole_label, self._values(name)))
                 if len(set(labels)) == len(labels) and set(seen) <= set(labels):
                     self._own_neurons = labels
                     return [label for label in labels if isinstance(label, int | str)]

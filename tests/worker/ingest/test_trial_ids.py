@@ -1,0 +1,194 @@
+"""Which value belongs to which trial, where each spike names its trial."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from store.dataset_options import DatasetOptions
+from tests.worker.ingest.flat_files import (
+    ARRAYS,
+    TABLES,
+    codes,
+    flat_spikes,
+    read,
+    spikes_of_neuron_3,
+    write_flat,
+    write_table,
+)
+from worker.ingest.problems import RejectedFile
+from worker.ingest.trial_ids import find_trials
+
+IDS = {
+    "from 0": list(range(12)),
+    "from 1": list(range(1, 13)),
+    "from 101": list(range(101, 113)),
+    "with a gap": [*range(1, 6), *range(9, 16)],
+    "negative": list(range(-3, 9)),
+    "far apart": [3, 1000, 10**9, *range(10**9 + 5, 10**9 + 14)],
+    "texts": ["late", *(f"t{number}" for number in range(2, 13))],
+}
+
+
+@pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
+@pytest.mark.parametrize("file_format", [*ARRAYS, *TABLES])
+def test_as_many_values_as_ids_belong_to_them_in_order(
+    file_format: str, ids: list[Any], tmp_path: Path
+) -> None:
+    of_trials = {"label": np.arange(1, 13), "word": np.array([f"w{number}" for number in range(1, 13)])}
+    found = read(write_flat(file_format, tmp_path / "f", flat_spikes(ids), of_trials))
+    assert found.trial_metadata["label"] == spikes_of_neuron_3(found) == list(range(1, 13))
+    assert found.trial_metadata["word"] == [f"w{number}" for number in range(1, 13)]
+    assert found.trial_metadata["trial_id"] == ids
+    assert set(codes(found)) <= ({"trial_ids_ambiguous"} if ids == IDS["texts"] else set())
+
+
+@pytest.mark.parametrize("file_format", [*ARRAYS, *TABLES])
+def test_silent_trials_between_others_are_no_trials_unless_the_request_says_so(
+    file_format: str, tmp_path: Path
+) -> None:
+    path = write_flat(file_format, tmp_path / "f", flat_spikes([1, 2, 5, 6]), {"label": np.arange(1, 5)})
+    found = read(path)
+    assert found.trial_metadata["trial_id"] == [1, 2, 5, 6]
+    (note,) = [note for note in found.notes if "trials.ids" in note]
+    assert "ids 3, 4" in note
+    whole = read(path, trials={"ids": [1, 7]})
+    assert whole.trial_metadata["trial_id"] == list(range(1, 8))
+    assert spikes_of_neuron_3(whole) == [1, 2, 0, 0, 3, 4, 0]
+    if file_format in TABLES:
+        assert whole.trial_metadata["label"] == [1, 2, None, None, 3, 4, None]
+    else:
+        assert "label" not in whole.trial_metadata
+        (warning,) = [one for one in whole.warnings if one.code == "array_left_out"]
+        assert "4 values" in warning.message
+        assert "7 trials" in warning.message
+    with pytest.raises(RejectedFile, match="trial_ids_outside"):
+        read(path, trials={"ids": [1, 5]})
+
+
+@pytest.mark.parametrize("file_format", ARRAYS)
+class TestValuesForSilentTrials:
+    def test_one_value_for_each_number_in_the_range(self, file_format: str, tmp_path: Path) -> None:
+        of_trials = {"label": np.arange(3, 10)}
+        path = write_flat(file_format, tmp_path / "f", flat_spikes([3, 4, 6, 9]), of_trials)
+        found = read(path)
+        assert found.trial_metadata["trial_id"] == list(range(3, 10))
+        assert found.trial_metadata["label"] == list(range(3, 10))
+        assert spikes_of_neuron_3(found) == [1, 2, 0, 3, 0, 0, 4]
+
+    def test_two_readings_are_told(self, file_format: str, tmp_path: Path) -> None:
+        path = write_flat(file_format, tmp_path / "f", flat_spikes(range(1, 10)), {"label": np.arange(10)})
+        found = read(path)
+        assert found.trial_metadata["trial_id"] == list(range(1, 11))
+        assert spikes_of_neuron_3(found) == [*range(1, 10), 0]
+        (warning,) = [one for one in found.warnings if one.code == "trial_ids_ambiguous"]
+        assert "trials.ids: [0, 9]" in warning.hint
+        other = read(path, trials={"ids": [0, 9]})
+        assert other.trial_metadata["label"] == other.trial_metadata["trial_id"] == list(range(10))
+        assert spikes_of_neuron_3(other) == [0, *range(1, 10)]
+        assert "trial_ids_ambiguous" not in codes(other)
+
+    def test_the_files_own_ids_tell_by_value(self, file_format: str, tmp_path: Path) -> None:
+        of_trials = {"trial_ids": np.array([5, 4, 3, 2, 1, 0]), "label": np.arange(6) * 10}
+        path = write_flat(file_format, tmp_path / "f", flat_spikes([2, 3, 5]), of_trials)
+        found = read(path)
+        assert found.trial_metadata["trial_id"] == [5, 4, 3, 2, 1, 0]
+        assert found.trial_metadata["label"] == [0, 10, 20, 30, 40, 50]
+        assert spikes_of_neuron_3(found) == [3, 0, 2, 1, 0, 0]
+        assert codes(found) == []
+
+    def test_spikes_of_no_trial_of_the_file(self, file_format: str, tmp_path: Path) -> None:
+        of_trials = {"trial_id": np.arange(1, 8), "label": np.arange(1, 8)}
+        path = write_flat(file_format, tmp_path / "f", flat_spikes([-1, 1, 2, 4]), of_trials)
+        found = read(path)
+        assert found.trial_metadata["label"] == [*range(1, 8), None]
+        assert found.trial_metadata["trial_id"] == [*range(1, 8), -1]
+        assert spikes_of_neuron_3(found) == [2, 3, 0, 4, 0, 0, 0, 1]
+        assert codes(found)[0] == "trial_ids_ambiguous"
+
+    def test_values_that_fit_nothing_are_left_out(self, file_format: str, tmp_path: Path) -> None:
+        of_trials = {
+            "label": np.arange(1, 10),
+            "cue": np.arange(7.0),
+            "few": np.arange(4.0),
+            "depth": [1.5, 2.5],
+        }
+        path = write_flat(file_format, tmp_path / "f", flat_spikes(range(1, 10)), of_trials)
+        found = read(path)
+        assert set(found.trial_metadata) == {"label", "trial_id"}
+        assert {one.pointer: one.code for one in found.warnings} == {
+            "/cue": "array_left_out",
+            "/few": "array_left_out",
+        }
+        assert all("9 trials" in one.message for one in found.warnings)
+        assert found.neuron_metadata == {"neuron_id": [3, 7], "depth": [1.5, 2.5]}
+
+    def test_trials_that_lie_in_another_order_in_the_file(self, file_format: str, tmp_path: Path) -> None:
+        path = write_flat(file_format, tmp_path / "f", flat_spikes([8, 2, 5]), {"label": np.array([1, 2, 3])})
+        found = read(path)
+        assert found.trial_metadata["trial_id"] == [2, 5, 8]
+        assert found.trial_metadata["label"] == [1, 2, 3]
+        (warning,) = [one for one in found.warnings if one.code == "trial_ids_ambiguous"]
+        assert '"file"' in warning.hint
+        other = read(path, trials={"ids": "file"})
+        assert other.trial_metadata["trial_id"] == [8, 2, 5]
+        assert other.trial_metadata["label"] == spikes_of_neuron_3(other) == [1, 2, 3]
+        assert codes(other) == []
+
+    def test_values_of_neurons_follow_the_files_own_labels(self, file_format: str, tmp_path: Path) -> None:
+        beside = {"unit_ids": np.array([7, 11, 3]), "depth": np.array([70.0, 110.0, 30.0])}
+        found = read(write_flat(file_format, tmp_path / "f", flat_spikes(range(5)), beside))
+        assert found.neuron_metadata["neuron_id"] == [3, 7, 11]
+        assert found.neuron_metadata["depth"] == [30.0, 70.0, 110.0]
+        assert np.asarray(found.spikes).sum(axis=(0, 1)).tolist() == [15, 5, 0]
+
+    def test_times_of_the_session(self, file_format: str, tmp_path: Path) -> None:
+        spikes = flat_spikes(range(101, 113))
+        start_s = 5.0 * np.arange(1, 13)
+        spikes["spike_times"] = spikes["spike_times"] + start_s[spikes["trial"] - 101]
+        long = {name: np.tile(values, 4) for name, values in spikes.items()}
+        path = write_flat(file_format, tmp_path / "f", long, {"label": np.arange(1, 13)})
+        with pytest.raises(RejectedFile, match="trial_times_go_on"):
+            read(path)
+        bounds = {"trial_start": start_s, "trial_stop": start_s + 0.5, "label": np.arange(1, 13)}
+        found = read(write_flat(file_format, tmp_path / "f", spikes, bounds))
+        assert found.trial_start_s is not None
+        assert found.trial_start_s.tolist() == start_s.tolist()
+        assert found.trial_metadata["label"] == spikes_of_neuron_3(found) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("file_format", TABLES)
+def test_times_of_the_session_in_tables(file_format: str, tmp_path: Path) -> None:
+    spikes = flat_spikes(range(12))
+    start_s = 5.0 * np.arange(1, 13)
+    spikes["spike_times"] = spikes["spike_times"] + start_s[spikes["trial"]]
+    bounds = {"start_time": start_s[spikes["trial"]], "stop_time": start_s[spikes["trial"]] + 0.5}
+    found = read(write_table(file_format, tmp_path / "f", {**spikes, **bounds}))
+    assert found.trial_start_s is not None
+    assert found.trial_start_s.tolist() == start_s.tolist()
+    assert spikes_of_neuron_3(found) == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("seen", "values", "labels"),
+    [
+        ([2, 3, 4], 4, [1, 2, 3, 4]),
+        ([0, 1, 2], 5, [0, 1, 2, 3, 4]),
+        ([101, 103], 4, [101, 102, 103, 104]),
+        ([4, 5], 5, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_more_values_than_ids(seen: list[int], values: int, labels: list[int]) -> None:
+    found = find_trials(seen, True, {"v": list(range(values))}, DatasetOptions())
+    assert found.labels == labels
+    assert found.columns["v"] == list(range(values))
+    assert bool(found.warnings) == (seen[0] > 100)
+
+
+def test_an_option_without_use_is_told(tmp_path: Path) -> None:
+    spikes = flat_spikes(range(9))
+    del spikes["trial"]
+    np.savez(tmp_path / "f.npz", **spikes)
+    found = read(tmp_path / "f.npz", trials={"ids": [0, 8]}, chop={"window_s": 0.05, "overlap_s": 0})
+    assert "/trials/ids" in [one.pointer for one in found.warnings if one.code == "option_not_used"]
