@@ -31,10 +31,10 @@ from worker.ingest.readers.base import (
     name_is_usable,
     parse_trial_lengths,
     refuse_shape_of_spikes,
-    settle_split,
 )
 from worker.ingest.readers.choosing import OTHER_SPIKES, ArrayFile, Variable, is_named
 from worker.ingest.readers.split_layout import Layout
+from worker.ingest.readers.splits import settle_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, blocks, filled, zeros
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
