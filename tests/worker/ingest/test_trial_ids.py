@@ -192,3 +192,37 @@ def test_an_option_without_use_is_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", **spikes)
     found = read(tmp_path / "f.npz", trials={"ids": [0, 8]}, chop={"window_s": 0.05, "overlap_s": 0})
     assert "/trials/ids" in [one.pointer for one in found.warnings if one.code == "option_not_used"]
+
+
+def test_as_many_trials_as_neurons_is_a_guess(tmp_path: Path) -> None:
+    columns = {"depth": np.arange(2.0), "side": np.array(["l", "r"])}
+    path = write_flat("npz", tmp_path / "f", flat_spikes([4, 5]), columns)
+    found = read(path)
+    assert found.trial_metadata["depth"] == [0.0, 1.0]
+    assert codes(found) == ["metadata_guessed"] * 2
+    assert {one.pointer for one in found.warnings} == {"/depth", "/side"}
+    other = read(path, mapping={"trial_metadata": ["side"], "neuron_metadata": ["depth"]})
+    assert other.trial_metadata["side"] == ["l", "r"]
+    assert other.neuron_metadata["depth"] == [0.0, 1.0]
+    assert codes(other) == []
+
+
+@pytest.mark.parametrize("file_format", ARRAYS)
+def test_neurons_without_a_spike_keep_their_place(file_format: str, tmp_path: Path) -> None:
+    spikes = {"spike_times": np.array([0.5, 1.5, 2.5]), "spike_times_index": np.array([1, 1, 3])}
+    path = write_flat(file_format, tmp_path / "f", spikes, {"depth": [10.0, 20.0, 30.0]})
+    found = read(path, chop={"window_s": 0.1, "overlap_s": 0})
+    assert found.neuron_metadata["neuron_id"] == [0, 1, 2]
+    assert found.neuron_metadata["depth"] == [10.0, 20.0, 30.0]
+
+
+@pytest.mark.parametrize("file_format", ["npz", "hdf5"])
+def test_events_of_no_known_unit_do_not_reject_the_file(file_format: str, tmp_path: Path) -> None:
+    spikes = {"spike_times": np.arange(100) * 0.1, "neuron": np.arange(100) % 2}
+    path = write_flat(file_format, tmp_path / "f", spikes, {"cue_time": np.array([100, 2000, 5000])})
+    found = read(path)
+    assert codes(found) == ["events_left_out"]
+    with pytest.raises(RejectedFile, match="time_unit_unclear"):
+        read(path, trials={"align_to": "cue_time", "window_s": [0, 1]})
+    cut = read(path, trials={"align_to": "cue_time", "window_s": [0, 1]}, trial_time_unit="ms")
+    assert np.asarray(cut.spikes).sum(axis=(1, 2)).tolist() == [10, 10, 10]

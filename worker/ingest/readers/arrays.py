@@ -7,9 +7,12 @@
 | under one of these names | bins × neurons | counts of a continuous recording, which is cut into windows |
 | `spike_times` with `spike_clusters` (`neuron`, …) and perhaps `trial` | spikes | spike times, instead of counts |
 | `spike_times` with `spike_times_index` | spikes; neurons | the same: where each neuron's times end |
+| any other, beside spike times with `trial` | trials | metadata of trials, as the table of `worker/ingest/trial_ids.py` says |
+| `trial_start` with `trial_stop`, and others of their length | trials | beside spike times: the table of trials |
+| `…_time`, `…_onset` and the like | any | beside spike times without `trial`: events |
 | `bin_width_s` (`dt`, `bin_width_ms`, …) | one number | of counts; needed, here or with the upload |
 | `trial_length_bins` | trials | bins recorded of each trial; all if absent |
-| `split` | trials | 'train', 'valid', 'test', or 0, 1, -1 |
+| `split`, `is_train`, … | trials | the split, as the table of `worker/ingest/readers/splits.py` says |
 | `true_rates_hz` | as the counts | in spikes per second |
 | `true_rates`, `truth`, `rates`, `rate` | as the counts | in Hz or in counts per bin: whichever agrees with the spikes |
 | `external_inputs`, `ext_input` | trials × bins (× k) | |

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.readers.axis_evidence import Role, known_roles, owner_guessed, owner_of_column, role_of
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
-from worker.ingest.readers.choosing import Variable, choose, named
+from worker.ingest.readers.choosing import Variable, choose, is_named, named
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import rows_per_block
 from worker.ingest.spike_columns import SpikeColumns
@@ -35,7 +36,6 @@ STOPS = (
     "stop_time",
     "stop_times",
 )
-_OF_NEURONS = ("neuron", "unit", "cluster", "channel", "electrode")
 _RATES = ("sampling_rate_hz", "sampling_rate", "sample_rate", "fs")
 
 
@@ -85,7 +85,8 @@ def read_flat_spikes(
         part = slice(first, first + len(block))
         times_s = in_seconds(block.reshape(-1), options, times, None, rate_hz)
         columns.add(times_s, labels[part], None if trials is None else trials[part])
-    found = _Beside(file, {name for name in (times, neuron, trial, ends) if name is not None}, options)
+    used = {name for name in (times, neuron, trial, ends) if name is not None}
+    found = _Beside(file, times, used, options)
     all_neurons: list[int | str] = list(range(len(ends_of))) if ends_of is not None else []
     all_neurons = all_neurons or found.find_neurons(columns.neuron_labels)
     of_trials = {} if trial is None else found.columns_of_trials(columns, all_neurons)
@@ -96,6 +97,7 @@ def read_flat_spikes(
     if trial is None:
         found.take_trials_and_events(trains)
     found.take_neurons(trains)
+    found.tell_guessed(trains)
     found.warn_of_others(trains)
     return trains
 
@@ -118,6 +120,17 @@ def sampling_rate(file: "ArrayFile") -> float | None:
     return next((value for key, value in file.numbers.items() if key.lower() in _RATES), None)
 
 
+def take_events(trains: SpikeTrains, name: str, times: NDArray[Any], options: ReadOptions) -> None:
+    """Take a series of events; leave it out with a warning if its times cannot be read and trials are not aligned to it."""
+    try:
+        trains.events[name] = trial_seconds(times, options, name, None, trains.sampling_rate_hz)
+    except RejectedFile as rejected:
+        if name == options.trials.align_to:
+            raise
+        said = f"The events `{name}` were left out. {rejected.problems[0].message}"
+        trains.warnings.append(Problem("events_left_out", said, rejected.problems[0].hint, f"/{name}"))
+
+
 class _Beside:
     """The arrays beside flat spike times: columns of trials, of neurons, and times of events.
 
@@ -125,14 +138,17 @@ class _Beside:
     ----------
     file
         With the arrays.
+    spikes
+        Name of the spike times.
     used
         Names of the arrays that were taken already.
     options
         Of the request.
     """
 
-    def __init__(self, file: "ArrayFile", used: set[str], options: ReadOptions) -> None:
-        self._file, self.used, self._options = file, used, options
+    def __init__(self, file: "ArrayFile", spikes: str, used: set[str], options: ReadOptions) -> None:
+        self._file, self._spikes, self.used, self._options = file, spikes, used, options
+        self._known = known_roles(options.mapping, file.variables)
         self._lengths = {
             name: variable.size
             for name, variable in file.variables.items()
@@ -157,14 +173,30 @@ class _Beside:
         options, found = self._options, {}
         of_neurons = {len(spikes.neuron_labels), len(neurons)}
         wanted = options.mapping.trial_metadata
-        needed = {*(wanted or ()), options.trials.align_to, options.mapping.split, *options.trials.where}
+        needed = {options.trials.align_to, options.mapping.split, *options.trials.where}
         for name, length in self._lengths.items():
-            is_of_neurons = length in of_neurons and any(word in name.lower() for word in _OF_NEURONS)
-            may_be = 1 < length <= spikes.most_trials and not is_of_neurons
-            if may_be and (wanted is None or name in needed):
+            may_be = 1 < length <= spikes.most_trials and not self._is_of_neurons(name, of_neurons)
+            if may_be and (wanted is None or is_named(name, wanted) or name in needed):
                 found[name] = self._values(name)
         self.used |= set(found)
         return found
+
+    def _is_of_neurons(self, name: str, numbers: set[int]) -> bool:
+        """Return whether a column is of neurons by the mapping, or by its name and length."""
+        known = self._known.get(name)
+        return known == "neuron" or (
+            known is None and self._lengths[name] in numbers and role_of(name, self._spikes) == "neuron"
+        )
+
+    def tell_guessed(self, trains: SpikeTrains) -> None:
+        """Warn of columns that were taken for trials, and are as long as there are neurons too."""
+        for table in trains.tables.values():
+            numbers: dict[Role, int] = {"trial": len(table.start_s), "neuron": trains.neurons}
+            for name in [name for name in table.columns if name in self._lengths]:
+                length = self._lengths[name]
+                owner, is_guess = owner_of_column(name, length, numbers, self._spikes, self._known)
+                if owner == "trial" and is_guess and not is_time(name):
+                    trains.warnings.append(owner_guessed(name, owner, length))
 
     def take_trials_and_events(self, trains: SpikeTrains) -> None:
         """Take `trial_start` and `trial_stop` with the arrays of their length as a table of trials, and other times as events."""
@@ -175,7 +207,9 @@ class _Beside:
             columns = {
                 name: self._values(name)
                 for name, length in self._lengths.items()
-                if length == number and name not in (start, stop)
+                if length == number
+                and name not in (start, stop)
+                and not self._is_of_neurons(name, {trains.neurons})
             }
             trains.tables["trials"] = TrialTable(
                 self._seconds(start, trains), self._seconds(stop, trains), columns
@@ -187,25 +221,20 @@ class _Beside:
             if name in self.used or not is_time(name) or not is_numbers or length > most:
                 continue
             self.used.add(name)
-            try:
-                trains.events[name] = self._seconds(name, trains)
-            except RejectedFile as rejected:
-                if name == self._options.trials.align_to:
-                    raise
-                said = f"The events `{name}` were left out. {rejected.problems[0].message}"
-                hint = rejected.problems[0].hint
-                trains.warnings.append(Problem("events_left_out", said, hint, f"/{name}"))
+            take_events(trains, name, np.asarray(self._file.read(name)).reshape(-1), self._options)
 
     def take_neurons(self, trains: SpikeTrains) -> None:
         """Take columns of one value for each neuron: in the order of their labels, or of the file's own column of labels."""
         labels = trains.neuron_metadata["neuron_id"]
-        own = self._own_neurons or labels
+        own, wanted = self._own_neurons or labels, self._options.mapping.neuron_metadata
+        left_out_of = {one.pointer: one for one in trains.warnings if one.code == "array_left_out"}
         for name, length in self._lengths.items():
-            is_left_out = any(one.pointer == f"/{name[:100]}" for one in trains.warnings)
-            if (is_left_out or name not in self.used) and length == len(own) > 1:
+            warning = left_out_of.get(f"/{name[:100]}")
+            is_wanted = wanted is None or is_named(name, wanted)
+            if is_wanted and (warning is not None or name not in self.used) and length == len(own) > 1:
                 by_label = dict(zip(own, self._values(name), strict=True))
                 trains.neuron_metadata[name.replace("/", ".")] = [by_label.get(label) for label in labels]
-                trains.warnings = [one for one in trains.warnings if one.pointer != f"/{name[:100]}"]
+                trains.warnings = [one for one in trains.warnings if one is not warning]
                 self.used.add(name)
 
     def warn_of_others(self, trains: SpikeTrains) -> None:

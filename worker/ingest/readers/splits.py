@@ -42,7 +42,7 @@ _CERTAIN_FLAGS = ("istrain", "istraining", "train", "training", "isval", "isvali
 _FROM_ZERO = {"0": SPLIT_TRAIN, "1": SPLIT_VALID, "2": SPLIT_NOT_GIVEN, "-1": SPLIT_NOT_GIVEN}
 _FROM_ONE = {"1": SPLIT_TRAIN, "2": SPLIT_VALID, "3": SPLIT_NOT_GIVEN}
 _TRUE, _FALSE = {"true", "1"}, {"false", "0"}
-_HINT = 'Say what each value means with split.values, such as {"1": "train", "2": "valid", "3": "test"}.'
+_HINT = 'split.values says what each value means, such as {"1": "train", "2": "valid", "3": "test"}.'
 
 
 def parse_split(
@@ -71,8 +71,9 @@ def parse_split(
     given = {key.strip().lower(): _WORDS[part] for key, part in options.split.values.items()}
     meaning = {text: given[text] for text in found & set(given)} or _meaning(found, texts, name, warnings)
     meaning = {text: _WORDS[text] for text in (found | {""}) & set(_WORDS)} | meaning
-    if not found <= set(meaning):
-        trial = next(trial for trial, text in enumerate(texts) if text not in meaning)
+    is_empty = all(value is None for value in values)
+    if is_empty or not found <= set(meaning):
+        trial = next(trial for trial, text in enumerate(texts) if is_empty or text not in meaning)
         said = (
             f"`{name}` says {values[trial]!r} at trial {trial} (counted from 0): expected 'train', 'valid' or 'test', or 0 for "
             "train, 1 for valid and -1 or 2 for test."
@@ -103,7 +104,7 @@ def _meaning(found: set[str], texts: list[str], name: str, warnings: list[Proble
         guessed = {text: SPLIT_TRAIN if text == often else SPLIT_VALID for text in found}
     elif found <= set(_FROM_ZERO) and "0" in found:
         guessed = {text: _FROM_ZERO[text] for text in found}
-    elif "2" in found and found <= set(_FROM_ONE):
+    elif {"1", "2"} <= found <= set(_FROM_ONE):
         guessed = {text: _FROM_ONE[text] for text in found}
     else:
         return {}
@@ -112,7 +113,7 @@ def _meaning(found: set[str], texts: list[str], name: str, warnings: list[Proble
         f"{text} as {names[guessed[text]]} ({texts.count(text)} trials)" for text in sorted(guessed)
     )
     said = f"The values of `{name}` do not say by themselves what they mean. They were taken so: {taken}."
-    warnings.append(Problem("split_guessed", said, f"If this is wrong: {_HINT}", "/split/values"))
+    warnings.append(Problem("split_guessed", said, f"Check it. {_HINT}", "/split/values"))
     return guessed
 
 

@@ -20,7 +20,7 @@ from worker.ingest.readers.axis_evidence import (
 )
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
 from worker.ingest.readers.choosing import is_table_column, own_name
-from worker.ingest.readers.flat_spikes import STARTS, STOPS
+from worker.ingest.readers.flat_spikes import STARTS, STOPS, take_events
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
@@ -141,7 +141,7 @@ class TimesBeside:
         for name in free:
             variable = self._arrays.variables[name]
             if name not in self.used and _EVENTS.search(name.lower()) and variable.is_numbers:
-                trains.events[name] = trial_seconds(self._arrays.read(name), self._options, name)
+                take_events(trains, name, self._arrays.read(name), self._options)
                 self.used.add(name)
 
     def finish(self, trains: SpikeTrains) -> None:

@@ -29,7 +29,7 @@ number for each trial are metadata, here `data_3`; the mapping may name columns 
 are named by a split, `train_trial.spikes` and `test_trial.spikes`, or listed in `mapping.spikes`, are joined.
 
 Spike times by trial are times from the trial's beginning, unless a table of trials is there and all of them lie between their
-trial's start and stop. Times are in seconds unless their name ends with `_ms` or the request says `time_unit`; whole numbers of
+trial's start and stop. Times are in seconds unless their name ends with a unit (`_ms`) or the request says it; whole numbers of
 100 and more are refused until it does. Sparse matrices are read; tables, string arrays, objects, function handles and complex
 numbers are left out with a warning.
 """

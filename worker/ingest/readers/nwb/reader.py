@@ -8,7 +8,7 @@
 | `obs_intervals` | told; warned of if units differ |
 | `/intervals/trials`; else the table of intervals with most rows, epochs last; or that of `mapping.trials` | trials |
 | the other columns of that table | metadata of trials; times such as `go_cue_time` are what `trials.align_to` may name |
-| a column `split` of train, val, test | the split |
+| a column `split`, `is_train`, … as the table of `worker/ingest/readers/splits.py` says | the split |
 | `/intervals/invalid_times` | the column `in_invalid_times` of trials, with a warning if any overlaps |
 | `/acquisition`, `/processing`: whole numbers without a unit at timestamps | events: `events`, and each code as `events=3` |
 | there: annotations, tables with `timestamp` | events, and each text as `name=text` |

@@ -7,7 +7,7 @@ Names are compared without case, blanks and punctuation; the mapping of the requ
 |---|---|---|
 | trial | `trial`, `trial_id`, `trial_number`, … | number or name |
 | neuron | `neuron`, `unit`, `cluster`, `cell`, `channel`, `neuron_id`, … | number or name |
-| time | `time`, `t`, `spike_time`, `timestamp`, `time_ms`, `time (s)`, … | in seconds, or the unit in its name or `time_unit` |
+| time | `time`, `t`, `spike_time`, `timestamp`, `time_ms`, `time (s)`, … | in seconds, or the unit of its name or the options |
 | bin | `bin`, `bin_index`, `time_bin`, `time_step`, … | whole numbers, from 0 or 1 |
 | count | `count`, `spike_count`, `n_spikes`, … | whole numbers |
 
@@ -25,8 +25,8 @@ whole numbers from 0 is one that changes within some trial, or is 0 throughout. 
 all rows of a trial are metadata of trials (`split`, `trial_length_bins` and `bin_width_s` mean what they mean in arrays), those
 that have one value in all rows of a neuron are metadata of neurons, and the other numbers of wide tables are behaviour.
 A clock that goes on from trial to trial, each beginning after the end of the one before, is counted from each trial's first row;
-times of spikes must not. Where a time tells the bin, its steps must be even, and are the bin width. What is none of these is
-left out with a warning.
+times of spikes must not, unless they lie between columns `trial_start` and `trial_stop`. Where a time tells the bin, its steps
+must be even, and are the bin width. What is none of these is left out with a warning.
 
 CSV: columns are divided by commas, semicolons, tabs or blanks; the first line has their names (it may begin with #); numbers have
 decimal points; text may be in quotes that close in the same line; lines that begin with # are passed over; the encoding is UTF-8
