@@ -309,9 +309,11 @@ def test_words_of_names() -> None:
         "train": ("train", ""),
         "a.validation.x": ("valid", "a.x"),
         "train_trial.spikes": ("train", "trial.spikes"),
+        "train_reach time": ("train", "reach time"),
+        "train_last_test": ("train", "last_test"),
     }
     assert {name: part_of(name, SPLIT_WORDS) for name in parts} == parts
-    for name in ("trial", "strain_data", "value", "my_train_data", "train_test", "contest"):
+    for name in ("trial", "strain_data", "value", "my_train_data", "contest", "_"):
         assert part_of(name, SPLIT_WORDS) is None
     layout = parts_given(["s_train.x", "s_valid.x"])
     assert (layout.splits, list(layout.spikes)) == ({"train": 0, "valid": 1}, ["train", "valid"])

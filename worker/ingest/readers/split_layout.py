@@ -36,26 +36,25 @@ _COUNTS = (
 
 
 def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return which part of the recording a name is of, and the name without that; None if it does not say it once.
+    """Return which part of the recording a name is of, and the name without that; None if it does not say it.
 
     Parameters
     ----------
     name
-        Path in the file. The word is the first or the last of a group's or an array's own name.
+        Path in the file. The word is the first or the last of a group's or an array's own name; the first one counts.
     words
         Word in small letters → part.
     """
     paths = name.replace("/", ".").split(".")
-    found = []
     for place, path in enumerate(paths):
-        if path.lower() in words:
-            found.append((words[path.lower()], [*paths[:place], *paths[place + 1 :]]))
-            continue
         tokens = re.split(r"[_\-\s]+|(?<=[a-z0-9])(?=[A-Z])", path)
-        for word, rest in ((tokens[0], tokens[1:]), (tokens[-1], tokens[:-1])):
-            if len(tokens) > 1 and word.lower() in words:
-                found.append((words[word.lower()], [*paths[:place], "_".join(rest), *paths[place + 1 :]]))
-    return (found[0][0], ".".join(found[0][1])) if len(found) == 1 else None
+        first, last = tokens[0], tokens[-1]
+        if path.lower() in words:
+            return words[path.lower()], ".".join([*paths[:place], *paths[place + 1 :]])
+        for word, rest in ((first, path[len(first) :]), (last, path[: -len(last)])):
+            if word.lower() in words:
+                return words[word.lower()], ".".join([*paths[:place], rest.strip("_- "), *paths[place + 1 :]])
+    return None
 
 
 @dataclass
