@@ -179,8 +179,8 @@ def test_a_split_that_is_none(tmp_path: Path) -> None:
     problem = rejected(plain(tmp_path, split=["train"] * 11 + ["held"]))
     assert problem.code == "split_not_understood"
     assert "'held' at trial 11" in problem.message
-    for values in ([2] * 12, [1j] * 12, [np.nan] * 12):
-        assert rejected(plain(tmp_path, split=values)).code == "split_not_understood"
+    assert rejected(plain(tmp_path, split=[7] * 12)).code == "split_not_understood"
+    assert rejected(plain(tmp_path, split=[1j] * 12)).code == "split_not_understood"
     assert rejected(plain(tmp_path, split=["valid"] * 12)).code == "split_without_training"
 
 
