@@ -256,6 +256,8 @@ class Job(Base):
     final_model_id: Mapped[str | None] = mapped_column(String(40))  # trained on all trials, if asked for
     selected_model_id: Mapped[str | None] = mapped_column(String(40))
     warnings: Mapped[list[Any] | None]  # what is allowed and probably not meant, by `api.jobs.checks`
+    # Each combination of versions that trained a part of it, in order: {"latentry": …, "torch": …}. None: older than this column.
+    trained_with: Mapped[list[Any] | None]
     diagnostics: Mapped[Document | None]  # what `worker.diagnostics` found when the job ended
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -15,6 +15,7 @@ from store.cost import step_bytes
 from store.sessions import neurons_per_trial
 from store.states import ModelState, SliceState
 from store.tables import Job, Model, Slice
+from store.versions import installed
 from worker.checkpoints import checkpoint_key, load_checkpoint, save_checkpoint
 from worker.collection import still_read
 from worker.leases import LeaseLost
@@ -140,8 +141,10 @@ def _report_training(
         progress.beat()
     replaced: set[str] = set()
 
-    def write(session: Session, _job: Job, piece: Slice) -> None:
+    def write(session: Session, job: Job, piece: Slice) -> None:
         progress.write(session)
+        if (versions := installed("latentry", "torch")) not in (known := job.trained_with or []):
+            job.trained_with = [*known, versions]
         piece.epochs_trained = pack.epoch
         models = [session.get_one(Model, before.id) for before in work.models]
         replaced.clear()

@@ -13,6 +13,7 @@ from api.arrays.downloads.stored_zarr import encode_stored_zarr
 from api.arrays.downloads.whole import Whole, gather
 from api.arrays.formats import Context, Encoded, Format
 from api.arrays.formats.hdf5 import Hdf5
+from api.arrays.formats.mat import Mat
 from api.arrays.formats.npz import Npz
 from api.arrays.formats.nwb import Nwb
 from api.arrays.formats.zarr import Zarr
@@ -30,7 +31,7 @@ class DownloadQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    format_: Literal["npz", "hdf5", "nwb", "zarr"] = Field(
+    format_: Literal["npz", "hdf5", "mat", "nwb", "zarr"] = Field(
         "npz",
         alias="format",
         description="`hdf5` is in the key layout of LFADS users, `train_…` and `valid_…`; `zarr` is the group as stored, zipped.",
@@ -55,6 +56,9 @@ _DOWNLOADS = {
         Npz(), lambda whole: Npz().encode((*whole.arrays, *whole.told_by_rows()), whole.context)
     ),
     "hdf5": _Download(Hdf5(), encode_lfads_hdf5),
+    "mat": _Download(
+        Mat(), lambda whole: Mat().encode((*whole.arrays, *whole.told_by_rows()), whole.context)
+    ),
     "nwb": _Download(Nwb(), lambda whole: Nwb().encode(whole.arrays, whole.context)),
     "zarr": _Download(Zarr(), encode_stored_zarr),
 }

@@ -17,7 +17,8 @@ from store.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
 from store.studies import distributions, finished_trial, importances, make_study
 from store.tables import Job, Model
 
-FEWEST_MODELS = 4
+FEWEST_MODELS = 10
+"""With fewer models of the space the importances are chance, and none are given."""
 _FEW_MODELS = 20
 _MOST_PARTS = 8
 

@@ -23,7 +23,10 @@ class JobProgress(BaseModel):
     best_model_id: str | None
     seconds_elapsed: float | None = Field(description="Since the first slice began, without pauses.")
     device_seconds: float = Field(description="Time of devices in training, over all of them.")
-    seconds_left: float | None = Field(description="Estimate from the pace so far.")
+    seconds_left: float | None = Field(
+        description="Estimate until all is trained: before the first epoch that of `validate_only`, then from the job's own "
+        "pace. null while it is paused and once it has ended."
+    )
     waits_for: str | None = Field(
         description="What keeps a part of it from going on for the moment, e.g. a full disk; it is tried again by itself."
     )
@@ -86,6 +89,11 @@ class JobDocument(BaseModel):
         description="With `inference.final_fit` the model trained on all trials, whose latents are stored.",
     )
     warnings: list[str] = Field([], description="What of the request is allowed and probably not meant.")
+    trained_with: list[dict[str, str | None]] = Field(
+        [],
+        description="Versions of Latentry and torch that trained it: several if the service was upgraded, or if its workers "
+        "differ. Empty before the first slice ends, and if they were not recorded.",
+    )
     diagnostics: JobDiagnostics | None = Field(None, description="Once it is done.")
     error: dict[str, Any] | None = None
     specification: JobSpecification

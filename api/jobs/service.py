@@ -9,6 +9,7 @@ from api.errors import NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.jobs import lifecycle
 from api.jobs.checks import check, warnings
+from api.jobs.estimate import seconds_left
 from api.jobs.preview import job_data
 from api.jobs.schemas import (
     BudgetExtension,
@@ -60,6 +61,7 @@ def document(session: Session, row: Job) -> JobDocument:
         selected_model_id=row.selected_model_id,
         final_model_id=row.final_model_id,
         warnings=row.warnings or [],
+        trained_with=row.trained_with or [],
         diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,
         specification=specification,
@@ -83,10 +85,8 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
     ).first()
     time_spent = spent(session, row)
     left = None
-    if trained and not state.is_final and state != JobState.PAUSED:
-        left = time_spent.wall_seconds * (1 - fraction) / fraction
-        if budget.wall_seconds is not None:
-            left = min(left, max(0.0, budget.wall_seconds - time_spent.wall_seconds))
+    if not state.is_final and state != JobState.PAUSED:
+        left = seconds_left(session, row, specification, trained, to_do, time_spent.wall_seconds)
     waits = (
         select(Slice.error).where(Slice.job_id == row.id, Slice.not_before > database_now(session)).limit(1)
     )

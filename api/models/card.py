@@ -1,7 +1,5 @@
 """The card of a model: what it is, what it was trained on and how, what goes in and what comes out."""
 
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -13,6 +11,7 @@ from store.sessions import sessions_of
 from store.specification import JobSpecification
 from store.states import ModelState
 from store.tables import Dataset, Decision, Job, Model
+from store.versions import installed
 
 CARD_VERSION = 1
 
@@ -92,7 +91,11 @@ class ModelCard(BaseModel):
     data: CardData
     inputs: dict[str, CardArray] = Field(description="What it reads.")
     outputs: dict[str, CardArray] = Field(description="What it infers.")
-    versions: dict[str, str | None] = Field(description="Of the service that wrote this card.")
+    trained_with: list[dict[str, str | None]] = Field(
+        description="Versions that trained the job: several if the service was upgraded, or if its workers differ. Empty if "
+        "they were not recorded."
+    )
+    written_with: dict[str, str | None] = Field(description="Versions of the service that wrote this card.")
     method: str
     references: list[Reference]
     licence: str
@@ -153,7 +156,8 @@ def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelC
         data=_data(dataset),
         inputs=_inputs(architecture),
         outputs=_outputs(architecture),
-        versions=_versions(),
+        trained_with=job.trained_with or [],
+        written_with=installed("latentry", "torch", "safetensors"),
         method=METHOD,
         references=REFERENCES,
         licence=LICENCE,
@@ -220,15 +224,3 @@ def _outputs(architecture: dict[str, Any]) -> dict[str, CardArray]:
             dims=[*per_bin, "input"], units="", description="Inferred inputs to the generator."
         )
     return found
-
-
-@cache
-def _versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in ("latentry", "torch", "safetensors")}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

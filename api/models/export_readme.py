@@ -4,8 +4,8 @@ from api.models.card import ModelCard
 
 _WEIGHTS = """# Model {model_id}
 
-Epoch {epoch} of model {number} of the job {job_id}, trained by Latentry on the data set {dataset_id}
-({neurons} neurons, bins of {bin_width_s:g} s). `card.json` says everything about it.
+Epoch {epoch} of model {number} of the job {job_id}, trained by Latentry {version}
+on the data set {dataset_id} ({neurons} neurons, bins of {bin_width_s:g} s). `card.json` says everything about it.
 
 ## Weights
 
@@ -76,6 +76,8 @@ def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
         epoch=card.weights_epoch,
         number=card.number,
         job_id=card.job_id,
+        version=", ".join(dict.fromkeys(one["latentry"] or "?" for one in card.trained_with))
+        or "of an unknown version",
         dataset_id=card.data.dataset_id,
         neurons=neurons,
         bin_width_s=card.data.bin_width_s,
@@ -87,7 +89,7 @@ def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
             file, code = "model.onnx", _ONNX.format(external=given)
         else:
             given = ", external_inputs" if width else ""
-            file, code = "model.pt2", _TORCH.format(external=given, torch=card.versions["torch"])
+            file, code = "model.pt2", _TORCH.format(external=given, torch=card.written_with["torch"])
         also = f"; `external_inputs` is float32 [trials, bins, {width}]" if width else ""
         text += _PROGRAM.format(
             file=file,

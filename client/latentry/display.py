@@ -1,14 +1,17 @@
 """Progress of a job in the terminal: a live table with learning curves, or plain lines where there is no terminal."""
 
+from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from latentry.client import Client
+from latentry.commands.words import left_in_words
 from latentry.errors import NotDone
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -22,6 +25,8 @@ _ENDS = {
     "cancelled": "cancelled",
 }
 """States in which a model trains no more, in words."""
+_RENEW_S = 2.0
+"""How often the service is asked for its estimate of the time left, while events come."""
 _TRAINS_NO_MORE = ("stopping", "inferring", "done")
 
 
@@ -80,15 +85,28 @@ class JobDisplay:
         self._ends: dict[int, str] = {}
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
         )  # fmt: skip
-        self._task: TaskID = self._progress.add_task(self.state, total=epochs * models)
+        self._task: TaskID = self._progress.add_task(self.state, total=epochs * models, left="")
+        self._left: str | None = None
+        self._renew_at = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to read the job again, and `renew` what is shown."""
+        return monotonic() >= self._renew_at
+
+    def renew(self, job: Mapping[str, Any]) -> None:
+        """Take the service's estimate of the time left from a job that was just read."""
+        self._left = left_in_words(job["progress"]["seconds_left"])
+        self._renew_at = monotonic() + _RENEW_S
+        self._progress.update(self._task, left=self._left or "")
 
     def take(self, event: dict[str, Any]) -> None:
         """Take in an event of the job."""
         data = event["data"]
         if event["kind"] == "job.state":
-            self.state = data["state"]
+            self.state, self._renew_at = data["state"], 0.0
         elif event["kind"] == "job.extended":
             self.epochs, self.models = data["budget"]["epochs"], data["budget"]["models"]
         elif event["kind"] == "model.state" and "number" in data:
@@ -132,7 +150,8 @@ class JobDisplay:
         """The state in one line."""
         best = self.best()
         text = f"{self.state}: {self.epochs_trained()} of {self.epochs_to_train()} epochs"
-        return text + (f", lowest SV loss {best[1]:.4f} (model {best[0]})" if best else "")
+        text += f", lowest SV loss {best[1]:.4f} (model {best[0]})" if best else ""
+        return f"{text}, {self._left}" if self._left else text
 
     def __rich__(self) -> Group:
         best = self.best()
@@ -173,9 +192,13 @@ def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
         with Live(display, console=console, refresh_per_second=4):
             for event in client.events(job_id):
                 display.take(event)
+                if display.is_due:
+                    display.renew(client.get_job(job_id))
     else:
         for event in client.events(job_id):
             display.take(event)
+            if display.is_due:
+                display.renew(client.get_job(job_id))
             if event["kind"] in ("progress", "job.state"):
                 console.print(display.line())
     job = client.get_job(job_id)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 BY_ENDING = {
     ".npy": "npy", ".npz": "npz", ".json": "json", ".csv": "csv", ".arrow": "arrow", ".arrows": "arrow",
-    ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5", ".nwb": "nwb", ".zip": "zarr",
+    ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5", ".mat": "mat", ".nwb": "nwb", ".zip": "zarr",
 }  # fmt: skip
 
 

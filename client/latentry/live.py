@@ -23,6 +23,13 @@ class LiveDisplay(Protocol):
     def take(self, event: Document) -> None:
         """Take in an event."""
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to read the job again, and `renew` what is shown."""
+
+    def renew(self, job: Mapping[str, Any]) -> None:
+        """Show the service's estimate of the time left, from a job that was just read."""
+
 
 def live_display(job: Mapping[str, Any]) -> LiveDisplay | None:
     """What shows a job here; None where there is neither a terminal nor a notebook."""
@@ -57,6 +64,15 @@ class TerminalDisplay:
         """Take in an event."""
         self._job.take(event)
 
+    @property
+    def is_due(self) -> bool:
+        """As of `latentry.display.JobDisplay`."""
+        return self._job.is_due
+
+    def renew(self, job: Mapping[str, Any]) -> None:
+        """Take the service's estimate of the time left."""
+        self._job.renew(job)
+
 
 class NotebookDisplay:
     """The same table as preformatted text in a cell's output, which is exchanged as events come."""
@@ -78,6 +94,15 @@ class NotebookDisplay:
         self._job.take(event)
         if event["kind"] in ("progress", "job.state"):
             self._handle.update(self)
+
+    @property
+    def is_due(self) -> bool:
+        """As of `latentry.display.JobDisplay`."""
+        return self._job.is_due
+
+    def renew(self, job: Mapping[str, Any]) -> None:
+        """Take the service's estimate of the time left."""
+        self._job.renew(job)
 
     def __repr__(self) -> str:
         return self._job.line()

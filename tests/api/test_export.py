@@ -7,6 +7,7 @@ import json
 import runpy
 import zipfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def trained(sqlite_database: Database, arrays: Store) -> tuple[str, dict[str, to
     best = checkpoint(arrays, "models/a/checkpoints/3.safetensors", Architecture(neurons=4, **SIZES))
     with sqlite_database.write() as session:
         job_id = add_job(session, add_dataset(session), state=JobState.DONE, name="first try", seed=7)
+        session.get_one(Job, job_id).trained_with = [{"latentry": "0.0.9", "torch": "2.9.1"}]
         return add_trained(session, job_id), best
 
 
@@ -161,6 +163,10 @@ def test_the_card_says_what_the_model_is(
     )
     assert (card["epochs_trained"], card["weights_epoch"]) == (2, 3)
     assert card["hyperparameters"] == row.hyperparameters
+    assert card["trained_with"] == [{"latentry": "0.0.9", "torch": "2.9.1"}]
+    assert card["written_with"] == {name: version(name) for name in ("latentry", "torch", "safetensors")}
+    text = download(light_client, model_id).read("README.md").decode()
+    assert "trained by Latentry 0.0.9\n" in text
     assert card["scores"] == row.scores
     assert card["data"]["bin_width_s"] == dataset.bin_width_s == 0.02
     assert card["data"]["dataset_id"] == dataset.id

@@ -21,10 +21,12 @@ def test_job_needs_a_data_set_only(client: TestClient, database: Database, datas
     assert answer.headers["Retry-After"] == "5"
     assert (job["state"], job["dataset_id"], job["error"]) == ("queued", dataset_id, None)
     assert job["specification"] == JobSpecification(dataset_id=dataset_id).model_dump(mode="json")
+    preview = client.post("/v1/jobs?validate_only=true", json={"dataset_id": dataset_id}).json()
+    assert preview["seconds"] > 0
     assert job["progress"] == {
         "fraction": 0.0, "models": 8, "models_ended": 0, "epochs_trained": 0, "epochs_budget": 1600,
         "best_smoothed_sv_loss": None, "best_model_id": None, "seconds_elapsed": None, "device_seconds": 0.0,
-        "seconds_left": None, "waits_for": None,
+        "seconds_left": preview["seconds"], "waits_for": None,  # one estimate
     }  # fmt: skip
     assert job["created_at"].endswith("Z")
     assert client.get(answer.headers["Location"]).json() == job
@@ -103,6 +105,19 @@ def test_progress_counts_epochs_over_models(client: TestClient, database: Databa
     assert (progress["best_smoothed_sv_loss"], progress["best_model_id"]) == (0.4, best)
     # two fifths took so long; three fifths are left
     assert progress["seconds_left"] == pytest.approx(1.5 * progress["seconds_elapsed"])
+
+
+def test_time_left_of_halving_is_of_the_epochs_that_are_expected(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    strategy = {"kind": "asha", "first_rung_epochs": 10, "reduction_factor": 3}
+    body = {"strategy": strategy, "budget": {"models": 9, "epochs": 90}, "training": {"ramp_epochs": 2}}
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, **body)
+        add_model(session, job_id, losses=(1.0,) * 10)
+    progress = light_client.get(f"/v1/jobs/{job_id}").json()["progress"]
+    # 9 models for 10 epochs, 3 for 20 more, 1 for 60 more: 210, of which 10 are trained
+    assert progress["seconds_left"] == pytest.approx(20 * progress["seconds_elapsed"])
 
 
 def test_time_left_ends_with_the_wall_clock(

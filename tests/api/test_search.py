@@ -290,13 +290,13 @@ def test_marginals(client: TestClient, database: Database, dataset_id: str) -> N
     assert [(part["low"], part["high"]) for part in by_name["factors"]["marginals"]] == [(4, 4), (8, 8)]
 
 
-@pytest.mark.parametrize("models", [0, 1, 3])
+@pytest.mark.parametrize("models", [0, 1, 9])
 def test_few_models_have_no_importances(
     light_client: TestClient, sqlite_database: Database, light_dataset_id: str, models: int
 ) -> None:
     found = importance_of(light_client, sqlite_database, light_dataset_id, models, lambda of: of["dropout"])
     assert [one["importance"] for one in found["dimensions"]] == [None] * 3
-    assert found["note"] == f"Importances need 4 models of the space with a loss; there are {models} so far."
+    assert found["note"] == f"Importances need 10 models of the space with a loss; there are {models} so far."
     empty = [part for part in found["dimensions"][1]["marginals"] if part["models"] == 0]
     assert all(part["median_smoothed_sv_loss"] is None for part in empty)
 
@@ -304,7 +304,7 @@ def test_few_models_have_no_importances(
 @pytest.mark.parametrize(
     ("models", "loss_of", "body", "says"),
     [
-        (4, lambda of: of["dropout"], {}, "4 models are few"),
+        (10, lambda of: of["dropout"], {}, "10 models are few"),
         (30, lambda of: 1.0, {}, "All models have the same loss"),
         (
             30,

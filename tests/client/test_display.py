@@ -88,7 +88,10 @@ class FinishedJob:
 
     def __init__(self, diagnostics: dict[str, Any] | None) -> None:
         budget = {"epochs": 2, "models": 1}
-        self._job = {"state": "done", "specification": {"budget": budget}, "diagnostics": diagnostics}
+        self._job = {
+            "state": "done", "specification": {"budget": budget}, "diagnostics": diagnostics,
+            "progress": {"seconds_left": 754.0},
+        }  # fmt: skip
 
     def get_job(self, _job_id: str) -> dict[str, Any]:
         return self._job
@@ -110,6 +113,21 @@ def test_the_end_of_a_job_tells_what_its_diagnostics_warn_of(
     shown = console.export_text()
     assert ("Warning: 1 of 4 models [number 2] leaks." in shown) == warns
     assert "done: 2 of 2 epochs" in shown
+    assert (
+        "queued: 2 of 2 epochs, lowest SV loss 0.5000 (model 0), about 12.5 min left" in shown
+    )  # the service's estimate
+
+
+def test_the_time_left_is_what_the_service_says() -> None:
+    display = JobDisplay(epochs=10, models=2)
+    assert display.is_due
+    display.renew({"progress": {"seconds_left": 7321.0}})
+    assert not display.is_due
+    assert "about 2.03 h left" in drawn(display)
+    display.take({"kind": "job.state", "data": {"state": "paused"}})
+    assert display.is_due  # what was known of the time holds no more
+    display.renew({"progress": {"seconds_left": None}})
+    assert "left" not in drawn(display)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=200))

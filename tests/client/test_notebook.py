@@ -97,7 +97,7 @@ def test_everything_from_outside_is_escaped(kind: str) -> None:
 
 def test_the_job_is_told_in_words() -> None:
     text = Tags(evil_pages()["job"]).text
-    assert "4 of 10 epochs, 3 models, lowest smoothed SV loss 0.5000, about 2 min left" in text
+    assert "4 of 10 epochs, 3 models, lowest smoothed SV loss 0.5000, about 90 s left" in text
     assert "… and 2 models more" in text
 
 

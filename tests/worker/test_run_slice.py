@@ -255,6 +255,25 @@ def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
     assert curves(database, job_id) == curves(database, undisturbed)
 
 
+def test_a_job_keeps_the_versions_that_trained_it(
+    database: Database,
+    process: TrainingProcess,
+    settings: Settings,
+    dataset_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each combination once, in order: the service is upgraded between two slices of the same job."""
+    versions = iter(["0.1.0", "0.1.0", "0.2.0", "0.2.0"])
+    monkeypatch.setattr("worker.train.installed", lambda *names: dict.fromkeys(names, next(versions)))
+    settings.slice_seconds = 0.0  # one epoch
+    job_id = add_job(database, dataset_id, budget={"models": 1, "epochs": 4})
+    run_job(process, job_id)
+    with database.read() as session:
+        trained_with = session.get_one(Job, job_id).trained_with
+    assert trained_with == [{"latentry": one, "torch": one} for one in ("0.1.0", "0.2.0")]
+    assert next(versions, None) is None
+
+
 def test_a_cancelled_slice_writes_nothing_more(
     database: Database, process: TrainingProcess, settings: Settings, dataset_id: str
 ) -> None:

@@ -9,6 +9,7 @@ from api.arrays.formats.base import Format
 from api.arrays.formats.csv import Csv
 from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.json import Json
+from api.arrays.formats.mat import Mat
 from api.arrays.formats.npy import Npy
 from api.arrays.formats.npz import Npz
 from api.arrays.formats.nwb import Nwb
@@ -25,6 +26,7 @@ FORMATS: tuple[Format, ...] = (
     Arrow(),
     Parquet(),
     Hdf5(),
+    Mat(),
     Nwb(),
     Zarr(),
 )

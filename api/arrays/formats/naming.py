@@ -2,18 +2,41 @@
 
 import re
 
+_KEYWORDS = frozenset(
+    "break case catch classdef continue else elseif end for function global if otherwise parfor persistent return spmd "
+    "switch try while".split()
+)
+
 
 class Names:
     """Hands out names of one file; a name that was given before comes back with a number."""
+
+    longest = 10_000
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def free(self, wanted: str) -> str:
-        """A name like the wanted one that no other has: without slashes, colons and control characters."""
-        base = re.sub(r"[\x00-\x1f\x7f/\\:]", "_", wanted).strip(". ") or "array"
-        name, number = base, 2
+        """Return a name like the wanted one that the file can have, and that was not given before."""
+        base = self._allowed(wanted)
+        name, number = base[: self.longest], 2
         while name in self._taken:
-            name, number = f"{base}_{number}", number + 1
+            ending = f"_{number}"
+            name, number = base[: self.longest - len(ending)] + ending, number + 1
         self._taken.add(name)
         return name
+
+    def _allowed(self, wanted: str) -> str:
+        """Return the name without slashes, colons and control characters."""
+        return re.sub(r"[\x00-\x1f\x7f/\\:]", "_", wanted).strip(". ") or "array"
+
+
+class MatlabNames(Names):
+    """Names of variables and fields in MATLAB: ASCII letters, digits and `_`, a letter first, at most 63 characters."""
+
+    longest = 63
+
+    def _allowed(self, wanted: str) -> str:
+        name = re.sub(r"[^A-Za-z0-9_]", "_", wanted)
+        is_name = name[:1].isalpha() and name not in _KEYWORDS
+        return name if is_name else f"x_{name.lstrip('_')}"

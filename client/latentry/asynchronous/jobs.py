@@ -43,6 +43,7 @@ class AsyncJob(AsyncResource):
     progress = Field[JobProgress]("How far it has come.")
     specification = Field[Document]("What it was asked, with every default written out.")
     warnings = Field[list[str]]("What of the request is allowed and probably not meant.")
+    trained_with = Field[list[dict[str, str]]]("Versions of Latentry and torch that trained it.")
     diagnostics = Field[Document | None](
         "Whether ordinary validation would have misled; None before it is done."
     )
@@ -99,6 +100,8 @@ class AsyncJob(AsyncResource):
             with shown:
                 async for event in self.events(timeout_s=timeout_s):
                     shown.take(event)
+                    if shown.is_due:
+                        shown.renew(await self.refresh())
             await self.refresh()
         started = monotonic()
         while not self.is_final:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentry.commands.words import (
     bytes_in_words,
+    left_in_words,
     number,
     pairs_table,
     rows_table,
@@ -52,7 +53,9 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
         "time",
         seconds_in_words(progress["seconds_elapsed"]) if progress["seconds_elapsed"] is not None else None,
     )
-    yield "left", seconds_in_words(progress["seconds_left"]) if progress["seconds_left"] is not None else None
+    yield "left", left_in_words(progress["seconds_left"])
+    versions = (value_in_words(one) for one in job.get("trained_with", []))
+    yield "trained with", "; ".join(versions) or None
     yield "ended", time_in_words(job["ended_at"]) if job.get("ended_at") else None
 
 

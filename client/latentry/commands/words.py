@@ -25,6 +25,14 @@ def seconds_in_words(seconds: float | None) -> str:
     return f"{seconds:.3g} s"
 
 
+def left_in_words(seconds_left: float | None) -> str | None:
+    """Return the service's estimate `seconds_left` of a job in words; None where it has none."""
+    if seconds_left is None:
+        return None
+    digits = 2 if seconds_left >= 10 else 1
+    return f"about {seconds_in_words(float(f'{seconds_left:.{digits}g}'))} left"
+
+
 def bytes_in_words(size: float | None) -> str:
     """A size in decimal units, as disks are sold."""
     if size is None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from latentry.commands.words import left_in_words
 from latentry.documents import ArrayDocument, CurvePoint, settled
 from latentry.errors import LatentryError
 from latentry.notebook.drawing import curves_svg
@@ -167,8 +168,8 @@ def _progress_in_words(progress: Mapping[str, Any]) -> str:
     said = f"{progress['epochs_trained']} of {progress['epochs_budget']} epochs, {progress['models']} models"
     if (loss := progress.get("best_smoothed_sv_loss")) is not None:
         said += f", lowest smoothed SV loss {loss:.4f}"
-    if (left := progress.get("seconds_left")) is not None:
-        said += f", about {max(1, round(left / 60))} min left" if left >= 60 else f", about {left:.0f} s left"
+    if (left := left_in_words(progress.get("seconds_left"))) is not None:
+        said += f", {left}"
     if waits := progress.get("waits_for"):
         said += f"; waits for: {waits}"
     return said

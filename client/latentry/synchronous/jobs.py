@@ -44,6 +44,7 @@ class Job(Resource):
     progress = Field[JobProgress]("How far it has come.")
     specification = Field[Document]("What it was asked, with every default written out.")
     warnings = Field[list[str]]("What of the request is allowed and probably not meant.")
+    trained_with = Field[list[dict[str, str]]]("Versions of Latentry and torch that trained it.")
     diagnostics = Field[Document | None](
         "Whether ordinary validation would have misled; None before it is done."
     )
@@ -100,6 +101,8 @@ class Job(Resource):
             with shown:
                 for event in self.events(timeout_s=timeout_s):
                     shown.take(event)
+                    if shown.is_due:
+                        shown.renew(self.refresh())
             self.refresh()
         started = monotonic()
         while not self.is_final:

@@ -1,6 +1,8 @@
 """Every format of answers keeps the contract, by NumPy, json, pandas, pyarrow, h5py, xarray, Zarr and pynwb."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pynwb
+import pytest
+import scipy.io
 import xarray
 import zarr
 from numpy.typing import NDArray
@@ -18,8 +22,10 @@ from zarr.storage import ZipStore
 from api.arrays.formats import FORMATS
 from api.arrays.formats.categories import as_words
 from api.arrays.formats.hdf5 import Hdf5
+from api.arrays.formats.naming import MatlabNames
 from api.arrays.formats.zarr import Zarr
 from api.arrays.labelled import Coordinate, LabelledArray
+from api.errors import Invalid
 from tests.api.formats.format_contract import CASES, FormatContract
 from tests.api.formats.format_examples import Found, content, context
 
@@ -180,6 +186,66 @@ class TestHdf5(FormatContract):
                 for name, key in zip(names, keys, strict=True)
             }
         return Found(np.asarray(values), coordinates)
+
+
+class TestMat(FormatContract):
+    name = "mat"
+
+    def read(self, path: Path, written: LabelledArray) -> Found:
+        file = scipy.io.loadmat(path)
+        variables = file["latentry"]["variables"][0, 0]
+        assert file["latentry"]["model_id"][0, 0].item() == "mod_1"
+        names = variables.dtype.names
+        assert all(re.fullmatch(r"[A-Za-z]\w{0,62}", name, re.ASCII) for name in file if name[0] != "_")
+        told = {name: variables[name][0, 0] for name in names}
+        by_name = {_char(one["name"]): name for name, one in told.items()}
+        own = told[names[0]]
+        assert _char(own["units"]) == written.units
+        assert [_char(one) for one in own["dims"][0, 0].ravel()] == list(written.dims)
+        values = file[names[0]]
+        if "flag_values" in written.attributes:
+            values = np.array([_char(one) for one in values.ravel()])
+        else:
+            assert values.dtype == (np.uint8 if written.dtype.kind == "b" else written.dtype)
+        coordinates = {one.name: _vector(file[by_name[one.name]]) for one in written.coordinates}
+        return Found(values.reshape(written.shape), coordinates)
+
+    def expected(self, written: LabelledArray) -> NDArray[Any]:
+        return as_words(written.values(), written.attributes)
+
+    def coordinate(self, one: Any) -> NDArray[Any]:
+        return as_words(one.values, one.attributes)
+
+    def test_names_are_those_that_matlab_takes(self) -> None:
+        names = MatlabNames()
+        wanted = ["rates", "1st", "end", "µ/x", "_a", "", "r" * 70, "r" * 71, "rates"]
+        assert [names.free(one) for one in wanted] == [
+            "rates", "x_1st", "x_end", "x_x", "x_a", "x_", "r" * 63, "r" * 61 + "_2", "rates_2",
+        ]  # fmt: skip
+
+    def test_what_is_too_large_is_refused(self) -> None:
+        def blocks() -> Iterator[NDArray[Any]]:
+            raise AssertionError("nothing is read")
+
+        huge = LabelledArray(
+            "rates", ("trial", "time_s"), (600_000, 1000), np.dtype("f4"), "", "", (), {}, blocks
+        )
+        with pytest.raises(
+            Invalid, match=r"rates has 2\.4 GB, and a variable of a MAT-file has at most 2\.1 GB"
+        ) as refused:
+            self.format.encode([huge], context())
+        assert "format=hdf5" in str(refused.value.hint)
+
+
+def _char(value: Any) -> str:
+    """A MATLAB text, which may lie in arrays of one element."""
+    while isinstance(value, np.ndarray):
+        value = value.ravel()[0] if value.size else ""
+    return str(value)
+
+
+def _vector(values: NDArray[Any]) -> NDArray[Any]:
+    return np.array([_char(one) for one in values.ravel()]) if values.dtype == object else values.ravel()
 
 
 class TestZarr(FormatContract):
