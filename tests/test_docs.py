@@ -3,14 +3,17 @@
 import ast
 import json
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from api.errors import TYPE_PREFIX, Problem
+from api.models.card import REFERENCES
 from store.dataset_options import (
     ChopOptions,
     DatasetOptions,
@@ -140,6 +143,16 @@ def test_every_option_of_a_data_set_is_documented(prefix: str, kind: type[BaseMo
     page = (ROOT / "docs/data.md").read_text()
     for name in kind.model_fields:
         assert f"`{name}`" in page or (prefix and f"`{prefix}.{name}`" in page), f"{prefix}.{name}"
+
+
+def test_the_citation_names_this_version_and_the_papers_of_the_card() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    papers = {one.get("url") or f"https://doi.org/{one['doi']}" for one in cited["references"]}
+    assert papers == {one.url for one in REFERENCES}
+    assert "CITATION.cff" in (ROOT / "README.md").read_text()
 
 
 def test_every_format_has_a_row() -> None:

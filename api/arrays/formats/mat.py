@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import scipy.io
-from numpy.typing import NDArray
 
 from api.arrays.formats.base import Context, Encoded, FileFormat
 from api.arrays.formats.categories import as_words, words_of
@@ -103,9 +102,8 @@ def _storable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "UO":
             return value
-        cells = np.empty(value.shape if value.ndim > 1 else (value.size, 1), object)
-        cells.flat = ["" if one is None else str(one) for one in value.flat]
-        return cells
+        cells = np.array(["" if one is None else str(one) for one in value.flat], object)
+        return cells.reshape(value.shape if value.ndim > 1 else (-1, 1))
     if isinstance(value, list | tuple):
         kinds = {isinstance(one, str) for one in value}
         if kinds == {True} or not value:

@@ -2,10 +2,12 @@
 
 import re
 
-_KEYWORDS = frozenset(
-    "break case catch classdef continue else elseif end for function global if otherwise parfor persistent return spmd "
-    "switch try while".split()
-)
+# fmt: off
+_KEYWORDS = frozenset((
+    "break", "case", "catch", "classdef", "continue", "else", "elseif", "end", "for", "function", "global", "if",
+    "otherwise", "parfor", "persistent", "return", "spmd", "switch", "try", "while",
+))
+# fmt: on
 
 
 class Names:

@@ -189,7 +189,8 @@ class AsyncArray:
         return AsyncArray(self._arrays, self.name, {**self._labels, **labels}, {**self._parameters, **asked})
 
     async def download(self, path: str | Path, format: str | None = None) -> Path:
-        """Have it as a file: ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``nwb``, ``zarr`` or ``json``.
+        """Have it as a file: ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr``
+        or ``json``.
 
         Unless given, the format is told by the file's ending, and npy where that tells none.
         """

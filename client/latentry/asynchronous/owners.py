@@ -47,7 +47,7 @@ class AsyncArrayOwner(AsyncResource):
         path
             Of the file, or a folder to put it into.
         format
-            ``npz``, ``hdf5``, ``nwb`` or ``zarr``; by the file's ending unless given, and npz where that tells none.
+            ``npz``, ``hdf5``, ``mat``, ``nwb`` or ``zarr``; by the file's ending unless given, and npz where that tells none.
         arrays
             Those that are wanted; all unless given.
 

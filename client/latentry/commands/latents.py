@@ -29,7 +29,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="npy, npz, json, csv, arrow, parquet, hdf5, nwb or zarr; by the file's ending unless given.",
+        help="npy, npz, json, csv, arrow, parquet, hdf5, mat, nwb or zarr; by the file's ending unless given.",
     ),
 ]
 _SELECT, _CHANGE = "Which part", "What is done to it"
@@ -132,7 +132,7 @@ def download(
     format: Format = None,
     array: Annotated[list[str] | None, typer.Option(help="Only such arrays, e.g. rates; repeatable.")] = None,
 ) -> None:
-    """Write all arrays of a model, data set or inference to one file: npz, hdf5, nwb or zarr."""
+    """Write all arrays of a model, data set or inference to one file: npz, hdf5, mat, nwb or zarr."""
     chosen = _format(output, format)
     parameters = {"format": chosen, "arrays": ",".join(array) if array else None}
     downloads.save(call, f"{_path(call, owner_id)}/download", parameters, output, format=chosen)

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pynwb
 import pytest
+import scipy.io
 import xarray
 import zarr
 from fastapi.testclient import TestClient
@@ -204,6 +205,21 @@ def test_npz_has_all_with_units_and_order(lab: Lab) -> None:
         assert file["bin_width_s"] == WIDTH_S
 
 
+def test_mat_of_a_data_set_keeps_order_words_and_nan(lab: Lab, tmp_path: Path) -> None:
+    file = scipy.io.loadmat(lab.file(lab.dataset_id, "?format=mat", tmp_path / "all.mat"), squeeze_me=True)
+    before = lab.recording
+    np.testing.assert_array_equal(file["spikes"], before.spikes[:])
+    assert file["spikes"].dtype == before.spikes.dtype
+    assert file["bin_width_s"] == WIDTH_S
+    np.testing.assert_array_equal(file["trial"], np.arange(TRIALS))
+    assert file["split"].tolist() == [{0: "train", 1: "valid", -1: "none"}[code] for code in SPLIT]
+    about = file["latentry"]["variables"].item()
+    assert about["spikes"].item()["dims"].item().tolist() == ["trial", "time_s", "neuron"]
+    latents = scipy.io.loadmat(lab.file(lab.model_id, "?format=mat", tmp_path / "latents.mat"))
+    past_end = np.arange(BINS)[None] >= np.asarray(LENGTHS)[:, None]
+    np.testing.assert_array_equal(np.isnan(latents["rates"][:, :, 0]), past_end)
+
+
 def test_zarr_is_what_is_stored(lab: Lab, tmp_path: Path) -> None:
     path = lab.file(lab.model_id, "?format=zarr", tmp_path / "latents.zarr.zip")
     with ZipStore(path, mode="r") as store:
@@ -272,11 +288,12 @@ def test_any_group_can_be_downloaded(reader: TestClient, example: Example, form:
 
 def test_commands_of_the_guide(example_url: str, example: Example, tmp_path: Path) -> None:
     ids = {"MODEL": example.model_id, "DATASET": example.dataset_id}
-    names_of_columns, _ = run_commands(DOCS / "formats.md", tmp_path, LATENTRY=example_url, **ids)
+    names_of_columns, _, _ = run_commands(DOCS / "formats.md", tmp_path, LATENTRY=example_url, **ids)
     assert names_of_columns.startswith('"some_trial","some_time","factor_0"')
     assert parquet.read_table(tmp_path / "rates.parquet").num_rows == 300 * 50
     with h5py.File(tmp_path / "latents.h5") as file:
         assert "train_output_params" in file
+    assert scipy.io.loadmat(tmp_path / "latents.mat")["rates"].shape == (300, 50, 20)
     with pynwb.NWBHDF5IO(tmp_path / "latents.nwb", "r") as io:
         assert {"rates", "factors"} <= set(io.read().processing["ecephys"].data_interfaces)
     with ZipStore(tmp_path / "spikes.zarr.zip", mode="r") as store:
