@@ -44,7 +44,7 @@ $(VENV)/torch: $(BIN)/python
 	@touch $@
 
 $(VENV)/service: pyproject.toml $(VENV)/torch
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[xarray]"
 	@touch $@
 
 # Its pins don't go with those of the service, so it has an environment of its own. Tests skip without it.

@@ -139,6 +139,18 @@ def demo(
     with_errors_told(lambda: run_demo(data_dir, url, json_line, workers, seed, epochs))
 
 
+@app.command(rich_help_panel=RUN, epilog="Example: latentry sample spikes.npz")
+def sample(
+    file: Annotated[Path, typer.Argument(help="NPZ file to write; the guides call it spikes.npz.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same spikes.")] = 0,
+) -> None:
+    """Write a small data set to try the service with: 120 reaches in 8 directions, 36 neurons, hand movement, events."""
+    from latentry.sample import write_sample
+
+    write_sample(file, seed)
+    typer.echo(f"{file}: 120 trials of 50 bins of 20 ms, 36 neurons; upload it: latentry datasets upload {file}")
+
+
 @app.command(name="version", rich_help_panel=RUN, epilog="Example: latentry version")
 def show_version(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,

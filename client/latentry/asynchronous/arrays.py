@@ -189,10 +189,10 @@ class AsyncArray:
         return AsyncArray(self._arrays, self.name, {**self._labels, **labels}, {**self._parameters, **asked})
 
     async def download(self, path: str | Path, format: str | None = None) -> Path:
-        """Have it as a file: ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr``
-        or ``json``.
+        """Write it to a file.
 
-        Unless given, the format is told by the file's ending, and npy where that tells none.
+        The formats are ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr`` and ``json``. Unless
+        given, the file's ending tells the format, and it is npy where the ending tells none.
         """
         parameters = {**await self._question(), "format": format or format_of(path, "npy")}
         return await self._arrays.client.download(self.path, path, parameters)
