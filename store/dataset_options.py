@@ -22,6 +22,15 @@ Seconds = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {
+            key: value for key, value in given.items() if value is not None or key not in cls.model_fields
+        }
+
 
 class Mapping(_Options):
     """Which variable of the file is what. What is not named is guessed; the report tells each guess and what else there was."""
@@ -185,7 +194,10 @@ class SplitOptions(_Options):
     test_fraction: float = Field(
         0.0, ge=0, lt=1, description="Share of the trials that are for neither: they get latents only."
     )
-    condition: VariableName = Field("condition", description="The metadata that `condition` takes shares of.")
+    condition: VariableName | None = Field(
+        None,
+        description="The metadata that `condition` takes shares of; the conditions that the report names unless given.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Of what is drawn.")
     values: dict[VariableName, SplitPart] = Field(
         {},
@@ -246,5 +258,23 @@ class DatasetOptions(_Options):
     split: SplitOptions = Field(default_factory=lambda: SplitOptions())
 
     def canonical(self) -> dict[str, Any]:
-        """What differs from the defaults, as JSON: equal for options that mean the same."""
+        """Return what differs from the defaults, as JSON: equal for options that mean the same."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def changed_options(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return options with changes made to them, as JSON Merge Patch (RFC 7396) does.
+
+    Objects are merged field by field. `null` removes a field, which then has its default. A `null` for a field that is not there
+    is kept, so that validation finds a name that does not exist.
+    """
+    changed = dict(options)
+    for name, value in changes.items():
+        if value is None and name in changed:
+            del changed[name]
+        elif isinstance(value, dict):
+            before = changed.get(name)
+            changed[name] = changed_options(before if isinstance(before, dict) else {}, value)
+        else:
+            changed[name] = value
+    return changed

@@ -10,12 +10,12 @@ from worker.slice_work import TrainingProcess, Work
 def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
     """Parameters of a fresh model's read-ins and read-outs, by name, by principal-components regression.
 
-    Averaged are the training trials of each metadata `condition` that all sessions have, or without one of those all
-    training trials; from their beginning, where all sessions have bins.
+    Training trials are averaged within each condition that all sessions have, or all together if they share none; from their
+    beginning, as far as all sessions have bins.
     """
     bins = min(recorded.bins for recorded in work.sessions)
     names, split = process.conditions(work.dataset), work.split()
-    codes: dict[int | str, int] = {}
+    codes: dict[int | float | str, int] = {}
     sessions, conditions = [], []
     for number, recorded in enumerate(work.sessions):
         session = process.without_test_trials(work, recorded)

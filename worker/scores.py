@@ -40,7 +40,7 @@ class ScoredData:
     rates: NDArray[np.float32]
     spikes: NDArray[Any]
     true_rates: NDArray[Any] | None
-    conditions: Sequence[int | str | None]
+    conditions: Sequence[int | float | str | None]
     rows: slice = field(default_factory=lambda: slice(None))
 
 
@@ -150,7 +150,7 @@ def _psth_r2(
     )
 
 
-def _repeated(conditions: Sequence[int | str | None]) -> NDArray[np.bool_]:
+def _repeated(conditions: Sequence[int | float | str | None]) -> NDArray[np.bool_]:
     """Trials whose condition has at least another trial: a PSTH is a mean."""
     trials = Counter(conditions)
     return np.array([name is not None and trials[name] > 1 for name in conditions], dtype=bool)

@@ -29,6 +29,7 @@ from models import (
 )
 from store import events, outbox
 from store.arrays import open_array
+from store.conditions import condition_names_of_trials
 from store.database import LOCK, Database, database_now
 from store.sessions import RecordedSession, sessions_of
 from store.settings import Settings
@@ -161,12 +162,14 @@ class TrainingProcess:
             external_inputs=None if whole.external_inputs is None else whole.external_inputs[used],
         )
 
-    def conditions(self, dataset: Dataset) -> list[int | str | None]:
-        """The metadata `condition` of each trial, where it is a whole number or text."""
+    def conditions(self, dataset: Dataset) -> list[int | float | str | None]:
+        """Return the condition of each trial, by the metadata that `store.conditions` finds; None without one."""
         with self.database.read() as session:
             of_trials = select(Trial.details).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
-            found = [details.get("condition") for details in session.execute(of_trials).scalars()]
-        return [value if isinstance(value, int | str) else None for value in found]
+            details = session.execute(of_trials).scalars().all()
+        found = condition_names_of_trials(details)
+        values = [one.get(found[0]) if found else None for one in details]
+        return [value if isinstance(value, int | float | str) else None for value in values]
 
     def read_array(self, dataset: Dataset, name: str) -> np.ndarray[Any, Any]:
         """Read an array of a data set whole."""

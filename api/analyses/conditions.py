@@ -14,6 +14,7 @@ from api.arrays.chosen_trials import trials_of_splits
 from api.arrays.transformations.surroundings import Surroundings
 from api.arrays.transformations.trials import column
 from api.arrays.transformations.wording import refusal
+from api.arrays.trial_conditions import condition_candidates, condition_name, metadata_kinds
 from api.errors import Invalid
 from store.tables import Trial
 
@@ -24,12 +25,14 @@ SPLITS = ("train", "valid", "test")
 
 
 def conditions_of(
-    trajectories: Trajectories, by: str, surroundings: Surroundings
-) -> tuple[list[Value], NDArray[np.int64]]:
-    """Group the rows of trajectories by a piece of metadata, or by the split of the job.
+    trajectories: Trajectories, by: str | None, surroundings: Surroundings
+) -> tuple[str, list[Value], NDArray[np.int64]]:
+    """Group the rows of trajectories by metadata of their trials, or by the split of the job.
 
     Returns
     -------
+    name
+        Of the metadata: `by`, or what it stands for, see `api.arrays.trial_conditions.condition_name`.
     conditions
         Its different values, in order.
     codes
@@ -41,6 +44,14 @@ def conditions_of(
         If the trials have no such metadata, or too many values of it; the message tells which there are.
     """
     of_rows: list[Any]
+    session, dataset_id = surroundings.session, surroundings.group.dataset_id
+    if (by := condition_name(session, dataset_id, by)) is None:
+        there = ", ".join(metadata_kinds(session, dataset_id)) or "none"
+        raise refusal(
+            "by",
+            "expected the metadata whose values are the conditions; no metadata of these trials look like conditions",
+            f"name some with by=; their metadata: {there}",
+        )
     if by == "split" and (split := split_of(trajectories.trials, surroundings)) is not None:
         of_rows = [one or None for one in split.tolist()]
     else:
@@ -52,11 +63,16 @@ def conditions_of(
         raise refusal(
             "by",
             f"expected 2 to {MOST_CONDITIONS} conditions; the selected trials have {len(found)} values of {by!r}",
-            "choose other metadata, or other trials",
+            f"choose other metadata, or other trials{_others(condition_candidates(session, dataset_id), by)}",
         )
     conditions = sorted(found, key=lambda value: (isinstance(value, str), value))
     place = {value: code for code, value in enumerate(conditions)}
-    return conditions, np.array([-1 if value is None else place[value] for value in of_rows], np.int64)
+    return by, conditions, np.array([-1 if value is None else place[value] for value in of_rows], np.int64)
+
+
+def _others(candidates: list[str], by: str) -> str:
+    others = [name for name in candidates if name != by]
+    return f"; conditions may be: {', '.join(others)}" if others else ""
 
 
 def split_of(trials: NDArray[np.int64], surroundings: Surroundings) -> NDArray[np.str_] | None:

@@ -83,7 +83,7 @@ def begin_distances(
         If it does not fit.
     """
     trajectories = ask_trajectories(query.array, shared_query(query), surroundings)
-    conditions, codes = conditions_of(trajectories, query.by, surroundings)
+    by, conditions, codes = conditions_of(trajectories, query.by, surroundings)
     over_time = isinstance(query, DistancesQuery) and query.over_time
     elements = trajectories.bins * len(conditions) ** 2
     if over_time and elements > json_max_elements:
@@ -101,7 +101,7 @@ def begin_distances(
         return DistancesDocument(
             array=query.array,
             units="" if query.metric == "mahalanobis" else trajectories.array.units,
-            by=query.by,
+            by=by,
             metric=query.metric,
             unbiased=query.unbiased,
             conditions=[Condition(value=value, trials=number[code]) for code, value in enumerate(conditions)],

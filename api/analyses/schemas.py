@@ -27,11 +27,12 @@ class ArrayOfTrials(BaseModel):
 class DistancesPictureQuery(ArrayOfTrials, Selection, Transformation):
     """A question about distances between conditions."""
 
-    by: str = Field(
-        "condition",
+    by: str | None = Field(
+        None,
         min_length=1,
         max_length=200,
-        description="Metadata of the trials, or `split`, whose values are the conditions.",
+        description="Metadata of the trials, or `split`, whose values are the conditions; unless given, the conditions that the "
+        "data set's report names.",
     )
     metric: Literal["euclidean", "mahalanobis"] = Field(
         "euclidean", description="`mahalanobis`: in units of how single trials vary around their means."

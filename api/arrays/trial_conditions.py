@@ -7,6 +7,7 @@ ordered by their code points.
 import difflib
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +30,7 @@ from sqlalchemy.orm import Session
 
 from api.arrays.where import ORDERING, Condition, Value, parse_conditions, where_problem
 from api.errors import Invalid
+from store.conditions import CONDITION, condition_names_of_trials
 from store.tables import Trial
 
 _COLUMNS: Mapping[str, frozenset[str]] = {
@@ -48,6 +50,7 @@ _IN_WORDS = {"number": "numbers", "text": "text", "boolean": "true and false", "
 _MOST_NAMED = 30
 
 _metadata: LRUCache[tuple[str, str], dict[str, frozenset[str]]] = LRUCache(1000)
+_conditions: LRUCache[tuple[str, str], list[str]] = LRUCache(1000)
 _lock = Lock()
 
 
@@ -72,6 +75,9 @@ def trial_conditions(session: Session, dataset_id: str, given: list[str]) -> lis
     if not conditions:
         return []
     known = {**metadata_kinds(session, dataset_id), **_COLUMNS}
+    conditions = [
+        replace(one, name=condition_name(session, dataset_id, one.name) or one.name) for one in conditions
+    ]
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     return [_as_sql(condition, _meant(condition, known), is_sqlite) for condition in conditions]
 
@@ -94,6 +100,29 @@ def metadata_kinds(session: Session, dataset_id: str) -> dict[str, frozenset[str
         with _lock:
             _metadata[key] = found
     return found
+
+
+def condition_candidates(session: Session, dataset_id: str) -> list[str]:
+    """Return the metadata of trials that look like conditions, the likeliest first."""
+    key = (str(session.get_bind().engine.url), dataset_id)
+    with _lock:
+        found = _conditions.get(key)
+    if found is None:
+        details = select(Trial.details).where(Trial.dataset_id == dataset_id).order_by(Trial.trial)
+        found = condition_names_of_trials(session.execute(details).scalars().all())
+        with _lock:
+            _conditions[key] = found
+    return found
+
+
+def condition_name(session: Session, dataset_id: str, name: str | None) -> str | None:
+    """Return the metadata that a request means by a name, or by none.
+
+    None, and `condition` where no metadata have this name, stand for the likeliest conditions; None if nothing looks like them.
+    """
+    if name is not None and (name != CONDITION or name in metadata_kinds(session, dataset_id)):
+        return name
+    return next(iter(condition_candidates(session, dataset_id)), name)
 
 
 class _Meant(NamedTuple):

@@ -193,7 +193,7 @@ def derive_dataset(
     tenant_id: TenantDependency,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetDocument:
-    """Make another data set of the same file, read with other options; also of a data set that was rejected."""
+    """Make another data set of the same file, with changes to the options; this works on rejected data sets too."""
     with database.write() as session:
         made = service.derive(session, tenant_id, dataset_id, derivation, idempotency_key)
     return answer(response, made)

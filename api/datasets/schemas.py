@@ -81,8 +81,10 @@ class Derivation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name = Field("", description="A name for the data set; the other's unless given.")
-    options: DatasetOptions = Field(
-        description="How to read the file. They replace the other's whole: what is not given has its default."
+    options: dict[str, Any] = Field(
+        description="Changes to the other's options, as a JSON Merge Patch (RFC 7396) of `DatasetOptions`: objects are merged "
+        "field by field, what is not given stays as it is, and `null` resets a field to its default.",
+        examples=[{"rebin_s": 0.04, "trials": {"window_s": None}}],
     )
 
 

@@ -9,12 +9,14 @@ from sqlalchemy.orm import Session
 
 from api.arrays.group import ArrayGroup
 from api.arrays.trial_conditions import trial_conditions
+from api.datasets.options import read_model
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.pagination import Filters, Page, cut_page, decode_id, decode_number
 from store import outbox
 from store.content import content_digest
+from store.dataset_options import DatasetOptions, changed_options
 from store.identifiers import PATTERN, new_id
 from store.states import DatasetState
 from store.tables import Dataset, Trial
@@ -152,15 +154,18 @@ def create_synthetic(
 def derive(
     session: Session, tenant_id: str, dataset_id: str, wanted: Derivation, idempotency_key: str | None
 ) -> Made:
-    """Ask for a data set of the file of another one, read with other options.
+    """Ask for a data set of the file of another one, read with its options and changes to them.
 
     Raises
     ------
     NotFound, WrongState
         If there is no such data set, or it has no file.
+    RequestValidationError
+        If the changed options are wrong.
     """
     parent = find(session, tenant_id, dataset_id)
-    options = wanted.options.canonical()
+    changed = changed_options(parent.source.get("options", {}), wanted.options)
+    options = read_model(DatasetOptions, changed, below="options", whole={"options": changed}).canonical()
     request = fingerprint(f"POST /v1/datasets/{dataset_id}:derive", content_digest(wanted.name, options))
     if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
         return answer

@@ -15,6 +15,7 @@ from api.datasets.service import make
 from api.dependencies import _tenant
 from store.content import content_digest
 from store.database import Database
+from store.dataset_options import DatasetOptions
 from store.settings import Settings
 from store.states import DatasetState
 from store.tables import Dataset, OutboxMessage, Upload
@@ -226,20 +227,72 @@ def test_a_file_is_read_anew_with_other_options(
     assert made.status_code == 202, made.text
     child = made.json()
     assert made.headers["Location"] == f"/v1/datasets/{child['id']}"
-    assert (child["derived_from"], child["options"], child["name"]) == (parent["id"], OPTIONS, "session")
+    whole = {"bin_width_s": 0.02, **OPTIONS}
+    assert (child["derived_from"], child["options"], child["name"]) == (parent["id"], whole, "session")
     assert (child["source"], child["state"]) == (parent["source"], "ingesting")
     assert derive(client, parent["id"], options=OPTIONS, name="x").json()["id"] == child["id"]
     assert derive(client, parent["id"], options=OPTIONS, name="x").status_code == 200
     again = derive(client, parent["id"], options=OPTIONS, key="k")
     assert (again.status_code, again.json()) == (202, child)
     assert derive(client, parent["id"], options={}, key="k").status_code == 422
-    assert derive(client, child["id"], options={}, name="plain").json()["derived_from"] == child["id"]
+    plain = derive(client, child["id"], options=dict.fromkeys(whole), name="plain").json()
+    assert (plain["derived_from"], plain["options"]) == (child["id"], {})
     same = derive(client, parent["id"], options={"bin_width_s": 0.02})
     if state == DatasetState.REJECTED:
         assert (same.status_code, same.json()["derived_from"]) == (202, parent["id"])
     else:
         assert (same.status_code, same.json()["id"]) == (200, parent["id"])
-    assert post(client, f"?options={json.dumps(OPTIONS)}").json()["id"] == child["id"]
+    assert post(client, f"?options={json.dumps(whole)}").json()["id"] == child["id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"rebin_s": 0.04, "trials": {"align_to": "go", "window_s": [-0.2, 0.5], "where": {"a": 1}}}),
+        ({"rebin_s": 0.02, "chop": {"window_s": 2.0}}, {
+            "rebin_s": 0.02, "chop": {"window_s": 2.0},
+            "trials": {"align_to": "go", "window_s": [-0.2, 0.5], "where": {"a": 1}},
+        }),
+        ({"rebin_s": None, "trials": {"window_s": [0, 1], "where": {"b": {"min": 2}}}}, {
+            "trials": {"align_to": "go", "window_s": [0, 1], "where": {"a": 1, "b": {"min": 2, "max": None}}},
+        }),
+        ({"trials": {"window_s": None, "where": {"a": None}}}, {"rebin_s": 0.04, "trials": {"align_to": "go"}}),
+        ({"trials": None, "mapping": None}, {"rebin_s": 0.04}),
+    ],
+)  # fmt: skip
+def test_derived_data_sets_start_from_the_options_of_their_parent(
+    light_client: TestClient, sqlite_database: Database, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    given = {
+        "rebin_s": 0.04,
+        "trials": {"align_to": "go", "window_s": [-0.2, 0.5], "where": {"a": 1}},
+    }
+    parent = post(light_client, f"?options={json.dumps(given)}").json()
+    set_state(sqlite_database, parent["id"], DatasetState.REJECTED)
+    made = derive(light_client, parent["id"], options=changes)
+    assert made.status_code == 202, made.text
+    found = made.json()["options"]
+    assert DatasetOptions.model_validate(found) == DatasetOptions.model_validate(expected)
+    assert found == DatasetOptions.model_validate(expected).canonical()
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"chop": {"overlap_s": 0.6}}, "/options/chop"),
+        ({"rebinn_s": None}, "/options/rebinn_s"),
+        ({"trials": {"windows": None}}, "/options/trials/windows"),
+        ({"trials": 3}, "/options/trials"),
+    ],
+)
+def test_changes_that_do_not_fit_the_options_of_the_parent(
+    light_client: TestClient, sqlite_database: Database, changes: dict[str, Any], pointer: str
+) -> None:
+    """A window of 1 s is the parent's: half of it is 0.5 s."""
+    parent = post(light_client, '?options={"chop": {"window_s": 1.0, "overlap_s": 0.1}}').json()
+    set_state(sqlite_database, parent["id"], DatasetState.READY)
+    wrong = derive(light_client, parent["id"], options=changes)
+    assert (wrong.status_code, [one["pointer"] for one in wrong.json()["errors"]]) == (422, [pointer])
 
 
 def test_what_was_not_uploaded_has_no_file(light_client: TestClient, sqlite_database: Database) -> None:

@@ -14,6 +14,7 @@ from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.transformations.surroundings import Surroundings
 from api.arrays.transformations.trials import column, floating, trial_rows, trials_of
 from api.arrays.transformations.wording import described, listed, refusal
+from api.arrays.trial_conditions import condition_name
 
 Statistic = Literal["mean", "sem", "count", "std"]
 
@@ -53,7 +54,7 @@ def average(
         If rows are no trials, there is no such metadata, or too many conditions.
     """
     trials = trials_of(array, "average")
-    wanted = _names(names, array)
+    wanted = _names(names, array, surroundings)
     labels = [_labels(name, trials, surroundings) for name in wanted]
     per_trial: list[tuple[Value, ...] | None] = [
         None if any(value is None for value in values) else values for values in zip(*labels, strict=True)
@@ -174,8 +175,10 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
-def _names(text: str, array: LabelledArray) -> list[str]:
-    names = [part.strip() for part in text.split(",")]
+def _names(text: str, array: LabelledArray, surroundings: Surroundings) -> list[str]:
+    session, dataset_id = surroundings.session, surroundings.group.dataset_id
+    given = [part.strip() for part in text.split(",")]
+    names = [condition_name(session, dataset_id, name) or name for name in given]
     if "" in names or len(set(names)) < len(names):
         raise refusal("average", f"expected names of metadata separated by commas; got {text!r}")
     dim = "_".join(_plain(name) for name in names)

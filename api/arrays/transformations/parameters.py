@@ -63,7 +63,8 @@ class Transformation(BaseModel):
         None,
         min_length=1,
         max_length=400,
-        description="Average over the trials of each value of this metadata, or of `split`; of several, separated by commas.",
+        description="Average over the trials of each value of this metadata, or of `split`; of several, separated by commas. "
+        "`condition` stands for the conditions that the report names.",
     )
     statistic: Statistic | None = Field(
         None,

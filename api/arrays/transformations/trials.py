@@ -13,6 +13,7 @@ from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.transformations.surroundings import Surroundings
 from api.arrays.transformations.time_axis import bin_width_s, time_dim
 from api.arrays.transformations.wording import listed, refusal
+from api.arrays.trial_conditions import condition_candidates
 from store.tables import Trial
 
 LENGTH = "trial_length_bins"
@@ -64,8 +65,14 @@ def column(surroundings: Surroundings, name: str, parameter: str) -> dict[int, A
         names |= dict.fromkeys(details)
         values[trial] = details.get(name)
     if name not in names:
+        candidates = condition_candidates(surroundings.session, surroundings.group.dataset_id)
+        may_be = (
+            f"; conditions may be: {listed(candidates)}" if candidates and parameter != "align_to" else ""
+        )
         raise refusal(
-            parameter, f"the trials have no metadata {name!r}", f"their metadata: {listed(sorted(names))}"
+            parameter,
+            f"the trials have no metadata {name!r}",
+            f"their metadata: {listed(sorted(names))}{may_be}",
         )
     return values
 

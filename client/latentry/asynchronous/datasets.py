@@ -72,7 +72,10 @@ class AsyncDataset(AsyncArrayOwner):
         return self
 
     async def derive(self, options: Document, name: str = "") -> AsyncDataset:
-        """Make another data set of the same file, read with other options, and wait until it is ready."""
+        """Make another data set of the same file, with changes to its options, and wait until it is ready.
+
+        What is not in `options` stays as it is; None resets an option to its default.
+        """
         return await self._client.derive_dataset(self.id, options, name)
 
     async def submit(self, **specification: Any) -> AsyncJob:

@@ -84,7 +84,7 @@ class AsyncArrayOwner(AsyncResource):
         self,
         *,
         array: str = "factors",
-        by: str = "condition",
+        by: str | None = None,
         metric: str = "euclidean",
         unbiased: bool = False,
         over_time: bool = False,
@@ -98,7 +98,8 @@ class AsyncArrayOwner(AsyncResource):
         array
             Whose trajectories: an array of trials.
         by
-            Metadata of the trials, or ``split``, whose values are the conditions.
+            Metadata of the trials, or ``split``, whose values are the conditions; unless given, the conditions that the
+            data set's report names.
         metric
             ``euclidean``; ``mahalanobis``: in units of how single trials vary around their means.
         unbiased

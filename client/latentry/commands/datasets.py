@@ -164,7 +164,11 @@ def show(call: Call, dataset_id: DatasetId) -> None:
 def derive(
     call: Call, dataset_id: DatasetId, name: Name = "", options: OptionsFile = None, option: Options = None
 ) -> None:
-    """Read the file of a data set anew, with other options; nothing is uploaded. Also of one that was rejected."""
+    """Read the file of a data set again with changes to its options; nothing is uploaded.
+
+    Options that are not given stay as they are; `--option NAME=null` resets one to its default. This works on rejected data
+    sets too.
+    """
     whole = set_values(read_document(options) if options else {}, option or [])
     dataset = call.client.derive_dataset(dataset_id, whole, name)
     say_warnings(call, dataset)

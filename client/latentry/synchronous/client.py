@@ -123,14 +123,14 @@ class Client(Requests):
         return ResumableUpload(self._connection, Path(path), progress).send()
 
     def derive_dataset(self, dataset_id: str, options: Document, name: str = "") -> Dataset:
-        """Make another data set of the same file, read with other options, and wait until it is ready.
+        """Make another data set of the same file, with changes to its options, and wait until it is ready.
 
         Parameters
         ----------
         dataset_id
             A data set that was uploaded; also one that was rejected.
         options
-            How to read the file. They replace the other's whole: what is not given has its default.
+            Changes to the options of that data set. What is not given stays as it is; None resets an option to its default.
         name
             Of the data set; the other's unless given.
 

@@ -73,7 +73,10 @@ class Dataset(ArrayOwner):
         return self
 
     def derive(self, options: Document, name: str = "") -> Dataset:
-        """Make another data set of the same file, read with other options, and wait until it is ready."""
+        """Make another data set of the same file, with changes to its options, and wait until it is ready.
+
+        What is not in `options` stays as it is; None resets an option to its default.
+        """
         return self._client.derive_dataset(self.id, options, name)
 
     def submit(self, **specification: Any) -> Job:

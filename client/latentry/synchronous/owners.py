@@ -85,7 +85,7 @@ class ArrayOwner(Resource):
         self,
         *,
         array: str = "factors",
-        by: str = "condition",
+        by: str | None = None,
         metric: str = "euclidean",
         unbiased: bool = False,
         over_time: bool = False,
@@ -99,7 +99,8 @@ class ArrayOwner(Resource):
         array
             Whose trajectories: an array of trials.
         by
-            Metadata of the trials, or ``split``, whose values are the conditions.
+            Metadata of the trials, or ``split``, whose values are the conditions; unless given, the conditions that the
+            data set's report names.
         metric
             ``euclidean``; ``mahalanobis``: in units of how single trials vary around their means.
         unbiased

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import Any
 
@@ -12,7 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, mahalanobis
+from sqlalchemy import select
 
+from api.arrays import trial_conditions
+from store.database import Database
+from store.tables import Trial
 from tests.api.analyses.conftest import BINS, CONDITIONS, FACTORS, TRIALS, Lab
 
 Floats = NDArray[np.float64]
@@ -166,7 +171,8 @@ def test_padding_of_counts_is_left_out(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("query", "pointer", "told"),
     [
-        ({"by": "colour"}, "by", "condition, number, speed"),
+        ({"by": "colour"}, "by", "condition, number, speed; conditions may be: condition, speed"),
+        ({"by": "number", "where": "number:eq:1"}, "by", "other trials; conditions may be: condition, speed"),
         ({"by": "condition", "where": "condition:eq:up"}, "by", "1 values of 'condition'"),
         ({"average": "condition"}, "array", "axis is trials"),
         ({"array": "trial_length_bins"}, "array", "expected numbers of dims"),
@@ -180,6 +186,59 @@ def test_mistakes_are_told(lab: Lab, query: dict[str, Any], pointer: str, told: 
     answer = lab.get("distances", 422, **query)
     assert pointer in [one["pointer"] for one in answer["errors"]]
     assert told in str(answer)
+
+
+def set_metadata(lab: Lab, details: list[dict[str, Any]]) -> None:
+    database = Database(lab.settings.database_url)
+    with database.write() as session:
+        for trial in session.execute(select(Trial).where(Trial.dataset_id == lab.dataset_id)).scalars():
+            trial.details = details[trial.trial]
+    database.close()
+    trial_conditions._metadata.clear()
+    trial_conditions._conditions.clear()
+
+
+@pytest.fixture
+def renamed(lab: Lab) -> Iterator[Callable[..., None]]:
+    """Rename `condition`, and leave out other metadata that look like conditions."""
+
+    def rename(name: str, **others: Any) -> None:
+        set_metadata(
+            lab, [{"number": one["number"], name: one["condition"], **others} for one in lab.details]
+        )
+
+    yield rename
+    set_metadata(lab, lab.details)
+
+
+def test_conditions_of_another_name_are_found(lab: Lab, renamed: Callable[..., None]) -> None:
+    """`direction` is the only metadata that looks like conditions: it is taken in all places where conditions are needed."""
+    expected = lab.get("distances", by="condition")
+    selected = lab.ask(f"/v1/datasets/{lab.dataset_id}/trials", where="condition:eq:up")
+    path = f"/v1/models/{lab.model_id}/arrays/factors"
+    average = lab.ask(path, average="condition", format="json")
+    renamed("direction")
+    for asked in ({}, {"by": "condition"}, {"by": "direction"}):
+        found = lab.get("distances", **asked)
+        assert found["by"] == "direction"
+        assert found["conditions"] == expected["conditions"]
+        np.testing.assert_allclose(
+            as_floats(found["distances"]), as_floats(expected["distances"]), rtol=1e-4, atol=1e-6
+        )
+    again = lab.ask(path, average="condition", format="json")
+    assert again["dims"] == ["direction", "time_s", "factor"]
+    assert again["values"] == average["values"]
+    chosen = lab.ask(f"/v1/datasets/{lab.dataset_id}/trials", where="condition:eq:up")["items"]
+    assert [one["trial"] for one in chosen] == [one["trial"] for one in selected["items"]]
+    assert all(one["details"]["direction"] == "up" for one in chosen)
+
+
+def test_without_conditions_the_error_names_the_metadata(lab: Lab, renamed: Callable[..., None]) -> None:
+    renamed("trial", colour="red")
+    answer = lab.get("distances", 422)
+    assert answer["errors"][0]["pointer"] == "by"
+    assert "name some with by=; their metadata: colour, number, trial" in answer["hint"]
+    assert "have no metadata 'condition'" in lab.get("distances", 422, by="condition")["detail"]
 
 
 def test_what_there_is_not(lab: Lab) -> None:

@@ -270,11 +270,21 @@ def test_the_report_of_windows() -> None:
         ({"rewarded": [True, False] * 10, "speed": list(range(20))}, "rewarded"),
         ({"session": [1, 2] * 10, "one": [1] * 20, "none": [None] * 20}, None),
         ({}, None),
+        ({"condition": [*range(18), 0, 1], "cue": [1, 2] * 10}, "condition"),
+        ({"condition": list(range(20)), "cue": [1, 2] * 10}, "cue"),
     ],
 )
 def test_which_metadata_are_conditions(metadata: dict[str, list[Any]], name: str | None) -> None:
     found = find_conditions(recording(np.ones((20, 5, 3)), trial_metadata=metadata))
     assert (None if found is None else found.name) == name
+
+
+def test_the_report_names_the_conditions_and_other_candidates() -> None:
+    metadata = {"outcome": ["hit", "miss"] * 10, "direction": [0.0, 1.5, 3.1, 4.5] * 5}
+    report = examine(recording(np.ones((20, 5, 3)), trial_metadata=metadata))
+    assert report.conditions == "direction"
+    said = "Conditions are the 4 values of the trial metadata `direction`; others that may be: outcome."
+    assert said in report.notes
 
 
 def test_conditions_of_several_kinds_have_an_order() -> None:

@@ -208,6 +208,15 @@ class TestSplits:
             assert abs((recording.split[names == name] == -1).sum() - test) <= 1
         assert ((recording.split == 1).sum(), (recording.split == -1).sum()) == (20, 10)
 
+    @pytest.mark.parametrize("given", [None, "condition"])
+    def test_conditions_of_another_name_are_found(self, given: str | None) -> None:
+        recording = self.conditions()
+        recording.trial_metadata["direction"] = recording.trial_metadata.pop("condition")
+        apply_split(recording, SplitOptions(kind="condition", valid_fraction=0.2, condition=given))
+        valid = np.array(recording.trial_metadata["direction"])[recording.split == 1].tolist()
+        assert [valid.count(name) for name in "abc"] == [12, 6, 2]
+        assert "drawn in equal shares of each `direction`" in recording.notes[-1]
+
     def test_the_seed_decides(self) -> None:
         splits = []
         for seed in (0, 0, 1):
@@ -265,6 +274,8 @@ class TestSplits:
         recording = self.conditions()
         missing = SplitOptions(kind="condition", condition="side")
         assert code_of(lambda: apply_split(recording, missing)) == "metadata_unknown"
+        recording.trial_metadata = {"trial_id": list(range(100))}
+        assert code_of(lambda: apply_split(recording, SplitOptions(kind="condition"))) == "metadata_unknown"
         short = continuous(100)
         chop(short, ChopOptions(window_s=1.0))
         assert code_of(lambda: apply_split(short, SplitOptions())) == "split_leaves_none"

@@ -12,7 +12,7 @@ from worker.ingest.examining.conditions import Conditions
 from worker.ingest.examining.correlations import Correlations
 from worker.ingest.examining.drift import Drift
 from worker.ingest.examining.spike_statistics import SpikeStatistics
-from worker.ingest.problems import Problem
+from worker.ingest.problems import Problem, listed
 from worker.ingest.recording import (
     SPLIT_NOT_GIVEN,
     SPLIT_TRAIN,
@@ -146,12 +146,17 @@ def make_report(
     recording: Recording, findings: Findings, remarks: list[str], warnings: list[Problem]
 ) -> Report:
     """Put together what was found; `remarks` are added to the reader's notes."""
-    statistics, correlations = findings.statistics, findings.correlations
+    statistics, correlations, conditions = findings.statistics, findings.correlations, findings.conditions
     lengths = recording.trial_length_bins
     splits = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "not_given": SPLIT_NOT_GIVEN}
     inputs = recording.external_inputs
     trials, bins, neurons = recording.spikes.shape
     notes = [*recording.notes, *remarks]
+    if conditions is not None:
+        others = f"; others that may be: {listed(conditions.alternatives)}" if conditions.alternatives else ""
+        notes.append(
+            f"Conditions are the {len(conditions.values)} values of the trial metadata `{conditions.name}`{others}."
+        )
     if neurons > MOST_RATES:
         notes.append(f"The report gives the rates of the first {MOST_RATES} of {neurons} neurons.")
     return Report(
@@ -185,7 +190,7 @@ def make_report(
         duplicate_neurons=statistics.duplicate_neurons,
         correlated_neurons=correlations.groups,
         duplicate_trials=statistics.duplicate_trials,
-        conditions=None if findings.conditions is None else findings.conditions.name,
+        conditions=None if conditions is None else conditions.name,
         trial_metadata=_described(recording.trial_metadata),
         neuron_metadata=_described(recording.neuron_metadata),
         behaviour={name: list(array.shape) for name, array in recording.behaviour.items()},

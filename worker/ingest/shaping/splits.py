@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from store.conditions import CONDITION, condition_names
 from store.dataset_options import SplitOptions
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
@@ -33,10 +34,9 @@ def apply_split(recording: Recording, options: SplitOptions) -> None:
     random = np.random.default_rng(options.seed)
     trials = len(recording.split)
     if options.kind == "condition":
-        unit = _units(recording)
-        strata = _strata(recording, options.condition, unit)
-        drawn = _draw(strata, options, random)[unit]
-        how = f"drawn in equal shares of each `{options.condition}`"
+        unit, name = _units(recording), _condition(recording, options.condition)
+        drawn = _draw(_strata(recording, name, unit), options, random)[unit]
+        how = f"drawn in equal shares of each `{name}`"
     elif options.kind == "time" or (
         recording.windows is not None and _segments(recording) < FEWEST_SEGMENTS_TO_DRAW
     ):
@@ -62,12 +62,20 @@ def _units(recording: Recording) -> NDArray[np.int64]:
     return np.arange(len(recording.split)) if recording.windows is None else recording.windows.segment
 
 
+def _condition(recording: Recording, name: str | None) -> str:
+    """Return the metadata to take shares of: those named, else the conditions."""
+    there, found = recording.trial_metadata, condition_names(recording.trial_metadata)
+    if name in there:
+        return name
+    if name in (None, CONDITION) and found:
+        return found[0]
+    said = "no trial metadata look like conditions" if name is None else f"split.condition is `{name}`"
+    said = f"split.kind is `condition`: {said}. The trials of this file have {listed(there)}."
+    hint = f"Name some in split.condition{f'; conditions may be {listed(found)}' if found else ''}."
+    raise RejectedFile(Problem("metadata_unknown", said, hint, "/split/condition"))
+
+
 def _strata(recording: Recording, name: str, unit: NDArray[np.int64]) -> NDArray[np.int64]:
-    if name not in recording.trial_metadata:
-        said = (
-            f"split.condition is `{name}`: the trials of this file have {listed(recording.trial_metadata)}."
-        )
-        raise RejectedFile(Problem("metadata_unknown", said, "Name one of these.", "/split/condition"))
     values = recording.trial_metadata[name]
     _, first = np.unique(unit, return_index=True)
     of_units = [repr(values[trial]) for trial in first]
