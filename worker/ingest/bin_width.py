@@ -107,15 +107,7 @@ class BinWidthClues:
         if self.usual is not None:
             warnings.append(_derived(*self.usual))
             return self.usual[1]
-        raise RejectedFile(
-            Problem(
-                "bin_width_missing",
-                "The file does not say how wide a bin is, and nothing in it tells.",
-                "Give bin_width_s with the upload, in seconds (0.010 for 10 ms), or store it in the file as "
-                "`bin_width_s` (an array of an NPZ; an attribute or data set of an HDF5 file).",
-                "/bin_width_s",
-            )
-        )
+        raise RejectedFile(bin_width_missing())
 
     def _from_true_rates(self) -> float | None:
         ratio = self.counts_per_true_rate
@@ -123,6 +115,17 @@ class BinWidthClues:
             return None
         nearest = min(COMMON_WIDTHS_S, key=lambda width_s: abs(math.log(ratio / width_s)))
         return nearest if abs(ratio / nearest - 1) <= FIT_TOLERANCE else None
+
+
+def bin_width_missing() -> Problem:
+    """Make the problem of counts in bins of unknown width."""
+    return Problem(
+        "bin_width_missing",
+        "The file does not say how wide a bin is, and nothing in it tells.",
+        "Give bin_width_s with the upload, in seconds (0.010 for 10 ms), or store it in the file as "
+        "`bin_width_s` (an array of an NPZ; an attribute or data set of an HDF5 file; a column of a table).",
+        "/bin_width_s",
+    )
 
 
 def _from_file(stated_s: dict[str, float], notes: list[str]) -> float:

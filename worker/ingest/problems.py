@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from types import TracebackType
 from typing import Self
 
 MOST_TEXT = 4000
@@ -50,6 +51,33 @@ class RejectedFile(Exception):
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("; ".join(f"{problem.code}: {problem.message}" for problem in self.problems))
+
+
+class Gatherer:
+    """Gathers the problems of checks that do not depend on each other, so that one rejection tells them all.
+
+    Use it as a context around each check; then call `refuse`.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Keep the problems of a rejection; let any other exception pass."""
+        if not isinstance(error, RejectedFile):
+            return False
+        self.problems += [problem for problem in error.problems if problem not in self.problems]
+        return True
+
+    def refuse(self) -> None:
+        """Raise `RejectedFile` with all problems, if there are any."""
+        if self.problems:
+            raise RejectedFile(self.problems)
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from store.dataset_options import ChopOptions, TrialOptions
 from worker.ingest.bin_width import implausible_width
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Gatherer, Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_file
 from worker.ingest.readers.base import refuse_empty
 from worker.ingest.readers.splits import take_split
@@ -12,7 +12,7 @@ from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording
 from worker.ingest.shaping.binning import bin_spikes
 from worker.ingest.shaping.chopping import chop, rebin
 from worker.ingest.shaping.selection import keep_where, select_neurons, select_trials
-from worker.ingest.shaping.splits import apply_split
+from worker.ingest.shaping.splits import apply_split, condition_of_split
 
 
 def read_recording(path: Path, options: ReadOptions) -> Recording:
@@ -23,15 +23,18 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     RejectedFile
         For every file that cannot be read, every option that does not fit it, and nothing that is ours to mend.
     """
-    found = read_file(path, options)
+    found, problems = read_file(path, options), Gatherer()
     if isinstance(found, Recording):
         recording = found
         _refuse_unusable(recording)
-        if options.mapping.split is None and (recording.split == SPLIT_NOT_GIVEN).all():
-            take_split(recording, options)
-        _choose_trials_of_counts(recording, options)
-        if options.rebin_s is not None:
-            rebin(recording, options.rebin_s)
+        with problems:
+            if options.mapping.split is None and (recording.split == SPLIT_NOT_GIVEN).all():
+                take_split(recording, options)
+        with problems:
+            _choose_trials_of_counts(recording, options)
+        with problems:
+            if options.rebin_s is not None:
+                rebin(recording, options.rebin_s)
     else:
         recording = bin_spikes(found, options)
         _refuse_unusable(recording)
@@ -44,9 +47,15 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     _tell_unused_mapping(recording, options)
     if options.split.values and not any(one.what == "split" for one in recording.understood):
         recording.warnings.append(_unused("split.values", "no split was found in the file"))
-    select_neurons(recording, options.neurons)
-    if options.chop is not None or recording.is_continuous:
-        chop(recording, options.chop or ChopOptions())
+    with problems:
+        select_neurons(recording, options.neurons)
+    with problems:
+        if options.split.kind == "condition":
+            condition_of_split(recording, options.split.condition)
+    with problems:
+        if options.chop is not None or recording.is_continuous:
+            chop(recording, options.chop or ChopOptions())
+    problems.refuse()
     apply_split(recording, options.split)
     return recording
 

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from tests.worker.ingest.ingest_examples import example_recording, write_npz
@@ -244,3 +248,108 @@ def test_other_formats_are_named(content: bytes, found: str, tmp_path: Path) -> 
 def test_a_format_that_is_asked_for(tmp_path: Path) -> None:
     assert rejected(plain(tmp_path), format="nwb").code == "format_not_recognised"
     assert "not lfads_hdf5" in rejected(plain(tmp_path), format="lfads_hdf5").message
+
+
+def problems_of(path: Path, **options: Any) -> dict[str, str]:
+    with pytest.raises(RejectedFile) as rejection:
+        read_recording(path, ReadOptions(**options))
+    return {problem.code: problem.message for problem in rejection.value.problems}
+
+
+TRIALS_OF_TABLE = "trial,split,neuron_0,neuron_1,neuron_2\n" + "".join(
+    f"{trial},{'train' if trial else 'held'},1,0,2\n" for trial in range(6)
+)
+
+
+def test_a_table_without_bins_and_without_a_bin_width_says_both(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(TRIALS_OF_TABLE)
+    assert set(problems_of(path)) == {"table_not_binned", "bin_width_missing"}
+    assert set(problems_of(path, bin_width_s=0.01)) == {"table_not_binned"}
+    path.write_text("trial,neuron,count\n" + "0,1,2\n1,1,3\n" * 3)
+    assert set(problems_of(path)) == {"table_not_binned", "bin_width_missing"}
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_errors_of_one_table_come_together(format: str, tmp_path: Path) -> None:
+    """Counts of two columns, the split, and the bin width are each wrong."""
+    rows = [
+        {
+            "trial": trial,
+            "bin": place,
+            "split": "held" if trial == 2 else "train",
+            "neuron_0": -1,
+            "neuron_1": 0.5,
+        }
+        for trial in range(4)
+        for place in range(5)
+    ]
+    path = tmp_path / f"table.{format}"
+    table = pa.Table.from_pylist(rows)
+    pyarrow.csv.write_csv(table, path) if format == "csv" else pyarrow.parquet.write_table(table, path)
+    found = problems_of(path)
+    assert set(found) == {"counts_negative", "counts_not_whole", "split_not_understood", "bin_width_missing"}
+    assert "'held' at trial 2" in found["split_not_understood"]
+
+
+def test_columns_of_the_mapping_that_are_not_there_come_together(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(TRIALS_OF_TABLE)
+    with pytest.raises(RejectedFile) as rejection:
+        read_recording(
+            path, ReadOptions(mapping={"trial": "a", "bin": "b", "behaviour": ["c"], "bin_width": "d"})
+        )  # type: ignore[arg-type]
+    pointers = [problem.pointer for problem in rejection.value.problems]
+    assert pointers == ["/mapping/trial", "/mapping/bin", "/mapping/behaviour", "/mapping/bin_width"]
+
+
+@pytest.mark.parametrize("format", ["npz", "hdf5"])
+def test_errors_of_one_file_of_arrays_come_together(format: str, tmp_path: Path) -> None:
+    spikes = np.ones((6, 5, 3))
+    spikes[2, 1, 0], spikes[3, 0, 0] = -1, 0.5
+    arrays = {"spikes": spikes, "trial_length_bins": np.full(6, 9), "split": np.array([b"held"] * 6)}
+    path = tmp_path / "file"
+    if format == "npz":
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+    else:
+        with h5py.File(path, "w") as hdf5:
+            for name, array in arrays.items():
+                hdf5[name] = array
+    expected = {
+        "counts_negative",
+        "counts_not_whole",
+        "trial_length_invalid",
+        "split_not_understood",
+        "bin_width_missing",
+    }
+    assert set(problems_of(path)) == expected
+    assert set(problems_of(path, bin_width_s=0.01)) == expected - {"bin_width_missing"}
+
+
+def test_wrong_lengths_and_a_missing_bin_width_come_together(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", spikes=np.ones((6, 5, 3)), split=np.zeros(7))
+    assert set(problems_of(tmp_path / "a.npz")) == {"array_wrong_shape", "bin_width_missing"}
+
+
+def test_a_bin_width_that_true_rates_would_tell_is_not_missing(tmp_path: Path) -> None:
+    spikes = counts(tmp_path).astype(float)
+    rates = spikes.mean() / 0.01 * np.ones_like(spikes)
+    spikes[0, 0, 0] = -1
+    np.savez(tmp_path / "a.npz", spikes=spikes, true_rates=rates)
+    assert set(problems_of(tmp_path / "a.npz")) == {"counts_negative"}
+
+
+def test_options_that_do_not_fit_come_together(tmp_path: Path) -> None:
+    options = {
+        "rebin_s": 0.12, "chop": {"window_s": 0.01, "overlap_s": 0},
+        "trials": {"where": {"a": 1, "b": 2}}, "neurons": {"where": {"c": 3}},
+        "split": {"kind": "condition", "condition": "d"},
+    }  # fmt: skip
+    with pytest.raises(RejectedFile) as rejection:
+        read_recording(plain(tmp_path), ReadOptions(**options))  # type: ignore[arg-type]
+    assert [(problem.code, problem.pointer) for problem in rejection.value.problems] == [
+        ("metadata_unknown", "/trials/where/a"), ("metadata_unknown", "/trials/where/b"),
+        ("rebin_not_a_multiple", "/rebin_s"), ("metadata_unknown", "/neurons/where/c"),
+        ("metadata_unknown", "/split/condition"), ("window_too_short", "/chop/window_s"),
+    ]  # fmt: skip

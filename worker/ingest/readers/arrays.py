@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from store.dataset_options import Mapping
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
 from worker.ingest.counts import CountsBuilder
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
 from worker.ingest.readers.axes import Axes
 from worker.ingest.readers.axis_evidence import (
     Role,
@@ -196,14 +196,17 @@ class _Counts:
         trials, bins, _ = self._shape
         lengths = self._role("trial_length_bins", self._options.mapping.trial_length_bins)
         split = self._role("split", self._options.mapping.split)
-        self._refuse_wrong_lengths(lengths, split)
+        problems = Gatherer()
+        with problems:
+            self._refuse_wrong_lengths(lengths, split)
+        has_right_shapes = not problems.problems
         if self._decision.how:
             self._understood[:] = [
                 replace(one, how=f"{one.how}; {self._decision.how}") if one.what == "spikes" else one
                 for one in self._understood
             ]
         recording = Recording(
-            spikes=self._read_counts(),
+            spikes=zeros(self._shape, np.uint8),
             bin_width_s=float("nan"),
             trial_length_bins=np.full(trials, bins, np.int64),
             split=np.full(trials, SPLIT_NOT_GIVEN, np.int8),
@@ -212,18 +215,28 @@ class _Counts:
             understood=self._understood,
             warnings=[self._decision.warning] if self._decision.warning is not None else [],
         )
-        if lengths is not None:
-            recording.trial_length_bins = parse_trial_lengths(self._column(lengths), lengths, bins)
-        if split is not None:
-            recording.split = parse_split(
-                metadata_values(self._column(split)), split, self._options, recording.warnings
-            )
-            settle_split(recording)
-        self._settle_rates_and_bin_width(recording)
-        inputs = self._role("external_inputs", self._options.mapping.external_inputs, _EXTERNAL_INPUTS)
-        if inputs is not None:
-            recording.external_inputs = self._per_bin(inputs)
-        self._take_others(recording)
+        with problems:
+            recording.spikes = self._read_counts()
+        is_counted = not problems.problems
+        if lengths is not None and has_right_shapes:
+            with problems:
+                recording.trial_length_bins = parse_trial_lengths(self._column(lengths), lengths, bins)
+        if split is not None and has_right_shapes:
+            with problems:
+                values = metadata_values(self._column(split))
+                recording.split = parse_split(values, split, self._options, recording.warnings)
+                settle_split(recording)
+        with problems:
+            # Without counts, true rates cannot tell the bin width: it may not be missing.
+            if is_counted or self._true_rates_name() is None:
+                self._settle_rates_and_bin_width(recording)
+        with problems:
+            inputs = self._role("external_inputs", self._options.mapping.external_inputs, _EXTERNAL_INPUTS)
+            if inputs is not None and has_right_shapes:
+                recording.external_inputs = self._per_bin(inputs)
+        with problems:
+            self._take_others(recording, problems)
+        problems.refuse()
         return recording
 
     def _column(self, name: str) -> NDArray[Any]:
@@ -341,11 +354,13 @@ class _Counts:
                 out[first : first + len(block)] = axes.block(block).astype(np.float32)
         return axes.arranged(out)
 
-    def _take_others(self, recording: Recording) -> None:
+    def _take_others(self, recording: Recording, problems: Gatherer) -> None:
         mapping = self._options.mapping
         for role in ("behaviour", "trial_metadata", "neuron_metadata"):
             for name in getattr(mapping, role) or ():
-                given(self._file.variables, role, name, [])
+                with problems:
+                    given(self._file.variables, role, name, [])
+        problems.refuse()
         for name in self._file.variables:
             if name not in self._used:
                 self._take_other(name, recording)

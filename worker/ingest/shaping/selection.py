@@ -35,11 +35,21 @@ def keep_where(
         When there is no metadata of a name, or nothing is left.
     """
     kept = np.ones(number, np.bool_)
+    said = "{0}.where names `{1}`: the {0} of this file have {2}."
+    unknown = [
+        Problem(
+            "metadata_unknown",
+            said.format(of_what, name, listed(metadata)),
+            "Name one of these.",
+            f"/{of_what}/where/{name}",
+        )
+        for name in where
+        if name not in metadata
+    ]
+    if unknown:
+        raise RejectedFile(unknown)
     for name, wanted in where.items():
         pointer = f"/{of_what}/where/{name}"
-        if name not in metadata:
-            said = f"{of_what}.where names `{name}`: the {of_what} of this file have {listed(metadata)}."
-            raise RejectedFile(Problem("metadata_unknown", said, "Name one of these.", pointer))
         values = metadata[name]
         kept &= np.array([_holds(value, wanted) for value in values], np.bool_)
         if not kept.any():

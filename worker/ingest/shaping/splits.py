@@ -34,7 +34,7 @@ def apply_split(recording: Recording, options: SplitOptions) -> None:
     random = np.random.default_rng(options.seed)
     trials = len(recording.split)
     if options.kind == "condition":
-        unit, name = _units(recording), _condition(recording, options.condition)
+        unit, name = _units(recording), condition_of_split(recording, options.condition)
         drawn = _draw(_strata(recording, name, unit), options, random)[unit]
         how = f"drawn in equal shares of each `{name}`"
     elif options.kind == "time" or (
@@ -62,7 +62,7 @@ def _units(recording: Recording) -> NDArray[np.int64]:
     return np.arange(len(recording.split)) if recording.windows is None else recording.windows.segment
 
 
-def _condition(recording: Recording, name: str | None) -> str:
+def condition_of_split(recording: Recording, name: str | None) -> str:
     """Return the metadata to take shares of: those named, else the conditions."""
     there, found = recording.trial_metadata, condition_names(recording.trial_metadata)
     if name in there:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
+from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues, bin_width_missing
 from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
 from worker.ingest.readers.base import (
     ReadOptions,
     parse_trial_lengths,
@@ -20,7 +20,7 @@ from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
 from worker.ingest.readers.tables.survey import Clock, Constants, Labels
 from worker.ingest.readers.tables.table import Batch, Table
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
-from worker.ingest.rows import Rows
+from worker.ingest.rows import Rows, zeros
 from worker.ingest.spike_columns import MOST_TRIALS
 
 
@@ -121,7 +121,7 @@ class TableOfCounts(ABC):
         neurons, signals = self._settle()
         refuse_giant(trials * bins * (neurons + 4 * signals), self._options)
         recording = Recording(
-            spikes=self._counts((trials, bins, neurons)),
+            spikes=zeros((trials, bins, neurons), np.uint8),
             bin_width_s=float("nan"),
             trial_length_bins=np.full(trials, bins, np.int64),
             split=np.full(trials, SPLIT_NOT_GIVEN, np.int8),
@@ -130,9 +130,16 @@ class TableOfCounts(ABC):
             understood=self._roles.understood,
             notes=[*self._table.notes, *self._notes],
         )
-        self._take_metadata(recording, order, self._finish(recording))
-        self._settle_lengths(recording, order, last[order].astype(np.int64) + 1)
-        self._settle_time(recording, bins, order)
+        problems = Gatherer()
+        with problems:
+            recording.spikes = self._counts((trials, bins, neurons))
+        with problems:
+            self._take_metadata(recording, order, self._finish(recording), problems)
+        with problems:
+            self._settle_lengths(recording, order, last[order].astype(np.int64) + 1)
+        with problems:
+            self._settle_time(recording, bins, order)
+        problems.refuse()
         return recording
 
     def _refuse_unbinned(self) -> None:
@@ -143,7 +150,10 @@ class TableOfCounts(ABC):
                 f"have other names. It has: {listed(self._table.columns, 30)}."
             )
             hint = "Give one row for each trial and bin, with a column `bin` or `time`; mapping.bin or mapping.time names it."
-            raise RejectedFile(Problem("table_not_binned", said, hint, "/mapping/bin"))
+            problems = [Problem("table_not_binned", said, hint, "/mapping/bin")]
+            if self._width is None and self._options.bin_width_s is None:
+                problems.append(bin_width_missing())
+            raise RejectedFile(problems)
 
     def _batches(self, is_survey: bool) -> Iterator[tuple[Batch, NDArray[np.int64], NDArray[np.bool_]]]:
         """Go over the table: each batch with the number of each row's trial, and which rows have all labels."""
@@ -230,7 +240,9 @@ class TableOfCounts(ABC):
         hint = "Give one row each: add up counts of the same bin, and check that the columns were told apart rightly."
         return Problem("rows_repeated", said, hint, f"/{self._roles.bin or self._roles.time}")
 
-    def _take_metadata(self, recording: Recording, order: NDArray[np.int64], taken: list[str]) -> None:
+    def _take_metadata(
+        self, recording: Recording, order: NDArray[np.int64], taken: list[str], problems: Gatherer
+    ) -> None:
         """Take what is constant in each trial, and tell of what was left out."""
         mapping = self._options.mapping
         if self._roles.trial is not None:
@@ -239,16 +251,18 @@ class TableOfCounts(ABC):
             values = self._constants.values(name)
             in_order: list[MetadataValue] = [values[number] for number in order.tolist()]
             if name == mapping.split or (mapping.split is None and plain(name) == "split"):
-                recording.split = parse_split(in_order, name, self._options, recording.warnings)
                 how = "by its name" if mapping.split is None else "given in the mapping"
-                recording.understood.append(Understood("split", name, how, (len(order),)))
-                settle_split(recording)
+                with problems:
+                    recording.split = parse_split(in_order, name, self._options, recording.warnings)
+                    recording.understood.append(Understood("split", name, how, (len(order),)))
+                    settle_split(recording)
             elif name == mapping.trial_length_bins or plain(name) == "triallengthbins":
                 bins = recording.spikes.shape[1]
                 numbers = np.array(
                     [np.nan if not isinstance(value, int) else value for value in in_order], np.float64
                 )
-                recording.trial_length_bins = parse_trial_lengths(numbers, name, bins)
+                with problems:
+                    recording.trial_length_bins = parse_trial_lengths(numbers, name, bins)
                 self._clock.rows = np.zeros(0, np.int64)
             elif mapping.trial_metadata is None or name in mapping.trial_metadata:
                 recording.trial_metadata[name] = in_order

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.tables.table import Table
 from worker.ingest.recording import Understood
@@ -129,15 +129,22 @@ def find_roles(table: Table, options: ReadOptions) -> Roles:
         "count": ("count", "spikes"),
     }
     names = {"trial": _TRIAL, "neuron": _NEURON, "bin": _BIN, "count": _COUNT}
+    problems = Gatherer()
     for role, fields in given.items():
         field_name = next((name for name in fields if getattr(mapping, name) is not None), None)
         if field_name is not None:
-            found = known_column(table, field_name, getattr(mapping, field_name))
-            setattr(roles, role, found)
-            roles.understood.append(Understood(role, found, "given in the mapping"))
+            with problems:
+                found = known_column(table, field_name, getattr(mapping, field_name))
+                setattr(roles, role, found)
+                roles.understood.append(Understood(role, found, "given in the mapping"))
     kept = {*(mapping.behaviour or ()), *(mapping.trial_metadata or ())}
     for name in kept:
-        known_column(table, "behaviour" if name in (mapping.behaviour or ()) else "trial_metadata", name)
+        with problems:
+            known_column(table, "behaviour" if name in (mapping.behaviour or ()) else "trial_metadata", name)
+    if mapping.bin_width is not None:
+        with problems:
+            known_column(table, "bin_width", mapping.bin_width)
+    problems.refuse()
     for role in given:
         free = [name for name in table.columns if name not in roles.used() | kept]
         if role == "time":

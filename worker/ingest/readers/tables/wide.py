@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.tables.counts import TableOfCounts, understood_counts, whole_counts
 from worker.ingest.readers.tables.layouts import Roles, is_of_neuron
@@ -91,8 +91,11 @@ class WideCounts(TableOfCounts):
         for batch, trial, rows in self._batches(is_survey=False):
             first = self._rows_seen + 1
             counts = np.empty((batch.rows, neurons), np.uint16)
+            problems = Gatherer()
             for number, name in enumerate(self._neurons):
-                counts[:, number] = whole_counts(batch.numbers[name], name, first)
+                with problems:
+                    counts[:, number] = whole_counts(batch.numbers[name], name, first)
+            problems.refuse()
             signals = np.empty((batch.rows, len(self._behaviour)), np.float32)
             with np.errstate(over="ignore"):
                 for number, name in enumerate(self._behaviour):
