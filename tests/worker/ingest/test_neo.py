@@ -56,6 +56,10 @@ def counted(starts_s: tuple[float, ...], pairs: list[tuple[int, int]] = PAIRS) -
     return out
 
 
+MARKER = 544 + 208 * (len(NEURONS) + 3)
+"""Where the header of the marker stands in the NEX file, after those of `go` and two intervals."""
+LABELS = -12
+
 BEFORE_GO = tuple(time - 0.05 for time in GO_S)
 BY_FILE = {
     f"TT{channel}.ntt": [(time, unit) for time, one, unit in SPIKES if one == channel]
@@ -221,6 +225,77 @@ class TestWhatIsRead:
             "code=left",
             "code=right",
         ]
+
+    @pytest.mark.parametrize(
+        ("place", "value", "events", "kept"),
+        [
+            (LABELS, b"\xff\x02\x01\xfe\x02\xfd", "code", True),  # no text
+            (MARKER + 136, (2**30).to_bytes(4, "little"), "code", True),  # length of a label
+            (MARKER + 136, bytes(4), "code", True),
+            (MARKER + 132, bytes(4), "code", True),  # number of fields
+            (MARKER + 136, (7).to_bytes(4, "little"), "code", True),  # the last label ends after the file
+            (MARKER + 72, (2**31).to_bytes(4, "little"), "code", False),  # place of its times
+            (MARKER + 76, (2**30).to_bytes(4, "little"), "code", False),  # number of its times
+            (MARKER + 76, b"\xff\xff\xff\xff", "code", False),
+            (MARKER - 208 * 2 + 76, (2**30).to_bytes(4, "little"), "Trial", False),  # an interval
+        ],
+    )
+    def test_broken_markers_of_nex_do_not_reject_whole_spikes(
+        self, place: int, value: bytes, events: str, kept: bool, tmp_path: Path
+    ) -> None:
+        path = WRITERS["nex"](tmp_path / "f")
+        data = bytearray(path.read_bytes())
+        place = len(data) - 12 if place == LABELS else place
+        data[place : place + len(value)] = value
+        path.write_bytes(data)
+        trains = trains_of(path)
+        assert [trains.times_of(neuron).tolist() for neuron in range(trains.neurons)] == [
+            pytest.approx(list(times), abs=2e-5) for times in NEURONS.values()
+        ]
+        np.testing.assert_allclose(trains.events["go"], GO_S, atol=2e-5)
+        [warning] = [one for one in trains.warnings if one.code == "events_left_out"]
+        assert warning.message.startswith(f"`{events}`: its ")
+        assert not any(name.startswith("code=") for name in trains.events) or events == "Trial"
+        if kept:
+            np.testing.assert_allclose(trains.events["code"], [0.2, 0.3], atol=2e-5)
+        else:
+            assert events not in trains.events
+            assert events not in trains.tables
+
+    def test_labels_and_names_of_nex_in_latin_1(self, tmp_path: Path) -> None:
+        path = WRITERS["nex"](tmp_path / "f")
+        data = path.read_bytes()
+        data = data.replace(b"left\x00", b"l\xe9ft\x00").replace(b"code\x00", b"c\xf6de\x00")
+        path.write_bytes(data)
+        trains = trains_of(path)
+        np.testing.assert_allclose(trains.events["cöde=léft"], [0.2], atol=2e-5)
+        assert not [one for one in trains.warnings if one.code == "events_left_out"]
+
+    def test_broken_events_of_neuralynx_do_not_reject_whole_spikes(self, tmp_path: Path) -> None:
+        path = WRITERS["neuralynx"](tmp_path / "f")
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, b"broken" + data[6:] if name.lower().endswith(".nev") else data)
+        trains = trains_of(path)
+        assert (trains.times.total, trains.events) == (len(SPIKES), {})
+        assert "Events.nev" in next(one.message for one in trains.warnings if one.code == "events_left_out")
+
+    def test_broken_events_of_spike2_do_not_reject_whole_spikes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from neo.rawio.spike2rawio import Spike2RawIO
+
+        def fail(*_: Any) -> None:
+            raise IndexError("no such label")
+
+        monkeypatch.setattr(Spike2RawIO, "_get_event_timestamps", fail)
+        trains = trains_of(WRITERS["smr"](tmp_path / "f"))
+        assert (trains.times.total, trains.events) == (len(SPIKES), {})
+        assert "no such label" in next(
+            one.message for one in trains.warnings if one.code == "events_left_out"
+        )
 
     def test_waveforms_are_no_second_neuron(self, tmp_path: Path) -> None:
         trains = trains_of(write_nex(tmp_path / "f", NEURONS, waveforms=list(NEURONS)[:2]))

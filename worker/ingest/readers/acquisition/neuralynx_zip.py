@@ -4,6 +4,8 @@ Nothing is unpacked onto disk. neo gives the units of a tetrode file once for ea
 """
 
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.acquisition.sorted_units import EventLists, UnitSpikes, end_is_missing
+from worker.ingest.readers.acquisition.sorted_units import (
+    EventLists,
+    UnitSpikes,
+    broken_events,
+    end_is_missing,
+)
 from worker.ingest.readers.archives.zip_folder import ZipFolder, folder_of, zip_names
 from worker.ingest.readers.base import ReadOptions, refuse_giant
 from worker.ingest.rows import rows_per_block
@@ -80,12 +87,10 @@ class _Recording:
                 channel = np.full(len(records), number)
                 self._units.add(records["tick"] * _MICROSECONDS, channel, records["unit"])
         for name in events:
-            self._header(name)
-            for records in self._records(name, _EVENT):
-                texts = np.array(
-                    [_text(text, ttl) for text, ttl in zip(records["text"], records["ttl"], strict=True)]
-                )
-                self._events.add(Path(name).stem[:60], records["tick"] * _MICROSECONDS, texts)
+            try:
+                self._take_events(name)
+            except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+                self._warnings.append(broken_events(name, f"it cannot be read whole ({error})"))
         trains = self._units.finish(names)
         self._events.put_into(trains)
         trains.notes.append(f"Spikes were read from {listed(spikes)}.")
@@ -94,6 +99,14 @@ class _Recording:
         if others:
             trains.notes.append(f"Not read: {listed(others)}.")
         return trains
+
+    def _take_events(self, name: str) -> None:
+        self._header(name)
+        for records in self._records(name, _EVENT):
+            texts = np.array(
+                [_text(text, ttl) for text, ttl in zip(records["text"], records["ttl"], strict=True)]
+            )
+            self._events.add(Path(name).stem[:60], records["tick"] * _MICROSECONDS, texts)
 
     def _header(self, name: str) -> str:
         with self._archive.archive.open(self._archive.member(name)) as stream:

@@ -8,14 +8,15 @@
 | Spike2 (32 bit) | `.smr` | channels of waveform marks, by the code of the mark; 0 is `unsorted` | event and marker channels |
 | Neuralynx | `.nse`, `.nst`, `.ntt`, `.nev` in one ZIP archive | by file and cell number; 0 is `unsorted` | texts |
 
-What a file is shows in its first bytes, its name does not matter. Channel, unit and `unit_class` are metadata of neurons; noise
+The first bytes of a file tell its system; its name does not matter. Channel, unit and `unit_class` are metadata of neurons; noise
 is left out unless `neurons.where` names `unit_class`. Trials are cut around events (`trials.align_to` and `trials.window_s`),
-named as in the file, and `name=label` where a series has several labels. A recording that was paused has a table `segments`.
+named as in the file, and `name=label` where a series has several labels. Broken events are left out with a warning and do not
+reject whole spikes. A recording that was paused has a table `segments`.
 """
 
 from pathlib import Path
 
-from worker.ingest.readers.acquisition import blackrock_nev, neo_rawio, plexon_plx
+from worker.ingest.readers.acquisition import blackrock_nev, neo_rawio, neuroexplorer_nex, plexon_plx
 from worker.ingest.readers.acquisition.neuralynx_zip import read_neuralynx, recognises_neuralynx
 from worker.ingest.readers.acquisition.sorted_units import refuse_mapping_of_arrays
 from worker.ingest.readers.base import ReadOptions
@@ -24,7 +25,7 @@ from worker.ingest.spike_trains import SpikeTrains
 _READ = {
     "Blackrock NEV": blackrock_nev.read_nev,
     "Plexon PLX": plexon_plx.read_plx,
-    "NeuroExplorer NEX": neo_rawio.read_nex,
+    "NeuroExplorer NEX": neuroexplorer_nex.read_nex,
     "Spike2 SMR": neo_rawio.read_smr,
     "Neuralynx": read_neuralynx,
 }
@@ -57,7 +58,7 @@ def _system(path: Path) -> str | None:
         return "Blackrock NEV"
     if start[:4] == plexon_plx.MAGIC:
         return "Plexon PLX"
-    if start[:4] == neo_rawio.NEX_MAGIC:
+    if start[:4] == neuroexplorer_nex.MAGIC:
         return "NeuroExplorer NEX"
     if start[2:12] == neo_rawio.SMR_MAGIC:
         return "Spike2 SMR"

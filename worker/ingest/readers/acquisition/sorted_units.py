@@ -191,3 +191,9 @@ def end_is_missing(what: str) -> Problem:
         "If its size differs from the original, upload it again; recordings that were broken off end so too."
     )
     return Problem("file_ends_early", said, hint)
+
+
+def broken_events(name: str, what: str) -> Problem:
+    """Make the warning for events that are broken in a file whose spikes are whole."""
+    hint = "If you need them, write the file again with the program that made it. The spikes are whole."
+    return Problem("events_left_out", f"`{name[:100]}`: {what[:300]}.", hint, "/trials")
