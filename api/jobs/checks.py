@@ -5,17 +5,20 @@ from dataclasses import dataclass
 
 from api.errors import Invalid
 from api.field_problems import FieldProblem
-from store import cost
+from store import feasibility
+from store.feasibility import (
+    FEWEST_TRAINING_TRIALS,
+    FEWEST_VALIDATION_TRIALS,
+    MANY_BINS,
+    MOST_STEP_BYTES,
+    MUCH_STEP_BYTES,
+    Extent,
+)
 from store.sessions import RecordedSession, largest_read_in, neurons_per_trial, sessions_of
 from store.space import CONTROLLER_HYPERPARAMETERS, Range
 from store.specification import JobSpecification, Split
 from store.strategies import GridStrategy, PbtStrategy
 from store.tables import Dataset
-
-FEWEST_VALIDATION_TRIALS = 2
-FEWEST_TRAINING_TRIALS = 4
-MUCH_STEP_BYTES, MOST_STEP_BYTES = 8 * 10**9, 80 * 10**9
-"""Memory of one model's training step: what is warned of, and what no worker is expected to have."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,17 @@ class JobData:
         """How many are evaluated on."""
         return self.split.count("valid")
 
+    @property
+    def extent(self) -> Extent:
+        """Return how large the data set is for the job."""
+        return Extent(
+            neurons_per_trial(self.dataset),
+            self.bins,
+            self.training_trials,
+            self.validation_trials,
+            self.dataset.report,
+        )
+
 
 def check(specification: JobSpecification, data: JobData) -> None:
     """Raise `Invalid` with everything that does not fit the data set."""
@@ -78,7 +92,7 @@ def check(specification: JobSpecification, data: JobData) -> None:
 
 def _split_problems(data: JobData) -> list[FieldProblem]:
     training, validation = data.training_trials, data.validation_trials
-    if training >= FEWEST_TRAINING_TRIALS and validation >= FEWEST_VALIDATION_TRIALS:
+    if data.extent.has_enough_trials:
         return []
     change = (
         ", or another split: the file's own is used"
@@ -92,7 +106,7 @@ def _split_problems(data: JobData) -> list[FieldProblem]:
             message=f"the data set {data.dataset.id} has {data.dataset.trials} trials, of which {training} would be for "
             f"training and {validation} for validation; expected at least {FEWEST_TRAINING_TRIALS} and "
             f"{FEWEST_VALIDATION_TRIALS}",
-            hint=f"upload more trials{change}",
+            hint=f"upload more trials, cut long ones into windows (derive a data set with chop){change}",
         )
     ]
 
@@ -238,10 +252,8 @@ def _start_problems(specification: JobSpecification) -> list[FieldProblem]:
 
 
 def step_bytes(specification: JobSpecification, data: JobData) -> int:
-    """Memory that a training step of one model takes, roughly; of the largest one that the search may have."""
-    largest = specification.architecture.largest().of_model({}, data.dataset.report)
-    trials = min(specification.training.batch_size, data.training_trials)
-    return cost.step_bytes(largest, neurons_per_trial(data.dataset), data.bins, trials)
+    """Return the memory that a training step of one model takes, see `store.feasibility.step_bytes`."""
+    return feasibility.step_bytes(specification, data.extent)
 
 
 def warnings(specification: JobSpecification, data: JobData) -> list[str]:
@@ -261,6 +273,11 @@ def warnings(specification: JobSpecification, data: JobData) -> list[str]:
     factors = architecture.largest().factors
     if data.dataset.neurons is not None and isinstance(factors, int) and factors > data.dataset.neurons:
         found.append(f"architecture.factors is {factors} and there are only {data.dataset.neurons} neurons")
+    if data.bins > MANY_BINS:
+        found.append(
+            f"the data set has trials of {data.bins} bins, and models hardly learn over more than {MANY_BINS}: derive another "
+            "with chop or wider bins"
+        )
     if (needed := step_bytes(specification, data)) > MUCH_STEP_BYTES:
         found.append(
             f"a training step of one model takes about {needed / 1e9:.0f} GB of memory; a lower training.batch_size takes "

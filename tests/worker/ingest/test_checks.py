@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from store.dataset_options import DatasetOptions
 from tests.worker.ingest.ingest_examples import example_recording
 from worker.ingest import rows
 from worker.ingest.examining import spike_statistics
@@ -15,7 +16,10 @@ from worker.ingest.examining.conditions import find_conditions
 from worker.ingest.examining.drift import find_drift
 from worker.ingest.examining.report import Report
 from worker.ingest.examining.spike_statistics import gather_statistics
+from worker.ingest.problems import Problem
 from worker.ingest.recording import Recording, Understood
+from worker.ingest.shaping.chopping import chop, rebin
+from worker.ingest.shaping.splits import apply_split
 from worker.windows import Windows
 
 TRIALS, BINS, NEURONS = 160, 60, 40
@@ -311,3 +315,68 @@ def test_long_trials_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert examine(made).variance_per_mean_quartiles == pytest.approx(
         report.variance_per_mean_quartiles, rel=1e-3
     )
+
+
+def presets_warning(made: Recording) -> Problem | None:
+    return next((one for one in examine(made).warnings if one.code == "no_preset_fits"), None)
+
+
+def derived(made: Recording, hint: str) -> Recording:
+    """Apply the options that a hint shows first."""
+    options = DatasetOptions.model_validate_json(hint[hint.index("{") : hint.index("}}") + 2])
+    assert options.chop is not None
+    chop(made, options.chop)
+    apply_split(made, options.split)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("shape", "width_s", "said", "option"),
+    [
+        (
+            (3, 2000, 5),
+            0.01,
+            "of its 3 trials 2 are for training and 1 for validation",
+            '{"window_s": 1, "overlap_s": 0.2}',
+        ),
+        (
+            (4, 60, 5),
+            0.01,
+            "of its 4 trials 3 are for training and 1 for validation",
+            '{"window_s": 0.1, "overlap_s": 0.02}',
+        ),
+        (
+            (12, 20_000, 3),
+            0.001,
+            "its trials have 20000 bins of 0.001 s",
+            '{"window_s": 1, "overlap_s": 0.2}',
+        ),
+        ((2, 20_000, 3), 0.001, "of its 2 trials", '{"window_s": 1, "overlap_s": 0.2}'),
+    ],
+)
+def test_what_no_preset_can_train_says_how_to_mend_it(
+    shape: tuple[int, int, int], width_s: float, said: str, option: str
+) -> None:
+    made = recording(np.random.default_rng(0).poisson(0.2, shape).astype(np.uint8), width_s=width_s)
+    warning = presets_warning(made)
+    assert warning is not None
+    assert said in warning.message
+    assert option in warning.hint
+    assert presets_warning(derived(made, warning.hint)) is None
+
+
+def test_wider_bins_are_offered_for_long_trials_of_narrow_bins() -> None:
+    made = recording(np.ones((20, 20_000, 1), np.uint8), width_s=0.001)
+    warning = presets_warning(made)
+    assert warning is not None
+    assert '{"rebin_s": 0.01}, for spike times {"bin_width_s": 0.01}' in warning.hint
+    rebin(made, 0.01)
+    assert presets_warning(made) is None
+
+
+def test_what_a_preset_can_train_has_no_such_warning() -> None:
+    assert (
+        presets_warning(recording(np.ones((6, 500, 3), np.uint8), split=np.array([0, 0, 0, 0, 1, 1]))) is None
+    )
+    few = recording(np.ones((40, 500, 3), np.uint8), split=np.array([0] * 3 + [1] * 37))
+    assert presets_warning(few) is not None

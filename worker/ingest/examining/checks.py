@@ -2,6 +2,15 @@
 
 import numpy as np
 
+from store.feasibility import (
+    FEWEST_TRAINING_TRIALS,
+    FEWEST_VALIDATION_TRIALS,
+    MANY_BINS,
+    MUCH_STEP_BYTES,
+    Extent,
+    least_step_bytes,
+)
+from store.specification import Training, split_trials
 from worker.ingest.bin_width import implausible_width
 from worker.ingest.examining.conditions import Conditions, find_conditions
 from worker.ingest.examining.correlations import Correlations, correlate
@@ -10,7 +19,7 @@ from worker.ingest.examining.report import Findings, Report, make_report, trial_
 from worker.ingest.examining.spike_statistics import SpikeStatistics, gather_statistics
 from worker.ingest.examining.units import unit_warnings
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.recording import Recording
+from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
 from worker.ingest.rows import Rows, blocks
 
 __all__ = ["Report", "examine"]
@@ -20,6 +29,7 @@ FEW_TRIALS, FEW_NEURONS = 50, 10
 NARROW_BIN_S, WIDE_BIN_S = 0.001, 0.05
 MOST_PADDING = 0.5
 SMALLEST_USUAL_CONDITION = 3
+FEWEST_WINDOWS, SHORTEST_WINDOW_BINS = 20, 10
 
 
 def examine(recording: Recording) -> Report:
@@ -68,6 +78,7 @@ def examine(recording: Recording) -> Report:
         *_trial_warnings(recording, found_out),
         *(_behaviour_warning(recording, name) for name in recording.behaviour),
         odd_width,
+        _unfit_for_presets(recording),
     ]
     kept = [warning for warning in warnings if warning is not None]
     return make_report(recording, found_out, _remarks(recording), kept)
@@ -304,3 +315,59 @@ def _behaviour_warning(recording: Recording, name: str) -> Problem | None:
     return Problem(
         "behaviour_has_gaps", said, "These bins are left out when behaviour is decoded.", f"/{name}"
     )
+
+
+def _unfit_for_presets(recording: Recording) -> Problem | None:
+    """Warn of a recording that no preset can train, by the rules of job creation, and say which options mend it."""
+    trials, bins, neurons = recording.spikes.shape
+    is_given = bool((recording.split != SPLIT_NOT_GIVEN).any())
+    names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid"}
+    given = [names.get(int(code), "test") if is_given else None for code in recording.split]
+    share = float(Training.model_fields["valid_fraction"].default)
+    split = split_trials(given, share, seed=0)
+    inputs = recording.external_inputs
+    report = {"external_inputs": 0 if inputs is None else inputs.shape[2]}
+    extent = Extent(neurons, bins, split.count("train"), split.count("valid"), report)
+    needed = least_step_bytes(extent)
+    reasons, hints = [], []
+    if not extent.has_enough_trials:
+        reasons.append(
+            f"of its {trials} trials {extent.training_trials} are for training and {extent.validation_trials} for validation; "
+            f"at least {FEWEST_TRAINING_TRIALS} and {FEWEST_VALIDATION_TRIALS} are needed"
+        )
+        hints.append(_windows_of_few_trials(recording))
+    if bins > MANY_BINS or needed > MUCH_STEP_BYTES:
+        reasons.append(
+            f"its trials have {bins} bins of {recording.bin_width_s:g} s, a training step takes about {needed / 1e9:.1f} GB, and "
+            f"models hardly learn over more than {MANY_BINS} bins"
+        )
+        window_s = _round_down(min(1.0, 1000 * recording.bin_width_s))
+        wider_s = 10 * recording.bin_width_s
+        hint = f"Cut trials into windows: {_chop_option(window_s)}"
+        if bins / 10 <= MANY_BINS and needed / 10 <= MUCH_STEP_BYTES and wider_s <= WIDE_BIN_S:
+            hint += f', or use wider bins: {{"rebin_s": {wider_s:g}}}, for spike times {{"bin_width_s": {wider_s:g}}}'
+        hints = [f"{hint}."]
+    if not reasons:
+        return None
+    said = f"No preset can train this data set: {'; '.join(reasons)}."
+    hint = f"{' '.join(hints)} Derive a data set from this one with the options."
+    return Problem("no_preset_fits", said, hint, "/chop")
+
+
+def _windows_of_few_trials(recording: Recording) -> str:
+    """Say how to get more trials: windows of the ones there are, if they are long enough."""
+    bins = int(recording.trial_length_bins.sum())
+    window_s = _round_down(min(1.0, bins * recording.bin_width_s / FEWEST_WINDOWS))
+    if window_s < SHORTEST_WINDOW_BINS * recording.bin_width_s or recording.windows is not None:
+        return "Upload more trials; or shorter windows, if the recording is cut with chop."
+    return f"Upload more trials, or cut these into windows: {_chop_option(window_s)}."
+
+
+def _chop_option(window_s: float) -> str:
+    return f'{{"chop": {{"window_s": {window_s:g}, "overlap_s": {window_s / 5:g}}}}}'
+
+
+def _round_down(seconds: float) -> float:
+    """Round down to one digit: 0.37 becomes 0.3."""
+    digit = 10.0 ** np.floor(np.log10(seconds) + 1e-9)
+    return float(np.floor(seconds / digit + 1e-9) * digit)
