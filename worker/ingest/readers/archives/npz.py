@@ -1,12 +1,14 @@
 """NPZ: arrays saved with `np.savez` or `np.savez_compressed`. Nothing is ever unpickled.
 
-What the arrays are taken for: see the table of `worker.ingest.readers.arrays`.
+What the arrays are taken for: see the table of `worker.ingest.readers.arrays`, and that of `npz_layouts` for pynapple and
+SpikeInterface.
 """
 
 import zipfile
 from pathlib import Path
 
 from worker.ingest.readers.archives.npz_archive import NpzArchive
+from worker.ingest.readers.archives.npz_layouts import layout_of
 from worker.ingest.readers.arrays import read_arrays
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import Recording
@@ -35,4 +37,5 @@ class NpzReader:
     def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
         """Read `path`."""
         with NpzArchive(path, options) as archive:
-            return read_arrays(archive, options)
+            read = layout_of(archive, options)
+            return read_arrays(archive, options) if read is None else read()

@@ -14,6 +14,9 @@ from worker.ingest.readers.archives.npy_member import NpyMember
 from worker.ingest.readers.base import MOST_ARRAYS, ReadOptions, refuse_giant
 from worker.ingest.readers.choosing import Variable
 
+PICKLED_METADATA = "_metadata"
+"""Array that pynapple pickles beside its own; it is set aside unread."""
+
 
 class NpzArchive:
     """The arrays of an NPZ file, by name, after every header was checked: an `ArrayFile`.
@@ -22,6 +25,8 @@ class NpzArchive:
     ----------
     variables
         What each array declares: name (without `.npy`) → header.
+    has_pickled_metadata
+        Whether it has pynapple's `_metadata`.
 
     Raises
     ------
@@ -34,6 +39,7 @@ class NpzArchive:
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self._zip = zipfile.ZipFile(path)
         self.numbers: dict[str, float] = {}
+        self.has_pickled_metadata = False
         try:
             self._members = self._check(options)
         except BaseException:
@@ -65,6 +71,9 @@ class NpzArchive:
             raise RejectedFile(Problem("too_many_arrays", said, "Put values of one kind into one array."))
         refuse_giant(sum(info.file_size for info in infos), options)
         members: dict[str, NpyMember] = {}
+        if any(info.filename == "type.npy" for info in infos):
+            kept = [info for info in infos if info.filename != f"{PICKLED_METADATA}.npy"]
+            self.has_pickled_metadata, infos = len(kept) < len(infos), kept
         for info in infos:
             name = info.filename.removesuffix(".npy")
             if name in members or not info.filename.endswith(".npy"):
