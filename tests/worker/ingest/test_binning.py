@@ -257,3 +257,25 @@ def test_spike_times_and_trials_in_an_npz(tmp_path: Path) -> None:
     hits = start_s[[0, 2, 3, 5, 6, 8]] + 0.5
     np.testing.assert_array_equal(np.asarray(found.spikes), expected(hits, np.full(6, 10), 0.1))
     assert found.neuron_metadata["neuron_id"] == [5, 6, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("options", "pointer"),
+    [({}, "/time_unit"), ({"time_unit": "s"}, "/bin_width_s")],
+)
+def test_too_many_counts_say_how_they_come_about_and_what_helps(
+    options: dict[str, Any], pointer: str
+) -> None:
+    """Times in milliseconds that are read as seconds: 9 trials of up to 3300 s, in bins of 10 ms."""
+    start_s = 1000 * np.arange(1.0, 46.0, 5.0)
+    stop_s = start_s + 2500 + 100 * np.arange(9)
+    source = trains(tables={"trials": TrialTable(start_s, stop_s)})
+    with pytest.raises(RejectedFile) as caught:
+        binned(source, max_expanded_bytes=10**6, **options)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.pointer) == ("file_too_large_expanded", pointer)
+    said = "in bins of 0.01 s would be 9 trials × 330000 bins × 4 neurons (the longest trial lasts 3300 s; there are 4000 spikes)"
+    assert said in problem.message
+    assert ("time_unit `ms`" in problem.hint) == (not options)
+    for option in ("bin_width_s", "trials.window_s", "fewer neurons"):
+        assert option in problem.hint

@@ -640,3 +640,27 @@ class TestRealRecordings:
             for unit in range(3):
                 counts = np.histogram(units.get_unit_spike_times(unit), edges)[0]
                 np.testing.assert_array_equal(recording.spikes[:, :, unit], counts[bins])
+
+
+@pytest.mark.parametrize("kind", ["fixed", "of any length", "axis of one"])
+def test_nwb_1_is_refused_by_its_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.nwb"
+    with h5py.File(path, "w") as file:
+        data = {"fixed": np.bytes_(b"NWB-1.0.6"), "of any length": "NWB-1.0.6", "axis of one": [b"NWB-1.0.6"]}
+        file["nwb_version"] = data[kind]
+        file["epochs/trial_1/start_time"] = 0.5
+        file["processing/units/UnitTimes/unit_0/times"] = np.arange(50) / 10
+        file["spikes"] = np.ones((5, 6, 7), np.uint8)  # would be read as plain HDF5
+    assert [name for name, reader in READERS.items() if reader.recognises(path)] == ["nwb"]
+    problem = rejected(path)
+    assert problem.code == "version_unknown"
+    assert problem.message == "This is NWB 1.0.6: expected NWB 2."
+    assert "pynwb" in problem.hint
+
+
+def test_a_data_set_named_nwb_version_of_something_else_is_plain_hdf5(tmp_path: Path) -> None:
+    path = tmp_path / "plain.h5"
+    with h5py.File(path, "w") as file:
+        file["nwb_version"] = 7
+        file["spikes"], file["bin_width_s"] = np.ones((5, 6, 7), np.uint8), 0.01
+    assert read(path).source_format == "hdf5"

@@ -48,16 +48,29 @@ class Reader(Protocol):
         """
 
 
-def refuse_giant(declared_bytes: int, options: ReadOptions) -> None:
-    """Reject a file whose arrays declare more bytes than the options allow."""
+def refuse_giant(
+    declared_bytes: int, options: ReadOptions, what: str = "", hint: str = "", pointer: str = ""
+) -> None:
+    """Reject a file whose arrays declare more bytes than the options allow.
+
+    Parameters
+    ----------
+    declared_bytes
+        Size, uncompressed.
+    options
+        Say how much may be read.
+    what, hint, pointer
+        What is so large, what helps, and the option that decides it: the file's own arrays unless given.
+    """
     if declared_bytes > options.max_expanded_bytes:
         raise RejectedFile(
             Problem(
                 "file_too_large_expanded",
-                f"The arrays of this file are {_size(declared_bytes)} uncompressed; "
+                f"{what or 'The arrays of this file are'} {_size(declared_bytes)} uncompressed; "
                 f"at most {_size(options.max_expanded_bytes)} are read.",
-                "Bin the spikes wider, store counts as uint8, leave out arrays that are not needed, "
-                "or upload in parts.",
+                hint
+                or "Bin the spikes wider, store counts as uint8, leave out arrays that are not needed, or upload in parts.",
+                pointer,
             )
         )
 

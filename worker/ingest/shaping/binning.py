@@ -84,7 +84,7 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
         )
     tell_steps_back(trains)
     windows = _windows(trains, options, width_s)
-    refuse_giant(int(windows.bins.max()) * len(windows.bins) * trains.neurons, options)
+    _refuse_too_many_counts(trains, windows, width_s, options)
     recording = Recording(
         spikes=_count(trains, windows, width_s),
         bin_width_s=width_s,
@@ -107,6 +107,34 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
         rate = f" of {signal.rate_hz:g} Hz" if signal.rate_hz else ""
         recording.notes.append(f"Behaviour `{name}`{rate} was brought into the bins of the spikes.")
     return recording
+
+
+def _refuse_too_many_counts(
+    trains: SpikeTrains, windows: _Windows, width_s: float, options: ReadOptions
+) -> None:
+    """Reject spike times that need too many bins, and say how their number comes about and what helps."""
+    trials, bins = len(windows.bins), int(windows.bins.max())
+    what = (
+        f"The spike times in bins of {width_s:g} s would be {trials} trials × {bins} bins × {trains.neurons} neurons"
+        f" (the longest trial lasts {bins * width_s:g} s; there are {trains.times.total} spikes):"
+    )
+    unit = (
+        ""
+        if options.time_unit or options.spike_time_unit
+        else (
+            "Times were read as seconds: if they are milliseconds or samples, give time_unit `ms`, or `samples` with "
+            "sampling_rate_hz. Else "
+        )
+    )
+    give = "give" if unit else "Give"
+    hint = f"{unit}{give} a wider bin_width_s or a shorter trials.window_s, or save fewer neurons."
+    refuse_giant(
+        bins * trials * trains.neurons,
+        options,
+        what,
+        hint,
+        "/bin_width_s" if options.time_unit else "/time_unit",
+    )
 
 
 def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Windows:

@@ -76,8 +76,23 @@ def looks_like(path: Path, has: Callable[[h5py.File], bool], if_damaged: bool = 
 
 
 def has_nwb_version(file: h5py.File) -> bool:
-    """Whether a file says which version of NWB it keeps to."""
-    return bool(h5py.h5a.exists(file.id, b"nwb_version"))
+    """Return whether a file says which version of NWB it keeps to: in an attribute, or in the data set of NWB 1."""
+    return bool(h5py.h5a.exists(file.id, b"nwb_version")) or version_of_nwb_1(file) is not None
+
+
+def version_of_nwb_1(file: h5py.File) -> str | None:
+    """Return the version of a file of NWB 1, such as `NWB-1.0.6`, which is a data set; None for any other file."""
+    if file.get("nwb_version", getclass=True, getlink=True) is not h5py.HardLink:
+        return None
+    found = file["nwb_version"]
+    if not isinstance(found, h5py.Dataset) or found.size != 1 or found.dtype.kind not in "OS":
+        return None
+    stored = found.id.get_create_plist()
+    if stored.get_layout() not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS) or stored.get_external_count():
+        return None  # of another file, or compressed: nothing was checked yet
+    value = found[()] if found.shape == () else found[...].reshape(-1)[0]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.strip("\x00 ")[:40] if text.startswith("NWB-1") or text.startswith("1.") else None
 
 
 @contextmanager

@@ -21,9 +21,11 @@ table of trials of two rows or more is taken as continuous.
 
 from pathlib import Path
 
+import h5py
+
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.hdf5.safety import has_nwb_version, looks_like, open_checked
+from worker.ingest.readers.hdf5.safety import has_nwb_version, looks_like, open_checked, version_of_nwb_1
 from worker.ingest.readers.nwb.file import NwbFile
 from worker.ingest.readers.nwb.series import read_series
 from worker.ingest.readers.nwb.tables import read_trial_tables
@@ -43,6 +45,7 @@ class NwbReader:
 
     def read(self, path: Path, options: ReadOptions) -> SpikeTrains:
         """Read `path`."""
+        _refuse_nwb_1(path)
         if options.mapping.spikes is not None:
             said = f"mapping.spikes is `{options.mapping.spikes}`: NWB files are read by their spike times, not by counts."
             hint = "Leave it out; mapping.spike_times names a table of units."
@@ -56,3 +59,15 @@ class NwbReader:
             read_trial_tables(file, trains, options)
             read_series(file, trains, options)
         return trains
+
+
+def _refuse_nwb_1(path: Path) -> None:
+    with h5py.File(path, "r", locking=False) as file:
+        version = version_of_nwb_1(file)
+    if version is not None:
+        said = f"This is {version.replace('NWB-', 'NWB ')}: expected NWB 2."
+        hint = (
+            "Convert it to NWB 2: read the spike times of /processing/*/UnitTimes and the trials of /epochs with h5py, and write "
+            "them with pynwb (NWBFile.add_unit, add_trial). Or save NPZ: spike_times, neuron, trial_start_s, trial_stop_s."
+        )
+        raise RejectedFile(Problem("version_unknown", said, hint, "/nwb_version"))
