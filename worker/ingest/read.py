@@ -83,7 +83,7 @@ def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None
 def _tell_unused_mapping(recording: Recording, options: ReadOptions) -> None:
     """Warn of names in the mapping that the reader of this format had no use for."""
     taken = [one.variable for one in recording.understood]
-    taken += [*recording.behaviour, *recording.trial_metadata]
+    taken += [*recording.behaviour, *recording.trial_metadata, *recording.neuron_metadata]
     for role, given in options.mapping.model_dump(exclude_none=True, exclude={"axes"}).items():
         for name in [given] if isinstance(given, str) else given:
             base = name.strip("/").replace("/", ".")
