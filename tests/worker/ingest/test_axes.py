@@ -8,7 +8,7 @@ import pytest
 
 from tests.worker.ingest.array_files import WRITE_ARRAYS
 from tests.worker.ingest.matlab_files import cells, codes, read, save_v5, save_v7, save_v73, times_of
-from worker.ingest.problems import Problem
+from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_file
 from worker.ingest.readers.axis_evidence import Evidence, role_of
 from worker.ingest.recording import Recording
@@ -62,6 +62,22 @@ class TestArraysOfCounts:
         found = self.read(tmp_path, file_format, spikes=COUNTS.transpose(1, 2, 0), **beside)
         np.testing.assert_array_equal(found.spikes, COUNTS)
         assert codes(found) == []
+
+    def test_the_mapping_names_the_time_axis(self, file_format: str, tmp_path: Path) -> None:
+        beside = {"condition": CONDITION, "peri": np.arange(BINS) * 0.05}
+        said = {"mapping": {"time": "peri"}}
+        path = WRITE_ARRAYS[file_format](tmp_path / "f", {"spikes": TURNED, **beside})
+        found = read(path, **said)
+        np.testing.assert_array_equal(found.spikes, COUNTS)
+        assert found.bin_width_s == pytest.approx(0.05)
+        assert codes(found) == ["bin_width_derived"]
+
+    def test_numbers_of_bins_are_no_times(self, file_format: str, tmp_path: Path) -> None:
+        path = WRITE_ARRAYS[file_format](tmp_path / "f", {"spikes": COUNTS, "time": np.arange(BINS)})
+        with pytest.raises(RejectedFile) as caught:
+            read(path)
+        assert caught.value.problems[0].code == "bin_width_missing"
+        assert codes(read(path, **WIDTH)) == []
 
     def test_trials_alone_leave_bins_and_neurons_to_a_guess_that_is_told(
         self, file_format: str, tmp_path: Path

@@ -298,6 +298,7 @@ class _Counts:
         clues = BinWidthClues(option_s=options.bin_width_s)
         clues.stated = {name: value for name, value in file.numbers.items() if name in SECONDS_PER_UNIT}
         mapped = given(file.variables, "bin_width", options.mapping.bin_width, self._understood)
+        given(file.variables, "time", options.mapping.time, self._understood)
         for name, variable in file.variables.items():
             base = name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
             if name == mapped or base in SECONDS_PER_UNIT:
