@@ -86,6 +86,26 @@ class TestArrays:
         assert found.trial_metadata["rt"] == list(range(18))
         assert codes(found) == []
 
+    @pytest.mark.parametrize("base", [0, 1])
+    @pytest.mark.parametrize("name", ["{}_inds", "{}_idx", "{}_trials"])
+    def test_indices_beside_one_array_are_its_split(
+        self, base: int, name: str, file_format: str, tmp_path: Path
+    ) -> None:
+        arrays = {name.format("train"): TRAIN[None] + base, name.format("valid"): (VALID + base) * 1.0}
+        found = read(self.write(tmp_path, file_format, {"spikes": COUNTS, **arrays}), **WIDTH)
+        np.testing.assert_array_equal(found.spikes, COUNTS)
+        np.testing.assert_array_equal(found.split, np.isin(np.arange(18), VALID).astype(int))
+        assert (found.trial_metadata, found.behaviour) == ({}, {})
+        assert codes(found) == []
+
+    def test_indices_that_do_not_name_all_trials_are_left_out(self, file_format: str, tmp_path: Path) -> None:
+        arrays = {"train_inds": TRAIN + 1, "valid_inds": VALID[:5]}  # 5 values, as there are neurons
+        found = read(self.write(tmp_path, file_format, {"spikes": COUNTS, **arrays}), **WIDTH)
+        np.testing.assert_array_equal(found.spikes, COUNTS)
+        assert (found.split == -1).all()
+        assert set(left_out(found)) == {"/train_inds", "/valid_inds"}
+        assert set(found.neuron_metadata) <= {"index_in_file"}
+
     def test_masks_give_the_original_order(self, file_format: str, tmp_path: Path) -> None:
         arrays = {"train_data": COUNTS[TRAIN], "valid_data": COUNTS[VALID]}
         arrays |= {

@@ -75,7 +75,15 @@ from worker.ingest.readers.choosing import (
 )
 from worker.ingest.readers.flat_spikes import read_flat_spikes
 from worker.ingest.readers.split_arrays import read_parts
-from worker.ingest.readers.split_layout import SPLIT_WORDS, Layout, part_of, parts_by_name, parts_given
+from worker.ingest.readers.split_layout import (
+    SPLIT_WORDS,
+    Layout,
+    is_index,
+    part_of,
+    parts_by_name,
+    parts_given,
+    split_by_indices,
+)
 from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
 from worker.ingest.rows import Rows, zeros
@@ -226,6 +234,12 @@ class _Counts:
                 values = metadata_values(self._column(split))
                 recording.split = parse_split(values, split, self._options, recording.warnings)
                 settle_split(recording)
+        elif split is None and (by_indices := split_by_indices(self._file, trials)) is not None:
+            with problems:
+                recording.split, names = by_indices
+                self._used |= set(names)
+                recording.notes.append(f"The split was read from {listed(names)}.")
+                settle_split(recording)
         with problems:
             # Without counts, true rates cannot tell the bin width: it may not be missing.
             if is_counted or self._true_rates_name() is None:
@@ -374,7 +388,7 @@ class _Counts:
         if recording.is_continuous:
             del numbers["trial"]
         owner, is_guess = None, False
-        if variable.is_column:
+        if variable.is_column and not is_index(name):
             owner, is_guess = owner_of_column(name, variable.size, numbers, self._spikes, self._known)
         role = f"{owner}_metadata" if owner is not None else "behaviour"
         wanted = getattr(self._options.mapping, role)

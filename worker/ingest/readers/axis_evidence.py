@@ -31,7 +31,7 @@ from worker.ingest.readers.choosing import (
     is_table_column,
     looks_like_counts,
 )
-from worker.ingest.readers.split_layout import SPLIT_WORDS, part_of
+from worker.ingest.readers.split_layout import SPLIT_WORDS, is_index, part_of
 
 Role = Literal["trial", "bin", "neuron"]
 Order = tuple[Role, ...]
@@ -332,7 +332,7 @@ def evidence_beside(
     evidence, lengths = Evidence(spikes, shape), {}
     for name, variable in file.variables.items():
         length, is_short = variable.length, variable.length in shape
-        if name == spikes or name in apart or of_other_recording(name, spikes, file.names):
+        if name == spikes or name in apart or is_index(name) or of_other_recording(name, spikes, file.names):
             continue
         if is_short and read_time_axis(file, name, mapping) is not None:
             evidence.add_time_axis(name, variable.size)

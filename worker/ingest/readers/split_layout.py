@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.choosing import SPIKE_LIKE, Variables
+from worker.ingest.readers.choosing import SPIKE_LIKE, ArrayFile, Variables
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
 
 SPLITS = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "test": SPLIT_NOT_GIVEN}
@@ -21,6 +21,8 @@ SPLIT_WORDS = {
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
 """Words in names → the split that they mean."""
+_INDICES = ("inds", "ind", "indices", "index", "idx", "idxs", "trials")
+"""Names of the trials' places in the session, without their split."""
 _COUNTS = (
     "spikes",
     "spike_counts",
@@ -55,6 +57,30 @@ def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
             if word.lower() in words:
                 return words[word.lower()], ".".join([*paths[:place], rest.strip("_- "), *paths[place + 1 :]])
     return None
+
+
+def is_index(name: str) -> bool:
+    """Return whether a name is that of the places of one split's trials in the session, such as `train_inds`."""
+    found = part_of(name, SPLIT_WORDS)
+    return found is not None and found[1].rsplit(".", 1)[-1].lower() in _INDICES
+
+
+def split_by_indices(file: ArrayFile, trials: int) -> tuple[NDArray[np.int8], list[str]] | None:
+    """Return the split of trials that all lie in one array, by `train_inds` and so on, and the names of these.
+
+    None if they do not name each trial once, counted from 0 or from 1.
+    """
+    names = [name for name in file.variables if is_index(name) and file.variables[name].is_numbers]
+    parts = [(part_of(name, SPLIT_WORDS) or ("", ""))[0] for name in names]
+    places = [_places(np.asarray(file.read(name))) for name in names]
+    joined = np.concatenate(places) if places else np.zeros(0)
+    first = joined.min(initial=np.inf)
+    if first not in (0, 1) or not np.array_equal(np.sort(joined), np.arange(trials) + first):
+        return None
+    split = np.full(trials, SPLIT_NOT_GIVEN, np.int8)
+    for part, place in zip(parts, places, strict=True):
+        split[(place - first).astype(np.int64)] = SPLITS[part]
+    return split, names
 
 
 @dataclass
@@ -111,7 +137,8 @@ class Layout:
                 continue
             found = part_of(full_name, self.words)
             if found is not None and found[0] in self.spikes and found[1]:
-                same = self.names.setdefault(found[1], {})
+                base = "inds" if found[1].rsplit(".", 1)[-1].lower() in _INDICES else found[1]
+                same = self.names.setdefault(base, {})
                 if same.setdefault(found[0], full_name) == full_name:
                     continue
                 self.why_unused[full_name] = f"`{same[found[0]]}` is of the same name and split"
