@@ -310,6 +310,21 @@ class TestStructsOfCounts:
         assert set(left_out(found)) == {"/a.spikes", "/a.trialId", "/a.hand"}
 
 
+@every_version
+def test_a_second_recording_of_spike_times_is_told(write: Any, tmp_path: Path) -> None:
+    def of(rows: range) -> np.ndarray:
+        made = [{"spike_times": np.linspace(0.1, 0.9, 3 + row % 4), "rt": float(row)} for row in rows]
+        return structs(made)
+
+    path = write(tmp_path / "f", {"a_trial": of(range(6)), "b_trial": of(range(6, 12))})
+    found = read(path, bin_width_s=0.1)
+    assert found.trial_metadata["rt"] == [0, 1, 2, 3, 4, 5]
+    assert set(left_out(found)) == {"/b_trial.spike_times", "/b_trial.rt"}
+    assert "second recording" in left_out(found)["/b_trial.spike_times"]
+    found = read(path, bin_width_s=0.1, mapping={"spike_times": "b_trial.spike_times"})
+    assert found.trial_metadata["rt"] == [6, 7, 8, 9, 10, 11]
+
+
 def test_options_that_mean_the_same_are_equal() -> None:
     one = DatasetOptions.model_validate({"mapping": {"spikes": ["a"]}})
     assert one.canonical() == DatasetOptions.model_validate({"mapping": {"spikes": "a"}}).canonical()

@@ -138,6 +138,13 @@ def _choose_cell(arrays: MatlabArrays, options: ReadOptions) -> tuple[str, str] 
         same = [n for n, kind in kinds.items() if kind == "matrices" and base_name(n) == base_name(by_name)]
         if kinds[by_name] == "matrices" and len(same) > 1:
             _ambiguous(arrays, same)
+        second = [
+            n
+            for n, kind in kinds.items()
+            if kind in ("times", "nested") and base_name(n) == base_name(by_name)
+        ]
+        why = "it holds the spike times of a second recording; mapping.spike_times can name it"
+        arrays.why_cell |= dict.fromkeys(second, why)
         return by_name, "by its name"
     if any(len(v.shape) == 3 and v.is_numbers for v in arrays.variables.values()):
         return None
