@@ -148,7 +148,9 @@ def sample(
     from latentry.sample import write_sample
 
     write_sample(file, seed)
-    typer.echo(f"{file}: 120 trials of 50 bins of 20 ms, 36 neurons; upload it: latentry datasets upload {file}")
+    typer.echo(
+        f"{file}: 120 trials of 50 bins of 20 ms, 36 neurons; upload it: latentry datasets upload {file}"
+    )
 
 
 @app.command(name="version", rich_help_panel=RUN, epilog="Example: latentry version")

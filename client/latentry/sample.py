@@ -45,7 +45,10 @@ def reaches(seed: int = 0) -> dict[str, Any]:
         """Return the velocity of every trial in cm/s, trials × times × 2: a Gaussian speed that covers 10 cm."""
         speed = np.exp(-0.5 * ((time_s - centre_s[:, None]) / width_s) ** 2)
         speed *= 10 / (width_s * np.sqrt(2 * np.pi))
-        return speed[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)[:, None]
+        velocity: np.ndarray[Any, Any] = (
+            speed[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)[:, None]
+        )
+        return velocity
 
     time_s = (np.arange(BINS) + 0.5) * BIN_WIDTH_S
     velocity, coming = velocity_at(time_s), velocity_at(time_s + 0.06)

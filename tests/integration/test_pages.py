@@ -50,9 +50,15 @@ NOT_RUN = {
     ("docs/keys.md", "LATENTRY_ADMIN_KEY"): "needs a service with keys; tests/api/test_keys.py makes them",
     ("docs/webhooks.md", "lab.example.org"): "names a host of the reader's",
     ("docs/webhooks.md", "whsec_…"): "needs a message; tests/worker/test_webhooks.py verifies one",
-    ("docs/export.md", "model.pt2"): "takes a program that is 10 s in the making; tests/worker/test_program_task.py runs it",
+    (
+        "docs/export.md",
+        "model.pt2",
+    ): "takes a program that is 10 s in the making; tests/worker/test_program_task.py runs it",
     ("docs/export.md", "model.onnx"): "the same",
-    ("docs/querying.md", "continuous_factors_0"): "asks several continuous sessions; tests/api/test_selection.py does",
+    (
+        "docs/querying.md",
+        "continuous_factors_0",
+    ): "asks several continuous sessions; tests/api/test_selection.py does",
 }
 """Blocks that no test can run as they stand, by their page and a part of their text, with the reason."""
 

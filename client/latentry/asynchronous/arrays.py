@@ -191,8 +191,8 @@ class AsyncArray:
     async def download(self, path: str | Path, format: str | None = None) -> Path:
         """Write it to a file.
 
-        The formats are ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr`` and ``json``. Unless
-        given, the file's ending tells the format, and it is npy where the ending tells none.
+        The formats are ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr`` and ``json``.
+        Unless given, the file's ending tells the format, and it is npy where the ending tells none.
         """
         parameters = {**await self._question(), "format": format or format_of(path, "npy")}
         return await self._arrays.client.download(self.path, path, parameters)

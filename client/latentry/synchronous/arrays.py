@@ -190,8 +190,8 @@ class Array:
     def download(self, path: str | Path, format: str | None = None) -> Path:
         """Write it to a file.
 
-        The formats are ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr`` and ``json``. Unless
-        given, the file's ending tells the format, and it is npy where the ending tells none.
+        The formats are ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr`` and ``json``.
+        Unless given, the file's ending tells the format, and it is npy where the ending tells none.
         """
         parameters = {**self._question(), "format": format or format_of(path, "npy")}
         return self._arrays.client.download(self.path, path, parameters)

@@ -26,7 +26,8 @@ from worker.ingest.readers.archives.npz_archive import PICKLED_METADATA, NpzArch
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
 from worker.ingest.spike_columns import SpikeColumns
-from worker.ingest.spike_trains import SpikeTrains, TrialTable, in_seconds
+from worker.ingest.spike_trains import SpikeTrains, TrialTable
+from worker.ingest.time_units import in_seconds, trial_seconds
 
 Found = Recording | SpikeTrains
 _OF_PYNAPPLE = ("TsGroup", "Ts", "Tsd", "TsdFrame", "TsdTensor", "IntervalSet")
@@ -188,7 +189,7 @@ def _column(archive: NpzArchive, name: str) -> NDArray[Any]:
 
 
 def _epochs(archive: NpzArchive, options: ReadOptions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    start_s, stop_s = (in_seconds(_column(archive, name), options, name, "s") for name in ("start", "end"))
+    start_s, stop_s = (trial_seconds(_column(archive, name), options, name, "s") for name in ("start", "end"))
     if len(start_s) != len(stop_s) or not len(start_s) or (np.diff(start_s) < 0).any():
         said = f"`start` has {len(start_s)} times and `end` {len(stop_s)}: expected pairs that rise."
         raise RejectedFile(Problem("array_wrong_shape", said, "Save the file again.", "/start"))
