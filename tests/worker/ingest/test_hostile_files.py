@@ -61,8 +61,16 @@ class TestNpz:
 
         array = np.array([Trap(), None], dtype=object)
         path = write_npz(tmp_path / "f.npz", example_recording(), **{name: array})
-        problem = rejected(path)
-        assert problem.code == "object_array"
+        if name == "spikes":
+            with pytest.raises(RejectedFile) as caught:
+                read_recording(path, ReadOptions())
+            problem = caught.value.problems[0]
+            assert problem.code == "object_array"
+        else:  # metadata are left out, and the rest is read
+            found = read_recording(path, ReadOptions())
+            np.testing.assert_array_equal(found.spikes, example_recording().spikes)
+            (problem,) = [one for one in found.warnings if one.code == "array_left_out"]
+            assert "pickles are never opened" in problem.message
         assert problem.pointer == f"/{name}"
         assert not (tmp_path / "sprung").exists()
 
@@ -117,7 +125,18 @@ class TestHdf5:
             path = hostile_hdf5(
                 tmp_path / "f.h5", lambda file, dtype=dtype: file.create_dataset("x", (3,), dtype)
             )
-            assert rejected(path).code == "object_array"
+            found = read_recording(path, ReadOptions())
+            np.testing.assert_array_equal(found.spikes, example_recording().spikes)
+            (problem,) = [one for one in found.warnings if one.code == "array_left_out"]
+            assert "variable length" in problem.message
+
+    def test_spikes_that_cannot_be_read_reject_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "f.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("spikes", (3,), h5py.vlen_dtype(np.int32))
+        with pytest.raises(RejectedFile) as caught:
+            read_recording(path, ReadOptions())
+        assert [one.code for one in caught.value.problems] == ["object_array", "spikes_missing"]
 
     def test_links_in_circles_end(self, tmp_path: Path) -> None:
         def build(file: h5py.File) -> None:

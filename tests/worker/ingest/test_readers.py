@@ -269,3 +269,37 @@ class TestLfadsHdf5:
         recording = example_recording(trials=50)
         assert_same(read_recording(write_lfads_hdf5(tmp_path / "f.h5", recording), ReadOptions()), recording)
         assert_same(read_recording(write_npz(tmp_path / "f.npz", recording), ReadOptions()), recording)
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "lfads", "npz", "damaged npz"])
+def test_one_unreadable_column_is_left_out(layout: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    spikes, path = random.poisson(1.0, (20, 10, 4)).astype(np.uint8), tmp_path / "f"
+    words, target = ["left", "right"] * 10, np.arange(20) % 3
+    if layout == "hdf5":
+        with h5py.File(path, "w") as file:
+            file["spikes"], file["bin_width_s"], file["words"], file["target"] = spikes, 0.01, words, target
+    elif layout == "lfads":
+        with h5py.File(path, "w") as file:
+            file["train_data"], file["valid_data"] = spikes[:15], spikes[15:]
+            file["train_words"], file["valid_words"] = words[:15], words[15:]
+            file["train_target"], file["valid_target"] = target[:15], target[15:]
+    else:
+        with path.open("wb") as whole:
+            np.savez(whole, spikes=spikes, bin_width_s=0.01, target=target, words=np.array(words, "S5"))
+        if layout == "npz":
+            with path.open("wb") as whole:
+                np.savez(
+                    whole, spikes=spikes, bin_width_s=0.01, target=target, words=np.array([*words[1:], None])
+                )
+        else:
+            data = path.read_bytes()
+            place = data.rindex(b"left\0right")
+            path.write_bytes(data[:place] + b"L" + data[place + 1 :])  # its checksum is wrong
+    found = read_recording(path, ReadOptions(bin_width_s=0.01))
+    np.testing.assert_array_equal(found.spikes, spikes)
+    assert found.trial_metadata["target"] == target.tolist()
+    assert "words" not in found.trial_metadata
+    left = [one for one in found.warnings if one.code == "array_left_out"]
+    assert left
+    assert all("words" in one.message for one in left)

@@ -52,6 +52,7 @@ from worker.ingest.readers.axis_evidence import (
     said,
 )
 from worker.ingest.readers.base import (
+    UNREADABLE,
     ReadOptions,
     left_out,
     metadata_values,
@@ -59,6 +60,7 @@ from worker.ingest.readers.base import (
     parse_trial_lengths,
     refuse_empty,
     refuse_text_for_spikes,
+    why_unreadable,
 )
 from worker.ingest.readers.choosing import (
     OTHER_SPIKES,
@@ -378,7 +380,11 @@ class _Counts:
         problems.refuse()
         for name in self._file.variables:
             if name not in self._used:
-                self._take_other(name, recording)
+                try:
+                    self._take_other(name, recording)
+                except UNREADABLE as error:
+                    shape = self._file.variables[name].shape
+                    recording.warnings.append(left_out(name, shape, why_unreadable(error)))
 
     def _take_other(self, name: str, recording: Recording) -> None:
         """Take an array as metadata or behaviour by its shape, or warn that it was left out."""

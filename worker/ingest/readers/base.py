@@ -1,6 +1,10 @@
 """What a reader of a file format is: the protocol that every one keeps, and what they share."""
 
 import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -125,6 +129,44 @@ def left_out(name: str, shape: tuple[int, ...], why: str) -> Problem:
         "Arrays are kept if their axes are trials or neurons (metadata), trials × bins, or trials × bins × k (behaviour).",
         f"/{name[:100]}",
     )
+
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What numpy, zipfile and h5py raise for one array that is damaged."""
+
+
+def why_unreadable(error: Exception) -> str:
+    """Say why an array of metadata was left out; raises the error again if it says that memory is short."""
+    if "allocat" in str(error):
+        raise error
+    return f"it cannot be read ({str(error)[:100]})"
+
+
+@contextmanager
+def unless_needed(unreadable: Mapping[str, Problem]) -> Iterator[None]:
+    """Tell of arrays that cannot be read where something is missing without them.
+
+    Parameters
+    ----------
+    unreadable
+        Array → why it cannot be read. Whoever reads the file leaves these arrays out with a warning.
+    """
+    try:
+        yield
+    except RejectedFile as error:
+        is_missing = any(problem.code.endswith(("_missing", "_unknown")) for problem in error.problems)
+        if not unreadable or not is_missing:
+            raise
+        raise RejectedFile([*unreadable.values(), *error.problems]) from error
 
 
 def name_is_usable(name: str) -> bool:

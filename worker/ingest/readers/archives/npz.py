@@ -7,10 +7,11 @@ SpikeInterface.
 import zipfile
 from pathlib import Path
 
+from worker.ingest.problems import Problem
 from worker.ingest.readers.archives.npz_archive import NpzArchive
 from worker.ingest.readers.archives.npz_layouts import layout_of
 from worker.ingest.readers.arrays import read_arrays
-from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.base import ReadOptions, unless_needed
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 
@@ -38,4 +39,9 @@ class NpzReader:
         """Read `path`."""
         with NpzArchive(path, options) as archive:
             read = layout_of(archive, options)
-            return read_arrays(archive, options) if read is None else read()
+            with unless_needed(archive.unreadable):
+                found = read_arrays(archive, options) if read is None else read()
+            for name, problem in archive.unreadable.items():
+                said = f"`{name[:100]}` was left out: {problem.message}"
+                found.warnings.append(Problem("array_left_out", said, problem.hint, problem.pointer))
+            return found

@@ -40,6 +40,7 @@ class NpzArchive:
         self._zip = zipfile.ZipFile(path)
         self.numbers: dict[str, float] = {}
         self.has_pickled_metadata = False
+        self.unreadable: dict[str, Problem] = {}
         try:
             self._members = self._check(options)
         except BaseException:
@@ -86,5 +87,14 @@ class NpzArchive:
                 raise RejectedFile(
                     Problem("not_an_npz", said, "Make the archive with np.savez or np.savez_compressed.")
                 )
-            members[name] = NpyMember.check(self._zip, info, name)
+            try:
+                members[name] = NpyMember.check(self._zip, info, name)
+            except RejectedFile as error:
+                [problem] = error.problems
+                if problem.code != "object_array":
+                    raise
+                self.unreadable[name] = problem
+            except zipfile.BadZipFile as error:
+                said, hint = f"`{name[:100]}` cannot be read ({error}).", "Save and upload the file again."
+                self.unreadable[name] = Problem("file_damaged", said, hint, f"/{name[:100]}")
         return members

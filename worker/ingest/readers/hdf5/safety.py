@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant
+from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant, unless_needed
 from worker.ingest.rows import rows_per_block
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -44,6 +44,8 @@ class CheckedHdf5:
         Numbers among the root group's attributes.
     set_aside
         What is never read, though harmless: path → why (soft links, compound types).
+    unreadable
+        Of these, the data sets that the user may miss: path → the problem to tell if what is needed is missing.
     """
 
     datasets: dict[str, h5py.Dataset] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class CheckedHdf5:
     references: dict[str, h5py.Dataset] = field(default_factory=dict)
     attributes: dict[str, float] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, Problem] = field(default_factory=dict)
 
     def refuse_giant(self, names: Iterable[str], options: ReadOptions) -> None:
         """Reject the file if what is to be read of it declares more bytes than the options allow."""
@@ -118,7 +121,8 @@ def open_checked(path: Path, options: ReadOptions, variable_length: bool = False
         walk = _Walk(options, variable_length)
         walk.group(file.id, "")
         walk.checked.attributes = _number_attributes(file.id)
-        yield walk.checked
+        with unless_needed(walk.checked.unreadable):
+            yield walk.checked
 
 
 def blocks(dataset: h5py.Dataset, item_bytes: int | None = None) -> Iterator[tuple[int, NDArray[np.generic]]]:
@@ -202,33 +206,37 @@ class _Walk:
 
     def _dataset(self, dataset: h5py.h5d.DatasetID, path: str) -> None:
         refuse_unsafe(dataset, path, self._options)
-        if not self._variable_length:
-            refuse_plugins(dataset, path)
         if (plugin := _plugin_filter(dataset)) is not None:
-            # Formats with texts of any length hold much that is never read, raw voltages above all.
-            self.checked.set_aside[path] = f"it is compressed with filter {plugin}, which is not read"
+            hint = "Write it again with gzip or lzf, or without compression."
+            self._leave_out(
+                "filter_not_allowed", path, f"is compressed with filter {plugin}, which is not read", hint
+            )
             return
         space, kind = dataset.get_space(), dataset.get_type()
         name = path.removeprefix("/")
         if space.get_simple_extent_type() == h5py.h5s.NULL:
             self.checked.set_aside[path] = "it is empty"
         elif kind.get_class() == h5py.h5t.REFERENCE or _is_text_of_any_length(kind):
-            if not _is_text_of_any_length(kind):
-                self._refuse_variable_length(path)
+            if not _is_text_of_any_length(kind) and not self._variable_length:
+                self._leave_out_variable_length(path)
+                return
             group = self.checked.texts if _is_text_of_any_length(kind) else self.checked.references
             group[name] = h5py.Dataset(dataset)
         elif kind.detect_class(h5py.h5t.VLEN) or kind.detect_class(h5py.h5t.REFERENCE):
-            self._refuse_variable_length(path)
-            self.checked.set_aside[path] = "its values are of variable length"
+            self._leave_out_variable_length(path)
         elif kind.get_class() not in _PLAIN_TYPES:
             self.checked.set_aside[path] = "its values are neither numbers nor strings"
         else:
             self.checked.datasets[name] = h5py.Dataset(dataset)
 
-    def _refuse_variable_length(self, path: str) -> None:
-        if not self._variable_length:
-            hint = "Store no references and no ragged arrays."
-            raise _refused("object_array", path, "holds references or values of variable length", hint)
+    def _leave_out_variable_length(self, path: str) -> None:
+        hint = "Store no references and no ragged arrays."
+        self._leave_out("object_array", path, "holds references or values of variable length", hint)
+
+    def _leave_out(self, code: str, path: str, what: str, hint: str) -> None:
+        """Set a data set aside that cannot be read: one of metadata is left out, one that is needed rejects the file."""
+        self.checked.set_aside[path] = f"it {what} ({hint.rstrip('.')})"
+        self.checked.unreadable[path] = Problem(code, f"`{path}` {what}.", hint, path)
 
 
 def refuse_unsafe(dataset: h5py.h5d.DatasetID, path: str, options: ReadOptions) -> None:

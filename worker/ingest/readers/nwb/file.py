@@ -83,7 +83,12 @@ class NwbFile:
     def column(self, path: str) -> list[MetadataValue]:
         """Read a data set of one axis as plain values: numbers, texts, or the names of what references refer to."""
         if path in self.texts:
-            return list(self._read_texts(self.texts[path]))
+            before = self._text_bytes
+            try:
+                return list(self._read_texts(self.texts[path]))
+            except RejectedFile:
+                self._text_bytes = before  # the column is left out, others may be read
+                raise
         if path in self.references:
             return [self._name_of(reference) for reference in self.references[path][()].reshape(-1)]
         return metadata_values(self.read(path))
