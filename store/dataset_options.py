@@ -138,6 +138,12 @@ class TrialOptions(_Options):
         "last, also those without a spike. One value for each trial beside the spikes goes to the trials in this order.",
         examples=[[1, 40]],
     )
+    unobserved: Literal["mask", "drop", "keep"] = Field(
+        "mask",
+        description="What to do with times that the file excludes (`invalid_times` and `obs_intervals` of NWB): `mask` marks "
+        "these samples as missing, and no model is trained on them; `drop` leaves out every trial or window that has such a "
+        "sample; `keep` takes the counts as they are.",
+    )
     where: Where = Field(
         {},
         description="Keep trials with this metadata.",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models import Architecture, Latents, iterate_latents
 from models import Session as TrainingSession
-from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
+from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
 from store.sessions import RecordedSession, session_coordinates
 from store.tables import Dataset, Model
 from worker.continuous import windows_of, write_continuous
@@ -130,7 +130,12 @@ def store_latents(
         _write_latents(process, request, state, sessions, rates, path, on_step, on_trials)
         data = [
             ScoredData(
-                of_session, session.spikes, _true_rates(process, request, one), conditions[one.rows], one.rows
+                of_session,
+                session.spikes,
+                _true_rates(process, request, one),
+                conditions[one.rows],
+                one.rows,
+                session.missing,
             )
             for one, session, of_session in zip(request.sessions, sessions, rates, strict=True)
         ]
@@ -176,6 +181,7 @@ def _write_latents(
             state,
             session.spikes,
             session.trial_length_bins,
+            missing=session.missing,
             external_inputs=session.external_inputs,
             session=number,
             posterior_samples=request.posterior_samples,
@@ -307,9 +313,9 @@ def _true_rates(
     process: TrainingProcess, request: LatentsRequest, recorded: RecordedSession
 ) -> NDArray[np.float32] | None:
     """True rates of a session in counts per bin, where the data set has them."""
-    name = recorded.named("true_rates_hz")
-    if open_array(process.arrays, request.dataset.array_path or "", name) is None:
+    found = process.find_array(request.dataset, recorded.named("true_rates_hz"))
+    if found is None:
         return None
-    true_rates = process.read_array(request.dataset, name).astype(np.float32, copy=False)
+    true_rates = found.astype(np.float32, copy=False)
     true_rates *= np.float32(request.bin_width_s)
     return true_rates

@@ -20,7 +20,12 @@ def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
     for number, recorded in enumerate(work.sessions):
         session = process.without_test_trials(work, recorded)
         sessions.append(
-            Session(session.spikes[:, :bins], session.trial_length_bins.clip(max=bins), session.is_validation)
+            Session(
+                session.spikes[:, :bins],
+                session.trial_length_bins.clip(max=bins),
+                session.is_validation,
+                missing=None if session.missing is None else session.missing[:, :bins],
+            )
         )
         # Trials without a condition are no other session's.
         found = [

@@ -35,6 +35,8 @@ class ScoredData:
         Of each trial; None where it has none, or no name that is a whole number or text.
     rows
         Which trials of the data set these are: those of one session.
+    missing
+        bool [trials, T, N], true at samples that were not observed, which no score of spikes counts; None if all were.
     """
 
     rates: NDArray[np.float32]
@@ -42,6 +44,7 @@ class ScoredData:
     true_rates: NDArray[Any] | None
     conditions: Sequence[int | float | str | None]
     rows: slice = field(default_factory=lambda: slice(None))
+    missing: NDArray[np.bool_] | None = None
 
 
 Weighted = tuple[float, float]
@@ -84,6 +87,8 @@ def _score_session(
     suffix = "" if is_unseen else "_valid"
     taken = slice(None) if is_unseen else scored  # a slice copies nothing
     rates, spikes, recorded = data.rates[taken], data.spikes[taken], exists[taken][:, :, None]
+    if data.missing is not None:
+        recorded = recorded & ~data.missing[taken]
     encoded = architecture.encoded_bins or bins
     read, predicted = (number < encoded)[:, None], (number >= encoded)[:, None]
     scores = {
@@ -96,7 +101,7 @@ def _score_session(
         scores[f"co_smoothing_bits_per_spike{suffix}"] = _of_spikes(
             lambda: metrics.co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
             spikes[:, :, held_out],
-            recorded & read,
+            np.broadcast_to(recorded & read, spikes.shape)[:, :, held_out],
         )
     if encoded < bins:
         scores[f"forward_prediction_bits_per_spike{suffix}"] = _of_spikes(
@@ -143,7 +148,7 @@ def _psth_r2(
             condition,
             bin_width_s=request.bin_width_s,
             scored_trials=scored[known],
-            mask=exists[known],
+            mask=exists[known] if data.missing is None else exists[known] & ~data.missing[known, :, n.start],
         ),
         data.rates.shape[2],
         on_step,

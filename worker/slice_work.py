@@ -143,10 +143,12 @@ class TrainingProcess:
         has_inputs: bool,
     ) -> TrainingSession:
         """A session of a data set as models read it, with external inputs if the model reads them."""
+        missing = self.find_array(dataset, recorded.named("missing"))
         return TrainingSession(
             self.read_array(dataset, recorded.named("spikes")),
             trial_length_bins,
             is_validation,
+            missing=None if missing is None else missing.astype(np.bool_),
             external_inputs=self.read_array(dataset, recorded.named("external_inputs"))
             if has_inputs
             else None,
@@ -159,6 +161,7 @@ class TrainingProcess:
             whole.spikes[used],
             whole.trial_length_bins[used],
             whole.is_validation[used],
+            missing=None if whole.missing is None else whole.missing[used],
             external_inputs=None if whole.external_inputs is None else whole.external_inputs[used],
         )
 
@@ -173,10 +176,15 @@ class TrainingProcess:
 
     def read_array(self, dataset: Dataset, name: str) -> np.ndarray[Any, Any]:
         """Read an array of a data set whole."""
-        array = open_array(self.arrays, dataset.array_path or "", name)
-        if array is None:
+        found = self.find_array(dataset, name)
+        if found is None:
             raise FileNotFoundError(f"the data set {dataset.id} has no array {name!r}")
-        return np.asarray(array[...])
+        return found
+
+    def find_array(self, dataset: Dataset, name: str) -> np.ndarray[Any, Any] | None:
+        """Read an array of a data set whole; None if the data set has no such array."""
+        array = open_array(self.arrays, dataset.array_path or "", name)
+        return None if array is None else np.asarray(array[...])
 
     @contextmanager
     def report(self, lease: Lease) -> Iterator[Session]:

@@ -45,13 +45,15 @@ class Windows:
         latents : float, [trials, bins, k]
             NaN where a window has no value (before the generator begins): other windows fill it where they can.
         lengths : int64, [trials]
-            Bins of each window.
+            Bins of each window. Bins that no window has, since windows were left out, are NaN.
         """
         k = latents.shape[2]
         for segment, bins in enumerate(self.segment_bins.tolist()):
             windows = np.flatnonzero(self.segment == segment)
             first = self.first_bin[windows]
             ends = first + lengths[windows]
+            if len(windows) == 0:
+                yield np.full((bins, k), np.nan, np.float32)
             total, weight, begun = np.zeros((0, k)), np.zeros((0, 1)), 0
             for place, window in enumerate(windows.tolist()):
                 before = int(ends[place - 1] - first[place]) if place else 0
@@ -59,15 +61,16 @@ class Windows:
                 values = np.asarray(latents[window : window + 1])[0, : int(lengths[window])]
                 ramp = window_weights(len(values), before, after)[:, None]
                 ramp = np.where(np.isfinite(values).all(axis=1, keepdims=True), ramp, 0.0)
-                more = int(ends[place]) - begun - len(total)
+                # No window after this one reaches the bins before the next one's first.
+                until = int(first[place + 1]) if place + 1 < len(windows) else bins
+                more = max(int(ends[place]), until) - begun - len(total)
                 if more > 0:
                     total = np.concatenate((total, np.zeros((more, k))))
                     weight = np.concatenate((weight, np.zeros((more, 1))))
                 span = slice(int(first[place]) - begun, int(ends[place]) - begun)
                 total[span] += np.where(ramp > 0, values, 0.0) * ramp
                 weight[span] += ramp
-                # No window after this one reaches the bins before the next one's first.
-                done = (int(first[place + 1]) if place + 1 < len(windows) else bins) - begun
+                done = until - begun
                 merged = np.where(weight[:done] > 0, total[:done] / np.maximum(weight[:done], 1e-12), np.nan)
                 yield merged.astype(np.float32)
                 total, weight, begun = total[done:], weight[done:], begun + done

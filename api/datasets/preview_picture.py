@@ -101,6 +101,8 @@ def _raster(axis: Axes, trial: dict[str, Any], document: dict[str, Any]) -> None
     stop_s = zero_s + min(trial["length_bins"], bins_shown) * width_s
     if stop_s < end_s:
         axis.axvspan(stop_s, end_s, color=PADDING, zorder=0, linewidth=0)
+    for first, last in trial.get("unobserved", []):
+        axis.axvspan(zero_s + first * width_s, zero_s + last * width_s, color=PADDING, zorder=0, linewidth=0)
     axis.set_xlim(zero_s, end_s)
     axis.set_ylim(rows + 0.3, -0.3)
     _plain(axis, grid=False)

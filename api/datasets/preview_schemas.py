@@ -18,6 +18,10 @@ class RasterTrial(BaseModel):
     spikes: list[list[int]] = Field(
         description="For each of the raster's neurons the bins of its spikes; a bin with two spikes comes twice."
     )
+    unobserved: list[list[int]] = Field(
+        [],
+        description="Stretches in which no neuron was observed: the first bin, and the bin after the last.",
+    )
 
 
 class Raster(BaseModel):

@@ -1,5 +1,6 @@
 """Scores of given rates, and diagnostics of given losses."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -173,3 +174,17 @@ def test_leaks_are_not_judged_where_sv_scores_what_no_model_reads(architecture: 
         work_of(encoded_bins=BINS), [model(0, **LEAKING), model(3, 0.45, 0.44)], None, REFERENCE, 0.3
     )
     assert whole["leaking"] == [0]
+
+
+def test_samples_that_were_not_observed_do_not_count(data: ScoredData) -> None:
+    missing = np.random.default_rng(1).random(data.spikes.shape) < 0.3
+    masked = replace(data, missing=missing)
+    found = score(request_of(held_out_neurons=(1, 3)), masked, nothing)
+    mask = INSIDE[:, :, None] & ~missing
+    rates, spikes = data.rates[VALID], data.spikes[VALID]
+    assert found["bits_per_spike_valid"] == metrics.bits_per_spike(rates, spikes, mask=mask[VALID])
+    expected = metrics.co_smoothing_bits_per_spike(rates, spikes, [1, 3], mask[VALID])
+    assert found["co_smoothing_bits_per_spike_valid"] == expected
+    # What stands in these samples changes nothing.
+    other = replace(masked, spikes=np.where(missing, 50, data.spikes))
+    assert score(request_of(held_out_neurons=(1, 3)), other, nothing) == found

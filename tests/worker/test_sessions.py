@@ -307,3 +307,41 @@ def test_a_combination_that_went_to_another_worker_leaves_nothing(
     assert found.state == DatasetState.READY
     assert found.array_path != lost[0]
     assert lab.array(f"datasets/{dataset_id}", "spikes_0").shape == (24, 20, 7)
+
+
+def interrupted_file(folder: Path, seed: int) -> Path:
+    """12 trials of 0.4 s given by trial; windows begin 0.1 s before some of them."""
+    random = np.random.default_rng(seed)
+    trial = np.repeat(np.arange(24), 60)
+    path = folder / f"interrupted_{seed}.npz"
+    np.savez(
+        path, spike_times=random.uniform(0, 0.4, len(trial)), trial=trial, neuron=random.integers(0, 5, len(trial)),
+        go=np.tile([0.0, 0.1], 12),
+    )  # fmt: skip
+    return path
+
+
+def test_what_was_not_observed_goes_all_the_way(lab: Sessions, tmp_path: Path) -> None:
+    options = {"bin_width_s": 0.02, "trials": {"align_to": "go", "window_s": [-0.1, 0.3]}}
+    ids = [lab.ingest(interrupted_file(tmp_path, seed), **options) for seed in (0, 1)]
+    expected = np.zeros((24, 20, 5), np.uint8)
+    expected[::2, :5] = 1
+    for dataset_id in ids:
+        np.testing.assert_array_equal(lab.array(f"datasets/{dataset_id}", "missing"), expected)
+        assert (lab.array(f"datasets/{dataset_id}", "spikes")[expected == 1] == 0).all()
+    combined = lab.combine(ids)
+    np.testing.assert_array_equal(lab.array(f"datasets/{combined}", "missing_1"), expected)
+    job_id = lab.search(combined, budget={"models": 1, "epochs": 2})
+    rates = lab.array(f"models/{lab.selected(job_id).id}", "rates_0")
+    assert np.isfinite(rates).all()  # the model interpolates what was not observed
+    work = lab.work(lab.begin(combined))
+    for recorded in work.sessions:
+        session = lab.process.session(work, recorded)
+        np.testing.assert_array_equal(session.missing, expected == 1)
+    used = work.split()[work.sessions[0].rows] != "test"
+    trained = lab.process.without_test_trials(work, work.sessions[0])
+    np.testing.assert_array_equal(trained.missing, (expected == 1)[used])
+    data = lab.process.training_data(work)
+    for part in data.batch([torch.arange(24), torch.arange(24)]).parts:
+        seen = (part.visible | part.held_out).numpy().transpose(1, 0, 2)
+        np.testing.assert_array_equal(seen, expected == 0)

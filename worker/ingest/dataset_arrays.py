@@ -38,7 +38,12 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
     trials, bins, neurons = recording.spikes.shape
     samples = ("trial", "time_s", "neuron")
     time_s = recording.time_zero_s + np.arange(bins) * recording.bin_width_s
-    yield NamedArray("spikes", recording.spikes, samples, "spikes", "spike counts; 0 past a trial's end")
+    zero = "0 past a trial's end" + ("" if recording.missing is None else ", and where `missing` is 1")
+    yield NamedArray("spikes", recording.spikes, samples, "spikes", f"spike counts; {zero}")
+    if recording.missing is not None:
+        yield NamedArray(
+            "missing", recording.missing, samples, "", "1 where a sample within a trial was not observed"
+        )
     if recording.true_rates_hz is not None:
         yield NamedArray(
             "true_rates_hz", recording.true_rates_hz, samples, "spikes/s", "the rates that made the spikes"
@@ -56,8 +61,8 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
     if recording.windows is not None:
         yield from window_arrays(recording.windows)
     taken = {
-        "spikes", "true_rates_hz", "external_inputs", "trial", "time_s", "neuron", "trial_length_bins", "trial_start_s",
-        "segment", "segment_first_bin", "segment_start_s", "segment_bins", "zarr.json", "preview.json",
+        "spikes", "missing", "true_rates_hz", "external_inputs", "trial", "time_s", "neuron", "trial_length_bins",
+        "trial_start_s", "segment", "segment_first_bin", "segment_start_s", "segment_bins", "zarr.json", "preview.json",
     }  # fmt: skip
     for original, array in recording.behaviour.items():
         name = _free_name(original, taken)

@@ -11,8 +11,10 @@ from worker.ingest.readers.splits import take_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording
 from worker.ingest.shaping.binning import bin_spikes
 from worker.ingest.shaping.chopping import chop, rebin
+from worker.ingest.shaping.observation import drop_unobserved, mark_windows, warn_of_invalid
 from worker.ingest.shaping.selection import keep_where, select_neurons, select_trials
 from worker.ingest.shaping.splits import apply_split, condition_of_split
+from worker.ingest.spike_trains import SpikeTrains
 
 
 def read_recording(path: Path, options: ReadOptions) -> Recording:
@@ -54,10 +56,29 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
             condition_of_split(recording, options.split.condition)
     with problems:
         if options.chop is not None or recording.is_continuous:
-            chop(recording, options.chop or ChopOptions())
+            _cut_windows(recording, found, options)
     problems.refuse()
+    if isinstance(found, SpikeTrains):
+        warn_of_invalid(recording, found, options.trials.unobserved)
+    drop_unobserved(recording, options.trials.unobserved)
     apply_split(recording, options.split)
     return recording
+
+
+def _cut_windows(recording: Recording, found: Recording | SpikeTrains, options: ReadOptions) -> None:
+    """Cut windows; of a continuous recording, `trials.where` chooses among them."""
+    was_continuous = recording.is_continuous
+    chop(recording, options.chop or ChopOptions())
+    if isinstance(found, SpikeTrains):
+        mark_windows(recording, found)
+    if was_continuous:
+        _keep_where(recording, options)
+
+
+def _keep_where(recording: Recording, options: ReadOptions) -> None:
+    trials = len(recording.trial_length_bins)
+    where = options.trials.where
+    select_trials(recording, keep_where(recording.trial_metadata, where, trials, "trials", recording.notes))
 
 
 def _refuse_unusable(recording: Recording) -> None:
@@ -69,11 +90,9 @@ def _refuse_unusable(recording: Recording) -> None:
 
 def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None:
     wanted = options.trials
-    kept = keep_where(
-        recording.trial_metadata, wanted.where, len(recording.trial_length_bins), "trials", recording.notes
-    )
-    select_trials(recording, kept)
-    for name in ("align_to", "window_s", "overlap", "ids"):
+    if not recording.is_continuous:
+        _keep_where(recording, options)
+    for name in ("align_to", "window_s", "overlap", "ids", "unobserved"):
         if getattr(wanted, name) != TrialOptions.model_fields[name].default:
             recording.warnings.append(
                 _unused(f"trials.{name}", "the file has counts, which are cut into trials already")

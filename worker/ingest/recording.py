@@ -49,7 +49,7 @@ class Recording:
     Attributes
     ----------
     spikes : uint8 or uint16, [trials, bins, neurons]
-        Spike counts; zero after a trial's end.
+        Spike counts; zero after a trial's end and where `missing` is set.
     bin_width_s : float
         Width of one bin, in seconds.
     time_zero_s : float
@@ -58,6 +58,9 @@ class Recording:
         When each trial's first bin begins, in seconds of the session.
     trial_length_bins : int64, [trials]
         Bins of each trial that were recorded; the rest of its row is padding.
+    missing : uint8, [trials, bins, neurons], optional
+        1 where a sample within a trial was not observed, 0 elsewhere and after a trial's end. None if all samples
+        within trials were observed.
     split : int8, [trials]
         0 train, 1 valid, -1 not given. Where other trials have a split, -1 is a test trial: neither trained
         on nor used to select.
@@ -89,6 +92,7 @@ class Recording:
     bin_width_s: float
     trial_length_bins: NDArray[np.int64]
     split: NDArray[np.int8]
+    missing: Rows | None = None
     trial_metadata: dict[str, list[MetadataValue]] = field(default_factory=dict)
     neuron_metadata: dict[str, list[MetadataValue]] = field(default_factory=dict)
     behaviour: dict[str, Rows] = field(default_factory=dict)
@@ -107,10 +111,29 @@ class Recording:
         """Say which bins were recorded: bool [trials, bins], False for the padding after a trial's end."""
         return np.arange(self.spikes.shape[1])[None, :] < self.trial_length_bins[:, None]
 
+    def counted_bins(self) -> NDArray[np.bool_]:
+        """Return which bins to count spikes in, bool [trials, bins]: those inside trials, each once.
+
+        Overlapping windows share bins; a shared bin counts in the first window that has it.
+        """
+        counted, windows = self.inside_trials(), self.windows
+        if windows is not None:
+            ends = windows.first_bin + self.trial_length_bins
+            for segment in np.unique(windows.segment):
+                here = np.flatnonzero(windows.segment == segment)
+                until = np.maximum.accumulate(ends[here])[:-1]
+                new = np.concatenate(([0], until - windows.first_bin[here[1:]]))
+                counted[here] &= np.arange(counted.shape[1])[None, :] >= new[:, None]
+        return counted
+
     def per_bin(self) -> dict[str, Rows]:
         """Every array of trials × bins × k beside the spikes, under a name for each."""
         named = {f"behaviour/{name}": array for name, array in self.behaviour.items()}
-        others = {"true_rates_hz": self.true_rates_hz, "external_inputs": self.external_inputs}
+        others = {
+            "missing": self.missing,
+            "true_rates_hz": self.true_rates_hz,
+            "external_inputs": self.external_inputs,
+        }
         return named | {name: array for name, array in others.items() if array is not None}
 
     def set_per_bin(self, name: str, array: Rows) -> None:
@@ -131,6 +154,7 @@ class Recording:
             "spikes": self.spikes,
             "trial_length_bins": self.trial_length_bins,
             "split": self.split,
+            "missing": self.missing,
             "true_rates_hz": self.true_rates_hz,
             "external_inputs": self.external_inputs,
             "trial_start_s": self.trial_start_s,
@@ -170,6 +194,7 @@ class Recording:
             trial_start_s=array("trial_start_s"),
             trial_length_bins=array("trial_length_bins"),
             split=array("split"),
+            missing=array("missing"),
             trial_metadata=described["trial_metadata"],
             neuron_metadata=described["neuron_metadata"],
             behaviour={name: array(file) for name, file in described["behaviour"].items()},

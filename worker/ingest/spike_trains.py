@@ -18,6 +18,10 @@ _UNSORTED_SHARE = 0.3
 """Of the steps from spike to spike: if more go back, the spikes are in no order."""
 _RESTART_SHARE = 0.1
 """Of the time from the first spike to the last: a step back by more is a clock that starts again."""
+_SPAN_SLACK = 0.05
+"""Of the span of all spikes: trials.window_s may exceed it by so much and still be taken for the trials' length."""
+_FEWEST_TO_TELL = 100
+"""Spikes; with fewer they do not tell how long trials are, and trials.window_s is taken for it."""
 
 
 class SpikeTimes:
@@ -29,6 +33,8 @@ class SpikeTimes:
         Number of spikes so far.
     first_s, last_s
         The earliest and the latest time so far, in seconds.
+    trial_last_s : float64, [trials]
+        The latest time of each trial, by the number that spikes carry; -inf of a trial without a spike.
     """
 
     def __init__(self) -> None:
@@ -38,6 +44,7 @@ class SpikeTimes:
         self.total = 0
         self.first_s, self.last_s = np.inf, -np.inf
         self._order: dict[int, _Order] = {}
+        self.trial_last_s = np.zeros(0)
 
     def add(
         self, times_s: NDArray[np.float64], neurons: NDArray[np.integer] | int, trials: Any = None
@@ -69,6 +76,9 @@ class SpikeTimes:
         self._write(self._times, first, times_s)
         if trials is not None:
             self._write(self._trials, first, np.asarray(trials))
+            more = int(trials.max()) + 1 - len(self.trial_last_s)
+            self.trial_last_s = np.append(self.trial_last_s, np.full(max(0, more), -np.inf))
+            np.maximum.at(self.trial_last_s, trials, times_s)
         ids, starts = ([neurons], [0]) if isinstance(neurons, int) else np.unique(neurons, return_index=True)
         ends = [*list(starts)[1:], len(times_s)]
         for neuron, begin, end in zip(ids, starts, ends, strict=True):
@@ -207,6 +217,13 @@ class SpikeTrains:
         Samples per second, where the file says it: for times of trials in samples.
     column_unit : str, optional
         Unit of the columns of times in tables, where the format says it.
+    is_by_trial
+        Whether each spike belongs to one trial. Then a trial's `start_s` and `stop_s` in the table are the span that was
+        recorded, and a window of a trial has only that trial's spikes.
+    invalid_s : float64, [intervals, 2]
+        Intervals of the session that the file excludes for all neurons.
+    observed_s : list of float64 [intervals, 2], optional
+        For each neuron, when it was observed, where the file says it.
     source_format, notes, warnings, understood
         As in `Recording`.
     """
@@ -221,6 +238,9 @@ class SpikeTrains:
     trial_offset_of_spikes_s: NDArray[np.float64] | None = None
     sampling_rate_hz: float | None = None
     column_unit: str | None = None
+    is_by_trial: bool = False
+    invalid_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    observed_s: list[NDArray[np.float64]] | None = None
     source_format: str = ""
     notes: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -237,25 +257,30 @@ def lay_trials_end_to_end(
 ) -> None:
     """Give trains whose spikes came by trial a clock that runs through all trials, and a table of them.
 
-    Trials last from the earliest to the latest spike of all trials, unless `options.trials.window_s` says it.
+    Trials are taken to be recorded over one span: the whole bins from time 0, or the first spike of all trials if it is
+    earlier, to the last spike of all trials. `options.trials.window_s` is not that span: it says which part to cut.
     """
-    window_s = options.trials.window_s
     times = trains.times
-    if window_s is None:
-        width_s = options.bin_width_s or DEFAULT_BIN_WIDTH_S
-        first_s, last_s = (times.first_s, times.last_s) if times.total else (0.0, 1.0)
-        first_bin = math.floor(min(0.0, first_s) / width_s + 1e-6)
-        last_bin = math.floor(last_s / width_s + 1e-6) + 1
-        window_s = (float(f"{first_bin * width_s:.9g}"), float(f"{last_bin * width_s:.9g}"))
-        trains.notes.append(
-            f"Each trial was taken to last from {window_s[0]:g} to {window_s[1]:g} s, the whole bins from the first to the "
-            "last spike of all trials; trials.window_s says it otherwise."
-        )
-    earliest, latest = min(window_s[0], times.first_s, 0.0), max(window_s[1], times.last_s)
+    width_s = options.bin_width_s or DEFAULT_BIN_WIDTH_S
+    first_s, last_s = (times.first_s, times.last_s) if times.total else (0.0, 1.0)
+    first_bin = math.floor(min(0.0, first_s) / width_s + 1e-6)
+    last_bin = math.floor(last_s / width_s + 1e-6) + 1
+    start_s, stop_s = float(f"{first_bin * width_s:.9g}"), float(f"{last_bin * width_s:.9g}")
+    window_s = options.trials.window_s
+    if window_s is not None and options.trials.align_to is None:
+        # That no neuron fires near the ends may be chance.
+        slack_s = _SPAN_SLACK * (stop_s - start_s) if times.total >= _FEWEST_TO_TELL else math.inf
+        start_s = window_s[0] if 0 < start_s - window_s[0] <= slack_s else start_s
+        stop_s = window_s[1] if 0 < window_s[1] - stop_s <= slack_s else stop_s
+    trains.notes.append(
+        f"Each trial was taken to be recorded from {start_s:g} to {stop_s:g} s, from its time 0 or the first spike of all trials "
+        "to the last spike of all trials; trials.window_s says which part of it to cut."
+    )
+    earliest, latest = min(start_s, times.first_s, 0.0), max(stop_s, times.last_s)
     step_s = float(latest - earliest) + 1.0
     offset_s = np.arange(trials, dtype=np.float64) * step_s - earliest
-    trains.trial_offset_s = offset_s
-    trains.tables["trials"] = TrialTable(offset_s + window_s[0], offset_s + window_s[1], columns)
+    trains.trial_offset_s, trains.is_by_trial = offset_s, True
+    trains.tables["trials"] = TrialTable(offset_s + start_s, offset_s + stop_s, columns)
 
 
 def tell_steps_back(trains: SpikeTrains) -> None:

@@ -279,3 +279,113 @@ def test_too_many_counts_say_how_they_come_about_and_what_helps(
     assert ("time_unit `ms`" in problem.hint) == (not options)
     for option in ("bin_width_s", "trials.window_s", "fewer neurons"):
         assert option in problem.hint
+
+
+def by_trial(**columns: Any) -> SpikeTrains:
+    """10 trials of 1 s; a neuron fires every 10 ms in trial 0, and 20 times as rarely in the others."""
+    source = SpikeColumns(by_trial=True)
+    for trial in range(10):
+        times_s = np.arange(0.005, 1.0, 0.01 if trial == 0 else 0.2)
+        source.add(times_s, np.zeros(len(times_s), int), np.full(len(times_s), trial))
+    return source.finish("x", ReadOptions(**ALIGNED), {name: list(of) for name, of in columns.items()})
+
+
+ALIGNED: dict[str, Any] = {"bin_width_s": 0.1, "trials": {"align_to": "go", "window_s": [-0.5, 1.0]}}
+
+
+class TestWindowsOfTrialsGivenByTrial:
+    def test_a_window_has_its_own_trial_only(self) -> None:
+        source = by_trial(go=[0.2] * 5 + [0.6] * 5)
+        found = bin_spikes(source, ReadOptions(**ALIGNED))
+        spikes, missing = np.asarray(found.spikes)[:, :, 0], np.asarray(found.missing)[:, :, 0]
+        # Of 15 bins from 0.5 s before the go cue on, the trial has those from 0 to 1 s.
+        assert found.trial_length_bins.tolist() == [13] * 5 + [9] * 5
+        assert missing.sum(axis=1).tolist() == [3] * 5 + [0] * 5
+        assert missing[0].tolist() == [1] * 3 + [0] * 10
+        assert spikes[0].tolist() == [0] * 3 + [10] * 10
+        assert spikes.sum(axis=1).tolist() == [100] + [5] * 4 + [4] * 5
+        warning = next(one for one in found.warnings if one.code == "window_beyond_trials")
+        assert "10 of 10 trials at its end and in 5 at its beginning" in warning.message
+
+    def test_trials_last_as_long_as_the_file_says(self) -> None:
+        source = by_trial(go=[0.2] * 10, duration_s=[1.0] * 5 + [1.2] * 5)
+        found = bin_spikes(source, ReadOptions(**ALIGNED))
+        assert found.trial_length_bins.tolist() == [13] * 5 + [15] * 5
+        whole = bin_spikes(
+            by_trial(start_time=[5.0] * 10, stop_time=[6.0] * 5 + [6.3] * 5), ReadOptions(bin_width_s=0.1)
+        )
+        assert whole.trial_length_bins.tolist() == [10] * 5 + [13] * 5
+        assert any("as long as" in note for note in whole.notes)
+
+    @pytest.mark.parametrize("durations", [[1000.0] * 10, [0.5] * 10, ["long"] * 10])
+    def test_durations_that_do_not_fit_are_not_believed(self, durations: list[Any]) -> None:
+        found = bin_spikes(by_trial(duration=durations), ReadOptions(bin_width_s=0.1))
+        assert found.trial_length_bins.tolist() == [10] * 10
+
+    def test_a_window_longer_than_all_trials(self) -> None:
+        options = ReadOptions(bin_width_s=0.1, trials={"window_s": [-0.5, 2.0]})
+        source = SpikeColumns(by_trial=True)
+        times_s = np.arange(0.005, 1.0, 0.01)
+        for trial in range(3):
+            source.add(times_s, np.zeros(100, int), np.full(100, trial))
+        found = bin_spikes(source.finish("x", options), options)
+        assert found.trial_length_bins.tolist() == [15] * 3
+        assert np.asarray(found.missing)[:, :, 0].sum(axis=1).tolist() == [5] * 3
+        assert np.asarray(found.spikes).sum() == 300
+
+    def test_a_window_outside_of_its_trial_is_left_out(self) -> None:
+        source = by_trial(go=[0.2] * 9 + [3.0])
+        found = bin_spikes(
+            source, ReadOptions(bin_width_s=0.1, trials={"align_to": "go", "window_s": [-0.1, 0.5]})
+        )
+        assert len(found.trial_length_bins) == 9
+        assert any(one.code == "trials_left_out" for one in found.warnings)
+
+
+def observed(**fields: Any) -> SpikeTrains:
+    """Two neurons at 10 Hz from 0 to 20 s, with 20 trials of 1 s."""
+    times = SpikeTimes()
+    for neuron in range(2):
+        times.add(np.arange(0.05, 20, 0.1), neuron)
+    start_s = np.arange(20.0)
+    return SpikeTrains(times, 2, tables={"trials": TrialTable(start_s, start_s + 1)}, **fields)
+
+
+class TestTimesThatWereNotObserved:
+    def test_invalid_times_are_masked(self) -> None:
+        found = binned(observed(invalid_s=np.array([[3.5, 5.0], [4.0, 5.25]])), bin_width_s=0.1)
+        missing = np.asarray(found.missing)
+        assert missing[:, :, 0].sum(axis=1).tolist() == [0, 0, 0, 5, 10, 3] + [0] * 14  # 5.2 … 5.3 overlaps
+        assert (missing[:, :, 0] == missing[:, :, 1]).all()
+        assert np.asarray(found.spikes)[:, :, 0].sum(axis=1).tolist() == [10, 10, 10, 5, 0, 7] + [10] * 14
+        assert [i for i, yes in enumerate(found.trial_metadata["in_invalid_times"]) if yes] == [3, 4, 5]
+
+    def test_they_are_kept_if_asked_for(self) -> None:
+        found = binned(
+            observed(invalid_s=np.array([[3.5, 5.0]])), bin_width_s=0.1, trials={"unobserved": "keep"}
+        )
+        assert found.missing is None
+        assert np.asarray(found.spikes).sum() == 400
+        assert found.trial_metadata["in_invalid_times"][2:5] == [False, True, True]
+
+    def test_a_trial_is_marked_by_its_window(self) -> None:
+        options = {"trials": {"align_to": "start_time", "window_s": [0.0, 0.5]}}
+        found = binned(observed(invalid_s=np.array([[3.6, 4.0]])), bin_width_s=0.1, **options)
+        assert not any(found.trial_metadata["in_invalid_times"])
+
+    def test_units_are_observed_in_their_own_intervals(self) -> None:
+        always, part = np.array([[0.0, 20.0]]), np.array([[2.0, 6.05], [6.05, 15.5]])
+        found = binned(observed(observed_s=[always, part]), bin_width_s=0.1)
+        missing = np.asarray(found.missing).sum(axis=1)
+        assert missing[:, 0].tolist() == [0] * 20
+        assert missing[:, 1].tolist() == [10, 10] + [0] * 13 + [5] + [10] * 4
+        assert np.asarray(found.spikes)[:, :, 1].sum() == 135
+        warning = next(one for one in found.warnings if one.code == "units_not_observed")
+        assert "1 (6.5 s)" in warning.message
+
+    def test_intervals_that_contradict_the_spikes_are_not_used(self) -> None:
+        found = binned(
+            observed(observed_s=[np.array([[0.0, 20.0]]), np.array([[0.0, 0.02]])]), bin_width_s=0.1
+        )
+        assert found.missing is None
+        assert [one.code for one in found.warnings] == ["observation_contradicted"]

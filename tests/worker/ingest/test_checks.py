@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from store.dataset_options import DatasetOptions
+from store.dataset_options import ChopOptions, DatasetOptions
 from tests.worker.ingest.ingest_examples import example_recording
 from worker.ingest import rows
 from worker.ingest.examining import spike_statistics
 from worker.ingest.examining.checks import examine
 from worker.ingest.examining.conditions import find_conditions
 from worker.ingest.examining.drift import find_drift
+from worker.ingest.examining.preview import make_preview
 from worker.ingest.examining.report import Report
 from worker.ingest.examining.spike_statistics import gather_statistics
 from worker.ingest.problems import Problem
@@ -155,8 +156,8 @@ def test_what_is_no_drift(seed: int) -> None:
 
 
 def test_few_trials_tell_no_drift() -> None:
-    assert find_drift(np.ones((29, 3), np.float32), np.ones(29), np.zeros(29, np.int64)) is None
-    silent = find_drift(np.zeros((30, 3), np.float32), np.ones(30), np.zeros(30, np.int64))
+    assert find_drift(np.ones((29, 3), np.float32), np.ones((29, 1)), np.zeros(29, np.int64)) is None
+    silent = find_drift(np.zeros((30, 3), np.float32), np.ones((30, 1)), np.zeros(30, np.int64))
     assert silent is not None
     assert (silent.changed, silent.is_of_population) == ([], False)
 
@@ -380,3 +381,49 @@ def test_what_a_preset_can_train_has_no_such_warning() -> None:
     )
     few = recording(np.ones((40, 500, 3), np.uint8), split=np.array([0] * 3 + [1] * 37))
     assert presets_warning(few) is not None
+
+
+def test_spikes_in_shared_bins_count_once() -> None:
+    counts = np.random.default_rng(0).poisson(0.2, (1, 200, 4)).astype(np.uint8)
+    whole = recording(counts, 0.01)
+    whole.trial_start_s, whole.is_continuous = np.zeros(1), True
+    total = int(counts.sum())
+    chop(whole, ChopOptions(window_s=0.2, overlap_s=0.1))
+    assert int(np.asarray(whole.spikes).sum()) > 1.5 * total
+    report = examine(whole)
+    assert (report.total_spikes, report.duration_s) == (total, 2.0)
+    np.testing.assert_allclose(report.rates_hz, counts.sum(axis=(0, 1)) / 2.0, atol=1e-3)
+    preview = make_preview(whole)
+    np.testing.assert_allclose(
+        np.mean(preview["session"]["rate_hz"]), total / 4 / 2.0, rtol=0.1
+    )  # a mean over windows, the first of which has more bins of its own
+
+
+def test_rates_are_over_observed_time() -> None:
+    random = np.random.default_rng(0)
+    counts = random.poisson(0.2, (60, 50, 6))
+    missing = np.zeros(counts.shape, np.uint8)
+    missing[20:50] = 1
+    missing[50:, 10:20, 3] = 1
+    missing[:20, :, 5] = 1  # observed in the last trials only: the neuron does not appear
+    counts[missing == 1] = 0
+    of_all = recording(counts, 0.01)
+    of_all.missing = missing
+    report = examine(of_all)
+    assert report.total_spikes == counts.sum()
+    observed_s = (1 - missing).sum(axis=(0, 1)) * 0.01
+    np.testing.assert_allclose(report.rates_hz, counts.sum(axis=(0, 1)) / observed_s, atol=1e-3)
+    assert report.duration_s == pytest.approx(30 * 50 * 0.01)
+    assert report.missing_fraction == pytest.approx(missing.mean(), abs=1e-4)
+    assert report.padding_fraction == 0
+    assert report.drift is not None
+    assert (report.drift.lost, report.drift.appeared) == ([], [])
+    assert {"neurons_lost", "neurons_appear", "population_drift"}.isdisjoint(codes(report))
+    preview = make_preview(of_all)
+    rates_hz = [rate for rate in preview["session"]["rate_hz"] if rate is not None]
+    assert min(rates_hz) > 10
+    assert preview["psth"]["trials_per_bin"][0] == [30] * len(preview["psth"]["time_s"])
+    np.testing.assert_allclose(np.mean(preview["psth"]["population"]["mean_hz"]), 20, rtol=0.1)
+    gaps = {one["trial"]: one["unobserved"] for one in preview["raster"]["trials"]}
+    assert all(gap == ([[0, 50]] if 20 <= trial < 50 else []) for trial, gap in gaps.items())
+    assert any(gaps.values())

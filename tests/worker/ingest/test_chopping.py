@@ -313,3 +313,68 @@ def test_chosen_trials_keep_all_that_belongs_to_them() -> None:
     assert recording.trial_metadata["target"] == [
         t for t, k in zip(before.trial_metadata["target"], kept, strict=True) if k
     ]
+
+
+def with_gap(trials: int = 4, bins: int = 12) -> Recording:
+    """Counts of 1 throughout but for bins 4 to 6 of trial 1 and neuron 2, which are missing."""
+    recording = example_recording(trials=trials, bins=bins)
+    recording.trial_length_bins = np.full(trials, bins)
+    missing = np.zeros(recording.spikes.shape, np.uint8)
+    missing[1, 4:7, 2] = 1
+    recording.spikes = np.where(missing, 0, 1).astype(np.uint8)
+    recording.missing = missing
+    return recording
+
+
+class TestMissing:
+    def test_a_wider_bin_is_missing_if_any_of_its_bins_is(self) -> None:
+        recording = with_gap()
+        rebin(recording, recording.bin_width_s * 3)
+        missing = np.asarray(recording.missing)
+        assert np.argwhere(missing).tolist() == [[1, 1, 2], [1, 2, 2]]
+        assert np.asarray(recording.spikes)[1, :, 2].tolist() == [3, 0, 0, 3]
+
+    def test_it_is_cut_and_chosen_with_the_spikes(self, tmp_path: Any) -> None:
+        recording = with_gap()
+        recording.save(tmp_path)
+        np.testing.assert_array_equal(np.asarray(Recording.load(tmp_path).missing), recording.missing)
+        chop(recording, ChopOptions(window_s=6 * recording.bin_width_s, overlap_s=0))
+        assert np.argwhere(np.asarray(recording.missing)).tolist() == [[2, 4, 2], [2, 5, 2], [3, 0, 2]]
+        select_trials(recording, np.arange(8) != 2)
+        assert np.argwhere(np.asarray(recording.missing)).tolist() == [[2, 0, 2]]
+        assert recording.windows is not None
+        assert recording.windows.first_bin.tolist() == [0, 6, 6, 0, 6, 0, 6]
+
+    def test_rates_are_over_observed_time(self) -> None:
+        recording = with_gap()
+        rate_hz = 1 / recording.bin_width_s
+        select_neurons(recording, NeuronOptions(minimum_rate_hz=0.99 * rate_hz))
+        assert recording.spikes.shape[2] > 2
+        assert recording.missing is not None
+        recording.missing[:, :, 1] = recording.inside_trials()
+        recording.spikes[:, :, 1] = 0
+        select_neurons(recording, NeuronOptions())
+        assert [one.code for one in recording.warnings] == ["neurons_not_observed"]
+        assert 1 not in recording.neuron_metadata["index_in_file"]
+
+
+def test_windows_that_were_left_out_leave_a_gap() -> None:
+    recording = continuous(100)
+    spikes = np.asarray(recording.spikes)[0].astype(np.float32)
+    chop(recording, ChopOptions(window_s=20 * recording.bin_width_s, overlap_s=4 * recording.bin_width_s))
+    first = recording.windows.first_bin if recording.windows else np.zeros(0)
+    select_trials(recording, (first != 0) & (first != 32))
+    assert recording.windows is not None
+    latents = np.asarray(recording.spikes).astype(np.float32)
+    merged = np.concatenate(list(recording.windows.merge(latents, recording.trial_length_bins)))
+    gap = np.r_[0:16, 36:48]
+    assert np.isnan(merged[gap]).all()
+    rest = np.setdiff1d(np.arange(100), gap)
+    np.testing.assert_allclose(merged[rest], spikes[rest])
+
+
+def test_shared_bins_count_once() -> None:
+    recording = continuous(100)
+    chop(recording, ChopOptions(window_s=20 * recording.bin_width_s, overlap_s=4 * recording.bin_width_s))
+    assert recording.counted_bins().sum() == 100
+    assert recording.trial_length_bins.sum() > 100

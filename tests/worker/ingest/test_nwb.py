@@ -19,6 +19,7 @@ from pynwb.image import ImageSeries
 from pynwb.misc import AnnotationSeries, Units
 
 from tests.worker.ingest.ingest_examples import ExampleFile
+from worker.ingest.examining.checks import examine
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.read import read_recording
 from worker.ingest.readers import READERS, ReadOptions
@@ -146,7 +147,7 @@ def add_rich_units(file: pynwb.NWBFile, groups: list[Any]) -> None:
     for unit in range(UNITS):
         file.add_unit(
             spike_times=spikes_s(unit),
-            obs_intervals=[[0.0, 7.0]] if unit else [[0.0, 3.0]],
+            obs_intervals=[[0.0, 7.0]] if unit else [[0.0, 4.0], [4.2, 6.9]],
             electrodes=[unit % 4] if unit else [0, 1],
             electrode_group=groups[unit % 2],
             waveform_mean=np.zeros(12),
@@ -249,7 +250,7 @@ def test_examples(example: ExampleFile, tmp_path: Path) -> None:
 
 class TestUnits:
     def test_counts_are_those_of_pynwb(self, rich: Path) -> None:
-        recording = read(rich)
+        recording = read(rich, trials={"unobserved": "keep"})
         with pynwb.NWBHDF5IO(str(rich), "r") as io:
             units = io.read().units
             for unit in range(UNITS):
@@ -270,7 +271,7 @@ class TestUnits:
         }
         left = {w.pointer for w in found.warnings if w.code == "column_left_out"}
         assert {"/units/depths", "/units/waveform_mean", "/units/electrodes"} < left
-        assert "units_observed_differently" in codes(found)
+        assert "units_not_observed" in codes(found)
 
     def test_neurons_are_chosen_by_them(self, rich: Path) -> None:
         kept = read(rich, neurons={"where": {"heldout": False}})
@@ -553,8 +554,33 @@ class TestHostile:
 
     def test_long_texts(self, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.ingest.readers.nwb.file.MOST_TEXT_BYTES", 1000)
-        path = edited(plain, tmp_path, lambda f: f.__setitem__("intervals/trials/text", ["x" * 300] * TRIALS))
-        assert rejected(path).code == "file_too_large_expanded"
+
+        def add(file: h5py.File) -> None:
+            file["intervals/trials/text"] = ["x" * 300] * TRIALS
+            file["intervals/trials/word"] = ["x"] * TRIALS
+
+        found = read(edited(plain, tmp_path, add))
+        (left,) = [one for one in found.warnings if one.code == "column_left_out"]
+        assert left.pointer == "/intervals/trials/text"
+        assert found.trial_metadata["word"] == ["x"] * TRIALS
+
+    def test_a_damaged_column_is_left_out(self, plain: Path, tmp_path: Path) -> None:
+        def add(file: h5py.File) -> None:
+            file.create_dataset(
+                "intervals/trials/score", data=np.arange(TRIALS) * 1.0, chunks=(TRIALS,), fletcher32=True
+            )
+
+        path = edited(plain, tmp_path, add)
+        with h5py.File(path, "r") as file:
+            chunk = file["intervals/trials/score"].id.get_chunk_info(0)
+        data = bytearray(path.read_bytes())
+        data[chunk.byte_offset + 9] ^= 255
+        path.write_bytes(data)
+        found = read(path)
+        (left,) = [one for one in found.warnings if one.code == "column_left_out"]
+        assert "cannot be read" in left.message
+        assert "score" not in found.trial_metadata
+        np.testing.assert_array_equal(found.spikes, read(plain).spikes)
 
     def test_odd_attributes(self, plain: Path, tmp_path: Path) -> None:
         def change(file: h5py.File) -> None:
@@ -625,7 +651,7 @@ class TestRealRecordings:
         assert trials.alternatives[:2] == others
         assert "events=1 (450 events)" in trials.alternatives
         assert recording.neuron_metadata["location"][0] == "hippocampus_right"
-        assert codes(recording) == ["trials_overlap"]
+        assert codes(recording) == ["trials_table_guessed", "trials_overlap"]
 
     def test_a_mouse_without_trials(self) -> None:
         path = SHARED / "mouse_head_direction.nwb"
@@ -664,3 +690,115 @@ def test_a_data_set_named_nwb_version_of_something_else_is_plain_hdf5(tmp_path: 
         file["nwb_version"] = 7
         file["spikes"], file["bin_width_s"] = np.ones((5, 6, 7), np.uint8), 0.01
     assert read(path).source_format == "hdf5"
+
+
+class TestTimesThatWereNotObserved:
+    @pytest.fixture(scope="class")
+    def interrupted(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Units at 8 Hz over 100 s, with 150 Hz of artefacts from 30 to 50 s, which the file calls invalid."""
+        random = np.random.default_rng(0)
+        file = new_file()
+        for _ in range(4):
+            file.add_unit(
+                spike_times=np.sort(np.r_[random.uniform(0, 100, 800), random.uniform(30, 50, 3000)])
+            )
+        file.add_invalid_time_interval(30.0, 50.0)
+        return save(file, tmp_path_factory.mktemp("invalid") / "f.nwb")
+
+    def test_rates_leave_invalid_times_out(self, interrupted: Path) -> None:
+        found = read(interrupted)
+        report = examine(found)
+        assert all(7 < rate < 9 for rate in report.rates_hz)
+        assert report.duration_s == pytest.approx(80, abs=0.2)
+        warning = next(one for one in report.warnings if one.code == "trials_in_invalid_times")
+        assert "26 of 125 windows overlap the file's invalid_times, for 20 s in all" in warning.message
+        assert '{"in_invalid_times": false}' in warning.hint
+        starts_s = np.array(found.trial_metadata["start_time"])
+        overlaps = (starts_s < 50 - 1e-6) & (starts_s + 1 > 30 + 1e-6)
+        assert found.trial_metadata["in_invalid_times"] == overlaps.tolist()
+        assert overlaps.sum() == 2  # those that lie in them as a whole are left out
+        assert np.asarray(found.missing).any(axis=(1, 2)).tolist() == overlaps.tolist()
+
+    @pytest.mark.parametrize("trials", [{"where": {"in_invalid_times": False}}, {"unobserved": "drop"}])
+    def test_windows_are_left_out(self, interrupted: Path, trials: dict[str, Any]) -> None:
+        found = read(interrupted, trials=trials)
+        assert len(found.spikes) == 99
+        assert found.missing is None or not np.asarray(found.missing).any()
+        assert not any(found.trial_metadata["in_invalid_times"])
+        assert all(7 < rate < 9 for rate in examine(found).rates_hz)
+
+    def test_the_counts_are_kept_if_asked_for(self, interrupted: Path) -> None:
+        found = read(interrupted, trials={"unobserved": "keep"})
+        assert len(found.spikes) == 125
+        assert examine(found).total_spikes == 4 * 3800
+        assert "trials_in_invalid_times" in codes(found)
+
+    def test_nothing_is_left(self, tmp_path: Path) -> None:
+        file = new_file()
+        file.add_unit(spike_times=np.arange(0.0, 10, 0.1))
+        file.add_invalid_time_interval(-1.0, 50.0)
+        problem = rejected(save(file, tmp_path / "f.nwb"))
+        assert problem.code == "no_trials_left"
+        assert "trials.unobserved" in problem.hint
+
+    def test_units_are_masked_outside_their_intervals(self, rich: Path) -> None:
+        found = read(rich)
+        missing = np.asarray(found.missing)
+        invalid = np.zeros((TRIALS, 8), bool)
+        invalid[2, 1] = True  # 2.6 to 2.7 s
+        assert (missing[:, :, 1:] == invalid[:, :, None]).all()
+        own = invalid.copy()
+        own[3, 5:7] = True  # 4 to 4.2 s
+        np.testing.assert_array_equal(missing[:, :, 0], own)
+        np.testing.assert_array_equal(found.spikes, expected_counts() * (missing == 0))
+        warning = next(one for one in found.warnings if one.code == "units_not_observed")
+        assert "0 (0.2 s)" in warning.message
+
+    def test_intervals_that_cannot_be_read_are_told(self, rich: Path, tmp_path: Path) -> None:
+        def change(file: h5py.File) -> None:
+            replace(file, "units/obs_intervals_index", np.arange(3))
+
+        found = read(edited(rich, tmp_path, change))
+        assert any(one.pointer == "/units/obs_intervals" for one in found.warnings)
+        assert "units_not_observed" not in codes(found)
+
+
+class TestSeveralTables:
+    @staticmethod
+    def file_with(**tables: int) -> pynwb.NWBFile:
+        file = new_file()
+        add_plain_units(file)
+        for name, number in tables.items():
+            table = TimeIntervals(name=name, description=name)
+            table.add_column(f"{name}_cue_time", "a time")
+            for start in np.linspace(0, 6, number):
+                table.add_interval(start_time=start, stop_time=start + 0.5, **{f"{name}_cue_time": start})
+            file.add_time_intervals(table)
+        return file
+
+    def test_a_guess_among_them_is_told(self, tmp_path: Path) -> None:
+        path = save(self.file_with(encoding=5, recognition=9, discrimination=9), tmp_path / "f.nwb")
+        found = read(path)
+        warning = next(one for one in found.warnings if one.code == "trials_table_guessed")
+        assert "`discrimination` (9 rows) was taken" in warning.message
+        assert "`recognition` (9 rows), `encoding` (5 rows)" in warning.message
+        assert '{"mapping": {"trials": "recognition"}}' in warning.hint
+        assert warning.pointer == "/mapping/trials"
+        named = read(path, mapping={"trials": "encoding"})
+        assert (len(named.spikes), codes(named)) == (5, [])
+        by_column = read(path, trials={"align_to": "encoding_cue_time", "window_s": [0.0, 0.5]})
+        assert (len(by_column.spikes), codes(by_column)) == (5, [])
+
+    def test_a_table_of_trials_is_no_guess(self, rich: Path, tmp_path: Path) -> None:
+        assert "trials_table_guessed" not in codes(read(rich))
+        one = save(self.file_with(reaches=5), tmp_path / "f.nwb")
+        assert codes(read(one)) == []
+
+    def test_a_guess_among_tables_of_units_is_told(self, tmp_path: Path) -> None:
+        path = write_plain(tmp_path / "f.nwb")
+        with h5py.File(path, "r+") as file:
+            file.copy("units", file.require_group("processing/ecephys"), name="multi_units")
+        warning = next(one for one in read(path).warnings if one.code == "units_table_guessed")
+        assert f"`units` ({UNITS} units) was taken" in warning.message
+        assert "processing/ecephys/multi_units" in warning.hint
+        assert codes(read(path, mapping={"spike_times": "units"})) == []

@@ -88,7 +88,7 @@ def _drift(recording: Recording, statistics: SpikeStatistics, conditions: Condit
     trials = statistics.trials_counted
     starts_s = trial_starts_s(recording)
     order = np.arange(len(trials)) if starts_s is None else np.argsort(starts_s[trials], kind="stable")
-    durations_s = (recording.trial_length_bins[trials] * recording.bin_width_s).astype(np.float64)
+    durations_s = statistics.trial_bins.astype(np.float64) * recording.bin_width_s
     code = np.zeros(len(trials), np.int64) if conditions is None else conditions.code[trials]
     return find_drift(statistics.trial_counts[order], durations_s[order], code[order])
 
@@ -284,7 +284,7 @@ def _equal_trials_warning(statistics: SpikeStatistics) -> Problem | None:
 
 def _padding_warning(recording: Recording, statistics: SpikeStatistics) -> Problem | None:
     trials, bins, _ = recording.spikes.shape
-    padding = 1 - statistics.recorded_bins / (trials * bins)
+    padding = statistics.padding_bins / (trials * bins)
     if padding <= MOST_PADDING:
         return None
     lengths = recording.trial_length_bins

@@ -11,6 +11,7 @@ apart.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ LEAST_EXCESS_IN_WIDE_BINS, LEAST_PARTIAL_IN_WIDE_BINS = 0.1, 0.65
 LEAST_SHARED = 20
 """Coincidences beyond chance."""
 _RIDGE = 0.02
+
+_Sample = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,9 @@ def _moments(recording: Recording, neurons: NDArray[np.int64]) -> _Moments:
     number = len(neurons)
     most_bins = min(MOST_BINS, MOST_PRODUCTS // max(1, number) ** 2)
     bins, total, products = 0, np.zeros(number), np.zeros((number, number))
-    for counts, inside in _sample(recording, neurons, most_bins):
+    for counts, counted in _sample(recording, neurons, most_bins):
         flat = counts.reshape(-1, number)
-        bins += int(inside.sum())
+        bins += int(counted.sum())
         total += flat.sum(axis=0, dtype=np.float64)
         products += flat.T @ flat
     mean = total / bins
@@ -187,16 +190,16 @@ def _across_bins(recording: Recording, moments: _Moments, some: NDArray[np.intp]
     products = {lag: np.zeros((number, number)) for lag in lags}
     sums = {lag: np.zeros((2, number)) for lag in lags}
     bins = dict.fromkeys(lags, 0)
-    for counts, inside in _sample(recording, moments.neurons[some], moments.most_bins):
+    for counts, counted in _sample(recording, moments.neurons[some], moments.most_bins):
         for lag in lags:
-            later_is_inside = inside[:, lag:, None]
-            earlier = (counts[:, :-lag] * later_is_inside).reshape(-1, number)
-            later = counts[:, lag:].reshape(-1, number)
+            both = (counted[:, :-lag] & counted[:, lag:])[:, :, None]
+            earlier = (counts[:, :-lag] * both).reshape(-1, number)
+            later = (counts[:, lag:] * both).reshape(-1, number)
             products[lag] += earlier.T @ later
             sums[lag] += np.stack(
                 [earlier.sum(axis=0, dtype=np.float64), later.sum(axis=0, dtype=np.float64)]
             )
-            bins[lag] += int(later_is_inside.sum())
+            bins[lag] += int(both.sum())
     correlations = []
     for lag in lags:
         if bins[lag] == 0:
@@ -208,28 +211,38 @@ def _across_bins(recording: Recording, moments: _Moments, some: NDArray[np.intp]
     return np.maximum(one, 2 * one - two)
 
 
-def _sample(
-    recording: Recording, neurons: NDArray[np.int64], most_bins: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Trials at even distances, cut short if they are very long: yields counts [trials, bins, neurons], and what is inside."""
-    spikes = recording.spikes
+def _sample(recording: Recording, neurons: NDArray[np.int64], most_bins: int) -> Iterator[_Sample]:
+    """Trials at even distances, cut short if they are very long: yields counts [trials, bins, neurons], and the bins to count.
+
+    A bin counts once, in the first window that has it, and not if no neuron was observed in it; elsewhere counts are 0.
+    """
+    spikes, missing = recording.spikes, recording.missing
     trials, bins, width = spikes.shape
-    lengths = recording.trial_length_bins
-    chosen = np.arange(0, trials, max(1, -(-int(lengths.sum()) // most_bins)))
+    counted = recording.counted_bins()
+    chosen = np.arange(0, trials, max(1, -(-int(counted.sum()) // most_bins)))
     longest = min(bins, max(3, 2 * most_bins // len(chosen)))
+
+    def masked(block: NDArray[Any], lacking: NDArray[Any] | None, is_counted: NDArray[np.bool_]) -> _Sample:
+        if lacking is not None:
+            is_counted = is_counted & ~lacking.all(axis=2)
+        return np.where(is_counted[:, :, None], block[..., neurons], 0).astype(np.float32), is_counted
+
     if bins * width * 4 > BLOCK_BYTES:
         flat, step = spikes.reshape(-1, width), rows_per_block((bins, width), 4)
+        flat_missing = None if missing is None else missing.reshape(-1, width)
         for trial in chosen.tolist():
-            for first in range(0, min(longest, int(lengths[trial])), step):
-                last = min(first + step, longest, int(lengths[trial]))
-                counts = flat[trial * bins + first : trial * bins + last][None][..., neurons]
-                yield counts.astype(np.float32), np.ones((1, last - first), np.bool_)
+            length = int(recording.trial_length_bins[trial])
+            for first in range(0, min(longest, length), step):
+                last = min(first + step, longest, length)
+                cells = slice(trial * bins + first, trial * bins + last)
+                lacking = None if flat_missing is None else flat_missing[cells][None]
+                yield masked(flat[cells][None], lacking, counted[None, trial, first:last])
         return
     step = rows_per_block(spikes.shape, 4)
     for first in range(0, len(chosen), step):
         rows = chosen[first : first + step]
-        inside = np.arange(longest) < lengths[rows, None]
-        yield spikes[rows][:, :longest][..., neurons].astype(np.float32), inside
+        lacking = None if missing is None else missing[rows][:, :longest]
+        yield masked(spikes[rows][:, :longest], lacking, counted[rows, :longest])
 
 
 def _join(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -70,8 +70,8 @@ def find_drift(
     ----------
     counts : float32, [trials, neurons]
         Spikes, trials in the order of time.
-    durations_s : float64, [trials]
-        Of each trial.
+    durations_s : float64, [trials, 1 or neurons]
+        How long each neuron was observed in each trial; one column if all were observed alike.
     condition : int64, [trials]
         Condition of each trial, any number; all equal if there are none.
 
@@ -90,14 +90,23 @@ def find_drift(
     thirds = (slice(0, third), slice(trials - third, trials))
     columns = max(1, 10**6 // trials)
     parts = [
-        _compare(counts[:, first : first + columns].astype(np.float64), durations_s, condition, thirds)
+        _compare(
+            counts[:, first : first + columns].astype(np.float64),
+            durations_s if durations_s.shape[1] == 1 else durations_s[:, first : first + columns],
+            condition,
+            thirds,
+        )
         for first in range(0, counts.shape[1], columns)
     ]
     ratio, deviations, least_expected = (np.concatenate(part) for part in zip(*parts, strict=True))
     population = counts.sum(axis=1, dtype=np.float64)[:, None]
-    whole = _compare(population, durations_s, condition, thirds)
+    of_population_s = durations_s.mean(axis=1, keepdims=True)
+    whole = _compare(population, of_population_s, condition, thirds)
     is_clear = (np.abs(deviations) >= SIGNIFICANT) & (least_expected >= FEWEST_SPIKES)
-    rates_hz = [float(population[part].sum() / durations_s[part].sum() / counts.shape[1]) for part in thirds]
+    rates_hz = [
+        float(population[part].sum() / max(of_population_s[part].sum(), 1e-12) / counts.shape[1])
+        for part in thirds
+    ]
     return Drift(
         first_third_hz=round(rates_hz[0], 4),
         last_third_hz=round(rates_hz[1], 4),
@@ -122,7 +131,7 @@ def _compare(
     """
     is_of = condition == np.arange(condition.max() + 1)[:, None]  # [conditions, trials]
     spikes = [is_of[:, part].astype(np.float64) @ counts[part] for part in thirds]
-    time_s = [(is_of[:, part] @ durations_s[part])[:, None] for part in thirds]
+    time_s = [is_of[:, part] @ durations_s[part] for part in thirds]
     both_s = time_s[0] + time_s[1]
     share = [np.divide(one, both_s, out=np.zeros_like(one), where=both_s > 0) for one in time_s]
     before, after = (spikes[0] * share[1]).sum(axis=0), (spikes[1] * share[0]).sum(axis=0)
@@ -146,7 +155,7 @@ def _overdispersion(
     time_s: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """By how much counts of trials, or of stretches of trials, vary more than Poisson counts, [neurons]; at least 1."""
-    expected = (spikes / np.maximum(time_s, 1e-12))[condition] * durations_s[:, None]
+    expected = (spikes / np.maximum(time_s, 1e-12))[condition] * durations_s
     trials, conditions = len(counts), len(np.unique(condition))
     found = np.ones(counts.shape[1])
     for stretch in (1, max(1, trials // _STRETCHES)):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from worker.ingest.examining.conditions import Conditions, find_conditions
 from worker.ingest.examining.report import trial_starts_s
 from worker.ingest.recording import MetadataValue, Recording
-from worker.ingest.rows import BLOCK_BYTES
+from worker.ingest.rows import BLOCK_BYTES, Rows
 
 VERSION = 1
 MOST_TRIALS, MOST_NEURONS, MOST_SPIKES = 4, 60, 20_000
@@ -23,6 +23,8 @@ MOST_POINTS, HISTOGRAM_BINS, LEAST_RANGE = 500, 24, 10.0
 MOST_IN_A_BIN = 80
 """Spikes of one neuron that are shown; one bin of all trials and neurons stays below `MOST_SPIKES`."""
 MOST_TEXT = 60
+MOST_GAPS = 200
+"""Stretches of a trial that are shown as not observed."""
 MOST_COUNTS = 2 * 10**8
 """Counts that the means are made of, at most."""
 MOST_PSTH_NEURONS = 2000
@@ -39,24 +41,29 @@ class _Sums:
     Attributes
     ----------
     trials : int64, [conditions, bins]
-        How many have the whole of a bin.
+        How many have the whole of a bin, observed in some neuron.
+    observed : int64, [conditions, bins, neurons]
+        How many have the whole of a bin, observed in the neuron.
     spikes, squares : float64, [conditions, bins, neurons]
         Of counts in each bin, and of their squares.
     population, population_squares : float64, [conditions, bins]
         The same of the spikes of all neurons together.
-    per_trial : int64, [trials that were looked at]
-        Spikes of all neurons.
-    per_neuron : int64, [all neurons]
-        Spikes in the trials that were looked at.
+    per_trial, samples_per_trial : int64, [trials that were looked at]
+        Spikes of all neurons, and observed samples; those in bins that windows share count once.
+    per_neuron, bins_per_neuron : int64, [all neurons]
+        Spikes and observed bins in the trials that were looked at, likewise.
     """
 
     trials: NDArray[np.int64]
+    observed: NDArray[np.int64]
     spikes: NDArray[np.float64]
     squares: NDArray[np.float64]
     population: NDArray[np.float64]
     population_squares: NDArray[np.float64]
     per_trial: NDArray[np.int64]
+    samples_per_trial: NDArray[np.int64]
     per_neuron: NDArray[np.int64]
+    bins_per_neuron: NDArray[np.int64]
 
 
 def make_preview(recording: Recording) -> dict[str, Any]:
@@ -84,8 +91,8 @@ def make_preview(recording: Recording) -> dict[str, Any]:
     code = np.zeros(trials, np.int64) if conditions is None else _renumbered(conditions.code, shown or [])
     some = np.unique(np.linspace(0, neurons - 1, min(neurons, MOST_PSTH_NEURONS)).astype(np.int64))
     sums = _add_up(recording, looked_at, longest, together, code, len(shown or [0]), some)
-    recorded_s = np.minimum(lengths[looked_at], longest) * recording.bin_width_s
-    rates_hz = sums.per_neuron / recorded_s.sum()
+    rates_hz = sums.per_neuron / (np.maximum(sums.bins_per_neuron, 1) * recording.bin_width_s)
+    observed_s = sums.samples_per_trial / neurons * recording.bin_width_s
     return {
         "version": VERSION,
         "trials": trials,
@@ -96,7 +103,7 @@ def make_preview(recording: Recording) -> dict[str, Any]:
         "trials_looked_at": len(looked_at),
         "raster": _raster(recording, rates_hz, conditions),
         "psth": _psth(recording, sums, together, some, conditions, shown),
-        "session": _session(recording, looked_at, sums.per_trial / neurons, recorded_s),
+        "session": _session(recording, looked_at, sums.per_trial / neurons, observed_s),
         "rates": _histogram(rates_hz),
     }
 
@@ -119,19 +126,18 @@ def _renumbered(code: NDArray[np.int64], shown: list[int]) -> NDArray[np.int64]:
 
 
 def _trials(
-    recording: Recording, looked_at: NDArray[np.int64], longest: int
+    array: Rows, looked_at: NDArray[np.int64], longest: int
 ) -> Iterator[tuple[int, NDArray[np.unsignedinteger]]]:
-    """Go over trials in blocks, each cut to the longest: yields the place of the first among them, and counts."""
-    spikes = recording.spikes
-    _, bins, neurons = spikes.shape
+    """Go over trials in blocks, each cut to the longest: yields the place of the first among them, and the block."""
+    _, bins, neurons = array.shape
     if longest < bins and bins * neurons * 4 > BLOCK_BYTES:
-        flat = spikes.reshape(-1, neurons)
+        flat = array.reshape(-1, neurons)
         for place, trial in enumerate(looked_at.tolist()):
             yield place, flat[trial * bins : trial * bins + longest][None]
         return
     step = max(1, BLOCK_BYTES // 4 // (bins * neurons))
     for first in range(0, len(looked_at), step):
-        yield first, spikes[looked_at[first : first + step]][:, :longest]
+        yield first, array[looked_at[first : first + step]][:, :longest]
 
 
 def _add_up(
@@ -149,26 +155,43 @@ def _add_up(
     cells = (conditions, wide)
     sums = _Sums(
         np.zeros(cells, np.int64),
+        np.zeros((*cells, len(some)), np.int64),
         np.zeros((*cells, len(some))),
         np.zeros((*cells, len(some))),
         np.zeros(cells),
         np.zeros(cells),
         np.zeros(len(looked_at), np.int64),
+        np.zeros(len(looked_at), np.int64),
+        np.zeros(neurons, np.int64),
         np.zeros(neurons, np.int64),
     )
     ends = np.arange(1, wide + 1) * together
-    for first, block in _trials(recording, looked_at, longest):
-        sums.per_trial[first : first + len(block)] = block.sum(axis=(1, 2), dtype=np.int64)
-        sums.per_neuron += block.sum(axis=(0, 1), dtype=np.int64)
-        rows = looked_at[first : first + len(block)]
+    counted = recording.counted_bins()
+    unobserved = None if recording.missing is None else _trials(recording.missing, looked_at, longest)
+    for first, block in _trials(recording.spikes, looked_at, longest):
+        rows, places = looked_at[first : first + len(block)], slice(first, first + len(block))
+        missing = np.zeros((1, 1, 1), np.uint8) if unobserved is None else next(unobserved)[1]
+        once = counted[rows, :longest, None]
+        block_once, seen = np.where(once, block, 0), once & (missing == 0)
+        sums.per_trial[places] = block_once.sum(axis=(1, 2), dtype=np.int64)
+        sums.per_neuron += block_once.sum(axis=(0, 1), dtype=np.int64)
+        times = neurons // seen.shape[2]  # one column stands for all neurons if nothing is missing
+        sums.samples_per_trial[places] = seen.sum(axis=(1, 2)) * times
+        sums.bins_per_neuron += seen.sum(axis=(0, 1))
         wider = block[:, :used].reshape(len(block), wide, -1, neurons).sum(axis=2, dtype=np.float32)
-        is_whole = recording.trial_length_bins[rows][:, None] >= ends
-        wider *= is_whole[:, :, None]  # of the last bin of a trial, a part would count as the whole
-        all_spikes = wider.sum(axis=2, dtype=np.float64)
+        is_whole = (recording.trial_length_bins[rows][:, None] >= ends)[:, :, None]
+        if unobserved is not None:
+            is_whole = is_whole & ~missing[:, :used].reshape(len(block), wide, -1, neurons).any(axis=2)
+        wider *= is_whole  # of a bin that is not whole, a part would count as the whole
+        share = is_whole.mean(axis=2)
+        all_spikes = wider.sum(axis=2, dtype=np.float64) / np.where(share > 0, share, 1)
         for condition in range(conditions):
             its = code[rows] == condition
             counts = wider[its][..., some]
-            sums.trials[condition] += is_whole[its].sum(axis=0)
+            sums.trials[condition] += (share[its] > 0).sum(axis=0)
+            sums.observed[condition] += is_whole[its].sum(axis=0)[
+                :, some if unobserved is not None else slice(None)
+            ]
             sums.spikes[condition] += counts.sum(axis=0, dtype=np.float64)
             sums.squares[condition] += np.square(counts).sum(axis=0, dtype=np.float64)
             sums.population[condition] += all_spikes[its].sum(axis=0)
@@ -192,11 +215,16 @@ def _raster(
     places = np.maximum.accumulate(np.maximum(spread * (len(active) - 1), np.arange(len(spread))))
     rows = active[places.astype(np.int64)]
     flat = recording.spikes.reshape(-1, neurons)
+    flat_missing = None if recording.missing is None else recording.missing.reshape(-1, neurons)
     most = max(1, min(bins, BLOCK_BYTES // 4 // neurons))
-    counts = []
+    counts, gaps = [], []
     for trial in chosen:
-        first = trial * bins
-        rows_of_trial = np.asarray(flat[first : first + min(most, int(lengths[trial]))])
+        cells = slice(trial * bins, trial * bins + min(most, int(lengths[trial])))
+        rows_of_trial = np.asarray(flat[cells])
+        lacking = (
+            np.zeros(1, np.bool_) if flat_missing is None else np.asarray(flat_missing[cells]).all(axis=1)
+        )
+        gaps.append(np.flatnonzero(np.diff(lacking, prepend=False, append=False)).reshape(-1, 2).tolist())
         counts.append(rows_of_trial[:, rows].clip(max=MOST_IN_A_BIN))
     per_bin = np.zeros(most, np.int64)
     for trial_counts in counts:
@@ -213,8 +241,9 @@ def _raster(
                 "length_bins": int(lengths[trial]),
                 "condition": None if conditions is None else _value(conditions, int(conditions.code[trial])),
                 "spikes": spikes,
+                "unobserved": unobserved[:MOST_GAPS],
             }
-            for trial, spikes in zip(chosen, kept, strict=True)
+            for trial, spikes, unobserved in zip(chosen, kept, gaps, strict=True)
         ],
     }
 
@@ -234,7 +263,7 @@ def _psth(
 ) -> dict[str, Any]:
     wide_s = together * recording.bin_width_s
     neurons = recording.spikes.shape[2]
-    number = sums.trials[:, :, None]
+    number = sums.observed
     mean, error = _mean_and_error(sums.spikes, sums.squares, number)
     population = _mean_and_error(sums.population, sums.population_squares, sums.trials)
     most = _most_modulated(sums, mean)
@@ -283,9 +312,9 @@ def _mean_and_error(
 def _most_modulated(sums: _Sums, mean: NDArray[np.float64]) -> list[int]:
     """Neurons whose rates differ most, over time and conditions, for how they vary from trial to trial."""
     # Where trials end one by one, a mean over the last of them tells little.
-    number = np.where(sums.trials >= LEAST_TRIALS * sums.trials.max(), sums.trials, 0)[:, :, None]
+    number = np.where(sums.observed >= LEAST_TRIALS * sums.trials.max(), sums.observed, 0)
     spikes = (sums.spikes * (number > 0)).sum(axis=(0, 1))
-    grand = spikes / max(1, int(number.sum()))
+    grand = spikes / np.maximum(1, number.sum(axis=(0, 1)))
     between = np.nansum(number * (mean - grand) ** 2, axis=(0, 1))
     within = ((sums.squares - sums.spikes * np.nan_to_num(mean)) * (number > 0)).sum(axis=(0, 1))
     score = between / np.maximum(within, 1e-9) * (spikes >= FEWEST_SPIKES) + 1e-12 * spikes
@@ -297,19 +326,19 @@ def _session(
     recording: Recording,
     looked_at: NDArray[np.int64],
     spikes_per_neuron: NDArray[np.float64],
-    recorded_s: NDArray[np.float64],
+    observed_s: NDArray[np.float64],
 ) -> dict[str, Any]:
     """Rate of the population from trial to trial, in the order of time; neighbours are put together if there are many."""
     starts_s = trial_starts_s(recording)
     at = looked_at.astype(np.float64) if starts_s is None else starts_s[looked_at]
     order = np.argsort(at, kind="stable")
     edges = np.unique(np.linspace(0, len(order), min(MOST_POINTS, len(order)) + 1).astype(np.int64))[:-1]
-    total, time_s = (np.add.reduceat(values[order], edges) for values in (spikes_per_neuron, recorded_s))
+    total, time_s = (np.add.reduceat(values[order], edges) for values in (spikes_per_neuron, observed_s))
     number = np.diff([*edges, len(order)])
     return {
         "unit": "trial" if starts_s is None else "s",
         "at": [_short(value, 7) for value in np.add.reduceat(at[order], edges) / number],
-        "rate_hz": [_short(value) for value in total / time_s],
+        "rate_hz": [_short(value) for value in total / np.where(time_s > 0, time_s, np.nan)],
     }
 
 

@@ -46,16 +46,18 @@ class Report:
         `min`, `median`, `max` of the trials' lengths, `distinct` (how many lengths there are) and `ragged`.
     padding_fraction
         Share of the bins that is padding after a trial's end.
+    missing_fraction
+        Share of the samples within trials that were not observed.
     duration_s
-        Recorded time of all trials together, in seconds; padding is not counted.
+        Recorded time of all trials together, in seconds; what windows share counts once, and padding not at all.
     session_s
         When the first trial begins and the last ends, in seconds of the session; None where it is not known.
     chopped
         Of a recording that was cut into windows: how many `windows`, from how many `segments`, `window_s`, `overlap_s`.
     total_spikes
-        Number of spikes.
+        Number of spikes; those in bins that windows share count once.
     mean_rate_hz
-        Over all neurons and recorded time, in spikes per second.
+        Mean of the neurons' rates over the time in which each was observed, in spikes per second.
     rate_quartiles_hz
         Over neurons: minimum, lower quartile, median, upper quartile, maximum.
     rates_hz
@@ -100,6 +102,7 @@ class Report:
     units: dict[str, str]
     trial_length_bins: dict[str, Any]
     padding_fraction: float
+    missing_fraction: float
     duration_s: float
     session_s: list[float] | None
     chopped: dict[str, Any] | None
@@ -172,7 +175,8 @@ def make_report(
             "distinct": len(np.unique(lengths)),
             "ragged": bool(lengths.min() < bins),
         },
-        padding_fraction=round(1 - statistics.recorded_bins / (trials * bins), 4),
+        padding_fraction=round(statistics.padding_bins / (trials * bins), 4),
+        missing_fraction=round(statistics.missing_fraction, 4),
         duration_s=round(statistics.recorded_bins * recording.bin_width_s, 6),
         session_s=session(recording),
         chopped=_chopped(recording),

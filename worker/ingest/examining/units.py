@@ -72,7 +72,7 @@ def _clipped_warning(recording: Recording, statistics: SpikeStatistics) -> Probl
     if statistics.max_count != 1 or width_s < BINS_THAT_CLIP_S:
         return None
     per_bin = statistics.rates_hz * width_s
-    expected = float(((1 - (1 + per_bin) * math.e**-per_bin) * statistics.recorded_bins).sum())
+    expected = float(((1 - (1 + per_bin) * math.e**-per_bin) * statistics.observed_bins).sum())
     if expected < FEWEST_BINS_OF_TWO:
         return None
     said = (

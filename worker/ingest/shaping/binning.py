@@ -11,6 +11,13 @@ from worker.ingest.readers.base import ReadOptions, refuse_giant
 from worker.ingest.readers.splits import take_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, filled, rows_per_block, zeros
+from worker.ingest.shaping.by_trial import (
+    beyond_trials,
+    bins_of_own_trial,
+    mask_beginnings,
+    take_durations,
+)
+from worker.ingest.shaping.observation import IN_INVALID_TIMES, mark_invalid, mask_unobserved
 from worker.ingest.shaping.selection import keep_where
 from worker.ingest.shaping.signals import sample_in_bins
 from worker.ingest.shaping.time_scales import check_time_scales
@@ -38,6 +45,8 @@ class _Windows:
         One value for each trial under each name.
     zero_s
         Time of the first bin, from what trials are aligned to.
+    unobserved : int64, [trials]
+        How many of the first bins lie before what was recorded of the trial.
     is_continuous
         Whether it is the recording as a whole.
     """
@@ -45,12 +54,14 @@ class _Windows:
     start_s: NDArray[np.float64]
     bins: NDArray[np.int64]
     metadata: dict[str, list[MetadataValue]]
-    zero_s: float = 0.0
+    zero_s: float
+    unobserved: NDArray[np.int64]
     is_continuous: bool = False
 
     def keep(self, chosen: NDArray[np.bool_]) -> None:
         """Drop the trials that are not chosen."""
         self.start_s, self.bins = self.start_s[chosen], self.bins[chosen]
+        self.unobserved = self.unobserved[chosen]
         self.metadata = {
             name: [value for value, kept in zip(values, chosen, strict=True) if kept]
             for name, values in self.metadata.items()
@@ -83,6 +94,7 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
             f"Spikes were put into bins of {width_s:g} s, the default; bin_width_s says it otherwise."
         )
     tell_steps_back(trains)
+    take_durations(trains)
     windows = _windows(trains, options, width_s)
     _refuse_too_many_counts(trains, windows, width_s, options)
     recording = Recording(
@@ -100,6 +112,8 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
         notes=trains.notes,
         warnings=trains.warnings,
     )
+    mask_beginnings(recording, windows.unobserved)
+    mask_unobserved(trains, recording, windows.start_s, options.trials.unobserved)
     take_split(recording, options)
     _say_what_lies_outside(trains, recording)
     for name, signal in trains.signals.items():
@@ -151,13 +165,21 @@ def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Wind
         start_s, from_zero_s = zero_s + window_s[0], window_s[0]
         bins = _whole_bins(np.full(len(zero_s), window_s[1] - window_s[0]), width_s)
         bins[~np.isfinite(zero_s)] = np.nan
+    unobserved = np.zeros(len(bins), np.int64)
+    if trains.is_by_trial and table is trains.tables.get(name):
+        asked = bins
+        bins, unobserved = bins_of_own_trial(table, start_s, bins, width_s)
+        beyond_trials(trains, asked, bins, unobserved)
     metadata = columns_in_seconds(table.columns, options, trains.sampling_rate_hz, trains.notes)
     if trains.trial_offset_s is None:
         metadata |= {"start_time": _plain(table.start_s), "stop_time": _plain(table.stop_s)}
     offset_s = 0.0 if trains.trial_offset_s is None else trains.trial_offset_s
     check_time_scales(trains, start_s - offset_s, bins * width_s)
     usable = np.isfinite(start_s) & (bins >= 1)
-    windows = _Windows(start_s, np.where(usable, bins, 0).astype(np.int64), metadata, from_zero_s)
+    whole_bins = np.where(usable, bins, 0).astype(np.int64)
+    if len(trains.invalid_s):
+        metadata[IN_INVALID_TIMES] = mark_invalid(start_s, start_s + whole_bins * width_s, trains.invalid_s)
+    windows = _Windows(start_s, whole_bins, metadata, from_zero_s, unobserved)
     windows.keep(_with_a_bin(trains, name, usable, width_s))
     windows.keep(
         keep_where(windows.metadata, options.trials.where, len(windows.bins), "trials", trains.notes)
@@ -246,7 +268,8 @@ def _whole_recording(trains: SpikeTrains, options: ReadOptions, width_s: float) 
     trains.notes.append(
         f"There is no table of trials: the recording was taken as continuous, from {first_s:g} to {last_s:g} s."
     )
-    return _Windows(np.array([first_s]), np.array([bins], np.int64), {}, is_continuous=True)
+    start_s, no_bins = np.array([first_s]), np.zeros(1, np.int64)
+    return _Windows(start_s, np.array([bins], np.int64), {}, 0.0, no_bins, is_continuous=True)
 
 
 def _whole_bins(durations_s: NDArray[np.float64], width_s: float) -> NDArray[np.float64]:
@@ -273,8 +296,8 @@ def _with_a_bin(
     missing = np.flatnonzero(~usable)
     if len(missing):
         said = (
-            f"{len(missing)} of {len(usable)} trials of `{name}` were left out, since their time is missing or they are shorter "
-            f"than a bin ({width_s:g} s): {listed(missing)} (counted from 0)."
+            f"{len(missing)} of {len(usable)} trials of `{name}` were left out, since their time is missing, they are shorter "
+            f"than a bin ({width_s:g} s), or their window lies outside of what was recorded: {listed(missing)} (counted from 0)."
         )
         hint = "Check the column of times that trials are aligned to, and that times are in seconds."
         trains.warnings.append(Problem("trials_left_out", said, hint, "/trials"))

@@ -19,6 +19,7 @@ MOST_WINDOWS = 200_000
 def rebin(recording: Recording, rebin_s: float) -> None:
     """Add up neighbouring bins: counts are summed, behaviour, inputs and true rates averaged.
 
+    A wider bin of a neuron is missing if any of its bins is: part of its spikes would count as all of them. Its count is 0.
     Bins that do not fill a wider one at a trial's end are left out, and trials shorter than one.
 
     Parameters
@@ -51,9 +52,10 @@ def rebin(recording: Recording, rebin_s: float) -> None:
     if too_short:
         select_trials(recording, lengths >= 1)
         lengths = lengths[lengths >= 1]
-    recording.spikes = _sums(recording.spikes, lengths, together)
+    recording.spikes = _sums(recording.spikes, recording.missing, lengths, together)
     for name, array in recording.per_bin().items():
-        recording.set_per_bin(name, _means(array, lengths, together))
+        wider = _any if name == "missing" else _means
+        recording.set_per_bin(name, wider(array, lengths, together))
     recording.trial_length_bins, recording.bin_width_s = lengths, width_s * together
     recording.notes.append(
         f"{together} bins of {width_s:g} s each were added up to bins of {rebin_s:g} s; {lost} bins at trials' ends did not fill "
@@ -61,13 +63,24 @@ def rebin(recording: Recording, rebin_s: float) -> None:
     )
 
 
-def _sums(spikes: Rows, lengths: NDArray[np.int64], together: int) -> Rows:
+def _sums(spikes: Rows, missing: Rows | None, lengths: NDArray[np.int64], together: int) -> Rows:
     trials, most, neurons = len(lengths), int(lengths.max()), spikes.shape[2]
     builder = CountsBuilder((trials * most, 1, neurons))
+    unobserved = None if missing is None else _groups(missing, lengths, together)
     for first, block in _groups(spikes, lengths, together):
         sums = block.sum(axis=1, dtype=np.int64).clip(max=LARGEST_COUNT)
+        if unobserved is not None:
+            sums[next(unobserved)[1].any(axis=1)] = 0
         builder.add("spikes", first, np.arange(first, first + len(sums)), sums[:, None, :])
     return builder.finish().reshape(trials, most, neurons)
+
+
+def _any(missing: Rows, lengths: NDArray[np.int64], together: int) -> Rows:
+    trials, most, neurons = len(lengths), int(lengths.max()), missing.shape[2]
+    out = zeros((trials * most, neurons), np.uint8)
+    for first, block in _groups(missing, lengths, together):
+        out[first : first + len(block)] = np.asarray(block.any(axis=1))
+    return out.reshape(trials, most, neurons)
 
 
 def _means(array: Rows, lengths: NDArray[np.int64], together: int) -> Rows:

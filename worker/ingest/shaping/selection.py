@@ -1,6 +1,7 @@
 """Which trials and neurons of a recording to keep."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,9 @@ def select_trials(recording: Recording, kept: NDArray[np.bool_]) -> None:
     recording.trial_length_bins, recording.split = recording.trial_length_bins[rows], recording.split[rows]
     if recording.trial_start_s is not None:
         recording.trial_start_s = recording.trial_start_s[rows]
+    if recording.windows is not None:
+        windows = recording.windows
+        recording.windows = replace(windows, segment=windows.segment[rows], first_bin=windows.first_bin[rows])
     recording.trial_metadata = {
         name: _picked(values, rows) for name, values in recording.trial_metadata.items()
     }
@@ -100,11 +104,24 @@ def select_neurons(recording: Recording, options: NeuronOptions) -> None:
     """
     neurons = recording.spikes.shape[2]
     kept = keep_where(recording.neuron_metadata, options.where, neurons, "neurons", recording.notes)
+    observed = _observed_bins(recording)
+    never = kept & (observed == 0)
+    if never.any() and observed.any():
+        kept &= ~never
+        said = (
+            f"{int(never.sum())} neurons were not observed in any trial, and were left out: {listed(np.flatnonzero(never))} "
+            "(counted from 0 in the file)."
+        )
+        hint = "Take other trials, or trials.unobserved `keep`."
+        problem = Problem("neurons_not_observed", said, hint, "/trials/unobserved")
+        if not kept.any():
+            raise RejectedFile(replace(problem, code="no_neurons_left"))
+        recording.warnings.append(problem)
     if options.minimum_rate_hz > 0:
         totals = np.zeros(neurons, np.int64)
         for _, block in blocks(recording.spikes.reshape(-1, neurons), 8):
             totals += block.sum(axis=0, dtype=np.int64)
-        rates_hz = totals / (int(recording.trial_length_bins.sum()) * recording.bin_width_s)
+        rates_hz = totals / (np.maximum(observed, 1) * recording.bin_width_s)
         rare = kept & (rates_hz < options.minimum_rate_hz)
         kept &= ~rare
         if rare.any():
@@ -121,10 +138,22 @@ def select_neurons(recording: Recording, options: NeuronOptions) -> None:
         return
     columns = np.flatnonzero(kept)
     recording.spikes = _take_columns(recording.spikes, columns)
+    if recording.missing is not None:
+        recording.missing = _take_columns(recording.missing, columns)
     if recording.true_rates_hz is not None:
         recording.true_rates_hz = _take_columns(recording.true_rates_hz, columns)
     metadata = {name: _picked(values, columns) for name, values in recording.neuron_metadata.items()}
     recording.neuron_metadata = {"index_in_file": list(columns.tolist()), **metadata}
+
+
+def _observed_bins(recording: Recording) -> NDArray[np.int64]:
+    """How many bins within trials each neuron was observed in, int64 [neurons]."""
+    neurons = recording.spikes.shape[2]
+    observed = np.full(neurons, int(recording.trial_length_bins.sum()))
+    if recording.missing is not None:
+        for _, block in blocks(recording.missing.reshape(-1, neurons), 8):
+            observed -= block.sum(axis=0, dtype=np.int64)
+    return observed
 
 
 def take_rows(array: Rows, rows: NDArray[np.integer]) -> Rows:

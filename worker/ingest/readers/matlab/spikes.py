@@ -265,7 +265,7 @@ class CellOfTimes:
         self._beside.take_metadata_of_neurons(trains, trials)
         table = self._beside.table_on_clock_of(trials, earliest_s, latest_s)
         if table is not None:
-            trains.tables["trials"] = table
+            trains.tables["trials"], trains.is_by_trial = table, True
             trains.notes.append(
                 "Spike times lie between the trials' start and stop: they are times of the session."
             )

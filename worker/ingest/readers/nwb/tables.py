@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, listed
-from worker.ingest.readers.base import ReadOptions, name_is_usable
+from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.readers.base import UNREADABLE, ReadOptions, name_is_usable, why_unreadable
 from worker.ingest.readers.nwb.file import NwbFile, short_names
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
 from worker.ingest.time_units import trial_seconds
 
-IN_INVALID_TIMES = "in_invalid_times"
 MOST_ROWS = 200_000
 _NOT_TRIALS = "invalid_times"
 _LAST = ("epochs", _NOT_TRIALS)
@@ -49,7 +48,12 @@ def read_columns(file: NwbFile, table: str, rows: int, skip: set[str]) -> Column
         elif file.shape(path) != (rows,):
             why = f"its shape is {file.shape(path)}, not one value for each of {rows} rows"
         else:
-            found.values[name] = file.column(path)
+            try:
+                found.values[name] = file.column(path)
+            except UNREADABLE as error:
+                why = why_unreadable(error)
+            except RejectedFile as error:
+                why = error.problems[0].message
         if why is not None:
             said = f"The column `{name[:100]}` of `{table}` was left out: {why}."
             hint = "Columns of one number or text for each row are kept."
@@ -100,11 +104,37 @@ def read_trial_tables(file: NwbFile, trains: SpikeTrains, options: ReadOptions) 
             continue
         key = wanted if wanted is not None and wanted.strip("/") == path else name
         trains.tables[key] = _read_trials(file, path, rows[path], trains, options)
-    if len(invalid_s):
-        for name, table in trains.tables.items():
-            if name != _NOT_TRIALS:
-                _mark_invalid(table, invalid_s)
-        _warn_of_invalid(trains, wanted)
+    _warn_of_guess(trains, likely, names, rows, options)
+    if wanted is None or wanted.strip("/").rpartition("/")[2] != _NOT_TRIALS:
+        trains.invalid_s = invalid_s
+
+
+def _warn_of_guess(
+    trains: SpikeTrains, likely: list[str], names: dict[str, str], rows: dict[str, int], options: ReadOptions
+) -> None:
+    """Warn where the table of trials is a guess: none is called `trials`, and several could be."""
+    if options.mapping.trials is not None or options.trials.align_to in trains.events:
+        return
+    plausible = {names[path]: rows[path] for path in likely if names[path] in trains.tables}
+    if len(plausible) < 2 or "trials" in plausible:
+        return
+    align_to = options.trials.align_to
+    with_column = [name for name in trains.tables if align_to in trains.tables[name].columns]
+    if len(with_column) == 1:
+        return  # only one has the column that trials are aligned to
+    taken = next(iter(with_column or trains.tables))
+    others = listed(f"`{name}` ({number} rows)" for name, number in plausible.items() if name != taken)
+    said = (
+        f"The file has {len(plausible)} tables of intervals that may be the trials, and none is called `trials`: `{taken}` "
+        f"({plausible[taken]} rows) was taken, since it {f'has `{align_to}`' if with_column else 'has most rows'}. "
+        f"The others are {others}."
+    )
+    hint = (
+        'If another one holds the trials, name it, such as {"mapping": {"trials": "'
+        + next(name for name in plausible if name != taken)
+        + '"}}.'
+    )
+    trains.warnings.append(Problem("trials_table_guessed", said, hint, "/mapping/trials"))
 
 
 def _likelihood(name: str, rows: int) -> tuple[int, int, str]:
@@ -158,20 +188,3 @@ def _invalid_times(file: NwbFile, paths: list[str], options: ReadOptions) -> NDA
     return np.concatenate(found) if found else np.zeros((0, 2))
 
 
-def _mark_invalid(table: TrialTable, invalid_s: NDArray[np.float64]) -> None:
-    """Say of each trial whether it overlaps an interval that is invalid."""
-    in_order = invalid_s[np.argsort(invalid_s[:, 0], kind="stable")]
-    begun = np.searchsorted(in_order[:, 0], table.stop_s, side="left")
-    latest_stop_s = np.concatenate(([-np.inf], np.fmax.accumulate(in_order[:, 1])))
-    table.columns[IN_INVALID_TIMES] = (latest_stop_s[begun] > table.start_s).tolist()
-
-
-def _warn_of_invalid(trains: SpikeTrains, wanted: str | None) -> None:
-    name = wanted or next(iter(trains.tables), "")
-    if name not in trains.tables or IN_INVALID_TIMES not in trains.tables[name].columns:
-        return
-    trials = [trial for trial, yes in enumerate(trains.tables[name].columns[IN_INVALID_TIMES]) if yes]
-    if trials:
-        said = f"{len(trials)} trials of `{name}` overlap the file's invalid_times: {listed(trials)} (counted from 0)."
-        hint = f'Leave them out with trials.where: {{"{IN_INVALID_TIMES}": false}}.'
-        trains.warnings.append(Problem("trials_in_invalid_times", said, hint, "/trials/where"))

@@ -17,7 +17,9 @@ _ELECTRODES = "general/extracellular_ephys/electrodes"
 _OF_ELECTRODES = ("location", "group_name")
 
 
-def choose_units(file: NwbFile, options: ReadOptions, understood: list[Understood]) -> str:
+def choose_units(
+    file: NwbFile, options: ReadOptions, understood: list[Understood], warnings: list[Problem]
+) -> str:
     """The table of units to read: the mapping's, else /units, else another with spike times.
 
     Raises
@@ -41,10 +43,23 @@ def choose_units(file: NwbFile, options: ReadOptions, understood: list[Understoo
         chosen, how = by_name[0], "given in the mapping"
     elif tables:
         chosen = "units" if "units" in tables else tables[0]
-        how = "by its name" if chosen == "units" else "has spike times"
+        how = "by its name" if chosen == "units" else "the first that has spike times"
     else:
         raise RejectedFile(_no_units(file))
-    others = tuple(f"{table} {file.shape(f'{table}/spike_times')}" for table in tables if table != chosen)
+    sizes = {
+        table: f"`{table}` ({(file.shape(f'{table}/spike_times_index') or (0,))[0]} units)"
+        for table in tables
+    }
+    others = tuple(sizes[table].replace("`", "") for table in tables if table != chosen)
+    if others and wanted is None:
+        said = (
+            f"The file has {len(tables)} tables of units with spike times: {sizes.pop(chosen)} was taken, {how}. The others are "
+            f"{listed(sizes.values())}."
+        )
+        hint = (
+            f'To read another one, name it, such as {{"mapping": {{"spike_times": "{next(iter(sizes))}"}}}}.'
+        )
+        warnings.append(Problem("units_table_guessed", said, hint, "/mapping/spike_times"))
     names_table = wanted is not None and not wanted.endswith("/spike_times")
     variable = chosen if names_table else f"{chosen}/spike_times"
     shape = file.shape(f"{chosen}/spike_times")
@@ -99,7 +114,7 @@ def read_units(file: NwbFile, table: str, options: ReadOptions) -> SpikeTrains:
     trains.neuron_metadata |= columns.values
     trains.warnings += columns.warnings
     _take_electrodes(file, table, trains)
-    _tell_observed(file, table, trains)
+    _take_observed(file, table, trains, options)
     return trains
 
 
@@ -169,23 +184,34 @@ def _take_electrodes(file: NwbFile, table: str, trains: SpikeTrains) -> None:
         ]
 
 
-def _tell_observed(file: NwbFile, table: str, trains: SpikeTrains) -> None:
-    """Tell in which intervals units were observed: outside of these a count of 0 says nothing."""
+def _take_observed(file: NwbFile, table: str, trains: SpikeTrains, options: ReadOptions) -> None:
+    """Take the intervals in which each unit was observed: outside of these a count of 0 says nothing."""
     path = f"{table}/obs_intervals"
-    shape = file.shape(path)
-    if not file.is_numbers(path) or len(shape) != 2 or shape[1] != 2 or not 0 < shape[0] <= 10 * MOST_ROWS:
+    if "obs_intervals" not in file.members(table):
         return
-    index = f"{path}_index"
-    ends = file.read(index) if file.shape(index) == (trains.neurons,) and file.is_numbers(index) else None
-    if ends is None or not rises(ends, shape[0]):
+    shape, index = file.shape(path), f"{path}_index"
+    why = None
+    if not file.is_numbers(path) or len(shape) != 2 or shape[1] != 2 or shape[0] > 10 * MOST_ROWS:
+        why = f"its shape is {shape}: expected intervals × 2 numbers"
+    elif not file.is_numbers(index) or file.shape(index) != (trains.neurons,):
+        why = f"`{index}` does not say which intervals are of which unit"
+    elif not rises(ends := file.read(index), shape[0]):
+        why = f"`{index}` does not rise from 0 to {shape[0]}"
+    if why is not None:
+        said = f"The column `obs_intervals` of `{table}` was left out: {why}."
+        hint = "Without it all units count as observed all the time."
+        trains.warnings.append(Problem("column_left_out", said, hint, f"/{path}"))
         return
-    intervals_s = file.read(path).astype(np.float64)
+    if shape[0] == 0:
+        return
+    intervals_s = in_seconds(file.read(path).reshape(-1), options, path, "s").reshape(-1, 2)
     trains.notes.append(
         f"Units were observed in intervals from {np.nanmin(intervals_s):g} to {np.nanmax(intervals_s):g} s (`{path}`)."
     )
     starts = np.concatenate(([0], ends[:-1])).astype(np.int64)
-    of_units = {intervals_s[first:last].tobytes() for first, last in zip(starts, ends, strict=True)}
-    if len(of_units) > 1:
-        said = f"Units were not all observed in the same intervals (`{path}`): outside of them a neuron's counts are 0."
-        hint = "Keep trials in which all were observed, or neurons that were always observed."
-        trains.warnings.append(Problem("units_observed_differently", said, hint, f"/{path}"))
+    # A unit without an interval is one of which the file says nothing.
+    always = np.array([[-np.inf, np.inf]])
+    trains.observed_s = [
+        intervals_s[first:last] if last > first else always
+        for first, last in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
