@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import h5py
 import matplotlib.image
 import numpy as np
 import pytest
@@ -58,6 +59,23 @@ def test_a_file_from_upload_to_report(light_url: str, tmp_path: Path, spikes_fil
     refused = latentry("datasets", "preview", dataset["id"], "-o", tmp_path / "preview.pdf", expect=2)
     assert "ends with .png or .svg" in refused.messages
     assert matplotlib.image.imread(picture).shape[1] == 1200
+
+
+@pytest.mark.usefixtures("reads_files")
+def test_what_else_could_have_been_taken(light_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "two.nwb"
+    with h5py.File(path, "w") as file:
+        file.attrs["nwb_version"] = "2.6.0"
+        file["units/spike_times"], file["units/spike_times_index"] = np.arange(0, 20, 0.05), [200, 400]
+        for name, rows in (("encoding", 5), ("recognition", 9)):
+            file[f"intervals/{name}/start_time"] = np.arange(rows) * 1.0
+            file[f"intervals/{name}/stop_time"] = np.arange(rows) * 1.0 + 0.5
+    latentry = CommandLine(light_url)
+    done = latentry("datasets", "upload", path, "--json")
+    assert "`recognition` (9 rows) was taken" in done.messages
+    page = " ".join(latentry("datasets", "show", done.json()["id"]).out.split())
+    assert "not taken: encoding (5 trials)" in page
+    assert '{"mapping": {"trials": "encoding"}}' in page
 
 
 @pytest.mark.usefixtures("reads_files")

@@ -55,7 +55,10 @@ def evil_pages() -> dict[str, str]:
     warning = {"message": EVIL, "hint": EVIL}
     dataset = {
         "id": EVIL, "name": EVIL, "state": EVIL, "trials": 3, "bins": 4, "neurons": 5, "bin_width_s": 0.01,
-        "report": {"warnings": [warning], "mean_rate_hz": 5.0}, "problems": [warning],
+        "report": {
+            "warnings": [warning], "mean_rate_hz": 5.0,
+            "understood": [{"what": EVIL, "variable": EVIL, "how": EVIL, "shape": [3], "alternatives": [EVIL]}],
+        }, "problems": [warning],
     }  # fmt: skip
     model = {
         "id": EVIL, "number": 2, "state": EVIL, "epochs_trained": 4, "is_selected": True, "end_reason": EVIL,
@@ -82,6 +85,24 @@ def evil_pages() -> dict[str, str]:
         "arrays": arrays_html([about]),  # type: ignore[list-item]
         "curve": curves_svg({EVIL: [(1, 2.0), (2, 1.0)]}, EVIL, EVIL),
     }
+
+
+def test_what_else_the_file_has_is_told() -> None:
+    trials = {
+        "what": "trials", "variable": "recognition", "how": "the likeliest", "shape": [9],
+        "alternatives": ["encoding (5 trials)", "rest (2 trials)"],
+    }  # fmt: skip
+    spikes = {
+        "what": "spike_times",
+        "variable": "units",
+        "how": "by its name",
+        "shape": [9],
+        "alternatives": [],
+    }
+    page = dataset_html({"id": "dat_1", "report": {"understood": [spikes, trials]}}, "")
+    text = Tags(page).text
+    assert "trials is recognition; not taken: encoding (5 trials), rest (2 trials)" in text
+    assert "units" not in text
 
 
 @pytest.mark.parametrize("kind", evil_pages())

@@ -18,6 +18,7 @@ _FIGURES = {
     "mean_rate_hz": "mean rate (spikes/s)",
     "max_count_per_bin": "most in a bin",
     "padding_fraction": "padding",
+    "missing_fraction": "not observed",
     "conditions": "conditions are",
     "split": "split of trials",
     "has_true_rates": "true rates",
@@ -102,7 +103,10 @@ def _metadata(one: Document) -> str:
 
 def _understood(one: Document) -> str:
     shape = " × ".join(str(size) for size in one["shape"])
-    return f"{one['what']}" + (f" ({shape})" if shape else "") + (f", {one['how']}" if one["how"] else "")
+    text = f"{one['what']}" + (f" ({shape})" if shape else "") + (f", {one['how']}" if one["how"] else "")
+    others = one.get("alternatives") or []
+    more = ", …" if len(others) > _MOST_NAMED else ""
+    return text + (f"; not taken: {', '.join(others[:_MOST_NAMED])}{more}" if others else "")
 
 
 def _print_problems(page: "Console", title: str, colour: str, problems: list[Document]) -> None:

@@ -1,6 +1,6 @@
 """What is shown of each kind of resource, from its document."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from latentry.commands.words import left_in_words
@@ -48,8 +48,16 @@ def dataset_html(dataset: Mapping[str, Any], picture_source: str) -> str:
         line(size),
         notes([_said(one) for one in dataset.get("problems") or []], "Rejected:", "#b83232"),
         notes([_said(one) for one in report.get("warnings") or []], "Warnings:"),
+        notes([*_alternatives(report)], "What else the file has:"),
         picture(picture_source, "preview of the data set"),
     )
+
+
+def _alternatives(report: Mapping[str, Any]) -> Iterator[str]:
+    """What could have been taken instead, of each variable of which there was a choice."""
+    for one in report.get("understood") or []:
+        if one.get("alternatives"):
+            yield f"{one['what']} is {one['variable']}; not taken: {', '.join(one['alternatives'])}"
 
 
 def job_html(
