@@ -317,6 +317,15 @@ class TestWindowsOfTrialsGivenByTrial:
         assert whole.trial_length_bins.tolist() == [10] * 5 + [13] * 5
         assert any("as long as" in note for note in whole.notes)
 
+    @pytest.mark.parametrize(
+        ("name", "options"), [("duration_ms", {}), ("duration", {"trial_time_unit": "ms"})]
+    )
+    def test_durations_in_milliseconds(self, name: str, options: dict[str, Any]) -> None:
+        source = by_trial(go=[0.2] * 10, **{name: [1000.0] * 5 + [1200.0] * 5})
+        aligned = {"trials": {"window_s": [0.0, 1.5]}}
+        found = bin_spikes(source, ReadOptions(bin_width_s=0.1, **aligned, **options))
+        assert found.trial_length_bins.tolist() == [10] * 5 + [12] * 5
+
     @pytest.mark.parametrize("durations", [[1000.0] * 10, [0.5] * 10, ["long"] * 10])
     def test_durations_that_do_not_fit_are_not_believed(self, durations: list[Any]) -> None:
         found = bin_spikes(by_trial(duration=durations), ReadOptions(bin_width_s=0.1))

@@ -94,7 +94,7 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
             f"Spikes were put into bins of {width_s:g} s, the default; bin_width_s says it otherwise."
         )
     tell_steps_back(trains)
-    take_durations(trains)
+    take_durations(trains, options)
     windows = _windows(trains, options, width_s)
     _refuse_too_many_counts(trains, windows, width_s, options)
     recording = Recording(

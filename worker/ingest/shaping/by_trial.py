@@ -1,16 +1,20 @@
 """Windows of trials whose spikes were given by trial: each has its own trial's spikes only, within what was recorded of it."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem
+from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.flat_spikes import STARTS, STOPS
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import zeros
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
+from worker.ingest.time_units import trial_seconds
 
 DURATIONS = (
-    "duration_s", "duration", "durations", "trial_duration_s", "trial_duration", "trial_durations", "trial_length_s",
+    "duration_s", "duration_ms", "duration", "durations", "trial_duration_s", "trial_duration", "trial_durations", "trial_length_s",
 )  # fmt: skip
 """Names of columns that say how long a trial lasts; the difference of a stop and a start says it too."""
 _LONGEST = 3.0
@@ -18,18 +22,27 @@ _LONGEST = 3.0
 _TOLERANCE_S = 1e-6
 
 
-def take_durations(trains: SpikeTrains) -> None:
+def take_durations(trains: SpikeTrains, options: ReadOptions) -> None:
     """Let each trial end where the file says it, if it does and every spike fits; else all end where the last spike ends.
 
     Parameters
     ----------
     trains
         Whose trials were laid end to end; the table of trials is changed in place.
+    options
+        Of the request: the unit of times.
     """
     table, offset_s = trains.tables.get("trials"), trains.trial_offset_s
     if table is None or offset_s is None or trains.times.first_s < -_TOLERANCE_S:
         return
-    names, durations_s = _durations(table)
+
+    def seconds(name: str) -> NDArray[np.float64] | None:
+        numbers = _numbers(table.columns[name])
+        if numbers is None:
+            return None
+        return trial_seconds(numbers, options, name, trains.column_unit, trains.sampling_rate_hz)
+
+    names, durations_s = _durations(table, seconds)
     if durations_s is None:
         return
     of_spikes = offset_s if trains.trial_offset_of_spikes_s is None else trains.trial_offset_of_spikes_s
@@ -45,17 +58,19 @@ def take_durations(trains: SpikeTrains) -> None:
     trains.notes.append(f"Each trial was taken to last as long as {names} says, from its time 0 on.")
 
 
-def _durations(table: TrialTable) -> tuple[str, NDArray[np.float64] | None]:
+def _durations(
+    table: TrialTable, seconds: Callable[[str], NDArray[np.float64] | None]
+) -> tuple[str, NDArray[np.float64] | None]:
     """How long each trial lasts by the columns of the table, in seconds, and which columns say it."""
     columns = {name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower(): name for name in table.columns}
 
     def first(names: tuple[str, ...]) -> NDArray[np.float64] | None:
         found = next((columns[name] for name in names if name in columns), None)
-        return None if found is None else _numbers(table.columns[found])
+        return None if found is None else seconds(found)
 
     own = next((columns[name] for name in DURATIONS if name in columns), None)
     if own is not None:
-        return f"`{own}`", _numbers(table.columns[own])
+        return f"`{own}`", seconds(own)
     start_s, stop_s = first(STARTS), first(STOPS)
     if start_s is None or stop_s is None:
         return "", None

@@ -186,5 +186,3 @@ def _invalid_times(file: NwbFile, paths: list[str], options: ReadOptions) -> NDA
         for path in paths
     ]
     return np.concatenate(found) if found else np.zeros((0, 2))
-
-
