@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.arrays import NamedArray
-from store.tables import Dataset
+if TYPE_CHECKING:  # not at run time: the process that reads files loads no database and no zarr
+    from store.arrays import NamedArray
+    from store.tables import Dataset
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RecordedSession:
         return name + self.suffix
 
 
-def sessions_of(dataset: Dataset) -> list[RecordedSession]:
+def sessions_of(dataset: "Dataset") -> list[RecordedSession]:
     """The sessions of a data set that is ready, in order; an ordinary one is the only one of its own."""
     alone = RecordedSession(dataset.id, dataset.trials or 0, dataset.bins or 0, dataset.neurons or 0)
     return sessions_in(dataset.report) or [alone]
@@ -62,7 +63,7 @@ def sessions_in(report: Mapping[str, Any] | None) -> list[RecordedSession]:
     return found
 
 
-def neurons_per_trial(dataset: Dataset) -> int:
+def neurons_per_trial(dataset: "Dataset") -> int:
     """Neurons of a trial's own session, the mean over trials: what a trial costs."""
     sessions = sessions_of(dataset)
     trials = sum(session.trials for session in sessions)
@@ -76,8 +77,10 @@ def largest_read_in(sessions: Sequence[RecordedSession]) -> int:
     return min(sum(session.neurons for session in sessions), min(session.bins for session in sessions))
 
 
-def session_coordinates(sessions: Sequence[RecordedSession]) -> list[NamedArray]:
+def session_coordinates(sessions: Sequence[RecordedSession]) -> "list[NamedArray]":
     """Neurons of each session; where there are several, also which trials are whose."""
+    from store.arrays import NamedArray
+
     coordinates = [
         NamedArray(
             one.named("neuron"),

@@ -209,7 +209,6 @@ class TestWhatIsOdd:
         [
             "",
             "group\ngood\n",
-            "cluster_id\tgroup\n1\n",
             "cluster_id\tgroup\nx\tgood\n",
             "cluster_id\tcluster_id\n1\t2\n",
             "a" * 200_000,
@@ -220,6 +219,20 @@ class TestWhatIsOdd:
         found = read(path, chop={"window_s": 0.05, "overlap_s": 0.0})
         assert {"table_left_out"} == {one.code for one in found.warnings}
         assert found.spikes.shape[2] == 4
+
+    @pytest.mark.parametrize("line", ["7\tgood\tdeep\t7\tx", "7\tgood\tdeep\t", "7\tgood"])
+    def test_lines_of_other_lengths_are_cut_or_filled_and_told(self, line: str, tmp_path: Path) -> None:
+        """Noise stays left out, which a table that is left out whole would not tell."""
+        table = f"cluster_id\tgroup\tlayer\n5\tnoise\tdeep\n{line}\n"
+        found = read(pack(tmp_path / "f", folder(cluster_group__tsv=table)))
+        ids = found.neuron_metadata["neuron_id"]
+        assert 5 not in ids
+        place = ids.index(7)
+        assert found.neuron_metadata["group"][place] == "good"
+        assert found.neuron_metadata["layer"][place] == ("deep" if "deep" in line else None)
+        told = next(one for one in found.warnings if one.code == "table_lines_uneven")
+        assert f"line 3 has {line.count(chr(9)) + 1}" in told.message
+        assert "table_left_out" not in {one.code for one in found.warnings}
 
     def test_clusters_are_missing(self, tmp_path: Path) -> None:
         problem = rejected(pack(tmp_path / "f", folder(spike_clusters__npy=None)))

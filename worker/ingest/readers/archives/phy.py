@@ -260,10 +260,14 @@ class _PhyFolder:
             return {}
         text = self.archive.read_text(self.folder + name)
         try:
-            return read_columns(text)
+            columns, remark = read_columns(text)
         except ValueError as error:
             self._table_left_out(name, str(error)[:200])
             return {}
+        if remark:
+            hint = "Check these lines: a separator within a text moves the values after it to other columns."
+            self.warnings.append(Problem("table_lines_uneven", f"`{name}`: {remark}.", hint, f"/{name}"))
+        return columns
 
     def _table_left_out(self, name: str, why: str) -> None:
         said = f"`{name}` was left out: {why}."

@@ -14,8 +14,15 @@ _LONGEST_TEXT = 500
 _MISSING = ("", "nan", "na", "n/a", "none", "null")
 
 
-def read_columns(text: str) -> dict[str, list[MetadataValue]]:
-    """Read a table whose first line names its columns, which tabs, commas or semicolons part.
+def read_columns(text: str) -> tuple[dict[str, list[MetadataValue]], str]:
+    """Read a table whose first line names its columns, which tabs, commas or semicolons separate.
+
+    Returns
+    -------
+    columns
+        Name → value of each line. Lines of too many values are cut, those of too few have None for the rest.
+    remark
+        What was wrong with lines; empty if nothing was.
 
     Raises
     ------
@@ -35,12 +42,18 @@ def read_columns(text: str) -> dict[str, list[MetadataValue]]:
         raise ValueError(f"it has {len(rows)} lines of {len(names)} columns")
     if len(set(names)) < len(names):
         raise ValueError("two of its columns have one name")
-    wrong = next((number for number, row in enumerate(rows[1:], 2) if len(row) != len(names)), None)
-    if wrong is not None:
-        raise ValueError(
-            f"line {wrong} has {len(rows[wrong - 1])} values, but {len(names)} columns have names"
+    wrong = [number for number, row in enumerate(rows[1:], 2) if len(row) != len(names)]
+    remark = ""
+    if wrong:
+        remark = (
+            f"{len(wrong)} lines do not have {len(names)} values, one for each column with a name; line {wrong[0]} has "
+            f"{len(rows[wrong[0] - 1])}. Values beyond the last column were cut, and missing ones are empty"
         )
-    return {name: typed(row[place] for row in rows[1:]) for place, name in enumerate(names)}
+    columns = {
+        name: typed(row[place] if place < len(row) else "" for row in rows[1:])
+        for place, name in enumerate(names)
+    }
+    return columns, remark
 
 
 def typed(texts: Iterable[str]) -> list[MetadataValue]:
