@@ -22,11 +22,11 @@ from worker.ingest.time_units import in_seconds
 SPIKES = [np.sort(np.random.default_rng(seed).uniform(0, 50, 400 * (seed + 1))) for seed in range(4)]
 
 
-def trains(**fields: Any) -> SpikeTrains:
+def trains(scale: float = 1.0, **fields: Any) -> SpikeTrains:
     times = SpikeTimes()
     for neuron, spikes_s in enumerate(SPIKES):
         for part in np.array_split(np.random.default_rng(0).permutation(spikes_s), 3):
-            times.add(part, neuron)
+            times.add(scale * part, neuron)
     return SpikeTrains(times, len(SPIKES), **fields)
 
 
@@ -269,7 +269,7 @@ def test_too_many_counts_say_how_they_come_about_and_what_helps(
     """Times in milliseconds that are read as seconds: 9 trials of up to 3300 s, in bins of 10 ms."""
     start_s = 1000 * np.arange(1.0, 46.0, 5.0)
     stop_s = start_s + 2500 + 100 * np.arange(9)
-    source = trains(tables={"trials": TrialTable(start_s, stop_s)})
+    source = trains(1000.0, tables={"trials": TrialTable(start_s, stop_s)})
     with pytest.raises(RejectedFile) as caught:
         binned(source, max_expanded_bytes=10**6, **options)
     (problem,) = caught.value.problems

@@ -14,7 +14,8 @@ from worker.ingest.spike_trains import SpikeTrains, TrialTable
 from worker.ingest.time_units import trial_seconds
 
 DURATIONS = (
-    "duration_s", "duration_ms", "duration", "durations", "trial_duration_s", "trial_duration", "trial_durations", "trial_length_s",
+    "duration_s", "duration_ms", "duration", "durations", "trial_duration_s", "trial_duration", "trial_durations",
+    "trial_length_s",
 )  # fmt: skip
 """Names of columns that say how long a trial lasts; the difference of a stop and a start says it too."""
 _LONGEST = 3.0
