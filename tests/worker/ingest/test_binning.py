@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -398,3 +399,39 @@ class TestTimesThatWereNotObserved:
         )
         assert found.missing is None
         assert [one.code for one in found.warnings] == ["observation_contradicted"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv", "mat", "mat on the clock of the session"])
+def test_a_window_has_its_own_trial_only_in_every_format(kind: str, tmp_path: Path) -> None:
+    """10 trials of 1 s, fired in every 10 ms by one neuron, and twice as rarely by the other."""
+    path, go = tmp_path / "f", np.array([0.2] * 5 + [0.6] * 5)
+    times_s = [np.arange(0.005, 1.0, step) for step in (0.01, 0.02)]
+    trial = np.repeat(np.arange(10), 150)
+    time = np.tile(np.concatenate(times_s), 10)
+    neuron = np.tile(np.repeat([0, 1], [100, 50]), 10)
+    if kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, spike_times=time, trial=trial, neuron=neuron, go_time=go)
+    elif kind == "csv":
+        rows = zip(trial, neuron, time, go[trial], strict=True)
+        path.write_text(
+            "trial,neuron,time,go_time\n" + "".join(f"{a},{b},{c:.6f},{d}\n" for a, b, c, d in rows)
+        )
+    else:
+        cells, start_s = np.empty((10, 2), object), np.arange(10) * 1.0
+        offset_s = start_s if "clock" in kind else np.zeros(10)
+        for place in np.ndindex(10, 2):
+            cells[place] = times_s[place[1]][:, None] + offset_s[place[0]]
+        beside = (
+            {"start_time": start_s[:, None], "stop_time": start_s[:, None] + 1} if "clock" in kind else {}
+        )
+        scipy.io.savemat(
+            path, {"spike_times": cells, "go_time": (go + offset_s)[:, None], **beside}, appendmat=False
+        )
+    options = {"bin_width_s": 0.1, "trials": {"align_to": "go_time", "window_s": [-0.5, 1.0]}}
+    found = read_recording(path, ReadOptions(**options))
+    assert found.trial_length_bins.tolist() == [13] * 5 + [9] * 5
+    assert np.asarray(found.missing)[:, :, 0].sum(axis=1).tolist() == [3] * 5 + [0] * 5
+    spikes = np.asarray(found.spikes).sum(axis=1)
+    assert spikes.tolist() == [[100, 50]] * 5 + [[90, 45]] * 5
+    assert "window_beyond_trials" in [one.code for one in found.warnings]

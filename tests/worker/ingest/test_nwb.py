@@ -271,7 +271,7 @@ class TestUnits:
         }
         left = {w.pointer for w in found.warnings if w.code == "column_left_out"}
         assert {"/units/depths", "/units/waveform_mean", "/units/electrodes"} < left
-        assert "units_not_observed" in codes(found)
+        assert any("obs_intervals" in note for note in found.notes)
 
     def test_neurons_are_chosen_by_them(self, rich: Path) -> None:
         kept = read(rich, neurons={"where": {"heldout": False}})
@@ -751,7 +751,9 @@ class TestTimesThatWereNotObserved:
         own[3, 5:7] = True  # 4 to 4.2 s
         np.testing.assert_array_equal(missing[:, :, 0], own)
         np.testing.assert_array_equal(found.spikes, expected_counts() * (missing == 0))
-        warning = next(one for one in found.warnings if one.code == "units_not_observed")
+        assert any("by the file's obs_intervals: units 0 (0.2 s)" in note for note in found.notes)
+        finer = read(rich, bin_width_s=0.05)
+        warning = next(one for one in finer.warnings if one.code == "units_not_observed")
         assert "0 (0.2 s)" in warning.message
 
     def test_intervals_that_cannot_be_read_are_told(self, rich: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ IN_INVALID_TIMES = "in_invalid_times"
 """Metadata of trials: whether the trial, or the window, overlaps an interval that the file calls invalid."""
 MOST_CONTRADICTING = 0.5
 """If more of a unit's spikes lie outside its intervals of observation, the intervals are not believed."""
+MOST_EDGE_BINS = 2
+"""Bins in which the observation begins and ends: that they are missing is worth a note, and no warning."""
 _TOLERANCE = 1e-6
 """Of a bin."""
 
@@ -138,8 +140,11 @@ def mask_unobserved(
     if trains.observed_s is not None:
         unobserved_s = [complement(own) for own in _believed(trains, trains.observed_s)]
         bins, spikes = mask_intervals(recording, start_s, unobserved_s)
-        if bins.any():
-            recording.warnings.append(_units_warning(recording, bins, spikes))
+        warning = _units_warning(recording, bins, spikes)
+        if bins.max(initial=0) > MOST_EDGE_BINS:
+            recording.warnings.append(warning)
+        elif bins.any():
+            recording.notes.append(warning.message)
     mask_intervals(recording, start_s, [merged(trains.invalid_s)] * trains.neurons)
 
 
