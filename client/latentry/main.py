@@ -97,9 +97,10 @@ def up(
 def _run_service(data_dir: Path, **options: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
-    # SIGHUP comes when the terminal is closed.
+    # SIGHUP comes when the terminal is closed; `nohup` has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopping.set())
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: stopping.set())
     service = load_embedded_service()(data_dir, **options)
     try:
         service.start()
