@@ -4,6 +4,7 @@ Selections and transformations make one of another; formats write it. None holds
 result is small, so what the server needs does not grow with what is asked for.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from api.arrays.opened import OpenedGroup
-from api.arrays.rows import StoredRows
+from api.arrays.rows import StoredRows, Taken
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class LabelledArray:
     blocks
         Reads the values from the beginning: rows of the first axis, in order, in blocks of about a chunk; one block of no dims
         where there are no dims. May be called again.
+    missing
+        Reads in the same way what says of each spike count whether it was not observed (not 0); None if all were observed. Its
+        blocks may be cut at other rows.
     """
 
     name: str
@@ -70,6 +74,7 @@ class LabelledArray:
     coordinates: tuple[Coordinate, ...]
     attributes: Mapping[str, Any]
     blocks: Callable[[], Iterator[NDArray[Any]]]
+    missing: Callable[[], Iterator[NDArray[Any]]] | None = None
 
     @property
     def size(self) -> int:
@@ -106,6 +111,7 @@ def labelled(name: str, group: OpenedGroup) -> LabelledArray:
     """An array of a finished group whole, with the coordinates that the group has for its dims."""
     array = group.arrays[name]
     attributes = dict(array.attrs)
+    whole = tuple(slice(0, size, 1) for size in array.shape)
     return LabelledArray(
         name=name,
         dims=dims_of(array),
@@ -115,8 +121,16 @@ def labelled(name: str, group: OpenedGroup) -> LabelledArray:
         description=str(attributes.pop("description", "")),
         coordinates=tuple(_coordinate(other, group) for other in coordinate_names(name, group)),
         attributes=attributes,
-        blocks=StoredRows(array, tuple(slice(0, size, 1) for size in array.shape)),
+        blocks=StoredRows(array, whole),
+        missing=missing_rows(name, group, whole),
     )
+
+
+def missing_rows(name: str, group: OpenedGroup, taken: tuple[Taken, ...]) -> StoredRows | None:
+    """Return what says which counts of a part of `spikes` (of one session) were not observed; None if all were."""
+    found = re.fullmatch(r"spikes(_[0-9]+)?", name)
+    array = group.arrays.get(f"missing{found[1] or ''}") if found else None
+    return None if array is None or array.shape != group.arrays[name].shape else StoredRows(array, taken)
 
 
 def dims_of(array: "zarr.Array[Any]") -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from zarr.abc.store import Store
 
 from api.arrays.chosen_trials import trial_numbers, trials_of_splits, trials_where
 from api.arrays.group import ArrayGroup
-from api.arrays.labelled import Coordinate, LabelledArray
+from api.arrays.labelled import Coordinate, LabelledArray, missing_rows
 from api.arrays.labels import label_problem, labelled_positions
 from api.arrays.rows import StoredRows, Taken, taken_entries
 from api.arrays.slices import parse_slice
@@ -97,6 +97,7 @@ def select(
             one.taken(kept[one.dim]) for one in _with_positions(whole, kept) if one.dim in kept
         ),
         blocks=StoredRows(group.opened(store).arrays[whole.name], tuple(taken)),
+        missing=missing_rows(whole.name, group.opened(store), tuple(taken)),
     )
 
 

@@ -10,7 +10,7 @@ from api.arrays.transformations.rebin import rebin
 from api.arrays.transformations.rotate import RotationKind, reference_path, rotate
 from api.arrays.transformations.smooth import smooth
 from api.arrays.transformations.surroundings import Surroundings
-from api.arrays.transformations.trials import with_recorded_bins
+from api.arrays.transformations.trials import floating, with_recorded_bins
 from api.arrays.transformations.wording import refusal
 
 __all__ = ["Surroundings", "Transformation", "depends_on", "transform"]
@@ -102,6 +102,8 @@ def transform(
         return (array,)
     _check_values(array)
     array = with_recorded_bins(array, surroundings)
+    if array.missing is not None:
+        array = floating(array)  # before bins are added up or averaged
     if wanted.align_to is not None and wanted.window_s is not None:
         array = align(array, wanted.align_to, wanted.window_s, wanted.event_clock, surroundings)
     if wanted.smooth_s is not None:

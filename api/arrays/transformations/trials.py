@@ -125,20 +125,43 @@ def recorded_bins(array: LabelledArray) -> NDArray[np.int64] | None:
 
 
 def floating(array: LabelledArray) -> LabelledArray:
-    """The array as floating-point numbers, NaN in bins past a trial's end: what a statistic leaves out."""
+    """The array as floating-point numbers, NaN in bins past a trial's end and at counts that were not observed.
+
+    A statistic leaves these out.
+    """
     dtype = np.result_type(array.dtype, np.float32)
     lengths = recorded_bins(array)
-    if lengths is None and dtype == array.dtype:
+    if lengths is None and dtype == array.dtype and array.missing is None:
         return array
+    missing = array.missing
 
     def blocks() -> Iterator[NDArray[Any]]:
         row = 0
+        rows_of_missing = None if missing is None else _RowsInOrder(missing())
         for block in array.blocks():
             values = block.astype(dtype)
+            if rows_of_missing is not None:
+                values = np.where(rows_of_missing.next(block.shape), dtype.type(np.nan), values)
             if lengths is not None:
                 ends = lengths[row : row + len(block), None]
                 values[np.arange(block.shape[1]) >= ends] = np.nan
             row += len(block) if block.ndim else 0
             yield values
 
-    return replace(array, dtype=dtype, blocks=blocks)
+    return replace(array, dtype=dtype, blocks=blocks, missing=None)
+
+
+class _RowsInOrder:
+    """Gives the rows of blocks in pieces of other lengths."""
+
+    def __init__(self, blocks: Iterator[NDArray[Any]]) -> None:
+        self._blocks, self._held = blocks, next(blocks)
+
+    def next(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """The next rows, as many as an array of this shape has, as bool."""
+        if not shape:
+            return np.asarray(self._held, np.bool_)
+        while len(self._held) < shape[0]:
+            self._held = np.concatenate((self._held, next(self._blocks)))
+        taken, self._held = self._held[: shape[0]], self._held[shape[0] :]
+        return taken.astype(np.bool_)
