@@ -62,6 +62,20 @@ class ParquetTable:
                         {name: as_lists(batch.column(name), name) for name in lists},
                     )
 
+    def take_out_damaged(self, needed: Collection[str]) -> list[str]:
+        """Take out the columns whose values cannot be read, unless they are needed; returns their names."""
+        damaged = []
+        with self._opened() as file:
+            for name in [name for name in self.columns if name not in needed]:
+                try:
+                    for _ in file.iter_batches(_MOST_ROWS, columns=[name], use_threads=False):
+                        pass
+                except (OSError, ValueError):
+                    damaged.append(name)
+        for name in damaged:
+            del self.columns[name]
+        return damaged
+
     def _opened(self) -> pyarrow.parquet.ParquetFile:
         return pyarrow.parquet.ParquetFile(
             self._path,

@@ -91,9 +91,30 @@ class ParquetReader:
         """Read `path`; the module's tables say what is understood."""
         limit_arrow()
         try:
-            return _read(ParquetTable(path, options), options)
+            return _read_around_damage(ParquetTable(path, options), options)
         except _NOT_BUILTIN as error:
             raise ValueError(str(error)) from error
+
+
+def _read_around_damage(table: ParquetTable, options: ReadOptions) -> Recording | SpikeTrains:
+    """Read a table; if it is damaged, read it once more without its columns of metadata that cannot be read."""
+    try:
+        return _read(table, options)
+    except PermissionError:  # of this installation, not of the file
+        raise
+    except (OSError, ValueError) as error:
+        roles = find_roles(table, options)
+        is_wide = roles.neuron is None  # then a column of numbers may be a neuron
+        neurons = {name for name, kind in table.columns.items() if is_wide and kind != "label"}
+        damaged = table.take_out_damaged(roles.used() | neurons)
+        if not damaged:
+            raise
+        found = _read(table, options)
+        for name in damaged:
+            said = f"The column `{name[:100]}` was left out: it is damaged and cannot be read ({str(error)[:100]})."
+            hint = "Save and upload the file again if it is needed."
+            found.warnings.append(Problem("column_left_out", said, hint, f"/{name[:100]}"))
+        return found
 
 
 def _read(table: Table, options: ReadOptions) -> Recording | SpikeTrains:
