@@ -418,3 +418,25 @@ class TestHostile:
             rejected(WRITERS["neuralynx"](tmp_path / "f"), max_expanded_bytes=1000).code
             == "file_too_large_expanded"
         )
+
+
+@pytest.mark.parametrize("tick", [0, 2**31])
+def test_an_event_of_blackrock_at_an_impossible_time(tick: int, tmp_path: Path) -> None:
+    """It is no reset of the clock, which would shift all spikes after it."""
+
+    def spikes(trains: SpikeTrains) -> list[list[float]]:
+        return [trains.times_of(neuron).tolist() for neuron in range(trains.neurons)]
+
+    path = WRITERS["nev"](tmp_path / "f")
+    whole = trains_of(path)
+    data = bytearray(path.read_bytes())
+    packets = range(int.from_bytes(data[12:16], "little"), len(data), 60)
+    events = [place for place in packets if data[place + 4 : place + 6] == b"\x00\x00"]
+    data[events[2] : events[2] + 4] = tick.to_bytes(4, "little")
+    path.write_bytes(data)
+    trains = trains_of(path)
+    assert spikes(trains) == spikes(whole)
+    assert "segments" not in trains.tables
+    assert len(trains.events["digital_input_port"]) == len(whole.events["digital_input_port"]) - 1
+    [warning] = [one for one in trains.warnings if one.code == "events_left_out"]
+    assert "the times of 1 of them" in warning.message

@@ -15,6 +15,7 @@ from worker.ingest.readers.acquisition.sorted_units import (
     EventLists,
     UnitSpikes,
     add_segments,
+    broken_events,
     end_is_missing,
 )
 from worker.ingest.readers.base import ReadOptions
@@ -77,7 +78,7 @@ class _NevFile:
         self._events = EventLists()
         self._segment_start_s: list[float] = []
         self._segment_stop_s: list[float] = []
-        self._offset_s, self._last_tick = 0.0, 0
+        self._offset_s, self._last_tick, self._stray_events = 0.0, 0, 0
 
     def read(self) -> SpikeTrains:
         names = self._channel_names()
@@ -99,6 +100,9 @@ class _NevFile:
                 "The clock of the recording was set back between stretches: they were laid one after the other, "
                 f"{_GAP_S:g} s apart."
             )
+        if self._stray_events:
+            why = f"the times of {self._stray_events} of them lie outside those of the packets around them"
+            trains.warnings.append(broken_events("digital inputs and comments", why))
         if rest:
             trains.warnings.append(end_is_missing("a packet"))
         return trains
@@ -143,6 +147,7 @@ class _NevFile:
         if len(packets) == 0:
             return
         ticks = np.minimum(packets["tick"].astype(np.uint64), np.uint64(2**62)).astype(np.int64)
+        packets, ticks = self._without_stray_events(packets, ticks)
         before = np.concatenate([[self._last_tick], ticks[:-1]])
         resets = set(np.flatnonzero(ticks < before - int(_RESET_S * self._resolution)).tolist())
         starts = sorted(resets | {0})
@@ -151,6 +156,18 @@ class _NevFile:
                 self._begin_segment(int(ticks[begin]))
             self._take_stretch(packets[begin:end], ticks[begin:end])
         self._last_tick = int(ticks[-1])
+
+    def _without_stray_events(
+        self, packets: NDArray[Any], ticks: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Leave out events whose time lies outside those of the packets before and after: they are no reset of the clock."""
+        tolerance = int(_RESET_S * self._resolution)
+        before, after = np.concatenate([[self._last_tick], ticks[:-1]]), np.append(ticks[1:], ticks[-1])
+        is_event = (packets["id"] == 0) | (packets["id"] == _COMMENT)
+        goes_on = after >= before - tolerance
+        stray = is_event & goes_on & ((ticks < before - tolerance) | (ticks > after + tolerance))
+        self._stray_events += int(np.count_nonzero(stray))
+        return packets[~stray], ticks[~stray]
 
     def _begin_segment(self, tick: int) -> None:
         if len(self._segment_start_s) >= _MOST_SEGMENTS:
