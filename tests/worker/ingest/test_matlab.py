@@ -36,6 +36,7 @@ from tests.worker.ingest.matlab_files import (
     structs_of_counts,
     trial_table,
 )
+from worker.ingest.read import read_recording
 from worker.ingest.readers import READERS, ReadOptions, read_file
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
@@ -420,3 +421,23 @@ class TestCountsByTrial:
         assert (
             rejected(write(tmp_path / "f", {"spikes": cells(halves)}), bin_width_s=0.01) == "counts_not_whole"
         )
+
+
+@pytest.mark.parametrize(("width", "expected"), [(4, ["left", "righ", "up"]), (6, ["left", "right", "up"])])
+def test_a_text_of_another_length_than_declared_is_cut_and_told(
+    width: int, expected: list[str], tmp_path: Path
+) -> None:
+    """A char array of 3 × 5 characters that declares 3 × 4, or 3 × 6."""
+    path = tmp_path / "f.mat"
+    spikes = np.random.default_rng(0).poisson(1.0, (3, 40, 7)).astype(float)
+    scipy.io.savemat(
+        path, {"spikes": spikes, "bin_width_s": 0.01, "direction": np.array(["left", "right", "up"])}
+    )
+    data = path.read_bytes()
+    declared = np.array([3, 5], "<i4").tobytes()
+    assert data.count(declared) == 1
+    path.write_bytes(data.replace(declared, np.array([3, width], "<i4").tobytes()))
+    found = read_recording(path, ReadOptions())
+    np.testing.assert_array_equal(found.spikes, spikes)
+    assert found.trial_metadata["direction"] == expected
+    assert [one.pointer for one in found.warnings if one.code == "text_cut"] == ["/direction"]

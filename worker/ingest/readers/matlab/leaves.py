@@ -156,6 +156,7 @@ class MatlabArrays:
         self.cells: dict[str, Cell] = {}
         self.why_cell: dict[str, str] = {}
         self.unread: dict[str, str] = {}
+        self.cut_texts: list[str] = []
         self.notes: list[str] = []
         self._entries: dict[str, _Entry] = {}
         self._last: tuple[str, Rows] | None = None
@@ -208,6 +209,8 @@ class MatlabArrays:
         elif isinstance(node, Numbers):
             self._take_numbers(name, node)
         elif isinstance(node, Text):
+            if node.is_cut:
+                self.cut_texts.append(name)
             lines = node.lines if len(node.lines) > 1 else node.lines[0]
             self._add_texts(name, lines)
         elif isinstance(node, Cell):
@@ -230,6 +233,8 @@ class MatlabArrays:
         is_column = len(cell.shape) == 2 and min(cell.shape) <= 1
         filled = [item for item in items if not _is_empty(item)]
         if is_column and filled and all(isinstance(item, Text) for item in filled):
+            if any(isinstance(item, Text) and item.is_cut for item in filled):
+                self.cut_texts.append(name)
             texts = [_one_text(item.lines) if isinstance(item, Text) else "" for item in items]
             self._add_texts(name, texts)
         elif is_column and filled and all(isinstance(item, Numbers) and item.is_one for item in filled):

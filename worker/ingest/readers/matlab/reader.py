@@ -103,6 +103,10 @@ def _read_tree(tree: Tree, options: ReadOptions) -> Recording | SpikeTrains:
     if isinstance(found, Recording):
         _shorten_names(found, name)
     found.notes += arrays.notes
+    for text in arrays.cut_texts:
+        message = f"The text `{text}` holds another number of characters than its shape declares: it was cut to that shape."
+        hint = "Check its values in the report, and save it again in MATLAB."
+        found.warnings.append(Problem("text_cut", message, hint, f"/{text}"))
     taken = {understood.variable for understood in found.understood}
     for other, (shape, why) in arrays.left_out().items():
         if other not in taken and other not in arrays.variables:

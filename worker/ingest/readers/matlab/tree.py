@@ -100,9 +100,10 @@ class Numbers:
 
 @dataclass(slots=True)
 class Text:
-    """A char array: its rows, trailing blanks cut off."""
+    """A char array: its rows, trailing blanks cut off; `is_cut` if the file holds another number of characters than declared."""
 
     lines: list[str]
+    is_cut: bool = False
 
 
 @dataclass(slots=True)
@@ -182,10 +183,16 @@ def empty(shape: tuple[int, ...] = (0, 0)) -> Numbers:
 
 
 def text_of(codes: str, shape: tuple[int, ...]) -> Node:
-    """The rows of a char array, of its characters in MATLAB's order."""
-    if len(shape) != 2 or shape[0] <= 1 or len(codes) != product(shape):
+    """Return the rows of a char array from its characters in MATLAB's order.
+
+    Characters beyond the declared shape are cut; rows that lack some are shorter.
+    """
+    if len(shape) != 2 or not 1 < shape[0] <= len(codes):
         return Text([codes.rstrip(" \x00")])
-    return Text([codes[row :: shape[0]].rstrip(" \x00") for row in range(shape[0])])
+    declared = product(shape)
+    is_cut = len(codes) != declared
+    codes = codes[:declared]
+    return Text([codes[row :: shape[0]].rstrip(" \x00") for row in range(shape[0])], is_cut)
 
 
 def full(
