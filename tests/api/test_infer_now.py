@@ -284,6 +284,6 @@ def test_commands_of_the_guide_to_inference(
     ids = {"DATASET": example.dataset_id, "MODEL": example.model_id}
     applied, answered = run_commands(DOCS / "inference.md", tmp_path, LATENTRY=light_url, **ids)
     assert applied.count('"state":"queued"') == 2, "made and listed"
-    assert json.loads(answered)["arrays"]["factors"]["shape"] == [3, 3]
+    assert json.loads(answered)["arrays"]["factors"]["shape"] == [5, 3]
     with np.load(tmp_path / "latents.npz") as found:
         assert found["rates"].shape == (5, 4)
