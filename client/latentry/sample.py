@@ -41,7 +41,7 @@ def reaches(seed: int = 0) -> dict[str, Any]:
     centre_s = go_cue + reaction_time + duration_s / 2
     width_s = (duration_s / 5)[:, None]
 
-    def velocity_at(time_s: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def velocity_at(time_s: np.ndarray[Any, Any]) -> Any:
         """Return the velocity of every trial in cm/s, trials × times × 2: a Gaussian speed that covers 10 cm."""
         speed = np.exp(-0.5 * ((time_s - centre_s[:, None]) / width_s) ** 2)
         speed *= 10 / (width_s * np.sqrt(2 * np.pi))
