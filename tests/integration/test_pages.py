@@ -164,3 +164,7 @@ def test_the_commands_of_a_page(page: str, shell: Shell, monkeypatch: pytest.Mon
     run_python(shell, page, [text for language, text in found if language == "python"])
     if page in CHECKS:
         CHECKS[page](shell.folder, said)
+    with Client(shell.url) as client:  # what a page leaves training would keep the next one waiting
+        for state in ("queued", "running", "paused"):
+            for job in client.jobs(state=state).all():
+                job.cancel()
