@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from api.errors import ProblemDocument
+from store.dataset_options import DatasetOptions
 
 DOCUMENT = Path(__file__).with_name("openapi.json")
 
@@ -51,8 +52,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
         separate_input_output_schemas=app.separate_input_output_schemas,
     )
     schemas = document["components"]["schemas"]
-    problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= problem.pop("$defs") | {"ProblemDocument": problem}
+    # No route has these as its whole body or answer. The prefix keeps parts such as `Range` apart from those of other models.
+    for model, prefix in ((ProblemDocument, ""), (DatasetOptions, "Dataset")):
+        schema = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
+        parts = schema.pop("$defs")
+        schemas |= {f"{prefix}{name}": part for name, part in parts.items()} | {model.__name__: schema}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for path in document["paths"].values():

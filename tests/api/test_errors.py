@@ -25,7 +25,7 @@ from tests.conftest import free_port
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/datasets/x/y", "/v1/models", "/v2/jobs"])
+@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/v1/datasets/x/y", "/v1/models", "/v2/jobs"])
 def test_no_such_route(reader: TestClient, method: str, path: str) -> None:
     answer = reader.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)

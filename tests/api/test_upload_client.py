@@ -109,5 +109,7 @@ def test_our_client_s_options(
         assert told.getvalue().endswith(f"{len(CONTENT)} {len(CONTENT)}\n")
         derived = client.derive_dataset(made["id"], {"bin_width_s": 0.01}, name="finer")
         assert (derived["derived_from"], derived["name"]) == (made["id"], "finer")
-        assert client.upload_dataset(path, bin_width_s=0.01)["id"] == derived["id"]
+        assert derived["options"] == {"chop": {"window_s": 2.0}, "bin_width_s": 0.01}
+        same = client.upload_dataset(path, options={"chop": {"window_s": 2.0}}, bin_width_s=0.01)
+        assert same["id"] == derived["id"]
     assert count(sqlite_database, Dataset) == 2

@@ -271,6 +271,13 @@ class TestLfadsHdf5:
         assert_same(read_recording(write_npz(tmp_path / "f.npz", recording), ReadOptions()), recording)
 
 
+def write_ragged(file: h5py.File, name: str, rows: int) -> None:
+    """Write values of variable length, which are not read."""
+    ragged = file.create_dataset(name, (rows,), h5py.vlen_dtype(np.int32))
+    for row in range(rows):
+        ragged[row] = np.arange(row % 3)
+
+
 @pytest.mark.parametrize("layout", ["hdf5", "lfads", "npz", "damaged npz"])
 def test_one_unreadable_column_is_left_out(layout: str, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
@@ -278,11 +285,13 @@ def test_one_unreadable_column_is_left_out(layout: str, tmp_path: Path) -> None:
     words, target = ["left", "right"] * 10, np.arange(20) % 3
     if layout == "hdf5":
         with h5py.File(path, "w") as file:
-            file["spikes"], file["bin_width_s"], file["words"], file["target"] = spikes, 0.01, words, target
+            file["spikes"], file["bin_width_s"], file["target"] = spikes, 0.01, target
+            write_ragged(file, "words", 20)
     elif layout == "lfads":
         with h5py.File(path, "w") as file:
             file["train_data"], file["valid_data"] = spikes[:15], spikes[15:]
-            file["train_words"], file["valid_words"] = words[:15], words[15:]
+            write_ragged(file, "train_words", 15)
+            write_ragged(file, "valid_words", 5)
             file["train_target"], file["valid_target"] = target[:15], target[15:]
     else:
         with path.open("wb") as whole:

@@ -34,7 +34,7 @@ def read(name: str, **options: Any) -> tuple[Recording, Report]:
             "lorenz_tiny.h5",
             (8, 100, 30),
             0.01,
-            ["bin_width_derived", "array_left_out", "counts_clipped_maybe"],
+            ["bin_width_derived", "array_left_out", "counts_clipped_maybe", "no_preset_fits"],
         ),
     ],
 )
