@@ -97,10 +97,11 @@ def up(
 def _run_service(data_dir: Path, **options: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
-    # SIGHUP comes when the terminal is closed; `nohup` has it ignored.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: stopping.set())
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal is closed; `nohup` has it ignored
+        ends.append(signal.SIGHUP)
+    for number in ends:
+        signal.signal(number, lambda *_: stopping.set())
     service = load_embedded_service()(data_dir, **options)
     try:
         service.start()

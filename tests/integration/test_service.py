@@ -85,7 +85,8 @@ def test_every_link_leads_somewhere(service: EmbeddedService, spikes_file: Path)
             path = waiting.pop()
             seen.add(path)
             with http.stream("GET", path) as answer:
-                assert answer.status_code < 400, (path, answer.status_code)
+                # A job that was cancelled before it trained has no lineage: 409 says so.
+                assert answer.status_code < 400 or answer.status_code == 409, (path, answer.status_code)
                 if not answer.headers["Content-Type"].startswith("application/json"):
                     continue
                 document = json.loads(answer.read())
@@ -230,7 +231,11 @@ def test_up_runs_until_interrupted_or_its_terminal_is_closed(tmp_path: Path, num
         str(tmp_path / "data"),
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
     )
     assert process.stdout is not None
     first = process.stdout.readline()

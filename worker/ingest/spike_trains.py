@@ -306,11 +306,11 @@ def tell_steps_back(trains: SpikeTrains) -> None:
         trains.notes.append(f"{seen}: they are in no order in the file, and were sorted.")
         return
     said = (
-        f"{seen}. A clock that starts again, or recordings that were joined, look so: their spikes now lie on each other, from "
-        f"{times.first_s:g} to {times.last_s:g} s."
+        f"{seen}. Probably a clock was restarted, or recordings were joined. The parts now overlap in time, from "
+        f"{times.first_s:g} to {times.last_s:g} s, so rates are too high."
     )
     hint = (
-        "If so, upload each part as a file of its own, or add to the times of each later part where it begins on one clock. If "
+        "Upload each part as a file of its own, or add to the times of each later part where it begins on one clock. If "
         "times start again in each trial, name the trial of each spike with mapping.trial."
     )
     trains.warnings.append(Problem("times_go_back", said, hint, "/spike_times"))
