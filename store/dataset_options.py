@@ -121,6 +121,11 @@ class TrialOptions(_Options):
         description="What is time 0 of a trial: a column of times in the table of trials, or a series of events, each of "
         "which is then a trial. The trial's start unless given.",
     )
+    align_to_clock: Literal["session", "trial"] | None = Field(
+        None,
+        description="Whether the column of `align_to` has times of the session or counts from each trial's start, where trials "
+        "have a start and a stop in the session. Told by where the times lie, unless given.",
+    )
     window_s: tuple[float, float] | None = Field(
         None,
         description="From when to when, in seconds from time 0, such as [-0.25, 0.75]; the whole trial unless given.",

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from store.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.time_units import trial_seconds, unit_of
 
 SECONDS_PER_UNIT = {
     "bin_width_s": 1.0,
@@ -61,14 +63,15 @@ class BinWidthClues:
     counts_per_true_rate: float | None = None
     usual: tuple[str, float] | None = None
 
-    def add_time_axis(self, name: str, values: NDArray[Any]) -> None:
-        """Take in the times of the bins, in milliseconds if the name ends with `_ms`.
+    def add_time_axis(self, name: str, values: NDArray[Any], options: DatasetOptions) -> None:
+        """Take in the times of the bins, in the unit that the options or the name say, or else in seconds.
 
-        Integers in steps of 1 number the bins and say nothing of their width.
+        Integers in steps of 1 without a unit number the bins and say nothing of their width.
         """
         times = values.reshape(-1).astype(np.float64)
-        if values.dtype.kind == "f" or _step(times) != 1.0:
-            self.time_axes_s[name] = times * (1e-3 if name.lower().endswith("_ms") else 1.0)
+        unit = options.trial_time_unit or unit_of(name) or options.time_unit
+        if values.dtype.kind == "f" or _step(times) != 1.0 or unit is not None:
+            self.time_axes_s[name] = trial_seconds(times, options, name)
 
     def settle(self, notes: list[str], warnings: list[Problem]) -> float:
         """Give the bin width in seconds, writing how it was found into `notes` and `warnings`.

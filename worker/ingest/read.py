@@ -15,6 +15,7 @@ from worker.ingest.shaping.observation import drop_unobserved, mark_windows, war
 from worker.ingest.shaping.selection import keep_where, select_neurons, select_trials
 from worker.ingest.shaping.splits import apply_split, condition_of_split
 from worker.ingest.spike_trains import SpikeTrains
+from worker.ingest.time_units import columns_in_seconds
 
 
 def read_recording(path: Path, options: ReadOptions) -> Recording:
@@ -25,10 +26,23 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     RejectedFile
         For every file that cannot be read, every option that does not fit it, and nothing that is ours to mend.
     """
-    found, problems = read_file(path, options), Gatherer()
+    found = read_file(path, options)
+    try:
+        return _shaped(found, options)
+    except RejectedFile as rejected:  # what was odd before may be the reason
+        explaining = [warning for warning in found.warnings if warning not in rejected.problems]
+        raise RejectedFile([*rejected.problems, *explaining]) from rejected
+
+
+def _shaped(found: Recording | SpikeTrains, options: ReadOptions) -> Recording:
+    """Put spike times into bins, choose trials and neurons, cut windows, split."""
+    problems = Gatherer()
     if isinstance(found, Recording):
         recording = found
         _refuse_unusable(recording)
+        recording.trial_metadata = columns_in_seconds(
+            recording.trial_metadata, options, options.sampling_rate_hz, recording.notes
+        )
         with problems:
             if options.mapping.split is None and (recording.split == SPLIT_NOT_GIVEN).all():
                 take_split(recording, options)
@@ -38,6 +52,7 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
             if options.rebin_s is not None:
                 rebin(recording, options.rebin_s)
     else:
+        _tell_overridden_rate(found, options)
         recording = bin_spikes(found, options)
         _refuse_unusable(recording)
         if options.trials.ids is not None and all(one.what != "trial" for one in found.understood):
@@ -63,6 +78,16 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     drop_unobserved(recording, options.trials.unobserved)
     apply_split(recording, options.split)
     return recording
+
+
+def _tell_overridden_rate(trains: SpikeTrains, options: ReadOptions) -> None:
+    given_hz, file_hz = options.sampling_rate_hz, trains.sampling_rate_hz
+    if given_hz is not None and file_hz is not None and abs(given_hz / file_hz - 1) > 1e-6:
+        said = (
+            f"sampling_rate_hz is {given_hz:g}, and the file says {file_hz:g} Hz: {given_hz:g} Hz was taken."
+        )
+        hint = "Leave sampling_rate_hz out to take the file's."
+        trains.warnings.append(Problem("sampling_rate_overridden", said, hint, "/sampling_rate_hz"))
 
 
 def _cut_windows(recording: Recording, found: Recording | SpikeTrains, options: ReadOptions) -> None:

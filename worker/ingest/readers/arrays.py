@@ -329,7 +329,7 @@ class _Counts:
                 variable.length == bins and (times := read_time_axis(file, name, options.mapping)) is not None
             ):
                 self._used.add(name)
-                clues.add_time_axis(name, times)
+                clues.add_time_axis(name, times, options)
         name_of_rates = self._true_rates_name()
         rates = None if name_of_rates is None else self._per_bin(name_of_rates)
         if rates is not None:

@@ -169,6 +169,16 @@ def unless_needed(unreadable: Mapping[str, Problem]) -> Iterator[None]:
         raise RejectedFile([*unreadable.values(), *error.problems]) from error
 
 
+def neurons_merged(other: str, neuron: str) -> Problem:
+    """Make the warning for labels that differ among the spikes of one neuron and may be those of neurons, too."""
+    said = (
+        f"`{neuron[:100]}` was taken for the neuron of each spike, and `{other[:100]}` differs among the spikes of one. If "
+        "both together name a neuron, several neurons became one."
+    )
+    hint = "If so, name the right one with mapping.neuron, or add one that has a label of its own for each neuron."
+    return Problem("neurons_merged", said, hint, "/mapping/neuron")
+
+
 def name_is_usable(name: str) -> bool:
     """Say whether a name may stand in tables and URLs: at most 100 letters, digits and plain punctuation."""
     return _USABLE_NAME.fullmatch(name) is not None and ".." not in name

@@ -1,13 +1,27 @@
 """Spike times in arrays of a file: one time for each spike, and beside it which neuron fired and in which trial."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers.axis_evidence import Role, known_roles, owner_guessed, owner_of_column, role_of
-from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
+from worker.ingest.readers.axis_evidence import (
+    Role,
+    base_of,
+    known_roles,
+    owner_guessed,
+    owner_of_column,
+    role_of,
+)
+from worker.ingest.readers.base import (
+    ReadOptions,
+    left_out,
+    metadata_values,
+    name_is_usable,
+    neurons_merged,
+)
 from worker.ingest.readers.choosing import Variable, choose, is_named, named
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import rows_per_block
@@ -98,8 +112,23 @@ def read_flat_spikes(
         found.take_trials_and_events(trains)
     found.take_neurons(trains)
     found.tell_guessed(trains)
+    if options.mapping.neuron is None and neuron is not None:
+        _tell_merged(file, neuron, same_length, trains)
     found.warn_of_others(trains)
     return trains
+
+
+def _tell_merged(
+    file: "ArrayFile", neuron: str, same_length: Mapping[str, Variable], trains: SpikeTrains
+) -> None:
+    """Warn if another array of labels differs among the spikes of one neuron and may name the neuron, too."""
+    labels = np.unique(np.asarray(file.read(neuron)).reshape(-1), return_inverse=True)[1]
+    for name in same_length:
+        if name != neuron and base_of(name) in (*NEURON, "electrode", "electrodes", "channel", "channels"):
+            others = np.unique(np.asarray(file.read(name)).reshape(-1), return_inverse=True)[1]
+            together = labels.astype(np.int64) * (int(others.max(initial=0)) + 1) + others
+            if len(np.unique(together)) > len(np.unique(labels)):
+                trains.warnings.append(neurons_merged(name, neuron))
 
 
 def _read_ends(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:

@@ -231,7 +231,7 @@ class _Beside:
 
     def __init__(self, file: ArrayFile, layout: Layout, recording: Recording, options: ReadOptions) -> None:
         self._file, self._layout, self._recording = file, layout, recording
-        self._mapping = options.mapping
+        self._mapping, self._options = options.mapping, options
         self._known = known_roles(options.mapping, file.variables)
         self._trials, self._bins, self._neurons = map(int, recording.spikes.shape)
         self._spikes = next(iter(layout.spikes.values()))
@@ -276,7 +276,7 @@ class _Beside:
                 times = read_time_axis(file, name, self._mapping)
                 if times is not None:
                     self._layout.used.add(name)
-                    clues.add_time_axis(name, times)
+                    clues.add_time_axis(name, times, self._options)
         found = {base_of(name): name for name in self._layout.names}
         rates_name = next((found[name] for name in _TRUE_RATES if name in found), None)
         rates = None if rates_name is None else self._true_rates(rates_name)

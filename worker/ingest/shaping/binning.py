@@ -217,7 +217,9 @@ def _trials(trains: SpikeTrains, options: ReadOptions) -> tuple[str, TrialTable 
             zero_s = column_seconds(
                 table.columns[align_to], options, align_to, trains.column_unit, trains.sampling_rate_hz
             )
-            return name, table, zero_s if trains.trial_offset_s is None else zero_s + trains.trial_offset_s
+            if trains.trial_offset_s is None:
+                return name, table, _on_session_clock(trains, table, zero_s, options)
+            return name, table, zero_s + trains.trial_offset_s
     if align_to in trains.events:
         return _aligned_to_events(trains, align_to, wanted, options)
     columns = [column for table in tables.values() for column in ("start_time", "stop_time", *table.columns)]
@@ -226,6 +228,31 @@ def _trials(trains: SpikeTrains, options: ReadOptions) -> tuple[str, TrialTable 
         f"nor a series of events ({listed(trains.events)})."
     )
     raise RejectedFile(Problem("align_to_unknown", said, "Name one of these.", "/trials/align_to"))
+
+
+def _on_session_clock(
+    trains: SpikeTrains, table: TrialTable, zero_s: NDArray[np.float64], options: ReadOptions
+) -> NDArray[np.float64]:
+    """Return times of the session, for a column of times that may count from each trial's start."""
+    clock = options.trials.align_to_clock
+    if clock == "session":
+        return zero_s
+    from_start_s = table.start_s + zero_s
+    if clock == "trial":
+        return from_start_s
+    inside, inside_from_start = (
+        np.mean((times_s >= table.start_s - _TOLERANCE) & (times_s <= table.stop_s + _TOLERANCE))
+        for times_s in (zero_s, from_start_s)
+    )
+    if inside >= 0.5 or inside_from_start < 0.9:
+        return zero_s
+    said = (
+        f"`{options.trials.align_to}` lies within its own trial in {inside:.0%} of the trials if it is a time of the session, "
+        f"and in {inside_from_start:.0%} if it counts from each trial's start: it was taken to count from there."
+    )
+    hint = 'trials.align_to_clock says it: "trial" (as it was taken) or "session".'
+    trains.warnings.append(Problem("align_to_clock_guessed", said, hint, "/trials/align_to_clock"))
+    return from_start_s
 
 
 def _aligned_to_events(
@@ -306,6 +333,8 @@ def _with_a_bin(
 
 def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions, width_s: float) -> None:
     """Do with trials that share time with the one before as `trials.overlap` says."""
+    if trains.is_by_trial:
+        return  # a window has the spikes of its own trial only
     order = np.argsort(windows.start_s, kind="stable")
     start_s, bins = windows.start_s[order], windows.bins[order]
     stop_s = start_s + bins * width_s

@@ -170,7 +170,8 @@ def _sorting(archive: NpzArchive, options: ReadOptions) -> SpikeTrains:
         Understood("spike_times", chosen, how, archive.variables[chosen].shape, tuple(others)),
         Understood("neuron", labels, how, archive.variables[labels].shape),
     ]
-    trains.notes.append(f"Spike times were read in samples of {rate_hz:g} Hz.")
+    trains.sampling_rate_hz = rate_hz
+    trains.notes.append(f"Spike times were read in samples of {options.sampling_rate_hz or rate_hz:g} Hz.")
     if others:
         said = f"The sorting has {len(segments)} segments, each with its own clock: only `{chosen}` was read."
         hint = f"For another segment, derive a data set with mapping.spike_times {listed(f'`{one}`' for one in others)}."

@@ -190,6 +190,11 @@ def seconds(
     return in_seconds(values.astype(np.int64) if is_whole else values, options, name)
 
 
+def names_neurons(name: str) -> bool:
+    """Return whether a column has a name such as `unit`, `cluster` or `electrode`."""
+    return plain(name) in _NEURON
+
+
 def column_left_out(name: str, why: str) -> Problem:
     """Make the warning for a column that was not taken."""
     hint = "A column is kept as metadata if it has one value in all rows of a trial, or of a neuron."

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem
-from worker.ingest.readers.base import ReadOptions, name_is_usable
+from worker.ingest.readers.base import ReadOptions, name_is_usable, neurons_merged
 from worker.ingest.readers.flat_spikes import STARTS, STOPS
-from worker.ingest.readers.tables.layouts import Roles, column_left_out, plain, seconds
+from worker.ingest.readers.tables.layouts import Roles, column_left_out, names_neurons, plain, seconds
 from worker.ingest.readers.tables.survey import Constants, Labels
 from worker.ingest.readers.tables.table import Batch, LabelColumn, Table
 from worker.ingest.recording import MetadataValue
@@ -129,7 +129,11 @@ class _Spikes:
             if names:
                 trains.notes.append(f"Metadata of {what}, constant in the rows of each: {', '.join(names)}.")
         for name in self._others:
-            if name not in of_trials and name not in of_neurons:
+            if name in of_trials or name in of_neurons:
+                continue
+            if names_neurons(name) and self._roles.neuron is not None:
+                trains.warnings.append(neurons_merged(name, self._roles.neuron))
+            else:
                 trains.warnings.append(column_left_out(name, "it differs between rows, or cannot be read"))
         if self._unlabelled:
             said = f"{self._unlabelled} rows have no neuron or no trial, and were left out."
