@@ -32,7 +32,7 @@ class _Labels:
         if labels.dtype.kind == "f":
             whole = labels.astype(np.int64)
             if not (whole == labels).all():
-                said = f"The {self._what} of some spikes is no whole number, such as {labels[whole != labels][0]!r}."
+                said = f"The {self._what} of some spikes is no whole number, such as {labels[whole != labels][0].item()!r}."
                 hint = f"Give whole numbers or names for the {self._what} of each spike."
                 raise RejectedFile(Problem("label_not_whole", said, hint, f"/mapping/{self._what}"))
             labels = whole

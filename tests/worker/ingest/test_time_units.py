@@ -124,7 +124,7 @@ def test_a_column_in_ms_that_is_read_as_seconds_is_refused(file_format: str, tmp
     path = write_flat(file_format, tmp_path / "f", flat_spikes(range(TRIALS)), {"go": GO_MS + 0.5})
     with pytest.raises(RejectedFile) as caught:
         read(path, trials={"align_to": "go", "window_s": [-0.02, 0.03]})
-    (problem,) = caught.value.problems
+    problem, *_ = caught.value.problems
     assert problem.code == "trials_outside_spikes"
     assert 'trial_time_unit: "ms"' in problem.hint
 

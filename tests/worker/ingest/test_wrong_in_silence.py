@@ -159,3 +159,22 @@ def test_a_rejection_brings_the_warnings_that_may_explain_it(tmp_path: Path) -> 
     found = [one.code for one in caught.value.problems]
     assert found[0] == "split_leaves_none"
     assert "times_go_back" in found
+
+
+@pytest.mark.parametrize("layout", ARRAYS)
+@pytest.mark.parametrize(
+    ("name", "per_s", "options"),
+    [
+        ("spike_times_us", 1e6, {}),
+        ("spike_times_samples", 3e4, {"sampling_rate_hz": 3e4}),
+        ("spike_time", 1, {}),
+    ],
+)
+def test_other_names_of_spike_times(
+    layout: str, name: str, per_s: float, options: dict[str, Any], tmp_path: Path
+) -> None:
+    columns = by_trial()
+    times_s = columns.pop("spike_times")
+    found = read(write(tmp_path / "f", layout, **columns, **{name: times_s * per_s}), **options)
+    assert found.spikes.shape == (12, 97, 4)
+    assert int(np.asarray(found.spikes).sum()) == 240

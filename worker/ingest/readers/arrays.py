@@ -92,7 +92,10 @@ from worker.ingest.rows import Rows, zeros
 from worker.ingest.spike_trains import SpikeTrains
 from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
 
-SPIKE_TIMES = ("spike_times", "spike_times_s", "spiketimes", "spike_times_ms")
+SPIKE_TIMES = (
+    "spike_times", "spike_times_s", "spiketimes", "spike_times_ms", "spike_times_us", "spike_times_samples", "spike_time",
+    "spike_timestamps",
+)  # fmt: skip
 _TRUE_RATES = ("true_rates_hz", "true_rates", "truth", "rates", "rate", "lambda")
 _EXTERNAL_INPUTS = ("external_inputs", "ext_input")
 
