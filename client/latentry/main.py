@@ -13,6 +13,7 @@ import typer
 
 from latentry.commands import datasets, doctor, export, inferences, jobs, keys, latents, models, webhooks
 from latentry.commands.calling import DEFAULT_URL, Connection, with_errors_told
+from latentry.commands.exits import UsageProblem
 from latentry.commands.installation import own_version
 from latentry.errors import LatentryError
 
@@ -149,7 +150,14 @@ def sample(
     """Write a small data set to try the service with: 120 reaches in 8 directions, 36 neurons, hand movement, events."""
     from latentry.sample import write_sample
 
-    write_sample(file, seed)
+    def write() -> None:
+        if file.suffix != ".npz":
+            raise UsageProblem(
+                f"{file} would be an NPZ file: expected a name that ends with .npz", "such as spikes.npz"
+            )
+        write_sample(file, seed)
+
+    with_errors_told(write)
     typer.echo(
         f"{file}: 120 trials of 50 bins of 20 ms, 36 neurons; upload it: latentry datasets upload {file}"
     )

@@ -23,6 +23,26 @@ SECONDS_PER_UNIT = {
 }
 """Names under which a file may state its bin width, and what one unit of each is in seconds."""
 
+_UNIT_OF_WIDTH = {
+    "binwidth": "", "binsize": "", "binwidths": "s", "binsizes": "s", "binwidthms": "ms", "binsizems": "ms",
+}  # fmt: skip
+"""Other names, without case and punctuation, and their unit; where it is empty, numbers from 1 on are milliseconds."""
+
+
+def stated_width(name: str, value: float, notes: list[str]) -> tuple[str, float] | None:
+    """Return one of `SECONDS_PER_UNIT` and the value, if a name is that of a bin width; a note tells a guess of the unit."""
+    base = re.split(r"[./]", name)[-1]
+    if base in SECONDS_PER_UNIT:
+        return base, value
+    unit = _UNIT_OF_WIDTH.get(re.sub(r"[^a-z]", "", base.lower()))
+    if unit is None:
+        return None
+    if not unit:
+        unit = "ms" if value >= 1 else "s"
+        notes.append(f"`{name}`, {value:g}, was taken as a bin width in {unit}.")
+    return f"bin_width_{unit}", value
+
+
 TIME_AXIS = re.compile(
     r"(t|time|times|time_data|time_axis|time_vec(tor)?|tvec|time_?bins?|bin_times?|bin_cent(er|re)s?)(_s|_ms)?"
 )

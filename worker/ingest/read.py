@@ -120,7 +120,10 @@ def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None
     for name in ("align_to", "window_s", "overlap", "ids", "unobserved"):
         if getattr(wanted, name) != TrialOptions.model_fields[name].default:
             recording.warnings.append(
-                _unused(f"trials.{name}", "the file has counts, which are cut into trials already")
+                _unused(
+                    f"trials.{name}",
+                    "the file has counts, which are cut into trials already; latents can be aligned when they are read",
+                )
             )
 
 

@@ -211,7 +211,7 @@ class Client(Requests):
                 hint = "; ".join(problem["hint"] for problem in dataset.problems if problem.get("hint"))
                 if dataset.state == "failed":
                     raise NotDone(f"the data set {dataset.id} failed: {message}", hint)
-                raise DatasetRejected(f"the data set was rejected: {message}", hint)
+                raise DatasetRejected(f"the data set {dataset.id} was rejected: {message}", hint)
             if dataset.state == "ready":
                 return dataset
 

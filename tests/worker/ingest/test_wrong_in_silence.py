@@ -178,3 +178,13 @@ def test_other_names_of_spike_times(
     found = read(write(tmp_path / "f", layout, **columns, **{name: times_s * per_s}), **options)
     assert found.spikes.shape == (12, 97, 4)
     assert int(np.asarray(found.spikes).sum()) == 240
+
+
+@pytest.mark.parametrize("layout", ARRAYS)
+@pytest.mark.parametrize("name", ["bin_width", "binWidth", "bin_size"])
+@pytest.mark.parametrize(("value", "told"), [(0.02, "in s"), (20, "in ms")])
+def test_a_bin_width_whose_name_has_no_unit(layout: str, name: str, value: float, told: str, tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(0.5, (20, 30, 7)).astype(np.uint8)
+    found = read(write(tmp_path / "f", layout, spikes=counts, **{name: value}))
+    assert found.bin_width_s == pytest.approx(0.02)
+    assert any(f"`{name}`, {value:g}, was taken as a bin width {told}" in note for note in found.notes)

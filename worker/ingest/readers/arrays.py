@@ -27,6 +27,7 @@ see `worker.ingest.readers.axis_evidence`.
 """
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.dataset_options import Mapping
-from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
+from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues, stated_width
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
 from worker.ingest.readers.axes import Axes
@@ -315,16 +316,20 @@ class _Counts:
     def _settle_rates_and_bin_width(self, recording: Recording) -> None:
         file, options, bins = self._file, self._options, self._shape[1]
         clues = BinWidthClues(option_s=options.bin_width_s)
-        clues.stated = {name: value for name, value in file.numbers.items() if name in SECONDS_PER_UNIT}
+        told = [stated_width(name, value, recording.notes) for name, value in file.numbers.items()]
+        clues.stated = dict(one for one in told if one is not None)
         mapped = given(file.variables, "bin_width", options.mapping.bin_width, self._understood)
         given(file.variables, "time", options.mapping.time, self._understood)
         for name, variable in file.variables.items():
             base = name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
-            if name == mapped or base in SECONDS_PER_UNIT:
+            is_number = variable.size == 1 and variable.dtype.kind in "uif"
+            value = float(file.read(name).reshape(())) if is_number else math.nan
+            stated = stated_width(name, value, recording.notes) if is_number else None
+            if name == mapped or base in SECONDS_PER_UNIT or stated is not None:
                 self._used.add(name)
-                if variable.size == 1 and variable.dtype.kind in "uif":
-                    unit = base if base in SECONDS_PER_UNIT else "bin_width_s"
-                    clues.stated[unit] = float(file.read(name).reshape(()))
+                if is_number:
+                    unit, value = stated or ("bin_width_s", value)
+                    clues.stated[unit] = value
                 else:
                     why = "expected one number, the width of every bin"
                     recording.warnings.append(left_out(name, variable.shape, why))

@@ -1,7 +1,6 @@
 """A MATLAB file as named arrays and cells: structs become dotted names, arrays of structs cells of each field."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest import rows
-from worker.ingest.bin_width import SECONDS_PER_UNIT
+from worker.ingest.bin_width import SECONDS_PER_UNIT, stated_width
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import MOST_ARRAYS, ReadOptions
 from worker.ingest.readers.choosing import Variable, is_named
@@ -32,14 +31,6 @@ from worker.ingest.rows import Rows
 
 _MOST_COLUMNS = 100
 _LONGEST_COLUMN_BYTES = 2**26
-_BIN_WIDTHS = {
-    "binwidth": "",
-    "binsize": "",
-    "binwidths": "s",
-    "binsizes": "s",
-    "binwidthms": "ms",
-    "binsizems": "ms",
-}
 OBJECTS = np.dtype(object)
 
 
@@ -248,15 +239,12 @@ class MatlabArrays:
     def _is_bin_width(self, name: str, numbers: Numbers) -> bool:
         """Whether a number is called like a bin width in a way that only MATLAB's users do; then it is noted as one."""
         base = base_name(name)
-        unit = _BIN_WIDTHS.get(re.sub(r"[^a-z]", "", base))
-        if unit is None or base in SECONDS_PER_UNIT or name == self._mapping.bin_width:
+        if base in SECONDS_PER_UNIT or name == self._mapping.bin_width:
             return False
-        value = float(numbers.vector()[0])
-        if not unit:
-            unit = "ms" if value >= 1 else "s"
-            self.notes.append(f"`{name}`, {value:g}, was taken as a bin width in {unit}.")
-        self.numbers[f"bin_width_{unit}"] = value
-        return True
+        found = stated_width(name, float(numbers.vector()[0]), self.notes)
+        if found is not None:
+            self.numbers[found[0]] = found[1]
+        return found is not None
 
     def _add_texts(self, name: str, texts: list[str] | str) -> None:
         lines = [texts] if isinstance(texts, str) else texts
