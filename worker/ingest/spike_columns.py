@@ -109,6 +109,11 @@ class SpikeColumns:
         return self._neurons.ordered()
 
     @property
+    def trials_seen(self) -> int:
+        """Return how many different trials the spikes have so far."""
+        return len(self._trials.known)
+
+    @property
     def most_trials(self) -> int:
         """Return how many trials there may be at most: a column of more values is not of trials."""
         numbers = [label for label in self._trials.known if isinstance(label, int)]

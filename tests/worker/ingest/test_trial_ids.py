@@ -124,6 +124,23 @@ class TestValuesForSilentTrials:
         assert all("9 trials" in one.message for one in found.warnings)
         assert found.neuron_metadata == {"neuron_id": [3, 7], "depth": [1.5, 2.5]}
 
+    def test_one_value_for_each_spike_is_no_metadata(self, file_format: str, tmp_path: Path) -> None:
+        spikes = flat_spikes(range(1, 19))
+        beside = {"amplitudes": np.arange(len(spikes["trial"])) * 1.5, "label": np.arange(1, 19)}
+        for columns in (beside, {"amplitudes": beside["amplitudes"]}):
+            found = read(write_flat(file_format, tmp_path / "f", spikes, columns))
+            assert found.trial_metadata["trial_id"] == list(range(1, 19))
+            assert set(found.trial_metadata) == {"trial_id", *columns} - {"amplitudes"}
+            (warning,) = found.warnings
+            assert (warning.code, warning.pointer) == ("array_left_out", "/amplitudes")
+            assert "one value for each spike" in warning.message
+
+    def test_as_many_spikes_as_trials(self, file_format: str, tmp_path: Path) -> None:
+        spikes = {name: values[:1].repeat(6) for name, values in flat_spikes([1]).items()}
+        spikes["trial"] = np.arange(6)
+        found = read(write_flat(file_format, tmp_path / "f", spikes, {"label": np.arange(6) * 10}))
+        assert found.trial_metadata["label"] == [0, 10, 20, 30, 40, 50]
+
     def test_trials_that_lie_in_another_order_in_the_file(self, file_format: str, tmp_path: Path) -> None:
         path = write_flat(file_format, tmp_path / "f", flat_spikes([8, 2, 5]), {"label": np.array([1, 2, 3])})
         found = read(path)

@@ -100,8 +100,9 @@ def read_flat_spikes(
         times_s = in_seconds(block.reshape(-1), options, times, None, rate_hz)
         columns.add(times_s, labels[part], None if trials is None else trials[part])
     used = {name for name in (times, neuron, trial, ends) if name is not None}
-    found = _Beside(file, times, used, options)
     all_neurons: list[int | str] = list(range(len(ends_of))) if ends_of is not None else []
+    numbers = {columns.trials_seen, len(columns.neuron_labels), len(all_neurons)}
+    found = _Beside(file, times, used, options, numbers)
     all_neurons = all_neurons or found.find_neurons(columns.neuron_labels)
     of_trials = {} if trial is None else found.columns_of_trials(columns, all_neurons)
     variables = {name: file.variables[name] for name in of_trials}
@@ -173,15 +174,26 @@ class _Beside:
         Names of the arrays that were taken already.
     options
         Of the request.
+    numbers
+        How many trials and neurons there are. An array of as many values as spikes is of spikes, unless this is one of them.
     """
 
-    def __init__(self, file: "ArrayFile", spikes: str, used: set[str], options: ReadOptions) -> None:
+    def __init__(
+        self, file: "ArrayFile", spikes: str, used: set[str], options: ReadOptions, numbers: set[int]
+    ) -> None:
         self._file, self._spikes, self.used, self._options = file, spikes, used, options
         self._known = known_roles(options.mapping, file.variables)
+        number = file.variables[spikes].size
+        free = {name: variable for name, variable in file.variables.items() if name not in used}
+        self._why_unused = {
+            name: "it has one value for each spike"
+            for name, variable in free.items()
+            if variable.size == number and number not in numbers
+        }
         self._lengths = {
             name: variable.size
-            for name, variable in file.variables.items()
-            if name not in used and _is_column(name, variable)
+            for name, variable in free.items()
+            if name not in self._why_unused and _is_column(name, variable)
         }
         self._own_neurons: list[MetadataValue] = []
 
@@ -271,7 +283,7 @@ class _Beside:
         for name, variable in self._file.variables.items():
             if name not in self.used and name.rsplit("/", 1)[-1].lower() not in _RATES:
                 why = "beside spike times it has no meaning that is known, or was not asked for"
-                trains.warnings.append(left_out(name, variable.shape, why))
+                trains.warnings.append(left_out(name, variable.shape, self._why_unused.get(name, why)))
 
     def _values(self, name: str) -> list[MetadataValue]:
         return metadata_values(np.asarray(self._file.read(name)).reshape(-1))
