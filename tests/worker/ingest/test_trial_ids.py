@@ -135,6 +135,21 @@ class TestValuesForSilentTrials:
             assert (warning.code, warning.pointer) == ("array_left_out", "/amplitudes")
             assert "one value for each spike" in warning.message
 
+    @pytest.mark.parametrize("neurons", [5, 9])
+    def test_values_of_neurons_do_not_tell_the_number_of_trials(
+        self, file_format: str, neurons: int, tmp_path: Path
+    ) -> None:
+        spikes = flat_spikes([1, 2, 4, 5, 7])
+        for column, value in (("spike_times", 0.005), ("trial", 1)):
+            spikes[column] = np.append(spikes[column], [value] * neurons)
+        spikes["neuron"] = np.append(spikes["neuron"], np.arange(neurons)) % neurons
+        beside = {"quality": np.arange(neurons) * 0.5, "target": np.arange(7) * 10}
+        found = read(write_flat(file_format, tmp_path / "f", spikes, beside))
+        assert found.trial_metadata["trial_id"] == list(range(1, 8))
+        assert found.trial_metadata["target"] == [0, 10, 20, 30, 40, 50, 60]
+        assert found.neuron_metadata["quality"] == beside["quality"].tolist()
+        assert codes(found) == []
+
     def test_as_many_spikes_as_trials(self, file_format: str, tmp_path: Path) -> None:
         spikes = {name: values[:1].repeat(6) for name, values in flat_spikes([1]).items()}
         spikes["trial"] = np.arange(6)

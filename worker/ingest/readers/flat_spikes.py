@@ -10,6 +10,8 @@ from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.axis_evidence import (
     Role,
     base_of,
+    is_likely_of_neurons,
+    is_of_trials,
     known_roles,
     owner_guessed,
     owner_of_column,
@@ -111,8 +113,8 @@ def read_flat_spikes(
     trains.understood, trains.sampling_rate_hz = understood, rate_hz
     if trial is None:
         found.take_trials_and_events(trains)
-    found.take_neurons(trains)
     found.tell_guessed(trains)
+    found.take_neurons(trains)
     if options.mapping.neuron is None and neuron is not None:
         _tell_merged(file, neuron, same_length, trains)
     found.warn_of_others(trains)
@@ -196,6 +198,7 @@ class _Beside:
             if name not in self._why_unused and _is_column(name, variable)
         }
         self._own_neurons: list[MetadataValue] = []
+        self._likely_of_neurons: list[str] = []
 
     def find_neurons(self, seen: list[int | str]) -> list[int | str]:
         """Return the labels of all neurons, if a column has them: those of the spikes, each once, and perhaps silent ones."""
@@ -210,14 +213,22 @@ class _Beside:
     def columns_of_trials(
         self, spikes: SpikeColumns, neurons: list[int | str]
     ) -> dict[str, list[MetadataValue]]:
-        """Return the columns that may have one value for each trial: not those of neurons by their name and length."""
+        """Return the columns that may have one value for each trial: not those of neurons by their name and length.
+
+        A column of a name such as `depth`, of as many values as there are neurons, does not tell how many trials there are.
+        """
         options, found = self._options, {}
         of_neurons = {len(spikes.neuron_labels), len(neurons)}
         wanted = options.mapping.trial_metadata
         needed = {options.trials.align_to, options.mapping.split, *options.trials.where}
         for name, length in self._lengths.items():
             may_be = 1 < length <= spikes.most_trials and not self._is_of_neurons(name, of_neurons)
-            if may_be and (wanted is None or is_named(name, wanted) or name in needed):
+            if not may_be or not (wanted is None or is_named(name, wanted) or name in needed):
+                continue
+            is_free = name not in self._known and name not in needed
+            if is_free and length in of_neurons and is_likely_of_neurons(name) and not is_of_trials(name):
+                self._likely_of_neurons.append(name)
+            else:
                 found[name] = self._values(name)
         self.used |= set(found)
         return found
@@ -232,6 +243,10 @@ class _Beside:
     def tell_guessed(self, trains: SpikeTrains) -> None:
         """Warn of columns that were taken for trials, and are as long as there are neurons too."""
         for table in trains.tables.values():
+            for name in self._likely_of_neurons:
+                if self._lengths[name] == len(table.start_s):
+                    table.columns[name] = self._values(name)
+                    self.used.add(name)
             numbers: dict[Role, int] = {"trial": len(table.start_s), "neuron": trains.neurons}
             for name in [name for name in table.columns if name in self._lengths]:
                 length = self._lengths[name]
