@@ -1,5 +1,6 @@
 """Which value belongs to which trial, where each spike names its trial."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from tests.worker.ingest.flat_files import (
     write_flat,
     write_table,
 )
+from tests.worker.ingest.matlab_files import cells, save_v5, save_v73
 from worker.ingest.problems import RejectedFile
+from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
 from worker.ingest.trial_ids import find_trials
 
 IDS = {
@@ -150,6 +153,30 @@ class TestValuesForSilentTrials:
         assert found.neuron_metadata["quality"] == beside["quality"].tolist()
         assert codes(found) == []
 
+    @pytest.mark.parametrize("first", [0, 1, 101])
+    def test_indices_of_a_split(self, file_format: str, first: int, tmp_path: Path) -> None:
+        """By place from 0 or 1, or by the id of the trial: not metadata of two neurons or of trials."""
+        ids = range(101, 119) if first > 1 else range(1, 19)
+        train = np.array([place for place in range(18) if place not in (4, 9)])
+        beside = {"train_inds": train + first, "valid_inds": np.array([9, 4]) + first}
+        found = read(write_flat(file_format, tmp_path / "f", flat_spikes(ids), beside))
+        assert np.flatnonzero(found.split == SPLIT_VALID).tolist() == [4, 9]
+        assert np.flatnonzero(found.split == SPLIT_TRAIN).tolist() == train.tolist()
+        assert set(found.trial_metadata) == {"trial_id", "split"}
+        assert set(found.neuron_metadata) == {"neuron_id"}
+        assert codes(found) == []
+
+    def test_indices_that_are_no_split(self, file_format: str, tmp_path: Path) -> None:
+        twice = {"train_inds": np.arange(1, 17), "valid_inds": np.array([1, 2])}
+        reversed_ids = {"trial_id": np.arange(5, 0, -1), "train_inds": [1, 2, 3], "valid_inds": [4, 5]}
+        for number, beside in ((18, twice), (5, reversed_ids)):
+            spikes = flat_spikes(range(1, number + 1))
+            found = read(write_flat(file_format, tmp_path / "f", spikes, beside))
+            assert set(found.split) == {SPLIT_NOT_GIVEN}
+            assert set(found.neuron_metadata) == {"neuron_id"}
+            assert codes(found) == ["array_left_out"] * 2
+            assert all("indices of a split" in warning.message for warning in found.warnings)
+
     def test_as_many_spikes_as_trials(self, file_format: str, tmp_path: Path) -> None:
         spikes = {name: values[:1].repeat(6) for name, values in flat_spikes([1]).items()}
         spikes["trial"] = np.arange(6)
@@ -188,6 +215,20 @@ class TestValuesForSilentTrials:
         assert found.trial_start_s is not None
         assert found.trial_start_s.tolist() == start_s.tolist()
         assert found.trial_metadata["label"] == spikes_of_neuron_3(found) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("save", [save_v5, save_v73])
+def test_indices_of_a_split_beside_cells(save: Callable[..., Path], tmp_path: Path) -> None:
+    """They tell nothing of the axes, and are no metadata of the four neurons."""
+    times = [np.arange(1, 2 + trial) * 0.01 for trial in range(18) for _ in range(4)]
+    spikes = cells(times, (18, 4))
+    beside = {"train_inds": np.arange(1.0, 15), "valid_inds": np.arange(15.0, 19), "rt": np.arange(18) * 0.5}
+    found = read(save(tmp_path / "f.mat", {"spikes": spikes, **beside}))
+    assert np.asarray(found.spikes).sum(axis=1)[:, 3].tolist() == list(range(1, 19))
+    assert np.flatnonzero(found.split == SPLIT_VALID).tolist() == [14, 15, 16, 17]
+    assert found.trial_metadata["rt"] == beside["rt"].tolist()
+    assert "valid_inds" not in found.neuron_metadata
+    assert codes(found) == []
 
 
 @pytest.mark.parametrize("file_format", TABLES)

@@ -25,6 +25,7 @@ from worker.ingest.readers.base import (
     neurons_merged,
 )
 from worker.ingest.readers.choosing import Variable, choose, is_named, named
+from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import rows_per_block
 from worker.ingest.spike_columns import SpikeColumns
@@ -117,6 +118,7 @@ def read_flat_spikes(
     found.take_neurons(trains)
     if options.mapping.neuron is None and neuron is not None:
         _tell_merged(file, neuron, same_length, trains)
+    found.used |= take_split_by_indices(file, trains, options.mapping.split is not None)
     found.warn_of_others(trains)
     return trains
 
@@ -192,6 +194,8 @@ class _Beside:
             for name, variable in free.items()
             if variable.size == number and number not in numbers
         }
+        asked = {*self._known, options.trials.align_to, *options.trials.where}
+        self._why_unused |= {name: WHY_NO_SPLIT for name in free if is_index(name) and name not in asked}
         self._lengths = {
             name: variable.size
             for name, variable in free.items()

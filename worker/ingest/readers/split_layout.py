@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.choosing import SPIKE_LIKE, ArrayFile, Variables
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
+from worker.ingest.spike_trains import SpikeTrains
 
 SPLITS = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "test": SPLIT_NOT_GIVEN}
 SPLIT_WORDS = {
@@ -23,6 +24,11 @@ SPLIT_WORDS = {
 """Words in names → the split that they mean."""
 _INDICES = ("inds", "ind", "indices", "index", "idx", "idxs", "trials")
 """Names of the trials' places in the session, without their split."""
+WHY_NO_SPLIT = (
+    "it holds indices of a split, which were not used. All of them together must name each trial once, by its place from 0 or 1 "
+    "or by its id, and nothing else may give the split; mapping.trial_metadata takes it as metadata"
+)
+"""Why indices beside spike times were left out."""
 _COUNTS = (
     "spikes",
     "spike_counts",
@@ -60,27 +66,68 @@ def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def is_index(name: str) -> bool:
-    """Return whether a name is that of the places of one split's trials in the session, such as `train_inds`."""
+    """Return whether a name is that of the places of one split's trials in the session, such as `train_inds`.
+
+    A flag in a table of trials, such as `trials.valid`, is not.
+    """
     found = part_of(name, SPLIT_WORDS)
-    return found is not None and found[1].rsplit(".", 1)[-1].lower() in _INDICES
+    is_flag = re.split(r"[./]", name)[-1].lower() in SPLIT_WORDS and "trials" in re.split(
+        r"[./]", name.lower()
+    )
+    return found is not None and not is_flag and found[1].rsplit(".", 1)[-1].lower() in _INDICES
 
 
-def split_by_indices(file: ArrayFile, trials: int) -> tuple[NDArray[np.int8], list[str]] | None:
+def split_by_indices(
+    file: ArrayFile, trials: int, ids: Sequence[object] = ()
+) -> tuple[NDArray[np.int8], list[str]] | None:
     """Return the split of trials that all lie in one array, by `train_inds` and so on, and the names of these.
 
-    None if they do not name each trial once, counted from 0 or from 1.
+    None if they do not name each trial once, counted from 0 or from 1, or by its id if trials have ids. None too if they do so
+    in both ways, and the two differ.
     """
     names = [name for name in file.variables if is_index(name) and file.variables[name].is_numbers]
     parts = [(part_of(name, SPLIT_WORDS) or ("", ""))[0] for name in names]
     places = [_places(np.asarray(file.read(name))) for name in names]
     joined = np.concatenate(places) if places else np.zeros(0)
-    first = joined.min(initial=np.inf)
-    if first not in (0, 1) or not np.array_equal(np.sort(joined), np.arange(trials) + first):
+    if len(joined) != trials or len(set(joined.tolist())) != trials:
         return None
+    first = joined.min(initial=np.inf)
+    by_id = {label: place for place, label in enumerate(ids) if isinstance(label, int | float)}
+    are_places = first in (0, 1) and joined.max() == first + trials - 1
+    are_ids = set(joined.tolist()) == set(by_id)
+    are_ids &= not any(file.variables[name].dtype.kind == "b" for name in names)
+    counted = {first + place: place for place in range(trials)}
+    if are_places == are_ids and (not are_ids or by_id != counted):
+        return None
+    place_of = counted if are_places else by_id
     split = np.full(trials, SPLIT_NOT_GIVEN, np.int8)
-    for part, place in zip(parts, places, strict=True):
-        split[(place - first).astype(np.int64)] = SPLITS[part]
+    for part, index in zip(parts, places, strict=True):
+        split[[place_of[one] for one in index.tolist()]] = SPLITS[part]
     return split, names
+
+
+def take_split_by_indices(file: ArrayFile, trains: SpikeTrains, is_given: bool) -> set[str]:
+    """Give the trials of spike times a column `split` by `train_inds` and so on; return the names of these if they were used.
+
+    Parameters
+    ----------
+    file
+        With the indices.
+    trains
+        With one table of trials.
+    is_given
+        Whether the request names another variable for the split.
+    """
+    table = next(iter(trains.tables.values()), None)
+    if table is None or is_given or "split" in table.columns:
+        return set()
+    found = split_by_indices(file, len(table.start_s), table.columns.get("trial_id", ()))
+    if found is None:
+        return set()
+    words = {code: part for part, code in SPLITS.items()}
+    table.columns["split"] = [words[code] for code in found[0].tolist()]
+    trains.notes.append(f"The split was read from {listed(found[1])}.")
+    return set(found[1])
 
 
 @dataclass

@@ -22,6 +22,7 @@ from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, n
 from worker.ingest.readers.choosing import is_table_column, own_name
 from worker.ingest.readers.flat_spikes import STARTS, STOPS, take_events
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
+from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
 from worker.ingest.time_units import trial_seconds
@@ -61,6 +62,7 @@ class TimesBeside:
             and variable.dtype.kind in "buifSU"
             and name_is_usable(own_name(name))
             and of_other_recording(name, spikes, arrays.names) is None
+            and (name in self._known or not is_index(name))
         }
 
     def decide_axes(self, first: int, second: int, default: Order) -> Decision:
@@ -145,13 +147,15 @@ class TimesBeside:
                 self.used.add(name)
 
     def finish(self, trains: SpikeTrains) -> None:
-        """Warn of everything that was not taken."""
+        """Take the split from `train_inds` and so on, and warn of everything that was not taken."""
+        self.used |= take_split_by_indices(self._arrays, trains, self._options.mapping.split is not None)
         for name, variable in self._arrays.variables.items():
             is_rate = base_name(name) in ("fs", "sampling_rate", "sampling_rate_hz", "sample_rate")
             if name not in self.used and not is_rate:
                 why = "beside spike times it has no meaning that is known"
                 if is_table_column(name) and self._options.mapping.trial_metadata is not None:
                     why = "mapping.trial_metadata does not name it"
+                why = WHY_NO_SPLIT if is_index(name) else why
                 why = of_other_recording(name, self._spikes, self._arrays.names) or why
                 trains.warnings.append(left_out(name, variable.shape, why))
 
