@@ -44,9 +44,10 @@ def stated_width(name: str, value: float, notes: list[str]) -> tuple[str, float]
 
 
 TIME_AXIS = re.compile(
-    r"(t|time|times|time_data|time_axis|time_vec(tor)?|tvec|time_?bins?|bin_times?|bin_cent(er|re)s?)(_s|_ms)?"
+    r"(t|time|times|time_?stamps?|time_data|time_axis|time_vec(tor)?|tvec|time_?points?|(time_?)?bins?|bin_times?"
+    r"|((time_?)?bin_?)?(cent(er|re)s?|edges?)|time_edges)(_s|_ms)?"
 )
-"""Names under which a file may give the time of each bin, in seconds unless they end with `_ms`."""
+"""Names under which a file may give the time of each bin, or of each edge of a bin, in seconds unless they end with `_ms`."""
 
 COMMON_WIDTHS_S = (0.001, 0.002, 0.004, 0.005, 0.008, 0.010, 0.020, 0.025, 0.040, 0.050, 0.100)
 FIT_TOLERANCE = 0.04

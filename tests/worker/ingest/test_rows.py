@@ -108,7 +108,7 @@ def test_a_continuous_recording(
     array = np.random.default_rng(4).integers(0, 200, (40, 7)).astype(np.uint8)
     stored = array if names[0] == "bin" else np.ascontiguousarray(array.T)
     for given_axes in (list(names), None):
-        axes = Axes(tuple(given_axes) if given_axes else orders_of_counts(stored.shape)[0][0])
+        axes = Axes(tuple(given_axes) if given_axes else orders_of_counts(stored.shape, "npz")[0][0])
         assert axes.is_continuous
         held = zeros(axes.as_stored(stored.shape), np.uint8)
         held[0 : len(stored)] = axes.block(stored)

@@ -44,6 +44,7 @@ from worker.ingest.readers.axis_evidence import (
     as_option,
     base_of,
     decide_axes,
+    fits_bins,
     is_other_spikes,
     known_roles,
     of_other_recording,
@@ -334,7 +335,8 @@ class _Counts:
                     why = "expected one number, the width of every bin"
                     recording.warnings.append(left_out(name, variable.shape, why))
             elif (
-                variable.length == bins and (times := read_time_axis(file, name, options.mapping)) is not None
+                fits_bins(name, variable.length or 0, bins)
+                and (times := read_time_axis(file, name, options.mapping)) is not None
             ):
                 self._used.add(name)
                 clues.add_time_axis(name, times, options)

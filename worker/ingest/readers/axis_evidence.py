@@ -3,12 +3,14 @@
 | evidence | says |
 |---|---|
 | a vector whose name tells what it is of, and whose length is that of one axis | which axis that is |
-| an evenly spaced time axis (`time`, `bin_centers`, …) | which axis is that of bins |
+| evenly spaced times of the bins (`time`, `bin_centers`, `timestamps`, …) or of their edges | which axis is that of bins |
 | `trial_length_bins` | which axes are too short for bins |
-| a behaviour that shares two axes with the spikes; a vector such as `depth` | which order to guess |
-| a vector of another name | nothing; if it has as many values as there are neurons, the order is in doubt |
+| a vector such as `depth` | which order to guess |
+| a vector of another name | that its axis is not that of bins, and a doubt if it is that of neurons |
+| a behaviour that shares two axes with the spikes | which order to guess, if the default is not possible |
 
-An order that the evidence leaves open, contradicts or puts in doubt is a guess: it gives the warning `axes_guessed`.
+An order that the evidence leaves open, contradicts or puts in doubt is a guess: it gives the warning `axes_guessed`. The default
+order of three axes needs no warning in NPZ and HDF5 if nothing speaks against it, and no vector fits two axes of one length.
 """
 
 import re
@@ -31,7 +33,7 @@ from worker.ingest.readers.choosing import (
     is_table_column,
     looks_like_counts,
 )
-from worker.ingest.readers.split_layout import SPLIT_WORDS, is_index, part_of
+from worker.ingest.readers.split_layout import SPLIT_WORDS, is_index, part_of, split_by_indices
 
 Role = Literal["trial", "bin", "neuron"]
 Order = tuple[Role, ...]
@@ -51,6 +53,18 @@ _LIKELY_NEURON = re.compile(
 def is_of_neurons(name: str) -> bool:
     """Return whether a name says that it is about neurons."""
     return _NEURON.search(_words(name)) is not None
+
+
+def is_of_bins(name: str) -> bool:
+    """Return whether a name says that it is about bins or times, such as `bin_number`."""
+    own = base_of(name)
+    return TIME_AXIS.fullmatch(own) is not None or re.search(r"(^|_)bins?(_|$)", own) is not None
+
+
+def fits_bins(name: str, length: int, bins: int) -> bool:
+    """Return whether a vector has a value for each of some bins; if its name says so, also for each edge of them."""
+    has_edges = re.search("bins|edge", base_of(name)) is not None
+    return length == bins or (has_edges and length == bins + 1)
 
 
 def is_likely_of_neurons(name: str) -> bool:
@@ -98,11 +112,18 @@ def base_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Clue:
-    """What one variable says: `role` is one of the axes `places`, counted from 0."""
+    """What one variable says: `role` is one of the axes `places`, counted from 0.
+
+    Attributes
+    ----------
+    is_length
+        Whether the axis has the length of the variable. Otherwise the variable only excludes other axes.
+    """
 
     variable: str
     role: Role
     places: frozenset[int]
+    is_length: bool = True
 
     def agrees(self, order: Order) -> bool:
         """Return whether an order of axes fits."""
@@ -131,7 +152,9 @@ class Evidence:
     clues
         What must hold.
     hints
-        What only makes an order more likely.
+        Vectors that only make an order more likely.
+    behaviours
+        Arrays that only make an order more likely, and less so than its being the default.
     unknown
         Vectors whose name does not tell what they are of, and the axes of their length.
     """
@@ -140,6 +163,7 @@ class Evidence:
     shape: tuple[int, ...]
     clues: list[Clue] = field(default_factory=list)
     hints: list[Clue] = field(default_factory=list)
+    behaviours: list[Clue] = field(default_factory=list)
     unknown: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def add_vectors(self, lengths: Mapping[str, int], known: Mapping[str, Role]) -> None:
@@ -165,22 +189,22 @@ class Evidence:
                 self.unknown[name] = places
 
     def add_time_axis(self, name: str, length: int) -> None:
-        """Take in a vector of evenly rising times: one for each bin."""
-        if places := self._places(length):
+        """Take in a vector of evenly rising times: one for each bin, or one for each edge of a bin."""
+        places = frozenset(place for place, bins in enumerate(self.shape) if fits_bins(name, length, bins))
+        if places:
             self.clues.append(Clue(name, "bin", places))
 
     def add_longest_trial(self, name: str, bins: int) -> None:
         """Take in the length of the longest trial, which no axis of bins is shorter than."""
         places = frozenset(place for place, length in enumerate(self.shape) if length >= bins)
         if places and len(places) < len(self.shape):
-            self.clues.append(Clue(name, "bin", places))
+            self.clues.append(Clue(name, "bin", places, is_length=False))
 
     def add_behaviour(self, name: str, shape: tuple[int, ...]) -> None:
         """Take in an array that has all axes of the spikes but one, which then is that of its components."""
-        if len(shape) == len(self.shape) == 3:
-            others = [place for place in range(3) if shape[place] != self.shape[place]]
-            if len(others) == 1:
-                self.hints.append(Clue(name, "neuron", frozenset(others)))
+        others = [place for place in range(len(shape)) if shape[place] != self.shape[place]]
+        if len(others) == 1:
+            self.behaviours.append(Clue(name, "neuron", frozenset(others)))
 
     def decide(self, orders: Sequence[Order], default_is_documented: bool) -> Decision:
         """Choose one of some orders.
@@ -190,38 +214,89 @@ class Evidence:
         orders
             All that are possible, the default first; where much is open, an earlier one is taken.
         default_is_documented
-            Whether the default is taken without a warning where nothing speaks against it.
+            Whether the default is taken without a warning where nothing speaks against it. Otherwise something must speak
+            against the second order.
         """
         foreign = [clue.variable for clue in self.clues if clue.role not in orders[0]]
         self.clues = [clue for clue in self.clues if clue.role in orders[0]]
         possible = [order for order in orders if all(clue.agrees(order) for clue in self.clues)]
         contradictory = not possible
         if contradictory:
-            agreeing = [sum(clue.agrees(order) for clue in self.clues) for order in orders]
+            agreeing = [self._agreeing(self.clues, order) for order in orders]
             possible = [order for order, n in zip(orders, agreeing, strict=True) if n == max(agreeing)]
-        chosen = max(possible, key=lambda order: sum(hint.agrees(order) for hint in self.hints))
-        doubted = self._doubted(chosen, possible)
-        is_default = chosen == orders[0] and default_is_documented
+        fewest = min(len(self._on_bins(order)) for order in possible)
+        likely = [order for order in possible if len(self._on_bins(order)) == fewest]
+        chosen = max(likely, key=lambda order: self._rank(order, orders[0]))
         if len(possible) == 1 and not contradictory and not foreign:
             return Decision(chosen, f"axes {said(chosen)} by the length of {self._told()}")
-        if is_default and not contradictory and not doubted and not foreign:
-            return Decision(chosen, "")
-        others = [order for order in (orders if contradictory or foreign else possible) if order != chosen]
         why = (
             f"{self._told()} contradict each other"
             if contradictory
             else f"{self._told(foreign)} may be of trials, which it has no axis for"
             if foreign
-            else f"{self._told(doubted)} may be of trials or of neurons"
-            if doubted
-            else f"the length of {self._told()} leaves more than one order open"
-            if self.clues
-            else "nothing tells which axis is which"
+            else self._doubt(chosen, possible)
         )
+        needs_warning = not default_is_documented and orders[1] in likely
+        if chosen == orders[0] and not needs_warning and not why:
+            return Decision(chosen, "")
+        others = [order for order in (orders if contradictory or foreign else possible) if order != chosen]
+        why = why or self._ground(chosen, likely)
         return Decision(chosen, f"axes {said(chosen)} guessed", self._guessed(chosen, others, why))
+
+    def _rank(self, order: Order, default: Order) -> tuple[int, bool, int]:
+        """Return how likely an order is: a behaviour does not override the default order of three axes."""
+        is_default = len(order) == 3 and order == default
+        return self._agreeing(self.hints, order), is_default, self._agreeing(self.behaviours, order)
 
     def _places(self, length: int) -> frozenset[int]:
         return frozenset(place for place, found in enumerate(self.shape) if found == length)
+
+    def _doubt(self, chosen: Order, possible: Sequence[Order]) -> str:
+        """Return what puts an order in doubt although the clues allow it, for a sentence; empty if nothing does."""
+        if doubted := self._doubted(chosen, possible):
+            return f"{self._told(doubted)} may be of trials or of neurons"
+        first = max(possible, key=lambda order: self._rank(order, possible[0]))
+        if on_bins := self._on_bins(chosen) or self._on_bins(first):
+            return f"{self._told(on_bins)} may be of trials or of neurons, but not of bins, which have no metadata"
+        tied = [
+            clue.variable
+            for clue in self.clues
+            if clue.is_length and len({order.index(clue.role) for order in possible}) > 1
+        ]
+        if tied:
+            return f"the length of {self._told(tied)} fits more than one axis{self._led(chosen, possible)}"
+        most = max(self._agreeing(self.behaviours, order) for order in possible)
+        if self._agreeing(self.behaviours, chosen) < most:
+            against = [clue.variable for clue in self.behaviours if not clue.agrees(chosen)]
+            return f"{self._told(against)} would be a behaviour in another order"
+        return ""
+
+    def _ground(self, chosen: Order, likely: Sequence[Order]) -> str:
+        """Return on what little an order was chosen that nothing puts in doubt, for a sentence."""
+        led = self._led(chosen, likely)
+        if self.clues:
+            return f"the length of {self._told()} leaves more than one order open{led}"
+        return f"no vector proves which axis is which{led}" if led else "nothing tells which axis is which"
+
+    def _led(self, chosen: Order, likely: Sequence[Order]) -> str:
+        hints = [
+            hint
+            for hint in (*self.hints, *self.behaviours)
+            if hint.agrees(chosen) and not all(map(hint.agrees, likely))
+        ]
+        return f", but {self._told(hint.variable for hint in hints)} fits this order" if hints else ""
+
+    @staticmethod
+    def _agreeing(clues: Sequence[Clue], order: Order) -> int:
+        return sum(clue.agrees(order) for clue in clues)
+
+    def _on_bins(self, order: Order) -> list[str]:
+        """Return vectors that can only be of bins in this order, though their names do not say so."""
+        if "trial" not in order or "bin" not in order:  # a vector along a continuous recording is a behaviour
+            return []
+        vectors = {hint.variable: hint.places for hint in self.hints} | self.unknown
+        bins = {order.index("bin")}
+        return [name for name, places in vectors.items() if places == bins and not is_of_bins(name)]
 
     def _doubted(self, chosen: Order, possible: Sequence[Order]) -> list[str]:
         """Return vectors of unknown name that would be of trials if another possible order were right."""
@@ -235,15 +310,18 @@ class Evidence:
         ]
 
     def _told(self, names: Iterable[str] = ()) -> str:
-        return listed(f"`{name}`" for name in names or dict.fromkeys(clue.variable for clue in self.clues))
+        return listed(
+            f"`{name}`"
+            for name in dict.fromkeys(names) or dict.fromkeys(clue.variable for clue in self.clues)
+        )
 
     def _guessed(self, chosen: Order, others: Sequence[Order], why: str) -> Problem:
         lengths = ", ".join(f"{length} {role}s" for role, length in zip(chosen, self.shape, strict=True))
         message = (
             f"`{self.spikes}` has the axes {' × '.join(map(str, self.shape))}, and {why}: they were taken as {said(chosen)} "
-            f"({lengths}). They may also be {' or '.join(map(said, others[:3]))}."
+            f"({lengths}). They may also be {' or '.join(map(said, others))}."
         )
-        alternatives = " or ".join(map(as_option, others[:3]))
+        alternatives = " or ".join(map(as_option, others))
         hint = f"If this is wrong, give mapping.axes: {alternatives}. To confirm it: {as_option(chosen)}."
         return Problem("axes_guessed", message, hint, "/mapping/axes")
 
@@ -258,14 +336,17 @@ def as_option(order: Sequence[str]) -> str:
     return "[" + ", ".join(f'"{role}"' for role in order) + "]"
 
 
-def orders_of_counts(shape: tuple[int, ...]) -> tuple[list[Order], bool]:
-    """Return the possible orders of an array of counts, the default first, and whether the default needs no warning."""
+def orders_of_counts(shape: tuple[int, ...], file_format: str) -> tuple[list[Order], bool]:
+    """Return the possible orders of an array of counts, the default first, and whether the default needs no warning.
+
+    In MATLAB, neurons × bins × trials is common, and so the default order of three axes is a guess.
+    """
     if len(shape) == 3:
         found: list[Order] = [
             ("trial", "bin", "neuron"), ("neuron", "bin", "trial"), ("bin", "neuron", "trial"),
             ("trial", "neuron", "bin"), ("neuron", "trial", "bin"), ("bin", "trial", "neuron"),
         ]  # fmt: skip
-        return found, True
+        return found, file_format != "matlab"
     tall: list[Order] = [("bin", "neuron"), ("neuron", "bin")]
     # A recording has many times more bins than neurons; otherwise the longer axis is a guess.
     clear = max(shape) >= 4 * min(shape)
@@ -322,7 +403,11 @@ def decide_axes(file: ArrayFile, spikes: str, mapping: MappingOptions) -> Decisi
     refuse_wrong_axes(spikes, shape, mapping.axes)
     if mapping.axes is not None:
         return Decision(tuple(mapping.axes), "axes as given in the mapping")
-    return evidence_beside(file, spikes, shape, mapping).decide(*orders_of_counts(shape))
+    evidence = evidence_beside(file, spikes, shape, mapping)
+    for trials in set(shape) if len(shape) == 3 else ():
+        if (by_indices := split_by_indices(file, trials)) is not None:
+            evidence.add_vectors({listed(by_indices[1]): trials}, {listed(by_indices[1]): "trial"})
+    return evidence.decide(*orders_of_counts(shape, file.format))
 
 
 def evidence_beside(
@@ -331,19 +416,27 @@ def evidence_beside(
     """Collect what the arrays beside the spikes tell of axes of some lengths; those in `apart` tell nothing."""
     evidence, lengths = Evidence(spikes, shape), {}
     for name, variable in file.variables.items():
-        length, is_short = variable.length, variable.length in shape
+        length = variable.length
+        may_be_times = any(fits_bins(name, length or 0, bins) for bins in shape)
         if name == spikes or name in apart or is_index(name) or of_other_recording(name, spikes, file.names):
             continue
-        if is_short and read_time_axis(file, name, mapping) is not None:
+        if may_be_times and read_time_axis(file, name, mapping) is not None:
             evidence.add_time_axis(name, variable.size)
         elif length is not None and variable.is_column:
             lengths[name] = length
             if variable.is_numbers and name in (mapping.trial_length_bins, "trial_length_bins"):
                 evidence.add_longest_trial(name, int(np.nanmax(file.read(name), initial=0)))
-        elif variable.dtype.kind == "f" and not SPIKE_LIKE.search(base_of(name)):
+        elif len(variable.shape) == len(shape) == 3 and _is_behaviour(file, name):
             evidence.add_behaviour(name, variable.shape)
     evidence.add_vectors(lengths, known_roles(mapping, file.variables))
     return evidence
+
+
+def _is_behaviour(file: ArrayFile, name: str) -> bool:
+    """Return whether an array may be a behaviour: floats that are neither called like spikes nor whole counts."""
+    variable = file.variables[name]
+    is_floats = variable.dtype.kind == "f" and variable.is_numbers
+    return is_floats and not SPIKE_LIKE.search(base_of(name)) and not looks_like_counts(file, name)
 
 
 def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArray[Any] | None:

@@ -17,6 +17,7 @@ from worker.ingest.readers.axis_evidence import (
     Role,
     base_of,
     evidence_beside,
+    fits_bins,
     is_other_spikes,
     known_roles,
     orders_of_counts,
@@ -141,7 +142,7 @@ def _axes_of_parts(file: ArrayFile, layout: Layout, mapping: Mapping) -> Decisio
     differing = [place for place in range(3) if len({one[place] for one in shapes}) > 1]
     if len(differing) == 1 and evidence.clues:  # alone it may as well be a lack of neurons
         evidence.clues.append(Clue(listed(layout.spikes.values()), "trial", frozenset(differing)))
-    return evidence.decide(*orders_of_counts(shape))
+    return evidence.decide(*orders_of_counts(shape, file.format))
 
 
 class _Turned:
@@ -272,7 +273,7 @@ class _Beside:
             if base in SECONDS_PER_UNIT and variable.size == 1 and variable.is_numbers:
                 self._layout.used.add(name)
                 clues.stated[base] = float(np.reshape(file.read(name), ()))
-            elif variable.length == self._bins:
+            elif fits_bins(name, variable.length or 0, self._bins):
                 times = read_time_axis(file, name, self._mapping)
                 if times is not None:
                     self._layout.used.add(name)
