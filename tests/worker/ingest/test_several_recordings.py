@@ -1,5 +1,6 @@
 """Several recordings in one file: joined by splits or by a list, refused, or one of them; their spikes are never behaviour."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,33 @@ class TestArrays:
         np.testing.assert_array_equal(found.behaviour["speed"][:, 0, 0], order * 1.5)
         assert found.neuron_metadata["unit_id"] == list(range(5))
         assert codes(found) == []
+
+    @pytest.mark.parametrize("order", ["neuron bin trial", "bin trial neuron", "trial neuron bin"])
+    def test_the_axis_in_which_splits_differ_is_that_of_trials(
+        self, order: str, file_format: str, tmp_path: Path
+    ) -> None:
+        axes = order.split()
+        turn = [["trial", "bin", "neuron"].index(axis) for axis in axes]
+        arrays = {
+            "train_data": COUNTS[TRAIN].transpose(turn),
+            "valid_data": COUNTS[VALID].transpose(turn),
+            "depth": np.arange(5.0),
+        }
+        found = read(self.write(tmp_path, file_format, arrays), **WIDTH)
+        np.testing.assert_array_equal(found.spikes, COUNTS[np.concatenate([TRAIN, VALID])])
+        np.testing.assert_array_equal(found.split, [0] * 12 + [1] * 6)
+        assert found.neuron_metadata["depth"] == list(range(5))
+        (guess,) = found.warnings
+        assert guess.code == "axes_guessed"
+        other = json.dumps([{"bin": "neuron", "neuron": "bin"}.get(axis, axis) for axis in axes])
+        assert other in guess.hint
+
+    def test_recordings_of_a_list_may_lack_neurons(self, file_format: str, tmp_path: Path) -> None:
+        arrays = {"a_spikes": COUNTS[TRAIN], "b_spikes": COUNTS[TRAIN][:, :, :4]}
+        path = self.write(tmp_path, file_format, arrays)
+        with pytest.raises(RejectedFile) as caught:
+            read(path, **WIDTH, mapping={"spikes": ["a_spikes", "b_spikes"]})
+        assert caught.value.problems[0].code == "splits_differ"
 
     def test_neurons_that_differ(self, file_format: str, tmp_path: Path) -> None:
         arrays = {"train_spikes": COUNTS[TRAIN], "valid_spikes": COUNTS[VALID][:, :, :4]}

@@ -140,8 +140,10 @@ def _axes_of_parts(file: ArrayFile, layout: Layout, mapping: Mapping) -> Decisio
         name = layout.names["inds"][part]
         evidence.add_vectors({name: file.variables[name].length or 0}, {name: "trial"})
     differing = [place for place in range(3) if len({one[place] for one in shapes}) > 1]
-    if len(differing) == 1 and evidence.clues:  # alone it may as well be a lack of neurons
-        evidence.clues.append(Clue(listed(layout.spikes.values()), "trial", frozenset(differing)))
+    # Splits have the same neurons. Recordings that the mapping lists may lack some: there, other clues are needed too.
+    if len(differing) == 1 and (evidence.clues or layout.how == "by its name"):
+        names = "` and `".join(layout.spikes.values())
+        evidence.clues.append(Clue(names, "trial", frozenset(differing)))
     return evidence.decide(*orders_of_counts(shape, file.format))
 
 
