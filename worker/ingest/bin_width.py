@@ -45,7 +45,7 @@ def stated_width(name: str, value: float, notes: list[str]) -> tuple[str, float]
 
 TIME_AXIS = re.compile(
     r"(t|time|times|time_?stamps?|time_data|time_axis|time_vec(tor)?|tvec|time_?points?|(time_?)?bins?|bin_times?"
-    r"|((time_?)?bin_?)?(cent(er|re)s?|edges?)|time_edges)(_s|_ms)?"
+    r"|(time_?)?bin_?cent(er|re)s?|((time_?)?bin_?|time_)?edges?)(_s|_ms)?"
 )
 """Names under which a file may give the time of each bin, or of each edge of a bin, in seconds unless they end with `_ms`."""
 

@@ -25,6 +25,7 @@ from store.dataset_options import Mapping as MappingOptions
 from worker.ingest.bin_width import TIME_AXIS, is_even
 from worker.ingest.problems import Problem, listed
 from worker.ingest.readers.axes import refuse_wrong_axes
+from worker.ingest.readers.base import UNREADABLE
 from worker.ingest.readers.choosing import (
     SPIKE_LIKE,
     SPIKES,
@@ -435,8 +436,12 @@ def evidence_beside(
 def _is_behaviour(file: ArrayFile, name: str) -> bool:
     """Return whether an array may be a behaviour: floats that are neither called like spikes nor whole counts."""
     variable = file.variables[name]
-    is_floats = variable.dtype.kind == "f" and variable.is_numbers
-    return is_floats and not SPIKE_LIKE.search(base_of(name)) and not looks_like_counts(file, name)
+    if variable.dtype.kind != "f" or not variable.is_numbers or SPIKE_LIKE.search(base_of(name)):
+        return False
+    try:
+        return not looks_like_counts(file, name)
+    except UNREADABLE:  # which is told when the array is left out
+        return False
 
 
 def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArray[Any] | None:
@@ -446,7 +451,10 @@ def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArr
     is_given = mapping.time is not None and is_named(name, [mapping.time])
     if not is_given and TIME_AXIS.fullmatch(base_of(name)) is None:
         return None
-    values = np.asarray(file.read(name)).reshape(-1)
+    try:
+        values = np.asarray(file.read(name)).reshape(-1)
+    except UNREADABLE:  # which is told when the array is left out
+        return None
     return values if is_given or is_even(values) else None
 
 
