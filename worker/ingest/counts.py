@@ -106,8 +106,8 @@ def _problem(kind: str, fault: _Fault) -> Problem:
     said, hint = {
         "counts_not_finite": (
             f"{fault.count} spike counts are NaN or infinite, {where}",
-            "Fill bins in which nothing was recorded with 0; for trials of unequal length give "
-            "trial_length_bins.",
+            "For trials of unequal length give trial_length_bins. Leave out trials in which nothing was recorded for a while, or "
+            "end them there: 0 would say that the neuron did not fire.",
         ),
         "counts_not_whole": (
             f"{fault.count} spike counts are not whole numbers, {where}: {fault.value!r}",

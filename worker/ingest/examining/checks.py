@@ -350,7 +350,7 @@ def _unfit_for_presets(recording: Recording) -> Problem | None:
     if not reasons:
         return None
     said = f"No preset can train this data set: {'; '.join(reasons)}."
-    hint = f"{' '.join(hints)} Derive a data set from this one with the options."
+    hint = f"{' '.join(hints)} These are options of `latentry datasets derive` and of POST …:derive."
     return Problem("no_preset_fits", said, hint, "/chop")
 
 
