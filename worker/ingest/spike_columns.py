@@ -11,7 +11,7 @@ from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, TrialTable, lay_trials_end_to_end
 from worker.ingest.time_units import column_seconds
-from worker.ingest.trial_ids import TrialIds, find_trials
+from worker.ingest.trial_ids import TrialIds, find_trials, in_natural_order
 
 MOST_NEURONS = 20_000
 MOST_TRIALS = 1_000_000
@@ -51,9 +51,8 @@ class _Labels:
         return numbers[inverse] if len(numbers) else np.zeros(0, np.int64)
 
     def ordered(self) -> list[int | str]:
-        """Return all labels in order: whole numbers by size, else as text."""
-        is_text = any(isinstance(label, str) for label in self.known)
-        return sorted(self.known, key=str) if is_text else sorted(self.known)
+        """Return all labels in order: whole numbers by size, texts by the size of the numbers within them."""
+        return in_natural_order(self.known)
 
 
 class SpikeColumns:
@@ -107,6 +106,11 @@ class SpikeColumns:
     def neuron_labels(self) -> list[int | str]:
         """Return the labels of the neurons so far, in the order that `finish` gives them."""
         return self._neurons.ordered()
+
+    @property
+    def neurons_as_they_appear(self) -> list[int | str]:
+        """Return the labels of the neurons in the order in which they first appear."""
+        return list(self._neurons.known)
 
     @property
     def trials_seen(self) -> int:

@@ -11,11 +11,12 @@ appear. One value for each trial, of as many as there are ids, goes to the ids i
 | columns of more values | whole numbers from 0 or 1, whichever fits; with a warning if both do |
 | columns of another length | these columns are left out |
 
+Texts of numbers are the ids of these numbers, where the spikes have numbers and the column of ids texts, or the reverse.
 Ids without a spike are then trials without a spike. `trials.ids` says otherwise.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from store.dataset_options import DatasetOptions
@@ -90,18 +91,20 @@ def find_trials(
     if isinstance(wanted, tuple):
         return TrialIds(_in_range(seen, *wanted)).take(columns)
     ordered = (
-        list(seen) if wanted == "file" or (_has_text(seen) and wanted is None) else sorted(seen, key=_natural)
+        list(seen) if wanted == "file" or (has_text(seen) and wanted is None) else in_natural_order(seen)
     )
     by_value = None if wanted is not None else _by_own_ids(ordered, columns)
     if by_value is not None:
         return by_value
     lengths = [len(values) for values in columns.values()]
-    if len(seen) in lengths or wanted is not None or _has_text(seen):
+    if len(seen) in lengths or wanted is not None or has_text(seen):
         found = TrialIds(ordered).take(columns)
         if found.columns and wanted is None:
             _tell_order(found, seen, in_blocks)
     else:
         found = _with_silent([int(label) for label in ordered], columns)
+    if wanted is None:
+        _tell_unmatched(found)
     _tell_absent(found)
     return found
 
@@ -118,11 +121,13 @@ def _in_range(seen: Sequence[Label], first: int, last: int) -> list[Label]:
 
 def _by_own_ids(ordered: list[Label], columns: Mapping[str, Column]) -> TrialIds | None:
     """Match by the file's own column of ids, if one has the ids of the spikes."""
-    for name, labels in _own_ids(columns).items():
+    for name, own in _own_ids(columns).items():
+        labels = as_seen(own, ordered)
         missing = [label for label in ordered if label not in set(labels)]
         if missing and (len(missing) * 2 > len(ordered) or len(labels) == len(ordered)):
             continue
         found = TrialIds(labels).take(columns)
+        found.columns[name] = list(labels)
         found.notes.append(f"Trials were matched by their ids in `{name}`.")
         if missing:
             said = f"Spikes have the trial ids {listed(missing)}, which `{name}` does not have: these trials have no metadata."
@@ -181,8 +186,8 @@ def _with_silent(seen: list[int], columns: Mapping[str, Column]) -> TrialIds:
 def _tell_order(found: TrialIds, seen: Sequence[Label], in_blocks: bool) -> None:
     """Say which value is whose; warn if the order of the ids and that of the file differ."""
     names, labels = listed(found.columns), found.labels
-    text = _has_text(seen)
-    other = sorted(seen, key=_natural) if text else list(seen)
+    text = has_text(seen)
+    other = in_natural_order(seen) if text else list(seen)
     if other != labels and (text or in_blocks):
         orders = ("in which they first appear in the file", "of the ids when sorted")
         taken, not_taken = orders if text else orders[::-1]
@@ -197,8 +202,13 @@ def _tell_order(found: TrialIds, seen: Sequence[Label], in_blocks: bool) -> None
             f"{names}: one value for each trial, in the order of the trials' ids: the first is of {labels[0]}, the last of "
             f"{labels[-1]}."
         )
+
+
+def _tell_unmatched(found: TrialIds) -> None:
+    """Warn of a column of ids that are not those of the spikes: its values were matched by their place."""
+    labels = found.labels
     for name, own in _own_ids(found.columns).items():
-        if set(own) & set(labels) and set(own) != set(labels):
+        if set(as_seen(own, labels)) != set(labels):
             said = (
                 f"`{name}` ({_span(own)}) does not have all trial ids of the spikes ({_span(labels)}): its first value was given "
                 f"to trial {labels[0]}, its last to trial {labels[-1]}."
@@ -220,7 +230,35 @@ def _tell_absent(found: TrialIds) -> None:
         )
 
 
-def _has_text(labels: Sequence[Label]) -> bool:
+def as_seen(own: Sequence[Label], seen: Sequence[Label]) -> list[Label]:
+    """Return the ids of a column as the spikes have them, where one side has numbers and the other texts of numbers.
+
+    `"018"` is 18. The ids stay as they are if this makes two of them the same.
+    """
+    by_value = {_value(label): label for label in seen}
+    values = list(map(_value, own))
+    if len(set(values)) < len(own) or len(by_value) < len(seen) or set(own) >= set(seen):
+        return list(own)
+    are_texts = has_text(seen)
+    return [
+        by_value.get(value, str(label) if are_texts else value)
+        for value, label in zip(values, own, strict=True)
+    ]
+
+
+def _value(label: Label) -> Label:
+    """Return a text that is a whole number as one."""
+    text = label.strip() if isinstance(label, str) else ""
+    return int(text.split(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else label
+
+
+def in_natural_order(labels: Iterable[Label]) -> list[Label]:
+    """Sort labels: whole numbers by size, texts by the size of the numbers within them, so that t2 comes before t10."""
+    return sorted(labels, key=lambda label: (_natural(label), str(label)))
+
+
+def has_text(labels: Sequence[Label]) -> bool:
+    """Return whether some labels are texts."""
     return any(isinstance(label, str) for label in labels)
 
 

@@ -177,6 +177,59 @@ class TestValuesForSilentTrials:
             assert codes(found) == ["array_left_out"] * 2
             assert all("indices of a split" in warning.message for warning in found.warnings)
 
+    @pytest.mark.parametrize("as_text", [str, "{:03d}".format])
+    @pytest.mark.parametrize("text_in", ["spikes", "columns"])
+    def test_ids_as_text_and_as_numbers_match_by_value(
+        self, file_format: str, text_in: str, as_text: Callable[[int], str], tmp_path: Path
+    ) -> None:
+        ids, units = list(range(18, 0, -1)), [11, 7, 3]
+        spikes = flat_spikes(range(1, 19))
+        own: dict[str, Any] = {"trial_id": np.array(ids), "unit_ids": np.array(units)}
+        texts = {name: np.array([as_text(int(one)) for one in values]) for name, values in own.items()}
+        if text_in == "spikes":
+            for name in ("trial", "neuron"):
+                spikes[name] = np.array([as_text(int(one)) for one in spikes[name]])
+        else:
+            own = texts
+        beside = {**own, "label": np.array(ids) * 10, "depth": np.array(units) * 1.5}
+        found = read(write_flat(file_format, tmp_path / "f", spikes, beside))
+        assert found.trial_metadata["label"] == [one * 10 for one in ids]
+        assert np.asarray(found.spikes).sum(axis=1)[:, 0].tolist() == ids
+        expected = [as_text(one) for one in ids] if text_in == "spikes" else ids
+        assert found.trial_metadata["trial_id"] == expected
+        neuron_ids = found.neuron_metadata["neuron_id"]
+        assert [int(str(one)) for one in neuron_ids] == [3, 7, 11]
+        assert found.neuron_metadata["depth"] == [4.5, 10.5, 16.5]
+        assert np.asarray(found.spikes).sum(axis=(0, 1)).tolist() == [171, 18, 0]
+        assert codes(found) == []
+
+    def test_ids_that_do_not_match_are_told(self, file_format: str, tmp_path: Path) -> None:
+        beside = {"trial_id": np.array(["a", "b", "c"]), "unit_ids": np.array(["n", "m"])}
+        found = read(write_flat(file_format, tmp_path / "f", flat_spikes([1, 2, 3]), beside))
+        assert found.trial_metadata["trial_id"] == ["a", "b", "c"]
+        assert found.neuron_metadata["unit_ids"] == ["n", "m"]
+        warnings = {one.pointer: one.code for one in found.warnings}
+        assert warnings == {"/trial_id": "trial_ids_ambiguous", "/unit_ids": "neuron_ids_ambiguous"}
+
+    def test_neurons_with_text_labels(self, file_format: str, tmp_path: Path) -> None:
+        """`u2` comes before `u10`; values of neurons without their labels are told."""
+        spikes = flat_spikes(range(1, 4))
+        number = np.arange(len(spikes["trial"]) * 4)
+        spikes = {name: np.tile(values, 4) for name, values in spikes.items()}
+        spikes["neuron"] = np.array([f"u{one}" for one in number % 12])
+        beside = {"depth": np.arange(12) * 10.0}
+        found = read(write_flat(file_format, tmp_path / "f", spikes, beside))
+        assert found.neuron_metadata["neuron_id"] == [f"u{one}" for one in range(12)]
+        assert found.neuron_metadata["depth"] == beside["depth"].tolist()
+        (warning,) = found.warnings
+        assert (warning.code, warning.pointer) == ("neuron_ids_ambiguous", "/depth")
+        assert "as text is another (u0, u1, u10, u11 and 8 more)" in warning.message
+        assert "unit_ids" in warning.hint
+        labelled = {**beside, "unit_ids": np.array([f"u{one}" for one in range(11, -1, -1)])}
+        found = read(write_flat(file_format, tmp_path / "f", spikes, labelled))
+        assert found.neuron_metadata["depth"] == beside["depth"].tolist()[::-1]
+        assert codes(found) == []
+
     def test_as_many_spikes_as_trials(self, file_format: str, tmp_path: Path) -> None:
         spikes = {name: values[:1].repeat(6) for name, values in flat_spikes([1]).items()}
         spikes["trial"] = np.arange(6)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.axis_evidence import (
     Role,
     base_of,
@@ -31,7 +31,7 @@ from worker.ingest.rows import rows_per_block
 from worker.ingest.spike_columns import SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
 from worker.ingest.time_units import in_seconds, is_time, trial_seconds
-from worker.ingest.trial_ids import whole_label
+from worker.ingest.trial_ids import as_seen, has_text, whole_label
 
 if TYPE_CHECKING:
     from worker.ingest.readers.choosing import ArrayFile
@@ -104,6 +104,7 @@ def read_flat_spikes(
         columns.add(times_s, labels[part], None if trials is None else trials[part])
     used = {name for name in (times, neuron, trial, ends) if name is not None}
     all_neurons: list[int | str] = list(range(len(ends_of))) if ends_of is not None else []
+    appeared = columns.neurons_as_they_appear
     numbers = {columns.trials_seen, len(columns.neuron_labels), len(all_neurons)}
     found = _Beside(file, times, used, options, numbers)
     all_neurons = all_neurons or found.find_neurons(columns.neuron_labels)
@@ -118,6 +119,8 @@ def read_flat_spikes(
     found.take_neurons(trains)
     if options.mapping.neuron is None and neuron is not None:
         _tell_merged(file, neuron, same_length, trains)
+    if ends_of is None:
+        found.tell_order_of_neurons(trains, appeared)
     found.used |= take_split_by_indices(file, trains, options.mapping.split is not None)
     found.warn_of_others(trains)
     return trains
@@ -203,15 +206,18 @@ class _Beside:
         }
         self._own_neurons: list[MetadataValue] = []
         self._likely_of_neurons: list[str] = []
+        self._of_neurons: list[str] = []
 
     def find_neurons(self, seen: list[int | str]) -> list[int | str]:
         """Return the labels of all neurons, if a column has them: those of the spikes, each once, and perhaps silent ones."""
         for name in self._lengths:
-            if name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower() in NEURON:
-                labels = list(map(whole_label, self._values(name)))
-                if len(set(labels)) == len(labels) and set(seen) <= set(labels):
-                    self._own_neurons = labels
-                    return [label for label in labels if isinstance(label, int | str)]
+            if base_of(name) in NEURON:
+                values = map(whole_label, self._values(name))
+                own = [label for label in values if isinstance(label, int | str)]
+                labels = as_seen(own, seen)
+                if len(set(labels)) == self._lengths[name] and set(seen) <= set(labels):
+                    self._own_neurons = list(labels)
+                    return labels
         return []
 
     def columns_of_trials(
@@ -294,8 +300,26 @@ class _Beside:
             if is_wanted and (warning is not None or name not in self.used) and length == len(own) > 1:
                 by_label = dict(zip(own, self._values(name), strict=True))
                 trains.neuron_metadata[name.replace("/", ".")] = [by_label.get(label) for label in labels]
+                self._of_neurons.append(name)
                 trains.warnings = [one for one in trains.warnings if one is not warning]
                 self.used.add(name)
+
+    def tell_order_of_neurons(self, trains: SpikeTrains, appeared: list[int | str]) -> None:
+        """Warn if values were given to neurons by their place, and nothing tells for certain whose each value is."""
+        labels = [label for label in trains.neuron_metadata["neuron_id"] if isinstance(label, int | str)]
+        ids = [name for name in self._of_neurons if base_of(name) in NEURON]
+        others = {"as text": sorted(labels, key=str), "in which they first appear": appeared}
+        others = {how: other for how, other in others.items() if other != labels and has_text(labels)}
+        if self._own_neurons or not self._of_neurons or not (others or ids):
+            return
+        told = [f"the order {how} is another ({listed(other, 4)})" for how, other in others.items()]
+        told += [f"`{name}` does not have the labels of the spikes" for name in ids]
+        said = (
+            f"{listed(self._of_neurons)}: one value for each of {len(labels)} neurons. They were given to the neurons in the "
+            f"order of their labels ({listed(labels, 4)}); {'; '.join(told)}."
+        )
+        hint = "Add an array `unit_ids` of one value for each neuron: the label that its spikes have."
+        trains.warnings.append(Problem("neuron_ids_ambiguous", said, hint, f"/{self._of_neurons[0][:100]}"))
 
     def warn_of_others(self, trains: SpikeTrains) -> None:
         """Warn of every array that was not taken."""
