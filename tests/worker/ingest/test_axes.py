@@ -12,7 +12,8 @@ from tests.worker.ingest.array_files import WRITE_ARRAYS
 from tests.worker.ingest.matlab_files import cells, codes, read, save_v5, save_v7, save_v73, times_of
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_file
-from worker.ingest.readers.axis_evidence import Evidence, role_of
+from worker.ingest.readers.axis_evidence import Evidence
+from worker.ingest.readers.axis_names import role_of
 from worker.ingest.recording import Recording
 
 TRIALS, BINS, NEURONS = 24, 10, 8

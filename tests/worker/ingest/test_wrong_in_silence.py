@@ -183,7 +183,9 @@ def test_other_names_of_spike_times(
 @pytest.mark.parametrize("layout", ARRAYS)
 @pytest.mark.parametrize("name", ["bin_width", "binWidth", "bin_size"])
 @pytest.mark.parametrize(("value", "told"), [(0.02, "in s"), (20, "in ms")])
-def test_a_bin_width_whose_name_has_no_unit(layout: str, name: str, value: float, told: str, tmp_path: Path) -> None:
+def test_a_bin_width_whose_name_has_no_unit(
+    layout: str, name: str, value: float, told: str, tmp_path: Path
+) -> None:
     counts = np.random.default_rng(0).poisson(0.5, (20, 30, 7)).astype(np.uint8)
     found = read(write(tmp_path / "f", layout, spikes=counts, **{name: value}))
     assert found.bin_width_s == pytest.approx(0.02)

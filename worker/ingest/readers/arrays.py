@@ -40,11 +40,8 @@ from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
 from worker.ingest.readers.axes import Axes
 from worker.ingest.readers.axis_evidence import (
-    Role,
     as_option,
-    base_of,
     decide_axes,
-    fits_bins,
     is_other_spikes,
     known_roles,
     of_other_recording,
@@ -53,6 +50,7 @@ from worker.ingest.readers.axis_evidence import (
     read_time_axis,
     said,
 )
+from worker.ingest.readers.axis_names import Role, base_of, fits_bins
 from worker.ingest.readers.base import (
     UNREADABLE,
     ReadOptions,

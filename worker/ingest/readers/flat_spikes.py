@@ -7,16 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.axis_evidence import (
-    Role,
-    base_of,
-    is_likely_of_neurons,
-    is_of_trials,
-    known_roles,
-    owner_guessed,
-    owner_of_column,
-    role_of,
-)
+from worker.ingest.readers.axis_evidence import known_roles, owner_guessed, owner_of_column
+from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of
 from worker.ingest.readers.base import (
     ReadOptions,
     left_out,

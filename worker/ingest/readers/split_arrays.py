@@ -14,10 +14,7 @@ from worker.ingest.readers.axes import Axes, refuse_wrong_axes
 from worker.ingest.readers.axis_evidence import (
     Clue,
     Decision,
-    Role,
-    base_of,
     evidence_beside,
-    fits_bins,
     is_other_spikes,
     known_roles,
     orders_of_counts,
@@ -25,6 +22,7 @@ from worker.ingest.readers.axis_evidence import (
     owner_of_column,
     read_time_axis,
 )
+from worker.ingest.readers.axis_names import Role, base_of, fits_bins
 from worker.ingest.readers.base import (
     ReadOptions,
     left_out,

@@ -11,13 +11,12 @@ from worker.ingest.readers.axis_evidence import (
     Decision,
     Evidence,
     Order,
-    Role,
-    is_likely_of_neurons,
     known_roles,
     of_other_recording,
     owner_guessed,
     owner_of_column,
 )
+from worker.ingest.readers.axis_names import Role, is_likely_of_neurons
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
 from worker.ingest.readers.choosing import is_table_column, own_name
 from worker.ingest.readers.flat_spikes import STARTS, STOPS, take_events

@@ -6,7 +6,8 @@ import numpy as np
 
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers.axis_evidence import Order, base_of, evidence_beside
+from worker.ingest.readers.axis_evidence import Order, evidence_beside
+from worker.ingest.readers.axis_names import base_of
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.choosing import OTHER_SPIKES, SPIKE_LIKE, are_counts, is_named
 from worker.ingest.readers.matlab.leaves import MatlabArrays

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.readers.axis_evidence import base_of
+from worker.ingest.readers.axis_names import base_of
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.choosing import SPIKE_LIKE, SPIKES, are_counts
 from worker.ingest.readers.matlab.leaves import prefix_of

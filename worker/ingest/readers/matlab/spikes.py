@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile
-from worker.ingest.readers.axis_evidence import Order, is_of_neurons
+from worker.ingest.readers.axis_evidence import Order
+from worker.ingest.readers.axis_names import is_of_neurons
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.choosing import is_table_column
 from worker.ingest.readers.flat_spikes import NEURON, sampling_rate
