@@ -374,3 +374,19 @@ def test_evidence_is_symmetric() -> None:
         evidence.add_vectors({"rt": 30, "unit": 10}, {})
         decision = evidence.decide([("trial", "bin", "neuron"), order], default_is_documented=True)
         assert (decision.axes, decision.warning) == (order, None)
+
+
+@pytest.mark.parametrize("name", ["timestamps", "lfp"])
+def test_a_damaged_array_says_nothing_and_is_left_out(name: str, tmp_path: Path) -> None:
+    shape = (BINS,) if name == "timestamps" else (2, BINS, NEURONS)
+    beside = np.random.default_rng(0).normal(size=shape)
+    path = tmp_path / "f"
+    with path.open("wb") as file:
+        np.savez(file, spikes=COUNTS, condition=CONDITION, **{name: beside})
+    content = path.read_bytes()
+    assert content.count(beside.tobytes()) == 1
+    path.write_bytes(content.replace(beside.tobytes(), bytes(beside.nbytes)))  # its checksum is wrong now
+    found = read(path, **WIDTH)
+    np.testing.assert_array_equal(found.spikes, COUNTS)
+    (left,) = found.warnings
+    assert (left.code, left.pointer) == ("array_left_out", f"/{name}")
