@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, TrialTable, lay_trials_end_to_end
 from worker.ingest.time_units import column_seconds
@@ -62,10 +62,14 @@ class SpikeColumns:
     ----------
     by_trial
         Whether each spike comes with a trial, and its time is from the trial's beginning.
+    options
+        With `trials.ids`: spikes of other trials are left out.
     """
 
-    def __init__(self, by_trial: bool) -> None:
-        self._by_trial = by_trial
+    def __init__(self, by_trial: bool, options: DatasetOptions | None = None) -> None:
+        ids = options.trials.ids if options is not None else None
+        self._by_trial, self._range = by_trial, ids if isinstance(ids, tuple) else None
+        self._outside: dict[str, int] = {}
         self._times = SpikeTimes()
         self._neurons, self._trials = _Labels("neuron", MOST_NEURONS), _Labels("trial", MOST_TRIALS)
         self._last_trial, self._runs = -1, 0
@@ -85,13 +89,23 @@ class SpikeColumns:
         neurons, trials : whole numbers or text, [spikes]
             The label of each.
         """
+        codes_of_neurons = self._neurons.codes(neurons)
+        if trials is not None and self._range is not None and trials.dtype.kind in "iuf":
+            inside = (trials >= self._range[0]) & (trials <= self._range[1])
+            if len(times_s) == len(trials):
+                times_s = times_s[inside]
+                for label, number in zip(*np.unique(trials[~inside], return_counts=True), strict=True):
+                    name = str(label.item()).removesuffix(".0")
+                    self._outside[name] = self._outside.get(name, 0) + int(number)
+                codes_of_neurons = codes_of_neurons[inside]
+            trials = trials[inside]
         self.left_out += int(np.count_nonzero(~np.isfinite(times_s)))
         codes = None if trials is None else self._trials.codes(trials)
         if codes is not None and len(codes):
             self._runs += int(np.count_nonzero(np.diff(codes, prepend=self._last_trial)))
             self._last_trial = int(codes[-1])
             self._widen(codes, times_s)
-        self._times.add(times_s, self._neurons.codes(neurons), codes)
+        self._times.add(times_s, codes_of_neurons, codes)
 
     def _widen(self, trials: NDArray[np.int64], times_s: NDArray[np.float64]) -> None:
         """Remember the first and the last time of each trial."""
@@ -189,6 +203,7 @@ class SpikeColumns:
         bounds: tuple[str | None, str | None],
     ) -> None:
         labels = trials.labels
+        self._tell_outside(trains)
         trains.notes += trials.notes
         trains.warnings += trials.warnings
         trials.columns.setdefault("trial_id", list(labels))
@@ -209,6 +224,23 @@ class SpikeColumns:
         lay_trials_end_to_end(trains, trials.columns, len(labels), options)
         assert trains.trial_offset_s is not None
         trains.trial_offset_of_spikes_s = trains.trial_offset_s[appeared]
+
+    def _tell_outside(self, trains: SpikeTrains) -> None:
+        """Warn of spikes of other trials than `trials.ids`; reject the file if these are most spikes."""
+        if not self._outside or self._range is None:
+            return
+        number, first_and_last = sum(self._outside.values()), list(self._range)
+        said = (
+            f"trials.ids is {first_and_last}, and {number} spikes have the trial ids {listed(self._outside)}"
+        )
+        hint = "Give the first id and the last of all trials."
+        if number > self._times.total:
+            said += f", more than the {self._times.total} of these trials."
+            raise RejectedFile(Problem("trial_ids_outside", said, hint, "/trials/ids"))
+        said += ": these spikes were left out."
+        trains.warnings.append(
+            Problem("spikes_outside_trials_ids", said, f"If they are of trials: {hint}", "/trials/ids")
+        )
 
     def _session_table(
         self,

@@ -67,7 +67,7 @@ def test_silent_trials_between_others_are_no_trials_unless_the_request_says_so(
         assert "4 values" in warning.message
         assert "7 trials" in warning.message
     with pytest.raises(RejectedFile, match="trial_ids_outside"):
-        read(path, trials={"ids": [1, 5]})
+        read(path, trials={"ids": [1, 2]})
 
 
 @pytest.mark.parametrize("file_format", ARRAYS)
@@ -268,6 +268,26 @@ class TestValuesForSilentTrials:
         assert found.trial_start_s is not None
         assert found.trial_start_s.tolist() == start_s.tolist()
         assert found.trial_metadata["label"] == spikes_of_neuron_3(found) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("other", [-1, 0, np.nan])
+@pytest.mark.parametrize("file_format", [*ARRAYS, *TABLES])
+def test_spikes_of_no_trial_are_left_out_by_the_request(
+    file_format: str, other: float, tmp_path: Path
+) -> None:
+    spikes = flat_spikes(range(1, 19))
+    place = [0, 50, 188]
+    spikes = {name: np.insert(values.astype(float), place, values[:3]) for name, values in spikes.items()}
+    spikes["trial"][[0, 51, 190]] = other
+    found = read(
+        write_flat(file_format, tmp_path / "f", spikes, {}),
+        trials={"ids": [1, 18]},
+    )
+    assert found.trial_metadata["trial_id"] == list(range(1, 19))
+    assert np.asarray(found.spikes).sum(axis=1).tolist() == [[one, 1] for one in range(1, 19)]
+    if file_format in ARRAYS or np.isfinite(other):
+        (warning,) = [one for one in found.warnings if one.code == "spikes_outside_trials_ids"]
+        assert f"3 spikes have the trial ids {other:g}" in warning.message
 
 
 @pytest.mark.parametrize("save", [save_v5, save_v73])

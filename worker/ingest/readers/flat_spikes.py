@@ -87,7 +87,7 @@ def read_flat_spikes(
     else:
         assert neuron is not None
         labels = np.asarray(file.read(neuron)).reshape(-1)
-    columns = SpikeColumns(by_trial=trial is not None)
+    columns = SpikeColumns(by_trial=trial is not None, options=options)
     trials = None if trial is None else np.asarray(file.read(trial)).reshape(-1)
     rate_hz = sampling_rate(file)
     for first, block in file.blocks(times, 8):

@@ -58,7 +58,7 @@ class _Spikes:
     def trains(self) -> SpikeTrains:
         """Gather the spikes."""
         by_trial = self._roles.trial is not None
-        columns = SpikeColumns(by_trial)
+        columns = SpikeColumns(by_trial, self._options)
         neuron_labels, trial_labels = self._neurons.array(), self._trials.array()
         for batch, neurons, trials in self._rows():
             labelled = (neurons >= 0) & (trials >= 0)
