@@ -44,7 +44,7 @@ def check_workers(parts: Parts) -> Finding:
 
 
 def check_ingest(parts: Parts) -> Finding:
-    """The process that reads uploads reads a tiny file that is known to be good; no upload failed for the service's fault."""
+    """Ask the process that reads uploads to read a small valid file, and look for data sets that the service failed to read."""
     try:
         with parts.database.read() as session:
             is_busy = select(Dataset.id).where(Dataset.lease_token.is_not(None)).limit(1)

@@ -137,9 +137,9 @@ def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:
 def _code_folders(source: Path) -> set[Path]:
     """Return the folders of Python, its packages and their libraries.
 
-    Of this project they hold the packages alone when it runs from a checkout, since keys and data may lie beside them. Where it
-    is installed, its packages lie among all others, and so does what they import: then the whole folder is code. If the
-    uploads lie in such a folder, the part of it that holds them is left out.
+    In a checkout, only the packages `store` and `worker` are readable, because keys and data may lie beside them. In an
+    installation, they lie in one folder with the libraries that they import, so the whole folder is readable. If uploads lie
+    in such a folder, the part that holds them is not.
     """
     import store
     import worker

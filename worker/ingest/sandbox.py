@@ -22,7 +22,7 @@ from worker.ingest.recording import Recording
 
 _LOG = "parse.log"
 _PERHAPS_OURS = ("reader_crashed", "file_too_demanding")
-"""Codes of problems that a broken installation causes as well as a file."""
+"""Codes of problems that either the file or a broken installation may cause."""
 _KILLED_FOR_RESOURCES = {-signal.SIGXCPU, -signal.SIGXFSZ, -signal.SIGKILL}
 
 
