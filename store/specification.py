@@ -47,6 +47,29 @@ class Training(Document):
     valid_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of trials for validation, unless the data set brings a split."
     )
+    test_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of trials for testing, unless the data set brings test trials. They are neither trained on nor used "
+        "to select a model; only scores of test trials are unbiased.",
+    )
+    evaluation_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Seed of the split and of the samples that sample validation holds out. Jobs of one data set with the same "
+        "seed are scored on the same samples, so their SV losses can be compared. `seed` does not change it.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"valid_fraction + test_fraction is {self.valid_fraction + self.test_fraction:g}: expected less than 1, so that "
+                "trials are left to train on"
+            )
+        return self
 
 
 MOST_MODELS = 1000
@@ -169,20 +192,18 @@ Split = Literal["train", "valid", "test"]
 
 def split_trials(
     given: Sequence[str | None],
-    valid_fraction: float,
-    seed: int,
+    training: Training,
     sessions: Sequence[RecordedSession] | None = None,
 ) -> list[Split]:
-    """Which part of a job each trial is in.
+    """Return which part of a job each trial is in.
 
     Parameters
     ----------
     given
         What the file gave for each trial: ``train``, ``valid``, ``test`` or None.
-    valid_fraction
-        Share of the trials, other than test trials, that are drawn for validation if the file names none; at least one.
-    seed
-        Of the draw.
+    training
+        Of the job: its fractions and its evaluation seed. A part that the file names is never drawn; at least one trial is drawn
+        for each other part whose fraction is above 0.
     sessions
         Of the data set: each is split by itself. None: there is one.
 
@@ -192,26 +213,34 @@ def split_trials(
         One per trial, in the order given. Test trials are neither trained on nor used to select.
     """
     if sessions is None:
-        return _split_session(given, valid_fraction, [seed, _SPLIT_SEED])
+        return _split_session(given, training, 0)
     split: list[Split] = []
     for number, session in enumerate(sessions):
-        # The first is split as if it were alone.
-        seeds = [seed, _SPLIT_SEED, number] if number else [seed, _SPLIT_SEED]
-        split += _split_session(given[session.rows], valid_fraction, seeds)
+        split += _split_session(given[session.rows], training, number)
     return split
 
 
 _SPLIT_SEED = 0x5B117
 
 
-def _split_session(given: Sequence[str | None], valid_fraction: float, seeds: list[int]) -> list[Split]:
-    usable = [trial for trial, split in enumerate(given) if split != "test"]
-    if "valid" in given:
-        valid = {trial for trial in usable if given[trial] == "valid"}
-    else:
-        drawn = np.random.default_rng(seeds).permutation(len(usable))
-        valid = {usable[position] for position in drawn[: max(1, round(valid_fraction * len(usable)))]}
-    return [
-        "test" if split == "test" else "valid" if trial in valid else "train"
-        for trial, split in enumerate(given)
+def _split_session(given: Sequence[str | None], training: Training, session: int) -> list[Split]:
+    # The first session is split as if it were alone.
+    seeds = [training.evaluation_seed, _SPLIT_SEED] + ([session] if session else [])
+    free = [trial for trial, split in enumerate(given) if split not in ("valid", "test")]
+    drawn = [free[position] for position in np.random.default_rng(seeds).permutation(len(free))]
+    split: list[Split] = [
+        "test" if one == "test" else "valid" if one == "valid" else "train" for one in given
     ]
+    usable = len(given) - list(given).count("test")
+    parts: tuple[tuple[Split, float], ...] = (
+        ("valid", training.valid_fraction),
+        ("test", training.test_fraction),
+    )
+    for part, fraction in parts:
+        if part in given or fraction == 0:
+            continue
+        number = max(1, round(fraction * usable))
+        for trial in drawn[:number]:
+            split[trial] = part
+        drawn = drawn[number:]
+    return split

@@ -232,6 +232,9 @@ class Trial(Base):
     trial: Mapped[int] = mapped_column(primary_key=True)
     length_bins: Mapped[int]
     split: Mapped[str | None] = mapped_column(String(10))  # as the user gave it: train, valid or nothing
+    split_group: Mapped[
+        int | None
+    ]  # trials of one group share bins or come from one trial: on one side of every split
     details: Mapped[Document]  # the metadata: condition, outcome, …
 
 

@@ -123,12 +123,7 @@ def _split(
     specification = JobSpecification.model_validate(job.spec)
     given = select(Trial.split).where(Trial.dataset_id == job.dataset_id).order_by(Trial.trial)
     of_job = np.array(
-        split_trials(
-            session.execute(given).scalars().all(),
-            specification.training.valid_fraction,
-            specification.seed,
-            trained_on,
-        )
+        split_trials(session.execute(given).scalars().all(), specification.training, trained_on)
     )
     split = np.full(sum(one.trials for one in sessions), "test", dtype="<U5")
     for recorded, number in zip(sessions, sessions_of_model, strict=True):

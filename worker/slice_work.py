@@ -109,10 +109,9 @@ class TrainingProcess:
     def training_data(self, work: "Work") -> TrainingData:
         """Data on the device, split and sample-validation mask; kept for the next slice of the same job."""
         training = work.specification.training
-        seed = work.specification.seed
         architecture = work.architecture()
         key = (
-            work.dataset.id, training.sv_rate, training.valid_fraction, seed,
+            work.dataset.id, training.sv_rate, training.valid_fraction, training.test_fraction, training.evaluation_seed,
             architecture.observation, architecture.external_inputs, work.is_final_fit,
         )  # fmt: skip
         if key not in self._data:
@@ -120,7 +119,7 @@ class TrainingProcess:
             self._data[key] = TrainingData(
                 [self.without_test_trials(work, recorded) for recorded in work.sessions],
                 sv_rate=training.sv_rate,
-                sv_seed=seed,
+                sv_seed=training.evaluation_seed,
                 observation=architecture.observation,
                 device=self.device,
                 train_on_validation=work.is_final_fit,
@@ -253,8 +252,7 @@ class Work:
 
     def split(self) -> np.ndarray[Any, Any]:
         """Which part of the job each trial is in: ``train``, ``valid`` or ``test``."""
-        fraction, seed = self.specification.training.valid_fraction, self.specification.seed
-        return np.array(split_trials(self.given_splits, fraction, seed, self.sessions))
+        return np.array(split_trials(self.given_splits, self.specification.training, self.sessions))
 
     def architecture(self) -> Architecture:
         """Of the slice's models: a pack has one."""

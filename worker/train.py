@@ -74,7 +74,7 @@ def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
         process.training_data(work),
         work.architecture(),
     )
-    of_the_data = {"sv_rate", "valid_fraction"}
+    of_the_data = {"sv_rate", "valid_fraction", "test_fraction", "evaluation_seed"}
     options = TrainingOptions(**training.model_dump(exclude=of_the_data))
     is_fresh = all(model.checkpoint_key is None and model.start_key is None for model in work.models)
     starts = read_in_starts(process, work) if is_fresh and architecture.read_in_dim else None

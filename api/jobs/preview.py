@@ -33,8 +33,7 @@ def job_data(session: Session, tenant_id: str, specification: JobSpecification) 
     )
     rows = session.execute(of_trials).all()
     given = [row.split for row in rows]
-    fraction, seed = specification.training.valid_fraction, specification.seed
-    split = split_trials(given, fraction, seed, sessions_of(dataset))
+    split = split_trials(given, specification.training, sessions_of(dataset))
     return JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
 
 

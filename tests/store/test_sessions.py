@@ -5,7 +5,7 @@ import pytest
 from store import cost
 from store.architecture import ArchitectureSpecification
 from store.sessions import largest_read_in, neurons_per_trial, session_coordinates, sessions_in, sessions_of
-from store.specification import split_trials
+from store.specification import Training, split_trials
 from store.tables import Dataset
 
 REPORT = {
@@ -42,18 +42,20 @@ def test_sessions_follow_each_other() -> None:
 
 
 def test_every_session_is_split_by_itself() -> None:
-    sessions = sessions_in(REPORT)
-    split = split_trials([None] * 30, 0.2, 3, sessions)
-    assert split[:20] == split_trials([None] * 20, 0.2, 3)
+    sessions, training = sessions_in(REPORT), Training(evaluation_seed=3)
+    split = split_trials([None] * 30, training, sessions)
+    assert split[:20] == split_trials([None] * 20, training)
     assert (split[:20].count("valid"), split[20:].count("valid")) == (4, 2)
-    assert split_trials([None] * 20, 0.2, 3, sessions[:1]) == split[:20]
+    assert split_trials([None] * 20, training, sessions[:1]) == split[:20]
     # A session that brings a split keeps it; the other one is drawn.
     given = ["train"] * 10 + ["valid"] * 5 + ["test"] * 5 + [None] * 10
-    split = split_trials(given, 0.2, 3, sessions)
+    split = split_trials(given, training, sessions)
     assert split[:20] == given[:20]
     assert split[20:].count("valid") == 2
     twice = [{**REPORT["sessions"][0]}, {**REPORT["sessions"][0]}]
-    split = split_trials([None] * 40, 0.5, 3, sessions_in({"sessions": twice}))
+    split = split_trials(
+        [None] * 40, Training(valid_fraction=0.5, evaluation_seed=3), sessions_in({"sessions": twice})
+    )
     assert split[:20] != split[20:]
 
 

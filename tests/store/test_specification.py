@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from store.architecture import ArchitectureSpecification
 from store.presets import PRESETS
 from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
-from store.specification import Inference, JobSpecification, split_trials
+from store.specification import Inference, JobSpecification, Training, split_trials
 from store.strategies import PbtStrategy, TpeStrategy
 
 
@@ -99,23 +99,43 @@ def test_arrays_are_named_once() -> None:
 splits = st.lists(st.sampled_from([None, "train", "valid", "test"]), min_size=3, max_size=60)
 
 
-@given(splits, st.floats(0.01, 0.9), st.integers(0, 1000))
+@given(splits, st.floats(0.01, 0.5), st.floats(0.0, 0.4), st.integers(0, 1000))
 def test_a_split_is_a_partition_that_keeps_what_was_given(
-    given_splits: list[str | None], fraction: float, seed: int
+    given_splits: list[str | None], valid_fraction: float, test_fraction: float, seed: int
 ) -> None:
-    split = split_trials(given_splits, fraction, seed)
-    assert split == split_trials(given_splits, fraction, seed)
-    usable = [one for one in split if one != "test"]
-    for before, after in zip(given_splits, split, strict=True):
-        assert (before == "test") == (after == "test")
-        if "valid" in given_splits:
-            assert (after == "valid") == (before == "valid")
-    if usable and "valid" not in given_splits:
-        assert usable.count("valid") == min(len(usable), max(1, round(fraction * len(usable))))
+    training = Training(valid_fraction=valid_fraction, test_fraction=test_fraction, evaluation_seed=seed)
+    split = split_trials(given_splits, training)
+    assert split == split_trials(given_splits, training)
+    usable = sum(one != "test" for one in given_splits)
+    for part, fraction in (("valid", valid_fraction), ("test", test_fraction)):
+        named = [trial for trial, one in enumerate(given_splits) if one == part]
+        found = [trial for trial, one in enumerate(split) if one == part]
+        if named:
+            assert found == named
+        elif fraction == 0:
+            assert not found
+        else:
+            left = sum(one != "test" and one != "valid" for one in given_splits)
+            assert len(found) <= min(left, max(1, round(fraction * usable)))
+    if not {"valid", "test"} & set(given_splits) and usable > 20:
+        assert split.count("valid") == max(1, round(valid_fraction * usable))
+        assert split.count("test") == (max(1, round(test_fraction * usable)) if test_fraction else 0)
 
 
-def test_other_seeds_draw_other_validation_trials() -> None:
-    assert split_trials([None] * 50, 0.2, 0) != split_trials([None] * 50, 0.2, 1)
+def test_other_evaluation_seeds_draw_other_trials() -> None:
+    assert split_trials([None] * 50, Training()) != split_trials([None] * 50, Training(evaluation_seed=1))
+
+
+def test_test_trials_change_no_validation_trial() -> None:
+    both = split_trials([None] * 50, Training(test_fraction=0.2))
+    assert both.count("test") == 10
+    without = split_trials([None] * 50, Training())
+    assert [one == "valid" for one in both] == [one == "valid" for one in without]
+
+
+def test_fractions_leave_trials_to_train_on() -> None:
+    with pytest.raises(ValidationError, match=r"valid_fraction \+ test_fraction is 1"):
+        Training(valid_fraction=0.5, test_fraction=0.5)
 
 
 def test_a_preset_fills_in_what_is_not_given() -> None:

@@ -323,8 +323,7 @@ def _unfit_for_presets(recording: Recording) -> Problem | None:
     is_given = bool((recording.split != SPLIT_NOT_GIVEN).any())
     names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid"}
     given = [names.get(int(code), "test") if is_given else None for code in recording.split]
-    share = float(Training.model_fields["valid_fraction"].default)
-    split = split_trials(given, share, seed=0)
+    split = split_trials(given, Training())
     inputs = recording.external_inputs
     report = {"external_inputs": 0 if inputs is None else inputs.shape[2]}
     extent = Extent(neurons, bins, split.count("train"), split.count("valid"), report)
