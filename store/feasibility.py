@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from store import cost
-from store.presets import PresetName, with_preset
+from store.presets import PresetName
 from store.specification import JobSpecification
 
 FEWEST_VALIDATION_TRIALS = 2
@@ -57,5 +57,5 @@ def step_bytes(specification: JobSpecification, extent: Extent) -> int:
 def least_step_bytes(extent: Extent) -> int:
     """Return the memory of a training step with the preset that takes the least."""
     presets = ({"dataset_id": "dat_none", "preset": name} for name in get_args(PresetName))
-    specifications = (JobSpecification.model_validate(with_preset(preset)) for preset in presets)
-    return min(step_bytes(specification, extent) for specification in specifications)
+    specifications = (JobSpecification.model_validate(preset) for preset in presets)
+    return min(step_bytes(one.for_trials(extent.training_trials), extent) for one in specifications)

@@ -1,7 +1,12 @@
-"""Searches by one word: what a preset fills in where a job does not say otherwise."""
+"""Searches by one word: what a preset fills in where a job does not say otherwise.
 
+Optimizer steps train a model, not epochs: an epoch of 50 trials is few steps. So the batch size is chosen from the number of
+training trials, and epochs are chosen such that there are enough steps.
+"""
+
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 PresetName = Literal["quick", "paper-2019", "autolfads"]
 
@@ -41,8 +46,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
             "kl_weight_initial_condition": {"low": 1e-6, "high": 1e-4, "scale": "log"},
             "l2_weight_generator": {"low": 1e-4, "high": 1e-2, "scale": "log"},
         },
-        "training": {"batch_size": 64, "ramp_epochs": 20},
-        "budget": {"models": 4, "epochs": 60},
+        "budget": {"models": 4},
     },
     # Random search with CD and SV (Keshtkaran & Pandarinath 2019). A rate drawn near 1e-5 never gets anywhere in
     # training of fixed length, so its range begins higher here, as the product's does.
@@ -50,14 +54,12 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "strategy": {"kind": "random"},
         "architecture": _PUBLISHED_ARCHITECTURE,
         "space": _PUBLISHED_SPACE | {"learning_rate": {"low": 1e-3, "high": 5e-3, "scale": "log"}},
-        "training": {"ramp_epochs": 80},
-        "budget": {"models": 100, "epochs": 400, "patience_epochs": 100},
+        "budget": {"models": 100},
     },
     # Population-based training (Keshtkaran et al. 2022). The population changes the learning rate, so nothing else does.
     "autolfads": {
         "strategy": {
             "kind": "pbt",
-            "generation_epochs": 25,
             "exploit": "binary_tournament",
             "explore": "perturb",
             "start": {"learning_rate": 4e-3, "cd_rate": 0.5},
@@ -66,17 +68,67 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         },
         "architecture": _PUBLISHED_ARCHITECTURE,
         "space": _PUBLISHED_SPACE,
-        "training": {"ramp_epochs": 80, "decay_factor": 1.0},
-        "budget": {"models": 20, "epochs": 1000},
+        "training": {"decay_factor": 1.0},
+        "budget": {"models": 20},
         "inference": {"posterior_samples": 50},
     },
 }
 
 
-def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A specification as a client gives it, filled in from its preset: whatever it says itself stands.
+class _Length(NamedTuple):
+    """How long something lasts: so many optimizer steps, and so many epochs at least."""
 
-    A strategy of another kind than the preset's replaces the preset's whole.
+    steps: int
+    epochs: int
+
+    def in_epochs(self, steps_per_epoch: int) -> int:
+        return max(self.epochs, math.ceil(self.steps / steps_per_epoch))
+
+
+class Lengths(NamedTuple):
+    """How long the training of a preset and its parts last.
+
+    Parameters
+    ----------
+    training, ramp, decay_patience
+        `budget.epochs`, `training.ramp_epochs` and `training.decay_patience`.
+    patience
+        `budget.patience_epochs`; None: no model ends early.
+    generation
+        `generation_epochs` of population-based training.
+    """
+
+    training: _Length
+    ramp: _Length
+    decay_patience: _Length = _Length(100, 6)
+    patience: _Length | None = None
+    generation: _Length = _Length(150, 25)
+
+
+LENGTHS: dict[PresetName | None, Lengths] = {
+    None: Lengths(training=_Length(2000, 200), ramp=_Length(400, 80)),
+    "quick": Lengths(training=_Length(1000, 15), ramp=_Length(300, 5)),
+    # At least the published epochs.
+    "paper-2019": Lengths(training=_Length(4000, 400), ramp=_Length(400, 80), patience=_Length(1000, 100)),
+    "autolfads": Lengths(training=_Length(6000, 1000), ramp=_Length(400, 80)),
+}
+MOST_RAMP_SHARE = 1 / 3
+"""Of the epochs that a job gives, the share in which weights of KL and L2 rise, unless the job gives that too."""
+_SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
+_TRIALS_PER_BATCH_TRIAL = 6
+
+
+def batch_size_for(training_trials: int) -> int:
+    """Return a batch size, a power of 2 from 8 to 64: an epoch has about 6 steps, and more with more than 400 trials."""
+    power = round(math.log2(max(1.0, training_trials / _TRIALS_PER_BATCH_TRIAL)))
+    return min(max(int(2**power), _SMALLEST_BATCH), _LARGEST_BATCH)
+
+
+def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a specification as a client gives it, filled in from its preset: what the client gives stands.
+
+    A strategy of another kind than the preset's replaces the preset's whole. Batch size and epochs depend on the data set, see
+    `JobSpecification.for_trials`.
     """
     preset = PRESETS.get(given["preset"], {}) if isinstance(given.get("preset"), str) else {}
     filled = dict(given)

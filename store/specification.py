@@ -1,24 +1,34 @@
 """What a job asks for: the document that the API validates, the database keeps and the workers read."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from store.architecture import SIZES, ArchitectureSpecification
-from store.presets import PresetName, with_preset
+from store.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, with_preset
 from store.sessions import RecordedSession
 from store.space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
-from store.strategies import RandomStrategy, Strategy
+from store.strategies import PbtStrategy, RandomStrategy, Strategy
 
 
 class Training(Document):
     """How every model of the job is trained."""
 
-    batch_size: int = Field(64, ge=1, le=65536, description="Trials per step.")
+    batch_size: int = Field(
+        64,
+        ge=1,
+        le=65536,
+        description="Trials per optimizer step. Unless given, it is chosen from the number of training trials: a power of 2 "
+        "from 8 (up to 67 trials) to 64 (from 272 trials on).",
+    )
     ramp_epochs: int = Field(
-        80, ge=0, description="KL and L2 weights rise linearly from 0 to 1 over these epochs."
+        80,
+        ge=0,
+        description="KL and L2 weights rise linearly from 0 to 1 over these epochs. Unless given, it is chosen such that there "
+        "are 300 to 400 optimizer steps, and it is at most a third of `budget.epochs`.",
     )
     gradient_clip: float = Field(
         0.02, gt=0, description="Largest norm of a model's gradient (loss in nats per sample)."
@@ -36,7 +46,11 @@ class Training(Document):
         description="A model's learning rate is multiplied by this each time its smoothed SV loss has not improved for "
         "`decay_patience` epochs; 1: never.",
     )
-    decay_patience: int = Field(6, ge=1, description="Epochs, counted from the ramp's end.")
+    decay_patience: int = Field(
+        6,
+        ge=1,
+        description="Epochs, counted from the ramp's end. Unless given, about 100 optimizer steps, and at least 6 epochs.",
+    )
     least_learning_rate: float = Field(1e-5, ge=0, le=1, description="No decay goes below this.")
     precision: Literal["bfloat16", "float32"] = Field(
         "bfloat16",
@@ -72,6 +86,7 @@ class Training(Document):
         return self
 
 
+MOST_EPOCHS = 100_000
 MOST_MODELS = 1000
 """Of the search of one job; a final fit has a number from there on."""
 
@@ -82,7 +97,13 @@ class Budget(Document):
     models: int = Field(
         8, ge=1, le=MOST_MODELS, description="Models that are begun; of `pbt` the population."
     )
-    epochs: int = Field(200, ge=1, le=100_000, description="Epochs of each model, at most.")
+    epochs: int = Field(
+        200,
+        ge=1,
+        le=MOST_EPOCHS,
+        description="Epochs of each model, at most. Unless given, it is chosen such that a small data set gets enough optimizer "
+        "steps too, see the table of presets in the guide.",
+    )
     wall_seconds: float | None = Field(
         None,
         gt=0,
@@ -173,6 +194,40 @@ class JobSpecification(Document):
     def _fill_from_preset(cls, given: object) -> object:
         return with_preset(given) if isinstance(given, Mapping) else given
 
+    def for_trials(self, training_trials: int) -> Self:
+        """Return the specification with the batch size and the epochs that it does not give, chosen for a data set.
+
+        Parameters
+        ----------
+        training_trials
+            Of the data set, by the job's split.
+        """
+        lengths = LENGTHS[self.preset]
+        batch_size = _given(self.training, "batch_size", batch_size_for(training_trials))
+        steps = max(1, math.ceil(training_trials / batch_size))
+        epochs = _given(self.budget, "epochs", min(lengths.training.in_epochs(steps), MOST_EPOCHS))
+        ramp = min(lengths.ramp.in_epochs(steps), int(MOST_RAMP_SHARE * epochs))
+        patience = None if lengths.patience is None else lengths.patience.in_epochs(steps)
+        chosen: dict[str, Document] = {
+            "training": _updated(
+                self.training,
+                batch_size=batch_size,
+                ramp_epochs=_given(self.training, "ramp_epochs", ramp),
+                decay_patience=_given(
+                    self.training, "decay_patience", lengths.decay_patience.in_epochs(steps)
+                ),
+            ),
+            "budget": _updated(
+                self.budget,
+                epochs=epochs,
+                patience_epochs=_given(self.budget, "patience_epochs", patience),
+            ),
+        }
+        if isinstance(self.strategy, PbtStrategy):
+            generation = _given(self.strategy, "generation_epochs", lengths.generation.in_epochs(steps))
+            chosen["strategy"] = _updated(self.strategy, generation_epochs=generation)
+        return self.model_copy(update=chosen)
+
     def searched_space(self) -> dict[str, Searched]:
         """What the models of this job read and may differ in, in a fixed order: hyperparameters, and searched sizes."""
         unread = () if self.architecture.has_controller else CONTROLLER_HYPERPARAMETERS
@@ -180,6 +235,15 @@ class JobSpecification(Document):
             name: getattr(self.space, name) for name in Space.model_fields if name not in unread
         }
         return hyperparameters | self.architecture.searched()
+
+
+def _given(part: Document, name: str, otherwise: Any) -> Any:
+    """Return a field of a document if it was given, else another value."""
+    return getattr(part, name) if name in part.model_fields_set else otherwise
+
+
+def _updated(part: Document, **values: object) -> Document:
+    return part.model_copy(update=values)
 
 
 def without_sizes(values: Mapping[str, float]) -> dict[str, float]:

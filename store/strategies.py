@@ -150,7 +150,10 @@ class PbtStrategy(Document):
 
     kind: Literal["pbt"]
     generation_epochs: int = Field(
-        25, ge=1, le=100_000, description="Epochs from one comparison to the next."
+        25,
+        ge=1,
+        le=100_000,
+        description="Epochs from one comparison to the next. Unless given, 25, or more for 150 optimizer steps.",
     )
     burn_in_epochs: int | None = Field(
         None,

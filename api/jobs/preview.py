@@ -19,8 +19,10 @@ from store.tables import Trial
 _CURVE_POINT_BYTES = 200
 
 
-def job_data(session: Session, tenant_id: str, specification: JobSpecification) -> JobData:
-    """The data set of a job and its split.
+def job_data(
+    session: Session, tenant_id: str, specification: JobSpecification
+) -> tuple[JobData, JobSpecification]:
+    """Return the data set of a job with its split, and the specification with what is chosen for this data set.
 
     Raises
     ------
@@ -34,7 +36,8 @@ def job_data(session: Session, tenant_id: str, specification: JobSpecification) 
     rows = session.execute(of_trials).all()
     given = [row.split for row in rows]
     split = split_trials(given, specification.training, sessions_of(dataset))
-    return JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
+    data = JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
+    return data, specification.for_trials(data.training_trials)
 
 
 def preview(
@@ -47,7 +50,7 @@ def preview(
     NotFound, WrongState, Invalid
         Everything that can be known before training.
     """
-    data = job_data(session, tenant_id, specification)
+    data, specification = job_data(session, tenant_id, specification)
     check(specification, data)
     if specification.warm_start is not None:
         warm_start.find_models(session, tenant_id, specification, data)
@@ -64,7 +67,7 @@ def preview(
         epochs=epochs,
         training_trials=training,
         validation_trials=data.validation_trials,
-        steps_per_epoch=-(-training // min(specification.training.batch_size, training)),
+        steps_per_epoch=-(-training // specification.training.batch_size),
         packs=packs,
         slices=max(packs, math.ceil(time.device_seconds / settings.slice_seconds)) + 1,
         seconds=round(time.seconds, 1),

@@ -158,7 +158,7 @@ def create(
     request = fingerprint("POST /v1/jobs", specification.model_dump_json())
     if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return JobDocument.model_validate(answer)
-    data = job_data(session, tenant_id, specification)
+    data, specification = job_data(session, tenant_id, specification)
     check(specification, data)
     warm = specification.warm_start and find_models(session, tenant_id, specification, data)
     row = Job(

@@ -20,7 +20,8 @@ def test_job_needs_a_data_set_only(client: TestClient, database: Database, datas
     assert answer.headers["Location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
     assert answer.headers["Retry-After"] == "5"
     assert (job["state"], job["dataset_id"], job["error"]) == ("queued", dataset_id, None)
-    assert job["specification"] == JobSpecification(dataset_id=dataset_id).model_dump(mode="json")
+    chosen = JobSpecification(dataset_id=dataset_id).for_trials(16)  # of 20, 4 are for validation
+    assert job["specification"] == chosen.model_dump(mode="json")
     preview = client.post("/v1/jobs?validate_only=true", json={"dataset_id": dataset_id}).json()
     assert preview["seconds"] > 0
     assert job["progress"] == {

@@ -1,5 +1,6 @@
 """The job specification and the split of trials."""
 
+import math
 from typing import Any
 
 import pytest
@@ -141,7 +142,8 @@ def test_fractions_leave_trials_to_train_on() -> None:
 def test_a_preset_fills_in_what_is_not_given() -> None:
     given = {"dataset_id": "dat_1", "preset": "autolfads", "budget": {"models": 4}, "space": {"dropout": 0.1}}
     found = JobSpecification.model_validate(given)
-    assert (found.strategy.kind, found.budget.models, found.budget.epochs) == ("pbt", 4, 1000)
+    assert (found.strategy.kind, found.budget.models) == ("pbt", 4)
+    assert found.for_trials(1040).budget.epochs == 1000
     assert (found.space.dropout, found.training.decay_factor) == (0.1, 1.0)
     assert found.space.learning_rate == Range(low=1e-5, high=5e-3, scale="log")
     assert JobSpecification.model_validate(found.model_dump(mode="json")) == found
@@ -175,7 +177,52 @@ def test_sizes_may_be_lists() -> None:
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
-def test_every_preset_is_a_whole_search(name: str) -> None:
-    found = JobSpecification.model_validate({"dataset_id": "dat_1", "preset": name})
-    assert found.budget.epochs > found.training.ramp_epochs
+@pytest.mark.parametrize("trials", [4, 36, 86, 1040, 20_000])
+def test_every_preset_is_a_whole_search(name: str, trials: int) -> None:
+    found = JobSpecification.model_validate({"dataset_id": "dat_1", "preset": name}).for_trials(trials)
+    assert found.budget.epochs >= 3 * found.training.ramp_epochs
     assert found.architecture.has_controller == (name != "quick")
+    steps_per_epoch = math.ceil(trials / found.training.batch_size)
+    assert found.budget.epochs * steps_per_epoch >= 1000
+
+
+@pytest.mark.parametrize(
+    ("trials", "batch_size"), [(1, 8), (36, 8), (67, 8), (68, 16), (86, 16), (271, 32), (272, 64), (5000, 64)]
+)
+def test_small_data_sets_get_small_batches(trials: int, batch_size: int) -> None:
+    found = JobSpecification.model_validate({"dataset_id": "dat_1"}).for_trials(trials)
+    assert found.training.batch_size == batch_size
+
+
+def test_epochs_are_chosen_for_steps() -> None:
+    quick = JobSpecification.model_validate({"dataset_id": "dat_1", "preset": "quick"})
+    small, large = quick.for_trials(86), quick.for_trials(1040)
+    # 86 trials in batches of 16 are 6 steps an epoch, 1040 in batches of 64 are 17.
+    assert (small.budget.epochs, small.training.ramp_epochs) == (167, 50)
+    assert (large.budget.epochs, large.training.ramp_epochs) == (59, 18)
+    published = JobSpecification.model_validate({"dataset_id": "dat_1", "preset": "autolfads"}).for_trials(
+        1840
+    )
+    assert isinstance(published.strategy, PbtStrategy)
+    assert (published.training.ramp_epochs, published.strategy.generation_epochs) == (80, 25)
+
+
+def test_numbers_that_are_given_stand() -> None:
+    given = {
+        "dataset_id": "dat_1",
+        "preset": "autolfads",
+        "training": {"batch_size": 5, "ramp_epochs": 7, "decay_patience": 3},
+        "budget": {"epochs": 12, "patience_epochs": None},
+        "strategy": {"generation_epochs": 2},
+    }
+    found = JobSpecification.model_validate(given)
+    chosen = found.for_trials(30)
+    assert chosen == found
+    assert chosen.for_trials(3000) == found  # a stored specification is never chosen for anew
+
+
+def test_the_ramp_fits_into_the_epochs_that_are_given() -> None:
+    found = JobSpecification.model_validate(
+        {"dataset_id": "dat_1", "preset": "quick", "budget": {"epochs": 5}}
+    )
+    assert found.for_trials(86).training.ramp_epochs == 1
