@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,26 +53,51 @@ def constant_output_losses(architecture: Architecture, data: TrainingData) -> Re
     return ReferenceLosses(sv_loss, ordinary_loss, int(count[0]))
 
 
-@torch.inference_mode()
-def sv_bits_per_spike(architecture: Architecture, data: TrainingData, sv_loss: float) -> float | None:
-    """Bits per spike at the held-out samples of validation trials, from an SV loss: no second pass is needed.
+@dataclass(frozen=True)
+class HeldOutSpikes:
+    """What turns SV losses of a job into bits per spike: a property of the held-out samples of its validation trials.
 
-    As `bits_per_spike`, each neuron's constant rate being its mean over these very samples: with n samples of
-    which S are spikes, and c and s of neuron i, (Σ_i [s_i - s_i ln(s_i / c_i)] + Σ ln x! - n · sv_loss) / (S ln 2).
+    Parameters
+    ----------
+    samples, spikes
+        How many there are among the held-out samples that have rates; at least one spike.
+    constant_loss
+        Negative log-likelihood of all of them together, in nats, by constant rates: each neuron's mean over these samples.
+    """
+
+    samples: float
+    spikes: float
+    constant_loss: float
+
+    def bits_per_spike(self, sv_loss: float) -> float:
+        """Return what an SV loss (nats per sample) gains over the constant rates, in bits per spike."""
+        return (self.constant_loss - self.samples * sv_loss) / (self.spikes * math.log(2))
+
+
+def sv_bits_per_spike(architecture: Architecture, data: TrainingData, sv_loss: float) -> float | None:
+    """Return an SV loss (nats per sample) as bits per spike; None where that is not defined. See `held_out_spikes`."""
+    found = held_out_spikes(architecture, data)
+    return None if found is None else found.bits_per_spike(sv_loss)
+
+
+@torch.inference_mode()
+def held_out_spikes(architecture: Architecture, data: TrainingData) -> HeldOutSpikes | None:
+    """Return what turns SV losses into bits per spike, as `bits_per_spike` defines them. No pass through a network is needed.
+
+    With n samples of which S are spikes, and c_i samples and s_i spikes of neuron i, an SV loss L gives
+    (Σ_i [s_i - s_i ln(s_i / c_i)] + Σ ln x! - n · L) / (S ln 2).
 
     Parameters
     ----------
     architecture
-        Its observation is Poisson's: another one's loss is no likelihood of rates, and has no bits per spike here.
+        It says which bins have rates. Its observation must be Poisson: the loss of another one is no likelihood of rates.
     data
         Of the job.
-    sv_loss
-        `EpochScores.sv_loss`, in nats per sample.
 
     Returns
     -------
-    float or None
-        None where there is no spike, or the observation is another.
+    HeldOutSpikes or None
+        None where no held-out sample has a spike, or the observation is another.
     """
     if architecture.observation != "poisson":
         return None
@@ -91,7 +117,7 @@ def sv_bits_per_spike(architecture: Architecture, data: TrainingData, sv_loss: f
         mean = counted / held.clamp(min=1)
         constant_loss += float((counted - torch.special.xlogy(counted, mean)).sum())
         samples, spikes = samples + float(held.sum()), spikes + float(counted.sum())
-    return (constant_loss - samples * sv_loss) / (spikes * math.log(2)) if spikes else None
+    return HeldOutSpikes(samples, spikes, constant_loss) if spikes else None
 
 
 def _validation_batches(data: TrainingData) -> Iterator[Batch]:

@@ -1,8 +1,10 @@
 """What a job asks for: the document that the API validates, the database keeps and the workers read."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -12,6 +14,9 @@ from store.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, 
 from store.sessions import RecordedSession
 from store.space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
 from store.strategies import PbtStrategy, RandomStrategy, Strategy
+
+if TYPE_CHECKING:  # not at run time: the process that reads files loads no database
+    from store.tables import Dataset
 
 
 class Training(Document):
@@ -180,7 +185,14 @@ class JobSpecification(Document):
     priority: int = Field(
         0, ge=-10, le=10, description="Of your own jobs, those of higher priority are trained first."
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Equal specification and seed give equal models.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Seed of the search and of training: drawn hyperparameters, initial weights, order of trials, dropout. The "
+        "split and the held-out samples have a seed of their own, `training.evaluation_seed`. Equal specifications give equal "
+        "models.",
+    )
     strategy: Strategy = Field(default_factory=RandomStrategy)
     warm_start: WarmStart | None = None
     architecture: ArchitectureSpecification = Field(default_factory=ArchitectureSpecification)
@@ -308,3 +320,40 @@ def _split_session(given: Sequence[str | None], training: Training, session: int
             split[trial] = part
         drawn = drawn[number:]
     return split
+
+
+def held_out_settings(training: Training, dataset: "Dataset") -> dict[str, Any]:
+    """Return all that decides which samples of a data set a job does not train on: the split, and the sample-validation mask.
+
+    A fraction is None where the file names the trials of that part for itself. Of a combined data set both count.
+    """
+    given = (dataset.report or {}).get("split") or {}
+    names_valid = given.get("valid", 0) > 0
+    names_test = given.get("not_given", 0) > 0 and (names_valid or given.get("train", 0) > 0)
+    return {
+        "dataset_id": dataset.id,
+        "evaluation_seed": training.evaluation_seed,
+        "sv_rate": training.sv_rate,
+        "valid_fraction": None if names_valid else training.valid_fraction,
+        "test_fraction": None if names_test else training.test_fraction,
+    }
+
+
+def scored_on(specification: JobSpecification, dataset: "Dataset") -> str:
+    """Return the fingerprint of what the SV losses of a job are means of: they can be compared between equal fingerprints only.
+
+    Besides the held-out samples it covers which of them count, and what a model may read to predict them.
+
+    Returns
+    -------
+    str
+        8 hexadecimal digits.
+    """
+    architecture = specification.architecture
+    decisive = held_out_settings(specification.training, dataset) | {
+        "observation": architecture.observation,
+        "initial_condition_bins": architecture.initial_condition_bins,
+        "encoded_bins": architecture.encoded_bins or dataset.bins,
+        "held_out_neurons": sorted(architecture.held_out_neurons),
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]

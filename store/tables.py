@@ -246,6 +246,7 @@ class Job(Base):
         Index("ix_jobs_tenant", "tenant_id", "id"),
         Index("ix_jobs_state", "state"),
         Index("ix_jobs_served", "served_at"),
+        Index("ix_jobs_dataset", "dataset_id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -359,6 +360,9 @@ class CurvePoint(Base):
     slice_id: Mapped[str] = mapped_column(String(40))
     train_loss: Mapped[float | None]
     sv_loss: Mapped[float | None]
+    sv_bits_per_spike_valid: Mapped[
+        float | None
+    ]  # of `sv_loss`; None where it is not defined, or older than this column
     sv_loss_train: Mapped[float | None]
     ordinary_loss: Mapped[float | None]
     smoothed_sv_loss: Mapped[float | None]

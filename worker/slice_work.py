@@ -27,6 +27,7 @@ from models import (
 from models import (
     Session as TrainingSession,
 )
+from models.constant_outputs import HeldOutSpikes, held_out_spikes
 from store import events, outbox
 from store.arrays import open_array
 from store.conditions import condition_names_of_trials
@@ -73,6 +74,7 @@ class TrainingProcess:
     last_was_inference: bool = False
     group_sizes: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _data: dict[tuple[Any, ...], TrainingData] = field(default_factory=dict)
+    _held_out_spikes: dict[int, HeldOutSpikes | None] = field(default_factory=dict)
 
     def say_alive(self) -> None:
         """Write that this process is there: the scheduler spreads models over those that were seen lately."""
@@ -116,6 +118,7 @@ class TrainingProcess:
         )  # fmt: skip
         if key not in self._data:
             self._data.clear()
+            self._held_out_spikes.clear()
             self._data[key] = TrainingData(
                 [self.without_test_trials(work, recorded) for recorded in work.sessions],
                 sv_rate=training.sv_rate,
@@ -125,6 +128,15 @@ class TrainingProcess:
                 train_on_validation=work.is_final_fit,
             )
         return self._data[key]
+
+    def sv_bits_per_spike(self, work: "Work", sv_loss: float | None) -> float | None:
+        """Return an SV loss of a slice's models as bits per spike; None without a loss, or where it is not defined."""
+        data, architecture = self.training_data(work), work.architecture()
+        first = architecture.initial_condition_bins
+        if first not in self._held_out_spikes:  # computed once for the data that are kept
+            self._held_out_spikes[first] = held_out_spikes(architecture, data)
+        found = self._held_out_spikes[first]
+        return None if found is None or sv_loss is None else finite(found.bits_per_spike(sv_loss))
 
     def session(self, work: "Work", recorded: RecordedSession) -> TrainingSession:
         """A session of the data set as models read it, all its trials."""
@@ -282,7 +294,12 @@ class Progress:
         """Keep one epoch of models, by their place in the slice, for the next beat."""
         self.latest |= scores
         self._points += [(self._work.models[index], found) for index, found in scores.items()]
+        for found in scores.values():
+            self._bits_per_spike(found)  # the first one takes a pass over data: not within a transaction
         self.beat()
+
+    def _bits_per_spike(self, scores: EpochScores) -> float | None:
+        return self._process.sv_bits_per_spike(self._work, scores.sv_loss)
 
     def beat(self) -> None:
         """Renew the lease, write what there is and hear what is wanted, if it is time; called at every step of training.
@@ -306,7 +323,10 @@ class Progress:
         """Write the points into a transaction; they are kept until one has been committed."""
         if not self._points:
             return
-        session.add_all(_curve_point(model, scores, self._work.piece.id) for model, scores in self._points)
+        session.add_all(
+            _curve_point(model, scores, self._bits_per_spike(scores), self._work.piece.id)
+            for model, scores in self._points
+        )
         events.record(
             session,
             self._work.job.id,
@@ -318,6 +338,7 @@ class Progress:
                     "number": model.number,
                     "epoch": scores.epoch,
                     "sv_loss": finite(scores.sv_loss),
+                    "sv_bits_per_spike_valid": self._bits_per_spike(scores),
                     "ordinary_loss": finite(scores.ordinary_loss),
                     "best_smoothed_sv_loss": finite(scores.best_smoothed_sv_loss),
                 }
@@ -331,13 +352,16 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _curve_point(model: Model, scores: EpochScores, slice_id: str) -> CurvePoint:
+def _curve_point(
+    model: Model, scores: EpochScores, bits_per_spike: float | None, slice_id: str
+) -> CurvePoint:
     return CurvePoint(
         model_id=model.id,
         epoch=scores.epoch,
         slice_id=slice_id,
         train_loss=finite(scores.train_loss),
         sv_loss=finite(scores.sv_loss),
+        sv_bits_per_spike_valid=bits_per_spike,
         sv_loss_train=finite(scores.sv_loss_train),
         ordinary_loss=finite(scores.ordinary_loss),
         smoothed_sv_loss=finite(scores.smoothed_sv_loss),

@@ -157,7 +157,7 @@ def _report_training(
                 end_model(session, model, ModelState.DIVERGED, reason)
                 continue
             model.checkpoint_key, model.start_key = keys[index], None
-            _write_scores(model, scores)
+            _write_scores(process, work, model, scores)
             if index in stalled:
                 patience = work.specification.budget.patience_epochs
                 reason = f"its smoothed SV loss had not improved for {patience} epochs"
@@ -175,11 +175,12 @@ def _report_training(
         delete_object(process.arrays, key)
 
 
-def _write_scores(model: Model, scores: EpochScores) -> None:
+def _write_scores(process: TrainingProcess, work: Work, model: Model, scores: EpochScores) -> None:
     model.smoothed_sv_loss = finite(scores.best_smoothed_sv_loss)
     model.latest_smoothed_sv_loss = finite(scores.smoothed_sv_loss)
     model.scores = {
         "sv_loss": finite(scores.sv_loss),
+        "sv_bits_per_spike_valid": process.sv_bits_per_spike(work, scores.sv_loss),
         "smoothed_sv_loss": model.smoothed_sv_loss,
         "ordinary_loss": finite(scores.ordinary_loss),
         "train_loss": finite(scores.train_loss),

@@ -13,7 +13,7 @@ from api.jobs.schemas import JobPreview
 from store import cost
 from store.sessions import neurons_per_trial, sessions_of
 from store.settings import Settings
-from store.specification import JobSpecification, split_trials
+from store.specification import JobSpecification, scored_on, split_trials
 from store.tables import Trial
 
 _CURVE_POINT_BYTES = 200
@@ -79,6 +79,7 @@ def preview(
         + epochs * _CURVE_POINT_BYTES,
         latents_bytes=cost.latents_bytes(largest, neurons, data.bins, len(data.lengths)),
         external_inputs=architecture.external_inputs(data.dataset.report),
+        scored_on=scored_on(specification, data.dataset),
         specification=specification,
-        warnings=warnings(specification, data),
+        warnings=warnings(specification, data) + warm_start.warnings(session, specification, data),
     )

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.models.schemas import SCORED_ON
 from store.specification import JobSpecification
 from store.states import JobState
 
@@ -20,6 +21,11 @@ class JobProgress(BaseModel):
     epochs_trained: int = Field(description="Over all models.")
     epochs_budget: int = Field(description="Over all models.")
     best_smoothed_sv_loss: float | None = Field(description="Lowest so far, in nats per sample.")
+    best_sv_bits_per_spike_valid: float | None = Field(
+        None,
+        description="What the SV loss of that epoch gains over constant rates, in bits per spike. null: not defined, see the "
+        "score `sv_bits_per_spike_valid`.",
+    )
     best_model_id: str | None
     seconds_elapsed: float | None = Field(description="Since the first slice began, without pauses.")
     device_seconds: float = Field(description="Time of devices in training, over all of them.")
@@ -94,6 +100,7 @@ class JobDocument(BaseModel):
         description="Versions of Latentry and torch that trained it: several if the service was upgraded, or if its workers "
         "differ. Empty before the first slice ends, and if they were not recorded.",
     )
+    scored_on: str | None = Field(None, description=SCORED_ON)
     diagnostics: JobDiagnostics | None = Field(None, description="Once it is done.")
     error: dict[str, Any] | None = None
     specification: JobSpecification
@@ -129,6 +136,7 @@ class JobPreview(BaseModel):
     latents_bytes: int = Field(description="Latents of one model with all arrays, before compression.")
     step_memory_bytes: int = Field(description="Rough memory of one model's training step.")
     external_inputs: int = Field(description="Known inputs in each bin, from the data set.")
+    scored_on: str = Field(description=SCORED_ON)
     specification: JobSpecification = Field(description="With every default written out.")
     warnings: list[str]
 

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.jobs import lifecycle
+from api.jobs import lifecycle, warm_start
 from api.jobs.checks import check, warnings
 from api.jobs.estimate import seconds_left
 from api.jobs.preview import job_data
@@ -19,7 +19,6 @@ from api.jobs.schemas import (
     JobDocument,
     JobProgress,
 )
-from api.jobs.warm_start import find_models
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Filters, Page, cut_page, decode_id, decode_number
@@ -27,7 +26,7 @@ from store import events, outbox
 from store.budget import spent
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN, new_id
-from store.specification import JobSpecification
+from store.specification import JobSpecification, scored_on
 from store.states import JobState, ModelState
 from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 
@@ -35,6 +34,7 @@ from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 def document(session: Session, row: Job) -> JobDocument:
     """A job as it is answered."""
     specification = JobSpecification.model_validate(row.spec)
+    dataset = session.get_one(Dataset, row.dataset_id)
     base = f"/v1/jobs/{row.id}"
     links = {
         "self": base,
@@ -55,13 +55,14 @@ def document(session: Session, row: Job) -> JobDocument:
         id=row.id,
         name=row.name,
         dataset_id=row.dataset_id,
-        dataset_name=session.get_one(Dataset, row.dataset_id).name,
+        dataset_name=dataset.name,
         state=row.state,
         progress=_progress(session, row, specification),
         selected_model_id=row.selected_model_id,
         final_model_id=row.final_model_id,
         warnings=row.warnings or [],
         trained_with=row.trained_with or [],
+        scored_on=scored_on(specification, dataset),
         diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,
         specification=specification,
@@ -77,7 +78,7 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
     ended, trained, to_do = _epochs(session, row, specification)
     fraction = 1.0 if state == JobState.DONE else trained / max(1, trained + to_do)
     best = session.execute(
-        select(CurvePoint.model_id, CurvePoint.smoothed_sv_loss)
+        select(CurvePoint.model_id, CurvePoint.smoothed_sv_loss, CurvePoint.sv_bits_per_spike_valid)
         .join(Model, Model.id == CurvePoint.model_id)
         .where(Model.job_id == row.id, Model.final_fit_of.is_(None), CurvePoint.smoothed_sv_loss.is_not(None))
         .order_by(CurvePoint.smoothed_sv_loss)
@@ -98,6 +99,7 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
         epochs_trained=trained,
         epochs_budget=budget.models * budget.epochs,
         best_smoothed_sv_loss=best.smoothed_sv_loss if best else None,
+        best_sv_bits_per_spike_valid=best.sv_bits_per_spike_valid if best else None,
         best_model_id=best.model_id if best else None,
         seconds_elapsed=None if row.started_at is None else time_spent.wall_seconds,
         device_seconds=time_spent.device_seconds,
@@ -160,7 +162,7 @@ def create(
         return JobDocument.model_validate(answer)
     data, specification = job_data(session, tenant_id, specification)
     check(specification, data)
-    warm = specification.warm_start and find_models(session, tenant_id, specification, data)
+    warm = specification.warm_start and warm_start.find_models(session, tenant_id, specification, data)
     row = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -170,7 +172,7 @@ def create(
         spec=specification.model_dump(mode="json"),
         priority=specification.priority,
         warm_models=warm or None,
-        warnings=warnings(specification, data),
+        warnings=warnings(specification, data) + warm_start.warnings(session, specification, data),
         created_at=database_now(session),
     )
     session.add(row)
@@ -250,7 +252,10 @@ def list_models(session: Session, job: Job, page_size: int, page_token: str | No
         query = query.where(Model.number > after)
     rows = session.execute(query.limit(page_size + 1)).scalars().all()
     rows, token = cut_page(rows, page_size, [str(row.number) for row in rows])
-    return Page(items=[model_document(row, job.selected_model_id) for row in rows], next_page_token=token)
+    dataset = session.get_one(Dataset, job.dataset_id)
+    samples = scored_on(JobSpecification.model_validate(job.spec), dataset)
+    items = [model_document(row, job.selected_model_id, samples) for row in rows]
+    return Page(items=items, next_page_token=token)
 
 
 def list_events(session: Session, job_id: str, page_size: int, page_token: str | None) -> Page[EventDocument]:

@@ -1,6 +1,6 @@
 """The first models of a job from the best models of another one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -12,7 +12,7 @@ from api.jobs.checks import JobData
 from store.architecture import SIZES, with_sizes
 from store.identifiers import PATTERN
 from store.sessions import sessions_of
-from store.specification import JobSpecification
+from store.specification import JobSpecification, held_out_settings
 from store.tables import Dataset, Job, Model
 
 
@@ -33,7 +33,11 @@ def find_models(
         raise NotFound(
             f"/warm_start/job_id: there is no job {wanted.job_id}", hint="GET /v1/jobs lists yours"
         )
-    of_job = select(Model).where(Model.job_id == other.id, Model.smoothed_sv_loss.is_not(None))
+    of_job = select(Model).where(
+        Model.job_id == other.id,
+        Model.smoothed_sv_loss.is_not(None),
+        Model.final_fit_of.is_(None),  # it was trained on the validation trials
+    )
     if wanted.weights:
         of_job = of_job.where(Model.checkpoint_key.is_not(None))
     ranked = of_job.order_by(Model.smoothed_sv_loss, Model.number).limit(
@@ -55,6 +59,52 @@ def find_models(
         start = {"start_key": model.checkpoint_key} if wanted.weights else {}
         found.append({"job_id": other.id, "number": model.number, "hyperparameters": values, **start})
     return found
+
+
+def warnings(session: Session, specification: JobSpecification, data: JobData) -> list[str]:
+    """Warn of weights that have seen samples which this job holds out: its SV losses come out too low.
+
+    The weights of a job that itself began with those of another one have seen what that one trained on, too.
+    """
+    if specification.warm_start is None or not specification.warm_start.weights:
+        return []
+    ours = held_out_settings(specification.training, data.dataset)
+    recordings = _recordings(session, data.dataset)
+    for other in _trained_in(session, specification.warm_start.job_id):
+        dataset = session.get_one(Dataset, other.dataset_id)
+        theirs = held_out_settings(JobSpecification.model_validate(other.spec).training, dataset)
+        if theirs == ours or not recordings & _recordings(session, dataset):
+            continue
+        if theirs["dataset_id"] != ours["dataset_id"]:
+            difference = f"on {dataset.id}, which has the same recording as {data.dataset.id}"
+            hint = "Give warm_start.weights: false, which takes hyperparameters alone"
+        else:
+            differing = [name for name in ours if ours[name] != theirs[name]]
+            difference = "with " + ", ".join(
+                f"training.{name} {theirs[name]} (here {ours[name]})" for name in differing
+            )
+            wanted = ", ".join(f"training.{name}: {theirs[name]}" for name in differing)
+            hint = f"Give {wanted} here too, or warm_start.weights: false"
+        return [
+            f"warm_start: its weights were trained in {other.id} {difference}, so they have seen samples that this job holds "
+            f"out, and SV losses of this job will be too low. {hint}"
+        ]
+    return []
+
+
+def _trained_in(session: Session, job_id: str) -> Iterator[Job]:
+    """Yield a job, the job whose weights it began with, and so on."""
+    job = session.get(Job, job_id)
+    while job is not None:
+        yield job
+        before = JobSpecification.model_validate(job.spec).warm_start
+        job = session.get(Job, before.job_id) if before is not None and before.weights else None
+
+
+def _recordings(session: Session, dataset: Dataset) -> set[str]:
+    """Return what the trials of a data set come from: files by their digests, synthetic data sets by their ids."""
+    rows = (session.get(Dataset, recorded.dataset_id) for recorded in sessions_of(dataset))
+    return {row.original or row.id for row in rows if row is not None}
 
 
 def _check_weights(

@@ -6,9 +6,11 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.models.schemas import SCORED_ON
+from api.models.service import scored_on_of
 from store.lineage import lineage
 from store.sessions import sessions_of
-from store.specification import JobSpecification
+from store.specification import JobSpecification, scored_on
 from store.states import ModelState
 from store.tables import Dataset, Decision, Job, Model
 from store.versions import installed
@@ -74,7 +76,10 @@ class ModelCard(BaseModel):
         description="Number of the model whose training it repeats on all trials."
     )
     seed: int
-    job_seed: int = Field(description="Of the split into trials, and of the samples that are held out.")
+    job_seed: int = Field(
+        description="Of the search. The split and the held-out samples have `training.evaluation_seed`."
+    )
+    scored_on: str = Field(description=SCORED_ON)
     epochs_trained: int
     weights_epoch: int | None = Field(
         description="Epoch of the best weights, which are those of the export; null where there are none."
@@ -141,6 +146,7 @@ def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelC
         final_fit_of=row.final_fit_of,
         seed=row.seed,
         job_seed=specification.seed,
+        scored_on=scored_on_of(row, scored_on(specification, dataset)),
         epochs_trained=row.epochs_trained,
         weights_epoch=weights_epoch,
         architecture=architecture,

@@ -7,6 +7,12 @@ from pydantic import BaseModel, Field
 
 from store.states import ModelState
 
+SCORED_ON = (
+    "Fingerprint of the samples that SV losses are means of: data set, split, held-out samples, and what models may read. SV "
+    "losses of two jobs can be compared only if it is the same. A model of `inference.final_fit` has one of its own, because it "
+    "was trained on the validation trials."
+)
+
 
 class ModelDocument(BaseModel):
     """A model: one candidate of a job."""
@@ -28,6 +34,7 @@ class ModelDocument(BaseModel):
         description="Losses in nats per sample (`sv_loss` is the one to trust, `ordinary_loss` the one that misleads); of "
         "the selected model also bits per spike and R², see the guide. null: not defined on these trials."
     )
+    scored_on: str = Field(description=SCORED_ON)
     end_reason: str | None = None
     created_at: datetime
     ended_at: datetime | None = None
@@ -41,6 +48,9 @@ class CurvePointDocument(BaseModel):
     train_loss: float | None
     sv_loss: float | None = Field(description="On held-out samples of validation trials.")
     smoothed_sv_loss: float | None
+    sv_bits_per_spike_valid: float | None = Field(
+        description="What `sv_loss` gains over constant rates, in bits per spike; null where it is not defined."
+    )
     sv_loss_train: float | None = Field(description="On held-out samples of training trials.")
     ordinary_loss: float | None = Field(description="On the samples of validation trials that the model saw.")
     kl_initial_condition: float | None = Field(

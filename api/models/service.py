@@ -7,12 +7,13 @@ from api.arrays.group import ArrayGroup
 from api.errors import NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
 from store.identifiers import PATTERN
+from store.specification import JobSpecification, scored_on
 from store.states import ModelState
-from store.tables import CurvePoint, Job, Model
+from store.tables import CurvePoint, Dataset, Job, Model
 
 
-def document(row: Model, selected_model_id: str | None) -> ModelDocument:
-    """A model as it is answered."""
+def document(row: Model, selected_model_id: str | None, scored_on: str) -> ModelDocument:
+    """Return a model as it is answered; `scored_on` is that of its job."""
     base = f"/v1/models/{row.id}"
     links = {"self": base, "job": f"/v1/jobs/{row.job_id}", "learning_curve": f"{base}/learning_curve"}
     links["card"] = f"{base}/card"
@@ -31,6 +32,7 @@ def document(row: Model, selected_model_id: str | None) -> ModelDocument:
         hyperparameters=row.hyperparameters,
         epochs_trained=row.epochs_trained,
         scores=row.scores,
+        scored_on=scored_on_of(row, scored_on),
         end_reason=row.end_reason,
         created_at=row.created_at,
         ended_at=row.ended_at,
@@ -51,7 +53,14 @@ def find(session: Session, tenant_id: str, model_id: str) -> Model:
 def find_document(session: Session, tenant_id: str, model_id: str) -> ModelDocument:
     """Return the tenant's model as it is answered, or raise `NotFound`."""
     row = find(session, tenant_id, model_id)
-    return document(row, session.get_one(Job, row.job_id).selected_model_id)
+    job = session.get_one(Job, row.job_id)
+    dataset = session.get_one(Dataset, job.dataset_id)
+    return document(row, job.selected_model_id, scored_on(JobSpecification.model_validate(job.spec), dataset))
+
+
+def scored_on_of(row: Model, of_job: str) -> str:
+    """Return the fingerprint of a model's SV loss, given its job's. A final fit was trained on the validation trials."""
+    return of_job if row.final_fit_of is None else f"{of_job}-final-fit"
 
 
 def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:

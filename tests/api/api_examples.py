@@ -148,7 +148,14 @@ def add_model(
     )
     session.flush()
     session.add_all(
-        CurvePoint(model_id=model_id, epoch=epoch, slice_id="sli", sv_loss=loss, smoothed_sv_loss=loss)
+        CurvePoint(
+            model_id=model_id,
+            epoch=epoch,
+            slice_id="sli",
+            sv_loss=loss,
+            smoothed_sv_loss=loss,
+            sv_bits_per_spike_valid=None if loss is None else 1 - loss,
+        )
         for epoch, loss in enumerate(losses, 1)
     )
     session.flush()

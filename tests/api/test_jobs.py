@@ -26,8 +26,8 @@ def test_job_needs_a_data_set_only(client: TestClient, database: Database, datas
     assert preview["seconds"] > 0
     assert job["progress"] == {
         "fraction": 0.0, "models": 8, "models_ended": 0, "epochs_trained": 0, "epochs_budget": 1600,
-        "best_smoothed_sv_loss": None, "best_model_id": None, "seconds_elapsed": None, "device_seconds": 0.0,
-        "seconds_left": preview["seconds"], "waits_for": None,  # one estimate
+        "best_smoothed_sv_loss": None, "best_sv_bits_per_spike_valid": None, "best_model_id": None, "seconds_elapsed": None,
+        "device_seconds": 0.0, "seconds_left": preview["seconds"], "waits_for": None,  # one estimate
     }  # fmt: skip
     assert job["created_at"].endswith("Z")
     assert client.get(answer.headers["Location"]).json() == job
@@ -37,6 +37,29 @@ def test_job_needs_a_data_set_only(client: TestClient, database: Database, datas
     with database.read() as session:
         messages = session.execute(select(OutboxMessage.task, OutboxMessage.arguments)).all()
     assert messages == [("advance", [job["id"]])]
+
+
+def test_jobs_and_models_say_what_they_are_scored_on(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        jobs = [
+            add_job(session, light_dataset_id, seed=seed, training={"evaluation_seed": evaluation_seed})
+            for seed, evaluation_seed in ((0, 0), (1, 0), (0, 1))
+        ]
+        models = [add_model(session, job_id, losses=(0.5,)) for job_id in jobs]
+        final = add_model(session, jobs[0], 1000, losses=(0.4,), final_fit_of=0)
+    found = [light_client.get(f"/v1/jobs/{job_id}").json()["scored_on"] for job_id in jobs]
+    assert found[0] == found[1] != found[2]
+    assert [one["scored_on"] for one in light_client.get("/v1/jobs").json()["items"]] == found[::-1]
+    for model_id, of_job in zip(models, found, strict=True):
+        assert light_client.get(f"/v1/models/{model_id}").json()["scored_on"] == of_job
+        assert light_client.get(f"/v1/models/{model_id}/card").json()["scored_on"] == of_job
+    of_job = light_client.get(f"/v1/jobs/{jobs[0]}/models").json()["items"]
+    assert {one["id"]: one["scored_on"] for one in of_job} == {
+        models[0]: found[0],
+        final: f"{found[0]}-final-fit",
+    }
 
 
 def test_absent_data_set_is_not_found(client: TestClient) -> None:
@@ -104,6 +127,7 @@ def test_progress_counts_epochs_over_models(client: TestClient, database: Databa
     # two models have ended early, so there is nothing left of them
     assert (progress["epochs_trained"], progress["epochs_budget"], progress["fraction"]) == (10, 40, 0.4)
     assert (progress["best_smoothed_sv_loss"], progress["best_model_id"]) == (0.4, best)
+    assert progress["best_sv_bits_per_spike_valid"] == 0.6  # of that epoch, see `add_model`
     # two fifths took so long; three fifths are left
     assert progress["seconds_left"] == pytest.approx(1.5 * progress["seconds_elapsed"])
 

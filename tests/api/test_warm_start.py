@@ -8,17 +8,19 @@ from fastapi.testclient import TestClient
 from store.architecture import ArchitectureSpecification
 from store.database import Database
 from store.states import JobState, ModelState
-from store.tables import Job, OutboxMessage
+from store.tables import Dataset, Job, OutboxMessage
 from tests.api.api_examples import PROBLEM, Example, add_dataset, add_job, add_model, count
 
 ARCHITECTURE = ArchitectureSpecification().of_model({}, {})
 VALUES = {"learning_rate": 0.002, "dropout": 0.1, "kl_weight_inputs": 1e-5}
 
 
-def add_trained(database: Database, dataset_id: str, **architecture: Any) -> str:
+def add_trained(
+    database: Database, dataset_id: str, specification: dict[str, Any] | None = None, **architecture: Any
+) -> str:
     """A job of three models with losses 3, 1, 2, of which the second's weights are not kept any more."""
     with database.write() as session:
-        job_id = add_job(session, dataset_id, state=JobState.DONE)
+        job_id = add_job(session, dataset_id, state=JobState.DONE, **(specification or {}))
         for number, (loss, key) in enumerate(((3.0, "a"), (1.0, None), (2.0, "c"))):
             add_model(
                 session, job_id, number, state=ModelState.TRAINED, losses=(loss,), checkpoint_key=key,
@@ -49,6 +51,70 @@ def test_weights_of_the_best_that_are_kept(client: TestClient, database: Databas
         for one in warm_models(database, begin(client, dataset_id, other_id, warm={"models": 1}))
     ] == [2]
     assert len(warm_models(database, begin(client, dataset_id, other_id, budget={"models": 1}))) == 1
+
+
+def test_a_final_fit_is_not_taken(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    """It was trained on the validation trials, and its loss is the lowest of all for that."""
+    other_id = add_trained(sqlite_database, light_dataset_id)
+    with sqlite_database.write() as session:
+        add_model(
+            session, other_id, 1000, state=ModelState.TRAINED, losses=(0.1,), checkpoint_key="f",
+            hyperparameters=VALUES, architecture=ARCHITECTURE, final_fit_of=1,
+        )  # fmt: skip
+    found = warm_models(sqlite_database, begin(light_client, light_dataset_id, other_id))
+    assert [one["number"] for one in found] == [2, 0]
+
+
+def warnings_of(client: TestClient, dataset_id: str, job_id: str, **body: Any) -> list[str]:
+    """Warnings of a warm start, which the preview and the job have alike."""
+    whole = {"dataset_id": dataset_id, "warm_start": {"job_id": job_id, **body.pop("warm", {})}, **body}
+    preview = client.post("/v1/jobs?validate_only=true", json=whole)
+    assert preview.status_code == 200, preview.text
+    job = client.post("/v1/jobs", json=whole).json()
+    assert job["warnings"] == preview.json()["warnings"]
+    assert job["scored_on"] == preview.json()["scored_on"]
+    return [one for one in job["warnings"] if one.startswith("warm_start")]
+
+
+def test_weights_that_have_seen_the_held_out_samples_are_told(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    there = {"evaluation_seed": 3, "sv_rate": 0.3}
+    other_id = add_trained(sqlite_database, light_dataset_id, {"training": there})
+    [said] = warnings_of(light_client, light_dataset_id, other_id)
+    assert said == (
+        f"warm_start: its weights were trained in {other_id} with training.evaluation_seed 3 (here 0), training.sv_rate 0.3 "
+        "(here 0.2), so they have seen samples that this job holds out, and SV losses of this job will be too low. Give "
+        "training.evaluation_seed: 3, training.sv_rate: 0.3 here too, or warm_start.weights: false"
+    )
+    assert warnings_of(light_client, light_dataset_id, other_id, training=there, seed=9) == []
+    assert warnings_of(light_client, light_dataset_id, other_id, warm={"weights": False}) == []
+
+
+def test_weights_have_seen_what_those_that_they_began_with_have_seen(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    first = add_trained(sqlite_database, light_dataset_id, {"training": {"evaluation_seed": 1}})
+    second = add_trained(sqlite_database, light_dataset_id, {"warm_start": {"job_id": first}})
+    [said] = warnings_of(light_client, light_dataset_id, second)
+    assert f"trained in {first} with training.evaluation_seed 1 (here 0)" in said
+    alone = {"warm_start": {"job_id": first, "weights": False}}
+    third = add_trained(sqlite_database, light_dataset_id, alone)
+    assert warnings_of(light_client, light_dataset_id, third) == []
+
+
+def test_weights_of_another_reading_of_the_same_file_are_told(
+    light_client: TestClient, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        ours, theirs, unrelated = (add_dataset(session) for _ in range(3))
+        for dataset_id, original in ((ours, "a" * 64), (theirs, "a" * 64), (unrelated, "b" * 64)):
+            session.get_one(Dataset, dataset_id).original = original
+    [said] = warnings_of(light_client, ours, add_trained(sqlite_database, theirs))
+    assert f"on {theirs}, which has the same recording as {ours}" in said
+    assert warnings_of(light_client, ours, add_trained(sqlite_database, unrelated)) == []
 
 
 def test_hyperparameters_alone(light_client: TestClient, sqlite_database: Database) -> None:

@@ -1,5 +1,6 @@
 """Migrations, transactions, settings."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -19,6 +21,7 @@ from store.database import Database, database_now
 from store.identifiers import PATTERN, new_id
 from store.migrate import alembic_config, migrate
 from store.settings import Settings
+from store.specification import JobSpecification, split_trials
 from store.tables import DEFAULT_TENANT, Base, Job, OutboxMessage, Tenant, UtcDateTime
 
 
@@ -56,6 +59,43 @@ def test_rows_of_the_first_schema_are_kept(sqlite_database: Database) -> None:
     with sqlite_database.read() as session:
         job = session.get_one(Job, "job_1")
         assert (job.name, job.diagnostics) == ("old", None)
+
+
+def test_jobs_of_before_keep_their_split_and_their_held_out_samples(database: Database) -> None:
+    """Revision 0007 drew both from `seed`; what it drew stands here as it was written then."""
+    config = alembic_config()
+    specification = JobSpecification(dataset_id="dat_1", seed=5).model_dump(mode="json")
+    for new in ("evaluation_seed", "test_fraction"):
+        del specification["training"][new]
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0007")
+        connection.execute(
+            text(
+                "INSERT INTO datasets (id, tenant_id, name, state, source, attempts, created_at) "
+                "VALUES ('dat_1', 'default', 'old', 'ready', '{}', 0, '2026-01-01')"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, tenant_id, dataset_id, name, state, spec, created_at) "
+                "VALUES ('job_1', 'default', 'dat_1', 'old', 'paused', :spec, '2026-01-01')"
+            ),
+            {"spec": json.dumps(specification)},
+        )
+    migrate(database)
+    with database.read() as session:
+        stored = session.get_one(Job, "job_1").spec
+    migrated = JobSpecification.model_validate(stored)
+    assert (migrated.seed, migrated.training.evaluation_seed, migrated.training.test_fraction) == (5, 5, 0.0)
+    split = split_trials([None] * 20, migrated.training)
+    drawn = np.random.default_rng([5, 0x5B117]).permutation(20)[:4]  # valid_fraction 0.2
+    assert [trial for trial, part in enumerate(split) if part == "valid"] == sorted(drawn.tolist())
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0007")
+        spec = connection.execute(text("SELECT spec FROM jobs")).scalar_one()
+    assert (json.loads(spec) if isinstance(spec, str) else spec) == specification
 
 
 def test_postgresql_does_not_try_to_compress_array_objects(postgres_database_url: str) -> None:

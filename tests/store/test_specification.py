@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from store.architecture import ArchitectureSpecification
 from store.presets import PRESETS
 from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
-from store.specification import Inference, JobSpecification, Training, split_trials
+from store.specification import Inference, JobSpecification, Training, scored_on, split_trials
 from store.strategies import PbtStrategy, TpeStrategy
+from store.tables import Dataset
 
 
 def test_only_the_data_set_must_be_given() -> None:
@@ -226,3 +227,54 @@ def test_the_ramp_fits_into_the_epochs_that_are_given() -> None:
         {"dataset_id": "dat_1", "preset": "quick", "budget": {"epochs": 5}}
     )
     assert found.for_trials(86).training.ramp_epochs == 1
+
+
+def of_dataset(report: dict[str, Any] | None = None, dataset_id: str = "dat_1", **fields: Any) -> str:
+    whole = JobSpecification.model_validate({"dataset_id": dataset_id, **fields})
+    return scored_on(whole, Dataset(id=dataset_id, bins=40, report=report))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dataset_id": "dat_2"},
+        {"training": {"evaluation_seed": 1}},
+        {"training": {"sv_rate": 0.3}},
+        {"training": {"valid_fraction": 0.3}},
+        {"training": {"test_fraction": 0.1}},
+        {"architecture": {"observation": "negative_binomial"}},
+        {"architecture": {"encoded_bins": 30}},
+        {"architecture": {"initial_condition_bins": 5}},
+        {"architecture": {"held_out_neurons": [3]}},
+    ],
+)
+def test_what_decides_the_scored_samples_changes_their_fingerprint(other: dict[str, Any]) -> None:
+    assert len(of_dataset()) == 8
+    assert of_dataset(**other) != of_dataset()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 5},
+        {"name": "other", "priority": 3},
+        {"preset": "autolfads"},
+        {"training": {"batch_size": 8, "ramp_epochs": 1, "score_smoothing": 0}},
+        {"architecture": {"generator_units": 50, "controller_units": 8, "inferred_inputs": 1}},
+        {"architecture": {"encoded_bins": 40}},  # all of them
+        {"budget": {"models": 1}},
+        {"space": {"cd_rate": 0.1}},
+    ],
+)
+def test_the_rest_of_a_specification_does_not(other: dict[str, Any]) -> None:
+    assert of_dataset(**other) == of_dataset()
+
+
+def test_fractions_do_not_matter_where_the_file_names_the_trials() -> None:
+    fractions = {"training": {"valid_fraction": 0.4}}, {"training": {"test_fraction": 0.4}}
+    named = {"train": 30, "valid": 5, "not_given": 5}
+    assert len({of_dataset({"split": named}, **one) for one in ({}, *fractions)}) == 1
+    without_test = {"train": 35, "valid": 5, "not_given": 0}
+    assert len({of_dataset({"split": without_test}, **one) for one in ({}, *fractions)}) == 2
+    nothing = {"train": 0, "valid": 0, "not_given": 40}
+    assert len({of_dataset({"split": nothing}, **one) for one in ({}, *fractions)}) == 3

@@ -1,4 +1,4 @@
-"""Seeds of evaluation in the specifications of jobs; groups of trials that no split divides.
+"""Seeds of evaluation in the specifications of jobs, bits per spike of epochs, groups of trials that no split divides.
 
 Revision ID: 0008
 Revises: 0007
@@ -18,6 +18,8 @@ _JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("spec", sa.JSON))
 def upgrade() -> None:
     """Apply. Jobs that exist keep the split and the held-out samples that they were trained with."""
     op.add_column("trials", sa.Column("split_group", sa.Integer(), nullable=True))
+    op.add_column("curve_points", sa.Column("sv_bits_per_spike_valid", sa.Double(), nullable=True))
+    op.create_index("ix_jobs_dataset", "jobs", ["dataset_id"])
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         training = {**row.spec.get("training", {}), "evaluation_seed": row.spec.get("seed", 0)}
@@ -29,6 +31,9 @@ def downgrade() -> None:
     """Undo."""
     with op.batch_alter_table("trials", schema=None) as batch_op:
         batch_op.drop_column("split_group")
+    with op.batch_alter_table("curve_points", schema=None) as batch_op:
+        batch_op.drop_column("sv_bits_per_spike_valid")
+    op.drop_index("ix_jobs_dataset", table_name="jobs")
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         new = {"evaluation_seed", "test_fraction"}
