@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from latentry.client import Client
-from latentry.commands.words import left_in_words
+from latentry.commands.words import left_in_words, number
 from latentry.errors import NotDone
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -89,6 +89,7 @@ class JobDisplay:
         )  # fmt: skip
         self._task: TaskID = self._progress.add_task(self.state, total=epochs * models, left="")
         self._left: str | None = None
+        self._bits: float | None = None
         self._renew_at = 0.0
 
     @property
@@ -97,8 +98,9 @@ class JobDisplay:
         return monotonic() >= self._renew_at
 
     def renew(self, job: Mapping[str, Any]) -> None:
-        """Take the service's estimate of the time left from a job that was just read."""
+        """Take the time left, and the bits per spike of the best model, from a job that was just read."""
         self._left = left_in_words(job["progress"]["seconds_left"])
+        self._bits = job["progress"].get("best_sv_bits_per_spike_valid")
         self._renew_at = monotonic() + _RENEW_S
         self._progress.update(self._task, left=self._left or "")
 
@@ -151,12 +153,15 @@ class JobDisplay:
         best = self.best()
         text = f"{self.state}: {self.epochs_trained()} of {self.epochs_to_train()} epochs"
         text += f", lowest SV loss {best[1]:.4f} (model {best[0]})" if best else ""
+        text += f", {self._bits:.3f} bits per spike" if best and self._bits is not None else ""
         return f"{text}, {self._left}" if self._left else text
 
     def __rich__(self) -> Group:
         best = self.best()
         table = Table(box=None, pad_edge=False)
-        for column in ("model", "state", "epoch", "SV loss", "ordinary loss", "SV loss over epochs"):
+        for column in (
+            "model", "state", "epoch", "SV loss", "bits/spike", "ordinary loss", "SV loss over epochs"
+        ):  # fmt: skip
             table.add_column(column, justify="left" if "over" in column else "right")
         order = sorted(
             self._latest.values(), key=lambda point: point["best_smoothed_sv_loss"] or float("inf")
@@ -166,16 +171,13 @@ class JobDisplay:
                 str(point["number"]),
                 self._ends.get(point["number"], "trains"),
                 f"{point['epoch']}/{self.epochs}",
-                _number(point["sv_loss"]),
-                _number(point["ordinary_loss"]),
+                number(point["sv_loss"]),
+                number(point.get("sv_bits_per_spike_valid"), 3),
+                number(point["ordinary_loss"]),
                 sparkline(self._curves.get(point["number"], [])),
                 style="bold" if best and point["number"] == best[0] else "",
             )
         return Group(table, self._progress.get_renderable())
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class JobProgress(TypedDict):
     epochs_trained: int
     epochs_budget: int
     best_smoothed_sv_loss: float | None
+    best_sv_bits_per_spike_valid: float | None
     best_model_id: str | None
     seconds_elapsed: float | None
     device_seconds: float
@@ -41,6 +42,7 @@ class CurvePoint(TypedDict):
     train_loss: float | None
     sv_loss: float | None
     smoothed_sv_loss: float | None
+    sv_bits_per_spike_valid: float | None
     sv_loss_train: float | None
     ordinary_loss: float | None
     kl_initial_condition: float | None

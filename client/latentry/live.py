@@ -28,7 +28,7 @@ class LiveDisplay(Protocol):
         """Whether it is time to read the job again, and `renew` what is shown."""
 
     def renew(self, job: Mapping[str, Any]) -> None:
-        """Show the service's estimate of the time left, from a job that was just read."""
+        """Show the time left and the bits per spike of a job that was just read."""
 
 
 def live_display(job: Mapping[str, Any]) -> LiveDisplay | None:

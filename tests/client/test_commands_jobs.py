@@ -1,6 +1,7 @@
 """``latentry jobs``: submitted, watched, steered and read."""
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from store import events
 from store.database import Database
 from store.states import JobState
 from store.tables import Dataset, Job
-from tests.api.api_examples import Example, add_dataset, add_job, add_population
+from tests.api.api_examples import Example, add_dataset, add_job, add_model, add_population
 from tests.client.command_line import CommandLine
 
 
@@ -90,6 +91,48 @@ def test_pages_of_jobs(example: Example, example_url: str) -> None:
     assert example.model_id in listed.out
     assert latentry("jobs", "list", "--state", "failed", "--json").json() == []
     assert example.other_job_id not in listed.out
+
+
+def test_bits_per_spike_stand_beside_the_loss_and_the_preset_is_told(
+    latentry: CommandLine, sqlite_database: Database, dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, dataset_id, preset="quick")
+        add_model(session, job_id, losses=(0.75, 0.5))  # which is 0.5 bits per spike, see `add_model`
+        add_job(session, dataset_id)
+    head, without, with_preset = latentry("jobs", "list").out.splitlines()
+    assert "best SV loss  bits/spike" in head
+    assert "0.5000       0.500" in with_preset
+    assert "quick" in with_preset
+    assert "quick" not in without
+    shown = latentry("jobs", "show", job_id).out
+    for line in (r"bits per spike +0\.5", r"preset +quick", r"scored on +[0-9a-f]{8}"):
+        assert re.search(line, shown), line
+
+
+def test_losses_that_cannot_be_compared_are_told(
+    latentry: CommandLine, sqlite_database: Database, dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        other_dataset = add_dataset(session)
+        jobs = [
+            add_job(session, of, seed=seed, training={"evaluation_seed": evaluation_seed})
+            for of, seed, evaluation_seed in ((dataset_id, 0, 0), (dataset_id, 1, 0), (other_dataset, 0, 3))
+        ]
+        for job_id in jobs:
+            add_model(session, job_id, losses=(0.5,))
+        untrained = add_job(session, dataset_id, training={"evaluation_seed": 1})
+    assert "cannot be compared" not in latentry("jobs", "list").out
+    with sqlite_database.write() as session:
+        add_model(session, untrained, losses=(0.4,))
+    said = latentry("jobs", "list").out.splitlines()[-1]
+    assert said.startswith("SV losses of jobs scored on different samples cannot be compared.")
+    first, second = said.split(": ")[-1].split("; ")
+    assert first.startswith(f"{untrained} (")
+    assert second.startswith(f"{jobs[1]}, {jobs[0]} (")
+    assert jobs[2] not in said
+    assert "cannot be compared" not in latentry("jobs", "list", "--json").out
+    assert "cannot be compared" not in latentry("jobs", "list", "--dataset", other_dataset).out
 
 
 def test_events_are_lines(example: Example, example_url: str) -> None:

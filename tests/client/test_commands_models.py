@@ -15,6 +15,7 @@ from latentry.commands.spikes_file import read_spikes
 
 from store.database import Database
 from store.states import ModelState
+from store.tables import Model
 from tests.api.api_examples import Example, add_dataset, add_job, add_model
 from tests.client.command_line import CommandLine
 
@@ -37,6 +38,23 @@ def test_models_are_listed_the_best_first(light_url: str, sqlite_database: Datab
     assert "dropout" in head
     assert "cd_rate" not in head  # it is the same of all
     assert first.split()[0] == "1"
+
+
+def test_models_have_bits_per_spike_and_a_final_fit_is_told(
+    light_url: str, sqlite_database: Database
+) -> None:
+    scores = {"sv_loss": 0.25, "sv_bits_per_spike_valid": 0.1234, "ordinary_loss": 0.24}
+    with sqlite_database.write() as session:
+        job_id = add_job(session, add_dataset(session))
+        session.get_one(Model, add_model(session, job_id, 0, losses=(0.25,))).scores = scores
+    latentry = CommandLine(light_url)
+    head, line = latentry("models", "list", job_id).out.splitlines()
+    assert head.split()[4:] == ["SV", "loss", "bits/spike", "ordinary", "loss"]
+    assert line.split()[4:] == ["0.2500", "0.123", "0.2400"]
+    with sqlite_database.write() as session:
+        add_model(session, job_id, 1000, losses=(0.2,), final_fit_of=0)
+    said = latentry("models", "list", job_id).out.splitlines()[-1]
+    assert said.startswith("A model of the final fit was trained on the validation trials")
 
 
 def test_a_model_and_its_curve(example: Example, example_url: str) -> None:

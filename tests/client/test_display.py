@@ -130,6 +130,18 @@ def test_the_time_left_is_what_the_service_says() -> None:
     assert "left" not in drawn(display)
 
 
+def test_bits_per_spike_stand_beside_the_losses() -> None:
+    display = JobDisplay(epochs=10, models=2)
+    event = progress((0, 3, 0.5), (1, 3, 0.4))
+    event["data"]["models"][1]["sv_bits_per_spike_valid"] = 0.2345
+    display.take(event)
+    assert "bits/spike" in drawn(display)
+    assert "0.234" in drawn(display)
+    assert "bits per spike" not in display.line()
+    display.renew({"progress": {"seconds_left": None, "best_sv_bits_per_spike_valid": 0.3456}})
+    assert display.line() == "queued: 6 of 20 epochs, lowest SV loss 0.4000 (model 1), 0.346 bits per spike"
+
+
 @given(st.lists(st.floats(-1e6, 1e6), max_size=200))
 def test_a_sparkline_is_never_wider_than_asked(values: list[float]) -> None:
     line = sparkline(values, width=30)

@@ -68,7 +68,7 @@ def evil_pages() -> dict[str, str]:
         "id": EVIL, "name": EVIL, "state": EVIL, "error": {"message": EVIL}, "diagnostics": {"warning": EVIL},
         "progress": {
             "fraction": 0.4, "epochs_trained": 4, "epochs_budget": 10, "models": 3, "best_smoothed_sv_loss": 0.5,
-            "seconds_left": 90.0, "waits_for": EVIL,
+            "best_sv_bits_per_spike_valid": 0.25, "seconds_left": 90.0, "waits_for": EVIL,
         },
     }  # fmt: skip
     about = {
@@ -118,7 +118,10 @@ def test_everything_from_outside_is_escaped(kind: str) -> None:
 
 def test_the_job_is_told_in_words() -> None:
     text = Tags(evil_pages()["job"]).text
-    assert "4 of 10 epochs, 3 models, lowest smoothed SV loss 0.5000, about 90 s left" in text
+    assert (
+        "4 of 10 epochs, 3 models, lowest smoothed SV loss 0.5000 (0.250 bits per spike), about 90 s left"
+        in text
+    )
     assert "… and 2 models more" in text
 
 

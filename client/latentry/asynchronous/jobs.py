@@ -43,6 +43,9 @@ class AsyncJob(AsyncResource):
     progress = Field[JobProgress]("How far it has come.")
     specification = Field[Document]("What it was asked, with every default written out.")
     warnings = Field[list[str]]("What of the request is allowed and probably not meant.")
+    scored_on = Field[str](
+        "Fingerprint of what its SV losses are means of: those of two jobs can be compared only if it is the same."
+    )
     trained_with = Field[list[dict[str, str]]]("Versions of Latentry and torch that trained it.")
     diagnostics = Field[Document | None](
         "Whether ordinary validation would have misled; None before it is done."

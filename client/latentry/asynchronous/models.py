@@ -41,7 +41,11 @@ class AsyncModel(AsyncLatentsOwner):
     architecture = Field[Document]("Its sizes.")
     hyperparameters = Field[dict[str, float]]("Those that it was trained with.")
     scores = Field[dict[str, float | None]](
-        "Losses in nats per sample; of the selected model also bits per spike and R². None: not defined on these trials."
+        "Losses in nats per sample, and the SV loss in bits per spike; of the selected model also further scores. None: not "
+        "defined on these trials."
+    )
+    scored_on = Field[str](
+        "Fingerprint of what its SV loss is a mean of: those of two models can be compared only if it is the same."
     )
     epochs_trained = Field[int]("So far.")
     end_reason = Field[str | None]("Why it trains no more.")

@@ -1,6 +1,6 @@
 """Jobs as pages for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from latentry.commands.words import (
@@ -42,10 +42,12 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
     yield "name", job["name"] or None
     yield "state", job["state"]
     yield "data set", f"{job['dataset_id']} ({job['dataset_name']})"
+    yield "preset", specification["preset"]
     yield "strategy", specification["strategy"]["kind"]
     yield "models", f"{progress['models_ended']} of {progress['models']} have ended"
     yield "epochs", f"{progress['epochs_trained']} of {progress['epochs_budget']} over all models"
     yield "lowest SV loss", progress["best_smoothed_sv_loss"]
+    yield "bits per spike", progress["best_sv_bits_per_spike_valid"]
     yield "selected model", job.get("selected_model_id")
     yield "final model", job.get("final_model_id")
     yield "begun", time_in_words(job["started_at"]) if job.get("started_at") else None
@@ -56,7 +58,24 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
     yield "left", left_in_words(progress["seconds_left"])
     versions = (value_in_words(one) for one in job.get("trained_with", []))
     yield "trained with", "; ".join(versions) or None
+    yield "scored on", job["scored_on"]
     yield "ended", time_in_words(job["ended_at"]) if job.get("ended_at") else None
+
+
+def not_comparable(jobs: Iterable[Document]) -> Iterator[str]:
+    """Yield a line for each data set with jobs that have a loss and were scored on different samples."""
+    scored: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for job in jobs:
+        if job["progress"]["best_smoothed_sv_loss"] is not None:
+            of_dataset = scored.setdefault((job["dataset_id"], job["dataset_name"]), {})
+            of_dataset.setdefault(job["scored_on"], []).append(job["id"])
+    for (_, name), groups in scored.items():
+        if len(groups) > 1:
+            listed = "; ".join(f"{', '.join(ids)} ({samples})" for samples, ids in groups.items())
+            yield (
+                f"SV losses of jobs scored on different samples cannot be compared. Jobs on {name} by what they are scored on: "
+                f"{listed}"
+            )
 
 
 def print_preview(preview: Document, page: "Console") -> None:

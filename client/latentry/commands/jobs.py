@@ -44,7 +44,10 @@ def submit(
     models: Annotated[int | None, typer.Option(min=1, help="Models of the search.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each model, at most.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of the search and of training; the scored samples stay the same."),
+    ] = None,
     priority: Annotated[int | None, typer.Option(min=-10, max=10, help="Among your own jobs.")] = None,
     specification: Annotated[
         Path | None,
@@ -118,17 +121,25 @@ def list_jobs(
         state=state, dataset_id=dataset, name=name, created_after=after, created_before=before,
     )  # fmt: skip
     columns = (
-        "id", "name", "data set", "state", ">models", ">done", ">best SV loss", "selected model", "made"
+        "id", "name", "data set", "preset", "state", ">models", ">done", ">best SV loss", ">bits/spike", "selected model",
+        "made",
     )  # fmt: skip
     rows = (
         (
-            one["id"], one["name"], one["dataset_name"], one["state"], str(one["progress"]["models"]),
-            f"{one['progress']['fraction']:.0%}", number(one["progress"]["best_smoothed_sv_loss"]),
+            one["id"], one["name"], one["dataset_name"], value_in_words(one["specification"]["preset"]), one["state"],
+            str(one["progress"]["models"]), f"{one['progress']['fraction']:.0%}",
+            number(one["progress"]["best_smoothed_sv_loss"]), number(one["progress"]["best_sv_bits_per_spike_valid"], 3),
             value_in_words(one["selected_model_id"]), time_in_words(one["created_at"]),
         )
         for one in found
     )  # fmt: skip
-    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+
+    def show(page: Any) -> None:
+        page.print(rows_table(columns, rows))
+        for line in job_pages.not_comparable(found):
+            page.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    call.answer(found, show)
 
 
 @command(app, "show", example="jobs show job_0192f3c4a5b6aabbccddeeff")

@@ -25,6 +25,7 @@ PosteriorSamples = Annotated[int | None, typer.Option(min=1, help="Draws that ar
 SessionNumber = Annotated[
     int | None, typer.Option(min=0, help="Of a model of several sessions: whose neurons these are, 0, 1, …")
 ]
+_FINAL_FIT = "A model of the final fit was trained on the validation trials: its losses cannot be compared with those of the other models."
 _CURVES = {"sv_loss": "SV loss", "ordinary_loss": "ordinary loss", "train_loss": "training loss"}
 
 
@@ -47,6 +48,7 @@ def list_models(
         "state",
         ">epochs",
         ">SV loss",
+        ">bits/spike",
         ">ordinary loss",
         *(f">{name}" for name in varied),
         "",
@@ -54,13 +56,20 @@ def list_models(
     rows = (
         (
             str(one["number"]), one["id"], one["state"], str(one["epochs_trained"]),
-            number(_loss(one)), number(one["scores"].get("ordinary_loss")),
+            number(_loss(one)), number(one["scores"].get("sv_bits_per_spike_valid"), 3),
+            number(one["scores"].get("ordinary_loss")),
             *(value_in_words(one["hyperparameters"].get(name)) for name in varied),
             "selected" if one["is_selected"] else "",
         )
         for one in found
     )  # fmt: skip
-    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+
+    def show(page: Any) -> None:
+        page.print(rows_table(columns, rows))
+        if len({one["scored_on"] for one in found}) > 1:
+            page.print(_FINAL_FIT, highlight=False, markup=False, soft_wrap=True)
+
+    call.answer(found, show)
 
 
 @command(app, "show", example="models show mod_0192f3c4a5b6aabbccddeeff")
@@ -86,6 +95,7 @@ def _model(model: Document) -> Iterator[tuple[str, Any]]:
     yield "job", f"{model['job_id']}, number {model['number']}"
     yield "state", model["state"] + (", selected" if model["is_selected"] else "")
     yield "epochs", model["epochs_trained"]
+    yield "scored on", model["scored_on"]
     yield "ended", model.get("end_reason")
 
 

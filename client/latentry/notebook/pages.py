@@ -88,11 +88,12 @@ def job_html(
         notes([text] if (text := diagnostics.get("warning")) else [], "Before using the latents:"),
         curves_svg(drawn, _SV_LOSS, f"model {best}"),
         table(
-            ("model", "state", "epochs", "smoothed SV loss", "ordinary loss", ""),
+            ("model", "state", "epochs", "smoothed SV loss", "bits per spike", "ordinary loss", ""),
             [
                 (
                     model["number"], model["state"], model["epochs_trained"], model["scores"].get("smoothed_sv_loss"),
-                    model["scores"].get("ordinary_loss"), "selected" if model.get("is_selected") else "",
+                    model["scores"].get("sv_bits_per_spike_valid"), model["scores"].get("ordinary_loss"),
+                    "selected" if model.get("is_selected") else "",
                 )
                 for model in models[:MOST_CURVES]
             ],
@@ -176,6 +177,8 @@ def _progress_in_words(progress: Mapping[str, Any]) -> str:
     said = f"{progress['epochs_trained']} of {progress['epochs_budget']} epochs, {progress['models']} models"
     if (loss := progress.get("best_smoothed_sv_loss")) is not None:
         said += f", lowest smoothed SV loss {loss:.4f}"
+    if (bits := progress.get("best_sv_bits_per_spike_valid")) is not None:
+        said += f" ({bits:.3f} bits per spike)"
     if (left := left_in_words(progress.get("seconds_left"))) is not None:
         said += f", {left}"
     if waits := progress.get("waits_for"):
