@@ -174,12 +174,19 @@ def test_a_warm_start_begins_with_the_best_weights_of_another_job(
     warm, cold = read_models(database, second)
     assert warm.hyperparameters == best.hyperparameters
     assert warm.start_key is None
-    assert warm.smoothed_sv_loss is not None
-    assert cold.smoothed_sv_loss is not None
-    assert best.smoothed_sv_loss is not None
-    assert warm.smoothed_sv_loss < cold.smoothed_sv_loss
+    begun_with = load_checkpoint(arrays, best.checkpoint_key or "")
+    moved = [
+        sum(
+            float((weights - begun_with[name.replace("weights.", "best.", 1)]).square().sum())
+            for name, weights in load_checkpoint(arrays, model.checkpoint_key or "").items()
+            if name.startswith("weights.")
+        )
+        for model in (warm, cold)
+    ]
+    assert moved[0] < 0.01 * moved[1]  # one epoch later
     assert warm.smoothed_sv_loss == pytest.approx(best.smoothed_sv_loss, abs=0.05)
-    assert open_array(arrays, read_models(database, second)[0].latents_path or "", "rates") is not None
+    [path] = [one.latents_path for one in read_models(database, second) if one.latents_path]
+    assert open_array(arrays, path, "rates") is not None
 
 
 def test_the_last_fit_trains_on_every_trial_and_its_latents_are_stored(

@@ -25,7 +25,10 @@ PosteriorSamples = Annotated[int | None, typer.Option(min=1, help="Draws that ar
 SessionNumber = Annotated[
     int | None, typer.Option(min=0, help="Of a model of several sessions: whose neurons these are, 0, 1, …")
 ]
-_FINAL_FIT = "A model of the final fit was trained on the validation trials: its losses cannot be compared with those of the other models."
+_FINAL_FIT = (
+    "A model of the final fit was trained on the validation trials: its losses cannot be compared with those of the other "
+    "models."
+)
 _CURVES = {"sv_loss": "SV loss", "ordinary_loss": "ordinary loss", "train_loss": "training loss"}
 
 
