@@ -28,6 +28,7 @@ from models.config import Architecture, ConfigurationError, Hyperparameters, Tra
 from models.data import Session, TrainingData, sample_validation_mask
 from models.inference import Latents, infer_latents, iterate_latents
 from models.metrics import (
+    ModelLosses,
     ReferenceLosses,
     ValidationDisagreement,
     bits_per_spike,
@@ -52,6 +53,7 @@ __all__ = [
     "EpochScores",
     "Hyperparameters",
     "Latents",
+    "ModelLosses",
     "Population",
     "ReferenceLosses",
     "Session",

@@ -18,10 +18,15 @@ VECTORS = {
     "alive": torch.int64,
     "smoothed_sv_loss": torch.float64,
     "best_smoothed_sv_loss": torch.float64,
+    "best_sv_loss": torch.float64,
+    "best_ordinary_loss": torch.float64,
     "learning_rate_decay": torch.float64,
     "stalled_epochs": torch.int64,
 }
 """Numbers of a model, beside `epoch`."""
+ADDED_LATER = ("best_sv_loss", "best_ordinary_loss")
+"""Those of `VECTORS` that older checkpoints lack; NaN (not known) is read in their place."""
+_UNKNOWN = torch.tensor(math.nan, dtype=torch.float64)
 
 
 def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -31,6 +36,7 @@ def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state["learning_rate_decay"] = torch.tensor(1.0, dtype=torch.float64)
     for name in ("smoothed_sv_loss", "best_smoothed_sv_loss"):
         state[name] = torch.tensor(math.inf, dtype=torch.float64)
+    state |= dict.fromkeys(ADDED_LATER, _UNKNOWN)
     for name, values in parameters.items():
         state |= {f"weights.{name}": values, f"best.{name}": values}
         state |= {
@@ -40,8 +46,11 @@ def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int) -> None:
-    """Raise `ConfigurationError` unless a state has all that a model of these shapes needs."""
+def checked_state(
+    state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int
+) -> dict[str, Tensor]:
+    """Return a state with what older checkpoints lack; raise `ConfigurationError` if it does not fit these shapes."""
+    state = dict.fromkeys(ADDED_LATER, _UNKNOWN) | dict(state)
     expected = {f"{kind}.{name}": shape for kind in PACKED for name, shape in shapes.items()}
     expected |= dict.fromkeys(("epoch", *VECTORS), ())
     for name, shape in expected.items():
@@ -50,3 +59,4 @@ def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
             tuple(state[name].shape) == shape,
             f"state {index} has {name!r} of shape {tuple(state[name].shape)}, the architecture needs {shape}",
         )
+    return state

@@ -14,7 +14,7 @@ from models.config import Architecture, Hyperparameters, TrainingOptions, requir
 from models.constant_outputs import constant_output_losses
 from models.data import TrainingData, evenly
 from models.data_checks import check_data
-from models.model_state import PACKED, VECTORS, check_state, fresh_state
+from models.model_state import PACKED, VECTORS, checked_state, fresh_state
 from models.network import (
     drive,
     encode,
@@ -75,6 +75,8 @@ class EpochScores:
         Lowest smoothed SV loss so far: the epoch whose weights are the model's best.
     best_epoch
         That epoch; 0 before there was one.
+    best_sv_loss, best_ordinary_loss
+        `sv_loss` and `ordinary_loss` of that epoch: what the kept weights score. NaN before there was one.
     """
 
     epoch: int
@@ -90,6 +92,8 @@ class EpochScores:
     diverged: bool
     best_smoothed_sv_loss: float
     best_epoch: int
+    best_sv_loss: float
+    best_ordinary_loss: float
 
 
 class Population:
@@ -130,6 +134,8 @@ class Population:
     _best_epoch: Tensor  # int64 [M]
     _smoothed: Tensor  # float64 [M], infinite before the first epoch
     _best_smoothed: Tensor  # float64 [M]
+    _best_sv: Tensor  # float64 [M], of the best epoch, NaN before there is one
+    _best_ordinary: Tensor  # float64 [M], likewise
     _alive: Tensor  # bool [M]
     _decay: Tensor  # float64 [M], what the learning rate has come down to, as a share
     _stalled_epochs: Tensor  # int64 [M], epochs since the smoothed score improved or the rate decayed
@@ -196,7 +202,7 @@ class Population:
         sv_loss, ordinary_loss = self._evaluate(self.data.validation_trials, on_step)
         sv_loss_train, _ = self._evaluate(self._some_training_trials(), on_step)
         self.epoch += 1
-        self._update_scores(sv_loss)
+        self._update_scores(sv_loss, ordinary_loss)
         columns = {
             "train_loss": train_loss.tolist(),
             "sv_loss": sv_loss.tolist(),
@@ -208,6 +214,8 @@ class Population:
             "gradient_norm": norm.tolist(),
             "best_smoothed_sv_loss": self._best_smoothed.tolist(),
             "best_epoch": self._best_epoch.tolist(),
+            "best_sv_loss": self._best_sv.tolist(),
+            "best_ordinary_loss": self._best_ordinary.tolist(),
         }
         return [
             EpochScores(
@@ -326,7 +334,7 @@ class Population:
         held_out, entered_loss = total / count.clamp(min=1)
         return (held_out if self.data.sv_rate > 0 else entered_loss), entered_loss
 
-    def _update_scores(self, sv_loss: Tensor) -> None:
+    def _update_scores(self, sv_loss: Tensor, ordinary_loss: Tensor) -> None:
         """Smooth the score, keep the weights of models at their best, decay the rates of those that stall."""
         past = self.options.score_smoothing
         smoothed = torch.where(self._smoothed.isinf(), sv_loss, past * self._smoothed + (1 - past) * sv_loss)
@@ -334,6 +342,8 @@ class Population:
         better = self._alive & (self._smoothed < self._best_smoothed)
         self._best_smoothed = torch.where(better, self._smoothed, self._best_smoothed)
         self._best_epoch = torch.where(better, self.epoch, self._best_epoch)
+        self._best_sv = torch.where(better, sv_loss, self._best_sv)
+        self._best_ordinary = torch.where(better, ordinary_loss, self._best_ordinary)
         self._best = torch.where(better[:, None], self._weights, self._best)
         waits = better | (self.epoch <= self.options.ramp_epochs)
         self._stalled_epochs = torch.where(waits, 0, self._stalled_epochs + 1)
@@ -367,7 +377,8 @@ class Population:
             Contiguous CPU tensors that share no storage. For every parameter NAME float32 `weights.NAME`,
             `best.NAME`, `adam_first.NAME`, `adam_second.NAME`; int64 `epoch`, `adam_steps`, `best_epoch`,
             `stalled_epochs`, `alive` (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss`
-            (infinite before the first epoch), `learning_rate_decay`, 0-d.
+            (infinite before the first epoch), `best_sv_loss`, `best_ordinary_loss` (NaN before it),
+            `learning_rate_decay`, 0-d.
         """
         self._require_index(index)
         state = {
@@ -379,8 +390,7 @@ class Population:
         return state | {name: vector[index].clone().cpu() for name, vector in self._vectors().items()}
 
     def _load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        for index, state in enumerate(states):
-            check_state(state, self._shapes, index)
+        states = [checked_state(state, self._shapes, index) for index, state in enumerate(states)]
         epochs = {int(state["epoch"]) for state in states}
         require(
             len(epochs) == 1,
@@ -402,6 +412,7 @@ class Population:
         self._first, self._second = packed("adam_first"), packed("adam_second")
         self._adam_steps, self._best_epoch = vector("adam_steps"), vector("best_epoch")
         self._smoothed, self._best_smoothed = vector("smoothed_sv_loss"), vector("best_smoothed_sv_loss")
+        self._best_sv, self._best_ordinary = vector("best_sv_loss"), vector("best_ordinary_loss")
         self._alive = vector("alive").bool()
         self._decay, self._stalled_epochs = vector("learning_rate_decay"), vector("stalled_epochs")
         constant = constant_output_losses(self.architecture, self.data).ordinary_loss
@@ -432,6 +443,8 @@ _VECTOR_ATTRIBUTES = (
     "_alive",
     "_smoothed",
     "_best_smoothed",
+    "_best_sv",
+    "_best_ordinary",
     "_decay",
     "_stalled_epochs",
 )

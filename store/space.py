@@ -49,6 +49,13 @@ Searched = float | Range | list[float]
 """A value that is fixed, or what it is drawn from."""
 
 
+def bounds(values: Searched) -> tuple[float, float]:
+    """Return the lowest and the highest value that may be drawn."""
+    if isinstance(values, Range):
+        return values.low, values.high
+    return (min(values), max(values)) if isinstance(values, list) else (values, values)
+
+
 class _Bounded:
     """Bounds of a hyperparameter: every value, both ends of a range and every choice must lie within."""
 
@@ -111,3 +118,5 @@ class Space(Document):
 
 CONTROLLER_HYPERPARAMETERS = ("kl_weight_inputs", "l2_weight_controller")
 """Of the space: what no model without a controller reads."""
+SAFE_CD_RATE = 0.2
+"""Lowest `cd_rate` that advice names: models of every kind learn well from here on, and do not leak."""

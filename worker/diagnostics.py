@@ -1,12 +1,11 @@
-"""Whether ordinary validation misleads in a job: computed when it ends, from the losses of its models."""
+"""Diagnostics of a job: whether its models leak, and what its scores are worth. Computed when the job ends."""
 
 from typing import Any
 
-from torch import Tensor
-
 from models import ReferenceLosses, validation_disagreement
 from store.states import ModelState
-from store.tables import CurvePoint, Model
+from store.tables import Model
+from worker.leaks import is_in_ramp, leak_warnings, losses_of, ramp_warning
 from worker.slice_work import Work
 
 PREDICTED_ONLY = (
@@ -23,25 +22,17 @@ LEARNT_NOTHING = (
 
 
 def diagnose(
-    work: Work,
-    models: list[Model],
-    kept: CurvePoint | None,
-    reference: ReferenceLosses,
-    bits_per_spike: float | None,
+    work: Work, models: list[Model], reference: ReferenceLosses, bits_per_spike: float | None
 ) -> dict[str, Any]:
-    """Compare SV and ordinary validation over the models of a job.
-
-    Every model stands with the losses of its last epoch, which is what a search by ordinary validation would go by; but
-    the selected one with those of the epoch whose weights gave the latents.
+    """Compare SV and ordinary validation over the models of a job, at the kept weights and at the last epoch of each.
 
     Parameters
     ----------
     work
         The slice of inference.
     models
-        Of the job, by number.
-    kept
-        Point of the selected model's learning curve at the epoch of its best weights.
+        Of the job's search, by number. All are judged that have losses, also those that were stopped early; not those
+        that diverged.
     reference
         Losses of constant rates.
     bits_per_spike
@@ -53,56 +44,57 @@ def diagnose(
         The document `diagnostics` of the job.
     """
     selected = next(model for model in models if model.id == work.job.selected_model_id)
-    losses = {
-        model.number: _losses(model, kept if model.id == work.models[0].id else None)
-        for model in models
-        if model.state == ModelState.TRAINED or model.id == selected.id
-    }
-    found = validation_disagreement(
-        [sv_loss for sv_loss, _ in losses.values()],
-        [ordinary_loss for _, ordinary_loss in losses.values()],
-        reference,
-        numbers=list(losses),
-        selected=selected.number,
-    )
+    judged = [model for model in models if model.state != ModelState.DIVERGED and _has_losses(model)]
+    found = validation_disagreement([losses_of(model) for model in judged], reference)
     is_judged = not _predicts_only(work)
-    warnings = [found.warning] if is_judged and found.warning else []
+    warnings = leak_warnings(found, judged, selected, reference, work.specification) if is_judged else []
+    leaks = is_judged and selected.number in (*found.leaking, *found.leaking_later)
+    if (of_ramp := ramp_warning(selected, leaks, work.specification)) is not None:
+        warnings.append(of_ramp)
     if bits_per_spike is not None and bits_per_spike < LEAST_BITS_PER_SPIKE:
         warnings.append(LEARNT_NOTHING.format(bits_per_spike))
+    shares = zip(judged, found.lost_shares, found.last_lost_shares, strict=True)
     return {
         "rank_correlation": found.rank_correlation,
         "leaking": list(found.leaking) if is_judged else None,
+        "leaking_later": list(found.leaking_later) if is_judged else None,
         "best_by_sv": found.best_by_sv,
         "best_by_ordinary": found.best_by_ordinary,
-        "selected": found.selected,
+        "selected": selected.number,
+        "is_best_epoch_in_ramp": is_in_ramp(selected, work.specification),
         "constant_sv_loss": reference.sv_loss,
         "constant_ordinary_loss": reference.ordinary_loss,
         "warning": " ".join(warnings) or None,
         "note": None if is_judged else PREDICTED_ONLY,
         "models": [
-            {
-                "number": number,
-                "sv_loss": pair[0],
-                "ordinary_loss": pair[1],
-                "gap": gap,
-                "lost_share": lost_share if is_judged else None,
-            }
-            for (number, pair), gap, lost_share in zip(
-                losses.items(), found.gaps, found.lost_shares, strict=True
-            )
+            _of_model(model, *((share, last_share) if is_judged else (None, None)))
+            for model, share, last_share in shares
         ],
     }
 
 
-def best_epoch(state: dict[str, Tensor]) -> int:
-    """Epoch of the best weights in a checkpoint; 0 if there is none."""
-    return int(state["best_epoch"])
+def _of_model(model: Model, lost_share: float | None, last_lost_share: float | None) -> dict[str, Any]:
+    losses = losses_of(model)
+    gap = None
+    if losses.sv_loss is not None and losses.ordinary_loss is not None:
+        gap = losses.sv_loss - losses.ordinary_loss
+    return {
+        "number": model.number,
+        "best_epoch": model.scores.get("best_epoch"),
+        "sv_loss": losses.sv_loss,
+        "ordinary_loss": losses.ordinary_loss,
+        "gap": gap,
+        "lost_share": lost_share,
+        "last_epoch": model.epochs_trained,
+        "last_sv_loss": losses.last_sv_loss,
+        "last_ordinary_loss": losses.last_ordinary_loss,
+        "last_lost_share": last_lost_share,
+    }
 
 
-def _losses(model: Model, kept: CurvePoint | None) -> tuple[float | None, float | None]:
-    if kept is not None:
-        return kept.sv_loss, kept.ordinary_loss
-    return model.scores.get("sv_loss"), model.scores.get("ordinary_loss")
+def _has_losses(model: Model) -> bool:
+    losses = losses_of(model)
+    return losses.sv_loss is not None or losses.last_sv_loss is not None
 
 
 def _predicts_only(work: Work) -> bool:

@@ -7,11 +7,10 @@ from models.constant_outputs import constant_output_losses, sv_bits_per_spike
 from store import events
 from store.array_store import delete_objects
 from store.database import database_now
-from store.lineage import lineage
 from store.states import JobState
-from store.tables import CurvePoint, Decision, Job, Model, Slice
+from store.tables import Job, Model, Slice
 from worker.checkpoints import load_checkpoint
-from worker.diagnostics import best_epoch, diagnose
+from worker.diagnostics import diagnose
 from worker.latents import request_of, store_latents
 from worker.slice_work import Progress, TrainingProcess, Work, finite
 
@@ -21,18 +20,16 @@ def infer(process: TrainingProcess, work: Work) -> None:
     model = work.models[0]
     progress = Progress(process, work)
     state = load_checkpoint(process.arrays, model.checkpoint_key or "")
-    models, kept = _job_so_far(process, work, best_epoch(state))
     path = f"models/{model.id}/latents/{work.lease.token}"
     scores = store_latents(process, request_of(work), state, path, progress.beat)
     training_data, architecture = process.training_data(work), work.architecture()
-    if kept is not None and kept.sv_loss is not None:
-        scores["bits_per_spike_sv"] = finite(sv_bits_per_spike(architecture, training_data, kept.sv_loss))
+    if (sv_loss := model.scores.get("sv_loss")) is not None:
+        scores["bits_per_spike_sv"] = finite(sv_bits_per_spike(architecture, training_data, sv_loss))
     progress.beat()
     reference = constant_output_losses(architecture, training_data)
     bits_per_spike = scores.get("bits_per_spike_sv")
-    diagnostics = (
-        diagnose(work, models, kept, reference, bits_per_spike) if reference.held_out_samples else None
-    )
+    models = _searched_models(process, work)
+    diagnostics = diagnose(work, models, reference, bits_per_spike) if reference.held_out_samples else None
 
     replaced: list[str] = []
 
@@ -54,23 +51,8 @@ def infer(process: TrainingProcess, work: Work) -> None:
         delete_objects(process.arrays, old)
 
 
-def _job_so_far(process: TrainingProcess, work: Work, epoch: int) -> tuple[list[Model], CurvePoint | None]:
-    """The models of the search, by number, and the point of the learning curve at an epoch of what is inferred with."""
+def _searched_models(process: TrainingProcess, work: Work) -> list[Model]:
+    """The models of the search, by number."""
     with process.database.read() as session:
         of_search = (Model.job_id == work.job.id) & Model.final_fit_of.is_(None)
-        of_job = select(Model).where(of_search).order_by(Model.number)
-        return list(session.execute(of_job).scalars()), point_at(session, work.models[0], epoch)
-
-
-def point_at(session: Session, model: Model, epoch: int) -> CurvePoint | None:
-    """The point of an epoch that a model has trained, or that it took over from whom it copied."""
-    of_job = select(Decision).where(Decision.job_id == model.job_id).order_by(Decision.id)
-    trained_by = model.number
-    for segment in lineage(session.execute(of_job).scalars().all(), model.number):
-        if segment.from_epoch < epoch and (segment.to_epoch is None or epoch <= segment.to_epoch):
-            trained_by = segment.model_number
-    of_epoch = select(CurvePoint).join(Model, Model.id == CurvePoint.model_id)
-    of_epoch = of_epoch.where(
-        Model.job_id == model.job_id, Model.number == trained_by, CurvePoint.epoch == epoch
-    )
-    return session.execute(of_epoch).scalar_one_or_none()
+        return list(session.execute(select(Model).where(of_search).order_by(Model.number)).scalars())

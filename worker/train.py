@@ -179,10 +179,13 @@ def _write_scores(process: TrainingProcess, work: Work, model: Model, scores: Ep
     model.smoothed_sv_loss = finite(scores.best_smoothed_sv_loss)
     model.latest_smoothed_sv_loss = finite(scores.smoothed_sv_loss)
     model.scores = {
-        "sv_loss": finite(scores.sv_loss),
-        "sv_bits_per_spike_valid": process.sv_bits_per_spike(work, scores.sv_loss),
+        "best_epoch": scores.best_epoch or None,
+        "sv_loss": finite(scores.best_sv_loss),
+        "ordinary_loss": finite(scores.best_ordinary_loss),
+        "sv_bits_per_spike_valid": process.sv_bits_per_spike(work, scores.best_sv_loss),
         "smoothed_sv_loss": model.smoothed_sv_loss,
-        "ordinary_loss": finite(scores.ordinary_loss),
-        "train_loss": finite(scores.train_loss),
-        "sv_loss_train": finite(scores.sv_loss_train),
+        "last_sv_loss": finite(scores.sv_loss),
+        "last_ordinary_loss": finite(scores.ordinary_loss),
+        "last_train_loss": finite(scores.train_loss),
+        "last_sv_loss_train": finite(scores.sv_loss_train),
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from api.errors import Invalid
 from api.field_problems import FieldProblem
+from api.jobs.leak_settings import leak_warnings
 from store import feasibility
 from store.feasibility import (
     FEWEST_TRAINING_TRIALS,
@@ -290,7 +291,11 @@ def warnings(specification: JobSpecification, data: JobData) -> list[str]:
             "less"
         )
     return (
-        found + _of_search(specification) + _unused(specification, data) + _short_trials(specification, data)
+        found
+        + leak_warnings(specification)
+        + _of_search(specification)
+        + _unused(specification, data)
+        + _short_trials(specification, data)
     )
 
 

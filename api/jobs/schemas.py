@@ -38,43 +38,73 @@ class JobProgress(BaseModel):
     )
 
 
+_LOST_SHARE = (
+    "1 - (gain over constant rates on held-out samples) / (gain on samples that the model reads). Near 0 for a model that infers "
+    "rates; above 1 if it predicts held-out samples worse than constant rates do. null if it gains nothing on the samples that "
+    "it reads, or if leaks are not judged."
+)
+
+
 class ModelDiagnostics(BaseModel):
-    """A model's losses by sample validation and by ordinary validation, in nats per sample."""
+    """Losses of a model on validation trials, in nats per sample; lower is better."""
 
     number: int
-    sv_loss: float | None
-    ordinary_loss: float | None
-    gap: float | None = Field(description="`sv_loss` less `ordinary_loss`.")
-    lost_share: float | None = Field(
-        description="Of its gain over constant rates on samples that it reads, the share that it lacks on samples that it "
-        "does not read: near 0 for a model of the rates, above 1 if it does worse there than constant rates. None if it "
-        "gains nothing."
+    best_epoch: int | None = Field(
+        None, description="Epoch of the kept weights: that of the lowest smoothed SV loss."
     )
+    sv_loss: float | None = Field(description="SV loss of the kept weights: on held-out samples.")
+    ordinary_loss: float | None = Field(
+        description="Ordinary loss of the kept weights: on samples that the model reads."
+    )
+    gap: float | None = Field(description="`sv_loss` less `ordinary_loss`, in nats per sample.")
+    lost_share: float | None = Field(description=f"Of the kept weights: {_LOST_SHARE}")
+    last_epoch: int | None = Field(None, description="Epochs that the model trained.")
+    last_sv_loss: float | None = Field(None, description="SV loss of the last epoch.")
+    last_ordinary_loss: float | None = Field(None, description="Ordinary loss of the last epoch.")
+    last_lost_share: float | None = Field(None, description="`lost_share` of the last epoch.")
 
 
 class JobDiagnostics(BaseModel):
-    """Whether ordinary validation would have misled: SV and ordinary losses of the models that were trained.
+    """Which models leak, and whether ordinary validation would have misled.
 
-    Losses are those of each model's last epoch, but of the selected one those of the epoch whose weights gave the latents.
+    All models of the search are judged that have losses and did not diverge: with their kept weights, and at their last epoch.
     """
 
     rank_correlation: float | None = Field(
-        description="Spearman's, between SV and ordinary losses over models; None for fewer than 3 models."
+        description="Spearman's rank correlation over models, between the SV loss of the kept weights and the lower of "
+        "`ordinary_loss` and `last_ordinary_loss`. Near 1: both validations agree. null for fewer than 3 models."
     )
     leaking: list[int] | None = Field(
-        description="Numbers of the models that pass single spikes from input to output; None if it is not judged."
+        description="Numbers of the models whose kept weights pass single spikes from input to output. null if leaks are not "
+        "judged."
     )
-    best_by_sv: int | None = Field(description="Number of the model of lowest SV loss.")
+    leaking_later: list[int] | None = Field(
+        None,
+        description="Numbers of the models that leak at their last epoch, but not with the kept weights, which are from an "
+        "earlier epoch. null if leaks are not judged.",
+    )
+    best_by_sv: int | None = Field(
+        description="Number of the model whose kept weights have the lowest SV loss."
+    )
     best_by_ordinary: int | None = Field(
-        description="Number of the model of lowest ordinary loss, which ordinary validation would select."
+        description="Number of the model of the lowest ordinary loss, with the kept weights or at the last epoch: ordinary "
+        "validation would select it."
     )
     selected: int | None = Field(
         description="Number of the selected model: the lowest smoothed SV loss decides."
     )
-    constant_sv_loss: float = Field(description="SV loss of constant rates, in nats per sample.")
-    constant_ordinary_loss: float = Field(description="Their ordinary loss.")
+    is_best_epoch_in_ramp: bool = Field(
+        False,
+        description="Whether the kept weights of the selected model are from an epoch within the ramp "
+        "(`training.ramp_epochs`), when the weights of KL and L2 do not count in full.",
+    )
+    constant_sv_loss: float = Field(
+        description="SV loss of constant rates, each neuron's mean, in nats per sample. Gains are differences to it."
+    )
+    constant_ordinary_loss: float = Field(description="Ordinary loss of constant rates, in nats per sample.")
     warning: str | None = Field(
-        description="What to know before using the latents: that models leak, or that the selected one learnt nearly nothing."
+        description="What to know before using the latents: models leak, the selected one is from within the ramp, or it "
+        "learnt nearly nothing. It says what to change."
     )
     note: str | None = Field(description="Why leaks are not judged, where they are not.")
     models: list[ModelDiagnostics]

@@ -92,7 +92,9 @@ class ModelCard(BaseModel):
     lineage: list[CardSegment] = Field(
         description="Whose weights it has, from the first epoch on: whom it copied, and whom those copied."
     )
-    scores: dict[str, float | None] = Field(description="Losses in nats per sample.")
+    scores: dict[str, int | float | None] = Field(
+        description="As those of the model. Losses in nats per sample."
+    )
     data: CardData
     inputs: dict[str, CardArray] = Field(description="What it reads.")
     outputs: dict[str, CardArray] = Field(description="What it infers.")

@@ -30,9 +30,10 @@ class ModelDocument(BaseModel):
         description="Those of the space that it reads: without a controller, not the controller's."
     )
     epochs_trained: int
-    scores: dict[str, float | None] = Field(
-        description="Losses in nats per sample (`sv_loss` is the one to trust, `ordinary_loss` the one that misleads); of "
-        "the selected model also bits per spike and R², see the guide. null: not defined on these trials."
+    scores: dict[str, int | float | None] = Field(
+        description="Losses in nats per sample. `sv_loss` and `ordinary_loss` are those of the kept weights, from epoch "
+        "`best_epoch`; names that begin with `last_` are of the last epoch. Trust `sv_loss`; `ordinary_loss` misleads. "
+        "The selected model also has bits per spike and R², see the guide. null: not defined on these trials."
     )
     scored_on: str = Field(description=SCORED_ON)
     end_reason: str | None = None

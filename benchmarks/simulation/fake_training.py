@@ -102,13 +102,14 @@ class _Losses:
         self._smoothed = math.nan if state is None else float(state["smoothed_sv_loss"])
         self._best = math.inf if state is None else float(state["best_smoothed_sv_loss"])
         self._best_epoch = 0 if state is None else int(state["best_epoch"])
+        self._best_loss = math.nan if state is None else float(state["best_sv_loss"])
 
     def train_epoch(self, epoch: int) -> EpochScores:
         loss = fake_loss(self._seed, self._learning_rate, epoch)
         before = loss if math.isnan(self._smoothed) else self._smoothed
         self._smoothed = _SMOOTHING * before + (1 - _SMOOTHING) * loss
         if self._smoothed < self._best:
-            self._best, self._best_epoch = self._smoothed, epoch
+            self._best, self._best_epoch, self._best_loss = self._smoothed, epoch, loss
         return EpochScores(
             epoch=epoch,
             train_loss=loss,
@@ -123,6 +124,8 @@ class _Losses:
             diverged=False,
             best_smoothed_sv_loss=self._best,
             best_epoch=self._best_epoch,
+            best_sv_loss=self._best_loss,
+            best_ordinary_loss=self._best_loss,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -130,6 +133,7 @@ class _Losses:
             "smoothed_sv_loss": torch.tensor(self._smoothed, dtype=torch.float64),
             "best_smoothed_sv_loss": torch.tensor(self._best, dtype=torch.float64),
             "best_epoch": torch.tensor(self._best_epoch),
+            "best_sv_loss": torch.tensor(self._best_loss, dtype=torch.float64),
         }
 
 

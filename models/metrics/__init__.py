@@ -4,7 +4,12 @@ Rates λ are in counts per bin. A mask says which samples count; without one, al
 """
 
 from models.metrics.decoding import ridge_decode_r2
-from models.metrics.disagreement import ValidationDisagreement, spearman, validation_disagreement
+from models.metrics.disagreement import (
+    ModelLosses,
+    ValidationDisagreement,
+    spearman,
+    validation_disagreement,
+)
 from models.metrics.few_shot import few_shot_bits_per_spike
 from models.metrics.likelihood import (
     ReferenceLosses,
@@ -17,6 +22,7 @@ from models.metrics.likelihood import (
 from models.metrics.rates import psth_r2, r2_true_rates
 
 __all__ = [
+    "ModelLosses",
     "ReferenceLosses",
     "ValidationDisagreement",
     "bits_per_spike",

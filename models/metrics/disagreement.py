@@ -1,15 +1,15 @@
-"""Whether ordinary validation of a job's models misleads, because they pass spikes through to their output.
+"""Which models of a job leak: they pass spikes from input to output, and ordinary validation does not see it.
 
-Held-out and entering samples of a validation trial are draws of the same rates. A model of these rates gains as
-much over constant rates on the one as on the other, up to sampling error and to what its latents owe to the
-very spikes they were inferred from. A model that passes spikes through gains on the samples that it reads
-alone (Keshtkaran & Pandarinath 2019).
+Held-out samples of a validation trial and samples that enter are draws of the same rates. A model of these rates gains as
+much over constant rates on the one as on the other, up to sampling error and to what its latents owe to the very
+spikes they were inferred from. A model that passes spikes through gains only on the samples that it reads
+(Keshtkaran & Pandarinath 2019).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,113 +19,177 @@ from models.metrics.likelihood import ReferenceLosses
 
 Floats = NDArray[np.floating]
 LEAKING_SHARE = 0.5
-"""Of its gain on the samples it reads, a leaking model loses more than this on those it does not read. On simulated
-Lorenz recordings models with coordinated dropout end at 0.05 to 0.15 (0.3 early in training), those that pass
-spikes through at 1.6 to 2.0: they do worse than constant rates."""
-STANDARD_ERRORS = 5.0  # that the loss of gain must exceed as well
+"""A model leaks if it loses more than this share of its gain on samples that it does not read. Measured on synthetic
+recordings (see `docs/api.md`): below 0.25 with coordinated dropout, wherever the loss of gain is more than 2 standard errors."""
+RISE_SHARE = 0.02
+"""The SV loss rises if it rises by more than this share of the kept weights' gain: less is the noise between two epochs."""
+FALL_SHARE = 0.25
+"""The ordinary loss falls if it falls by more than this share of that rise. A model that fits its training trials too closely
+has both losses rise."""
+STANDARD_ERRORS = 5.0  # that a difference must exceed as well
 FEWEST_RANKED = 3  # models, for a rank correlation to say anything
 
 
 @dataclass(frozen=True)
+class ModelLosses:
+    """Losses of one model on validation trials, in nats per sample; None where they are not known or not finite.
+
+    Parameters
+    ----------
+    number
+        What the model is called in the result.
+    sv_loss, ordinary_loss
+        Of the kept weights, which are those of the epoch of the lowest smoothed SV loss.
+    last_sv_loss, last_ordinary_loss
+        Of the last epoch.
+    """
+
+    number: int
+    sv_loss: float | None
+    ordinary_loss: float | None
+    last_sv_loss: float | None
+    last_ordinary_loss: float | None
+
+
+@dataclass(frozen=True)
 class ValidationDisagreement:
-    """SV and ordinary validation of the models of a job, compared. Losses and gains in nats per sample.
+    """SV and ordinary validation of the models of a job, compared.
 
     Parameters
     ----------
     rank_correlation
-        Spearman's, between SV and ordinary losses over models; None for fewer than 3 models or equal losses.
-    gaps
-        SV loss - ordinary loss of each model; None for a model whose losses are not finite.
+        Spearman's, over models, between the SV loss of the kept weights and the lower of the two ordinary losses (what
+        ordinary validation would rank by); None for fewer than 3 models or equal losses.
     lost_shares
-        1 - (gain over constant rates at held-out samples) / (the same at samples that entered), of each model:
-        near 0 for a model of the rates, 1 if the whole gain is lost, above 1 if held-out samples are predicted
-        worse than by constant rates. None for a model that gains nothing at samples that entered.
+        1 - (gain over constant rates at held-out samples) / (the same at samples that enter), of the kept weights of each
+        model: near 0 for a model of the rates, 1 if the whole gain is lost, above 1 if held-out samples are predicted
+        worse than by constant rates. None for a model that gains nothing at samples that enter.
+    last_lost_shares
+        The same of the last epoch.
     leaking
-        Numbers of the models that leak.
-    best_by_sv, best_by_ordinary
-        Numbers of the models of lowest loss; None if no model has finite losses.
-    selected
-        Number of the model that the job selected: `best_by_sv` unless it was given.
-    warning
-        What a user must be told, in plain words; None if no model leaks.
+        Numbers of the models whose kept weights leak.
+    leaking_later
+        Numbers of the models whose kept weights do not leak, but whose last epoch does.
+    best_by_sv
+        Number of the model whose kept weights have the lowest SV loss; None if no model has finite losses.
+    best_by_ordinary
+        Number of the model of lowest ordinary loss, at the last epoch or with the kept weights.
     """
 
     rank_correlation: float | None
-    gaps: tuple[float | None, ...]
     lost_shares: tuple[float | None, ...]
+    last_lost_shares: tuple[float | None, ...]
     leaking: tuple[int, ...]
+    leaking_later: tuple[int, ...]
     best_by_sv: int | None
     best_by_ordinary: int | None
-    selected: int | None
-    warning: str | None
 
 
 def validation_disagreement(
-    sv_losses: Sequence[float | None] | Floats,
-    ordinary_losses: Sequence[float | None] | Floats,
-    reference: ReferenceLosses,
-    *,
-    numbers: Sequence[int] | None = None,
-    selected: int | None = None,
+    models: Sequence[ModelLosses], reference: ReferenceLosses
 ) -> ValidationDisagreement:
     """Compare SV and ordinary losses over the models of a job and say which models leak.
 
-    With the gains g_ordinary = reference.ordinary_loss - ordinary loss and g_sv = reference.sv_loss - SV loss,
-    a model leaks if the gain it loses, g_ordinary - g_sv, exceeds half of g_ordinary (`LEAKING_SHARE`), half of
-    the best g_sv of the job (so that models that have hardly begun to learn are let be), and 5 standard errors
-    √(2 g_ordinary / held_out_samples), since the variance of a log-likelihood ratio is about twice its mean. Taking
-    differences to constant rates cancels what makes one set of samples harder than the other.
+    With the gains g_ordinary = reference.ordinary_loss - ordinary loss and g_sv = reference.sv_loss - SV loss, weights
+    leak if the gain they lose, l = g_ordinary - g_sv, exceeds half of g_ordinary (`LEAKING_SHARE`), half of the best
+    g_sv of the job (so that models that have hardly begun to learn are let be), and 5 standard errors
+    √(2 max(l, g_ordinary) / held_out_samples), since the variance of a log-likelihood ratio is about twice its mean.
+    Differences to constant rates cancel what makes one set of samples harder than the other.
+
+    Where rates vary much, constant rates are a poor yardstick: a leak is a small share of a large gain. So the last epoch
+    leaks also if, since the kept weights, the SV loss rose by more than 2 % of the kept weights' g_sv (`RISE_SHARE`), the
+    ordinary loss fell by more than a quarter of that rise (`FALL_SHARE`), and rise and fall together exceed 5 standard
+    errors of that sum.
 
     Parameters
     ----------
-    sv_losses, ordinary_losses
-        [M], of the same epoch of each model; None or NaN where a model diverged.
+    models
+        Of the job. Where losses of the kept weights are not known, those of the last epoch are judged in their place.
     reference
         Of constant rates on the same samples, see `constant_rate_losses`; for training data as the service has them,
         and other observation models than Poisson, `models.constant_outputs.constant_output_losses`.
-    numbers
-        [M], what the models are called in the warning and in the result; None: 0 … M - 1.
-    selected
-        Number of the model that was selected, where that is not the one of lowest `sv_losses` (the smoothed
-        loss or another epoch may have decided).
     """
-    sv, ordinary = (
-        np.array([np.nan if loss is None else loss for loss in losses], np.float64)
-        for losses in (sv_losses, ordinary_losses)
-    )
-    require(sv.shape == ordinary.shape, f"got {len(sv)} SV losses and {len(ordinary)} ordinary losses")
-    names = list(range(len(sv))) if numbers is None else [int(number) for number in numbers]
-    require(len(set(names)) == len(sv), f"expected {len(sv)} different numbers of models, got {names}")
-    require(
-        selected is None or selected in names, f"selected must be one of the models' numbers, got {selected}"
-    )
+    numbers = [model.number for model in models]
+    require(len(set(numbers)) == len(models), f"expected different numbers of models, got {numbers}")
     require(reference.held_out_samples > 0, "there is nothing to compare where no sample is held out")
-    finite = np.isfinite(sv) & np.isfinite(ordinary)
-    g_sv, g_ordinary = reference.sv_loss - sv, reference.ordinary_loss - ordinary
-    gains = finite & (g_ordinary > 0)
-    shown = np.where(gains, g_ordinary, 1.0)
-    error = np.sqrt(2 * shown / reference.held_out_samples)
-    lost = shown - g_sv
-    learned = np.max(g_sv, where=finite, initial=0.0)
-    leaks = gains & (lost > LEAKING_SHARE * np.maximum(shown, learned)) & (lost > STANDARD_ERRORS * error)
-    best = names[int(np.argmin(np.where(finite, sv, np.inf)))] if finite.any() else None
-    best_ordinary = names[int(np.argmin(np.where(finite, ordinary, np.inf)))] if finite.any() else None
-    correlation = spearman(sv[finite], ordinary[finite]) if finite.sum() >= FEWEST_RANKED else np.nan
-    found = ValidationDisagreement(
+    last = _Losses.of([(model.last_sv_loss, model.last_ordinary_loss) for model in models])
+    kept = _Losses.of([(model.sv_loss, model.ordinary_loss) for model in models]).or_else(last)
+    gain, last_gain = kept.gains(reference), last.gains(reference)
+    learned = np.max(gain.sv, where=kept.finite, initial=0.0)
+    leaks = _leaks(gain, learned, reference)
+    leaks_later = ~leaks & (_leaks(last_gain, learned, reference) | _parted(kept, last, gain, reference))
+    lowest_ordinary = np.fmin(kept.ordinary, np.where(last.finite, last.ordinary, np.nan))
+    correlation = np.nan
+    if kept.finite.sum() >= FEWEST_RANKED:
+        correlation = spearman(kept.sv[kept.finite], lowest_ordinary[kept.finite])
+    return ValidationDisagreement(
         rank_correlation=float(correlation) if np.isfinite(correlation) else None,
-        gaps=_or_none(sv - ordinary, finite),
-        lost_shares=_or_none(lost / shown, gains),
-        leaking=tuple(name for name, leak in zip(names, leaks, strict=True) if leak),
-        best_by_sv=best,
-        best_by_ordinary=best_ordinary,
-        selected=best if selected is None else selected,
-        warning=None,
+        lost_shares=gain.lost_shares(),
+        last_lost_shares=last_gain.lost_shares(),
+        leaking=tuple(number for number, leak in zip(numbers, leaks, strict=True) if leak),
+        leaking_later=tuple(number for number, leak in zip(numbers, leaks_later, strict=True) if leak),
+        best_by_sv=_lowest(numbers, kept.sv, kept.finite),
+        best_by_ordinary=_lowest(numbers, lowest_ordinary, kept.finite),
     )
-    if not found.leaking:
-        return found
-    worst = min(np.flatnonzero(leaks), key=lambda m: ordinary[m])
-    warning = _warning(found, len(sv), names[worst], float(sv[worst]), float(ordinary[worst]), reference)
-    return replace(found, warning=warning)
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Losses, or gains over constant rates, of all models, [M]; NaN where one of a model's two is not finite."""
+
+    sv: NDArray[np.float64]
+    ordinary: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[float | None, float | None]]) -> _Losses:
+        values = np.array(pairs, np.float64).reshape(-1, 2)  # None becomes NaN
+        values[~np.isfinite(values).all(1)] = np.nan
+        return cls(values[:, 0], values[:, 1])
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.sv)
+
+    def or_else(self, other: _Losses) -> _Losses:
+        """Return these, and another epoch's where these are not known."""
+        return _Losses(
+            np.where(self.finite, self.sv, other.sv), np.where(self.finite, self.ordinary, other.ordinary)
+        )
+
+    def gains(self, reference: ReferenceLosses) -> _Losses:
+        return _Losses(reference.sv_loss - self.sv, reference.ordinary_loss - self.ordinary)
+
+    def lost_shares(self) -> tuple[float | None, ...]:
+        """Of gains: see `ValidationDisagreement`."""
+        return tuple(
+            float(1 - sv / ordinary) if ordinary > 0 else None
+            for sv, ordinary in zip(self.sv, self.ordinary, strict=True)
+        )
+
+
+def _leaks(gain: _Losses, learned: float, reference: ReferenceLosses) -> NDArray[np.bool_]:
+    """Whether models lose too much of their gain on samples that they do not read, bool [M]."""
+    lost = gain.ordinary - gain.sv
+    large = lost > LEAKING_SHARE * np.maximum(gain.ordinary, learned)
+    sure = lost > _certain(np.maximum(lost, gain.ordinary), reference)
+    return (gain.ordinary > 0) & large & sure
+
+
+def _parted(kept: _Losses, last: _Losses, gain: _Losses, reference: ReferenceLosses) -> NDArray[np.bool_]:
+    """Whether the SV loss rose and the ordinary loss fell from the kept weights to the last epoch, bool [M]."""
+    rose, fell = last.sv - kept.sv, kept.ordinary - last.ordinary
+    is_large = (rose > RISE_SHARE * np.maximum(gain.sv, 0.0)) & (fell > FALL_SHARE * rose)
+    return (rose > 0) & is_large & (rose + fell > _certain(rose + fell, reference))
+
+
+def _certain(difference: NDArray[np.float64], reference: ReferenceLosses) -> NDArray[np.float64]:
+    """Return 5 standard errors of a mean log-likelihood ratio of about this size, in nats per sample, [M]."""
+    variance: NDArray[np.float64] = 2 * np.fmax(difference, 0.0) / reference.held_out_samples
+    return STANDARD_ERRORS * np.sqrt(variance)
+
+
+def _lowest(numbers: Sequence[int], losses: NDArray[np.float64], finite: NDArray[np.bool_]) -> int | None:
+    return numbers[int(np.argmin(np.where(finite, losses, np.inf)))] if finite.any() else None
 
 
 def spearman(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
@@ -157,49 +221,3 @@ def _centred_ranks(values: Floats) -> NDArray[np.float64]:
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
     centred: NDArray[np.float64] = ranks - ranks.mean()
     return centred
-
-
-def _or_none(values: Floats, known: NDArray[np.bool_]) -> tuple[float | None, ...]:
-    return tuple(float(value) if know else None for value, know in zip(values, known, strict=True))
-
-
-def _warning(
-    found: ValidationDisagreement,
-    models: int,
-    worst: int,
-    sv_loss: float,
-    ordinary_loss: float,
-    reference: ReferenceLosses,
-) -> str:
-    """What happened, whether the selection stands, and what to change."""
-    leaking = found.leaking
-    happened = (
-        f"{len(leaking)} of {models} models ({_listed(leaking)}) passed individual spikes from input to output "
-        f"instead of learning firing rates: in validation trials, model {worst} scores {ordinary_loss:.4g} nats per "
-        f"sample on the samples it was shown, but {sv_loss:.4g} on the held-out samples that it was not shown "
-        f"(constant rates score {reference.ordinary_loss:.4g} and {reference.sv_loss:.4g}; lower is better)."
-    )
-    if found.selected in leaking:
-        stands = (
-            f"The selected model {found.selected} is one of them: the SV loss (the loss on held-out samples) chose "
-            "it among the models of this job, but do not interpret its rates and inferred inputs on single trials."
-        )
-    else:
-        misled = found.best_by_ordinary in leaking
-        other = f", not model {found.best_by_ordinary} as ordinary validation would have" if misled else ""
-        stands = (
-            f"The SV loss (the loss on held-out samples) chose model {found.selected}{other}. That model does not "
-            "leak: the selection stands."
-        )
-    change = (
-        "To keep models from it, raise the lower bound of cd_rate (to 0.2 or more), or infer fewer inputs "
-        "(inferred_inputs), or penalise them more (kl_weight_inputs)."
-    )
-    return f"{happened} {stands} {change}"
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    """Return "number 3", "numbers 1, 2 and 5"."""
-    if len(numbers) == 1:
-        return f"number {numbers[0]}"
-    return f"numbers {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"

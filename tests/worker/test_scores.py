@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from models import Architecture, ReferenceLosses, metrics
+from store.specification import JobSpecification
 from store.states import ModelState
-from store.tables import CurvePoint, Model
+from store.tables import Model
 from worker.diagnostics import PREDICTED_ONLY, diagnose
 from worker.latents import LatentsRequest
 from worker.scores import ScoredData, score
@@ -31,7 +32,7 @@ def request_of(**architecture: Any) -> LatentsRequest:
     )
 
 
-def work_of(**architecture: Any) -> Work:
+def work_of(of_job: dict[str, Any] | None = None, **architecture: Any) -> Work:
     """What diagnostics read of a slice."""
     built = Architecture(neurons=NEURONS, **architecture)
     return cast(
@@ -39,15 +40,27 @@ def work_of(**architecture: Any) -> Work:
         SimpleNamespace(
             architecture=lambda: built,
             dataset=SimpleNamespace(bins=BINS),
-            models=[model(3, 0.5, 0.5)],
             job=SimpleNamespace(selected_model_id="mod_3"),
+            specification=JobSpecification.model_validate({"dataset_id": "dat", **(of_job or {})}),
         ),
     )
 
 
-def model(number: int, sv_loss: float | None, ordinary_loss: float | None, **columns: Any) -> Model:
-    scores = {"sv_loss": sv_loss, "ordinary_loss": ordinary_loss}
-    return Model(id=f"mod_{number}", number=number, scores=scores, **{"state": ModelState.TRAINED, **columns})
+def model(
+    number: int,
+    sv_loss: float | None,
+    ordinary_loss: float | None,
+    last: tuple[float, float] | None = None,
+    **columns: Any,
+) -> Model:
+    """A model that trained 200 epochs; the last is as good as the kept one of epoch 150, unless it is given."""
+    last_sv_loss, last_ordinary_loss = last or (sv_loss, ordinary_loss)
+    scores = {
+        "best_epoch": columns.pop("best_epoch", 150), "sv_loss": sv_loss, "ordinary_loss": ordinary_loss,
+        "last_sv_loss": last_sv_loss, "last_ordinary_loss": last_ordinary_loss,
+    }  # fmt: skip
+    given = {"state": ModelState.TRAINED, "epochs_trained": 200, **columns}
+    return Model(id=f"mod_{number}", number=number, scores=scores, **given)
 
 
 @pytest.fixture
@@ -129,51 +142,140 @@ def test_a_condition_of_one_trial_has_no_psth(data: ScoredData, conditions: list
 
 
 REFERENCE = ReferenceLosses(sv_loss=0.5424, ordinary_loss=0.5424, held_out_samples=50_000)
-LEAKING = {"sv_loss": 0.9, "ordinary_loss": 0.1}
+LEAKING = 0.9, 0.1
 
 
-def test_models_that_leak_are_named() -> None:
-    models = [model(0, **LEAKING), model(2, 0.48, 0.47), model(3, 0.45, 0.44), model(4, 0.5, 0.5)]
-    models.append(model(5, 0.1, 0.1, state=ModelState.DIVERGED))
-    found = diagnose(work_of(), models, None, REFERENCE, 0.3)
-    assert (found["leaking"], found["selected"], found["best_by_ordinary"]) == ([0], 3, 0)
+def test_models_that_leak_are_named_at_whatever_state_they_ended() -> None:
+    models = [model(0, *LEAKING), model(2, 0.48, 0.47), model(3, 0.45, 0.44), model(4, 0.5, 0.5)]
+    models += [model(5, 0.1, 0.1, state=ModelState.DIVERGED), model(6, None, None)]
+    models += [model(7, *LEAKING, state=ModelState.STOPPED), model(8, *LEAKING, state=ModelState.TRAINING)]
+    found = diagnose(work_of(), models, REFERENCE, 0.3)
+    assert (found["leaking"], found["leaking_later"]) == ([0, 7, 8], [])
+    assert (found["selected"], found["best_by_sv"], found["best_by_ordinary"]) == (3, 3, 0)
     assert found["note"] is None
-    assert "model 3, not model 0 as ordinary validation would have" in found["warning"]
-    assert [entry["number"] for entry in found["models"]] == [0, 2, 3, 4]
-    assert found["models"][0]["gap"] == pytest.approx(0.8)
-    assert found["models"][0]["lost_share"] > 1
+    assert [entry["number"] for entry in found["models"]] == [0, 2, 3, 4, 7, 8]
+    assert found["models"][0] == {
+        "number": 0, "best_epoch": 150, "sv_loss": 0.9, "ordinary_loss": 0.1, "gap": pytest.approx(0.8),
+        "lost_share": pytest.approx(1 + (0.9 - 0.5424) / (0.5424 - 0.1)), "last_epoch": 200, "last_sv_loss": 0.9,
+        "last_ordinary_loss": 0.1, "last_lost_share": pytest.approx(1 + (0.9 - 0.5424) / (0.5424 - 0.1)),
+    }  # fmt: skip
+    assert found["warning"] == (
+        "3 of 6 models (numbers 0, 7 and 8) pass single spikes from input to output instead of inferring firing rates. On "
+        "samples of validation trials that it reads, model 0 scores 0.1 nats per sample; on held-out samples, which it does "
+        "not read, it scores 0.9 (constant rates score 0.5424 and 0.5424; lower is better). The SV loss (the loss on held-out "
+        "samples) chose model 3, not model 0 as ordinary validation would have. The kept weights of model 3 do not leak. To "
+        "prevent leaks, raise space.cd_rate, here 0.01 or more, to 0.2 or more, raise space.kl_weight_initial_condition or "
+        "lower architecture.initial_condition_dim."
+    )
 
 
-def test_the_selected_model_is_judged_by_the_weights_that_gave_the_latents() -> None:
-    """It leaks at its last epoch, and did not at the one whose weights are kept."""
-    models = [model(2, 0.48, 0.47), model(3, **LEAKING)]
-    kept = CurvePoint(model_id="mod_3", epoch=4, sv_loss=0.45, ordinary_loss=0.44)
-    found = diagnose(work_of(), models, kept, REFERENCE, 0.3)
-    assert (found["leaking"], found["warning"]) == ([], None)
-    assert found["models"][1]["sv_loss"] == 0.45
-    found = diagnose(work_of(), models, None, REFERENCE, 0.3)
-    assert "The selected model 3 is one of them" in found["warning"]
+ALONE = {"budget": {"models": 1, "epochs": 200}, "training": {"ramp_epochs": 20}}
+
+
+def test_a_model_alone_is_judged_at_its_kept_epoch_and_at_its_last() -> None:
+    kept_leaks = diagnose(work_of(ALONE), [model(3, *LEAKING)], REFERENCE, 0.3)
+    assert (kept_leaks["leaking"], kept_leaks["leaking_later"]) == ([3], [])
+    assert kept_leaks["warning"].startswith("Model 3 passes single spikes from input to output instead of")
+    assert "The selected model 3 leaks: do not interpret its rates and factors" in kept_leaks["warning"]
+
+    later = diagnose(work_of(ALONE), [model(3, 0.45, 0.44, last=LEAKING)], REFERENCE, 0.3)
+    assert (later["leaking"], later["leaking_later"], later["is_best_epoch_in_ramp"]) == ([], [3], False)
+    assert later["warning"].startswith(
+        "Model 3 learned to pass single spikes from input to output in the course of training. From epoch 150 to epoch 200 "
+        "of model 3, the loss on samples that it reads went from 0.44 to 0.1 nats per sample, but the SV loss (on held-out "
+        "samples) from 0.45 to 0.9 (lower is better). The latents come from the earlier epoch, so the leak affects them less. "
+        "More epochs do not help; a model that does not leak can train longer and reach a lower SV loss. To prevent leaks,"
+    )
+    assert (later["models"][0]["sv_loss"], later["models"][0]["last_sv_loss"]) == (0.45, 0.9)
+    assert later["models"][0]["lost_share"] < 0.2
+    assert later["models"][0]["last_lost_share"] > 1
+
+    calm = diagnose(work_of(ALONE), [model(3, 0.45, 0.44)], REFERENCE, 0.3)
+    assert (calm["leaking"], calm["leaking_later"], calm["warning"]) == ([], [], None)
+
+
+def test_a_leak_that_begins_later_in_another_model_is_said_not_to_be_of_the_selected() -> None:
+    models = [model(2, 0.46, 0.45, last=LEAKING), model(3, 0.45, 0.44)]
+    found = diagnose(work_of(), models, REFERENCE, 0.3)
+    assert (found["leaking"], found["leaking_later"]) == ([], [2])
+    assert found["warning"].startswith("1 of 2 models (number 2) learned to pass single spikes")
+    assert "The selected model 3 is none of these." in found["warning"]
+
+
+CONTROLLER = {"controller_units": 8, "inferred_inputs": 1}
+
+
+@pytest.mark.parametrize(
+    ("of_job", "advice"),
+    [
+        (
+            {"space": {"cd_rate": 0.5}},
+            "raise space.kl_weight_initial_condition or lower architecture.initial_condition_dim.",
+        ),
+        (
+            {"space": {"cd_rate": [0.0, 0.3]}, "architecture": CONTROLLER},
+            "raise space.cd_rate, here 0 or more, to 0.2 or more or raise space.kl_weight_inputs.",
+        ),
+        (
+            {"space": {"cd_rate": 0.3, "cd_pass_rate": 0.5}, "architecture": {**CONTROLLER, "inferred_inputs": [1, 4]}},
+            "set space.cd_pass_rate to 0, raise space.kl_weight_inputs or infer fewer inputs (architecture.inferred_inputs).",
+        ),
+    ],
+)  # fmt: skip
+def test_the_advice_names_what_the_job_has(of_job: dict[str, Any], advice: str) -> None:
+    found = diagnose(work_of(of_job), [model(3, *LEAKING)], REFERENCE, 0.3)
+    assert found["warning"].endswith(f"To prevent leaks, {advice}")
+
+
+@pytest.mark.parametrize(
+    ("best_epoch", "epochs", "last", "said"),
+    [
+        (
+            12,
+            15,
+            None,
+            "Training ended within this ramp: give more epochs (budget.epochs) or a shorter ramp.",
+        ),
+        (
+            20,
+            200,
+            None,
+            "Either the model overfits (try a space.cd_rate of 0.2 or more, more dropout or a lower",
+        ),
+        (20, 200, LEAKING, "never as low again. This is a sign of the leak."),
+        (21, 200, None, None),
+    ],
+)
+def test_kept_weights_from_within_the_ramp_are_told(
+    best_epoch: int, epochs: int, last: tuple[float, float] | None, said: str | None
+) -> None:
+    alone = model(3, 0.45, 0.44, last, best_epoch=best_epoch, epochs_trained=epochs)
+    found = diagnose(work_of(ALONE), [alone], REFERENCE, 0.3)
+    assert found["is_best_epoch_in_ramp"] == (said is not None)
+    if said is None:
+        assert found["warning"] is None
+        return
+    assert said in found["warning"]
+    assert f"The weights of the selected model 3 are from epoch {best_epoch} of {epochs}" in found["warning"]
 
 
 @pytest.mark.parametrize(
     ("bits_per_spike", "is_told"), [(0.0007, True), (-0.1, True), (0.02, False), (None, False)]
 )
 def test_a_model_that_learnt_nothing_is_told(bits_per_spike: float | None, is_told: bool) -> None:
-    found = diagnose(work_of(), [model(2, 0.48, 0.47), model(3, 0.45, 0.44)], None, REFERENCE, bits_per_spike)
+    found = diagnose(work_of(), [model(2, 0.48, 0.47), model(3, 0.45, 0.44)], REFERENCE, bits_per_spike)
     assert ("hardly better than constant rates" in (found["warning"] or "")) == is_told
 
 
 @pytest.mark.parametrize("architecture", [{"held_out_neurons": (1,)}, {"encoded_bins": 8}])
 def test_leaks_are_not_judged_where_sv_scores_what_no_model_reads(architecture: dict[str, Any]) -> None:
-    found = diagnose(
-        work_of(**architecture), [model(0, **LEAKING), model(3, 0.45, 0.44)], None, REFERENCE, 0.3
-    )
-    assert (found["leaking"], found["warning"], found["note"]) == (None, None, PREDICTED_ONLY)
-    assert found["models"][0]["lost_share"] is None
-    whole = diagnose(
-        work_of(encoded_bins=BINS), [model(0, **LEAKING), model(3, 0.45, 0.44)], None, REFERENCE, 0.3
-    )
-    assert whole["leaking"] == [0]
+    models = [model(0, *LEAKING), model(2, 0.48, 0.47, last=LEAKING), model(3, 0.45, 0.44)]
+    found = diagnose(work_of(**architecture), models, REFERENCE, 0.3)
+    assert (found["leaking"], found["leaking_later"], found["warning"]) == (None, None, None)
+    assert found["note"] == PREDICTED_ONLY
+    assert (found["models"][0]["lost_share"], found["models"][0]["last_lost_share"]) == (None, None)
+    whole = diagnose(work_of(encoded_bins=BINS), models, REFERENCE, 0.3)
+    assert (whole["leaking"], whole["leaking_later"]) == ([0], [2])
 
 
 def test_samples_that_were_not_observed_do_not_count(data: ScoredData) -> None:
