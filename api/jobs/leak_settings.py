@@ -42,7 +42,7 @@ def _low_cd_rates(specification: JobSpecification) -> str | None:
         if values.low >= NEAR_ZERO and not wanders:
             return None
         text = f"space.cd_rate is a range from {values.low:g} to {values.high:g}"
-        if population is None or "cd_rate" not in population.start:
+        if values.low < NEAR_ZERO and (population is None or "cd_rate" not in population.start):
             text += f", of which {_share_below(values, NEAR_ZERO):.1%} is below {NEAR_ZERO:g}"
         if perturbed:
             limit = "and strategy.unbounded lets it leave the range" if wanders else f"down to {values.low:g}"

@@ -87,6 +87,75 @@ def test_preview_makes_nothing(client: TestClient, database: Database, dataset_i
         assert count(database, table) == 0
 
 
+UNTIL_05 = {"low": 0.0, "high": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"space": {"cd_rate": 0}}, "space.cd_rate is 0, and there is a controller"),
+        ({"space": {"cd_rate": [0, 0.005, 0.4]}}, "space.cd_rate is a list with 0 (2 of 3 values are below 0.01), and"),
+        ({"space": {"cd_rate": UNTIL_05}}, "space.cd_rate is a range from 0 to 0.5, of which 2.0% is below 0.01, and there is"),
+        (
+            {"space": {"cd_rate": {"low": 0.001, "high": 0.1, "scale": "log"}}},
+            "a range from 0.001 to 0.1, of which 50.0% is below 0.01",
+        ),
+        (
+            {"space": {"cd_rate": UNTIL_05}, "strategy": {"kind": "pbt"}},
+            "of which 2.0% is below 0.01; population-based training may lower it with every copy, down to 0, and there",
+        ),
+        (
+            {"space": {"cd_rate": UNTIL_05}, "strategy": {"kind": "pbt", "explore": "resample"}},
+            "of which 2.0% is below 0.01, and there",
+        ),
+        (
+            {"space": {"cd_rate": UNTIL_05}, "strategy": {"kind": "pbt", "start": {"cd_rate": 0.3}}},
+            "a range from 0 to 0.5; population-based training may lower it with every copy, down to 0, and there",
+        ),
+        (
+            {"space": {"cd_rate": UNTIL_05}, "strategy": {"kind": "pbt", "start": {"cd_rate": 0}}},
+            "strategy.start.cd_rate is 0, and there is a controller",
+        ),
+        (
+            {"space": {"cd_rate": {"low": 0.2, "high": 0.5}}, "strategy": {"kind": "pbt", "unbounded": ["cd_rate"]}},
+            "a range from 0.2 to 0.5; population-based training may lower it with every copy, and strategy.unbounded lets it",
+        ),
+        ({"space": {"cd_rate": 0.5, "cd_pass_rate": [0, 0.3]}}, "space.cd_pass_rate may be 0.3, and there is a controller"),
+        ({"space": {"cd_rate": 0.01}}, None),
+        ({"space": {"cd_rate": {"low": 0.01, "high": 0.7}}, "strategy": {"kind": "pbt"}}, None),
+        ({}, None),
+        ({"space": {"cd_rate": 0}, "architecture": {"controller_units": 0, "inferred_inputs": 0}}, None),
+    ],
+)  # fmt: skip
+def test_settings_with_which_a_controller_leaks_are_told(
+    light_client: TestClient, light_dataset_id: str, body: dict[str, Any], said: str | None
+) -> None:
+    body = {"dataset_id": light_dataset_id, "architecture": CONTROLLER, **body}
+    answer = light_client.post("/v1/jobs?validate_only=true", json=body)
+    assert answer.status_code == 200, answer.text
+    found = [
+        text for text in answer.json()["warnings"] if "controller:" in text or "there is a controller" in text
+    ]
+    if said is None:
+        assert found == []
+        return
+    assert len(found) == 1
+    assert said in found[0]
+    assert (
+        "cd_rate a value, or a range that begins, at 0.2 or more" in found[0]
+    ) or "0 is the published value" in found[0]
+    job = light_client.post("/v1/jobs", json=body)
+    assert found[0] in job.json()["warnings"]
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper-2019", "autolfads"])
+def test_no_preset_leaks(light_client: TestClient, light_dataset_id: str, preset: str) -> None:
+    answer = light_client.post(
+        "/v1/jobs?validate_only=true", json={"dataset_id": light_dataset_id, "preset": preset}
+    )
+    assert not [text for text in answer.json()["warnings"] if "controller" in text]
+
+
 def test_warnings_stay_with_the_job(client: TestClient, dataset_id: str) -> None:
     body = {
         "dataset_id": dataset_id, "budget": {"models": 1, "epochs": 50}, "training": {"batch_size": 4},

@@ -314,9 +314,40 @@ def test_smoothing_and_best_weights():
         state = trained.state(0)
         if smoothed < best:
             best, best_weights = smoothed, state["weights.rates.weight"]
+            best_losses = scores.sv_loss, scores.ordinary_loss
             assert state["best_epoch"] == epoch
         assert scores.best_smoothed_sv_loss == pytest.approx(best, rel=1e-12)
         assert torch.equal(state["best.rates.weight"], best_weights)
+        assert (scores.best_sv_loss, scores.best_ordinary_loss) == best_losses
+        assert (state["best_sv_loss"], state["best_ordinary_loss"]) == best_losses
+
+
+def test_losses_of_the_best_epoch_move_with_a_state_and_are_not_known_in_older_ones():
+    first = population((0, 1))
+    for _ in range(2):
+        trained = first.train_epoch()
+    copied = population((1, 0), states=[first.state(1), first.state(0)])
+    copied._best_smoothed[:] = -math.inf  # nothing improves on that
+    for scores, parent in zip(copied.train_epoch(), reversed(trained), strict=True):
+        assert (scores.best_sv_loss, scores.best_ordinary_loss) == (
+            parent.best_sv_loss,
+            parent.best_ordinary_loss,
+        )
+        assert scores.sv_loss != scores.best_sv_loss
+    older = {
+        name: value
+        for name, value in first.state(0).items()
+        if name not in ("best_sv_loss", "best_ordinary_loss")
+    }
+    resumed = population((0,), states=[older])
+    assert math.isnan(resumed.state(0)["best_sv_loss"])
+    resumed._best_smoothed[:] = -math.inf
+    (scores,) = resumed.train_epoch()
+    assert math.isnan(scores.best_sv_loss)
+    assert math.isnan(scores.best_ordinary_loss)
+    resumed._best_smoothed[:] = math.inf  # the next epoch is the best
+    (scores,) = resumed.train_epoch()
+    assert (scores.best_sv_loss, scores.best_ordinary_loss) == (scores.sv_loss, scores.ordinary_loss)
 
 
 def test_on_step_may_abort():
