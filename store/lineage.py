@@ -1,9 +1,13 @@
 """The lineage of a model: whose weights it has, from epoch to epoch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from store.tables import Decision
+from store.tables import Decision, Model
+
+OWN_LOSS = "own_smoothed_sv_loss"
+"""Score of a model of a population: its lowest smoothed SV loss since it last copied another; None until it has trained on."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,27 @@ def lineage(decisions: Sequence[Decision], number: int) -> list[Segment]:
             end = change.epoch
         current = start.parent_number
     return segments[::-1]
+
+
+def is_inherited(model: Model) -> bool:
+    """Return whether another model trained the best weights of this one."""
+    return model.trained_by not in (None, model.number)
+
+
+def selection_order(model: Model) -> tuple[float, bool, int]:
+    """Return the key that orders models from the best to the worst.
+
+    The lowest smoothed SV loss comes first. Where several models hold the same best weights, the one that trained them comes
+    before those that copied them.
+    """
+    loss = math.inf if model.smoothed_sv_loss is None else model.smoothed_sv_loss
+    return loss, is_inherited(model), model.number
+
+
+def without_copies(models: Sequence[Model]) -> list[Model]:
+    """Return the models, in their order, without those that hold the same best weights as one before them."""
+    kept: dict[object, Model] = {}
+    for model in models:
+        weights = model.id if model.trained_by is None else (model.trained_by, model.best_epoch)
+        kept.setdefault(weights, model)
+    return list(kept.values())

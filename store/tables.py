@@ -289,7 +289,13 @@ class Model(Base):
     state: Mapped[ModelState] = mapped_column(String(20))
     seed: Mapped[int]
     architecture: Mapped[Document]
-    hyperparameters: Mapped[Document]
+    hyperparameters: Mapped[Document]  # that it trains with from now on
+    best_hyperparameters: Mapped[
+        Document | None
+    ]  # that its best weights were trained with; None before it has any
+    trained_by: Mapped[
+        int | None
+    ]  # number of the model that trained its best weights: another one if they were copied
     epochs_trained: Mapped[int] = mapped_column(default=0)
     target_epochs: Mapped[int] = mapped_column(
         default=0, server_default="0"
@@ -303,6 +309,17 @@ class Model(Base):
     latents_path: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     ended_at: Mapped[datetime | None]
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch of the best weights; None before there are any, and if it was not recorded."""
+        epoch = self.scores.get("best_epoch")
+        return int(epoch) if epoch else None
+
+    @property
+    def shown_hyperparameters(self) -> Document:
+        """Those that the best weights were trained with; before there are any, those that the model begins with."""
+        return self.hyperparameters if self.best_hyperparameters is None else self.best_hyperparameters
 
 
 class Inference(LeaseMixin, Base):

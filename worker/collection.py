@@ -5,7 +5,6 @@ Those that no row refers to, and whose lease is over, are orphans. They are harm
 """
 
 import logging
-import math
 from collections.abc import Collection, Iterable
 from datetime import timedelta
 
@@ -16,6 +15,7 @@ from zarr.core.sync import sync
 
 from store.array_store import delete_object, delete_objects
 from store.database import LOCK, Database, database_now
+from store.lineage import selection_order
 from store.originals import open_originals
 from store.settings import Settings
 from store.specification import JobSpecification
@@ -54,15 +54,11 @@ def drop_weights(session: Session, job: Job) -> int:
     of_job = select(Model).where(Model.job_id == job.id, Model.checkpoint_key.is_not(None))
     models = list(session.execute(of_job).scalars())
     needed = {job.selected_model_id, job.final_model_id}
-    ranked = sorted(models, key=lambda model: (model.id not in needed, _loss(model), model.number))
+    ranked = sorted(models, key=lambda model: (model.id not in needed, *selection_order(model)))
     for model in ranked[kept:]:
         if model.id not in needed:
             model.checkpoint_key = None
     return max(0, len(ranked) - kept)
-
-
-def _loss(model: Model) -> float:
-    return math.inf if model.smoothed_sv_loss is None else model.smoothed_sv_loss
 
 
 def collect(database: Database, arrays: Store, job_id: str) -> int:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from store import events
 from store.architecture import with_sizes
 from store.identifiers import new_id
+from store.lineage import OWN_LOSS
 from store.specification import JobSpecification, without_sizes
 from store.states import ModelState
 from store.tables import Dataset, Job, Model
@@ -18,11 +19,13 @@ _COPIED = (
     "architecture",
     "checkpoint_key",
     "epochs_trained",
+    "best_hyperparameters",
+    "trained_by",
     "smoothed_sv_loss",
     "latest_smoothed_sv_loss",
     "scores",
 )
-"""What a copy takes from its parent: the checkpoint has two readers then, until the copy has its own."""
+"""What a copy takes from its parent. Both read the same checkpoint until the copy has one of its own."""
 
 
 def carry_out(
@@ -72,6 +75,7 @@ def _copy(session: Session, model: Model, decision: Copy, parent: Mapping[str, A
     note_decision(session, model, "copy", decision.hyperparameters, decision.reason, decision.parent)
     for name, value in parent.items():
         setattr(model, name, value)
+    model.scores = model.scores | {OWN_LOSS: None}
     model.hyperparameters = without_sizes(decision.hyperparameters)
     model.target_epochs = decision.target_epochs
     events.record(

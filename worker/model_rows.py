@@ -83,6 +83,20 @@ def note_decision(
     )
 
 
+def note_best_weights(model: Model, best_epoch: int, first_epoch: int) -> None:
+    """Write who trained the best weights of a model, and with which hyperparameters, if they are of the slice that ended.
+
+    Parameters
+    ----------
+    best_epoch
+        Epoch of the best weights.
+    first_epoch
+        Epochs that the model had trained when the slice began.
+    """
+    if best_epoch > first_epoch:
+        model.trained_by, model.best_hyperparameters = model.number, dict(model.hyperparameters)
+
+
 def end_model(session: Session, model: Model, state: ModelState, reason: str) -> None:
     """Write that a model trains no more, and why."""
     model.state, model.end_reason, model.ended_at = state, reason, database_now(session)

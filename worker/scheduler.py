@@ -14,6 +14,7 @@ from store import events, outbox
 from store.budget import spent
 from store.database import LOCK, Database, database_now
 from store.identifiers import new_id
+from store.lineage import selection_order
 from store.settings import Settings
 from store.specification import JobSpecification
 from store.states import JobState, ModelState, SliceState
@@ -188,7 +189,7 @@ def _queue(session: Session, job: Job, kind: str, members: Sequence[Model], last
 
 
 def _select(session: Session, job: Job, specification: JobSpecification, models: Sequence[Model]) -> None:
-    """Select the model with the lowest smoothed SV loss; queue the inference of its latents, or first its final fit."""
+    """Select the best model, see `selection_order`; queue the inference of its latents, or first its final fit."""
     candidates = [
         model
         for model in models
@@ -203,10 +204,10 @@ def _select(session: Session, job: Job, specification: JobSpecification, models:
             session, job, "no_model_to_select", "no model was trained to select from: " + "; ".join(reasons)
         )
         return
-    best = min(candidates, key=lambda model: (model.smoothed_sv_loss, model.number))
+    best = min(candidates, key=selection_order)
     job.selected_model_id, job.final_model_id = best.id, None
     if specification.inference.final_fit and job.state != JobState.STOPPING:
-        final = final_fit.of(models, best)
+        final = final_fit.of(session, models, best)
         if final is None:
             final = final_fit.begin(session, job, models, best)
             _queue(session, job, "train", [final], final.target_epochs)

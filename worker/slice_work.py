@@ -287,12 +287,16 @@ class Progress:
         self._points: list[tuple[Model, EpochScores]] = []
         self._last_beat = time.monotonic()
         self.latest: dict[int, EpochScores] = {}
+        self.lowest: dict[int, float | None] = {}
+        """Lowest smoothed SV loss of each model in this slice."""
         self.should_end = False
         """Whether the job was paused or stopped: the slice ends with the epoch."""
 
     def add(self, scores: Mapping[int, EpochScores]) -> None:
         """Keep one epoch of models, by their place in the slice, for the next beat."""
         self.latest |= scores
+        for index, found in scores.items():
+            self.lowest[index] = lowest([self.lowest.get(index), finite(found.smoothed_sv_loss)])
         self._points += [(self._work.models[index], found) for index, found in scores.items()]
         for found in scores.values():
             self._bits_per_spike(found)  # the first one takes a pass over data: not within a transaction
@@ -341,6 +345,9 @@ class Progress:
                     "sv_bits_per_spike_valid": self._bits_per_spike(scores),
                     "ordinary_loss": finite(scores.ordinary_loss),
                     "best_smoothed_sv_loss": finite(scores.best_smoothed_sv_loss),
+                    "trained_by": model.number
+                    if scores.best_epoch > self._work.piece.first_epoch
+                    else model.trained_by,
                 }
                 for model, scores in ((self._work.models[i], found) for i, found in self.latest.items())
             ],
@@ -350,6 +357,11 @@ class Progress:
 def finite(value: float | None) -> float | None:
     """The value, or None where it is no number: JSON and SQL have no NaN."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def lowest(losses: Sequence[float | None]) -> float | None:
+    """Return the lowest of the losses that are known, or None."""
+    return min((loss for loss in losses if loss is not None), default=None)
 
 
 def _curve_point(

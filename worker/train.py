@@ -12,6 +12,7 @@ from models.model_state import fresh_state
 from store.array_store import delete_object
 from store.budget import spent
 from store.cost import step_bytes
+from store.lineage import OWN_LOSS
 from store.sessions import neurons_per_trial
 from store.states import ModelState, SliceState
 from store.tables import Job, Model, Slice
@@ -19,10 +20,10 @@ from store.versions import installed
 from worker.checkpoints import checkpoint_key, load_checkpoint, save_checkpoint
 from worker.collection import still_read
 from worker.leases import LeaseLost
-from worker.model_rows import end_model
+from worker.model_rows import end_model, note_best_weights
 from worker.packing import MakePopulation, Pack, States, find_group_size
 from worker.read_in_starts import read_in_starts
-from worker.slice_work import Progress, TrainingProcess, Work, finite
+from worker.slice_work import Progress, TrainingProcess, Work, finite, lowest
 
 
 def train(process: TrainingProcess, work: Work) -> None:
@@ -151,13 +152,18 @@ def _report_training(
         replaced.update(key for model in models for key in (model.checkpoint_key, model.start_key) if key)
         for index, model in enumerate(models):
             scores = progress.latest[index]
+            first_epoch = model.epochs_trained
             model.epochs_trained, model.is_alone = scores.epoch, False
             if index not in keys:
                 reason = f"its loss was no longer finite, or exploded, in epoch {scores.epoch}"
                 end_model(session, model, ModelState.DIVERGED, reason)
                 continue
             model.checkpoint_key, model.start_key = keys[index], None
+            own_loss = lowest([model.scores.get(OWN_LOSS), progress.lowest.get(index)])
             _write_scores(process, work, model, scores)
+            note_best_weights(model, scores.best_epoch, first_epoch)
+            if work.specification.strategy.kind == "pbt":
+                model.scores = model.scores | {OWN_LOSS: own_loss}
             if index in stalled:
                 patience = work.specification.budget.patience_epochs
                 reason = f"its smoothed SV loss had not improved for {patience} epochs"

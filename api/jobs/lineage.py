@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.errors import NotFound, WrongState
 from api.jobs.search_schemas import DecisionDocument, JobLineage, LineageSegment
 from api.pagination import Page, cut_page, decode_number
-from store.lineage import Segment, lineage
+from store.lineage import Segment, lineage, selection_order
 from store.tables import Decision, Job, Model
 
 
@@ -69,17 +69,13 @@ def followed_model(job: Job, models: Sequence[Model], number: int | None) -> Mod
         return model
     if (model := next((one for one in models if one.id == job.selected_model_id), None)) is not None:
         return model
-    ranked = sorted(
-        (one.smoothed_sv_loss, one.number, one)
-        for one in models
-        if one.smoothed_sv_loss is not None and one.final_fit_of is None
-    )
-    if not ranked:
+    trained = [one for one in models if one.smoothed_sv_loss is not None and one.final_fit_of is None]
+    if not trained:
         raise WrongState(
             f"the job {job.id} is {job.state} and none of its models has trained: there is no lineage to follow",
             hint="wait for the first losses, or name a model by ?model=",
         )
-    return ranked[0][2]
+    return min(trained, key=selection_order)
 
 
 def job_lineage(session: Session, job: Job, number: int | None) -> JobLineage:
@@ -91,6 +87,7 @@ def job_lineage(session: Session, job: Job, number: int | None) -> JobLineage:
         model_number=model.number,
         is_selected=model.id == job.selected_model_id,
         epochs=model.epochs_trained,
+        best_epoch=model.best_epoch,
         smoothed_sv_loss=model.smoothed_sv_loss,
         segments=segments(model, read_decisions(session, job)),
     )
@@ -104,14 +101,16 @@ def segments(model: Model, decisions: Sequence[Decision]) -> list[LineageSegment
     documents: list[LineageSegment] = []
     for segment in found:
         before = documents[-1].hyperparameters if documents else segment.hyperparameters
+        end = model.epochs_trained if segment.to_epoch is None else segment.to_epoch
         documents.append(
             LineageSegment(
                 model_number=segment.model_number,
                 from_epoch=segment.from_epoch,
-                to_epoch=model.epochs_trained if segment.to_epoch is None else segment.to_epoch,
+                to_epoch=end,
                 hyperparameters=segment.hyperparameters,
                 changes=changes(before, segment.hyperparameters),
                 reason=segment.reason,
+                has_best_epoch=segment.from_epoch < (model.best_epoch or 0) <= end,
             )
         )
     return documents

@@ -20,13 +20,18 @@ class JobProgress(BaseModel):
     models_ended: int
     epochs_trained: int = Field(description="Over all models.")
     epochs_budget: int = Field(description="Over all models.")
-    best_smoothed_sv_loss: float | None = Field(description="Lowest so far, in nats per sample.")
+    best_smoothed_sv_loss: float | None = Field(
+        description="Lowest of the weights that the models hold, in nats per sample. With `pbt` it can rise: a model that copies "
+        "another gives up its own best weights."
+    )
     best_sv_bits_per_spike_valid: float | None = Field(
         None,
         description="What the SV loss of that epoch gains over constant rates, in bits per spike. null: not defined, see the "
         "score `sv_bits_per_spike_valid`.",
     )
-    best_model_id: str | None
+    best_model_id: str | None = Field(
+        description="Model that holds these weights; where several do, the one that trained them."
+    )
     seconds_elapsed: float | None = Field(description="Since the first slice began, without pauses.")
     device_seconds: float = Field(description="Time of devices in training, over all of them.")
     seconds_left: float | None = Field(
@@ -119,7 +124,11 @@ class JobDocument(BaseModel):
     dataset_name: str
     state: JobState
     progress: JobProgress
-    selected_model_id: str | None = Field(None, description="The model with the lowest smoothed SV loss.")
+    selected_model_id: str | None = Field(
+        None,
+        description="The model with the lowest smoothed SV loss; where several hold the same best weights, the one that trained "
+        "them.",
+    )
     final_model_id: str | None = Field(
         None,
         description="With `inference.final_fit` the model trained on all trials, whose latents are stored.",

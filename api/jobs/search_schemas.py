@@ -32,6 +32,9 @@ class LineageSegment(BaseModel):
         description="What differs from the segment before: name, then the value before and after."
     )
     reason: str = Field(description="Why it began: where the model came from, or why it copied.")
+    has_best_epoch: bool = Field(
+        description="Whether the best weights were trained in it: its hyperparameters are those of the model."
+    )
 
 
 class JobLineage(BaseModel):
@@ -42,7 +45,8 @@ class JobLineage(BaseModel):
     model_number: int
     is_selected: bool
     epochs: int
-    smoothed_sv_loss: float | None = Field(description="Lowest so far, in nats per sample.")
+    best_epoch: int | None = Field(description="Epoch of its best weights; null before it has any.")
+    smoothed_sv_loss: float | None = Field(description="Of its best weights, in nats per sample.")
     segments: list[LineageSegment] = Field(description="From the first epoch to the last.")
 
 

@@ -77,13 +77,7 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
     budget, state = specification.budget, JobState(row.state)
     ended, trained, to_do = _epochs(session, row, specification)
     fraction = 1.0 if state == JobState.DONE else trained / max(1, trained + to_do)
-    best = session.execute(
-        select(CurvePoint.model_id, CurvePoint.smoothed_sv_loss, CurvePoint.sv_bits_per_spike_valid)
-        .join(Model, Model.id == CurvePoint.model_id)
-        .where(Model.job_id == row.id, Model.final_fit_of.is_(None), CurvePoint.smoothed_sv_loss.is_not(None))
-        .order_by(CurvePoint.smoothed_sv_loss)
-        .limit(1)
-    ).first()
+    best_loss, best_bits, best_id = _best(session, row)
     time_spent = spent(session, row)
     left = None
     if not state.is_final and state != JobState.PAUSED:
@@ -98,14 +92,41 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
         models_ended=ended,
         epochs_trained=trained,
         epochs_budget=budget.models * budget.epochs,
-        best_smoothed_sv_loss=best.smoothed_sv_loss if best else None,
-        best_sv_bits_per_spike_valid=best.sv_bits_per_spike_valid if best else None,
-        best_model_id=best.model_id if best else None,
+        best_smoothed_sv_loss=best_loss,
+        best_sv_bits_per_spike_valid=best_bits,
+        best_model_id=best_id,
         seconds_elapsed=None if row.started_at is None else time_spent.wall_seconds,
         device_seconds=time_spent.device_seconds,
         seconds_left=left,
         waits_for=None if waiting is None else str(waiting.get("message")),
     )
+
+
+def _best(session: Session, row: Job) -> tuple[float | None, float | None, str | None]:
+    """Return the lowest smoothed SV loss of the weights that the models hold, its bits per spike, and the id of the model.
+
+    A model that copied another does not hold the weights that it had before.
+    """
+    of_search = (Model.job_id == row.id) & Model.final_fit_of.is_(None)
+    is_copy = func.coalesce(Model.trained_by, Model.number) != Model.number
+    held = (
+        select(Model.smoothed_sv_loss, Model.scores, Model.id)
+        .where(of_search, Model.smoothed_sv_loss.is_not(None))
+        .order_by(Model.smoothed_sv_loss, is_copy, Model.number)  # as `store.lineage.selection_order`
+    )
+    # The points are ahead of the models' rows, which change at the end of a slice.
+    ahead = (
+        select(CurvePoint.smoothed_sv_loss, CurvePoint.sv_bits_per_spike_valid, Model.id)
+        .join(Model, Model.id == CurvePoint.model_id)
+        .where(of_search, CurvePoint.smoothed_sv_loss.is_not(None), CurvePoint.epoch > Model.epochs_trained)
+        .order_by(CurvePoint.smoothed_sv_loss, Model.number)
+    )
+    found = [one for query in (held, ahead) if (one := session.execute(query.limit(1)).first()) is not None]
+    best = min(found, key=lambda one: float(one[0] or 0.0), default=None)
+    if best is None:
+        return None, None, None
+    loss, bits, model_id = best
+    return loss, bits.get("sv_bits_per_spike_valid") if isinstance(bits, dict) else bits, model_id
 
 
 def _epochs(session: Session, row: Job, specification: JobSpecification) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from api.field_problems import FieldProblem
 from api.jobs.checks import JobData
 from store.architecture import SIZES, with_sizes
 from store.identifiers import PATTERN
+from store.lineage import selection_order, without_copies
 from store.sessions import sessions_of
 from store.specification import JobSpecification, held_out_settings
 from store.tables import Dataset, Job, Model
@@ -33,17 +34,13 @@ def find_models(
         raise NotFound(
             f"/warm_start/job_id: there is no job {wanted.job_id}", hint="GET /v1/jobs lists yours"
         )
-    of_job = select(Model).where(
-        Model.job_id == other.id,
-        Model.smoothed_sv_loss.is_not(None),
-        Model.final_fit_of.is_(None),  # it was trained on the validation trials
-    )
+    # A final fit was trained on the validation trials.
+    of_search = (Model.job_id == other.id) & Model.final_fit_of.is_(None)
+    of_job = select(Model).where(of_search, Model.smoothed_sv_loss.is_not(None))
     if wanted.weights:
         of_job = of_job.where(Model.checkpoint_key.is_not(None))
-    ranked = of_job.order_by(Model.smoothed_sv_loss, Model.number).limit(
-        min(wanted.models, specification.budget.models)
-    )
-    models = list(session.execute(ranked).scalars())
+    ranked = without_copies(sorted(session.execute(of_job).scalars(), key=selection_order))
+    models = ranked[: min(wanted.models, specification.budget.models)]
     if not models:
         kept = "with weights that are kept " if wanted.weights else ""
         raise _invalid(
@@ -54,7 +51,7 @@ def find_models(
     searched = specification.searched_space()
     found = []
     for model in models:
-        values = with_sizes(model.hyperparameters, model.architecture, searched)
+        values = with_sizes(model.shown_hyperparameters, model.architecture, searched)
         values = {name: value for name, value in values.items() if name in searched}
         start = {"start_key": model.checkpoint_key} if wanted.weights else {}
         found.append({"job_id": other.id, "number": model.number, "hyperparameters": values, **start})

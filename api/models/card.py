@@ -85,12 +85,18 @@ class ModelCard(BaseModel):
         description="Epoch of the best weights, which are those of the export; null where there are none."
     )
     architecture: dict[str, Any] = Field(description="Every field.")
-    hyperparameters: dict[str, float]
+    hyperparameters: dict[str, float] = Field(
+        description="Those that the best weights were trained with. With `pbt` others held in earlier epochs, see `lineage`."
+    )
+    trained_by: int | None = Field(
+        description="Number of the model of the job that trained the best weights; null if it was not recorded."
+    )
     training: dict[str, Any] = Field(description="How all models of the job are trained.")
     strategy: dict[str, Any] = Field(description="Of the search.")
     budget: dict[str, Any] = Field(description="Of the search.")
     lineage: list[CardSegment] = Field(
-        description="Whose weights it has, from the first epoch on: whom it copied, and whom those copied."
+        description="Whose weights it has, from the first epoch on: whom it copied, and whom those copied. Epochs after "
+        "`weights_epoch` are not in the best weights."
     )
     scores: dict[str, int | float | None] = Field(
         description="As those of the model. Losses in nats per sample."
@@ -152,7 +158,8 @@ def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelC
         epochs_trained=row.epochs_trained,
         weights_epoch=weights_epoch,
         architecture=architecture,
-        hyperparameters=row.hyperparameters,
+        hyperparameters=row.shown_hyperparameters,
+        trained_by=row.trained_by,
         training=specification.training.model_dump(mode="json"),
         strategy=specification.strategy.model_dump(mode="json"),
         budget=specification.budget.model_dump(mode="json"),

@@ -27,13 +27,26 @@ class ModelDocument(BaseModel):
         description="As the job asks, with the number of external inputs that the data set has."
     )
     hyperparameters: dict[str, float] = Field(
-        description="Those of the space that it reads: without a controller, not the controller's."
+        description="Of the space, without those of a controller that it does not have. They are those that its best weights "
+        "were trained with: with `pbt` of the segment of its lineage that holds their epoch, `scores.best_epoch`. Before it "
+        "has weights they are those that it begins with."
+    )
+    present_hyperparameters: dict[str, float] = Field(
+        description="With which it trains, or trained last. They differ from `hyperparameters` where `pbt` changed them after "
+        "the epoch of the best weights."
+    )
+    trained_by: int | None = Field(
+        description="Number of the model that trained its best weights: its own, or with `pbt` that of a model from which it "
+        "inherited them by copying, as long as it has not come to a lower smoothed SV loss itself. null before it has weights, "
+        "and if it was not recorded."
     )
     epochs_trained: int
     scores: dict[str, int | float | None] = Field(
         description="Losses in nats per sample. `sv_loss` and `ordinary_loss` are those of the kept weights, from epoch "
         "`best_epoch`; names that begin with `last_` are of the last epoch. Trust `sv_loss`; `ordinary_loss` misleads. "
-        "The selected model also has bits per spike and R², see the guide. null: not defined on these trials."
+        "`smoothed_sv_loss` is that of the kept weights, which selection compares. With `pbt`, `own_smoothed_sv_loss` is the "
+        "lowest that the model reached since it last copied another. The selected model also has bits per spike and R², see the "
+        "guide. null: not defined on these trials, or not known yet."
     )
     scored_on: str = Field(description=SCORED_ON)
     end_reason: str | None = None

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from latentry.client import Client
 from latentry.commands.words import left_in_words, number
+from latentry.documents import is_inherited
 from latentry.errors import NotDone
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -28,6 +29,12 @@ _ENDS = {
 _RENEW_S = 2.0
 """How often the service is asked for its estimate of the time left, while events come."""
 _TRAINS_NO_MORE = ("stopping", "inferring", "done")
+
+
+def _order(point: Mapping[str, Any]) -> tuple[float, bool, int]:
+    """Return the key that orders models of a progress event as the service selects."""
+    loss = point["best_smoothed_sv_loss"]
+    return (float("inf") if loss is None else loss, is_inherited(point), point["number"])
 
 
 def sparkline(values: list[float], width: int = _CURVE_WIDTH) -> str:
@@ -141,12 +148,11 @@ class JobDisplay:
 
     def best(self) -> tuple[int, float] | None:
         """Number and lowest smoothed SV loss of the best model so far."""
-        known = [
-            (point["best_smoothed_sv_loss"], number)
-            for number, point in self._latest.items()
-            if point["best_smoothed_sv_loss"] is not None
-        ]
-        return (min(known)[1], min(known)[0]) if known else None
+        known = [one for one in self._latest.values() if one["best_smoothed_sv_loss"] is not None]
+        if not known:
+            return None
+        best = min(known, key=_order)
+        return best["number"], best["best_smoothed_sv_loss"]
 
     def line(self) -> str:
         """The state in one line."""
@@ -163,10 +169,7 @@ class JobDisplay:
             "model", "state", "epoch", "SV loss", "bits/spike", "ordinary loss", "SV loss over epochs"
         ):  # fmt: skip
             table.add_column(column, justify="left" if "over" in column else "right")
-        order = sorted(
-            self._latest.values(), key=lambda point: point["best_smoothed_sv_loss"] or float("inf")
-        )
-        for point in order[:_MOST_ROWS]:
+        for point in sorted(self._latest.values(), key=_order)[:_MOST_ROWS]:
             table.add_row(
                 str(point["number"]),
                 self._ends.get(point["number"], "trains"),

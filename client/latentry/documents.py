@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Generic, Literal, NoReturn, Self, TypedDict, TypeVar, overload
 
@@ -131,3 +131,20 @@ def settled(found: Any, otherwise: Callable[[], Value]) -> Value:
         return otherwise()
     value: Value = found
     return value
+
+
+def smoothed_loss(model: Mapping[str, Any]) -> float | None:
+    """Return the lowest smoothed SV loss of a model, in nats per sample."""
+    loss: float | None = model["scores"].get("smoothed_sv_loss", model["scores"].get("sv_loss"))
+    return loss
+
+
+def is_inherited(model: Mapping[str, Any]) -> bool:
+    """Return whether another model trained its best weights; of a model, or of a model in an event of progress."""
+    return model.get("trained_by") not in (None, model["number"])
+
+
+def selection_order(model: Mapping[str, Any]) -> tuple[float, bool, int]:
+    """Return the key that orders models as the service selects: by loss; who trained shared weights before who copied them."""
+    loss = smoothed_loss(model)
+    return (float("inf") if loss is None else loss, is_inherited(model), model["number"])

@@ -9,7 +9,7 @@ from store.settings import Settings
 from store.states import JobState, ModelState, SliceState
 from store.tables import Decision, Job, Model, Slice
 from worker.leases import Lease, claim_slice
-from worker.model_rows import end_model
+from worker.model_rows import end_model, note_best_weights
 from worker.scheduler import advance
 
 
@@ -41,10 +41,16 @@ class FakeWorkers:
                     model.latents_path = f"latents/{lease.token}"
                     continue
                 self.trained.setdefault(model.id, []).append((piece.first_epoch, end))
+                first_epoch = model.epochs_trained
                 model.epochs_trained = end
                 model.checkpoint_key, model.start_key = f"{model.number}/{end}/{lease.token}", None
                 model.latest_smoothed_sv_loss = (losses or {}).get(model.number, 1.0)
-                model.smoothed_sv_loss = min(model.smoothed_sv_loss or 9.0, model.latest_smoothed_sv_loss)
+                best_epoch = model.scores.get("best_epoch", 0)
+                if model.latest_smoothed_sv_loss < (before := model.smoothed_sv_loss or 9.0):
+                    best_epoch = end
+                model.smoothed_sv_loss = min(before, model.latest_smoothed_sv_loss)
+                model.scores = {"smoothed_sv_loss": model.smoothed_sv_loss, "best_epoch": best_epoch}
+                note_best_weights(model, best_epoch, first_epoch)
                 model.is_alone = False
                 if model.number in diverged:
                     end_model(session, model, ModelState.DIVERGED, "its loss was no longer finite")

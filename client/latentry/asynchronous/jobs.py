@@ -16,6 +16,7 @@ from latentry.documents import (
     JobProgress,
     JobState,
     TimeField,
+    selection_order,
 )
 from latentry.errors import NotDone
 from latentry.live import live_display
@@ -185,7 +186,7 @@ class AsyncJob(AsyncResource):
     async def html(self) -> str:
         """What a notebook shows of it: progress, the best models, their learning curves."""
         models: list[Any] = await self.models.all()
-        models.sort(key=lambda model: _or_infinite(model["scores"].get("smoothed_sv_loss")))
+        models.sort(key=selection_order)
         curves: dict[int, list[CurvePoint]] = {}
         for model in models[:MOST_CURVES]:
             curves[model["number"]] = (await model.learning_curve).points
@@ -194,7 +195,3 @@ class AsyncJob(AsyncResource):
     async def _act(self, verb: str) -> Self:
         self._renew(await self._client.act(f"{self.path}:{verb}"))
         return self
-
-
-def _or_infinite(loss: float | None) -> float:
-    return float("inf") if loss is None else loss

@@ -11,6 +11,7 @@ from latentry.commands.calling import Call, Document, command
 from latentry.commands.datasets import named_dataset
 from latentry.commands.spikes_file import read_spikes
 from latentry.commands.words import bytes_in_words, number, pairs_table, rows_table, value_in_words
+from latentry.documents import is_inherited, selection_order, smoothed_loss
 from latentry.errors import WrongState
 
 app = typer.Typer(
@@ -38,19 +39,26 @@ def list_models(
     job_id: Annotated[str, typer.Argument(metavar="JOB", help="The job: job_…")],
     limit: Annotated[int | None, typer.Option(min=1, help="So many at most; all unless given.")] = None,
 ) -> None:
-    """List the models of a job, the best first: the lowest smoothed SV loss decides."""
-    found = sorted(call.items(f"/v1/jobs/{job_id}/models", None), key=_rank)[:limit]
+    """List the models of a job, the best first: the lowest smoothed SV loss decides.
+
+    In population-based training models copy each other's weights: "own SV loss" is the lowest since the last copy.
+    """
+    found = sorted(call.items(f"/v1/jobs/{job_id}/models", None), key=selection_order)[:limit]
     varied = [
         name
         for name in _hyperparameters(found)
         if len({one["hyperparameters"].get(name) for one in found}) > 1
     ]
+    # Of a population: who trained the weights that several models hold, and what each has come to since.
+    inherits = any(is_inherited(one) for one in found)
+    inherited_columns = (">trained by", ">own SV loss") if inherits else ()
     columns = (
         ">number",
         "id",
         "state",
         ">epochs",
         ">SV loss",
+        *inherited_columns,
         ">bits/spike",
         ">ordinary loss",
         *(f">{name}" for name in varied),
@@ -59,7 +67,9 @@ def list_models(
     rows = (
         (
             str(one["number"]), one["id"], one["state"], str(one["epochs_trained"]),
-            number(_loss(one)), number(one["scores"].get("sv_bits_per_spike_valid"), 3),
+            number(smoothed_loss(one)),
+            *(_inheritance(one) if inherits else ()),
+            number(one["scores"].get("sv_bits_per_spike_valid"), 3),
             number(one["scores"].get("ordinary_loss")),
             *(value_in_words(one["hyperparameters"].get(name)) for name in varied),
             "selected" if one["is_selected"] else "",
@@ -73,6 +83,12 @@ def list_models(
             page.print(_FINAL_FIT, highlight=False, markup=False, soft_wrap=True)
 
     call.answer(found, show)
+
+
+def _inheritance(model: Document) -> tuple[str, str]:
+    """Return who trained its best weights, and what it has come to by itself since it copied them."""
+    trained_by = f"model {model['trained_by']}" if is_inherited(model) else "itself"
+    return trained_by, number(model["scores"].get("own_smoothed_sv_loss"))
 
 
 @command(app, "show", example="models show mod_0192f3c4a5b6aabbccddeeff")
@@ -99,6 +115,14 @@ def _model(model: Document) -> Iterator[tuple[str, Any]]:
     yield "state", model["state"] + (", selected" if model["is_selected"] else "")
     yield "epochs", model["epochs_trained"]
     yield "scored on", model["scored_on"]
+    if (best := model["scores"].get("best_epoch")) is not None:
+        trained_by = f", trained by model {model['trained_by']}" if is_inherited(model) else ""
+        yield "best weights", f"of epoch {best:.0f}{trained_by}"
+    if (present := model.get("present_hyperparameters", {})) != model["hyperparameters"]:
+        changed = {
+            name: value for name, value in present.items() if value != model["hyperparameters"].get(name)
+        }
+        yield "trained last with", changed
     yield "ended", model.get("end_reason")
 
 
@@ -231,16 +255,6 @@ def selected_model(call: Call, job_id: str) -> str:
     if selected is None:
         raise WrongState(f"the job {job_id} is {job['state']} and has selected no model yet")
     return str(selected)
-
-
-def _loss(model: Document) -> float | None:
-    loss: float | None = model["scores"].get("smoothed_sv_loss", model["scores"].get("sv_loss"))
-    return loss
-
-
-def _rank(model: Document) -> tuple[bool, float, int]:
-    loss = _loss(model)
-    return (loss is None, loss or 0.0, model["number"])
 
 
 def _hyperparameters(models: list[Document]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Seeds of evaluation in the specifications of jobs, bits per spike of epochs, groups of trials that no split divides.
+"""Seeds of evaluation, groups of trials that no split divides, bits per spike of epochs, who trained the best weights.
 
 Revision ID: 0008
 Revises: 0007
@@ -20,6 +20,8 @@ def upgrade() -> None:
     op.add_column("trials", sa.Column("split_group", sa.Integer(), nullable=True))
     op.add_column("curve_points", sa.Column("sv_bits_per_spike_valid", sa.Double(), nullable=True))
     op.create_index("ix_jobs_dataset", "jobs", ["dataset_id"])
+    op.add_column("models", sa.Column("best_hyperparameters", sa.JSON(), nullable=True))
+    op.add_column("models", sa.Column("trained_by", sa.Integer(), nullable=True))
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         training = {**row.spec.get("training", {}), "evaluation_seed": row.spec.get("seed", 0)}
@@ -34,6 +36,9 @@ def downgrade() -> None:
     with op.batch_alter_table("curve_points", schema=None) as batch_op:
         batch_op.drop_column("sv_bits_per_spike_valid")
     op.drop_index("ix_jobs_dataset", table_name="jobs")
+    with op.batch_alter_table("models", schema=None) as batch_op:
+        batch_op.drop_column("trained_by")
+        batch_op.drop_column("best_hyperparameters")
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         new = {"evaluation_seed", "test_fraction"}
