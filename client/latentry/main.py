@@ -45,6 +45,12 @@ Workers = Annotated[
 ]
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(own_version())
+        raise typer.Exit
+
+
 @app.callback()
 def connect(
     context: typer.Context,
@@ -56,6 +62,15 @@ def connect(
         str | None,
         typer.Option(envvar="LATENTRY_KEY", metavar="KEY", help="Your key, if the service asks for one."),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version of this client and exit.",
+        ),
+    ] = False,
 ) -> None:
     """Single-trial latent dynamics from spikes."""
     context.obj = Connection(url, key)
@@ -167,7 +182,7 @@ def sample(
 def show_version(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Print the version."""
+    """Print the version of this client, as --version does."""
     typer.echo(json.dumps({"version": own_version()}) if as_json else own_version())
 
 

@@ -70,6 +70,20 @@ def test_every_command_has_help_with_an_example_that_parses(
     command.make_context(name, shlex.split(words))
 
 
+@pytest.mark.parametrize("path", ["", "jobs", "jobs submit", "version"])
+def test_help_is_shown_and_mistakes_of_typing_end_with_2(path: str) -> None:
+    """As other programs: -h and --help end with 0; without a command, or with one that is unknown, the end is 2."""
+    words, latentry = path.split(), CommandLine("http://127.0.0.1:1")
+    assert "Usage:" in latentry(*words, "-h").out
+    assert latentry(*words, "-h").out == latentry(*words, "--help").out
+    mistake = latentry(*words, "--bogus", expect=2)
+    assert mistake.out == ""
+    assert "No such option" in mistake.messages
+    if path in ("", "jobs"):
+        assert latentry(*words, expect=2).out + latentry(*words, expect=2).messages
+        assert "No such command 'shwo'" in latentry(*words, "shwo", expect=2).messages
+
+
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - NOT_OF_A_SERVICE))
 def test_every_command_answers_in_json_and_takes_an_address(name: str) -> None:
     assert {"--json", "--url", "--key"} <= _options(COMMANDS[name])
@@ -194,6 +208,8 @@ def test_a_service_that_can_not_be_started(tmp_path: Path) -> None:
 def test_the_version() -> None:
     number = version("latentry")
     assert CommandLine("")("version").out == f"{number}\n"
+    assert CommandLine("")("--version").out == f"{number}\n"
+    assert CommandLine("")("--version", "jobs", "list").out == f"{number}\n"  # and runs no command
     assert CommandLine("")("version", "--json").json() == {"version": number}
 
 

@@ -1,5 +1,6 @@
 """Requests that are sent again, and those that are not; what is raised; what is sent along."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from latentry import errors
+from latentry import AsyncClient, errors
 from latentry.client import Client
 from latentry.errors import BY_TYPE, LatentryError, error_of
 from latentry.patience import Patience
@@ -312,3 +313,50 @@ def test_patience_of_what_was_sent_and_is_not_repeatable() -> None:
     assert Patience(60, is_repeatable=False).after_failure(was_sent=True) is None
     assert Patience(60, is_repeatable=False).after_failure(was_sent=False) is not None
     assert Patience(60).after_answer(503, "nonsense") is not None
+
+
+SENDS: dict[str, Callable[[Any, str, Any, Path], Any]] = {
+    **{
+        method: lambda client, path, params, _, method=method: client.request(method, path, params=params)
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    },
+    "get": lambda client, path, params, _: client.get(path, params),
+    "post": lambda client, path, params, _: client.post(path, {}, params),
+    "download": lambda client, path, params, folder: client.download(path, folder / "body", params),
+}
+"""Every way to send a request with parameters."""
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("name", SENDS)
+def test_a_query_in_the_path_is_kept_and_merged(name: str, is_async: bool, tmp_path: Path) -> None:
+    """`POST /v1/jobs?validate_only=true` that loses its query would begin the job."""
+    service = Steps(200)
+
+    def send(path: str, params: Any = None) -> list[tuple[str, str]]:
+        transport = httpx.MockTransport(service)
+        if is_async:
+
+            async def send_async() -> None:
+                async with AsyncClient("http://service/lab", transport=transport) as client:
+                    await SENDS[name](client, path, params, tmp_path)
+
+            asyncio.run(send_async())
+        else:
+            with Client("http://service/lab", transport=transport) as client:
+                SENDS[name](client, path, params, tmp_path)
+        assert service.requests[-1].url.path == "/lab/v1/jobs"
+        return service.requests[-1].url.params.multi_items()
+
+    assert send("/v1/jobs") == []
+    assert send("/v1/jobs?validate_only=true") == [("validate_only", "true")]
+    assert send("/v1/jobs?validate_only=true", {}) == [("validate_only", "true")]
+    assert send("/v1/jobs?validate_only=true", {"x": None}) == [("validate_only", "true")]
+    assert send("/v1/jobs", {"x": True, "y": None, "z": [1, 2]}) == [("x", "true"), ("z", "1"), ("z", "2")]
+    both = send("/v1/jobs?where=a%20b%26&where=c", {"page_size": 3})
+    assert both == [("where", "a b&"), ("where", "c"), ("page_size", "3")]
+    assert send("/v1/jobs?page_size=3", {"page_size": 3}) == [("page_size", "3")]  # both say the same
+    sent = len(service.requests)
+    with pytest.raises(LatentryError, match="'page_size' is 3 in the path and 4 in params"):
+        send("/v1/jobs?page_size=3", {"page_size": 4})
+    assert len(service.requests) == sent

@@ -84,7 +84,7 @@ class AsyncConnection:
         Parameters
         ----------
         method, path, params
-            As HTTP has them; parameters that are None are left out.
+            As HTTP has them. A query in `path` and `params` are merged; parameters that are None are left out.
         content
             The body, or what makes it anew each time it is sent.
         is_repeatable
@@ -95,17 +95,16 @@ class AsyncConnection:
         Raises
         ------
         LatentryError
-            Of the class that belongs to the problem.
+            Of the class that belongs to the problem; also if `path` and `params` give one parameter different values.
         """
+        target = merged_url(path, params)
         if is_repeatable is None:
             is_repeatable = method in _IDEMPOTENT or "Idempotency-Key" in arguments.get("headers", {})
         patience = self._patience(is_repeatable)
         while True:
             body = content() if callable(content) else content
             try:
-                answer = await self._open.request(
-                    method, path, params=_given(params), content=body, **arguments
-                )
+                answer = await self._open.request(method, target, content=body, **arguments)
             except httpx.TransportError as error:
                 delay = self._delay_after(error, patience)
                 if delay is None:
@@ -117,7 +116,7 @@ class AsyncConnection:
                 if not answer.is_error:
                     return answer
                 delay = patience.after_answer(answer.status_code, answer.headers.get("Retry-After"))
-                if delay is None or path in _TELLS_HOW_IT_IS:
+                if delay is None or target.path in _TELLS_HOW_IT_IS:
                     raise error_of(answer)
             await asyncio.sleep(delay)
 
@@ -162,14 +161,14 @@ class AsyncConnection:
         Parameters
         ----------
         path, params
-            As HTTP has them.
+            As in `request`.
         to
             The file, or a folder to put it into under the name that the service gives it.
         """
-        patience = self._patience()
+        target_url, patience = merged_url(path, params), self._patience()
         while True:
             try:
-                async with self._open.stream("GET", path, params=_given(params)) as answer:
+                async with self._open.stream("GET", target_url) as answer:
                     self._has_answered = True
                     if answer.is_error:
                         await answer.aread()
@@ -211,8 +210,26 @@ class AsyncConnection:
         return NoAnswer(f"the connection to {self.url} broke: {error or type(error).__name__}")
 
 
-def _given(params: Document | None) -> Document:
-    return {name: value for name, value in (params or {}).items() if value is not None}
+def merged_url(path: str, params: Document | None) -> httpx.URL:
+    """Return a URL with the query of `path` and `params` merged; parameters that are None are left out.
+
+    httpx itself drops the query of a URL when it is given `params`, even empty ones.
+
+    Raises
+    ------
+    LatentryError
+        If both give one parameter, with different values.
+    """
+    url = httpx.URL(path)
+    given = httpx.QueryParams({name: value for name, value in (params or {}).items() if value is not None})
+    for name in given:
+        in_path, in_params = url.params.get_list(name), given.get_list(name)
+        if in_path and in_path != in_params:
+            raise LatentryError(
+                f"the query parameter {name!r} is {', '.join(in_path)} in the path and {', '.join(in_params)} in params",
+                "give it once: in the path or in params",
+            )
+    return url.copy_merge_params(given) if given else url
 
 
 def _filename(answer: httpx.Response) -> str:

@@ -50,14 +50,15 @@ def stream_to_file(call: Call, path: str, parameters: Document, to: Path) -> Doc
     import httpx
 
     from latentry.errors import NoAnswer, error_of
+    from latentry.synchronous.connection import merged_url
 
     if str(to) == "-" and call.as_json:
         raise UsageProblem("--json and -o - both want standard output", "give a file")
     check_output(to)
     asked = {name: value for name, value in parameters.items() if value not in (None, [])}
-    url, headers = call.client.url + path, call.client.headers
+    url, headers = merged_url(call.client.url + path, asked), call.client.headers
     try:
-        with httpx.stream("GET", url, params=asked, headers=headers, timeout=_TIMEOUT_SECONDS) as answer:
+        with httpx.stream("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS) as answer:
             if answer.is_error:
                 answer.read()
                 raise error_of(answer)

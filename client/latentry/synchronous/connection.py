@@ -85,7 +85,7 @@ class Connection:
         Parameters
         ----------
         method, path, params
-            As HTTP has them; parameters that are None are left out.
+            As HTTP has them. A query in `path` and `params` are merged; parameters that are None are left out.
         content
             The body, or what makes it anew each time it is sent.
         is_repeatable
@@ -96,15 +96,16 @@ class Connection:
         Raises
         ------
         LatentryError
-            Of the class that belongs to the problem.
+            Of the class that belongs to the problem; also if `path` and `params` give one parameter different values.
         """
+        target = merged_url(path, params)
         if is_repeatable is None:
             is_repeatable = method in _IDEMPOTENT or "Idempotency-Key" in arguments.get("headers", {})
         patience = self._patience(is_repeatable)
         while True:
             body = content() if callable(content) else content
             try:
-                answer = self._open.request(method, path, params=_given(params), content=body, **arguments)
+                answer = self._open.request(method, target, content=body, **arguments)
             except httpx.TransportError as error:
                 delay = self._delay_after(error, patience)
                 if delay is None:
@@ -116,7 +117,7 @@ class Connection:
                 if not answer.is_error:
                     return answer
                 delay = patience.after_answer(answer.status_code, answer.headers.get("Retry-After"))
-                if delay is None or path in _TELLS_HOW_IT_IS:
+                if delay is None or target.path in _TELLS_HOW_IT_IS:
                     raise error_of(answer)
             time.sleep(delay)
 
@@ -161,14 +162,14 @@ class Connection:
         Parameters
         ----------
         path, params
-            As HTTP has them.
+            As in `request`.
         to
             The file, or a folder to put it into under the name that the service gives it.
         """
-        patience = self._patience()
+        target_url, patience = merged_url(path, params), self._patience()
         while True:
             try:
-                with self._open.stream("GET", path, params=_given(params)) as answer:
+                with self._open.stream("GET", target_url) as answer:
                     self._has_answered = True
                     if answer.is_error:
                         answer.read()
@@ -210,8 +211,26 @@ class Connection:
         return NoAnswer(f"the connection to {self.url} broke: {error or type(error).__name__}")
 
 
-def _given(params: Document | None) -> Document:
-    return {name: value for name, value in (params or {}).items() if value is not None}
+def merged_url(path: str, params: Document | None) -> httpx.URL:
+    """Return a URL with the query of `path` and `params` merged; parameters that are None are left out.
+
+    httpx itself drops the query of a URL when it is given `params`, even empty ones.
+
+    Raises
+    ------
+    LatentryError
+        If both give one parameter, with different values.
+    """
+    url = httpx.URL(path)
+    given = httpx.QueryParams({name: value for name, value in (params or {}).items() if value is not None})
+    for name in given:
+        in_path, in_params = url.params.get_list(name), given.get_list(name)
+        if in_path and in_path != in_params:
+            raise LatentryError(
+                f"the query parameter {name!r} is {', '.join(in_path)} in the path and {', '.join(in_params)} in params",
+                "give it once: in the path or in params",
+            )
+    return url.copy_merge_params(given) if given else url
 
 
 def _filename(answer: httpx.Response) -> str:
