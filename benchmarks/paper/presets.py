@@ -137,10 +137,10 @@ class _Candidate:
             self.begin.number,
             dict(self.hyperparameters or {}),
             self.epochs,
-            known and known.best_smoothed_sv_loss,
+            None if known is None else known.best_smoothed_sv_loss,
             self.is_final,
             self.target,
-            known and known.smoothed_sv_loss,
+            None if known is None else known.smoothed_sv_loss,
         )
 
 
