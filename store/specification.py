@@ -33,7 +33,7 @@ class Training(Document):
         80,
         ge=0,
         description="KL and L2 weights rise linearly from 0 to 1 over these epochs. Unless given, it is chosen such that there "
-        "are 300 to 400 optimizer steps, and it is at most a third of `budget.epochs`.",
+        "are 150 to 400 optimizer steps, and it is at most a third of `budget.epochs`.",
     )
     gradient_clip: float = Field(
         0.02, gt=0, description="Largest norm of a model's gradient (loss in nats per sample)."

@@ -25,7 +25,7 @@ def test_job_needs_a_data_set_only(client: TestClient, database: Database, datas
     preview = client.post("/v1/jobs?validate_only=true", json={"dataset_id": dataset_id}).json()
     assert preview["seconds"] > 0
     assert job["progress"] == {
-        "fraction": 0.0, "models": 8, "models_ended": 0, "epochs_trained": 0, "epochs_budget": 1600,
+        "fraction": 0.0, "models": 8, "models_ended": 0, "epochs_trained": 0, "epochs_budget": 8 * 1000,  # of 2 steps each
         "best_smoothed_sv_loss": None, "best_sv_bits_per_spike_valid": None, "best_model_id": None, "seconds_elapsed": None,
         "device_seconds": 0.0, "seconds_left": preview["seconds"], "waits_for": None,  # one estimate
     }  # fmt: skip

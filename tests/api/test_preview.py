@@ -67,14 +67,14 @@ def test_preview_tells_external_inputs_and_what_is_not_used(
 
 def test_preview_makes_nothing(client: TestClient, database: Database, dataset_id: str) -> None:
     body = {
-        "dataset_id": dataset_id, "budget": {"models": 3, "epochs": 50}, "training": {"batch_size": 5},
-        "architecture": {"factors": 9},
+        "dataset_id": dataset_id, "budget": {"models": 3, "epochs": 80},
+        "training": {"batch_size": 5, "ramp_epochs": 80, "decay_patience": 6}, "architecture": {"factors": 9},
     }  # fmt: skip
     answer = client.post("/v1/jobs?validate_only=true", json=body, headers={"Idempotency-Key": "k"})
     assert answer.status_code == 200
     assert "Location" not in answer.headers
     preview = answer.json()
-    assert (preview["valid"], preview["models"], preview["epochs"]) == (True, 3, 150)
+    assert (preview["valid"], preview["models"], preview["epochs"]) == (True, 3, 240)
     assert (preview["training_trials"], preview["validation_trials"], preview["steps_per_epoch"]) == (
         16,
         4,
@@ -158,12 +158,12 @@ def test_no_preset_leaks(light_client: TestClient, light_dataset_id: str, preset
 
 def test_warnings_stay_with_the_job(client: TestClient, dataset_id: str) -> None:
     body = {
-        "dataset_id": dataset_id, "budget": {"models": 1, "epochs": 50}, "training": {"batch_size": 4},
-        "architecture": {"factors": 3},
+        "dataset_id": dataset_id, "budget": {"models": 1, "epochs": 80},
+        "training": {"batch_size": 4, "ramp_epochs": 80}, "architecture": {"factors": 3},
     }  # fmt: skip
     job = client.post("/v1/jobs", json=body).json()
     [warning] = job["warnings"]
-    assert "budget.epochs is 50 and training.ramp_epochs is 80" in warning
+    assert "budget.epochs is 80 and training.ramp_epochs is 80" in warning
     assert client.get(job["links"]["self"]).json()["warnings"] == [warning]
 
 
@@ -281,12 +281,14 @@ def test_bytes_follow_from_the_largest_sizes(light_client: TestClient, light_dat
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"strategy": {"kind": "pbt"}, "budget": {"epochs": 100}}, "no model copies another before epoch 105"),
+        ({"strategy": {"kind": "pbt", "generation_epochs": 25}, "budget": {"epochs": 100}, "training": {"ramp_epochs": 80}},
+         "no model copies another before epoch 105"),
         ({"strategy": {"kind": "pbt"}, "budget": {"models": 1}}, "a population of one has nothing to compare"),
         ({"strategy": {"kind": "grid"}, "budget": {"models": 4}}, "the grid has 243 combinations; as many as drawn of them"),
         ({"strategy": {"kind": "grid", "points": 2}, "budget": {"models": 100}, "architecture": {"factors": [1, 2]}},
          "the grid has 64 combinations; all of them, and no more,"),
-        ({"strategy": {"kind": "asha", "first_rung_epochs": 200}}, "first_rung_epochs is not below budget.epochs"),
+        ({"strategy": {"kind": "asha", "first_rung_epochs": 200}, "budget": {"epochs": 200}},
+         "first_rung_epochs is not below budget.epochs"),
     ],
 )  # fmt: skip
 def test_searches_that_will_not_do_what_they_are_for(
@@ -310,7 +312,7 @@ def test_a_preset_fills_in_what_is_not_given(light_client: TestClient, light_dat
     own = specified(
         preset="autolfads", budget={"models": 5}, strategy={"generation_epochs": 10}, space={"dropout": 0.1}
     )
-    assert (own["budget"]["models"], own["budget"]["epochs"]) == (5, 1000)
+    assert (own["budget"]["models"], own["budget"]["epochs"]) == (5, 3000)  # of 2 steps each
     assert (own["strategy"]["kind"], own["strategy"]["generation_epochs"]) == ("pbt", 10)
     assert (own["space"]["dropout"], own["space"]["cd_rate"]) == (
         0.1,
@@ -320,7 +322,7 @@ def test_a_preset_fills_in_what_is_not_given(light_client: TestClient, light_dat
     assert other["strategy"] == {"kind": "tpe", "startup_models": 10, "models_at_once": 8}
     assert other["architecture"] == whole["architecture"]
     assert specified(preset="quick")["budget"]["models"] == 4
-    assert specified(preset="paper-2019")["budget"]["patience_epochs"] == 100
+    assert specified(preset="paper-2019")["budget"]["patience_epochs"] == 500
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper-2019", "autolfads"])
