@@ -84,13 +84,15 @@ class ArchitectureSpecification(Document):
         ge=0,
         le=1_000_000,
         description="Bins at a trial's beginning from which alone the initial condition is read; the generator "
-        "begins after them, and they have no rates. 0: it is read from all encoded bins.",
+        "begins after them, and they have no rates. Without a controller no later bin is read, so all rates are predictions "
+        "from the past; a controller reads later bins too, forward and backward in time. 0: it is read from all encoded bins.",
     )
     encoded_bins: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="Bins that models read; later ones are only predicted (forward prediction). 0: all.",
+        description="Bins that models read; later ones are only predicted (forward prediction). Rates of earlier bins depend on "
+        "all these bins, also on those that follow them. 0: all.",
     )
     held_out_neurons: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=list,

@@ -142,7 +142,8 @@ class Inference(Document):
         default_factory=lambda: list(get_args(LatentArray)),
         min_length=1,
         max_length=len(get_args(LatentArray)),
-        description="What is stored. `generator_states` is often the largest. `inputs` are there with a controller only.",
+        description="What is stored. `generator_states` is often the largest. `inputs` are there with a controller only. Latents "
+        "of a bin depend on all bins that are read, also on later ones: they are not causal.",
     )
     final_fit: bool = Field(
         False,

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from api.errors import TYPE_PREFIX, Problem
+from api.jobs.schemas import JobDiagnostics, ModelDiagnostics
 from api.models.card import REFERENCES
 from store.dataset_options import (
     ChopOptions,
@@ -54,6 +55,12 @@ def test_every_setting_is_documented(name: str) -> None:
 @pytest.mark.parametrize("kind", [Problem, *Problem.__subclasses__()])
 def test_every_error_is_documented(kind: type[Problem]) -> None:
     assert f"| `{TYPE_PREFIX}{kind.code}` | {int(kind.status)} |" in (ROOT / "docs/errors.md").read_text()
+
+
+@pytest.mark.parametrize("name", [*JobDiagnostics.model_fields, *ModelDiagnostics.model_fields])
+def test_every_field_of_diagnostics_is_documented(name: str) -> None:
+    documented = (ROOT / "docs/api.md").read_text().split("## Scores and diagnostics")[1].split("\n## ")[0]
+    assert f"`{name}`" in documented
 
 
 def test_no_setting_or_error_is_documented_that_is_not_there() -> None:

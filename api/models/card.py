@@ -220,7 +220,9 @@ def _outputs(architecture: dict[str, Any]) -> dict[str, CardArray]:
     per_bin = ["trial", "bin"]
     found = {
         "rates": CardArray(
-            dims=[*per_bin, "neuron"], units="spikes/s", description="Firing rates of single trials."
+            dims=[*per_bin, "neuron"],
+            units="spikes/s",
+            description="Firing rates of single trials. Those of a bin depend on all bins that are read, also on later ones.",
         ),
         "factors": CardArray(
             dims=[*per_bin, "factor"], units="", description="Linear read-outs of the generator's state."

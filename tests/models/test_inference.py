@@ -177,3 +177,57 @@ def test_a_trial_alone_has_the_draws_of_its_number(spikes, state):
             ARCHITECTURE, state, spikes[part], LENGTHS[part], posterior_samples=3, first_trial=first
         )
         np.testing.assert_allclose(alone.factors, whole.factors[part], rtol=1e-5, atol=1e-6)
+
+
+BINS, END = np.full(7, 10), 9
+
+
+def first_bin_that_changes(architecture, at, lengths=BINS):
+    """First bin of trial 0 whose rates change when its spikes in bin `at` do; None if none does."""
+    counts = np.random.default_rng(0).poisson(0.7, (7, 10, 4))
+    state = trained_state(architecture, Session(counts, BINS, np.arange(7) > 4))
+    changed = counts.copy()
+    changed[0, at] += 3
+    rates, others = (
+        infer_latents(architecture, state, spikes, lengths, posterior_samples=3, seed=1).rates
+        for spikes in (counts, changed)
+    )
+    np.testing.assert_array_equal(others[1:], rates[1:])  # no other trial changes
+    differ = np.flatnonzero((others[0] != rates[0]).any(1) & ~np.isnan(rates[0, :, 0]))
+    return int(differ[0]) if len(differ) else None
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "first"),
+    [
+        # The encoders read the whole trial in both directions: a spike in the last bin changes the first rates.
+        ({}, END, 0),
+        (CONTROLLER, END, 0),
+        # Bins after `encoded_bins` are read by nothing; those before still depend on each other both ways.
+        ({"encoded_bins": 6}, 6, None),
+        ({"encoded_bins": 6}, END, None),
+        ({"encoded_bins": 6}, 5, 0),
+        (CONTROLLER | {"encoded_bins": 6}, 6, None),
+        (CONTROLLER | {"encoded_bins": 6}, 5, 0),
+        # Without a controller only the bins of `initial_condition_bins` are read, and rates begin after them.
+        ({"initial_condition_bins": 3}, 3, None),
+        ({"initial_condition_bins": 3}, END, None),
+        ({"initial_condition_bins": 3}, 2, 3),
+        # A controller's encoders read the later bins, also backward in time.
+        (CONTROLLER | {"initial_condition_bins": 3}, END, 3),
+        (CONTROLLER | {"initial_condition_bins": 3, "encoded_bins": 6}, 6, None),
+        (CONTROLLER | {"initial_condition_bins": 3, "encoded_bins": 6}, 5, 3),
+        # With a lag, the controller reads a spike only in bins at least as far from it: bin 3 in bins 7 and later.
+        (CONTROLLER | {"initial_condition_bins": 3, "controller_lag_bins": 4}, 3, 7),
+        (CONTROLLER | {"initial_condition_bins": 3, "controller_lag_bins": 4}, END, 3),
+    ],
+)  # fmt: skip
+def test_from_which_bins_rates_are_inferred(changes, at, first):
+    assert first_bin_that_changes(dataclasses.replace(ARCHITECTURE, **changes), at) == first
+
+
+@pytest.mark.parametrize("changes", [{}, CONTROLLER], ids=["off", "on"])
+def test_rates_of_a_trial_that_is_cut_off_do_not_depend_on_what_came_after(changes):
+    architecture, cut = dataclasses.replace(ARCHITECTURE, **changes), np.where(np.arange(7) == 0, 5, 10)
+    assert first_bin_that_changes(architecture, 5, cut) is None
+    assert first_bin_that_changes(architecture, 4, cut) == 0
