@@ -26,7 +26,6 @@ VECTORS = {
 """Numbers of a model, beside `epoch`."""
 ADDED_LATER = ("best_sv_loss", "best_ordinary_loss")
 """Those of `VECTORS` that older checkpoints lack; NaN (not known) is read in their place."""
-_UNKNOWN = torch.tensor(math.nan, dtype=torch.float64)
 
 
 def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,7 +35,7 @@ def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state["learning_rate_decay"] = torch.tensor(1.0, dtype=torch.float64)
     for name in ("smoothed_sv_loss", "best_smoothed_sv_loss"):
         state[name] = torch.tensor(math.inf, dtype=torch.float64)
-    state |= dict.fromkeys(ADDED_LATER, _UNKNOWN)
+    state |= _unknown()
     for name, values in parameters.items():
         state |= {f"weights.{name}": values, f"best.{name}": values}
         state |= {
@@ -50,7 +49,7 @@ def checked_state(
     state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int
 ) -> dict[str, Tensor]:
     """Return a state with what older checkpoints lack; raise `ConfigurationError` if it does not fit these shapes."""
-    state = dict.fromkeys(ADDED_LATER, _UNKNOWN) | dict(state)
+    state = _unknown() | dict(state)
     expected = {f"{kind}.{name}": shape for kind in PACKED for name, shape in shapes.items()}
     expected |= dict.fromkeys(("epoch", *VECTORS), ())
     for name, shape in expected.items():
@@ -60,3 +59,8 @@ def checked_state(
             f"state {index} has {name!r} of shape {tuple(state[name].shape)}, the architecture needs {shape}",
         )
     return state
+
+
+def _unknown() -> dict[str, Tensor]:
+    """Return NaN for each of `ADDED_LATER`, in tensors that share no storage."""
+    return {name: torch.tensor(math.nan, dtype=torch.float64) for name in ADDED_LATER}
