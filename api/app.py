@@ -1,7 +1,10 @@
 """The FastAPI app: ``uvicorn --factory api.app:create_app``."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import State
@@ -32,6 +35,7 @@ from api.uploads import direct_routes, tus_routes
 from api.webhooks import routes as webhook_routes
 from store.array_store import get_array_store
 from store.database import Database, get_database
+from store.migrate import refuse_newer
 from store.originals import open_originals
 from store.settings import Settings, get_settings
 
@@ -63,6 +67,7 @@ def create_app(
         separate_input_output_schemas=False,
         docs_url=None,  # `api.openapi` has a page that needs no internet
         redoc_url=None,
+        lifespan=_lifespan,
     )
     app.state = make_state(settings, database or get_database(), arrays or get_array_store())
     errors.install(app)
@@ -77,6 +82,13 @@ def create_app(
     app.include_router(_home())
     openapi.install(app)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Serve, unless the database was made by a newer version."""
+    await to_thread.run_sync(refuse_newer, app.state.database)
+    yield
 
 
 def make_state(settings: Settings, database: Database, arrays: Store) -> State:

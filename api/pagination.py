@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import ColumnElement, func
 
 from api.errors import Invalid
@@ -58,6 +58,25 @@ class Filters:
 
 
 FiltersDependency = Annotated[Filters, Depends()]
+
+
+def _id_of(prefix: str, what: str) -> Any:
+    """Return the type of a query parameter that keeps the items of one resource; of one that does not exist there are none."""
+    example = f"{prefix}_0192f3c4a5b6aabbccddeeff"
+
+    def check(given: str) -> str:
+        if not given.startswith(f"{prefix}_") or identifiers.PATTERN.fullmatch(given) is None:
+            came = repr(given if len(given) <= 60 else given[:60] + "…")
+            raise ValueError(f"expected the id of a {what}, such as {example}; got {came}")
+        return given
+
+    extra = {"pattern": f"^{prefix}_[0-9a-f]{{24}}$"}
+    described = Query(description=f"Only those of this {what}.", examples=[example], json_schema_extra=extra)
+    return Annotated[Annotated[str, AfterValidator(check)] | None, described]
+
+
+DatasetIdFilter = _id_of("dat", "data set")
+ModelIdFilter = _id_of("mod", "model")
 
 
 def _aware(time: datetime) -> datetime:

@@ -1,17 +1,20 @@
 """Bring the database to the newest schema: ``python -m store.migrate``."""
 
-import re
+import logging
 import sys
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.util import CommandError
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from store.database import Database, DatabaseUnusable, get_database
 from store.tables import DEFAULT_TENANT, Tenant
+
+logger = logging.getLogger(__name__)
 
 _MIGRATION_LOCK = 0x1A7E  # PostgreSQL's advisory lock: two containers that start at once take turns
 
@@ -31,16 +34,10 @@ def migrate(database: Database) -> None:
     DatabaseUnusable
         If the database was made by a newer version, is damaged, is no database, or does not answer.
     """
-    name = make_url(database.url).render_as_string(hide_password=True)
+    name = _name(database)
     try:
+        _refuse_newer(database)
         _migrate(database)
-    except CommandError as error:
-        if (unknown := re.search(r"locate revision identified by '(\w+)'", str(error))) is None:
-            raise
-        raise DatabaseUnusable(
-            f"the database {name} was made by a newer version of Latentry: its schema is {unknown[1]}, which this version "
-            "does not know. Install that version or a newer one, or use another data folder or database."
-        ) from error
     except OperationalError as error:
         raise DatabaseUnusable(
             f"the database {name} cannot be opened: {_first_line(error)}. Check that it is there and running, and that this user "
@@ -53,6 +50,29 @@ def migrate(database: Database) -> None:
             f"the database {name} is damaged or no SQLite database: {_first_line(error)}. Restore it from a backup, or move "
             "it away to begin with an empty one."
         ) from error
+
+
+def refuse_newer(database: Database) -> None:
+    """Raise `DatabaseUnusable` if the database was made by a newer version. One that is away is waited for later on."""
+    try:
+        _refuse_newer(database)
+    except DatabaseError as error:
+        logger.warning("the database %s does not answer: %s", _name(database), _first_line(error))
+
+
+def _refuse_newer(database: Database) -> None:
+    known = {one.revision for one in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    with database.read() as session:
+        schema = MigrationContext.configure(session.connection()).get_current_revision()
+    if schema is not None and schema not in known:
+        raise DatabaseUnusable(
+            f"the database {_name(database)} was made by a newer version of Latentry: its schema is {schema}, which this version "
+            "does not know. Install that version or a newer one, or use another data folder or database."
+        )
+
+
+def _name(database: Database) -> str:
+    return make_url(database.url).render_as_string(hide_password=True)
 
 
 def _is_damaged(error: DatabaseError) -> bool:

@@ -5,12 +5,15 @@ Three queues: ``slices`` for training (one worker per device, one task at a time
 """
 
 import multiprocessing
+import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import worker_init, worker_process_init, worker_shutting_down
 
 from store.calls import CONTROL, broker_url
+from store.database import DatabaseUnusable, get_database
+from store.migrate import refuse_newer
 from store.settings import get_settings
 from worker.training_handle import die_with_parent
 
@@ -45,6 +48,15 @@ shutting_down = multiprocessing.get_context("fork").Event()
 @worker_shutting_down.connect
 def _tell_children(**_: Any) -> None:
     shutting_down.set()
+
+
+@worker_init.connect
+def _refuse_newer_database(**_: Any) -> None:
+    try:
+        refuse_newer(get_database())
+    except DatabaseUnusable as error:
+        sys.exit(str(error))  # Celery goes on after any other exception of a signal
+    get_database().close()  # children open connections of their own
 
 
 @worker_process_init.connect

@@ -5,6 +5,7 @@
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection
@@ -16,7 +17,8 @@ from sqlalchemy.orm import Session
 
 from store import outbox
 from store.calls import CONTROL
-from store.database import Database, database_now, get_database
+from store.database import Database, DatabaseUnusable, database_now, get_database
+from store.migrate import refuse_newer
 from store.settings import get_settings
 from store.states import DatasetState, InferenceState, JobState, SliceState
 from store.tables import Dataset, Inference, Job, OutboxMessage, Slice, Worker
@@ -159,6 +161,10 @@ def main() -> None:
         "socket_connect_timeout": _BROKER_SECONDS,
     }
     logging.basicConfig(level=logging.INFO, format="%(asctime)s maintenance %(message)s")
+    try:
+        refuse_newer(get_database())
+    except DatabaseUnusable as error:
+        sys.exit(str(error))
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
 from api.dependencies import DatabaseDependency, TenantDependency
@@ -10,7 +10,7 @@ from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.inferences import service
 from api.inferences.schemas import Application, InferenceDocument
-from api.pagination import Page, PageSize, PageToken
+from api.pagination import DatasetIdFilter, ModelIdFilter, Page, PageSize, PageToken
 from api.waiting import Prefer, wait_for
 
 router = APIRouter(tags=["inferences"])
@@ -22,7 +22,6 @@ _APPLICATIONS: dict[str, Example] = {
         "value": {"dataset_id": "dat_0192f3c4a5b6aabbccddeeff", "arrays": ["rates", "factors"]},
     },
 }
-_Filter = Annotated[str | None, Query(max_length=40, pattern=r"^[^\x00]*$")]
 
 
 @router.post(
@@ -54,8 +53,8 @@ def apply_model(
 def list_inferences(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
-    model_id: _Filter = None,
-    dataset_id: _Filter = None,
+    model_id: ModelIdFilter = None,
+    dataset_id: DatasetIdFilter = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[InferenceDocument]:

@@ -18,7 +18,7 @@ from api.jobs import lifecycle, service
 from api.jobs.preview import preview
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
 from api.models.schemas import ModelDocument
-from api.pagination import FiltersDependency, Page, PageSize, PageToken
+from api.pagination import DatasetIdFilter, FiltersDependency, Page, PageSize, PageToken
 from api.waiting import Prefer, wait_for
 from store.specification import JobSpecification
 from store.states import JobState
@@ -114,9 +114,7 @@ def list_jobs(
     tenant_id: TenantDependency,
     filters: FiltersDependency,
     state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
-    dataset_id: Annotated[
-        str | None, Query(max_length=40, description="Only those of this data set.")
-    ] = None,
+    dataset_id: DatasetIdFilter = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[JobDocument]:

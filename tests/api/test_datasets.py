@@ -381,6 +381,30 @@ def test_jobs_name_their_data_set_and_are_listed_by_it(
         session.get_one(Dataset, second).name = "Monday"
         job_of_first, job_of_second = add_job(session, first), add_job(session, second)
     assert ids(light_client, "/v1/jobs", dataset_id=second) == [job_of_second]
-    assert ids(light_client, "/v1/jobs", dataset_id="dat_0") == []
+    assert ids(light_client, "/v1/jobs", dataset_id="dat_" + 24 * "0") == []
     assert light_client.get(f"/v1/jobs/{job_of_second}").json()["dataset_name"] == "Monday"
     assert light_client.get(f"/v1/jobs/{job_of_first}").json()["dataset_name"] == "example"
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter", "what"),
+    [
+        ("/v1/jobs", "dataset_id", "data set"),
+        ("/v1/inferences", "dataset_id", "data set"),
+        ("/v1/inferences", "model_id", "model"),
+    ],
+)
+@pytest.mark.parametrize("given", ["reaches", "", "dat_0", "\x00", "job_" + 24 * "0", "x" * 5000])
+def test_lists_of_something_that_is_no_id_are_refused(
+    client: TestClient, path: str, parameter: str, what: str, given: str
+) -> None:
+    answer = client.get(path, params={parameter: given})
+    assert answer.status_code == 422
+    [problem] = answer.json()["errors"]
+    assert problem["pointer"] == parameter
+    prefix = {"data set": "dat", "model": "mod"}[what]
+    expected = f"expected the id of a {what}, such as {prefix}_0192f3c4a5b6aabbccddeeff; got "
+    assert problem["message"].startswith(expected)
+    assert len(problem["message"]) < 200
+    absent = client.get(path, params={parameter: f"{prefix}_{24 * '0'}"})
+    assert absent.json()["items"] == []

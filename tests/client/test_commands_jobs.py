@@ -270,4 +270,33 @@ def test_lists_are_filtered_and_say_how_to_go_on(latentry: CommandLine, sqlite_d
     ).json()
     assert [one["id"] for one in found] == [dataset_id]
     assert "spikes.npz" in latentry("datasets", "list", "--name", "mon").out
-    assert "created_after" in latentry("datasets", "list", "--after", "yesterday", expect=2).messages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["datasets", "list", "--after", "yesterday"], "Error: --after: expected a time with its zone"),
+        (["jobs", "list", "--before", "x"], "Error: --before: expected a time"),
+        (
+            ["jobs", "list", "--dataset", "reaches"],
+            "Error: --dataset: expected the id of a data set, such as dat_",
+        ),
+        (["jobs", "list", "--state", "resting"], "Error: --state: should be"),
+        (["jobs", "list", "--page-token", "x"], "Error: --page-token: expected the next_page_token"),
+        (["jobs", "submit", "--seed", str(2**40), "-d", "ID"], "Error: --seed: should be less than"),
+        (["jobs", "submit", "--preset", "best", "-d", "ID"], "Error: --preset: "),
+        (["jobs", "submit", "--set", "seed=-1", "-d", "ID"], "Error: /seed: should be greater"),
+    ],
+)
+def test_errors_name_the_option_that_was_given(
+    latentry: CommandLine, dataset_id: str, arguments: list[str], told: str
+) -> None:
+    asked = [dataset_id if one == "ID" else one for one in arguments]
+    assert latentry(*asked, expect=2).messages.startswith(told)
+
+
+def test_several_errors_name_their_options(latentry: CommandLine, dataset_id: str) -> None:
+    asked = ("jobs", "submit", "-d", dataset_id, "--models", "2000", "--epochs", "200000")
+    first, *rest = latentry(*asked, expect=2).messages.splitlines()
+    assert "--models" in first
+    assert [line.split(": ")[0].strip() for line in rest] == ["--models", "--epochs"]

@@ -3,6 +3,8 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from store.database import Database, DatabaseUnusable
-from store.migrate import migrate
+from store.migrate import migrate, refuse_newer
 from worker import embedded
 from worker.embedded import EmbeddedService, EmbeddedServiceError, broker_command
 
@@ -156,6 +158,33 @@ def test_a_database_that_cannot_be_used_is_told_in_a_sentence(
     assert told in " ".join(done.stderr.split())
     assert "Traceback" not in done.output
     assert (data / "latentry.db").exists(), "nothing is deleted"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["uvicorn", "--factory", "api.app:create_app", "--port", "0"],
+        ["celery", "-A", "worker.celery_app", "worker", "--pool", "solo"],
+        ["worker.maintenance"],
+    ],
+)
+def test_no_process_of_the_service_starts_on_a_newer_database(command: list[str], tmp_path: Path) -> None:
+    newer(tmp_path / "latentry.db")
+    environment = {
+        **os.environ, "LATENTRY_DATA_DIR": str(tmp_path), "LATENTRY_REDIS_URL": "redis://127.0.0.1:1/0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "made by a newer version of Latentry: its schema is 9042" in done.stderr
+    assert "Install that version or a newer one" in done.stderr
+
+
+def test_a_process_waits_for_a_database_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    refuse_newer(Database("postgresql+psycopg://user:hidden-word@127.0.0.1:1/lab"))
+    assert "does not answer: connection failed" in caplog.text
+    assert "hidden-word" not in caplog.text
 
 
 def test_a_database_that_is_away_is_told_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -68,6 +68,8 @@ class Call:
 
     def __init__(self, url: str, key: str | None, as_json: bool) -> None:
         self.url, self.key, self.as_json = url, key, as_json
+        self.options: dict[str, str] = {}
+        """Options of the command, by the names of the parameters and the pointers to the fields that they are sent as."""
 
     @cached_property
     def client(self) -> "Client":
@@ -110,6 +112,7 @@ class Call:
         self, path: str, limit: int, everything: bool, page_token: str | None, **filters: Any
     ) -> list[Document]:
         """Return items of a paged list, and say how to see the rest."""
+        self.options |= _OPTIONS_OF_LISTS
         if everything:
             return self.items(path, None, page_token=page_token, **filters)
         asked = {name: value for name, value in filters.items() if value is not None}
@@ -133,6 +136,10 @@ class Call:
             asked["page_token"] = page["next_page_token"]
 
 
+_OPTIONS_OF_LISTS = {
+    "state": "--state", "dataset_id": "--dataset", "name": "--name", "created_after": "--after", "created_before": "--before",
+    "page_size": "--limit", "page_token": "--page-token",
+}  # fmt: skip
 Limit = Annotated[int, typer.Option(min=1, max=500, help="So many at most, newest first.")]
 Everything = Annotated[bool, typer.Option("--all", help="All, whatever --limit says.")]
 PageToken = Annotated[
@@ -183,7 +190,7 @@ def command(
             before = context.find_object(Connection) or Connection(None, None)
             address = (url or before.url or DEFAULT_URL).rstrip("/").removesuffix("/v1")
             call = Call(address, key or before.key, as_json)
-            with_errors_told(lambda: function(call, **arguments), call.url)
+            with_errors_told(lambda: function(call, **arguments), call.url, call.options)
 
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + common
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
@@ -194,14 +201,25 @@ def command(
     return register
 
 
-def with_errors_told(run: Callable[[], None], url: str = DEFAULT_URL) -> None:
-    """Run a command; what goes wrong is told on standard error with its hint, and the exit code says the kind."""
+def with_errors_told(
+    run: Callable[[], None], url: str = DEFAULT_URL, options: Mapping[str, str] | None = None
+) -> None:
+    """Run a command; what goes wrong is told on standard error with its hint, and the exit code says the kind.
+
+    Parameters
+    ----------
+    run, url
+        The command, and the service that it calls.
+    options
+        See `Call.options`: errors name the option that was given, not the field of the request.
+    """
     try:
         if not _is_address(url):
             raise UsageProblem(f"{url!r} is no address of a service", f"such as {DEFAULT_URL}")
         run()
     except LatentryError as error:
-        fail(code_of(error), error.message, error.hint, _fields(error))
+        named = options or {}
+        fail(code_of(error), _with_options(error.message, named), error.hint, _fields(error, named))
     except UsageProblem as problem:
         fail(ExitCode.USAGE, problem.message, problem.hint)
     except (typer.Exit, typer.Abort, BrokenPipeError):
@@ -228,8 +246,14 @@ def fail(code: ExitCode, message: str, hint: str = "", fields: list[str] | None 
     raise typer.Exit(code)
 
 
-def _fields(error: LatentryError) -> list[str]:
+def _with_options(text: str, options: Mapping[str, str]) -> str:
+    """Name the option in a text that begins with the field that it is sent as."""
+    pointer, colon, rest = text.partition(": ")
+    return f"{options.get(pointer, pointer)}{colon}{rest}"
+
+
+def _fields(error: LatentryError, options: Mapping[str, str]) -> list[str]:
     """What is wrong with each field of a request, where it is more than the message says."""
     if len(error.errors) == 1 and error.errors[0]["message"] in error.message:
         return []
-    return [f"{one['pointer']}: {one['message']}" for one in error.errors]
+    return [_with_options(f"{one['pointer']}: {one['message']}", options) for one in error.errors]

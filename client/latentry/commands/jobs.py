@@ -77,12 +77,15 @@ def submit(
     ] = None,
 ) -> None:
     """Begin a search over models of one data set. What options say goes before what the file says."""
-    given: dict[str, Any] = {
-        "dataset_id": dataset, "preset": preset, "name": name, "seed": seed, "priority": priority,
-        "budget.models": models, "budget.epochs": epochs,
+    values = {
+        "--dataset": ("dataset_id", dataset), "--preset": ("preset", preset), "--name": ("name", name),
+        "--seed": ("seed", seed), "--priority": ("priority", priority), "--models": ("budget.models", models),
+        "--epochs": ("budget.epochs", epochs),
     }  # fmt: skip
+    given = {option: one for option, one in values.items() if one[1] is not None}
+    call.options |= {"/" + field.replace(".", "/"): option for option, (field, _) in given.items()}
     whole = read_document(specification) if specification else {}
-    whole = _with(whole, {field: value for field, value in given.items() if value is not None})
+    whole = _with(whole, dict(given.values()))
     whole = set_values(whole, set_ or [])
     whole["dataset_id"] = _dataset_id(call, whole.get("dataset_id"))
     if validate_only:
