@@ -193,7 +193,7 @@ class ChopOptions(_Options):
 
 
 class SplitOptions(_Options):
-    """Which trials are for training, which for validation, which for neither."""
+    """Which trials are for training, which for validation, which for testing."""
 
     kind: Literal["trial", "condition", "time", "given"] = Field(
         "given",
@@ -202,9 +202,7 @@ class SplitOptions(_Options):
         "nothing each job draws its own.",
     )
     valid_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the trials that are for validation.")
-    test_fraction: float = Field(
-        0.0, ge=0, lt=1, description="Share of the trials that are for neither: they get latents only."
-    )
+    test_fraction: float = Field(0.0, ge=0, lt=1, description="Share of the trials that are for testing.")
     condition: VariableName | None = Field(
         None,
         description="The metadata that `condition` takes shares of; the conditions that the report names unless given.",

@@ -41,7 +41,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
             "factors": 16,
             "controller_units": 64,
             "controller_encoder_units": 64,
-            "inferred_inputs": 4,
+            "inferred_inputs": 2,
         },
         "space": {
             "learning_rate": {"low": 2e-3, "high": 5e-3, "scale": "log"},

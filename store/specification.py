@@ -13,6 +13,7 @@ from store.architecture import SIZES, ArchitectureSpecification
 from store.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, with_preset
 from store.sessions import RecordedSession
 from store.space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
+from store.split_groups import Split, SplitGroups, draw_split
 from store.strategies import PbtStrategy, RandomStrategy, Strategy
 
 if TYPE_CHECKING:  # not at run time: the process that reads files loads no database
@@ -264,11 +265,9 @@ def without_sizes(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if name not in SIZES}
 
 
-Split = Literal["train", "valid", "test"]
-
-
 def split_trials(
     given: Sequence[str | None],
+    groups: SplitGroups,
     training: Training,
     sessions: Sequence[RecordedSession] | None = None,
 ) -> list[Split]:
@@ -277,50 +276,35 @@ def split_trials(
     Parameters
     ----------
     given
-        What the file gave for each trial: ``train``, ``valid``, ``test`` or None.
+        What the data set has for each trial: ``train``, ``valid``, ``test``, ``gap`` or None.
+    groups
+        Trials that belong together. Those that are drawn are drawn as whole groups, or as blocks of time.
     training
-        Of the job: its fractions and its evaluation seed. A part that the file names is never drawn; at least one trial is drawn
-        for each other part whose fraction is above 0.
+        Of the job: its fractions and its evaluation seed. A part that the data set names is never drawn; at least one trial is
+        drawn for each other part whose fraction is above 0.
     sessions
         Of the data set: each is split by itself. None: there is one.
 
     Returns
     -------
     list of str
-        One per trial, in the order given. Test trials are neither trained on nor used to select.
+        One per trial, in the order given. Test trials are neither trained on nor used to select; trials of a gap are not
+        scored either.
     """
-    if sessions is None:
-        return _split_session(given, training, 0)
+    rows = [slice(0, len(given))] if sessions is None else [session.rows for session in sessions]
     split: list[Split] = []
-    for number, session in enumerate(sessions):
-        split += _split_session(given[session.rows], training, number)
+    for number, here in enumerate(rows):
+        # The first session is split as if it were alone.
+        seeds = [training.evaluation_seed, _SPLIT_SEED] + ([number] if number else [])
+        fractions: dict[Literal["valid", "test"], float] = {
+            "valid": training.valid_fraction,
+            "test": training.test_fraction,
+        }
+        split += draw_split(given[here], groups.take(here), fractions, np.random.default_rng(seeds))
     return split
 
 
 _SPLIT_SEED = 0x5B117
-
-
-def _split_session(given: Sequence[str | None], training: Training, session: int) -> list[Split]:
-    # The first session is split as if it were alone.
-    seeds = [training.evaluation_seed, _SPLIT_SEED] + ([session] if session else [])
-    free = [trial for trial, split in enumerate(given) if split not in ("valid", "test")]
-    drawn = [free[position] for position in np.random.default_rng(seeds).permutation(len(free))]
-    split: list[Split] = [
-        "test" if one == "test" else "valid" if one == "valid" else "train" for one in given
-    ]
-    usable = len(given) - list(given).count("test")
-    parts: tuple[tuple[Split, float], ...] = (
-        ("valid", training.valid_fraction),
-        ("test", training.test_fraction),
-    )
-    for part, fraction in parts:
-        if part in given or fraction == 0:
-            continue
-        number = max(1, round(fraction * usable))
-        for trial in drawn[:number]:
-            split[trial] = part
-        drawn = drawn[number:]
-    return split
 
 
 def held_out_settings(training: Training, dataset: "Dataset") -> dict[str, Any]:

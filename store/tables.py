@@ -231,10 +231,11 @@ class Trial(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True)
     trial: Mapped[int] = mapped_column(primary_key=True)
     length_bins: Mapped[int]
-    split: Mapped[str | None] = mapped_column(String(10))  # as the user gave it: train, valid or nothing
+    split: Mapped[str | None] = mapped_column(String(10))  # as the data set has it: train, valid, test, gap
     split_group: Mapped[
         int | None
-    ]  # trials of one group share bins or come from one trial: on one side of every split
+    ]  # trials that belong together, see `store.split_groups`; None: stands alone
+    group_first_bin: Mapped[float | None]  # where in its group the trial begins, in bins
     details: Mapped[Document]  # the metadata: condition, outcome, …
 
 

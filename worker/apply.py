@@ -13,6 +13,7 @@ from store import outbox
 from store.database import LOCK, database_now
 from store.sessions import RecordedSession, sessions_of
 from store.specification import JobSpecification, split_trials
+from store.split_groups import given_splits
 from store.states import InferenceState
 from store.tables import Dataset, Inference, Job, Model, Trial
 from worker.checkpoints import load_checkpoint
@@ -121,10 +122,8 @@ def _split(
 ) -> NDArray[np.str_]:
     """Part of the model's job that each trial was in; what the job never saw is ``test``."""
     specification = JobSpecification.model_validate(job.spec)
-    given = select(Trial.split).where(Trial.dataset_id == job.dataset_id).order_by(Trial.trial)
-    of_job = np.array(
-        split_trials(session.execute(given).scalars().all(), specification.training, trained_on)
-    )
+    given, groups = given_splits(session, job.dataset_id)
+    of_job = np.array(split_trials(given, groups, specification.training, trained_on))
     split = np.full(sum(one.trials for one in sessions), "test", dtype="<U5")
     for recorded, number in zip(sessions, sessions_of_model, strict=True):
         if trained_on[number].dataset_id == recorded.dataset_id:

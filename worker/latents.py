@@ -13,13 +13,11 @@ from models import Architecture, Latents, iterate_latents
 from models import Session as TrainingSession
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
 from store.sessions import RecordedSession, session_coordinates
+from store.split_groups import SPLITS
 from store.tables import Dataset, Model
 from worker.continuous import windows_of, write_continuous
 from worker.scores import ScoredData, score
 from worker.slice_work import TrainingProcess, Work
-
-SPLITS = ["train", "valid", "test"]
-"""Codes of the coordinate `split` of the latents."""
 
 _MERGED = ("factors", "inputs", "generator_states")
 """Latents of all sessions that are merged, beside the rates of each, where trials are windows."""
@@ -303,7 +301,7 @@ def coordinates(request: LatentsRequest, time_s: NDArray[np.float64]) -> list[Na
             ("trial",),
             "",
             "part of the job that the trial was in",
-            {"flag_values": [0, 1, 2], "flag_meanings": " ".join(SPLITS)},
+            {"flag_values": list(range(len(SPLITS))), "flag_meanings": " ".join(SPLITS)},
         ),
         NamedArray("trial_length_bins", request.trial_length_bins, ("trial",), "bins", "bins recorded"),
     ]

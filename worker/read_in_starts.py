@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from models import Session, principal_components_start
-from worker.slice_work import TrainingProcess, Work
+from worker.slice_work import USED_SPLITS, TrainingProcess, Work
 
 
 def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
             -1 - number if name is None else codes.setdefault(name, len(codes))
             for name in names[recorded.rows]
         ]
-        conditions.append(np.array(found, np.int64)[split[recorded.rows] != "test"])
+        conditions.append(np.array(found, np.int64)[np.isin(split[recorded.rows], USED_SPLITS)])
     trained = zip(conditions, sessions, strict=True)
     common = set.intersection(*(set(of[~session.is_validation].tolist()) for of, session in trained))
     return principal_components_start(work.architecture(), sessions, conditions if common else None)

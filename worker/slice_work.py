@@ -35,12 +35,15 @@ from store.database import LOCK, Database, database_now
 from store.sessions import RecordedSession, sessions_of
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
+from store.split_groups import SplitGroups, given_splits
 from store.states import JobState, SliceState
 from store.tables import CurvePoint, Dataset, Job, Model, Slice, Trial, Worker
 from worker.leases import Lease
 
 logger = logging.getLogger("latentry.training")
 
+USED_SPLITS = ("train", "valid")
+"""Parts whose trials a training reads."""
 DATABASE_PATIENCE_SECONDS = 600.0
 """A finished slice waits so long for a database that is away."""
 
@@ -92,11 +95,7 @@ class TrainingProcess:
             models = session.execute(
                 select(Model).where(Model.id.in_(piece.model_ids)).order_by(Model.number)
             ).scalars()
-            trials = session.execute(
-                select(Trial.split, Trial.length_bins)
-                .where(Trial.dataset_id == dataset.id)
-                .order_by(Trial.trial)
-            ).all()
+            given, groups = given_splits(session, dataset.id)
             return Work(
                 lease=lease,
                 piece=piece,
@@ -104,8 +103,8 @@ class TrainingProcess:
                 specification=JobSpecification.model_validate(job.spec),
                 dataset=dataset,
                 models=list(models),
-                given_splits=[row.split for row in trials],
-                trial_length_bins=np.array([row.length_bins for row in trials], dtype=np.int64),
+                given_splits=given,
+                groups=groups,
             )
 
     def training_data(self, work: "Work") -> TrainingData:
@@ -166,8 +165,8 @@ class TrainingProcess:
         )
 
     def without_test_trials(self, work: "Work", recorded: RecordedSession) -> TrainingSession:
-        """A session of the data set, the trials that are trained on or evaluated."""
-        whole, used = self.session(work, recorded), work.split()[recorded.rows] != "test"
+        """Return a session of the data set, the trials that are trained on or select; none of test trials and gaps."""
+        whole, used = self.session(work, recorded), np.isin(work.split()[recorded.rows], USED_SPLITS)
         return TrainingSession(
             whole.spikes[used],
             whole.trial_length_bins[used],
@@ -250,12 +249,17 @@ class Work:
     dataset: Dataset
     models: list[Model]
     given_splits: list[str | None]
-    trial_length_bins: np.ndarray[Any, np.dtype[np.int64]]
+    groups: SplitGroups
 
     @cached_property
     def sessions(self) -> list[RecordedSession]:
         """Of the data set: one, but in a combined one."""
         return sessions_of(self.dataset)
+
+    @property
+    def trial_length_bins(self) -> NDArray[np.int64]:
+        """Bins of each trial."""
+        return self.groups.bins
 
     @property
     def is_final_fit(self) -> bool:
@@ -264,7 +268,9 @@ class Work:
 
     def split(self) -> np.ndarray[Any, Any]:
         """Which part of the job each trial is in: ``train``, ``valid`` or ``test``."""
-        return np.array(split_trials(self.given_splits, self.specification.training, self.sessions))
+        return np.array(
+            split_trials(self.given_splits, self.groups, self.specification.training, self.sessions)
+        )
 
     def architecture(self) -> Architecture:
         """Of the slice's models: a pack has one."""

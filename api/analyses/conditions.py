@@ -16,12 +16,12 @@ from api.arrays.transformations.trials import column
 from api.arrays.transformations.wording import refusal
 from api.arrays.trial_conditions import condition_candidates, condition_name, metadata_kinds
 from api.errors import Invalid
+from store.split_groups import SPLITS
 from store.tables import Trial
 
 Value = str | int | float | bool
 
 MOST_CONDITIONS = 200
-SPLITS = ("train", "valid", "test")
 
 
 def conditions_of(

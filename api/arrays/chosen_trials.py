@@ -13,11 +13,11 @@ from api.arrays.group import ArrayGroup
 from api.arrays.labelled import LabelledArray
 from api.arrays.labels import label_problem
 from api.arrays.trial_conditions import trial_conditions
+from store.split_groups import SPLITS
 from store.tables import Trial
 
 _TRIAL_DIM = re.compile(r"trial(_[0-9]+)?")
 """That of the only session of a data set, or of one of several."""
-_SPLITS = ("train", "valid", "test")
 
 
 def trial_numbers(array: LabelledArray, parameter: str) -> tuple[str, NDArray[np.int64]]:
@@ -61,8 +61,8 @@ def trials_of_splits(
     """
     wanted = [item.strip() for item in ",".join(given).split(",")]
     for name in wanted:
-        if name not in _SPLITS:
-            raise label_problem("split", f"expected {', '.join(_SPLITS)}, or several of them; got {name!r}")
+        if name not in SPLITS:
+            raise label_problem("split", f"expected {', '.join(SPLITS)}, or several of them; got {name!r}")
     opened = group.opened(store)
     if "model_id" in opened.group.attrs and "split" in opened.arrays:
         meanings = str(opened.arrays["split"].attrs["flag_meanings"]).split()

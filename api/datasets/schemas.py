@@ -201,6 +201,13 @@ class TrialDocument(BaseModel):
     trial: int
     length_bins: int
     split: str | None = Field(
-        None, description="As the file gave it; each job makes its own where it gave none."
+        None,
+        description="`train`, `valid`, `test` or `gap` (shares bins with trials of two parts: neither trained on nor scored); "
+        "null: each job draws its own.",
+    )
+    split_group: int | None = Field(
+        None,
+        description="Trials with the same number are windows of one trial, or share bins in time: no split that is drawn divides "
+        "them, unless it is by blocks of time. null: the trial stands alone.",
     )
     details: dict[str, Any] = Field(description="Its metadata.")

@@ -119,7 +119,13 @@ def list_trials(
     rows = session.execute(query.limit(page_size + 1)).scalars().all()
     rows, token = cut_page(rows, page_size, [str(row.trial) for row in rows])
     items = [
-        TrialDocument(trial=row.trial, length_bins=row.length_bins, split=row.split, details=row.details)
+        TrialDocument(
+            trial=row.trial,
+            length_bins=row.length_bins,
+            split=row.split,
+            split_group=row.split_group,
+            details=row.details,
+        )
         for row in rows
     ]
     return Page(items=items, next_page_token=token)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from api.errors import Invalid
 from api.field_problems import FieldProblem
 from api.jobs.leak_settings import leak_warnings
@@ -18,7 +20,8 @@ from store.feasibility import (
 )
 from store.sessions import RecordedSession, largest_read_in, neurons_per_trial, sessions_of
 from store.space import CONTROLLER_HYPERPARAMETERS, Range
-from store.specification import JobSpecification, Split
+from store.specification import JobSpecification
+from store.split_groups import Split, SplitGroups
 from store.strategies import GridStrategy, PbtStrategy
 from store.tables import Dataset
 
@@ -34,8 +37,8 @@ class JobData:
     ----------
     dataset
         `ready`.
-    lengths
-        Bins of each trial.
+    groups
+        Trials that belong together, and the bins of each.
     split
         Part of the job of each trial.
     is_given
@@ -43,9 +46,15 @@ class JobData:
     """
 
     dataset: Dataset
-    lengths: Sequence[int]
+    groups: SplitGroups
     split: Sequence[Split]
     is_given: bool
+
+    @property
+    def lengths(self) -> list[int]:
+        """Bins of each trial."""
+        lengths: list[int] = self.groups.bins.tolist()
+        return lengths
 
     @property
     def bins(self) -> int:
@@ -290,13 +299,14 @@ def warnings(specification: JobSpecification, data: JobData) -> list[str]:
             f"a training step of one model takes about {needed / 1e9:.0f} GB of memory; a lower training.batch_size takes "
             "less"
         )
-    return (
-        found
-        + leak_warnings(specification)
-        + _of_search(specification)
-        + _unused(specification, data)
-        + _short_trials(specification, data)
-    )
+    return [
+        *found,
+        *leak_warnings(specification),
+        *_of_search(specification),
+        *_unused(specification, data),
+        *_short_trials(specification, data),
+        *_shared_bins(data),
+    ]
 
 
 def _of_search(specification: JobSpecification) -> list[str]:
@@ -350,6 +360,18 @@ def _unused(specification: JobSpecification, data: JobData) -> list[str]:
     if asked and architecture.use_external_inputs and not architecture.external_inputs(data.dataset.report):
         found.append("architecture.use_external_inputs is true and the data set has no external_inputs")
     return found
+
+
+def _shared_bins(data: JobData) -> list[str]:
+    """Return a warning of a given split whose training trials share bins with held-out trials."""
+    split = np.array(data.split)
+    shared = int((data.groups.sharing((split == "valid") | (split == "test")) & (split == "train")).sum())
+    if not shared:
+        return []
+    return [
+        f"{shared} training trials share bins with validation or test trials, by the split of the data set: scores are too "
+        "good. Derive a data set with another split: split.kind `trial` or `time`"
+    ]
 
 
 def _short_trials(specification: JobSpecification, data: JobData) -> list[str]:

@@ -2,7 +2,6 @@
 
 import math
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.datasets.service import find_ready
@@ -14,7 +13,7 @@ from store import cost
 from store.sessions import neurons_per_trial, sessions_of
 from store.settings import Settings
 from store.specification import JobSpecification, scored_on, split_trials
-from store.tables import Trial
+from store.split_groups import given_splits
 
 _CURVE_POINT_BYTES = 200
 
@@ -30,13 +29,9 @@ def job_data(
         If there is no such data set, or it is not ready.
     """
     dataset = find_ready(session, tenant_id, specification.dataset_id)
-    of_trials = (
-        select(Trial.split, Trial.length_bins).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
-    )
-    rows = session.execute(of_trials).all()
-    given = [row.split for row in rows]
-    split = split_trials(given, specification.training, sessions_of(dataset))
-    data = JobData(dataset, [row.length_bins for row in rows], split, is_given="valid" in given)
+    given, groups = given_splits(session, dataset.id)
+    split = split_trials(given, groups, specification.training, sessions_of(dataset))
+    data = JobData(dataset, groups, split, is_given="valid" in given)
     return data, specification.for_trials(data.training_trials)
 
 

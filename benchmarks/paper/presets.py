@@ -3,8 +3,8 @@
 ``python -m benchmarks.paper.presets [FILE …] [--seconds 120] [--seeds 3] [--quick] [--json]``; without files, the recordings are
 looked for in `LATENTRY_DATA`, or in `shared/data` beside the repository.
 
-A fifth of the trials is for testing and a fifth for validation, drawn by the seed; of windows of a continuous recording,
-blocks of time. Every preset is the product's: its space, its strategy, and the batch size, epochs and ramps that it chooses for
+A fifth of the trials is for testing and a fifth for validation, drawn by the seed as a job draws them; windows of a continuous
+recording are split in blocks of time. Every preset is the product's: its space, its strategy, and the batch size, epochs and ramps that it chooses for
 the recording. `quick` trains its four models whole. `paper-2019` and `autolfads` get `--seconds` of CPU time of one core: the
 first trains as many of its models as fit, four at a time; of the second the population is made as large as the first copies and
 six generations after them allow (4 to 20 models). The model of the lowest smoothed SV loss is scored:
@@ -48,12 +48,11 @@ from models.constant_outputs import sv_bits_per_spike
 from models.data import sample_validation_mask
 from models.metrics import bits_per_spike
 from models.model_state import fresh_state
-from store.dataset_options import SplitOptions
 from store.presets import PresetName
 from store.specification import JobSpecification, Training, split_trials, without_sizes
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
-from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
+from worker.ingest.shaping.splits import split_groups
 from worker.strategies import Begin, Copy, End, GoOn, ModelRecord, make_strategy
 
 PRESETS: tuple[PresetName, ...] = ("quick", "paper-2019", "autolfads")
@@ -76,7 +75,7 @@ class Data:
     lengths
         Bins of each trial.
     split
-        ``train``, ``valid`` or ``test`` for each trial, or `` `` for windows that share bins with another part.
+        Part of each trial, see `store.split_groups.Split`.
     velocity
         [trials, T, K]; None without one.
     """
@@ -96,21 +95,10 @@ class Data:
 
 
 def load(path: Path, seed: int) -> Data:
-    """Read a recording as the service does, and split it."""
-    options = ReadOptions()
-    recording = read_recording(path, options)
-    if recording.windows is not None:
-        blocks = SplitOptions(kind="time", test_fraction=0.2)
-        recording = read_recording(path, options.model_copy(update={"split": blocks}))
-        names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid", SPLIT_NOT_GIVEN: "test"}
-        split = np.array([names[int(code)] for code in recording.split])
-        last_valid = int(np.flatnonzero(split == "valid")[-1])
-        first_test = int(np.flatnonzero(split == "train")[-1]) + 1
-        between = (split == "test") & (np.arange(len(split)) < max(first_test, last_valid + 1))
-        split[between] = ""
-    else:
-        given = [None] * len(recording.split)
-        split = np.array(split_trials(given, Training(test_fraction=0.2, evaluation_seed=seed)))
+    """Read a recording as the service does, and split it as a job does that holds out test trials."""
+    recording = read_recording(path, ReadOptions())
+    training = Training(test_fraction=0.2, evaluation_seed=seed)
+    split = np.array(split_trials([None] * len(recording.split), split_groups(recording), training))
     spikes, lengths = np.asarray(recording.spikes[:]), recording.trial_length_bins
     velocities = [name for name in recording.behaviour if "velocity" in name]
     velocity = np.asarray(recording.behaviour[velocities[0]][:], float) if velocities else None

@@ -22,6 +22,7 @@ from store.identifiers import PATTERN, new_id
 from store.migrate import alembic_config, migrate
 from store.settings import Settings
 from store.specification import JobSpecification, split_trials
+from store.split_groups import SplitGroups
 from store.tables import DEFAULT_TENANT, Base, Job, OutboxMessage, Tenant, UtcDateTime
 
 
@@ -88,7 +89,7 @@ def test_jobs_of_before_keep_their_split_and_their_held_out_samples(database: Da
         stored = session.get_one(Job, "job_1").spec
     migrated = JobSpecification.model_validate(stored)
     assert (migrated.seed, migrated.training.evaluation_seed, migrated.training.test_fraction) == (5, 5, 0.0)
-    split = split_trials([None] * 20, migrated.training)
+    split = split_trials([None] * 20, SplitGroups.alone(20), migrated.training)
     drawn = np.random.default_rng([5, 0x5B117]).permutation(20)[:4]  # valid_fraction 0.2
     assert [trial for trial, part in enumerate(split) if part == "valid"] == sorted(drawn.tolist())
     with database.engine.begin() as connection:

@@ -6,6 +6,7 @@ from store import cost
 from store.architecture import ArchitectureSpecification
 from store.sessions import largest_read_in, neurons_per_trial, session_coordinates, sessions_in, sessions_of
 from store.specification import Training, split_trials
+from store.split_groups import SplitGroups
 from store.tables import Dataset
 
 REPORT = {
@@ -43,18 +44,21 @@ def test_sessions_follow_each_other() -> None:
 
 def test_every_session_is_split_by_itself() -> None:
     sessions, training = sessions_in(REPORT), Training(evaluation_seed=3)
-    split = split_trials([None] * 30, training, sessions)
-    assert split[:20] == split_trials([None] * 20, training)
+    split = split_trials([None] * 30, SplitGroups.alone(30), training, sessions)
+    assert split[:20] == split_trials([None] * 20, SplitGroups.alone(20), training)
     assert (split[:20].count("valid"), split[20:].count("valid")) == (4, 2)
-    assert split_trials([None] * 20, training, sessions[:1]) == split[:20]
+    assert split_trials([None] * 20, SplitGroups.alone(20), training, sessions[:1]) == split[:20]
     # A session that brings a split keeps it; the other one is drawn.
     given = ["train"] * 10 + ["valid"] * 5 + ["test"] * 5 + [None] * 10
-    split = split_trials(given, training, sessions)
+    split = split_trials(given, SplitGroups.alone(len(given)), training, sessions)
     assert split[:20] == given[:20]
     assert split[20:].count("valid") == 2
     twice = [{**REPORT["sessions"][0]}, {**REPORT["sessions"][0]}]
     split = split_trials(
-        [None] * 40, Training(valid_fraction=0.5, evaluation_seed=3), sessions_in({"sessions": twice})
+        [None] * 40,
+        SplitGroups.alone(40),
+        Training(valid_fraction=0.5, evaluation_seed=3),
+        sessions_in({"sessions": twice}),
     )
     assert split[:20] != split[20:]
 

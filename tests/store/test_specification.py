@@ -12,6 +12,7 @@ from store.architecture import ArchitectureSpecification
 from store.presets import PRESETS
 from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
 from store.specification import Inference, JobSpecification, Training, scored_on, split_trials
+from store.split_groups import SplitGroups
 from store.strategies import PbtStrategy, TpeStrategy
 from store.tables import Dataset
 
@@ -106,8 +107,8 @@ def test_a_split_is_a_partition_that_keeps_what_was_given(
     given_splits: list[str | None], valid_fraction: float, test_fraction: float, seed: int
 ) -> None:
     training = Training(valid_fraction=valid_fraction, test_fraction=test_fraction, evaluation_seed=seed)
-    split = split_trials(given_splits, training)
-    assert split == split_trials(given_splits, training)
+    split = split_trials(given_splits, SplitGroups.alone(len(given_splits)), training)
+    assert split == split_trials(given_splits, SplitGroups.alone(len(given_splits)), training)
     usable = sum(one != "test" for one in given_splits)
     for part, fraction in (("valid", valid_fraction), ("test", test_fraction)):
         named = [trial for trial, one in enumerate(given_splits) if one == part]
@@ -125,13 +126,15 @@ def test_a_split_is_a_partition_that_keeps_what_was_given(
 
 
 def test_other_evaluation_seeds_draw_other_trials() -> None:
-    assert split_trials([None] * 50, Training()) != split_trials([None] * 50, Training(evaluation_seed=1))
+    groups = SplitGroups.alone(50)
+    drawn = [split_trials([None] * 50, groups, Training(evaluation_seed=seed)) for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
 
 
 def test_test_trials_change_no_validation_trial() -> None:
-    both = split_trials([None] * 50, Training(test_fraction=0.2))
+    both = split_trials([None] * 50, SplitGroups.alone(50), Training(test_fraction=0.2))
     assert both.count("test") == 10
-    without = split_trials([None] * 50, Training())
+    without = split_trials([None] * 50, SplitGroups.alone(50), Training())
     assert [one == "valid" for one in both] == [one == "valid" for one in without]
 
 

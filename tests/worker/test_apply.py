@@ -12,13 +12,13 @@ from models import infer_latents, metrics
 from store.array_store import object_size
 from store.database import database_now
 from store.sessions import sessions_of
+from store.split_groups import SPLITS
 from store.states import JobState
 from store.tables import Dataset, Inference, Job, Model
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.lab import Lab
 from worker.checkpoints import load_checkpoint
 from worker.collection import collect_all
-from worker.latents import SPLITS
 from worker.leases import reap
 from worker.run_slice import run_next
 from worker.scheduler import _queue, advance

@@ -127,7 +127,7 @@ def _other_starts(given: Sequence[Dataset], starts_s: Sequence[float]) -> Iterat
 
 def _trials(session: Session, dataset_id: str, given: Sequence[Dataset]) -> Iterator[Trial]:
     """Trials of all sessions, in order; each says whose it is."""
-    trial = 0
+    trial, groups = 0, dict[tuple[int, int], int]()
     for number, one in enumerate(given):
         of_session = select(Trial).where(Trial.dataset_id == one.id).order_by(Trial.trial)
         for row in session.execute(of_session).scalars():
@@ -136,6 +136,10 @@ def _trials(session: Session, dataset_id: str, given: Sequence[Dataset]) -> Iter
                 trial=trial,
                 length_bins=row.length_bins,
                 split=row.split,
+                split_group=None
+                if row.split_group is None
+                else groups.setdefault((number, row.split_group), len(groups)),
+                group_first_bin=row.group_first_bin,
                 details={**row.details, "session": number},
             )
             trial += 1

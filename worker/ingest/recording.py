@@ -12,7 +12,7 @@ from worker.ingest.problems import Problem
 from worker.ingest.rows import Rows, load_npy, save_npy
 from worker.windows import Windows
 
-SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID = -1, 0, 1
+SPLIT_GAP, SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID = -2, -1, 0, 1
 
 MetadataValue = int | float | str | bool | None
 
@@ -62,8 +62,8 @@ class Recording:
         1 where a sample within a trial was not observed, 0 elsewhere and after a trial's end. None if all samples
         within trials were observed.
     split : int8, [trials]
-        0 train, 1 valid, -1 not given. Where other trials have a split, -1 is a test trial: neither trained
-        on nor used to select.
+        0 train, 1 valid, -1 not given, -2 gap. Where other trials have a split, -1 is a test trial: neither trained
+        on nor used to select. A trial of a gap shares bins with trials of two parts, and is in none.
     trial_metadata : dict of lists
         One value for each trial under each name; None where it is missing or not finite.
     neuron_metadata : dict of lists
@@ -125,6 +125,15 @@ class Recording:
                 new = np.concatenate(([0], until - windows.first_bin[here[1:]]))
                 counted[here] &= np.arange(counted.shape[1])[None, :] >= new[:, None]
         return counted
+
+    def starts_s(self) -> NDArray[np.float64] | None:
+        """Return when each trial begins, in seconds of the session; None where it is not known."""
+        starts_s, windows = self.trial_start_s, self.windows
+        if starts_s is None or not np.isfinite(starts_s).all():
+            return None
+        stretches_s = starts_s if windows is None else windows.segment_start_s
+        # Long trials without times of their own all begin at 0.
+        return None if len(stretches_s) > 1 and np.ptp(stretches_s) == 0 else starts_s
 
     def per_bin(self) -> dict[str, Rows]:
         """Every array of trials × bins × k beside the spikes, under a name for each."""

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import insert
 from zarr.abc.store import Store
 
@@ -24,7 +25,7 @@ from worker.ingest.dataset_arrays import write_dataset
 from worker.ingest.original import fetch_original
 from worker.ingest.problems import MOST_TEXT, RejectedFile
 from worker.ingest.readers import ReadOptions
-from worker.ingest.recording import SPLIT_TRAIN, SPLIT_VALID, Recording
+from worker.ingest.recording import Recording
 from worker.ingest.sandbox import (
     ParsedFile,
     ParseLimits,
@@ -33,6 +34,7 @@ from worker.ingest.sandbox import (
     check_sandbox,
     parse_in_sandbox,
 )
+from worker.ingest.shaping.splits import given_split, split_groups
 from worker.leases import Lease, LeaseLost, claim_dataset, count_attempt
 
 logger = logging.getLogger(__name__)
@@ -189,13 +191,15 @@ def _store(
 
 def trial_rows(dataset_id: str, recording: Recording) -> Iterator[dict[str, Any]]:
     """One row for each trial, in the user's order."""
-    names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid"}
-    is_given = bool((recording.split >= 0).any())  # then a trial in neither is a test trial
-    for trial, (length, split) in enumerate(zip(recording.trial_length_bins, recording.split, strict=True)):
+    groups, split = split_groups(recording), given_split(recording)
+    is_shared = np.bincount(groups.group)[groups.group] > 1
+    for trial, length in enumerate(recording.trial_length_bins):
         yield {
             "dataset_id": dataset_id,
             "trial": trial,
             "length_bins": int(length),
-            "split": names.get(int(split), "test") if is_given else None,
+            "split": split[trial],
+            "split_group": int(groups.group[trial]) if is_shared[trial] else None,
+            "group_first_bin": float(groups.first_bin[trial]) if is_shared[trial] else None,
             "details": {name: values[trial] for name, values in recording.trial_metadata.items()},
         }

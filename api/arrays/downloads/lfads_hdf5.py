@@ -34,8 +34,8 @@ from api.arrays.formats.naming import Names
 from api.arrays.formats.nwb_clock import trial_dim, trials_of
 from api.arrays.formats.spooled import spooled
 from api.arrays.labelled import LabelledArray
+from store.split_groups import SPLITS
 
-SPLITS = ("train", "valid", "test")
 _OF_LATENTS = {
     "rates": "output_params",
     "initial_conditions": "ic_mean",

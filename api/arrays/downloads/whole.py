@@ -56,8 +56,8 @@ class Whole:
         width = in_memory("bin_width_s", np.array(self.bin_width_s), (), "s")
         if not self.is_dataset:
             return (width,)
-        flags = {"flag_values": [-1, 0, 1], "flag_meanings": "none train valid"}
-        codes = {"train": 0, "valid": 1}
+        flags = {"flag_values": [-2, -1, 0, 1], "flag_meanings": "gap none train valid"}
+        codes = {"train": 0, "valid": 1, "gap": -2}
         split = np.array([codes.get(one.split or "", -1) for one in self.context.origin.trials()], np.int8)
         return width, in_memory("split", split, ("trial",), "", "part that the trial is for, as given", flags)
 

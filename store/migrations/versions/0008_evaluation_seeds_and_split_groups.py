@@ -18,6 +18,7 @@ _JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("spec", sa.JSON))
 def upgrade() -> None:
     """Apply. Jobs that exist keep the split and the held-out samples that they were trained with."""
     op.add_column("trials", sa.Column("split_group", sa.Integer(), nullable=True))
+    op.add_column("trials", sa.Column("group_first_bin", sa.Double(), nullable=True))
     op.add_column("curve_points", sa.Column("sv_bits_per_spike_valid", sa.Double(), nullable=True))
     op.create_index("ix_jobs_dataset", "jobs", ["dataset_id"])
     op.add_column("models", sa.Column("best_hyperparameters", sa.JSON(), nullable=True))
@@ -32,6 +33,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Undo."""
     with op.batch_alter_table("trials", schema=None) as batch_op:
+        batch_op.drop_column("group_first_bin")
         batch_op.drop_column("split_group")
     with op.batch_alter_table("curve_points", schema=None) as batch_op:
         batch_op.drop_column("sv_bits_per_spike_valid")

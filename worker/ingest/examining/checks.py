@@ -15,12 +15,13 @@ from worker.ingest.bin_width import implausible_width
 from worker.ingest.examining.conditions import Conditions, find_conditions
 from worker.ingest.examining.correlations import Correlations, correlate
 from worker.ingest.examining.drift import Drift, find_drift
-from worker.ingest.examining.report import Findings, Report, make_report, trial_starts_s
+from worker.ingest.examining.report import Findings, Report, make_report
 from worker.ingest.examining.spike_statistics import SpikeStatistics, gather_statistics
 from worker.ingest.examining.units import unit_warnings
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
+from worker.ingest.recording import Recording
 from worker.ingest.rows import Rows, blocks
+from worker.ingest.shaping.splits import given_split, split_groups
 
 __all__ = ["Report", "examine"]
 
@@ -86,7 +87,7 @@ def examine(recording: Recording) -> Report:
 
 def _drift(recording: Recording, statistics: SpikeStatistics, conditions: Conditions | None) -> Drift | None:
     trials = statistics.trials_counted
-    starts_s = trial_starts_s(recording)
+    starts_s = recording.starts_s()
     order = np.arange(len(trials)) if starts_s is None else np.argsort(starts_s[trials], kind="stable")
     durations_s = statistics.trial_bins.astype(np.float64) * recording.bin_width_s
     code = np.zeros(len(trials), np.int64) if conditions is None else conditions.code[trials]
@@ -320,10 +321,7 @@ def _behaviour_warning(recording: Recording, name: str) -> Problem | None:
 def _unfit_for_presets(recording: Recording) -> Problem | None:
     """Warn of a recording that no preset can train, by the rules of job creation, and say which options mend it."""
     trials, bins, neurons = recording.spikes.shape
-    is_given = bool((recording.split != SPLIT_NOT_GIVEN).any())
-    names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid"}
-    given = [names.get(int(code), "test") if is_given else None for code in recording.split]
-    split = split_trials(given, Training())
+    split = split_trials(given_split(recording), split_groups(recording), Training())
     inputs = recording.external_inputs
     report = {"external_inputs": 0 if inputs is None else inputs.shape[2]}
     extent = Extent(neurons, bins, split.count("train"), split.count("valid"), report)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.examining.conditions import Conditions, find_conditions
-from worker.ingest.examining.report import trial_starts_s
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import BLOCK_BYTES, Rows
 
@@ -204,7 +203,7 @@ def _raster(
 ) -> dict[str, Any]:
     """Spikes of some trials spread over the session, and of some neurons spread over the rates, the fastest first."""
     _, bins, neurons = recording.spikes.shape
-    starts_s, lengths = trial_starts_s(recording), recording.trial_length_bins
+    starts_s, lengths = recording.starts_s(), recording.trial_length_bins
     order = np.arange(len(lengths)) if starts_s is None else np.argsort(starts_s, kind="stable")
     number = min(MOST_TRIALS, len(order))
     chosen = order[((np.arange(number) + 0.5) / number * len(order)).astype(np.int64)].tolist()
@@ -329,7 +328,7 @@ def _session(
     observed_s: NDArray[np.float64],
 ) -> dict[str, Any]:
     """Rate of the population from trial to trial, in the order of time; neighbours are put together if there are many."""
-    starts_s = trial_starts_s(recording)
+    starts_s = recording.starts_s()
     at = looked_at.astype(np.float64) if starts_s is None else starts_s[looked_at]
     order = np.argsort(at, kind="stable")
     edges = np.unique(np.linspace(0, len(order), min(MOST_POINTS, len(order)) + 1).astype(np.int64))[:-1]

@@ -14,6 +14,7 @@ from worker.ingest.examining.drift import Drift
 from worker.ingest.examining.spike_statistics import SpikeStatistics
 from worker.ingest.problems import Problem, listed
 from worker.ingest.recording import (
+    SPLIT_GAP,
     SPLIT_NOT_GIVEN,
     SPLIT_TRAIN,
     SPLIT_VALID,
@@ -71,7 +72,7 @@ class Report:
     correlated_pairs
         Pairs of neurons that seem to share spikes, the most suspicious 50.
     split
-        Number of trials: `train`, `valid`, `not_given`.
+        Number of trials: `train`, `valid`, `not_given`, `gap`.
     silent_neurons, empty_trials
         Indices of those without a spike.
     duplicate_neurons, correlated_neurons, duplicate_trials
@@ -151,7 +152,7 @@ def make_report(
     """Put together what was found; `remarks` are added to the reader's notes."""
     statistics, correlations, conditions = findings.statistics, findings.correlations, findings.conditions
     lengths = recording.trial_length_bins
-    splits = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "not_given": SPLIT_NOT_GIVEN}
+    splits = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "not_given": SPLIT_NOT_GIVEN, "gap": SPLIT_GAP}
     inputs = recording.external_inputs
     trials, bins, neurons = recording.spikes.shape
     notes = [*recording.notes, *remarks]
@@ -206,19 +207,9 @@ def make_report(
     )
 
 
-def trial_starts_s(recording: Recording) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """When each trial begins, in seconds of the session; None where it is not known."""
-    starts_s, windows = recording.trial_start_s, recording.windows
-    if starts_s is None or not np.isfinite(starts_s).all():
-        return None
-    stretches_s = starts_s if windows is None else windows.segment_start_s
-    # Long trials without times of their own all begin at 0.
-    return None if len(stretches_s) > 1 and np.ptp(stretches_s) == 0 else starts_s
-
-
 def session(recording: Recording) -> list[float] | None:
     """When the first trial begins and the last ends, in seconds of the session."""
-    starts_s = trial_starts_s(recording)
+    starts_s = recording.starts_s()
     if starts_s is None:
         return None
     ends_s = starts_s + recording.trial_length_bins * recording.bin_width_s

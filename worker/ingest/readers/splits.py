@@ -4,6 +4,7 @@
 |---|---|---|
 | `split` (`data_split`, …) | `train`, `training`; `valid`, `val`, `validation`, `dev`; `test`; empty | as they say |
 | the same | 0, 1, 2 or -1 | training, validation, test; -1 is a test trial too |
+| the same | `gap`, or -2 | a trial that shares bins with trials of two parts: neither trained on nor scored |
 | the same | 1, 2, 3, without 0 | training, validation, test; with a warning |
 | the same | true, false | the more frequent one is training, the other validation; with a warning |
 | `partition`, `subset`, `set`, `phase` | words as above, `train` among them | as they say |
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import (
+    SPLIT_GAP,
     SPLIT_NOT_GIVEN,
     SPLIT_TRAIN,
     SPLIT_VALID,
@@ -34,12 +36,19 @@ _WORDS = {
     **dict.fromkeys(("train", "training", "trn"), SPLIT_TRAIN),
     **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "development"), SPLIT_VALID),
     **dict.fromkeys(("test", "testing", "none", "neither", ""), SPLIT_NOT_GIVEN),
+    "gap": SPLIT_GAP,
 }
 _NAMES = ("split", "splits", "datasplit", "datasetsplit", "trialsplit", "traintestsplit", "trainvalidsplit")
 _LOOSE_NAMES = ("partition", "subset", "set", "dataset", "phase")
 _FLAGS = re.compile(r"(is|in|for)?(trial)?(?P<part>[a-z]+?)(set|trials?|mask|flag)?")
 _CERTAIN_FLAGS = ("istrain", "istraining", "train", "training", "isval", "isvalidation", "validation")
-_FROM_ZERO = {"0": SPLIT_TRAIN, "1": SPLIT_VALID, "2": SPLIT_NOT_GIVEN, "-1": SPLIT_NOT_GIVEN}
+_FROM_ZERO = {
+    "0": SPLIT_TRAIN,
+    "1": SPLIT_VALID,
+    "2": SPLIT_NOT_GIVEN,
+    "-1": SPLIT_NOT_GIVEN,
+    "-2": SPLIT_GAP,
+}
 _FROM_ONE = {"1": SPLIT_TRAIN, "2": SPLIT_VALID, "3": SPLIT_NOT_GIVEN}
 _TRUE, _FALSE = {"true", "1"}, {"false", "0"}
 _HINT = 'split.values says what each value means, such as {"1": "train", "2": "valid", "3": "test"}.'
@@ -108,7 +117,7 @@ def _meaning(found: set[str], texts: list[str], name: str, warnings: list[Proble
         guessed = {text: _FROM_ONE[text] for text in found}
     else:
         return {}
-    names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid", SPLIT_NOT_GIVEN: "test"}
+    names = {SPLIT_TRAIN: "train", SPLIT_VALID: "valid", SPLIT_NOT_GIVEN: "test", SPLIT_GAP: "gap"}
     taken = listed(
         f"{text} as {names[guessed[text]]} ({texts.count(text)} trials)" for text in sorted(guessed)
     )
@@ -121,7 +130,7 @@ def _part_of(name: str) -> int | None:
     """Return the part of the split that a name such as `is_train` or `valid_mask` is about."""
     matched = _FLAGS.fullmatch(_bare(name))
     word = matched["part"] if matched is not None else ""
-    return _WORDS[word] if word and word in _WORDS and word not in ("none", "neither") else None
+    return _WORDS[word] if word and word in _WORDS and word not in ("none", "neither", "gap") else None
 
 
 def _bare(name: str) -> str:

@@ -346,8 +346,8 @@ def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions
             f"{len(shared)} trials begin before the trial before them ends: their shared spikes are in both."
         )
         hint = (
-            "Training and validation trials must not share spikes: choose a shorter trials.window_s, or trials.overlap `drop` "
-            f"or `cut`.{_meant_milliseconds(start_s, options.trials.window_s)}"
+            "No split that is drawn puts such trials on two sides. To have trials that share nothing, choose a shorter "
+            f"trials.window_s, or trials.overlap `drop` or `cut`.{_meant_milliseconds(start_s, options.trials.window_s)}"
         )
         trains.warnings.append(Problem("trials_overlap", said, hint, "/trials/overlap"))
         return

@@ -1,4 +1,4 @@
-"""Which trials are for training, which for validation, which for neither."""
+"""Which trials belong together, and which are for training, validation and testing."""
 
 import math
 
@@ -7,20 +7,55 @@ from numpy.typing import NDArray
 
 from store.conditions import CONDITION, condition_names
 from store.dataset_options import SplitOptions
+from store.split_groups import FEWEST_GROUPS_TO_DRAW, TOLERANCE, Split, SplitGroups, blocks_of_time
 from worker.ingest.problems import Problem, RejectedFile, listed
-from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
+from worker.ingest.recording import SPLIT_GAP, SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
 
-FEWEST_SEGMENTS_TO_DRAW = 5
-"""Windows of fewer segments are split by blocks of time: too few segments to draw from."""
+
+def split_groups(recording: Recording) -> SplitGroups:
+    """Return which trials belong together: windows of one trial, and trials that share time, whose time is known."""
+    windows, width_s, starts_s = recording.windows, recording.bin_width_s, recording.starts_s()
+    trials = len(recording.split)
+    segment = np.arange(trials) if windows is None else windows.segment
+    if starts_s is None:
+        first_bin = np.zeros(trials) if windows is None else windows.first_bin.astype(np.float64)
+        return SplitGroups.of(segment.tolist(), first_bin.tolist(), recording.trial_length_bins)
+    if windows is None:
+        begin, end = starts_s / width_s, starts_s / width_s + recording.trial_length_bins
+    else:
+        begin = windows.segment_start_s / width_s
+        end = begin + windows.segment_bins
+    order = np.argsort(begin, kind="stable")
+    reached = np.maximum.accumulate(end[order])
+    is_new = np.concatenate(([True], begin[order][1:] > reached[:-1] - TOLERANCE))
+    group = np.empty(len(begin), np.int64)
+    group[order] = np.cumsum(is_new) - 1
+    first_bin = starts_s / width_s - begin[order][is_new][group[segment]]
+    return SplitGroups.of(group[segment].tolist(), first_bin.tolist(), recording.trial_length_bins)
+
+
+_NAMES: dict[int, Split] = {
+    SPLIT_TRAIN: "train",
+    SPLIT_VALID: "valid",
+    SPLIT_NOT_GIVEN: "test",
+    SPLIT_GAP: "gap",
+}
+
+
+def given_split(recording: Recording) -> list[Split | None]:
+    """Return the part of each trial; None throughout where no trial has one."""
+    if (recording.split == SPLIT_NOT_GIVEN).all():
+        return [None] * len(recording.split)
+    return [_NAMES[code] for code in recording.split.tolist()]
 
 
 def apply_split(recording: Recording, options: SplitOptions) -> None:
-    """Write a recording's split; windows that share bins never come to be in training and validation both.
+    """Write a recording's split; trials that share bins never come to be in two parts.
 
     Parameters
     ----------
     recording
-        Its `split` is replaced, unless `options.kind` is `given` and trials of a session need none: each job draws then.
+        Its `split` is replaced, unless `options.kind` is `given` and trials have one or are no windows: each job draws then.
     options
         As the request has them.
 
@@ -29,37 +64,71 @@ def apply_split(recording: Recording, options: SplitOptions) -> None:
     RejectedFile
         When there is no metadata to take shares of, or too few trials for all parts.
     """
-    if options.kind == "given" and ((recording.split != SPLIT_NOT_GIVEN).any() or recording.windows is None):
+    groups = split_groups(recording)
+    if options.kind == "given" and (recording.split != SPLIT_NOT_GIVEN).any():
+        _warn_of_divided_groups(recording, groups)
+        return
+    if options.kind == "given" and recording.windows is None:
         return
     random = np.random.default_rng(options.seed)
-    trials = len(recording.split)
-    if options.kind == "condition":
-        unit, name = _units(recording), condition_of_split(recording, options.condition)
-        drawn = _draw(_strata(recording, name, unit), options, random)[unit]
-        how = f"drawn in equal shares of each `{name}`"
-    elif options.kind == "time" or (
-        recording.windows is not None and _segments(recording) < FEWEST_SEGMENTS_TO_DRAW
-    ):
-        drawn, how = _by_time(recording, options), "blocks of time"
+    drawn = np.full(len(groups), SPLIT_TRAIN, np.int8)
+    whole = (
+        ""
+        if groups.number == len(groups)
+        else ", with all windows of a trial and all trials that share bins together"
+    )
+    if options.kind == "condition" and groups.stay_whole(2):
+        name = condition_of_split(recording, options.condition)
+        drawn = _draw(_strata(recording, name, groups), options, random)[groups.group]
+        how = f"drawn in equal shares of each `{name}`{whole}"
+    elif options.kind == "time" or not groups.stay_whole(FEWEST_GROUPS_TO_DRAW):
+        drawn = _by_time(recording, groups, options)
+        how = "blocks of time; a trial of a gap shares bins with trials of two parts"
     else:
-        unit = _units(recording)
-        drawn = _draw(np.zeros(int(unit.max()) + 1, np.int64), options, random)[unit]
-        how = "drawn" if recording.windows is None else "drawn, whole trials with all their windows"
-    _refuse_if_empty(drawn, trials)
+        drawn = _draw(np.zeros(groups.number, np.int64), options, random)[groups.group]
+        how = f"drawn{whole}"
+    _refuse_if_empty(drawn, len(groups))
     recording.split = drawn
-    numbers = [int((drawn == code).sum()) for code in (SPLIT_TRAIN, SPLIT_VALID, SPLIT_NOT_GIVEN)]
+    numbers = {name: int((drawn == code).sum()) for code, name in _NAMES.items()}
     recording.notes.append(
-        f"Split: {numbers[0]} trials for training, {numbers[1]} for validation, {numbers[2]} for neither; {how}."
+        f"Split: {numbers['train']} trials for training, {numbers['valid']} for validation, {numbers['test']} for testing, "
+        f"{numbers['gap']} in gaps; {how}."
     )
 
 
-def _segments(recording: Recording) -> int:
-    return 0 if recording.windows is None else len(recording.windows.segment_bins)
+def _by_time(recording: Recording, groups: SplitGroups, options: SplitOptions) -> NDArray[np.int8]:
+    """Return a block in the middle for validation and the last for testing; gaps between blocks that share bins."""
+    trials, starts_s = len(groups), recording.starts_s()
+    in_time = np.argsort(starts_s, kind="stable") if starts_s is not None else groups.in_time()
+    unit = groups.group if groups.stay_whole(FEWEST_GROUPS_TO_DRAW) else np.arange(trials)
+    _, first = np.unique(unit[in_time], return_index=True)
+    units = unit[in_time[np.sort(first)]]
+    number_valid = max(1, round(options.valid_fraction * len(units)))
+    valid, test = blocks_of_time(units, number_valid, math.ceil(options.test_fraction * len(units)))
+    split = np.full(trials, "train", "<U5")
+    split[np.isin(unit, valid)], split[np.isin(unit, test)] = "valid", "test"
+    split = groups.separated(split, split != "train")
+    return np.select([split == name for name in _NAMES.values()], list(_NAMES)).astype(np.int8)
 
 
-def _units(recording: Recording) -> NDArray[np.int64]:
-    """What is drawn as a whole: each trial, or all windows of one."""
-    return np.arange(len(recording.split)) if recording.windows is None else recording.windows.segment
+def _warn_of_divided_groups(recording: Recording, groups: SplitGroups) -> None:
+    """Warn of a split of the file that divides trials that belong together."""
+    train = recording.split == SPLIT_TRAIN
+    held = (recording.split == SPLIT_VALID) | (recording.split == SPLIT_NOT_GIVEN)
+    divided = np.isin(groups.group, groups.group[train]) & np.isin(groups.group, groups.group[held])
+    if not divided.any():
+        return
+    shared = groups.sharing(held) & train
+    said = (
+        f"The file's split divides trials that belong together: {int(divided.sum())} trials are windows of one trial, or share "
+        f"bins with each other, and are both for training and for validation or testing. {int(shared.sum())} training trials "
+        "share bins with validation or test trials."
+    )
+    hint = (
+        "Scores of such trials are too good. Let the split be drawn, with split.kind `trial` or `time`, or choose a shorter "
+        "trials.window_s, or trials.overlap `drop` or `cut`."
+    )
+    recording.warnings.append(Problem("split_divides_trials", said, hint, "/split"))
 
 
 def condition_of_split(recording: Recording, name: str | None) -> str:
@@ -75,11 +144,11 @@ def condition_of_split(recording: Recording, name: str | None) -> str:
     raise RejectedFile(Problem("metadata_unknown", said, hint, "/split/condition"))
 
 
-def _strata(recording: Recording, name: str, unit: NDArray[np.int64]) -> NDArray[np.int64]:
+def _strata(recording: Recording, name: str, groups: SplitGroups) -> NDArray[np.int64]:
     values = recording.trial_metadata[name]
-    _, first = np.unique(unit, return_index=True)
-    of_units = [repr(values[trial]) for trial in first]
-    return np.unique(of_units, return_inverse=True)[1].astype(np.int64)
+    _, first = np.unique(groups.group, return_index=True)
+    of_groups = [repr(values[trial]) for trial in first]
+    return np.unique(of_groups, return_inverse=True)[1].astype(np.int64)
 
 
 def _draw(strata: NDArray[np.int64], options: SplitOptions, random: np.random.Generator) -> NDArray[np.int8]:
@@ -93,44 +162,10 @@ def _draw(strata: NDArray[np.int64], options: SplitOptions, random: np.random.Ge
     parts = ((SPLIT_VALID, options.valid_fraction), (SPLIT_NOT_GIVEN, options.test_fraction))
     for code, share in parts:
         free = np.flatnonzero(drawn[order] == SPLIT_TRAIN)
-        number = max(round(share * len(strata)), 1) if share else 0
+        number = min(max(round(share * len(strata)), 1), len(free)) if share else 0
         picks = ((np.arange(number) + 0.5) / max(number, 1) * len(free)).astype(np.int64)
         drawn[order[free[picks]]] = code
     return drawn
-
-
-def _by_time(recording: Recording, options: SplitOptions) -> NDArray[np.int8]:
-    """A block in the middle for validation, the last for neither; windows that share bins with either are for neither."""
-    trials = len(recording.split)
-    starts = recording.trial_start_s
-    order = np.arange(trials) if starts is None else np.argsort(starts, kind="stable")
-    number_test = math.ceil(options.test_fraction * trials) if options.test_fraction else 0
-    number_valid = max(1, round(options.valid_fraction * trials))
-    rest = trials - number_test
-    first = (rest - number_valid) // 2
-    drawn = np.full(trials, SPLIT_TRAIN, np.int8)
-    drawn[order[first : first + number_valid]] = SPLIT_VALID
-    drawn[order[rest:]] = SPLIT_NOT_GIVEN
-    if recording.windows is not None:
-        drawn[_sharing(recording, drawn)] = SPLIT_NOT_GIVEN
-    return drawn
-
-
-def _sharing(recording: Recording, drawn: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Training windows that share bins with a window that is not for training."""
-    windows = recording.windows
-    assert windows is not None
-    first, last = windows.first_bin, windows.first_bin + recording.trial_length_bins
-    shared = np.zeros(len(drawn), np.bool_)
-    for segment in np.unique(windows.segment):
-        here = np.flatnonzero(windows.segment == segment)
-        held = here[drawn[here] != SPLIT_TRAIN]
-        # Windows of a stretch are in order: those that end after mine begins, less those that begin after mine ends.
-        ended = np.searchsorted(last[held], first[here], side="right")
-        begun = np.searchsorted(first[held], last[here], side="left")
-        shared[here] = begun > ended
-    still_training: NDArray[np.bool_] = shared & (drawn == SPLIT_TRAIN)
-    return still_training
 
 
 def _refuse_if_empty(drawn: NDArray[np.int8], trials: int) -> None:
