@@ -4,10 +4,10 @@
 looked for in `LATENTRY_DATA`, or in `shared/data` beside the repository.
 
 A fifth of the trials is for testing and a fifth for validation, drawn by the seed as a job draws them; windows of a continuous
-recording are split in blocks of time. Every preset is the product's: its space, its strategy, and the batch size, epochs and ramps that it chooses for
-the recording. `quick` trains its four models whole. `paper-2019` and `autolfads` get `--seconds` of CPU time of one core: the
-first trains as many of its models as fit, four at a time; of the second the population is made as large as the first copies and
-six generations after them allow (4 to 20 models). The model of the lowest smoothed SV loss is scored:
+recording are split in blocks of time. Every preset is the product's: its space, its strategy, and the batch size, epochs and
+ramps that it chooses for the recording. `quick` trains its four models whole. `paper-2019` and `autolfads` get `--seconds` of
+CPU time of one core: the first trains as many of its models as fit, four at a time; the population of the second is as large
+as the first copies and six generations after them allow (4 to 20 models). The model of the lowest smoothed SV loss is scored:
 
 - *bits per spike* of samples of test trials that the model does not read (sample validation);
 - *velocity R²* of test trials, by ridge regression from the rates, fitted on all other trials; lag and penalty are chosen within
