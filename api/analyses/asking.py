@@ -18,7 +18,7 @@ from api.arrays.transformations.surroundings import Surroundings
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from store.tables import Dataset
 
-VERSION = "1"
+VERSION = "2"
 """Goes up when an analysis answers otherwise, so that nobody keeps the old answer."""
 HEAVY = CapacityLimiter(2)
 """Analyses at a time: each takes a core for as long as it lasts, and others wait without holding a thread."""

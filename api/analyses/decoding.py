@@ -1,7 +1,7 @@
 """Behaviour decoded from latents: their samples, the decoders, and the predictions for trials that were held out."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -14,6 +14,7 @@ from api.analyses.ridge import NOWHERE, Decoded, Division, decode, divide, divid
 from api.analyses.trajectories import TIME, Trajectories
 from api.arrays.labelled import Coordinate, LabelledArray, dims_of
 from api.arrays.transformations.wording import refusal
+from store.split_groups import SplitGroups
 
 Floats = NDArray[np.float64]
 HeldOut = Literal["folds", "valid"]
@@ -35,15 +36,15 @@ def behaviours_in(group: zarr.Group) -> list[str]:
     )
 
 
-class Behaviour:
-    """A behaviour by trial, in a file that is gone with it: trials come in any order, and memory does not grow with them."""
+class KeptTrials:
+    """Trajectories by trial, in a temporary file: trials are read in any order, and memory does not grow with them."""
 
     def __init__(self, trajectories: Trajectories) -> None:
         self.array = trajectories.array
         self._shape = (trajectories.bins, trajectories.components)
         self._row_bytes = 8 * self._shape[0] * self._shape[1]
         self._row = {int(trial): row for row, trial in enumerate(trajectories.trials)}
-        self._file = tempfile.TemporaryFile(prefix="latentry-behaviour-")  # noqa: SIM115 (closed with this object)
+        self._file = tempfile.TemporaryFile(prefix="latentry-trials-")  # noqa: SIM115 (closed with this object)
         self.sum, self.known = np.zeros(self._shape[1]), 0
         for _, values in trajectories.blocks():
             self._file.write(np.ascontiguousarray(values).tobytes())
@@ -71,6 +72,8 @@ class Decoding:
         Behaviour comes so many bins after the latents that it is decoded from.
     held_out, folds, seed
         Which trials decoders are tested on.
+    groups
+        [rows of the latents] trials that belong together.
     split
         [rows of the latents] split of each trial; None where there is none.
     """
@@ -82,6 +85,7 @@ class Decoding:
     held_out: HeldOut
     folds: int
     seed: int
+    groups: SplitGroups
     split: NDArray[np.str_] | None
 
     def __post_init__(self) -> None:
@@ -102,7 +106,7 @@ class Decoding:
                 "array",
                 f"decoding is cross-validated and needs 3 trials; {len(self.latents.trials)} are selected",
             )
-        sums = self.folds * (self.folds + 1) * (self.latents.components + self.behaviour.components + 1) ** 2
+        sums = self.folds * (self.folds + 2) * (self.latents.components + self.behaviour.components + 1) ** 2
         if sums > MOST_SUMS:
             raise refusal(
                 "folds",
@@ -124,18 +128,46 @@ class Decoding:
         return inside[same], at[inside[same]]
 
     @cached_property
-    def kept(self) -> Behaviour:
+    def kept(self) -> KeptTrials:
         """The behaviour, by trial."""
-        return Behaviour(self.behaviour)
+        return KeptTrials(self.behaviour)
 
     @cached_property
     def divisions(self) -> list[Division]:
-        """Which trials are fitted on and tested on."""
+        """Which trials are fitted on and tested on; trials that belong together are on one side.
+
+        Raises
+        ------
+        Invalid
+            If there are too few trials, or groups of them, to fit and to choose a penalty.
+        """
+        found = self._divisions()
+        poor = next((number for number, one in enumerate(found) if not one.can_choose), None)
+        if poor is not None:
+            fitted = int(found[poor].is_fitted.sum())
+            raise refusal(
+                "folds" if self.held_out == "folds" else "held_out",
+                f"the {len(self.groups)} selected trials are of {self.groups.number} recorded trials or stretches of time, and "
+                f"{found[poor].left_out} of them share bins with those that decoder {poor} is tested on. That leaves {fitted} to "
+                "fit it on; expected two at least that share no bins, so that a penalty can be chosen",
+                "select more trials, change folds, or derive a data set with shorter windows or less overlap",
+            )
+        return found
+
+    @property
+    def keeps_groups_together(self) -> bool:
+        """Whether no decoder is tested on trials of a group that it is fitted on."""
+        return not any(
+            np.isin(self.groups.group[one.is_fitted], self.groups.group[one.part == one.parts]).any()
+            for one in self.divisions
+        )
+
+    def _divisions(self) -> list[Division]:
         trials = len(self.latents.trials)
         if self.held_out == "folds":
             if self.folds > trials:
                 raise refusal("folds", f"expected at most one for each trial; {trials} trials are selected")
-            return divide_in_folds(trials, self.folds, self.seed)
+            return divide_in_folds(self.groups, self.folds, self.seed)
         if self.split is None:
             raise refusal(
                 "held_out", "valid needs a split; these trials have none", "held_out=folds needs none"
@@ -147,7 +179,7 @@ class Decoding:
                 f"valid needs two training trials and a validation trial; {fitted.sum()} and {tested.sum()} are selected",
                 "held_out=folds needs no split",
             )
-        return [divide(fitted, tested, self.folds, self.seed)]
+        return [divide(fitted, tested, self.groups, self.folds, self.seed)]
 
     @cached_property
     def decoded(self) -> Decoded:
@@ -173,7 +205,35 @@ class Decoding:
         for row, states, behaviour in self._trials():
             x, y = states[from_bins] - self._centre, behaviour[to_bins] - self._mean
             known = np.isfinite(x).all(1) & np.isfinite(y).all(1)
+            self._known[row] = known
             yield row, x[known], y[known]
+
+    @cached_property
+    def _known(self) -> NDArray[np.bool_]:
+        """[rows, bins] where both are finite; filled when it is decoded."""
+        return np.zeros((len(self.latents.trials), len(self.bins[0])), np.bool_)
+
+    def decoded_from(self, features: int, of_trial: Callable[[int], Floats]) -> Decoded:
+        """Decode the same samples, in the same folds, from other features.
+
+        Parameters
+        ----------
+        features
+            How many.
+        of_trial
+            Gives [bins of the latents, features] of a trial of the data set, all finite.
+        """
+        assert self.decoded.fitted  # tells which samples there are
+        from_bins, to_bins = self.bins
+
+        def samples() -> Iterator[tuple[int, Floats, Floats]]:
+            for row in np.flatnonzero(self._known.any(1)).tolist():
+                trial, known = int(self.latents.trials[row]), self._known[row]
+                behaviour = self.kept.of(trial)
+                assert behaviour is not None
+                yield row, of_trial(trial)[from_bins][known], behaviour[to_bins][known] - self._mean
+
+        return decode(samples(), self.divisions, features, self.behaviour.components)
 
     def _trials(self) -> Iterator[tuple[int, Floats, Floats]]:
         """(row, latents [bins, D], behaviour [bins, K]) of each trial that has both."""

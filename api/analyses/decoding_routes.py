@@ -1,10 +1,11 @@
 """Routes of behaviour decoded from latents."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Header, Query, Response
+from numpy.typing import NDArray
 
 from api.analyses.asking import (
     UNCHANGED,
@@ -18,10 +19,18 @@ from api.analyses.asking import (
     picture_answers,
     picture_response,
 )
+from api.analyses.baselines import SmoothedSpikes, smoothed_spikes, spikes_of
 from api.analyses.conditions import split_of
-from api.analyses.decoding import TOLERANCE, Decoding, behaviours_in
-from api.analyses.schemas import DecodingDocument, DecodingQuery, PredictionsQuery, Tested
-from api.analyses.trajectories import ask_trajectories, shared_query
+from api.analyses.decoding import MOST_FEATURES, TOLERANCE, Decoding, behaviours_in
+from api.analyses.schemas import (
+    DecodedBaseline,
+    DecodingDocument,
+    DecodingQuery,
+    PredictionsQuery,
+    Tested,
+    TrialGroups,
+)
+from api.analyses.trajectories import Trajectories, ask_trajectories, shared_query
 from api.arrays.answering import ConditionsDependency, answer, coding_of, unchanged
 from api.arrays.formats import FORMATS, Context, choose_format
 from api.arrays.group import FindGroup
@@ -33,6 +42,7 @@ from api.arrays.transformations.surroundings import Surroundings
 from api.arrays.transformations.time_axis import bin_width_s
 from api.arrays.transformations.wording import listed, refusal
 from api.errors import problem_responses
+from store.split_groups import given_splits
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _OF_BOTH = ("align_to", "window_s", "event_clock", "rebin_s")
@@ -54,8 +64,8 @@ def make_decoding_router(kind: str, plural: str, find_group: FindGroup) -> APIRo
         """Decode behaviour by ridge regression, and score it on trials that the decoder was not fitted on."""
 
         def begin(surroundings: Surroundings) -> Work:
-            decoding, behaviours = begin_decoding(query, surroundings)
-            return lambda: json_response(document(query, decoding, behaviours))
+            asked = begin_decoding(query, surroundings)
+            return lambda: json_response(document(query, asked))
 
         return await asking.answer(find_group, query, shared_query(query), begin)
 
@@ -78,11 +88,11 @@ def _add_picture(router: APIRouter, base: str, kind: str, find_group: FindGroup,
         def begin(surroundings: Surroundings) -> Work:
             from api.analyses.pictures import draw_decoding as draw  # matplotlib takes a second to import
 
-            decoding, behaviours = begin_decoding(query, surroundings)
+            asked = begin_decoding(query, surroundings)
 
             def work() -> Response:
-                told = document(query, decoding, behaviours)
-                return picture_response(draw(told, decoding, picture), picture)
+                told = document(query, replace(asked, spikes=""))
+                return picture_response(draw(told, asked.decoding, picture), picture)
 
             return work
 
@@ -119,7 +129,7 @@ def _add_predictions(router: APIRouter, base: str, kind: str, find_group: FindGr
             decides = (VERSION, "predictions", asked, *what_decides(query.array, shared, surroundings))
             if (same := unchanged(chosen, decides, conditions, REVALIDATED)) is not None:
                 return lambda: same
-            decoding, _ = begin_decoding(query, surroundings)
+            decoding = begin_decoding(query, surroundings).decoding
             origin = find_origin(surroundings.session, asking.database, asking.arrays, surroundings.group)
             context = Context(asking.settings.json_max_elements, origin)
 
@@ -140,8 +150,38 @@ def _add_predictions(router: APIRouter, base: str, kind: str, find_group: FindGr
         return await asking.compute(find_group, begin)
 
 
-def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> tuple[Decoding, list[str]]:
-    """Look at a question about behaviour; also the names of all behaviours there are.
+@dataclass(frozen=True)
+class AskedDecoding:
+    """A question about behaviour, before it is answered.
+
+    Attributes
+    ----------
+    decoding
+        What is decoded from what.
+    behaviours
+        Names of all behaviours that the data set has.
+    spikes
+        Of the data set, to be decoded from for comparison; or why not. Empty where nobody wants it.
+    """
+
+    decoding: Decoding
+    behaviours: list[str]
+    spikes: Trajectories | str
+
+
+def _array_of(query: DecodingQuery, surroundings: Surroundings) -> str:
+    """Return the array that is decoded from; where none is named, the first that there is and that is small enough."""
+    if "array" in query.model_fields_set:
+        return query.array
+    arrays = surroundings.group.opened(surroundings.store).arrays
+    for name in ("rates", "factors", "spikes"):
+        if name in arrays and arrays[name].shape[-1] <= MOST_FEATURES:
+            return name
+    return query.array
+
+
+def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> AskedDecoding:
+    """Look at a question about behaviour.
 
     Raises
     ------
@@ -158,9 +198,12 @@ def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> tuple[De
             f"expected a behaviour of {of_dataset.group.owner}; {came}",
             f"it has {listed(behaviours)}" if behaviours else "it has none: upload behaviour with the spikes",
         )
-    latents = ask_trajectories(query.array, shared_query(query), surroundings)
-    asked = {one: getattr(query, one) for one in _OF_BOTH if getattr(query, one) is not None}
-    behaviour = ask_trajectories(name, ArrayQuery.model_validate(asked), of_dataset, "behaviour")
+    latents = ask_trajectories(_array_of(query, surroundings), shared_query(query), surroundings)
+    asked = ArrayQuery.model_validate(
+        {one: getattr(query, one) for one in _OF_BOTH if getattr(query, one) is not None}
+    )
+    behaviour = ask_trajectories(name, asked, of_dataset, "behaviour")
+    _, groups = given_splits(surroundings.session, surroundings.group.dataset_id)
     width_s = bin_width_s(latents.array, surroundings) or 1.0
     decoding = Decoding(
         latents,
@@ -170,9 +213,12 @@ def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> tuple[De
         query.held_out,
         query.folds,
         query.seed,
+        groups.take(latents.trials),
         split_of(latents.trials, surroundings) if query.held_out == "valid" else None,
     )
-    return decoding, behaviours
+    is_of_model = surroundings.group.path != of_dataset.group.path
+    is_wanted = is_of_model and query.baseline is not False
+    return AskedDecoding(decoding, behaviours, spikes_of(decoding, asked, of_dataset) if is_wanted else "")
 
 
 def _lag_bins(lag_s: float, width_s: float) -> int:
@@ -186,17 +232,21 @@ def _lag_bins(lag_s: float, width_s: float) -> int:
     return bins
 
 
-def document(query: DecodingQuery, decoding: Decoding, behaviours: list[str]) -> DecodingDocument:
-    """What a question about behaviour is answered; decodes it."""
+def document(query: DecodingQuery, asked: AskedDecoding) -> DecodingDocument:
+    """Return the answer to a question about behaviour; decodes it."""
+    decoding, spikes = asked.decoding, asked.spikes
     found = decoding.decoded
-    known = found.r2[np.isfinite(found.r2)]
+    r2 = mean_or_none(found.r2)
+    baseline = (
+        spikes if isinstance(spikes, str) else smoothed_spikes(decoding, spikes, is_wanted=query.baseline)
+    )
     return DecodingDocument(
-        array=query.array,
+        array=decoding.latents.array.name,
         behaviour=decoding.behaviour.array.name,
         lag_s=query.lag_s,
         held_out=query.held_out,
         folds=query.folds,
-        r2=float(known.mean()) if len(known) else None,
+        r2=r2,
         r2_of_components=or_none(found.r2.tolist()),
         alphas=[one.alpha for one in found.fitted],
         features=decoding.latents.components,
@@ -205,5 +255,42 @@ def document(query: DecodingQuery, decoding: Decoding, behaviours: list[str]) ->
             fitted_bins=found.train_samples,
             tested_bins=found.test_samples,
         ),
-        behaviours=behaviours,
+        groups=TrialGroups(
+            number=decoding.groups.number,
+            kept_together=decoding.keeps_groups_together,
+            left_out=round(float(np.mean([one.left_out for one in decoding.divisions])), 1),
+        ),
+        baselines=[]
+        if isinstance(baseline, str)
+        else [
+            DecodedBaseline(
+                name="smoothed_spikes",
+                width_s=baseline.width_s,
+                r2=mean_or_none(baseline.r2),
+                r2_of_components=or_none(baseline.r2.tolist()),
+            )
+        ],
+        notes=_notes(decoding.latents.array.name, r2, baseline),
+        behaviours=asked.behaviours,
     )
+
+
+def mean_or_none(values: NDArray[np.float64]) -> float | None:
+    """Return the mean of the finite values, or None if there is none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _notes(array: str, r2: float | None, baseline: SmoothedSpikes | str) -> list[str]:
+    """Return sentences about the score beside that of smoothed spikes."""
+    if isinstance(baseline, str):
+        return [f"Smoothed spikes were not decoded: {baseline}."] if baseline else []
+    simple = mean_or_none(baseline.r2)
+    if r2 is None or simple is None or r2 >= simple:
+        return []
+    advice = "train more epochs or more models, with a smaller batch if there are few trials"
+    if array != "rates":
+        advice = f"decode from the rates (array=rates), or {advice}"
+    return [
+        f"Smoothed spikes decode this behaviour better than {array}: R² {simple:.3f} against {r2:.3f}. Try this: {advice}."
+    ]

@@ -1,13 +1,15 @@
 """Ridge regression from products of columns alone: samples pass by once, and every fold and penalty is fitted from their sums.
 
-The same regression as `models.metrics.ridge_decode_r2`, which needs all samples in memory.
+For trials that stand alone it is the same regression as `models.metrics.ridge_decode_r2`, which needs all samples in memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from store.split_groups import SplitGroups
 
 Floats = NDArray[np.float64]
 
@@ -27,31 +29,58 @@ class Division:
     ----------
     part
         [trials] 0 … parts - 1 of trials to fit on, in the parts that choose the penalty in turn; `parts` of those it is tested
-        on; `NOWHERE` of others.
+        on; `parts + 1` of trials to fit on that share bins with two parts, and so do not choose the penalty; `NOWHERE` of others.
     parts
         How many parts.
+    left_out
+        How many trials it would be fitted on, did they not share bins with a tested trial.
     """
 
     part: NDArray[np.int64]
     parts: int
+    left_out: int
+
+    @property
+    def is_fitted(self) -> NDArray[np.bool_]:
+        """[trials] which it is fitted on."""
+        fitted: NDArray[np.bool_] = (self.part >= 0) & (self.part != self.parts)
+        return fitted
+
+    @property
+    def can_choose(self) -> bool:
+        """Whether there are two parts at least, so that one can be predicted from the others."""
+        return len(np.unique(self.part[(self.part >= 0) & (self.part < self.parts)])) > 1
 
 
-def divide_in_folds(trials: int, folds: int, seed: int) -> list[Division]:
-    """Each fold is tested by a decoder fitted on the others; there are at least as many trials as folds, and 3."""
-    fold_of = np.random.default_rng(seed).permutation(trials) % folds
-    return [divide(fold_of != fold, fold_of == fold, folds, seed, fold) for fold in range(folds)]
+def divide_in_folds(groups: SplitGroups, folds: int, seed: int) -> list[Division]:
+    """Return a division for each fold, which is tested by a decoder fitted on the others; there are as many trials as folds."""
+    fold_of = groups.parts(folds, np.random.default_rng(seed))
+    return [divide(fold_of != fold, fold_of == fold, groups, folds, seed, fold) for fold in range(folds)]
 
 
 def divide(
-    fitted_on: NDArray[np.bool_], tested_on: NDArray[np.bool_], folds: int, seed: int, number: int = 0
+    fitted_on: NDArray[np.bool_],
+    tested_on: NDArray[np.bool_],
+    groups: SplitGroups,
+    folds: int,
+    seed: int,
+    number: int = 0,
 ) -> Division:
-    """A decoder fitted on some trials and tested on others."""
-    inside = np.flatnonzero(fitted_on)
-    parts = min(folds, len(inside))
+    """Return the division of a decoder that is fitted on some trials and tested on others.
+
+    Trials that share bins with a tested trial are not fitted on. The parts that choose the penalty are divided by the same rule.
+    """
+    shared = groups.sharing(tested_on)
+    inside = np.flatnonzero(fitted_on & ~shared)
+    of_inside = groups.take(inside)
+    parts = max(1, min(folds, of_inside.number if of_inside.number > 1 else len(inside)))
+    inner = of_inside.parts(parts, np.random.default_rng([seed, number]))
+    for one in range(parts):
+        inner[(inner > one) & (inner < parts) & of_inside.sharing(inner == one)] = parts + 1
     part = np.full(len(fitted_on), NOWHERE, np.int64)
-    part[inside] = np.random.default_rng([seed, number]).permutation(len(inside)) % parts
+    part[inside] = inner
     part[tested_on] = parts
-    return Division(part, parts)
+    return Division(part, parts, int((fitted_on & shared).sum()))
 
 
 @dataclass(frozen=True)
@@ -64,10 +93,16 @@ class Fitted:
         [D + 1, K]; the last row belongs to the column of ones.
     alpha
         The penalty that was chosen.
+    error_of_parts
+        Of that penalty, where each part is predicted by what is fitted on the others; relative to the behaviour's variance.
+    errors
+        [K] squared errors on the trials it is tested on, added up.
     """
 
     weights: Floats
     alpha: float
+    error_of_parts: float
+    errors: Floats
 
 
 @dataclass(frozen=True)
@@ -78,16 +113,25 @@ class Decoded:
     ----------
     fitted
         Of each division.
-    r2
-        [K] over the predictions of all divisions together, 1 - SSE / SST; NaN where the behaviour does not vary.
+    variation
+        [K] squared deviations of the behaviour that is predicted, of all divisions together; NaN where it does not vary.
     train_samples, test_samples
         States with behaviour, the first of the mean division.
     """
 
     fitted: list[Fitted]
-    r2: Floats
+    variation: Floats
     train_samples: int
     test_samples: int
+
+    @property
+    def r2(self) -> Floats:
+        """[K] 1 - SSE / SST over the predictions of all divisions together; NaN where the behaviour does not vary."""
+        return self.r2_of(self.fitted)
+
+    def r2_of(self, fitted: Sequence[Fitted]) -> Floats:
+        """[K] R² of decoders of the same divisions, which may be fitted on other features."""
+        return np.asarray(1.0 - np.sum([one.errors for one in fitted], axis=0) / self.variation)
 
 
 def decode(
@@ -110,7 +154,7 @@ def decode(
         D and K.
     """
     size = features + 1 + outputs
-    products = [np.zeros((division.parts + 1, size, size)) for division in divisions]
+    products = [np.zeros((division.parts + 2, size, size)) for division in divisions]
     whole = np.zeros((size, size))
     for trial, x, y in samples:
         columns = np.concatenate((x, np.ones((len(x), 1)), y), axis=1)
@@ -120,23 +164,24 @@ def decode(
             if division.part[trial] != NOWHERE:
                 sums[division.part[trial]] += product
     spread = np.maximum(_variance(whole, features), 1e-300)
-    fitted, errors, tested = [], np.zeros(outputs), np.zeros((size, size))
-    for sums in products:
-        alpha = _best_alpha(sums[:-1], features, spread)
-        weights = _solve(sums[:-1].sum(0), features, alpha)
-        fitted.append(Fitted(weights, alpha))
-        errors += _squared_errors(sums[-1], features, weights)
-        tested += sums[-1]
+    fitted, tested, train_samples = [], np.zeros((size, size)), []
+    for sums, division in zip(products, divisions, strict=True):
+        parts, test, more = sums[: division.parts], sums[division.parts], sums[division.parts + 1]
+        alpha, error_of_parts = _best_alpha(parts, features, spread)
+        train = parts.sum(0) + more
+        weights = _solve(train, features, alpha)
+        fitted.append(Fitted(weights, alpha, error_of_parts, _squared_errors(test, features, weights)))
+        tested += test
+        train_samples.append(train[features, features])
     total = _variance(tested, features) * tested[features, features]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        varies = total > 1e-12 * np.diagonal(tested)[features + 1 :]
-        r2 = np.where(varies, 1.0 - errors / total, np.nan)
-    train = np.mean([sums[:-1, features, features].sum() for sums in products])
-    return Decoded(fitted, r2, round(float(train)), round(float(tested[features, features])))
+    variation = np.where(total > 1e-12 * np.diagonal(tested)[features + 1 :], total, np.nan)
+    return Decoded(
+        fitted, variation, round(float(np.mean(train_samples))), round(float(tested[features, features]))
+    )
 
 
-def _best_alpha(sums: Floats, features: int, spread: Floats) -> float:
-    """The penalty with the least error on each part by what is fitted on the others."""
+def _best_alpha(sums: Floats, features: int, spread: Floats) -> tuple[float, float]:
+    """Return the penalty with the least error on each part by what is fitted on the others, and that error."""
     whole, errors = sums.sum(0), np.zeros(len(ALPHAS))
     for part in sums:
         number = part[features, features]
@@ -145,7 +190,7 @@ def _best_alpha(sums: Floats, features: int, spread: Floats) -> float:
         for place, alpha in enumerate(ALPHAS):
             found = _squared_errors(part, features, _solve(whole - part, features, alpha))
             errors[place] += (found / spread).mean() / number
-    return ALPHAS[int(errors.argmin())]
+    return ALPHAS[int(errors.argmin())], float(errors.min())
 
 
 def _solve(products: Floats, features: int, alpha: float) -> Floats:

@@ -78,6 +78,14 @@ class DistancesDocument(BaseModel):
 class DecodingQuery(ArrayOfTrials, Selection, Transformation):
     """A question about behaviour."""
 
+    array: str = Field(
+        "rates",
+        min_length=1,
+        max_length=200,
+        description="Array of trials that is decoded from. Unless given: `rates`; `factors` where a model has no array `rates` "
+        "(of several sessions each has its own, such as `rates_0`), or more than 500 neurons; `spikes` of a data set.",
+    )
+
     behaviour: str | None = Field(
         None,
         min_length=1,
@@ -98,6 +106,11 @@ class DecodingQuery(ArrayOfTrials, Selection, Transformation):
     )
     folds: int = Field(5, ge=2, le=20, description="Folds, of `held_out=folds` and to choose the penalty.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of which trials are in which fold.")
+    baseline: bool | None = Field(
+        None,
+        description="Decode smoothed spikes too, for comparison with latents of a model. Unless given: if it takes a few "
+        "seconds at most.",
+    )
 
 
 class PredictionsQuery(DecodingQuery, FormatChoice):
@@ -114,6 +127,31 @@ class Tested(BaseModel):
     tested_bins: int = Field(description="Bins that were predicted, of all folds.")
 
 
+class TrialGroups(BaseModel):
+    """Which of the trials belong together: windows of one recorded trial, and trials that share bins in time."""
+
+    number: int = Field(description="How many groups the trials form; a trial that stands alone is one.")
+    kept_together: bool = Field(
+        description="Whether no decoder is tested on trials of a group that it is fitted on. false: folds are blocks of time, "
+        "since there are fewer groups than folds, or a group has more than half of the trials; or the split of the job is."
+    )
+    left_out: float = Field(
+        description="Trials that a decoder is not fitted on since they share bins with a tested trial; the mean over decoders."
+    )
+
+
+class DecodedBaseline(BaseModel):
+    """How well a simple predictor decodes the same behaviour, in the same trials, bins and folds."""
+
+    name: Literal["smoothed_spikes"]
+    width_s: float = Field(
+        description="Standard deviation of the Gaussian, in seconds. Each decoder chooses among 0.03, 0.05, 0.08, 0.1 and 0.15 s "
+        "(or a bin, if it is wider) within the trials that it is fitted on; this is what most of them chose."
+    )
+    r2: float | None = Field(description="Mean over components; null where none varies.")
+    r2_of_components: list[float | None]
+
+
 class DecodingDocument(BaseModel):
     """How well behaviour is decoded from latents of trials that the decoder was not fitted on."""
 
@@ -127,6 +165,13 @@ class DecodingDocument(BaseModel):
     alphas: list[float] = Field(description="The penalty that was chosen for each decoder.")
     features: int = Field(description="Components of the latents.")
     tested: Tested
+    groups: TrialGroups
+    baselines: list[DecodedBaseline] = Field(
+        description="Simple predictors of the same samples; `notes` say why there is none."
+    )
+    notes: list[str] = Field(
+        description="Whether the latents are below a simple predictor, and what to try then; what was not computed."
+    )
     behaviours: list[str] = Field(description="All that the data set has.")
 
 

@@ -115,7 +115,7 @@ class AsyncArrayOwner(AsyncResource):
     async def decoding(
         self,
         *,
-        array: str = "factors",
+        array: str | None = None,
         behaviour: str | None = None,
         lag_s: float = 0.0,
         held_out: str = "folds",
@@ -127,7 +127,8 @@ class AsyncArrayOwner(AsyncResource):
         Parameters
         ----------
         array
-            Whose trajectories: an array of trials.
+            Whose trajectories: an array of trials. Unless given, the rates of a model (factors, if it is of several sessions), or
+            the spikes of a data set.
         behaviour
             Array of the data set that is decoded; its only behaviour unless given.
         lag_s
@@ -135,7 +136,7 @@ class AsyncArrayOwner(AsyncResource):
         held_out
             ``folds``, or ``valid``: the validation trials of the job.
         where, asked
-            As of `AsyncArray.query`; also ``folds`` and ``seed``.
+            As of `AsyncArray.query`; also ``folds``, ``seed`` and ``baseline``: whether smoothed spikes are decoded too.
         """
         own = {"array": array, "behaviour": behaviour, "lag_s": lag_s, "held_out": held_out}
         return await self._client.get(f"{self.path}/decoding", parameters_of(where, **own, **asked))

@@ -148,7 +148,7 @@ def decoding(
         str | None, typer.Option(help="Array of the data set; its only behaviour unless given.")
     ] = None,
     lag_s: Annotated[float | None, typer.Option(help="The behaviour comes so many seconds later.")] = None,
-    array: Annotated[str | None, typer.Option(help="What it is decoded from; factors unless given.")] = None,
+    array: Annotated[str | None, typer.Option(help="What it is decoded from; rates unless given.")] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Any other parameter of the request; repeatable."),
@@ -159,7 +159,10 @@ def decoding(
     asked = {name: value for name, value in given.items() if value is not None}
     found = call.client.get(f"{_path(call, owner_id)}/decoding", params=asked)
     shown = ("behaviour", "array", "lag_s", "held_out", "r2", "r2_of_components")
-    call.answer(found, lambda page: page.print(pairs_table((name, found[name]) for name in shown)))
+    rows = [(name, found[name]) for name in shown]
+    rows += [(f"r2 of {one['name']}, {one['width_s']:g} s", one["r2"]) for one in found["baselines"]]
+    rows += [("note", note) for note in found["notes"]]
+    call.answer(found, lambda page: page.print(pairs_table(rows)))
 
 
 def _path(call: Call, owner_id: str) -> str:

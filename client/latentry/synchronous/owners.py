@@ -116,7 +116,7 @@ class ArrayOwner(Resource):
     def decoding(
         self,
         *,
-        array: str = "factors",
+        array: str | None = None,
         behaviour: str | None = None,
         lag_s: float = 0.0,
         held_out: str = "folds",
@@ -128,7 +128,8 @@ class ArrayOwner(Resource):
         Parameters
         ----------
         array
-            Whose trajectories: an array of trials.
+            Whose trajectories: an array of trials. Unless given, the rates of a model (factors, if it is of several sessions), or
+            the spikes of a data set.
         behaviour
             Array of the data set that is decoded; its only behaviour unless given.
         lag_s
@@ -136,7 +137,7 @@ class ArrayOwner(Resource):
         held_out
             ``folds``, or ``valid``: the validation trials of the job.
         where, asked
-            As of `Array.query`; also ``folds`` and ``seed``.
+            As of `Array.query`; also ``folds``, ``seed`` and ``baseline``: whether smoothed spikes are decoded too.
         """
         own = {"array": array, "behaviour": behaviour, "lag_s": lag_s, "held_out": held_out}
         return self._client.get(f"{self.path}/decoding", parameters_of(where, **own, **asked))

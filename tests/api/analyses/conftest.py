@@ -41,6 +41,7 @@ class Lab:
     details: list[dict[str, Any]]
     splits: NDArray[np.int8]
     lengths: NDArray[np.int64]
+    spikes: NDArray[np.uint8]
 
     @property
     def condition(self) -> list[str | None]:
@@ -148,6 +149,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     client = TestClient(app, raise_server_exceptions=False)
     yield Lab(
         client, settings, *ids[DEFAULT_TENANT], ids[OTHER_TENANT][1],
-        factors, initial, velocity, details, splits, lengths,
+        factors, initial, velocity, details, splits, lengths, spikes,
     )  # fmt: skip
     database.close()

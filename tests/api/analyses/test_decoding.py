@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
+from api.analyses import baselines
 from models.metrics import ridge_decode_r2
 from tests.api.analyses.conftest import BINS, LAG_BINS, TRIALS, WIDTH_S, Lab
 
@@ -145,6 +146,74 @@ def test_smoothed_spikes_are_decoded_as_well(lab: Lab) -> None:
     )
     assert found["r2"] < 0.2
     assert found["features"] == 4
+
+
+def smoothed_by_hand(values: NDArray[np.float64], deviation: float, length: int) -> NDArray[np.float64]:
+    """Smooth [bins, neurons] of a trial: Gaussian weights up to four deviations, normalised over its bins."""
+    apart = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+    weights = np.exp(-0.5 * np.square(apart / deviation)) * (apart <= int(4 * deviation + 0.5))
+    smooth = np.full(values.shape, np.nan)
+    smooth[:length] = weights @ values[:length] / weights.sum(1, keepdims=True)
+    return smooth
+
+
+def test_the_baseline_is_nested_cross_validation_of_scikit_learn(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths_s = (0.02, 0.05, 0.3)
+    monkeypatch.setattr(baselines, "WIDTHS_S", widths_s)
+    found = lab.get("decoding", behaviour="velocity", lag_s=LAG_S)
+    y, lengths = lab.velocity[:, LAG_BINS:], lab.lengths
+    by_width = [
+        np.stack([
+            smoothed_by_hand(trial, width_s / WIDTH_S, length)
+            for trial, length in zip(lab.spikes.astype(np.float64), lengths, strict=True)
+        ])[:, :-LAG_BINS]
+        for width_s in widths_s
+    ]  # fmt: skip
+    known = np.isfinite(lab.factors[:, :-LAG_BINS]).all(2) & np.isfinite(y).all(2)
+    spread = y[known].var(0)
+    fold_of = np.random.default_rng(0).permutation(TRIALS) % 5
+
+    def predicted(x: Any, train: Any, test: Any, alpha: float) -> Any:
+        scale = x[train].std(0)
+        return Ridge(alpha=alpha).fit(x[train] / scale, y[train]).predict(x[test] / scale)
+
+    errors, chosen = np.zeros(2), []
+    for fold in range(5):
+        inside = np.flatnonzero(fold_of != fold)
+        part = np.full(TRIALS, -1)
+        part[inside] = np.random.default_rng([0, fold]).permutation(len(inside)) % 5
+        tries = {}
+        for width_s, x in zip(widths_s, by_width, strict=True):
+            for alpha in 10.0 ** np.arange(-2, 5):
+                of_parts = [
+                    np.square(predicted(x, known & rest[:, None], known & one[:, None], alpha) - y[known & one[:, None]])
+                    for one, rest in (((part == p), (part >= 0) & (part != p)) for p in range(5))
+                ]  # fmt: skip
+                tries[width_s, alpha] = sum((one / spread).mean() for one in of_parts)
+        width_s, alpha = min(tries, key=lambda key: tries[key])
+        chosen.append(width_s)
+        train, test = known & (fold_of != fold)[:, None], known & (fold_of == fold)[:, None]
+        x = by_width[widths_s.index(width_s)]
+        errors += np.square(predicted(x, train, test, alpha) - y[test]).sum(0)
+    [baseline] = found["baselines"]
+    expected = 1 - errors / np.square(y[known] - y[known].mean(0)).sum(0)
+    np.testing.assert_allclose(baseline["r2_of_components"], expected, rtol=1e-6, atol=1e-9)
+    assert baseline["r2"] == pytest.approx(expected.mean())
+    assert baseline["width_s"] in chosen
+    assert found["notes"] == []
+
+
+def test_a_large_baseline_is_left_out_unless_it_is_asked_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines, "MUCH_WORK", 1000)
+    found = lab.get("decoding", behaviour="velocity")
+    assert found["baselines"] == []
+    assert "baseline=true" in found["notes"][0]
+    [baseline] = lab.get("decoding", behaviour="velocity", baseline=True)["baselines"]
+    assert baseline["r2"] < 0.2
 
 
 def test_behaviour_that_does_not_vary_has_no_score(lab: Lab) -> None:
