@@ -21,8 +21,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.paper import known_rates, recordings
-from benchmarks.paper.harness import Draw, Result, Task, Trained, data_folder, draw_models, main, train_all
-from benchmarks.recordings import lags_in_bins
+from benchmarks.paper.harness import (
+    Draw,
+    Result,
+    Task,
+    Trained,
+    data_folder,
+    draw_models,
+    lags_in_bins,
+    main,
+    train_all,
+)
 from models import Architecture, Session, TrainingOptions
 from models.config import Precision
 from models.metrics import r2_true_rates, ridge_decode_r2

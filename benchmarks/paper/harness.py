@@ -260,6 +260,25 @@ def machine() -> str:
     return f"{device}, {platform.machine()}, torch {torch.__version__}"
 
 
+LAGS_S = (0.0, 0.04, 0.08, 0.12, 0.16)
+"""By which behaviour follows the spikes."""
+
+
+def smooth(spikes: NDArray[Any], recorded: NDArray[np.bool_], sd_bins: float) -> NDArray[np.float64]:
+    """Gaussian smoothing along bins, [trials, T, N]; bins past a trial's end weigh nothing."""
+    reach = np.arange(spikes.shape[1])
+    kernel = np.exp(-0.5 * ((reach[:, None] - reach[None]) / sd_bins) ** 2)
+    weight = recorded.astype(float) @ kernel
+    smoothed: NDArray[np.float64] = np.einsum("st,bsn->btn", kernel, spikes * recorded[:, :, None])
+    smoothed /= np.maximum(weight, 1e-9)[:, :, None]
+    return smoothed
+
+
+def lags_in_bins(bin_width_s: float) -> list[int]:
+    """Return the lags as whole bins, each once."""
+    return sorted({round(lag / bin_width_s) for lag in LAGS_S})
+
+
 def loguniform(random: np.random.Generator, low: float, high: float) -> float:
     """A draw, uniform in the logarithm."""
     return float(np.exp(random.uniform(np.log(low), np.log(high))))

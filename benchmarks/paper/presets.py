@@ -32,8 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from api.analyses.ridge import decode, divide, divide_in_folds
-from benchmarks.paper.harness import data_folder, machine, map_processes, markdown_table
-from benchmarks.recordings import lags_in_bins, smooth
+from benchmarks.paper.harness import data_folder, lags_in_bins, machine, map_processes, markdown_table, smooth
 from models import (
     Architecture,
     EpochScores,
@@ -50,6 +49,7 @@ from models.metrics import bits_per_spike
 from models.model_state import fresh_state
 from store.presets import PresetName
 from store.specification import JobSpecification, Training, split_trials, without_sizes
+from store.split_groups import SplitGroups
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
 from worker.ingest.shaping.splits import split_groups
@@ -59,6 +59,11 @@ PRESETS: tuple[PresetName, ...] = ("quick", "paper-2019", "autolfads")
 WIDTHS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
 FLOORS = (0.01, 0.03, 0.1, 0.3, 0.6)
 """Shares of a neuron's mean rate in its smoothed rate."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    # 10 trials of 1000 bins, whose width the file does not say.
+    "lorenz_long_trials.h5": {"bin_width_s": 0.001, "chop": {"window_s": 0.1, "overlap_s": 0.02}},
+}
+"""Of recordings that the defaults do not read."""
 GENERATIONS_AFTER_BURN_IN = 6
 TOGETHER = 4
 Floats = NDArray[Any]
@@ -76,6 +81,8 @@ class Data:
         Bins of each trial.
     split
         Part of each trial, see `store.split_groups.Split`.
+    groups
+        Trials that belong together.
     velocity
         [trials, T, K]; None without one.
     """
@@ -85,6 +92,7 @@ class Data:
     lengths: NDArray[np.int64]
     recorded: NDArray[np.bool_]
     split: NDArray[np.str_]
+    groups: SplitGroups
     velocity: Floats | None
     bin_width_s: float
 
@@ -96,14 +104,15 @@ class Data:
 
 def load(path: Path, seed: int) -> Data:
     """Read a recording as the service does, and split it as a job does that holds out test trials."""
-    recording = read_recording(path, ReadOptions())
+    recording = read_recording(path, ReadOptions.model_validate(OPTIONS.get(path.name, {})))
     training = Training(test_fraction=0.2, evaluation_seed=seed)
-    split = np.array(split_trials([None] * len(recording.split), split_groups(recording), training))
+    groups = split_groups(recording)
+    split = np.array(split_trials([None] * len(recording.split), groups, training))
     spikes, lengths = np.asarray(recording.spikes[:]), recording.trial_length_bins
     velocities = [name for name in recording.behaviour if "velocity" in name]
     velocity = np.asarray(recording.behaviour[velocities[0]][:], float) if velocities else None
     recorded = np.arange(spikes.shape[1])[None] < lengths[:, None]
-    return Data(path.stem, spikes, lengths, recorded, split, velocity, recording.bin_width_s)
+    return Data(path.stem, spikes, lengths, recorded, split, groups, velocity, recording.bin_width_s)
 
 
 @dataclass
@@ -324,13 +333,13 @@ def _decoded(candidates: Sequence[Floats], data: Data) -> float | None:
     best: tuple[float, Floats, int] | None = None
     for features in candidates:
         for lag in lags_in_bins(data.bin_width_s):
-            folds = divide_in_folds(len(within), 5, seed=0)
+            folds = divide_in_folds(data.groups.take(within), 5, seed=0)
             score = _r2(features[within], data, within, lag, folds)
             if best is None or score > best[0]:
                 best = (score, features, lag)
     assert best is not None
     everything = np.arange(len(data.split))
-    return _r2(best[1], data, everything, best[2], [divide(fitted, tested, 5, seed=0)])
+    return _r2(best[1], data, everything, best[2], [divide(fitted, tested, data.groups, 5, seed=0)])
 
 
 def _r2(features: Floats, data: Data, trials: NDArray[np.int64], lag: int, divisions: Any) -> float:

@@ -29,11 +29,12 @@ from benchmarks.paper.harness import (
     Trained,
     data_folder,
     draw_models,
+    lags_in_bins,
     loguniform,
     main,
+    smooth,
     train_all,
 )
-from benchmarks.recordings import lags_in_bins, smooth
 from models import Architecture, Hyperparameters, Session, TrainingOptions
 from models.metrics import co_smoothing_bits_per_spike, ridge_decode_r2
 

@@ -13,9 +13,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from latentry.sample import write_sample
 
-from benchmarks.paper import harness
+from benchmarks.paper import harness, presets
 from models import Session
+from store.presets import PresetName
 
 EXPERIMENTS = {  # name: figures that its closing line of JSON must have
     "paper.overfitting": {"spearman_sv_r2", "spearman_ordinary_r2_without_cd", "spearman_ordinary_r2_with_cd", "models"},
@@ -109,3 +111,17 @@ def test_packs_hold_every_model_once() -> None:
     cut = harness.packs(10, 4)
     assert [number for part in cut for number in range(10)[part]] == list(range(10))
     assert max(len(range(10)[part]) for part in cut) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper-2019", "autolfads"])
+def test_presets_are_scored_on_trials_that_they_do_not_see(preset: PresetName, tmp_path: Path) -> None:
+    path = tmp_path / "reaches.npz"
+    write_sample(path)
+    found = presets.run_preset((path, preset, 0, 5.0))
+    assert (found["batch_size"], found["models"]) == (16, 4)  # of 72 training trials
+    assert 0 < found["best_step"] <= found["steps"]
+    assert -1 < found["bits_per_spike"] < 1
+    smoothing = presets.run_smoothing((path, 0))
+    assert 0.3 < smoothing["velocity_r2"] < 1
+    assert len(presets.table([found, smoothing])) == 3
