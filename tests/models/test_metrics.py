@@ -516,18 +516,18 @@ def test_the_last_epoch_is_judged_beside_the_kept_weights():
     assert found.best_by_ordinary == 0
 
 
-# Losses of the kept weights and of the last of 60 epochs, SV and ordinary; 12 conditions × 5 trials of
-# `lorenz(12, 5, 40, 20, 1.5)`: rates vary so much that a leak is a small share of the gain over constant rates.
-OF_HIGH_RATES = ReferenceLosses(sv_loss=2.1029, ordinary_loss=2.1023, held_out_samples=1914)
-LEAKS_LATER = (1.2496, 1.2423, 1.2888, 1.2246)  # cd_rate 0
-CALM_LATER = (1.2448, 1.2531, 1.2606, 1.2671)  # cd_rate 0.1
+# Losses of the kept weights and of the last of 60 epochs, SV and ordinary, on `lorenz(12, 5, 40, 20, 1.5, seed=1)`: rates vary
+# so much that a leak is a small share of the gain over constant rates.
+OF_HIGH_RATES = ReferenceLosses(sv_loss=2.0411, ordinary_loss=2.0677, held_out_samples=1951)
+LEAKS_LATER = (1.2574, 1.2865, 1.3395, 1.2857)  # cd_rate 0
+CALM_LATER = (1.2516, 1.2976, 1.2516, 1.2976)  # cd_rate 0.2
 
 
 def test_a_leak_that_is_a_small_share_of_a_large_gain_is_seen_by_losses_that_part():
     leaks, calm = (
         validation_disagreement([ModelLosses(0, *four)], OF_HIGH_RATES) for four in (LEAKS_LATER, CALM_LATER)
     )
-    assert leaks.last_lost_shares[0] == pytest.approx(1 - 0.8141 / 0.8777)  # 7 %
+    assert leaks.last_lost_shares[0] == pytest.approx(1 - 0.7016 / 0.7820)  # 10 %
     assert (leaks.leaking, leaks.leaking_later) == ((), (0,))
     assert (calm.leaking, calm.leaking_later) == ((), ())
 
@@ -535,17 +535,21 @@ def test_a_leak_that_is_a_small_share_of_a_large_gain_is_seen_by_losses_that_par
 @pytest.mark.parametrize(
     ("last_sv", "last_ordinary", "leaks"),
     [
-        (1.30, 1.22, True),
-        (1.30, 1.26, False),  # both rise: overfitting that ordinary validation sees
-        (1.30, 1.241, False),  # the ordinary loss has hardly fallen
-        (1.255, 1.20, False),  # the SV loss has hardly risen
-        (1.24, 1.20, False),  # both fall
-        (1.268, 1.236, False),  # less than 5 standard errors, √(2 · 0.0247 / 1914) = 0.0051 each
+        (1.31, 1.28, True),
+        (1.31, 1.30, False),  # both rise: overfitting that ordinary validation sees
+        (1.29, 1.24, False),  # the SV loss has hardly risen: by less than 5 % of 2.0411 - 1.2574
+        (1.25, 1.24, False),  # both fall
     ],
 )  # fmt: skip
 def test_losses_part_by_rule(last_sv, last_ordinary, leaks):
-    found = validation_disagreement([ModelLosses(4, 1.2496, 1.2423, last_sv, last_ordinary)], OF_HIGH_RATES)
+    found = validation_disagreement([ModelLosses(4, 1.2574, 1.2865, last_sv, last_ordinary)], OF_HIGH_RATES)
     assert found.leaking_later == ((4,) if leaks else ())
+
+
+def test_losses_that_part_by_less_than_five_standard_errors_are_no_leak():
+    apart = [ModelLosses(0, 0.4, 0.4, 0.42, 0.39)]  # 5 · √(2 · 0.03 / n) is 0.03 for n = 1667
+    few, many = (validation_disagreement(apart, ReferenceLosses(0.5, 0.5, n)) for n in (1600, 1730))
+    assert (few.leaking_later, many.leaking_later) == ((), (0,))
 
 
 def test_a_gain_of_next_to_nothing_is_no_leak_however_much_worse_the_sv_loss_is():
