@@ -74,9 +74,10 @@ class _Bounded:
         return value
 
 
-Rate = Annotated[float | Range | Choices, AfterValidator(_Bounded(0.0, 0.95).check)]
-Weight = Annotated[float | Range | Choices, AfterValidator(_Bounded(0.0, 1e3).check)]
-LearningRate = Annotated[float | Range | Choices, AfterValidator(_Bounded(1e-7, 1.0).check)]
+_RATE, _WEIGHT, _LEARNING_RATE = _Bounded(0.0, 0.95), _Bounded(0.0, 1e3), _Bounded(1e-7, 1.0)
+Rate = Annotated[float | Range | Choices, AfterValidator(_RATE.check)]
+Weight = Annotated[float | Range | Choices, AfterValidator(_WEIGHT.check)]
+LearningRate = Annotated[float | Range | Choices, AfterValidator(_LEARNING_RATE.check)]
 
 Units = Annotated[int, Field(ge=1, le=1024)]
 SeveralUnits = Annotated[list[Units], Field(min_length=1, max_length=20), AfterValidator(_check_choices)]
@@ -115,6 +116,12 @@ class Space(Document):
         description="Weight of the mean square of the controller's recurrent weights. Drawn only with a controller.",
     )
 
+
+LIMITS = {
+    name: _LEARNING_RATE if name == "learning_rate" else _WEIGHT if "weight" in name else _RATE
+    for name in Space.model_fields
+}
+"""Values that no search may leave, by hyperparameter; a range lies within."""
 
 CONTROLLER_HYPERPARAMETERS = ("kl_weight_inputs", "l2_weight_controller")
 """Of the space: what no model without a controller reads."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from store.space import Document, Space
+from store.space import Document, Range, Space
 
 HyperparameterName = Literal[
     "learning_rate",
@@ -176,7 +176,13 @@ class PbtStrategy(Document):
     unbounded: list[HyperparameterName] = Field(
         default_factory=lambda: list(_WEIGHTS),
         max_length=8,
-        description="Hyperparameters that perturbation may take out of their range; others are clipped to it.",
+        description="Hyperparameters that perturbation may take out of their range; others are clipped to it. [] keeps all "
+        "within their ranges.",
+    )
+    bounds: dict[HyperparameterName, Range] = Field(
+        default_factory=dict,
+        description="How far perturbation may take an unbounded hyperparameter: `low` and `high`, which contain its range. One "
+        "that is not named may go as far as `space` allows a value at all.",
     )
     start: dict[HyperparameterName, float] = Field(
         default_factory=dict, description="Values that all models begin with instead of a draw."

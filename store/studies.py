@@ -38,6 +38,18 @@ def fixed(space: Mapping[str, Searched]) -> dict[str, float]:
     return alone
 
 
+def widened(
+    dimensions: Mapping[str, BaseDistribution], observed: Sequence[Mapping[str, float]]
+) -> dict[str, BaseDistribution]:
+    """Return the dimensions with ranges that contain every observed value: perturbation may leave the space."""
+    found = dict(dimensions)
+    for name, one in dimensions.items():
+        if isinstance(one, FloatDistribution):
+            values = [of[name] for of in observed if name in of and (of[name] > 0 or not one.log)]
+            found[name] = FloatDistribution(min([one.low, *values]), max([one.high, *values]), log=one.log)
+    return found
+
+
 def finished_trial(
     values: Mapping[str, float], loss: float | None, dimensions: Mapping[str, BaseDistribution]
 ) -> FrozenTrial | None:
@@ -63,17 +75,20 @@ def make_study(
     return study
 
 
-def importances(study: optuna.Study, names: Sequence[str]) -> dict[str, float]:
+def importances(
+    study: optuna.Study, names: Sequence[str], best_share: float | None = None
+) -> dict[str, float]:
     """Share of each hyperparameter in what tells the better models from the others (PED-ANOVA, Watanabe et al. 2023).
 
-    Of the best tenth of the models, but of at least as many as it needs; 0 where all models have one value, or one loss.
+    The better ones are the best `best_share`; unless given, a tenth, but at least as many as it needs. A share is 0 where all
+    models have one value, or one loss.
     """
     complete = [trial for trial in study.trials if trial.value is not None]
     varied = [name for name in names if len({trial.params[name] for trial in complete}) > 1]
     if not varied or len({trial.value for trial in complete}) < 2:
         return dict.fromkeys(names, 0.0)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(
-        target_quantile=min(0.5, max(0.1, 4 / len(complete))), evaluate_on_local=True
+        target_quantile=best_share or min(0.5, max(0.1, 4 / len(complete))), evaluate_on_local=True
     )
     found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
     return {name: float(found.get(name, 0.0)) for name in names}

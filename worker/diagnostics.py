@@ -3,7 +3,10 @@
 from typing import Any
 
 from models import ReferenceLosses, validation_disagreement
+from store.space import Range
+from store.specification import JobSpecification
 from store.states import ModelState
+from store.strategies import PbtStrategy
 from store.tables import Model
 from worker.leaks import is_in_ramp, leak_warnings, losses_of, ramp_warning
 from worker.slice_work import Work
@@ -53,6 +56,7 @@ def diagnose(
         warnings.append(of_ramp)
     if bits_per_spike is not None and bits_per_spike < LEAST_BITS_PER_SPIKE:
         warnings.append(LEARNT_NOTHING.format(bits_per_spike))
+    warnings += beyond_ranges(work.specification, selected)
     shares = zip(judged, found.lost_shares, found.last_lost_shares, strict=True)
     return {
         "rank_correlation": found.rank_correlation,
@@ -90,6 +94,28 @@ def _of_model(model: Model, lost_share: float | None, last_lost_share: float | N
         "last_ordinary_loss": losses.last_ordinary_loss,
         "last_lost_share": last_lost_share,
     }
+
+
+def beyond_ranges(specification: JobSpecification, selected: Model) -> list[str]:
+    """Return in words which hyperparameters of the selected model's best weights lie beyond their ranges; empty if none does."""
+    found = []
+    for name, values in specification.searched_space().items():
+        value = selected.shown_hyperparameters.get(name)
+        if value is None or not isinstance(values, Range) or values.low <= value <= values.high:
+            continue
+        side = "below" if value < values.low else "above"
+        found.append(f"{name} {value:.3g}, {side} its range {values.low:g} … {values.high:g}")
+    if not found:
+        return []
+    again = (
+        "; to keep a search within its ranges, give strategy.unbounded: [], or bounds in strategy.bounds"
+        if isinstance(specification.strategy, PbtStrategy)
+        else ""
+    )
+    return [
+        f"The best weights of the selected model were trained with {' and '.join(found)}: the range may be too narrow. Widen it "
+        f"in `space` and search again{again}."
+    ]
 
 
 def _has_losses(model: Model) -> bool:

@@ -19,7 +19,7 @@ from store.feasibility import (
     Extent,
 )
 from store.sessions import RecordedSession, largest_read_in, neurons_per_trial, sessions_of
-from store.space import CONTROLLER_HYPERPARAMETERS, Range
+from store.space import CONTROLLER_HYPERPARAMETERS, LIMITS, Range
 from store.specification import JobSpecification
 from store.split_groups import Split, SplitGroups
 from store.strategies import GridStrategy, PbtStrategy
@@ -97,6 +97,7 @@ def check(specification: JobSpecification, data: JobData) -> None:
         *_window_problems(specification, data),
         *_memory_problems(specification, data),
         *_start_problems(specification),
+        *_bounds_problems(specification),
     ]
     if problems:
         first = problems[0]
@@ -262,6 +263,38 @@ def _start_problems(specification: JobSpecification) -> list[FieldProblem]:
                     hint="a preset gives such values too; strategy.start: {} begins with draws",
                 )
             )
+    return problems
+
+
+def _bounds_problems(specification: JobSpecification) -> list[FieldProblem]:
+    """Bounds of perturbation that bound nothing, or that do not fit the range."""
+    strategy, space = specification.strategy, specification.searched_space()
+    if not isinstance(strategy, PbtStrategy):
+        return []
+    problems = []
+    for name, outer in strategy.bounds.items():
+        values, limits, hint = space.get(name), LIMITS[name], None
+        if not isinstance(values, Range):
+            expected = "the name of a hyperparameter that this job draws from a range"
+            ranges = [one for one, searched in space.items() if isinstance(searched, Range)]
+            hint = f"drawn from ranges: {', '.join(ranges) or 'none'}"
+        elif name not in strategy.unbounded:
+            expected = "the name of a hyperparameter of strategy.unbounded: others never leave their range"
+            hint = f"add {name} to strategy.unbounded, or leave it out of strategy.bounds"
+        elif outer.low > values.low or outer.high < values.high:
+            expected = f"bounds that contain the range of space.{name}, {values.low:g} … {values.high:g}"
+        elif outer.low < limits.low or outer.high > limits.high:
+            expected = f"bounds within {limits.low:g} … {limits.high:g}, the values that {name} may have"
+        else:
+            continue
+        problems.append(
+            FieldProblem(
+                pointer=f"/strategy/bounds/{name}",
+                code="bounds_do_not_fit",
+                message=f"expected {expected}; got {name}: {outer.low:g} … {outer.high:g}",
+                hint=hint,
+            )
+        )
     return problems
 
 

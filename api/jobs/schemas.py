@@ -108,8 +108,8 @@ class JobDiagnostics(BaseModel):
     )
     constant_ordinary_loss: float = Field(description="Ordinary loss of constant rates, in nats per sample.")
     warning: str | None = Field(
-        description="What to know before using the latents: models leak, the selected one is from within the ramp, or it "
-        "learnt nearly nothing. It says what to change."
+        description="What to know before using the latents: models leak, the selected one is from within the ramp, it learnt "
+        "nearly nothing, or its hyperparameters lie beyond their ranges. It says what to change."
     )
     note: str | None = Field(description="Why leaks are not judged, where they are not.")
     models: list[ModelDiagnostics]

@@ -51,17 +51,17 @@ class JobLineage(BaseModel):
 
 
 class MarginalPart(BaseModel):
-    """Models in one part of a range, or with one choice of a list."""
+    """Models, or with `pbt` segments, in one part of a range, or with one choice of a list."""
 
     low: float = Field(description="The part's lower end, which belongs to it; or the choice.")
     high: float = Field(
         description="The part's upper end, which belongs to the last part only; or the choice."
     )
-    models: int = Field(
-        description="With a loss. Models outside the range count in the part that is nearest to them."
+    observations: int = Field(
+        description="Models or segments. Those outside the range count in the part that is nearest to them."
     )
-    median_smoothed_sv_loss: float | None = Field(description="null without a model.")
-    lowest_smoothed_sv_loss: float | None
+    median: float | None = Field(description="Of the job's `measure`; null without an observation.")
+    lowest: float | None = Field(description="Of the job's `measure`; null without an observation.")
 
 
 class SearchedDimension(BaseModel):
@@ -73,13 +73,26 @@ class SearchedDimension(BaseModel):
         description="Share in what tells the better models from the others, 0 to 1; all sum to 1, or are 0 where nothing does. "
         "null: not known, see `note`."
     )
+    p_value: float | None = Field(
+        description="Probability that the parts of `marginals` differ as much as they do if the value does not matter: a "
+        "permutation test (Kruskal and Wallis' statistic). Above 0.05 the differences may well be chance. null where there is no "
+        "importance."
+    )
     marginals: list[MarginalPart] = Field(description="Parts of equal width on the scale, from low to high.")
 
 
 class JobImportance(BaseModel):
-    """Which hyperparameters matter: PED-ANOVA (Watanabe et al. 2023) of lowest smoothed SV losses over models."""
+    """Which hyperparameters matter: PED-ANOVA (Watanabe et al. 2023) over models, or over segments of a population.
+
+    A segment is what a model of a population trained with unchanged hyperparameters, between two copies.
+    """
 
     job_id: str
-    models: int = Field(description="With a loss.")
+    measure: Literal["lowest_smoothed_sv_loss", "place_in_generation"] = Field(
+        description="What is compared. `lowest_smoothed_sv_loss` of models, in nats per sample. With `pbt` `place_in_generation` "
+        "of segments: 0 for the best and 1 for the worst model of a generation, by the smoothed SV loss at its end given that at "
+        "its beginning, as a mean over the generations of the segment."
+    )
+    observations: int = Field(description="Models with a loss; with `pbt` segments.")
     dimensions: list[SearchedDimension] = Field(description="The most important first.")
     note: str | None = Field(description="What keeps the figures from being known, or taken at their word.")

@@ -174,6 +174,7 @@ def add_decision(
     reason: str = "because",
     *,
     parent: int | None = None,
+    latest: float | None = None,
     **hyperparameters: float,
 ) -> None:
     session.add(
@@ -183,7 +184,7 @@ def add_decision(
             kind=kind,
             epoch=epoch,
             lowest_sv_loss=None,
-            latest_sv_loss=None,
+            latest_sv_loss=latest,
             parent_number=parent,
             hyperparameters=hyperparameters,
             reason=reason,

@@ -48,7 +48,7 @@ def test_client_reads_what_a_search_found(
         assert client.lineage(job_id)["model_number"] == 2
         assert client.lineage(job_id, 0)["model_number"] == 0
         assert "lineage of model 1" in client.lineage_picture(job_id, 1)
-        assert client.importance(job_id)["models"] == 3
+        assert client.importance(job_id)["observations"] == 0
 
 
 def test_client_waits_for_a_database_that_is_away(

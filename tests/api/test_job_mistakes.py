@@ -14,6 +14,12 @@ from tests.api.api_examples import PROBLEM, Example, add_dataset, count
 JSON = {"Content-Type": "application/json"}
 
 
+def bounded(**bounds: tuple[float, float]) -> dict[str, Any]:
+    """A population whose perturbation is bounded."""
+    ends = {name: {"low": low, "high": high} for name, (low, high) in bounds.items()}
+    return {"strategy": {"kind": "pbt", "bounds": ends}}
+
+
 STARTED = {"kind": "pbt", "start": {"cd_rate": 0.5}}
 OUT_OF_RANGE = "outside 0 … 0.95"
 
@@ -82,6 +88,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"strategy": {"kind": "pbt", "perturbation": {"dropout": 1}}}, "/strategy/perturbation/dropout", "less than 1; got 1"),
     ({"strategy": {"kind": "pbt", "start": {"speed": 1}}}, "/strategy/start/speed", "should be 'learning_rate', 'dropout'"),
     ({"strategy": {"kind": "pbt", "start": {"cd_rate": 0.9}}}, "/strategy/start/cd_rate", "0.01 … 0.7; got 0.9"),
+    (bounded(kl_weight_initial_condition=(1e-6, 1e-4)), "/strategy/bounds/kl_weight_initial_condition", "1e-06 … 0.001; got"),
+    (bounded(kl_weight_initial_condition=(1e-5, 1e-2)), "/strategy/bounds/kl_weight_initial_condition", "contain the range"),
+    (bounded(l2_weight_generator=(0, 1e4)), "/strategy/bounds/l2_weight_generator", "within 0 … 1000"),
+    (bounded(kl_weight_inputs=(0, 1)), "/strategy/bounds/kl_weight_inputs", "that this job draws from a range"),
+    (bounded(dropout=(0, 0.9)), "/strategy/bounds/dropout", "of strategy.unbounded: others never leave"),
+    (bounded(cd_pass_rate=(0, 0.9)), "/strategy/bounds/cd_pass_rate", "that this job draws from a range"),
+    (bounded(speed=(0, 1)), "/strategy/bounds/speed", "should be 'learning_rate', 'dropout'"),
+    (bounded(l2_weight_generator=(2, 1)), "/strategy/bounds/l2_weight_generator", "low must not be above high"),
     ({"strategy": STARTED, "space": {"cd_rate": 0.4}}, "/strategy/start/cd_rate", "0.4, to which"),
     ({"strategy": STARTED, "space": {"cd_rate": [0.4]}}, "/strategy/start/cd_rate", "one of the list"),
     ({"preset": "fast"}, "/preset", "should be 'quick', 'paper-2019' or 'autolfads'; got 'fast'"),

@@ -253,7 +253,7 @@ def importance_of(
     answer = client.get(f"/v1/jobs/{job_id}/importance")
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
-    assert found["models"] == models
+    assert found["observations"] == models
     return found
 
 
@@ -261,6 +261,8 @@ def importance_of(
 def test_what_matters_is_found(client: TestClient, database: Database, dataset_id: str, matters: str) -> None:
     middle = {"learning_rate": 1e-3, "dropout": 0.6, "factors": 4.0}
     found = importance_of(client, database, dataset_id, 40, lambda of: 1 + abs(of[matters] - middle[matters]))
+    assert found["measure"] == "lowest_smoothed_sv_loss"
+    assert {one["name"]: one["p_value"] for one in found["dimensions"]}[matters] == 0.002
     shares = {one["name"]: one["importance"] for one in found["dimensions"]}
     assert set(shares) == set(middle)  # what is fixed has no part
     assert list(shares) == sorted(shares, key=lambda name: -shares[name])
@@ -276,14 +278,12 @@ def test_marginals(client: TestClient, database: Database, dataset_id: str) -> N
         "learning_rate": "log", "dropout": "uniform", "factors": "choices",
     }  # fmt: skip
     for one in by_name.values():
-        assert sum(part["models"] for part in one["marginals"]) == 30
+        assert sum(part["observations"] for part in one["marginals"]) == 30
     parts = by_name["dropout"]["marginals"]
     assert [part["low"] for part in parts] == pytest.approx(np.linspace(0, 0.5, 6))
     assert [part["high"] for part in parts] == pytest.approx(np.linspace(0.1, 0.6, 6))
     for part in parts:
-        assert (
-            part["low"] <= part["lowest_smoothed_sv_loss"] <= part["median_smoothed_sv_loss"] < part["high"]
-        )
+        assert part["low"] <= part["lowest"] <= part["median"] < part["high"]
     parts = by_name["learning_rate"]["marginals"]
     assert (parts[0]["low"], parts[-1]["high"]) == (1e-3, 5e-3)
     assert parts[0]["high"] / parts[0]["low"] == pytest.approx(5 ** (1 / 6))
@@ -297,8 +297,8 @@ def test_few_models_have_no_importances(
     found = importance_of(light_client, sqlite_database, light_dataset_id, models, lambda of: of["dropout"])
     assert [one["importance"] for one in found["dimensions"]] == [None] * 3
     assert found["note"] == f"Importances need 10 models of the space with a loss; there are {models} so far."
-    empty = [part for part in found["dimensions"][1]["marginals"] if part["models"] == 0]
-    assert all(part["median_smoothed_sv_loss"] is None for part in empty)
+    empty = [part for part in found["dimensions"][1]["marginals"] if part["observations"] == 0]
+    assert all(part["median"] is None for part in empty)
 
 
 @pytest.mark.parametrize(
@@ -306,12 +306,6 @@ def test_few_models_have_no_importances(
     [
         (10, lambda of: of["dropout"], {}, "10 models are few"),
         (30, lambda of: 1.0, {}, "All models have the same loss"),
-        (
-            30,
-            lambda of: of["dropout"],
-            {"strategy": {"kind": "pbt"}},
-            "With pbt values change while a model trains",
-        ),
         (30, lambda of: of["dropout"], {"strategy": {"kind": "asha"}}, "Models that were given up early"),
         (
             30,
@@ -331,6 +325,60 @@ def test_what_to_know_of_importances(
     assert sum(shares) == pytest.approx(0 if "same loss" in says else 1)
 
 
+def test_segments_of_a_population_are_compared_by_their_places(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    """Model 2 copies model 0 at epoch 2. Places by hand: the line of the second generation has a slope of 0.275."""
+    body: dict[str, Any] = {"strategy": {"kind": "pbt"}, "budget": {"models": 4, "epochs": 4}}
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, **(SEARCHED | body))
+        for number, rate in enumerate((1.1e-3, 1.2e-3, 2e-3, 4e-3)):
+            of_model = {"learning_rate": rate, "dropout": 0.1, "factors": 4.0}
+            add_decision(session, job_id, number, "begin", 0, **of_model)
+        for number, (kind, latest, rate) in enumerate(
+            [("go_on", 1.0, 1.1e-3), ("go_on", 2.0, 1.2e-3), ("copy", 3.0, 4e-3), ("go_on", 2.0, 4e-3)]
+        ):
+            of_model = {"learning_rate": rate, "dropout": 0.1, "factors": 4.0}
+            parent = 0 if kind == "copy" else None
+            add_decision(session, job_id, number, kind, 2, parent=parent, latest=latest, **of_model)
+        for number, latest in enumerate((0.95, 1.1, 0.8, 1.2)):
+            add_model(session, job_id, number, losses=(9.0, 9.0, 9.0, latest))
+        add_model(session, job_id, 1000, losses=(0.1,) * 4, final_fit_of=0)
+        add_decision(session, job_id, 1000, "begin", 0, learning_rate=1e-3)
+    found = light_client.get(f"/v1/jobs/{job_id}/importance").json()
+    assert (found["measure"], found["observations"]) == ("place_in_generation", 5)
+    [parts] = [one["marginals"] for one in found["dimensions"] if one["name"] == "learning_rate"]
+    # model 0: 0 and 1; model 1: 1/2 and 1/3; model 2: 1, then as a copy 0; model 3: 1/2 and 2/3
+    assert [part["observations"] for part in parts] == [2, 1, 2]
+    assert [part["median"] for part in parts] == pytest.approx([11 / 24, 1, 7 / 24])
+    assert [part["lowest"] for part in parts] == pytest.approx([5 / 12, 1, 0])
+    assert "Importances need 10 segments" in found["note"]
+    assert "With pbt segments are compared" in found["note"]
+
+
+@pytest.mark.parametrize(("matters", "most"), [("dropout", 0.005), (None, 1.0)])
+def test_p_values_tell_a_difference_from_chance(
+    light_client: TestClient,
+    sqlite_database: Database,
+    light_dataset_id: str,
+    matters: str | None,
+    most: float,
+) -> None:
+    """Against the test of Kruskal and Wallis by its limiting distribution."""
+    from scipy.stats import kruskal
+
+    random = np.random.default_rng(3)
+    loss_of = lambda of: float(random.normal()) if matters is None else of[matters]  # noqa: E731
+    found = importance_of(light_client, sqlite_database, light_dataset_id, 60, loss_of)
+    by_name = {one["name"]: one["p_value"] for one in found["dimensions"]}
+    assert by_name["dropout"] <= most
+    models = light_client.get(f"/v1/jobs/{found['job_id']}/models").json()["items"][:60]
+    groups: dict[float, list[float]] = {}
+    for model in models:
+        groups.setdefault(model["architecture"]["factors"], []).append(model["scores"]["sv_loss"])
+    assert by_name["factors"] == pytest.approx(kruskal(*groups.values()).pvalue, abs=0.06)
+
+
 def test_models_outside_the_space(
     light_client: TestClient, sqlite_database: Database, light_dataset_id: str
 ) -> None:
@@ -347,7 +395,7 @@ def test_models_outside_the_space(
     found = light_client.get(f"/v1/jobs/{job_id}/importance").json()
     assert "2 of 22 models lie outside the space" in found["note"]
     [parts] = [one["marginals"] for one in found["dimensions"] if one["name"] == "learning_rate"]
-    assert sum(part["models"] for part in parts) == 22
+    assert sum(part["observations"] for part in parts) == 22
 
 
 def test_nothing_is_searched(
@@ -362,7 +410,7 @@ def test_nothing_is_searched(
         for number in range(5):
             add_model(session, job_id, number, losses=(1.0,), hyperparameters=space)
     found = light_client.get(f"/v1/jobs/{job_id}/importance").json()
-    assert (found["dimensions"], found["models"]) == ([], 5)
+    assert (found["dimensions"], found["observations"]) == ([], 5)
     assert found["note"].startswith("Nothing is searched")
 
 

@@ -206,7 +206,8 @@ def test_what_a_search_found(latentry: CommandLine, sqlite_database: Database, t
     importance = latentry("jobs", "importance", job_id, "--json").json()
     table = latentry("jobs", "importance", job_id).out
     assert all(one["name"] in table for one in importance["dimensions"])
-    assert f"Over {importance['models']} models" in table
+    assert f"Over {importance['observations']} segments of a population" in table
+    assert "lowest at" not in table
 
 
 def test_a_job_of_a_file(

@@ -11,7 +11,7 @@ from models import Architecture, ReferenceLosses, metrics
 from store.specification import JobSpecification
 from store.states import ModelState
 from store.tables import Model
-from worker.diagnostics import PREDICTED_ONLY, diagnose
+from worker.diagnostics import PREDICTED_ONLY, beyond_ranges, diagnose
 from worker.latents import LatentsRequest
 from worker.scores import ScoredData, score
 from worker.slice_work import Work
@@ -59,7 +59,7 @@ def model(
         "best_epoch": columns.pop("best_epoch", 150), "sv_loss": sv_loss, "ordinary_loss": ordinary_loss,
         "last_sv_loss": last_sv_loss, "last_ordinary_loss": last_ordinary_loss,
     }  # fmt: skip
-    given = {"state": ModelState.TRAINED, "epochs_trained": 200, **columns}
+    given = {"state": ModelState.TRAINED, "epochs_trained": 200, "hyperparameters": {}, **columns}
     return Model(id=f"mod_{number}", number=number, scores=scores, **given)
 
 
@@ -265,6 +265,24 @@ def test_kept_weights_from_within_the_ramp_are_told(
 def test_a_model_that_learnt_nothing_is_told(bits_per_spike: float | None, is_told: bool) -> None:
     found = diagnose(work_of(), [model(2, 0.48, 0.47), model(3, 0.45, 0.44)], REFERENCE, bits_per_spike)
     assert ("hardly better than constant rates" in (found["warning"] or "")) == is_told
+
+
+def test_hyperparameters_beyond_their_ranges_are_told() -> None:
+    """Those of the best weights count, not those that the model went on with."""
+    given = {"dataset_id": "dat_1", "strategy": {"kind": "pbt"}, "space": {"cd_rate": 0.5}}
+    specification = JobSpecification.model_validate(given)
+    best = {"kl_weight_initial_condition": 3.2e-7, "l2_weight_generator": 2.5, "dropout": 0.6, "cd_rate": 0.5}
+    selected = model(3, 0.45, 0.44, hyperparameters=best | {"dropout": 0.7}, best_hyperparameters=best)
+    [told] = beyond_ranges(specification, selected)
+    assert "kl_weight_initial_condition 3.2e-07, below its range 1e-06 … 0.001" in told
+    assert "l2_weight_generator 2.5, above its range 0.0001 … 1" in told
+    assert "strategy.bounds" in told
+    assert "dropout" not in told
+    within = model(3, 0.45, 0.44, hyperparameters=best, best_hyperparameters={"dropout": 0.1})
+    assert beyond_ranges(specification, within) == []
+    found = diagnose(work_of(), [model(2, 0.48, 0.47), selected], REFERENCE, 0.3)
+    assert "the range may be too narrow" in found["warning"]
+    assert "strategy" not in found["warning"], "nothing perturbs a random search"
 
 
 @pytest.mark.parametrize("architecture", [{"held_out_neurons": (1,)}, {"encoded_bins": 8}])

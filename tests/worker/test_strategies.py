@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
+from store.space import CONTROLLER_HYPERPARAMETERS, LIMITS, Range, Space
 from store.specification import JobSpecification
 from worker.strategies import Begin, Copy, Decision, End, GoOn, Mark, ModelRecord, make_strategy
 from worker.strategies.samplers.random import draw
@@ -285,6 +285,42 @@ class TestPopulationBasedTraining:
     def test_it_goes_on_while_the_best_loss_improves(self) -> None:
         job = self.run(patience_generations=1, least_improvement=1e-9)
         assert {record.epochs_trained for record in job.history()} == {60}
+
+    def of_copies(self, name: str, **changes: Any) -> list[float]:
+        """Values of a hyperparameter in the copies of a population whose perturbation goes far within its 60 epochs."""
+        job = self.run(models=16, burn_in_epochs=0, generation_epochs=2, patience_generations=99, **changes)
+        return [float(one.hyperparameters[name]) for one in job.decisions if isinstance(one, Copy)]
+
+    def test_weights_may_leave_their_range_unless_nothing_is_unbounded(self) -> None:
+        low, high = 1e-6, 1e-3
+        free = self.of_copies("kl_weight_initial_condition")
+        assert min(free) < low or max(free) > high
+        kept = self.of_copies("kl_weight_initial_condition", unbounded=[])
+        assert low <= min(kept) < max(kept) <= high
+        for name in ("l2_weight_generator", "dropout", "cd_rate", "learning_rate"):
+            values = Space().model_dump()[name]
+            kept = self.of_copies(name, unbounded=[])
+            assert values["low"] <= min(kept) < max(kept) <= values["high"]
+
+    @pytest.mark.parametrize("explore", ["perturb", "resample"])
+    def test_bounds_hold_outside_the_range(self, explore: str) -> None:
+        low, high = 8e-7, 1.2e-3
+        bounds = {"kl_weight_initial_condition": {"low": low, "high": high}}
+        found = self.of_copies("kl_weight_initial_condition", bounds=bounds, explore=explore)
+        if explore == "perturb":
+            assert min(found) == low
+        else:
+            assert min(found) >= 1e-6
+        assert max(found) <= high
+
+    def test_what_is_unbounded_stays_a_possible_value(self) -> None:
+        """Without the limits of the space a share of dropped samples goes above 1."""
+        found = self.of_copies("cd_rate", perturbation={"cd_rate": 0.9}, unbounded=["cd_rate"])
+        assert max(found) == 0.95
+        for name, limits in LIMITS.items():
+            with pytest.raises(ValueError, match="is outside"):
+                Space.model_validate({name: limits.high * 1.01})
+            assert getattr(Space.model_validate({name: limits.high}), name) == limits.high
 
     def test_a_copy_keeps_its_sizes(self) -> None:
         given = specification(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from store.architecture import SIZES
-from store.space import Range
+from store.space import LIMITS, Range
 from store.specification import JobSpecification
 from store.strategies import PbtStrategy
 from worker.strategies.base import Begin, Copy, Decision, End, GoOn, ModelRecord, Strategy
@@ -136,8 +136,15 @@ class PopulationBasedTraining(Strategy):
                 continue
             most = perturbation.get(name, 0.0)
             value = changed[name] * random.uniform(1 - most, 1 + most)
-            changed[name] = value if name in self.wanted.unbounded else _clipped(value, values)
+            changed[name] = _clipped(value, self._outer_range(name, values))
         return changed
+
+    def _outer_range(self, name: str, values: Range) -> Range:
+        """Return what perturbation may not leave: the range, or if it may leave that, the bounds or the limits of any value."""
+        if name not in self.wanted.unbounded:
+            return values
+        bounds = {str(bounded): outer for bounded, outer in self.wanted.bounds.items()}
+        return bounds.get(name, Range(low=LIMITS[name].low, high=LIMITS[name].high))
 
 
 def _loss(record: ModelRecord) -> float:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 
+_CHANCE = 0.05
+"""Nothing is said of where a dimension is best if one of all dimensions would differ as much with a larger probability."""
+
+
 def print_job(job: Document, page: "Console") -> None:
     """Print what is known of a job."""
     page.print(pairs_table(_job(job)))
@@ -118,18 +122,17 @@ def event_line(event: Document) -> str:
 
 
 def print_importance(found: Document, page: "Console") -> None:
-    """Print hyperparameters, the most important first, with the median loss along each."""
+    """Print hyperparameters, the most important first: the median along each, and where it is lowest if that is no chance."""
     from latentry.display import sparkline
 
-    def along(marginals: list[Document]) -> str:
-        losses = [one["median_smoothed_sv_loss"] for one in marginals]
-        return sparkline([loss for loss in losses if loss is not None])
+    is_population = found["measure"] == "place_in_generation"
 
-    def best(marginals: list[Document]) -> str:
-        known = [one for one in marginals if one["median_smoothed_sv_loss"] is not None]
-        if not known:
+    def lowest_at(dimension: Document) -> str:
+        # The more dimensions there are, the more of them differ by chance.
+        if (dimension["p_value"] or 1.0) * len(found["dimensions"]) > _CHANCE:
             return "–"
-        part = min(known, key=lambda one: one["median_smoothed_sv_loss"])
+        known = [one for one in dimension["marginals"] if one["median"] is not None]
+        part = min(known, key=lambda one: one["median"])
         return (
             f"{part['low']:.3g}" if part["low"] == part["high"] else f"{part['low']:.3g} … {part['high']:.3g}"
         )
@@ -138,15 +141,17 @@ def print_importance(found: Document, page: "Console") -> None:
         (
             one["name"],
             "–" if one["importance"] is None else f"{one['importance']:.0%}",
-            along(one["marginals"]),
-            best(one["marginals"]),
+            number(one["p_value"]),
+            sparkline([part["median"] for part in one["marginals"] if part["median"] is not None]),
+            *(() if is_population else (lowest_at(one),)),
         )
         for one in found["dimensions"]
     )
-    page.print(
-        rows_table(("hyperparameter", ">importance", "median SV loss, low to high", "lowest at"), rows)
-    )
-    page.print(f"Over {found['models']} models with a loss.", highlight=False)
+    along = "place in generation" if is_population else "SV loss"
+    columns = ("hyperparameter", ">importance", ">p-value", f"median {along}, low to high")
+    page.print(rows_table(columns if is_population else (*columns, "lowest at"), rows))
+    what = "segments of a population" if is_population else "models with a loss"
+    page.print(f"Over {found['observations']} {what}.", highlight=False)
     if found["note"]:
         page.print(found["note"], highlight=False, markup=False)
 
