@@ -148,8 +148,8 @@ class Inference(Document):
     )
     final_fit: bool = Field(
         False,
-        description="Train one more model on all trials, validation trials too, with the hyperparameters that led to the "
-        "selected one and for as many epochs; the latents are then its own.",
+        description="Train one more model on all trials, validation trials too, with the hyperparameters that led to the kept "
+        "weights of the selected one, until the end of the segment that holds their epoch; the latents are then its own.",
     )
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from api.errors import TYPE_PREFIX, Problem
 from api.jobs.schemas import JobDiagnostics, ModelDiagnostics
+from api.jobs.search_schemas import JobImportance, MarginalPart, SearchedDimension
 from api.models.card import REFERENCES
 from store.dataset_options import (
     ChopOptions,
@@ -25,6 +26,7 @@ from store.dataset_options import (
     TrialOptions,
 )
 from store.settings import Settings
+from store.strategies import PbtStrategy
 from worker.ingest.examining.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +63,21 @@ def test_every_error_is_documented(kind: type[Problem]) -> None:
 def test_every_field_of_diagnostics_is_documented(name: str) -> None:
     documented = (ROOT / "docs/api.md").read_text().split("## Scores and diagnostics")[1].split("\n## ")[0]
     assert f"`{name}`" in documented
+
+
+@pytest.mark.parametrize("name", [name for name in PbtStrategy.model_fields if name != "kind"])
+def test_every_field_of_a_population_is_documented(name: str) -> None:
+    documented = (ROOT / "docs/api.md").read_text().split("Fields of `pbt`:")[1].split("\n## ")[0]
+    assert f"`{name}`" in documented
+
+
+@pytest.mark.parametrize("document", [JobImportance, SearchedDimension, MarginalPart])
+def test_importances_are_documented(document: type[BaseModel]) -> None:
+    documented = (
+        (ROOT / "docs/api.md").read_text().split("## Which hyperparameters matter")[1].split("\n## ")[0]
+    )
+    for name in set(document.model_fields) - {"job_id", "name", "scale", "low", "high", "dimensions"}:
+        assert f"`{name}`" in documented, name
 
 
 def test_no_setting_or_error_is_documented_that_is_not_there() -> None:

@@ -97,7 +97,7 @@ def _of_model(model: Model, lost_share: float | None, last_lost_share: float | N
 
 
 def beyond_ranges(specification: JobSpecification, selected: Model) -> list[str]:
-    """Return in words which hyperparameters of the selected model's best weights lie beyond their ranges; empty if none does."""
+    """Return in words which hyperparameters of the selected model's kept weights lie beyond their ranges; empty if none does."""
     found = []
     for name, values in specification.searched_space().items():
         value = selected.shown_hyperparameters.get(name)
@@ -113,7 +113,7 @@ def beyond_ranges(specification: JobSpecification, selected: Model) -> list[str]
         else ""
     )
     return [
-        f"The best weights of the selected model were trained with {' and '.join(found)}: the range may be too narrow. Widen it "
+        f"The kept weights of the selected model were trained with {' and '.join(found)}: the range may be too narrow. Widen it "
         f"in `space` and search again{again}."
     ]
 

@@ -22,7 +22,7 @@ class JobProgress(BaseModel):
     epochs_budget: int = Field(description="Over all models.")
     best_smoothed_sv_loss: float | None = Field(
         description="Lowest of the weights that the models hold, in nats per sample. With `pbt` it can rise: a model that copies "
-        "another gives up its own best weights."
+        "another gives up its own kept weights."
     )
     best_sv_bits_per_spike_valid: float | None = Field(
         None,
@@ -126,7 +126,7 @@ class JobDocument(BaseModel):
     progress: JobProgress
     selected_model_id: str | None = Field(
         None,
-        description="The model with the lowest smoothed SV loss; where several hold the same best weights, the one that trained "
+        description="The model with the lowest smoothed SV loss; where several hold the same kept weights, the one that trained "
         "them.",
     )
     final_model_id: str | None = Field(

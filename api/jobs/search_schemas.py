@@ -33,7 +33,7 @@ class LineageSegment(BaseModel):
     )
     reason: str = Field(description="Why it began: where the model came from, or why it copied.")
     has_best_epoch: bool = Field(
-        description="Whether the best weights were trained in it: its hyperparameters are those of the model."
+        description="Whether the kept weights were trained in it: its hyperparameters are those of the model."
     )
 
 
@@ -45,8 +45,8 @@ class JobLineage(BaseModel):
     model_number: int
     is_selected: bool
     epochs: int
-    best_epoch: int | None = Field(description="Epoch of its best weights; null before it has any.")
-    smoothed_sv_loss: float | None = Field(description="Of its best weights, in nats per sample.")
+    best_epoch: int | None = Field(description="Epoch of its kept weights; null before it has any.")
+    smoothed_sv_loss: float | None = Field(description="Of its kept weights, in nats per sample.")
     segments: list[LineageSegment] = Field(description="From the first epoch to the last.")
 
 

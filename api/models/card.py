@@ -82,21 +82,21 @@ class ModelCard(BaseModel):
     scored_on: str = Field(description=SCORED_ON)
     epochs_trained: int
     weights_epoch: int | None = Field(
-        description="Epoch of the best weights, which are those of the export; null where there are none."
+        description="Epoch of the kept weights, which are those of the export; null where there are none."
     )
     architecture: dict[str, Any] = Field(description="Every field.")
     hyperparameters: dict[str, float] = Field(
-        description="Those that the best weights were trained with. With `pbt` others held in earlier epochs, see `lineage`."
+        description="Those that the kept weights were trained with. With `pbt` others held in earlier epochs, see `lineage`."
     )
     trained_by: int | None = Field(
-        description="Number of the model of the job that trained the best weights; null if it was not recorded."
+        description="Number of the model of the job that trained the kept weights; null if it was not recorded."
     )
     training: dict[str, Any] = Field(description="How all models of the job are trained.")
     strategy: dict[str, Any] = Field(description="Of the search.")
     budget: dict[str, Any] = Field(description="Of the search.")
     lineage: list[CardSegment] = Field(
         description="Whose weights it has, from the first epoch on: whom it copied, and whom those copied. Epochs after "
-        "`weights_epoch` are not in the best weights."
+        "`weights_epoch` are not in the kept weights."
     )
     scores: dict[str, int | float | None] = Field(
         description="As those of the model. Losses in nats per sample."

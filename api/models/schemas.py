@@ -27,16 +27,16 @@ class ModelDocument(BaseModel):
         description="As the job asks, with the number of external inputs that the data set has."
     )
     hyperparameters: dict[str, float] = Field(
-        description="Of the space, without those of a controller that it does not have. They are those that its best weights "
+        description="Of the space, without those of a controller that it does not have. They are those that its kept weights "
         "were trained with: with `pbt` of the segment of its lineage that holds their epoch, `scores.best_epoch`. Before it "
         "has weights they are those that it begins with."
     )
     present_hyperparameters: dict[str, float] = Field(
         description="With which it trains, or trained last. They differ from `hyperparameters` where `pbt` changed them after "
-        "the epoch of the best weights."
+        "the epoch of the kept weights."
     )
     trained_by: int | None = Field(
-        description="Number of the model that trained its best weights: its own, or with `pbt` that of a model from which it "
+        description="Number of the model that trained its kept weights: its own, or with `pbt` that of a model from which it "
         "inherited them by copying, as long as it has not come to a lower smoothed SV loss itself. null before it has weights, "
         "and if it was not recorded."
     )

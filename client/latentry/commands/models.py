@@ -86,7 +86,7 @@ def list_models(
 
 
 def _inheritance(model: Document) -> tuple[str, str]:
-    """Return who trained its best weights, and what it has come to by itself since it copied them."""
+    """Return who trained its kept weights, and what it has come to by itself since it copied them."""
     trained_by = f"model {model['trained_by']}" if is_inherited(model) else "itself"
     return trained_by, number(model["scores"].get("own_smoothed_sv_loss"))
 
@@ -117,7 +117,7 @@ def _model(model: Document) -> Iterator[tuple[str, Any]]:
     yield "scored on", model["scored_on"]
     if (best := model["scores"].get("best_epoch")) is not None:
         trained_by = f", trained by model {model['trained_by']}" if is_inherited(model) else ""
-        yield "best weights", f"of epoch {best:.0f}{trained_by}"
+        yield "kept weights", f"of epoch {best:.0f}{trained_by}"
     if (present := model.get("present_hyperparameters", {})) != model["hyperparameters"]:
         changed = {
             name: value for name, value in present.items() if value != model["hyperparameters"].get(name)

@@ -40,10 +40,10 @@ class Model(LatentsOwner):
     is_selected = Field[bool]("Whether the job selected it, for the lowest smoothed SV loss.")
     seed = Field[int]("Of everything random in it.")
     architecture = Field[Document]("Its sizes.")
-    hyperparameters = Field[dict[str, float]]("Those that its best weights were trained with.")
+    hyperparameters = Field[dict[str, float]]("Those that its kept weights were trained with.")
     present_hyperparameters = Field[dict[str, float]]("Those that it trained with last.")
     trained_by = Field[int | None](
-        "Number of the model that trained its best weights: another one if they were copied."
+        "Number of the model that trained its kept weights: another one if they were copied."
     )
     scores = Field[dict[str, float | None]](
         "Losses in nats per sample, and the SV loss in bits per spike; of the selected model also further scores. None: not "
