@@ -136,15 +136,15 @@ def add_model(
             seed=number,
             architecture={"factors": 3} if architecture is None else architecture,
             hyperparameters={"learning_rate": 0.004} if hyperparameters is None else hyperparameters,
-            scores={
-                "sv_loss": losses[-1] if losses else None,
-                "sv_bits_per_spike_valid": 1 - min(known) if known else None,
-            },
             latents_path=latents_path,
             **{
                 "epochs_trained": len(losses),
                 "smoothed_sv_loss": min(known, default=None),
                 "latest_smoothed_sv_loss": losses[-1] if losses else None,
+                "scores": {
+                    "sv_loss": losses[-1] if losses else None,
+                    "sv_bits_per_spike_valid": 1 - min(known) if known else None,
+                },
                 **columns,
             },
         )

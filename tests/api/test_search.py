@@ -146,6 +146,78 @@ def test_lineage_of_a_job_without_decisions(
     assert light_client.get(f"/v1/jobs/{job_id}/lineage.svg").status_code == 200
 
 
+def add_copies(session: Session, dataset_id: str) -> str:
+    """Models 0 and 2 hold weights that model 1 trained in epoch 8 of its first segment; since then model 1 has copied model 3."""
+    job_id = add_job(
+        session, dataset_id, state=JobState.DONE, strategy={"kind": "pbt"}, budget={"models": 4, "epochs": 30}
+    )
+    for number in range(4):
+        add_decision(session, job_id, number, "begin", 0, learning_rate=(1 + number) / 1000)
+    add_decision(session, job_id, 0, "copy", 10, parent=1, learning_rate=0.0021)
+    add_decision(session, job_id, 1, "go_on", 10, learning_rate=0.002)
+    add_decision(session, job_id, 2, "copy", 10, parent=1, learning_rate=0.0022)
+    add_decision(session, job_id, 1, "copy", 20, parent=0, learning_rate=0.0023)
+    for number, rate in enumerate((0.0021, 0.0023, 0.0022, 0.004)):
+        row = {"hyperparameters": {"learning_rate": rate}, "state": ModelState.TRAINED, "checkpoint_key": "k"}
+        if number < 3:
+            row |= {
+                "trained_by": 1,
+                "best_hyperparameters": {"learning_rate": 0.002},
+                "smoothed_sv_loss": 0.5,
+            }
+            scores = {"smoothed_sv_loss": 0.5, "best_epoch": 8, "own_smoothed_sv_loss": 0.6 + number / 100}
+        else:
+            row |= {
+                "trained_by": 3,
+                "best_hyperparameters": {"learning_rate": 0.004},
+                "smoothed_sv_loss": 0.7,
+            }
+            scores = {"smoothed_sv_loss": 0.7, "best_epoch": 30, "own_smoothed_sv_loss": 0.7}
+        lower = 0.45 if number == 3 else 0.9  # that model 3 had once, and gave up by copying
+        add_model(session, job_id, number, losses=(lower,) * 29 + (0.9,), scores=scores, **row)  # type: ignore[arg-type]
+    return job_id
+
+
+def test_models_that_hold_the_same_weights(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_copies(session, light_dataset_id)
+    models = light_client.get(f"/v1/jobs/{job_id}/models").json()["items"]
+    assert [model["trained_by"] for model in models] == [1, 1, 1, 3]
+    assert [model["hyperparameters"] for model in models] == [{"learning_rate": 0.002}] * 3 + [
+        {"learning_rate": 0.004}
+    ]
+    assert [model["present_hyperparameters"]["learning_rate"] for model in models] == [
+        0.0021,
+        0.0023,
+        0.0022,
+        0.004,
+    ]
+    assert [model["scores"]["own_smoothed_sv_loss"] for model in models] == [0.6, 0.61, 0.62, 0.7]
+    card = light_client.get(f"/v1/models/{models[2]['id']}/card").json()
+    assert (card["hyperparameters"], card["trained_by"]) == ({"learning_rate": 0.002}, 1)
+    progress = light_client.get(f"/v1/jobs/{job_id}").json()["progress"]
+    assert (progress["best_smoothed_sv_loss"], progress["best_model_id"]) == (0.5, models[1]["id"])
+    lineage = light_client.get(f"/v1/jobs/{job_id}/lineage").json()  # of the best so far
+    assert (lineage["model_number"], lineage["best_epoch"]) == (1, 8)
+    assert parts_of(lineage) == [(1, 0, 10), (0, 10, 20), (1, 20, 30)]
+    assert [segment["has_best_epoch"] for segment in lineage["segments"]] == [True, False, False]
+    assert lineage["segments"][0]["hyperparameters"] == models[1]["hyperparameters"]
+
+
+def test_progress_knows_the_epochs_of_a_slice_under_way(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id)
+        add_model(session, job_id, 0, losses=(1.0, 0.5))
+        ahead = {"epochs_trained": 1, "smoothed_sv_loss": 0.9}
+        best = add_model(session, job_id, 1, losses=(0.9, 0.4), **ahead)
+    progress = light_client.get(f"/v1/jobs/{job_id}").json()["progress"]
+    assert (progress["best_smoothed_sv_loss"], progress["best_model_id"]) == (0.4, best)
+
+
 def picture(client: TestClient, job_id: str, **parameters: Any) -> ElementTree.Element:
     answer = client.get(f"/v1/jobs/{job_id}/lineage.svg", params=parameters)
     assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "image/svg+xml")

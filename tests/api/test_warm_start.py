@@ -128,6 +128,32 @@ def test_hyperparameters_alone(light_client: TestClient, sqlite_database: Databa
     assert not any("start_key" in one for one in found)
 
 
+@pytest.mark.parametrize("weights", [True, False])
+def test_the_same_weights_are_taken_once_and_no_final_fit(
+    light_client: TestClient, sqlite_database: Database, light_dataset_id: str, weights: bool
+) -> None:
+    """Models 0, 1 and 3 hold what model 1 trained in epoch 8; model 2 has others of the same loss."""
+    held = {"trained_by": 1, "best_hyperparameters": VALUES | {"dropout": 0.3}, "scores": {"best_epoch": 8}}
+    own = {"trained_by": 2, "best_hyperparameters": VALUES | {"dropout": 0.4}, "scores": {"best_epoch": 8}}
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, state=JobState.DONE)
+        for number, row in enumerate((held, held, own, held)):
+            add_model(
+                session, job_id, number, state=ModelState.TRAINED, losses=(1.0,), checkpoint_key=f"of {number}",
+                hyperparameters=VALUES | {"dropout": 0.5}, architecture=ARCHITECTURE, **row,
+            )  # fmt: skip
+        add_model(
+            session, job_id, 1000, state=ModelState.TRAINED, losses=(0.1,), checkpoint_key="final",
+            architecture=ARCHITECTURE, hyperparameters=VALUES, final_fit_of=1,
+        )  # fmt: skip
+    found = warm_models(
+        sqlite_database, begin(light_client, light_dataset_id, job_id, warm={"weights": weights})
+    )
+    assert [one["number"] for one in found] == [1, 2]
+    assert [one["hyperparameters"]["dropout"] for one in found] == [0.3, 0.4]
+    assert [one.get("start_key") for one in found] == (["of 1", "of 2"] if weights else [None, None])
+
+
 def refused(client: TestClient, answer: Any) -> dict[str, Any]:
     assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
     [field] = answer.json()["errors"]

@@ -40,6 +40,28 @@ def test_models_are_listed_the_best_first(light_url: str, sqlite_database: Datab
     assert first.split()[0] == "1"
 
 
+def test_a_population_is_listed_with_who_trained_the_weights(
+    light_url: str, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, add_dataset(session), strategy={"kind": "pbt"})
+        for number in range(2):
+            scores = {"smoothed_sv_loss": 0.5, "best_epoch": 8, "own_smoothed_sv_loss": 0.625 - number / 8}
+            model_id = add_model(
+                session, job_id, number, losses=(0.5,), scores=scores, trained_by=1,
+                hyperparameters={"dropout": 0.25, "cd_rate": 0.5}, best_hyperparameters={"dropout": 0.125, "cd_rate": 0.5},
+            )  # fmt: skip
+    latentry = CommandLine(light_url)
+    assert [one["number"] for one in latentry("models", "list", job_id, "--json").json()] == [1, 0]
+    head, first, second, *_ = latentry("models", "list", job_id).out.splitlines()
+    assert "trained by" in head
+    assert ("itself" in first, "0.5" in first) == (True, True)
+    assert ("model 1" in second, "0.625" in second) == (True, True)
+    shown = latentry("models", "show", model_id).out
+    assert "of epoch 8" in shown
+    assert "dropout 0.25" in shown, "what it trained with last"
+
+
 def test_models_have_bits_per_spike_and_a_final_fit_is_told(
     light_url: str, sqlite_database: Database
 ) -> None:

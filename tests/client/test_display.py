@@ -30,6 +30,15 @@ def progress(*points: tuple[int, int, float | None]) -> dict[str, Any]:
     return {"kind": "progress", "data": {"models": models}}
 
 
+def test_of_models_that_hold_the_same_weights_the_display_shows_the_one_that_trained_them_first() -> None:
+    display = JobDisplay(epochs=10, models=2)
+    event = progress((0, 3, 0.4), (1, 3, 0.4))
+    for point in event["data"]["models"]:
+        point["trained_by"] = 1
+    display.take(event)
+    assert display.best() == (1, 0.4)
+
+
 def test_the_display_follows_the_events() -> None:
     display = JobDisplay(epochs=10, models=2)
     assert display.line() == "queued: 0 of 20 epochs"

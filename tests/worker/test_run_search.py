@@ -109,6 +109,32 @@ def test_losses_of_kept_weights_are_those_of_the_epoch_that_trained_them_also_in
     assert inherited, "no copy keeps weights of its parent: choose another seed"
 
 
+def test_models_of_a_population_say_who_trained_their_weights_and_what_they_reached_themselves(
+    database: Database, arrays: Store, process: TrainingProcess, settings: Settings, dataset_id: str
+) -> None:
+    """Against curves, decisions and checkpoints; the learning rates are so high that losses rise and fall."""
+    job_id = add_job(
+        database, dataset_id, strategy=PBT, budget={"models": 6, "epochs": 8}, space={"learning_rate": 0.2}
+    )
+    run_job(database, process, settings, job_id)
+    with database.read() as session:
+        of_job = select(Decision).where(Decision.job_id == job_id, Decision.kind == "copy")
+        copied = {
+            one.model_number: one.epoch for one in session.execute(of_job.order_by(Decision.id)).scalars()
+        }
+        of_curves = select(Model.number, CurvePoint.epoch, CurvePoint.smoothed_sv_loss)
+        of_curves = of_curves.join(CurvePoint, CurvePoint.model_id == Model.id).where(Model.job_id == job_id)
+        smoothed = {(number, epoch): loss for number, epoch, loss in session.execute(of_curves)}
+    models = [one for one in read_models(database, job_id) if one.state == ModelState.TRAINED]
+    assert {model.trained_by == model.number for model in models} == {True, False}
+    for model in models:
+        assert model.best_epoch == int(checkpoint(arrays, model)["best_epoch"])
+        assert smoothed[model.trained_by or 0, model.best_epoch or 0] == pytest.approx(model.smoothed_sv_loss)
+        own = min(smoothed[model.number, epoch] for epoch in range(copied.get(model.number, 0) + 1, 9))
+        assert model.scores["own_smoothed_sv_loss"] == pytest.approx(own)
+        assert own >= (model.smoothed_sv_loss or 0.0)
+
+
 def test_a_model_that_was_given_up_may_be_selected(
     database: Database, process: TrainingProcess, settings: Settings, dataset_id: str
 ) -> None:

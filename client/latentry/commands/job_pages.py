@@ -165,7 +165,8 @@ def print_lineage(found: Document, page: "Console") -> None:
     )
     rows = (
         (
-            f"{one['from_epoch']} … {one['to_epoch']}", str(one["model_number"]), one["reason"],
+            f"{one['from_epoch']} … {one['to_epoch']}", str(one["model_number"]),
+            f"epoch {found['best_epoch']}" if one["has_best_epoch"] else "", one["reason"],
             ", ".join(
                 f"{name} {value_in_words(before)} → {value_in_words(after)}"
                 for name, (before, after) in one["changes"].items()
@@ -173,7 +174,7 @@ def print_lineage(found: Document, page: "Console") -> None:
         )
         for one in found["segments"]
     )  # fmt: skip
-    page.print(rows_table((">epochs", ">model", "how it began", "what changed"), rows))
+    page.print(rows_table((">epochs", ">model", "kept weights", "how it began", "what changed"), rows))
 
 
 def _counted(count: int, noun: str) -> str:
