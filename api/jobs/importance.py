@@ -140,8 +140,8 @@ def _segments(session: Session, job: Job) -> list[_Observation]:
                 generations[start.epoch, end].append(_Trained(segments[-1], before, after))
     for trained in generations.values():
         if len(trained) >= _FEWEST_COMPARED:
-            for one, place in zip(trained, _places(trained), strict=True):
-                one.segment.places.append(place)
+            for member, place in zip(trained, _places(trained), strict=True):
+                member.segment.places.append(place)
     return [_Observation(one.values, statistics.fmean(one.places)) for one in segments if one.places]
 
 
