@@ -25,7 +25,7 @@ KIND_OF_CALLER = {  # the function of the service that opens a transaction: what
     "_delete": "array delete",
     "_size": "array size",
     "_keys": "array list",
-    "_job_so_far": "inference",
+    "_searched_models": "inference",
     "_conditions": "inference",
     "run_control": "advance",
     "send_outbox": "outbox",
