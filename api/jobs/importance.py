@@ -140,9 +140,10 @@ def _segments(session: Session, job: Job) -> list[_Observation]:
                 generations[start.epoch, end].append(_Trained(segments[-1], before, after))
     for trained in generations.values():
         if len(trained) >= _FEWEST_COMPARED:
-            for member, place in zip(trained, _places(trained), strict=True):
-                member.segment.places.append(place)
-    return [_Observation(one.values, statistics.fmean(one.places)) for one in segments if one.places]
+            for part, place in zip(trained, _places(trained), strict=True):
+                part.segment.places.append(place)
+    judged = [segment for segment in segments if segment.places]
+    return [_Observation(one.values, statistics.fmean(one.places)) for one in judged]
 
 
 def _places(trained: Sequence[_Trained]) -> list[float]:

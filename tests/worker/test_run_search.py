@@ -110,13 +110,13 @@ def test_losses_of_kept_weights_are_those_of_the_epoch_that_trained_them_also_in
 
 
 def test_models_of_a_population_say_who_trained_their_weights_and_what_they_reached_themselves(
-    database: Database, arrays: Store, process: TrainingProcess, settings: Settings, dataset_id: str
+    database: Database, arrays: Store, process: TrainingProcess, dataset_id: str
 ) -> None:
     """Against curves, decisions and checkpoints; the learning rates are so high that losses rise and fall."""
     job_id = add_job(
         database, dataset_id, strategy=PBT, budget={"models": 6, "epochs": 8}, space={"learning_rate": 0.2}
     )
-    run_job(database, process, settings, job_id)
+    run_job(process, job_id)
     with database.read() as session:
         of_job = select(Decision).where(Decision.job_id == job_id, Decision.kind == "copy")
         copied = {
