@@ -139,7 +139,10 @@ class JobDocument(BaseModel):
         description="Versions of Latentry and torch that trained it: several if the service was upgraded, or if its workers "
         "differ. Empty before the first slice ends, and if they were not recorded.",
     )
-    scored_on: str | None = Field(None, description=SCORED_ON)
+    scored_on: str | None = Field(
+        None,
+        description=f"{SCORED_ON} null: only in an answer that was stored for an `Idempotency-Key` before this field existed.",
+    )
     diagnostics: JobDiagnostics | None = Field(None, description="Once it is done.")
     error: dict[str, Any] | None = None
     specification: JobSpecification

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from zarr.abc.store import Store
 
-from models import bits_per_spike, sample_validation_mask
+from models import bits_per_spike
 from store.arrays import open_array
 from store.database import Database
 from store.settings import Settings
@@ -62,7 +62,8 @@ def test_the_seed_of_the_search_changes_no_sample_that_is_scored(
     assert (first[1] != other_samples[1]).any()
     # by the definition: one draw for all trials, of which these are the validation trials
     valid = np.array(first[0]) == "valid"
-    np.testing.assert_array_equal(first[1], sample_validation_mask((40, 20, 8), 0.2, 0)[valid])
+    drawn = np.random.default_rng(0).random((40, 20, 8), dtype=np.float32) < 0.2
+    np.testing.assert_array_equal(first[1], drawn[valid])
 
 
 def test_a_process_that_goes_from_job_to_job_gives_each_its_own_samples(
