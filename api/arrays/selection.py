@@ -44,7 +44,7 @@ class Selection(BaseModel):
     external_input: Labels = _labels("External inputs by their number.")
     initial_condition_dim: Labels = _labels("Dimensions of the initial condition by their number.")
     generator_unit: Labels = _labels("Units of the generator by their number.")
-    split: Labels = _labels("Trials of a split: `train`, `valid`, `test`, or several of them.")
+    split: Labels = _labels("Trials of a split: `train`, `valid`, `test`, `gap`, or several of them.")
     where: list[str] = Field(default_factory=list, max_length=MOST_CONDITIONS, description=DESCRIPTION)
 
     def labels(self) -> dict[str, Labels]:

@@ -302,7 +302,7 @@ REFUSALS: list[tuple[str, dict[str, Any], str, str, str | None]] = [
         "rates",
         {"split": "training"},
         "split",
-        "expected train, valid, test, or several of them; got 'training'",
+        "expected train, valid, test, gap, or several of them; got 'training'",
         None,
     ),
     (

@@ -123,6 +123,44 @@ def test_a_job_keeps_overlapping_trials_on_one_side(lab: Lab, tmp_path: Path) ->
     assert [one["split_group"] for one in listed] == groups[:6]
 
 
+def test_a_split_of_the_file_that_divides_trials_is_told(lab: Lab, tmp_path: Path) -> None:
+    path, events = overlapping_events(tmp_path / "divided.npz", 1)
+    split = np.where(np.arange(len(events)) % 4 == 0, "valid", "train")
+    with np.load(path) as archive:
+        np.savez(path, **dict(archive), split=split)
+    options = {"bin_width_s": 0.05, "trials": {"align_to": "start_time", "window_s": [-0.5, 0.5]}}
+    dataset_id = lab.ingest(path, **options)
+    found = ask(lab, f"/v1/datasets/{dataset_id}")["report"]["warnings"]
+    [warning] = [one for one in found if one["code"] == "split_divides_trials"]
+    is_valid, starts = split == "valid", events - 0.5
+    near = np.abs(np.subtract.outer(starts, starts)) < 0.999
+    shared = int((near[:, is_valid].any(1) & ~is_valid).sum())
+    assert f"{shared} training trials share bins" in warning["message"]
+    body = {"dataset_id": dataset_id}
+    told = lab.client.post("/v1/jobs", params={"validate_only": True}, json=body).json()["warnings"]
+    assert any(f"{shared} training trials share bins with validation or test trials" in one for one in told)
+    assert (lab.work(lab.begin(dataset_id)).split() == split).all()
+
+
+def test_a_job_neither_trains_on_gaps_nor_scores_them(lab: Lab, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "long.npz", spikes=random.poisson(1.0, (1200, 6)).astype(np.uint8), bin_width_s=0.02)
+    dataset_id = lab.ingest(tmp_path / "long.npz", chop={"window_s": 0.4, "overlap_s": 0.1})
+    work = lab.work(lab.begin(dataset_id, training={"test_fraction": 0.2}))
+    split, first = work.split(), work.groups.first_bin
+    assert set(split.tolist()) == {"train", "valid", "test", "gap"}
+    used = {
+        part: {bin for start in first[split == part] for bin in range(int(start), int(start) + 20)}
+        for part in ("train", "valid", "test")
+    }
+    assert not used["train"] & used["valid"]
+    assert not used["train"] & used["test"]
+    assert not used["valid"] & used["test"]
+    session = lab.process.without_test_trials(work, work.sessions[0])
+    assert len(session.spikes) == np.isin(split, ("train", "valid")).sum()
+    assert session.is_validation.sum() == (split == "valid").sum()
+
+
 def test_sessions_have_groups_of_their_own(lab: Lab, tmp_path: Path) -> None:
     ids = [lab.ingest(drifting(tmp_path / f"{n}.npz", n + 1, trials=6, neurons=5), **CHOP) for n in (0, 1)]
     combined = lab.combine(ids)
