@@ -82,7 +82,7 @@ def _described(client: Client, job: dict[str, Any]) -> dict[str, Any]:
         "sv_loss": model["scores"]["smoothed_sv_loss"],
         **{f"sv_loss_at_{part}": _at(losses, spent * part / 100) for part in (25, 50, 75)},
         "r2_true_rates": model["scores"].get("r2_true_rates"),
-        "bits_per_spike_valid": model["scores"]["bits_per_spike_valid"],
+        "sv_bits_per_spike_valid": model["scores"]["sv_bits_per_spike_valid"],
         "device_seconds": round(spent),
         "epochs": progress["epochs_trained"],
         "models": len(client.list_models(job["id"])),

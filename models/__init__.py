@@ -16,7 +16,8 @@ Pure torch and numpy; it knows nothing of HTTP, queues or databases. Where each 
 | the ramp of KL and L2 | `population.Population._train_step` |
 | states within ±5 | `network.generate` |
 | what constant outputs score: bits per spike of SV losses, the limit of explosion | `constant_outputs` |
-| sample validation: the mask, and the score | `data.sample_validation_mask`, `Population._evaluate` |
+| simple predictors: mean, mean by bin, smoothed spikes | `metrics.baselines` |
+| sample validation: the mask, and the score | `data.sample_validation_mask`, `evaluation`, `Population._evaluate` |
 | Adam, clipping, decay, smoothing, best weights | `population` |
 | read-ins by principal-components regression | `stitching` |
 | averages over the posterior | `inference` |

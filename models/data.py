@@ -28,6 +28,10 @@ class Session:
         Integers [trials], each in 1 … T.
     is_validation
         bool [trials], true for the trials that are only evaluated on.
+    is_test
+        bool [trials], true for the trials that neither train nor select a model; None: there are none.
+    is_left_out
+        bool [trials], true for the trials that are neither trained on nor scored; None: there are none.
     missing
         bool [trials, T, N], true at samples that were not recorded within a trial; None: all were.
     external_inputs
@@ -39,6 +43,15 @@ class Session:
     is_validation: NDArray[np.bool_]
     missing: NDArray[np.bool_] | None = None
     external_inputs: NDArray[np.floating] | None = None
+    is_test: NDArray[np.bool_] | None = None
+    is_left_out: NDArray[np.bool_] | None = None
+
+    @property
+    def is_training(self) -> NDArray[np.bool_]:
+        """Bool [trials], true for the trials that models are trained on."""
+        others = [part for part in (self.is_test, self.is_left_out) if part is not None]
+        is_training: NDArray[np.bool_] = ~np.any([self.is_validation, *others], axis=0)
+        return is_training
 
 
 def sample_validation_mask(
@@ -49,7 +62,8 @@ def sample_validation_mask(
     Parameters
     ----------
     shape
-        (trials, T, N) of the spike counts.
+        (trials, T, N) of the spike counts, test trials included: which trials are tested on does not change the samples
+        that are held out in the others.
     sv_rate
         Share of the samples to hold out, in [0, 0.9].
     sv_seed
@@ -67,6 +81,19 @@ def sample_validation_mask(
     random = np.random.default_rng([sv_seed, session] if session else sv_seed)
     held_out: NDArray[np.bool_] = random.random(shape, dtype=np.float32) < sv_rate
     return held_out
+
+
+def entering_samples(
+    session: Session, sv_rate: float, sv_seed: int, number: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which samples of a session enter and which are held out, bool [trials, T, N] each.
+
+    Samples that were not recorded are neither.
+    """
+    shape = np.shape(session.spikes)
+    _, recorded = recorded_samples(shape, np.asarray(session.trial_length_bins), session.missing)
+    mask = sample_validation_mask((shape[0], shape[1], shape[2]), sv_rate, sv_seed, number)
+    return recorded & ~mask, recorded & mask
 
 
 @dataclass(frozen=True)
@@ -140,6 +167,8 @@ class TrainingData:
     """Indices of the training trials of each session."""
     validation_trials: tuple[Tensor, ...]
     """Indices of the validation trials of each session."""
+    test_trials: tuple[Tensor, ...]
+    """Indices of the test trials of each session: neither trained on nor used to select a model."""
     statistics: tuple[DataStatistics, ...]
     """Of each session's training samples."""
 
@@ -170,6 +199,7 @@ class TrainingData:
         self.neurons = tuple(session.neurons for session in self._sessions)
         self.validation_trials = tuple(session.validation_trials for session in self._sessions)
         self.training_trials = tuple(session.training_trials for session in self._sessions)
+        self.test_trials = tuple(session.test_trials for session in self._sessions)
         if train_on_validation:
             both = zip(self.training_trials, self.validation_trials, strict=True)
             self.training_trials = tuple(torch.cat(parts).sort().values for parts in both)
@@ -212,13 +242,18 @@ class _SessionOnDevice:
             is_validation.dtype == np.bool_ and is_validation.shape == (trials,),
             f"is_validation must be bool of shape ({trials},), got {is_validation.dtype} {is_validation.shape}",
         )
-        require(bool((~is_validation).any()), "no training trials: every trial is marked as validation")
+        is_test = np.zeros(trials, np.bool_) if session.is_test is None else np.asarray(session.is_test)
+        require(
+            is_test.dtype == np.bool_ and is_test.shape == (trials,) and not (is_test & is_validation).any(),
+            f"is_test must be bool of shape ({trials},) and true at no validation trial, got {is_test.dtype} {is_test.shape}",
+        )
+        is_training = session.is_training
+        require(bool(is_training.any()), "no training trials: every trial is marked as validation or test")
         require(bool(is_validation.any()), "no validation trials: at least one is needed to select a model")
         self.device = device
         inside, recorded = recorded_samples(values.shape, lengths, session.missing)
-        held_out = recorded & sample_validation_mask((trials, T, self.neurons), sv_rate, sv_seed, number)
-        visible = recorded & ~held_out
-        for name, chosen in (("training", ~is_validation), ("validation", is_validation)):
+        visible, held_out = entering_samples(session, sv_rate, sv_seed, number)
+        for name, chosen in (("training", is_training), ("validation", is_validation)):
             require(
                 bool(visible[chosen].any()), f"sv_rate {sv_rate} leaves no sample of the {name} trials to see"
             )
@@ -229,7 +264,7 @@ class _SessionOnDevice:
                 )
         values = zero_unrecorded(values, recorded)
         self._counts = OBSERVATIONS[observation].is_counts
-        self.statistics = _statistics(values[~is_validation], visible[~is_validation], self._counts, device)
+        self.statistics = _statistics(values[is_training], visible[is_training], self._counts, device)
         seen = np.asarray(recorded.any(2, keepdims=True))
         external = checked_external_inputs(session.external_inputs, inside)
         self.external_width = 0 if external is None else external.shape[2]
@@ -246,8 +281,10 @@ class _SessionOnDevice:
             self._ln_factorial = torch.lgamma(
                 torch.arange(most + 1, dtype=torch.float64, device=device) + 1
             ).float()
-        self.training_trials = torch.from_numpy(np.flatnonzero(~is_validation)).to(device)
-        self.validation_trials = torch.from_numpy(np.flatnonzero(is_validation)).to(device)
+        self.training_trials, self.validation_trials, self.test_trials = (
+            torch.from_numpy(np.flatnonzero(part)).to(device)
+            for part in (is_training, is_validation, is_test)
+        )
 
     def part(self, trials: Tensor) -> Part:
         """Some trials of this session."""

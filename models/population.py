@@ -14,19 +14,15 @@ from models.config import Architecture, Hyperparameters, TrainingOptions, requir
 from models.constant_outputs import constant_output_losses
 from models.data import TrainingData, evenly
 from models.data_checks import check_data
+from models.evaluation import masked_outputs
 from models.model_state import PACKED, VECTORS, checked_state, fresh_state
 from models.network import (
-    drive,
-    encode,
-    generate,
     initial_parameters,
     parameter_shapes,
-    read_out,
 )
 from models.objective import (
     PackHyperparameters,
     draw_noise,
-    entering,
     negative_log_likelihood,
     never_read,
     noise_generator,
@@ -305,25 +301,12 @@ class Population:
     def _evaluate(self, trials: Sequence[Tensor], on_step: Callable[[], None]) -> tuple[Tensor, Tensor]:
         """Mean NLL at held-out samples and at those that enter, float64 [M] each: posterior means, no dropout."""
         architecture, parameters = self.architecture, self._named(self._weights)
-        M, T, first = len(self.seeds), self.data.bins, architecture.initial_condition_bins
-        unread = never_read(architecture, T, self.data.device)
+        M, first = len(self.seeds), architecture.initial_condition_bins
+        unread = never_read(architecture, self.data.bins, self.data.device)
         total = torch.zeros(2, M, dtype=torch.float64, device=self.data.device)
         count = torch.zeros(2, 1, dtype=torch.float64, device=self.data.device)
-        widest = max(
-            *self.data.neurons,
-            3 * architecture.encoder_units,
-            3 * architecture.generator_units,
-            3 * architecture.controller_units,
-        )
-        size = max(self.options.batch_size, EVALUATION_ELEMENTS // (M * T * widest))
-        for chosen in evenly(trials, size):
-            batch = self.data.batch(chosen)
-            inputs = [entering(part, unread) / (1 - self.data.sv_rate) for part in batch.parts]
-            encoded = encode(architecture, parameters, [x.expand(M, *x.shape) for x in inputs], batch.seen)
-            external = None if batch.external is None else batch.external[first:]
-            given = drive(architecture, parameters, encoded.codes, external, T - first, sum(batch.trials))
-            generated = generate(architecture, parameters, encoded.initial_condition.mean, given)
-            _, outputs = read_out(architecture, parameters, generated.states, batch.trials)
+        steps = masked_outputs(architecture, parameters, M, self.data, trials, self.options.batch_size)
+        for _, batch, outputs in steps:
             for session, (part, output) in enumerate(zip(batch.parts, outputs, strict=True)):
                 nll = negative_log_likelihood(architecture, parameters, session, output, part)
                 entered = part.visible if unread is None else part.visible & ~unread
@@ -436,7 +419,6 @@ class Population:
         }
 
 
-EVALUATION_ELEMENTS = 1 << 24  # of the largest tensor of an evaluation step, unless one batch has more
 _VECTOR_ATTRIBUTES = (
     "_adam_steps",
     "_best_epoch",

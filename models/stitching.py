@@ -39,7 +39,8 @@ def principal_components_start(
     architecture
         With `read_in_dim` D.
     sessions
-        Their training trials are averaged.
+        Their training trials are averaged, without the samples that are `missing`: mark those there that sample
+        validation holds out.
     conditions
         For each session the condition of each trial, integers [trials]; conditions that all sessions have are
         averaged one by one. None averages over all trials.
@@ -64,7 +65,7 @@ def principal_components_start(
     )
     groups = conditions or [np.zeros(len(session.spikes), np.int64) for session in sessions]
     training = [
-        np.asarray(group)[~session.is_validation] for group, session in zip(groups, sessions, strict=True)
+        np.asarray(group)[session.is_training] for group, session in zip(groups, sessions, strict=True)
     ]
     shared = sorted(set.intersection(*(set(group.tolist()) for group in training)))
     require(
@@ -124,7 +125,7 @@ def _averages(
     kernel = np.exp(-0.5 * (distance / max(smoothing_bins, 1e-6)) ** 2)
     averages = []
     for number in shared:
-        chosen = (condition == number) & ~session.is_validation
+        chosen = (condition == number) & session.is_training
         total = kernel @ values[chosen].sum(0, dtype=np.float64)
         weight = kernel @ recorded[chosen].sum(0, dtype=np.float64)
         averages.append(total / np.maximum(weight, 1e-9))

@@ -304,6 +304,8 @@ class Model(Base):
     smoothed_sv_loss: Mapped[float | None]  # lowest so far: what selection compares
     latest_smoothed_sv_loss: Mapped[float | None]
     scores: Mapped[Document] = mapped_column(default=dict)
+    baselines: Mapped[Document | None]  # of the scores: {score: {baseline: value}}, see `worker.baselines`
+    baseline_settings: Mapped[Document | None]  # what was chosen on the training trials, by baseline
     end_reason: Mapped[str | None]
     checkpoint_key: Mapped[str | None] = mapped_column(String(200))  # may be another's, that it copied
     start_key: Mapped[str | None] = mapped_column(String(200))  # checkpoint whose best weights it begins with
@@ -342,6 +344,8 @@ class Inference(LeaseMixin, Base):
     checkpoint_key: Mapped[str] = mapped_column(String(200))  # kept until it ends
     trials_done: Mapped[int] = mapped_column(default=0)
     scores: Mapped[Document] = mapped_column(default=dict)
+    baselines: Mapped[Document | None]  # as of a model
+    baseline_settings: Mapped[Document | None]
     latents_path: Mapped[str | None] = mapped_column(String(200))
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -5,7 +5,6 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -15,7 +14,8 @@ from store.sessions import RecordedSession, sessions_of
 from store.specification import JobSpecification, split_trials
 from store.split_groups import given_splits
 from store.states import InferenceState
-from store.tables import Dataset, Inference, Job, Model, Trial
+from store.tables import Dataset, Inference, Job, Model
+from worker.baselines import TrainingSet, fit
 from worker.checkpoints import load_checkpoint
 from worker.latents import LatentsRequest, store_latents
 from worker.leases import Lease, drop_lease
@@ -32,11 +32,12 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
     """Store the latents of a model for a data set, and score them."""
     with process.database.read() as session:
         row = session.get_one(Inference, lease.row_id)
-        request = _request(session, row)
+        request, trained = _request(session, row)
     state = load_checkpoint(process.arrays, row.checkpoint_key)
     path, progress = f"inferences/{row.id}/{lease.token}", _Progress(process, lease)
     try:
-        scores = store_latents(process, request, state, path, progress.beat, progress.add)
+        fitted = fit(process, trained, request.architecture)
+        scores, baselines = store_latents(process, request, state, path, progress.beat, fitted, progress.add)
     except _GivenBack:
         with process.report(lease) as session:
             row = session.get_one(Inference, lease.row_id)
@@ -50,6 +51,7 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
         row = session.get_one(Inference, lease.row_id)
         row.state, row.ended_at = InferenceState.DONE, database_now(session)
         row.latents_path, row.scores, row.trials_done = path, scores, progress.trials_done
+        row.baselines, row.baseline_settings = baselines, fitted.settings()
         row.lease_token = row.lease_expires_at = None  # leased_by stays: who did it
         _give_to_model(session, row)
 
@@ -93,39 +95,50 @@ class _Progress:
         self._last_beat = time.monotonic()
 
 
-def _request(session: Session, row: Inference) -> LatentsRequest:
+def _request(session: Session, row: Inference) -> tuple[LatentsRequest, TrainingSet]:
+    """Return what an inference asks for, and what the model was trained on."""
     model, dataset = session.get_one(Model, row.model_id), session.get_one(Dataset, row.dataset_id)
-    job = session.get_one(Job, model.job_id)
-    trained_on = sessions_of(session.get_one(Dataset, job.dataset_id))
+    trained = _training_set(session, model)
     sessions, of_model = sessions_of(dataset), row.options["sessions"]
-    of_trials = select(Trial.length_bins).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)
-    return LatentsRequest(
+    request = LatentsRequest(
         model=model,
-        architecture=architecture_of(model, trained_on),
+        architecture=architecture_of(model, trained.sessions),
         dataset=dataset,
         sessions=sessions,
         sessions_of_model=of_model,
-        split=_split(session, job, trained_on, sessions, of_model),
-        trial_length_bins=np.array(session.execute(of_trials).scalars().all(), dtype=np.int64),
+        split=_split(trained, sessions, of_model),
+        trial_length_bins=given_splits(session, dataset.id)[1].bins,
         posterior_samples=row.options["posterior_samples"],
         arrays=row.options["arrays"],
         attributes={"inference_id": row.id},
     )
+    return request, trained
+
+
+def _training_set(session: Session, model: Model) -> TrainingSet:
+    job = session.get_one(Job, model.job_id)
+    dataset, training = (
+        session.get_one(Dataset, job.dataset_id),
+        JobSpecification.model_validate(job.spec).training,
+    )
+    sessions = sessions_of(dataset)
+    given, groups = given_splits(session, dataset.id)
+    return TrainingSet(
+        dataset,
+        sessions,
+        groups.bins,
+        np.array(split_trials(given, groups, training, sessions)),
+        training,
+        model.final_fit_of is not None,
+    )
 
 
 def _split(
-    session: Session,
-    job: Job,
-    trained_on: list[RecordedSession],
-    sessions: list[RecordedSession],
-    sessions_of_model: list[int],
+    trained: TrainingSet, sessions: list[RecordedSession], sessions_of_model: list[int]
 ) -> NDArray[np.str_]:
     """Part of the model's job that each trial was in; what the job never saw is ``test``."""
-    specification = JobSpecification.model_validate(job.spec)
-    given, groups = given_splits(session, job.dataset_id)
-    of_job = np.array(split_trials(given, groups, specification.training, trained_on))
     split = np.full(sum(one.trials for one in sessions), "test", dtype="<U5")
     for recorded, number in zip(sessions, sessions_of_model, strict=True):
-        if trained_on[number].dataset_id == recorded.dataset_id:
-            split[recorded.rows] = of_job[trained_on[number].rows]
+        if trained.sessions[number].dataset_id == recorded.dataset_id:
+            split[recorded.rows] = trained.split[trained.sessions[number].rows]
     return split

@@ -16,17 +16,8 @@ PREDICTED_ONLY = (
     "not, so a gap between them is no sign of a leak: which models leak is not judged."
 )
 
-LEAST_BITS_PER_SPIKE = 0.005
-LEARNT_NOTHING = (
-    "The selected model predicts samples that it did not read hardly better than constant rates ({:.2g} bits per spike): its "
-    "latents say next to nothing of the data. Give more epochs (beyond training.ramp_epochs), more models or wider ranges; "
-    "if that does not help, look whether rates change within the trials at all."
-)
 
-
-def diagnose(
-    work: Work, models: list[Model], reference: ReferenceLosses, bits_per_spike: float | None
-) -> dict[str, Any]:
+def diagnose(work: Work, models: list[Model], reference: ReferenceLosses) -> dict[str, Any]:
     """Compare SV and ordinary validation over the models of a job, at the kept weights and at the last epoch of each.
 
     Parameters
@@ -38,8 +29,6 @@ def diagnose(
         that diverged.
     reference
         Losses of constant rates.
-    bits_per_spike
-        What the selected model gains over constant rates, in bits per spike by the SV loss; None if that is not defined.
 
     Returns
     -------
@@ -54,8 +43,6 @@ def diagnose(
     leaks = is_judged and selected.number in (*found.leaking, *found.leaking_later)
     if (of_ramp := ramp_warning(selected, leaks, work.specification)) is not None:
         warnings.append(of_ramp)
-    if bits_per_spike is not None and bits_per_spike < LEAST_BITS_PER_SPIKE:
-        warnings.append(LEARNT_NOTHING.format(bits_per_spike))
     warnings += beyond_ranges(work.specification, selected)
     shares = zip(judged, found.lost_shares, found.last_lost_shares, strict=True)
     return {

@@ -3,16 +3,18 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.constant_outputs import constant_output_losses, sv_bits_per_spike
+from models.constant_outputs import constant_output_losses
 from store import events
 from store.array_store import delete_objects
 from store.database import database_now
 from store.states import JobState
 from store.tables import Job, Model, Slice
+from worker.baselines import TrainingSet, baseline_warning, fit
 from worker.checkpoints import load_checkpoint
 from worker.diagnostics import diagnose
+from worker.held_out_scores import score_held_out
 from worker.latents import request_of, store_latents
-from worker.slice_work import Progress, TrainingProcess, Work, finite
+from worker.slice_work import Progress, TrainingProcess, Work
 
 
 def infer(process: TrainingProcess, work: Work) -> None:
@@ -21,15 +23,23 @@ def infer(process: TrainingProcess, work: Work) -> None:
     progress = Progress(process, work)
     state = load_checkpoint(process.arrays, model.checkpoint_key or "")
     path = f"models/{model.id}/latents/{work.lease.token}"
-    scores = store_latents(process, request_of(work), state, path, progress.beat)
-    training_data, architecture = process.training_data(work), work.architecture()
-    if (sv_loss := model.scores.get("sv_loss")) is not None:
-        scores["bits_per_spike_sv"] = finite(sv_bits_per_spike(architecture, training_data, sv_loss))
+    fitted = fit(process, TrainingSet.of(work), work.architecture())
     progress.beat()
-    reference = constant_output_losses(architecture, training_data)
-    bits_per_spike = scores.get("bits_per_spike_sv")
+    scores, baselines = store_latents(process, request_of(work), state, path, progress.beat, fitted)
+    held_out = score_held_out(process, work, state, fitted, progress.beat)
+    scores |= held_out.scores
+    baselines |= held_out.baselines
+    progress.beat()
+    reference = constant_output_losses(work.architecture(), process.training_data(work))
     models = _searched_models(process, work)
-    diagnostics = diagnose(work, models, reference, bits_per_spike) if reference.held_out_samples else None
+    diagnostics = diagnose(work, models, reference) if reference.held_out_samples else None
+    if diagnostics is not None:
+        diagnostics["baselines"] = held_out.comparisons
+        told = [
+            diagnostics["warning"],
+            baseline_warning(held_out.scores, held_out.baselines, held_out.comparisons),
+        ]
+        diagnostics["warning"] = " ".join(filter(None, told)) or None
 
     replaced: list[str] = []
 
@@ -38,6 +48,7 @@ def infer(process: TrainingProcess, work: Work) -> None:
         replaced[:] = [old] if (old := row.latents_path) and old.startswith(f"models/{row.id}/") else []
         row.latents_path = path
         row.scores = {**row.scores, **scores}
+        row.baselines, row.baseline_settings = baselines, fitted.settings()
         job.diagnostics = diagnostics
         if diagnostics is not None:
             events.record(session, job.id, "job.diagnostics", **diagnostics)

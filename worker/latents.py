@@ -15,6 +15,7 @@ from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
 from store.sessions import RecordedSession, session_coordinates
 from store.split_groups import SPLITS
 from store.tables import Dataset, Model
+from worker.baselines import BaselineScores, FittedBaselines, Scores, score_baselines
 from worker.continuous import windows_of, write_continuous
 from worker.scores import ScoredData, score
 from worker.slice_work import TrainingProcess, Work
@@ -87,8 +88,9 @@ def store_latents(
     state: Mapping[str, Tensor],
     path: str,
     on_step: Callable[[], None],
+    fitted: FittedBaselines,
     on_trials: Callable[[int], None] = lambda _: None,
-) -> dict[str, float | None]:
+) -> tuple[Scores, BaselineScores]:
     """Posterior-average the latents of every trial, in the user's order, store and score them.
 
     Latents are written as they come, a few trials at a time; what stays is the data themselves, as in training, and the rates
@@ -104,13 +106,15 @@ def store_latents(
         In the array store; nothing may be there yet.
     on_step
         Called again and again; may raise.
+    fitted
+        Simple predictors to score beside the model.
     on_trials
         Told how many more trials have been inferred.
 
     Returns
     -------
-    dict
-        Scores by name, see `worker.scores.score`.
+    tuple
+        Scores by name, see `worker.scores.score`; of each of them those of the simple predictors.
     """
     conditions = process.conditions(request.dataset)
     sessions = [
@@ -118,7 +122,7 @@ def store_latents(
             request.dataset,
             one,
             request.trial_length_bins[one.rows],
-            request.split[one.rows] == "valid",
+            request.split[one.rows],
             has_inputs=request.architecture.external_inputs > 0,
         )
         for one in request.sessions
@@ -137,7 +141,7 @@ def store_latents(
             )
             for one, session, of_session in zip(request.sessions, sessions, rates, strict=True)
         ]
-        return score(request, data, on_step)
+        return score(request, data, on_step), score_baselines(request, data, fitted, on_step)
 
 
 @contextmanager

@@ -51,13 +51,17 @@ Weighted = tuple[float, float]
 """A score, and what it weighs among those of other sessions: the spikes or neurons that it is of."""
 
 
+PARTS = ("valid", "test")
+"""Parts of a job that are scored; each score's name ends with its part."""
+
+
 def score(
     request: "LatentsRequest", sessions: ScoredData | Sequence[ScoredData], on_step: Callable[[], None]
 ) -> dict[str, float | None]:
     """Scores by name, over all sessions; None where one is not defined, e.g. without a spike among the samples that count.
 
-    They are of the validation trials, and their names say so; of a data set of which the model's job never saw a trial they are
-    of all trials. Bits per spike of several sessions are those of all their spikes together; other scores are means over their
+    Names end with the part of the job that the scored trials are in, ``valid`` or ``test``; trials that the job never saw are
+    ``test``. Bits per spike of several sessions are those of all their spikes together; other scores are means over their
     neurons.
     `on_step` is called now and then, and may raise.
     """
@@ -78,43 +82,57 @@ def _pooled(found: Sequence[Weighted | None]) -> float | None:
 def _score_session(
     request: "LatentsRequest", data: ScoredData, on_step: Callable[[], None]
 ) -> dict[str, Weighted | None]:
-    architecture, bins = request.architecture, data.rates.shape[1]
+    first, bins = request.architecture.initial_condition_bins, data.rates.shape[1]
     number = np.arange(bins)
-    generated = number[None] >= architecture.initial_condition_bins
-    exists = (number[None] < request.trial_length_bins[data.rows, None]) & generated
-    is_unseen = bool((request.split == "test").all())
-    scored = np.full(len(data.rates), True) if is_unseen else request.split[data.rows] == "valid"
-    suffix = "" if is_unseen else "_valid"
-    taken = slice(None) if is_unseen else scored  # a slice copies nothing
+    exists = (number < request.trial_length_bins[data.rows, None]) & (number >= first)
+    known = _repeated(data.conditions)
+    scores: dict[str, Weighted | None] = {}
+    for part in PARTS:
+        scored = request.split[data.rows] == part
+        if not scored.any():
+            continue
+        scores |= _bits_per_spike(request, data, part, scored, exists)
+        on_step()
+        if data.true_rates is not None:
+            scores[f"r2_true_rates_{part}"] = _r2_true_rates(data, scored, exists, on_step)
+        if known.any():
+            scores[f"psth_r2_{part}"] = _psth_r2(request, data, known, scored, exists, on_step)
+    if data.true_rates is not None:
+        scores["r2_true_rates"] = _r2_true_rates(data, np.ones(len(exists), bool), exists, on_step)
+    return scores
+
+
+def _bits_per_spike(
+    request: "LatentsRequest",
+    data: ScoredData,
+    part: str,
+    scored: NDArray[np.bool_],
+    exists: NDArray[np.bool_],
+) -> dict[str, Weighted | None]:
+    architecture, bins = request.architecture, data.rates.shape[1]
+    taken: slice | NDArray[np.bool_] = slice(None) if scored.all() else scored  # a slice copies nothing
     rates, spikes, recorded = data.rates[taken], data.spikes[taken], exists[taken][:, :, None]
     if data.missing is not None:
         recorded = recorded & ~data.missing[taken]
-    encoded = architecture.encoded_bins or bins
-    read, predicted = (number < encoded)[:, None], (number >= encoded)[:, None]
     scores = {
-        f"bits_per_spike{suffix}": _of_spikes(
+        f"reconstruction_bits_per_spike_{part}": _of_spikes(
             lambda: metrics.bits_per_spike(rates, spikes, mask=recorded), spikes, recorded
         )
     }
-    on_step()
+    encoded = architecture.encoded_bins or bins
+    read, predicted = (np.arange(bins) < encoded)[:, None], (np.arange(bins) >= encoded)[:, None]
     if held_out := architecture.held_out_neurons:
-        scores[f"co_smoothing_bits_per_spike{suffix}"] = _of_spikes(
+        scores[f"co_smoothing_bits_per_spike_{part}"] = _of_spikes(
             lambda: metrics.co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
             spikes[:, :, held_out],
             np.broadcast_to(recorded & read, spikes.shape)[:, :, held_out],
         )
     if encoded < bins:
-        scores[f"forward_prediction_bits_per_spike{suffix}"] = _of_spikes(
+        scores[f"forward_prediction_bits_per_spike_{part}"] = _of_spikes(
             lambda: metrics.forward_prediction_bits_per_spike(rates, spikes, encoded, recorded),
             spikes,
             recorded & predicted,
         )
-    if data.true_rates is not None:
-        scores["r2_true_rates"] = _r2_true_rates(data, np.ones_like(scored), exists, on_step)
-        if not is_unseen:
-            scores["r2_true_rates_valid"] = _r2_true_rates(data, scored, exists, on_step)
-    if (known := _repeated(data.conditions)).any():
-        scores[f"psth_r2{suffix}"] = _psth_r2(request, data, known, scored, exists, on_step)
     return scores
 
 

@@ -42,7 +42,6 @@ from worker.leases import Lease
 
 logger = logging.getLogger("latentry.training")
 
-USED_SPLITS = ("train", "valid")
 """Parts whose trials a training reads."""
 DATABASE_PATIENCE_SECONDS = 600.0
 """A finished slice waits so long for a database that is away."""
@@ -119,7 +118,7 @@ class TrainingProcess:
             self._data.clear()
             self._held_out_spikes.clear()
             self._data[key] = TrainingData(
-                [self.without_test_trials(work, recorded) for recorded in work.sessions],
+                [self.session(work, recorded) for recorded in work.sessions],
                 sv_rate=training.sv_rate,
                 sv_seed=training.evaluation_seed,
                 observation=architecture.observation,
@@ -141,14 +140,14 @@ class TrainingProcess:
         """A session of the data set as models read it, all its trials."""
         lengths, split = work.trial_length_bins[recorded.rows], work.split()[recorded.rows]
         has_inputs = work.architecture().external_inputs > 0
-        return self.read_session(work.dataset, recorded, lengths, split == "valid", has_inputs=has_inputs)
+        return self.read_session(work.dataset, recorded, lengths, split, has_inputs=has_inputs)
 
     def read_session(
         self,
         dataset: Dataset,
         recorded: RecordedSession,
         trial_length_bins: NDArray[np.int64],
-        is_validation: NDArray[np.bool_],
+        split: NDArray[np.str_],
         *,
         has_inputs: bool,
     ) -> TrainingSession:
@@ -157,22 +156,13 @@ class TrainingProcess:
         return TrainingSession(
             self.read_array(dataset, recorded.named("spikes")),
             trial_length_bins,
-            is_validation,
+            split == "valid",
             missing=None if missing is None else missing.astype(np.bool_),
             external_inputs=self.read_array(dataset, recorded.named("external_inputs"))
             if has_inputs
             else None,
-        )
-
-    def without_test_trials(self, work: "Work", recorded: RecordedSession) -> TrainingSession:
-        """Return a session of the data set, the trials that are trained on or select; none of test trials and gaps."""
-        whole, used = self.session(work, recorded), np.isin(work.split()[recorded.rows], USED_SPLITS)
-        return TrainingSession(
-            whole.spikes[used],
-            whole.trial_length_bins[used],
-            whole.is_validation[used],
-            missing=None if whole.missing is None else whole.missing[used],
-            external_inputs=None if whole.external_inputs is None else whole.external_inputs[used],
+            is_test=split == "test",
+            is_left_out=split == "gap",
         )
 
     def conditions(self, dataset: Dataset) -> list[int | float | str | None]:

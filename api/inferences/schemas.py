@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from api.models.schemas import BASELINE_SETTINGS, BASELINES
 from store.space import Document
 from store.specification import LatentArray
 from store.states import InferenceState
@@ -64,9 +65,10 @@ class InferenceDocument(BaseModel):
         description="Of each session of the data set, which one of the model's it is."
     )
     scores: dict[str, float | None] = Field(
-        description="As a model's. Of a data set that the model's job never saw they are of all trials, and named without "
-        "`_valid`."
+        description="As a model's. Trials that the model's job never saw are test trials: their scores end with `_test`."
     )
+    baselines: dict[str, dict[str, float | None]] = Field({}, description=BASELINES)
+    baseline_settings: dict[str, dict[str, float | bool]] = Field({}, description=BASELINE_SETTINGS)
     error: dict[str, Any] | None = Field(None, description="Why it failed, or why its last attempt did.")
     created_at: datetime
     started_at: datetime | None = None

@@ -39,6 +39,8 @@ def document(session: Session, row: Inference) -> InferenceDocument:
         progress=InferenceProgress(trials_done=row.trials_done, trials=trials, fraction=fraction),
         **row.options,
         scores=row.scores,
+        baselines=row.baselines or {},
+        baseline_settings=row.baseline_settings or {},
         error=row.error,
         created_at=row.created_at,
         started_at=row.started_at,

@@ -43,12 +43,15 @@ class JobData:
         Part of the job of each trial.
     is_given
         Whether the data set brought the split.
+    has_own_test
+        Whether the data set brought test trials.
     """
 
     dataset: Dataset
     groups: SplitGroups
     split: Sequence[Split]
     is_given: bool
+    has_own_test: bool
 
     @property
     def lengths(self) -> list[int]:
@@ -75,6 +78,11 @@ class JobData:
     def validation_trials(self) -> int:
         """How many are evaluated on."""
         return self.split.count("valid")
+
+    @property
+    def test_trials(self) -> int:
+        """How many neither train nor select a model."""
+        return self.split.count("test")
 
     @property
     def extent(self) -> Extent:
@@ -319,6 +327,7 @@ def warnings(specification: JobSpecification, data: JobData) -> list[str]:
             f"{steps_per_epoch} steps ({data.training_trials} training trials in batches of {training.batch_size}). Models "
             f"learn little in fewer than about {FEW_STEPS} steps: give more epochs or smaller batches, or leave both out"
         )
+    found += _of_test_trials(specification, data)
     factors = architecture.largest().factors
     if data.dataset.neurons is not None and isinstance(factors, int) and factors > data.dataset.neurons:
         found.append(f"architecture.factors is {factors} and there are only {data.dataset.neurons} neurons")
@@ -340,6 +349,25 @@ def warnings(specification: JobSpecification, data: JobData) -> list[str]:
         *_short_trials(specification, data),
         *_shared_bins(data),
     ]
+
+
+FEWEST_TEST_TRIALS = 10
+"""With fewer, the standard error of a score is itself hardly known."""
+
+
+def _of_test_trials(specification: JobSpecification, data: JobData) -> list[str]:
+    fraction = specification.training.test_fraction
+    found = []
+    if fraction > 0 and data.has_own_test:
+        found.append(
+            f"training.test_fraction is {fraction:g} and not used: the data set brings {data.test_trials} test trials"
+        )
+    if 0 < data.test_trials < FEWEST_TEST_TRIALS:
+        found.append(
+            f"there are {data.test_trials} test trials: scores of fewer than {FEWEST_TEST_TRIALS} have large errors; upload more "
+            "trials, or raise training.test_fraction"
+        )
+    return found
 
 
 def _of_search(specification: JobSpecification) -> list[str]:

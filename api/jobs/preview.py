@@ -31,7 +31,7 @@ def job_data(
     dataset = find_ready(session, tenant_id, specification.dataset_id)
     given, groups = given_splits(session, dataset.id)
     split = split_trials(given, groups, specification.training, sessions_of(dataset))
-    data = JobData(dataset, groups, split, is_given="valid" in given)
+    data = JobData(dataset, groups, split, is_given="valid" in given, has_own_test="test" in given)
     return data, specification.for_trials(data.training_trials)
 
 
@@ -62,6 +62,7 @@ def preview(
         epochs=epochs,
         training_trials=training,
         validation_trials=data.validation_trials,
+        test_trials=data.test_trials,
         steps_per_epoch=-(-training // specification.training.batch_size),
         packs=packs,
         slices=max(packs, math.ceil(time.device_seconds / settings.slice_seconds)) + 1,

@@ -69,6 +69,22 @@ class ModelDiagnostics(BaseModel):
     last_lost_share: float | None = Field(None, description="`lost_share` of the last epoch.")
 
 
+class BaselineComparison(BaseModel):
+    """How much better the selected model predicts than a simple predictor, on the same held-out samples."""
+
+    score: str = Field(description="`sv_bits_per_spike_valid` or `sv_bits_per_spike_test`.")
+    baseline: str = Field(description="`mean`, `psth` or `smoothed_spikes`, see `baselines` of the model.")
+    difference: float = Field(
+        description="The model's score less that of the simple predictor, in bits per spike."
+    )
+    standard_error: float | None = Field(
+        description="Of the difference, from its spread over trials; null for fewer than two trials."
+    )
+    verdict: Literal["above", "about_as_good", "below"] = Field(
+        description="Of the model: `about_as_good` if the difference is within two standard errors."
+    )
+
+
 class JobDiagnostics(BaseModel):
     """Which models leak, and whether ordinary validation would have misled.
 
@@ -104,12 +120,16 @@ class JobDiagnostics(BaseModel):
         "(`training.ramp_epochs`), when the weights of KL and L2 do not count in full.",
     )
     constant_sv_loss: float = Field(
-        description="SV loss of constant rates, each neuron's mean, in nats per sample. Gains are differences to it."
+        description="SV loss of constant rates, each neuron's mean over the training samples that enter, in nats per sample. "
+        "Gains are differences to it."
     )
     constant_ordinary_loss: float = Field(description="Ordinary loss of constant rates, in nats per sample.")
+    baselines: list[BaselineComparison] = Field(
+        [], description="The selected model against simple predictors."
+    )
     warning: str | None = Field(
-        description="What to know before using the latents: models leak, the selected one is from within the ramp, it learnt "
-        "nearly nothing, or its hyperparameters lie beyond their ranges. It says what to change."
+        description="What to know before using the latents: models leak, the selected one is from within the ramp, it predicts "
+        "no better than a simple predictor, or its hyperparameters lie beyond their ranges. It says what to change."
     )
     note: str | None = Field(description="Why leaks are not judged, where they are not.")
     models: list[ModelDiagnostics]
@@ -162,6 +182,7 @@ class JobPreview(BaseModel):
     )
     training_trials: int
     validation_trials: int
+    test_trials: int = Field(description="Neither trained on nor used to select a model.")
     steps_per_epoch: int
     packs: int = Field(description="Groups of models that train together, with the workers there are now.")
     slices: int = Field(description="Pieces of work, the last of which computes the latents.")

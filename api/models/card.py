@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.models.schemas import SCORED_ON
+from api.models.schemas import BASELINE_SETTINGS, BASELINES, SCORED_ON
 from api.models.service import scored_on_of
 from store.lineage import lineage
 from store.sessions import sessions_of
@@ -99,8 +99,13 @@ class ModelCard(BaseModel):
         "`weights_epoch` are not in the kept weights."
     )
     scores: dict[str, int | float | None] = Field(
-        description="As those of the model. Losses in nats per sample."
+        description="As those of the model: losses in nats per sample, bits per spike, R². Scores that end with `_test` are of "
+        "trials that neither trained nor selected the model, and are unbiased. Those that end with `_valid` are of the trials "
+        "that it was selected on, so they are optimistic. `reconstruction_…` is of samples that the model reads: it does not "
+        "tell whether the rates are right."
     )
+    baselines: dict[str, dict[str, float | None]] = Field(description=BASELINES)
+    baseline_settings: dict[str, dict[str, float | bool]] = Field(description=BASELINE_SETTINGS)
     data: CardData
     inputs: dict[str, CardArray] = Field(description="What it reads.")
     outputs: dict[str, CardArray] = Field(description="What it infers.")
@@ -168,6 +173,8 @@ def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelC
             for one in lineage(decisions.scalars().all(), row.number)
         ],
         scores=row.scores,
+        baselines=row.baselines or {},
+        baseline_settings=row.baseline_settings or {},
         data=_data(dataset),
         inputs=_inputs(architecture),
         outputs=_outputs(architecture),

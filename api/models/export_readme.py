@@ -24,6 +24,16 @@ input_bias and c = h @ recurrent_weight, r = σ(a_r + c_r), z = σ(a_z + c_z), n
 h ← (1 - z) · n + z · h. The first axis of an encoder's parameters is its direction: forward, backward in time.
 """
 
+_SCORES = """
+## Scores
+
+| score | model | {names} |
+|---|---|{rule}|
+{rows}
+
+{meaning}
+"""
+
 _PROGRAM = """
 ## Program
 
@@ -98,5 +108,33 @@ def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
             bin_width_s=card.data.bin_width_s,
             external=also,
         )
+    text += _scores(card)
     cite = "\n".join(f"- {one.citation} {one.url}" for one in card.references)
     return f"{text}\n## Cite\n\n{cite}\n\n{card.licence}\n"
+
+
+def _scores(card: ModelCard) -> str:
+    """Return a table of the scores that are not losses, beside those of simple predictors; empty if there are none."""
+    shown = {name: value for name, value in card.scores.items() if value is not None and "loss" not in name}
+    if not shown:
+        return ""
+    names = list(dict.fromkeys(name for found in card.baselines.values() for name in found))
+    rows = [
+        [f"`{score}`", f"{value:.4g}", *(_number(card.baselines.get(score, {}).get(name)) for name in names)]
+        for score, value in shown.items()
+    ]
+    has_test = any(score.endswith("_test") for score in shown)
+    return _SCORES.format(
+        names=" | ".join(f"`{name}`" for name in names),
+        rule="|".join("---" for _ in names),
+        rows="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        meaning="Scores that end with `_test` are of trials that neither trained nor selected the model, and are unbiased. Those "
+        "that end with `_valid` are of the trials that it was selected on, so they are optimistic."
+        if has_test
+        else "The job had no test trials. The model was selected on the trials of these scores, so they are optimistic; a job "
+        "with `training.test_fraction` has unbiased ones.",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -12,6 +12,15 @@ SCORED_ON = (
     "losses of two jobs can be compared only if it is the same. A model of `inference.final_fit` has one of its own, because it "
     "was trained on the validation trials."
 )
+BASELINES = (
+    "Scores of simple predictors on the same samples, by score and predictor: `mean` (each neuron's mean over training trials), "
+    "`psth` (its mean by bin over training trials), `smoothed_spikes` (its own spikes in the same trial). A predictor is left "
+    "out where it has no prediction. Empty for models without latents."
+)
+BASELINE_SETTINGS = (
+    "What the simple predictors use, chosen on the training trials: `sd_s`, the standard deviation of the Gaussian in seconds; "
+    "`prior_spikes`, the weight of the neuron's mean, in spikes; `by_condition`, whether `psth` is by condition."
+)
 
 
 class ModelDocument(BaseModel):
@@ -46,9 +55,12 @@ class ModelDocument(BaseModel):
         "`best_epoch`; names that begin with `last_` are of the last epoch. Trust `sv_loss`; `ordinary_loss` misleads. "
         "`smoothed_sv_loss` is that of the kept weights, which selection compares. With `pbt`, `own_smoothed_sv_loss` is the "
         "lowest that the model reached since it last copied another. The selected model also has bits per spike and R², see the "
-        "guide. null: not defined on these trials, or not known yet."
+        "guide. Scores that end with `_valid` are of validation trials, on which the model was selected; those that end with "
+        "`_test` are of test trials and unbiased. null: not defined on these trials, or not known yet."
     )
     scored_on: str = Field(description=SCORED_ON)
+    baselines: dict[str, dict[str, float | None]] = Field({}, description=BASELINES)
+    baseline_settings: dict[str, dict[str, float | bool]] = Field({}, description=BASELINE_SETTINGS)
     end_reason: str | None = None
     created_at: datetime
     ended_at: datetime | None = None

@@ -35,6 +35,8 @@ def document(row: Model, selected_model_id: str | None, scored_on: str) -> Model
         epochs_trained=row.epochs_trained,
         scores=row.scores,
         scored_on=scored_on_of(row, scored_on),
+        baselines=row.baselines or {},
+        baseline_settings=row.baseline_settings or {},
         end_reason=row.end_reason,
         created_at=row.created_at,
         ended_at=row.ended_at,

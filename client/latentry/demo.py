@@ -118,7 +118,9 @@ def _print_result(
     console.print(
         f"SV loss                  {scores['smoothed_sv_loss']:.4f} nats per sample (held-out samples)"
     )
-    console.print(f"bits per spike           {scores['bits_per_spike_valid']:.3f} (validation trials)")
+    console.print(
+        f"bits per spike           {scores['sv_bits_per_spike_valid']:.3f} (held-out samples of validation trials)"
+    )
     console.print(f"R² to the true rates     [bold]{scores['r2_true_rates']:.3f}[/bold]")
     console.print(f"Picture                  {picture}", soft_wrap=True)
     url = running_url or "http://127.0.0.1:8000"

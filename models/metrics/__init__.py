@@ -3,6 +3,7 @@
 Rates λ are in counts per bin. A mask says which samples count; without one, all do.
 """
 
+from models.metrics.baselines import Baselines, compare_predictions, fit_baselines
 from models.metrics.decoding import ridge_decode_r2
 from models.metrics.disagreement import (
     ModelLosses,
@@ -22,13 +23,16 @@ from models.metrics.likelihood import (
 from models.metrics.rates import psth_r2, r2_true_rates
 
 __all__ = [
+    "Baselines",
     "ModelLosses",
     "ReferenceLosses",
     "ValidationDisagreement",
     "bits_per_spike",
     "co_smoothing_bits_per_spike",
+    "compare_predictions",
     "constant_rate_losses",
     "few_shot_bits_per_spike",
+    "fit_baselines",
     "forward_prediction_bits_per_spike",
     "poisson_nll",
     "psth_r2",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.config import require
+from models.metrics.baselines import mean_counts
 
 Floats = NDArray[np.floating]
 LOWEST_RATE = 1e-9  # rates of zero are clipped here
@@ -166,7 +167,7 @@ def constant_rate_losses(
     is_validation: NDArray[np.bool_],
     recorded: NDArray[np.bool_] | None = None,
 ) -> ReferenceLosses:
-    """Losses of a model that knows each neuron's mean count over the training samples that enter, and no more.
+    """Return the losses of constant rates: each neuron's mean count over the training samples that enter.
 
     Parameters
     ----------
@@ -182,8 +183,7 @@ def constant_rate_losses(
     _, spikes, exists = aligned(np.zeros(np.shape(spikes)), spikes, recorded)
     is_validation = np.asarray(is_validation, bool)
     validation, training = exists[is_validation], exists[~is_validation] & ~held_out[~is_validation]
-    shown = np.where(training, spikes[~is_validation], 0.0).sum((0, 1))
-    mean_rates = shown / np.maximum(training.sum((0, 1)), 1)
+    mean_rates = mean_counts(spikes[~is_validation], training)
     x, hidden = spikes[is_validation], held_out[is_validation]
     constant = np.broadcast_to(mean_rates, x.shape)
     return ReferenceLosses(

@@ -179,6 +179,32 @@ def test_the_card_says_what_the_model_is(
     ]
 
 
+def test_scores_stand_beside_those_of_simple_predictors(
+    light_client: TestClient, trained: tuple[str, dict[str, torch.Tensor]], sqlite_database: Database
+) -> None:
+    """In the card, and in the README, which says which of them are unbiased."""
+    model_id, _ = trained
+    assert "## Scores" not in download(light_client, model_id).read("README.md").decode()
+    with sqlite_database.write() as session:
+        row = session.get_one(Model, model_id)
+        row.scores = {"sv_loss": 0.5, "sv_bits_per_spike_valid": 0.25}
+        row.baselines = {"sv_bits_per_spike_valid": {"mean": -0.01, "psth": 0.125}}
+        row.baseline_settings = {"psth": {"sd_s": 0.04, "prior_spikes": 2.0, "by_condition": True}}
+    found = download(light_client, model_id)
+    card, text = json.loads(found.read("card.json")), found.read("README.md").decode()
+    assert (card["baselines"], card["baseline_settings"]) == (row.baselines, row.baseline_settings)
+    assert "| score | model | `mean` | `psth` |" in text
+    assert "| `sv_bits_per_spike_valid` | 0.25 | -0.01 | 0.125 |" in text
+    assert "The job had no test trials." in text
+    assert "sv_loss" not in text
+    with sqlite_database.write() as session:
+        session.get_one(Model, model_id).scores = {"sv_bits_per_spike_test": 0.2}
+    assert (
+        "of trials that neither trained nor selected"
+        in download(light_client, model_id).read("README.md").decode()
+    )
+
+
 def test_the_card_says_who_was_copied(light_client: TestClient, sqlite_database: Database) -> None:
     with sqlite_database.write() as session:
         job_id = add_population(session, add_dataset(session))

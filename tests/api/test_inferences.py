@@ -86,9 +86,12 @@ def test_one_that_is_done_has_arrays(
     with database.write() as session:
         row = session.get_one(Inference, made["id"])
         row.state, row.latents_path, row.trials_done = InferenceState.DONE, "inferences/a/b", 20
-        row.scores = {"bits_per_spike": 0.25}
+        row.scores = {"reconstruction_bits_per_spike_test": 0.25}
     done = client.get(made["links"]["self"], headers={"Prefer": "wait=30"}).json()
-    assert (done["progress"]["fraction"], done["scores"]) == (1.0, {"bits_per_spike": 0.25})
+    assert (done["progress"]["fraction"], done["scores"]) == (
+        1.0,
+        {"reconstruction_bits_per_spike_test": 0.25},
+    )
     assert client.get(done["links"]["arrays"]).json()["items"][0]["name"]
     assert client.get(f"{done['links']['zarr']}/zarr.json").status_code == 200
     conflict = client.post(f"{done['links']['self']}:cancel")

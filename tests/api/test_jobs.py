@@ -92,6 +92,10 @@ def test_diagnostics_of_a_job_are_told_when_it_is_done(
         "rank_correlation": -0.5, "leaking": [1], "leaking_later": [], "best_by_sv": 0, "best_by_ordinary": 1, "selected": 0,
         "is_best_epoch_in_ramp": False, "constant_sv_loss": 0.54,
         "constant_ordinary_loss": 0.55, "warning": "Model 1 leaks.", "note": None,
+        "baselines": [{
+            "score": "sv_bits_per_spike_valid", "baseline": "psth", "difference": -0.1, "standard_error": 0.02,
+            "verdict": "below",
+        }],
         "models": [{"number": 1, "sv_loss": 0.9, "ordinary_loss": 0.1, "gap": 0.8, "lost_share": 1.9,
                     "best_epoch": 9, "last_epoch": 10, "last_sv_loss": 0.95, "last_ordinary_loss": 0.1,
                     "last_lost_share": 2.0}],

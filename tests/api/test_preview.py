@@ -331,3 +331,25 @@ def test_a_preset_alone_is_a_job(light_client: TestClient, light_dataset_id: str
     assert job.status_code == 202
     again = light_client.get(job.json()["links"]["self"]).json()
     assert again["specification"] == job.json()["specification"]
+
+
+def test_a_preview_tells_test_trials(light_client: TestClient, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        plain = add_dataset(session, splits=[None] * 50)
+        brought = add_dataset(session, splits=[None] * 40 + ["test"] * 12)
+
+    def preview(dataset_id: str, fraction: float) -> tuple[list[int], list[str]]:
+        body = {"dataset_id": dataset_id, "training": {"test_fraction": fraction}}
+        found = light_client.post("/v1/jobs?validate_only=true", json=body).json()
+        numbers = [found[f"{part}_trials"] for part in ("training", "validation", "test")]
+        return numbers, [text for text in found["warnings"] if "test" in text]
+
+    assert preview(plain, 0) == ([40, 10, 0], [])
+    assert preview(plain, 0.2) == ([30, 10, 10], [])
+    numbers, [warning] = preview(plain, 0.1)
+    assert numbers == [35, 10, 5]
+    assert "there are 5 test trials: scores of fewer than 10 have large errors" in warning
+    assert preview(brought, 0) == ([32, 8, 12], [])
+    numbers, [warning] = preview(brought, 0.2)
+    assert numbers == [32, 8, 12]
+    assert "training.test_fraction is 0.2 and not used: the data set brings 12 test trials" in warning

@@ -82,6 +82,32 @@ def test_a_job_is_steered(latentry: CommandLine, dataset_id: str) -> None:
     assert latentry("jobs", "stop", job_id, "--json").json()["state"] in ("stopping", "failed", "cancelled")
 
 
+def test_a_job_shows_the_selected_model_against_simple_predictors(
+    light_url: str, sqlite_database: Database
+) -> None:
+    compared = {"score": "sv_bits_per_spike_test", "baseline": "psth", "verdict": "below"}
+    with sqlite_database.write() as session:
+        job_id = add_job(session, add_dataset(session), state=JobState.DONE)
+        session.get_one(Job, job_id).diagnostics = {
+            "rank_correlation": None, "leaking": [], "best_by_sv": 0, "best_by_ordinary": 0, "selected": 0,
+            "constant_sv_loss": 0.5, "constant_ordinary_loss": 0.5, "warning": None, "note": None, "models": [],
+            "baselines": [
+                {**compared, "difference": -0.1234, "standard_error": 0.0211},
+                {**compared, "baseline": "mean", "difference": 0.05, "standard_error": None},
+            ],
+        }  # fmt: skip
+    shown = CommandLine(light_url)("jobs", "show", job_id).out
+    lines = {
+        line.rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1]
+        for line in shown.splitlines()
+        if "against" in line
+    }
+    assert lines == {
+        "sv_bits_per_spike_test, against psth": "-0.123 ± 0.021",
+        "sv_bits_per_spike_test, against mean": "+0.05",
+    }
+
+
 def test_pages_of_jobs(example: Example, example_url: str) -> None:
     latentry = CommandLine(example_url)
     shown = latentry("jobs", "show", example.job_id).out

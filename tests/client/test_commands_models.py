@@ -98,6 +98,17 @@ def test_a_model_and_its_curve(example: Example, example_url: str) -> None:
     assert "2.0000 █" in drawn
 
 
+def test_scores_stand_beside_those_of_simple_predictors(light_url: str, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        model_id = add_model(session, add_job(session, add_dataset(session)))
+        row = session.get_one(Model, model_id)
+        row.scores = {"sv_bits_per_spike_test": 0.25, "sv_loss": 0.5}
+        row.baselines = {"sv_bits_per_spike_test": {"mean": -0.01, "smoothed_spikes": 0.125}}
+    shown = CommandLine(light_url)("models", "show", model_id).out
+    assert "0.25 (mean -0.01, smoothed_spikes 0.125)" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith("sv_loss")] == [["sv_loss", "0.5"]]
+
+
 def test_a_curve_without_points(light_url: str, sqlite_database: Database) -> None:
     with sqlite_database.write() as session:
         model_id = add_model(session, add_job(session, add_dataset(session)), state=ModelState.QUEUED)

@@ -145,7 +145,7 @@ def test_a_job_with_inferred_inputs(service: EmbeddedService, spikes_file: Path)
             assert opened.inputs.dims == ("trial", "time_s", "input")
             assert opened.generator_states.shape == (40, 20, 8)
         for name in (
-            "bits_per_spike_valid", "bits_per_spike_sv", "co_smoothing_bits_per_spike_valid",
+            "reconstruction_bits_per_spike_valid", "sv_bits_per_spike_valid", "co_smoothing_bits_per_spike_valid",
             "forward_prediction_bits_per_spike_valid", "r2_true_rates", "psth_r2_valid",
         ):  # fmt: skip
             assert isinstance(model["scores"][name], float), name

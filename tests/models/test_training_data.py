@@ -84,6 +84,32 @@ def test_every_recorded_sample_is_either_visible_or_held_out():
     torch.testing.assert_close(part.ln_factorials, torch.lgamma(part.values + 1))
 
 
+def test_test_trials_neither_train_nor_validate():
+    """What they hold changes nothing for the others, and their mask is that of their place among all trials."""
+    spikes, lengths, validation = arrays()
+    tested = np.zeros(len(spikes), bool)
+    tested[[0, 2]] = True
+    validation = validation & ~tested
+    data = TrainingData(Session(spikes, lengths, validation, is_test=tested), sv_rate=0.3, sv_seed=0)
+    parts = (data.training_trials, data.validation_trials, data.test_trials)
+    expected = (~validation & ~tested, validation, tested)
+    assert [trials[0].tolist() for trials in parts] == [np.flatnonzero(of).tolist() for of in expected]
+    held_out = data.batch([torch.arange(6)]).parts[0].held_out.transpose(0, 1).numpy()
+    np.testing.assert_array_equal(held_out, sample_validation_mask(spikes.shape, 0.3, 0))
+    other = np.where(tested[:, None, None], spikes + 9, spikes)
+    changed = TrainingData(Session(other, lengths, validation, is_test=tested), sv_rate=0.3, sv_seed=0)
+    assert torch.equal(changed.statistics[0].mean, data.statistics[0].mean)
+    enters = ~sample_validation_mask(spikes.shape, 0.3, 0)[expected[0]]
+    mean = ((spikes[expected[0]] * enters).sum((0, 1)) + 0.5) / (enters.sum((0, 1)) + 1)
+    np.testing.assert_allclose(data.statistics[0].mean, mean, rtol=1e-6)
+    final = TrainingData(
+        Session(spikes, lengths, validation, is_test=tested), sv_rate=0.3, sv_seed=0, train_on_validation=True
+    )
+    assert final.training_trials[0].tolist() == np.flatnonzero(~tested).tolist()
+    with pytest.raises(ConfigurationError, match="true at no validation trial"):
+        TrainingData(Session(spikes, lengths, ~tested, is_test=~tested), sv_rate=0.3, sv_seed=0)
+
+
 def test_sessions_of_other_length_are_padded_and_have_masks_of_their_own():
     spikes, lengths, validation = arrays()
     inputs = np.random.default_rng(1).normal(size=(6, 5, 2))

@@ -77,7 +77,12 @@ def test_a_further_recording(lab: Lab, trained: tuple[str, str], other_file: Pat
     found = run(lab, model.id, dataset_id=other, arrays=["rates", "factors"], posterior_samples=3)
     assert (found["state"], found["error"]) == ("done", None)
     assert found["progress"] == {"trials_done": 10, "trials": 10, "fraction": 1.0}
-    assert set(found["scores"]) == {"bits_per_spike", "r2_true_rates", "psth_r2"}
+    assert set(found["scores"]) == {
+        "reconstruction_bits_per_spike_test", "r2_true_rates", "r2_true_rates_test", "psth_r2_test"
+    }  # fmt: skip
+    assert found["baselines"].keys() == found["scores"].keys()
+    mean = found["baselines"]["reconstruction_bits_per_spike_test"]["mean"]
+    assert mean < 0, "the means are those of the trials that trained the model"
     opened = lab.open(f"inferences/{found['id']}")
     assert set(opened.data_vars) == {"rates", "factors"}
     assert opened.attrs["inference_id"] == found["id"]
@@ -90,7 +95,9 @@ def test_a_further_recording(lab: Lab, trained: tuple[str, str], other_file: Pat
     )
     np.testing.assert_array_equal(opened.factors, expected.factors)
     np.testing.assert_array_equal(opened.rates, expected.rates / np.float32(0.02))
-    assert found["scores"]["bits_per_spike"] == metrics.bits_per_spike(expected.rates, spikes)
+    assert found["scores"]["reconstruction_bits_per_spike_test"] == metrics.bits_per_spike(
+        expected.rates, spikes
+    )
     assert row(lab, Model, model.id).latents_path == model.latents_path, "the job's own stay"
 
 
@@ -103,7 +110,7 @@ def test_the_model_s_own_trials_give_it_latents(lab: Lab, trained: tuple[str, st
     opened = lab.open(f"models/{model.id}")
     assert opened.attrs["inference_id"] == found["id"]
     assert set(found["scores"]) == {
-        "bits_per_spike_valid", "r2_true_rates", "r2_true_rates_valid", "psth_r2_valid"
+        "reconstruction_bits_per_spike_valid", "r2_true_rates", "r2_true_rates_valid", "psth_r2_valid"
     }  # fmt: skip
     assert (np.bincount(opened.split) == [32, 8]).all()
     again = run(lab, model.id, arrays=["rates"])
@@ -120,6 +127,9 @@ def test_the_selected_model_again_gives_what_its_job_stored(lab: Lab, trained: t
             lab.array(f"inferences/{found['id']}", name), lab.array(f"models/{selected.id}", name)
         )
     assert found["scores"].items() <= selected.scores.items()
+    assert selected.baselines is not None
+    assert found["baselines"].items() <= selected.baselines.items()
+    assert found["baseline_settings"] == selected.baseline_settings
 
 
 def test_a_model_of_several_sessions_on_one_of_them(lab: Lab, tmp_path: Path) -> None:

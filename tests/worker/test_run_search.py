@@ -239,7 +239,7 @@ def test_the_last_fit_trains_on_every_trial_and_its_latents_are_stored(
     assert trained != again
     assert job.diagnostics is not None
     assert [one["number"] for one in job.diagnostics["models"]] == [0, 1]
-    assert final.scores["bits_per_spike_valid"] is not None
+    assert final.scores["reconstruction_bits_per_spike_valid"] is not None
 
 
 def test_a_full_disk_is_waited_for_and_no_attempt_is_counted(

@@ -51,7 +51,12 @@ def test_a_job_trains_selects_and_stores_latents(
     split = open_array(arrays, best.latents_path or "", "split")
     assert split is not None
     assert np.bincount(split[...]).tolist() == [32, 8]
-    assert set(best.scores) >= {"sv_loss", "ordinary_loss", "bits_per_spike_valid", "r2_true_rates"}
+    assert set(best.scores) >= {
+        "sv_loss",
+        "ordinary_loss",
+        "reconstruction_bits_per_spike_valid",
+        "r2_true_rates",
+    }
 
 
 @pytest.fixture
@@ -110,12 +115,14 @@ def test_a_job_with_everything_stores_inputs_and_its_scores(
         np.testing.assert_array_equal(np.isfinite(array[..., 0]), (bins >= 4) & (bins < lengths))
     assert open_array(arrays, model.latents_path or "", "factors") is None
     expected = {
-        "bits_per_spike_valid", "co_smoothing_bits_per_spike_valid", "forward_prediction_bits_per_spike_valid",
-        "r2_true_rates", "r2_true_rates_valid", "psth_r2_valid", "bits_per_spike_sv",
+        "reconstruction_bits_per_spike_valid", "co_smoothing_bits_per_spike_valid", "forward_prediction_bits_per_spike_valid",
+        "r2_true_rates", "r2_true_rates_valid", "psth_r2_valid", "sv_bits_per_spike_valid",
     }  # fmt: skip
-    assert {name for name, value in model.scores.items() if value is not None} >= expected - (
-        {"bits_per_spike_sv"} if observation == "negative_binomial" else set()
-    )
+    assert {name for name, value in model.scores.items() if value is not None} >= expected
+    assert model.baselines is not None
+    assert model.baselines.keys() == expected
+    predicted = {"mean", "psth"}  # smoothed spikes predict no neurons and bins that are not read
+    assert all(found.keys() == predicted for found in model.baselines.values())
     assert job.diagnostics is not None
     assert job.diagnostics["leaking"] is None
     assert "leave samples that no model reads" in job.diagnostics["note"]
@@ -180,7 +187,7 @@ def test_diagnostics_are_of_every_model_that_was_trained(
     assert event["selected"] == selected.number
     assert event["leaking"] == []
     assert -1 <= event["rank_correlation"] <= 1
-    assert selected.scores["bits_per_spike_sv"] is not None
+    assert selected.scores["sv_bits_per_spike_valid"] is not None
 
 
 def test_only_one_checkpoint_of_a_model_is_kept(

@@ -51,6 +51,12 @@ class AsyncModel(AsyncLatentsOwner):
     scored_on = Field[str](
         "Fingerprint of what its SV loss is a mean of: those of two models can be compared only if it is the same."
     )
+    baselines = Field[dict[str, dict[str, float | None]]](
+        "Scores of simple predictors on the same samples: ``model.baselines['sv_bits_per_spike_valid']['mean']``."
+    )
+    baseline_settings = Field[dict[str, dict[str, float | bool]]](
+        "What the simple predictors use, chosen on the training trials, with ``sd_s`` in seconds."
+    )
     epochs_trained = Field[int]("So far.")
     end_reason = Field[str | None]("Why it trains no more.")
 
@@ -179,6 +185,10 @@ class AsyncInference(AsyncLatentsOwner):
     posterior_samples = Field[int]("Draws that are averaged.")
     sessions = Field[list[int]]("Of each session of the data set, which one of the model's it is.")
     scores = Field[dict[str, float | None]]("As those of a model, on this data set.")
+    baselines = Field[dict[str, dict[str, float | None]]]("Scores of simple predictors on the same samples.")
+    baseline_settings = Field[dict[str, dict[str, float | bool]]](
+        "What the simple predictors use, chosen on the training trials, with ``sd_s`` in seconds."
+    )
     error = Field[Document | None]("Why it failed, or why its last attempt did.")
     started_at = TimeField("When it was begun (UTC).")
     model_id = Field[str]("Id of the model that is run.")

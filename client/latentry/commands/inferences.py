@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from latentry.commands.calling import Call, Document, command
-from latentry.commands.words import pairs_table, rows_table, time_in_words
+from latentry.commands.words import pairs_table, rows_table, scores_in_words, time_in_words
 
 app = typer.Typer(help="Models run on data sets (`models apply`): look, cancel.", no_args_is_help=True)
 
@@ -46,6 +46,6 @@ def _answer(call: Call, inference: Document) -> None:
         "inference": inference["id"], "state": inference["state"], "model": inference["model_id"],
         "data set": inference["dataset_id"], "arrays": inference["arrays"],
         "trials": f"{inference['progress']['trials_done']} of {inference['progress']['trials']}",
-        **inference["scores"], "error": (inference.get("error") or {}).get("message"),
+        **dict(scores_in_words(inference)), "error": (inference.get("error") or {}).get("message"),
     }  # fmt: skip
     call.answer(dict(inference), lambda page: page.print(pairs_table(shown.items())))

@@ -53,6 +53,12 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
     yield "lowest SV loss", progress["best_smoothed_sv_loss"]
     yield "bits per spike", progress["best_sv_bits_per_spike_valid"]
     yield "selected model", job.get("selected_model_id")
+    for one in (job.get("diagnostics") or {}).get("baselines", []):
+        error = one["standard_error"]
+        yield (
+            f"{one['score']}, against {one['baseline']}",
+            f"{one['difference']:+.3g}" + (f" ± {error:.2g}" if error is not None else ""),
+        )
     yield "final model", job.get("final_model_id")
     yield "begun", time_in_words(job["started_at"]) if job.get("started_at") else None
     yield (

@@ -10,7 +10,14 @@ from latentry.commands import downloads
 from latentry.commands.calling import Call, Document, command
 from latentry.commands.datasets import named_dataset
 from latentry.commands.spikes_file import read_spikes
-from latentry.commands.words import bytes_in_words, number, pairs_table, rows_table, value_in_words
+from latentry.commands.words import (
+    bytes_in_words,
+    number,
+    pairs_table,
+    rows_table,
+    scores_in_words,
+    value_in_words,
+)
 from latentry.documents import is_inherited, selection_order, smoothed_loss
 from latentry.errors import WrongState
 
@@ -99,9 +106,11 @@ def show(call: Call, model_id: ModelId) -> None:
         dict(model),
         lambda page: page.print(
             pairs_table(_model(model)),
+            "\n[bold]Scores[/bold]",
+            pairs_table(scores_in_words(model)),
             *(
                 part
-                for title in ("scores", "hyperparameters", "architecture")
+                for title in ("hyperparameters", "architecture")
                 for part in (f"\n[bold]{title.capitalize()}[/bold]", pairs_table(model[title].items()))
             ),
             sep="\n",

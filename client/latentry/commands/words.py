@@ -1,6 +1,6 @@
 """Figures in words, and tables: how answers are shown to people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -90,3 +90,11 @@ def pairs_table(pairs: Iterable[tuple[str, Any]]) -> "Table":
         if value is not None:
             table.add_row(name, Text(value_in_words(value)))
     return table
+
+
+def scores_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Yield each score of a model or an inference, with the scores of simple predictors on the same samples in brackets."""
+    for name, value in document["scores"].items():
+        baselines = (document.get("baselines") or {}).get(name, {})
+        beside = ", ".join(f"{one} {value_in_words(found)}" for one, found in baselines.items())
+        yield name, value_in_words(value) + (f" ({beside})" if beside else "") if value is not None else None

@@ -110,10 +110,20 @@ def model_html(model: Mapping[str, Any], points: Points) -> str:
         heading("Model", f"number {model['number']}", model["id"], model.get("state", "")),
         line(f"{model['epochs_trained']} epochs{selected}{ended}"),
         _losses_svg(points),
-        table(("score", ""), model.get("scores", {}).items()),
+        table(*_scores(model)),
         table(("hyperparameter", ""), model.get("hyperparameters", {}).items()),
         table(("architecture", ""), model.get("architecture", {}).items()),
     )
+
+
+def _scores(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return the heads and rows of the table of scores, with those of simple predictors beside them."""
+    baselines = document.get("baselines") or {}
+    names = list(dict.fromkeys(name for of_score in baselines.values() for name in of_score))
+    return ("score", "" if not names else "model", *names), [
+        (score, value, *(baselines.get(score, {}).get(name) for name in names))
+        for score, value in document.get("scores", {}).items()
+    ]
 
 
 def inference_html(inference: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Seeds of evaluation, groups of trials that no split divides, bits per spike of epochs, who trained the best weights.
+"""Seeds of evaluation, split groups, bits per spike of epochs, who trained the best weights, baselines beside scores.
 
 Revision ID: 0008
 Revises: 0007
@@ -23,6 +23,9 @@ def upgrade() -> None:
     op.create_index("ix_jobs_dataset", "jobs", ["dataset_id"])
     op.add_column("models", sa.Column("best_hyperparameters", sa.JSON(), nullable=True))
     op.add_column("models", sa.Column("trained_by", sa.Integer(), nullable=True))
+    for table in ("models", "inferences"):
+        for name in ("baselines", "baseline_settings"):
+            op.add_column(table, sa.Column(name, sa.JSON(), nullable=True))
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         training = {**row.spec.get("training", {}), "evaluation_seed": row.spec.get("seed", 0)}
@@ -41,6 +44,10 @@ def downgrade() -> None:
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.drop_column("trained_by")
         batch_op.drop_column("best_hyperparameters")
+    for table in ("models", "inferences"):
+        with op.batch_alter_table(table, schema=None) as batch_op:
+            batch_op.drop_column("baselines")
+            batch_op.drop_column("baseline_settings")
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         new = {"evaluation_seed", "test_fraction"}
