@@ -1,6 +1,7 @@
 """Simple predictors beside a model's scores: fitted to the trials that trained it, scored on the very same samples."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,11 @@ from numpy.typing import NDArray
 
 from models import Architecture
 from models.data import entering_samples
-from models.metrics.baselines import NO_CONDITION, Baselines, Comparison, Recording, fit_baselines
+from models.metrics.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
 from store.sessions import RecordedSession
 from store.specification import Training
 from store.tables import Dataset
-from worker.scores import ScoredData, score
+from worker.scores import ScoredData, score, scratch_array
 from worker.slice_work import TrainingProcess, Work
 
 if TYPE_CHECKING:
@@ -148,21 +149,29 @@ def score_baselines(
 
     Smoothed spikes read all recorded samples, as the model does for its latents.
     """
-    by_baseline: dict[str, list[ScoredData]] = {}
-    for one, session in zip(data, request.sessions_of_model, strict=True):
-        exists = np.arange(one.spikes.shape[1]) < request.trial_length_bins[one.rows, None]
-        enters = np.broadcast_to(exists[:, :, None], one.spikes.shape)
-        if one.missing is not None:
-            enters = enters & ~one.missing
-        for name, rates in fitted.rates(session, one.spikes, enters, one.conditions):
-            by_baseline.setdefault(name, []).append(replace(one, rates=rates))
-            on_step()
-    found: BaselineScores = {}
-    for baseline, predicted in by_baseline.items():
-        if len(predicted) == len(data):
-            for name, value in score(request, predicted, on_step).items():
-                found.setdefault(name, {})[baseline] = value
-    return found
+    with ExitStack() as files:
+        by_baseline: dict[str, list[ScoredData]] = {}
+        for one, session in zip(data, request.sessions_of_model, strict=True):
+            predicted: dict[str, NDArray[np.float32]] = {}
+            for rows in blocks(one.spikes.shape):
+                spikes = one.spikes[rows]
+                lengths = request.trial_length_bins[one.rows][rows, None, None]
+                enters = np.broadcast_to(np.arange(spikes.shape[1])[:, None] < lengths, spikes.shape)
+                if one.missing is not None:
+                    enters = enters & ~one.missing[rows]
+                for name, rates in fitted.rates(session, spikes, enters, one.conditions[rows]):
+                    if name not in predicted:
+                        predicted[name] = files.enter_context(scratch_array(one.spikes.shape))
+                    predicted[name][rows] = rates
+                    on_step()
+            for name, rates in predicted.items():
+                by_baseline.setdefault(name, []).append(replace(one, rates=rates))
+        found: BaselineScores = {}
+        for baseline, of_sessions in by_baseline.items():
+            if len(of_sessions) == len(data):
+                for name, value in score(request, of_sessions, on_step).items():
+                    found.setdefault(name, {})[baseline] = value
+        return found
 
 
 def comparison_document(score_name: str, baseline: str, compared: Comparison) -> dict[str, Any]:

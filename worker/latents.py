@@ -1,8 +1,7 @@
 """Latents of a model for a data set: inferred, stored and scored. A job does it at its end, an inference when it is asked for."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from store.split_groups import SPLITS
 from store.tables import Dataset, Model
 from worker.baselines import BaselineScores, FittedBaselines, Scores, score_baselines
 from worker.continuous import windows_of, write_continuous
-from worker.scores import ScoredData, score
+from worker.scores import ScoredData, score, scratch_array
 from worker.slice_work import TrainingProcess, Work
 
 _MERGED = ("factors", "inputs", "generator_states")
@@ -128,7 +127,7 @@ def store_latents(
         for one in request.sessions
     ]
     with ExitStack() as files:
-        rates = [files.enter_context(_scratch_array(session.spikes.shape)) for session in sessions]
+        rates = [files.enter_context(scratch_array(session.spikes.shape)) for session in sessions]
         _write_latents(process, request, state, sessions, rates, path, on_step, on_trials)
         data = [
             ScoredData(
@@ -142,13 +141,6 @@ def store_latents(
             for one, session, of_session in zip(request.sessions, sessions, rates, strict=True)
         ]
         return score(request, data, on_step), score_baselines(request, data, fitted, on_step)
-
-
-@contextmanager
-def _scratch_array(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-    """A float32 array in a file that is gone afterwards; a column of the last axis lies together."""
-    with tempfile.TemporaryFile(prefix="latentry-rates-") as file:
-        yield np.moveaxis(np.memmap(file, np.float32, "w+", shape=(shape[-1], *shape[:-1])), 0, -1)
 
 
 def _write_latents(

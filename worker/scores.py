@@ -1,7 +1,9 @@
 """Scores of a model's rates. Each is described, with its units, in docs/api.md."""
 
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,13 @@ class ScoredData:
     conditions: Sequence[int | float | str | None]
     rows: slice = field(default_factory=lambda: slice(None))
     missing: NDArray[np.bool_] | None = None
+
+
+@contextmanager
+def scratch_array(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """A float32 array in a file that is gone afterwards; a column of the last axis lies together."""
+    with tempfile.TemporaryFile(prefix="latentry-rates-") as file:
+        yield np.moveaxis(np.memmap(file, np.float32, "w+", shape=(shape[-1], *shape[:-1])), 0, -1)
 
 
 Weighted = tuple[float, float]

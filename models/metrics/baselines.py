@@ -108,7 +108,7 @@ class Baselines:
         """Return smoothed spikes of trials, float32 [trials, T, N], from the samples that enter alone."""
         kernel = _kernel(spikes.shape[1], self.smoothed_spikes.sd_bins)
         rates = np.empty(spikes.shape, np.float32)
-        for rows in _blocks(spikes.shape):
+        for rows in blocks(spikes.shape):
             x, seen = _time_first(spikes[rows], enters[rows])
             found = _shrunk(
                 self.means[session],
@@ -158,7 +158,7 @@ def mean_counts(spikes: NDArray[Any], enters: NDArray[np.bool_]) -> Float32:
     These are the *constant rates* that models are compared to; half a spike keeps the mean of a silent neuron above zero.
     """
     total = np.zeros(spikes.shape[-1])
-    for rows in _blocks(spikes.shape):
+    for rows in blocks(spikes.shape):
         total += np.where(enters[rows], spikes[rows], 0).sum((0, 1))
     mean: Float32 = ((total + 0.5) / (enters.sum((0, 1)) + 1.0)).astype(np.float32)
     return mean
@@ -275,8 +275,8 @@ def _time_first(spikes: NDArray[Any], enters: NDArray[np.bool_]) -> tuple[Float3
     )
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of trials that have about `SAMPLES_AT_ONCE` samples."""
+def blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield slices of the trials of an array [trials, T, N], each of about `SAMPLES_AT_ONCE` samples."""
     size = max(1, SAMPLES_AT_ONCE // (shape[1] * shape[2]))
     for start in range(0, shape[0], size):
         yield slice(start, min(start + size, shape[0]))
