@@ -62,7 +62,7 @@ class HeldOutSpikes:
     samples, spikes
         How many there are among the held-out samples that have rates; at least one spike.
     constant_loss
-        Negative log-likelihood of all of them together, in nats, by constant rates: each neuron's mean over these samples.
+        Negative log-likelihood of all of them together, in nats, by each neuron's mean over these samples.
     """
 
     samples: float
@@ -70,7 +70,7 @@ class HeldOutSpikes:
     constant_loss: float
 
     def bits_per_spike(self, sv_loss: float) -> float:
-        """Return what an SV loss (nats per sample) gains over the constant rates, in bits per spike."""
+        """Return what an SV loss (nats per sample) gains over each neuron's mean over these samples, in bits per spike."""
         return (self.constant_loss - self.samples * sv_loss) / (self.spikes * math.log(2))
 
 

@@ -26,7 +26,8 @@ class JobProgress(BaseModel):
     )
     best_sv_bits_per_spike_valid: float | None = Field(
         None,
-        description="What the SV loss of that epoch gains over constant rates, in bits per spike. null: not defined, see the "
+        description="What the SV loss of that epoch gains over each neuron's mean over the samples, in bits per spike. null: not "
+        "defined, see the "
         "score `sv_bits_per_spike_valid`.",
     )
     best_model_id: str | None = Field(

@@ -75,7 +75,8 @@ class CurvePointDocument(BaseModel):
     sv_loss: float | None = Field(description="On held-out samples of validation trials.")
     smoothed_sv_loss: float | None
     sv_bits_per_spike_valid: float | None = Field(
-        description="What `sv_loss` gains over constant rates, in bits per spike; null where it is not defined."
+        description="What `sv_loss` gains over each neuron's mean over the samples, in bits per spike; null where it is not "
+        "defined."
     )
     sv_loss_train: float | None = Field(description="On held-out samples of training trials.")
     ordinary_loss: float | None = Field(description="On the samples of validation trials that the model saw.")

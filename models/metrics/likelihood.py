@@ -1,4 +1,4 @@
-"""Poisson likelihood of spikes under rates, and its gain over constant rates in bits per spike.
+"""Poisson likelihood of spikes under rates, and its gain over each neuron's mean in bits per spike.
 
 Bits per spike is one formula; which samples count gives it its name. On samples that sample validation held
 out, pass their mask to `bits_per_spike`; on held-out neurons it is co-smoothing, on bins beyond the encoded ones
@@ -55,7 +55,7 @@ def bits_per_spike(
     mean_rates: Floats | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> float:
-    """(1 / (n_spikes · ln 2)) · Σ [(x ln λ - λ) - (x ln λ̄ - λ̄)], the gain over constant rates λ̄.
+    """(1 / (n_spikes · ln 2)) · Σ [(x ln λ - λ) - (x ln λ̄ - λ̄)], the gain over each neuron's mean λ̄.
 
     Parameters
     ----------

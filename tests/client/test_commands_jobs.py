@@ -97,15 +97,8 @@ def test_a_job_shows_the_selected_model_against_simple_predictors(
             ],
         }  # fmt: skip
     shown = CommandLine(light_url)("jobs", "show", job_id).out
-    lines = {
-        line.rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1]
-        for line in shown.splitlines()
-        if "against" in line
-    }
-    assert lines == {
-        "sv_bits_per_spike_test, against psth": "-0.123 ± 0.021",
-        "sv_bits_per_spike_test, against mean": "+0.05",
-    }
+    assert "sv_bits_per_spike_test, against psth  -0.123 ± 0.021\n" in shown
+    assert "sv_bits_per_spike_test, against mean  +0.05\n" in shown
 
 
 def test_pages_of_jobs(example: Example, example_url: str) -> None:
