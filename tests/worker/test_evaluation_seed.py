@@ -1,6 +1,5 @@
 """What jobs are scored on: the split and the held-out samples hang on the evaluation seed, not on the seed of the search."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from store.database import Database
 from store.settings import Settings
 from store.tables import CurvePoint, Event, Model
 from tests.worker.conftest import add_job
-from tests.worker.real_training import ingest, run_job
+from tests.worker.real_training import run_job
 from worker.leases import claim_slice
 from worker.scheduler import advance
 from worker.slice_work import TrainingProcess, Work
@@ -65,23 +64,6 @@ def test_the_seed_of_the_search_changes_no_sample_that_is_scored(
     valid = np.array(first[0]) == "valid"
     drawn = np.random.default_rng(0).random((40, 20, 8), dtype=np.float32) < 0.2
     np.testing.assert_array_equal(first[1], drawn[valid])
-
-
-def test_jobs_of_before_keep_their_held_out_samples_beside_test_trials(
-    database: Database, arrays: Store, settings: Settings, tmp_path: Path
-) -> None:
-    """A paused job may go on after an upgrade: another mask would hold out what its models have been trained on."""
-    split = np.array(["train", "test", "valid", "train"] * 10)
-    spikes = np.random.default_rng(0).poisson(0.5, (40, 20, 8)).astype(np.uint8)
-    np.savez(tmp_path / "split.npz", spikes=spikes, bin_width_s=0.02, split=split)
-    dataset_id = ingest(database, arrays, settings, tmp_path / "split.npz")
-    found, mask = scored(
-        database, arrays, settings, add_job(database, dataset_id, training={"evaluation_seed": 5})
-    )
-    assert found == split.tolist()
-    used = split != "test"  # the draw of the first versions: for the trials that are used, in their order
-    drawn = np.random.default_rng(5).random((30, 20, 8), dtype=np.float32) < 0.2
-    np.testing.assert_array_equal(mask, drawn[split[used] == "valid"])
 
 
 def test_a_process_that_goes_from_job_to_job_gives_each_its_own_samples(
