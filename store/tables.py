@@ -462,6 +462,8 @@ class Worker(Base):
 
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(100))
+    overhead_pace: Mapped[float | None]  # as it measured itself at its start, see `store.cost.Pace`
+    arithmetic_pace: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
 

@@ -31,6 +31,7 @@ from models.constant_outputs import HeldOutSpikes, held_out_spikes
 from store import events, outbox
 from store.arrays import open_array
 from store.conditions import condition_names_of_trials
+from store.cost import Pace
 from store.database import LOCK, Database, database_now
 from store.sessions import RecordedSession, sessions_of
 from store.settings import Settings
@@ -65,6 +66,8 @@ class TrainingProcess:
         Whether what it did last was an inference: then it is a slice's turn.
     group_sizes
         How many models train at once, as `worker.packing` found for what it was asked so far.
+    pace
+        How fast this process trains; None: it was not measured.
     """
 
     database: Database
@@ -75,6 +78,7 @@ class TrainingProcess:
     should_yield: Callable[[], bool] = lambda: False
     last_was_inference: bool = False
     group_sizes: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    pace: Pace | None = None
     _data: dict[tuple[Any, ...], TrainingData] = field(default_factory=dict)
     _held_out_spikes: dict[int, HeldOutSpikes | None] = field(default_factory=dict)
 
@@ -83,6 +87,8 @@ class TrainingProcess:
         with self.database.write() as session:
             row = session.get(Worker, self.name) or Worker(name=self.name, device=self.device)
             row.seen_at = database_now(session)
+            if self.pace is not None:
+                row.overhead_pace, row.arithmetic_pace = self.pace.overhead, self.pace.arithmetic
             session.add(row)
 
     def load(self, lease: Lease) -> "Work":

@@ -40,6 +40,7 @@ def main() -> None:
     from store.database import get_database
     from store.settings import get_settings
     from store.tables import Worker
+    from worker.calibration import measure_pace
     from worker.run_slice import run_next
     from worker.slice_work import TrainingProcess
 
@@ -62,9 +63,13 @@ def main() -> None:
             except Exception:
                 logger.exception("could not say that this process is alive")
 
+    try:
+        process.pace = measure_pace(process.device)
+    except Exception:
+        logger.exception("could not measure the pace of this process: estimates of time assume one")
     process.say_alive()
     threading.Thread(target=keep_saying, daemon=True).start()
-    logger.info("ready on %s, %d threads", process.device, settings.threads)
+    logger.info("ready on %s, %d threads, %s", process.device, settings.threads, process.pace)
     answers.write(json.dumps({"name": name}) + "\n")
     for _line in sys.stdin:
         started = time.monotonic()

@@ -8,6 +8,7 @@ import numpy as np
 
 from api.errors import Invalid
 from api.field_problems import FieldProblem
+from api.jobs.estimate import Estimate
 from api.jobs.leak_settings import leak_warnings
 from store import feasibility
 from store.feasibility import (
@@ -311,8 +312,8 @@ def step_bytes(specification: JobSpecification, data: JobData) -> int:
     return feasibility.step_bytes(specification, data.extent)
 
 
-def warnings(specification: JobSpecification, data: JobData) -> list[str]:
-    """What is allowed and probably not meant."""
+def warnings(specification: JobSpecification, data: JobData, time: Estimate) -> list[str]:
+    """Return what is allowed and probably not meant."""
     found = []
     training, architecture = specification.training, specification.architecture
     if specification.budget.epochs <= training.ramp_epochs:
@@ -345,6 +346,7 @@ def warnings(specification: JobSpecification, data: JobData) -> list[str]:
         *found,
         *leak_warnings(specification),
         *_of_search(specification),
+        *_of_time(specification, time),
         *_unused(specification, data),
         *_short_trials(specification, data),
         *_shared_bins(data),
@@ -375,10 +377,7 @@ def _of_search(specification: JobSpecification) -> list[str]:
     strategy, budget, space = specification.strategy, specification.budget, specification.searched_space()
     found = []
     if isinstance(strategy, PbtStrategy):
-        burn_in = strategy.burn_in_epochs
-        first = (
-            specification.training.ramp_epochs + strategy.generation_epochs if burn_in is None else burn_in
-        )
+        first = _first_copy(strategy, specification.training.ramp_epochs)
         if budget.epochs <= first:
             found.append(
                 f"budget.epochs is {budget.epochs} and no model copies another before epoch {first}: this is a random search"
@@ -405,6 +404,59 @@ def _of_search(specification: JobSpecification) -> list[str]:
     if halving is not None and not halving(budget.epochs, specification.training.ramp_epochs):
         found.append("strategy.first_rung_epochs is not below budget.epochs: no model is ever compared")
     return found
+
+
+def _of_time(specification: JobSpecification, time: Estimate) -> list[str]:
+    """Return a warning if a limit of time ends the training before the search does what it is for."""
+    budget = specification.budget
+    if time.limit is None:
+        return []
+    missed = [one for one in _milestones(specification) if time.epochs_each < one[0] <= budget.epochs]
+    if not missed:
+        return []
+    limit, last = getattr(budget, time.limit), max(epoch for epoch, _ in missed)
+    needed = limit * last / time.epochs_each
+    advice = [f"give about {float(f'{1.05 * needed:.2g}'):g} s", "lower the epochs named here"]
+    fewest = 2 if isinstance(specification.strategy, PbtStrategy) else 1
+    if (fewer := int(budget.models * time.epochs_each / last)) >= fewest:
+        advice.insert(1, f"train no more than {fewer} models (budget.models is {budget.models})")
+    return [
+        f"budget.{time.limit} is {limit:g}: about {int(time.epochs_each)} epochs of each model will be trained by then, "
+        f"as estimated from the {time.basis} pace of this service. {'. '.join(text for _, text in missed)}. "
+        f"To change that, {', or '.join(advice)}"
+    ]
+
+
+def _milestones(specification: JobSpecification) -> list[tuple[int, str]]:
+    """Return epochs of a model before which something has no effect, and what this is."""
+    strategy, training, budget = specification.strategy, specification.training, specification.budget
+    ramp = training.ramp_epochs
+    found = [(ramp, f"The weights of KL and L2 rise until epoch {ramp} (training.ramp_epochs)")]
+    if isinstance(strategy, PbtStrategy):
+        first = _first_copy(strategy, ramp)
+        named = (
+            "training.ramp_epochs and one generation"
+            if strategy.burn_in_epochs is None
+            else "strategy.burn_in_epochs"
+        )
+        text = f"No model copies another before epoch {first} ({named}), so this is a random search"
+        found.append((first, text))
+    if (halving := getattr(strategy, "rungs", None)) is not None and (rungs := halving(budget.epochs, ramp)):
+        text = f"No model is compared with others before epoch {rungs[0]} (strategy.first_rung_epochs), so none is given up"
+        found.append((rungs[0], text))
+    if budget.patience_epochs is not None:
+        epoch = ramp + budget.patience_epochs
+        found.append((epoch, f"budget.patience_epochs ends no model before epoch {epoch}"))
+    return found
+
+
+def _first_copy(strategy: PbtStrategy, ramp_epochs: int) -> int:
+    """Return the epoch in which a model of a population may first copy another."""
+    return (
+        ramp_epochs + strategy.generation_epochs
+        if strategy.burn_in_epochs is None
+        else strategy.burn_in_epochs
+    )
 
 
 def _unused(specification: JobSpecification, data: JobData) -> list[str]:

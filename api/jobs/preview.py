@@ -77,5 +77,5 @@ def preview(
         external_inputs=architecture.external_inputs(data.dataset.report),
         scored_on=scored_on(specification, data.dataset),
         specification=specification,
-        warnings=warnings(specification, data) + warm_start.warnings(session, specification, data),
+        warnings=warnings(specification, data, time) + warm_start.warnings(session, specification, data),
     )

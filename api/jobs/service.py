@@ -9,7 +9,7 @@ from api.errors import NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.jobs import lifecycle, warm_start
 from api.jobs.checks import check, warnings
-from api.jobs.estimate import seconds_left
+from api.jobs.estimate import EpochCount, estimate, seconds_left
 from api.jobs.preview import job_data
 from api.jobs.schemas import (
     BudgetExtension,
@@ -75,13 +75,13 @@ def document(session: Session, row: Job) -> JobDocument:
 
 def _progress(session: Session, row: Job, specification: JobSpecification) -> JobProgress:
     budget, state = specification.budget, JobState(row.state)
-    ended, trained, to_do = _epochs(session, row, specification)
-    fraction = 1.0 if state == JobState.DONE else trained / max(1, trained + to_do)
+    ended, count = _epochs(session, row, specification)
+    fraction = 1.0 if state == JobState.DONE else count.trained / max(1, count.trained + count.to_do)
     best_loss, best_bits, best_id = _best(session, row)
     time_spent = spent(session, row)
     left = None
     if not state.is_final and state != JobState.PAUSED:
-        left = seconds_left(session, row, specification, trained, to_do, time_spent.wall_seconds)
+        left = seconds_left(session, row, specification, count, time_spent)
     waits = (
         select(Slice.error).where(Slice.job_id == row.id, Slice.not_before > database_now(session)).limit(1)
     )
@@ -90,7 +90,7 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
         fraction=fraction,
         models=budget.models,
         models_ended=ended,
-        epochs_trained=trained,
+        epochs_trained=count.trained,
         epochs_budget=budget.models * budget.epochs,
         best_smoothed_sv_loss=best_loss,
         best_sv_bits_per_spike_valid=best_bits,
@@ -129,8 +129,8 @@ def _best(session: Session, row: Job) -> tuple[float | None, float | None, str |
     return loss, bits.get("sv_bits_per_spike_valid") if isinstance(bits, dict) else bits, model_id
 
 
-def _epochs(session: Session, row: Job, specification: JobSpecification) -> tuple[int, int, int]:
-    """How many models ended, and how many epochs have been trained, and are left to train at most, over all models.
+def _epochs(session: Session, row: Job, specification: JobSpecification) -> tuple[int, EpochCount]:
+    """Return how many models ended, and the epochs of all models.
 
     Of models that ended before their budget was spent nothing is left; of those that a job dropped when it ended itself, the
     rest of their budget.
@@ -142,24 +142,34 @@ def _epochs(session: Session, row: Job, specification: JobSpecification) -> tupl
         if row.state in (JobState.CANCELLED, JobState.FAILED)
         else []
     )
-    begun, ended, unfinished = session.execute(
+    begun, ended, unfinished, target = session.execute(
         select(
             func.count(),
             func.count().filter(Model.state.not_in(open_states)),
             func.count().filter(Model.state.in_(left_states)),
+            func.coalesce(func.sum(Model.target_epochs).filter(Model.state.in_(open_states)), 0),
         ).where(of_job)
     ).one()
     # The points are ahead of the models' rows, which change at the end of a slice.
     of_points = (
-        select(func.count(), func.count().filter(Model.state.in_(left_states)))
+        select(
+            func.count(),
+            func.count().filter(Model.state.in_(left_states)),
+            func.count().filter(Model.state.in_(open_states)),
+        )
         .select_from(CurvePoint)
         .join(Model, Model.id == CurvePoint.model_id)
         .where(of_job)
     )
-    trained, trained_of_unfinished = session.execute(of_points).one()
+    trained, trained_of_unfinished, trained_of_open = session.execute(of_points).one()
     begins_more = row.state not in (JobState.STOPPING, JobState.INFERRING)
     to_come = max(0, budget.models - begun) if begins_more else 0
-    return ended, trained, max(0, (to_come + unfinished) * budget.epochs - trained_of_unfinished)
+    return ended, EpochCount(
+        trained=trained,
+        to_do=max(0, (to_come + unfinished) * budget.epochs - trained_of_unfinished),
+        committed=max(0, target - trained_of_open),
+        models_left=to_come + unfinished,
+    )
 
 
 def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
@@ -183,6 +193,7 @@ def create(
         return JobDocument.model_validate(answer)
     data, specification = job_data(session, tenant_id, specification)
     check(specification, data)
+    time = estimate(session, specification, data.dataset)
     warm = specification.warm_start and warm_start.find_models(session, tenant_id, specification, data)
     row = Job(
         id=new_id("job"),
@@ -193,7 +204,7 @@ def create(
         spec=specification.model_dump(mode="json"),
         priority=specification.priority,
         warm_models=warm or None,
-        warnings=warnings(specification, data) + warm_start.warnings(session, specification, data),
+        warnings=warnings(specification, data, time) + warm_start.warnings(session, specification, data),
         created_at=database_now(session),
     )
     session.add(row)

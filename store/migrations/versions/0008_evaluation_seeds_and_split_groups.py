@@ -12,6 +12,7 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
+_PACES = ("overhead_pace", "arithmetic_pace")
 _JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("spec", sa.JSON))
 
 
@@ -26,6 +27,8 @@ def upgrade() -> None:
     for table in ("models", "inferences"):
         for name in ("baselines", "baseline_settings"):
             op.add_column(table, sa.Column(name, sa.JSON(), nullable=True))
+    for name in _PACES:
+        op.add_column("workers", sa.Column(name, sa.Float(), nullable=True))
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         training = {**row.spec.get("training", {}), "evaluation_seed": row.spec.get("seed", 0)}
@@ -48,6 +51,9 @@ def downgrade() -> None:
         with op.batch_alter_table(table, schema=None) as batch_op:
             batch_op.drop_column("baselines")
             batch_op.drop_column("baseline_settings")
+    with op.batch_alter_table("workers", schema=None) as batch_op:
+        for name in _PACES:
+            batch_op.drop_column(name)
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         new = {"evaluation_seed", "test_fraction"}
