@@ -14,12 +14,15 @@ _KEPT_PER_PARAMETER = 4  # weights, best weights, Adam's two moments
 
 # Times on one core of an AMD EPYC (Zen 4), fitted by least squares to steps of 8 … 128 trials, 20 … 250 bins, 15 … 160 neurons
 # and 1 … 8 models, with and without a controller. `python -m benchmarks.estimates` compares them with actual times.
-_STEP_S = 1.5e-3  # of a training step, whatever its size
-_EVALUATION_S = 0.9e-3
-_WEIGHT_UPDATE_S = 7.5e-9  # for each weight: Adam
-_WEIGHT_S = 3.7e-11  # for each weight, bin and trial of a training step: products forward and backward
-_NUMBER_S = 1.2e-9  # for each number that a training step keeps: element by element
-_FORWARD_SHARE = 0.4  # of the last two, that evaluation and inference take
+_STEP_S = 2e-3  # of a training step, whatever its size
+_EVALUATION_S = 0.8e-3
+_WEIGHT_UPDATE_S = 6.6e-9  # for each weight: Adam
+_WEIGHT_S = 2.6e-11  # for each weight, bin and trial of a training step: products forward and backward
+_NUMBER_S = 1.0e-9  # for each number that a training step keeps: element by element
+_CONTROLLER_UNIT_S = (
+    3.4e-8  # for each unit of the controller and its encoders, bin and trial, beside the last two
+)
+_FORWARD_SHARE = 0.4  # of the last three, that evaluation and inference take
 
 
 @dataclass(frozen=True)
@@ -160,4 +163,5 @@ def _bin_seconds(architecture: Mapping[str, Any], neurons: int) -> tuple[float, 
     """Return the time of a bin of a trial in training, without its share of the update: in the encoders, and in the rest."""
     pairs = zip(_weights(architecture, neurons), _numbers(architecture, neurons), strict=True)
     encoders, rest = (weights * _WEIGHT_S + numbers * _NUMBER_S for weights, numbers in pairs)
-    return encoders, rest
+    sizes = _sizes(architecture)
+    return encoders + sizes.coder * _CONTROLLER_UNIT_S, rest + sizes.controller * _CONTROLLER_UNIT_S

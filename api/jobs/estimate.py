@@ -27,7 +27,7 @@ SLICE_S = 0.5
 LATENTS_S = 1.0
 """Of the last slice beside inference: to store and score latents."""
 _SLICES_MEASURED = 50
-_PRIOR_SHARE = 0.05
+_PRIOR_SHARE = 0.02
 """Share of the whole training. A job's own pace counts more than the preview's once it has trained more than this."""
 _LATE_REPORT_S = 15.0
 """Workers report every few seconds. A job that has not reported for so long has become slower."""
@@ -131,7 +131,7 @@ def seconds_left(
         reported, since_report = spent.wall_seconds, 0.0
     prior = _PRIOR_SHARE * (trained + to_train)
     slowness = (reported + prior) / (trained + prior)
-    last = work.last_seconds(pace, has_begun=_has_final_fit(session, job)) * slowness
+    last = work.last_seconds(pace, has_begun=_has_final_fit(session, job))
     if job.state == JobState.INFERRING:
         return max(0.0, last - _latents_seconds(session, job))
     if job.state == JobState.STOPPING:

@@ -36,8 +36,8 @@ class JobProgress(BaseModel):
     seconds_elapsed: float | None = Field(description="Since the first slice began, without pauses.")
     device_seconds: float = Field(description="Time of devices in training, over all of them.")
     seconds_left: float | None = Field(
-        description="Estimate until all is trained: before the first epoch that of `validate_only`, then from the job's own "
-        "pace. null while it is paused and once it has ended."
+        description="Estimate of the time in seconds until the latents are there: before the first epoch that of `validate_only`, "
+        "then from the job's own pace. Models that end early make it shorter. null while it is paused and once it has ended."
     )
     waits_for: str | None = Field(
         description="What keeps a part of it from going on for the moment, e.g. a full disk; it is tried again by itself."
@@ -188,12 +188,15 @@ class JobPreview(BaseModel):
     packs: int = Field(description="Groups of models that train together, with the workers there are now.")
     slices: int = Field(description="Pieces of work, the last of which computes the latents.")
     seconds: float = Field(
-        description="Estimate until the latents are there, if the workers do nothing else."
+        description="Estimate of the time in seconds until the latents are there, if the workers do nothing else and no model "
+        "ends early for lack of progress."
     )
-    device_seconds: float = Field(description="The same summed over devices.")
+    device_seconds: float = Field(
+        description="Estimate of the time in seconds that devices train, summed over them; without the latents."
+    )
     seconds_basis: Literal["measured", "assumed"] = Field(
-        description="Whether the pace is that of the last training on this service, or assumed of one CPU core because there "
-        "has been none yet."
+        description="Whether the pace is that of the last trainings on this service, or assumed because there has been none yet: "
+        "from a short measurement that each worker makes when it starts."
     )
     workers: int = Field(description="Training processes seen lately; 1 if there are none.")
     kept_bytes: int = Field(description="Weights of the models that are kept, and learning curves.")

@@ -136,7 +136,7 @@ def test_progress_counts_epochs_over_models(client: TestClient, database: Databa
     assert (progress["best_smoothed_sv_loss"], progress["best_model_id"]) == (0.4, best)
     assert progress["best_sv_bits_per_spike_valid"] == 0.6  # of that epoch, see `add_model`
     # two fifths took so long; three fifths are left
-    assert progress["seconds_left"] == pytest.approx(1.5 * progress["seconds_elapsed"])
+    assert progress["seconds_left"] == pytest.approx(1.5 * progress["seconds_elapsed"], rel=0.1)
 
 
 def test_time_left_of_halving_is_of_the_epochs_that_are_expected(
@@ -149,7 +149,8 @@ def test_time_left_of_halving_is_of_the_epochs_that_are_expected(
         add_model(session, job_id, losses=(1.0,) * 10)
     progress = light_client.get(f"/v1/jobs/{job_id}").json()["progress"]
     # 9 models for 10 epochs, 3 for 20 more, 1 for 60 more: 210, of which 10 are trained
-    assert progress["seconds_left"] == pytest.approx(20 * progress["seconds_elapsed"])
+    # after a twentieth of the job the pace of the preview still counts
+    assert progress["seconds_left"] == pytest.approx(20 * progress["seconds_elapsed"], rel=0.35)
 
 
 def test_time_left_ends_with_the_wall_clock(
@@ -158,7 +159,8 @@ def test_time_left_ends_with_the_wall_clock(
     with sqlite_database.write() as session:
         job_id = add_job(session, light_dataset_id, budget={"models": 1, "epochs": 10, "wall_seconds": 30})
         add_model(session, job_id, losses=(1.0,))
-    assert light_client.get(f"/v1/jobs/{job_id}").json()["progress"]["seconds_left"] == 0
+    left = light_client.get(f"/v1/jobs/{job_id}").json()["progress"]["seconds_left"]
+    assert left == pytest.approx(1, abs=0.5)  # the latents
 
 
 def test_progress_of_an_ended_job(

@@ -227,9 +227,11 @@ def test_seconds_are_assumed_until_there_is_a_measurement(
     body = {"budget": {"models": 4, "epochs": 50}}
     assumed = previewed(client, dataset_id, **body)
     assert (assumed["seconds_basis"], assumed["workers"], assumed["packs"]) == ("assumed", 1, 1)
-    assert assumed["seconds"] == assumed["device_seconds"] > 0
+    latents = assumed["seconds"] - assumed["device_seconds"]  # what follows the training
+    assert 1 <= latents < 5
+    assert assumed["device_seconds"] > 0
     assert assumed["slices"] >= 2
-    # Two models trained 10 epochs in 5 s: the same search as asked for, a tenth of its epochs.
+    # Two models trained 10 epochs in 5 s, which is slow for such small ones.
     with database.write() as session:
         job_id = add_job(session, dataset_id, **body)
         for number, (state, seconds) in enumerate(
@@ -248,18 +250,21 @@ def test_seconds_are_assumed_until_there_is_a_measurement(
             )  # fmt: skip
     measured = previewed(client, dataset_id, **body)
     assert measured["seconds_basis"] == "measured"
-    assert (measured["seconds"], measured["device_seconds"]) == pytest.approx((50, 50))
+    assert 20 < measured["device_seconds"] < 60
+    latents = measured["seconds"] - measured["device_seconds"]
     with database.write() as session:
         for name in ("one", "two", "three"):
             session.add(Worker(name=name, device="cpu", seen_at=database_now(session)))
         session.add(Worker(name="gone", device="cpu", seen_at=database_now(session) - timedelta(seconds=60)))
     shared = previewed(client, dataset_id, **body)
     assert (shared["workers"], shared["packs"]) == (3, 3)
-    assert (shared["seconds"], shared["device_seconds"]) == pytest.approx((50 / 3, 50), abs=0.1)
+    # The worker that has two of the four models takes longest: on average two workers train.
+    assert shared["device_seconds"] == pytest.approx(2 * (shared["seconds"] - latents), abs=0.3)
     limited = previewed(client, dataset_id, budget={**body["budget"], "wall_seconds": 2})
-    assert (limited["seconds"], limited["device_seconds"]) == pytest.approx((2, 6))
+    assert (limited["seconds"] - latents, limited["device_seconds"]) == pytest.approx((2, 4), abs=0.2)
     limited = previewed(client, dataset_id, budget={**body["budget"], "device_seconds": 6})
-    assert (limited["seconds"], limited["device_seconds"]) == pytest.approx((6, 6))
+    assert (limited["seconds"] - latents, limited["device_seconds"]) == pytest.approx((3, 6), abs=0.2)
+    assert any("budget.device_seconds is 6: about" in warning for warning in limited["warnings"])
 
 
 def test_bytes_follow_from_the_largest_sizes(light_client: TestClient, light_dataset_id: str) -> None:

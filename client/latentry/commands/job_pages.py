@@ -91,9 +91,9 @@ def not_comparable(jobs: Iterable[Document]) -> Iterator[str]:
 def print_preview(preview: Document, page: "Console") -> None:
     """Print what a search would do and take."""
     basis = (
-        "as the last training here"
+        "from the pace of the last trainings"
         if preview["seconds_basis"] == "measured"
-        else "assumed: none was measured yet"
+        else "from a short measurement of each worker: nothing was trained yet"
     )
     page.print(
         pairs_table(
