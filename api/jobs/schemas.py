@@ -36,7 +36,7 @@ class JobProgress(BaseModel):
     seconds_elapsed: float | None = Field(description="Since the first slice began, without pauses.")
     device_seconds: float = Field(description="Time of devices in training, over all of them.")
     seconds_left: float | None = Field(
-        description="Estimate of the time in seconds until the latents are there: before the first epoch that of `validate_only`, "
+        description="Estimate of the seconds until the latents are there: before the first epoch that of `validate_only`, "
         "then from the job's own pace. Models that end early make it shorter. null while it is paused and once it has ended."
     )
     waits_for: str | None = Field(
