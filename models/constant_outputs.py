@@ -74,12 +74,6 @@ class HeldOutSpikes:
         return (self.constant_loss - self.samples * sv_loss) / (self.spikes * math.log(2))
 
 
-def sv_bits_per_spike(architecture: Architecture, data: TrainingData, sv_loss: float) -> float | None:
-    """Return an SV loss (nats per sample) as bits per spike; None where that is not defined. See `held_out_spikes`."""
-    found = held_out_spikes(architecture, data)
-    return None if found is None else found.bits_per_spike(sv_loss)
-
-
 @torch.inference_mode()
 def held_out_spikes(architecture: Architecture, data: TrainingData) -> HeldOutSpikes | None:
     """Return what turns SV losses into bits per spike, as `bits_per_spike` defines them. No pass through a network is needed.

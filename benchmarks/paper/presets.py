@@ -43,7 +43,7 @@ from models import (
     TrainingOptions,
     infer_latents,
 )
-from models.constant_outputs import sv_bits_per_spike
+from models.constant_outputs import held_out_spikes
 from models.data import sample_validation_mask
 from models.metrics import bits_per_spike
 from models.model_state import fresh_state
@@ -266,6 +266,8 @@ def run_preset(task: tuple[Path, PresetName, int, float]) -> dict[str, Any]:
         order_seed=0,
         states=[fresh_state(weights)],
     )
+    counted = held_out_spikes(search.architecture, tested)
+    assert counted is not None
     sv_loss, _ = judge._evaluate(tested.validation_trials, lambda: None)
     latents = infer_latents(search.architecture, best.state, data.spikes, data.lengths, posterior_samples=20)
     specification, known = search.specification, cast(EpochScores, best.scores)
@@ -280,7 +282,7 @@ def run_preset(task: tuple[Path, PresetName, int, float]) -> dict[str, Any]:
         "steps": max(one.epochs for one in search.models.values()) * steps,
         "best_step": known.best_epoch * steps,
         "seconds": round(search.spent, 1),
-        "bits_per_spike": sv_bits_per_spike(search.architecture, tested, float(sv_loss[0])),
+        "bits_per_spike": counted.bits_per_spike(float(sv_loss[0])),
         "velocity_r2": _decoded([latents.rates], data),
         "velocity_r2_factors": _decoded([latents.factors], data),
     }

@@ -17,7 +17,7 @@ from models import (
     poisson_nll,
     sample_validation_mask,
 )
-from models.constant_outputs import constant_output_losses, sv_bits_per_spike
+from models.constant_outputs import constant_output_losses, held_out_spikes
 
 LENGTHS = np.random.default_rng(1).integers(6, 13, 200)
 SPIKES = np.random.default_rng(0).poisson(0.8, (200, 12, 5))
@@ -72,15 +72,16 @@ def test_an_sv_loss_in_bits_per_spike_is_that_of_the_rates():
     rates = np.exp(np.random.default_rng(2).normal(size=SPIKES.shape)) * 0.7
     x, chosen = SPIKES[IS_VALIDATION], (HELD_OUT & RECORDED)[IS_VALIDATION]
     sv_loss = poisson_nll(rates[IS_VALIDATION], x, chosen)
-    found = sv_bits_per_spike(Architecture(neurons=5, **SIZES), training_data(), sv_loss)
+    counted = held_out_spikes(Architecture(neurons=5, **SIZES), training_data())
+    assert counted is not None
+    found = counted.bits_per_spike(sv_loss)
     assert found == pytest.approx(bits_per_spike(rates[IS_VALIDATION], x, mask=chosen), rel=1e-4)
-    assert found is not None
     assert not math.isclose(found, 0, abs_tol=1e-3)
     other = Architecture(neurons=5, observation="negative_binomial", **SIZES)
-    assert sv_bits_per_spike(other, training_data("negative_binomial"), sv_loss) is None
+    assert held_out_spikes(other, training_data("negative_binomial")) is None
 
 
 def test_without_a_held_out_spike_there_is_no_such_score():
     spikes = np.where(HELD_OUT, 0, SPIKES)
     data = TrainingData(Session(spikes, LENGTHS, IS_VALIDATION), sv_rate=0.3, sv_seed=7)
-    assert sv_bits_per_spike(Architecture(neurons=5, **SIZES), data, 0.1) is None
+    assert held_out_spikes(Architecture(neurons=5, **SIZES), data) is None

@@ -1,4 +1,4 @@
-"""Seeds of evaluation, split groups, bits per spike of epochs, who trained the best weights, baselines beside scores.
+"""Seeds of evaluation, split groups, bits per spike, who trained the best weights, baselines, pace of workers.
 
 Revision ID: 0008
 Revises: 0007
