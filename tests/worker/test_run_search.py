@@ -12,7 +12,6 @@ from zarr.abc.store import Store
 
 import worker.train
 from api.jobs import lifecycle
-from api.jobs.checks import JobData
 from api.jobs.preview import job_data
 from api.jobs.warm_start import find_models
 from store.arrays import open_array
@@ -202,7 +201,7 @@ def test_a_warm_start_begins_with_the_best_weights_of_another_job(
     wanted = {"job_id": first, "models": 1}
     given = JobSpecification.model_validate({"dataset_id": dataset_id, **SPECIFICATION, "warm_start": wanted})
     with database.write() as session:
-        data: JobData = job_data(session, DEFAULT_TENANT, given)
+        data, _ = job_data(session, DEFAULT_TENANT, given)
         session.get_one(Job, second).warm_models = find_models(session, DEFAULT_TENANT, given, data)
     run_job(process, second)
     warm, cold = read_models(database, second)
