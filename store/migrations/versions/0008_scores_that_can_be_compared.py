@@ -28,7 +28,7 @@ def upgrade() -> None:
         for name in ("baselines", "baseline_settings"):
             op.add_column(table, sa.Column(name, sa.JSON(), nullable=True))
     for name in _PACES:
-        op.add_column("workers", sa.Column(name, sa.Float(), nullable=True))
+        op.add_column("workers", sa.Column(name, sa.Double(), nullable=True))
     connection = op.get_bind()
     for row in connection.execute(sa.select(_JOBS.c.id, _JOBS.c.spec)).all():
         training = {**row.spec.get("training", {}), "evaluation_seed": row.spec.get("seed", 0)}
