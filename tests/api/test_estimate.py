@@ -95,46 +95,38 @@ def test_the_pace_is_that_of_workers_and_then_that_of_slices(sqlite_database: Da
 def test_time_left_of_a_simulated_job(
     sqlite_database: Database, strategy: str, workers: int, share: float, slowness: float
 ) -> None:
-    """Within a quarter of what is left, on a machine slower or faster than expected, also after a pause."""
+    """Training may be slower or faster than expected; the job was paused for a long time. The latents follow as expected."""
     fields: dict[str, Any] = {"kind": strategy} | ({"first_rung_epochs": 10} if strategy == "asha" else {})
-    specification = {
-        "strategy": fields,
-        "budget": {"models": 4, "epochs": 90},
-        "training": {"ramp_epochs": 20},
-    }
-    # Halving: 4 models to epoch 10, one of them to epoch 90.
-    whole = [90, 10, 10, 10] if strategy == "asha" else [90] * 4
+    budget = {"models": 4, "epochs": 100}
+    specification = {"strategy": fields, "budget": budget, "training": {"ramp_epochs": 20}}
+    epochs = round(share * 400)  # over all models
+    trained, targets = [epochs // 4] * 4, [100] * 4
+    if strategy == "asha":  # all models to epoch 10, and one of them to epoch 100: 130 epochs
+        epochs = round(share * 130)
+        trained = [min(10, epochs // 4)] * 4
+        trained[0] += epochs - sum(trained)
+        targets = [30 if trained[0] < 30 else 90 if trained[0] < 90 else 100, 10, 10, 10]
     with sqlite_database.write() as session:
         dataset_id = add_large_dataset(session)
         for number in range(workers):
-            add_worker(session, f"worker-{number}")
-        expected = estimate(
-            session,
-            JobSpecification(dataset_id=dataset_id, **specification),
-            session.get_one(Dataset, dataset_id),
-        )
-        takes = slowness * expected.seconds
+            add_worker(session, f"worker-{number}", (100.0, 100.0))  # jobs of minutes
+        whole = JobSpecification(dataset_id=dataset_id, **specification)
+        expected = estimate(session, whole, session.get_one(Dataset, dataset_id))
+        training = expected.device_seconds / workers
         job_id = add_job(session, dataset_id, **specification)
-        job, now, paused = session.get_one(Job, job_id), database_now(session), 5000.0
-        job.started_at = now - timedelta(seconds=share * takes + paused)
-        job.paused_seconds = paused
-        for number, epochs in enumerate(whole):
-            trained = min(
-                epochs,
-                round(share * sum(whole)) if strategy == "asha" and number == 0 else round(share * epochs),
-            )
-            trained = min(epochs, max(10, trained - 30)) if strategy == "asha" and number == 0 else trained
-            done = strategy == "asha" and number > 0
-            add_model(
-                session, job_id, number, losses=(1.0,) * (epochs if done else trained), target_epochs=epochs,
-                state=ModelState.STOPPED if done else ModelState.TRAINING,
-            )  # fmt: skip
+        job, now = session.get_one(Job, job_id), database_now(session)
+        job.started_at = now - timedelta(seconds=slowness * share * training + 5000)
+        job.paused_seconds = 5000.0
+        for number, (done, target) in enumerate(zip(trained, targets, strict=True)):
+            is_given_up = strategy == "asha" and number > 0 and done == 10
+            state = ModelState.STOPPED if is_given_up else ModelState.TRAINING
+            add_model(session, job_id, number, losses=(1.0,) * done, target_epochs=target, state=state)
         session.add(Event(job_id=job_id, kind="progress", data={"models": []}, created_at=now))
-        if strategy == "asha" and share == 0.1:
-            return  # no model is given up so early
         session.flush()
         left = document(session, job).progress.seconds_left
-    assert left == pytest.approx((1 - share) * takes, rel=0.25)
+    latents = expected.seconds - training
+    assert left is not None
+    assert left - latents == pytest.approx((1 - share) * slowness * training, rel=0.2)
 
 
 def test_time_left_at_the_end_is_that_of_the_latents(sqlite_database: Database) -> None:
