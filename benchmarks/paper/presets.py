@@ -45,8 +45,8 @@ from models import (
 )
 from models.constant_outputs import held_out_spikes
 from models.data import sample_validation_mask
+from models.evaluation import predict_held_out
 from models.metrics import bits_per_spike
-from models.model_state import fresh_state
 from store.presets import PresetName
 from store.specification import JobSpecification, Training, split_trials, without_sizes
 from store.split_groups import SplitGroups
@@ -253,22 +253,11 @@ def run_preset(task: tuple[Path, PresetName, int, float]) -> dict[str, Any]:
     search = Search(data, preset, seed, None if preset == "quick" else seconds)
     best = search.run()
     assert best.state is not None
-    weights = {
-        name.removeprefix("best."): part for name, part in best.state.items() if name.startswith("best.")
-    }
     tested = TrainingData(data.session("test"), sv_rate=0.2, sv_seed=seed)
-    judge = Population(
-        search.architecture,
-        [Hyperparameters()],
-        [0],
-        tested,
-        search.options,
-        order_seed=0,
-        states=[fresh_state(weights)],
-    )
     counted = held_out_spikes(search.architecture, tested)
     assert counted is not None
-    sv_loss, _ = judge._evaluate(tested.validation_trials, lambda: None)
+    predicted = list(predict_held_out(search.architecture, best.state, tested, tested.validation_trials))
+    sv_loss = sum(one.nll for one in predicted) / sum(int(one.held_out.sum()) for one in predicted)
     latents = infer_latents(search.architecture, best.state, data.spikes, data.lengths, posterior_samples=20)
     specification, known = search.specification, cast(EpochScores, best.scores)
     steps = -(-len(tested.training_trials[0]) // specification.training.batch_size)
@@ -282,7 +271,7 @@ def run_preset(task: tuple[Path, PresetName, int, float]) -> dict[str, Any]:
         "steps": max(one.epochs for one in search.models.values()) * steps,
         "best_step": known.best_epoch * steps,
         "seconds": round(search.spent, 1),
-        "bits_per_spike": counted.bits_per_spike(float(sv_loss[0])),
+        "bits_per_spike": counted.bits_per_spike(sv_loss),
         "velocity_r2": _decoded([latents.rates], data),
         "velocity_r2_factors": _decoded([latents.factors], data),
     }
