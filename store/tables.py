@@ -260,7 +260,7 @@ class Job(Base):
     warm_models: Mapped[list[Any] | None]  # what the first models begin with, see `store.warm_start`
     final_model_id: Mapped[str | None] = mapped_column(String(40))  # trained on all trials, if asked for
     selected_model_id: Mapped[str | None] = mapped_column(String(40))
-    warnings: Mapped[list[Any] | None]  # what is allowed and probably not meant, by `api.jobs.checks`
+    warnings: Mapped[list[Any] | None]  # what is allowed and probably not meant, by `api.jobs.warnings`
     # Each combination of versions that trained a part of it, in order: {"latentry": …, "torch": …}. None: older than this column.
     trained_with: Mapped[list[Any] | None]
     diagnostics: Mapped[Document | None]  # what `worker.diagnostics` found when the job ended

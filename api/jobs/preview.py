@@ -6,9 +6,10 @@ from sqlalchemy.orm import Session
 
 from api.datasets.service import find_ready
 from api.jobs import warm_start
-from api.jobs.checks import JobData, check, step_bytes, warnings
+from api.jobs.checks import JobData, check, step_bytes
 from api.jobs.estimate import estimate, expected_epochs
 from api.jobs.schemas import JobPreview
+from api.jobs.warnings import warnings
 from store import cost
 from store.sessions import neurons_per_trial, sessions_of
 from store.settings import Settings

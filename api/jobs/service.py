@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.errors import NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.jobs import lifecycle, warm_start
-from api.jobs.checks import check, warnings
+from api.jobs.checks import check
 from api.jobs.estimate import EpochCount, estimate, seconds_left
 from api.jobs.preview import job_data
 from api.jobs.schemas import (
@@ -19,6 +19,7 @@ from api.jobs.schemas import (
     JobDocument,
     JobProgress,
 )
+from api.jobs.warnings import warnings
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Filters, Page, cut_page, decode_id, decode_number

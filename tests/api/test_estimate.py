@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from api.jobs.checks import _of_time
 from api.jobs.estimate import LATENTS_S, SLICE_S, Estimate, estimate
 from api.jobs.service import document
+from api.jobs.warnings import _of_time
 from store import cost
 from store.database import Database, database_now
 from store.feasibility import Extent
