@@ -115,7 +115,6 @@ def main() -> None:
             try:
                 service.start()
                 with Client(service.url) as client:
-                    _wait_for_workers(client, arguments.workers)
                     made = (
                         client.upload_dataset(source)
                         if isinstance(source, Path)
@@ -131,12 +130,6 @@ def main() -> None:
     if not arguments.json:
         print(machine())
         print(markdown_table([list(rows[0]), *(list(row.values()) for row in rows)]))
-
-
-def _wait_for_workers(client: Client, workers: int) -> None:
-    """Wait until all workers are seen; they measure their pace before."""
-    while len(client.readiness()["workers"]) < workers:
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def test_seconds_are_assumed_until_there_is_a_measurement(
     assumed = previewed(client, dataset_id, **body)
     assert (assumed["seconds_basis"], assumed["workers"], assumed["packs"]) == ("assumed", 1, 1)
     latents = assumed["seconds"] - assumed["device_seconds"]  # what follows the training
-    assert 1 <= latents < 5
+    assert latents == pytest.approx(1, abs=0.2)
     assert assumed["device_seconds"] > 0
     assert assumed["slices"] >= 2
     # Two models trained 10 epochs in 5 s, which is slow for such small ones.
