@@ -27,9 +27,7 @@ h ← (1 - z) · n + z · h. The first axis of an encoder's parameters is its di
 _SCORES = """
 ## Scores
 
-| score | model | {names} |
-|---|---|{rule}|
-{rows}
+{table}
 
 {meaning}
 """
@@ -115,7 +113,11 @@ def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
 
 def _scores(card: ModelCard) -> str:
     """Return a table of the scores that are not losses, beside those of simple predictors; empty if there are none."""
-    shown = {name: value for name, value in card.scores.items() if value is not None and "loss" not in name}
+    shown = {
+        name: value
+        for name, value in card.scores.items()
+        if value is not None and "loss" not in name and name != "best_epoch"
+    }
     if not shown:
         return ""
     names = list(dict.fromkeys(name for found in card.baselines.values() for name in found))
@@ -123,11 +125,10 @@ def _scores(card: ModelCard) -> str:
         [f"`{score}`", f"{value:.4g}", *(_number(card.baselines.get(score, {}).get(name)) for name in names)]
         for score, value in shown.items()
     ]
+    heads = ["score", "model", *(f"`{name}`" for name in names)]
     has_test = any(score.endswith("_test") for score in shown)
     return _SCORES.format(
-        names=" | ".join(f"`{name}`" for name in names),
-        rule="|".join("---" for _ in names),
-        rows="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        table="\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows]),
         meaning="Scores that end with `_test` are of trials that neither trained nor selected the model, and are unbiased. Those "
         "that end with `_valid` are of the trials that it was selected on, so they are optimistic."
         if has_test
