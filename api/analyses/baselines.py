@@ -15,8 +15,8 @@ from api.arrays.transformations.surroundings import Surroundings
 
 WIDTHS_S = (0.03, 0.05, 0.08, 0.1, 0.15)
 """Standard deviations of the Gaussians to choose from; none is narrower than a bin."""
-MUCH_WORK = 2e10
-"""Multiplications beyond which the baseline is left out unless it is asked for: some seconds of a core."""
+MUCH_WORK = 5e9
+"""Multiplications beyond which the baseline is left out unless it is asked for: about 6 s of a core."""
 
 
 @dataclass(frozen=True)

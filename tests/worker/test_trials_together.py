@@ -156,9 +156,15 @@ def test_a_job_neither_trains_on_gaps_nor_scores_them(lab: Lab, tmp_path: Path) 
     assert not used["train"] & used["valid"]
     assert not used["train"] & used["test"]
     assert not used["valid"] & used["test"]
-    session = lab.process.without_test_trials(work, work.sessions[0])
-    assert len(session.spikes) == np.isin(split, ("train", "valid")).sum()
-    assert session.is_validation.sum() == (split == "valid").sum()
+    session = lab.process.session(work, work.sessions[0])
+    assert (session.is_training == (split == "train")).all()
+    data = lab.process.training_data(work)
+    for part, trials in (
+        ("train", data.training_trials),
+        ("valid", data.validation_trials),
+        ("test", data.test_trials),
+    ):
+        assert [one.tolist() for one in trials] == [np.flatnonzero(split == part).tolist()]
 
 
 def test_sessions_have_groups_of_their_own(lab: Lab, tmp_path: Path) -> None:
