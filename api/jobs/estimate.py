@@ -315,5 +315,7 @@ def _measured_ratio(session: Session, pace: Pace) -> float | None:
     for piece, spec, dataset in session.execute(recent):
         epochs = (piece.epochs_trained or 0) - piece.first_epoch
         epoch = _Work(JobSpecification.model_validate(spec), dataset).epoch_time(len(piece.model_ids), 1)
-        ratios.append((piece.device_seconds or 0.0) / (epochs * epoch.seconds(pace) + SLICE_S))
+        seconds = piece.device_seconds or 0.0
+        if epochs > 0:
+            ratios.append((seconds - min(SLICE_S, seconds / 2)) / (epochs * epoch.seconds(pace)))
     return statistics.median(ratios) if ratios else None

@@ -75,7 +75,7 @@ def test_the_pace_is_that_of_workers_and_then_that_of_slices(sqlite_database: Da
     # A slice of 10 epochs that took 5 times as long as expected; one that was cancelled says nothing.
     with sqlite_database.write() as session:
         job_id = add_job(session, dataset_id, **specification)
-        took = 5 * (10 * epoch.seconds(cost.Pace(2, 3)) + SLICE_S)
+        took = 5 * 10 * epoch.seconds(cost.Pace(2, 3)) + SLICE_S
         for number, (state, seconds) in enumerate([(SliceState.DONE, took), (SliceState.CANCELLED, 1e9)]):
             session.add(
                 Slice(

@@ -262,7 +262,8 @@ def test_seconds_are_assumed_until_there_is_a_measurement(
     assert shared["device_seconds"] == pytest.approx(2 * (shared["seconds"] - latents), abs=0.3)
     limited = previewed(client, dataset_id, budget={**body["budget"], "wall_seconds": 2})
     assert (limited["seconds"] - latents, limited["device_seconds"]) == pytest.approx((2, 4), abs=0.2)
-    limited = previewed(client, dataset_id, budget={**body["budget"], "device_seconds": 6})
+    ramp = {"training": {"ramp_epochs": 40}}
+    limited = previewed(client, dataset_id, budget={**body["budget"], "device_seconds": 6}, **ramp)
     assert (limited["seconds"] - latents, limited["device_seconds"]) == pytest.approx((3, 6), abs=0.2)
     assert any("budget.device_seconds is 6: about" in warning for warning in limited["warnings"])
 
