@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -161,9 +161,16 @@ def train_all(tasks: Sequence[Task], processes: int) -> list[Trained]:
 
 def map_processes(function: Callable[[Given], Made], tasks: Sequence[Given], processes: int) -> list[Made]:
     """Call a function on every task, in so many processes of one thread each."""
+    return list(iterate_processes(function, tasks, processes))
+
+
+def iterate_processes(
+    function: Callable[[Given], Made], tasks: Sequence[Given], processes: int
+) -> Iterator[Made]:
+    """Do the same, and yield each result, in the order of the tasks, once it is there."""
     os.environ |= ENVIRONMENT  # read by the children when they start
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(function, tasks))
+        yield from pool.map(function, tasks)
 
 
 def data_folder() -> Path:

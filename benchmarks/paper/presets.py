@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,14 @@ import torch
 from numpy.typing import NDArray
 
 from api.analyses.ridge import decode, divide, divide_in_folds
-from benchmarks.paper.harness import data_folder, lags_in_bins, machine, map_processes, markdown_table, smooth
+from benchmarks.paper.harness import (
+    data_folder,
+    iterate_processes,
+    lags_in_bins,
+    machine,
+    markdown_table,
+    smooth,
+)
 from models import (
     Architecture,
     EpochScores,
@@ -197,6 +205,8 @@ class Search:
             model.hyperparameters = dict(decision.hyperparameters)
 
     def _train(self, chosen: Sequence[_Candidate]) -> None:
+        if self._is_over():
+            return
         begun = time.process_time()
         population = Population(
             self.architecture,
@@ -373,9 +383,12 @@ def main() -> None:
     tasks = [
         (path, preset, seed, seconds) for path in files for preset in arguments.presets for seed in seeds
     ]
-    found = map_processes(run_smoothing, smoothing, arguments.processes)
-    found += map_processes(run_preset, tasks, arguments.processes)
-    for one in found:
+    found = []
+    for one in chain(
+        iterate_processes(run_smoothing, smoothing, arguments.processes),
+        iterate_processes(run_preset, tasks, arguments.processes),
+    ):
+        found.append(one)
         print(json.dumps(one), flush=True)
     if not arguments.json:
         print(markdown_table(table(found)))
