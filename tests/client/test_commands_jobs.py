@@ -52,7 +52,7 @@ def test_a_preview_of_the_cost(latentry: CommandLine, dataset_id: str) -> None:
     for part in (
         "20 over all models",
         "16 for training, 4 for validation",
-        "with 1 worker (assumed",
+        "with 1 worker (from a short measurement of each worker",
         "Warning:",
     ):
         assert part in shown, part

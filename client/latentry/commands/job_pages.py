@@ -100,7 +100,8 @@ def print_preview(preview: Document, page: "Console") -> None:
             {
                 "models": preview["models"],
                 "epochs": f"{preview['epochs']} over all models, at most",
-                "trials": f"{preview['training_trials']} for training, {preview['validation_trials']} for validation",
+                "trials": f"{preview['training_trials']} for training, {preview['validation_trials']} for validation, "
+                f"{preview['test_trials']} for testing",
                 "time": f"{seconds_in_words(preview['seconds'])} with {_counted(preview['workers'], 'worker')} ({basis})",
                 "time of devices": seconds_in_words(preview["device_seconds"]),
                 "memory of a step": f"{bytes_in_words(preview['step_memory_bytes'])} for each model",
