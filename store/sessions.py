@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:  # not at run time: the process that reads files loads no database and no zarr
+    from sqlalchemy.orm import Session
+
     from store.arrays import NamedArray
     from store.tables import Dataset
 
@@ -99,3 +101,9 @@ def session_coordinates(sessions: Sequence[RecordedSession]) -> "list[NamedArray
         coordinates.append(NamedArray(one.named("trial"), rows, (one.named("trial"),), "", described))
     of_trials = np.repeat(np.arange(len(sessions)), [one.trials for one in sessions])
     return [*coordinates, NamedArray("session", of_trials, ("trial",), "", "session that the trial is of")]
+
+
+def recordings_of(session: "Session", dataset: "Dataset") -> set[str]:
+    """Return what the trials of a data set come from: files by their digests, synthetic data sets by their ids."""
+    rows = (session.get(type(dataset), recorded.dataset_id) for recorded in sessions_of(dataset))
+    return {row.original or row.id for row in rows if row is not None}

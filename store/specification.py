@@ -221,7 +221,11 @@ class JobSpecification(Document):
         steps = max(1, math.ceil(training_trials / batch_size))
         epochs = _given(self.budget, "epochs", min(lengths.training.in_epochs(steps), MOST_EPOCHS))
         ramp = min(lengths.ramp.in_epochs(steps), int(MOST_RAMP_SHARE * epochs))
-        patience = None if lengths.patience is None else lengths.patience.in_epochs(steps)
+        patience = None
+        if lengths.patience is not None:
+            # A job that gives more epochs than its preset gets as much more patience.
+            share = lengths.patience.steps / lengths.training.steps
+            patience = max(lengths.patience.in_epochs(steps), int(share * epochs))
         chosen: dict[str, Document] = {
             "training": _updated(
                 self.training,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from store import outbox
 from store.database import LOCK, database_now
-from store.sessions import RecordedSession, sessions_of
+from store.sessions import RecordedSession, recordings_of, sessions_of
 from store.specification import JobSpecification, split_trials
 from store.split_groups import given_splits
 from store.states import InferenceState
@@ -106,7 +106,7 @@ def _request(session: Session, row: Inference) -> tuple[LatentsRequest, Training
         dataset=dataset,
         sessions=sessions,
         sessions_of_model=of_model,
-        split=_split(trained, sessions, of_model),
+        split=_split(session, trained, sessions, of_model),
         trial_length_bins=given_splits(session, dataset.id)[1].bins,
         posterior_samples=row.options["posterior_samples"],
         arrays=row.options["arrays"],
@@ -134,11 +134,17 @@ def _training_set(session: Session, model: Model) -> TrainingSet:
 
 
 def _split(
-    trained: TrainingSet, sessions: list[RecordedSession], sessions_of_model: list[int]
+    session: Session, trained: TrainingSet, sessions: list[RecordedSession], sessions_of_model: list[int]
 ) -> NDArray[np.str_]:
-    """Part of the model's job that each trial was in; what the job never saw is ``test``."""
+    """Return the part of the model's job that each trial was in; what the job never saw is ``test``.
+
+    Trials of another data set of the same recording are ``gap``: some of them may have trained the model, so none is scored.
+    """
+    seen = recordings_of(session, trained.dataset)
     split = np.full(sum(one.trials for one in sessions), "test", dtype="<U5")
     for recorded, number in zip(sessions, sessions_of_model, strict=True):
         if trained.sessions[number].dataset_id == recorded.dataset_id:
             split[recorded.rows] = trained.split[trained.sessions[number].rows]
+        elif recordings_of(session, session.get_one(Dataset, recorded.dataset_id)) & seen:
+            split[recorded.rows] = "gap"
     return split

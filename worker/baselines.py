@@ -190,18 +190,22 @@ _WORDS = {
     "psth": "the mean by bin over training trials",
     "smoothed_spikes": "Gaussian-smoothed spikes",
 }
-_ADVICE = (
-    "Train for more steps (raise budget.epochs or lower training.batch_size), or search more models or wider ranges. If that "
-    "does not help, look whether the rates change within the trials at all."
-)
+_LATE = 0.85
+"""Of its epochs: a model whose best epoch is later may improve with more of them."""
 
 
 def baseline_warning(
-    scores: Scores, found: BaselineScores, compared: Sequence[Mapping[str, Any]]
+    scores: Scores,
+    found: BaselineScores,
+    compared: Sequence[Mapping[str, Any]],
+    best_epoch: int,
+    epochs: int,
+    who: str = "selected model",
 ) -> str | None:
     """Say in words whether the selected model predicts held-out samples no better than a baseline; None if it does.
 
-    Test trials decide where they were compared, otherwise validation trials.
+    Test trials decide where they were compared, otherwise validation trials. What to change depends on whether the best epoch is
+    near the last one.
     """
     names = [f"sv_bits_per_spike_{part}" for part in ("test", "valid")]
     name = next((one for one in names if any(row["score"] == one for row in compared)), None)
@@ -217,13 +221,26 @@ def baseline_warning(
             continue
         listed = " and ".join(f"{_WORDS[one]} ({found[name][one]:.3g})" for one in which)
         meaning = (
-            "These simple predictors say more than its latents."
+            "That says more than its latents."
             if verdict == "below"
-            else "The difference is within its sampling error, so its latents may say no more than these simple predictors."
+            else "The difference is within its sampling error, so its latents may say no more than that."
         )
         part = "test" if name.endswith("test") else "validation"
         return (
-            f"The selected model predicts held-out samples of {part} trials {words} {listed}: it reaches {scores[name]:.3g} "
-            f"bits per spike. {meaning} {_ADVICE}"
+            f"The {who} predicts held-out samples of {part} trials {words} {listed}: it reaches {scores[name]:.3g} "
+            f"bits per spike. {meaning} {_advice(which, best_epoch, epochs)}"
         )
     return None
+
+
+def _advice(which: Sequence[str], best_epoch: int, epochs: int) -> str:
+    last = " Look whether the rates change within the trials at all." if "mean" in which else ""
+    if best_epoch >= _LATE * epochs:
+        return (
+            f"Its best epoch is {best_epoch} of {epochs}: train for more (budget.epochs), or search more models or wider ranges."
+            + last
+        )
+    return (
+        f"Its SV loss has not fallen since epoch {best_epoch} of {epochs}, so more epochs do not help: search more models or "
+        f"wider ranges, or record more trials.{last}"
+    )

@@ -34,10 +34,19 @@ def infer(process: TrainingProcess, work: Work) -> None:
     models = _searched_models(process, work)
     diagnostics = diagnose(work, models, reference) if reference.held_out_samples else None
     if diagnostics is not None:
-        diagnostics["baselines"] = held_out.comparisons
+        # Validation trials train a final fit: only test trials compare it fairly.
+        fair = [one for one in held_out.comparisons if one["score"].endswith("test") or not work.is_final_fit]
+        diagnostics["baselines"] = fair
         told = [
             diagnostics["warning"],
-            baseline_warning(held_out.scores, held_out.baselines, held_out.comparisons),
+            baseline_warning(
+                held_out.scores,
+                held_out.baselines,
+                fair,
+                int(model.scores.get("best_epoch") or 0),
+                model.epochs_trained,
+                "final fit" if work.is_final_fit else "selected model",
+            ),
         ]
         diagnostics["warning"] = " ".join(filter(None, told)) or None
 

@@ -14,7 +14,7 @@ from api.arrays.transformations.smooth import smoothed
 from api.arrays.transformations.surroundings import Surroundings
 
 WIDTHS_S = (0.03, 0.05, 0.08, 0.1, 0.15)
-"""Standard deviations of the Gaussians to choose from; none is narrower than a bin."""
+"""Standard deviations of the Gaussians to choose from; none is narrower than half a bin."""
 MUCH_WORK = 5e9
 """Multiplications beyond which the baseline is left out unless it is asked for: about 6 s of a core."""
 
@@ -85,7 +85,7 @@ def smoothed_spikes(
     is_wanted
         None: only if it takes little work.
     """
-    widths_s = sorted({max(width_s, decoding.bin_width_s) for width_s in WIDTHS_S})
+    widths_s = sorted({max(width_s, decoding.bin_width_s / 2) for width_s in WIDTHS_S})
     work = len(widths_s) * _work(decoding, spikes.components)
     if is_wanted is None and work > MUCH_WORK:
         return (

@@ -17,7 +17,7 @@ from api.arrays.transformations.wording import refusal
 from store.split_groups import SplitGroups
 
 Floats = NDArray[np.float64]
-HeldOut = Literal["folds", "valid"]
+HeldOut = Literal["folds", "valid", "test"]
 
 MOST_FEATURES, MOST_OUTPUTS = 500, 50
 MOST_SUMS = 2**24
@@ -46,9 +46,12 @@ class KeptTrials:
         self._row = {int(trial): row for row, trial in enumerate(trajectories.trials)}
         self._file = tempfile.TemporaryFile(prefix="latentry-trials-")  # noqa: SIM115 (closed with this object)
         self.sum, self.known = np.zeros(self._shape[1]), 0
-        for _, values in trajectories.blocks():
+        self.known_trials: set[int] = set()
+        for rows, values in trajectories.blocks():
             self._file.write(np.ascontiguousarray(values).tobytes())
-            states = values[np.isfinite(values).all(2)]
+            is_known = np.asarray(np.isfinite(values).all(2))
+            self.known_trials |= set(trajectories.trials[rows][is_known.any(1)].tolist())
+            states = values[is_known]
             self.sum, self.known = self.sum + states.sum(0), self.known + len(states)
 
     def of(self, trial: int) -> Floats | None:
@@ -163,23 +166,49 @@ class Decoding:
         )
 
     def _divisions(self) -> list[Division]:
-        trials = len(self.latents.trials)
+        """Divide the trials that have behaviour; others are in no part."""
+        rows = np.flatnonzero(np.isin(self.latents.trials, list(self.kept.known_trials)))
+        if len(rows) == 0:
+            raise self._nothing_to_decode()
+        found = []
+        for one in self._divisions_of(rows):
+            part = np.full(len(self.latents.trials), NOWHERE, np.int64)
+            part[rows] = one.part
+            found.append(replace(one, part=part))
+        return found
+
+    def _divisions_of(self, rows: NDArray[np.int64]) -> list[Division]:
+        groups = self.groups.take(rows)
         if self.held_out == "folds":
-            if self.folds > trials:
-                raise refusal("folds", f"expected at most one for each trial; {trials} trials are selected")
-            return divide_in_folds(self.groups, self.folds, self.seed)
+            if self.folds > len(rows):
+                raise refusal(
+                    "folds",
+                    f"expected at most one for each trial; {len(rows)} selected trials have behaviour",
+                )
+            return divide_in_folds(groups, self.folds, self.seed)
+        part = self.held_out
         if self.split is None:
             raise refusal(
-                "held_out", "valid needs a split; these trials have none", "held_out=folds needs none"
+                "held_out", f"{part} needs a split; these trials have none", "held_out=folds needs none"
             )
-        fitted, tested = self.split == "train", self.split == "valid"
+        parts = ("train",) if part == "valid" else ("train", "valid")
+        split = self.split[rows]
+        fitted, tested = np.isin(split, parts), split == part
         if fitted.sum() < 2 or not tested.any():
             raise refusal(
                 "held_out",
-                f"valid needs two training trials and a validation trial; {fitted.sum()} and {tested.sum()} are selected",
+                f"{part} needs two trials to fit the decoder on, and a {part} trial; {fitted.sum()} and {tested.sum()} are "
+                "selected",
                 "held_out=folds needs no split",
             )
-        return [divide(fitted, tested, self.groups, self.folds, self.seed)]
+        return [divide(fitted, tested, groups, self.folds, self.seed)]
+
+    def _nothing_to_decode(self) -> Exception:
+        return refusal(
+            "behaviour",
+            "no selected bin has both latents and behaviour",
+            "choose other trials, bins or lag_s",
+        )
 
     @cached_property
     def decoded(self) -> Decoded:
@@ -193,11 +222,7 @@ class Decoding:
                 "array", "the selected latents do not vary", "choose other trials or bins"
             ) from None
         if found.test_samples == 0 or found.train_samples == 0:
-            raise refusal(
-                "behaviour",
-                "no selected bin has both latents and behaviour",
-                "choose other trials, bins or lag_s",
-            )
+            raise self._nothing_to_decode()
         return found
 
     def _samples(self) -> Iterator[tuple[int, Floats, Floats]]:

@@ -214,7 +214,7 @@ def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> AskedDec
         query.folds,
         query.seed,
         groups.take(latents.trials),
-        split_of(latents.trials, surroundings) if query.held_out == "valid" else None,
+        split_of(latents.trials, surroundings) if query.held_out != "folds" else None,
     )
     is_of_model = surroundings.group.path != of_dataset.group.path
     is_wanted = is_of_model and query.baseline is not False
@@ -289,7 +289,7 @@ def _notes(array: str, r2: float | None, baseline: SmoothedSpikes | str) -> list
     if r2 is None or simple is None or r2 >= simple:
         return []
     advice = "train more epochs or more models, with a smaller batch if there are few trials"
-    if array != "rates":
+    if not array.startswith("rates"):
         advice = f"decode from the rates (array=rates), or {advice}"
     return [
         f"Smoothed spikes decode this behaviour better than {array}: R² {simple:.3f} against {r2:.3f}. Try this: {advice}."

@@ -102,7 +102,8 @@ class DecodingQuery(ArrayOfTrials, Selection, Transformation):
     held_out: HeldOut = Field(
         "folds",
         description="`folds`: every trial is predicted by a decoder fitted on the other folds. `valid`: the validation trials of "
-        "the job, by a decoder fitted on its training trials.",
+        "the job, by a decoder fitted on its training trials. `test`: the test trials, by a decoder fitted on training and "
+        "validation trials.",
     )
     folds: int = Field(5, ge=2, le=20, description="Folds, of `held_out=folds` and to choose the penalty.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of which trials are in which fold.")

@@ -108,14 +108,13 @@ def _split_problems(data: JobData) -> list[FieldProblem]:
     training, validation = data.training_trials, data.validation_trials
     if data.extent.has_enough_trials:
         return []
+    fraction = "test_fraction" if data.test_trials > validation else "valid_fraction"
     change = (
-        ", or another split: the file's own is used"
-        if data.is_given
-        else ", or change training.valid_fraction"
+        ", or another split: the file's own is used" if data.is_given else f", or change training.{fraction}"
     )
     return [
         FieldProblem(
-            pointer="/dataset_id" if data.is_given else "/training/valid_fraction",
+            pointer="/dataset_id" if data.is_given else f"/training/{fraction}",
             code="too_few_trials",
             message=f"the data set {data.dataset.id} has {data.dataset.trials} trials, of which {training} would be for "
             f"training and {validation} for validation; expected at least {FEWEST_TRAINING_TRIALS} and "

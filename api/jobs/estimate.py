@@ -215,7 +215,11 @@ def _extent(specification: JobSpecification, dataset: Dataset) -> Extent:
     """Return how large a data set is for a job, without reading its trials."""
     training, trials = specification.training, dataset.trials or 0
     given = (dataset.report or {}).get("split") or {}
-    test = trials - sum(given.values()) if given else 0
+    is_given = (
+        given.get("train", 0) + given.get("valid", 0) > 0
+    )  # then trials of neither part are for testing
+    test = given.get("not_given", 0) if is_given else 0
+    test += given.get("gap", 0)
     valid = given.get("valid") or round(training.valid_fraction * (trials - test))
     test = test or round(training.test_fraction * trials)
     return Extent(

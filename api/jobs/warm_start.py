@@ -12,7 +12,7 @@ from api.jobs.checks import JobData
 from store.architecture import SIZES, with_sizes
 from store.identifiers import PATTERN
 from store.lineage import selection_order, without_copies
-from store.sessions import sessions_of
+from store.sessions import recordings_of, sessions_of
 from store.specification import JobSpecification, held_out_settings
 from store.tables import Dataset, Job, Model
 
@@ -66,11 +66,14 @@ def warnings(session: Session, specification: JobSpecification, data: JobData) -
     if specification.warm_start is None or not specification.warm_start.weights:
         return []
     ours = held_out_settings(specification.training, data.dataset)
-    recordings = _recordings(session, data.dataset)
+    recordings = recordings_of(session, data.dataset)
     for other in _trained_in(session, specification.warm_start.job_id):
         dataset = session.get_one(Dataset, other.dataset_id)
         theirs = held_out_settings(JobSpecification.model_validate(other.spec).training, dataset)
-        if theirs == ours or not recordings & _recordings(session, dataset):
+        if theirs["dataset_id"] == ours["dataset_id"] and theirs["test_fraction"] is not None:
+            # What the other job held out for testing it has not seen; fewer trials trained it.
+            theirs["test_fraction"] = min(theirs["test_fraction"], ours["test_fraction"] or 0.0)
+        if theirs == ours or not recordings & recordings_of(session, dataset):
             continue
         if theirs["dataset_id"] != ours["dataset_id"]:
             difference = f"on {dataset.id}, which has the same recording as {data.dataset.id}"
@@ -96,12 +99,6 @@ def _trained_in(session: Session, job_id: str) -> Iterator[Job]:
         yield job
         before = JobSpecification.model_validate(job.spec).warm_start
         job = session.get(Job, before.job_id) if before is not None and before.weights else None
-
-
-def _recordings(session: Session, dataset: Dataset) -> set[str]:
-    """Return what the trials of a data set come from: files by their digests, synthetic data sets by their ids."""
-    rows = (session.get(Dataset, recorded.dataset_id) for recorded in sessions_of(dataset))
-    return {row.original or row.id for row in rows if row is not None}
 
 
 def _check_weights(

@@ -7,6 +7,7 @@ import numpy as np
 from api.jobs.checks import JobData, step_bytes
 from api.jobs.estimate import Estimate
 from store.feasibility import MANY_BINS, MUCH_STEP_BYTES
+from store.presets import PRESETS
 from store.space import CONTROLLER_HYPERPARAMETERS, SAFE_CD_RATE, Range, bounds
 from store.specification import JobSpecification
 from store.strategies import GridStrategy, PbtStrategy
@@ -68,6 +69,11 @@ def _of_test_trials(specification: JobSpecification, data: JobData) -> list[str]
     if fraction > 0 and data.has_own_test:
         found.append(
             f"training.test_fraction is {fraction:g} and not used: the data set brings {data.test_trials} test trials"
+        )
+    if fraction > 0 and data.test_trials == 0:
+        found.append(
+            f"training.test_fraction is {fraction:g} and there is no test trial: all trials that could be drawn share bins with "
+            "validation trials; derive a data set with less overlap or with another split"
         )
     if 0 < data.test_trials < FEWEST_TEST_TRIALS:
         found.append(
@@ -169,7 +175,10 @@ def _unused(specification: JobSpecification, data: JobData) -> list[str]:
     found = []
     architecture = specification.architecture
     if not architecture.has_controller:
-        given = sorted(specification.space.model_fields_set & set(CONTROLLER_HYPERPARAMETERS))
+        of_preset = PRESETS.get(specification.preset, {}).get("space", {}) if specification.preset else {}
+        given = sorted(
+            (specification.space.model_fields_set & set(CONTROLLER_HYPERPARAMETERS)) - set(of_preset)
+        )
         found += [
             f"space.{name} is given and not used: there is no controller, see architecture.controller_units"
             for name in given

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from api.jobs.estimate import LATENTS_S, SLICE_S, Estimate, estimate
+from api.jobs.checks import JobData
+from api.jobs.estimate import LATENTS_S, SLICE_S, Estimate, _extent, estimate
 from api.jobs.service import document
-from api.jobs.warnings import _of_time
+from api.jobs.warnings import _of_test_trials, _of_time
 from store import cost
 from store.database import Database, database_now
 from store.feasibility import Extent
-from store.specification import JobSpecification
+from store.specification import JobSpecification, split_trials
+from store.split_groups import SplitGroups
 from store.states import JobState, ModelState, SliceState
 from store.tables import Dataset, Event, Job, Slice, Worker
 from tests.api.api_examples import add_dataset, add_job, add_model
@@ -208,3 +210,34 @@ def test_the_preview_tells_of_a_limit_of_time(sqlite_database: Database) -> None
         tenth = of(wall_seconds=training / 2, device_seconds=training / 10)
         assert (tenth.limit, tenth.epochs_each) == ("device_seconds", pytest.approx(10))
         assert of(wall_seconds=10 * training) == whole
+
+
+@pytest.mark.parametrize(
+    ("split", "test_fraction", "expected"),
+    [
+        ({}, 0.0, (80, 20)),
+        ({}, 0.7, (10, 20)),
+        ({"train": 20, "valid": 10, "not_given": 70, "gap": 0}, 0.0, (20, 10)),
+        ({"train": 60, "valid": 10, "not_given": 20, "gap": 10}, 0.0, (60, 10)),
+        ({"train": 0, "valid": 0, "not_given": 100, "gap": 0}, 0.0, (80, 20)),
+    ],
+)
+def test_trials_that_are_not_trained_on_take_no_time(
+    split: dict[str, int], test_fraction: float, expected: tuple[int, int]
+) -> None:
+    dataset = Dataset(id="dat_1", trials=100, bins=20, neurons=5, report={"split": split})
+    given = {"dataset_id": "dat_1", "training": {"test_fraction": test_fraction}}
+    extent = _extent(JobSpecification.model_validate(given), dataset)
+    assert (extent.training_trials, extent.validation_trials) == expected
+
+
+def test_a_share_of_test_trials_that_cannot_be_drawn_is_told() -> None:
+    """One chain of overlapping trials, every other one for validation: each free trial shares bins with one of those."""
+    groups = SplitGroups.of([0] * 40, [10.0 * trial for trial in range(40)], [20] * 40)
+    given = JobSpecification.model_validate({"dataset_id": "dat_1", "training": {"test_fraction": 0.3}})
+    split = split_trials(["train", "valid"] * 20, groups, given.training)
+    assert "test" not in split
+    dataset = Dataset(id="dat_1", trials=40, bins=20, neurons=5, report={})
+    data = JobData(dataset, groups, split, is_given=True, has_own_test=False)
+    [told] = _of_test_trials(given, data)
+    assert "there is no test trial: all trials that could be drawn share bins with validation trials" in told

@@ -105,7 +105,7 @@ def test_a_job_shows_the_selected_model_against_simple_predictors(
 def test_pages_of_jobs(example: Example, example_url: str) -> None:
     latentry = CommandLine(example_url)
     shown = latentry("jobs", "show", example.job_id).out
-    for part in (example.job_id, "done", "1 of 8 have ended", "lowest SV loss", example.model_id):
+    for part in (example.job_id, "done", "1 of 8 have ended", "lowest smoothed SV loss", example.model_id):
         assert part in shown, part
     listed = latentry("jobs", "list", "--state", "done")
     assert example.model_id in listed.out
@@ -121,7 +121,7 @@ def test_bits_per_spike_stand_beside_the_loss_and_the_preset_is_told(
         add_model(session, job_id, losses=(0.75, 0.5))  # which is 0.5 bits per spike, see `add_model`
         add_job(session, dataset_id)
     head, without, with_preset = latentry("jobs", "list").out.splitlines()
-    assert "best SV loss  bits/spike" in head
+    assert "smoothed SV loss  bits/spike" in head
     assert "0.5000       0.500" in with_preset
     assert "quick" in with_preset
     assert "quick" not in without

@@ -446,7 +446,9 @@ def test_constant_rate_losses_by_their_definition():
     everywhere = np.broadcast_to(recorded, spikes.shape)
     shown = everywhere[:40] & ~held_out[:40]
     entered = [spikes[:40, :, n][shown[..., n]] for n in range(10)]
-    mean = np.array([(one.sum() + 0.5) / (len(one) + 1) for one in entered])  # half a spike in one sample more
+    mean = np.array(
+        [(one.sum() + 0.5) / (len(one) + 1) for one in entered]
+    )  # half a spike in one sample more
     nll = mean - spikes * np.log(mean) + np.vectorize(math.lgamma)(spikes + 1.0)
     hidden = everywhere & held_out & is_validation[:, None, None]
     seen = everywhere & ~held_out & is_validation[:, None, None]

@@ -225,6 +225,15 @@ def test_numbers_that_are_given_stand() -> None:
     assert chosen.for_trials(3000) == found  # a stored specification is never chosen for anew
 
 
+def test_more_epochs_bring_more_patience() -> None:
+    def patience(**budget: int) -> int | None:
+        given = {"dataset_id": "dat_1", "preset": "quick", "budget": budget}
+        return JobSpecification.model_validate(given).for_trials(86).budget.patience_epochs
+
+    assert (patience(), patience(epochs=400), patience(epochs=5)) == (84, 200, 84)
+    assert patience(epochs=400, patience_epochs=9) == 9
+
+
 def test_the_ramp_fits_into_the_epochs_that_are_given() -> None:
     found = JobSpecification.model_validate(
         {"dataset_id": "dat_1", "preset": "quick", "budget": {"epochs": 5}}

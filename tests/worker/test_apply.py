@@ -101,6 +101,23 @@ def test_a_further_recording(lab: Lab, trained: tuple[str, str], other_file: Pat
     assert row(lab, Model, model.id).latents_path == model.latents_path, "the job's own stay"
 
 
+def test_trials_of_the_same_recording_are_not_scored(
+    lab: Lab, trained: tuple[str, str], spikes_file: Path
+) -> None:
+    """Another data set of the same file may have trials that trained the model: no score of them is unbiased."""
+    derived = lab.ingest(spikes_file, split={"kind": "trial", "seed": 5})
+    with lab.database.write() as session:
+        session.execute(
+            update(Dataset).where(Dataset.id.in_([trained[0], derived])).values(original="e" * 64)
+        )
+    model_id = read_job(lab.database, trained[1]).selected_model_id or ""
+    found = run(lab, model_id, dataset_id=derived, arrays=["rates"], posterior_samples=2)
+    assert found["state"] == "done"
+    assert not [name for name in found["scores"] if name.endswith(("_test", "_valid"))]
+    opened = lab.open(f"inferences/{found['id']}")
+    assert (opened.split == SPLITS.index("gap")).all()
+
+
 def test_the_model_s_own_trials_give_it_latents(lab: Lab, trained: tuple[str, str]) -> None:
     model = unselected(lab, trained[1])
     refused = lab.client.get(f"/v1/models/{model.id}/arrays")

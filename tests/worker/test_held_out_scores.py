@@ -201,7 +201,7 @@ def test_a_model_below_a_baseline_is_told(lab: Lab, job_id: str) -> None:
         f"the mean by bin over training trials ({difference * -1 + model.scores['sv_bits_per_spike_test']:.3g})"
         in warning
     )
-    assert "raise budget.epochs" in warning
+    assert "train for more (budget.epochs)" in warning, "its best epoch is the last"
 
 
 SCORES: Any = {"sv_bits_per_spike_valid": 0.2, "sv_bits_per_spike_test": 0.1}
@@ -220,10 +220,23 @@ def compared(**verdicts: str) -> list[dict[str, str]]:
     ]
 
 
+def test_the_warning_advises_by_when_the_model_was_best() -> None:
+    mean = compared(valid_mean="below")
+    early = baseline_warning(SCORES, BESIDE, mean, 40, 100)
+    assert early is not None
+    assert "has not fallen since epoch 40 of 100, so more epochs do not help" in early
+    assert "whether the rates change within the trials" in early
+    late = baseline_warning(SCORES, BESIDE, mean, 95, 100)
+    assert late is not None
+    assert "Its best epoch is 95 of 100: train for more" in late
+
+
 def test_the_warning_says_which_baselines_the_model_does_not_beat() -> None:
-    best = baseline_warning(SCORES, BESIDE, compared(valid_mean="above", valid_psth="above"))
+    best = baseline_warning(SCORES, BESIDE, compared(valid_mean="above", valid_psth="above"), 40, 100)
     assert best is None
-    equal = baseline_warning(SCORES, BESIDE, compared(valid_mean="above", valid_psth="about_as_good"))
+    equal = baseline_warning(
+        SCORES, BESIDE, compared(valid_mean="above", valid_psth="about_as_good"), 40, 100
+    )
     assert equal is not None
     assert (
         "validation trials about as well as the mean by bin over training trials (0.15): it reaches 0.2"
@@ -231,11 +244,11 @@ def test_the_warning_says_which_baselines_the_model_does_not_beat() -> None:
     )
     assert "within its sampling error" in equal
     both = compared(valid_mean="above", valid_psth="above", test_mean="about_as_good", test_psth="below")
-    of_test = baseline_warning(SCORES, BESIDE, both)
+    of_test = baseline_warning(SCORES, BESIDE, both, 40, 100)
     assert of_test is not None
     assert "test trials worse than the mean by bin over training trials (0.15): it reaches 0.1" in of_test
     assert "each neuron's mean" not in of_test
-    assert baseline_warning({}, {}, []) is None
+    assert baseline_warning({}, {}, [], 0, 0) is None
 
 
 def test_a_last_fit_has_baselines_of_all_trials_that_it_was_trained_on(

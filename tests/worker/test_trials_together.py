@@ -178,6 +178,10 @@ def test_sessions_have_groups_of_their_own(lab: Lab, tmp_path: Path) -> None:
     assert (found["array"], found["features"], found["groups"]["number"]) == ("factors", 3, 6)
     assert found["baselines"] == []
     assert "several sessions" in found["notes"][0]
+    # Trials without this behaviour are in no fold: the other session's change nothing.
+    whole = ask(lab, f"/v1/models/{model_id}/decoding", behaviour="hand_0")
+    assert whole["tested"]["trials"] == found["tested"]["trials"] == 18
+    assert whole["r2"] == pytest.approx(found["r2"], rel=1e-6)
 
 
 def waves(path: Path) -> Path:

@@ -50,7 +50,7 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
     yield "strategy", specification["strategy"]["kind"]
     yield "models", f"{progress['models_ended']} of {progress['models']} have ended"
     yield "epochs", f"{progress['epochs_trained']} of {progress['epochs_budget']} over all models"
-    yield "lowest SV loss", progress["best_smoothed_sv_loss"]
+    yield "lowest smoothed SV loss", progress["best_smoothed_sv_loss"]
     yield "bits per spike", progress["best_sv_bits_per_spike_valid"]
     yield "selected model", job.get("selected_model_id")
     for one in (job.get("diagnostics") or {}).get("baselines", []):
@@ -95,6 +95,7 @@ def print_preview(preview: Document, page: "Console") -> None:
         if preview["seconds_basis"] == "measured"
         else "from a short measurement of each worker: nothing was trained yet"
     )
+    chosen = preview["specification"]
     page.print(
         pairs_table(
             {
@@ -102,6 +103,8 @@ def print_preview(preview: Document, page: "Console") -> None:
                 "epochs": f"{preview['epochs']} over all models, at most",
                 "trials": f"{preview['training_trials']} for training, {preview['validation_trials']} for validation, "
                 f"{preview['test_trials']} for testing",
+                "training": f"batches of {chosen['training']['batch_size']} trials, {preview['steps_per_epoch']} steps an epoch, "
+                f"{chosen['budget']['epochs']} epochs a model at most",
                 "time": f"{seconds_in_words(preview['seconds'])} with {_counted(preview['workers'], 'worker')} ({basis})",
                 "time of devices": seconds_in_words(preview["device_seconds"]),
                 "memory of a step": f"{bytes_in_words(preview['step_memory_bytes'])} for each model",

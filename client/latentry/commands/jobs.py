@@ -124,7 +124,7 @@ def list_jobs(
         state=state, dataset_id=dataset, name=name, created_after=after, created_before=before,
     )  # fmt: skip
     columns = (
-        "id", "name", "data set", "preset", "state", ">models", ">done", ">best SV loss", ">bits/spike", "selected model",
+        "id", "name", "data set", "preset", "state", ">models", ">done", ">smoothed SV loss", ">bits/spike", "selected model",
         "made",
     )  # fmt: skip
     rows = (

@@ -64,7 +64,7 @@ def list_models(
         "id",
         "state",
         ">epochs",
-        ">SV loss",
+        ">smoothed SV loss",
         ">bits/spike",
         *inherited_columns,
         ">ordinary loss",

@@ -233,6 +233,7 @@ def test_behaviour_that_does_not_vary_has_no_score(lab: Lab) -> None:
         ({"behaviour": "velocity", "where": "number:lt:2"}, "array", "needs 3 trials"),
         ({"behaviour": "velocity", "array": "initial_conditions"}, "array", "with time"),
         ({"behaviour": "velocity", "held_out": "valid", "split": "train"}, "held_out", "45 and 0"),
+        ({"behaviour": "velocity", "held_out": "test"}, "held_out", "and a test trial; 60 and 0"),
     ],
 )
 def test_mistakes_are_told(lab: Lab, query: dict[str, Any], pointer: str, told: str) -> None:
