@@ -229,7 +229,11 @@ def test_behaviour_that_does_not_vary_has_no_score(lab: Lab) -> None:
         ({"behaviour": "velocity", "lag_s": 0.03}, "lag_s", "0.04 is the nearest"),
         ({"behaviour": "velocity", "lag_s": 59.98}, "behaviour", "no selected bin"),
         ({"behaviour": "velocity", "folds": 1}, "folds", "2"),
-        ({"behaviour": "velocity", "folds": 20, "where": "number:lt:8"}, "folds", "8 selected trials have behaviour"),
+        (
+            {"behaviour": "velocity", "folds": 20, "where": "number:lt:8"},
+            "folds",
+            "8 selected trials have behaviour",
+        ),
         ({"behaviour": "velocity", "where": "number:lt:2"}, "array", "needs 3 trials"),
         ({"behaviour": "velocity", "array": "initial_conditions"}, "array", "with time"),
         ({"behaviour": "velocity", "held_out": "valid", "split": "train"}, "held_out", "45 and 0"),
