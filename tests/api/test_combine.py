@@ -151,7 +151,7 @@ def test_a_job_is_checked_for_every_session(
     described = ArchitectureSpecification(factors=4).of_model({}, {})
     described["read_in_dim"] = 4
     assert found["latents_bytes"] == cost.latents_bytes(described, round(6.5), 5, 40)
-    assert found["step_memory_bytes"] == cost.step_bytes(described, round(6.5), 5, 32)
+    assert found["step_memory_bytes"] == cost.step_bytes(described, round(6.5), 5, 8)  # trials of a batch
     [error] = refused(preview(lopsided))
     assert "session 1" in error["message"]
     assert "would have no train trial" in error["message"]

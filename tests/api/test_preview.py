@@ -231,13 +231,13 @@ def test_seconds_are_assumed_until_there_is_a_measurement(
     assert latents == pytest.approx(1, abs=0.2)
     assert assumed["device_seconds"] > 0
     assert assumed["slices"] >= 2
-    # Two models trained 10 epochs in 50 s, which is slow for such small ones.
+    # Two models trained 10 epochs in 5 s, which is slow for such small ones.
     with database.write() as session:
         job_id = add_job(session, dataset_id, **body)
         for number, (state, seconds) in enumerate(
             [
-                (SliceState.DONE, 50.0),
-                (SliceState.DONE, 50.0),
+                (SliceState.DONE, 5.0),
+                (SliceState.DONE, 5.0),
                 (SliceState.CANCELLED, 1e9),
                 (SliceState.DONE, 0.0),
             ]

@@ -207,7 +207,7 @@ def test_the_end_of_a_job_is_written_for_whom_it_concerns(
             name: job[name] for name in ("id", "name", "state", "dataset_id", "selected_model_id", "ended_at")
         },
         "final_model_id": None,
-        "scores": {"sv_loss": 1.0},
+        "scores": {"sv_loss": 1.0, "sv_bits_per_spike_valid": 0.0},
         "error": None,
         "links": {
             "job": f"/v1/jobs/{job_id}",

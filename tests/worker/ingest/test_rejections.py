@@ -65,7 +65,7 @@ def test_the_report_of_ragged_trials_counts_recorded_time(tmp_path: Path) -> Non
     assert report.trial_length_bins["ragged"]
     assert report.trial_length_bins["min"] == recording.trial_length_bins.min()
     assert report.duration_s == pytest.approx(recording.trial_length_bins.sum() * 0.05)
-    assert report.split == {"train": 8, "valid": 2, "not_given": 2}
+    assert report.split == {"train": 8, "valid": 2, "not_given": 2, "gap": 0}
     assert report.external_inputs == 1
     assert report.has_true_rates
     assert report.behaviour["position"] == [12, 20, 2]
