@@ -56,7 +56,7 @@ def test_the_quickstart_works_as_written(tmp_path: Path) -> None:
         assert '"valid":true' in done.stdout
         assert "event: job.state" in done.stdout
         assert '"units":"spikes/s"' in done.stdout
-        assert np.load(tmp_path / "factors.npy").shape == (120, 50, 8)
+        assert np.load(tmp_path / "factors.npy").shape == (120, 50, 16)
         assert "xarray.DataArray 'factors' (trial: 24" in done.stdout
     finally:
         server.send_signal(signal.SIGINT)
