@@ -1,4 +1,4 @@
-"""Everything about a job that can be known before it trains: the specification against its data set."""
+"""What a job asks and its data set does not allow. Everything here is known before the job trains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

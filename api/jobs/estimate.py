@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -159,10 +159,8 @@ class _Work:
         self.extent = _extent(specification, dataset)
         architecture, report = specification.architecture, dataset.report
         # A search over sizes takes about as long as the mean of the largest and the smallest network.
-        self.architectures: list[dict[str, Any]] = [
-            architecture.with_sizes(lambda _, choices, of=of: of(choices)).of_model({}, report)  # type: ignore[misc]
-            for of in (max, min)
-        ]
+        smallest = architecture.with_sizes(lambda _, choices: min(choices))
+        self.architectures = [one.of_model({}, report) for one in (architecture.largest(), smallest)]
         # Networks of different sizes train one after the other.
         self.kinds = math.prod(len(choices) for choices in architecture.searched().values())
         strategy, models = specification.strategy, specification.budget.models

@@ -15,7 +15,7 @@ from latentry.client import Client
 from latentry.display import follow
 
 MODELS = 4
-"""With 36 epochs each the search takes less than a minute on two cores; a real one has more of both."""
+"""With 36 epochs each the search takes about a minute on two quiet cores; a real one has more of both."""
 
 
 def run_demo(
@@ -112,7 +112,7 @@ def _print_result(
 ) -> None:
     scores = model["scores"]
     console.rule("Selected model")
-    console.print(f"{model['id']} (number {model['number']}) has the lowest SV loss of the job")
+    console.print(f"{model['id']} (number {model['number']}) has the lowest smoothed SV loss of the job")
     for name, value in model["hyperparameters"].items():
         console.print(f"  {name:<28} {value:.4g}")
     console.print(
