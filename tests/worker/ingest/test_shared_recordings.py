@@ -57,7 +57,7 @@ def test_ragged_reaches() -> None:
 
 def test_lorenz_trials_are_in_their_original_order() -> None:
     recording, report = read("lorenz_lfads_format.h5")
-    assert report.split == {"train": 640, "valid": 160, "not_given": 0}
+    assert report.split == {"train": 640, "valid": 160, "not_given": 0, "gap": 0}
     assert recording.true_rates_hz is not None
     assert recording.spikes.sum() / recording.true_rates_hz.sum() == pytest.approx(0.01, rel=0.01)
     by_condition = recording.behaviour["true_latents"].reshape(20, 40, 100, 3)
@@ -68,7 +68,7 @@ def test_lorenz_trials_are_in_their_original_order() -> None:
 
 def test_lorenz_tiny_has_test_trials() -> None:
     recording, report = read("lorenz_tiny.h5")
-    assert report.split == {"train": 5, "valid": 1, "not_given": 2}
+    assert report.split == {"train": 5, "valid": 1, "not_given": 2, "gap": 0}
     assert list(recording.behaviour) == ["behaviours", "true_latents"]
 
 
