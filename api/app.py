@@ -15,13 +15,13 @@ from api.analyses.routes import make_analyses_router
 from api.arrays.download_routes import make_download_router
 from api.arrays.routes import make_router
 from api.arrays.zarr_routes import make_zarr_router
+from api.auth import CALLER
 from api.body_limit import BodyLimit
-from api.callers import CALLER
 from api.checks import routes as check_routes
 from api.datasets import preview_routes, session_routes
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
-from api.inferences import now_routes
+from api.inferences import online_routes as now_routes
 from api.inferences import routes as inference_routes
 from api.inferences.service import find_latents as find_inferred
 from api.jobs import routes as job_routes

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from zarr.abc.store import Store
 
-from api.callers import CallerDependency
+from api.auth import CallerDependency
 from store.database import Database
 from store.originals import OriginalStore
 from store.settings import Settings

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api.field_problems import FieldProblem, field_problems
+from api.validation_errors import FieldProblem, field_problems
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 
 from api.dependencies import DatabaseDependency
+from domain.states import SliceState
 from store.database import database_now
-from store.states import SliceState
 from store.tables import OutboxMessage, Slice
 from store.workers import alive_workers
 

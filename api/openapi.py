@@ -1,7 +1,6 @@
-"""The OpenAPI document of the service, and the page that shows it. ``python -m api.openapi`` renews ``api/openapi.json``."""
+"""The OpenAPI document of the service, and the page that shows it. ``python -m api`` renews ``api/openapi.json``."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from api.errors import ProblemDocument
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 
 DOCUMENT = Path(__file__).with_name("openapi.json")
 
@@ -70,11 +69,3 @@ def describe(app: FastAPI) -> dict[str, Any]:
 def text(app: FastAPI) -> str:
     """Write the document out, as it is committed."""
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-
-
-if __name__ == "__main__":
-    from api.app import create_app
-    from store.settings import Settings
-
-    with tempfile.TemporaryDirectory() as folder:
-        DOCUMENT.write_text(text(create_app(Settings(data_dir=Path(folder)))), encoding="utf-8")

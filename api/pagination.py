@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import ColumnElement, func
 
 from api.errors import Invalid
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 from store import identifiers
 
 PageSize = Annotated[int, Query(ge=1, le=500, description="Most items of a page.")]

@@ -7,7 +7,7 @@ Jobs of four strategies with training that sleeps, on the service's own schedule
 and maintenance loop (`benchmarks.simulation`), with its own `lease_seconds` and `maintenance_seconds`. For so many seconds,
 faults come at random times drawn from the seed (`benchmarks.simulation.faults`): processes are killed, frozen for longer than
 their lease and told to go, messages are lost and sent ten times, jobs are paused, cancelled, retried and stopped. Then
-everything is left in peace until all jobs have ended, and is judged (`benchmarks.simulation.judgement`). Jobs that were not
+everything is left in peace until all jobs have ended, and is judged (`benchmarks.simulation.invariants`). Jobs that were not
 stopped or cancelled, of strategies that do not depend on the order in which models arrive, must have selected the model that
 they select undisturbed.
 
@@ -28,12 +28,12 @@ from typing import Any
 
 from benchmarks.paper.harness import machine
 from benchmarks.simulation.faults import Fault
-from benchmarks.simulation.judgement import Recovery, judge, read_recoveries
-from benchmarks.simulation.mortal import read_notes
+from benchmarks.simulation.invariants import Recovery, judge, read_recoveries
+from benchmarks.simulation.killable_workers import read_notes
 from benchmarks.simulation.servers import new_database, postgresql
 from benchmarks.simulation.soak import SoakPlan, Survived, soak
 from benchmarks.simulation.undisturbed import Selected, select_undisturbed, selected_of
-from store.states import JobState
+from domain.states import JobState
 from store.tables import Job
 
 DETERMINISTIC = ("random", "hyperband", "pbt")

@@ -4,8 +4,9 @@
 
 First the whole corpus of files built to do harm (`tests.worker.ingest.hostile_corpus`), then for so many seconds damaged files:
 valid ones of every format (`tests.worker.ingest.reader_examples`) and small hostile ones, changed at random places
-(`benchmarks.hostility.mutations`), some of them with hostile options. Each is read by a process of its own, forked from a warm
-one (`benchmarks.hostility.keeper`), with 2 GiB of memory and 20 s of processor time, but with the disk and the network in sight:
+(`benchmarks.hostility.mutations`), some of them with hostile options. Each is read by a process of its own,
+forked from a warm one (`benchmarks.hostility.fork_server`), with 2 GiB of memory and 20 s of processor time,
+but with the disk and the network in sight:
 what the readers themselves keep is tried, without the help of the kernel that `worker.ingest.parse.confine` asks for.
 
 A file is accepted, or refused with reasons and hints; all else is a fault. A crash is an exit by a signal or by an exception that

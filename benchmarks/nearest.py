@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from api.analyses.index import StateIndexes
 from api.analyses.nearest import nearest_states
 from api.analyses.trajectories import Trajectories
+from api.arrays.group_cache import opened
 from api.arrays.labelled import labelled
-from api.arrays.opened import opened
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, RowWriter
 from store.database import Database

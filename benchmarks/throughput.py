@@ -7,7 +7,7 @@ training on all training trials and scoring both losses on validation trials and
 and the share of the machine's fp32 matrix-product peak that useful operations reach. Useful are the products of
 the equations alone: forward, and twice as much backward; element-wise work, masks and noise count nothing. The
 peak is measured in the same process, with the products of a GRU step of these sizes. Beside it the plain implementation
-(`benchmarks.plain`): one model, loops of cells, autograd, the same loss and scores, on the same trials.
+(`benchmarks.baseline`): one model, loops of cells, autograd, the same loss and scores, on the same trials.
 
 Each measurement has a process of its own with one thread, and runs one epoch before those that count; the median
 epoch counts. ``--json``: one line each, and nothing else; without it CPUs have one more, what two such processes at once
@@ -32,8 +32,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from benchmarks.baseline import PlainLFADS, PlainTraining, checked
 from benchmarks.paper.harness import ENVIRONMENT, machine, markdown_table
-from benchmarks.plain import PlainLFADS, PlainTraining, checked
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
 from models.config import Precision
 from models.network import initial_parameters

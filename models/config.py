@@ -240,7 +240,7 @@ class TrainingOptions:
         `decay_patience` epochs. 1 leaves it as it is.
     decay_patience
         Epochs, counted from the ramp's end.
-    least_learning_rate
+    min_learning_rate
         No decay goes below this.
     precision
         What the recurrences' products of states with weights read while training: "bfloat16" (on CPUs that have
@@ -253,7 +253,7 @@ class TrainingOptions:
     score_smoothing: float = 0.7
     decay_factor: float = 0.95
     decay_patience: int = 6
-    least_learning_rate: float = 1e-5
+    min_learning_rate: float = 1e-5
     precision: Precision = "bfloat16"
 
     def __post_init__(self) -> None:
@@ -266,7 +266,7 @@ class TrainingOptions:
         _check_range("score_smoothing", self.score_smoothing, 0.0, 1.0, open_high=True)
         _check_range("decay_factor", self.decay_factor, 0.01, 1.0)
         _check_whole_number("decay_patience", self.decay_patience, least=1)
-        _check_range("least_learning_rate", self.least_learning_rate, 0.0, 1.0)
+        _check_range("min_learning_rate", self.min_learning_rate, 0.0, 1.0)
         require(
             self.precision in get_args(Precision),
             f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}",

@@ -19,12 +19,12 @@ VECTORS = {
     "smoothed_sv_loss": torch.float64,
     "best_smoothed_sv_loss": torch.float64,
     "best_sv_loss": torch.float64,
-    "best_ordinary_loss": torch.float64,
+    "best_validation_loss": torch.float64,
     "learning_rate_decay": torch.float64,
     "stalled_epochs": torch.int64,
 }
 """Numbers of a model, beside `epoch`."""
-ADDED_LATER = ("best_sv_loss", "best_ordinary_loss")
+ADDED_LATER = ("best_sv_loss", "best_validation_loss")
 """Those of `VECTORS` that older checkpoints lack; NaN (not known) is read in their place."""
 
 

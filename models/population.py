@@ -11,7 +11,6 @@ from torch import Tensor
 
 from models.compiled import bfloat16_products
 from models.config import Architecture, Hyperparameters, TrainingOptions, require
-from models.constant_outputs import constant_output_losses
 from models.data import TrainingData, evenly
 from models.data_checks import check_data
 from models.evaluation import masked_outputs
@@ -20,6 +19,7 @@ from models.network import (
     initial_parameters,
     parameter_shapes,
 )
+from models.null_model import constant_output_losses
 from models.objective import (
     PackHyperparameters,
     draw_noise,
@@ -48,8 +48,8 @@ class EpochScores:
         Reconstruction loss of the training steps, with coordinated dropout and dropout, before each update.
     sv_loss
         Mean NLL at the held-out samples of the validation trials: what selects. With `sv_rate` 0 nothing is
-        held out, and this is the ordinary loss.
-    ordinary_loss
+        held out, and this is the validation loss.
+    validation_loss
         Mean NLL at the samples of the validation trials that did enter, from the same pass.
     sv_loss_train
         Mean NLL at held-out samples of training trials (evenly chosen, no more than there are validation
@@ -71,14 +71,14 @@ class EpochScores:
         Lowest smoothed SV loss so far: the epoch whose weights are the model's best.
     best_epoch
         That epoch; 0 before there was one.
-    best_sv_loss, best_ordinary_loss
-        `sv_loss` and `ordinary_loss` of that epoch: what the kept weights score. NaN before there was one.
+    best_sv_loss, best_validation_loss
+        `sv_loss` and `validation_loss` of that epoch: what the kept weights score. NaN before there was one.
     """
 
     epoch: int
     train_loss: float
     sv_loss: float
-    ordinary_loss: float
+    validation_loss: float
     sv_loss_train: float | None
     smoothed_sv_loss: float
     kl_initial_condition: float
@@ -89,7 +89,7 @@ class EpochScores:
     best_smoothed_sv_loss: float
     best_epoch: int
     best_sv_loss: float
-    best_ordinary_loss: float
+    best_validation_loss: float
 
 
 class Population:
@@ -131,7 +131,7 @@ class Population:
     _smoothed: Tensor  # float64 [M], infinite before the first epoch
     _best_smoothed: Tensor  # float64 [M]
     _best_sv: Tensor  # float64 [M], of the best epoch, NaN before there is one
-    _best_ordinary: Tensor  # float64 [M], likewise
+    _best_validation_loss: Tensor  # float64 [M], likewise
     _alive: Tensor  # bool [M]
     _decay: Tensor  # float64 [M], what the learning rate has come down to, as a share
     _stalled_epochs: Tensor  # int64 [M], epochs since the smoothed score improved or the rate decayed
@@ -195,14 +195,14 @@ class Population:
             (torch.stack(part) * share).sum(0) for part in zip(*steps, strict=True)
         )
         rates = self._learning_rates().tolist()
-        sv_loss, ordinary_loss = self._evaluate(self.data.validation_trials, on_step)
+        sv_loss, validation_loss = self._evaluate(self.data.validation_trials, on_step)
         sv_loss_train, _ = self._evaluate(self._some_training_trials(), on_step)
         self.epoch += 1
-        self._update_scores(sv_loss, ordinary_loss)
+        self._update_scores(sv_loss, validation_loss)
         columns = {
             "train_loss": train_loss.tolist(),
             "sv_loss": sv_loss.tolist(),
-            "ordinary_loss": ordinary_loss.tolist(),
+            "validation_loss": validation_loss.tolist(),
             "smoothed_sv_loss": self._smoothed.tolist(),
             "kl_initial_condition": kl_ic.tolist(),
             "kl_inputs": kl_u.tolist(),
@@ -211,7 +211,7 @@ class Population:
             "best_smoothed_sv_loss": self._best_smoothed.tolist(),
             "best_epoch": self._best_epoch.tolist(),
             "best_sv_loss": self._best_sv.tolist(),
-            "best_ordinary_loss": self._best_ordinary.tolist(),
+            "best_validation_loss": self._best_validation_loss.tolist(),
         }
         return [
             EpochScores(
@@ -294,7 +294,7 @@ class Population:
     def _learning_rates(self) -> Tensor:
         """The models' learning rates as far as they have decayed, float32 [M]."""
         begun = self._hyper.learning_rate
-        least = begun.clamp(max=self.options.least_learning_rate)
+        least = begun.clamp(max=self.options.min_learning_rate)
         return torch.maximum(begun * self._decay.float(), least)
 
     @torch.inference_mode()
@@ -317,7 +317,7 @@ class Population:
         held_out, entered_loss = total / count.clamp(min=1)
         return (held_out if self.data.sv_rate > 0 else entered_loss), entered_loss
 
-    def _update_scores(self, sv_loss: Tensor, ordinary_loss: Tensor) -> None:
+    def _update_scores(self, sv_loss: Tensor, validation_loss: Tensor) -> None:
         """Smooth the score, keep the weights of models at their best, decay the rates of those that stall."""
         past = self.options.score_smoothing
         smoothed = torch.where(self._smoothed.isinf(), sv_loss, past * self._smoothed + (1 - past) * sv_loss)
@@ -326,7 +326,7 @@ class Population:
         self._best_smoothed = torch.where(better, self._smoothed, self._best_smoothed)
         self._best_epoch = torch.where(better, self.epoch, self._best_epoch)
         self._best_sv = torch.where(better, sv_loss, self._best_sv)
-        self._best_ordinary = torch.where(better, ordinary_loss, self._best_ordinary)
+        self._best_validation_loss = torch.where(better, validation_loss, self._best_validation_loss)
         self._best = torch.where(better[:, None], self._weights, self._best)
         waits = better | (self.epoch <= self.options.ramp_epochs)
         self._stalled_epochs = torch.where(waits, 0, self._stalled_epochs + 1)
@@ -360,7 +360,7 @@ class Population:
             Contiguous CPU tensors that share no storage. For every parameter NAME float32 `weights.NAME`,
             `best.NAME`, `adam_first.NAME`, `adam_second.NAME`; int64 `epoch`, `adam_steps`, `best_epoch`,
             `stalled_epochs`, `alive` (0 or 1) and float64 `smoothed_sv_loss`, `best_smoothed_sv_loss`
-            (infinite before the first epoch), `best_sv_loss`, `best_ordinary_loss` (NaN before it),
+            (infinite before the first epoch), `best_sv_loss`, `best_validation_loss` (NaN before it),
             `learning_rate_decay`, 0-d.
         """
         self._require_index(index)
@@ -395,10 +395,10 @@ class Population:
         self._first, self._second = packed("adam_first"), packed("adam_second")
         self._adam_steps, self._best_epoch = vector("adam_steps"), vector("best_epoch")
         self._smoothed, self._best_smoothed = vector("smoothed_sv_loss"), vector("best_smoothed_sv_loss")
-        self._best_sv, self._best_ordinary = vector("best_sv_loss"), vector("best_ordinary_loss")
+        self._best_sv, self._best_validation_loss = vector("best_sv_loss"), vector("best_validation_loss")
         self._alive = vector("alive").bool()
         self._decay, self._stalled_epochs = vector("learning_rate_decay"), vector("stalled_epochs")
-        constant = constant_output_losses(self.architecture, self.data).ordinary_loss
+        constant = constant_output_losses(self.architecture, self.data).validation_loss
         self._highest_loss = constant + EXPLOSION * max(abs(constant), 0.01)
 
     def _packed(self) -> dict[str, Tensor]:
@@ -426,7 +426,7 @@ _VECTOR_ATTRIBUTES = (
     "_smoothed",
     "_best_smoothed",
     "_best_sv",
-    "_best_ordinary",
+    "_best_validation_loss",
     "_decay",
     "_stalled_epochs",
 )

@@ -6,9 +6,9 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from domain.job_specification import Budget
+from domain.states import SliceState
 from store.database import database_now
-from store.specification import Budget
-from store.states import SliceState
 from store.tables import Job, Slice
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from domain.states import JobState
 from store import webhooks
-from store.states import JobState
 from store.tables import Event
 
 

@@ -60,11 +60,9 @@ def lineage(decisions: Sequence[Decision], number: int) -> list[Segment]:
         if not starts:
             break
         start = own[starts[-1]]
-        changes = [
-            start
-        ]  # a final fit changes its hyperparameters on the way, as the model that it follows did
+        changes = [start]  # a refit changes its hyperparameters on the way, as the model that it follows did
         for one in own[starts[-1] + 1 :]:
-            if one.kind == "go_on" and one.hyperparameters != changes[-1].hyperparameters:
+            if one.kind == "continue" and one.hyperparameters != changes[-1].hyperparameters:
                 changes.append(one)
         for change in reversed(changes):
             segments.append(Segment(current, change.epoch, end, change.hyperparameters, change.reason))

@@ -1,7 +1,7 @@
 """Which URLs of others the service may call: none that leads into the network that it stands in.
 
 A name may mean one address when it is checked and another when it is called. So a name is resolved, every address checked, and
-the connection made to a checked address (`worker.webhook_sending`).
+the connection made to a checked address (`worker.maintenance.webhook_sending`).
 """
 
 import ipaddress

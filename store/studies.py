@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from store.space import Range, Searched
+from domain.search_space import Range, Searched
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from store.states import (
+from domain.states import (
     DatasetState,
     DeliveryState,
     InferenceState,
@@ -208,7 +208,7 @@ class Dataset(LeaseMixin, Base):
     source: Mapped[
         Document
     ]  # {"kind": "upload", filename, bytes, sha256, options} or {"kind": "synthetic", …}
-    digest: Mapped[str | None] = mapped_column(String(64))  # of the content, see `store.content`
+    digest: Mapped[str | None] = mapped_column(String(64))  # of the content, see `domain.content_hash`
     original: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of its file among the originals
     direct_upload_id: Mapped[str | None] = mapped_column(String(40))  # where its file is until it is read
     derived_from: Mapped[str | None] = mapped_column(String(40))  # the data set whose original it read anew
@@ -234,7 +234,7 @@ class Trial(Base):
     split: Mapped[str | None] = mapped_column(String(10))  # as the data set has it: train, valid, test, gap
     split_group: Mapped[
         int | None
-    ]  # trials that belong together, see `store.split_groups`; None: stands alone
+    ]  # trials that belong together, see `domain.split_groups`; None: stands alone
     group_first_bin: Mapped[float | None]  # where in its group the trial begins, in bins
     details: Mapped[Document]  # the metadata: condition, outcome, …
 
@@ -255,7 +255,7 @@ class Job(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     name: Mapped[str] = mapped_column(String(200))
     state: Mapped[JobState] = mapped_column(String(20))
-    spec: Mapped[Document]  # a `store.specification.JobSpecification`
+    spec: Mapped[Document]  # a `domain.job_specification.JobSpecification`
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     warm_models: Mapped[list[Any] | None]  # what the first models begin with, see `store.warm_start`
     final_model_id: Mapped[str | None] = mapped_column(String(40))  # trained on all trials, if asked for
@@ -263,7 +263,7 @@ class Job(Base):
     warnings: Mapped[list[Any] | None]  # what is allowed and probably not meant, by `api.jobs.warnings`
     # Each combination of versions that trained a part of it, in order: {"latentry": …, "torch": …}. None: older than this column.
     trained_with: Mapped[list[Any] | None]
-    diagnostics: Mapped[Document | None]  # what `worker.diagnostics` found when the job ended
+    diagnostics: Mapped[Document | None]  # what `worker.inference.diagnostics` found when the job ended
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
@@ -286,7 +286,7 @@ class Model(Base):
     pack: Mapped[int]  # models of one pack are trained together
     # Its pack failed: it trains by itself, until it has done so once.
     is_alone: Mapped[bool] = mapped_column(default=False, server_default=false())
-    final_fit_of: Mapped[int | None]  # number of the model whose training it repeats on all trials
+    refit_of: Mapped[int | None]  # number of the model whose training it repeats on all trials
     state: Mapped[ModelState] = mapped_column(String(20))
     seed: Mapped[int]
     architecture: Mapped[Document]
@@ -304,7 +304,9 @@ class Model(Base):
     smoothed_sv_loss: Mapped[float | None]  # lowest so far: what selection compares
     latest_smoothed_sv_loss: Mapped[float | None]
     scores: Mapped[Document] = mapped_column(default=dict)
-    baselines: Mapped[Document | None]  # of the scores: {score: {baseline: value}}, see `worker.baselines`
+    baselines: Mapped[
+        Document | None
+    ]  # of the scores: {score: {baseline: value}}, see `worker.inference.baselines`
     baseline_settings: Mapped[Document | None]  # what was chosen on the training trials, by baseline
     end_reason: Mapped[str | None]
     checkpoint_key: Mapped[str | None] = mapped_column(String(200))  # may be another's, that it copied
@@ -362,7 +364,7 @@ class Decision(Base):
     id: Mapped[int] = mapped_column(_counter_type, primary_key=True, autoincrement=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     model_number: Mapped[int]
-    kind: Mapped[str] = mapped_column(String(10))  # begin, go_on, copy or end
+    kind: Mapped[str] = mapped_column(String(10))  # begin, continue, copy or end
     epoch: Mapped[int]  # epochs that the model had trained
     lowest_sv_loss: Mapped[float | None]  # smoothed, in nats per sample, up to then
     latest_sv_loss: Mapped[float | None]  # smoothed, then
@@ -386,7 +388,7 @@ class CurvePoint(Base):
         float | None
     ]  # of `sv_loss`; None where it is not defined, or older than this column
     sv_loss_train: Mapped[float | None]
-    ordinary_loss: Mapped[float | None]
+    validation_loss: Mapped[float | None]
     smoothed_sv_loss: Mapped[float | None]
     kl_initial_condition: Mapped[float | None]
     kl_inputs: Mapped[float | None]  # only with a controller
@@ -462,7 +464,7 @@ class Worker(Base):
 
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(100))
-    overhead_pace: Mapped[float | None]  # as it measured itself at its start, see `store.cost.Pace`
+    overhead_pace: Mapped[float | None]  # as it measured itself at its start, see `domain.cost.Pace`
     arithmetic_pace: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -15,11 +15,11 @@ from pathlib import Path
 from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import Session
 
+from domain.states import DatasetState, UploadState
 from store.database import database_now
 from store.identifiers import new_id
 from store.originals import BucketOriginals, OriginalStore
 from store.settings import Settings
-from store.states import DatasetState, UploadState
 from store.tables import Dataset, Upload
 
 _ENDING = ".partial"

@@ -1,4 +1,4 @@
-"""Messages to webhooks: written in the transaction in which a job ends, sent by `worker.webhooks`."""
+"""Messages to webhooks: written in the transaction in which a job ends, sent by `worker.maintenance.webhooks`."""
 
 import base64
 import secrets
@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from domain.states import DeliveryState, JobState
 from store.database import database_now
 from store.identifiers import new_id
-from store.states import DeliveryState, JobState
 from store.tables import Job, Model, Webhook, WebhookDelivery
 
 _SECRET_BYTES = 32

@@ -16,7 +16,7 @@ from api.errors import TYPE_PREFIX, Problem
 from api.jobs.schemas import JobDiagnostics, ModelDiagnostics
 from api.jobs.search_schemas import JobImportance, MarginalPart, SearchedDimension
 from api.models.card import REFERENCES
-from store.dataset_options import (
+from domain.dataset_options import (
     ChopOptions,
     DatasetOptions,
     FileFormat,
@@ -25,14 +25,14 @@ from store.dataset_options import (
     SplitOptions,
     TrialOptions,
 )
+from domain.strategies import PbtStrategy
 from store.settings import Settings
-from store.strategies import PbtStrategy
-from worker.ingest.examining.report import Report
+from worker.ingest.quality_control.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 
 OF_THE_SERVICE = {"ingest_failed": "worker/ingest/service.py"} | dict.fromkeys(
-    ("process_died", "worker_lost"), "worker/leases.py"
+    ("process_died", "worker_lost"), "worker/scheduling/leases.py"
 )
 """Problems of a data set that are the service's own fault, and no `Problem` of the ingest."""
 

@@ -1,7 +1,7 @@
 """The Celery app. Messages are hints; the database owns the work, so losing or doubling one does no harm.
 
 Three queues: ``slices`` for training (one worker per device, one task at a time), ``control`` for ingest and `advance`, and
-``infer`` for what is answered at once (`worker.calls`).
+``infer`` for what is answered at once (`worker.inference.rpc_tasks`).
 """
 
 import multiprocessing
@@ -9,13 +9,12 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_process_init, worker_shutting_down
+from celery.signals import worker_init, worker_shutting_down
 
-from store.calls import CONTROL, broker_url
 from store.database import DatabaseUnusable, get_database
 from store.migrate import refuse_newer
+from store.rpc import CONTROL, broker_url
 from store.settings import get_settings
-from worker.training_handle import die_with_parent
 
 SLICES = "slices"
 
@@ -57,16 +56,3 @@ def _refuse_newer_database(**_: Any) -> None:
     except DatabaseUnusable as error:
         sys.exit(str(error))  # Celery goes on after any other exception of a signal
     get_database().close()  # children open connections of their own
-
-
-@worker_process_init.connect
-def _prepare_child(**_: Any) -> None:
-    die_with_parent()
-    if SLICES in app.amqp.queues.consume_from:
-        from worker.tasks import training_handle
-
-        training_handle().warm_up()  # imports torch, and says that there is a worker, before the first slice
-    if CONTROL in app.amqp.queues.consume_from:
-        from worker.ingest.service import log_sandbox
-
-        log_sandbox(get_settings())

@@ -24,7 +24,7 @@ from typing import IO
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from worker.training_handle import KEEPS_BUFFERS, die_with_parent
+from worker.training.process_handle import KEEPS_BUFFERS, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class EmbeddedService:
         uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--host", self.host]
         uvicorn += ["--port", str(self.port), "--timeout-graceful-shutdown", "3"]
         self._spawn("api", uvicorn)
-        self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance"])
+        self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance.loop"])
         self._spawn("control", [*celery, "prefork", "-Q", "control", "-c", "1", "-n", "control@%h"])
         slices = [*celery, "prefork", "-Q", "slices", "-c", "1", "-n"]
         for number in range(self.workers):
@@ -149,7 +149,7 @@ class EmbeddedService:
         log_sandbox(settings)
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
         # What answers at once comes last, and imports torch when it is first asked: nobody waits for it.
-        infer = [*celery, "solo", "-Q", "infer", "-n", "infer@%h", "--include", "worker.calls"]
+        infer = [*celery, "solo", "-Q", "infer", "-n", "infer@%h", "--include", "worker.inference.rpc_tasks"]
         self._spawn("infer", infer, KEEPS_BUFFERS)
 
     def watch(self, stopping: Callable[[], bool]) -> None:
@@ -247,7 +247,7 @@ class EmbeddedService:
         from sqlalchemy import select
 
         from store.tables import Dataset, Inference, Slice
-        from worker.leases import reap
+        from worker.scheduling.leases import reap
 
         with database.write() as session:
             holders = {

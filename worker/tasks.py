@@ -4,22 +4,25 @@ import logging
 import os
 import socket
 from functools import lru_cache
+from typing import Any
 
+from celery.signals import worker_process_init
 from sqlalchemy import delete
 
 from store.array_store import get_array_store
 from store.database import get_database
+from store.rpc import CONTROL
 from store.settings import get_settings
 from store.tables import Worker
-from worker.answering import CannotAnswer, answered
-from worker.celery_app import app, shutting_down
-from worker.collection import collect_all, collect_uploads
+from worker.celery_app import SLICES, app, shutting_down
+from worker.inference.rpc_server import CannotAnswer, answered
 from worker.ingest.sandbox import SandboxError, check_sandbox
-from worker.ingest.service import ingest_dataset, parse_limits
-from worker.leases import reap
-from worker.scheduler import advance as advance_job
-from worker.scheduler import foresee
-from worker.training_handle import TrainingHandle, TrainingProcessDied
+from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
+from worker.maintenance.garbage_collection import collect_all, collect_uploads
+from worker.scheduling.leases import reap
+from worker.scheduling.scheduler import advance as advance_job
+from worker.scheduling.scheduler import precompute
+from worker.training.process_handle import TrainingHandle, TrainingProcessDied, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +68,9 @@ def check_ingest() -> dict[str, bool]:
 @app.task(name="advance")
 def advance(job_id: str) -> None:
     """Write what comes next for a job."""
-    foreseen = foresee(get_database(), job_id)
+    precomputed = precompute(get_database(), job_id)
     with get_database().write() as session:
-        advance_job(session, job_id, get_settings(), foreseen)
+        advance_job(session, job_id, get_settings(), precomputed)
 
 
 @app.task(name="collect")
@@ -75,3 +78,12 @@ def collect() -> None:
     """Delete what nobody reads any more of checkpoints, latents and uploads."""
     collect_all(get_database(), get_array_store())
     collect_uploads(get_database(), get_settings())
+
+
+@worker_process_init.connect
+def _prepare_child(**_: Any) -> None:
+    die_with_parent()
+    if SLICES in app.amqp.queues.consume_from:
+        training_handle().warm_up()  # imports torch, and says that there is a worker, before the first slice
+    if CONTROL in app.amqp.queues.consume_from:
+        log_sandbox(get_settings())

@@ -10,8 +10,8 @@ from api.analyses.decoding import MOST_FEATURES, TOLERANCE, Decoding, KeptTrials
 from api.analyses.ridge import ALPHAS, Fitted
 from api.analyses.trajectories import Trajectories, ask_trajectories
 from api.arrays.query import ArrayQuery
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.smooth import smoothed
-from api.arrays.transformations.surroundings import Surroundings
 
 WIDTHS_S = (0.03, 0.05, 0.08, 0.1, 0.15)
 """Standard deviations of the Gaussians to choose from; none is narrower than half a bin."""

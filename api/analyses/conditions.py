@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 
 from api.analyses.trajectories import Trajectories
 from api.arrays.chosen_trials import trials_of_splits
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.trials import column
 from api.arrays.transformations.wording import refusal
 from api.arrays.trial_conditions import condition_candidates, condition_name, metadata_kinds
 from api.errors import Invalid
-from store.split_groups import SPLITS
+from domain.split_groups import SPLITS
 from store.tables import Trial
 
 Value = str | int | float | bool

@@ -14,7 +14,7 @@ from api.analyses.ridge import NOWHERE, Decoded, Division, decode, divide, divid
 from api.analyses.trajectories import TIME, Trajectories
 from api.arrays.labelled import Coordinate, LabelledArray, dims_of
 from api.arrays.transformations.wording import refusal
-from store.split_groups import SplitGroups
+from domain.split_groups import SplitGroups
 
 Floats = NDArray[np.float64]
 HeldOut = Literal["folds", "valid", "test"]

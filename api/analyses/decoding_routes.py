@@ -7,7 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Header, Query, Response
 from numpy.typing import NDArray
 
-from api.analyses.asking import (
+from api.analyses.analysis_request import (
     UNCHANGED,
     VERSION,
     AskingDependency,
@@ -31,18 +31,18 @@ from api.analyses.schemas import (
     TrialGroups,
 )
 from api.analyses.trajectories import Trajectories, ask_trajectories, shared_query
-from api.arrays.answering import ConditionsDependency, answer, coding_of, unchanged
 from api.arrays.formats import FORMATS, Context, choose_format
 from api.arrays.group import FindGroup
-from api.arrays.origin import find_origin
+from api.arrays.provenance import find_origin
 from api.arrays.query import ArrayQuery, what_decides
+from api.arrays.responses import ConditionsDependency, answer, coding_of, unchanged
 from api.arrays.schemas import ArrayValues
 from api.arrays.service import REVALIDATED
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.time_axis import bin_width_s
 from api.arrays.transformations.wording import listed, refusal
 from api.errors import problem_responses
-from store.split_groups import given_splits
+from store.datasets import given_splits
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _OF_BOTH = ("align_to", "window_s", "event_clock", "rebin_s")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.analyses.asking import (
+from api.analyses.analysis_request import (
     UNCHANGED,
     AskingDependency,
     Kind,
@@ -21,7 +21,7 @@ from api.analyses.distances import condition_distances
 from api.analyses.schemas import Condition, DistancesDocument, DistancesPictureQuery, DistancesQuery
 from api.analyses.trajectories import ask_trajectories, shared_query
 from api.arrays.group import FindGroup
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.wording import refusal
 from api.errors import problem_responses
 

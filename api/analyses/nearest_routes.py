@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 
-from api.analyses.asking import UNCHANGED, Asking, AskingDependency, Work, json_response
+from api.analyses.analysis_request import UNCHANGED, Asking, AskingDependency, Work, json_response
 from api.analyses.conditions import details_of, split_of
 from api.analyses.nearest import Nearest, nearest_states, nearest_trials, trajectory_of
 from api.analyses.schemas import (
@@ -23,7 +23,7 @@ from api.analyses.schemas import (
 from api.analyses.trajectories import Trajectories, ask_trajectories, is_transformed, shared_query
 from api.arrays.group import FindGroup
 from api.arrays.query import ArrayQuery, ask
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.trials import trials_of
 from api.arrays.transformations.wording import refusal
 from api.errors import problem_responses

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from api.analyses.asking import Kind
+from api.analyses.analysis_request import Kind
 from api.analyses.decoding import Decoding
 from api.analyses.schemas import DecodingDocument, DistancesDocument
 from api.datasets.preview_picture import COLOURS, FAINT, GRID, INK

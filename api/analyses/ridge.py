@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from store.split_groups import SplitGroups
+from domain.split_groups import SplitGroups
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from api.arrays.labelled import LabelledArray
 from api.arrays.query import ArrayQuery, ask
 from api.arrays.transformations import Transformation
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.trials import floating, trials_of, with_recorded_bins
 from api.arrays.transformations.wording import listed, refusal
 

@@ -13,7 +13,7 @@ from api.arrays.group import ArrayGroup
 from api.arrays.labelled import LabelledArray
 from api.arrays.labels import label_problem
 from api.arrays.trial_conditions import trial_conditions
-from store.split_groups import SPLITS
+from domain.split_groups import SPLITS
 from store.tables import Trial
 
 _TRIAL_DIM = re.compile(r"trial(_[0-9]+)?")

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.arrays.answering import ConditionsDependency, answer, in_thread
 from api.arrays.downloads.lfads_hdf5 import encode_lfads_hdf5
 from api.arrays.downloads.stored_zarr import encode_stored_zarr
 from api.arrays.downloads.whole import Whole, gather
@@ -18,7 +17,8 @@ from api.arrays.formats.npz import Npz
 from api.arrays.formats.nwb import Nwb
 from api.arrays.formats.zarr import Zarr
 from api.arrays.group import FindGroup
-from api.arrays.origin import find_origin
+from api.arrays.provenance import find_origin
+from api.arrays.responses import ConditionsDependency, answer, in_thread
 from api.arrays.service import CACHE, REVALIDATED
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses

@@ -7,8 +7,8 @@ import zarr
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
+from api.arrays.group_cache import OpenedGroup, opened
 from api.arrays.labelled import LabelledArray, labelled
-from api.arrays.opened import OpenedGroup, opened
 from api.errors import NotFound
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from api.arrays.opened import OpenedGroup
+from api.arrays.group_cache import OpenedGroup
 from api.arrays.rows import StoredRows, Taken
 
 

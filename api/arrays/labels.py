@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from api.arrays.labelled import Coordinate
 from api.errors import Invalid
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
 _DECIMAL = re.compile(r"-?(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?")

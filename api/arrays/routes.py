@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from api.arrays import service
-from api.arrays.answering import ConditionsDependency, answer, coding_of, in_thread, ranges_of, unchanged
 from api.arrays.formats import FORMATS, Context, choose_format
 from api.arrays.group import FindGroup
-from api.arrays.origin import find_origin
+from api.arrays.provenance import find_origin
 from api.arrays.query import ArrayQuery, ask, how_long_kept, what_decides
+from api.arrays.responses import ConditionsDependency, answer, coding_of, in_thread, ranges_of, unchanged
 from api.arrays.schemas import ArrayList, ArrayValues
 from api.arrays.transformations.parameters import Surroundings
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency

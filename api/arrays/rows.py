@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from api.arrays.opened import check_is_there
+from api.arrays.group_cache import check_is_there
 
 Taken = int | slice | NDArray[np.int64]
 """What is taken along an axis: one entry, and the axis is dropped; a range with a step of 1 or more; or increasing positions."""

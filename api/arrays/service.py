@@ -4,8 +4,8 @@ import hashlib
 
 from zarr.abc.store import Store
 
+from api.arrays.group_cache import OpenedGroup, opened
 from api.arrays.labelled import coordinate_names, dims_of
-from api.arrays.opened import OpenedGroup, opened
 from api.arrays.schemas import ArrayDocument, ArrayList
 
 CACHE = "private, max-age=31536000, immutable"

@@ -3,7 +3,7 @@
 import re
 
 from api.errors import Invalid
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 
 Part = int | slice
 

@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session
 
 from api.arrays.where import ORDERING, Condition, Value, parse_conditions, where_problem
 from api.errors import Invalid
-from store.conditions import CONDITION, condition_names_of_trials
+from domain.conditions import CONDITION, condition_names_of_trials
 from store.tables import Trial
 
 _COLUMNS: Mapping[str, frozenset[str]] = {

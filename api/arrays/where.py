@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from api.errors import Invalid
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 
 DESCRIPTION = (
     "A condition on the metadata of trials, `name:operator:value`, e.g. `condition:in:3,4`, `reaction_time:between:0.2,0.5`, "

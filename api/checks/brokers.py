@@ -9,7 +9,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from api.checks.base import Finding, Parts, failed, ok, reason, warning
-from store.calls import CALLS, broker_url
+from store.rpc import CALLS, broker_url
 
 SLICES, CONTROL = "slices", "control"
 """Queues of training, and of ingest and what follows a slice."""
@@ -21,7 +21,8 @@ AWAY_HINT = (
 _IDLE = {
     SLICES: "no model is trained: start a worker, `celery -A worker.celery_app worker -Q slices -c 1`",
     CONTROL: "no upload is read and no job goes on: start `celery -A worker.celery_app worker -Q control -c 1`",
-    CALLS: "`models infer` has no answer: start `celery -A worker.celery_app worker -Q infer --pool solo --include worker.calls`",
+    CALLS: "`models infer` has no answer: start `celery -A worker.celery_app worker -Q infer --pool solo --include "
+    "worker.inference.rpc_tasks`",
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
 
-from api.callers import CallerDependency
+from api.auth import CallerDependency
 from api.checks.base import Check, Parts
 from api.checks.brokers import check_broker, check_queues
 from api.checks.databases import check_database, check_migrations

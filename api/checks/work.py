@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 
 from api.checks.base import Finding, Parts, failed, ok, reason, warning
 from api.checks.databases import AWAY_HINT
-from store.calls import CONTROL, CallFailed, WorkersAway, call_worker
+from domain.states import DatasetState, DeliveryState, SliceState
 from store.database import database_now
-from store.states import DatasetState, DeliveryState, SliceState
+from store.rpc import CONTROL, CallFailed, WorkersAway, call_worker
 from store.tables import Dataset, Inference, OutboxMessage, Slice, WebhookDelivery, Worker
 from store.workers import alive_workers
 
@@ -96,7 +96,7 @@ def check_maintenance(parts: Parts) -> Finding:
             ).scalar_one()
     except Exception as error:
         return failed("not known: the database does not answer", AWAY_HINT, error=reason(error))
-    hint = "is the maintenance loop, `python -m worker.maintenance`, running, and does the broker answer? See its log"
+    hint = "is the maintenance loop, `python -m worker.maintenance.loop`, running, and does the broker answer? See its log"
     if oldest is not None and now - oldest > _OVERDUE:
         return failed(
             f"messages to workers wait to be sent: {waiting}, the oldest of {_ago(now - oldest)}", hint

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from api.datasets import service
 from api.datasets.schemas import Name
 from api.errors import Invalid
-from api.field_problems import FieldProblem
 from api.idempotency import fingerprint
+from api.validation_errors import FieldProblem
 from store.tables import Dataset
 
 SAME_WIDTH = 1e-6

@@ -11,12 +11,12 @@ from api.errors import WrongState
 from api.idempotency import fingerprint
 from api.uploads import service as uploads
 from api.uploads.receiving import ReceivedFile
-from store.content import content_digest
+from domain.content_hash import content_digest
+from domain.dataset_options import DatasetOptions
+from domain.states import UploadState
 from store.database import Database
-from store.dataset_options import DatasetOptions
 from store.originals import OriginalStore
 from store.settings import Settings
-from store.states import UploadState
 from store.tables import Upload
 
 

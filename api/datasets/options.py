@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from api.datasets.schemas import UploadFields
 from api.errors import Invalid
-from api.field_problems import FieldProblem
-from store.dataset_options import DatasetOptions
+from api.validation_errors import FieldProblem
+from domain.dataset_options import DatasetOptions
 
 Kind = TypeVar("Kind", bound=BaseModel)
 

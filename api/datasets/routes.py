@@ -22,14 +22,14 @@ from api.datasets.schemas import (
 )
 from api.dependencies import DatabaseDependency, OriginalsDependency, SettingsDependency, TenantDependency
 from api.errors import BadRequest, Invalid, problem_responses
-from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
+from api.long_poll import Prefer, wait_for
 from api.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.uploads.direct_routes import ContentDigest, ReprDigest
 from api.uploads.receiving import receive, told_sha256
-from api.waiting import Prefer, wait_for
-from store.dataset_options import FileFormat
-from store.states import DatasetState
+from api.validation_errors import FieldProblem
+from domain.dataset_options import FileFormat
+from domain.states import DatasetState
 
 router = APIRouter(tags=["data sets"])
 

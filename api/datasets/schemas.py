@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from store.dataset_options import DatasetOptions, FileFormat
-from store.states import DatasetState
+from domain.dataset_options import DatasetOptions, FileFormat
+from domain.states import DatasetState
 
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 """Text that databases keep; PostgreSQL's has no NUL."""

@@ -14,11 +14,11 @@ from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, T
 from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.pagination import Filters, Page, cut_page, decode_id, decode_number
+from domain.content_hash import content_digest
+from domain.dataset_options import DatasetOptions, changed_options
+from domain.states import DatasetState
 from store import outbox
-from store.content import content_digest
-from store.dataset_options import DatasetOptions, changed_options
 from store.identifiers import PATTERN, new_id
-from store.states import DatasetState
 from store.tables import Dataset, Trial
 
 

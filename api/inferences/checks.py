@@ -9,12 +9,13 @@ from sqlalchemy.orm import Session
 
 from api.datasets import service as datasets
 from api.errors import Invalid, NotFound, WrongState
-from api.field_problems import FieldProblem
 from api.models.service import find
+from api.validation_errors import FieldProblem
+from domain.job_specification import JobSpecification
+from domain.sessions import RecordedSession
+from domain.states import ModelState
 from store.database import LOCK
-from store.sessions import RecordedSession, sessions_of
-from store.specification import JobSpecification
-from store.states import ModelState
+from store.datasets import sessions_of
 from store.tables import Dataset, Job, Model
 
 

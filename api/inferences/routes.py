@@ -10,8 +10,8 @@ from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.inferences import service
 from api.inferences.schemas import Application, InferenceDocument
+from api.long_poll import Prefer, wait_for
 from api.pagination import DatasetIdFilter, ModelIdFilter, Page, PageSize, PageToken
-from api.waiting import Prefer, wait_for
 
 router = APIRouter(tags=["inferences"])
 

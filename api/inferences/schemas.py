@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from api.models.schemas import BASELINE_SETTINGS, BASELINES
-from store.space import Document
-from store.specification import LatentArray
-from store.states import InferenceState
+from domain.job_specification import LatentArray
+from domain.search_space import Document
+from domain.states import InferenceState
 
 Arrays = Annotated[
     list[LatentArray] | None,

@@ -16,10 +16,10 @@ from api.inferences.checks import (
 )
 from api.inferences.schemas import Application, InferenceDocument, InferenceProgress
 from api.pagination import Page, cut_page, decode_id
+from domain.states import InferenceState
 from store import outbox
 from store.database import database_now
 from store.identifiers import PATTERN, new_id
-from store.states import InferenceState
 from store.tables import Dataset, Inference
 
 

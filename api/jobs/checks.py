@@ -4,19 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.errors import Invalid
-from api.field_problems import FieldProblem
-from store import feasibility
-from store.feasibility import (
-    FEWEST_TRAINING_TRIALS,
-    FEWEST_VALIDATION_TRIALS,
-    MOST_STEP_BYTES,
-    Extent,
-)
-from store.sessions import RecordedSession, largest_read_in, neurons_per_trial, sessions_of
-from store.space import LIMITS, Range
-from store.specification import JobSpecification
-from store.split_groups import Split, SplitGroups
-from store.strategies import PbtStrategy
+from api.validation_errors import FieldProblem
+from domain import feasibility
+from domain.cost import FEWEST_TRAINING_TRIALS, FEWEST_VALIDATION_TRIALS, Extent
+from domain.feasibility import MOST_STEP_BYTES
+from domain.job_specification import JobSpecification
+from domain.search_space import LIMITS, Range
+from domain.sessions import RecordedSession, largest_read_in
+from domain.split_groups import Split, SplitGroups
+from domain.strategies import PbtStrategy
+from store.datasets import neurons_per_trial, sessions_of
 from store.tables import Dataset
 
 
@@ -297,5 +294,5 @@ def _bounds_problems(specification: JobSpecification) -> list[FieldProblem]:
 
 
 def step_bytes(specification: JobSpecification, data: JobData) -> int:
-    """Return the memory that a training step of one model takes, see `store.feasibility.step_bytes`."""
+    """Return the memory that a training step of one model takes, see `domain.feasibility.step_bytes`."""
     return feasibility.step_bytes(specification, data.extent)

@@ -10,15 +10,14 @@ from typing import Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from store import cost
+from domain import cost
+from domain.cost import CoreTime, Extent, Pace
+from domain.job_specification import JobSpecification
+from domain.states import JobState, SliceState
+from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
 from store.budget import Spent, wall_seconds
-from store.cost import CoreTime, Pace
 from store.database import database_now
-from store.feasibility import Extent
-from store.sessions import neurons_per_trial
-from store.specification import JobSpecification
-from store.states import JobState, SliceState
-from store.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
+from store.datasets import neurons_per_trial
 from store.tables import Dataset, Event, Job, Model, Slice
 from store.workers import alive_workers
 
@@ -131,7 +130,7 @@ def seconds_left(
         reported, since_report = spent.wall_seconds, 0.0
     prior = _PRIOR_SHARE * (trained + to_train)
     slowness = (reported + prior) / (trained + prior)
-    last = work.last_seconds(pace, has_begun=_has_final_fit(session, job))
+    last = work.last_seconds(pace, has_begun=_has_refit(session, job))
     if job.state == JobState.INFERRING:
         return max(0.0, last - _latents_seconds(session, job))
     if job.state == JobState.STOPPING:
@@ -146,7 +145,7 @@ def seconds_left(
 
 
 class _Work:
-    """What a job has to do, as `store.cost` counts it.
+    """What a job has to do, as `domain.cost` counts it.
 
     Parameters
     ----------
@@ -186,11 +185,11 @@ class _Work:
         return CoreTime(times[0].overhead_s * groups, statistics.mean(one.arithmetic_s for one in times))
 
     def last_seconds(self, pace: Pace, *, has_begun: bool) -> float:
-        """Return the time of what follows the search: the final fit if one is wanted and has not begun, and the latents."""
+        """Return the time of what follows the search: the refit if one is wanted and has not begun, and the latents."""
         inference, trials = self.specification.inference, self.dataset.trials or 0
         draws = inference.posterior_samples
         time = cost.latents_time(self.architectures[0], self.extent, trials, draws).seconds(pace) + LATENTS_S
-        if inference.final_fit and not has_begun:
+        if inference.refit and not has_begun:
             time += self.epoch_time(1, 1).seconds(pace) * self.specification.budget.epochs + SLICE_S
         return time
 
@@ -232,9 +231,9 @@ def _reported_seconds(session: Session, job: Job) -> float:
     return 0.0 if reported is None else wall_seconds(job, reported)
 
 
-def _has_final_fit(session: Session, job: Job) -> bool:
-    """Return whether the final fit of a job has begun; its epochs are then among those of the job."""
-    found = select(Model.id).where(Model.job_id == job.id, Model.final_fit_of.is_not(None))
+def _has_refit(session: Session, job: Job) -> bool:
+    """Return whether the refit of a job has begun; its epochs are then among those of the job."""
+    found = select(Model.id).where(Model.job_id == job.id, Model.refit_of.is_not(None))
     return session.execute(found.limit(1)).first() is not None
 
 

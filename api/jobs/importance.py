@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from api.jobs.lineage import read_decisions
 from api.jobs.search_schemas import JobImportance, MarginalPart, SearchedDimension
-from store.architecture import with_sizes
-from store.space import Range, Searched
-from store.specification import JobSpecification
-from store.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
+from domain.architecture import with_sizes
+from domain.job_specification import JobSpecification
+from domain.search_space import Range, Searched
+from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
 from store.studies import distributions, finished_trial, importances, make_study, widened
 from store.tables import Decision, Job, Model
 
@@ -84,9 +84,9 @@ def importance(session: Session, job: Job) -> JobImportance:
 
 
 def _models(session: Session, job: Job, names: Sequence[str]) -> list[_Observation]:
-    """Models of the search with a loss; a final fit is none of them."""
+    """Models of the search with a loss; a refit is none of them."""
     of_job = select(Model).where(
-        Model.job_id == job.id, Model.smoothed_sv_loss.is_not(None), Model.final_fit_of.is_(None)
+        Model.job_id == job.id, Model.smoothed_sv_loss.is_not(None), Model.refit_of.is_(None)
     )
     return [
         _Observation(
@@ -115,7 +115,7 @@ class _Trained:
 
 def _segments(session: Session, job: Job) -> list[_Observation]:
     """Segments of a population with their mean places in the generations that they trained."""
-    of_search = select(Model).where(Model.job_id == job.id, Model.final_fit_of.is_(None))
+    of_search = select(Model).where(Model.job_id == job.id, Model.refit_of.is_(None))
     models = {model.number: model for model in session.execute(of_search).scalars()}
     decided: dict[int, list[Decision]] = defaultdict(list)
     for one in read_decisions(session, job):

@@ -1,20 +1,20 @@
 """What is done to jobs that are there: pause, resume, stop, cancel, retry, extend.
 
 Each is one transaction under the lock of the job's row. Workers hear of it with their next heartbeat, and claim nothing of a
-job that is paused or stopping; the scheduler does what follows. The edges are drawn in `store.states.JobState`.
+job that is paused or stopping; the scheduler does what follows. The edges are drawn in `domain.states.JobState`.
 """
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid, WrongState
-from api.field_problems import FieldProblem
 from api.jobs.schemas import BudgetExtension
+from api.validation_errors import FieldProblem
+from domain.job_specification import MOST_MODELS, JobSpecification
+from domain.states import JobState, ModelState, SliceState
 from store import events, outbox
 from store.budget import end_rest
 from store.database import database_now
-from store.specification import MOST_MODELS, JobSpecification
-from store.states import JobState, ModelState, SliceState
 from store.tables import Job, Model, Slice
 
 _MOST_EPOCHS = 100_000
@@ -105,11 +105,11 @@ def extend(session: Session, job: Job, more: BudgetExtension) -> None:
     events.record(session, job.id, "job.extended", budget=job.spec["budget"])
     for model in _models(session, job, ModelState.TRAINED):
         has_more = model.epochs_trained < added["epochs"]
-        if has_more and model.checkpoint_key is not None and model.final_fit_of is None:
+        if has_more and model.checkpoint_key is not None and model.refit_of is None:
             _reopen(session, model)
             model.target_epochs = model.epochs_trained  # the strategy says how far
     for model in _models(session, job, ModelState.CANCELLED):
-        if model.final_fit_of is None:
+        if model.refit_of is None:
             _reopen(session, model)
     if job.state == JobState.DONE:
         _begin_again(session, job)

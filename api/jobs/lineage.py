@@ -69,7 +69,7 @@ def followed_model(job: Job, models: Sequence[Model], number: int | None) -> Mod
         return model
     if (model := next((one for one in models if one.id == job.selected_model_id), None)) is not None:
         return model
-    trained = [one for one in models if one.smoothed_sv_loss is not None and one.final_fit_of is None]
+    trained = [one for one in models if one.smoothed_sv_loss is not None and one.refit_of is None]
     if not trained:
         raise WrongState(
             f"the job {job.id} is {job.state} and none of its models has trained: there is no lineage to follow",

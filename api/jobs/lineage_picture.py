@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from api.jobs.lineage import changes, segments
 from api.jobs.search_schemas import LineageSegment
-from store.states import ModelState
+from domain.states import ModelState
 from store.tables import Decision, Job, Model
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 72, 28, 84, 52

@@ -10,11 +10,10 @@ from api.jobs.checks import JobData, check, step_bytes
 from api.jobs.estimate import estimate, expected_epochs
 from api.jobs.schemas import JobPreview
 from api.jobs.warnings import warnings
-from store import cost
-from store.sessions import neurons_per_trial, sessions_of
+from domain import cost
+from domain.job_specification import JobSpecification, scored_on, split_trials
+from store.datasets import given_splits, neurons_per_trial, sessions_of
 from store.settings import Settings
-from store.specification import JobSpecification, scored_on, split_trials
-from store.split_groups import given_splits
 
 _CURVE_POINT_BYTES = 200
 

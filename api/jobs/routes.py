@@ -12,16 +12,16 @@ from fastapi.sse import format_sse_event
 
 from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import Invalid, problem_responses
-from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
 from api.jobs import lifecycle, service
 from api.jobs.preview import preview
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
+from api.long_poll import Prefer, wait_for
 from api.models.schemas import ModelDocument
 from api.pagination import DatasetIdFilter, FiltersDependency, Page, PageSize, PageToken
-from api.waiting import Prefer, wait_for
-from store.specification import JobSpecification
-from store.states import JobState
+from api.validation_errors import FieldProblem
+from domain.job_specification import JobSpecification
+from domain.states import JobState
 
 router = APIRouter(tags=["jobs"])
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.models.schemas import SCORED_ON
-from store.specification import JobSpecification
-from store.states import JobState
+from domain.job_specification import JobSpecification
+from domain.states import JobState
 
 
 class JobProgress(BaseModel):
@@ -59,14 +59,14 @@ class ModelDiagnostics(BaseModel):
         None, description="Epoch of the kept weights: that of the lowest smoothed SV loss."
     )
     sv_loss: float | None = Field(description="SV loss of the kept weights: on held-out samples.")
-    ordinary_loss: float | None = Field(
-        description="Ordinary loss of the kept weights: on samples that the model reads."
+    validation_loss: float | None = Field(
+        description="Validation loss of the kept weights: on samples that the model reads."
     )
-    gap: float | None = Field(description="`sv_loss` less `ordinary_loss`, in nats per sample.")
+    gap: float | None = Field(description="`sv_loss` less `validation_loss`, in nats per sample.")
     lost_share: float | None = Field(description=f"Of the kept weights: {_LOST_SHARE}")
     last_epoch: int | None = Field(None, description="Epochs that the model trained.")
     last_sv_loss: float | None = Field(None, description="SV loss of the last epoch.")
-    last_ordinary_loss: float | None = Field(None, description="Ordinary loss of the last epoch.")
+    last_validation_loss: float | None = Field(None, description="Validation loss of the last epoch.")
     last_lost_share: float | None = Field(None, description="`lost_share` of the last epoch.")
 
 
@@ -94,7 +94,7 @@ class JobDiagnostics(BaseModel):
 
     rank_correlation: float | None = Field(
         description="Spearman's rank correlation over models, between the SV loss of the kept weights and the lower of "
-        "`ordinary_loss` and `last_ordinary_loss`. Near 1: both validations agree. null for fewer than 3 models."
+        "`validation_loss` and `last_validation_loss`. Near 1: both validations agree. null for fewer than 3 models."
     )
     leaking: list[int] | None = Field(
         description="Numbers of the models whose kept weights pass single spikes from input to output. null if leaks are not "
@@ -108,8 +108,8 @@ class JobDiagnostics(BaseModel):
     best_by_sv: int | None = Field(
         description="Number of the model whose kept weights have the lowest SV loss."
     )
-    best_by_ordinary: int | None = Field(
-        description="Number of the model of the lowest ordinary loss, with the kept weights or at the last epoch: ordinary "
+    best_by_validation_loss: int | None = Field(
+        description="Number of the model of the lowest validation loss, with the kept weights or at the last epoch: ordinary "
         "validation would select it."
     )
     selected: int | None = Field(
@@ -124,7 +124,9 @@ class JobDiagnostics(BaseModel):
         description="SV loss of constant rates, each neuron's mean over the training samples that enter, in nats per sample. "
         "Gains are differences to it."
     )
-    constant_ordinary_loss: float = Field(description="Ordinary loss of constant rates, in nats per sample.")
+    constant_validation_loss: float = Field(
+        description="Validation loss of constant rates, in nats per sample."
+    )
     baselines: list[BaselineComparison] = Field(
         [], description="The selected model against simple predictors."
     )
@@ -152,7 +154,7 @@ class JobDocument(BaseModel):
     )
     final_model_id: str | None = Field(
         None,
-        description="With `inference.final_fit` the model trained on all trials, whose latents are stored.",
+        description="With `inference.refit` the model trained on all trials, whose latents are stored.",
     )
     warnings: list[str] = Field([], description="What of the request is allowed and probably not meant.")
     trained_with: list[dict[str, str | None]] = Field(

@@ -11,7 +11,7 @@ class DecisionDocument(BaseModel):
 
     id: int
     model_number: int
-    kind: Literal["begin", "go_on", "copy", "end"]
+    kind: Literal["begin", "continue", "copy", "end"]
     epoch: int = Field(description="Epochs that the model had trained.")
     smoothed_sv_loss: float | None = Field(description="Lowest up to then, in nats per sample.")
     latest_smoothed_sv_loss: float | None = Field(description="Of its last epoch then.")

@@ -23,12 +23,12 @@ from api.jobs.warnings import warnings
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Filters, Page, cut_page, decode_id, decode_number
+from domain.job_specification import JobSpecification, scored_on
+from domain.states import JobState, ModelState
 from store import events, outbox
 from store.budget import spent
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN, new_id
-from store.specification import JobSpecification, scored_on
-from store.states import JobState, ModelState
 from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 
 
@@ -108,7 +108,7 @@ def _best(session: Session, row: Job) -> tuple[float | None, float | None, str |
 
     A model that copied another does not hold the weights that it had before.
     """
-    of_search = (Model.job_id == row.id) & Model.final_fit_of.is_(None)
+    of_search = (Model.job_id == row.id) & Model.refit_of.is_(None)
     is_copy = func.coalesce(Model.trained_by, Model.number) != Model.number
     held = (
         select(Model.smoothed_sv_loss, Model.scores, Model.id)

@@ -7,13 +7,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid, NotFound
-from api.field_problems import FieldProblem
 from api.jobs.checks import JobData
-from store.architecture import SIZES, with_sizes
+from api.validation_errors import FieldProblem
+from domain.architecture import SIZES, with_sizes
+from domain.job_specification import JobSpecification, held_out_settings
+from store.datasets import recordings_of, sessions_of
 from store.identifiers import PATTERN
 from store.lineage import selection_order, without_copies
-from store.sessions import recordings_of, sessions_of
-from store.specification import JobSpecification, held_out_settings
 from store.tables import Dataset, Job, Model
 
 
@@ -34,8 +34,8 @@ def find_models(
         raise NotFound(
             f"/warm_start/job_id: there is no job {wanted.job_id}", hint="GET /v1/jobs lists yours"
         )
-    # A final fit was trained on the validation trials.
-    of_search = (Model.job_id == other.id) & Model.final_fit_of.is_(None)
+    # A refit was trained on the validation trials.
+    of_search = (Model.job_id == other.id) & Model.refit_of.is_(None)
     of_job = select(Model).where(of_search, Model.smoothed_sv_loss.is_not(None))
     if wanted.weights:
         of_job = of_job.where(Model.checkpoint_key.is_not(None))

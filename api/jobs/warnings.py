@@ -6,11 +6,11 @@ import numpy as np
 
 from api.jobs.checks import JobData, step_bytes
 from api.jobs.estimate import Estimate
-from store.feasibility import MANY_BINS, MUCH_STEP_BYTES
-from store.presets import PRESETS
-from store.space import CONTROLLER_HYPERPARAMETERS, SAFE_CD_RATE, Range, bounds
-from store.specification import JobSpecification
-from store.strategies import GridStrategy, PbtStrategy
+from domain.feasibility import MANY_BINS, MUCH_STEP_BYTES
+from domain.job_specification import JobSpecification
+from domain.presets import PRESETS
+from domain.search_space import CONTROLLER_HYPERPARAMETERS, SAFE_CD_RATE, Range, bounds
+from domain.strategies import GridStrategy, PbtStrategy
 
 NEAR_ZERO = 0.01
 """A `cd_rate` below this leaves too few targets: the loss counts only the samples that coordinated dropout drops."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
-from api.callers import CallerDependency
+from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.callers import ALL_SCOPES, Caller, lacks, secret_digest
+from api.auth import ALL_SCOPES, Caller, lacks, secret_digest
 from api.errors import Forbidden, Invalid, NotFound
-from api.field_problems import FieldProblem
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.keys.schemas import KeyDocument, KeyRequest, NewKey
 from api.pagination import Page, cut_page, decode_id
+from api.validation_errors import FieldProblem
 from store.database import database_now
 from store.identifiers import PATTERN, new_id
 from store.tables import Key, Tenant

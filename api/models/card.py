@@ -8,10 +8,10 @@ from sqlalchemy.orm import Session
 
 from api.models.schemas import BASELINE_SETTINGS, BASELINES, SCORED_ON
 from api.models.service import scored_on_of
+from domain.job_specification import JobSpecification, scored_on
+from domain.states import ModelState
+from store.datasets import sessions_of
 from store.lineage import lineage
-from store.sessions import sessions_of
-from store.specification import JobSpecification, scored_on
-from store.states import ModelState
 from store.tables import Dataset, Decision, Job, Model
 from store.versions import installed
 
@@ -72,9 +72,7 @@ class ModelCard(BaseModel):
     number: int = Field(description="Of the model within its job.")
     state: ModelState
     is_selected: bool
-    final_fit_of: int | None = Field(
-        description="Number of the model whose training it repeats on all trials."
-    )
+    refit_of: int | None = Field(description="Number of the model whose training it repeats on all trials.")
     seed: int
     job_seed: int = Field(
         description="Of the search. The split and the held-out samples have `training.evaluation_seed`."
@@ -156,7 +154,7 @@ def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelC
         number=row.number,
         state=row.state,
         is_selected=row.id == job.selected_model_id,
-        final_fit_of=row.final_fit_of,
+        refit_of=row.refit_of,
         seed=row.seed,
         job_seed=specification.seed,
         scored_on=scored_on_of(row, scored_on(specification, dataset)),

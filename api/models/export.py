@@ -11,14 +11,14 @@ from zarr.abc.store import Store
 from api.arrays.formats.zips import zip_pieces
 from api.arrays.service import etag
 from api.errors import Invalid, NotConfigured, Problem, Unavailable, WrongState
-from api.field_problems import FieldProblem
 from api.inferences.checks import TrainedModel, choose_session, find_trained
 from api.models.card import ModelCard, make_card
 from api.models.export_readme import readme
 from api.models.service import find
 from api.models.weights import StoredWeights, find_weights
-from store.calls import CallFailed, WorkersAway, call_worker
-from store.sessions import RecordedSession
+from api.validation_errors import FieldProblem
+from domain.sessions import RecordedSession
+from store.rpc import CallFailed, WorkersAway, call_worker
 
 ProgramKind = Literal["torch_export", "onnx"]
 PROGRAM_FILES: dict[ProgramKind, str] = {"torch_export": "model.pt2", "onnx": "model.onnx"}

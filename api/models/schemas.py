@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from store.states import ModelState
+from domain.states import ModelState
 
 SCORED_ON = (
     "Fingerprint of the samples that SV losses are means of: data set, split, held-out samples, and what models may read. SV "
-    "losses of two jobs can be compared only if it is the same. A model of `inference.final_fit` has one of its own, because it "
+    "losses of two jobs can be compared only if it is the same. A model of `inference.refit` has one of its own, because it "
     "was trained on the validation trials."
 )
 BASELINES = (
@@ -51,8 +51,8 @@ class ModelDocument(BaseModel):
     )
     epochs_trained: int
     scores: dict[str, int | float | None] = Field(
-        description="Losses in nats per sample. `sv_loss` and `ordinary_loss` are those of the kept weights, from epoch "
-        "`best_epoch`; names that begin with `last_` are of the last epoch. Trust `sv_loss`; `ordinary_loss` misleads. "
+        description="Losses in nats per sample. `sv_loss` and `validation_loss` are those of the kept weights, from epoch "
+        "`best_epoch`; names that begin with `last_` are of the last epoch. Trust `sv_loss`; `validation_loss` misleads. "
         "`smoothed_sv_loss` is that of the kept weights, which selection compares. With `pbt`, `own_smoothed_sv_loss` is the "
         "lowest that the model reached since it last copied another. The selected model also has bits per spike and R², see the "
         "guide. Scores that end with `_valid` are of validation trials, on which the model was selected; those that end with "
@@ -79,7 +79,9 @@ class CurvePointDocument(BaseModel):
         "defined."
     )
     sv_loss_train: float | None = Field(description="On held-out samples of training trials.")
-    ordinary_loss: float | None = Field(description="On the samples of validation trials that the model saw.")
+    validation_loss: float | None = Field(
+        description="On the samples of validation trials that the model saw."
+    )
     kl_initial_condition: float | None = Field(
         description="KL divergence of the initial condition's posterior from its prior, in nats per trial."
     )

@@ -6,9 +6,9 @@ from sqlalchemy.orm import Session
 from api.arrays.group import ArrayGroup
 from api.errors import NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
+from domain.job_specification import JobSpecification, scored_on
+from domain.states import ModelState
 from store.identifiers import PATTERN
-from store.specification import JobSpecification, scored_on
-from store.states import ModelState
 from store.tables import CurvePoint, Dataset, Job, Model
 
 
@@ -63,8 +63,8 @@ def find_document(session: Session, tenant_id: str, model_id: str) -> ModelDocum
 
 
 def scored_on_of(row: Model, of_job: str) -> str:
-    """Return the fingerprint of a model's SV loss, given its job's. A final fit was trained on the validation trials."""
-    return of_job if row.final_fit_of is None else f"{of_job}-final-fit"
+    """Return the fingerprint of a model's SV loss, given its job's. A refit was trained on the validation trials."""
+    return of_job if row.refit_of is None else f"{of_job}-final-fit"
 
 
 def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:

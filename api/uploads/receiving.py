@@ -14,7 +14,7 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
 from api.errors import BadRequest, ChecksumMismatch, DigestMismatch, Invalid, TooLarge
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 from store.identifiers import new_id
 from store.settings import Settings
 from store.uploads import partial_path

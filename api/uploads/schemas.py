@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from store.states import UploadState
+from domain.states import UploadState
 
 Filename = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 """Text that databases keep; PostgreSQL's has no NUL."""

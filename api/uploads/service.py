@@ -8,15 +8,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.errors import Gone, Invalid, NotConfigured, NotFound, TooLarge, UploadInUse, WrongState
-from api.field_problems import FieldProblem
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.uploads.receiving import ReceivedFile
 from api.uploads.schemas import DirectRequest, DirectUpload, UploadDocument
+from api.validation_errors import FieldProblem
+from domain.states import DatasetState, UploadState
 from store.database import LOCK, Database, database_now
 from store.identifiers import PATTERN
 from store.originals import MOST_DIRECT_BYTES, BucketOriginals, OriginalStore, file_sha256
 from store.settings import Settings
-from store.states import DatasetState, UploadState
 from store.tables import Upload, utc_now
 from store.uploads import (
     UploadBusy,

@@ -22,10 +22,10 @@ from api.errors import (
     WrongTusVersion,
     problem_responses,
 )
-from api.field_problems import FieldProblem
 from api.idempotency import IdempotencyKey
 from api.uploads import receiving, service
 from api.uploads.schemas import UploadDocument
+from api.validation_errors import FieldProblem
 from store.database import Database
 from store.originals import OriginalStore
 from store.settings import Settings

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from store.states import DeliveryState
+from domain.states import DeliveryState
 
 EndState = Literal["done", "failed", "cancelled"]
 

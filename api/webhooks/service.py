@@ -4,15 +4,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid, NotFound, WrongState
-from api.field_problems import FieldProblem
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.pagination import Page, cut_page, decode_id
+from api.validation_errors import FieldProblem
 from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, WebhookRequest
+from domain.states import DeliveryState
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN, new_id
 from store.public_addresses import AddressRefused, check_url, resolve
 from store.settings import Settings
-from store.states import DeliveryState
 from store.tables import Webhook, WebhookDelivery
 from store.webhooks import announce_test, forget, new_secret
 

@@ -72,7 +72,7 @@ class Keeper:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-B", "-m", "benchmarks.hostility.keeper"],
+            [sys.executable, "-P", "-B", "-m", "benchmarks.hostility.fork_server"],
             env=sandbox._environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -113,7 +113,7 @@ def experiment(*, quick: bool, processes: int, seed: int) -> Result:
                 continue
             points[way].append(
                 {
-                    "ordinary_loss": smoothed(curve, "ordinary_loss"),
+                    "validation_loss": smoothed(curve, "validation_loss"),
                     "sv_loss": smoothed(curve, "sv_loss"),
                     "r2": r2_true_rates(latents[0].rates[valid], truth[valid]),
                     "cd_rate": hyper_of.cd_rate,
@@ -132,10 +132,10 @@ def _summary(points: dict[str, list[dict[str, float]]], number: int) -> dict[str
         "spearman_sv_r2": round(_rank(both, "sv_loss"), 3),
         "spearman_sv_r2_without_cd": round(_rank(points["SV"], "sv_loss"), 3),
         "spearman_sv_r2_with_cd": round(_rank(points["CD and SV"], "sv_loss"), 3),
-        "spearman_ordinary_r2_without_cd": round(_rank(points["neither"], "ordinary_loss"), 3),
-        "spearman_ordinary_r2_with_cd": round(_rank(points["CD"], "ordinary_loss"), 3),
+        "spearman_validation_loss_r2_without_cd": round(_rank(points["neither"], "validation_loss"), 3),
+        "spearman_validation_loss_r2_with_cd": round(_rank(points["CD"], "validation_loss"), 3),
         "r2_of_selected": {
-            way: round(_selected(found, "sv_loss" if WAYS[way][1] else "ordinary_loss")["r2"], 3)
+            way: round(_selected(found, "sv_loss" if WAYS[way][1] else "validation_loss")["r2"], 3)
             for way, found in points.items()
         },
         "models": number * len(WAYS),
@@ -153,7 +153,7 @@ def _table(points: dict[str, list[dict[str, float]]]) -> list[list[Any]]:
             "models",
             "best R²",
             "worst R²",
-            "Spearman, ordinary loss and R²",
+            "Spearman, validation loss and R²",
             "R² of the model it selects",
             "Spearman, SV loss and R²",
             "R² of the model it selects",
@@ -165,8 +165,8 @@ def _table(points: dict[str, list[dict[str, float]]]) -> list[list[Any]]:
             len(found),
             max(p["r2"] for p in found),
             min(p["r2"] for p in found),
-            _rank(found, "ordinary_loss"),
-            _selected(found, "ordinary_loss")["r2"],
+            _rank(found, "validation_loss"),
+            _selected(found, "validation_loss")["r2"],
         ]
         with_sv = WAYS[way][1] > 0
         rows.append(
@@ -180,7 +180,7 @@ def _figure(points: dict[str, list[dict[str, float]]]) -> Figure:
     axes = figure.subplots(2, 4, sharey=True)
     for column, (way, found) in enumerate(points.items()):
         for row, (score, label) in enumerate(
-            (("ordinary_loss", "ordinary validation loss"), ("sv_loss", "SV loss"))
+            (("validation_loss", "ordinary validation loss"), ("sv_loss", "SV loss"))
         ):
             panel = axes[row][column]
             if score == "sv_loss" and WAYS[way][1] == 0:

@@ -41,6 +41,9 @@ from benchmarks.paper.harness import (
     markdown_table,
     smooth,
 )
+from domain.job_specification import JobSpecification, Training, split_trials, without_sizes
+from domain.presets import PresetName
+from domain.split_groups import SplitGroups
 from models import (
     Architecture,
     EpochScores,
@@ -51,17 +54,14 @@ from models import (
     TrainingOptions,
     infer_latents,
 )
-from models.constant_outputs import held_out_spikes
 from models.data import sample_validation_mask
 from models.evaluation import predict_held_out
 from models.metrics import bits_per_spike
-from store.presets import PresetName
-from store.specification import JobSpecification, Training, split_trials, without_sizes
-from store.split_groups import SplitGroups
+from models.null_model import held_out_spikes
+from worker.ingest.preprocessing.splits import split_groups
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
-from worker.ingest.shaping.splits import split_groups
-from worker.strategies import Begin, Copy, End, GoOn, ModelRecord, make_strategy
+from worker.scheduling.strategies import Begin, Continue, Copy, End, ModelRecord, make_strategy
 
 PRESETS: tuple[PresetName, ...] = ("quick", "paper-2019", "autolfads")
 WIDTHS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
@@ -88,7 +88,7 @@ class Data:
     lengths
         Bins of each trial.
     split
-        Part of each trial, see `store.split_groups.Split`.
+        Part of each trial, see `domain.split_groups.Split`.
     groups
         Trials that belong together.
     velocity
@@ -189,7 +189,7 @@ class Search:
     def _is_over(self) -> bool:
         return self.seconds is not None and self.spent >= self.seconds
 
-    def _carry_out(self, decision: Begin | GoOn | Copy | End) -> None:
+    def _carry_out(self, decision: Begin | Continue | Copy | End) -> None:
         if isinstance(decision, Begin):
             new = _Candidate(decision, None, dict(decision.hyperparameters), decision.target_epochs)
             self.models[decision.number] = new

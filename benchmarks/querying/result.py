@@ -2,14 +2,14 @@
 
 import numpy as np
 
+from domain.job_specification import JobSpecification
+from domain.states import DatasetState, JobState, ModelState
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.identifiers import new_id
 from store.migrate import migrate
 from store.settings import Settings
-from store.specification import JobSpecification
-from store.states import DatasetState, JobState, ModelState
 from store.tables import DEFAULT_TENANT, Dataset, Job, Model, Trial
 
 BINS, NEURONS, BIN_WIDTH_S = 200, 128, 0.01

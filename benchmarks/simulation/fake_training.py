@@ -1,7 +1,8 @@
 """Training and inference that take their time and leave what real ones leave, but compute nothing.
 
-`worker.train.train` and `worker.infer.infer` run as they are: they load data and checkpoints, renew their lease, write points
-of learning curves, save, score and report. Only the network is replaced: `Population` by one that sleeps, and `iterate_latents`
+`worker.training.train.train` and `worker.inference.job_results.infer` run as they are: they load data and checkpoints,
+renew their lease, write points of learning curves, save, score and report.
+Only the network is replaced: `Population` by one that sleeps, and `iterate_latents`
 by random numbers.
 
 Losses follow from a model's seed, its learning rate and the epoch. Their smoothing goes on from the checkpoint, as in real
@@ -23,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import worker.latents
-import worker.train
+import worker.inference.latents
+import worker.training.train
 from models import Architecture, EpochScores, Hyperparameters, Latents
 from models.network import parameter_shapes
 
@@ -51,7 +52,7 @@ class Pace:
 
 
 class SleepingPopulation:
-    """Has what `worker.train` needs of `models.Population`."""
+    """Has what `worker.training.train` needs of `models.Population`."""
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class _Losses:
             epoch=epoch,
             train_loss=loss,
             sv_loss=loss,
-            ordinary_loss=loss,
+            validation_loss=loss,
             sv_loss_train=loss,
             smoothed_sv_loss=self._smoothed,
             kl_initial_condition=1.0,
@@ -125,7 +126,7 @@ class _Losses:
             best_smoothed_sv_loss=self._best,
             best_epoch=self._best_epoch,
             best_sv_loss=self._best_loss,
-            best_ordinary_loss=self._best_loss,
+            best_validation_loss=self._best_loss,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -189,7 +190,7 @@ def instead_of_the_network(pace: Pace) -> Iterator[None]:
         return SleepingPopulation(pace, *given, **named)
 
     with (
-        patch.object(worker.train, "Population", population),
-        patch.object(worker.latents, "iterate_latents", random_latents),
+        patch.object(worker.training.train, "Population", population),
+        patch.object(worker.inference.latents, "iterate_latents", random_latents),
     ):
         yield

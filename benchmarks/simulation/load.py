@@ -11,12 +11,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
+from domain.job_specification import JobSpecification
+from domain.states import DatasetState, JobState, ModelState, SliceState
 from store import outbox
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.identifiers import new_id
-from store.specification import JobSpecification
-from store.states import DatasetState, JobState, ModelState, SliceState
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Job, Model, Slice, Trial
 
 DATA_PATH = "datasets/simulated"

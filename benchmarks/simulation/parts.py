@@ -19,7 +19,7 @@ from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray, open_array
 from store.database import Database
 from store.migrate import migrate
-from worker.training_handle import die_with_parent
+from worker.training.process_handle import die_with_parent
 
 TRIALS, BINS, NEURONS = 2000, 500, 100
 """Of the data set that is read: 100 MB of counts."""
@@ -77,7 +77,7 @@ def message_milliseconds(folder: Path, messages: int) -> dict[str, float]:
 
 
 def _send_and_wait(server: Server, messages: int) -> dict[str, float]:
-    from store.calls import broker_url
+    from store.rpc import broker_url
 
     app = Celery(broker=broker_url(server.url))
     client: Any = redis.Redis.from_url(server.url)

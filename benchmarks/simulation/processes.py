@@ -26,10 +26,10 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.outbox import COLLECT
 from store.settings import Settings, get_settings
-from worker.collection import collect_all
-from worker.run_slice import run_next
-from worker.scheduler import advance
-from worker.slice_work import TrainingProcess
+from worker.maintenance.garbage_collection import collect_all
+from worker.scheduling.scheduler import advance
+from worker.training.context import TrainingProcess
+from worker.training.run_slice import run_next
 
 # As in `worker.celery_app`, which must be imported late: it reads the settings.
 SLICES, CONTROL = "slices", "control"
@@ -135,7 +135,7 @@ class _CountingProcess(TrainingProcess):
 
 
 def run_worker(place: Place, name: str, epoch_seconds: float, delay_s: float) -> None:
-    """A training process: as `worker.training_process` with the task `run_slice` before it. Waits before its first slice."""
+    """A training process: as `worker.training.process` with the task `run_slice` before it. Waits before its first slice."""
     settings, pace, measures = place.settings(), Pace(epoch_seconds), Measures("worker")
     database = MeasuredDatabase(settings.database_url)
     arrays = open_array_store(settings.array_url, database)
@@ -192,7 +192,7 @@ def run_maintenance(place: Place, name: str) -> None:
     """The maintenance loop as it is."""
     settings, measures = place.settings(), Measures("maintenance")
     database = MeasuredDatabase(settings.database_url)
-    import worker.maintenance
+    import worker.maintenance.loop
 
     stopping = threading.Event()
 
@@ -203,7 +203,7 @@ def run_maintenance(place: Place, name: str) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     with (
-        patch.object(worker.maintenance, "get_database", lambda: database),
+        patch.object(worker.maintenance.loop, "get_database", lambda: database),
         measures.of_this_process(place, database, name),
     ):
-        worker.maintenance.run(stopping)
+        worker.maintenance.loop.run(stopping)

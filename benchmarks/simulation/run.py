@@ -23,7 +23,7 @@ from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
 from store.tables import Slice, Worker
-from worker.leases import reap
+from worker.scheduling.leases import reap
 
 EPOCHS_PER_SLICE = 30
 _STOP_SECONDS = 180.0

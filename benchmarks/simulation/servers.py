@@ -19,7 +19,7 @@ import psycopg
 import redis
 
 from worker.embedded import broker_command
-from worker.training_handle import die_with_parent
+from worker.training.process_handle import die_with_parent
 
 _START_SECONDS = 30.0
 _MOST_CONNECTIONS = 400

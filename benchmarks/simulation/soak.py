@@ -1,6 +1,6 @@
 """A soak: jobs of several strategies on workers that are killed, frozen and told to go; then peace until all is done.
 
-`soak` leaves database and array store as they are in the end, for `benchmarks.simulation.judgement` to read.
+`soak` leaves database and array store as they are in the end, for `benchmarks.simulation.invariants` to read.
 """
 
 import math
@@ -15,17 +15,17 @@ import redis
 from sqlalchemy import func, select
 from zarr.abc.store import Store
 
-from benchmarks.simulation.crew import Crew
-from benchmarks.simulation.disturber import Disturber
+from benchmarks.simulation.fault_injector import Disturber
 from benchmarks.simulation.faults import plan_faults
 from benchmarks.simulation.load import add_jobs, write_data
+from benchmarks.simulation.process_pool import Crew
 from benchmarks.simulation.processes import Place
 from benchmarks.simulation.servers import broker
+from domain.states import JobState, SliceState
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from store.states import JobState, SliceState
 from store.tables import Job, Slice, Worker
 
 _CONTROLS = 2
@@ -216,13 +216,13 @@ def _disturb(plan: SoakPlan, crew: Crew, disturber: Disturber) -> None:
     """Do the faults at their times; in the end, everybody and everything may go on."""
     faults, started = plan_faults(plan.seed, plan.seconds, plan.fault_interval_s), time.monotonic()
     while (now := time.monotonic() - started) < plan.seconds:
-        disturber.go_on(now)
+        disturber.step(now)
         crew.replace_ended()
         if faults and faults[0].at_s <= now:
             disturber.disturb(faults.pop(0).fault, now)
         else:
             time.sleep(0.05)
-    disturber.go_on(math.inf)
+    disturber.step(math.inf)
 
 
 def _keep_peace(plan: SoakPlan, crew: Crew, database: Database) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from latentry.client import Client
+from latentry.commands.installation import load_embedded_service
 from latentry.display import follow
 
 MODELS = 4
@@ -83,8 +84,6 @@ def _service(data_dir: Path, url: str | None, workers: int | None, console: Cons
         data_dir.mkdir(parents=True, exist_ok=True)
         yield url
         return
-    from latentry.main import load_embedded_service
-
     service = load_embedded_service()(data_dir, port=0, workers=workers)
     stopping = threading.Event()
     try:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from latentry.client import Client
-from latentry.commands.words import left_in_words, number
+from latentry.commands.formatting import left_in_words, number
 from latentry.documents import is_inherited
 from latentry.errors import NotDone
 
@@ -166,7 +166,7 @@ class JobDisplay:
         best = self.best()
         table = Table(box=None, pad_edge=False)
         for column in (
-            "model", "state", "epoch", "SV loss", "bits/spike", "ordinary loss", "SV loss over epochs"
+            "model", "state", "epoch", "SV loss", "bits/spike", "validation loss", "SV loss over epochs"
         ):  # fmt: skip
             table.add_column(column, justify="left" if "over" in column else "right")
         for point in sorted(self._latest.values(), key=_order)[:_MOST_ROWS]:
@@ -176,7 +176,7 @@ class JobDisplay:
                 f"{point['epoch']}/{self.epochs}",
                 number(point["sv_loss"]),
                 number(point.get("sv_bits_per_spike_valid"), 3),
-                number(point["ordinary_loss"]),
+                number(point["validation_loss"]),
                 sparkline(self._curves.get(point["number"], [])),
                 style="bold" if best and point["number"] == best[0] else "",
             )

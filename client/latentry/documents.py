@@ -44,7 +44,7 @@ class CurvePoint(TypedDict):
     smoothed_sv_loss: float | None
     sv_bits_per_spike_valid: float | None
     sv_loss_train: float | None
-    ordinary_loss: float | None
+    validation_loss: float | None
     kl_initial_condition: float | None
     kl_inputs: float | None
     gradient_norm: float | None

@@ -5,7 +5,6 @@ import json
 import logging
 import signal
 import threading
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +13,7 @@ import typer
 from latentry.commands import datasets, doctor, export, inferences, jobs, keys, latents, models, webhooks
 from latentry.commands.calling import DEFAULT_URL, Connection, with_errors_told
 from latentry.commands.exits import UsageProblem
-from latentry.commands.installation import own_version
-from latentry.errors import LatentryError
+from latentry.commands.installation import load_embedded_service, own_version
 
 app = typer.Typer(
     help="Single-trial latent dynamics from spikes.",
@@ -74,17 +72,6 @@ def connect(
 ) -> None:
     """Single-trial latent dynamics from spikes."""
     context.obj = Connection(url, key)
-
-
-def load_embedded_service() -> Any:
-    """Return the class that runs the whole service here; the service offers it, the client knows no service code."""
-    found = entry_points(group="latentry.service", name="embedded")
-    if not found:
-        raise LatentryError(
-            "this installation has the client only",
-            "install the service, `pip install latentry`, to run it here",
-        )
-    return next(iter(found)).load()
 
 
 @app.command(rich_help_panel=RUN, epilog="Example: latentry up --data-dir /data/latentry --port 8000")

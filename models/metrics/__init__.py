@@ -5,13 +5,13 @@ Rates λ are in counts per bin. A mask says which samples count; without one, al
 
 from models.metrics.baselines import Baselines, compare_predictions, fit_baselines
 from models.metrics.decoding import ridge_decode_r2
-from models.metrics.disagreement import (
+from models.metrics.few_shot import few_shot_bits_per_spike
+from models.metrics.leak_diagnostics import (
     ModelLosses,
     ValidationDisagreement,
     spearman,
     validation_disagreement,
 )
-from models.metrics.few_shot import few_shot_bits_per_spike
 from models.metrics.likelihood import (
     ReferenceLosses,
     bits_per_spike,

@@ -150,14 +150,14 @@ class ReferenceLosses:
     ----------
     sv_loss
         At the samples that sample validation holds out.
-    ordinary_loss
+    validation_loss
         At the samples that enter.
     held_out_samples
         How many samples the first of these is the mean of.
     """
 
     sv_loss: float
-    ordinary_loss: float
+    validation_loss: float
     held_out_samples: int
 
 
@@ -188,7 +188,7 @@ def constant_rate_losses(
     constant = np.broadcast_to(mean_rates, x.shape)
     return ReferenceLosses(
         sv_loss=poisson_nll(constant, x, validation & hidden),
-        ordinary_loss=poisson_nll(constant, x, validation & ~hidden),
+        validation_loss=poisson_nll(constant, x, validation & ~hidden),
         held_out_samples=int((validation & hidden).sum()),
     )
 

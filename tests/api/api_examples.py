@@ -14,13 +14,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
+from domain.job_specification import JobSpecification
+from domain.states import DatasetState, JobState, ModelState, UploadState
 from store import events
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.identifiers import new_id
 from store.settings import Settings
-from store.specification import JobSpecification
-from store.states import DatasetState, JobState, ModelState, UploadState
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Decision, Job, Model, Tenant, Trial
 from store.uploads import begin_upload
 
@@ -205,13 +205,13 @@ def add_population(session: Session, dataset_id: str, *, tenant: str = DEFAULT_T
             session, job_id, number, "begin", 0, "drawn at random", learning_rate=(1 + number) / 1000
         )
     add_decision(session, job_id, 0, "copy", 10, "lost: 3 against 2", parent=1, learning_rate=0.0021)
-    add_decision(session, job_id, 1, "go_on", 10, "won", learning_rate=0.002)
+    add_decision(session, job_id, 1, "continue", 10, "won", learning_rate=0.002)
     add_decision(
         session, job_id, 2, "copy", 10, "lost: 4 against 3", parent=0, learning_rate=0.0011, dropout=0.1
     )
-    add_decision(session, job_id, 0, "go_on", 20, "won", learning_rate=0.0021)
+    add_decision(session, job_id, 0, "continue", 20, "won", learning_rate=0.0021)
     add_decision(session, job_id, 1, "copy", 20, "lost: 2 < 3 & <more>", parent=2, learning_rate=0.0012)
-    add_decision(session, job_id, 2, "go_on", 20, "won", learning_rate=0.0011, dropout=0.1)
+    add_decision(session, job_id, 2, "continue", 20, "won", learning_rate=0.0011, dropout=0.1)
     for number, learning_rate in enumerate((0.0021, 0.0012, 0.0011)):
         add_model(
             session, job_id, number, tenant=tenant, losses=(1.0,) * 29 + (0.9 - 0.1 * number,),

@@ -15,11 +15,11 @@ from latentry.client import Client
 from latentry.errors import LatentryError
 from numpy.typing import NDArray
 
-from api.arrays.answering import Conditions, coding_of
 from api.arrays.formats import FORMATS
 from api.arrays.group import ArrayGroup
 from api.arrays.labelled import LabelledArray
 from api.arrays.query import ArrayQuery, what_decides
+from api.arrays.responses import Conditions, coding_of
 from api.arrays.service import CACHE
 from api.arrays.slices import parse_slice
 from api.arrays.transformations.parameters import Surroundings

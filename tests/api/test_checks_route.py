@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from redis import Redis
 from sqlalchemy import text
 
-from api.callers import secret_digest
+from api.auth import secret_digest
 from api.checks import brokers, databases, running, storage, work
 from api.checks.base import Check, Parts, failed, ok, warning
 from api.checks.brokers import check_broker, check_queues
@@ -25,14 +25,14 @@ from api.checks.running import Checks
 from api.checks.schemas import CheckStatus
 from api.checks.storage import check_array_storage, check_disk, check_originals
 from api.checks.work import check_ingest, check_maintenance, check_workers
+from domain.states import DatasetState, DeliveryState, SliceState
 from store import outbox
 from store.array_store import open_array_store
-from store.calls import CallFailed, WorkersAway, broker_url
 from store.database import Database
 from store.identifiers import new_id
 from store.originals import open_originals
+from store.rpc import CallFailed, WorkersAway, broker_url
 from store.settings import Settings
-from store.states import DatasetState, DeliveryState, SliceState
 from store.tables import (
     DEFAULT_TENANT,
     ArrayObject,

@@ -9,8 +9,8 @@ from latentry.client import Client
 from latentry.errors import LatentryError
 from sqlalchemy.exc import OperationalError
 
+from domain.states import JobState
 from store.database import Database
-from store.states import JobState
 from store.tables import Job
 from tests.api.api_examples import add_dataset, add_job, add_population
 

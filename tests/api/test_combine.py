@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from store import cost
-from store.architecture import ArchitectureSpecification
+from domain import cost
+from domain.architecture import ArchitectureSpecification
+from domain.states import DatasetState
 from store.database import Database
 from store.identifiers import new_id
-from store.states import DatasetState
 from store.tables import DEFAULT_TENANT, Dataset, OutboxMessage, Trial
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, add_dataset, add_tenant, count
 

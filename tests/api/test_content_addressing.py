@@ -13,11 +13,11 @@ from fastapi.testclient import TestClient
 
 from api.datasets.service import make
 from api.dependencies import _tenant
-from store.content import content_digest
+from domain.content_hash import content_digest
+from domain.dataset_options import DatasetOptions
+from domain.states import DatasetState
 from store.database import Database
-from store.dataset_options import DatasetOptions
 from store.settings import Settings
-from store.states import DatasetState
 from store.tables import Dataset, OutboxMessage, Upload
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, add_dataset, add_tenant, count
 

@@ -10,12 +10,12 @@ from fastapi.testclient import TestClient
 from zarr.abc.store import Store
 
 from api.datasets.preview_schemas import PreviewDocument
+from domain.states import DatasetState
 from store.array_store import write_object
 from store.database import Database
-from store.states import DatasetState
 from store.tables import Dataset
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, add_dataset, add_tenant
-from worker.ingest.examining.preview import make_preview
+from worker.ingest.quality_control.preview import make_preview
 from worker.ingest.recording import Recording
 
 PNG_SIZE = (1200, 800)

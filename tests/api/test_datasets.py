@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.long_poll import wanted_wait_seconds
 from api.pagination import encode_token
-from api.waiting import wanted_wait_seconds
+from domain.states import DatasetState
 from store.database import Database
-from store.states import DatasetState
 from store.tables import Dataset, Job
 from tests.api.api_examples import PROBLEM, Example, add_dataset, add_job, add_tenant
 

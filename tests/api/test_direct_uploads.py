@@ -12,17 +12,17 @@ from fastapi.testclient import TestClient
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
+from domain.states import DatasetState
 from store.array_store import open_array_store
 from store.database import Database
 from store.originals import BucketOriginals, open_originals
 from store.settings import Settings
-from store.states import DatasetState
 from store.tables import Dataset, Upload
 from tests.api.api_examples import PROBLEM, count
 from tests.api.test_resumable_uploads import CONTENT, SHA256, TUS, begin, patch, set_expiry
 from tests.app_copies import app_of
-from worker.collection import collect_uploads
 from worker.ingest.service import ingest_dataset
+from worker.maintenance.garbage_collection import collect_uploads
 
 BUCKET = "lab"
 

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from zarr.storage import MemoryStore
 
 from api.errors import TYPE_PREFIX
-from api.field_problems import field_problems
+from api.validation_errors import field_problems
+from domain.job_specification import JobSpecification
 from store.database import Database
 from store.settings import Settings
-from store.specification import JobSpecification
 from tests.api.api_examples import PROBLEM, Example, call, chunks
 from tests.app_copies import app_of
 from tests.conftest import free_port

@@ -9,12 +9,12 @@ from api.jobs.checks import JobData
 from api.jobs.estimate import LATENTS_S, SLICE_S, Estimate, _extent, estimate
 from api.jobs.service import document
 from api.jobs.warnings import _of_test_trials, _of_time
-from store import cost
+from domain import cost
+from domain.cost import Extent
+from domain.job_specification import JobSpecification, split_trials
+from domain.split_groups import SplitGroups
+from domain.states import JobState, ModelState, SliceState
 from store.database import Database, database_now
-from store.feasibility import Extent
-from store.specification import JobSpecification, split_trials
-from store.split_groups import SplitGroups
-from store.states import JobState, ModelState, SliceState
 from store.tables import Dataset, Event, Job, Slice, Worker
 from tests.api.api_examples import add_dataset, add_job, add_model
 

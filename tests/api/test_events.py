@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from latentry.client import Client
 from latentry.errors import LatentryError
 
+from domain.states import JobState
 from store import events
 from store.database import Database
-from store.states import JobState
 from store.tables import Job
 from tests.api.api_examples import PROBLEM, add_dataset, add_job
 

@@ -20,13 +20,13 @@ from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
 from api.models import export, weights
+from domain.states import JobState, ModelState
 from models import Architecture
 from models.model_state import fresh_state
 from models.network import parameter_shapes
 from store.array_store import delete_object, open_array_store, write_object
-from store.calls import CallFailed, WorkersAway
 from store.database import Database
-from store.states import JobState, ModelState
+from store.rpc import CallFailed, WorkersAway
 from store.tables import Dataset, Job, Model
 from tests.api.api_examples import (
     OTHER_TENANT,

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from api.callers import ALL_SCOPES, Caller
+from api.auth import ALL_SCOPES, Caller
 from api.inferences.schemas import Application
 from api.inferences.service import create as create_inference
 from api.keys.schemas import KeyRequest

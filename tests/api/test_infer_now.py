@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
 from store.array_store import open_array_store
-from store.calls import CallFailed, WorkersAway, pack_array, unpack_array
 from store.database import Database
+from store.rpc import CallFailed, WorkersAway, pack_array, unpack_array
 from store.settings import Settings
 from store.tables import Dataset, Model
 from tests.api.api_examples import PROBLEM, add_dataset, fill
@@ -52,7 +52,7 @@ class Worker:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     found = Worker()
-    monkeypatch.setattr("api.inferences.now.call_worker", found.call)
+    monkeypatch.setattr("api.inferences.online.call_worker", found.call)
     return found
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.states import DatasetState
 from store.database import Database
-from store.states import DatasetState
 from store.tables import Job
 from tests.api.api_examples import PROBLEM, Example, add_dataset, count
 

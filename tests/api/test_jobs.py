@@ -6,9 +6,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from domain.job_specification import JobSpecification
+from domain.states import JobState, ModelState
 from store.database import Database
-from store.specification import JobSpecification
-from store.states import JobState, ModelState
 from store.tables import Job, OutboxMessage
 from tests.api.api_examples import PROBLEM, START, Example, add_job, add_model, count
 
@@ -48,7 +48,7 @@ def test_jobs_and_models_say_what_they_are_scored_on(
             for seed, evaluation_seed in ((0, 0), (1, 0), (0, 1))
         ]
         models = [add_model(session, job_id, losses=(0.5,)) for job_id in jobs]
-        final = add_model(session, jobs[0], 1000, losses=(0.4,), final_fit_of=0)
+        final = add_model(session, jobs[0], 1000, losses=(0.4,), refit_of=0)
     found = [light_client.get(f"/v1/jobs/{job_id}").json()["scored_on"] for job_id in jobs]
     assert found[0] == found[1] != found[2]
     assert [one["scored_on"] for one in light_client.get("/v1/jobs").json()["items"]] == found[::-1]
@@ -89,15 +89,16 @@ def test_diagnostics_of_a_job_are_told_when_it_is_done(
     light_client: TestClient, sqlite_database: Database, light_dataset_id: str
 ) -> None:
     found = {
-        "rank_correlation": -0.5, "leaking": [1], "leaking_later": [], "best_by_sv": 0, "best_by_ordinary": 1, "selected": 0,
+        "rank_correlation": -0.5, "leaking": [1], "leaking_later": [], "best_by_sv": 0,
+        "best_by_validation_loss": 1, "selected": 0,
         "is_best_epoch_in_ramp": False, "constant_sv_loss": 0.54,
-        "constant_ordinary_loss": 0.55, "warning": "Model 1 leaks.", "note": None,
+        "constant_validation_loss": 0.55, "warning": "Model 1 leaks.", "note": None,
         "baselines": [{
             "score": "sv_bits_per_spike_valid", "baseline": "psth", "difference": -0.1, "standard_error": 0.02,
             "verdict": "below",
         }],
-        "models": [{"number": 1, "sv_loss": 0.9, "ordinary_loss": 0.1, "gap": 0.8, "lost_share": 1.9,
-                    "best_epoch": 9, "last_epoch": 10, "last_sv_loss": 0.95, "last_ordinary_loss": 0.1,
+        "models": [{"number": 1, "sv_loss": 0.9, "validation_loss": 0.1, "gap": 0.8, "lost_share": 1.9,
+                    "best_epoch": 9, "last_epoch": 10, "last_sv_loss": 0.95, "last_validation_loss": 0.1,
                     "last_lost_share": 2.0}],
     }  # fmt: skip
     with sqlite_database.write() as session:

@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from domain.states import JobState, ModelState, SliceState
 from store.database import Database, database_now
-from store.states import JobState, ModelState, SliceState
 from store.tables import Event, Job, Model, OutboxMessage, Slice
 from tests.api.api_examples import PROBLEM, Example, add_job, add_model, count
 

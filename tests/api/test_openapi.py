@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from api import openapi
 from api.datasets.schemas import SyntheticSystem
 from api.errors import MEDIA_TYPE
-from store.specification import JobSpecification
+from domain.job_specification import JobSpecification
 from tests.api.api_examples import Example
 
 
@@ -30,7 +30,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 
 def test_committed_document_is_the_app_s(example: Example) -> None:
     committed = openapi.DOCUMENT.read_text(encoding="utf-8")
-    assert committed == openapi.text(example.app), "renew it: python -m api.openapi"
+    assert committed == openapi.text(example.app), "renew it: python -m api"
 
 
 def test_operations_are_named_and_described(document: dict[str, Any]) -> None:

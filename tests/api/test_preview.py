@@ -8,12 +8,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.jobs.preview import expected_epochs
+from domain.job_specification import JobSpecification
+from domain.states import SliceState
 from store.database import Database, database_now
-from store.specification import JobSpecification
-from store.states import SliceState
 from store.tables import Dataset, Event, IdempotentRequest, Job, OutboxMessage, Slice, Worker
 from tests.api.api_examples import add_dataset, add_job, count
-from worker.strategies import Begin, End, GoOn, Mark, ModelRecord, make_strategy
+from worker.scheduling.strategies import Begin, Continue, End, Mark, ModelRecord, make_strategy
 
 CONTROLLER = {"controller_units": 8, "inferred_inputs": 1}
 
@@ -212,7 +212,7 @@ def test_hyperband_trains_as_many_epochs_as_previewed(models: int) -> None:
                 assert known is not None
                 records[one.number] = replace(known, is_final=True)
                 continue
-            assert isinstance(one, Begin | GoOn)
+            assert isinstance(one, Begin | Continue)
             end = one.target_epochs
             marks = [*(known.marks if known else ()), Mark(end, 1.0 + one.number, 1.0)]
             records[one.number] = ModelRecord(

@@ -10,8 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
+from domain.states import JobState, ModelState
 from store.database import Database
-from store.states import JobState, ModelState
 from store.tables import Job
 from tests.api.api_examples import (
     PROBLEM,
@@ -59,8 +59,8 @@ def test_decisions_are_paged_in_order(client: TestClient, database: Database, po
             break
         parameters["page_token"] = page["next_page_token"]
     assert [(one["model_number"], one["kind"], one["epoch"]) for one in found] == [
-        (0, "begin", 0), (1, "begin", 0), (2, "begin", 0), (0, "copy", 10), (1, "go_on", 10), (2, "copy", 10),
-        (0, "go_on", 20), (1, "copy", 20), (2, "go_on", 20),
+        (0, "begin", 0), (1, "begin", 0), (2, "begin", 0), (0, "copy", 10), (1, "continue", 10), (2, "copy", 10),
+        (0, "continue", 20), (1, "copy", 20), (2, "continue", 20),
     ]  # fmt: skip
     assert found[3]["parent_number"] == 1
     assert found[3]["reason"] == "lost: 3 against 2"
@@ -154,7 +154,7 @@ def add_copies(session: Session, dataset_id: str) -> str:
     for number in range(4):
         add_decision(session, job_id, number, "begin", 0, learning_rate=(1 + number) / 1000)
     add_decision(session, job_id, 0, "copy", 10, parent=1, learning_rate=0.0021)
-    add_decision(session, job_id, 1, "go_on", 10, learning_rate=0.002)
+    add_decision(session, job_id, 1, "continue", 10, learning_rate=0.002)
     add_decision(session, job_id, 2, "copy", 10, parent=1, learning_rate=0.0022)
     add_decision(session, job_id, 1, "copy", 20, parent=0, learning_rate=0.0023)
     for number, rate in enumerate((0.0021, 0.0023, 0.0022, 0.004)):
@@ -321,7 +321,7 @@ def importance_of(
         job_id = add_job(session, dataset_id, **(SEARCHED | body))
         add_models(session, job_id, models, loss_of)
         add_model(session, job_id, models, state=ModelState.DIVERGED)  # without a loss
-        add_model(session, job_id, models + 1, losses=(0.01,), final_fit_of=0)
+        add_model(session, job_id, models + 1, losses=(0.01,), refit_of=0)
     answer = client.get(f"/v1/jobs/{job_id}/importance")
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
@@ -408,14 +408,19 @@ def test_segments_of_a_population_are_compared_by_their_places(
             of_model = {"learning_rate": rate, "dropout": 0.1, "factors": 4.0}
             add_decision(session, job_id, number, "begin", 0, **of_model)
         for number, (kind, latest, rate) in enumerate(
-            [("go_on", 1.0, 1.1e-3), ("go_on", 2.0, 1.2e-3), ("copy", 3.0, 4e-3), ("go_on", 2.0, 4e-3)]
+            [
+                ("continue", 1.0, 1.1e-3),
+                ("continue", 2.0, 1.2e-3),
+                ("copy", 3.0, 4e-3),
+                ("continue", 2.0, 4e-3),
+            ]
         ):
             of_model = {"learning_rate": rate, "dropout": 0.1, "factors": 4.0}
             parent = 0 if kind == "copy" else None
             add_decision(session, job_id, number, kind, 2, parent=parent, latest=latest, **of_model)
         for number, latest in enumerate((0.95, 1.1, 0.8, 1.2)):
             add_model(session, job_id, number, losses=(9.0, 9.0, 9.0, latest))
-        add_model(session, job_id, 1000, losses=(0.1,) * 4, final_fit_of=0)
+        add_model(session, job_id, 1000, losses=(0.1,) * 4, refit_of=0)
         add_decision(session, job_id, 1000, "begin", 0, learning_rate=1e-3)
     found = light_client.get(f"/v1/jobs/{job_id}/importance").json()
     assert (found["measure"], found["observations"]) == ("place_in_generation", 5)
@@ -486,13 +491,13 @@ def test_nothing_is_searched(
     assert found["note"].startswith("Nothing is searched")
 
 
-def test_final_fit_is_not_the_best(
+def test_refit_is_not_the_best(
     light_client: TestClient, sqlite_database: Database, light_dataset_id: str
 ) -> None:
     with sqlite_database.write() as session:
         job_id = add_job(session, light_dataset_id)
         best = add_model(session, job_id, 0, losses=(1.0,))
-        add_model(session, job_id, 1, losses=(0.1,), final_fit_of=0)
+        add_model(session, job_id, 1, losses=(0.1,), refit_of=0)
         add_decision(session, job_id, 0, "begin", 0)
     assert light_client.get(f"/v1/jobs/{job_id}/lineage").json()["model_id"] == best
     assert light_client.get(f"/v1/jobs/{job_id}").json()["progress"]["best_model_id"] == best

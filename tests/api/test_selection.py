@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from api.arrays.group import ArrayGroup
+from api.arrays.group_cache import opened
 from api.arrays.labelled import Coordinate
 from api.arrays.labels import labelled_positions
-from api.arrays.opened import opened
 from api.arrays.rows import StoredRows
 from api.errors import Invalid, WrongState
+from domain.states import JobState, ModelState
 from store.array_store import SqlArrayStore, delete_objects, open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from store.states import JobState, ModelState
 from tests.api.api_examples import PROBLEM, add_dataset, add_job, add_model
 from tests.api.conftest import serve
 from tests.api.test_guide import DOCS, run_commands

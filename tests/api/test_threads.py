@@ -10,9 +10,9 @@ import pytest
 from anyio import to_thread
 from fastapi import FastAPI, Response
 
-from api.arrays.answering import in_thread
 from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.npy import Npy
+from api.arrays.responses import in_thread
 from api.errors import NotFound
 from api.models import export_routes
 from api.streamed import Streamed

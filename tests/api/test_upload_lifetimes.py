@@ -9,14 +9,14 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from domain.states import DatasetState
 from store.database import Database
 from store.settings import Settings
-from store.states import DatasetState
 from store.tables import Dataset
 from store.uploads import locked, partial_path
 from tests.api.api_examples import PROBLEM
 from tests.api.test_resumable_uploads import CONTENT, SHA256, TUS, begin, offset_of, patch, set_expiry
-from worker.collection import collect_uploads
+from worker.maintenance.garbage_collection import collect_uploads
 
 
 @pytest.mark.parametrize("how", ["GET", "POST"])

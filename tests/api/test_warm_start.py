@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from store.architecture import ArchitectureSpecification
+from domain.architecture import ArchitectureSpecification
+from domain.states import JobState, ModelState
 from store.database import Database
-from store.states import JobState, ModelState
 from store.tables import Dataset, Job, OutboxMessage
 from tests.api.api_examples import PROBLEM, Example, add_dataset, add_job, add_model, count
 
@@ -53,7 +53,7 @@ def test_weights_of_the_best_that_are_kept(client: TestClient, database: Databas
     assert len(warm_models(database, begin(client, dataset_id, other_id, budget={"models": 1}))) == 1
 
 
-def test_a_final_fit_is_not_taken(
+def test_a_refit_is_not_taken(
     light_client: TestClient, sqlite_database: Database, light_dataset_id: str
 ) -> None:
     """It was trained on the validation trials, and its loss is the lowest of all for that."""
@@ -61,7 +61,7 @@ def test_a_final_fit_is_not_taken(
     with sqlite_database.write() as session:
         add_model(
             session, other_id, 1000, state=ModelState.TRAINED, losses=(0.1,), checkpoint_key="f",
-            hyperparameters=VALUES, architecture=ARCHITECTURE, final_fit_of=1,
+            hyperparameters=VALUES, architecture=ARCHITECTURE, refit_of=1,
         )  # fmt: skip
     found = warm_models(sqlite_database, begin(light_client, light_dataset_id, other_id))
     assert [one["number"] for one in found] == [2, 0]
@@ -129,7 +129,7 @@ def test_hyperparameters_alone(light_client: TestClient, sqlite_database: Databa
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_the_same_weights_are_taken_once_and_no_final_fit(
+def test_the_same_weights_are_taken_once_and_no_refit(
     light_client: TestClient, sqlite_database: Database, light_dataset_id: str, weights: bool
 ) -> None:
     """Models 0, 1 and 3 hold what model 1 trained in epoch 8; model 2 has others of the same loss."""
@@ -144,7 +144,7 @@ def test_the_same_weights_are_taken_once_and_no_final_fit(
             )  # fmt: skip
         add_model(
             session, job_id, 1000, state=ModelState.TRAINED, losses=(0.1,), checkpoint_key="final",
-            architecture=ARCHITECTURE, hyperparameters=VALUES, final_fit_of=1,
+            architecture=ARCHITECTURE, hyperparameters=VALUES, refit_of=1,
         )  # fmt: skip
     found = warm_models(
         sqlite_database, begin(light_client, light_dataset_id, job_id, warm={"weights": weights})

@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.webhooks.service import MOST_WEBHOOKS
+from domain.states import DeliveryState, JobState, ModelState
 from store.database import Database, database_now
 from store.identifiers import new_id
 from store.public_addresses import AddressRefused, check_url, is_public, resolve
-from store.states import DeliveryState, JobState, ModelState
 from store.tables import Job, Webhook, WebhookDelivery
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, add_dataset, add_job, add_model, add_tenant
 

@@ -11,12 +11,12 @@ from zarr.abc.store import Store
 
 from benchmarks.chaos import MUST_BE_ZERO, run
 from benchmarks.simulation.faults import WEIGHTS, plan_faults
-from benchmarks.simulation.judgement import Judgement, judge
+from benchmarks.simulation.invariants import Judgement, judge
 from benchmarks.simulation.soak import SoakPlan
 from benchmarks.simulation.undisturbed import select_undisturbed
+from domain.states import JobState, ModelState, SliceState
 from store.array_store import open_array_store
 from store.database import Database
-from store.states import JobState, ModelState, SliceState
 from store.tables import ArrayObject, CurvePoint, Job, Model, Slice
 
 MODELS, EPOCHS = 3, 8

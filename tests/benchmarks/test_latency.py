@@ -19,7 +19,7 @@ def test_every_row_is_measured(
     sqlite_database: Database, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker()
-    monkeypatch.setattr("api.inferences.now.call_worker", worker.call)
+    monkeypatch.setattr("api.inferences.online.call_worker", worker.call)
     monkeypatch.setattr(latency, "BINS", 5)
     monkeypatch.setattr(latency, "NEURONS", 4)
     with sqlite_database.write() as session:

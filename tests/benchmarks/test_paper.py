@@ -16,11 +16,13 @@ import torch
 from latentry.sample import write_sample
 
 from benchmarks.paper import harness, presets
+from domain.presets import PresetName
 from models import Session
-from store.presets import PresetName
 
 EXPERIMENTS = {  # name: figures that its closing line of JSON must have
-    "paper.overfitting": {"spearman_sv_r2", "spearman_ordinary_r2_without_cd", "spearman_ordinary_r2_with_cd", "models"},
+    "paper.overfitting": {
+        "spearman_sv_r2", "spearman_validation_loss_r2_without_cd", "spearman_validation_loss_r2_with_cd", "models",
+    },
     "paper.small_data": {"training_trials", "fixed_r2", "searched_r2", "models"},
     "paper.inputs": {"input_r2", "pulses_found", "rates_r2_with_controller", "rates_r2_without_controller"},
     "paper.stitching": {"alone_r2", "stitched_r2", "stitched_random_start_r2"},

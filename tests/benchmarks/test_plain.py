@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.plain import PlainLFADS, PlainTraining, checked
+from benchmarks.baseline import PlainLFADS, PlainTraining, checked
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
 from models.network import initial_parameters
 from models.objective import PackHyperparameters, coordinated_dropout, draw_noise, training_loss
@@ -89,9 +89,9 @@ def test_scores_are_those_of_a_pack_of_one(architecture: Architecture) -> None:
     training = PlainTraining(
         plain, whole.values, whole.visible, torch.from_numpy(is_validation), options, SV_RATE
     )
-    (sv_loss, ordinary_loss), _ = training.train_epoch()
+    (sv_loss, validation_loss), _ = training.train_epoch()
     assert sv_loss == pytest.approx(ours.sv_loss, rel=1e-5)
-    assert ordinary_loss == pytest.approx(ours.ordinary_loss, rel=1e-5)
+    assert validation_loss == pytest.approx(ours.validation_loss, rel=1e-5)
 
 
 def test_it_refuses_what_it_has_not() -> None:

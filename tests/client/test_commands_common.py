@@ -20,10 +20,10 @@ from latentry.commands.exits import ExitCode, code_of
 from latentry.commands.reading import read_document, set_values
 from latentry.main import app
 
+from domain.states import JobState
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
-from store.states import JobState
 from tests.api.api_examples import Example, add_dataset, add_job
 from tests.api.conftest import serve
 from tests.app_copies import app_of

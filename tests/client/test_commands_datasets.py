@@ -13,10 +13,10 @@ from latentry.client import Client
 from latentry.commands.report_page import print_page
 from rich.console import Console
 
+from domain.states import DatasetState
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
-from store.states import DatasetState
 from store.tables import Dataset
 from tests.api.api_examples import Example, add_dataset
 from tests.client.command_line import CommandLine

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pytest
 from latentry import Client
 
+from domain.states import JobState
 from store import events
 from store.database import Database
-from store.states import JobState
 from store.tables import Dataset, Job
 from tests.api.api_examples import Example, add_dataset, add_job, add_model, add_population
 from tests.client.command_line import CommandLine
@@ -89,8 +89,8 @@ def test_a_job_shows_the_selected_model_against_simple_predictors(
     with sqlite_database.write() as session:
         job_id = add_job(session, add_dataset(session), state=JobState.DONE)
         session.get_one(Job, job_id).diagnostics = {
-            "rank_correlation": None, "leaking": [], "best_by_sv": 0, "best_by_ordinary": 0, "selected": 0,
-            "constant_sv_loss": 0.5, "constant_ordinary_loss": 0.5, "warning": None, "note": None, "models": [],
+            "rank_correlation": None, "leaking": [], "best_by_sv": 0, "best_by_validation_loss": 0, "selected": 0,
+            "constant_sv_loss": 0.5, "constant_validation_loss": 0.5, "warning": None, "note": None, "models": [],
             "baselines": [
                 {**compared, "difference": -0.1234, "standard_error": 0.0211},
                 {**compared, "baseline": "mean", "difference": 0.05, "standard_error": None},
@@ -170,7 +170,7 @@ def _train_in(database: Database, job_id: str, end: JobState) -> threading.Threa
         for epoch in (1, 2):
             time.sleep(0.2)
             points = [
-                {"number": number, "epoch": epoch, "sv_loss": 1.0 / epoch + number, "ordinary_loss": 0.5,
+                {"number": number, "epoch": epoch, "sv_loss": 1.0 / epoch + number, "validation_loss": 0.5,
                  "best_smoothed_sv_loss": 1.0 / epoch + number}
                 for number in range(2)
             ]  # fmt: skip

@@ -16,8 +16,8 @@ from latentry.commands import downloads
 from latentry.commands.calling import Call
 
 from api.arrays.query import ArrayQuery
+from domain.states import JobState
 from store.database import Database
-from store.states import JobState
 from tests.api.api_examples import Example, add_dataset, add_job, example_arrays
 from tests.client.command_line import CommandLine
 

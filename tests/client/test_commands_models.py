@@ -13,8 +13,8 @@ import pytest
 from latentry.commands.exits import UsageProblem
 from latentry.commands.spikes_file import read_spikes
 
+from domain.states import ModelState
 from store.database import Database
-from store.states import ModelState
 from store.tables import Model
 from tests.api.api_examples import Example, add_dataset, add_job, add_model
 from tests.client.command_line import CommandLine
@@ -62,10 +62,8 @@ def test_a_population_is_listed_with_who_trained_the_weights(
     assert "dropout 0.25" in shown, "what it trained with last"
 
 
-def test_models_have_bits_per_spike_and_a_final_fit_is_told(
-    light_url: str, sqlite_database: Database
-) -> None:
-    scores = {"sv_loss": 0.25, "sv_bits_per_spike_valid": 0.1234, "ordinary_loss": 0.24}
+def test_models_have_bits_per_spike_and_a_refit_is_told(light_url: str, sqlite_database: Database) -> None:
+    scores = {"sv_loss": 0.25, "sv_bits_per_spike_valid": 0.1234, "validation_loss": 0.24}
     with sqlite_database.write() as session:
         job_id = add_job(session, add_dataset(session))
         session.get_one(Model, add_model(session, job_id, 0, losses=(0.25,))).scores = scores
@@ -74,9 +72,9 @@ def test_models_have_bits_per_spike_and_a_final_fit_is_told(
     assert head.split()[4:] == ["smoothed", "SV", "loss", "bits/spike", "ordinary", "loss"]
     assert line.split()[4:] == ["0.2500", "0.123", "0.2400"]
     with sqlite_database.write() as session:
-        add_model(session, job_id, 1000, losses=(0.2,), final_fit_of=0)
+        add_model(session, job_id, 1000, losses=(0.2,), refit_of=0)
     said = latentry("models", "list", job_id).out.splitlines()[-1]
-    assert said.startswith("A model of the final fit was trained on the validation trials")
+    assert said.startswith("A model of the refit was trained on the validation trials")
 
 
 def test_a_model_and_its_curve(example: Example, example_url: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from latentry import AsyncClient, errors
 from latentry.client import Client
 from latentry.errors import BY_TYPE, LatentryError, error_of
-from latentry.patience import Patience
+from latentry.retry import Patience
 
 from api.errors import TYPE_PREFIX, Problem
 
@@ -31,7 +31,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         NOW["time"] += seconds
 
     monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr("latentry.patience.monotonic", lambda: NOW["time"])
+    monkeypatch.setattr("latentry.retry.monotonic", lambda: NOW["time"])
     return pauses
 
 

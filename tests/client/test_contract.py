@@ -12,11 +12,11 @@ from latentry import documents
 from latentry.client import Client
 from latentry.documents import Field
 from latentry.synchronous.administration import Key, Webhook
+from latentry.synchronous.array_resources import ArrayOwner, LatentsOwner
 from latentry.synchronous.arrays import Array, Arrays
 from latentry.synchronous.datasets import Dataset
 from latentry.synchronous.jobs import Job
 from latentry.synchronous.models import Inference, Model
-from latentry.synchronous.owners import ArrayOwner, LatentsOwner
 from latentry.synchronous.resources import Pages, Resource
 
 from tests.client.recorded_service import FILE_CONTENT, VALUES, RecordedService, openapi

@@ -22,7 +22,7 @@ def progress(*points: tuple[int, int, float | None]) -> dict[str, Any]:
             "number": number,
             "epoch": epoch,
             "sv_loss": loss,
-            "ordinary_loss": loss,
+            "validation_loss": loss,
             "best_smoothed_sv_loss": loss,
         }
         for number, epoch, loss in points

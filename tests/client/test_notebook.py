@@ -46,7 +46,7 @@ class Tags(HTMLParser):
 
 def points(*losses: float | None) -> list[Any]:
     return [
-        {"epoch": epoch, "sv_loss": loss, "ordinary_loss": loss, "train_loss": None}
+        {"epoch": epoch, "sv_loss": loss, "validation_loss": loss, "train_loss": None}
         for epoch, loss in enumerate(losses, 1)
     ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from latentry.questions import infer_request, label_text, parameters_of, where_texts
+from latentry.query_params import infer_request, label_text, parameters_of, where_texts
 
 from api.arrays.where import parse_conditions
 

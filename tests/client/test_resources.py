@@ -14,8 +14,8 @@ from latentry import Client, Job
 from latentry.errors import DatasetRejected, NotDone
 from latentry.live import NotebookDisplay, TerminalDisplay, live_display
 
+from domain.states import DatasetState, JobState
 from store.database import Database
-from store.states import DatasetState, JobState
 from store.tables import Dataset
 from store.tables import Job as JobRow
 from tests.api.api_examples import Example, add_dataset, add_job, add_population

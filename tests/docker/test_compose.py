@@ -23,7 +23,7 @@ from tests.docker.compose_document import (
 )
 from worker import embedded
 from worker.embedded import EmbeddedService
-from worker.training_handle import KEEPS_BUFFERS
+from worker.training.process_handle import KEEPS_BUFFERS
 
 FILES = [("compose.yaml", SECRETS), ("compose.workers.yaml", URLS)]
 MAIN = services("compose.yaml", SECRETS)

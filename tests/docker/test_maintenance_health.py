@@ -6,9 +6,9 @@ from types import ModuleType
 
 import pytest
 
+from domain.states import DatasetState
 from store import outbox
 from store.database import Database
-from store.states import DatasetState
 from store.tables import DEFAULT_TENANT, Dataset, OutboxMessage, utc_now
 from tests.docker.compose_document import DOCKER
 

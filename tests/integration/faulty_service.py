@@ -16,14 +16,14 @@ from latentry import Client
 from sqlalchemy import select
 from zarr.core.sync import sync
 
+from domain.states import JobState, ModelState, SliceState
 from store.array_store import open_array_store
-from store.calls import broker_url
 from store.database import Database
+from store.rpc import broker_url
 from store.settings import Settings
-from store.states import JobState, ModelState, SliceState
 from store.tables import CurvePoint, Job, Model, Slice
-from worker.collection import collect_all
 from worker.embedded import EmbeddedService
+from worker.maintenance.garbage_collection import collect_all
 
 HOOKS = Path(__file__).parent / "fault_hooks"
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +129,7 @@ class FaultyService:
         """Wait until both training processes are there and ready for a slice."""
 
         def are_ready() -> bool:
-            alive = {process.pid for process in self.processes("worker.training_process")}
+            alive = {process.pid for process in self.processes("worker.training.process")}
             ready = {
                 int(line.split("training[")[1].split("]")[0])
                 for number in range(2)

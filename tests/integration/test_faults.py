@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from store.states import JobState, SliceState
+from domain.states import JobState, SliceState
 from store.tables import Slice, Worker
 from tests.conftest import free_port
 from tests.integration.faulty_service import EPOCHS, HOOKS, FaultyService, wait_until
@@ -82,7 +82,7 @@ def on_postgresql(
         library = folder / "wrong_clock.so"
         command = [COMPILER, "-shared", "-fPIC", "-O2", "-o", library, HOOKS / "wrong_clock.c"]
         subprocess.run(command, check=True)
-        clocks = f"slices-0@={AHEAD_S} slices-1@={BEHIND_S} worker.maintenance={AHEAD_S}"
+        clocks = f"slices-0@={AHEAD_S} slices-1@={BEHIND_S} worker.maintenance.loop={AHEAD_S}"
         more |= {"WRONG_CLOCK_LIBRARY": str(library), "WRONG_CLOCKS": clocks}
     service = FaultyService(folder / "data", SETTINGS | more)
     service.start()
@@ -301,7 +301,7 @@ def test_clocks_that_are_a_minute_off(on_postgresql: FaultyService) -> None:
     assert service.lost_and_failed(job_id) == (0, 0)
     off = []
     with service.database.read() as session:
-        for process in service.processes("worker.training_process"):
+        for process in service.processes("worker.training.process"):
             (worker,) = session.execute(
                 select(Worker).where(Worker.name.endswith(f":{process.pid}"))
             ).scalars()

@@ -17,7 +17,7 @@ from models import (
     poisson_nll,
     sample_validation_mask,
 )
-from models.constant_outputs import constant_output_losses, held_out_spikes
+from models.null_model import constant_output_losses, held_out_spikes
 
 LENGTHS = np.random.default_rng(1).integers(6, 13, 200)
 SPIKES = np.random.default_rng(0).poisson(0.8, (200, 12, 5))
@@ -38,7 +38,7 @@ def test_losses_of_constant_rates_are_those_of_their_definition():
     assert found.held_out_samples == expected.held_out_samples
     # the read-out starts with half a spike more than was seen
     assert found.sv_loss == pytest.approx(expected.sv_loss, rel=1e-3)
-    assert found.ordinary_loss == pytest.approx(expected.ordinary_loss, rel=1e-3)
+    assert found.validation_loss == pytest.approx(expected.validation_loss, rel=1e-3)
 
 
 @pytest.mark.parametrize("observation", ["poisson", "negative_binomial"])
@@ -65,7 +65,7 @@ def test_a_model_of_no_dynamics_scores_what_constant_outputs_score(observation):
     (scores,) = population.train_epoch()
     found = constant_output_losses(architecture, data)
     assert found.sv_loss == pytest.approx(scores.sv_loss, rel=1e-5)
-    assert found.ordinary_loss == pytest.approx(scores.ordinary_loss, rel=1e-5)
+    assert found.validation_loss == pytest.approx(scores.validation_loss, rel=1e-5)
 
 
 def test_an_sv_loss_in_bits_per_spike_is_that_of_the_rates():

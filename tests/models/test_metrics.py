@@ -453,7 +453,7 @@ def test_constant_rate_losses_by_their_definition():
     hidden = everywhere & held_out & is_validation[:, None, None]
     seen = everywhere & ~held_out & is_validation[:, None, None]
     assert reference.sv_loss == pytest.approx(nll[hidden].mean())
-    assert reference.ordinary_loss == pytest.approx(nll[seen].mean())
+    assert reference.validation_loss == pytest.approx(nll[seen].mean())
     assert reference.held_out_samples == hidden.sum()
 
 
@@ -481,13 +481,13 @@ def test_the_truth_loses_nothing_of_its_gain_on_held_out_samples():
 # 0.2, 0.5, 0, 0, 0, 0.2 and kl_weight_inputs 1e-8 (four), 1e-5, 1e-4, 1e-3, 1e-5; 4 inferred inputs.
 TRAINED_SV = [0.1422, 0.0848, 0.0842, 0.0837, 0.1436, 0.1248, 0.0848, 0.0840]
 TRAINED_ORDINARY = [0.0465, 0.0837, 0.0842, 0.0837, 0.0465, 0.0494, 0.0845, 0.0840]
-OF_CONSTANT_RATES = ReferenceLosses(sv_loss=0.0943, ordinary_loss=0.0950, held_out_samples=47963)
+OF_CONSTANT_RATES = ReferenceLosses(sv_loss=0.0943, validation_loss=0.0950, held_out_samples=47963)
 
 
 def test_disagreement_over_trained_models():
     found = validation_disagreement(of(TRAINED_SV, TRAINED_ORDINARY, numbers=range(1, 9)), OF_CONSTANT_RATES)
     assert (found.leaking, found.leaking_later) == ((1, 5, 6), ())
-    assert (found.best_by_sv, found.best_by_ordinary) == (4, 1)
+    assert (found.best_by_sv, found.best_by_validation_loss) == (4, 1)
     assert found.rank_correlation == pytest.approx(spearmanr(TRAINED_SV, TRAINED_ORDINARY).statistic)
     assert found.rank_correlation < -0.3
     assert found.lost_shares[0] == pytest.approx(1 - (0.0943 - 0.1422) / (0.0950 - 0.0465))
@@ -516,12 +516,12 @@ def test_the_last_epoch_is_judged_beside_the_kept_weights():
     assert (found.leaking, found.leaking_later) == ((), (0,))
     assert found.lost_shares[0] == pytest.approx(1 - 0.0103 / 0.0112)
     assert found.last_lost_shares[0] == pytest.approx(1 + 0.0479 / 0.0485)
-    assert found.best_by_ordinary == 0
+    assert found.best_by_validation_loss == 0
 
 
 # Losses of the kept weights and of the last of 60 epochs, SV and ordinary, on `lorenz(12, 5, 40, 20, 1.5, seed=1)`: rates vary
 # so much that a leak is a small share of the gain over constant rates.
-OF_HIGH_RATES = ReferenceLosses(sv_loss=2.0411, ordinary_loss=2.0677, held_out_samples=1951)
+OF_HIGH_RATES = ReferenceLosses(sv_loss=2.0411, validation_loss=2.0677, held_out_samples=1951)
 LEAKS_LATER = (1.2574, 1.2865, 1.3395, 1.2857)  # cd_rate 0
 CALM_LATER = (1.2539, 1.2940, 1.2666, 1.3038)  # cd_rate 0.5
 
@@ -567,17 +567,17 @@ def test_losses_that_are_not_known_are_left_out():
     sv, ordinary = [None, *TRAINED_SV, math.nan], [0.0, *TRAINED_ORDINARY, 0.01]
     found = validation_disagreement(of(sv, ordinary), OF_CONSTANT_RATES)
     assert found.leaking == (1, 5, 6)
-    assert (found.best_by_sv, found.best_by_ordinary) == (4, 1)
+    assert (found.best_by_sv, found.best_by_validation_loss) == (4, 1)
     assert found.lost_shares[0] is None
     none = validation_disagreement(of([math.nan], [None]), OF_CONSTANT_RATES)
-    assert (none.best_by_sv, none.best_by_ordinary, none.leaking) == (None, None, ())
+    assert (none.best_by_sv, none.best_by_validation_loss, none.leaking) == (None, None, ())
     # Of weights whose losses are not known, the last epoch is judged.
     older = validation_disagreement(
         of([None], [None], TRAINED_SV[:1], TRAINED_ORDINARY[:1]), OF_CONSTANT_RATES
     )
     assert (older.leaking, older.leaking_later) == ((0,), ())
     ended = validation_disagreement(of([0.0840], [0.0838], [math.nan], [math.nan]), OF_CONSTANT_RATES)
-    assert (ended.leaking, ended.leaking_later, ended.best_by_ordinary) == ((), (), 0)
+    assert (ended.leaking, ended.leaking_later, ended.best_by_validation_loss) == ((), (), 0)
 
 
 def test_models_that_gain_next_to_nothing_do_not_leak():

@@ -234,13 +234,13 @@ def test_scores_are_the_mean_likelihoods_from_the_posterior_mean(architecture):
     inside = torch.arange(9)[None, :, None] < torch.tensor(ends)[:, None, None]
     nll = -torch.distributions.Poisson(rates.nan_to_num(1.0)).log_prob(x)
     assert scores.sv_loss == pytest.approx(nll[hidden & inside].mean().item(), rel=1e-5)
-    assert scores.ordinary_loss == pytest.approx(nll[~hidden & inside].mean().item(), rel=1e-5)
+    assert scores.validation_loss == pytest.approx(nll[~hidden & inside].mean().item(), rel=1e-5)
     assert scores.smoothed_sv_loss == scores.sv_loss == scores.best_smoothed_sv_loss
 
 
 def test_the_learning_rate_decays_while_the_score_does_not_improve():
     options = TrainingOptions(
-        batch_size=8, ramp_epochs=2, decay_factor=0.5, decay_patience=2, least_learning_rate=1.5e-3
+        batch_size=8, ramp_epochs=2, decay_factor=0.5, decay_patience=2, min_learning_rate=1.5e-3
     )
     stuck = [Hyperparameters(learning_rate=1e-12), Hyperparameters(learning_rate=1e-2)]
     trained = population((0, 1), options=options, models=stuck)
@@ -288,7 +288,7 @@ def test_held_out_counts_change_the_sv_score_and_nothing_else():
             scores = trained.train_epoch()
         runs.append((scores, trained.state(0)))
     for first, second in zip(runs[0][0], runs[1][0], strict=True):
-        assert first.ordinary_loss == second.ordinary_loss
+        assert first.validation_loss == second.validation_loss
         assert first.train_loss == second.train_loss
         assert second.sv_loss > first.sv_loss + 0.5
         assert second.sv_loss_train > first.sv_loss_train + 0.5
@@ -297,9 +297,9 @@ def test_held_out_counts_change_the_sv_score_and_nothing_else():
             assert torch.equal(value, runs[1][1][name]), name
 
 
-def test_without_sample_validation_the_ordinary_loss_selects():
+def test_without_sample_validation_the_validation_loss_selects():
     (scores,) = population((0,), training_data=data(sv_rate=0.0)).train_epoch()
-    assert scores.sv_loss == scores.ordinary_loss
+    assert scores.sv_loss == scores.validation_loss
     assert scores.sv_loss_train is None
 
 
@@ -314,12 +314,12 @@ def test_smoothing_and_best_weights():
         state = trained.state(0)
         if smoothed < best:
             best, best_weights = smoothed, state["weights.rates.weight"]
-            best_losses = scores.sv_loss, scores.ordinary_loss
+            best_losses = scores.sv_loss, scores.validation_loss
             assert state["best_epoch"] == epoch
         assert scores.best_smoothed_sv_loss == pytest.approx(best, rel=1e-12)
         assert torch.equal(state["best.rates.weight"], best_weights)
-        assert (scores.best_sv_loss, scores.best_ordinary_loss) == best_losses
-        assert (state["best_sv_loss"], state["best_ordinary_loss"]) == best_losses
+        assert (scores.best_sv_loss, scores.best_validation_loss) == best_losses
+        assert (state["best_sv_loss"], state["best_validation_loss"]) == best_losses
 
 
 def test_losses_of_the_best_epoch_move_with_a_state_and_are_not_known_in_older_ones():
@@ -329,25 +329,25 @@ def test_losses_of_the_best_epoch_move_with_a_state_and_are_not_known_in_older_o
     copied = population((1, 0), states=[first.state(1), first.state(0)])
     copied._best_smoothed[:] = -math.inf  # nothing improves on that
     for scores, parent in zip(copied.train_epoch(), reversed(trained), strict=True):
-        assert (scores.best_sv_loss, scores.best_ordinary_loss) == (
+        assert (scores.best_sv_loss, scores.best_validation_loss) == (
             parent.best_sv_loss,
-            parent.best_ordinary_loss,
+            parent.best_validation_loss,
         )
         assert scores.sv_loss != scores.best_sv_loss
     older = {
         name: value
         for name, value in first.state(0).items()
-        if name not in ("best_sv_loss", "best_ordinary_loss")
+        if name not in ("best_sv_loss", "best_validation_loss")
     }
     resumed = population((0,), states=[older])
     assert math.isnan(resumed.state(0)["best_sv_loss"])
     resumed._best_smoothed[:] = -math.inf
     (scores,) = resumed.train_epoch()
     assert math.isnan(scores.best_sv_loss)
-    assert math.isnan(scores.best_ordinary_loss)
+    assert math.isnan(scores.best_validation_loss)
     resumed._best_smoothed[:] = math.inf  # the next epoch is the best
     (scores,) = resumed.train_epoch()
-    assert (scores.best_sv_loss, scores.best_ordinary_loss) == (scores.sv_loss, scores.ordinary_loss)
+    assert (scores.best_sv_loss, scores.best_validation_loss) == (scores.sv_loss, scores.validation_loss)
 
 
 def test_on_step_may_abort():
@@ -453,7 +453,7 @@ def test_precision_changes_training_and_no_score():
         for precision in ("float32", "bfloat16")
     )
     for exact, rounded in zip(in_float32, in_bfloat16, strict=True):
-        assert (rounded.sv_loss, rounded.ordinary_loss) == (exact.sv_loss, exact.ordinary_loss)
+        assert (rounded.sv_loss, rounded.validation_loss) == (exact.sv_loss, exact.validation_loss)
         assert rounded.train_loss == pytest.approx(exact.train_loss, rel=1e-3)
         assert (rounded.train_loss != exact.train_loss) == compiled.has_bfloat16()
 

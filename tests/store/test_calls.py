@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from store import calls
-from store.calls import (
+from store import rpc as calls
+from store.rpc import (
     CallFailed,
     WorkersAway,
     call_worker,
@@ -24,7 +24,7 @@ from store.calls import (
 )
 from store.settings import Settings
 from worker.embedded import broker_command
-from worker.training_handle import die_with_parent
+from worker.training.process_handle import die_with_parent
 
 
 @pytest.fixture(autouse=True)

@@ -16,13 +16,13 @@ from alembic.migration import MigrationContext
 from pydantic import ValidationError
 from sqlalchemy import select, text
 
+from domain.job_specification import JobSpecification, split_trials
+from domain.split_groups import SplitGroups
 from store import outbox
 from store.database import Database, database_now
 from store.identifiers import PATTERN, new_id
 from store.migrate import alembic_config, migrate
 from store.settings import Settings
-from store.specification import JobSpecification, split_trials
-from store.split_groups import SplitGroups
 from store.tables import DEFAULT_TENANT, Base, Job, OutboxMessage, Tenant, UtcDateTime
 
 
@@ -68,6 +68,8 @@ def test_jobs_of_before_keep_their_split_and_their_held_out_samples(database: Da
     specification = JobSpecification(dataset_id="dat_1", seed=5).model_dump(mode="json")
     for new in ("evaluation_seed", "test_fraction"):
         del specification["training"][new]
+    specification["training"]["least_learning_rate"] = specification["training"].pop("min_learning_rate")
+    specification["inference"]["final_fit"] = specification["inference"].pop("refit")
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0007")

@@ -2,11 +2,12 @@
 
 import pytest
 
-from store import cost
-from store.architecture import ArchitectureSpecification
-from store.sessions import largest_read_in, neurons_per_trial, session_coordinates, sessions_in, sessions_of
-from store.specification import Training, split_trials
-from store.split_groups import SplitGroups
+from domain import cost
+from domain.architecture import ArchitectureSpecification
+from domain.job_specification import Training, split_trials
+from domain.sessions import largest_read_in, sessions_in
+from domain.split_groups import SplitGroups
+from store.datasets import neurons_per_trial, session_coordinates, sessions_of
 from store.tables import Dataset
 
 REPORT = {

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from store.architecture import ArchitectureSpecification
-from store.presets import PRESETS
-from store.space import CONTROLLER_HYPERPARAMETERS, Range, Space
-from store.specification import Inference, JobSpecification, Training, scored_on, split_trials
-from store.split_groups import SplitGroups
-from store.strategies import PbtStrategy, TpeStrategy
+from domain.architecture import ArchitectureSpecification
+from domain.job_specification import Inference, JobSpecification, Training, scored_on, split_trials
+from domain.presets import PRESETS
+from domain.search_space import CONTROLLER_HYPERPARAMETERS, Range, Space
+from domain.split_groups import SplitGroups
+from domain.strategies import PbtStrategy, TpeStrategy
 from store.tables import Dataset
 
 

@@ -7,14 +7,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store.dataset_options import ChopOptions, SplitOptions
-from store.specification import Training, split_trials
-from store.split_groups import SplitGroups, draw_split
+from domain.dataset_options import ChopOptions, SplitOptions
+from domain.job_specification import Training, split_trials
+from domain.split_groups import SplitGroups, draw_split
+from worker.ingest.preprocessing.chopping import chop
+from worker.ingest.preprocessing.selection import select_trials
+from worker.ingest.preprocessing.splits import apply_split, given_split, split_groups
 from worker.ingest.problems import RejectedFile
 from worker.ingest.recording import Recording
-from worker.ingest.shaping.chopping import chop
-from worker.ingest.shaping.selection import select_trials
-from worker.ingest.shaping.splits import apply_split, given_split, split_groups
 
 WIDTH_S = 0.01
 

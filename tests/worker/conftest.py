@@ -10,16 +10,16 @@ import pytest
 from sqlalchemy import event
 from zarr.abc.store import Store
 
+from domain.job_specification import JobSpecification
+from domain.states import DatasetState, DeliveryState, InferenceState, JobState, ModelState, SliceState
 from store import outbox
 from store.array_store import open_array_store
 from store.database import Database
 from store.identifiers import new_id
 from store.settings import Settings
-from store.specification import JobSpecification
-from store.states import DatasetState, DeliveryState, InferenceState, JobState, ModelState, SliceState
 from store.tables import DEFAULT_TENANT, Dataset, Inference, Job, Model, Slice, Tenant, Trial, WebhookDelivery
 from tests.worker.real_training import ingest
-from worker.slice_work import TrainingProcess
+from worker.training.context import TrainingProcess
 
 SPECIFICATION: dict[str, Any] = {
     "architecture": {"encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3},

@@ -4,13 +4,13 @@ from typing import Any
 
 from sqlalchemy import select
 
+from domain.states import JobState, ModelState, SliceState
 from store.database import Database, database_now
 from store.settings import Settings
-from store.states import JobState, ModelState, SliceState
 from store.tables import Decision, Job, Model, Slice
-from worker.leases import Lease, claim_slice
-from worker.model_rows import end_model, note_best_weights
-from worker.scheduler import advance
+from worker.scheduling.leases import Lease, claim_slice
+from worker.scheduling.model_rows import end_model, note_best_weights
+from worker.scheduling.scheduler import advance
 
 
 class FakeWorkers:

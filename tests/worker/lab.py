@@ -10,11 +10,11 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from domain.states import JobState
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from store.states import JobState
 from store.tables import Model
 from tests.api.conftest import serve
 from tests.app_copies import app_of
@@ -22,9 +22,9 @@ from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.real_training import ingest, run_job
 from worker.ingest.service import ingest_dataset
-from worker.leases import claim_slice
-from worker.scheduler import advance
-from worker.slice_work import TrainingProcess, Work
+from worker.scheduling.leases import claim_slice
+from worker.scheduling.scheduler import advance
+from worker.training.context import TrainingProcess, Work
 
 
 class Lab:

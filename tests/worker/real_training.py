@@ -6,16 +6,16 @@ from typing import Any
 from sqlalchemy import select
 from zarr.abc.store import Store
 
+from domain.states import DatasetState
 from store.database import Database
 from store.identifiers import new_id
 from store.originals import file_sha256
 from store.settings import Settings
-from store.states import DatasetState
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Model
 from worker.ingest.service import ingest_dataset
-from worker.run_slice import run_next
-from worker.scheduler import advance
-from worker.slice_work import TrainingProcess
+from worker.scheduling.scheduler import advance
+from worker.training.context import TrainingProcess
+from worker.training.run_slice import run_next
 
 
 def ingest(

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
+from domain.split_groups import SPLITS
+from domain.states import JobState
 from models import infer_latents, metrics
 from store.array_store import object_size
 from store.database import database_now
-from store.sessions import sessions_of
-from store.split_groups import SPLITS
-from store.states import JobState
+from store.datasets import sessions_of
 from store.tables import Dataset, Inference, Job, Model
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.lab import Lab
-from worker.checkpoints import load_checkpoint
-from worker.collection import collect_all
-from worker.leases import reap
-from worker.run_slice import run_next
-from worker.scheduler import _queue, advance
-from worker.slice_work import architecture_of
+from worker.maintenance.garbage_collection import collect_all
+from worker.scheduling.leases import reap
+from worker.scheduling.scheduler import _queue, advance
+from worker.training.checkpoints import load_checkpoint
+from worker.training.context import architecture_of
+from worker.training.run_slice import run_next
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_a_worker_that_dies_is_followed_by_another(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("worker.latents.score", die)
+        patched.setattr("worker.inference.latents.score", die)
         with pytest.raises(Killed):
             run_next(lab.process)
     left = row(lab, Inference, inference_id)
@@ -247,7 +247,7 @@ def test_one_that_fails_says_why_and_ends(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr("worker.apply.load_checkpoint", fail)
+    monkeypatch.setattr("worker.inference.batch_inference.load_checkpoint", fail)
     for _ in range(lab.settings.max_attempts):
         with pytest.raises(ValueError, match="no such thing"):
             run_next(lab.process)

@@ -8,10 +8,10 @@ import pytest
 
 from api.jobs import lifecycle
 from api.jobs.schemas import BudgetExtension
+from domain.states import JobState
 from store.database import Database
 from store.lineage import lineage, without_copies
 from store.settings import Settings
-from store.states import JobState
 from store.tables import Job, Model, Slice
 from tests.worker.fake_workers import FakeWorkers, read_decisions, read_job, read_models
 
@@ -23,7 +23,7 @@ def database(sqlite_database: Database) -> Database:
 
 
 PBT: dict[str, Any] = {"kind": "pbt", "generation_epochs": 2, "burn_in_epochs": 2, "patience_generations": 9}
-FINAL: dict[str, Any] = {"posterior_samples": 4, "final_fit": True}
+FINAL: dict[str, Any] = {"posterior_samples": 4, "refit": True}
 
 
 class Best(NamedTuple):
@@ -43,7 +43,7 @@ class Population:
         self.workers = FakeWorkers(database, settings, epochs=1)
         self.best: dict[str, Best] = {}
         self.trained_with: dict[int, list[dict[str, float]]] = {}
-        """Of a final fit, by its number: hyperparameters of each epoch."""
+        """Of a refit, by its number: hyperparameters of each epoch."""
 
     def run(self) -> None:
         self.workers.advance(self.job_id)
@@ -65,7 +65,7 @@ class Population:
                 self.best[after[model_id].checkpoint_key or ""] = (
                     reached if reached.loss < held.loss else held
                 )
-                if model.final_fit_of is not None:
+                if model.refit_of is not None:
                     self.trained_with.setdefault(model.number, []).append(model.hyperparameters)
             self.workers.advance(self.job_id)
 
@@ -93,7 +93,7 @@ def test_every_model_says_who_trained_its_best_weights_and_with_what(
     job, models = read_job(database, job_id), read_models(database, job_id)
     assert job.state == JobState.DONE
     decisions = read_decisions(database, job_id)
-    searched = [model for model in models if model.final_fit_of is None]
+    searched = [model for model in models if model.refit_of is None]
     for model in searched:
         best = population.of(model)
         assert (model.smoothed_sv_loss, model.best_epoch, model.trained_by) == best[:3]
@@ -117,7 +117,7 @@ def test_every_model_says_who_trained_its_best_weights_and_with_what(
     distinct = {(population.of(model).trained_by, population.of(model).epoch) for model in searched}
     assert len(without_copies(searched)) == len(distinct) < len(searched)
 
-    # The final fit repeats, epoch by epoch, what led to the best weights, and stops where hyperparameters changed next.
+    # The refit repeats, epoch by epoch, what led to the best weights, and stops where hyperparameters changed next.
     segments = lineage(decisions, selected.number)
     best_epoch = population.of(selected).epoch
     [end] = [one.to_epoch or 14 for one in segments if one.from_epoch < best_epoch <= (one.to_epoch or 14)]
@@ -129,8 +129,8 @@ def test_every_model_says_who_trained_its_best_weights_and_with_what(
         if one.from_epoch <= epoch < (one.to_epoch or 14)
     ]
     assert repeated == expected
-    [final] = [model for model in models if model.final_fit_of is not None]
-    assert (final.final_fit_of, final.epochs_trained) == (selected.number, end)
+    [final] = [model for model in models if model.refit_of is not None]
+    assert (final.refit_of, final.epochs_trained) == (selected.number, end)
 
 
 def early_best(number: int, epoch: int) -> float:
@@ -156,7 +156,7 @@ def test_of_models_that_hold_the_same_weights_the_one_that_trained_them_is_selec
         assert models[number].best_epoch == 1
 
 
-def test_a_final_fit_is_repeated_only_if_other_training_led_to_the_best_weights(
+def test_a_refit_is_repeated_only_if_other_training_led_to_the_best_weights(
     database: Database, settings: Settings, make_job: Callable[..., str]
 ) -> None:
     job_id = make_job(strategy=PBT, budget={"models": 4, "epochs": 6}, inference=FINAL)

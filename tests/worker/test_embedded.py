@@ -165,7 +165,7 @@ def test_a_database_that_cannot_be_used_is_told_in_a_sentence(
     [
         ["uvicorn", "--factory", "api.app:create_app", "--port", "0"],
         ["celery", "-A", "worker.celery_app", "worker", "--pool", "solo"],
-        ["worker.maintenance"],
+        ["worker.maintenance.loop"],
     ],
 )
 def test_no_process_of_the_service_starts_on_a_newer_database(command: list[str], tmp_path: Path) -> None:

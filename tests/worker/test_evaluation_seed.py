@@ -15,9 +15,9 @@ from store.settings import Settings
 from store.tables import CurvePoint, Event, Model
 from tests.worker.conftest import add_job
 from tests.worker.real_training import run_job
-from worker.leases import claim_slice
-from worker.scheduler import advance
-from worker.slice_work import TrainingProcess, Work
+from worker.scheduling.leases import claim_slice
+from worker.scheduling.scheduler import advance
+from worker.training.context import TrainingProcess, Work
 
 
 @pytest.fixture
@@ -82,9 +82,7 @@ def test_models_of_other_seeds_differ_and_are_scored_on_the_same_samples(
 ) -> None:
     splits, losses = [], []
     for seed in (0, 1):
-        job_id = add_job(
-            database, dataset_id, seed=seed, inference={"final_fit": True, "posterior_samples": 2}
-        )
+        job_id = add_job(database, dataset_id, seed=seed, inference={"refit": True, "posterior_samples": 2})
         run_job(process, job_id)
         with database.read() as session:
             models = session.execute(select(Model).where(Model.job_id == job_id)).scalars().all()
@@ -113,7 +111,7 @@ def test_every_report_has_the_sv_loss_in_bits_per_spike(
     spikes = process.read_array(work.dataset, "spikes")[work.split() == "valid", 3:].astype(float)
     with database.write() as session:
         work.lease.keep(session, process.settings)
-    from worker.train import train
+    from worker.training.train import train
 
     train(process, work)
     with database.read() as session:

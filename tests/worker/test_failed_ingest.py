@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.states import DatasetState
 from store import outbox
 from store.database import Database
-from store.states import DatasetState
 from store.tables import Dataset, OutboxMessage
 from tests.worker.ingest.ingest_examples import example_recording, write_npz
 from tests.worker.lab import Lab

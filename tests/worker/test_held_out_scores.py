@@ -14,9 +14,9 @@ from models.metrics.baselines import Recording, fit_baselines
 from store.tables import Model
 from tests.worker.fake_workers import read_job
 from tests.worker.lab import Lab
-from worker.baselines import baseline_warning
-from worker.checkpoints import load_checkpoint
-from worker.slice_work import Work
+from worker.inference.baselines import baseline_warning
+from worker.training.checkpoints import load_checkpoint
+from worker.training.context import Work
 
 TRAINING = {"batch_size": 16, "ramp_epochs": 2, "test_fraction": 0.25}
 BUDGET = {"models": 2, "epochs": 4}
@@ -254,10 +254,10 @@ def test_the_warning_says_which_baselines_the_model_does_not_beat() -> None:
 def test_a_last_fit_has_baselines_of_all_trials_that_it_was_trained_on(
     lab: Lab, dataset_id: str, work: Work
 ) -> None:
-    inference = {"posterior_samples": 2, "final_fit": True}
+    inference = {"posterior_samples": 2, "refit": True}
     job_id = lab.search(dataset_id, training=TRAINING, budget={"models": 1, "epochs": 2}, inference=inference)
     model = lab.selected(job_id)
-    assert model.final_fit_of == 0
+    assert model.refit_of == 0
     split, given = split_of(lab, model), lab.process.session(work, work.sessions[0])
     part = lab.process.training_data(work).batch([torch.arange(60)]).parts[0]
     enters, held_out = (mask.numpy().swapaxes(0, 1) for mask in (part.visible, part.held_out))

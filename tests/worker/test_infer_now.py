@@ -8,14 +8,14 @@ import pytest
 from numpy.typing import NDArray
 
 from models import infer_latents
-from store.calls import pack_array, unpack_array
-from store.sessions import sessions_of
+from store.datasets import sessions_of
+from store.rpc import pack_array, unpack_array
 from store.tables import Dataset, Model
 from tests.worker.lab import Lab
-from worker.answering import CannotAnswer
-from worker.checkpoints import load_checkpoint
-from worker.infer_now import LoadedModels, infer_now
-from worker.slice_work import architecture_of
+from worker.inference.online_inference import LoadedModels, infer_now
+from worker.inference.rpc_server import CannotAnswer
+from worker.training.checkpoints import load_checkpoint
+from worker.training.context import architecture_of
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def model(lab: Lab, spikes_file: Path) -> Model:
 @pytest.fixture
 def loaded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> LoadedModels:
     found = LoadedModels(lab.arrays, "cpu", most_bytes=2**20)
-    monkeypatch.setattr("worker.infer_now._models", lambda: found)
+    monkeypatch.setattr("worker.inference.online_inference._models", lambda: found)
     return found
 
 
@@ -89,7 +89,7 @@ def test_models_used_last_stay_loaded(lab: Lab, model: Model, monkeypatch: pytes
         read.append(key)
         return load_checkpoint(lab.arrays, model.checkpoint_key or "")
 
-    monkeypatch.setattr("worker.checkpoints.load_checkpoint", load)
+    monkeypatch.setattr("worker.training.checkpoints.load_checkpoint", load)
     one_model = sum(values.nbytes for values in LoadedModels(lab.arrays, "cpu", 0).weights(key).values())
     loaded = LoadedModels(lab.arrays, "cpu", most_bytes=2 * one_model)
     read.clear()

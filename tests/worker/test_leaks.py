@@ -6,14 +6,14 @@ import pytest
 from sqlalchemy import select
 from zarr.abc.store import Store
 
+from domain.states import JobState
 from store.database import Database
 from store.settings import Settings
-from store.states import JobState
 from store.tables import CurvePoint
 from tests.worker.conftest import add_job
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.real_training import ingest, run_job
-from worker.slice_work import TrainingProcess
+from worker.training.context import TrainingProcess
 
 RECORDING = {
     "kind": "synthetic", "system": "lorenz", "conditions": 12, "trials_per_condition": 5, "bins": 50, "neurons": 30,
@@ -53,7 +53,7 @@ def diagnostics(
         points = session.execute(select(CurvePoint).where(CurvePoint.model_id == model.id)).scalars()
         curve = {point.epoch: point for point in points}
     for prefix, epoch in (("", entry["best_epoch"]), ("last_", epochs)):
-        for name in ("sv_loss", "ordinary_loss"):
+        for name in ("sv_loss", "validation_loss"):
             assert entry[prefix + name] == model.scores[prefix + name] == getattr(curve[epoch], name)
     return job.diagnostics
 
@@ -66,7 +66,7 @@ def test_a_leak_of_the_only_model_is_told(
     (model,) = leaky["models"]
     assert (leaky["leaking"], leaky["leaking_later"]) == ([], [0])
     assert model["last_sv_loss"] > model["sv_loss"] + 0.03
-    assert model["last_ordinary_loss"] < model["ordinary_loss"] - 0.02
+    assert model["last_validation_loss"] < model["validation_loss"] - 0.02
     assert model["lost_share"] < 0.3 < 0.5 < model["last_lost_share"]
     assert model["best_epoch"] < 25
     assert leaky["is_best_epoch_in_ramp"] == (model["best_epoch"] <= 20)

@@ -10,16 +10,16 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
+from domain.states import DatasetState, SliceState
 from store import events
 from store.database import LOCK, Database, database_now
 from store.migrate import migrate
 from store.settings import Settings
-from store.states import DatasetState, SliceState
 from store.tables import Dataset, Job, OutboxMessage, Slice
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
-from worker.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap, try_again_later
-from worker.scheduler import advance
+from worker.scheduling.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap, try_again_later
+from worker.scheduling.scheduler import advance
 
 
 def queue_job(database: Database, settings: Settings, job_id: str) -> None:

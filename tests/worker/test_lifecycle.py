@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 
 from api.jobs import lifecycle
 from api.jobs.schemas import BudgetExtension
+from domain.states import JobState, ModelState, SliceState
 from store.budget import spent
 from store.database import Database
 from store.settings import Settings
-from store.states import JobState, ModelState, SliceState
 from store.tables import Job, Model, OutboxMessage, Slice
 from tests.worker.conftest import drawn_edges
 from tests.worker.fake_workers import FakeWorkers, read_decisions, read_job, read_models, read_slices
-from worker.leases import LeaseLost, reap
+from worker.scheduling.leases import LeaseLost, reap
 
 Change = Callable[[Session, Job], None]
 

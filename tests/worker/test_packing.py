@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from domain.cost import step_bytes
 from models import (
     Architecture,
     EpochScores,
@@ -18,10 +19,9 @@ from models import (
     TrainingData,
     TrainingOptions,
 )
-from store.cost import step_bytes
-from worker import packing
-from worker.packing import Pack, find_group_size, free_bytes, is_out_of_memory
-from worker.train import _group_size
+from worker.training import micro_batching as packing
+from worker.training.micro_batching import Pack, find_group_size, free_bytes, is_out_of_memory
+from worker.training.train import _group_size
 
 ARCHITECTURE = Architecture(neurons=5, encoder_units=4, initial_condition_dim=3, generator_units=6, factors=2)
 SESSION = Session(np.random.default_rng(0).poisson(0.5, (20, 10, 5)), np.full(20, 10), np.arange(20) % 5 == 0)
@@ -188,7 +188,7 @@ def test_after_an_attempt_that_died_half_as_many_train_at_once(monkeypatch: pyte
         asked.append(model_bytes)
         return most
 
-    monkeypatch.setattr("worker.train.find_group_size", find)
+    monkeypatch.setattr("worker.training.train.find_group_size", find)
     described = dataclasses.asdict(ARCHITECTURE)
     work: Any = SimpleNamespace(
         dataset=SimpleNamespace(id="dat_1", report=None, trials=20, neurons=5, bins=10),

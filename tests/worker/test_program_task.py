@@ -15,8 +15,8 @@ import pytest
 
 from api.models import export
 from tests.worker.lab import Lab
-from worker import program_process, program_task
-from worker.program_process import write_program
+from worker.inference import program_process, program_task
+from worker.inference.program_process import write_program
 
 ELSEWHERE = """
 import sys

@@ -16,13 +16,13 @@ from sqlalchemy import select
 from api.errors import WrongState
 from api.jobs import lifecycle
 from api.jobs.schemas import BudgetExtension
+from domain.states import JobState, ModelState, SliceState
 from store.database import Database
 from store.settings import Settings
-from store.states import JobState, ModelState, SliceState
 from store.tables import Job, Slice
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers, read_job, read_models, read_slices
-from worker.leases import Lease, LeaseLost, reap
+from worker.scheduling.leases import Lease, LeaseLost, reap
 
 STRATEGIES: list[dict[str, Any]] = [
     {"kind": "random"},
@@ -189,7 +189,7 @@ def test_random_faults_never_lose_or_double_an_epoch(
     sqlite_database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = itertools.count()
-    for module in ("worker.scheduler", "worker.decisions"):
+    for module in ("worker.scheduling.scheduler", "worker.scheduling.decisions"):
         monkeypatch.setattr(f"{module}.new_id", lambda prefix: f"{prefix}_{next(numbers):024x}")
     sqlite_database.close()
     Faults.template, Faults.settings = Path(sqlite_database.engine.url.database or ""), settings

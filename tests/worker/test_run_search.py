@@ -10,26 +10,26 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from zarr.abc.store import Store
 
-import worker.train
+import worker.training.train
 from api.jobs import lifecycle
 from api.jobs.preview import job_data
 from api.jobs.warm_start import find_models
+from domain.job_specification import JobSpecification
+from domain.states import JobState, ModelState, SliceState
 from store.arrays import open_array
 from store.database import Database
 from store.lineage import lineage
 from store.settings import Settings
-from store.specification import JobSpecification
-from store.states import JobState, ModelState, SliceState
 from store.tables import DEFAULT_TENANT, CurvePoint, Decision, Job, Model, Slice
 from tests.worker.conftest import SPECIFICATION, add_job
 from tests.worker.fake_workers import read_job, read_models, read_slices
 from tests.worker.real_training import curves, run_job
-from worker.checkpoints import load_checkpoint
-from worker.collection import collect
-from worker.model_rows import end_model
-from worker.run_slice import run_next
-from worker.scheduler import advance
-from worker.slice_work import TrainingProcess
+from worker.maintenance.garbage_collection import collect
+from worker.scheduling.model_rows import end_model
+from worker.scheduling.scheduler import advance
+from worker.training.checkpoints import load_checkpoint
+from worker.training.context import TrainingProcess
+from worker.training.run_slice import run_next
 
 PBT: dict[str, Any] = {"kind": "pbt", "generation_epochs": 2, "burn_in_epochs": 2}
 
@@ -84,7 +84,7 @@ def test_losses_of_kept_weights_are_those_of_the_epoch_that_trained_them_also_in
         of_job = select(Decision).where(Decision.job_id == job_id).order_by(Decision.id)
         decisions = session.execute(of_job).scalars().all()
         points = {
-            (point.model_id, point.epoch): (point.sv_loss, point.ordinary_loss)
+            (point.model_id, point.epoch): (point.sv_loss, point.validation_loss)
             for point in session.execute(select(CurvePoint)).scalars()
         }
     models = read_models(database, job_id)
@@ -98,8 +98,8 @@ def test_losses_of_kept_weights_are_those_of_the_epoch_that_trained_them_also_in
         )
         inherited += trained_by != model.number
         kept, last = scores["sv_loss"], scores["last_sv_loss"]
-        assert (kept, scores["ordinary_loss"]) == points[models[trained_by].id, best]
-        assert (last, scores["last_ordinary_loss"]) == points[model.id, 6]
+        assert (kept, scores["validation_loss"]) == points[models[trained_by].id, best]
+        assert (last, scores["last_validation_loss"]) == points[model.id, 6]
     job = read_job(database, job_id)
     assert job.diagnostics is not None
     assert [(one["number"], one["best_epoch"], one["sv_loss"], one["last_sv_loss"]) for one in job.diagnostics["models"]] == [
@@ -225,7 +225,7 @@ def test_a_warm_start_begins_with_the_best_weights_of_another_job(
 def test_the_last_fit_trains_on_every_trial_and_its_latents_are_stored(
     database: Database, arrays: Store, process: TrainingProcess, dataset_id: str
 ) -> None:
-    inference = {"posterior_samples": 4, "final_fit": True}
+    inference = {"posterior_samples": 4, "refit": True}
     job_id = add_job(database, dataset_id, inference=inference, budget={"models": 2, "epochs": 4})
     run_job(process, job_id)
     job, models = read_job(database, job_id), read_models(database, job_id)
@@ -254,7 +254,7 @@ def test_a_full_disk_is_waited_for_and_no_attempt_is_counted(
     job_id = add_job(database, dataset_id)
     with database.write() as session:
         advance(session, job_id, settings)
-    save, full = worker.train.save_checkpoint, [True] * (settings.max_attempts + 1)
+    save, full = worker.training.train.save_checkpoint, [True] * (settings.max_attempts + 1)
 
     def fill(*arguments: Any) -> None:
         if full:
@@ -262,7 +262,7 @@ def test_a_full_disk_is_waited_for_and_no_attempt_is_counted(
             raise OSError(errno.ENOSPC, "No space left on device")
         save(*arguments)
 
-    monkeypatch.setattr(worker.train, "save_checkpoint", fill)
+    monkeypatch.setattr(worker.training.train, "save_checkpoint", fill)
     for _ in range(settings.max_attempts + 1):
         with pytest.raises(OSError, match="No space left"):
             run_next(process)
@@ -292,7 +292,7 @@ def test_a_database_that_is_away_interrupts_no_training(
     job_id = add_job(database, dataset_id)
     with database.write() as session:
         advance(session, job_id, process.settings)
-    monkeypatch.setattr("worker.slice_work.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("worker.training.context.time.sleep", lambda _seconds: None)
     write, asked = Database.write, {"report": 0, "write_patiently": 0}
 
     def write_or_fail(self: Database) -> Any:

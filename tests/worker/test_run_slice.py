@@ -9,18 +9,18 @@ import pytest
 from sqlalchemy import select
 from zarr.abc.store import Store
 
+from domain.states import JobState, ModelState, SliceState
 from store.array_store import object_size, read_object
 from store.arrays import open_array
 from store.database import Database
 from store.settings import Settings
-from store.states import JobState, ModelState, SliceState
 from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 from tests.worker.conftest import add_job
 from tests.worker.real_training import curves, ingest, run_job
-from worker.leases import reap
-from worker.run_slice import run_next
-from worker.scheduler import advance
-from worker.slice_work import TrainingProcess
+from worker.scheduling.leases import reap
+from worker.scheduling.scheduler import advance
+from worker.training.context import TrainingProcess
+from worker.training.run_slice import run_next
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_job_trains_selects_and_stores_latents(
     assert np.bincount(split[...]).tolist() == [32, 8]
     assert set(best.scores) >= {
         "sv_loss",
-        "ordinary_loss",
+        "validation_loss",
         "reconstruction_bits_per_spike_valid",
         "r2_true_rates",
     }
@@ -246,7 +246,7 @@ def test_a_slice_that_is_lost_is_trained_again_from_its_checkpoint(
     job_id = add_job(database, dataset_id)
     with database.write() as session:
         advance(session, job_id, settings)
-    import worker.train as module
+    import worker.training.train as module
 
     calls = 0
     save = module.save_checkpoint
@@ -279,7 +279,9 @@ def test_a_job_keeps_the_versions_that_trained_it(
 ) -> None:
     """Each combination once, in order: the service is upgraded between two slices of the same job."""
     versions = iter(["0.1.0", "0.1.0", "0.2.0", "0.2.0"])
-    monkeypatch.setattr("worker.train.installed", lambda *names: dict.fromkeys(names, next(versions)))
+    monkeypatch.setattr(
+        "worker.training.train.installed", lambda *names: dict.fromkeys(names, next(versions))
+    )
     settings.slice_seconds = 0.0  # one epoch
     job_id = add_job(database, dataset_id, budget={"models": 1, "epochs": 4})
     run_job(process, job_id)

@@ -9,14 +9,14 @@ from sqlalchemy import event, select
 
 from api.jobs import lifecycle
 from api.jobs.schemas import BudgetExtension
+from domain.states import JobState, ModelState, SliceState
 from store.database import Database, database_now
 from store.lineage import lineage
 from store.settings import Settings
-from store.states import JobState, ModelState, SliceState
 from store.tables import Event, Job, Model, OutboxMessage, Slice, Worker
 from tests.worker.fake_workers import FakeWorkers, read_decisions, read_job, read_models, read_slices
-from worker.leases import reap
-from worker.scheduler import advance, foresee
+from worker.scheduling.leases import reap
+from worker.scheduling.scheduler import advance, precompute
 
 
 def test_a_job_runs_to_the_model_with_the_lowest_sv_loss(
@@ -380,7 +380,7 @@ def test_the_first_models_of_a_warm_start_begin_as_the_others_were(
 
 
 class TestFinalFit:
-    FINAL: dict[str, Any] = {"posterior_samples": 4, "final_fit": True}  # noqa: RUF012
+    FINAL: dict[str, Any] = {"posterior_samples": 4, "refit": True}  # noqa: RUF012
 
     def test_what_is_selected_is_trained_again_on_all_trials(
         self, database: Database, settings: Settings, make_job: Callable[..., str]
@@ -392,7 +392,7 @@ class TestFinalFit:
         assert job.state == JobState.DONE
         assert (job.selected_model_id, job.final_model_id) == (models[1].id, models[2].id)
         final = models[2]
-        assert (final.final_fit_of, final.epochs_trained, final.state) == (1, 4, ModelState.TRAINED)
+        assert (final.refit_of, final.epochs_trained, final.state) == (1, 4, ModelState.TRAINED)
         assert (final.seed, final.hyperparameters) == (models[1].seed, models[1].hyperparameters)
         [inference] = [one for one in read_slices(database, job_id) if one.kind == "infer"]
         assert inference.model_ids == [final.id]
@@ -423,7 +423,7 @@ class TestFinalFit:
             with database.read() as session:
                 for model_id in session.get_one(Slice, lease.row_id).model_ids:
                     model = session.get_one(Model, model_id)
-                    if model.final_fit_of is not None and model.epochs_trained < 8:
+                    if model.refit_of is not None and model.epochs_trained < 8:
                         seen[model.epochs_trained] = model.hyperparameters
             # Who is best changes, so that weights travel.
             with database.read() as session:
@@ -462,21 +462,21 @@ def test_what_takes_seconds_is_decided_before_a_lock_is_held(
     workers.advance(job_id)
     lease = workers.claim()
     assert lease is not None
-    stale = foresee(database, job_id)
+    stale = precompute(database, job_id)
     workers.report(lease)
     with database.write() as session:
         advance(session, job_id, settings, stale)
         assert session.execute(select(OutboxMessage.task)).scalars().all()[-1] == "advance"
     assert [model.state for model in read_models(database, job_id)] == [ModelState.TRAINED] * 2
-    foreseen = foresee(database, job_id)
-    sampler = "worker.strategies.samplers.optuna_samplers.LearningSampler.suggest"
+    precomputed = precompute(database, job_id)
+    sampler = "worker.scheduling.strategies.samplers.optuna_samplers.LearningSampler.suggest"
     with monkeypatch.context() as patched:
         patched.setattr(sampler, lambda *_: pytest.fail("decided under the lock"))
         with database.write() as session:
-            advance(session, job_id, settings, foreseen)
+            advance(session, job_id, settings, precomputed)
     assert len(read_models(database, job_id)) == 4
     workers.run(job_id)
     assert read_job(database, job_id).state == JobState.DONE
     reasons = [one.reason for one in read_decisions(database, job_id) if one.kind == "begin"]
     assert reasons == ["drawn at random"] * 2 + ["chosen by tpe from 2 models"] * 2
-    assert foresee(database, make_job()) is None, "random draws take no time"
+    assert precompute(database, make_job()) is None, "random draws take no time"

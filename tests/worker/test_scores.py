@@ -7,14 +7,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from domain.job_specification import JobSpecification
+from domain.states import ModelState
 from models import Architecture, ReferenceLosses, metrics
-from store.specification import JobSpecification
-from store.states import ModelState
 from store.tables import Model
-from worker.diagnostics import PREDICTED_ONLY, beyond_ranges, diagnose
-from worker.latents import LatentsRequest
-from worker.scores import ScoredData, score
-from worker.slice_work import Work
+from worker.inference.diagnostics import PREDICTED_ONLY, beyond_ranges, diagnose
+from worker.inference.latents import LatentsRequest
+from worker.inference.scores import ScoredData, score
+from worker.training.context import Work
 
 TRIALS, BINS, NEURONS = 30, 12, 4
 VALID = np.arange(TRIALS) % 3 == 0
@@ -49,15 +49,15 @@ def work_of(of_job: dict[str, Any] | None = None, **architecture: Any) -> Work:
 def model(
     number: int,
     sv_loss: float | None,
-    ordinary_loss: float | None,
+    validation_loss: float | None,
     last: tuple[float, float] | None = None,
     **columns: Any,
 ) -> Model:
     """A model that trained 200 epochs; the last is as good as the kept one of epoch 150, unless it is given."""
-    last_sv_loss, last_ordinary_loss = last or (sv_loss, ordinary_loss)
+    last_sv_loss, last_validation_loss = last or (sv_loss, validation_loss)
     scores = {
-        "best_epoch": columns.pop("best_epoch", 150), "sv_loss": sv_loss, "ordinary_loss": ordinary_loss,
-        "last_sv_loss": last_sv_loss, "last_ordinary_loss": last_ordinary_loss,
+        "best_epoch": columns.pop("best_epoch", 150), "sv_loss": sv_loss, "validation_loss": validation_loss,
+        "last_sv_loss": last_sv_loss, "last_validation_loss": last_validation_loss,
     }  # fmt: skip
     given = {"state": ModelState.TRAINED, "epochs_trained": 200, "hyperparameters": {}, **columns}
     return Model(id=f"mod_{number}", number=number, scores=scores, **given)
@@ -174,7 +174,7 @@ def test_a_condition_of_one_trial_has_no_psth(data: ScoredData, conditions: list
     assert "psth_r2_valid" not in found
 
 
-REFERENCE = ReferenceLosses(sv_loss=0.5424, ordinary_loss=0.5424, held_out_samples=50_000)
+REFERENCE = ReferenceLosses(sv_loss=0.5424, validation_loss=0.5424, held_out_samples=50_000)
 LEAKING = 0.9, 0.1
 
 
@@ -184,13 +184,13 @@ def test_models_that_leak_are_named_at_whatever_state_they_ended() -> None:
     models += [model(7, *LEAKING, state=ModelState.STOPPED), model(8, *LEAKING, state=ModelState.TRAINING)]
     found = diagnose(work_of(), models, REFERENCE)
     assert (found["leaking"], found["leaking_later"]) == ([0, 7, 8], [])
-    assert (found["selected"], found["best_by_sv"], found["best_by_ordinary"]) == (3, 3, 0)
+    assert (found["selected"], found["best_by_sv"], found["best_by_validation_loss"]) == (3, 3, 0)
     assert found["note"] is None
     assert [entry["number"] for entry in found["models"]] == [0, 2, 3, 4, 7, 8]
     assert found["models"][0] == {
-        "number": 0, "best_epoch": 150, "sv_loss": 0.9, "ordinary_loss": 0.1, "gap": pytest.approx(0.8),
+        "number": 0, "best_epoch": 150, "sv_loss": 0.9, "validation_loss": 0.1, "gap": pytest.approx(0.8),
         "lost_share": pytest.approx(1 + (0.9 - 0.5424) / (0.5424 - 0.1)), "last_epoch": 200, "last_sv_loss": 0.9,
-        "last_ordinary_loss": 0.1, "last_lost_share": pytest.approx(1 + (0.9 - 0.5424) / (0.5424 - 0.1)),
+        "last_validation_loss": 0.1, "last_lost_share": pytest.approx(1 + (0.9 - 0.5424) / (0.5424 - 0.1)),
     }  # fmt: skip
     assert found["warning"] == (
         "3 of 6 models (numbers 0, 7 and 8) pass single spikes from input to output instead of inferring firing rates. On "

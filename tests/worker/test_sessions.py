@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from domain.states import DatasetState
 from models import Architecture, infer_latents, metrics, principal_components_start, sample_validation_mask
 from store.array_store import object_size
 from store.arrays import open_group
 from store.identifiers import new_id
-from store.states import DatasetState
 from store.tables import DEFAULT_TENANT, Dataset
 from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_job, read_models, read_slices
 from tests.worker.lab import Lab
 from tests.worker.real_training import curves
-from worker.checkpoints import load_checkpoint
 from worker.ingest import combine
 from worker.ingest.service import ingest_dataset
-from worker.read_in_starts import read_in_starts
-from worker.train import _populations
+from worker.training.checkpoints import load_checkpoint
+from worker.training.read_in_initial_values import read_in_starts
+from worker.training.train import _populations
 
 FIRST = {
     "conditions": 6,
@@ -198,7 +198,7 @@ def test_copies_a_last_fit_and_a_searched_read_in(lab: Sessions) -> None:
     job_id = lab.search(
         strategy={"kind": "pbt", "generation_epochs": 2, "burn_in_epochs": 2},
         budget={"models": 4, "epochs": 6},
-        inference={"posterior_samples": 2, "final_fit": True, "arrays": ["rates"]},
+        inference={"posterior_samples": 2, "refit": True, "arrays": ["rates"]},
     )
     decisions = lab.client.get(f"/v1/jobs/{job_id}/decisions").json()["items"]
     assert "copy" in {one["kind"] for one in decisions}

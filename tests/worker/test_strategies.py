@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.space import CONTROLLER_HYPERPARAMETERS, LIMITS, Range, Space
-from store.specification import JobSpecification
-from worker.strategies import Begin, Copy, Decision, End, GoOn, Mark, ModelRecord, make_strategy
-from worker.strategies.samplers.random import draw
+from domain.job_specification import JobSpecification
+from domain.search_space import CONTROLLER_HYPERPARAMETERS, LIMITS, Range, Space
+from worker.scheduling.strategies import (
+    Begin,
+    Continue,
+    Copy,
+    Decision,
+    End,
+    Mark,
+    ModelRecord,
+    make_strategy,
+)
+from worker.scheduling.strategies.samplers.random import draw
 
 SAMPLERS = ["random", "qmc", "grid", "tpe", "gp", "cmaes"]
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -68,7 +77,7 @@ class Job:
             return
         record = before[one.number]
         assert record.is_waiting, "decided about a model that trains, or has ended"
-        kind = {GoOn: "go_on", Copy: "copy", End: "end"}[type(one)]
+        kind = {Continue: "continue", Copy: "copy", End: "end"}[type(one)]
         mark = Mark(record.epochs_trained, record.smoothed_sv_loss, record.latest_sv_loss, kind)
         changes: dict[str, Any] = {"marks": [*record.marks, mark]}
         if isinstance(one, End):
@@ -242,7 +251,7 @@ class TestPopulationBasedTraining:
         decided = job.decide()
         copies = [one for one in decided if isinstance(one, Copy)]
         assert copies
-        assert len(copies) + sum(isinstance(one, GoOn) for one in decided) == 12
+        assert len(copies) + sum(isinstance(one, Continue) for one in decided) == 12
         best = min(before.values(), key=lambda record: record.latest_sv_loss or 0)
         assert best.number not in {one.number for one in copies}
         for one in copies:
@@ -268,7 +277,7 @@ class TestPopulationBasedTraining:
 
     def test_it_ends_when_the_best_loss_has_stopped_improving(self) -> None:
         strategy = self.STRATEGY | {"burn_in_epochs": 10, "patience_generations": 2, "explore": "perturb"}
-        strategy |= {"perturbation": dict.fromkeys(Space.model_fields, 0.0), "least_improvement": 0.3}
+        strategy |= {"perturbation": dict.fromkeys(Space.model_fields, 0.0), "min_delta": 0.3}
         job = Job(specification(strategy, models=4, budget={"models": 4, "epochs": 1000})).run()
         assert {record.epochs_trained for record in job.history()} == {30}  # 10, and two generations
         ends = [one for one in job.decisions if isinstance(one, End)]
@@ -283,7 +292,7 @@ class TestPopulationBasedTraining:
         assert {record.epochs_trained for record in job.history()} == {50}
 
     def test_it_goes_on_while_the_best_loss_improves(self) -> None:
-        job = self.run(patience_generations=1, least_improvement=1e-9)
+        job = self.run(patience_generations=1, min_delta=1e-9)
         assert {record.epochs_trained for record in job.history()} == {60}
 
     def of_copies(self, name: str, **changes: Any) -> list[float]:
@@ -358,7 +367,7 @@ class TestSuccessiveHalving:
             pass
         ranked = [r.number for r in sorted(job.history(), key=lambda r: r.smoothed_sv_loss or 0)]
         decided = job.decide()
-        assert {one.number for one in decided if isinstance(one, GoOn)} == set(ranked[:4])
+        assert {one.number for one in decided if isinstance(one, Continue)} == set(ranked[:4])
         ends = [one for one in decided if isinstance(one, End)]
         assert {one.number for one in ends} == set(ranked[4:])
         assert all(one.is_given_up for one in ends)

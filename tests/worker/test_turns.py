@@ -7,18 +7,18 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
+from domain.states import InferenceState, ModelState
 from store import outbox
 from store.database import Database, database_now
 from store.identifiers import new_id
 from store.settings import Settings
-from store.states import InferenceState, ModelState
 from store.tables import DEFAULT_TENANT, Inference, Job, Model, OutboxMessage, Slice
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
 from worker.celery_app import SLICES
-from worker.leases import Lease, LeaseLost, count_attempt, reap, try_again_later
-from worker.maintenance import sweep
-from worker.turns import claim_inference, claim_next
+from worker.maintenance.loop import sweep
+from worker.scheduling.fair_queue import claim_inference, claim_next
+from worker.scheduling.leases import Lease, LeaseLost, count_attempt, reap, try_again_later
 
 
 def add_inference(database: Database, tenant_id: str = DEFAULT_TENANT) -> str:

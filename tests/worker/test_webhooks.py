@@ -20,16 +20,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select
 
+from domain.states import DeliveryState
 from store.database import Database, database_now
 from store.identifiers import new_id
 from store.settings import Settings
-from store.states import DeliveryState
 from store.tables import DEFAULT_TENANT, Webhook, WebhookDelivery
 from store.webhooks import announce_test, forget, new_secret
 from tests.worker.lab import Lab
 from tests.worker.receiver import Receiver, receiving
-from worker.webhook_sending import Answer, send, signature_headers
-from worker.webhooks import (
+from worker.maintenance.webhook_sending import Answer, send, signature_headers
+from worker.maintenance.webhooks import (
     FIRST_DELAY_S,
     LONGEST_DELAY_S,
     Claimed,
@@ -229,7 +229,7 @@ def test_one_killed_in_the_middle_is_sent_again(
     }
     program = (
         "from store.database import get_database as d; from store.settings import get_settings as s\n"
-        "from worker.webhooks import deliver, next_due\n"
+        "from worker.maintenance.webhooks import deliver, next_due\n"
         "deliver(d(), s(), next_due(d(), s()))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], env=environment)

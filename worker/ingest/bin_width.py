@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.time_units import trial_seconds, unit_of
 

@@ -10,16 +10,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
+from domain.sessions import RecordedSession, sessions_in
+from domain.states import DatasetState
 from store.array_store import delete_objects
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array, open_group
 from store.database import Database, database_now
-from store.sessions import RecordedSession, session_coordinates, sessions_in
+from store.datasets import session_coordinates
 from store.settings import Settings
-from store.states import DatasetState
 from store.tables import Dataset, Trial
 from worker.ingest.problems import Problem
 from worker.ingest.sandbox import Rejection
-from worker.leases import Lease, LeaseLost
+from worker.scheduling.leases import Lease, LeaseLost
 
 _NOT_COPIED = ("trial", "neuron", "time_s", "trial_length_bins")
 """Coordinates that the combined data set has of its own."""

@@ -8,7 +8,7 @@ from store.settings import Settings
 from store.tables import Dataset, Upload
 from store.uploads import begin_upload
 from worker.ingest.problems import Problem, RejectedFile
-from worker.leases import Lease
+from worker.scheduling.leases import Lease
 
 _AGAIN = "Upload the file again."
 

@@ -159,9 +159,9 @@ def _code_folders(source: Path) -> set[Path]:
 
 def _parse(source: Path, out_folder: Path, options: dict[str, Any]) -> int:
     # Only now: numpy and h5py must be loaded inside the limits.
-    from worker.ingest.examining.checks import examine
-    from worker.ingest.examining.preview import make_preview
     from worker.ingest.problems import RejectedFile
+    from worker.ingest.quality_control.checks import examine
+    from worker.ingest.quality_control.preview import make_preview
     from worker.ingest.read import read_recording
     from worker.ingest.readers import ReadOptions
 

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from store.dataset_options import ChopOptions, TrialOptions
+from domain.dataset_options import ChopOptions, TrialOptions
 from worker.ingest.bin_width import implausible_width
+from worker.ingest.preprocessing.binning import bin_spikes
+from worker.ingest.preprocessing.chopping import chop, rebin
+from worker.ingest.preprocessing.observation import drop_unobserved, mark_windows, warn_of_invalid
+from worker.ingest.preprocessing.selection import keep_where, select_neurons, select_trials
+from worker.ingest.preprocessing.splits import apply_split, condition_of_split
 from worker.ingest.problems import Gatherer, Problem, RejectedFile
 from worker.ingest.readers import ReadOptions, read_file
 from worker.ingest.readers.base import refuse_empty
 from worker.ingest.readers.splits import take_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording
-from worker.ingest.shaping.binning import bin_spikes
-from worker.ingest.shaping.chopping import chop, rebin
-from worker.ingest.shaping.observation import drop_unobserved, mark_windows, warn_of_invalid
-from worker.ingest.shaping.selection import keep_where, select_neurons, select_trials
-from worker.ingest.shaping.splits import apply_split, condition_of_split
 from worker.ingest.spike_trains import SpikeTrains
 from worker.ingest.time_units import columns_in_seconds
 

@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.inference.windows import Windows
 from worker.ingest.problems import Problem
 from worker.ingest.rows import Rows, load_npy, save_npy
-from worker.windows import Windows
 
 SPLIT_GAP, SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID = -2, -1, 0, 1
 

@@ -15,14 +15,15 @@ import numpy as np
 from sqlalchemy import insert
 from zarr.abc.store import Store
 
+from domain.states import DatasetState
 from store.array_store import delete_objects, write_object
 from store.database import Database, database_now
 from store.settings import Settings
-from store.states import DatasetState
 from store.tables import Dataset, Trial
 from worker.ingest.combine import combine_sessions
 from worker.ingest.dataset_arrays import write_dataset
 from worker.ingest.original import fetch_original
+from worker.ingest.preprocessing.splits import given_split, split_groups
 from worker.ingest.problems import MOST_TEXT, RejectedFile
 from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import Recording
@@ -34,8 +35,7 @@ from worker.ingest.sandbox import (
     check_sandbox,
     parse_in_sandbox,
 )
-from worker.ingest.shaping.splits import given_split, split_groups
-from worker.leases import Lease, LeaseLost, claim_dataset, count_attempt
+from worker.scheduling.leases import Lease, LeaseLost, claim_dataset, count_attempt
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import RowFile, Rows

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.recording import MetadataValue
 

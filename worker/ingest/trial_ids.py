@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile, listed
 from worker.ingest.recording import MetadataValue
 

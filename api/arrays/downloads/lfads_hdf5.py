@@ -34,7 +34,7 @@ from api.arrays.formats.naming import Names
 from api.arrays.formats.nwb_clock import trial_dim, trials_of
 from api.arrays.formats.spooled import spooled
 from api.arrays.labelled import LabelledArray
-from store.split_groups import SPLITS
+from domain.split_groups import SPLITS
 
 _OF_LATENTS = {
     "rates": "output_params",

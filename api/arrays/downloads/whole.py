@@ -13,7 +13,7 @@ from api.arrays.formats.members import coordinates_of, in_memory
 from api.arrays.group import ArrayGroup
 from api.arrays.labelled import LabelledArray, labelled
 from api.errors import Invalid
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from api.arrays.labelled import LabelledArray
-from api.arrays.origin import Origin
+from api.arrays.provenance import Origin
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from api.arrays.formats.nwb import Nwb
 from api.arrays.formats.parquet import Parquet
 from api.arrays.formats.zarr import Zarr
 from api.errors import Invalid, UnsupportedFormat
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 
 FORMATS: tuple[Format, ...] = (
     Npy(),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from api.arrays.formats.base import Context
 from api.arrays.labelled import LabelledArray
-from api.arrays.origin import TrialFacts
+from api.arrays.provenance import TrialFacts
 
 END_TO_END = "When trials began in the session is not known: they are laid end to end in their order, the first at 0 s."
 IN_SESSION = "Seconds are those of the session."

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
+from api.arrays.group_cache import opened
 from api.arrays.labelled import Coordinate, LabelledArray, dims_of
-from api.arrays.opened import opened
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.time_axis import TimeAxis, time_axis
 from api.arrays.transformations.trials import (
     LENGTH,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from api.arrays.formats.categories import words_of
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.trials import column, floating, trial_rows, trials_of
 from api.arrays.transformations.wording import described, listed, refusal
 from api.arrays.trial_conditions import condition_name

@@ -6,10 +6,10 @@ from api.arrays.labelled import LabelledArray
 from api.arrays.transformations.align import Clock, align
 from api.arrays.transformations.average import Statistic, average
 from api.arrays.transformations.components import MOST_FEATURES, principal_components
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.rebin import rebin
 from api.arrays.transformations.rotate import RotationKind, reference_path, rotate
 from api.arrays.transformations.smooth import smooth
-from api.arrays.transformations.surroundings import Surroundings
 from api.arrays.transformations.trials import floating, with_recorded_bins
 from api.arrays.transformations.wording import refusal
 

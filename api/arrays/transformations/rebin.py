@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.time_axis import TimeAxis, time_axis
 from api.arrays.transformations.trials import LENGTH, floating, recorded_bins
 from api.arrays.transformations.wording import described, refusal

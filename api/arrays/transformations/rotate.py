@@ -15,8 +15,8 @@ from zarr.abc.store import Store
 
 from api.arrays.labelled import LabelledArray
 from api.arrays.moments import Moments, joined
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.linear import AffineMap
-from api.arrays.transformations.surroundings import Surroundings
 from api.arrays.transformations.wording import described, listed, refusal
 from api.errors import NotFound, WrongState
 from api.models.service import find_latents

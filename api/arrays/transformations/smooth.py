@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from api.arrays.labelled import LabelledArray
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.time_axis import time_axis
 from api.arrays.transformations.trials import floating
 from api.arrays.transformations.wording import described, refusal

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from api.arrays.labelled import LabelledArray
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.wording import listed, refusal
 
 _DIM = re.compile(r"time_s|continuous_time_s(_[0-9]+)?")

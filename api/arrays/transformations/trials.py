@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.time_axis import bin_width_s, time_dim
 from api.arrays.transformations.wording import listed, refusal
 from api.arrays.trial_conditions import condition_candidates

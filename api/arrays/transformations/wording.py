@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from api.errors import Invalid
-from api.field_problems import FieldProblem
+from api.validation_errors import FieldProblem
 
 _MOST_NAMED = 20
 

@@ -13,7 +13,7 @@ from latentry.file_formats import format_of
 from latentry.indexing import slice_of
 from latentry.labelled import Coordinate, LabelledArray, needed, read_npz
 from latentry.notebook import array_html, arrays_html, shown
-from latentry.questions import Label, Where, check_spelling, label_text, parameters_of, where_texts
+from latentry.query_params import Label, Where, check_spelling, label_text, parameters_of, where_texts
 
 if TYPE_CHECKING:
     import pandas

@@ -6,13 +6,13 @@ import base64
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from latentry.asynchronous.array_resources import AsyncArrayOwner
 from latentry.asynchronous.arrays import AsyncArray
-from latentry.asynchronous.owners import AsyncArrayOwner
 from latentry.asynchronous.resources import AsyncPages
 from latentry.documents import Answered, DatasetState, Document, Field
 from latentry.errors import NotFound
 from latentry.notebook import dataset_html, shown
-from latentry.questions import Where, where_texts
+from latentry.query_params import Where, where_texts
 
 if TYPE_CHECKING:
     from latentry.asynchronous.jobs import AsyncJob

@@ -8,12 +8,12 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from latentry.asynchronous.owners import AsyncLatentsOwner
+from latentry.asynchronous.array_resources import AsyncLatentsOwner
 from latentry.curves import LearningCurve
 from latentry.documents import Document, Field, InferenceState, ModelState, TimeField
 from latentry.errors import NotDone
 from latentry.notebook import inference_html, model_html, shown
-from latentry.questions import infer_request
+from latentry.query_params import infer_request
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

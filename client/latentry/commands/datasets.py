@@ -18,8 +18,8 @@ from latentry.commands.calling import (
     command,
 )
 from latentry.commands.exits import UsageProblem
+from latentry.commands.formatting import rows_table, time_in_words, value_in_words
 from latentry.commands.reading import read_document, set_values
-from latentry.commands.words import rows_table, time_in_words, value_in_words
 
 app = typer.Typer(
     help="Recordings: upload them, see what was found in them, read them anew.", no_args_is_help=True

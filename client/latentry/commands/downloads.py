@@ -10,7 +10,7 @@ import typer
 
 from latentry.commands.calling import Call, Document
 from latentry.commands.exits import UsageProblem
-from latentry.commands.words import bytes_in_words
+from latentry.commands.formatting import bytes_in_words
 
 if TYPE_CHECKING:
     import httpx

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from latentry.commands.calling import Call, Document, command
-from latentry.commands.words import pairs_table, rows_table, scores_in_words, time_in_words
+from latentry.commands.formatting import pairs_table, rows_table, scores_in_words, time_in_words
 
 app = typer.Typer(help="Models run on data sets (`models apply`): look, cancel.", no_args_is_help=True)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from latentry.commands.words import (
+from latentry.commands.formatting import (
     bytes_in_words,
     left_in_words,
     number,

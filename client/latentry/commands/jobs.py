@@ -19,8 +19,8 @@ from latentry.commands.calling import (
 )
 from latentry.commands.datasets import named_dataset
 from latentry.commands.exits import ExitCode, UsageProblem
+from latentry.commands.formatting import number, rows_table, time_in_words, value_in_words
 from latentry.commands.reading import read_document, set_values
-from latentry.commands.words import number, rows_table, time_in_words, value_in_words
 from latentry.errors import NotDone
 
 app = typer.Typer(help="Searches over models: submit, watch, steer.", no_args_is_help=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from latentry.commands.calling import Call, command
-from latentry.commands.words import rows_table, time_in_words, value_in_words
+from latentry.commands.formatting import rows_table, time_in_words, value_in_words
 
 app = typer.Typer(help="Keys of the service: make, list, revoke.", no_args_is_help=True)
 

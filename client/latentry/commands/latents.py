@@ -8,8 +8,8 @@ import typer
 from latentry.commands import downloads
 from latentry.commands.calling import Call, command
 from latentry.commands.exits import UsageProblem
+from latentry.commands.formatting import pairs_table, rows_table
 from latentry.commands.models import selected_model
-from latentry.commands.words import pairs_table, rows_table
 from latentry.file_formats import BY_ENDING
 
 app = typer.Typer(

@@ -9,8 +9,7 @@ import typer
 from latentry.commands import downloads
 from latentry.commands.calling import Call, Document, command
 from latentry.commands.datasets import named_dataset
-from latentry.commands.spikes_file import read_spikes
-from latentry.commands.words import (
+from latentry.commands.formatting import (
     bytes_in_words,
     number,
     pairs_table,
@@ -18,6 +17,7 @@ from latentry.commands.words import (
     scores_in_words,
     value_in_words,
 )
+from latentry.commands.spikes_file import read_spikes
 from latentry.documents import is_inherited, selection_order, smoothed_loss
 from latentry.errors import WrongState
 
@@ -34,10 +34,10 @@ SessionNumber = Annotated[
     int | None, typer.Option(min=0, help="Of a model of several sessions: whose neurons these are, 0, 1, …")
 ]
 _FINAL_FIT = (
-    "A model of the final fit was trained on the validation trials: its losses cannot be compared with those of the other "
+    "A model of the refit was trained on the validation trials: its losses cannot be compared with those of the other "
     "models."
 )
-_CURVES = {"sv_loss": "SV loss", "ordinary_loss": "ordinary loss", "train_loss": "training loss"}
+_CURVES = {"sv_loss": "SV loss", "validation_loss": "validation loss", "train_loss": "training loss"}
 
 
 @command(app, "list", example="models list job_0192f3c4a5b6aabbccddeeff")
@@ -67,7 +67,7 @@ def list_models(
         ">smoothed SV loss",
         ">bits/spike",
         *inherited_columns,
-        ">ordinary loss",
+        ">validation loss",
         *(f">{name}" for name in varied),
         "",
     )
@@ -77,7 +77,7 @@ def list_models(
             number(smoothed_loss(one)),
             number(one["scores"].get("sv_bits_per_spike_valid"), 3),
             *(_inheritance(one) if inherits else ()),
-            number(one["scores"].get("ordinary_loss")),
+            number(one["scores"].get("validation_loss")),
             *(value_in_words(one["hyperparameters"].get(name)) for name in varied),
             "selected" if one["is_selected"] else "",
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from latentry.commands.words import pairs_table, time_in_words, value_in_words
+from latentry.commands.formatting import pairs_table, time_in_words, value_in_words
 
 if TYPE_CHECKING:
     from rich.console import Console

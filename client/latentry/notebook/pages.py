@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from latentry.commands.words import left_in_words
+from latentry.commands.formatting import left_in_words
 from latentry.documents import ArrayDocument, CurvePoint, settled
 from latentry.errors import LatentryError
 from latentry.notebook.drawing import curves_svg
@@ -88,11 +88,11 @@ def job_html(
         notes([text] if (text := diagnostics.get("warning")) else [], "Before using the latents:"),
         curves_svg(drawn, _SV_LOSS, f"model {best}"),
         table(
-            ("model", "state", "epochs", "smoothed SV loss", "bits per spike", "ordinary loss", ""),
+            ("model", "state", "epochs", "smoothed SV loss", "bits per spike", "validation loss", ""),
             [
                 (
                     model["number"], model["state"], model["epochs_trained"], model["scores"].get("smoothed_sv_loss"),
-                    model["scores"].get("sv_bits_per_spike_valid"), model["scores"].get("ordinary_loss"),
+                    model["scores"].get("sv_bits_per_spike_valid"), model["scores"].get("validation_loss"),
                     "selected" if model.get("is_selected") else "",
                 )
                 for model in models[:MOST_CURVES]
@@ -175,7 +175,7 @@ def arrays_html(documents: Sequence[ArrayDocument]) -> str:
 def _losses_svg(points: Points) -> Html:
     curves = {
         "SV loss": [(point["epoch"], point["sv_loss"]) for point in points],
-        "ordinary loss": [(point["epoch"], point["ordinary_loss"]) for point in points],
+        "validation loss": [(point["epoch"], point["validation_loss"]) for point in points],
         "training loss": [(point["epoch"], point["train_loss"]) for point in points],
     }
     return curves_svg(curves, "loss (nats per sample)", "SV loss")

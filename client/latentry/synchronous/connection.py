@@ -17,7 +17,7 @@ import httpx
 
 from latentry.documents import Document
 from latentry.errors import LatentryError, NoAnswer, TooManyRequests, Unavailable, error_of
-from latentry.patience import Patience
+from latentry.retry import Patience
 
 _FIRST_PATIENCE_SECONDS = 1.0
 _TELLS_HOW_IT_IS = ("/healthz", "/readyz")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 from latentry.documents import Answered, DatasetState, Document, Field
 from latentry.errors import NotFound
 from latentry.notebook import dataset_html, shown
-from latentry.questions import Where, where_texts
+from latentry.query_params import Where, where_texts
+from latentry.synchronous.array_resources import ArrayOwner
 from latentry.synchronous.arrays import Array
-from latentry.synchronous.owners import ArrayOwner
 from latentry.synchronous.resources import Pages
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from latentry.curves import LearningCurve
 from latentry.documents import Document, Field, InferenceState, ModelState, TimeField
 from latentry.errors import NotDone
 from latentry.notebook import inference_html, model_html, shown
-from latentry.questions import infer_request
-from latentry.synchronous.owners import LatentsOwner
+from latentry.query_params import infer_request
+from latentry.synchronous.array_resources import LatentsOwner
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

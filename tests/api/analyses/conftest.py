@@ -10,13 +10,13 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from domain.states import DatasetState, JobState, ModelState
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.identifiers import new_id
 from store.migrate import migrate
 from store.settings import Settings
-from store.states import DatasetState, JobState, ModelState
 from store.tables import DEFAULT_TENANT, Dataset, Job, Trial
 from tests.api.api_examples import OTHER_TENANT, add_job, add_model, add_tenant
 from tests.app_copies import app_of

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from api.analyses.ridge import divide, divide_in_folds
 from tests.store.test_split_groups import divides, recordings, shares
+from worker.ingest.preprocessing.splits import split_groups
 from worker.ingest.recording import Recording
-from worker.ingest.shaping.splits import split_groups
 
 
 @settings(deadline=None)

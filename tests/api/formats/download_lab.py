@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
+from domain.states import JobState, ModelState
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from store.states import JobState, ModelState
 from store.tables import Dataset, Trial
 from tests.api.api_examples import add_dataset, add_job, add_model
 from tests.app_copies import app_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from api.arrays.formats import Context, Encoded
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.origin import Origin, TrialFacts
+from api.arrays.provenance import Origin, TrialFacts
 from tests.api.api_examples import example_arrays
 
 WORDS = {"flag_values": [0, 1, 2], "flag_meanings": "train valid test"}

@@ -14,9 +14,9 @@ from api.arrays.group import ArrayGroup
 from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.transformations import Transformation, transform
 from api.arrays.transformations.parameters import Surroundings
+from domain.states import JobState, ModelState
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
-from store.states import JobState, ModelState
 from store.tables import DEFAULT_TENANT, Dataset, Trial
 from tests.api.api_examples import add_dataset, add_job, add_model
 

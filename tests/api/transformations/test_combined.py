@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from api.arrays.group import ArrayGroup
 from api.arrays.transformations.align import find_event
-from api.arrays.transformations.surroundings import Surroundings
+from api.arrays.transformations.context import Surroundings
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate

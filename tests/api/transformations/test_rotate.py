@@ -13,9 +13,9 @@ from api.arrays.moments import Moments
 from api.arrays.transformations import Transformation, depends_on
 from api.arrays.transformations.rotate import cca, procrustes
 from api.errors import Invalid
+from domain.states import JobState, ModelState
 from store.array_store import open_array_store
 from store.database import Database
-from store.states import JobState, ModelState
 from store.tables import Model
 from tests.api.api_examples import OTHER_TENANT, add_dataset, add_job, add_model, add_tenant
 from tests.api.transformations.laboratory import (

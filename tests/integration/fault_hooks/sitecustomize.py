@@ -41,12 +41,12 @@ def _die() -> None:
 def _inject() -> None:
     from safetensors.torch import save
 
-    import worker.train
+    import worker.training.train
     from store.array_store import write_object
-    from worker.slice_work import Progress, TrainingProcess
+    from worker.training.context import Progress, TrainingProcess
 
     save_checkpoint, final_report, add = (
-        worker.train.save_checkpoint,
+        worker.training.train.save_checkpoint,
         TrainingProcess.final_report,
         Progress.add,
     )
@@ -73,11 +73,11 @@ def _inject() -> None:
             time.sleep(0.02)
         add(self, scores)
 
-    worker.train.save_checkpoint = save_half
+    worker.training.train.save_checkpoint = save_half
     TrainingProcess.final_report = report_never
     Progress.add = be_slow_or_run_out_of_memory
 
 
 _give_wrong_clock()
-if "worker.training_process" in _COMMAND:
+if "worker.training.process" in _COMMAND:
     _inject()

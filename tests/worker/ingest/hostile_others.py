@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from store.dataset_options import FileFormat
+from domain.dataset_options import FileFormat
 from tests.worker.ingest.hostile_archives import archive, npz_members, phy_members, pickled
 from tests.worker.ingest.hostile_file import Canary, Corpus, HostileFile
 from tests.worker.ingest.hostile_hdf5 import lfads, matlab73, nlb, nwb, plain

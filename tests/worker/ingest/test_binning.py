@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.ingest import rows
+from worker.ingest.preprocessing.binning import bin_spikes
+from worker.ingest.preprocessing.signals import sample_in_bins
 from worker.ingest.problems import RejectedFile
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import Recording
-from worker.ingest.shaping.binning import bin_spikes
-from worker.ingest.shaping.signals import sample_in_bins
 from worker.ingest.spike_columns import SpikeColumns
 from worker.ingest.spike_trains import Signal, SpikeTimes, SpikeTrains, TrialTable
 from worker.ingest.time_units import in_seconds

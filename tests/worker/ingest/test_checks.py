@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from store.dataset_options import ChopOptions, DatasetOptions
+from domain.dataset_options import ChopOptions, DatasetOptions
 from tests.worker.ingest.ingest_examples import example_recording
+from worker.inference.windows import Windows
 from worker.ingest import rows
-from worker.ingest.examining import spike_statistics
-from worker.ingest.examining.checks import examine
-from worker.ingest.examining.conditions import find_conditions
-from worker.ingest.examining.drift import find_drift
-from worker.ingest.examining.preview import make_preview
-from worker.ingest.examining.report import Report
-from worker.ingest.examining.spike_statistics import gather_statistics
+from worker.ingest.preprocessing.chopping import chop, rebin
+from worker.ingest.preprocessing.splits import apply_split
 from worker.ingest.problems import Problem
+from worker.ingest.quality_control import spike_statistics
+from worker.ingest.quality_control.checks import examine
+from worker.ingest.quality_control.conditions import find_conditions
+from worker.ingest.quality_control.drift import find_drift
+from worker.ingest.quality_control.preview import make_preview
+from worker.ingest.quality_control.report import Report
+from worker.ingest.quality_control.spike_statistics import gather_statistics
 from worker.ingest.recording import Recording, Understood
-from worker.ingest.shaping.chopping import chop, rebin
-from worker.ingest.shaping.splits import apply_split
-from worker.windows import Windows
 
 TRIALS, BINS, NEURONS = 160, 60, 40
 
@@ -308,7 +308,7 @@ def test_long_trials_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, report = gather_statistics(made), examine(made)
     for module in (rows, spike_statistics):
         monkeypatch.setattr(module, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr("worker.ingest.examining.correlations.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("worker.ingest.quality_control.correlations.BLOCK_BYTES", 20_000)
     in_parts = gather_statistics(made)
     for name, value in vars(whole).items():
         np.testing.assert_equal(vars(in_parts)[name], value, name)

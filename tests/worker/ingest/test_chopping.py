@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.dataset_options import ChopOptions, NeuronOptions, SplitOptions
+from domain.dataset_options import ChopOptions, NeuronOptions, SplitOptions
 from tests.worker.ingest.ingest_examples import example_recording
+from worker.inference.windows import window_weights
 from worker.ingest import rows
+from worker.ingest.preprocessing.chopping import chop, rebin
+from worker.ingest.preprocessing.selection import select_neurons, select_trials
+from worker.ingest.preprocessing.splits import apply_split
 from worker.ingest.problems import RejectedFile
 from worker.ingest.recording import Recording
-from worker.ingest.shaping.chopping import chop, rebin
-from worker.ingest.shaping.selection import select_neurons, select_trials
-from worker.ingest.shaping.splits import apply_split
-from worker.windows import window_weights
 
 
 @pytest.fixture(params=[False, True], ids=["in memory", "on disk"])

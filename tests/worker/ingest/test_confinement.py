@@ -51,7 +51,7 @@ found = {
     "connect": tried(lambda: socket.create_connection(("127.0.0.1", server), 2)),
     "signal": tried(lambda: os.kill(parent, 0)),
 }
-import h5py, scipy.io, store.dataset_options, worker.ingest.read
+import h5py, scipy.io, domain.dataset_options, worker.ingest.read
 found["code"] = worker.ingest.read.__name__
 print(json.dumps(found))
 """

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.worker.ingest.hostile_archives import HEADERS, Members, archive, npy_header
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
-from worker.ingest.examining.checks import examine
 from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.quality_control.checks import examine
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from store.dataset_options import Mapping
+from domain.dataset_options import Mapping
 from tests.worker.ingest.ingest_examples import ExampleFile
 from tests.worker.ingest.matlab_files import (
     ARRAYS,

@@ -19,8 +19,8 @@ from pynwb.image import ImageSeries
 from pynwb.misc import AnnotationSeries, Units
 
 from tests.worker.ingest.ingest_examples import ExampleFile
-from worker.ingest.examining.checks import examine
 from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.quality_control.checks import examine
 from worker.ingest.read import read_recording
 from worker.ingest.readers import READERS, ReadOptions
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording

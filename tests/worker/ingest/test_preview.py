@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worker.ingest.ingest_examples import example_recording
-from worker.ingest.examining import preview
-from worker.ingest.examining.preview import make_preview
+from worker.ingest.quality_control import preview
+from worker.ingest.quality_control.preview import make_preview
 from worker.ingest.recording import Recording
 
 MOST_BYTES = 300_000

@@ -7,12 +7,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from store.dataset_options import FileFormat
+from domain.dataset_options import FileFormat
 from tests.worker.ingest.ingest_examples import ExampleFile
 from tests.worker.ingest.reader_examples import EXAMPLE_FILES
 from worker.ingest import rows
-from worker.ingest.examining.checks import examine
 from worker.ingest.problems import RejectedFile
+from worker.ingest.quality_control.checks import examine
 from worker.ingest.read import read_recording
 from worker.ingest.readers import READERS, ReadOptions
 from worker.ingest.recording import Recording

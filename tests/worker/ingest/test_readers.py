@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.worker.ingest.ingest_examples import example_recording, write_hdf5, write_lfads_hdf5, write_npz
-from worker.ingest.examining.checks import examine
 from worker.ingest.problems import RejectedFile
+from worker.ingest.quality_control.checks import examine
 from worker.ingest.read import read_recording
 from worker.ingest.readers import READERS, ReadOptions
 from worker.ingest.recording import Recording

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from tests.worker.ingest.ingest_examples import example_recording, write_npz
-from worker.ingest.examining.checks import Report, examine
 from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.quality_control.checks import Report, examine
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import store
-from store.dataset_options import TrialOptions
+from domain.dataset_options import TrialOptions
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
 from tests.worker.ingest.test_confinement import landlock_version
 from tests.worker.ingest.test_hostile_files import mutate
@@ -306,7 +306,7 @@ def test_a_checkout_is_not_readable_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_the_parser_imports_no_more_than_it_needs() -> None:
-    imports = "worker.ingest.parse, worker.ingest.read, worker.ingest.examining.checks"
+    imports = "worker.ingest.parse, worker.ingest.read, worker.ingest.quality_control.checks"
     listing = f"import sys, {imports}; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", listing],

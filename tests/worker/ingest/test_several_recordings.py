@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 from tests.worker.ingest.array_files import WRITE_ARRAYS
 from tests.worker.ingest.matlab_files import codes, read, save_v5, save_v7, save_v73, structs
 from worker.ingest.problems import RejectedFile

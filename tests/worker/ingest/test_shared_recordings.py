@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.ingest.examining.checks import Report, examine
 from worker.ingest.problems import RejectedFile
+from worker.ingest.quality_control.checks import Report, examine
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import Recording

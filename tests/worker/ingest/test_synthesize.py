@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.datasets.schemas import SyntheticSystem
 from worker.ingest import synthesize
-from worker.ingest.examining.checks import examine
+from worker.ingest.quality_control.checks import examine
 from worker.ingest.read import read_recording
 from worker.ingest.readers import ReadOptions
 from worker.ingest.recording import SPLIT_VALID, Recording

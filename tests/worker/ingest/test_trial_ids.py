@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 from tests.worker.ingest.flat_files import (
     ARRAYS,
     TABLES,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.dataset_options import Mapping as MappingOptions
+from domain.dataset_options import Mapping as MappingOptions
 from worker.ingest.bin_width import TIME_AXIS, is_even
 from worker.ingest.problems import Problem, listed
 from worker.ingest.readers.axes import refuse_wrong_axes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from store.dataset_options import DatasetOptions
+from domain.dataset_options import DatasetOptions
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.spike_trains import SpikeTrains

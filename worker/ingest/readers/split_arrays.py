@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.dataset_options import Mapping
+from domain.dataset_options import Mapping
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed

@@ -1,0 +1,183 @@
+"""What the models of a job look like: form and sizes of the network."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from domain.search_space import Document, MoreUnits, SeveralMoreUnits, SeveralUnits, Units
+from domain.sessions import largest_read_in, sessions_in
+
+SeveralInputs = Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1, max_length=20)]
+SIZES = (
+    "encoder_units",
+    "initial_condition_dim",
+    "generator_units",
+    "factors",
+    "controller_units",
+    "controller_encoder_units",
+    "inferred_inputs",
+    "read_in_dim",
+)
+"""Fields that may be lists: what is searched."""
+
+
+class ArchitectureSpecification(Document):
+    """Form and sizes of the network. A size that is a list is searched: every model draws one of them."""
+
+    encoder_units: Units | SeveralUnits = Field(
+        64, description="Of each of the two encoders of the initial condition."
+    )
+    initial_condition_dim: Units | SeveralUnits = Field(
+        64, description="Dimension of the generator's initial condition."
+    )
+    generator_units: MoreUnits | SeveralMoreUnits = Field(100, description="Units of the generator.")
+    factors: Units | SeveralUnits = Field(20, description="Linear factors between generator and rates.")
+    controller_units: Annotated[int, Field(ge=0, le=1024)] | SeveralUnits = Field(
+        0,
+        description="Units of the controller, which infers inputs to the generator bin by bin; 0: no controller. "
+        "Needs `inferred_inputs`.",
+    )
+    controller_encoder_units: Units | SeveralUnits = Field(
+        64,
+        description="Of each of the controller's own two encoders. Not read without a controller.",
+    )
+    inferred_inputs: Annotated[int, Field(ge=0, le=256)] | SeveralInputs = Field(
+        0,
+        description="Dimension of the inferred inputs, often 1 to 4. Needs `controller_units`.",
+    )
+    controller_lag_bins: int = Field(
+        1,
+        ge=0,
+        le=10_000,
+        description="At bin t the controller reads what the encoders knew this many bins before and after it: "
+        "with 1 or more it never reads the bin's own spikes.",
+    )
+    use_external_inputs: bool = Field(
+        True,
+        description="Whether controller and generator get the data set's array `external_inputs`, where it has one.",
+    )
+    input_prior: Literal["autoregressive", "gaussian"] = Field(
+        "autoregressive",
+        description="Prior of the inferred inputs: smooth in time (one time constant and variance each, from 10 bins "
+        "and 0.1 on), or independent over bins.",
+    )
+    learn_input_prior: bool = Field(
+        True, description="Whether the variance and time constant of the input prior are learned."
+    )
+    learn_prior_variance: bool = Field(
+        True, description="Whether the variance of the initial condition's prior is learned."
+    )
+    observation: Literal["poisson", "negative_binomial"] = Field(
+        "poisson",
+        description="How spike counts arise from the rates; `negative_binomial` allows more variance than mean. Data "
+        "sets hold whole counts, so the distributions of continuous signals are not offered.",
+    )
+    read_in_dim: Units | SeveralUnits | None = Field(
+        None,
+        description="Dimension of the linear map of each session in front of the encoders. Unless given, there is none for one "
+        "session; for several it is as many as factors, but no more than all their neurons, or bins of the shortest.",
+    )
+    initial_condition_bins: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Bins at a trial's beginning from which alone the initial condition is read; the generator "
+        "begins after them, and they have no rates. Without a controller no later bin is read, so all rates are predictions "
+        "from the past; a controller reads later bins too, forward and backward in time. 0: it is read from all encoded bins.",
+    )
+    encoded_bins: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Bins that models read; later ones are only predicted (forward prediction). Rates of earlier bins depend on "
+        "all these bins, also on those that follow them. 0: all.",
+    )
+    held_out_neurons: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list,
+        max_length=10_000,
+        description="Indices, from 0, of neurons that models never read, only predict (co-smoothing).",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.controller_units != 0) != (self.inferred_inputs != 0):
+            raise ValueError(
+                f"controller_units is {self.controller_units} and inferred_inputs is {self.inferred_inputs}: expected "
+                "both above 0 (inputs are inferred), or both 0 (no controller)"
+            )
+        if 0 < self.encoded_bins <= self.initial_condition_bins:
+            raise ValueError(
+                f"encoded_bins is {self.encoded_bins} and initial_condition_bins is {self.initial_condition_bins}: "
+                "expected more encoded bins, or 0 for all"
+            )
+        neurons = sorted(self.held_out_neurons)
+        for one, following in pairwise(neurons):
+            if one == following:
+                raise ValueError(f"held_out_neurons names {one} more than once")
+        return self
+
+    @property
+    def has_controller(self) -> bool:
+        """Whether inputs are inferred."""
+        return self.controller_units != 0
+
+    def searched(self) -> dict[str, list[float]]:
+        """The sizes that are searched, with their choices. Without a controller, its sizes are not."""
+        unread = () if self.has_controller else ("controller_encoder_units",)
+        return {
+            name: [float(choice) for choice in value]
+            for name in SIZES
+            if isinstance(value := getattr(self, name), list) and name not in unread
+        }
+
+    def with_sizes(self, choose: Callable[[str, list[int]], int]) -> "ArchitectureSpecification":
+        """The architecture of one model, its searched sizes chosen by name from their lists."""
+        return self.model_copy(
+            update={
+                name: choose(name, value) for name in SIZES if isinstance(value := getattr(self, name), list)
+            }
+        )
+
+    def largest(self) -> "ArchitectureSpecification":
+        """The architecture with every searched size at its largest: what memory must suffice for."""
+        return self.with_sizes(lambda _, choices: max(choices))
+
+    def of_model(self, chosen: Mapping[str, float], report: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The architecture of a model's row.
+
+        Parameters
+        ----------
+        chosen
+            Its searched sizes, by name; others are passed over.
+        report
+            Of the data set, which names its number of external inputs, and its sessions.
+        """
+        sized = self.with_sizes(lambda name, choices: int(chosen.get(name, choices[0])))
+        described = sized.model_dump(exclude={"use_external_inputs", "read_in_dim"})
+        described["external_inputs"] = self.external_inputs(report)
+        if (read_in_dim := sized._read_in_dim(report)) is not None:
+            described["read_in_dim"] = read_in_dim
+        return described
+
+    def _read_in_dim(self, report: Mapping[str, Any] | None) -> int | None:
+        """Of one model, whose sizes are chosen; None: it has no read-in."""
+        assert not isinstance(self.read_in_dim, list)
+        assert isinstance(self.factors, int)
+        sessions = sessions_in(report)
+        if self.read_in_dim is not None or not sessions:
+            return self.read_in_dim
+        return min(self.factors, largest_read_in(sessions))
+
+    def external_inputs(self, report: Mapping[str, Any] | None) -> int:
+        """Known inputs in each bin that models get, by the data set's report."""
+        return int((report or {}).get("external_inputs", 0)) if self.use_external_inputs else 0
+
+
+def with_sizes(
+    hyperparameters: Mapping[str, float], architecture: Mapping[str, Any], searched: Iterable[str]
+) -> dict[str, float]:
+    """Hyperparameters of a model's row, with the sizes of its network among what is searched."""
+    sizes = {name: float(architecture[name]) for name in searched if name in SIZES and name in architecture}
+    return {**hyperparameters, **sizes}

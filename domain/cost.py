@@ -1,0 +1,197 @@
+"""What a job will take: memory, bytes and time, from sizes alone. Rough where the docstrings say so."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+FEWEST_VALIDATION_TRIALS = 2
+FEWEST_TRAINING_TRIALS = 4
+_FLOAT = 4
+_KEPT_PER_PARAMETER = 4  # weights, best weights, Adam's two moments
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large a data set is for a job.
+
+    Attributes
+    ----------
+    neurons
+        Of a trial: the mean over trials, where sessions differ.
+    bins
+        Of the longest trial's row.
+    training_trials, validation_trials
+        By the job's split.
+    report
+        Of the data set, which names its number of external inputs, and its sessions.
+    """
+
+    neurons: int
+    bins: int
+    training_trials: int
+    validation_trials: int
+    report: Mapping[str, Any] | None = None
+
+    @property
+    def has_enough_trials(self) -> bool:
+        """Whether there are enough trials to train on and to validate with."""
+        return (
+            self.training_trials >= FEWEST_TRAINING_TRIALS
+            and self.validation_trials >= FEWEST_VALIDATION_TRIALS
+        )
+
+
+# Times on one core of an AMD EPYC (Zen 4), fitted by least squares to steps of 8 … 128 trials, 20 … 250 bins, 15 … 160 neurons
+# and 1 … 8 models, with and without a controller. `python -m benchmarks.estimates` compares them with actual times.
+_STEP_S = 2e-3  # of a training step, whatever its size
+_EVALUATION_S = 0.8e-3
+_WEIGHT_UPDATE_S = 6.6e-9  # for each weight: Adam
+_WEIGHT_S = 2.6e-11  # for each weight, bin and trial of a training step: products forward and backward
+_NUMBER_S = 1.0e-9  # for each number that a training step keeps: element by element
+_CONTROLLER_UNIT_S = (
+    3.4e-8  # for each unit of the controller and its encoders, bin and trial, beside the last two
+)
+_FORWARD_SHARE = 0.4  # of the last three, that evaluation and inference take
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many times as long as that core a device takes.
+
+    Parameters
+    ----------
+    overhead
+        For what each step takes whatever its size. On a GPU this is the launch of kernels.
+    arithmetic
+        For what grows with the sizes of models and data.
+    """
+
+    overhead: float = 1.0
+    arithmetic: float = 1.0
+
+
+@dataclass(frozen=True)
+class CoreTime:
+    """Time that a piece of work takes on that core, in the two parts of `Pace`.
+
+    Parameters
+    ----------
+    overhead_s, arithmetic_s
+        In seconds.
+    """
+
+    overhead_s: float
+    arithmetic_s: float
+
+    def __add__(self, other: "CoreTime") -> "CoreTime":
+        return CoreTime(self.overhead_s + other.overhead_s, self.arithmetic_s + other.arithmetic_s)
+
+    def seconds(self, pace: Pace) -> float:
+        """Return the time that a device of this pace takes."""
+        return self.overhead_s * pace.overhead + self.arithmetic_s * pace.arithmetic
+
+
+class _Sizes(NamedTuple):
+    encoder: int
+    initial: int
+    generator: int
+    factors: int
+    controller: int
+    coder: int  # each of the controller's encoders
+    inputs: int
+    external: int
+    read_in: int
+
+
+def _sizes(architecture: Mapping[str, Any]) -> _Sizes:
+    is_driven = architecture["controller_units"] > 0
+    return _Sizes(
+        architecture["encoder_units"],
+        architecture["initial_condition_dim"],
+        architecture["generator_units"],
+        architecture["factors"],
+        architecture["controller_units"],
+        architecture["controller_encoder_units"] if is_driven else 0,
+        architecture["inferred_inputs"],
+        architecture.get("external_inputs", 0),
+        architecture.get("read_in_dim", 0),
+    )
+
+
+def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_trials: int) -> int:
+    """Memory that a training step of one model takes, roughly: measured numbers for each bin of each trial.
+
+    Parameters
+    ----------
+    architecture
+        Of a model's row.
+    neurons
+        Of a trial: the mean over trials, where sessions differ.
+    """
+    return _FLOAT * batch_trials * bins * sum(_numbers(architecture, neurons))
+
+
+def _numbers(architecture: Mapping[str, Any], neurons: int) -> tuple[int, int]:
+    """Return how many numbers a training step keeps for each bin of a trial: in the encoders, and in the rest."""
+    sizes = _sizes(architecture)
+    encoders = 3 * sizes.read_in + 18 * sizes.encoder + 23 * sizes.coder
+    return encoders, 11 * neurons + 13 * sizes.generator + 9 * sizes.controller
+
+
+def parameters(architecture: Mapping[str, Any], neurons: int) -> int:
+    """Weights of a model, but for biases of the prior and of single outputs; `neurons` of all sessions."""
+    return sum(_weights(architecture, neurons))
+
+
+def _weights(architecture: Mapping[str, Any], neurons: int) -> tuple[int, int]:
+    """Return the weights of the encoders, and of the rest."""
+    encoder, initial, generator, factors, controller, coder, inputs, external, read_in = _sizes(architecture)
+    read = read_in or neurons
+    encoders = neurons * read_in + 2 * 3 * encoder * (read + encoder + 2) + 2 * encoder * 2 * initial
+    rest = initial * generator
+    rest += 3 * generator * (generator + inputs + external + 2) + generator * factors + factors * neurons
+    if controller:
+        encoders += 2 * 3 * coder * (read + coder + 2)
+        rest += controller * 2 * inputs + 3 * controller * (controller + 2 * coder + factors + external + 2)
+    return encoders, rest
+
+
+def checkpoint_bytes(architecture: Mapping[str, Any], neurons: int) -> int:
+    """Of what is kept of a model to go on with it; `neurons` of all sessions."""
+    return _FLOAT * _KEPT_PER_PARAMETER * parameters(architecture, neurons)
+
+
+def latents_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, trials: int) -> int:
+    """Of a model's latents before compression, all arrays; `neurons` of a trial, as in `step_bytes`."""
+    sizes = _sizes(architecture)
+    per_bin = neurons + sizes.factors + sizes.generator + sizes.inputs
+    return _FLOAT * trials * (bins * per_bin + sizes.initial)
+
+
+def epoch_time(
+    architecture: Mapping[str, Any], extent: Extent, batch_trials: int, models: float = 1
+) -> CoreTime:
+    """Return the time of an epoch of `models` models that train together: training, and evaluation on both parts."""
+    training, valid = extent.training_trials, extent.validation_trials
+    steps = math.ceil(training / max(1, min(batch_trials, training)))
+    trials = training + _FORWARD_SHARE * (valid + min(training, valid))
+    encoders, rest = _bin_seconds(architecture, extent.neurons)
+    update = steps * _WEIGHT_UPDATE_S * parameters(architecture, extent.neurons)
+    return CoreTime(
+        steps * _STEP_S + 2 * _EVALUATION_S, models * (trials * extent.bins * (encoders + rest) + update)
+    )
+
+
+def latents_time(architecture: Mapping[str, Any], extent: Extent, trials: int, draws: int) -> CoreTime:
+    """Return the time of inferring latents: a trial passes the encoders once, and the rest in each of its draws."""
+    encoders, rest = _bin_seconds(architecture, extent.neurons)
+    return CoreTime(_EVALUATION_S, _FORWARD_SHARE * trials * extent.bins * (encoders + draws * rest))
+
+
+def _bin_seconds(architecture: Mapping[str, Any], neurons: int) -> tuple[float, float]:
+    """Return the time of a bin of a trial in training, without its share of the update: in the encoders, and in the rest."""
+    pairs = zip(_weights(architecture, neurons), _numbers(architecture, neurons), strict=True)
+    encoders, rest = (weights * _WEIGHT_S + numbers * _NUMBER_S for weights, numbers in pairs)
+    sizes = _sizes(architecture)
+    return encoders + sizes.coder * _CONTROLLER_UNIT_S, rest + sizes.controller * _CONTROLLER_UNIT_S

@@ -1,0 +1,67 @@
+"""What the rows of a data set say of its sessions, its recordings, and the splits and groups of its trials."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from domain.sessions import RecordedSession, sessions_in
+from domain.split_groups import SplitGroups
+from store.arrays import NamedArray
+from store.tables import Dataset, Trial
+
+
+def sessions_of(dataset: Dataset) -> list[RecordedSession]:
+    """The sessions of a data set that is ready, in order; an ordinary one is the only one of its own."""
+    alone = RecordedSession(dataset.id, dataset.trials or 0, dataset.bins or 0, dataset.neurons or 0)
+    return sessions_in(dataset.report) or [alone]
+
+
+def neurons_per_trial(dataset: Dataset) -> int:
+    """Neurons of a trial's own session, the mean over trials: what a trial costs."""
+    sessions = sessions_of(dataset)
+    trials = sum(session.trials for session in sessions)
+    if len(sessions) == 1 or trials == 0:
+        return dataset.neurons or 0
+    return round(sum(session.trials * session.neurons for session in sessions) / trials)
+
+
+def session_coordinates(sessions: Sequence[RecordedSession]) -> list[NamedArray]:
+    """Neurons of each session; where there are several, also which trials are whose."""
+    coordinates = [
+        NamedArray(
+            one.named("neuron"),
+            np.arange(one.neurons),
+            (one.named("neuron"),),
+            "",
+            "index in the order given",
+        )
+        for one in sessions
+    ]
+    if len(sessions) == 1:
+        return coordinates
+    for one in sessions:
+        rows = np.arange(one.rows.start, one.rows.stop)
+        described = "index among the trials of all sessions"
+        coordinates.append(NamedArray(one.named("trial"), rows, (one.named("trial"),), "", described))
+    of_trials = np.repeat(np.arange(len(sessions)), [one.trials for one in sessions])
+    return [*coordinates, NamedArray("session", of_trials, ("trial",), "", "session that the trial is of")]
+
+
+def recordings_of(session: Session, dataset: Dataset) -> set[str]:
+    """Return what the trials of a data set come from: files by their digests, synthetic data sets by their ids."""
+    rows = (session.get(type(dataset), recorded.dataset_id) for recorded in sessions_of(dataset))
+    return {row.original or row.id for row in rows if row is not None}
+
+
+def given_splits(session: Session, dataset_id: str) -> tuple[list[str | None], SplitGroups]:
+    """Return the split that a data set brings for each trial (None where it brings none), and the groups of its trials."""
+    columns = Trial.split, Trial.split_group, Trial.group_first_bin, Trial.length_bins
+    rows = session.execute(select(*columns).where(Trial.dataset_id == dataset_id).order_by(Trial.trial)).all()
+    groups = SplitGroups.of(
+        [row.split_group for row in rows],
+        [row.group_first_bin for row in rows],
+        [row.length_bins for row in rows],
+    )
+    return [row.split for row in rows], groups

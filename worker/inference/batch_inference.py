@@ -1,0 +1,150 @@
+"""An inference: a model run on a data set, under a lease like a slice. An attempt that is cut off begins anew."""
+
+import logging
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from domain.job_specification import JobSpecification, split_trials
+from domain.sessions import RecordedSession
+from domain.states import InferenceState
+from store import outbox
+from store.database import LOCK, database_now
+from store.datasets import given_splits, recordings_of, sessions_of
+from store.tables import Dataset, Inference, Job, Model
+from worker.inference.baselines import TrainingSet, fit
+from worker.inference.latents import LatentsRequest, store_latents
+from worker.scheduling.leases import Lease, drop_lease
+from worker.training.checkpoints import load_checkpoint
+from worker.training.context import TrainingProcess, architecture_of
+
+logger = logging.getLogger("latentry.training")
+
+
+class _GivenBack(Exception):
+    """The process is to end: another one shall do the inference."""
+
+
+def apply(process: TrainingProcess, lease: Lease) -> None:
+    """Store the latents of a model for a data set, and score them."""
+    with process.database.read() as session:
+        row = session.get_one(Inference, lease.row_id)
+        request, trained = _request(session, row)
+    state = load_checkpoint(process.arrays, row.checkpoint_key)
+    path, progress = f"inferences/{row.id}/{lease.token}", _Progress(process, lease)
+    try:
+        fitted = fit(process, trained, request.architecture)
+        scores, baselines = store_latents(process, request, state, path, progress.beat, fitted, progress.add)
+    except _GivenBack:
+        with process.report(lease) as session:
+            row = session.get_one(Inference, lease.row_id)
+            drop_lease(row)
+            row.state = InferenceState.QUEUED
+            outbox.post(session, outbox.RUN_SLICE)
+        return
+
+    def end(session: Session) -> None:
+        lease.keep(session, process.settings)
+        row = session.get_one(Inference, lease.row_id)
+        row.state, row.ended_at = InferenceState.DONE, database_now(session)
+        row.latents_path, row.scores, row.trials_done = path, scores, progress.trials_done
+        row.baselines, row.baseline_settings = baselines, fitted.settings()
+        row.lease_token = row.lease_expires_at = None  # leased_by stays: who did it
+        _give_to_model(session, row)
+
+    process.write_patiently(end)
+
+
+def _give_to_model(session: Session, row: Inference) -> None:
+    """Latents of the model's own data set are the model's too, unless its job stored some, or it has other weights by now."""
+    model = session.get_one(Model, row.model_id, with_for_update=LOCK, populate_existing=True)
+    if session.get_one(Job, model.job_id).dataset_id != row.dataset_id:
+        return
+    if model.checkpoint_key not in (None, row.checkpoint_key):
+        return
+    if model.latents_path is None or model.latents_path.startswith("inferences/"):
+        model.latents_path = row.latents_path
+
+
+class _Progress:
+    """How many trials are done, written with each renewal of the lease."""
+
+    def __init__(self, process: TrainingProcess, lease: Lease) -> None:
+        self._process, self._lease = process, lease
+        self._last_beat = time.monotonic()
+        self.trials_done = 0
+
+    def add(self, trials: int) -> None:
+        """Count trials that have been inferred."""
+        self.trials_done += trials
+
+    def beat(self) -> None:
+        """Renew the lease, if it is time; while the database is away, inference goes on."""
+        if self._process.should_yield():
+            raise _GivenBack
+        if time.monotonic() - self._last_beat < self._process.settings.heartbeat_seconds:
+            return
+        try:
+            with self._process.report(self._lease) as session:
+                session.get_one(Inference, self._lease.row_id).trials_done = self.trials_done
+        except OperationalError as error:
+            logger.warning("the database is away, inference goes on: %s", error.orig)
+        self._last_beat = time.monotonic()
+
+
+def _request(session: Session, row: Inference) -> tuple[LatentsRequest, TrainingSet]:
+    """Return what an inference asks for, and what the model was trained on."""
+    model, dataset = session.get_one(Model, row.model_id), session.get_one(Dataset, row.dataset_id)
+    trained = _training_set(session, model)
+    sessions, of_model = sessions_of(dataset), row.options["sessions"]
+    request = LatentsRequest(
+        model=model,
+        architecture=architecture_of(model, trained.sessions),
+        dataset=dataset,
+        sessions=sessions,
+        sessions_of_model=of_model,
+        split=_split(session, trained, sessions, of_model),
+        trial_length_bins=given_splits(session, dataset.id)[1].bins,
+        posterior_samples=row.options["posterior_samples"],
+        arrays=row.options["arrays"],
+        attributes={"inference_id": row.id},
+    )
+    return request, trained
+
+
+def _training_set(session: Session, model: Model) -> TrainingSet:
+    job = session.get_one(Job, model.job_id)
+    dataset, training = (
+        session.get_one(Dataset, job.dataset_id),
+        JobSpecification.model_validate(job.spec).training,
+    )
+    sessions = sessions_of(dataset)
+    given, groups = given_splits(session, dataset.id)
+    return TrainingSet(
+        dataset,
+        sessions,
+        groups.bins,
+        np.array(split_trials(given, groups, training, sessions)),
+        training,
+        model.refit_of is not None,
+    )
+
+
+def _split(
+    session: Session, trained: TrainingSet, sessions: list[RecordedSession], sessions_of_model: list[int]
+) -> NDArray[np.str_]:
+    """Return the part of the model's job that each trial was in; what the job never saw is ``test``.
+
+    Trials of another data set of the same recording are ``gap``: some of them may have trained the model, so none is scored.
+    """
+    seen = recordings_of(session, trained.dataset)
+    split = np.full(sum(one.trials for one in sessions), "test", dtype="<U5")
+    for recorded, number in zip(sessions, sessions_of_model, strict=True):
+        if trained.sessions[number].dataset_id == recorded.dataset_id:
+            split[recorded.rows] = trained.split[trained.sessions[number].rows]
+        elif recordings_of(session, session.get_one(Dataset, recorded.dataset_id)) & seen:
+            split[recorded.rows] = "gap"
+    return split

@@ -1,0 +1,112 @@
+"""Windows of a longer recording in the array store, and the continuous series of what was inferred in them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.metadata import ArrayV3Metadata
+
+from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
+from worker.inference.windows import Windows
+
+_NAMES = ("segment", "segment_first_bin", "segment_start_s", "segment_bins")
+
+
+def window_arrays(windows: Windows) -> Iterator[NamedArray]:
+    """The arrays by which a data set keeps where its windows lie."""
+    yield NamedArray("segment", windows.segment, ("trial",), "", "stretch that the window was cut from")
+    yield NamedArray(
+        "segment_first_bin", windows.first_bin, ("trial",), "bins", "where in it the window begins"
+    )
+    start = "when the stretch begins in the session"
+    yield NamedArray("segment_start_s", windows.segment_start_s, ("segment_index",), "s", start)
+    yield NamedArray(
+        "segment_bins", windows.segment_bins, ("segment_index",), "bins", "how long the stretch is"
+    )
+
+
+def windows_of(store: Store, array_path: str, suffix: str = "") -> Windows | None:
+    """Where the windows of a data set (or of the session whose arrays end with `suffix`) lie; None if it has trials instead."""
+    found = [open_array(store, array_path, name + suffix) for name in _NAMES]
+    present = [np.asarray(array[...]) for array in found if array is not None]
+    return Windows(*present) if len(present) == len(_NAMES) else None
+
+
+def write_continuous(
+    writer: ArrayGroupWriter,
+    windows: Windows,
+    latents: Mapping[str, tuple["zarr.Array[Any]", int]],
+    trial_length_bins: NDArray[np.int64],
+    bin_width_s: float,
+    suffix: str = "",
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the continuous series of latents that were inferred in windows.
+
+    Parameters
+    ----------
+    writer
+        Of the model's group of latents.
+    windows
+        Where the windows lie.
+    latents
+        Name → array [trials, bins, k] that is written already, and the row of its first window.
+    trial_length_bins
+        Bins of each window.
+    bin_width_s
+        Width of a bin, in seconds.
+    suffix
+        What the names of the session's arrays end with.
+    beat
+        Called after every window.
+    """
+    time = f"continuous_time_s{suffix}"
+    bins = int(windows.segment_bins.sum())
+    for name, (array, first_row) in latents.items():
+        assert isinstance(array.metadata, ArrayV3Metadata)
+        dims = array.metadata.dimension_names or ()
+        described = f"{array.attrs['description']}; windows merged into one series"
+        target = RowWriter(
+            writer.create(
+                f"continuous_{name.removesuffix(suffix)}{suffix}",
+                (bins, array.shape[2]),
+                np.float32,
+                (time, str(dims[2])),
+                units=str(array.attrs.get("units", "")),
+                description=described,
+            )
+        )
+        for piece in windows.merge(
+            _ChunkByChunk(array, first_row, len(trial_length_bins)), trial_length_bins
+        ):
+            target.append(piece)
+            beat()
+        target.close()
+    stretches = zip(windows.segment_start_s, windows.segment_bins, strict=True)
+    times_s = np.concatenate([start_s + np.arange(length) * bin_width_s for start_s, length in stretches])
+    of_bins = np.repeat(np.arange(len(windows.segment_bins)), windows.segment_bins)
+    writer.write(NamedArray(time, times_s, (time,), "s", "start of the bin in the session"))
+    writer.write(NamedArray(f"continuous_segment{suffix}", of_bins, (time,), "", "stretch of the recording"))
+
+
+class _ChunkByChunk:
+    """Some rows of an array, read one chunk at a time by who goes over them in order."""
+
+    def __init__(self, array: "zarr.Array[Any]", first_row: int, rows: int) -> None:
+        self._array, self._first_row = array, first_row
+        self._held_from, self._held = 0, np.asarray(array[:0])
+        self.shape = (rows, *array.shape[1:])
+        self.dtype, self.ndim = array.dtype, array.ndim
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        first, last, _ = rows.indices(self.shape[0])
+        first, last = first + self._first_row, last + self._first_row
+        if not (self._held_from <= first and last <= self._held_from + len(self._held)):
+            self._held_from = first // self._array.chunks[0] * self._array.chunks[0]
+            self._held = np.asarray(
+                self._array[self._held_from : max(last, self._held_from + self._array.chunks[0])]
+            )
+        return self._held[first - self._held_from : last - self._held_from]

@@ -1,0 +1,158 @@
+"""Latents of a few trials at once, in the process of the queue ``infer``: the models used last stay loaded.
+
+Torch is imported with the first request, unless the settings say otherwise: a service that nobody asks for latents pays nothing.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from celery.signals import worker_ready
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+
+from store.array_store import get_array_store
+from store.rpc import pack_array, unpack_array
+from store.settings import get_settings
+from worker.inference.rpc_server import CannotAnswer, answered
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class LoadedModels:
+    """Weights of models by the key of their checkpoint, which never changes; those used longest ago go first.
+
+    Parameters
+    ----------
+    arrays
+        The array store.
+    device
+        Where weights are kept.
+    most_bytes
+        Of all weights; the one used last stays in any case.
+    """
+
+    def __init__(self, arrays: Store, device: str, most_bytes: int) -> None:
+        self._arrays, self._device, self._most_bytes = arrays, device, most_bytes
+        self._loaded: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    def weights(self, checkpoint_key: str) -> Mapping[str, "Tensor"]:
+        """The best weights of a model, as `models.iterate_latents` reads them.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such checkpoint.
+        """
+        from worker.training.checkpoints import load_checkpoint
+
+        if checkpoint_key not in self._loaded:
+            state = load_checkpoint(self._arrays, checkpoint_key)
+            self._loaded[checkpoint_key] = {
+                name: values.to(self._device, copy=True)
+                for name, values in state.items()
+                if name.startswith("best.")
+            }
+        self._loaded.move_to_end(checkpoint_key)
+        while len(self._loaded) > 1 and self._bytes() > self._most_bytes:
+            self._loaded.popitem(last=False)
+        return self._loaded[checkpoint_key]
+
+    def _bytes(self) -> int:
+        return sum(values.nbytes for state in self._loaded.values() for values in state.values())
+
+
+@lru_cache
+def _models() -> LoadedModels:
+    import torch
+
+    settings = get_settings()
+    torch.set_num_threads(settings.threads)
+    return LoadedModels(get_array_store(), settings.infer_device, settings.infer_cache_bytes)
+
+
+@worker_ready.connect
+def _preload(**_: Any) -> None:
+    if get_settings().infer_preload:
+        import models  # noqa: F401 (brings torch)
+
+        _models()
+        logger.info("torch is loaded")
+
+
+@answered("infer_now")
+def infer_now(
+    *,
+    checkpoint_key: str,
+    architecture: dict[str, Any],
+    neurons: Sequence[int],
+    session: int,
+    spikes: dict[str, Any],
+    trial_length_bins: Sequence[int],
+    external_inputs: dict[str, Any] | None,
+    posterior_samples: int,
+    seed: int,
+    first_trial: int,
+    arrays: Sequence[str],
+    seconds: float,
+) -> dict[str, Any]:
+    """Posterior averages of some trials.
+
+    Parameters
+    ----------
+    checkpoint_key, architecture, neurons
+        The model: its weights, its network, and the neurons of each session that it was trained on.
+    session
+        Whose neurons the spikes are of.
+    spikes, external_inputs
+        [trials, bins, neurons] counts and [trials, bins, inputs], packed (`store.rpc.pack_array`).
+    trial_length_bins, posterior_samples, seed, first_trial
+        As `models.iterate_latents` has them.
+    arrays
+        Which latents are wanted.
+    seconds
+        Time there is.
+
+    Returns
+    -------
+    dict
+        Latents by name, packed; rates in counts per bin.
+    """
+    from models import Architecture, ConfigurationError, infer_latents
+
+    described = {**architecture, "held_out_neurons": tuple(architecture.get("held_out_neurons", ()))}
+    try:
+        latents = infer_latents(
+            Architecture(neurons=tuple(neurons) if len(neurons) > 1 else neurons[0], **described),
+            _models().weights(checkpoint_key),
+            unpack_array(spikes),
+            np.asarray(trial_length_bins, dtype=np.int64),
+            external_inputs=None if external_inputs is None else unpack_array(external_inputs),
+            session=session,
+            posterior_samples=posterior_samples,
+            seed=seed,
+            first_trial=first_trial,
+            device=get_settings().infer_device,
+            on_step=_until(time.monotonic() + seconds),
+        )
+    except FileNotFoundError as error:
+        raise CannotAnswer("no_weights", str(error)) from error
+    except ConfigurationError as error:
+        raise CannotAnswer("refused", str(error)) from error
+    found: dict[str, NDArray[np.float32] | None] = {name: getattr(latents, name) for name in arrays}
+    return {name: pack_array(values) for name, values in found.items() if values is not None}
+
+
+def _until(deadline: float) -> Callable[[], None]:
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise CannotAnswer("too_slow", "whoever asked waits no longer")
+
+    return check

@@ -1,0 +1,92 @@
+"""The process that writes a model as a program: arguments on its standard input, the answer on its output, both MessagePack.
+
+The answer is as in `store.rpc`: ``{"answer": {"program": …}}``, or ``{"problem": {"code": …, "message": …}}``.
+"""
+
+import logging
+import os
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import msgpack
+from zarr.abc.store import Store
+
+from store.array_store import get_array_store
+
+logger = logging.getLogger(__name__)
+
+_ONNX_PACKAGES = ("onnx", "onnxscript")
+
+
+def write_program(
+    arrays: Store,
+    *,
+    checkpoint_key: str,
+    architecture: dict[str, Any],
+    session: int,
+    bin_width_s: float,
+    bins: int,
+    kind: str,
+) -> dict[str, Any]:
+    """A model as a program for other runtimes.
+
+    Parameters
+    ----------
+    arrays
+        The array store.
+    checkpoint_key, architecture
+        Of the model; the architecture with every field.
+    session
+        Whose neurons it reads.
+    bin_width_s, bins
+        Of the data that the model was trained on.
+    kind
+        ``torch_export`` or ``onnx``.
+
+    Returns
+    -------
+    dict
+        An answer; ``program`` of it is the bytes of the file.
+    """
+    if kind == "onnx" and (missing := [name for name in _ONNX_PACKAGES if find_spec(name) is None]):
+        return _problem("not_installed", f"{' and '.join(missing)} not installed")
+    from models import Architecture
+    from models.program import PosteriorMeans, onnx_program, torch_program
+    from worker.training.checkpoints import load_checkpoint
+
+    neurons = architecture["neurons"]
+    described = architecture | {
+        "neurons": tuple(neurons) if isinstance(neurons, list) else neurons,
+        "held_out_neurons": tuple(architecture["held_out_neurons"]),
+    }
+    try:
+        state = load_checkpoint(arrays, checkpoint_key)
+    except FileNotFoundError as error:
+        return _problem("no_weights", str(error))
+    best = {name.removeprefix("best."): values for name, values in state.items() if name.startswith("best.")}
+    model = PosteriorMeans(Architecture(**described), best, bin_width_s, session)
+    write = torch_program if kind == "torch_export" else onnx_program
+    return {"answer": {"program": write(model, bins)}}
+
+
+def _problem(code: str, message: str) -> dict[str, Any]:
+    return {"problem": {"code": code, "message": message}}
+
+
+def main() -> None:
+    """Answer one question."""
+    logging.basicConfig(format="%(asctime)s program %(message)s")
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing printed by a library may look like an answer
+    try:
+        answer = write_program(get_array_store(), **msgpack.unpackb(sys.stdin.buffer.read()))
+    except Exception as error:
+        logger.exception("a program was not written")
+        answer = _problem("internal", f"{type(error).__name__}: {error}")
+    answers.write(msgpack.packb(answer))
+    answers.close()
+
+
+if __name__ == "__main__":
+    main()

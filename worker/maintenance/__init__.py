@@ -1,0 +1,1 @@
+"""The maintenance loop: recovery, garbage collection, webhooks."""

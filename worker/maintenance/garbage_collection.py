@@ -1,0 +1,190 @@
+"""What nobody reads any more is deleted: what lost workers left in the array store, weights that are not kept, and uploads.
+
+Checkpoints and latents lie under the id of their model or inference, with the token of the lease that wrote them in their name.
+Those that no row refers to, and whose lease is over, are orphans. They are harmless, so collection is late and rare, not exact.
+"""
+
+import logging
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+
+from domain.job_specification import JobSpecification
+from domain.states import InferenceState, JobState
+from store.array_store import delete_object, delete_objects
+from store.database import LOCK, Database, database_now
+from store.lineage import selection_order
+from store.originals import open_originals
+from store.settings import Settings
+from store.tables import Inference, Job, Model, Slice, Upload
+from store.uploads import UploadBusy, delete_stray_partials, forget_upload, is_read_by_dataset
+
+logger = logging.getLogger("latentry.maintenance")
+
+_ENDED_WITHIN = timedelta(days=1)
+_UNFINISHED = [state for state in JobState if not state.is_final]
+_UNFINISHED_INFERENCES = [state for state in InferenceState if not state.is_final]
+
+
+def still_read(session: Session, keys: Collection[str]) -> set[str]:
+    """Those of these checkpoints that are needed.
+
+    Models go on from them, or begin with them (a copy shares its parent's until it has its own); or inferences read them.
+    """
+    if not keys:
+        return set()
+    found: set[str] = set()
+    for column in (Model.checkpoint_key, Model.start_key):
+        found |= {key for key in session.execute(select(column).where(column.in_(keys))).scalars() if key}
+    inferred_with = select(Inference.checkpoint_key).where(Inference.state.in_(_UNFINISHED_INFERENCES))
+    found |= set(session.execute(inferred_with.where(Inference.checkpoint_key.in_(keys))).scalars())
+    unfinished = Job.state.in_(_UNFINISHED) & Job.warm_models.is_not(None)
+    for warm_models in session.execute(select(Job.warm_models).where(unfinished)).scalars():
+        found |= {one.get("start_key") for one in warm_models or []} & set(keys)
+    return found
+
+
+def drop_weights(session: Session, job: Job) -> int:
+    """Of a job that is done, forget the checkpoints of all but the best `budget.top_k` models; returns how many."""
+    kept = JobSpecification.model_validate(job.spec).budget.top_k
+    of_job = select(Model).where(Model.job_id == job.id, Model.checkpoint_key.is_not(None))
+    models = list(session.execute(of_job).scalars())
+    needed = {job.selected_model_id, job.final_model_id}
+    ranked = sorted(models, key=lambda model: (model.id not in needed, *selection_order(model)))
+    for model in ranked[kept:]:
+        if model.id not in needed:
+            model.checkpoint_key = None
+    return max(0, len(ranked) - kept)
+
+
+def collect(database: Database, arrays: Store, job_id: str) -> int:
+    """Delete what no row reads of a job's checkpoints and latents.
+
+    Returns
+    -------
+    int
+        How many checkpoints and groups of latents were deleted.
+    """
+    with database.read() as session:
+        ids = list(session.execute(select(Model.id).where(Model.job_id == job_id)).scalars())
+    # Listed first: what is written meanwhile is of a lease that is alive below, or reported.
+    listed = {model_id: _objects(arrays, model_id) for model_id in ids}
+    names = {name for of_model in listed.values() for name in of_model}
+    if not names:
+        return 0
+    with database.read() as session:
+        alive = set(session.execute(select(Slice.lease_token).where(Slice.job_id == job_id)).scalars()) - {
+            None
+        }
+        read = still_read(session, {name for name in names if "/checkpoints/" in name})
+        latents = select(Model.latents_path).where(Model.job_id == job_id, Model.latents_path.is_not(None))
+        read |= {path for path in session.execute(latents).scalars() if path}
+    orphans = [name for name in names - read if _token(name) not in alive]
+    for name in orphans:
+        if "/checkpoints/" in name:
+            delete_object(arrays, name)
+        else:
+            delete_objects(arrays, name)
+    return len(orphans)
+
+
+def collect_all(database: Database, arrays: Store) -> int:
+    """Drop what is not kept of jobs that are done, and collect of all that are under way or ended within a day."""
+    deleted = 0
+    with database.read() as session:
+        recent = database_now(session) - _ENDED_WITHIN
+        # An inference may have kept weights that its job had dropped long before.
+        inferred = select(Model.job_id).join(Inference).where(Inference.ended_at > recent)
+        due = select(Job.id).where(
+            or_(Job.state.in_(_UNFINISHED), Job.ended_at > recent, Job.id.in_(inferred))
+        )
+        job_ids = list(session.execute(due).scalars())
+    for job_id in job_ids:
+        with database.write() as session:
+            job = session.get_one(Job, job_id, with_for_update=LOCK)
+            if job.state == JobState.DONE:
+                drop_weights(session, job)
+        deleted += collect(database, arrays, job_id)
+    deleted += collect_inferences(database, arrays)
+    if deleted:
+        logger.info("deleted %d checkpoints and latents that nobody reads", deleted)
+    return deleted
+
+
+def collect_inferences(database: Database, arrays: Store) -> int:
+    """Delete the latents that attempts left of inferences under way or ended within a day; returns of how many attempts."""
+    deleted = 0
+    with database.read() as session:
+        recent = Inference.ended_at > database_now(session) - _ENDED_WITHIN
+        due = select(Inference.id).where(or_(Inference.state.in_(_UNFINISHED_INFERENCES), recent))
+        inference_ids = list(session.execute(due).scalars())
+    for inference_id in inference_ids:
+        # Listed first, as above.
+        keys = _keys(arrays, f"inferences/{inference_id}/")
+        paths = {"/".join(parts[:3]) for parts in (key.split("/") for key in keys) if len(parts) > 3}
+        if not paths:
+            continue
+        with database.read() as session:
+            row = session.get_one(Inference, inference_id)
+        for path in paths - {row.latents_path}:
+            if _token(path) != row.lease_token:
+                delete_objects(arrays, path)
+                deleted += 1
+    return deleted
+
+
+def collect_uploads(database: Database, settings: Settings) -> int:
+    """Delete uploads whose time is over, with their bytes unless a data set was made of them.
+
+    Returns
+    -------
+    int
+        How many uploads, and files of uploads under way that no row knows, were deleted.
+    """
+    originals, deleted = open_originals(settings), 0
+    with database.read() as session:
+        over = select(Upload.id).where(Upload.expires_at <= database_now(session))
+        upload_ids = list(session.execute(over).scalars())
+    for upload_id in upload_ids:
+        with database.write() as session:
+            row = session.get(Upload, upload_id, with_for_update=LOCK)
+            is_over = row is not None and row.expires_at <= database_now(session)
+            if row is None or not is_over or is_read_by_dataset(session, row):
+                continue  # gone on with since, or still to be read
+            try:
+                forget_upload(session, originals, settings, row)
+            except UploadBusy:
+                continue
+            deleted += 1
+    deleted += delete_stray_partials(settings)
+    if deleted:
+        logger.info("deleted %d uploads that nobody went on with or used", deleted)
+    return deleted
+
+
+def _objects(arrays: Store, model_id: str) -> set[str]:
+    """Checkpoints of a model, and its groups of latents by their path."""
+    found: set[str] = set()
+    for key in _keys(arrays, f"models/{model_id}/"):
+        parts = key.split("/")
+        if parts[2] == "checkpoints":
+            found.add(key)
+        elif parts[2] == "latents" and len(parts) > 4:
+            found.add("/".join(parts[:4]))
+    return found
+
+
+def _keys(arrays: Store, prefix: str) -> Iterable[str]:
+    async def read() -> list[str]:
+        return [key async for key in arrays.list_prefix(prefix)]
+
+    return sync(read())
+
+
+def _token(name: str) -> str:
+    """The token in the name of a checkpoint or a group of latents; a file store has further endings while it writes."""
+    return name.rsplit("/", 1)[1].rsplit("-", 1)[-1].split(".")[0]

@@ -1,0 +1,179 @@
+"""The maintenance loop: sends what the outbox holds, takes work from lost workers, remembers what was forgotten.
+
+``python -m worker.maintenance.loop``. Any number may run; rows are locked, and every message is only a hint.
+"""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from domain.states import DatasetState, InferenceState, JobState, SliceState
+from store import outbox
+from store.database import Database, DatabaseUnusable, database_now, get_database
+from store.migrate import refuse_newer
+from store.rpc import CONTROL
+from store.settings import get_settings
+from store.tables import Dataset, Inference, Job, OutboxMessage, Slice, Worker
+from store.workers import alive_workers
+from worker.celery_app import SLICES, app
+from worker.maintenance.webhooks import deliver_until
+from worker.scheduling.leases import reap
+
+logger = logging.getLogger("latentry.maintenance")
+
+_FORGOTTEN_AFTER_SECONDS = 5.0
+_BROKER_SECONDS = 5.0
+
+
+def send_outbox(database: Database) -> int:
+    """Send the messages of the outbox, oldest first; one that could not be sent stays.
+
+    Returns
+    -------
+    int
+        How many were sent.
+    """
+    # No transaction is open while the broker is spoken to: one that hangs must not keep others from writing. Should two loops
+    # send the same message, or one die before it deletes it, it comes twice, which does no harm.
+    oldest = select(OutboxMessage.id, OutboxMessage.task, OutboxMessage.arguments).order_by(OutboxMessage.id)
+    with database.read() as session:
+        messages = session.execute(oldest.limit(100)).all()
+    sent = []
+    try:
+        for message in messages:
+            app.send_task(message.task, args=message.arguments, retry=False)
+            sent.append(message.id)
+    finally:
+        if sent:
+            with database.write() as session:
+                session.execute(delete(OutboxMessage).where(OutboxMessage.id.in_(sent)))
+    return len(sent)
+
+
+def queue_length(queue: str) -> int:
+    """Messages that wait in a queue of the broker."""
+    with app.connection_for_read() as connection:
+        length: int = connection.default_channel.client.llen(queue)
+        return length
+
+
+def empty_queues() -> set[str]:
+    """Queues in which no message waits: what should be under way there may have been forgotten."""
+    return {queue for queue in (SLICES, CONTROL) if queue_length(queue) == 0}
+
+
+def sweep(session: Session, empty: Collection[str]) -> None:
+    """Ring again for queued work whose message was lost, and advance jobs that nobody advanced.
+
+    Parameters
+    ----------
+    session
+        A writing transaction.
+    empty
+        Queues in which no message waits.
+    """
+    now = database_now(session)
+    may_begin = Slice.not_before.is_(None) | (Slice.not_before <= now)
+    waiting_slices = select(func.count()).where(Slice.state == SliceState.QUEUED, may_begin)
+    waiting_inferences = select(func.count()).where(Inference.state == InferenceState.QUEUED)
+    queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
+    pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
+    if queued and not pending and SLICES in empty:
+        for _ in range(min(queued, max(1, len(alive_workers(session))))):
+            outbox.post(session, outbox.RUN_SLICE)
+    forgotten = now - timedelta(seconds=_FORGOTTEN_AFTER_SECONDS)
+    if not pending and CONTROL in empty:
+        waiting = session.execute(
+            select(Dataset.id).where(
+                Dataset.state == DatasetState.INGESTING,
+                Dataset.lease_token.is_(None),
+                Dataset.created_at < forgotten,
+            )
+        ).scalars()
+        for dataset_id in waiting:
+            outbox.post(session, outbox.INGEST, dataset_id)
+        active = exists().where(
+            Slice.job_id == Job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])
+        )
+        idle = session.execute(
+            select(Job.id).where(
+                Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.INFERRING]),
+                Job.created_at < forgotten,
+                ~active | (Job.state == JobState.STOPPING),
+            )
+        ).scalars()
+        for job_id in idle:
+            outbox.post(session, outbox.ADVANCE, job_id)
+    session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
+
+
+def run(stopping: threading.Event) -> None:
+    """Loop until told to stop; a broker or database that is away is waited for."""
+    settings, database = get_settings(), get_database()
+    next_sweep, next_collection = 0.0, time.monotonic() + settings.collect_seconds
+    next_reaping = 0.0
+    failing = False
+    while not stopping.wait(settings.outbox_seconds):
+        try:
+            is_time = time.monotonic() >= next_sweep
+            if is_time and time.monotonic() >= next_reaping:
+                with database.write() as session:
+                    taken = reap(session, settings)
+                if taken:
+                    logger.warning("took %d pieces of work from lost workers", taken)
+            while send_outbox(database):
+                pass
+            if is_time:
+                empty = empty_queues()
+                with database.write() as session:
+                    sweep(session, empty)
+                next_sweep = time.monotonic() + settings.maintenance_seconds
+            if time.monotonic() >= next_collection:
+                with database.write() as session:
+                    outbox.post(session, outbox.COLLECT)
+                next_collection = time.monotonic() + settings.collect_seconds
+            failing = False
+        except Exception as error:
+            if not failing:
+                logger.exception("the broker or the database does not answer; trying again")
+            failing = True
+            if isinstance(error, OperationalError):
+                # Nobody could renew a lease while the database was away: first let those who live do so.
+                next_reaping = time.monotonic() + 3 * settings.heartbeat_seconds
+            logger.debug("still failing: %s", error)
+            stopping.wait(1.0)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    # A broker that hangs is given up soon: work of lost workers is taken back all the same.
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "socket_timeout": _BROKER_SECONDS,
+        "socket_connect_timeout": _BROKER_SECONDS,
+    }
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s maintenance %(message)s")
+    try:
+        refuse_newer(get_database())
+    except DatabaseUnusable as error:
+        sys.exit(str(error))
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    sender = threading.Thread(target=deliver_until, args=(stopping, get_database(), get_settings()))
+    sender.start()
+    logger.info("ready")
+    run(stopping)
+    sender.join()
+
+
+if __name__ == "__main__":
+    main()

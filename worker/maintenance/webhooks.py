@@ -1,0 +1,208 @@
+"""Messages to webhooks on their way: claimed one by one, sent, and tried again ever more rarely.
+
+They are sent by threads of the maintenance process: a receiver that is slow keeps neither a job nor an ingest waiting. A message
+is claimed by a lease, so that any number of such processes may run, and one that dies in the middle leaves it to be sent again:
+it comes at least once, always under the same id.
+"""
+
+import logging
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+
+from sqlalchemy import delete, exists, select
+from sqlalchemy.orm import Session, aliased
+
+from domain.states import DeliveryState
+from store.database import LOCK, Database, database_now
+from store.settings import Settings
+from store.tables import Document, Webhook, WebhookDelivery
+from store.webhooks import forget
+from worker.maintenance.webhook_sending import Answer, send
+
+logger = logging.getLogger("latentry.maintenance")
+
+FIRST_DELAY_S = 5.0
+GROWTH = 3.0
+LONGEST_DELAY_S = 4 * 3600.0
+SENT_AT_ONCE = 8
+_MARGIN_S = 30.0
+"""A lease lasts so much longer than a receiver may take: a name may take its time to be resolved."""
+_KEPT = timedelta(days=30)
+"""What was delivered or given up is forgotten after this time."""
+_GONE = 410
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A message that is ours to send.
+
+    Parameters
+    ----------
+    delivery_id, webhook_id, token
+        The row, whom it is for, and the proof that it is ours.
+    url, secret, body
+        What is sent, and to whom.
+    """
+
+    delivery_id: str
+    webhook_id: str
+    token: str
+    url: str
+    secret: str
+    body: Document
+
+
+def claim(session: Session, settings: Settings) -> Claimed | None:
+    """Claim a message that is due, of a webhook to which nothing is being sent; None when there is none.
+
+    It is the one that is due longest of the webhooks that take what they are sent, or of the others: however many messages wait
+    for receivers that hang, those for all others go before.
+    """
+    now = database_now(session)
+    other = aliased(WebhookDelivery)
+    busy = exists().where(other.webhook_id == WebhookDelivery.webhook_id, other.lease_expires_at > now)
+    was_refused = exists().where(
+        other.webhook_id == WebhookDelivery.webhook_id,
+        other.state == DeliveryState.WAITING,
+        other.attempts > 0,
+    )
+    # Said of the row itself too: PostgreSQL looks at it again once it has the lock, and at no other.
+    is_free = WebhookDelivery.lease_expires_at.is_(None) | (WebhookDelivery.lease_expires_at <= now)
+    is_due = (WebhookDelivery.state == DeliveryState.WAITING) & (WebhookDelivery.due_at <= now)
+    due = (
+        select(WebhookDelivery)
+        .where(is_due, is_free, ~busy)
+        .order_by(was_refused, WebhookDelivery.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=WebhookDelivery)
+    )
+    row = session.execute(due).scalar_one_or_none()
+    if row is None:
+        return None
+    webhook = session.get_one(Webhook, row.webhook_id)
+    if webhook.deleted_at is not None:  # while the message was being written
+        row.state, row.ended_at, row.error = DeliveryState.GIVEN_UP, now, "the webhook was deleted"
+        session.flush()
+        return claim(session, settings)
+    row.losses += row.lease_token is not None  # whoever sent it before was lost
+    row.lease_token = secrets.token_hex(8)
+    row.leased_by = f"{socket.gethostname()}:{os.getpid()}"
+    row.lease_expires_at = now + timedelta(seconds=settings.webhook_timeout_seconds + _MARGIN_S)
+    return Claimed(row.id, webhook.id, row.lease_token, webhook.url, webhook.secret, row.body)
+
+
+def finish(session: Session, settings: Settings, claimed: Claimed, answer: Answer) -> None:
+    """Write what came of an attempt; nothing if the message is another's by now, or given up."""
+    # Whoever deletes a webhook locks it before its messages.
+    webhook = session.get_one(Webhook, claimed.webhook_id, with_for_update=LOCK)
+    row = session.get(WebhookDelivery, claimed.delivery_id, with_for_update=LOCK)
+    if row is None or row.lease_token != claimed.token:
+        return
+    now = database_now(session)
+    row.lease_token = row.lease_expires_at = None
+    row.status, row.error, row.attempts = answer.status, answer.error, row.attempts + 1
+    if answer.is_taken:
+        row.state, row.ended_at = DeliveryState.DELIVERED, now
+        return
+    if answer.status == _GONE:
+        reason = "the webhook answered 410: it wants no more messages, and was deleted"
+        forget(session, webhook, reason)
+        return
+    row.error = answer.error or f"expected an answer of 200 to 299, got {answer.status}"
+    row.due_at = now + timedelta(
+        seconds=max(delay_s(row.attempts), min(answer.retry_after_s, LONGEST_DELAY_S))
+    )
+    if row.due_at > row.created_at + timedelta(seconds=settings.webhook_seconds):
+        row.state, row.ended_at = DeliveryState.GIVEN_UP, now
+
+
+def delay_s(attempts: int) -> float:
+    """How long to wait after so many attempts, in seconds: ever longer, and never quite the same."""
+    delay = min(FIRST_DELAY_S * GROWTH ** (attempts - 1), LONGEST_DELAY_S)
+    return delay * random.uniform(0.75, 1.25)
+
+
+def next_due(database: Database, settings: Settings) -> Claimed | None:
+    """Claim what is due. Most of the time nothing is: then no lock is waited for."""
+    with database.read() as session:
+        due = select(WebhookDelivery.id).where(
+            WebhookDelivery.state == DeliveryState.WAITING, WebhookDelivery.due_at <= database_now(session)
+        )
+        if session.execute(due.limit(1)).first() is None:
+            return None
+    with database.write() as session:
+        return claim(session, settings)
+
+
+def deliver(database: Database, settings: Settings, claimed: Claimed) -> None:
+    """Send a claimed message, once, and write what came of it."""
+    answer = send(
+        claimed.url,
+        claimed.secret,
+        claimed.delivery_id,
+        claimed.body,
+        timeout_s=settings.webhook_timeout_seconds,
+        allow_private=settings.webhook_allow_private,
+        agent=f"Latentry/{version('latentry')}",
+    )
+    with database.write() as session:
+        finish(session, settings, claimed, answer)
+    if not answer.is_taken:
+        logger.info("the message %s was not taken: %s", claimed.delivery_id, answer.error or answer.status)
+
+
+def forget_old(session: Session) -> None:
+    """Delete messages that were delivered or given up long ago."""
+    ended = WebhookDelivery.ended_at < database_now(session) - _KEPT
+    session.execute(delete(WebhookDelivery).where(ended))
+
+
+def deliver_until(stopping: threading.Event, database: Database, settings: Settings) -> None:
+    """Send messages as they fall due, several at once, until told to stop."""
+    free, failing, next_forgetting = threading.Semaphore(SENT_AT_ONCE), False, 0.0
+
+    def work(claimed: Claimed) -> None:
+        try:
+            deliver(database, settings, claimed)
+        except Exception:  # its lease runs out, and it is sent again
+            logger.exception("what came of the message %s could not be written", claimed.delivery_id)
+        finally:
+            free.release()
+
+    def begin_next() -> bool:
+        """Begin to send what is due; False when nothing is, or as many are under way as may be."""
+        if not free.acquire(timeout=settings.maintenance_seconds):
+            return False
+        try:
+            claimed = next_due(database, settings)
+        except Exception:
+            free.release()
+            raise
+        if claimed is None:
+            free.release()
+            return False
+        threads.submit(work, claimed)
+        return True
+
+    with ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="webhooks") as threads:
+        while not stopping.wait(settings.maintenance_seconds):
+            try:
+                while not stopping.is_set() and begin_next():
+                    pass
+                if time.monotonic() > next_forgetting:
+                    with database.write() as session:
+                        forget_old(session)
+                    next_forgetting = time.monotonic() + settings.collect_seconds
+                failing = False
+            except Exception:
+                if not failing:
+                    logger.exception("messages to webhooks wait: the database does not answer")
+                failing = True

@@ -1,0 +1,32 @@
+"""Search strategies: what decides, after each slice, which models begin, go on, copy another, or end. One file per member."""
+
+from domain.job_specification import JobSpecification
+from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
+from worker.scheduling.strategies.base import (
+    Begin,
+    Continue,
+    Copy,
+    Decision,
+    End,
+    Mark,
+    ModelRecord,
+    Strategy,
+)
+from worker.scheduling.strategies.population_based import PopulationBasedTraining
+from worker.scheduling.strategies.samplers import make_sampler
+from worker.scheduling.strategies.successive_halving import Asha, Hyperband
+from worker.scheduling.strategies.whole_training import WholeTraining
+
+__all__ = ["Begin", "Continue", "Copy", "Decision", "End", "Mark", "ModelRecord", "Strategy", "make_strategy"]
+
+
+def make_strategy(specification: JobSpecification) -> Strategy:
+    """Return the strategy that a job asks for."""
+    wanted = specification.strategy
+    if isinstance(wanted, PbtStrategy):
+        return PopulationBasedTraining(specification, wanted)
+    if isinstance(wanted, AshaStrategy):
+        return Asha(specification, wanted, make_sampler(specification, wanted.sampler))
+    if isinstance(wanted, HyperbandStrategy):
+        return Hyperband(specification, wanted, make_sampler(specification, wanted.sampler))
+    return WholeTraining(specification, make_sampler(specification, wanted))

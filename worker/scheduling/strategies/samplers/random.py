@@ -1,0 +1,37 @@
+"""Random search: independent draws from the space (Keshtkaran & Pandarinath 2019)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from domain.search_space import Range, Searched
+from worker.scheduling.strategies.base import ModelRecord
+from worker.scheduling.strategies.samplers.base import Sampler, Suggestion
+
+
+class RandomSampler(Sampler):
+    """All models begin at once; model k depends on the seed and k alone, so a larger budget adds to the same models."""
+
+    def suggest(self, history: Sequence[ModelRecord]) -> list[Suggestion]:
+        """Draw the models that the budget has and the history lacks."""
+        return [self.draw(number) for number in self.not_begun(history)]
+
+    def draw(self, number: int) -> Suggestion:
+        """Draw one model."""
+        random = self.generator(number)
+        hyperparameters = {name: draw(values, random) for name, values in self.space.items()}
+        return Suggestion(number, hyperparameters, int(random.integers(2**31)), "drawn at random")
+
+
+def draw(values: Searched, random: np.random.Generator) -> float:
+    """Draw from a range, on its scale, or from a list; a number is itself."""
+    if isinstance(values, list):
+        return float(values[random.integers(len(values))])
+    if not isinstance(values, Range):
+        return values
+    if values.scale == "log":
+        drawn = math.exp(random.uniform(math.log(values.low), math.log(values.high)))
+    else:
+        drawn = float(random.uniform(values.low, values.high))
+    return min(max(drawn, values.low), values.high)  # rounding may step over an end

@@ -1,0 +1,1 @@
+"""Train one slice: the training process, its context, packs and checkpoints."""
