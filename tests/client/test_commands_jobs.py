@@ -222,7 +222,7 @@ def test_what_a_search_found(latentry: CommandLine, sqlite_database: Database, t
     assert str(picture) in shown.messages
     decisions = latentry("jobs", "decisions", job_id, "--json").json()
     assert [one["kind"] for one in decisions].count("copy") == 3
-    assert "go on" in latentry("jobs", "decisions", job_id).out
+    assert "continue" in latentry("jobs", "decisions", job_id).out
     importance = latentry("jobs", "importance", job_id, "--json").json()
     table = latentry("jobs", "importance", job_id).out
     assert all(one["name"] in table for one in importance["dimensions"])

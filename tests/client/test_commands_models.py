@@ -69,7 +69,7 @@ def test_models_have_bits_per_spike_and_a_refit_is_told(light_url: str, sqlite_d
         session.get_one(Model, add_model(session, job_id, 0, losses=(0.25,))).scores = scores
     latentry = CommandLine(light_url)
     head, line = latentry("models", "list", job_id).out.splitlines()
-    assert head.split()[4:] == ["smoothed", "SV", "loss", "bits/spike", "ordinary", "loss"]
+    assert head.split()[4:] == ["smoothed", "SV", "loss", "bits/spike", "validation", "loss"]
     assert line.split()[4:] == ["0.2500", "0.123", "0.2400"]
     with sqlite_database.write() as session:
         add_model(session, job_id, 1000, losses=(0.2,), refit_of=0)

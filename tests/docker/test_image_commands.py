@@ -173,7 +173,7 @@ def containers(image: Image) -> Iterator[dict[str, Container]]:
 
 
 def test_the_code_is_the_wheel_s(image: Image) -> None:
-    names = ["api", "worker", "models", "store", "latentry"]
+    names = ["api", "worker", "models", "domain", "store", "latentry"]
     code = f"import {', '.join(names)}; print({', '.join(f'{name}.__file__' for name in names)})"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -137,14 +137,15 @@ def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:
 def _code_folders(source: Path) -> set[Path]:
     """Return the folders of Python, its packages and their libraries.
 
-    In a checkout, only the packages `store` and `worker` are readable, because keys and data may lie beside them. In an
+    In a checkout, only the packages `domain`, `store` and `worker` are readable, because keys and data may lie beside them. In an
     installation, they lie in one folder with the libraries that they import, so the whole folder is readable. If uploads lie
     in such a folder, the part that holds them is not.
     """
+    import domain
     import store
     import worker
 
-    own = {Path(package.__path__[0]).resolve() for package in (store, worker)}
+    own = {Path(package.__path__[0]).resolve() for package in (domain, store, worker)}
     library = find_spec("numpy")
     installed = (
         set() if library is None or library.origin is None else {Path(library.origin).resolve().parents[1]}

@@ -41,13 +41,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
     monkeypatch.setattr(sandbox, "check_sandbox", lambda limits: None)
     package = folder / "stand_in" / "worker" / "ingest"
     (package / "readers").mkdir(parents=True)
-    (package / "examining").mkdir()
+    (package / "quality_control").mkdir()
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "parse.py").write_text(Path(parse.__file__).read_text())
-    (package / "examining" / "__init__.py").touch()
-    (package / "examining" / "checks.py").write_text("def examine(recording): ...")
-    (package / "examining" / "preview.py").write_text("def make_preview(recording): ...")
+    (package / "quality_control" / "__init__.py").touch()
+    (package / "quality_control" / "checks.py").write_text("def examine(recording): ...")
+    (package / "quality_control" / "preview.py").write_text("def make_preview(recording): ...")
     (package / "problems.py").write_text("class RejectedFile(Exception): ...")
     (package / "readers" / "__init__.py").write_text("def ReadOptions(**options): ...")
     reader = "def read_recording(path, options):\n" + textwrap.indent(body, "    ")
@@ -283,7 +283,7 @@ def test_packages_that_lie_among_others_are_readable_and_uploads_beside_them_are
 ) -> None:
     """Where all packages lie in one folder it is readable, but for the part that holds the uploads."""
     site = tmp_path / "site-packages"
-    for name in ("numpy", "worker", "store", "latentry-data/uploads"):
+    for name in ("numpy", "worker", "store", "domain", "latentry-data/uploads"):
         (site / name).mkdir(parents=True)
     (site / "numpy" / "__init__.py").touch()
     source = site / "latentry-data" / "uploads" / "file"
@@ -292,8 +292,9 @@ def test_packages_that_lie_among_others_are_readable_and_uploads_beside_them_are
     monkeypatch.setattr(parse, "find_spec", lambda name: found)
     monkeypatch.setattr("worker.__path__", [str(site / "worker")])
     monkeypatch.setattr("store.__path__", [str(site / "store")])
+    monkeypatch.setattr("domain.__path__", [str(site / "domain")])
     assert not any(source.is_relative_to(folder) for folder in parse._code_folders(source))
-    assert {site / "numpy", site / "worker", site / "store"} <= parse._code_folders(source)
+    assert {site / "numpy", site / "worker", site / "store", site / "domain"} <= parse._code_folders(source)
     assert site in parse._code_folders(tmp_path / "file")
 
 
@@ -302,7 +303,7 @@ def test_a_checkout_is_not_readable_as_a_whole(tmp_path: Path) -> None:
     folders = parse._code_folders(tmp_path / "file")
     if (checkout / "pyproject.toml").exists():
         assert checkout not in folders
-    assert {checkout / "store", checkout / "worker"} <= folders
+    assert {checkout / "store", checkout / "worker", checkout / "domain"} <= folders
 
 
 def test_the_parser_imports_no_more_than_it_needs() -> None:
