@@ -16,34 +16,18 @@ Pure torch and numpy; it knows nothing of HTTP, queues or databases. Where each 
 | the ramp of KL and L2 | `population.Population._train_step` |
 | states within ±5 | `network.generate` |
 | what constant outputs score: bits per spike of SV losses, the limit of explosion | `constant_outputs` |
-| simple predictors: mean, mean by bin, smoothed spikes | `metrics.baselines` |
+| simple predictors: mean, mean by bin, smoothed spikes | `domain.scores.baselines` |
 | sample validation: the mask, and the score | `data.sample_validation_mask`, `evaluation`, `Population._evaluate` |
 | Adam, clipping, decay, smoothing, best weights | `population` |
 | read-ins by principal-components regression | `stitching` |
 | averages over the posterior | `inference` |
-| bits per spike, co-smoothing, R², … | `metrics` |
+| bits per spike, co-smoothing, R², … | `domain.scores` |
 | systems whose rates are known | `synthetic` |
 """
 
 from models.config import Architecture, ConfigurationError, Hyperparameters, TrainingOptions
 from models.data import Session, TrainingData, sample_validation_mask
 from models.inference import Latents, infer_latents, iterate_latents
-from models.metrics import (
-    ModelLosses,
-    ReferenceLosses,
-    ValidationDisagreement,
-    bits_per_spike,
-    co_smoothing_bits_per_spike,
-    constant_rate_losses,
-    few_shot_bits_per_spike,
-    forward_prediction_bits_per_spike,
-    poisson_nll,
-    psth_r2,
-    r2_true_rates,
-    ridge_decode_r2,
-    spearman,
-    validation_disagreement,
-)
 from models.population import EpochScores, Population
 from models.stitching import principal_components_start
 from models.synthetic import SyntheticRecording, chaotic_rnn, driven, lorenz, two_sessions
@@ -54,31 +38,17 @@ __all__ = [
     "EpochScores",
     "Hyperparameters",
     "Latents",
-    "ModelLosses",
     "Population",
-    "ReferenceLosses",
     "Session",
     "SyntheticRecording",
     "TrainingData",
     "TrainingOptions",
-    "ValidationDisagreement",
-    "bits_per_spike",
     "chaotic_rnn",
-    "co_smoothing_bits_per_spike",
-    "constant_rate_losses",
     "driven",
-    "few_shot_bits_per_spike",
-    "forward_prediction_bits_per_spike",
     "infer_latents",
     "iterate_latents",
     "lorenz",
-    "poisson_nll",
     "principal_components_start",
-    "psth_r2",
-    "r2_true_rates",
-    "ridge_decode_r2",
     "sample_validation_mask",
-    "spearman",
     "two_sessions",
-    "validation_disagreement",
 ]

@@ -10,18 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from domain.errors import ConfigurationError as ConfigurationError
+from domain.errors import require as require
+
 VARIANCE_FLOOR = 1e-4
 """Of every Gaussian in the network: added to the exponential of its log-variance."""
-
-
-class ConfigurationError(ValueError):
-    """An argument is outside what the method allows; the message says what was expected and what came."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ConfigurationError(message)` unless `condition` holds."""
-    if not condition:
-        raise ConfigurationError(message)
 
 
 def _check_whole_number(name: str, value: object, least: int) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from domain.scores.likelihood import ReferenceLosses
 from models.config import Architecture
 from models.data import Batch, TrainingData
-from models.metrics.likelihood import ReferenceLosses
 from models.network import initial_parameters, session_prefix
 from models.objective import negative_log_likelihood, never_read
 

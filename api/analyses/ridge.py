@@ -1,6 +1,6 @@
 """Ridge regression from products of columns alone: samples pass by once, and every fold and penalty is fitted from their sums.
 
-For trials that stand alone it is the same regression as `models.metrics.ridge_decode_r2`, which needs all samples in memory.
+For trials that stand alone it is the same regression as `domain.scores.ridge_decode_r2`, which needs all samples in memory.
 """
 
 from collections.abc import Iterable, Sequence

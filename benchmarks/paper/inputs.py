@@ -26,8 +26,8 @@ from benchmarks.paper.harness import (
     main,
     train_all,
 )
+from domain.scores import r2_true_rates
 from models import Architecture, Hyperparameters, Latents, TrainingOptions, driven
-from models.metrics import r2_true_rates
 
 Floats = NDArray[np.float64]
 NEIGHBOURS = 3  # bins on each side

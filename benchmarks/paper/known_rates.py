@@ -33,6 +33,7 @@ from benchmarks.paper.harness import (
     map_processes,
     packs,
 )
+from domain.scores import bits_per_spike, r2_true_rates
 from models import (
     Architecture,
     Hyperparameters,
@@ -44,7 +45,6 @@ from models import (
     infer_latents,
     lorenz,
 )
-from models.metrics import bits_per_spike, r2_true_rates
 
 GOAL = 0.94
 EVERY_EPOCHS = 5

@@ -28,8 +28,8 @@ from benchmarks.paper.harness import (
     packs,
     train_all,
 )
+from domain.scores import r2_true_rates, spearman
 from models import Architecture, EpochScores, Hyperparameters, TrainingOptions, lorenz
-from models.metrics import r2_true_rates, spearman
 
 WAYS = {  # name: whether with CD, share of samples held out
     "neither": (False, 0.0),

@@ -43,6 +43,7 @@ from benchmarks.paper.harness import (
 )
 from domain.job_specification import JobSpecification, Training, split_trials, without_sizes
 from domain.presets import PresetName
+from domain.scores import bits_per_spike
 from domain.split_groups import SplitGroups
 from models import (
     Architecture,
@@ -56,7 +57,6 @@ from models import (
 )
 from models.data import sample_validation_mask
 from models.evaluation import predict_held_out
-from models.metrics import bits_per_spike
 from models.null_model import held_out_spikes
 from worker.ingest.preprocessing.splits import split_groups
 from worker.ingest.read import read_recording

@@ -35,8 +35,8 @@ from benchmarks.paper.harness import (
     smooth,
     train_all,
 )
+from domain.scores import co_smoothing_bits_per_spike, ridge_decode_r2
 from models import Architecture, Hyperparameters, Session, TrainingOptions
-from models.metrics import co_smoothing_bits_per_spike, ridge_decode_r2
 
 FILES = (
     "chewie_2013-10-03_50ms.npz",

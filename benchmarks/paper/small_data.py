@@ -24,8 +24,8 @@ from benchmarks.paper.harness import (
     main,
     train_all,
 )
+from domain.scores import r2_true_rates
 from models import Architecture, Hyperparameters, Session, TrainingOptions, lorenz
-from models.metrics import r2_true_rates
 from models.synthetic import SyntheticRecording
 
 TEST_TRIALS = 260

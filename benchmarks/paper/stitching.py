@@ -24,6 +24,7 @@ from benchmarks.paper.harness import (
     main,
     train_all,
 )
+from domain.scores import r2_true_rates
 from models import (
     Architecture,
     Hyperparameters,
@@ -31,7 +32,6 @@ from models import (
     principal_components_start,
     two_sessions,
 )
-from models.metrics import r2_true_rates
 from models.synthetic import SyntheticRecording
 
 BATCH = 32

@@ -3,16 +3,16 @@
 Rates λ are in counts per bin. A mask says which samples count; without one, all do.
 """
 
-from models.metrics.baselines import Baselines, compare_predictions, fit_baselines
-from models.metrics.decoding import ridge_decode_r2
-from models.metrics.few_shot import few_shot_bits_per_spike
-from models.metrics.leak_diagnostics import (
+from domain.scores.baselines import Baselines, compare_predictions, fit_baselines
+from domain.scores.decoding import ridge_decode_r2
+from domain.scores.few_shot import few_shot_bits_per_spike
+from domain.scores.leak_diagnostics import (
     ModelLosses,
     ValidationDisagreement,
     spearman,
     validation_disagreement,
 )
-from models.metrics.likelihood import (
+from domain.scores.likelihood import (
     ReferenceLosses,
     bits_per_spike,
     co_smoothing_bits_per_spike,
@@ -20,7 +20,7 @@ from models.metrics.likelihood import (
     forward_prediction_bits_per_spike,
     poisson_nll,
 )
-from models.metrics.rates import psth_r2, r2_true_rates
+from domain.scores.rates import psth_r2, r2_true_rates
 
 __all__ = [
     "Baselines",

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
+from domain.errors import require
 
 Float32 = NDArray[np.float32]
 PRIOR_SPIKES = np.float32(2.0) ** np.arange(-2, 10)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
+from domain.errors import require
 
 Floats = NDArray[np.floating]
 LEAST_VARIANCE = 1e-4  # of a feature, relative to the mean over features, before scaling

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
-from models.metrics.likelihood import bits_per_spike
+from domain.errors import require
+from domain.scores.likelihood import bits_per_spike
 
 Floats = NDArray[np.floating]
 HIGHEST_LOG_RATE = 50.0  # of a prediction: beyond, only the exponential's overflow would differ

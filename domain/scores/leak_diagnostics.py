@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
-from models.metrics.likelihood import ReferenceLosses
+from domain.errors import require
+from domain.scores.likelihood import ReferenceLosses
 
 Floats = NDArray[np.floating]
 LEAKING_SHARE = 0.5

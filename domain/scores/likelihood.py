@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
-from models.metrics.baselines import mean_counts
+from domain.errors import require
+from domain.scores.baselines import mean_counts
 
 Floats = NDArray[np.floating]
 LOWEST_RATE = 1e-9  # rates of zero are clipped here

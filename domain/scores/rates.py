@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
-from models.metrics.likelihood import aligned
+from domain.errors import require
+from domain.scores.likelihood import aligned
 
 Floats = NDArray[np.floating]
 KERNEL_REACH_SDS = 3.0  # the smoothing kernel ends here

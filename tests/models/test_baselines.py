@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models import ConfigurationError, bits_per_spike
-from models.metrics import baselines as module
-from models.metrics.baselines import (
+from domain.scores import baselines as module
+from domain.scores import bits_per_spike
+from domain.scores.baselines import (
     NO_CONDITION,
     PRIOR_SPIKES,
     Recording,
@@ -17,6 +17,7 @@ from models.metrics.baselines import (
     fit_baselines,
     mean_counts,
 )
+from models import ConfigurationError
 
 TRIALS, BINS, NEURONS = 14, 9, 3
 CONDITION = np.array([0, 1, NO_CONDITION, 2, 0, 1, 0] * 2)

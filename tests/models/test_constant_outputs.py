@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from domain.scores import bits_per_spike, constant_rate_losses, poisson_nll
 from models import (
     Architecture,
     Hyperparameters,
@@ -12,9 +13,6 @@ from models import (
     Session,
     TrainingData,
     TrainingOptions,
-    bits_per_spike,
-    constant_rate_losses,
-    poisson_nll,
     sample_validation_mask,
 )
 from models.null_model import constant_output_losses, held_out_spikes

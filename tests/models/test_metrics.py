@@ -10,8 +10,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import PoissonRegressor, Ridge
 from sklearn.metrics import r2_score
 
-from models import (
-    ConfigurationError,
+from domain.scores import (
     ModelLosses,
     ReferenceLosses,
     bits_per_spike,
@@ -26,7 +25,8 @@ from models import (
     spearman,
     validation_disagreement,
 )
-from models.metrics.few_shot import poisson_regression
+from domain.scores.few_shot import poisson_regression
+from models import ConfigurationError
 
 
 def some(seed=0, shape=(8, 6, 3)):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import PoissonRegressor
 
-from models import (
+from domain.scores import (
     co_smoothing_bits_per_spike,
     few_shot_bits_per_spike,
     forward_prediction_bits_per_spike,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from domain.scores import poisson_nll, r2_true_rates
 from models import (
     Architecture,
     ConfigurationError,
@@ -16,8 +17,6 @@ from models import (
     compiled,
     infer_latents,
     lorenz,
-    poisson_nll,
-    r2_true_rates,
     sample_validation_mask,
 )
 from models.data import evenly

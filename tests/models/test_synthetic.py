@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import ConfigurationError, bits_per_spike, chaotic_rnn, driven, lorenz, poisson_nll, two_sessions
+from domain.scores import bits_per_spike, poisson_nll
+from models import ConfigurationError, chaotic_rnn, driven, lorenz, two_sessions
 from models.synthetic import SyntheticRecording, lorenz_session
 
 System = Callable[..., SyntheticRecording]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
+from domain.scores import bits_per_spike
 from domain.split_groups import SPLITS
 from domain.states import JobState
-from models import infer_latents, metrics
+from models import infer_latents
 from store.array_store import object_size
 from store.database import database_now
 from store.datasets import sessions_of
@@ -95,9 +96,7 @@ def test_a_further_recording(lab: Lab, trained: tuple[str, str], other_file: Pat
     )
     np.testing.assert_array_equal(opened.factors, expected.factors)
     np.testing.assert_array_equal(opened.rates, expected.rates / np.float32(0.02))
-    assert found["scores"]["reconstruction_bits_per_spike_test"] == metrics.bits_per_spike(
-        expected.rates, spikes
-    )
+    assert found["scores"]["reconstruction_bits_per_spike_test"] == bits_per_spike(expected.rates, spikes)
     assert row(lab, Model, model.id).latents_path == model.latents_path, "the job's own stay"
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from zarr.abc.store import Store
 
-from models import bits_per_spike
+from domain.scores import bits_per_spike
 from store.arrays import open_array
 from store.database import Database
 from store.settings import Settings

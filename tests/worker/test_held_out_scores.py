@@ -8,9 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models import Hyperparameters, Population, Session, TrainingData, TrainingOptions, metrics
+from domain.scores import bits_per_spike, poisson_nll, r2_true_rates
+from domain.scores.baselines import Recording, fit_baselines
+from models import Hyperparameters, Population, Session, TrainingData, TrainingOptions
 from models.evaluation import predict_held_out
-from models.metrics.baselines import Recording, fit_baselines
 from store.tables import Model
 from tests.worker.fake_workers import read_job
 from tests.worker.lab import Lab
@@ -62,7 +63,7 @@ def split_of(lab: Lab, model: Model) -> NDArray[np.str_]:
 def bits_of_loss(loss: float, spikes: NDArray[Any], chosen: NDArray[np.bool_]) -> float:
     """A loss in nats per sample as the gain over each neuron's mean over the samples that are chosen."""
     means = np.where(chosen, spikes, 0).sum((0, 1)) / chosen.sum((0, 1))
-    reference = metrics.poisson_nll(np.broadcast_to(means, spikes.shape), spikes, chosen)
+    reference = poisson_nll(np.broadcast_to(means, spikes.shape), spikes, chosen)
     return float((reference - loss) * chosen.sum() / (spikes[chosen].sum() * math.log(2)))
 
 
@@ -151,15 +152,15 @@ def test_baselines_are_scored_on_the_same_samples(lab: Lab, job_id: str, work: W
         constant = np.broadcast_to(fitted.means[0], spikes.shape)
         psth = fitted.predict_psth(0, CONDITIONS[chosen].astype(np.int64))
         of = {"mean": constant, "psth": psth, "smoothed_spikes": fitted.predict_smoothed(0, spikes, read)}
-        expected = {one: metrics.bits_per_spike(rates, spikes, mask=hidden) for one, rates in of.items()}
+        expected = {one: bits_per_spike(rates, spikes, mask=hidden) for one, rates in of.items()}
         assert model.baselines[f"sv_bits_per_spike_{name}"] == pytest.approx(expected, rel=1e-4)
         of["smoothed_spikes"] = fitted.predict_smoothed(0, spikes, inside[chosen])
         for kind, against in (("reconstruction_bits_per_spike", spikes), ("r2_true_rates", None)):
             truth = lab.array(f"datasets/{work.dataset.id}", "true_rates_hz")[chosen] * 0.02
             expected = {
-                one: metrics.bits_per_spike(rates, against, mask=inside[chosen])
+                one: bits_per_spike(rates, against, mask=inside[chosen])
                 if against is not None
-                else metrics.r2_true_rates(rates, truth, mask=inside[chosen])
+                else r2_true_rates(rates, truth, mask=inside[chosen])
                 for one, rates in of.items()
             }
             assert model.baselines[f"{kind}_{name}"] == pytest.approx(expected, rel=1e-4, abs=1e-6), kind
@@ -264,6 +265,6 @@ def test_a_last_fit_has_baselines_of_all_trials_that_it_was_trained_on(
     trained, tested = split != "test", split == "test"
     means = (np.where(enters, given.spikes, 0)[trained].sum((0, 1)) + 0.5) / (enters[trained].sum((0, 1)) + 1)
     constant = np.broadcast_to(means, given.spikes[tested].shape)
-    expected = metrics.bits_per_spike(constant, given.spikes[tested], mask=held_out[tested])
+    expected = bits_per_spike(constant, given.spikes[tested], mask=held_out[tested])
     assert model.baselines is not None
     assert model.baselines["sv_bits_per_spike_test"]["mean"] == pytest.approx(expected, rel=1e-3)

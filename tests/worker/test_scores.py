@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from domain.job_specification import JobSpecification
+from domain.scores import (
+    ReferenceLosses,
+    bits_per_spike,
+    co_smoothing_bits_per_spike,
+    forward_prediction_bits_per_spike,
+    psth_r2,
+    r2_true_rates,
+)
 from domain.states import ModelState
-from models import Architecture, ReferenceLosses, metrics
+from models import Architecture
 from store.tables import Model
 from worker.inference.diagnostics import PREDICTED_ONLY, beyond_ranges, diagnose
 from worker.inference.latents import LatentsRequest
@@ -88,17 +96,15 @@ def test_scores_are_those_of_their_definitions(data: ScoredData) -> None:
         "psth_r2_valid",
     }
     rates, spikes = data.rates[VALID], data.spikes[VALID]
-    assert found["reconstruction_bits_per_spike_valid"] == metrics.bits_per_spike(
-        rates, spikes, mask=mask[VALID]
-    )
+    assert found["reconstruction_bits_per_spike_valid"] == bits_per_spike(rates, spikes, mask=mask[VALID])
     assert data.true_rates is not None
-    whole = metrics.r2_true_rates(data.rates, data.true_rates, mask=mask)
+    whole = r2_true_rates(data.rates, data.true_rates, mask=mask)
     assert found["r2_true_rates"] == pytest.approx(whole)
-    of_valid = metrics.r2_true_rates(rates, data.true_rates[VALID], mask=mask[VALID])
+    of_valid = r2_true_rates(rates, data.true_rates[VALID], mask=mask[VALID])
     assert found["r2_true_rates_valid"] == pytest.approx(of_valid)
     known = np.array([condition is not None for condition in CONDITIONS])
     names = np.array([condition for condition in CONDITIONS if condition is not None])
-    psth = metrics.psth_r2(
+    psth = psth_r2(
         data.rates[known], data.spikes[known], names, bin_width_s=0.02, scored_trials=VALID[known], mask=INSIDE[known]
     )  # fmt: skip
     assert found["psth_r2_valid"] == pytest.approx(psth)
@@ -115,9 +121,7 @@ def test_trials_that_the_job_never_saw_are_scored_all(data: ScoredData) -> None:
         "psth_r2_test",
     }
     assert found["r2_true_rates"] == found["r2_true_rates_test"]
-    assert found["reconstruction_bits_per_spike_test"] == metrics.bits_per_spike(
-        data.rates, data.spikes, mask=mask
-    )
+    assert found["reconstruction_bits_per_spike_test"] == bits_per_spike(data.rates, data.spikes, mask=mask)
 
 
 def test_test_trials_get_the_scores_of_validation_trials(data: ScoredData) -> None:
@@ -132,11 +136,11 @@ def test_test_trials_get_the_scores_of_validation_trials(data: ScoredData) -> No
     assert {name.removesuffix("_test") for name in found.keys() - alone.keys()} == names
     mask = np.broadcast_to(INSIDE[:, :, None], data.spikes.shape)[tested]
     rates, spikes = data.rates[tested], data.spikes[tested]
-    assert found["reconstruction_bits_per_spike_test"] == metrics.bits_per_spike(rates, spikes, mask=mask)
-    expected = metrics.forward_prediction_bits_per_spike(rates, spikes, 8, mask)
+    assert found["reconstruction_bits_per_spike_test"] == bits_per_spike(rates, spikes, mask=mask)
+    expected = forward_prediction_bits_per_spike(rates, spikes, 8, mask)
     assert found["forward_prediction_bits_per_spike_test"] == pytest.approx(expected)
     assert data.true_rates is not None
-    expected = metrics.r2_true_rates(rates, data.true_rates[tested], mask=mask)
+    expected = r2_true_rates(rates, data.true_rates[tested], mask=mask)
     assert found["r2_true_rates_test"] == pytest.approx(expected)
 
 
@@ -148,7 +152,7 @@ def test_what_models_never_read_has_scores_of_its_own(data: ScoredData) -> None:
     rates, spikes, inside = data.rates[VALID], data.spikes[VALID], INSIDE[VALID]
 
     def bits(chosen: np.ndarray[Any, Any]) -> float:
-        return metrics.bits_per_spike(rates, spikes, mask=np.broadcast_to(chosen, spikes.shape))
+        return bits_per_spike(rates, spikes, mask=np.broadcast_to(chosen, spikes.shape))
 
     everything = (inside & (bins >= 2))[:, :, None]
     assert found["reconstruction_bits_per_spike_valid"] == pytest.approx(bits(everything))
@@ -327,10 +331,8 @@ def test_samples_that_were_not_observed_do_not_count(data: ScoredData) -> None:
     found = score(request_of(held_out_neurons=(1, 3)), masked, nothing)
     mask = INSIDE[:, :, None] & ~missing
     rates, spikes = data.rates[VALID], data.spikes[VALID]
-    assert found["reconstruction_bits_per_spike_valid"] == metrics.bits_per_spike(
-        rates, spikes, mask=mask[VALID]
-    )
-    expected = metrics.co_smoothing_bits_per_spike(rates, spikes, [1, 3], mask[VALID])
+    assert found["reconstruction_bits_per_spike_valid"] == bits_per_spike(rates, spikes, mask=mask[VALID])
+    expected = co_smoothing_bits_per_spike(rates, spikes, [1, 3], mask[VALID])
     assert found["co_smoothing_bits_per_spike_valid"] == expected
     # What stands in these samples changes nothing.
     other = replace(masked, spikes=np.where(missing, 50, data.spikes))

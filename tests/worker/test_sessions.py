@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from domain.scores import bits_per_spike, r2_true_rates
 from domain.states import DatasetState
-from models import Architecture, infer_latents, metrics, principal_components_start, sample_validation_mask
+from models import Architecture, infer_latents, principal_components_start, sample_validation_mask
 from store.array_store import object_size
 from store.arrays import open_group
 from store.identifiers import new_id
@@ -159,13 +160,10 @@ def test_scores_are_of_both_sessions(lab: Sessions, job_id: str) -> None:
         rates = lab.array(owner, f"rates_{number}")[valid, : BINS[number]] * 0.01
         session = f"datasets/{lab.session_ids[number]}"
         counts = lab.array(session, "spikes")[valid]
-        gains += metrics.bits_per_spike(rates, counts) * counts.sum()
+        gains += bits_per_spike(rates, counts) * counts.sum()
         spikes += counts.sum()
         truth = lab.array(session, "true_rates_hz")[valid] * 0.01
-        r2 += [
-            metrics.r2_true_rates(rates[..., n : n + 1], truth[..., n : n + 1])
-            for n in range(NEURONS[number])
-        ]
+        r2 += [r2_true_rates(rates[..., n : n + 1], truth[..., n : n + 1]) for n in range(NEURONS[number])]
     assert model.scores["reconstruction_bits_per_spike_valid"] == pytest.approx(gains / spikes, rel=1e-4)
     assert model.scores["r2_true_rates_valid"] == pytest.approx(np.mean(r2), rel=1e-3)
     assert np.isfinite(list(model.scores.values())).all()

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sqlalchemy import select
 
-from models.metrics import ridge_decode_r2
+from domain.scores import ridge_decode_r2
 from store.tables import Trial
 from tests.worker.lab import Lab
 

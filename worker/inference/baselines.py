@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.job_specification import Training
+from domain.scores.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
 from domain.sessions import RecordedSession
 from models import Architecture
 from models.data import entering_samples
-from models.metrics.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
 from store.tables import Dataset
 from worker.inference.scores import ScoredData, score, scratch_array
 from worker.training.context import TrainingProcess, Work

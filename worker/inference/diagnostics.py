@@ -3,10 +3,10 @@
 from typing import Any
 
 from domain.job_specification import JobSpecification
+from domain.scores import ReferenceLosses, validation_disagreement
 from domain.search_space import Range
 from domain.states import ModelState
 from domain.strategies import PbtStrategy
-from models import ReferenceLosses, validation_disagreement
 from store.tables import Model
 from worker.inference.leaks import is_in_ramp, leak_warnings, losses_of, ramp_warning
 from worker.training.context import Work

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from domain.scores.baselines import compare_predictions
+from domain.scores.likelihood import LOWEST_RATE
 from domain.split_groups import FEWEST_GROUPS_TO_DRAW
 from models.evaluation import MaskedPrediction, predict_held_out
-from models.metrics.baselines import compare_predictions
-from models.metrics.likelihood import LOWEST_RATE
 from worker.inference.baselines import BaselineScores, Condition, FittedBaselines, Scores, comparison_document
 from worker.inference.scores import PARTS
 from worker.training.context import TrainingProcess, Work

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from domain.job_specification import JobSpecification
+from domain.scores import ModelLosses, ReferenceLosses, ValidationDisagreement
 from domain.search_space import SAFE_CD_RATE, bounds
-from models import ModelLosses, ReferenceLosses, ValidationDisagreement
 from store.tables import Model
 
 

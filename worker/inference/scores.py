@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import ConfigurationError, metrics
+from domain.scores import (
+    bits_per_spike,
+    co_smoothing_bits_per_spike,
+    forward_prediction_bits_per_spike,
+    psth_r2,
+    r2_true_rates,
+)
+from models import ConfigurationError
 from worker.training.context import finite
 
 if TYPE_CHECKING:
@@ -125,20 +132,20 @@ def _bits_per_spike(
         recorded = recorded & ~data.missing[taken]
     scores = {
         f"reconstruction_bits_per_spike_{part}": _of_spikes(
-            lambda: metrics.bits_per_spike(rates, spikes, mask=recorded), spikes, recorded
+            lambda: bits_per_spike(rates, spikes, mask=recorded), spikes, recorded
         )
     }
     encoded = architecture.encoded_bins or bins
     read, predicted = (np.arange(bins) < encoded)[:, None], (np.arange(bins) >= encoded)[:, None]
     if held_out := architecture.held_out_neurons:
         scores[f"co_smoothing_bits_per_spike_{part}"] = _of_spikes(
-            lambda: metrics.co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
+            lambda: co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
             spikes[:, :, held_out],
             np.broadcast_to(recorded & read, spikes.shape)[:, :, held_out],
         )
     if encoded < bins:
         scores[f"forward_prediction_bits_per_spike_{part}"] = _of_spikes(
-            lambda: metrics.forward_prediction_bits_per_spike(rates, spikes, encoded, recorded),
+            lambda: forward_prediction_bits_per_spike(rates, spikes, encoded, recorded),
             spikes,
             recorded & predicted,
         )
@@ -151,7 +158,7 @@ def _r2_true_rates(
     true_rates, mask = data.true_rates, exists[trials][:, :, None]
     assert true_rates is not None
     return _mean_over_neurons(
-        lambda n: metrics.r2_true_rates(data.rates[trials, :, n], true_rates[trials, :, n], mask=mask),
+        lambda n: r2_true_rates(data.rates[trials, :, n], true_rates[trials, :, n], mask=mask),
         data.rates.shape[2],
         on_step,
     )
@@ -169,7 +176,7 @@ def _psth_r2(
     codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
     condition = np.array([codes[name] for name in names])
     return _mean_over_neurons(
-        lambda n: metrics.psth_r2(
+        lambda n: psth_r2(
             data.rates[known, :, n],
             data.spikes[known, :, n],
             condition,

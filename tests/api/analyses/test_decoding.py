@@ -1,4 +1,4 @@
-"""Behaviour decoded: the scores of `models.metrics`, of scikit-learn, and predictions that nobody was fitted on."""
+"""Behaviour decoded: the scores of `domain.scores`, of scikit-learn, and predictions that nobody was fitted on."""
 
 import io
 from typing import Any
@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from api.analyses import baselines
-from models.metrics import ridge_decode_r2
+from domain.scores import ridge_decode_r2
 from tests.api.analyses.conftest import BINS, LAG_BINS, TRIALS, WIDTH_S, Lab
 
 LAG_S = LAG_BINS * WIDTH_S
