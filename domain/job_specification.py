@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from domain.architecture import SIZES, ArchitectureSpecification
+from domain.latents import LatentArray
 from domain.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, with_preset
 from domain.search_space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
 from domain.sessions import RecordedSession
@@ -143,9 +144,6 @@ class Budget(Document):
         le=1000,
         description="Of so many models, the best, the weights are kept when the job ends; learning curves and scores of all.",
     )
-
-
-LatentArray = Literal["rates", "factors", "initial_conditions", "inputs", "generator_states"]
 
 
 class Inference(Document):

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from domain.latents import LATENTS
 from models.config import Architecture, require
 from models.network import drive, encode, generate, parameter_shapes, read_out
 from models.observation import OBSERVATIONS
 
-OUTPUTS = ("rates", "factors", "initial_conditions", "generator_states", "inputs")
-"""Names of what a program gives; `inputs` only with a controller."""
 _EXAMPLE_TRIALS = 3
 
 
@@ -74,8 +73,8 @@ class PosteriorMeans(nn.Module):
         Returns
         -------
         dict[str, Tensor]
-            By `OUTPUTS`: float32 [trials, T, ·], initial conditions [trials, I]. Rates are per second, of continuous data the
-            expected values per bin width. NaN in the bins before the generator begins.
+            By name (`domain.latents`): float32 [trials, T, ·], initial conditions [trials, I]. Rates are per second; for
+            continuous data they are the expected values per bin width. NaN in the bins before the generator begins.
         """
         architecture, session = self.architecture, self.session
         parameters = {name: self.get_buffer(buffer) for name, buffer in self._names.items()}
@@ -95,11 +94,10 @@ class PosteriorMeans(nn.Module):
             "rates": _trials_first(rates, first),
             "factors": _trials_first(factors, first),
             "initial_conditions": encoded.initial_condition.mean[0],
+            "inputs": None if generated.inputs is None else _trials_first(generated.inputs, first),
             "generator_states": _trials_first(generated.states, first),
         }
-        if generated.inputs is not None:
-            found["inputs"] = _trials_first(generated.inputs, first)
-        return found
+        return {name: values for name, values in found.items() if values is not None}
 
 
 def _trials_first(values: Tensor, first: int) -> Tensor:
@@ -156,7 +154,7 @@ def onnx_program(model: PosteriorMeans, bins: int) -> bytes:
     ImportError
         If the packages of the extra `onnx` are not installed.
     """
-    names = [name for name in OUTPUTS if name != "inputs" or model.architecture.has_controller]
+    names = [name for name in LATENTS if name != "inputs" or model.architecture.has_controller]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about torch
         program = torch.onnx.export(export(model, bins), dynamo=True, output_names=names, verbose=False)

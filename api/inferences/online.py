@@ -20,17 +20,10 @@ from api.inferences.checks import (
 )
 from api.inferences.online_body import Body
 from api.validation_errors import FieldProblem
+from domain.latents import LATENTS
 from store.database import Database
 from store.rpc import CallFailed, WorkersAway, call_worker, pack_array, unpack_array
 from store.settings import Settings
-
-_DIMS = {
-    "rates": ("trial", "bin", "neuron"),
-    "factors": ("trial", "bin", "factor"),
-    "initial_conditions": ("trial", "initial_condition_dim"),
-    "inputs": ("trial", "bin", "input"),
-    "generator_states": ("trial", "bin", "generator_unit"),
-}
 
 
 @dataclass(frozen=True)
@@ -57,8 +50,8 @@ class Found:
             )
         arrays = {
             name: {
-                "dims": _DIMS[name][1:] if self.is_one_trial else _DIMS[name],
-                "units": "spikes/s" if name == "rates" else "",
+                "dims": LATENTS[name].dims()[1:] if self.is_one_trial else LATENTS[name].dims(),
+                "units": LATENTS[name].units,
                 "shape": values.shape,
                 "values": values,
             }

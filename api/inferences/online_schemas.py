@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from api.inferences.schemas import SessionNumber
-from domain.job_specification import LatentArray
+from domain.latents import LatentArray
 from domain.search_space import Document
 
 _SPIKES = (

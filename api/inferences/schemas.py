@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from api.models.schemas import BASELINE_SETTINGS, BASELINES
-from domain.job_specification import LatentArray
+from domain.latents import LatentArray
 from domain.search_space import Document
 from domain.states import InferenceState
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from api.models.schemas import BASELINE_SETTINGS, BASELINES, SCORED_ON
 from api.models.service import scored_on_of
 from domain.job_specification import JobSpecification, scored_on
+from domain.latents import LATENTS
 from domain.states import ModelState
 from store.datasets import sessions_of
 from store.lineage import lineage
@@ -222,27 +223,16 @@ def _inputs(architecture: dict[str, Any]) -> dict[str, CardArray]:
 
 
 def _outputs(architecture: dict[str, Any]) -> dict[str, CardArray]:
-    per_bin = ["trial", "bin"]
     found = {
-        "rates": CardArray(
-            dims=[*per_bin, "neuron"],
-            units="spikes/s",
-            description="Firing rates of single trials. Those of a bin depend on all bins that are read, also on later ones.",
-        ),
-        "factors": CardArray(
-            dims=[*per_bin, "factor"], units="", description="Linear read-outs of the generator's state."
-        ),
-        "initial_conditions": CardArray(
-            dims=["trial", "initial_condition_dim"],
-            units="",
-            description="Posterior mean of the generator's initial condition.",
-        ),
-        "generator_states": CardArray(
-            dims=[*per_bin, "generator_unit"], units="", description="States of the generator, within ±5."
-        ),
-    }
-    if architecture.get("controller_units"):
-        found["inputs"] = CardArray(
-            dims=[*per_bin, "input"], units="", description="Inferred inputs to the generator."
+        name: CardArray(
+            dims=list(latent.dims()),
+            units=latent.units,
+            description=f"{latent.meaning[0].upper()}{latent.meaning[1:]}.",
         )
+        for name, latent in LATENTS.items()
+        if name != "inputs" or architecture.get("controller_units")
+    }
+    found[
+        "rates"
+    ].description += " The rates of a bin depend on all bins that the model reads, also on later ones."
     return found

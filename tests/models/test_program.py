@@ -10,9 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from domain.latents import LATENTS
 from models import Architecture, ConfigurationError, Latents, infer_latents
 from models.network import parameter_shapes
-from models.program import OUTPUTS, PosteriorMeans, least_bins, onnx_program, torch_program
+from models.program import PosteriorMeans, least_bins, onnx_program, torch_program
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)
 CONTROLLER: dict[str, Any] = {"controller_units": 5, "controller_encoder_units": 4, "inferred_inputs": 2}
@@ -63,7 +64,7 @@ def at_the_means(
 
 
 def assert_equal(found: dict[str, Any], expected: Latents) -> None:
-    assert set(found) == {name for name in OUTPUTS if getattr(expected, name) is not None}
+    assert set(found) == {name for name in LATENTS if getattr(expected, name) is not None}
     for name, values in found.items():
         wanted = getattr(expected, name) / (BIN_WIDTH_S if name == "rates" else 1)
         assert np.isfinite(wanted).any()

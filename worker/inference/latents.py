@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from domain.latents import LATENTS, SHARED_LATENTS
 from domain.sessions import RecordedSession
 from domain.split_groups import SPLITS
 from models import Architecture, Latents, iterate_latents
@@ -20,7 +21,7 @@ from worker.inference.continuous import windows_of, write_continuous
 from worker.inference.scores import ScoredData, score, scratch_array
 from worker.training.context import TrainingProcess, Work
 
-_MERGED = ("factors", "inputs", "generator_states")
+_MERGED = tuple(name for name in SHARED_LATENTS if LATENTS[name].has_bins)
 """Latents of all sessions that are merged, beside the rates of each, where trials are windows."""
 
 
@@ -229,59 +230,48 @@ def _merge_windows(
 def _stored(
     recorded: RecordedSession, latents: Latents, bin_width_s: float
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The arrays that a session's latents go to, and what they add."""
-    yield recorded.named("rates"), latents.rates / np.float32(bin_width_s)
-    yield "factors", latents.factors
-    yield "initial_conditions", latents.initial_conditions
-    yield "generator_states", latents.generator_states
-    if latents.inputs is not None:
-        yield "inputs", latents.inputs
+    """Yield the name of each array that a session's latents go to, and the rows to append."""
+    for name in LATENTS:
+        values = getattr(latents, name)
+        if name == "rates":
+            yield recorded.named(name), values / np.float32(bin_width_s)
+        elif values is not None:
+            yield name, values
 
 
 def _create_latent_arrays(writer: ArrayGroupWriter, request: LatentsRequest) -> dict[str, RowWriter]:
-    """The arrays that are asked for, by name; of the rates one for each session."""
-    architecture = request.architecture
-    trials, bins = len(request.trial_length_bins), request.dataset.bins or 0
-    wanted = set(request.arrays)
-    if "rates" in wanted:
-        wanted |= {one.named("rates") for one in request.sessions}
+    """Create the arrays that are asked for, and return them by name. Each session has its own rates."""
+    architecture, bins, trials = (
+        request.architecture,
+        request.dataset.bins or 0,
+        len(request.trial_length_bins),
+    )
     absent = "NaN past a trial's end"
-    if architecture.initial_condition_bins:
-        absent += (
-            f", and in the first {architecture.initial_condition_bins} bins, before the generator begins"
+    if first := architecture.initial_condition_bins:
+        absent += f", and in the first {first} bins, before the generator begins"
+    rows: list[tuple[str, str, int, int]] = [
+        *(("rates", one.suffix, one.trials, one.neurons) for one in request.sessions),
+        ("factors", "", trials, architecture.factors),
+        ("initial_conditions", "", trials, architecture.initial_condition_dim),
+        ("inputs", "", trials, architecture.inferred_inputs),
+        ("generator_states", "", trials, architecture.generator_units),
+    ]
+    targets = {}
+    for name, suffix, of_trials, features in rows:
+        if name not in request.arrays or (name == "inputs" and not architecture.has_controller):
+            continue
+        latent = LATENTS[name]
+        target = writer.create(
+            name + suffix,
+            (of_trials, bins, features) if latent.has_bins else (of_trials, features),
+            np.float32,
+            tuple(dim if dim == "time_s" else dim + suffix for dim in latent.dims("time_s")),
+            units=latent.units,
+            description=f"posterior mean of the {latent.meaning}"
+            + (f"; {absent}" if latent.has_bins else ""),
         )
-    time = ("trial", "time_s")
-    described = {
-        one.named("rates"): (
-            (one.trials, bins, one.neurons), (one.named("trial"), "time_s", one.named("neuron")), "spikes/s",
-            f"posterior mean of the firing rates; {absent}",
-        )
-        for one in request.sessions
-    } | {
-        "factors": (
-            (trials, bins, architecture.factors), (*time, "factor"), "",
-            f"posterior mean of the factors; {absent}",
-        ),
-        "initial_conditions": (
-            (trials, architecture.initial_condition_dim), ("trial", "initial_condition_dim"), "",
-            "posterior mean of the generator's initial condition",
-        ),
-        "inputs": (
-            (trials, bins, architecture.inferred_inputs), (*time, "input"), "",
-            f"posterior mean of the inferred inputs to the generator; {absent}",
-        ),
-        "generator_states": (
-            (trials, bins, architecture.generator_units), (*time, "generator_unit"), "",
-            f"posterior mean of the generator's state; {absent}",
-        ),
-    }  # fmt: skip
-    if not architecture.has_controller:
-        del described["inputs"]
-    return {
-        name: RowWriter(writer.create(name, size, np.float32, dims, units=units, description=description))
-        for name, (size, dims, units, description) in described.items()
-        if name in wanted
-    }
+        targets[name + suffix] = RowWriter(target)
+    return targets
 
 
 def coordinates(request: LatentsRequest, time_s: NDArray[np.float64]) -> list[NamedArray]:

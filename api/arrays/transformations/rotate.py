@@ -20,11 +20,12 @@ from api.arrays.transformations.linear import AffineMap
 from api.arrays.transformations.wording import described, listed, refusal
 from api.errors import NotFound, WrongState
 from api.models.service import find_latents
+from domain.latents import LATENTS, SHARED_LATENTS
 
 RotationKind = Literal["procrustes", "cca"]
 
-_DIMS = ("factor", "generator_unit", "initial_condition_dim", "input")
-"""Last axes of what a model has made up, in any rotation."""
+_DIMS = tuple(LATENTS[name].feature for name in SHARED_LATENTS)
+"""Last axes that a rotation may mix."""
 _RANK_TOLERANCE = 1e-10
 """Of the largest variance, below which a direction has none: float32 keeps seven digits."""
 
@@ -78,7 +79,7 @@ def rotate(
         raise refusal(
             "rotate_to",
             f"expected latents whose last axis is one of {listed(_DIMS)}; {array.name} has the axes {listed(array.dims)}",
-            "factors, generator_states, initial_conditions and inputs can be rotated",
+            f"{listed(SHARED_LATENTS)} can be rotated",
         )
     whole = surroundings.group.array(surroundings.store, array.name)
     index = array.index(array.dims[-1])
