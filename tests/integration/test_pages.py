@@ -45,11 +45,14 @@ NOT_RUN = {
     ("docs/pipelines.md", "HTTPServer"): "serves for ever, and needs a webhook's secret",
     ("docs/keys.md", "LATENTRY_ADMIN_KEY"): "needs a service with keys; tests/api/test_keys.py makes them",
     ("docs/webhooks.md", "lab.example.org"): "names a host of the reader's",
-    ("docs/webhooks.md", "whsec_…"): "needs a message; tests/worker/test_webhooks.py verifies one",
+    (
+        "docs/webhooks.md",
+        "whsec_…",
+    ): "needs a message; tests/worker/maintenance/test_webhooks.py verifies one",
     (
         "docs/export.md",
         "model.pt2",
-    ): "takes a program that is 10 s in the making; tests/worker/test_program_task.py runs it",
+    ): "takes a program that is 10 s in the making; tests/worker/inference/test_program_task.py runs it",
     ("docs/export.md", "model.onnx"): "the same",
     (
         "docs/querying.md",

@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from api.analyses.ridge import divide, divide_in_folds
-from tests.store.test_split_groups import divides, recordings, shares
+from tests.domain.test_split_groups import divides, recordings, shares
 from worker.ingest.preprocessing.splits import split_groups
 from worker.ingest.recording import Recording
 

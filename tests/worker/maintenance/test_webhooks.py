@@ -27,7 +27,7 @@ from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Webhook, WebhookDelivery
 from store.webhooks import announce_test, forget, new_secret
 from tests.worker.lab import Lab
-from tests.worker.receiver import Receiver, receiving
+from tests.worker.maintenance.receiver import Receiver, receiving
 from worker.maintenance.webhook_sending import Answer, send, signature_headers
 from worker.maintenance.webhooks import (
     FIRST_DELAY_S,
