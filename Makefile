@@ -8,12 +8,12 @@ BIN := $(VENV)/bin
 # Two environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-benchmarks check up clean
+.PHONY: demo test test-benchmarks check up clean synchronous
 
-demo: $(VENV)/service
+demo: $(VENV)/service synchronous
 	$(BIN)/latentry demo
 
-up: $(VENV)/service
+up: $(VENV)/service synchronous
 	$(BIN)/latentry up
 
 # What starts no service of its own runs in as many processes as there are cores. Of the rest, which mostly waits for its
@@ -26,10 +26,14 @@ test: $(VENV)/test
 test-benchmarks: $(VENV)/test
 	$(BIN)/python -m pytest -n logical -m slow tests/benchmarks
 
-check: $(VENV)/test
+check: $(VENV)/test synchronous
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
+
+# The synchronous client is generated. An installation does that, and this after a change to the asynchronous one; so do the tests.
+synchronous: $(BIN)/python
+	$(BIN)/python client/generate_synchronous.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,7 @@
 """Servers that tests need, started from packages on free ports or sockets, and gone with the test run."""
 
 import os
+import runpy
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -20,6 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Of the services that tests start: a killed worker's slice is taken up after seconds.
 os.environ.setdefault("LATENTRY_LEASE_SECONDS", "6")
 os.environ.setdefault("LATENTRY_HEARTBEAT_SECONDS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Generate the synchronous client anew, once for all processes, if the asynchronous one has changed."""
+    if not hasattr(config, "workerinput"):
+        generator = Path(__file__).resolve().parents[1] / "client/generate_synchronous.py"
+        runpy.run_path(str(generator), run_name="__main__")
 
 
 def free_port() -> int:

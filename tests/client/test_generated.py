@@ -2,6 +2,10 @@
 
 import importlib.util
 import inspect
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +27,7 @@ def generator() -> ModuleType:
 
 def test_the_synchronous_client_is_generated(generator: ModuleType) -> None:
     found = {path.name: path.read_text() for path in (CLIENT / "latentry/synchronous").glob("*.py")}
-    assert found == generator.generated(), "run python client/generate_synchronous.py"
+    assert found == generator.generated()
     assert len(found) > 8
 
 
@@ -48,3 +52,18 @@ def test_both_clients_have_the_same_methods() -> None:
     assert methods(AsyncClient) == methods(Client)
     assert inspect.iscoroutinefunction(AsyncClient.get_job)
     assert not inspect.iscoroutinefunction(Client.get_job)
+
+
+def test_the_wheel_of_the_client_has_both_clients(tmp_path: Path) -> None:
+    """It is built from a checkout that has not generated anything yet."""
+    project = shutil.copytree(
+        CLIENT, tmp_path / "client", ignore=shutil.ignore_patterns("synchronous", "__pycache__")
+    )
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, check=True, cwd=project, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for package in ("asynchronous", "synchronous"):
+        assert {path.name for path in (CLIENT / "latentry" / package).glob("*.py")} == {
+            Path(name).name for name in names if Path(name).parent == Path("latentry") / package
+        }

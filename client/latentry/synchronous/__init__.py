@@ -1,1 +1,0 @@
-"""The client for scripts and notebooks, generated of `latentry.asynchronous`."""
