@@ -1,8 +1,8 @@
-"""One message over HTTP: signed, to a checked address, within its time. No redirect is followed, no answer's body is read."""
+"""Send one message over HTTP: signed, to a checked address, before a deadline.
 
-import base64
-import hashlib
-import hmac
+Redirects are not followed, and the body of the response is not read.
+"""
+
 import json
 import ssl
 import time
@@ -13,22 +13,23 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore
+from standardwebhooks import Webhook
 
 from store.public_addresses import AddressRefused, check_url, resolve
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of an attempt.
+    """The result of an attempt.
 
     Parameters
     ----------
     status
-        Of the answer; None if there was none.
+        HTTP status of the response; None if there was no response.
     error
-        Why there was none.
+        Why there was no response.
     retry_after_s
-        How long the receiver asks to be left alone, in seconds; 0 if it does not say.
+        The delay that the receiver asks for, in seconds; 0 if it does not ask.
     """
 
     status: int | None
@@ -37,7 +38,7 @@ class Answer:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the message is delivered."""
+        """Return whether the message is delivered."""
         return self.status is not None and 200 <= self.status < 300
 
 
@@ -51,24 +52,25 @@ def send(
     allow_private: bool,
     agent: str = "Latentry",
 ) -> Answer:
-    """Send a message, once.
+    """Send a message once.
 
     Parameters
     ----------
     url, secret
-        Of the webhook.
+        URL and secret of the webhook.
     message_id
-        The same at every attempt.
+        Id of the message, the same at every attempt.
     body
-        What is sent, as JSON.
+        The message, sent as JSON.
     timeout_s
-        From the first connection to the answer's headers, in seconds.
+        Time from the first connection to the headers of the response, in seconds.
     allow_private
-        See `store.public_addresses`.
+        Whether private addresses are allowed, see `store.public_addresses`.
     agent
-        How the sender calls itself.
+        Value of the header `User-Agent`.
     """
-    content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    content = text.encode()
     network = _CheckedNetwork(time.monotonic() + timeout_s, allow_private)
     try:
         parsed = check_url(url, allow_private=allow_private)
@@ -77,7 +79,7 @@ def send(
             "Content-Type": "application/json",
             "Content-Length": str(len(content)),
             "User-Agent": agent,
-            **signature_headers(secret, message_id, int(time.time()), content),
+            **signature_headers(secret, message_id, datetime.now(UTC), text),
         }
         with (
             httpcore.ConnectionPool(
@@ -98,25 +100,22 @@ def send(
     except AddressRefused as error:
         return Answer(None, str(error))
     except (httpcore.TimeoutException, TimeoutError):
-        return Answer(None, f"no answer within {timeout_s:g} s")
+        return Answer(None, f"no response within {timeout_s:g} s")
     except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
         return Answer(None, f"{type(error).__name__}: {error}"[:500])
 
 
-def signature_headers(secret: str, message_id: str, timestamp: int, content: bytes) -> dict[str, str]:
-    """The headers of the Standard Webhooks specification: HMAC-SHA256 over `id.timestamp.content`."""
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    signed = b".".join((message_id.encode(), str(timestamp).encode(), content))
-    signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+def signature_headers(secret: str, message_id: str, now: datetime, content: str) -> dict[str, str]:
+    """Return the headers of the Standard Webhooks specification for a message that is sent now (UTC)."""
     return {
         "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{signature}",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(secret).sign(message_id, now, content),
     }
 
 
 def _seconds(retry_after: str) -> float:
-    """The header `Retry-After`: seconds, or a time."""
+    """Return the delay that a header `Retry-After` asks for: it has seconds, or a time."""
     if retry_after.isascii() and retry_after.isdigit() and len(retry_after) <= 9:
         return float(retry_after)
     try:
@@ -126,9 +125,9 @@ def _seconds(retry_after: str) -> float:
 
 
 class _CheckedNetwork(httpcore.NetworkBackend):
-    """Connects to addresses that were checked the moment before, and ends everything at a deadline.
+    """Connects to addresses that it has just checked, and ends every read and write at a deadline.
 
-    TLS still asks for the certificate of the URL's host: only the address below it is ours.
+    TLS still verifies the certificate for the host of the URL; only the address below it is resolved here.
     """
 
     def __init__(self, deadline: float, allow_private: bool) -> None:
@@ -143,7 +142,7 @@ class _CheckedNetwork(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first address of a host that answers; none is tried before all are checked."""
+        """Connect to the first address of a host that accepts; all addresses are checked before the first attempt."""
         failure: Exception | None = None
         for address in resolve(host, port, allow_private=self._allow_private):
             try:
@@ -157,37 +156,37 @@ class _CheckedNetwork(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream whose reads and writes all end by one deadline: who sends a byte now and then gains no time."""
+    """A stream with one deadline for all reads and writes: a receiver that sends single bytes gains no time."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
         self._stream, self._deadline = stream, deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what there is."""
+        """Read the bytes that have arrived."""
         return self._stream.read(max_bytes, _left(self._deadline))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write all of it."""
+        """Write the whole buffer."""
         self._stream.write(buffer, _left(self._deadline))
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._stream.close()
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        """Go on in TLS."""
+        """Continue in TLS."""
         secured = self._stream.start_tls(ssl_context, server_hostname, _left(self._deadline))
         return _TimedStream(secured, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
-        """What is known of the connection."""
+        """Return information about the connection."""
         return self._stream.get_extra_info(info)
 
 
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise httpcore.ReadTimeout("the time is over")
+        raise httpcore.ReadTimeout("the deadline has passed")
     return left
