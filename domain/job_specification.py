@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,25 +13,9 @@ from domain.architecture import SIZES, ArchitectureSpecification
 from domain.latents import LatentArray
 from domain.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, with_preset
 from domain.search_space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
-from domain.sessions import RecordedSession
+from domain.sessions import DescribedDataset, RecordedSession
 from domain.split_groups import Split, SplitGroups, draw_split
 from domain.strategies import PbtStrategy, RandomStrategy, Strategy
-
-
-class DescribedDataset(Protocol):
-    """What rules need to know of a data set's row."""
-
-    @property
-    def id(self) -> str:
-        """Identifier of the data set."""
-
-    @property
-    def bins(self) -> int | None:
-        """Bins of the longest trial; None before the data set is ready."""
-
-    @property
-    def report(self) -> Mapping[str, Any] | None:
-        """Report of the ingest, see docs/report.md."""
 
 
 class Training(Document):

@@ -6,25 +6,10 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.sessions import RecordedSession, sessions_in
+from domain.sessions import RecordedSession, sessions_of
 from domain.split_groups import SplitGroups
 from store.arrays import NamedArray
 from store.tables import Dataset, Trial
-
-
-def sessions_of(dataset: Dataset) -> list[RecordedSession]:
-    """The sessions of a data set that is ready, in order; an ordinary one is the only one of its own."""
-    alone = RecordedSession(dataset.id, dataset.trials or 0, dataset.bins or 0, dataset.neurons or 0)
-    return sessions_in(dataset.report) or [alone]
-
-
-def neurons_per_trial(dataset: Dataset) -> int:
-    """Neurons of a trial's own session, the mean over trials: what a trial costs."""
-    sessions = sessions_of(dataset)
-    trials = sum(session.trials for session in sessions)
-    if len(sessions) == 1 or trials == 0:
-        return dataset.neurons or 0
-    return round(sum(session.trials * session.neurons for session in sessions) / trials)
 
 
 def session_coordinates(sessions: Sequence[RecordedSession]) -> list[NamedArray]:

@@ -12,10 +12,9 @@ from api.errors import Invalid, NotFound, WrongState
 from api.models.service import find
 from api.validation_errors import FieldProblem
 from domain.job_specification import JobSpecification
-from domain.sessions import RecordedSession
+from domain.sessions import RecordedSession, sessions_of
 from domain.states import ModelState
 from store.database import LOCK
-from store.datasets import sessions_of
 from store.tables import Dataset, Job, Model
 
 

@@ -10,10 +10,9 @@ from domain.cost import FEWEST_TRAINING_TRIALS, FEWEST_VALIDATION_TRIALS, Extent
 from domain.feasibility import MOST_STEP_BYTES
 from domain.job_specification import JobSpecification
 from domain.search_space import LIMITS, Range
-from domain.sessions import RecordedSession, largest_read_in
+from domain.sessions import RecordedSession, largest_read_in, neurons_per_trial, sessions_of
 from domain.split_groups import Split, SplitGroups
 from domain.strategies import PbtStrategy
-from store.datasets import neurons_per_trial, sessions_of
 from store.tables import Dataset
 
 

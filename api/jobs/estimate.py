@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from domain import cost
 from domain.cost import CoreTime, Extent, Pace
 from domain.job_specification import JobSpecification
+from domain.sessions import neurons_per_trial
 from domain.states import JobState, SliceState
 from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
 from store.budget import Spent, wall_seconds
 from store.database import database_now
-from store.datasets import neurons_per_trial
 from store.tables import Dataset, Event, Job, Model, Slice
 from store.workers import alive_workers
 

@@ -12,7 +12,8 @@ from api.jobs.schemas import JobPreview
 from api.jobs.warnings import warnings
 from domain import cost
 from domain.job_specification import JobSpecification, scored_on, split_trials
-from store.datasets import given_splits, neurons_per_trial, sessions_of
+from domain.sessions import neurons_per_trial, sessions_of
+from store.datasets import given_splits
 from store.settings import Settings
 
 _CURVE_POINT_BYTES = 200

@@ -11,7 +11,8 @@ from api.jobs.checks import JobData
 from api.validation_errors import FieldProblem
 from domain.architecture import SIZES, with_sizes
 from domain.job_specification import JobSpecification, held_out_settings
-from store.datasets import recordings_of, sessions_of
+from domain.sessions import sessions_of
+from store.datasets import recordings_of
 from store.identifiers import PATTERN
 from store.lineage import selection_order, without_copies
 from store.tables import Dataset, Job, Model

@@ -10,8 +10,8 @@ from api.models.schemas import BASELINE_SETTINGS, BASELINES, SCORED_ON
 from api.models.service import scored_on_of
 from domain.job_specification import JobSpecification, scored_on
 from domain.latents import LATENTS
+from domain.sessions import sessions_of
 from domain.states import ModelState
-from store.datasets import sessions_of
 from store.lineage import lineage
 from store.tables import Dataset, Decision, Job, Model
 from store.versions import installed

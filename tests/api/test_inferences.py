@@ -7,9 +7,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from domain.sessions import sessions_of
 from domain.states import DatasetState, InferenceState, JobState, ModelState
 from store.database import Database
-from store.datasets import sessions_of
 from store.tables import Dataset, Inference, OutboxMessage
 from tests.api.api_examples import (
     OTHER_TENANT,

@@ -5,9 +5,9 @@ import pytest
 from domain import cost
 from domain.architecture import ArchitectureSpecification
 from domain.job_specification import Training, split_trials
-from domain.sessions import largest_read_in, sessions_in
+from domain.sessions import largest_read_in, neurons_per_trial, sessions_in, sessions_of
 from domain.split_groups import SplitGroups
-from store.datasets import neurons_per_trial, session_coordinates, sessions_of
+from store.datasets import session_coordinates
 from store.tables import Dataset
 
 REPORT = {

@@ -9,11 +9,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from domain.job_specification import JobSpecification, split_trials
-from domain.sessions import RecordedSession
+from domain.sessions import RecordedSession, sessions_of
 from domain.states import InferenceState
 from store import outbox
 from store.database import LOCK, database_now
-from store.datasets import given_splits, recordings_of, sessions_of
+from store.datasets import given_splits, recordings_of
 from store.tables import Dataset, Inference, Job, Model
 from worker.inference.baselines import TrainingSet, fit
 from worker.inference.latents import LatentsRequest, store_latents

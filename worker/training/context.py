@@ -22,7 +22,7 @@ from zarr.abc.store import Store
 from domain.conditions import condition_names_of_trials
 from domain.cost import Pace
 from domain.job_specification import JobSpecification, split_trials
-from domain.sessions import RecordedSession
+from domain.sessions import RecordedSession, sessions_of
 from domain.split_groups import SplitGroups
 from domain.states import JobState, SliceState
 from models import (
@@ -37,7 +37,7 @@ from models.null_model import HeldOutSpikes, held_out_spikes
 from store import events, outbox
 from store.arrays import open_array
 from store.database import LOCK, Database, database_now
-from store.datasets import given_splits, sessions_of
+from store.datasets import given_splits
 from store.settings import Settings
 from store.tables import CurvePoint, Dataset, Job, Model, Slice, Trial, Worker
 from worker.scheduling.leases import Lease

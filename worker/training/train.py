@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from domain.cost import step_bytes
+from domain.sessions import neurons_per_trial
 from domain.states import ModelState, SliceState
 from models import EpochScores, Hyperparameters, Population, TrainingOptions
 from models.model_state import fresh_state
 from store.array_store import delete_object
 from store.budget import spent
-from store.datasets import neurons_per_trial
 from store.lineage import OWN_LOSS
 from store.tables import Job, Model, Slice
 from store.versions import installed

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import update
 
 from domain.scores import bits_per_spike
+from domain.sessions import sessions_of
 from domain.split_groups import SPLITS
 from domain.states import JobState
 from models import infer_latents
 from store.array_store import object_size
 from store.database import database_now
-from store.datasets import sessions_of
 from store.tables import Dataset, Inference, Job, Model
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.lab import Lab

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from domain.sessions import sessions_of
 from models import infer_latents
-from store.datasets import sessions_of
 from store.rpc import pack_array, unpack_array
 from store.tables import Dataset, Model
 from tests.worker.lab import Lab
