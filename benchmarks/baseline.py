@@ -52,7 +52,7 @@ class PlainLFADS(nn.Module):
                 _cell(parameters, "controller_encoder", direction) for direction in both
             )
             self.controller = _cell(parameters, "controller")
-            self.controller_start = nn.Parameter(parameters["controller.initial_state"].clone())
+            self.controller_initial_state = nn.Parameter(parameters["controller.initial_state"].clone())
             self.inputs = _linear(parameters, "inputs")
             self.input_log_variance = nn.Parameter(parameters["input_prior.log_variance"].clone())
             self.input_log_time_constant = nn.Parameter(parameters["input_prior.log_time_constant"].clone())
@@ -84,13 +84,13 @@ class PlainLFADS(nn.Module):
         return found[0], found[1]
 
     def run(
-        self, g0: Tensor, codes: list[Tensor], survives: Tensor | None, normal: Tensor | None, bins: int
+        self, g0: Tensor, codes: list[Tensor], dropout_mask: Tensor | None, normal: Tensor | None, bins: int
     ) -> tuple[Tensor, Tensor]:
         """Log-rates [T, B, N] and the divergence of the inputs' draws from their prior, [B]."""
         g = self.to_start(g0).clamp(-STATE_LIMIT, STATE_LIMIT)
         f = self._factors(g)
         B = len(g0)
-        c = self.controller_start.clamp(-STATE_LIMIT, STATE_LIMIT).expand(B, -1) if codes else g
+        c = self.controller_initial_state.clamp(-STATE_LIMIT, STATE_LIMIT).expand(B, -1) if codes else g
         log_rates, u_before = [], None
         divergence = g.new_zeros(B)
         nothing = g.new_zeros(B, 0)
@@ -104,7 +104,7 @@ class PlainLFADS(nn.Module):
                 divergence = divergence + self._divergence(mean, variance, u, u_before)
                 u_before = u
             g = self.generator(u, g)
-            f = self._factors(g if survives is None else g * survives[t])
+            f = self._factors(g if dropout_mask is None else g * dropout_mask[t])
             log_rates.append(self.rates(f))
         return torch.stack(log_rates), divergence
 
@@ -128,7 +128,7 @@ class PlainLFADS(nn.Module):
         visible: Tensor,
         kept: Tensor,
         target: Tensor,
-        survives: Tensor,
+        dropout_mask: Tensor,
         normal_initial: Tensor,
         normal_inputs: Tensor | None,
         *,
@@ -140,7 +140,7 @@ class PlainLFADS(nn.Module):
         entered = x * visible * kept / ((1 - sv_rate) * (1 - h.cd_rate))
         mean, variance, codes = self.encode(entered)
         log_rates, kl_inputs = self.run(
-            mean + variance.sqrt() * normal_initial, codes, survives, normal_inputs, len(x)
+            mean + variance.sqrt() * normal_initial, codes, dropout_mask, normal_inputs, len(x)
         )
         nll = log_rates.exp() - x * log_rates + torch.lgamma(x + 1)
         counts = visible & target
@@ -221,14 +221,14 @@ class PlainTraining:
         a, h = self.model.architecture, self.model.hyperparameters
         T, B, _ = x.shape
         kept = torch.rand_like(x) >= h.cd_rate
-        survives = (torch.rand(T, B, a.generator_units, device=x.device) >= h.dropout) / (1 - h.dropout)
+        dropout_mask = (torch.rand(T, B, a.generator_units, device=x.device) >= h.dropout) / (1 - h.dropout)
         normal_inputs = torch.randn(T, B, a.inferred_inputs, device=x.device) if a.has_controller else None
         loss = self.model.loss(
             x,
             visible,
             kept,
             ~kept,
-            survives,
+            dropout_mask,
             torch.randn(B, a.initial_condition_dim, device=x.device),
             normal_inputs,
             sv_rate=self.sv_rate,

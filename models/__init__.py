@@ -29,7 +29,7 @@ from models.config import Architecture, ConfigurationError, Hyperparameters, Tra
 from models.data import Session, TrainingData, sample_validation_mask
 from models.inference import Latents, infer_latents, iterate_latents
 from models.population import EpochScores, Population
-from models.stitching import principal_components_start
+from models.stitching import principal_components_initial_values
 from models.synthetic import SyntheticRecording, chaotic_rnn, driven, lorenz, two_sessions
 
 __all__ = [
@@ -48,7 +48,7 @@ __all__ = [
     "infer_latents",
     "iterate_latents",
     "lorenz",
-    "principal_components_start",
+    "principal_components_initial_values",
     "sample_validation_mask",
     "two_sessions",
 ]

@@ -83,7 +83,7 @@ def sample_validation_mask(
     return held_out
 
 
-def entering_samples(
+def visible_and_held_out(
     session: Session, sv_rate: float, sv_seed: int, number: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which samples of a session enter and which are held out, bool [trials, T, N] each.
@@ -252,7 +252,7 @@ class _SessionOnDevice:
         require(bool(is_validation.any()), "no validation trials: at least one is needed to select a model")
         self.device = device
         inside, recorded = recorded_samples(values.shape, lengths, session.missing)
-        visible, held_out = entering_samples(session, sv_rate, sv_seed, number)
+        visible, held_out = visible_and_held_out(session, sv_rate, sv_seed, number)
         for name, chosen in (("training", is_training), ("validation", is_validation)):
             require(
                 bool(visible[chosen].any()), f"sv_rate {sv_rate} leaves no sample of the {name} trials to see"

@@ -14,7 +14,7 @@ from torch import Tensor
 from models.config import Architecture
 from models.data import Batch, TrainingData, evenly
 from models.network import Parameters, drive, encode, generate, parameter_shapes, read_out
-from models.objective import entering, negative_log_likelihood, never_read
+from models.objective import masked_input, negative_log_likelihood, never_read
 from models.observation import OBSERVATIONS
 
 EVALUATION_ELEMENTS = 1 << 24  # of the largest tensor of an evaluation step, unless one batch has more
@@ -56,7 +56,7 @@ def masked_outputs(
     )
     for chosen in evenly(trials, max(least_trials, EVALUATION_ELEMENTS // (models * T * widest))):
         batch = data.batch(chosen)
-        inputs = [entering(part, unread) / (1 - data.sv_rate) for part in batch.parts]
+        inputs = [masked_input(part, unread) / (1 - data.sv_rate) for part in batch.parts]
         encoded = encode(architecture, parameters, [x.expand(models, *x.shape) for x in inputs], batch.seen)
         external = None if batch.external is None else batch.external[first:]
         given = drive(architecture, parameters, encoded.codes, external, T - first, sum(batch.trials))

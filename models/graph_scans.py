@@ -23,25 +23,25 @@ def run(x: Tensor, start: Tensor, weights: Sequence[Tensor], both_ways: bool) ->
     read = torch.stack((x, x.flip(1)), dim=1).flatten(0, 1) if both_ways else x
     P, T, B, D = read.shape
     H = weight.shape[1]
-    drive = input_bias[:, None, None].expand(P, T, B, -1)
+    projection = input_bias[:, None, None].expand(P, T, B, -1)
     if D:
         flat = torch.baddbmm(input_bias[:, None], read.reshape(P, T * B, D), input_weight)
-        drive = flat.view(P, T, B, -1)
+        projection = flat.view(P, T, B, -1)
 
     def step(carried: list[Tensor], given: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         state = _next_state(carried[0], given[0], weight, candidate_bias, H)
         return [state], [state.clone()]
 
-    [last], [states] = scan(step, [start], [drive.transpose(0, 1)])
+    [last], [states] = scan(step, [start], [projection.transpose(0, 1)])
     return states.transpose(0, 1), last
 
 
 def run_controlled(*given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """As `models.scan.ControlledScan`, with neither dropout nor noise."""
     inputs = ControlledInputs(*given)  # type: ignore[arg-type]  # None only where it may be
-    assert inputs.controller_drive is not None
-    assert inputs.generator_drive is not None
-    assert inputs.survives is None
+    assert inputs.controller_projection is not None
+    assert inputs.generator_projection is not None
+    assert inputs.dropout_mask is None
     assert inputs.noise is None
     C, G = inputs.controller_weight.shape[1], inputs.generator_weight.shape[1]
     U, to_factors = inputs.input_weight.shape[1], inputs.directions.transpose(1, 2)
@@ -59,17 +59,17 @@ def run_controlled(*given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         g = _next_state(g, a_g, generator_weight, generator_bias, G)
         return [c, g], [g.clone(), moments.clone()]
 
-    drives = [inputs.controller_drive.transpose(0, 1), inputs.generator_drive.transpose(0, 1)]
-    starts = [inputs.controller_start.clone(), inputs.generator_start]
-    _, [states, moments] = scan(step, starts, drives)
+    projections = [inputs.controller_projection.transpose(0, 1), inputs.generator_projection.transpose(0, 1)]
+    starts = [inputs.controller_initial_state.clone(), inputs.generator_initial_state]
+    _, [states, moments] = scan(step, starts, projections)
     moments = moments.transpose(0, 1)
     return states.transpose(0, 1), moments, moments[..., :U]
 
 
-def _next_state(h: Tensor, drive: Tensor, weight: Tensor, candidate_bias: Tensor, units: int) -> Tensor:
+def _next_state(h: Tensor, projection: Tensor, weight: Tensor, candidate_bias: Tensor, units: int) -> Tensor:
     """A GRU's state after a bin; the equations are those of `models.network.gru`."""
     c = torch.bmm(h, weight)
-    r = torch.sigmoid(drive[..., :units] + c[..., :units])
-    z = torch.sigmoid(drive[..., units : 2 * units] + c[..., units : 2 * units])
-    n = torch.tanh(drive[..., 2 * units :] + r * (c[..., 2 * units :] + candidate_bias[:, None]))
+    r = torch.sigmoid(projection[..., :units] + c[..., :units])
+    z = torch.sigmoid(projection[..., units : 2 * units] + c[..., units : 2 * units])
+    n = torch.tanh(projection[..., 2 * units :] + r * (c[..., 2 * units :] + candidate_bias[:, None]))
     return (1 - z) * n + z * h

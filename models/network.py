@@ -320,7 +320,7 @@ def generate(
     parameters: Parameters,
     initial_condition: Tensor,
     given: Drive,
-    survives: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
     noise: Tensor | None = None,
 ) -> Generated:
     """Run the generator from an initial condition [M, B, I], the controller inferring its inputs on the way.
@@ -337,7 +337,7 @@ def generate(
         A draw of g0, or its mean.
     given
         See `drive`.
-    survives
+    dropout_mask
         Dropout's mask on the states that the factors read, over its rate, [M, T, B, G]; None without dropout.
     noise
         Standard normal [M, T, B, U] for the draws of u; None takes the posterior mean.
@@ -356,11 +356,11 @@ def generate(
         states, _ = gru(given.external, start, weights, None)
         return Generated(states, None, None)
     B, U, K = start.shape[1], architecture.inferred_inputs, architecture.controller_encoder_units
-    controller_start = parameters["controller.initial_state"].clamp(-STATE_LIMIT, STATE_LIMIT)
+    controller_initial_state = parameters["controller.initial_state"].clamp(-STATE_LIMIT, STATE_LIMIT)
     run = graph_scans.run_controlled if torch.compiler.is_exporting() else ControlledScan.apply
     states, moments, inputs = run(
         given.controller,
-        controller_start[:, None].expand(-1, B, -1),
+        controller_initial_state[:, None].expand(-1, B, -1),
         parameters["controller.recurrent_weight"],
         parameters["controller.candidate_bias"],
         parameters["controller.input_weight"][:, 2 * K : 2 * K + architecture.factors],
@@ -371,7 +371,7 @@ def generate(
         *recurrence,
         parameters["generator.input_weight"][:, :U],
         factor_directions(parameters),
-        survives,
+        dropout_mask,
         noise,
     )
     mean, log_variance = moments.chunk(2, dim=-1)

@@ -263,7 +263,7 @@ def training_loss(
     inputs, targets = [], []
     for part, levels in zip(batch.parts, noise.coordinated, strict=True):
         kept, target = coordinated_dropout(levels, hyper.cd_rate, hyper.cd_pass_rate)
-        inputs.append(entering(part, unread) * kept * scale)
+        inputs.append(masked_input(part, unread) * kept * scale)
         targets.append(target if unread is None else target | unread)
 
     encoded = encode(architecture, parameters, inputs, batch.seen)
@@ -271,9 +271,9 @@ def training_loss(
     initial_condition = torch.addcmul(q.mean, q.variance.sqrt(), noise.initial_condition)  # g0 ~ q
     external = None if batch.external is None else batch.external[first:]
     given = drive(architecture, parameters, encoded.codes, external, T - first, sum(batch.trials))
-    survives = (noise.dropout >= _level(hyper.dropout)) / (1 - hyper.dropout)[:, None, None, None]
-    generated = generate(architecture, parameters, initial_condition, given, survives, noise.inputs)
-    _, outputs = read_out(architecture, parameters, generated.states * survives, batch.trials)
+    dropout_mask = (noise.dropout >= _level(hyper.dropout)) / (1 - hyper.dropout)[:, None, None, None]
+    generated = generate(architecture, parameters, initial_condition, given, dropout_mask, noise.inputs)
+    _, outputs = read_out(architecture, parameters, generated.states * dropout_mask, batch.trials)
 
     reconstruction = _mean_over_targets(architecture, parameters, batch, outputs, targets)
     kl_ic = kl_divergence(q, prior(architecture, parameters)).mean(-1)
@@ -288,7 +288,7 @@ def training_loss(
     return Loss(reconstruction + ramp * penalty, reconstruction, kl_ic, kl_u)
 
 
-def entering(part: Part, unread: Tensor | None) -> Tensor:
+def masked_input(part: Part, unread: Tensor | None) -> Tensor:
     """The data that enter, before coordinated dropout and scaling: [T, B, N]."""
     values = part.values * part.visible
     return values if unread is None else values * ~unread

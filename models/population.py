@@ -116,7 +116,7 @@ class Population:
         Order of the trials, shared by the models of a job.
     states
         None for a fresh start; else one `state` per model, all at one epoch.
-    starts
+    initial_values
         For a fresh start: parameters, by name, that begin at these values in every model instead of at random
         (see `models.stitching`).
     """
@@ -146,7 +146,7 @@ class Population:
         *,
         order_seed: int,
         states: Sequence[Mapping[str, Tensor]] | None = None,
-        starts: Mapping[str, Tensor] | None = None,
+        initial_values: Mapping[str, Tensor] | None = None,
     ) -> None:
         require(len(hyperparameters) > 0, "a population needs at least one model, got no hyperparameters")
         require(
@@ -159,11 +159,16 @@ class Population:
         self.hyperparameters, self.seeds, self.order_seed = list(hyperparameters), list(seeds), order_seed
         self._hyper = PackHyperparameters.of(hyperparameters, data.device)
         self._shapes = parameter_shapes(architecture)
-        unknown = sorted(set(starts or ()) - set(self._shapes))
-        require(not unknown, f"starts names parameters that this architecture has not: {', '.join(unknown)}")
+        unknown = sorted(set(initial_values or ()) - set(self._shapes))
+        require(
+            not unknown,
+            f"initial_values names parameters that this architecture has not: {', '.join(unknown)}",
+        )
         if states is None:
             states = [
-                fresh_state(initial_parameters(architecture, data.statistics, seed) | dict(starts or {}))
+                fresh_state(
+                    initial_parameters(architecture, data.statistics, seed) | dict(initial_values or {})
+                )
                 for seed in seeds
             ]
         self._load(states)

@@ -27,7 +27,7 @@ from models.config import VARIANCE_FLOOR
 class _Steps:
     """A GRU going forward, bin by bin, keeping what its gradient needs.
 
-    With a the drive (W x + b) and c = U h, each in three parts (r, z, n):
+    With a the projection (W x + b) and c = U h, each in three parts (r, z, n):
     r = σ(a_r + c_r), z = σ(a_z + c_z), n = tanh(a_n + r · (c_n + b_c)), h ← (1 - z) · n + z · h.
     """
 
@@ -87,14 +87,14 @@ class _StepsBack:
         torch.mul(self._d_n[t], self._r[t], out=self._d_c_n[t])
         d_h.mul_(self._z[t]).baddbmm_(self._d_gate[t], self._weight_t)
 
-    def through_drive(self, t: int, weight: Tensor) -> Tensor:
+    def through_projection(self, t: int, weight: Tensor) -> Tensor:
         """Gradient [P, B, D] at an input of bin t that enters by weight [P, D, 3H]; call after `step`."""
         to_rz, to_n = weight[..., : 2 * self._H], weight[..., 2 * self._H :]
         from_rz = torch.bmm(self._d_rz[t], to_rz.transpose(1, 2))
         return from_rz.baddbmm_(self._d_n[t], to_n.transpose(1, 2))
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients at drive [P, T, B, 3H], recurrent weight [P, H, 3H] and candidate bias [P, H]."""
+        """Gradients at projection [P, T, B, 3H], recurrent weight [P, H, 3H] and candidate bias [P, H]."""
         d_weight = summed_products(self._states[:, :-1], self._d_gates)
         d_candidate_bias = self._d_gates[..., 2 * self._H :].sum((1, 2))
         self._d_gates[..., 2 * self._H :] = self._d_n_all  # at a = W x + b: r · no longer in front
@@ -169,10 +169,10 @@ def _run(
     read = _in_order(x, both_ways)
     P, T, B, _ = read.shape
     flat = torch.baddbmm(input_bias[:, None], read.flatten(1, 2), input_weight)
-    drive = flat.view(P, T, B, -1)
+    projection = flat.view(P, T, B, -1)
     steps = _Steps(start, weight, candidate_bias, T, keep=keep)
     cut = 2 * weight.shape[1]
-    a_rz, a_n = drive[..., :cut].unbind(1), drive[..., cut:].unbind(1)
+    a_rz, a_n = projection[..., :cut].unbind(1), projection[..., cut:].unbind(1)
     stays: Sequence[Tensor | None] = [None] * T
     if unseen is not None:
         stays = _in_order(unseen.expand(len(x), T, B)[..., None], both_ways).unbind(1)
@@ -197,13 +197,13 @@ def _run_back(
         if d_states is not None:
             d_h += d_states[:, t]
         back.step(t, d_h)
-    d_drive, d_weight, d_candidate_bias = back.finish()
+    d_projection, d_weight, d_candidate_bias = back.finish()
     d_x = None
     if wants_d_x:
-        flat = torch.bmm(d_drive.flatten(1, 2), input_weight.transpose(1, 2))
-        d_x = _out_of_order(flat.view(*d_drive.shape[:3], -1), both_ways)
-    d_input_weight = summed_products(_in_order(x, both_ways), d_drive)
-    return d_x, (d_input_weight, d_drive.sum((1, 2)), d_weight, d_candidate_bias)
+        flat = torch.bmm(d_projection.flatten(1, 2), input_weight.transpose(1, 2))
+        d_x = _out_of_order(flat.view(*d_projection.shape[:3], -1), both_ways)
+    d_input_weight = summed_products(_in_order(x, both_ways), d_projection)
+    return d_x, (d_input_weight, d_projection.sum((1, 2)), d_weight, d_candidate_bias)
 
 
 def _in_order(values: Tensor, both_ways: bool) -> Tensor:
@@ -219,22 +219,22 @@ def _out_of_order(gradients: Tensor, both_ways: bool) -> Tensor:
 
 
 class ControlledInputs(NamedTuple):
-    """Everything that a controlled scan reads. The drives are not kept for the gradient, which does not need them."""
+    """Everything that a controlled scan reads. The projections are not kept for the gradient, which does not need them."""
 
-    controller_drive: Tensor | None  # [P, T, B, 3C]
-    controller_start: Tensor  # [P, B, C]
+    controller_projection: Tensor | None  # [P, T, B, 3C]
+    controller_initial_state: Tensor  # [P, B, C]
     controller_weight: Tensor  # recurrent, [P, C, 3C]
     controller_bias: Tensor  # of the candidate, [P, C]
     factor_weight: Tensor  # W_cf [P, F, 3C]
     moment_weight: Tensor  # W_u [P, C, 2U]
     moment_bias: Tensor  # [P, 2U]
-    generator_drive: Tensor | None  # [P, T, B, 3G]
-    generator_start: Tensor  # [P, B, G]
+    generator_projection: Tensor | None  # [P, T, B, 3G]
+    generator_initial_state: Tensor  # [P, B, G]
     generator_weight: Tensor  # [P, G, 3G]
     generator_bias: Tensor  # [P, G]
     input_weight: Tensor  # W_gu [P, U, 3G]
     directions: Tensor  # W_f [P, F, G]
-    survives: Tensor | None  # dropout's mask over its rate, [P, T, B, G]
+    dropout_mask: Tensor | None  # dropout's mask over its rate, [P, T, B, G]
     noise: Tensor | None  # [P, T, B, U]; None: u is the mean
 
 
@@ -256,8 +256,8 @@ class ControlledScan(torch.autograd.Function):
     """Controller and generator over T bins: the controller reads the factors, the generator its inferred inputs.
 
     For each bin t, with f_(t-1) = W_f (g_(t-1) · survives_(t-1)) and, before the first bin, f = W_f g:
-    c ← GRU(controller_drive_t + W_cf f_(t-1), c); mean, log-variance = W_u c + b_u;
-    u_t = mean + √(e^(log-variance) + floor) · noise_t; g ← GRU(generator_drive_t + W_gu u_t, g).
+    c ← GRU(controller_projection_t + W_cf f_(t-1), c); mean, log-variance = W_u c + b_u;
+    u_t = mean + √(e^(log-variance) + floor) · noise_t; g ← GRU(generator_projection_t + W_gu u_t, g).
 
     Inputs: `ControlledInputs`. Outputs: generator states [P, T, B, G], moments [P, T, B, 2U], inferred inputs [P, T, B, U].
     """
@@ -270,7 +270,9 @@ class ControlledScan(torch.autograd.Function):
         run = _run_controlled if ctx.library is None else partial(scans.run_controlled, ctx.library)
         kept = ControlledRun(*run(inputs, keep=keep))
         if keep:
-            ctx.save_for_backward(*inputs._replace(controller_drive=None, generator_drive=None), *kept)
+            ctx.save_for_backward(
+                *inputs._replace(controller_projection=None, generator_projection=None), *kept
+            )
         ctx.set_materialize_grads(False)
         return kept.generator_states[:, 1:], kept.moments, kept.inputs
 
@@ -288,19 +290,30 @@ class ControlledScan(torch.autograd.Function):
 
 def _run_controlled(given: ControlledInputs, *, keep: bool) -> ControlledRun:
     """What the gradient of a controlled scan needs."""
-    assert given.controller_drive is not None
-    assert given.generator_drive is not None
-    P, T, B, _ = given.controller_drive.shape
-    C, G, U = given.controller_start.shape[-1], given.generator_start.shape[-1], given.input_weight.shape[1]
-    controller = _Steps(given.controller_start, given.controller_weight, given.controller_bias, T, keep=keep)
-    generator = _Steps(given.generator_start, given.generator_weight, given.generator_bias, T, keep=keep)
-    factors = given.controller_start.new_empty(P, T, B, given.directions.shape[1])  # those before each bin
+    assert given.controller_projection is not None
+    assert given.generator_projection is not None
+    P, T, B, _ = given.controller_projection.shape
+    C, G, U = (
+        given.controller_initial_state.shape[-1],
+        given.generator_initial_state.shape[-1],
+        given.input_weight.shape[1],
+    )
+    controller = _Steps(
+        given.controller_initial_state, given.controller_weight, given.controller_bias, T, keep=keep
+    )
+    generator = _Steps(
+        given.generator_initial_state, given.generator_weight, given.generator_bias, T, keep=keep
+    )
+    factors = given.controller_initial_state.new_empty(
+        P, T, B, given.directions.shape[1]
+    )  # those before each bin
     moments, inputs = factors.new_empty(P, T, B, 2 * U), factors.new_empty(P, T, B, U)
     to_factors, bias = given.directions.transpose(1, 2), given.moment_bias[:, None]
     by_bin = [
-        part.unbind(1) for part in (given.controller_drive, given.generator_drive, factors, moments, inputs)
+        part.unbind(1)
+        for part in (given.controller_projection, given.generator_projection, factors, moments, inputs)
     ]
-    g = given.generator_start
+    g = given.generator_initial_state
     for t, (a_c, a_g, f, moment, u) in enumerate(zip(*by_bin, strict=True)):
         torch.bmm(g, to_factors, out=f)
         a = torch.baddbmm(a_c, f, given.factor_weight)
@@ -312,8 +325,8 @@ def _run_controlled(given: ControlledInputs, *, keep: bool) -> ControlledRun:
             u.addcmul_(deviation, given.noise[:, t])
         a = torch.baddbmm(a_g, u, given.input_weight)
         g = generator.step(t, a[..., : 2 * G], a[..., 2 * G :])
-        if given.survives is not None:
-            g = g * given.survives[:, t]
+        if given.dropout_mask is not None:
+            g = g * given.dropout_mask[:, t]
     return ControlledRun(
         controller.gates,
         controller.candidates,
@@ -330,9 +343,9 @@ def _run_controlled(given: ControlledInputs, *, keep: bool) -> ControlledRun:
 def _run_controlled_back(
     given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
-    """Gradients at all inputs but survives and noise, from those at states, moments and u (None where nothing arrives)."""
+    """Gradients at all inputs but dropout_mask and noise, from those at states, moments and u (None where nothing arrives)."""
     d_states, d_moments_given, d_inputs_given = gradients
-    survives, noise, moments = given.survives, given.noise, kept.moments
+    dropout_mask, noise, moments = given.dropout_mask, given.noise, kept.moments
     controller = _StepsBack(*kept[:3], given.controller_weight)
     generator = _StepsBack(*kept[3:6], given.generator_weight)
     T, U = moments.shape[1], kept.inputs.shape[-1]
@@ -348,7 +361,7 @@ def _run_controlled_back(
         if d_states is not None:
             d_g += d_states[:, t]
         generator.step(t, d_g)
-        d_u = generator.through_drive(t, given.input_weight)
+        d_u = generator.through_projection(t, given.input_weight)
         if d_inputs_given is not None:
             d_u += d_inputs_given[:, t]
         d_moments[:, t, :, :U] += d_u
@@ -356,30 +369,30 @@ def _run_controlled_back(
             d_moments[:, t, :, U:].addcmul_(d_u, by_log_variance[:, t])
         d_c.baddbmm_(d_moments[:, t], from_moments)
         controller.step(t, d_c)
-        d_f = controller.through_drive(t, given.factor_weight)
+        d_f = controller.through_projection(t, given.factor_weight)
         d_factors[:, t] = d_f
         d_read = torch.bmm(d_f, given.directions)
-        if survives is not None and t > 0:
-            d_read *= survives[:, t - 1]
+        if dropout_mask is not None and t > 0:
+            d_read *= dropout_mask[:, t - 1]
         d_g += d_read
     read = kept.generator_states[:, :-1]
-    if survives is not None:
-        read = torch.cat((read[:, :1], read[:, 1:] * survives[:, :-1]), dim=1)
+    if dropout_mask is not None:
+        read = torch.cat((read[:, :1], read[:, 1:] * dropout_mask[:, :-1]), dim=1)
     d_directions = summed_products(d_factors, read)
-    d_controller_drive, d_controller_weight, d_controller_bias = controller.finish()
-    d_generator_drive, d_generator_weight, d_generator_bias = generator.finish()
+    d_controller_projection, d_controller_weight, d_controller_bias = controller.finish()
+    d_generator_projection, d_generator_weight, d_generator_bias = generator.finish()
     return (
-        d_controller_drive,
+        d_controller_projection,
         d_c,
         d_controller_weight,
         d_controller_bias,
-        summed_products(kept.factors, d_controller_drive),
+        summed_products(kept.factors, d_controller_projection),
         summed_products(kept.controller_states[:, 1:], d_moments),
         d_moments.sum((1, 2)),
-        d_generator_drive,
+        d_generator_projection,
         d_g,
         d_generator_weight,
         d_generator_bias,
-        summed_products(kept.inputs, d_generator_drive),
+        summed_products(kept.inputs, d_generator_projection),
         d_directions,
     )

@@ -23,7 +23,7 @@ from models.observation import OBSERVATIONS
 Floats = NDArray[np.float64]
 
 
-def principal_components_start(
+def principal_components_initial_values(
     architecture: Architecture,
     sessions: Sequence[Session],
     conditions: Sequence[NDArray[np.integer]] | None = None,
@@ -32,7 +32,7 @@ def principal_components_start(
     ridge: float = 1e-2,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Where read-ins and read-outs begin, for `Population(starts=…)`.
+    """Where read-ins and read-outs begin, for `Population(initial_values=…)`.
 
     Parameters
     ----------

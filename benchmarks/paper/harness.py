@@ -58,7 +58,7 @@ class Task:
         One per model.
     sv_rate
         Share of samples held out.
-    starts
+    initial_values
         See `Population`.
     posterior_samples
         Of the latents; 0: none are inferred.
@@ -75,7 +75,7 @@ class Task:
     epochs: int
     seeds: Sequence[int]
     sv_rate: float = 0.2
-    starts: dict[str, torch.Tensor] | None = None
+    initial_values: dict[str, torch.Tensor] | None = None
     posterior_samples: int = 50
     weights: Literal["best", "last"] = "best"
     applied_to: Session | None = None
@@ -123,7 +123,7 @@ def train(task: Task) -> Trained:
         data,
         task.options,
         order_seed=0,
-        starts=task.starts,
+        initial_values=task.initial_values,
     )
     curves: list[list[EpochScores]] = [[] for _ in task.hyperparameters]
     started = time.monotonic()

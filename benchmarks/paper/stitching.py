@@ -29,7 +29,7 @@ from models import (
     Architecture,
     Hyperparameters,
     TrainingOptions,
-    principal_components_start,
+    principal_components_initial_values,
     two_sessions,
 )
 from models.synthetic import SyntheticRecording
@@ -98,9 +98,11 @@ def make_tasks(
         neurons = tuple(session.spikes.shape[2] for session in together)
         architecture = Architecture(neurons=neurons, read_in_dim=8, **sizes)
         conditions = [recordings[session].condition for session in chosen]
-        starts = principal_components_start(architecture, together, conditions) if by_components else None
+        initial_values = (
+            principal_components_initial_values(architecture, together, conditions) if by_components else None
+        )
         options = TrainingOptions(batch_size=BATCH * len(chosen), ramp_epochs=epochs // 4)
-        return Task(together, architecture, drawn, options, epochs, seeds, starts=starts)
+        return Task(together, architecture, drawn, options, epochs, seeds, initial_values=initial_values)
 
     return [
         task([0], by_components=True),

@@ -1,8 +1,8 @@
 /* models.scan.ControlledScan for CPUs: controller and generator over bins, and their gradient.
  *
- * For each bin, with f = W_f (g * survives) of the bin before:
- * c <- GRU(controller drive + W_cf f, c); mean, log-variance = W_u c + b_u; u = mean + sqrt(e^log-variance + floor) noise;
- * g <- GRU(generator drive + W_gu u, g).
+ * For each bin, with f = W_f (g * dropout_mask) of the bin before:
+ * c <- GRU(controller projection + W_cf f, c); mean, log-variance = W_u c + b_u; u = mean + sqrt(e^log-variance + floor) noise;
+ * g <- GRU(generator projection + W_gu u, g).
  *
  * C units of the controller, U inferred inputs, G units of the generator, F factors.
  */
@@ -12,12 +12,12 @@
 
 /* One of the two GRUs. Names of gradients begin with d_; they are written, or where it is said so, changed in place. */
 typedef struct {
-    const float *drive;                      /* [P, T, B, 3H] by its strides */
-    long drive_unit, drive_bin, drive_trial; /*   (in floats) */
+    const float *projection;                      /* [P, T, B, 3H] by its strides */
+    long projection_unit, projection_bin, projection_trial; /*   (in floats) */
     const float *weight, *bias;              /* U [P, H, 3H] and that of the candidate [P, H] */
     const float *input_weight;               /* of what comes from the other one: W_cf [P, F, 3C], W_gu [P, U, 3G] */
     float *gates, *candidates, *states;      /* as in gru_forward; of states the first of each unit is given */
-    float *d_drive, *d_weight, *d_bias, *d_input_weight;
+    float *d_projection, *d_weight, *d_bias, *d_input_weight;
     float *d_state; /* [P, B, H]: zeros to begin with; in the end the gradient at the first state */
 } Gru;
 
@@ -25,7 +25,7 @@ typedef struct {
     Gru controller, generator;
     const float *moment_weight, *moment_bias; /* W_u [P, C, 2U] and b_u [P, 2U] */
     const float *directions;                  /* W_f [P, F, G] */
-    const float *survives, *noise;            /* [P, T, B, G] and [P, T, B, U], or NULL */
+    const float *dropout_mask, *noise;            /* [P, T, B, G] and [P, T, B, U], or NULL */
     float *factors, *moments, *inputs;        /* [P, T, B, F], those before each bin; [P, T, B, 2U]; [P, T, B, U] */
     const float *d_states, *d_inputs;         /* that arrive at the generator's states and at u; or NULL */
     float *d_moments;                         /* [P, T, B, 2U]: in, what arrives; changed in place */
@@ -39,7 +39,7 @@ typedef struct {
     const Gru *of;
     int H, D, S;
     operand *packed, *room;                   /* U packed; room for operands of a bin */
-    float *w, *a, *b;                         /* input weight and drive and bias padded */
+    float *w, *a, *b;                         /* input weight and projection and bias padded */
     float *d_u, *d_w, *d_c, *d_a, *sum_c;     /* gradients */
 } Unit;
 
@@ -72,16 +72,16 @@ static long unit_floats(long B, long H, long D)
     return (6 * H + 3 + 6 * D + 9 * B + 4) * padded(H) + operands(B, 4L * padded(H)) + 10 * WIDTH;
 }
 
-/* Through bin t: drive and `read` [B, D] to the state after it. */
+/* Through bin t: projection and `read` [B, D] to the state after it. */
 static void unit_forward(Unit *unit, const float *read, int p, int t, int T, int B, int keep)
 {
     const Gru *gru = unit->of;
     int H = unit->H, S = unit->S;
     long size = (long)B * H, at = keep ? (long)p * T + t : p;
     for (int trial = 0; trial < B; trial++) {
-        const float *drive = gru->drive + p * gru->drive_unit + t * gru->drive_bin + trial * gru->drive_trial;
+        const float *projection = gru->projection + p * gru->projection_unit + t * gru->projection_bin + trial * gru->projection_trial;
         for (int gate = 0; gate < 3; gate++)
-            memcpy(unit->a + (3L * trial + gate) * S, drive + gate * H, H * sizeof(float));
+            memcpy(unit->a + (3L * trial + gate) * S, projection + gate * H, H * sizeof(float));
     }
     add_inputs(unit->a, read, unit->D, unit->w, B, unit->D, 3 * S);
     float *h = gru->states + ((long)p * (T + 1) + t) * size;
@@ -103,20 +103,20 @@ static void unit_backward(Unit *unit, float *d_read, const float *read, int p, i
     add_rows(unit->sum_c, unit->d_c, B, S);
     add_outer(unit->d_w, read, unit->D, unit->d_a, B, unit->D, 3 * S);
     through_inputs(d_read, unit->d_a, unit->w, B, unit->D, 3 * S);
-    unpad(gru->d_drive + at * 3 * size, unit->d_a, B, H);
+    unpad(gru->d_projection + at * 3 * size, unit->d_a, B, H);
 }
 
-/* W_f reads [B, G] in padded rows: g, or g * survives of the bin before. */
+/* W_f reads [B, G] in padded rows: g, or g * dropout_mask of the bin before. */
 static void what_factors_read(float *read, const Controlled *c, int p, int t)
 {
     int S = padded(c->G);
     for (long trial = 0; trial < c->B; trial++) {
         const float *g = c->generator.states + (((long)p * (c->T + 1) + t) * c->B + trial) * c->G;
         memcpy(read + trial * S, g, c->G * sizeof(float));
-        if (c->survives && t > 0) {
-            const float *survives = c->survives + (((long)p * c->T + t - 1) * c->B + trial) * c->G;
+        if (c->dropout_mask && t > 0) {
+            const float *dropout_mask = c->dropout_mask + (((long)p * c->T + t - 1) * c->B + trial) * c->G;
             for (int i = 0; i < c->G; i++)
-                read[trial * S + i] *= survives[i];
+                read[trial * S + i] *= dropout_mask[i];
         }
     }
 }
@@ -276,8 +276,8 @@ int controlled_backward(const Controlled *c)
             add_product(d_read, S, d_f, F, 0, 1, from_factors, room, B, F, G);
             for (long trial = 0; trial < B; trial++)
                 for (int i = 0; i < G; i++) {
-                    float survives = c->survives && t > 0 ? c->survives[(at - B + trial) * G + i] : 1.0f;
-                    d_g[trial * G + i] += d_read[trial * S + i] * survives;
+                    float dropout_mask = c->dropout_mask && t > 0 ? c->dropout_mask[(at - B + trial) * G + i] : 1.0f;
+                    d_g[trial * G + i] += d_read[trial * S + i] * dropout_mask;
                 }
         }
         end_gradients(&controller, p);

@@ -25,10 +25,10 @@ class _Gru(ctypes.Structure):
     """`Gru` of controlled_scan.c."""
 
     _fields_ = (
-        ("drive", _Pointer),
-        *[(f"drive_{axis}", _Long) for axis in ("unit", "bin", "trial")],
+        ("projection", _Pointer),
+        *[(f"projection_{axis}", _Long) for axis in ("unit", "bin", "trial")],
         *[(name, _Pointer) for name in ("weight", "bias", "input_weight", "gates", "candidates", "states")],
-        *[(f"d_{name}", _Pointer) for name in ("drive", "weight", "bias", "input_weight", "state")],
+        *[(f"d_{name}", _Pointer) for name in ("projection", "weight", "bias", "input_weight", "state")],
     )
 
 
@@ -38,7 +38,10 @@ class _Controlled(ctypes.Structure):
     _fields_ = (
         ("controller", _Gru),
         ("generator", _Gru),
-        *[(name, _Pointer) for name in ("moment_weight", "moment_bias", "directions", "survives", "noise")],
+        *[
+            (name, _Pointer)
+            for name in ("moment_weight", "moment_bias", "directions", "dropout_mask", "noise")
+        ],
         *[(name, _Pointer) for name in ("factors", "moments", "inputs", "d_states", "d_inputs")],
         *[(f"d_{name}", _Pointer) for name in ("moments", "moment_weight", "moment_bias", "directions")],
         ("floor", _Float),
@@ -101,21 +104,21 @@ def run_back(
 
 def run_controlled(library: CDLL, given: ControlledInputs, *, keep: bool) -> tuple[Tensor, ...]:
     """As `models.scan._run_controlled`: the fields of a `ControlledRun`."""
-    assert given.controller_drive is not None
-    assert given.generator_drive is not None
-    P, T, B, C3 = given.controller_drive.shape
+    assert given.controller_projection is not None
+    assert given.generator_projection is not None
+    P, T, B, C3 = given.controller_projection.shape
     U, F = given.input_weight.shape[1], given.directions.shape[1]
-    controller = _room(given.controller_start, T, C3, keep=keep)
-    generator = _room(given.generator_start, T, given.generator_drive.shape[-1], keep=keep)
+    controller = _room(given.controller_initial_state, T, C3, keep=keep)
+    generator = _room(given.generator_initial_state, T, given.generator_projection.shape[-1], keep=keep)
     of_inputs = tuple(given.directions.new_empty(P, T, B, size) for size in (F, 2 * U, U))
     passed, held = _Passed(given, (*controller, *generator, *of_inputs), T, keep=keep), []
-    for gru, drive in (
-        (passed.arguments.controller, given.controller_drive),
-        (passed.arguments.generator, given.generator_drive),
+    for gru, projection in (
+        (passed.arguments.controller, given.controller_projection),
+        (passed.arguments.generator, given.generator_projection),
     ):
-        rows = _row_by_row(drive)  # expanded biases stay so: they take no memory
-        gru.drive = rows.data_ptr()
-        gru.drive_unit, gru.drive_bin, gru.drive_trial = rows.stride()[:3]
+        rows = _row_by_row(projection)  # expanded biases stay so: they take no memory
+        gru.projection = rows.data_ptr()
+        gru.projection_unit, gru.projection_bin, gru.projection_trial = rows.stride()[:3]
         held.append(rows)
     passed.call(library, "controlled_forward")
     return *controller, *generator, *of_inputs
@@ -141,11 +144,11 @@ def run_controlled_back(
         (arguments.generator, kept.generator_gates, kept.generator_states,
          (given.generator_weight, given.generator_bias, given.input_weight)),
     ):  # fmt: skip
-        d_drive, d_start = torch.empty_like(gates), torch.zeros_like(states[:, 0]).contiguous()
+        d_projection, d_start = torch.empty_like(gates), torch.zeros_like(states[:, 0]).contiguous()
         d_weights = [weight.new_empty(weight.shape) for weight in weights]
-        gru.d_drive, gru.d_state = passed.pointer(d_drive), passed.pointer(d_start)
+        gru.d_projection, gru.d_state = passed.pointer(d_projection), passed.pointer(d_start)
         gru.d_weight, gru.d_bias, gru.d_input_weight = map(passed.pointer, d_weights)
-        made.append((d_drive, d_start, *d_weights))
+        made.append((d_projection, d_start, *d_weights))
     others = [w.new_empty(w.shape) for w in (given.moment_weight, given.moment_bias, given.directions)]
     arguments.d_moment_weight, arguments.d_moment_bias, arguments.d_directions = map(passed.pointer, others)
     passed.call(library, "controlled_backward")
@@ -163,8 +166,8 @@ class _Passed:
         self._held: list[Tensor] = []
         _check_controlled(given, bins)
         self.arguments = arguments = _Controlled(floor=VARIANCE_FLOOR, T=bins, keep=int(keep))
-        arguments.P, arguments.B, arguments.C = given.controller_start.shape
-        arguments.G, arguments.F = given.generator_start.shape[-1], given.directions.shape[1]
+        arguments.P, arguments.B, arguments.C = given.controller_initial_state.shape
+        arguments.G, arguments.F = given.generator_initial_state.shape[-1], given.directions.shape[1]
         arguments.U = given.input_weight.shape[1]
         for gru, weights, states in (
             (arguments.controller, (given.controller_weight, given.controller_bias, given.factor_weight), kept[:3]),
@@ -172,7 +175,7 @@ class _Passed:
         ):  # fmt: skip
             gru.weight, gru.bias, gru.input_weight = map(self.pointer, weights)
             gru.gates, gru.candidates, gru.states = map(self.pointer, states)
-        for name in ("moment_weight", "moment_bias", "directions", "survives", "noise"):
+        for name in ("moment_weight", "moment_bias", "directions", "dropout_mask", "noise"):
             setattr(arguments, name, self.pointer(getattr(given, name)))
         arguments.factors, arguments.moments, arguments.inputs = map(self.pointer, kept[6:])
 
@@ -190,22 +193,22 @@ class _Passed:
 
 def _check_controlled(given: ControlledInputs, T: int) -> None:
     """All shapes, since C would read past a tensor's end."""
-    P, B, C = given.controller_start.shape
-    G, U, F = given.generator_start.shape[-1], given.input_weight.shape[1], given.directions.shape[1]
+    P, B, C = given.controller_initial_state.shape
+    G, U, F = given.generator_initial_state.shape[-1], given.input_weight.shape[1], given.directions.shape[1]
     shapes: dict[str, tuple[int, ...]] = {
-        "controller_drive": (P, T, B, 3 * C),
+        "controller_projection": (P, T, B, 3 * C),
         "controller_weight": (P, C, 3 * C),
         "controller_bias": (P, C),
         "factor_weight": (P, F, 3 * C),
         "moment_weight": (P, C, 2 * U),
         "moment_bias": (P, 2 * U),
-        "generator_drive": (P, T, B, 3 * G),
-        "generator_start": (P, B, G),
+        "generator_projection": (P, T, B, 3 * G),
+        "generator_initial_state": (P, B, G),
         "generator_weight": (P, G, 3 * G),
         "generator_bias": (P, G),
         "input_weight": (P, U, 3 * G),
         "directions": (P, F, G),
-        "survives": (P, T, B, G),
+        "dropout_mask": (P, T, B, G),
         "noise": (P, T, B, U),
     }
     for name, shape in shapes.items():

@@ -117,7 +117,7 @@ def test_starts_of_unknown_parameters_are_refused():
             data(),
             OPTIONS,
             order_seed=0,
-            starts={"read_in.weigth": torch.ones(1)},
+            initial_values={"read_in.weigth": torch.ones(1)},
         )
 
 

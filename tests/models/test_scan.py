@@ -35,8 +35,8 @@ def controlled_inputs():
 
 def mask_and_noise():
     random = torch.Generator().manual_seed(1)
-    survives = (torch.rand(P, T, B, G, generator=random) < 0.7).double() / 0.7
-    return survives, torch.randn(P, T, B, U, generator=random, dtype=torch.float64)
+    dropout_mask = (torch.rand(P, T, B, G, generator=random) < 0.7).double() / 0.7
+    return dropout_mask, torch.randn(P, T, B, U, generator=random, dtype=torch.float64)
 
 
 def scan_inputs(ways, dtype=torch.float64):
@@ -121,13 +121,13 @@ def drawn_for_control(sizes, T=6):
         draw(P, 1, 1, 3 * G), draw(P, B, G), draw(P, G, 3 * G, scale=G**-0.5), draw(P, G),
         draw(P, U, 3 * G), draw(P, F, G, scale=G**-0.5),
     ]  # fmt: skip
-    survives = (torch.rand(P, T, B, G, generator=random) < 0.7) / 0.7
+    dropout_mask = (torch.rand(P, T, B, G, generator=random) < 0.7) / 0.7
     noise = draw(P, T, B, U)
-    return given, survives, noise, [draw(P, B, T, width).transpose(1, 2) for width in (G, 2 * U, U)]
+    return given, dropout_mask, noise, [draw(P, B, T, width).transpose(1, 2) for width in (G, 2 * U, U)]
 
 
-def with_expanded_drive(inputs):
-    """A drive of the generator that is its bias alone takes no memory for bins and trials."""
+def with_expanded_projection(inputs):
+    """A projection that is the bias alone takes no memory for bins and trials."""
     bins, trials = inputs[0].shape[1:3]
     return [*inputs[:7], inputs[7].expand(-1, bins, trials, -1), *inputs[8:]]
 
@@ -139,12 +139,12 @@ def with_expanded_drive(inputs):
 def test_the_compiled_controlled_scan_is_that_of_tensors(sizes, dropout, drawn, used, monkeypatch):
     if compiled.library() is None:
         pytest.skip("there is no C compiler here, so there is no compiled library")
-    given, survives, noise, arrives = drawn_for_control(sizes)
-    fixed = (survives if dropout else None, noise if drawn else None)
+    given, dropout_mask, noise, arrives = drawn_for_control(sizes)
+    fixed = (dropout_mask if dropout else None, noise if drawn else None)
 
     def outcome():
         inputs = [values.clone().requires_grad_() for values in given]
-        expanded = with_expanded_drive(inputs)
+        expanded = with_expanded_projection(inputs)
         outputs = ControlledScan.apply(*expanded, *fixed)
         light = ControlledScan.apply(*(values.detach() for values in expanded), *fixed)
         assert all(torch.equal(a, b) for a, b in zip(outputs, light, strict=True))
@@ -242,7 +242,7 @@ def test_in_bfloat16_it_is_the_scan_of_rounded_operands(sizes):
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("sizes", [(1, 13, 37, 20, 1, 5), (3, 16, 16, 100, 4, 20)])
 def test_in_bfloat16_it_is_the_controlled_scan_of_rounded_operands(sizes):
-    given, survives, noise, (arrives, *_) = drawn_for_control(sizes)
+    given, dropout_mask, noise, (arrives, *_) = drawn_for_control(sizes)
 
     def plain(a_c, c, W_c, b_c, W_cf, W_u, b_u, a_g, g, W_g, b_g, W_gu, W_f):
         states, read = [], g
@@ -253,12 +253,12 @@ def test_in_bfloat16_it_is_the_controlled_scan_of_rounded_operands(sizes):
             u = mean + torch.sqrt(log_variance.exp() + VARIANCE_FLOOR) * noise[:, t]
             g = narrow_gru(g, a_g[:, t] + u @ W_gu, W_g, b_g)
             states.append(g)
-            read = g * survives[:, t]
+            read = g * dropout_mask[:, t]
         return torch.stack(states, dim=1)
 
     assert_rounds(
-        lambda *inputs: ControlledScan.apply(*with_expanded_drive(inputs), survives, noise)[0],
-        lambda *inputs: plain(*with_expanded_drive(inputs)),
+        lambda *inputs: ControlledScan.apply(*with_expanded_projection(inputs), dropout_mask, noise)[0],
+        lambda *inputs: plain(*with_expanded_projection(inputs)),
         given,
         arrives,
     )
@@ -377,8 +377,8 @@ def test_the_library_is_compiled_once(monkeypatch, tmp_path):
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("drawn", [False, True])
 def test_gradient_of_the_controlled_scan(dropout, drawn):
-    survives, noise = mask_and_noise()
-    fixed = (survives if dropout else None, noise if drawn else None)
+    dropout_mask, noise = mask_and_noise()
+    fixed = (dropout_mask if dropout else None, noise if drawn else None)
     assert torch.autograd.gradcheck(lambda *given: ControlledScan.apply(*given, *fixed), controlled_inputs())
 
 

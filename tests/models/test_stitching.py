@@ -10,7 +10,7 @@ from models import (
     Session,
     TrainingData,
     TrainingOptions,
-    principal_components_start,
+    principal_components_initial_values,
     two_sessions,
 )
 
@@ -35,7 +35,7 @@ def architecture(**changes):
 
 def test_read_ins_bring_the_sessions_into_common_coordinates(recordings):
     sessions = sessions_of(recordings)
-    start = principal_components_start(architecture(), sessions, [r.condition for r in recordings])
+    start = principal_components_initial_values(architecture(), sessions, [r.condition for r in recordings])
     read = []
     for number, recording in enumerate(recordings):
         weight = start[f"session{number}.read_in.weight"].numpy()
@@ -59,14 +59,14 @@ def test_read_ins_bring_the_sessions_into_common_coordinates(recordings):
 
 
 def test_without_conditions_all_trials_are_averaged(recordings):
-    start = principal_components_start(architecture(factors=5), sessions_of(recordings))
+    start = principal_components_initial_values(architecture(factors=5), sessions_of(recordings))
     assert start["session0.read_in.weight"].shape == (25, D)
     assert start["session1.rates.weight"].shape == (5, 18)
     assert all(torch.isfinite(values).all() for values in start.values())
 
 
 def test_read_ins_are_of_the_size_of_random_ones(recordings):
-    start = principal_components_start(
+    start = principal_components_initial_values(
         architecture(), sessions_of(recordings), [r.condition for r in recordings]
     )
     squares = [float(start[f"session{number}.read_in.weight"].square().sum()) for number in range(2)]
@@ -75,11 +75,11 @@ def test_read_ins_are_of_the_size_of_random_ones(recordings):
 
 def test_every_model_of_a_population_begins_there(recordings):
     sessions = sessions_of(recordings)
-    start = principal_components_start(architecture(), sessions, [r.condition for r in recordings])
+    start = principal_components_initial_values(architecture(), sessions, [r.condition for r in recordings])
     data = TrainingData(sessions, sv_rate=0.2, sv_seed=0)
     options = TrainingOptions(64)
     population = Population(
-        architecture(), [Hyperparameters()] * 2, [0, 1], data, options, order_seed=0, starts=start
+        architecture(), [Hyperparameters()] * 2, [0, 1], data, options, order_seed=0, initial_values=start
     )
     for model in range(2):
         state = population.state(model)
@@ -95,18 +95,20 @@ def test_validation_trials_are_not_looked_at(recordings):
         spikes[session.is_validation] = 99
         changed.append(Session(spikes, session.trial_length_bins, session.is_validation))
     conditions = [r.condition for r in recordings]
-    first, second = (principal_components_start(architecture(), s, conditions) for s in (sessions, changed))
+    first, second = (
+        principal_components_initial_values(architecture(), s, conditions) for s in (sessions, changed)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_what_does_not_fit_is_refused(recordings):
     sessions = sessions_of(recordings)
     with pytest.raises(ConfigurationError, match="no read-in"):
-        principal_components_start(Architecture(neurons=25), sessions[:1])
+        principal_components_initial_values(Architecture(neurons=25), sessions[:1])
     with pytest.raises(ConfigurationError, match="expected 2 sessions, got 1"):
-        principal_components_start(architecture(), sessions[:1])
+        principal_components_initial_values(architecture(), sessions[:1])
     conditions = [recordings[0].condition, recordings[1].condition + 100]
     with pytest.raises(ConfigurationError, match="no condition in common"):
-        principal_components_start(architecture(), sessions, conditions)
+        principal_components_initial_values(architecture(), sessions, conditions)
     with pytest.raises(ConfigurationError, match="read_in_dim is 50"):
-        principal_components_start(architecture(read_in_dim=50), sessions)
+        principal_components_initial_values(architecture(read_in_dim=50), sessions)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from models.metrics.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
 from numpy.typing import NDArray
 
 from domain.job_specification import Training
 from domain.scores.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
 from domain.sessions import RecordedSession
 from models import Architecture
-from models.data import entering_samples
+from models.data import visible_and_held_out
 from store.tables import Dataset
 from worker.inference.scores import ScoredData, score, scratch_array
 from worker.training.context import TrainingProcess, Work
@@ -118,7 +119,7 @@ def fit(process: TrainingProcess, trained: TrainingSet, architecture: Architectu
         session = process.read_session(
             trained.dataset, recorded, trained.trial_length_bins[recorded.rows], split, has_inputs=False
         )
-        enters, _ = entering_samples(
+        enters, _ = visible_and_held_out(
             session, trained.training.sv_rate, trained.training.evaluation_seed, number
         )
         used = np.isin(split, ("train", "valid") if trained.is_refit else ("train",))

@@ -3,12 +3,12 @@
 import numpy as np
 from torch import Tensor
 
-from models import Session, principal_components_start
-from models.data import entering_samples
+from models import Session, principal_components_initial_values
+from models.data import visible_and_held_out
 from worker.training.context import TrainingProcess, Work
 
 
-def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
+def read_in_initial_values(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
     """Parameters of a fresh model's read-ins and read-outs, by name, by principal-components regression.
 
     Training trials are averaged within each condition that all sessions have, or all together if they share none; from their
@@ -21,7 +21,7 @@ def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
     sessions, conditions = [], []
     for number, recorded in enumerate(work.sessions):
         session = process.session(work, recorded)
-        enters, _ = entering_samples(session, training.sv_rate, training.evaluation_seed, number)
+        enters, _ = visible_and_held_out(session, training.sv_rate, training.evaluation_seed, number)
         sessions.append(
             Session(
                 session.spikes[:, :bins],
@@ -40,4 +40,4 @@ def read_in_starts(process: TrainingProcess, work: Work) -> dict[str, Tensor]:
         conditions.append(np.array(found, np.int64))
     trained = zip(conditions, sessions, strict=True)
     common = set.intersection(*(set(of[session.is_training].tolist()) for of, session in trained))
-    return principal_components_start(work.architecture(), sessions, conditions if common else None)
+    return principal_components_initial_values(work.architecture(), sessions, conditions if common else None)

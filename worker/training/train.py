@@ -23,7 +23,7 @@ from worker.scheduling.model_rows import end_model, note_best_weights
 from worker.training.checkpoints import checkpoint_key, load_checkpoint, save_checkpoint
 from worker.training.context import Progress, TrainingProcess, Work, finite, lowest
 from worker.training.micro_batching import MakePopulation, Pack, States, find_group_size
-from worker.training.read_in_initial_values import read_in_starts
+from worker.training.read_in_initial_values import read_in_initial_values
 
 
 def train(process: TrainingProcess, work: Work) -> None:
@@ -78,7 +78,7 @@ def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
     of_the_data = {"sv_rate", "valid_fraction", "test_fraction", "evaluation_seed"}
     options = TrainingOptions(**training.model_dump(exclude=of_the_data))
     is_fresh = all(model.checkpoint_key is None and model.start_key is None for model in work.models)
-    starts = read_in_starts(process, work) if is_fresh and architecture.read_in_dim else None
+    initial_values = read_in_initial_values(process, work) if is_fresh and architecture.read_in_dim else None
 
     def make(indices: Sequence[int], states: States | None) -> Population:
         return Population(
@@ -89,7 +89,7 @@ def _populations(process: TrainingProcess, work: Work) -> MakePopulation:
             options,
             order_seed=work.specification.seed,
             states=states,
-            starts=starts,
+            initial_values=initial_values,
         )
 
     return make

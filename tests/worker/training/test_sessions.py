@@ -10,7 +10,7 @@ import torch
 
 from domain.scores import bits_per_spike, r2_true_rates
 from domain.states import DatasetState
-from models import Architecture, infer_latents, principal_components_start, sample_validation_mask
+from models import Architecture, infer_latents, principal_components_initial_values, sample_validation_mask
 from store.array_store import object_size
 from store.arrays import open_group
 from store.identifiers import new_id
@@ -22,7 +22,7 @@ from tests.worker.real_training import curves
 from worker.ingest import combine
 from worker.ingest.service import ingest_dataset
 from worker.training.checkpoints import load_checkpoint
-from worker.training.read_in_initial_values import read_in_starts
+from worker.training.read_in_initial_values import read_in_initial_values
 from worker.training.train import _populations
 
 FIRST = {
@@ -222,7 +222,7 @@ FIXED = {
 
 def test_read_ins_begin_with_what_conditions_have_in_common(lab: Sessions) -> None:
     work = lab.work(lab.begin(budget={"models": 1, "epochs": 1}))
-    starts = read_in_starts(lab.process, work)
+    initial_values = read_in_initial_values(lab.process, work)
     sessions = [lab.process.session(work, recorded) for recorded in work.sessions]
     masks = [sample_validation_mask(one.spikes.shape, 0.2, 0, number) for number, one in enumerate(sessions)]
     cut = [
@@ -232,21 +232,21 @@ def test_read_ins_begin_with_what_conditions_have_in_common(lab: Sessions) -> No
         for one, mask in zip(sessions, masks, strict=True)
     ]
     conditions = [lab.array(f"datasets/{one}", "condition") for one in lab.session_ids]
-    expected = principal_components_start(work.architecture(), cut, conditions)
-    assert set(starts) == {
+    expected = principal_components_initial_values(work.architecture(), cut, conditions)
+    assert set(initial_values) == {
         f"session{number}.{name}"
         for number in (0, 1)
         for name in ("read_in.weight", "read_in.bias", "rates.weight")
     }
     begun = _populations(lab.process, work)([0], None).state(0)
     for name, values in expected.items():
-        torch.testing.assert_close(starts[name], values)
+        torch.testing.assert_close(initial_values[name], values)
         torch.testing.assert_close(begun[f"weights.{name}"], values)
     lab.process.conditions = lambda _work: [f"only {trial}" for trial in range(54)]  # type: ignore[method-assign]
-    over_all = principal_components_start(work.architecture(), cut)
-    torch.testing.assert_close(read_in_starts(lab.process, work), over_all)
+    over_all = principal_components_initial_values(work.architecture(), cut)
+    torch.testing.assert_close(read_in_initial_values(lab.process, work), over_all)
     lab.process.conditions = lambda _work: [None] * 54  # type: ignore[method-assign]
-    torch.testing.assert_close(read_in_starts(lab.process, work), over_all)
+    torch.testing.assert_close(read_in_initial_values(lab.process, work), over_all)
     del lab.process.conditions
 
 
@@ -254,7 +254,7 @@ def test_read_ins_do_not_see_what_is_held_out(lab: Sessions, monkeypatch: pytest
     """Neither the held-out samples of training trials, nor any sample of other trials."""
     work = lab.work(lab.begin(training={**SPECIFICATION["training"], "test_fraction": 0.2}))
     assert set(work.split()) == {"train", "valid", "test"}
-    before, read = read_in_starts(lab.process, work), lab.process.read_array
+    before, read = read_in_initial_values(lab.process, work), lab.process.read_array
 
     def changed(dataset: Dataset, name: str) -> Any:
         values = read(dataset, name)
@@ -266,7 +266,7 @@ def test_read_ins_do_not_see_what_is_held_out(lab: Sessions, monkeypatch: pytest
         return values
 
     monkeypatch.setattr(lab.process, "read_array", changed)
-    after = read_in_starts(lab.process, work)
+    after = read_in_initial_values(lab.process, work)
     for name, values in before.items():
         torch.testing.assert_close(after[name], values, rtol=0, atol=0)
 
