@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from models.metrics.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
 from numpy.typing import NDArray
 
 from domain.job_specification import Training
