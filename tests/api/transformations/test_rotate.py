@@ -164,7 +164,11 @@ def test_what_cannot_be_rotated_is_refused(sqlite_database: Database) -> None:
         ("factors", stranger, f"there is no model {stranger}"),
         ("factors", "mod_x", "there is no model"),
         ("factors", of_data, "has no array 'factors'"),
-        ("rates", lab.reference_id, "expected latents whose last axis is one of factor, generator_unit"),
+        (
+            "rates",
+            lab.reference_id,
+            "expected latents whose last axis is one of factor, initial_condition_dim, input, generator_unit",
+        ),
     ]:
         with pytest.raises(Invalid) as caught:
             lab.one(lab.model_id, name, rotate_to=reference)
