@@ -1,48 +1,35 @@
-"""Nearest states: comparing all against an index, by number of states and components, as the service does both.
+"""Nearest states: how long it takes to compare all states, by number of states and components.
 
 ``python -m benchmarks.nearest [--states 100000,1000000] [--components 16,64] [--arrays sql|file]``
 
 States are those of smooth trajectories of 200 bins, in 20 conditions with variation of single trials, on a manifold of 8
-dimensions with a little noise. For each size: CPU seconds to compare all, read from the array store, and to build the index; its
-bytes; milliseconds of a search in it; the share of the 10 nearest that it finds, over 30 states; and the highest resident
-memory of the process so far, with pages of the index that are mapped.
+dimensions with a little noise. Printed for each size: CPU seconds of one search, with reading from the array store, and the
+highest resident memory of the process so far.
 """
 
 import argparse
 import os
 import platform
 import resource
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from api.analyses.index import StateIndexes
-from api.analyses.nearest import nearest_states
 from api.analyses.trajectories import Trajectories
 from api.arrays.group_cache import opened
 from api.arrays.labelled import labelled
+from domain.scores.distances import nearest_states
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, RowWriter
 from store.database import Database
 from store.migrate import migrate
 
-BINS, CONDITIONS, DIMENSIONS, K, ASKED = 200, 20, 8, 10, 30
-HEADINGS = [
-    "states",
-    "components",
-    "all (CPU s)",
-    "build (CPU s)",
-    "index (MB)",
-    "index (ms)",
-    "recall",
-    "memory (MB)",
-]
+BINS, CONDITIONS, DIMENSIONS, K = 200, 20, 8, 10
+HEADINGS = ["states", "components", "search (CPU s)", "memory (MB)"]
 
 
 def trajectories_in(folder: Path, arrays: str, states: int, components: int) -> Trajectories:
@@ -76,33 +63,16 @@ def _trajectories(trials: int, components: int) -> Iterator[NDArray[np.float32]]
 
 
 def measure(folder: Path, arrays: str, states: int, components: int) -> list[str]:
-    """One row of the table."""
+    """Return one row of the table."""
     trajectories = trajectories_in(folder, arrays, states, components)
-    everyone = np.ones(len(trajectories.trials), bool)
-    _, values = next(trajectories.blocks())
-    vectors = values.reshape(-1, components)[:: max(1, len(values) * BINS // ASKED)][:ASKED] + 0.005
-    nearest_states(trajectories, everyone, vectors[:1], K, "euclidean")
+    candidates = np.ones(len(trajectories.trials), bool)
+    vector = next(trajectories.blocks())[1].reshape(-1, components)[:1] + 0.005
+    nearest_states(trajectories, candidates, vector, k=K, metric="euclidean")
     began = time.process_time()
-    nearest_states(trajectories, everyone, vectors[:1], K, "euclidean")
-    all_s = time.process_time() - began
-    expected = nearest_states(trajectories, everyone, vectors, K, "euclidean")
-    indexes = StateIndexes(folder / "indexes", 2**40)
-    began = time.process_time()
-    indexes.begin("latents", "factors", trajectories)
-    indexes.wait()
-    build_s = time.process_time() - began
-    index = indexes.find("latents", "factors")
-    assert index is not None
-    search_s, shares = [], []
-    for vector, exact in zip(vectors, expected, strict=True):
-        began = time.perf_counter()
-        [(_, ids)] = index.search(vector[None], K, range(0))
-        search_s.append(time.perf_counter() - began)
-        shares.append(len(set(ids.tolist()) & set(exact.positions.tolist())) / K)
-    size = sum(file.stat().st_size for file in (folder / "indexes").rglob("*"))
+    nearest_states(trajectories, candidates, vector, k=K, metric="euclidean")
+    search_s = time.process_time() - began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    figures = [all_s, build_s, size / 1e6, 1e3 * statistics.median(search_s), float(np.mean(shares)), memory]
-    return [f"{states:,}", str(components), *(f"{figure:.3g}" for figure in figures)]
+    return [f"{states:,}", str(components), f"{search_s:.3g}", f"{memory:.3g}"]
 
 
 def main() -> None:
@@ -114,9 +84,7 @@ def main() -> None:
     parser.add_argument("--components", default="16,64")
     parser.add_argument("--arrays", choices=["sql", "file"], default="sql")
     options = parser.parse_args()
-    print(
-        f"{os.cpu_count()} CPU cores, {platform.machine()}, faiss {faiss.__version__}, arrays in {options.arrays}"
-    )
+    print(f"{os.cpu_count()} CPU cores, {platform.machine()}, arrays in {options.arrays}")
     print("| " + " | ".join(HEADINGS) + " |\n|" + " --- |" * len(HEADINGS))
     for states in map(int, options.states.split(",")):
         for components in map(int, options.components.split(",")):

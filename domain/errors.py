@@ -1,4 +1,4 @@
-"""The error of arguments that a method does not allow."""
+"""Errors of arguments and of values that a method does not allow."""
 
 
 class ConfigurationError(ValueError):
@@ -9,3 +9,11 @@ def require(condition: bool, message: str) -> None:
     """Raise `ConfigurationError(message)` unless `condition` holds."""
     if not condition:
         raise ConfigurationError(message)
+
+
+class NoValues(ValueError):
+    """There are no finite values to compute a result from."""
+
+
+class NoVariance(ValueError):
+    """The values do not vary, so the result is not defined."""

@@ -72,16 +72,6 @@ class Settings(BaseSettings):
         gt=0,
         description="Most elements of an array that are answered as JSON; use npy or Zarr for more.",
     )
-    nearest_index_bytes: int = Field(
-        256 * 2**20,
-        gt=0,
-        description="Latents of so many bytes or more get an index of their states, when the nearest are first asked for.",
-    )
-    nearest_index_max_bytes: int = Field(
-        20 * 2**30,
-        ge=0,
-        description="Most bytes of all such indexes, in the folder `indexes` of `data_dir`; the least used are deleted.",
-    )
 
     lease_seconds: float = Field(
         45.0,

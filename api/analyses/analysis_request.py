@@ -47,7 +47,6 @@ class Asking:
         shared: ArrayQuery,
         begin: Callable[[Surroundings], Work],
         *others: str,
-        is_weak: bool = False,
     ) -> Response:
         """Answer a question, or 304 if the client has the answer.
 
@@ -61,8 +60,6 @@ class Asking:
             Looks at the question with a session of the database, and gives the work that is left.
         others
             What else the answer hangs on, such as its format.
-        is_weak
-            Whether an equal question may be answered by other bytes.
         """
 
         def decides(surroundings: Surroundings) -> tuple[str, ...]:
@@ -71,9 +68,9 @@ class Asking:
 
         tag = etag(*await to_thread.run_sync(self._with_surroundings, find_group, decides))
         if matches_tag(self.if_none_match, tag):
-            return Response(status_code=304, headers=self._headers(tag, is_weak))
+            return Response(status_code=304, headers=self._headers(tag))
         response = await self.compute(find_group, begin)
-        response.headers.update(self._headers(tag, is_weak))
+        response.headers.update(self._headers(tag))
         return response
 
     async def compute(self, find_group: FindGroup, begin: Callable[[Surroundings], Work]) -> Response:
@@ -87,8 +84,8 @@ class Asking:
             group = find_group(session, self.tenant_id, self.owner_id)
             return look(Surroundings(session, self.arrays, self.tenant_id, group))
 
-    def _headers(self, tag: str, is_weak: bool) -> dict[str, str]:
-        return {"ETag": f"W/{tag}" if is_weak else tag, "Cache-Control": REVALIDATED}
+    def _headers(self, tag: str) -> dict[str, str]:
+        return {"ETag": tag, "Cache-Control": REVALIDATED}
 
 
 def _asking(

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.analyses.decoding import MOST_FEATURES, TOLERANCE, Decoding, KeptTrials
-from api.analyses.ridge import ALPHAS, Fitted
 from api.analyses.trajectories import Trajectories, ask_trajectories
 from api.arrays.query import ArrayQuery
 from api.arrays.transformations.context import Surroundings
-from api.arrays.transformations.smooth import smoothed
+from domain.scores.ridge import ALPHAS, Fitted, r2
+from domain.smoothing import smoothed
 
 WIDTHS_S = (0.03, 0.05, 0.08, 0.1, 0.15)
 """Standard deviations of the Gaussians to choose from; none is narrower than half a bin."""
@@ -104,7 +104,7 @@ def smoothed_spikes(
             return np.nan_to_num(smoothed(values, deviation, 0)[at] - mean, nan=0.0)
 
         try:
-            by_width.append(decoding.decoded_from(spikes.components, of_trial).fitted)
+            by_width.append(decoding.fit_others(spikes.components, of_trial))
         except np.linalg.LinAlgError:
             return "the spikes of the selected trials do not vary"
     places = [
@@ -112,7 +112,7 @@ def smoothed_spikes(
         for found in zip(*by_width, strict=True)
     ]
     best = [by_width[place][number] for number, place in enumerate(places)]
-    return SmoothedSpikes(widths_s[Counter(places).most_common(1)[0][0]], decoding.decoded.r2_of(best))
+    return SmoothedSpikes(widths_s[Counter(places).most_common(1)[0][0]], r2(best))
 
 
 def _work(decoding: Decoding, neurons: int) -> float:

@@ -10,10 +10,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from api.analyses.ridge import NOWHERE, Decoded, Division, decode, divide, divide_in_folds
 from api.analyses.trajectories import TIME, Trajectories
 from api.arrays.labelled import Coordinate, LabelledArray, dims_of
 from api.arrays.transformations.wording import refusal
+from domain.scores.ridge import NOWHERE, Division, Fitted, decode, divide, divide_in_folds
 from domain.split_groups import SplitGroups
 
 Floats = NDArray[np.float64]
@@ -201,7 +201,7 @@ class Decoding:
                 "selected",
                 "held_out=folds needs no split",
             )
-        return [divide(fitted, tested, groups, self.folds, self.seed)]
+        return [divide(fitted, tested, groups, folds=self.folds, seed=self.seed)]
 
     def _nothing_to_decode(self) -> Exception:
         return refusal(
@@ -211,8 +211,8 @@ class Decoding:
         )
 
     @cached_property
-    def decoded(self) -> Decoded:
-        """The decoders and their scores."""
+    def fitted(self) -> list[Fitted]:
+        """Return the decoder of each division."""
         try:
             found = decode(
                 self._samples(), self.divisions, self.latents.components, self.behaviour.components
@@ -221,7 +221,7 @@ class Decoding:
             raise refusal(
                 "array", "the selected latents do not vary", "choose other trials or bins"
             ) from None
-        if found.test_samples == 0 or found.train_samples == 0:
+        if not any(one.tested_samples for one in found) or not any(one.fitted_samples for one in found):
             raise self._nothing_to_decode()
         return found
 
@@ -238,8 +238,8 @@ class Decoding:
         """[rows, bins] where both are finite; filled when it is decoded."""
         return np.zeros((len(self.latents.trials), len(self.bins[0])), np.bool_)
 
-    def decoded_from(self, features: int, of_trial: Callable[[int], Floats]) -> Decoded:
-        """Decode the same samples, in the same folds, from other features.
+    def fit_others(self, features: int, of_trial: Callable[[int], Floats]) -> list[Fitted]:
+        """Return decoders of the same samples, in the same folds, from other features.
 
         Parameters
         ----------
@@ -248,7 +248,7 @@ class Decoding:
         of_trial
             Gives [bins of the latents, features] of a trial of the data set, all finite.
         """
-        assert self.decoded.fitted  # tells which samples there are
+        assert self.fitted  # tells which samples there are
         from_bins, to_bins = self.bins
 
         def samples() -> Iterator[tuple[int, Floats, Floats]]:
@@ -298,7 +298,7 @@ class Decoding:
 
         NaN in bins without latents one lag before.
         """
-        decoded, true = self.decoded, self.behaviour.array
+        fitted, true = self.fitted, self.behaviour.array
         bins, outputs = self.behaviour.bins, self.behaviour.components
         along_trials = self.latents.array.along(self.latents.array.dims[0])
         dims = (self.latents.array.dims[0], *true.dims[1:])
@@ -313,7 +313,7 @@ class Decoding:
                 mine = np.flatnonzero(self._division_of[rows] >= 0)
                 block = np.full((len(mine), bins, outputs), np.nan, np.float32)
                 for place, row in enumerate(mine):
-                    weights = decoded.fitted[self._division_of[rows.start + row]].weights
+                    weights = fitted[self._division_of[rows.start + row]].weights
                     states = values[row, from_bins] - self._centre
                     block[place, to_bins] = states @ weights[:-1] + weights[-1] + self._mean
                 if len(block):

@@ -42,6 +42,7 @@ from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.time_axis import bin_width_s
 from api.arrays.transformations.wording import listed, refusal
 from api.errors import problem_responses
+from domain.scores.ridge import r2
 from store.datasets import given_splits
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -235,8 +236,8 @@ def _lag_bins(lag_s: float, width_s: float) -> int:
 def document(query: DecodingQuery, asked: AskedDecoding) -> DecodingDocument:
     """Return the answer to a question about behaviour; decodes it."""
     decoding, spikes = asked.decoding, asked.spikes
-    found = decoding.decoded
-    r2 = mean_or_none(found.r2)
+    fitted, r2_of_components = decoding.fitted, r2(decoding.fitted)
+    mean_r2 = mean_or_none(r2_of_components)
     baseline = (
         spikes if isinstance(spikes, str) else smoothed_spikes(decoding, spikes, is_wanted=query.baseline)
     )
@@ -246,14 +247,14 @@ def document(query: DecodingQuery, asked: AskedDecoding) -> DecodingDocument:
         lag_s=query.lag_s,
         held_out=query.held_out,
         folds=query.folds,
-        r2=r2,
-        r2_of_components=or_none(found.r2.tolist()),
-        alphas=[one.alpha for one in found.fitted],
+        r2=mean_r2,
+        r2_of_components=or_none(r2_of_components.tolist()),
+        alphas=[one.alpha for one in fitted],
         features=decoding.latents.components,
         tested=Tested(
             trials=len(decoding.tested_rows),
-            fitted_bins=found.train_samples,
-            tested_bins=found.test_samples,
+            fitted_bins=round(float(np.mean([one.fitted_samples for one in fitted]))),
+            tested_bins=sum(one.tested_samples for one in fitted),
         ),
         groups=TrialGroups(
             number=decoding.groups.number,
@@ -270,7 +271,7 @@ def document(query: DecodingQuery, asked: AskedDecoding) -> DecodingDocument:
                 r2_of_components=or_none(baseline.r2.tolist()),
             )
         ],
-        notes=_notes(decoding.latents.array.name, r2, baseline),
+        notes=_notes(decoding.latents.array.name, mean_r2, baseline),
         behaviours=asked.behaviours,
     )
 
@@ -281,16 +282,16 @@ def mean_or_none(values: NDArray[np.float64]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _notes(array: str, r2: float | None, baseline: SmoothedSpikes | str) -> list[str]:
+def _notes(array: str, score: float | None, baseline: SmoothedSpikes | str) -> list[str]:
     """Return sentences about the score beside that of smoothed spikes."""
     if isinstance(baseline, str):
         return [f"Smoothed spikes were not decoded: {baseline}."] if baseline else []
     simple = mean_or_none(baseline.r2)
-    if r2 is None or simple is None or r2 >= simple:
+    if score is None or simple is None or score >= simple:
         return []
     advice = "train more epochs or more models, with a smaller batch if there are few trials"
     if not array.startswith("rates"):
         advice = f"decode from the rates (array=rates), or {advice}"
     return [
-        f"Smoothed spikes decode this behaviour better than {array}: R² {simple:.3f} against {r2:.3f}. Try this: {advice}."
+        f"Smoothed spikes decode this behaviour better than {array}: R² {simple:.3f} against {score:.3f}. Try this: {advice}."
     ]

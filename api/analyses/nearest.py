@@ -1,162 +1,244 @@
-"""The trials and states nearest to a given one: exact, in one pass over the blocks of an array."""
+"""Routes of the nearest trials and states: exact, by comparing all of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 
-from api.analyses.trajectories import Trajectories
+from api.analyses.analysis_request import UNCHANGED, Asking, AskingDependency, Work, json_response
+from api.analyses.conditions import details_of, split_of
+from api.analyses.schemas import (
+    Asked,
+    NearestDocument,
+    NearestOfOne,
+    NearestQuery,
+    NearestToTrialQuery,
+    Neighbour,
+    Vectors,
+)
+from api.analyses.trajectories import Trajectories, ask_trajectories, is_transformed, shared_query
+from api.arrays.group import FindGroup
+from api.arrays.query import ArrayQuery, ask
+from api.arrays.transformations.context import Surroundings
+from api.arrays.transformations.trials import trials_of
+from api.arrays.transformations.wording import refusal
+from api.errors import problem_responses
+from domain.scores.distances import Nearest, nearest_states, nearest_trials
 
 Floats = NDArray[np.float64]
-Metric = Literal["euclidean", "cosine"]
-
-LEAST_COMMON_BINS = 0.5
-"""Trajectories are compared that have values in this share of the bins of the asked one."""
 
 
-@dataclass
-class Nearest:
-    """The k nearest so far.
+def make_nearest_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
+    """Return the routes of the nearest of one kind of resource; parameters as `api.arrays.routes.make_router`'s."""
+    router = APIRouter(tags=["analyses"])
+    base = "/v1/" + plural + "/{owner_id}/nearest"
+
+    @router.get(
+        base,
+        operation_id=f"find_{kind}_nearest",
+        response_model=NearestDocument,
+        responses=UNCHANGED | problem_responses(404, 409, 422),
+    )
+    async def find_nearest(
+        query: Annotated[NearestToTrialQuery, Query()], asking: AskingDependency
+    ) -> Response:
+        """Find the trials nearest to a trial, or the states nearest to its state at a time."""
+
+        def begin(surroundings: Surroundings) -> Work:
+            search = Search.begin(query, surroundings, asking)
+            return search.nearest_to_trial if query.time_s is None else search.nearest_to_state
+
+        shared = shared_query(query, "trial", "time_s")
+        return await asking.answer(find_group, query, shared, begin)
+
+    @router.post(
+        base,
+        operation_id=f"find_{kind}_nearest_to_vectors",
+        response_model=NearestDocument,
+        responses=problem_responses(400, 404, 409, 413, 415, 422),
+    )
+    async def find_nearest_to_vectors(
+        query: Annotated[NearestQuery, Query()], vectors: Vectors, asking: AskingDependency
+    ) -> Response:
+        """Find the states nearest to vectors, or the trials where an array has no time."""
+
+        def begin(surroundings: Surroundings) -> Work:
+            search = Search.begin(query, surroundings, asking)
+            return lambda: search.nearest_to_vectors(vectors.all)
+
+        return await asking.compute(find_group, begin)
+
+    return router
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for the nearest trials or states.
 
     Attributes
     ----------
-    k
-        How many are kept.
-    distances, positions
-        In order of distance; of equal ones the first comes first.
-    """
-
-    k: int
-    distances: Floats = field(default_factory=lambda: np.empty(0))
-    positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def add(self, distances: Floats, positions: NDArray[np.int64]) -> None:
-        """More candidates, that come after all before; NaN for those that are none."""
-        if len(self.distances) == self.k:
-            closer = np.flatnonzero(distances < self.distances[-1])
-        else:
-            closer = np.flatnonzero(np.isfinite(distances))
-        if len(closer) > self.k:
-            least = np.partition(distances[closer], self.k - 1)[self.k - 1]
-            closer = closer[distances[closer] <= least]
-        distances = np.concatenate((self.distances, distances[closer]))
-        positions = np.concatenate((self.positions, positions[closer]))
-        order = np.argsort(distances, kind="stable")[: self.k]
-        self.distances, self.positions = distances[order], positions[order]
-
-
-def nearest_states(
-    trajectories: Trajectories,
-    candidates: NDArray[np.bool_],
-    vectors: Floats,
-    k: int,
-    metric: Metric,
-    left_out: int | None = None,
-) -> list[Nearest]:
-    """The states nearest to each of some vectors.
-
-    Parameters
-    ----------
+    query
+        The request.
     trajectories
-        Whose states are looked through; those that are not finite are left out.
+        All trials: principal components and the like are those of all trials, whichever are candidates.
     candidates
-        [rows] trials that count.
-    vectors
-        [V, D].
-    k
-        How many of each.
-    metric
-        Euclidean distance, or one minus the cosine of the angle.
-    left_out
-        Row of a trial that does not count.
-
-    Returns
-    -------
-    list[Nearest]
-        For each vector; positions are ``row · bins + bin``.
+        bool [rows], trials to search.
+    split
+        [rows], split of each trial; None where there is none.
+    row, alone
+        Row of the given trial, and its trajectory by itself; None where it depends on the other trials.
+    surroundings, asking
+        Where the trajectories and the metadata of their trials are.
     """
-    found = [Nearest(k) for _ in vectors]
-    for rows, values in _counting(trajectories, candidates, left_out):
-        states = values.reshape(-1, trajectories.components)
-        bins = np.arange(trajectories.bins)
-        positions = (rows[:, None] * trajectories.bins + bins).ravel()
-        lengths = np.linalg.norm(states, axis=1) if metric == "cosine" else None
-        for nearest, vector in zip(found, vectors, strict=True):
-            if lengths is None:
-                apart = states - vector
-                distances = np.sqrt(np.einsum("sd,sd->s", apart, apart))
-            else:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    distances = 1.0 - states @ vector / (lengths * np.linalg.norm(vector))
-            nearest.add(distances, positions)
-    return found
+
+    query: NearestQuery
+    trajectories: Trajectories
+    candidates: NDArray[np.bool_]
+    split: NDArray[np.str_] | None
+    row: int | None
+    alone: Trajectories | None
+    surroundings: Surroundings
+    asking: Asking
+
+    @classmethod
+    def begin(cls, query: NearestQuery, surroundings: Surroundings, asking: Asking) -> "Search":
+        """Return the search that a request describes.
+
+        Raises
+        ------
+        Invalid
+            If the request does not fit the array.
+        """
+        shared = shared_query(query, "where", "split", "trial", "time_s")
+        trajectories = ask_trajectories(query.array, shared, surroundings)
+        chosen = ArrayQuery(where=query.where, split=query.split)
+        among = trials_of(ask(query.array, chosen, surroundings)[0], "array")
+        candidates = np.isin(trajectories.trials, among)
+        split = split_of(trajectories.trials, surroundings)
+        row = alone = None
+        if isinstance(query, NearestToTrialQuery):
+            row = _row_of(query.trial, trajectories)
+            if not is_transformed(shared):
+                by_itself = ArrayQuery.model_validate({"slice": f"{row}:{row + 1}"})
+                alone = ask_trajectories(query.array, by_itself, surroundings)
+        return cls(query, trajectories, candidates, split, row, alone, surroundings, asking)
+
+    def nearest_to_trial(self) -> Response:
+        """Return the trials nearest to the given trial."""
+        query = self.query
+        assert isinstance(query, NearestToTrialQuery)
+        trajectory = self._trajectory()
+        if not np.isfinite(trajectory).all(1).any():
+            raise refusal("trial", f"trial {query.trial} has no values in the bins that are asked for")
+        found = nearest_trials(
+            self.trajectories, self._without(self.row), trajectory, k=query.k, metric=query.metric
+        )
+        return self._response([Asked(trial=query.trial)], [found], are_trials=True)
+
+    def nearest_to_state(self) -> Response:
+        """Return the states nearest to that of the given trial at the given time."""
+        query, time_s = self.query, self.trajectories.time_s
+        assert isinstance(query, NearestToTrialQuery)
+        place = self._bin(query.time_s or 0.0)
+        assert time_s is not None
+        state = self._trajectory()[place]
+        if not np.isfinite(state).all():
+            raise refusal("time_s", f"trial {query.trial} has no values at {query.time_s:g} s")
+        candidates = self._without(self.row if query.exclude_own_trial else None)
+        found = nearest_states(self.trajectories, candidates, state[None], k=query.k, metric=query.metric)
+        asked = Asked(trial=query.trial, time_s=float(time_s[place]))
+        return self._response([asked], found, are_trials=False)
+
+    def nearest_to_vectors(self, vectors: Sequence[Sequence[float]]) -> Response:
+        """Return the states nearest to vectors; the trials where the array has no time."""
+        query, wanted = self.query, self.trajectories.components
+        for number, vector in enumerate(vectors):
+            if len(vector) != wanted:
+                raise refusal(
+                    "vectors",
+                    f"expected {wanted} numbers, one for each component of {query.array}; "
+                    f"vector {number} has {len(vector)}",
+                )
+        states = np.array(vectors, np.float64)
+        found = nearest_states(self.trajectories, self.candidates, states, k=query.k, metric=query.metric)
+        asked = [Asked(vector=number) for number in range(len(vectors))]
+        return self._response(asked, found, are_trials=self.trajectories.time_s is None)
+
+    def _without(self, row: int | None) -> NDArray[np.bool_]:
+        """Return the candidates without one row."""
+        kept = self.candidates.copy()
+        if row is not None:
+            kept[row] = False
+        return kept
+
+    def _trajectory(self) -> Floats:
+        """Return the states of the given trial, [bins, D]."""
+        trajectories, row = (self.trajectories, self.row) if self.alone is None else (self.alone, 0)
+        assert row is not None
+        for rows, values in trajectories.blocks():
+            if row < rows.stop:
+                return np.asarray(values[row - rows.start])
+        raise IndexError(row)
+
+    def _bin(self, wanted_s: float) -> int:
+        """Return the bin that contains a time."""
+        time_s = self.trajectories.time_s
+        if time_s is None or not len(time_s):
+            raise refusal("time_s", f"{self.query.array} has no time", "leave time_s out: the nearest trials")
+        width_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else np.inf
+        place = int(np.searchsorted(time_s, wanted_s + 1e-6 * width_s, "right")) - 1
+        if place < 0 or wanted_s >= time_s[place] + width_s:
+            raise refusal(
+                "time_s",
+                f"expected a time of {self.query.array}, {time_s[0]:g} to {time_s[-1] + width_s:g} s; got {wanted_s:g}",
+            )
+        return place
+
+    def _response(self, asked: list[Asked], found: list[Nearest], *, are_trials: bool) -> Response:
+        """Return what was found, with the metadata of its trials."""
+        bins = 1 if are_trials else self.trajectories.bins
+        trials, time_s = self.trajectories.trials, None if are_trials else self.trajectories.time_s
+        rows = np.concatenate([nearest.positions // bins for nearest in found])
+        with self.asking.database.read() as session:
+            details = details_of(
+                session, self.surroundings.group.dataset_id, np.unique(trials[rows]).tolist()
+            )
+
+        def neighbour(position: int, distance: float) -> Neighbour:
+            row = position // bins
+            trial = int(trials[row])
+            return Neighbour(
+                trial=trial,
+                time_s=None if time_s is None else float(time_s[position % bins]),
+                distance=distance,
+                split=None if self.split is None else str(self.split[row]) or None,
+                details=details.get(trial, {}),
+            )
+
+        answers = [
+            NearestOfOne(
+                asked=one,
+                nearest=list(map(neighbour, nearest.positions.tolist(), nearest.distances.tolist())),
+            )
+            for one, nearest in zip(asked, found, strict=True)
+        ]
+        return json_response(
+            NearestDocument(
+                array=self.query.array,
+                metric=self.query.metric,
+                of="trials" if are_trials else "states",
+                units="" if self.query.metric == "cosine" else self.trajectories.array.units,
+                answers=answers,
+            )
+        )
 
 
-def nearest_trials(
-    trajectories: Trajectories,
-    candidates: NDArray[np.bool_],
-    trajectory: Floats,
-    k: int,
-    metric: Metric,
-    left_out: int | None = None,
-) -> Nearest:
-    """The trials whose trajectories are nearest to one.
-
-    The distance is the root mean square, over the bins where both have values, of the distance of their states; by cosine, one
-    minus the cosine of the angle between both trajectories as vectors of those bins. Trials with values in fewer than half of
-    its bins are left out.
-
-    Parameters
-    ----------
-    trajectories, candidates, k, metric, left_out
-        As in `nearest_states`.
-    trajectory
-        [bins, D].
-
-    Returns
-    -------
-    Nearest
-        Positions are rows.
-    """
-    found = Nearest(k)
-    known_in_it = np.asarray(np.isfinite(trajectory).all(1), np.bool_)
-    for rows, values in _counting(trajectories, candidates, left_out):
-        common = np.isfinite(values).all(2) & known_in_it
-        theirs = np.where(common[:, :, None], values, 0.0)
-        its = np.where(common[:, :, None], trajectory, 0.0)
-        number = common.sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if metric == "euclidean":
-                distances = np.sqrt(np.square(theirs - its).sum((1, 2)) / number)
-            else:
-                lengths = np.sqrt(np.square(theirs).sum((1, 2)) * np.square(its).sum((1, 2)))
-                distances = 1.0 - (theirs * its).sum((1, 2)) / lengths
-        enough = (number > 0) & (number >= LEAST_COMMON_BINS * known_in_it.sum())
-        found.add(np.where(enough, distances, np.nan), rows)
-    return found
-
-
-def trajectory_of(trajectories: Trajectories, row: int) -> Floats:
-    """[bins, D] of one row."""
-    for rows, values in trajectories.blocks():
-        if row < rows.stop:
-            trajectory: Floats = values[row - rows.start]
-            return trajectory
-    raise IndexError(row)
-
-
-def _counting(
-    trajectories: Trajectories, candidates: NDArray[np.bool_], left_out: int | None
-) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-    """The rows that count, with their values, block by block."""
-    counts = candidates.copy()
-    if left_out is not None:
-        counts[left_out] = False
-    for rows, values in trajectories.blocks():
-        mine = counts[rows]
-        if mine.all():
-            yield np.arange(rows.start, rows.stop), values
-        elif mine.any():
-            yield np.arange(rows.start, rows.stop)[mine], values[mine]
+def _row_of(trial: int, trajectories: Trajectories) -> int:
+    rows, trials = np.flatnonzero(trajectories.trials == trial), trajectories.trials
+    if not len(rows):
+        told = f"{trials.min()} to {trials.max()}" if len(trials) else "none"
+        raise refusal("trial", f"{trajectories.array.name} has no trial {trial}; it has {told}")
+    return int(rows[0])

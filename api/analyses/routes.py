@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from api.analyses.decoding_routes import make_decoding_router
-from api.analyses.distance_routes import make_distance_router
-from api.analyses.nearest_routes import make_nearest_router
+from api.analyses.distances import make_distance_router
+from api.analyses.nearest import make_nearest_router
 from api.arrays.group import FindGroup
 
 

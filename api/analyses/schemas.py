@@ -5,11 +5,11 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from api.analyses.decoding import HeldOut
-from api.analyses.nearest import Metric
 from api.arrays.formats import FormatChoice
 from api.arrays.selection import Labels, Selection
 from api.arrays.transformations import Transformation
 from api.arrays.where import MOST_CONDITIONS
+from domain.scores.distances import Metric
 
 MOST_NEAREST, MOST_VECTORS = 1000, 32
 
@@ -248,8 +248,5 @@ class NearestDocument(BaseModel):
     array: str
     metric: Metric
     of: Literal["trials", "states"]
-    exact: bool = Field(
-        description="Whether everything was compared; else an index was asked, which may miss one."
-    )
     units: str = Field(description="Of the distances.")
     answers: list[NearestOfOne]

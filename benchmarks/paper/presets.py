@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from api.analyses.ridge import decode, divide, divide_in_folds
 from benchmarks.paper.harness import (
     data_folder,
     iterate_processes,
@@ -44,6 +43,7 @@ from benchmarks.paper.harness import (
 from domain.job_specification import JobSpecification, Training, split_trials, without_sizes
 from domain.presets import PresetName
 from domain.scores import bits_per_spike
+from domain.scores.ridge import decode, divide, divide_in_folds, r2
 from domain.split_groups import SplitGroups
 from models import (
     Architecture,
@@ -340,7 +340,7 @@ def _decoded(candidates: Sequence[Floats], data: Data) -> float | None:
                 best = (score, features, lag)
     assert best is not None
     everything = np.arange(len(data.split))
-    return _r2(best[1], data, everything, best[2], [divide(fitted, tested, data.groups, 5, seed=0)])
+    return _r2(best[1], data, everything, best[2], [divide(fitted, tested, data.groups, folds=5, seed=0)])
 
 
 def _r2(features: Floats, data: Data, trials: NDArray[np.int64], lag: int, divisions: Any) -> float:
@@ -355,7 +355,7 @@ def _r2(features: Floats, data: Data, trials: NDArray[np.int64], lag: int, divis
             known = data.recorded[trial, lag:] & np.isfinite(x).all(1) & np.isfinite(y).all(1)
             yield row, x[known].astype(float), y[known]
 
-    return float(np.mean(decode(samples(), divisions, features.shape[2], velocity.shape[2]).r2))
+    return float(np.mean(r2(decode(samples(), divisions, features.shape[2], velocity.shape[2]))))
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ Rates λ are in counts per bin. A mask says which samples count; without one, al
 """
 
 from domain.scores.baselines import Baselines, compare_predictions, fit_baselines
-from domain.scores.decoding import ridge_decode_r2
 from domain.scores.few_shot import few_shot_bits_per_spike
 from domain.scores.leak_diagnostics import (
     ModelLosses,
@@ -21,6 +20,7 @@ from domain.scores.likelihood import (
     poisson_nll,
 )
 from domain.scores.rates import psth_r2, r2_true_rates
+from domain.scores.ridge import ridge_decode_r2
 
 __all__ = [
     "Baselines",

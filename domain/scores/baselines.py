@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.errors import require
+from domain.smoothing import gaussian
 
 Float32 = NDArray[np.float32]
 PRIOR_SPIKES = np.float32(2.0) ** np.arange(-2, 10)
@@ -250,8 +251,7 @@ def _widths(bins: int) -> NDArray[np.float64]:
 
 def _kernel(bins: int, sd_bins: float) -> Float32:
     distance = np.subtract.outer(np.arange(bins), np.arange(bins))
-    kernel: Float32 = np.exp(-0.5 * np.square(distance / sd_bins)).astype(np.float32)
-    return kernel
+    return gaussian(distance, sd_bins).astype(np.float32)
 
 
 def _shrunk(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from domain.errors import require
 from domain.scores.likelihood import aligned
+from domain.smoothing import smoothed
 
 Floats = NDArray[np.floating]
 KERNEL_REACH_SDS = 3.0  # the smoothing kernel ends here
@@ -86,13 +87,16 @@ def psth_r2(
     )
     exists = np.ones((trials, T), bool) if mask is None else np.asarray(mask, bool)
     scored = np.ones(trials, bool) if scored_trials is None else np.asarray(scored_trials, bool)
-    smoothed = _smooth(np.where(exists[:, :, None], spikes, 0.0), exists, smoothing_sd_s / bin_width_s)
+    sd_bins = smoothing_sd_s / bin_width_s
+    psth_of_trial = smoothed(
+        spikes, sd_bins, 1, recorded=exists[:, :, None], reach=int(KERNEL_REACH_SDS * sd_bins)
+    )
     averages, psths = [], []
     for label in np.unique(condition):
         these = condition == label
         counts = (2 * exists[these].sum(0) >= these.sum()) & exists[these & scored].any(0)
         averages.append(_mean_over_trials(rates[these & scored], exists[these & scored])[counts])
-        psths.append(_mean_over_trials(smoothed[these], exists[these])[counts])
+        psths.append(_mean_over_trials(psth_of_trial[these], exists[these])[counts])
     average, psth = np.concatenate(averages), np.concatenate(psths)
     require(len(psth) > 0, "no bin of any condition counts: is a trial scored?")
     return r2_true_rates(average, psth)
@@ -103,14 +107,3 @@ def _mean_over_trials(values: Floats, exists: NDArray[np.bool_]) -> NDArray[np.f
     total = np.where(exists[:, :, None], values, 0.0).sum(0)
     mean: NDArray[np.float64] = total / np.maximum(exists.sum(0), 1)[:, None]
     return mean
-
-
-def _smooth(spikes: Floats, exists: NDArray[np.bool_], sd_bins: float) -> NDArray[np.float64]:
-    """Gaussian mean [trials, T, N] over a trial's own bins; spikes must be 0 in bins that do not exist."""
-    bins = np.arange(spikes.shape[1])
-    distance = np.abs(bins[:, None] - bins) / sd_bins
-    kernel = np.where(distance <= KERNEL_REACH_SDS, np.exp(-0.5 * np.square(distance)), 0.0)
-    weight = exists @ kernel
-    total = kernel @ spikes  # the kernel is symmetric
-    smoothed: NDArray[np.float64] = total / np.where(exists, weight, 1.0)[:, :, None]
-    return smoothed

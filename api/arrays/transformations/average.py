@@ -15,6 +15,7 @@ from api.arrays.transformations.context import Surroundings
 from api.arrays.transformations.trials import column, floating, trial_rows, trials_of
 from api.arrays.transformations.wording import described, listed, refusal
 from api.arrays.trial_conditions import condition_name
+from domain.moments import GroupedMoments
 
 Statistic = Literal["mean", "sem", "count", "std"]
 
@@ -124,47 +125,32 @@ class _Statistics:
     def __init__(self, array: LabelledArray, codes: NDArray[np.int64], conditions: int) -> None:
         self.array, self._codes = array, codes
         self._shape = (conditions, *array.shape[1:])
-        self._found: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
+        self._found: GroupedMoments | None = None
 
     def blocks(self, statistic: Statistic) -> Iterator[NDArray[Any]]:
-        """One condition after the other."""
-        count, mean, squares = self._found = self._found or self._read()
-        for of_condition in zip(count, mean, squares, strict=True):
-            values = _statistic(statistic, *of_condition)
+        """Yield one condition after the other."""
+        found = self._found = self._found or self._read()
+        for group in range(self._shape[0]):
+            values = _statistic(statistic, found, group)
             yield values.astype(np.int32 if statistic == "count" else self.array.dtype)[None]
 
-    def _read(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Go over the array once, taking in the trials of a condition in a block together, as `Moments` does."""
-        count, mean, squares = (_zeros(self._shape, dtype) for dtype in (np.int32, np.float64, np.float64))
+    def _read(self) -> GroupedMoments:
+        found = GroupedMoments(*(_zeros(self._shape, dtype) for dtype in (np.int32, np.float64, np.float64)))
         row = 0
         for block in self.array.blocks():
-            codes = self._codes[row : row + len(block)]
+            found.add(block, self._codes[row : row + len(block)])
             row += len(block)
-            for code in np.unique(codes[codes >= 0]):
-                values = block[codes == code].astype(np.float64)
-                there = ~np.isnan(values)
-                n = there.sum(axis=0)
-                total, most = count[code] + n, np.maximum(n, 1)
-                with np.errstate(invalid="ignore"):  # infinite values make NaN of the deviations
-                    part = values.sum(axis=0, where=there) / most
-                    apart = np.where(n > 0, part - mean[code], 0.0)
-                    share = n / np.maximum(total, 1)
-                    squares[code] += ((values - part) ** 2).sum(axis=0, where=there)
-                    squares[code] += apart**2 * count[code] * share
-                    mean[code] += apart * share
-                count[code] = total
-        return count, mean, squares
+        return found
 
 
-def _statistic(
-    statistic: Statistic, count: NDArray[Any], mean: NDArray[Any], squares: NDArray[Any]
-) -> NDArray[Any]:
+def _statistic(statistic: Statistic, of: GroupedMoments, group: int) -> NDArray[Any]:
+    count = of.count[group]
     if statistic == "count":
         return count
     if statistic == "mean":
-        return np.where(count > 0, mean, np.nan)
-    variance = np.where(count > 1, squares / np.maximum(count - 1, 1), np.nan)
-    return np.sqrt(variance if statistic == "std" else variance / np.maximum(count, 1))
+        return np.where(count > 0, of.mean[group], np.nan)
+    variance = of.variance(group)
+    return np.asarray(np.sqrt(variance if statistic == "std" else variance / np.maximum(count, 1)))
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

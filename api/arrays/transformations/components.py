@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.moments import Moments
-from api.arrays.transformations.linear import AffineMap
+from api.arrays.transformations.linear import mapped
 from api.arrays.transformations.time_axis import time_dim
 from api.arrays.transformations.trials import floating
 from api.arrays.transformations.wording import described, listed, refusal
+from domain import linear_maps
+from domain.errors import NoVariance
+from domain.moments import Moments
 
 MOST_FEATURES = 2048
 """The covariance of more would not fit a server that answers others too."""
@@ -54,22 +56,18 @@ def principal_components(array: LabelledArray, number: int) -> LabelledArray:
             f"expected at most {max(0, most)}; got {number}: {features} of {array.dims[-1]} and {moments.count} samples without "
             "NaN are selected",
         )
-    variances, directions = np.linalg.eigh(moments.covariance)
-    variances, directions = variances[::-1].clip(0), directions[:, ::-1]
-    total = float(variances.sum())
-    if total == 0:
-        raise refusal("components", f"what is selected of {array.name} does not vary")
-    loadings = directions[:, :number]
-    largest = np.abs(loadings).argmax(axis=0)
-    loadings = loadings * np.sign(loadings[largest, np.arange(number)])
-    mapped = AffineMap(moments.mean, loadings, np.zeros(number)).of(array, "component")
+    try:
+        fitted = linear_maps.principal_components(moments, number)
+    except NoVariance:
+        raise refusal("components", f"what is selected of {array.name} does not vary") from None
+    found = mapped(array, fitted, "component")
     return replace(
-        mapped,
-        coordinates=(*mapped.coordinates, Coordinate("component", "component", np.arange(number))),
+        found,
+        coordinates=(*found.coordinates, Coordinate("component", "component", np.arange(number))),
         description=described(array.description, f"principal components of {array.dims[-1]}"),
         attributes={
             **array.attributes,
             "components_of": array.dims[-1],
-            "explained_variance_ratio": [float(one) for one in variances[:number] / total],
+            **fitted.attributes,
         },
     )

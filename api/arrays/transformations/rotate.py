@@ -3,54 +3,35 @@
 The map is found from all trials and bins of both models, whatever is selected, so that parts asked for one by one fit together.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from cachetools import LRUCache
-from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from api.arrays.labelled import LabelledArray
-from api.arrays.moments import Moments, joined
 from api.arrays.transformations.context import Surroundings
-from api.arrays.transformations.linear import AffineMap
+from api.arrays.transformations.linear import mapped
 from api.arrays.transformations.wording import described, listed, refusal
 from api.errors import NotFound, WrongState
 from api.models.service import find_latents
 from domain.latents import LATENTS, SHARED_LATENTS
+from domain.linear_maps import AffineMap, cca, procrustes
+from domain.moments import Moments, joined
 
 RotationKind = Literal["procrustes", "cca"]
 
 _DIMS = tuple(LATENTS[name].feature for name in SHARED_LATENTS)
 """Last axes that a rotation may mix."""
-_RANK_TOLERANCE = 1e-10
-"""Of the largest variance, below which a direction has none: float32 keeps seven digits."""
 
 _MOST_FITS = 64
 """Kept for whoever asks for one part after the other."""
 
 
-@dataclass(frozen=True)
-class FittedRotation:
-    """A map into the space of a reference, and how well it fits.
-
-    Attributes
-    ----------
-    map
-        From the features of one to those of the other.
-    attributes
-        What is told of the fit.
-    """
-
-    map: AffineMap
-    attributes: Mapping[str, Any]
-
-
 # A store is held with what was fitted to its arrays, so that another can't have its id.
-_fits: LRUCache[tuple[int, str, str, str, str], tuple[Store, FittedRotation]] = LRUCache(_MOST_FITS)
+_fits: LRUCache[tuple[int, str, str, str, str], tuple[Store, AffineMap]] = LRUCache(_MOST_FITS)
 _lock = Lock()
 
 
@@ -92,7 +73,7 @@ def rotate(
         )
     fitted = _fit(whole, reference_id, kind, surroundings)
     return replace(
-        fitted.map.of(array, array.dims[-1]),
+        mapped(array, fitted, array.dims[-1]),
         description=described(array.description, f"in the space of the model {reference_id}"),
         attributes={**array.attributes, "rotated_to": reference_id, "rotation": kind, **fitted.attributes},
     )
@@ -100,7 +81,7 @@ def rotate(
 
 def _fit(
     whole: LabelledArray, reference_id: str, kind: RotationKind, surroundings: Surroundings
-) -> FittedRotation:
+) -> AffineMap:
     """The map of whole latents to those of the reference, found now or before: neither ever changes."""
     store, reference = surroundings.store, _reference(whole, reference_id, surroundings)
     key = (id(store), surroundings.group.path, reference_path(reference_id, surroundings), whole.name, kind)
@@ -157,77 +138,3 @@ def _reference(whole: LabelledArray, reference_id: str, surroundings: Surroundin
             "only latents for the same trials and bins can be compared",
         )
     return reference
-
-
-def procrustes(moments: Moments, features: int) -> FittedRotation:
-    """The rotation (or reflection), with one scale and a shift, that brings features nearest to those of a reference.
-
-    With deviations from the means ``X`` [n, p] of the one and ``Y`` [n, q] of the reference and ``Xᵀ Y = U S Vᵀ``, the map is
-    ``s U Vᵀ``: the solution of the orthogonal Procrustes problem (Schönemann 1966), the narrower of the two padded with zeros;
-    of more than q features what has no counterpart is left out. The scale ``s`` minimises ``‖s X U Vᵀ − Y‖²``.
-
-    Parameters
-    ----------
-    moments
-        Of the features of both, the reference's last.
-    features
-        How many are not the reference's, p.
-    """
-    ours, between, _ = _parts(moments, features)
-    left, _, right = np.linalg.svd(between, full_matrices=False)
-    orthogonal = left @ right
-    fitted = float(np.sum(orthogonal * between))
-    scale = fitted / max(float(np.sum(orthogonal * (ours @ orthogonal))), np.finfo(np.float64).tiny)
-    return _fitted(moments, features, scale * orthogonal, {"scale": scale})
-
-
-def cca(moments: Moments, features: int) -> FittedRotation:
-    """Canonical variates of the features, put in the place of the reference's own.
-
-    With covariances ``C_xx``, ``C_yy``, ``C_xy`` and ``C_xx^(-1/2) C_xy C_yy^(-1/2) = U R Vᵀ`` (Hotelling 1936), the variates of
-    the one are ``X C_xx^(-1/2) U``, those of the reference ``Y C_yy^(-1/2) V``, and ``R`` has their correlations. The map takes
-    the former through the inverse of the latter, ``C_xx^(-1/2) U Vᵀ C_yy^(1/2)``, as Gallego et al. (2020) align latent dynamics
-    across days. Directions without variance are left out.
-
-    Parameters
-    ----------
-    moments, features
-        As `procrustes` has them.
-    """
-    ours, between, reference = _parts(moments, features)
-    whiten, _ = _root(ours)
-    whiten_reference, colour_reference = _root(reference)
-    left, correlations, right = np.linalg.svd(whiten @ between @ whiten_reference.T, full_matrices=False)
-    return _fitted(
-        moments,
-        features,
-        whiten.T @ left @ right @ colour_reference,
-        {"canonical_correlations": [float(one) for one in np.minimum(correlations, 1.0)]},
-    )
-
-
-def _parts(moments: Moments, features: int) -> tuple[NDArray[np.float64], ...]:
-    """Covariances of the features, between both, of the reference."""
-    whole = moments.covariance
-    return whole[:features, :features], whole[:features, features:], whole[features:, features:]
-
-
-def _root(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What whitens features, [rank, F], and what undoes it."""
-    variances, directions = np.linalg.eigh(covariance)
-    kept = variances > _RANK_TOLERANCE * variances[-1]
-    roots, directions = np.sqrt(variances[kept])[:, None], directions[:, kept].T
-    return directions / roots, directions * roots
-
-
-def _fitted(
-    moments: Moments, features: int, matrix: NDArray[np.float64], attributes: dict[str, Any]
-) -> FittedRotation:
-    """A map with how much of the reference's variance it explains."""
-    ours, between, reference = _parts(moments, features)
-    total = float(np.trace(reference))
-    residual = total - 2 * float(np.sum(matrix * between)) + float(np.sum(matrix * (ours @ matrix)))
-    return FittedRotation(
-        AffineMap(moments.mean[:features], matrix, moments.mean[features:]),
-        {**attributes, "variance_explained": 1 - residual / total, "rotation_bins": moments.count},
-    )

@@ -1,27 +1,22 @@
-"""Nearest trials and states against scikit-learn, whatever the question; and an index against all states."""
+"""Nearest trials and states against scikit-learn, whatever the question."""
 
 import json
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from api.analyses.index import StateIndexes, indexes_in
-from api.analyses.nearest import nearest_trials
 from api.analyses.trajectories import Trajectories
 from api.arrays.labelled import LabelledArray
+from domain.scores.distances import nearest_trials
 from tests.api.analyses.conftest import BINS, CONDITIONS, FACTORS, TRIALS, WIDTH_S, ZERO_S, Lab
-from tests.app_copies import app_of
 
 CHECKED = hypothesis_settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -80,7 +75,6 @@ def test_states_are_scikit_learn_s(
     np.testing.assert_allclose(distances, expected, rtol=1e-6, atol=1e-6)
     assert places[:5] == at[:5]
     assert len(set(places)) == len(places)
-    assert answer["exact"]
     first = answer["answers"][0]["nearest"][0]
     assert first["details"] == lab.details[first["trial"]]
     assert first["split"] == ["train", "valid"][lab.splits[first["trial"]]]
@@ -113,9 +107,9 @@ def test_trials_with_few_common_bins_are_left_out() -> None:
     values[1, 20:] = np.nan
     values[2, 30:] = np.nan
     trajectories = replace(trajectories, array=replace(trajectories.array, blocks=lambda: iter([values])))
-    everyone = np.ones(4, bool)
-    assert sorted(nearest_trials(trajectories, everyone, values[0], 9, "euclidean").positions) == [0, 2, 3]
-    assert sorted(nearest_trials(trajectories, everyone, values[1], 9, "euclidean", 1).positions) == [0, 2, 3]
+    for row, candidates in ((0, [True] * 4), (1, [True, False, True, True])):
+        found = nearest_trials(trajectories, np.array(candidates), values[row], k=9, metric="euclidean")
+        assert sorted(found.positions) == [0, 2, 3]
 
 
 def test_initial_conditions_have_nearest_trials(lab: Lab) -> None:
@@ -212,102 +206,6 @@ def test_entity_tags(lab: Lab) -> None:
     tag = lab.client.get(url, params={"trial": 1}).headers["ETag"]
     assert lab.client.get(url, params={"trial": 1}, headers={"If-None-Match": tag}).status_code == 304
     assert lab.client.get(url, params={"trial": 2}, headers={"If-None-Match": tag}).status_code == 200
-
-
-def indexed(lab: Lab, folder: Path, **settings: int) -> tuple[TestClient, StateIndexes]:
-    """A service that makes an index of everything, on the same rows."""
-    given = {"data_dir": folder, "nearest_index_bytes": 1, **settings}
-    changed = lab.settings.model_copy(update=given)
-    state = lab.client.app.state  # type: ignore[attr-defined]
-    app = app_of(changed, state.database, state.arrays)
-    return TestClient(app), indexes_in(folder / "indexes", changed.nearest_index_max_bytes)
-
-
-def test_index_finds_what_comparing_all_finds(lab: Lab, tmp_path: Path) -> None:
-    client, indexes = indexed(lab, tmp_path)
-    url = f"/v1/models/{lab.model_id}/nearest"
-    query: dict[str, Any] = {"trial": 5, "time_s": 0.2, "k": 15}
-    first = client.get(url, params=query).json()
-    assert first["exact"]
-    indexes.wait()
-    second = client.get(url, params=query).json()
-    assert not second["exact"]
-    assert [one["trial"] for one in second["answers"][0]["nearest"]] == [
-        one["trial"] for one in first["answers"][0]["nearest"]
-    ]
-    np.testing.assert_allclose(found_states(second)[0], found_states(first)[0], rtol=1e-5)
-    vectors = {"vectors": lab.factors[[1, 2], 3].tolist()}
-    by_index = client.post(url, json=vectors).json()
-    compared = lab.client.post(url, json=vectors).json()
-    assert (by_index["exact"], compared["exact"]) == (False, True)
-    for number in range(2):
-        assert found_states(by_index, number)[1] == found_states(compared, number)[1]
-    for exact in ({"where": "number:lt:30"}, {"metric": "cosine"}, {"components": 2}, {"split": "train"}):
-        assert client.get(url, params={**query, **exact}).json()["exact"]
-    assert client.get(url, params={"trial": 5}).json()["exact"]
-
-
-def test_index_is_built_once_and_found_by_other_processes(lab: Lab, tmp_path: Path) -> None:
-    client, indexes = indexed(lab, tmp_path)
-    client.get(f"/v1/models/{lab.model_id}/nearest", params={"trial": 5, "time_s": 0.2})
-    indexes.wait()
-    [built] = (tmp_path / "indexes").iterdir()
-    assert sorted(one.name for one in built.iterdir()) == ["index", "states"]
-    other = StateIndexes(tmp_path / "indexes", 2**30)
-    assert other.find("latents", "factors") is not None
-    assert other.find("latents", "rates") is None
-
-
-def test_indexes_that_were_not_used_for_the_longest_go(tmp_path: Path, lab: Lab) -> None:
-    trajectories = some_trajectories(2000)
-    size = sum(
-        one.stat().st_size for one in _build(StateIndexes(tmp_path / "a", 2**30), "x", trajectories).iterdir()
-    )
-    indexes = StateIndexes(tmp_path / "b", int(2.5 * size))
-    for path in ("one", "two"):
-        os.utime(_build(indexes, path, trajectories), (1, 1))  # long ago
-    assert indexes.find("one", "factors") is not None  # used last
-    _build(indexes, "three", trajectories)
-    assert [indexes.find(path, "factors") is not None for path in ("one", "two", "three")] == [
-        True,
-        False,
-        True,
-    ]
-
-
-def test_an_index_that_can_t_be_built_is_left(tmp_path: Path) -> None:
-    indexes = StateIndexes(tmp_path, 2**30)
-    empty = some_trajectories(0)
-    indexes.begin("latents", "factors", empty)
-    indexes.wait()
-    assert indexes.find("latents", "factors") is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_recall_of_an_index_of_many_states(tmp_path: Path) -> None:
-    trajectories = some_trajectories(60_000)
-    indexes = StateIndexes(tmp_path, 2**30)
-    _build(indexes, "latents", trajectories)
-    index = indexes.find("latents", "factors")
-    assert index is not None
-    states = np.concatenate([values.reshape(-1, 4) for _, values in trajectories.blocks()])
-    vectors = states[::5000] + 0.01
-    _, expected = NearestNeighbors(n_neighbors=10).fit(states).kneighbors(vectors)
-    found = [set(ids.tolist()) for _, ids in index.search(vectors, 10, range(0))]
-    recall = np.mean(
-        [len(set(one) & other) / 10 for one, other in zip(expected.tolist(), found, strict=True)]
-    )
-    assert recall > 0.95
-    [(_, ids)] = index.search(vectors[:1], 10, range(0, 50))
-    assert (ids >= 50).all()
-
-
-def _build(indexes: StateIndexes, path: str, trajectories: Trajectories) -> Path:
-    before = set(indexes._folder.glob("*"))
-    indexes.begin(path, "factors", trajectories)
-    indexes.wait()
-    [built] = set(indexes._folder.glob("*")) - before
-    return built
 
 
 def some_trajectories(states: int) -> Trajectories:

@@ -9,10 +9,10 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.cross_decomposition import CCA
 from sklearn.linear_model import LinearRegression
 
-from api.arrays.moments import Moments
 from api.arrays.transformations import Transformation, depends_on
-from api.arrays.transformations.rotate import cca, procrustes
 from api.errors import Invalid
+from domain.linear_maps import cca, procrustes
+from domain.moments import Moments
 from domain.states import JobState, ModelState
 from store.array_store import open_array_store
 from store.database import Database
@@ -51,7 +51,7 @@ def test_procrustes_is_scipy_s_with_a_shift_and_a_scale(ours: int, theirs: int) 
     turned = (centred[0] @ orthogonal_procrustes(*centred)[0])[:, :theirs]
     scale = (turned * centred[1][:, :theirs]).sum() / (turned**2).sum()
     expected = scale * turned + y.mean(axis=0)
-    mapped = (x - found.map.before) @ found.map.matrix + found.map.after
+    mapped = (x - found.before) @ found.matrix + found.after
     np.testing.assert_allclose(mapped, expected, rtol=1e-6, atol=1e-8)
     assert found.attributes["scale"] == pytest.approx(scale)
     assert found.attributes["variance_explained"] == pytest.approx(share_explained(expected, y))
@@ -64,7 +64,7 @@ def test_what_was_only_rotated_is_found_again() -> None:
     x = 5 + 2.0 * (y @ turn)
     for fit in (procrustes, cca):
         found = fit(Moments(6).add_all([np.hstack([x, y])]), 3)
-        np.testing.assert_allclose((x - found.map.before) @ found.map.matrix + found.map.after, y, atol=1e-6)
+        np.testing.assert_allclose((x - found.before) @ found.matrix + found.after, y, atol=1e-6)
         assert found.attributes["variance_explained"] == pytest.approx(1)
 
 
@@ -81,7 +81,7 @@ def test_canonical_correlations_are_scikit_learn_s() -> None:
     ours, theirs = (one / one.std(axis=0) for one in variates)
     back = LinearRegression().fit(theirs, y)
     expected = ours @ back.coef_.T + y.mean(axis=0)
-    mapped = (x - found.map.before) @ found.map.matrix + found.map.after
+    mapped = (x - found.before) @ found.matrix + found.after
     np.testing.assert_allclose(mapped, expected, atol=0.02)  # scikit-learn's is iterative
     assert np.ptp(expected) > 2
     assert found.attributes["variance_explained"] == pytest.approx(share_explained(mapped, y))
@@ -95,8 +95,8 @@ def test_directions_without_variance_are_left_out() -> None:
     np.testing.assert_allclose(
         found.attributes["canonical_correlations"], plain.attributes["canonical_correlations"], rtol=1e-6
     )
-    mapped = (flat - found.map.before) @ found.map.matrix
-    np.testing.assert_allclose(mapped, (x - plain.map.before) @ plain.map.matrix, atol=1e-5)
+    mapped = (flat - found.before) @ found.matrix
+    np.testing.assert_allclose(mapped, (x - plain.before) @ plain.matrix, atol=1e-5)
 
 
 @pytest.mark.parametrize("rotation", [None, "procrustes", "cca"])
@@ -104,7 +104,7 @@ def test_factors_are_brought_into_the_space_of_another_model(lab: Laboratory, ro
     found = lab.one(lab.model_id, "factors", rotate_to=lab.reference_id, rotation=rotation)
     x, y = both()
     fitted = (cca if rotation == "cca" else procrustes)(Moments(7).add_all([np.hstack([x, y])]), 3)
-    expected = (factors(8, 3) - fitted.map.before) @ fitted.map.matrix + fitted.map.after
+    expected = (factors(8, 3) - fitted.before) @ fitted.matrix + fitted.after
     np.testing.assert_allclose(found.values(), expected, rtol=1e-4, atol=1e-5)
     assert (found.shape, found.dtype, found.dims[-1]) == ((TRIALS, 30, 4), np.float32, "factor")
     assert found.attributes["rotated_to"] == lab.reference_id

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from api.arrays.transformations.smooth import smoothed
 from api.errors import Invalid
+from domain.smoothing import smoothed
 from tests.api.transformations.laboratory import (
     BINS,
     WIDTH_S,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.arrays.moments import Moments, in_step, joined
+from domain.moments import Moments, in_step, joined
 
 cuts = st.lists(st.integers(0, 20), max_size=4).map(sorted)
 

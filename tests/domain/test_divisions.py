@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from api.analyses.ridge import divide, divide_in_folds
+from domain.scores.ridge import divide, divide_in_folds
 from tests.domain.test_split_groups import divides, recordings, shares
 from worker.ingest.preprocessing.splits import split_groups
 from worker.ingest.recording import Recording
@@ -37,7 +37,7 @@ def test_a_given_split_fits_no_trial_that_shares_bins_with_a_tested_one(
 ) -> None:
     groups = split_groups(found)
     split = np.array([given_split[trial % 60] for trial in range(len(groups))])
-    division = divide(split == "train", split == "valid", groups, 5, 0)
+    division = divide(split == "train", split == "valid", groups, folds=5, seed=0)
     assert ((division.part == division.parts) == (split == "valid")).all()
     assert (split[division.is_fitted] == "train").all()
     assert not shares(groups, division.is_fitted, split == "valid")
