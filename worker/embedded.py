@@ -24,7 +24,7 @@ from typing import IO
 from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
-from worker.training.process_handle import KEEPS_BUFFERS, die_with_parent
+from worker.child_processes import TORCH_ENVIRONMENT, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class EmbeddedService:
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
         # What answers at once comes last, and imports torch when it is first asked: nobody waits for it.
         infer = [*celery, "solo", "-Q", "infer", "-n", "infer@%h", "--include", "worker.inference.rpc_tasks"]
-        self._spawn("infer", infer, KEEPS_BUFFERS)
+        self._spawn("infer", infer, TORCH_ENVIRONMENT)
 
     def watch(self, stopping: Callable[[], bool]) -> None:
         """Restart what dies until told to stop; work of a dead process is taken up where it was."""

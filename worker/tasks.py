@@ -15,14 +15,15 @@ from store.rpc import CONTROL
 from store.settings import get_settings
 from store.tables import Worker
 from worker.celery_app import SLICES, app, shutting_down
-from worker.inference.rpc_server import CannotAnswer, answered
+from worker.child_processes import die_with_parent
 from worker.ingest.sandbox import SandboxError, check_sandbox
 from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
 from worker.maintenance.garbage_collection import collect_all, collect_uploads
+from worker.process.handle import TrainingHandle, TrainingProcessDied
+from worker.rpc_server import CannotAnswer, answered
 from worker.scheduling.leases import reap
 from worker.scheduling.scheduler import advance as advance_job
 from worker.scheduling.scheduler import precompute
-from worker.training.process_handle import TrainingHandle, TrainingProcessDied, die_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
 from store.tables import Worker
+from worker.context.process import TrainingProcess
+from worker.process.run_next import run_next
 from worker.scheduling.leases import Lease, LeaseLost
-from worker.training.context import TrainingProcess
-from worker.training.run_slice import run_next
 
 
 def run_mortal_worker(place: Place, name: str, epoch_seconds: float) -> None:

@@ -16,9 +16,9 @@ from store.database import Database
 
 KIND_OF_CALLER = {  # the function of the service that opens a transaction: what it is for
     "run_next": "claim",
-    "load": "load",
-    "write_patiently": "report",
-    "report": "heartbeat",
+    "load_work": "load",
+    "write_with_retry": "report",
+    "leased_transaction": "heartbeat",
     "say_alive": "alive",
     "_get": "array read",
     "_set": "array write",
@@ -26,7 +26,7 @@ KIND_OF_CALLER = {  # the function of the service that opens a transaction: what
     "_size": "array size",
     "_keys": "array list",
     "_searched_models": "inference",
-    "_conditions": "inference",
+    "read_conditions": "inference",
     "run_control": "advance",
     "send_outbox": "outbox",
     "run": "sweep",

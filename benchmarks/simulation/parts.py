@@ -19,7 +19,7 @@ from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray, open_array
 from store.database import Database
 from store.migrate import migrate
-from worker.training.process_handle import die_with_parent
+from worker.child_processes import die_with_parent
 
 TRIALS, BINS, NEURONS = 2000, 500, 100
 """Of the data set that is read: 100 MB of counts."""

@@ -26,10 +26,10 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.outbox import COLLECT
 from store.settings import Settings, get_settings
+from worker.context.process import TrainingProcess
 from worker.maintenance.garbage_collection import collect_all
+from worker.process.run_next import run_next
 from worker.scheduling.scheduler import advance
-from worker.training.context import TrainingProcess
-from worker.training.run_slice import run_next
 
 # As in `worker.celery_app`, which must be imported late: it reads the settings.
 SLICES, CONTROL = "slices", "control"
@@ -126,20 +126,12 @@ def read_measures(path: Path) -> Measures:
     return measures
 
 
-class _CountingProcess(TrainingProcess):
-    data_sets_loaded = 0
-
-    def read_array(self, dataset: Any, name: str) -> Any:
-        self.data_sets_loaded += name == "spikes"
-        return super().read_array(dataset, name)
-
-
 def run_worker(place: Place, name: str, epoch_seconds: float, delay_s: float) -> None:
-    """A training process: as `worker.training.process` with the task `run_slice` before it. Waits before its first slice."""
+    """A training process: as `worker.process.main` with the task `run_slice` before it. Waits before its first slice."""
     settings, pace, measures = place.settings(), Pace(epoch_seconds), Measures("worker")
     database = MeasuredDatabase(settings.database_url)
     arrays = open_array_store(settings.array_url, database)
-    process = _CountingProcess(database, arrays, settings, name, device="cpu", should_yield=place.is_stopping)
+    process = TrainingProcess(database, arrays, settings, name, device="cpu", should_yield=place.is_stopping)
 
     def keep_saying() -> None:
         while not place.is_stopping():
@@ -161,7 +153,7 @@ def run_worker(place: Place, name: str, epoch_seconds: float, delay_s: float) ->
                 measures.slices.append((claim.ended, time.monotonic()))
                 measures.trained.append(pace.slept_s - slept_s)
         measures.slept_s = pace.slept_s
-        measures.data_sets_loaded = process.data_sets_loaded
+        measures.data_sets_loaded = process.data.data_sets_read
 
 
 def run_control(place: Place, name: str) -> None:

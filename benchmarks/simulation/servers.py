@@ -18,8 +18,8 @@ import psutil
 import psycopg
 import redis
 
+from worker.child_processes import die_with_parent
 from worker.embedded import broker_command
-from worker.training.process_handle import die_with_parent
 
 _START_SECONDS = 30.0
 _MOST_CONNECTIONS = 400

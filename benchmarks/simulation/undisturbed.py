@@ -13,9 +13,9 @@ from store.database import Database
 from store.migrate import migrate
 from store.settings import Settings
 from store.tables import Job, Model
+from worker.context.process import TrainingProcess
+from worker.process.run_next import run_next
 from worker.scheduling.scheduler import advance
-from worker.training.context import TrainingProcess
-from worker.training.run_slice import run_next
 
 
 class Selected(NamedTuple):

@@ -22,8 +22,8 @@ from tests.docker.compose_document import (
     services,
 )
 from worker import embedded
+from worker.child_processes import TORCH_ENVIRONMENT
 from worker.embedded import EmbeddedService
-from worker.training.process_handle import KEEPS_BUFFERS
 
 FILES = [("compose.yaml", SECRETS), ("compose.workers.yaml", URLS)]
 MAIN = services("compose.yaml", SECRETS)
@@ -175,7 +175,7 @@ def test_commands_are_those_of_the_embedded_service(tmp_path: Path, monkeypatch:
     service.start()
     service.stop()
     assert set(started) == {"api", "maintenance", "control", "worker-0", "infer"}
-    assert MAIN["infer"]["environment"].items() >= KEEPS_BUFFERS.items()
+    assert MAIN["infer"]["environment"].items() >= TORCH_ENVIRONMENT.items()
     for name, command in started.items():
         for ours in ("worker", "worker-gpu") if name == "worker-0" else (name,):
             assert same_process(MAIN[ours]["command"]) == same_process(["python", *command[1:]])

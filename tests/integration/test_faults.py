@@ -301,7 +301,7 @@ def test_clocks_that_are_a_minute_off(on_postgresql: FaultyService) -> None:
     assert service.lost_and_failed(job_id) == (0, 0)
     off = []
     with service.database.read() as session:
-        for process in service.processes("worker.training.process"):
+        for process in service.processes("worker.process.main"):
             (worker,) = session.execute(
                 select(Worker).where(Worker.name.endswith(f":{process.pid}"))
             ).scalars()

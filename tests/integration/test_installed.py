@@ -17,7 +17,7 @@ import pytest
 
 from tests.worker.ingest.reader_examples import EXAMPLE_FILES
 from tests.worker.ingest.test_confinement import needs_landlock, probe
-from worker.training.process_handle import die_with_parent
+from worker.child_processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = {example.format: example for example in reversed(EXAMPLE_FILES)}

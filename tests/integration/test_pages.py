@@ -52,7 +52,7 @@ NOT_RUN = {
     (
         "docs/export.md",
         "model.pt2",
-    ): "takes a program that is 10 s in the making; tests/worker/inference/test_program_task.py runs it",
+    ): "takes a program that is 10 s in the making; tests/worker/inference/test_program_export.py runs it",
     ("docs/export.md", "model.onnx"): "the same",
     (
         "docs/querying.md",

@@ -23,8 +23,8 @@ from store.rpc import (
     unpack_array,
 )
 from store.settings import Settings
+from worker.child_processes import die_with_parent
 from worker.embedded import broker_command
-from worker.training.process_handle import die_with_parent
 
 
 @pytest.fixture(autouse=True)

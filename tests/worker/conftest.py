@@ -19,7 +19,7 @@ from store.identifiers import new_id
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Dataset, Inference, Job, Model, Slice, Tenant, Trial, WebhookDelivery
 from tests.worker.real_training import ingest
-from worker.training.context import TrainingProcess
+from worker.context.process import TrainingProcess
 
 SPECIFICATION: dict[str, Any] = {
     "architecture": {"encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3},

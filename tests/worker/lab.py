@@ -21,10 +21,11 @@ from tests.app_copies import app_of
 from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.real_training import ingest, run_job
+from worker.context.process import TrainingProcess
+from worker.context.slices import Work, load_work
 from worker.ingest.service import ingest_dataset
 from worker.scheduling.leases import claim_slice
 from worker.scheduling.scheduler import advance
-from worker.training.context import TrainingProcess, Work
 
 
 class Lab:
@@ -88,4 +89,4 @@ class Lab:
             advance(session, job_id, self.settings)
             lease = claim_slice(session, "here", self.settings)
         assert lease is not None
-        return self.process.load(lease)
+        return load_work(self.database, lease)

@@ -12,10 +12,10 @@ from store.identifiers import new_id
 from store.originals import file_sha256
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Model
+from worker.context.process import TrainingProcess
 from worker.ingest.service import ingest_dataset
+from worker.process.run_next import run_next
 from worker.scheduling.scheduler import advance
-from worker.training.context import TrainingProcess
-from worker.training.run_slice import run_next
 
 
 def ingest(

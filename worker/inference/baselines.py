@@ -14,8 +14,10 @@ from domain.sessions import RecordedSession
 from models import Architecture
 from models.data import visible_and_held_out
 from store.tables import Dataset
+from worker.context.data import read_conditions, read_session
+from worker.context.process import TrainingProcess
+from worker.context.slices import Work
 from worker.inference.scores import ScoredData, score, scratch_array
-from worker.training.context import TrainingProcess, Work
 
 if TYPE_CHECKING:
     from worker.inference.latents import LatentsRequest
@@ -110,13 +112,18 @@ class FittedBaselines:
 
 def fit(process: TrainingProcess, trained: TrainingSet, architecture: Architecture) -> FittedBaselines:
     """Fit simple predictors to the samples that a model was trained on."""
-    names = process.conditions(trained.dataset)
+    names = read_conditions(process.database, trained.dataset)
     codes = {name: code for code, name in enumerate(dict.fromkeys(names)) if name is not None}
     recordings = []
     for number, recorded in enumerate(trained.sessions):
         split = trained.split[recorded.rows]
-        session = process.read_session(
-            trained.dataset, recorded, trained.trial_length_bins[recorded.rows], split, has_inputs=False
+        session = read_session(
+            process.arrays,
+            trained.dataset,
+            recorded,
+            trial_length_bins=trained.trial_length_bins,
+            split=trained.split,
+            has_inputs=False,
         )
         enters, _ = visible_and_held_out(
             session, trained.training.sv_rate, trained.training.evaluation_seed, number

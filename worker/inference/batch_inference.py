@@ -1,11 +1,7 @@
 """An inference: a model run on a data set, under a lease like a slice. An attempt that is cut off begins anew."""
 
-import logging
-import time
-
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from domain.job_specification import JobSpecification, split_trials
@@ -15,13 +11,13 @@ from store import outbox
 from store.database import LOCK, database_now
 from store.datasets import given_splits, recordings_of
 from store.tables import Dataset, Inference, Job, Model
+from worker.context.checkpoints import load_checkpoint
+from worker.context.process import TrainingProcess
+from worker.context.reports import Heartbeat, leased_transaction, write_with_retry
+from worker.context.slices import architecture_of
 from worker.inference.baselines import TrainingSet, fit
 from worker.inference.latents import LatentsRequest, store_latents
 from worker.scheduling.leases import Lease, drop_lease
-from worker.training.checkpoints import load_checkpoint
-from worker.training.context import TrainingProcess, architecture_of
-
-logger = logging.getLogger("latentry.training")
 
 
 class _GivenBack(Exception):
@@ -39,7 +35,7 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
         fitted = fit(process, trained, request.architecture)
         scores, baselines = store_latents(process, request, state, path, progress.beat, fitted, progress.add)
     except _GivenBack:
-        with process.report(lease) as session:
+        with leased_transaction(process, lease) as session:
             row = session.get_one(Inference, lease.row_id)
             drop_lease(row)
             row.state = InferenceState.QUEUED
@@ -55,7 +51,7 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
         row.lease_token = row.lease_expires_at = None  # leased_by stays: who did it
         _give_to_model(session, row)
 
-    process.write_patiently(end)
+    write_with_retry(process.database, end)
 
 
 def _give_to_model(session: Session, row: Inference) -> None:
@@ -70,29 +66,25 @@ def _give_to_model(session: Session, row: Inference) -> None:
 
 
 class _Progress:
-    """How many trials are done, written with each renewal of the lease."""
+    """The number of trials that are done. It is written with each renewal of the lease."""
 
     def __init__(self, process: TrainingProcess, lease: Lease) -> None:
         self._process, self._lease = process, lease
-        self._last_beat = time.monotonic()
+        self._heartbeat = Heartbeat(process, lease, self._write)
         self.trials_done = 0
 
     def add(self, trials: int) -> None:
-        """Count trials that have been inferred."""
+        """Count trials whose latents are inferred."""
         self.trials_done += trials
 
     def beat(self) -> None:
-        """Renew the lease, if it is time; while the database is away, inference goes on."""
+        """Renew the lease if it is time to; raise `_GivenBack` if the process is to end."""
         if self._process.should_yield():
             raise _GivenBack
-        if time.monotonic() - self._last_beat < self._process.settings.heartbeat_seconds:
-            return
-        try:
-            with self._process.report(self._lease) as session:
-                session.get_one(Inference, self._lease.row_id).trials_done = self.trials_done
-        except OperationalError as error:
-            logger.warning("the database is away, inference goes on: %s", error.orig)
-        self._last_beat = time.monotonic()
+        self._heartbeat.beat()
+
+    def _write(self, session: Session) -> None:
+        session.get_one(Inference, self._lease.row_id).trials_done = self.trials_done
 
 
 def _request(session: Session, row: Inference) -> tuple[LatentsRequest, TrainingSet]:

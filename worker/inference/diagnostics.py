@@ -8,8 +8,8 @@ from domain.search_space import Range
 from domain.states import ModelState
 from domain.strategies import PbtStrategy
 from store.tables import Model
+from worker.context.slices import Work
 from worker.inference.leaks import is_in_ramp, leak_warnings, losses_of, ramp_warning
-from worker.training.context import Work
 
 PREDICTED_ONLY = (
     "held_out_neurons or encoded_bins leave samples that no model reads. The SV loss has them too, the validation loss has "

@@ -13,9 +13,11 @@ from domain.scores.baselines import compare_predictions
 from domain.scores.likelihood import LOWEST_RATE
 from domain.split_groups import FEWEST_GROUPS_TO_DRAW
 from models.evaluation import MaskedPrediction, predict_held_out
+from worker.context.data import read_conditions
+from worker.context.process import TrainingProcess
+from worker.context.slices import Work
 from worker.inference.baselines import BaselineScores, Condition, FittedBaselines, Scores, comparison_document
 from worker.inference.scores import PARTS
-from worker.training.context import TrainingProcess, Work
 
 MODEL = "model"
 
@@ -40,9 +42,9 @@ def score_held_out(
 
     The model and smoothed spikes read the samples that enter, and nothing else of these trials.
     """
-    data, architecture = process.training_data(work), work.architecture()
+    data, architecture = process.data.load(work).training, work.architecture()
     groups = work.groups.group
-    conditions = process.conditions(work.dataset)
+    conditions = read_conditions(process.database, work.dataset)
     found = HeldOutScores({}, {}, [])
     for part in PARTS:
         trials = data.validation_trials if part == "valid" else data.test_trials

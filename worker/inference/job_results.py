@@ -9,28 +9,30 @@ from store import events
 from store.array_store import delete_objects
 from store.database import database_now
 from store.tables import Job, Model, Slice
+from worker.context.checkpoints import load_checkpoint
+from worker.context.process import TrainingProcess
+from worker.context.reports import Heartbeat, end_slice
+from worker.context.slices import Work
 from worker.inference.baselines import TrainingSet, baseline_warning, fit
 from worker.inference.diagnostics import diagnose
 from worker.inference.held_out_scores import score_held_out
 from worker.inference.latents import request_of, store_latents
-from worker.training.checkpoints import load_checkpoint
-from worker.training.context import Progress, TrainingProcess, Work
 
 
 def infer(process: TrainingProcess, work: Work) -> None:
     """Store the latents of every trial, score them, and end the job with its diagnostics."""
     model = work.models[0]
-    progress = Progress(process, work)
+    heartbeat = Heartbeat(process, work.lease)
     state = load_checkpoint(process.arrays, model.checkpoint_key or "")
     path = f"models/{model.id}/latents/{work.lease.token}"
     fitted = fit(process, TrainingSet.of(work), work.architecture())
-    progress.beat()
-    scores, baselines = store_latents(process, request_of(work), state, path, progress.beat, fitted)
-    held_out = score_held_out(process, work, state, fitted, progress.beat)
+    heartbeat.beat()
+    scores, baselines = store_latents(process, request_of(work), state, path, heartbeat.beat, fitted)
+    held_out = score_held_out(process, work, state, fitted, heartbeat.beat)
     scores |= held_out.scores
     baselines |= held_out.baselines
-    progress.beat()
-    reference = constant_output_losses(work.architecture(), process.training_data(work))
+    heartbeat.beat()
+    reference = constant_output_losses(work.architecture(), process.data.load(work).training)
     models = _searched_models(process, work)
     diagnostics = diagnose(work, models, reference) if reference.held_out_samples else None
     if diagnostics is not None:
@@ -66,7 +68,7 @@ def infer(process: TrainingProcess, work: Work) -> None:
             session, job.id, "job.state", state=job.state, selected_model_id=model.id, scores=row.scores
         )
 
-    process.final_report(work, write)
+    end_slice(process, work, write)
     for old in replaced:
         delete_objects(process.arrays, old)
 

@@ -16,10 +16,12 @@ from models import Session as TrainingSession
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
 from store.datasets import session_coordinates
 from store.tables import Dataset, Model
+from worker.context.data import find_array, read_array, read_conditions, read_session
+from worker.context.process import TrainingProcess
+from worker.context.slices import Work
 from worker.inference.baselines import BaselineScores, FittedBaselines, Scores, score_baselines
 from worker.inference.continuous import windows_of, write_continuous
 from worker.inference.scores import ScoredData, score, scratch_array
-from worker.training.context import TrainingProcess, Work
 
 _MERGED = tuple(name for name in SHARED_LATENTS if LATENTS[name].has_bins)
 """Latents of all sessions that are merged, beside the rates of each, where trials are windows."""
@@ -117,13 +119,14 @@ def store_latents(
     tuple
         Scores by name, see `worker.inference.scores.score`; of each of them those of the simple predictors.
     """
-    conditions = process.conditions(request.dataset)
+    conditions = read_conditions(process.database, request.dataset)
     sessions = [
-        process.read_session(
+        read_session(
+            process.arrays,
             request.dataset,
             one,
-            request.trial_length_bins[one.rows],
-            request.split[one.rows],
+            trial_length_bins=request.trial_length_bins,
+            split=request.split,
             has_inputs=request.architecture.external_inputs > 0,
         )
         for one in request.sessions
@@ -194,7 +197,7 @@ def _write_latents(
     for target in targets.values():
         target.close()
     _merge_windows(process, request, writer, targets, on_step)
-    for array in coordinates(request, process.read_array(request.dataset, "time_s")):
+    for array in coordinates(request, read_array(process.arrays, request.dataset, "time_s")):
         writer.write(array)
         on_step()
     writer.close()
@@ -298,7 +301,7 @@ def _true_rates(
     process: TrainingProcess, request: LatentsRequest, recorded: RecordedSession
 ) -> NDArray[np.float32] | None:
     """True rates of a session in counts per bin, where the data set has them."""
-    found = process.find_array(request.dataset, recorded.named("true_rates_hz"))
+    found = find_array(process.arrays, request.dataset, recorded.named("true_rates_hz"))
     if found is None:
         return None
     true_rates = found.astype(np.float32, copy=False)

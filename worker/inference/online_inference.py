@@ -18,7 +18,7 @@ from zarr.abc.store import Store
 from store.array_store import get_array_store
 from store.rpc import pack_array, unpack_array
 from store.settings import get_settings
-from worker.inference.rpc_server import CannotAnswer, answered
+from worker.rpc_server import CannotAnswer, answered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class LoadedModels:
         FileNotFoundError
             If there is no such checkpoint.
         """
-        from worker.training.checkpoints import load_checkpoint
+        from worker.context.checkpoints import load_checkpoint
 
         if checkpoint_key not in self._loaded:
             state = load_checkpoint(self._arrays, checkpoint_key)

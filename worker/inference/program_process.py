@@ -53,7 +53,7 @@ def write_program(
         return _problem("not_installed", f"{' and '.join(missing)} not installed")
     from models import Architecture
     from models.program import PosteriorMeans, onnx_program, torch_program
-    from worker.training.checkpoints import load_checkpoint
+    from worker.context.checkpoints import best_weights, load_checkpoint
 
     neurons = architecture["neurons"]
     described = architecture | {
@@ -61,10 +61,9 @@ def write_program(
         "held_out_neurons": tuple(architecture["held_out_neurons"]),
     }
     try:
-        state = load_checkpoint(arrays, checkpoint_key)
+        best = best_weights(load_checkpoint(arrays, checkpoint_key))
     except FileNotFoundError as error:
         return _problem("no_weights", str(error))
-    best = {name.removeprefix("best."): values for name, values in state.items() if name.startswith("best.")}
     model = PosteriorMeans(Architecture(**described), best, bin_width_s, session)
     write = torch_program if kind == "torch_export" else onnx_program
     return {"answer": {"program": write(model, bins)}}

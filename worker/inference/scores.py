@@ -19,7 +19,7 @@ from domain.scores import (
     r2_true_rates,
 )
 from models import ConfigurationError
-from worker.training.context import finite
+from worker.context.data import finite
 
 if TYPE_CHECKING:
     from worker.inference.latents import LatentsRequest

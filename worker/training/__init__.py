@@ -1,1 +1,1 @@
-"""Train one slice: the training process, its context, packs and checkpoints."""
+"""Train the models of a slice: `train` reads top-down, from the loaded data to the report."""

@@ -41,15 +41,13 @@ def _die() -> None:
 def _inject() -> None:
     from safetensors.torch import save
 
+    import worker.inference.job_results
     import worker.training.train
     from store.array_store import write_object
-    from worker.training.context import Progress, TrainingProcess
+    from worker.training.progress import Progress
 
-    save_checkpoint, final_report, add = (
-        worker.training.train.save_checkpoint,
-        TrainingProcess.final_report,
-        Progress.add,
-    )
+    save_checkpoint, end_slice = worker.training.train.save_checkpoint, worker.training.train.end_slice
+    add = Progress.add
 
     def save_half(store: Any, key: str, state: Mapping[str, Any]) -> None:
         if _comes("killed while writing a checkpoint"):
@@ -58,10 +56,10 @@ def _inject() -> None:
             _die()
         save_checkpoint(store, key, state)
 
-    def report_never(self: TrainingProcess, *arguments: Any) -> None:
+    def report_never(*arguments: Any) -> None:
         if _comes("killed before the report"):
             _die()
-        final_report(self, *arguments)
+        end_slice(*arguments)
 
     def be_slow_or_run_out_of_memory(self: Progress, scores: Mapping[int, Any]) -> None:
         work = self._work
@@ -74,10 +72,10 @@ def _inject() -> None:
         add(self, scores)
 
     worker.training.train.save_checkpoint = save_half
-    TrainingProcess.final_report = report_never
+    worker.training.train.end_slice = worker.inference.job_results.end_slice = report_never
     Progress.add = be_slow_or_run_out_of_memory
 
 
 _give_wrong_clock()
-if "worker.training.process" in _COMMAND:
+if "worker.process.main" in _COMMAND:
     _inject()

@@ -18,12 +18,12 @@ from store.database import database_now
 from store.tables import Dataset, Inference, Job, Model
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.lab import Lab
+from worker.context.checkpoints import load_checkpoint
+from worker.context.slices import architecture_of
 from worker.maintenance.garbage_collection import collect_all
+from worker.process.run_next import run_next
 from worker.scheduling.leases import reap
 from worker.scheduling.scheduler import _queue, advance
-from worker.training.checkpoints import load_checkpoint
-from worker.training.context import architecture_of
-from worker.training.run_slice import run_next
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from models.evaluation import predict_held_out
 from store.tables import Model
 from tests.worker.fake_workers import read_job
 from tests.worker.lab import Lab
+from worker.context.checkpoints import load_checkpoint
+from worker.context.slices import Work
 from worker.inference.baselines import baseline_warning
-from worker.training.checkpoints import load_checkpoint
-from worker.training.context import Work
 
 TRAINING = {"batch_size": 16, "ramp_epochs": 2, "test_fraction": 0.25}
 BUDGET = {"models": 2, "epochs": 4}
@@ -99,7 +99,7 @@ def test_the_held_out_samples_do_not_depend_on_test_trials(
 ) -> None:
     """Nor do the validation trials."""
     other = lab.work(lab.begin(dataset_id, training={**TRAINING, "test_fraction": 0.0}, budget=BUDGET))
-    both = lab.process.training_data(work), lab.process.training_data(other)
+    both = lab.process.data.load(work).training, lab.process.data.load(other).training
     everything = torch.arange(60)
     first, second = (data.batch([everything]).parts[0] for data in both)
     assert torch.equal(first.held_out, second.held_out)
@@ -114,7 +114,11 @@ def test_held_out_samples_of_test_trials_are_not_read(lab: Lab, job_id: str, wor
     model, given = lab.selected(job_id), lab.process.session(work, work.sessions[0])
     state, found = load_checkpoint(lab.arrays, model.checkpoint_key or ""), []
     held_out = (
-        lab.process.training_data(work).batch([torch.arange(60)]).parts[0].held_out.numpy().swapaxes(0, 1)
+        lab.process.data.load(work)
+        .training.batch([torch.arange(60)])
+        .parts[0]
+        .held_out.numpy()
+        .swapaxes(0, 1)
     )
     for spikes in (given.spikes, np.where(held_out, given.spikes + 5, given.spikes)):
         session = Session(spikes, given.trial_length_bins, given.is_validation, is_test=given.is_test)
@@ -129,7 +133,7 @@ def test_held_out_samples_of_test_trials_are_not_read(lab: Lab, job_id: str, wor
 def test_baselines_are_scored_on_the_same_samples(lab: Lab, job_id: str, work: Work) -> None:
     model = lab.selected(job_id)
     split, given = split_of(lab, model), lab.process.session(work, work.sessions[0])
-    data = lab.process.training_data(work)
+    data = lab.process.data.load(work).training
     part = data.batch([torch.arange(60)]).parts[0]
     enters, held_out = (mask.numpy().swapaxes(0, 1) for mask in (part.visible, part.held_out))
     training = split == "train"
@@ -176,7 +180,7 @@ def test_constant_rates_are_the_mean_of_the_baselines(lab: Lab, job_id: str, wor
     """The diagnostics' SV loss of constant rates and the baseline `mean` are one thing in two units."""
     model, diagnostics = lab.selected(job_id), read_job(lab.database, job_id).diagnostics
     assert diagnostics is not None
-    data = lab.process.training_data(work)
+    data = lab.process.data.load(work).training
     batch = data.batch(data.validation_trials)
     held_out = batch.parts[0].held_out.numpy().swapaxes(0, 1)
     spikes = batch.parts[0].values.numpy().swapaxes(0, 1)
@@ -260,7 +264,7 @@ def test_a_last_fit_has_baselines_of_all_trials_that_it_was_trained_on(
     model = lab.selected(job_id)
     assert model.refit_of == 0
     split, given = split_of(lab, model), lab.process.session(work, work.sessions[0])
-    part = lab.process.training_data(work).batch([torch.arange(60)]).parts[0]
+    part = lab.process.data.load(work).training.batch([torch.arange(60)]).parts[0]
     enters, held_out = (mask.numpy().swapaxes(0, 1) for mask in (part.visible, part.held_out))
     trained, tested = split != "test", split == "test"
     means = (np.where(enters, given.spikes, 0)[trained].sum((0, 1)) + 0.5) / (enters[trained].sum((0, 1)) + 1)

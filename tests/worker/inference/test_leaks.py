@@ -13,7 +13,7 @@ from store.tables import CurvePoint
 from tests.worker.conftest import add_job
 from tests.worker.fake_workers import read_job, read_models
 from tests.worker.real_training import ingest, run_job
-from worker.training.context import TrainingProcess
+from worker.context.process import TrainingProcess
 
 RECORDING = {
     "kind": "synthetic", "system": "lorenz", "conditions": 12, "trials_per_condition": 5, "bins": 50, "neurons": 30,

@@ -12,10 +12,10 @@ from models import infer_latents
 from store.rpc import pack_array, unpack_array
 from store.tables import Dataset, Model
 from tests.worker.lab import Lab
+from worker.context.checkpoints import load_checkpoint
+from worker.context.slices import architecture_of
 from worker.inference.online_inference import LoadedModels, infer_now
-from worker.inference.rpc_server import CannotAnswer
-from worker.training.checkpoints import load_checkpoint
-from worker.training.context import architecture_of
+from worker.rpc_server import CannotAnswer
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_models_used_last_stay_loaded(lab: Lab, model: Model, monkeypatch: pytes
         read.append(key)
         return load_checkpoint(lab.arrays, model.checkpoint_key or "")
 
-    monkeypatch.setattr("worker.training.checkpoints.load_checkpoint", load)
+    monkeypatch.setattr("worker.context.checkpoints.load_checkpoint", load)
     one_model = sum(values.nbytes for values in LoadedModels(lab.arrays, "cpu", 0).weights(key).values())
     loaded = LoadedModels(lab.arrays, "cpu", most_bytes=2 * one_model)
     read.clear()

@@ -19,10 +19,10 @@ from domain.scores import (
 from domain.states import ModelState
 from models import Architecture
 from store.tables import Model
+from worker.context.slices import Work
 from worker.inference.diagnostics import PREDICTED_ONLY, beyond_ranges, diagnose
 from worker.inference.latents import LatentsRequest
 from worker.inference.scores import ScoredData, score
-from worker.training.context import Work
 
 TRIALS, BINS, NEURONS = 30, 12, 4
 VALID = np.arange(TRIALS) % 3 == 0

@@ -15,8 +15,8 @@ from store.database import Database, database_now
 from store.settings import Settings
 from store.tables import Job, Model, Slice
 from tests.worker.fake_workers import FakeWorkers, read_job, read_models
+from worker.context.checkpoints import checkpoint_key
 from worker.maintenance.garbage_collection import collect, collect_all
-from worker.training.checkpoints import checkpoint_key
 
 
 def keys(arrays: Store) -> set[str]:

@@ -15,9 +15,11 @@ from store.settings import Settings
 from store.tables import CurvePoint, Event, Model
 from tests.worker.conftest import add_job
 from tests.worker.real_training import run_job
+from worker.context.data import read_array
+from worker.context.process import TrainingProcess
+from worker.context.slices import Work, load_work
 from worker.scheduling.leases import claim_slice
 from worker.scheduling.scheduler import advance
-from worker.training.context import TrainingProcess, Work
 
 
 @pytest.fixture
@@ -31,12 +33,12 @@ def first_slice(process: TrainingProcess, job_id: str) -> Work:
         advance(session, job_id, process.settings)
         lease = claim_slice(session, "here", process.settings)
     assert lease is not None
-    return process.load(lease)
+    return load_work(process.database, lease)
 
 
 def held_out(process: TrainingProcess, work: Work) -> NDArray[np.bool_]:
     """[validation trials, T, N] as the training process has it on its device."""
-    data = process.training_data(work)
+    data = process.data.load(work).training
     [part] = data.batch(data.validation_trials).parts
     found: NDArray[np.bool_] = part.held_out.permute(1, 0, 2).numpy()
     return found
@@ -108,7 +110,7 @@ def test_every_report_has_the_sv_loss_in_bits_per_spike(
     job_id = add_job(database, dataset_id, architecture=architecture)
     work = first_slice(process, job_id)
     mask = held_out(process, work)[:, 3:]
-    spikes = process.read_array(work.dataset, "spikes")[work.split() == "valid", 3:].astype(float)
+    spikes = read_array(process.arrays, work.dataset, "spikes")[work.split() == "valid", 3:].astype(float)
     with database.write() as session:
         work.lease.keep(session, process.settings)
     from worker.training.train import train

@@ -24,12 +24,12 @@ from store.tables import DEFAULT_TENANT, CurvePoint, Decision, Job, Model, Slice
 from tests.worker.conftest import SPECIFICATION, add_job
 from tests.worker.fake_workers import read_job, read_models, read_slices
 from tests.worker.real_training import curves, run_job
+from worker.context.checkpoints import load_checkpoint
+from worker.context.process import TrainingProcess
 from worker.maintenance.garbage_collection import collect
+from worker.process.run_next import run_next
 from worker.scheduling.model_rows import end_model
 from worker.scheduling.scheduler import advance
-from worker.training.checkpoints import load_checkpoint
-from worker.training.context import TrainingProcess
-from worker.training.run_slice import run_next
 
 PBT: dict[str, Any] = {"kind": "pbt", "generation_epochs": 2, "burn_in_epochs": 2}
 
@@ -292,8 +292,8 @@ def test_a_database_that_is_away_interrupts_no_training(
     job_id = add_job(database, dataset_id)
     with database.write() as session:
         advance(session, job_id, process.settings)
-    monkeypatch.setattr("worker.training.context.time.sleep", lambda _seconds: None)
-    write, asked = Database.write, {"report": 0, "write_patiently": 0}
+    monkeypatch.setattr("worker.context.reports.time.sleep", lambda _seconds: None)
+    write, asked = Database.write, {"leased_transaction": 0, "write_with_retry": 0}
 
     def write_or_fail(self: Database) -> Any:
         import sys
@@ -308,8 +308,8 @@ def test_a_database_that_is_away_interrupts_no_training(
     monkeypatch.setattr(Database, "write", write_or_fail)
     run_job(process, job_id)
     monkeypatch.setattr(Database, "write", write)
-    assert asked["report"] > 5
-    assert asked["write_patiently"] >= 6
+    assert asked["leased_transaction"] > 5
+    assert asked["write_with_retry"] >= 6
     assert read_job(database, job_id).state == JobState.DONE
     assert {piece.attempts for piece in read_slices(database, job_id)} == {0}
     assert curves(database, job_id) == curves(database, undisturbed)

@@ -17,10 +17,10 @@ from store.settings import Settings
 from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 from tests.worker.conftest import add_job
 from tests.worker.real_training import curves, ingest, run_job
+from worker.context.process import TrainingProcess
+from worker.process.run_next import run_next
 from worker.scheduling.leases import reap
 from worker.scheduling.scheduler import advance
-from worker.training.context import TrainingProcess
-from worker.training.run_slice import run_next
 
 
 @pytest.fixture

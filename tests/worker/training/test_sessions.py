@@ -19,11 +19,11 @@ from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_job, read_models, read_slices
 from tests.worker.lab import Lab
 from tests.worker.real_training import curves
+from worker.context.checkpoints import load_checkpoint
+from worker.context.data import read_conditions, read_sessions
 from worker.ingest import combine
 from worker.ingest.service import ingest_dataset
-from worker.training.checkpoints import load_checkpoint
-from worker.training.read_in_initial_values import read_in_initial_values
-from worker.training.train import _populations
+from worker.training.train import _populations, _read_in_initial_values
 
 FIRST = {
     "conditions": 6,
@@ -222,8 +222,8 @@ FIXED = {
 
 def test_read_ins_begin_with_what_conditions_have_in_common(lab: Sessions) -> None:
     work = lab.work(lab.begin(budget={"models": 1, "epochs": 1}))
-    initial_values = read_in_initial_values(lab.process, work)
-    sessions = [lab.process.session(work, recorded) for recorded in work.sessions]
+    sessions = read_sessions(lab.process.arrays, work)
+    initial_values = _read_in_initial_values(work, sessions, read_conditions(lab.database, work.dataset))
     masks = [sample_validation_mask(one.spikes.shape, 0.2, 0, number) for number, one in enumerate(sessions)]
     cut = [
         type(one)(
@@ -238,35 +238,29 @@ def test_read_ins_begin_with_what_conditions_have_in_common(lab: Sessions) -> No
         for number in (0, 1)
         for name in ("read_in.weight", "read_in.bias", "rates.weight")
     }
-    begun = _populations(lab.process, work)([0], None).state(0)
+    begun = _populations(lab.process, work, lab.process.data.load(work))([0], None).state(0)
     for name, values in expected.items():
         torch.testing.assert_close(initial_values[name], values)
         torch.testing.assert_close(begun[f"weights.{name}"], values)
-    lab.process.conditions = lambda _work: [f"only {trial}" for trial in range(54)]  # type: ignore[method-assign]
     over_all = principal_components_initial_values(work.architecture(), cut)
-    torch.testing.assert_close(read_in_initial_values(lab.process, work), over_all)
-    lab.process.conditions = lambda _work: [None] * 54  # type: ignore[method-assign]
-    torch.testing.assert_close(read_in_initial_values(lab.process, work), over_all)
-    del lab.process.conditions
+    different = [f"only {trial}" for trial in range(54)]
+    torch.testing.assert_close(_read_in_initial_values(work, sessions, different), over_all)
+    torch.testing.assert_close(_read_in_initial_values(work, sessions, [None] * 54), over_all)
 
 
-def test_read_ins_do_not_see_what_is_held_out(lab: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_ins_do_not_see_what_is_held_out(lab: Sessions) -> None:
     """Neither the held-out samples of training trials, nor any sample of other trials."""
     work = lab.work(lab.begin(training={**SPECIFICATION["training"], "test_fraction": 0.2}))
     assert set(work.split()) == {"train", "valid", "test"}
-    before, read = read_in_initial_values(lab.process, work), lab.process.read_array
-
-    def changed(dataset: Dataset, name: str) -> Any:
-        values = read(dataset, name)
-        for number, recorded in enumerate(work.sessions):
-            if name == recorded.named("spikes"):
-                values = values.copy()
-                values[sample_validation_mask(values.shape, 0.2, 0, number)] += 7
-                values[work.split()[recorded.rows] != "train"] += 9
-        return values
-
-    monkeypatch.setattr(lab.process, "read_array", changed)
-    after = read_in_initial_values(lab.process, work)
+    sessions, conditions = (
+        read_sessions(lab.process.arrays, work),
+        read_conditions(lab.database, work.dataset),
+    )
+    before = _read_in_initial_values(work, sessions, conditions)
+    for number, (recorded, one) in enumerate(zip(work.sessions, sessions, strict=True)):
+        one.spikes[sample_validation_mask(one.spikes.shape, 0.2, 0, number)] += 7
+        one.spikes[work.split()[recorded.rows] != "train"] += 9
+    after = _read_in_initial_values(work, sessions, conditions)
     for name, values in before.items():
         torch.testing.assert_close(after[name], values, rtol=0, atol=0)
 
@@ -357,10 +351,9 @@ def test_what_was_not_observed_goes_all_the_way(lab: Sessions, tmp_path: Path) -
     rates = lab.array(f"models/{lab.selected(job_id).id}", "rates_0")
     assert np.isfinite(rates).all()  # the model interpolates what was not observed
     work = lab.work(lab.begin(combined))
-    for recorded in work.sessions:
-        session = lab.process.session(work, recorded)
+    for session in read_sessions(lab.process.arrays, work):
         np.testing.assert_array_equal(session.missing, expected == 1)
-    data = lab.process.training_data(work)
+    data = lab.process.data.load(work).training
     for part in data.batch([torch.arange(24), torch.arange(24)]).parts:
         seen = (part.visible | part.held_out).numpy().transpose(1, 0, 2)
         np.testing.assert_array_equal(seen, expected == 0)

@@ -158,7 +158,7 @@ def test_a_job_neither_trains_on_gaps_nor_scores_them(lab: Lab, tmp_path: Path) 
     assert not used["valid"] & used["test"]
     session = lab.process.session(work, work.sessions[0])
     assert (session.is_training == (split == "train")).all()
-    data = lab.process.training_data(work)
+    data = lab.process.data.load(work).training
     for part, trials in (
         ("train", data.training_trials),
         ("valid", data.validation_trials),

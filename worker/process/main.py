@@ -1,6 +1,6 @@
 """The training process: holds torch and the device, runs one slice per line on its standard input.
 
-Started by `worker.training.process_handle` from a Celery task, kept warm between slices, and gone with its parent. It answers
+Started by `worker.process.handle` from a Celery task, kept warm between slices, and gone with its parent. It answers
 each line with one of JSON on standard output: ``{"ran": true}``, or false when nothing was queued.
 """
 
@@ -40,9 +40,9 @@ def main() -> None:
     from store.database import get_database
     from store.settings import get_settings
     from store.tables import Worker
-    from worker.training.calibration import measure_pace
-    from worker.training.context import TrainingProcess
-    from worker.training.run_slice import run_next
+    from worker.context.process import TrainingProcess
+    from worker.process.calibration import measure_pace
+    from worker.process.run_next import run_next
 
     settings, database = get_settings(), get_database()
     torch.set_num_threads(settings.threads)

@@ -15,7 +15,7 @@ import pytest
 
 from api.models import export
 from tests.worker.lab import Lab
-from worker.inference import program_process, program_task
+from worker.inference import program_process, rpc_tasks
 from worker.inference.program_process import write_program
 
 ELSEWHERE = """
@@ -47,10 +47,10 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     def answer(_task: str, arguments: Mapping[str, Any], *, timeout_s: float) -> Any:
         answers: dict[str, Any] = {}
         monkeypatch.setattr(
-            program_task, "take_question", lambda _: msgpack.unpackb(msgpack.packb(dict(arguments)))
+            rpc_tasks, "take_question", lambda _: msgpack.unpackb(msgpack.packb(dict(arguments)))
         )
-        monkeypatch.setattr(program_task, "give_answer", answers.__setitem__)
-        program_task._answer("call")
+        monkeypatch.setattr(rpc_tasks, "give_answer", answers.__setitem__)
+        rpc_tasks._answer("call")
         return answers["call"]["answer"]
 
     monkeypatch.setattr(export, "call_worker", answer)
@@ -98,8 +98,8 @@ def test_onnx_wants_its_packages(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
 def answered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the task answers to a question, whose arguments are those of a model that is gone."""
     answers: dict[str, Any] = {}
-    monkeypatch.setattr(program_task, "take_question", lambda call_id: GONE if call_id == "call" else None)
-    monkeypatch.setattr(program_task, "give_answer", answers.__setitem__)
+    monkeypatch.setattr(rpc_tasks, "take_question", lambda call_id: GONE if call_id == "call" else None)
+    monkeypatch.setattr(rpc_tasks, "give_answer", answers.__setitem__)
     return answers
 
 
@@ -111,7 +111,7 @@ def test_a_process_that_fails_is_told_and_who_has_gone_is_not(
     answered: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    program_task._answer("another")
+    rpc_tasks._answer("another")
     assert answered == {}
-    program_task._answer("call")
+    rpc_tasks._answer("call")
     assert answered["call"]["problem"]["code"] == "internal"

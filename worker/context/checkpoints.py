@@ -1,4 +1,4 @@
-"""Checkpoints of models: safetensors in the array store, under a path that no other attempt uses."""
+"""Checkpoints of models: safetensors in the array store, each attempt under a path of its own."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,11 @@ from zarr.abc.store import Store
 
 from store.array_store import read_object, write_object
 
+_BEST = "best."
+
 
 def checkpoint_key(model_id: str, epoch: int, token: str) -> str:
-    """Key of a checkpoint; `token` is the lease's, so that a worker that lost it overwrites nothing."""
+    """Return the key of a checkpoint. `token` is the lease's, so a worker that lost its lease overwrites nothing."""
     return f"models/{model_id}/checkpoints/{epoch:06d}-{token}.safetensors"
 
 
@@ -25,9 +27,14 @@ def load_checkpoint(store: Store, key: str) -> dict[str, Tensor]:
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the checkpoint does not exist.
     """
     value = read_object(store, key)
     if value is None:
         raise FileNotFoundError(f"checkpoint {key}: expected in the array store, but it is not there")
     return load(value)
+
+
+def best_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the best weights in a model's state, by the names of the parameters."""
+    return {name.removeprefix(_BEST): values for name, values in state.items() if name.startswith(_BEST)}

@@ -1,4 +1,4 @@
-"""One turn of a training process: claim a slice or an inference, load, train or infer, report."""
+"""One turn of a training process: claim a slice or an inference, load it, train or infer, report."""
 
 import errno
 import logging
@@ -6,11 +6,13 @@ import logging
 from sqlalchemy.exc import OperationalError
 
 from store.tables import Inference, Slice
+from worker.context.process import TrainingProcess
+from worker.context.reports import leased_transaction
+from worker.context.slices import load_work
 from worker.inference.batch_inference import apply
 from worker.inference.job_results import infer
 from worker.scheduling.fair_queue import claim_next
 from worker.scheduling.leases import Lease, LeaseLost, count_attempt, try_again_later
-from worker.training.context import TrainingProcess
 from worker.training.train import train
 
 logger = logging.getLogger("latentry.training")
@@ -28,43 +30,42 @@ def run_next(process: TrainingProcess) -> bool:
     try:
         if lease.table is Inference:
             apply(process, lease)
-            return True
-        work = process.load(lease)
-        if work.piece.kind == "train":
-            train(process, work)
         else:
-            infer(process, work)
+            work = load_work(process.database, lease)
+            run = train if work.piece.kind == "train" else infer
+            run(process, work)
     except LeaseLost as lost:
-        logger.info("gave %s up: %s", lease.row_id, lost)  # nothing of ours was written
+        logger.info("gave up %s, of which nothing was written: %s", lease.row_id, lost)
     except Exception as error:
         _report_failure(process, lease, error)
     return True
 
 
 def _report_failure(process: TrainingProcess, lease: Lease, error: Exception) -> None:
+    """Count the attempt, or put the work off, and raise the error again for the log; after a lost lease, do nothing."""
     problem = {
         "code": type(error).__name__,
         "message": str(error) or type(error).__name__,
         "hint": "the worker's log has the whole traceback",
     }
     try:
-        with process.report(lease) as session:
+        with leased_transaction(process, lease) as session:
             row = session.get_one(lease.table, lease.row_id)
             assert isinstance(row, Slice | Inference)
-            if _is_of_the_place(error):
+            if _is_environmental(error):
                 problem["hint"] = (
-                    "it is tried again by itself: free space on the disk, or bring the database back"
+                    "free space on the disk, or start the database again; the work is then retried"
                 )
                 try_again_later(session, row, problem, process.settings.full_disk_seconds)
             else:
                 count_attempt(session, row, problem, process.settings)
     except LeaseLost:
         return
-    raise error  # for the log; the process stays
+    raise error
 
 
-def _is_of_the_place(error: BaseException | None) -> bool:
-    """Whether an error is of the disk or the database, and no fault of the work."""
+def _is_environmental(error: BaseException | None) -> bool:
+    """Return whether the disk or the database caused the failure, so that it must not use up an attempt."""
     while error is not None:
         if isinstance(error, OperationalError):
             return True

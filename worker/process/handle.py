@@ -1,10 +1,9 @@
-"""The Celery side of the training process: starts it, hands it slices, notices its death.
+"""The Celery side of the training process: start it, give it turns, notice its death.
 
-The Celery child never imports torch: a fork after threaded torch hangs, and a model that runs out of memory takes the
-training process alone.
+The Celery child never imports torch, since a fork after threaded torch hangs. And if a model runs out of memory, only the
+training process dies.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -15,43 +14,29 @@ import sys
 from collections.abc import Callable
 from typing import IO
 
+from worker.child_processes import TORCH_ENVIRONMENT, die_with_parent
+
 logger = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1
-KEEPS_BUFFERS = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-"""Environment of a process that holds torch: large buffers, taken anew at every step, are else paid in page faults."""
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere the closed input ends it)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class TrainingProcessDied(Exception):
-    """The training process ended in the middle of a slice.
+    """The training process ended during a slice.
 
     Parameters
     ----------
     name
-        The name its leases carry.
+        Name in its leases.
     returncode
-        Its exit status; -9 is what the kernel's out-of-memory killer leaves.
+        Its exit status. The kernel's out-of-memory killer leaves -9.
     """
 
     def __init__(self, name: str, returncode: int) -> None:
-        super().__init__(
-            f"the training process {name} ended with status {returncode} in the middle of a slice"
-        )
+        super().__init__(f"the training process {name} ended with status {returncode} during a slice")
         self.name, self.returncode = name, returncode
 
 
 class TrainingHandle:
-    """A training process that is started when first needed and kept warm.
+    """A training process. It starts at the first use and stays between slices.
 
     Parameters
     ----------
@@ -65,22 +50,22 @@ class TrainingHandle:
         self.name = ""
 
     def run_next(self, should_yield: Callable[[], bool]) -> bool:
-        """Have the process run the next queued slice.
+        """Tell the process to run the next queued slice, and wait for its end.
 
         Parameters
         ----------
         should_yield
-            Asked four times a second; once True, the process is told to end its slice at the next epoch, and to go.
+            Asked four times a second. If it returns True, the process ends its slice at the next epoch, and then itself.
 
         Returns
         -------
         bool
-            Whether there was one.
+            Whether a slice was queued.
 
         Raises
         ------
         TrainingProcessDied
-            If it ended before it answered.
+            If the process ended before it answered.
         """
         process = self._started()
         try:
@@ -101,16 +86,16 @@ class TrainingHandle:
         return bool(json.loads(line)["ran"])
 
     def warm_up(self) -> None:
-        """Start the process if it is not there, without waiting until it is ready."""
+        """Start the process if it does not run; do not wait until it is ready."""
         if self._process is not None and self._process.poll() is None:
             return
         threads = str(self._threads)
         environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads
         )
-        environment |= KEEPS_BUFFERS
+        environment |= TORCH_ENVIRONMENT
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.training.process"],
+            [sys.executable, "-m", "worker.process.main"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,0 +1,105 @@
+"""What a worker writes to the database while it holds a lease: heartbeats, and the report at the end of a slice.
+
+Every transaction begins by renewing the lease. A worker that lost its lease therefore writes nothing.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from domain.states import SliceState
+from store import events, outbox
+from store.database import LOCK, Database, database_now
+from store.tables import Job, Slice
+from worker.context.process import TrainingProcess
+from worker.context.slices import Work
+from worker.scheduling.leases import Lease
+
+logger = logging.getLogger("latentry.training")
+
+_LONGEST_OUTAGE_SECONDS = 600.0
+"""How long the report of a slice waits for a database that does not answer."""
+
+
+@contextmanager
+def leased_transaction(process: TrainingProcess, lease: Lease) -> Iterator[Session]:
+    """Open a transaction that writes for the holder of a lease; raise `LeaseLost` if the lease is lost."""
+    with process.database.write() as session:
+        lease.keep(session, process.settings)
+        yield session
+
+
+class Heartbeat:
+    """Renews a lease while work is under way.
+
+    Parameters
+    ----------
+    process, lease
+        Who holds which lease.
+    write
+        Writes progress into the transaction that renews the lease.
+    """
+
+    def __init__(
+        self, process: TrainingProcess, lease: Lease, write: Callable[[Session], None] = lambda _: None
+    ) -> None:
+        self._process, self._lease, self._write = process, lease, write
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        """Renew the lease if it is time to; call this at every step."""
+        self.renew()
+
+    def renew(self) -> bool:
+        """Do what `beat` does, and return whether a transaction was committed.
+
+        If the database does not answer, the work continues and the next beat tries again.
+        """
+        if time.monotonic() - self._last < self._process.settings.heartbeat_seconds:
+            return False
+        is_written = False
+        try:
+            with leased_transaction(self._process, self._lease) as session:
+                self._write(session)
+            is_written = True
+        except OperationalError as error:
+            logger.warning("the database does not answer; the work continues: %s", error.orig)
+        self._last = time.monotonic()
+        return is_written
+
+
+def end_slice(process: TrainingProcess, work: Work, write: Callable[[Session, Job, Slice], None]) -> None:
+    """End a slice as done and ask the scheduler to advance the job, in one transaction with what `write` writes."""
+
+    def end(session: Session) -> None:
+        job = session.get_one(Job, work.job.id, with_for_update=LOCK)
+        work.lease.keep(session, process.settings)
+        piece = session.get_one(Slice, work.piece.id)
+        now = database_now(session)
+        piece.state, piece.ended_at = SliceState.DONE, now
+        piece.device_seconds = (now - piece.started_at).total_seconds() if piece.started_at else 0.0
+        piece.lease_token = piece.lease_expires_at = None  # leased_by stays, to show who did the work
+        events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
+        outbox.post(session, outbox.ADVANCE, job.id)
+        write(session, job, piece)
+
+    write_with_retry(process.database, end)
+
+
+def write_with_retry(database: Database, write: Callable[[Session], None]) -> None:
+    """Write in one transaction; wait for a database that does not answer, since the work should not be lost."""
+    deadline = time.monotonic() + _LONGEST_OUTAGE_SECONDS
+    while True:
+        try:
+            with database.write() as session:
+                write(session)
+            return
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("the database does not answer; the report waits: %s", error.orig)
+            time.sleep(1.0)
