@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain.read_bins import fewest_bins
 from models.config import Architecture, require
 from models.data import TrainingData, evenly
 from models.objective import never_read
@@ -25,12 +26,8 @@ def check_data(architecture: Architecture, data: TrainingData) -> None:
         f"the architecture's observation is {architecture.observation!r}, the data were made for "
         f"{data.observation!r}",
     )
-    last = architecture.encoded_bins or data.bins
-    require(
-        architecture.initial_condition_bins < last <= data.bins,
-        f"initial_condition_bins ({architecture.initial_condition_bins}) must be below encoded_bins ({last}), "
-        f"and these within the data's {data.bins} bins",
-    )
+    fewest = fewest_bins(architecture.encoded_bins, architecture.initial_condition_bins)
+    require(data.bins >= fewest, f"the model reads {fewest} bins or more, the data have {data.bins}")
     _check_what_counts(architecture, data)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from domain.read_bins import fewest_bins
 from models.config import Architecture, require
 from models.data import check_spikes, checked_external_inputs, recorded_samples, zero_unrecorded
 from models.network import Drive, drive, encode, generate, parameter_shapes, read_out
@@ -163,11 +164,9 @@ def iterate_latents(
         given == architecture.external_inputs,
         f"the model is for {architecture.external_inputs} external inputs, got {given}",
     )
-    last = architecture.encoded_bins or values.shape[1]
+    fewest = fewest_bins(architecture.encoded_bins, architecture.initial_condition_bins)
     require(
-        architecture.initial_condition_bins < last <= values.shape[1],
-        f"the model reads {last} bins, {architecture.initial_condition_bins} of them for the initial condition; "
-        f"the spikes have {values.shape[1]}",
+        values.shape[1] >= fewest, f"the model reads {fewest} bins or more, the spikes have {values.shape[1]}"
     )
     target = torch.device(device)
     inference = _Inference(

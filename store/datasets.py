@@ -1,14 +1,16 @@
-"""What the rows of a data set say of its sessions, its recordings, and the splits and groups of its trials."""
+"""The sessions, windows, recordings and splits of a data set, from its row and its arrays."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from zarr.abc.store import Store
 
 from domain.sessions import RecordedSession, sessions_of
 from domain.split_groups import SplitGroups
-from store.arrays import NamedArray
+from domain.windows import Windows
+from store.arrays import NamedArray, open_array
 from store.tables import Dataset, Trial
 
 
@@ -32,6 +34,30 @@ def session_coordinates(sessions: Sequence[RecordedSession]) -> list[NamedArray]
         coordinates.append(NamedArray(one.named("trial"), rows, (one.named("trial"),), "", described))
     of_trials = np.repeat(np.arange(len(sessions)), [one.trials for one in sessions])
     return [*coordinates, NamedArray("session", of_trials, ("trial",), "", "session that the trial is of")]
+
+
+_WINDOW_ARRAYS = ("segment", "segment_first_bin", "segment_start_s", "segment_bins")
+
+
+def window_arrays(windows: Windows) -> list[NamedArray]:
+    """Return the arrays in which a data set stores where its windows lie."""
+    arrays = (
+        (windows.segment, "trial", "", "segment from which the window was cut"),
+        (windows.first_bin, "trial", "bins", "bin of the segment at which the window begins"),
+        (windows.segment_start_s, "segment_index", "s", "when the segment begins in the session"),
+        (windows.segment_bins, "segment_index", "bins", "length of the segment"),
+    )
+    return [
+        NamedArray(name, values, (dim,), units, description)
+        for name, (values, dim, units, description) in zip(_WINDOW_ARRAYS, arrays, strict=True)
+    ]
+
+
+def windows_of(store: Store, array_path: str, suffix: str = "") -> Windows | None:
+    """Return where the windows of a data set, or of one of its sessions, lie; None if it has trials instead."""
+    found = [open_array(store, array_path, name + suffix) for name in _WINDOW_ARRAYS]
+    present = [np.asarray(array[...]) for array in found if array is not None]
+    return Windows(*present) if len(present) == len(_WINDOW_ARRAYS) else None
 
 
 def recordings_of(session: Session, dataset: Dataset) -> set[str]:

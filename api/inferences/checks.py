@@ -12,6 +12,7 @@ from api.errors import Invalid, NotFound, WrongState
 from api.models.service import find
 from api.validation_errors import FieldProblem
 from domain.job_specification import JobSpecification
+from domain.read_bins import fewest_bins
 from domain.sessions import RecordedSession, sessions_of
 from domain.states import ModelState
 from store.database import LOCK
@@ -152,8 +153,8 @@ def check_neurons(
 
 def check_bins(model: TrainedModel, bins: int, pointer: str) -> list[FieldProblem]:
     """Whether there are as many bins as the model reads, and some after them where its generator begins."""
-    encoded = int(model.architecture.get("encoded_bins", 0))
-    least = max(encoded, int(model.architecture.get("initial_condition_bins", 0)) + 1)
+    architecture = model.architecture
+    least = fewest_bins(architecture.get("encoded_bins", 0), architecture.get("initial_condition_bins", 0))
     if bins >= least:
         return []
     return [

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.job_specification import Training
+from domain.read_bins import leaves_unread
 from domain.scores.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
 from domain.sessions import RecordedSession
 from models import Architecture
@@ -132,7 +133,7 @@ def fit(process: TrainingProcess, trained: TrainingSet, architecture: Architectu
         condition = _coded(codes, names[recorded.rows])
         recordings.append(Recording(session.spikes[used], enters[used], condition[used]))
     bins = recordings[0].spikes.shape[1]
-    has_unread = bool(architecture.held_out_neurons) or 0 < architecture.encoded_bins < bins
+    has_unread = leaves_unread(architecture, bins)
     return FittedBaselines(
         fit_baselines(recordings), codes, float(trained.dataset.bin_width_s or 0), has_unread
     )

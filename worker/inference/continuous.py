@@ -1,38 +1,15 @@
-"""Windows of a longer recording in the array store, and the continuous series of what was inferred in them."""
+"""The continuous series of latents that were inferred in windows of a longer recording."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import Store
 from zarr.core.metadata import ArrayV3Metadata
 
-from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array
-from worker.inference.windows import Windows
-
-_NAMES = ("segment", "segment_first_bin", "segment_start_s", "segment_bins")
-
-
-def window_arrays(windows: Windows) -> Iterator[NamedArray]:
-    """The arrays by which a data set keeps where its windows lie."""
-    yield NamedArray("segment", windows.segment, ("trial",), "", "stretch that the window was cut from")
-    yield NamedArray(
-        "segment_first_bin", windows.first_bin, ("trial",), "bins", "where in it the window begins"
-    )
-    start = "when the stretch begins in the session"
-    yield NamedArray("segment_start_s", windows.segment_start_s, ("segment_index",), "s", start)
-    yield NamedArray(
-        "segment_bins", windows.segment_bins, ("segment_index",), "bins", "how long the stretch is"
-    )
-
-
-def windows_of(store: Store, array_path: str, suffix: str = "") -> Windows | None:
-    """Where the windows of a data set (or of the session whose arrays end with `suffix`) lie; None if it has trials instead."""
-    found = [open_array(store, array_path, name + suffix) for name in _NAMES]
-    present = [np.asarray(array[...]) for array in found if array is not None]
-    return Windows(*present) if len(present) == len(_NAMES) else None
+from domain.windows import Windows
+from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
 
 
 def write_continuous(
@@ -85,11 +62,11 @@ def write_continuous(
             target.append(piece)
             beat()
         target.close()
-    stretches = zip(windows.segment_start_s, windows.segment_bins, strict=True)
-    times_s = np.concatenate([start_s + np.arange(length) * bin_width_s for start_s, length in stretches])
+    segments = zip(windows.segment_start_s, windows.segment_bins, strict=True)
+    times_s = np.concatenate([start_s + np.arange(length) * bin_width_s for start_s, length in segments])
     of_bins = np.repeat(np.arange(len(windows.segment_bins)), windows.segment_bins)
     writer.write(NamedArray(time, times_s, (time,), "s", "start of the bin in the session"))
-    writer.write(NamedArray(f"continuous_segment{suffix}", of_bins, (time,), "", "stretch of the recording"))
+    writer.write(NamedArray(f"continuous_segment{suffix}", of_bins, (time,), "", "segment of the recording"))
 
 
 class _ChunkByChunk:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from domain.job_specification import JobSpecification
+from domain.read_bins import leaves_unread
 from domain.scores import ReferenceLosses, validation_disagreement
 from domain.search_space import Range
 from domain.states import ModelState
@@ -38,7 +39,7 @@ def diagnose(work: Work, models: list[Model], reference: ReferenceLosses) -> dic
     selected = next(model for model in models if model.id == work.job.selected_model_id)
     judged = [model for model in models if model.state != ModelState.DIVERGED and _has_losses(model)]
     found = validation_disagreement([losses_of(model) for model in judged], reference)
-    is_judged = not _predicts_only(work)
+    is_judged = not leaves_unread(work.architecture(), work.dataset.bins or 0)
     warnings = leak_warnings(found, judged, selected, reference, work.specification) if is_judged else []
     leaks = is_judged and selected.number in (*found.leaking, *found.leaking_later)
     if (of_ramp := ramp_warning(selected, leaks, work.specification)) is not None:
@@ -108,9 +109,3 @@ def beyond_ranges(specification: JobSpecification, selected: Model) -> list[str]
 def _has_losses(model: Model) -> bool:
     losses = losses_of(model)
     return losses.sv_loss is not None or losses.last_sv_loss is not None
-
-
-def _predicts_only(work: Work) -> bool:
-    architecture = work.architecture()
-    bins = work.dataset.bins or 0
-    return bool(architecture.held_out_neurons) or 0 < architecture.encoded_bins < bins

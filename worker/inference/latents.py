@@ -14,13 +14,13 @@ from domain.split_groups import SPLITS
 from models import Architecture, Latents, iterate_latents
 from models import Session as TrainingSession
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
-from store.datasets import session_coordinates
+from store.datasets import session_coordinates, windows_of
 from store.tables import Dataset, Model
 from worker.context.data import find_array, read_array, read_conditions, read_session
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work
 from worker.inference.baselines import BaselineScores, FittedBaselines, Scores, score_baselines
-from worker.inference.continuous import windows_of, write_continuous
+from worker.inference.continuous import write_continuous
 from worker.inference.scores import ScoredData, score, scratch_array
 
 _MERGED = tuple(name for name in SHARED_LATENTS if LATENTS[name].has_bins)

@@ -8,7 +8,7 @@ import numpy as np
 from zarr.abc.store import Store
 
 from store.arrays import ArrayGroupWriter, NamedArray
-from worker.inference.continuous import window_arrays
+from store.datasets import window_arrays
 from worker.ingest.recording import Recording
 
 

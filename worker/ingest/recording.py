@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.inference.windows import Windows
+from domain.windows import Windows
 from worker.ingest.problems import Problem
 from worker.ingest.rows import Rows, load_npy, save_npy
 

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from domain.dataset_options import ChopOptions, DatasetOptions
+from domain.windows import Windows
 from tests.worker.ingest.ingest_examples import example_recording
-from worker.inference.windows import Windows
 from worker.ingest import rows
 from worker.ingest.preprocessing.chopping import chop, rebin
 from worker.ingest.preprocessing.splits import apply_split

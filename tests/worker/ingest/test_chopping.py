@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.dataset_options import ChopOptions, NeuronOptions, SplitOptions
+from domain.windows import window_weights
 from tests.worker.ingest.ingest_examples import example_recording
-from worker.inference.windows import window_weights
 from worker.ingest import rows
 from worker.ingest.preprocessing.chopping import chop, rebin
 from worker.ingest.preprocessing.selection import select_neurons, select_trials

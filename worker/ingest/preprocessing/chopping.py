@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import ChopOptions
-from worker.inference.windows import Windows
+from domain.windows import Windows, window_starts
 from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
 from worker.ingest.preprocessing.selection import select_trials
 from worker.ingest.problems import Problem, RejectedFile
@@ -134,7 +134,7 @@ def chop(recording: Recording, options: ChopOptions) -> None:
         said = f"chop.window_s is {options.window_s:g}, with bins of {width_s:g} s: a window needs two bins or more."
         raise RejectedFile(Problem("window_too_short", said, "Give a longer window.", "/chop/window_s"))
     overlap = round(min(options.overlap_s / width_s, window // 2))
-    starts = [_window_starts(int(length), window, window - overlap) for length in lengths]
+    starts = [window_starts(int(length), window, overlap) for length in lengths]
     number = sum(len(part) for part in starts)
     if number > MOST_WINDOWS:
         said = f"Windows of {options.window_s:g} s would be {number}: at most {MOST_WINDOWS} are cut."
@@ -163,13 +163,6 @@ def chop(recording: Recording, options: ChopOptions) -> None:
         f"{len(first_bin)} windows of {window * width_s:g} s that share {overlap * width_s:g} s; rates and factors are merged "
         "into one continuous series after inference."
     )
-
-
-def _window_starts(length: int, window: int, step: int) -> NDArray[np.int64]:
-    if length <= window:
-        return np.zeros(1, np.int64)
-    starts = np.arange(0, length - window + 1, step)
-    return starts if starts[-1] + window == length else np.append(starts, length - window)
 
 
 def _cut(array: Rows, windows: Windows, longest: int) -> Rows:
