@@ -1,0 +1,34 @@
+"""The tables. Every row of a resource names its tenant; every leased row holds the token of its lease."""
+
+from store.tables.base import Base, Document, LeaseMixin, UtcDateTime, utc_now
+from store.tables.datasets import Dataset, Trial, Upload
+from store.tables.jobs import CurvePoint, Decision, Event, Inference, Job, Model, Slice
+from store.tables.service import ArrayObject, OutboxMessage, Worker
+from store.tables.tenants import DEFAULT_TENANT, IdempotentRequest, Key, Tenant, Webhook, WebhookDelivery
+
+__all__ = [
+    "DEFAULT_TENANT",
+    "ArrayObject",
+    "Base",
+    "CurvePoint",
+    "Dataset",
+    "Decision",
+    "Document",
+    "Event",
+    "IdempotentRequest",
+    "Inference",
+    "Job",
+    "Key",
+    "LeaseMixin",
+    "Model",
+    "OutboxMessage",
+    "Slice",
+    "Tenant",
+    "Trial",
+    "Upload",
+    "UtcDateTime",
+    "Webhook",
+    "WebhookDelivery",
+    "Worker",
+    "utc_now",
+]

@@ -1,0 +1,91 @@
+"""Tables of uploads, data sets and their trials."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from domain.states import DatasetState, UploadState
+from store.tables.base import Base, Document, LeaseMixin, utc_now
+
+
+class Upload(Base):
+    """A file that is being uploaded, or is complete but no data set yet. The file on disk says how many bytes have arrived."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index("ix_uploads_sha256", "sha256"),
+        Index("ix_uploads_expires", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    state: Mapped[UploadState] = mapped_column(String(20))
+    filename: Mapped[str] = mapped_column(String(200))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(
+        String(64)
+    )  # of the bytes; of a direct upload, as the client declared
+    is_direct: Mapped[bool]  # whether the client writes it into the bucket itself
+    tus_metadata: Mapped[str] = mapped_column(String)  # as the client sent it; returned on request
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime]
+
+
+class Dataset(LeaseMixin, Base):
+    """Spike counts `trials × bins × neurons`, with their metadata and arrays."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        Index("ix_datasets_tenant", "tenant_id", "id"),
+        Index("ix_datasets_original", "original"),
+        # One data set for each content, but a rejected one may be tried again.
+        Index(
+            "uq_datasets_content",
+            "tenant_id",
+            "digest",
+            unique=True,
+            sqlite_where=text("state != 'rejected'"),
+            postgresql_where=text("state != 'rejected'"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    state: Mapped[DatasetState] = mapped_column(String(20))
+    # {"kind": "upload", filename, bytes, sha256, options} or {"kind": "synthetic", …}
+    source: Mapped[Document]
+    digest: Mapped[str | None] = mapped_column(String(64))  # of the content, see `domain.content_hash`
+    original: Mapped[str | None] = mapped_column(
+        String(64)
+    )  # SHA-256 of its uploaded file, see `store.originals`
+    direct_upload_id: Mapped[str | None] = mapped_column(
+        String(40)
+    )  # the upload that holds its file until it is read
+    derived_from: Mapped[str | None] = mapped_column(String(40))  # the data set whose original was read again
+    trials: Mapped[int | None]
+    bins: Mapped[int | None]
+    neurons: Mapped[int | None]
+    bin_width_s: Mapped[float | None]
+    array_path: Mapped[str | None] = mapped_column(String(200))  # Zarr group in the array store
+    report: Mapped[Document | None]
+    problems: Mapped[list[Any] | None]  # why it was rejected, or could not be read
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+
+
+class Trial(Base):
+    """One experimental trial of a data set, in the user's order, with its metadata."""
+
+    __tablename__ = "trials"
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True)
+    trial: Mapped[int] = mapped_column(primary_key=True)
+    length_bins: Mapped[int]
+    split: Mapped[str | None] = mapped_column(String(10))  # given by the data set: train, valid, test or gap
+    # Trials of a group belong together, see `domain.split_groups`; None: the trial is a group of its own.
+    split_group: Mapped[int | None]
+    group_first_bin: Mapped[float | None]  # where the trial begins in its group, in bins
+    details: Mapped[Document]  # metadata: condition, outcome, …

@@ -1,0 +1,48 @@
+"""Tables of the service itself: messages to workers, workers, and the objects of the array store."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base, counter_type, utc_now
+
+# PostgreSQL compares keys byte by byte, so that a prefix is a range of the index.
+_key_type = String(400).with_variant(String(400, collation="C"), "postgresql")
+
+
+class OutboxMessage(Base):
+    """A message to the workers. It is written in the transaction of its rows and sent after their commit."""
+
+    __tablename__ = "outbox"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(counter_type, primary_key=True, autoincrement=True)
+    task: Mapped[str] = mapped_column(String(60))
+    arguments: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Worker(Base):
+    """A training process that was alive at `seen_at`."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    device: Mapped[str] = mapped_column(String(100))
+    overhead_pace: Mapped[float | None]  # measured when the process started, see `domain.cost.Pace`
+    arithmetic_pace: Mapped[float | None]
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ArrayObject(Base):
+    """One object of the array store: a Zarr chunk, its metadata, or a checkpoint."""
+
+    __tablename__ = "array_objects"
+
+    key: Mapped[str] = mapped_column(_key_type, primary_key=True)
+    value: Mapped[bytes]
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,93 @@
+"""Tables of tenants: their keys, webhooks and idempotent requests."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from domain.states import DeliveryState
+from store.tables.base import Base, Document, LeaseMixin, utc_now
+
+DEFAULT_TENANT = "default"
+
+
+class Tenant(Base):
+    """The owner of data sets and jobs."""
+
+    __tablename__ = "tenants"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Key(Base):
+    """An API key of a tenant. Only the digest of its secret is stored."""
+
+    __tablename__ = "keys"
+    __table_args__ = (
+        Index("uq_keys_digest", "digest", unique=True),
+        Index("ix_keys_tenant", "tenant_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(String(64))  # SHA-256 of the secret
+    beginning: Mapped[str] = mapped_column(String(20))  # first characters of the secret, to recognise the key
+    scopes: Mapped[list[Any]]  # read, write, admin
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """A URL to which a message is sent when a job ends."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_tenant", "tenant_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    url: Mapped[str] = mapped_column(String(2000))
+    states: Mapped[list[Any]]  # final states of jobs that are announced: done, failed, cancelled
+    secret: Mapped[str] = mapped_column(String(100))  # signs the messages; shown once
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    deleted_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(LeaseMixin, Base):
+    """One message to a webhook. It is sent again until it is delivered or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_due", "state", "due_at"),
+        Index("ix_webhook_deliveries_webhook", "webhook_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    job_id: Mapped[str | None] = mapped_column(
+        ForeignKey("jobs.id")
+    )  # the job that ended; none in a test message
+    state: Mapped[DeliveryState] = mapped_column(String(20))
+    body: Mapped[Document]
+    status: Mapped[int | None]  # HTTP status of the last answer
+    error: Mapped[str | None]  # why the last attempt failed
+    due_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+
+
+class IdempotentRequest(Base):
+    """The stored response to a POST with an `Idempotency-Key`."""
+
+    __tablename__ = "idempotent_requests"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # SHA-256 of method, path and body
+    body: Mapped[Document]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
