@@ -16,6 +16,7 @@ from store.tables import Model
 from tests.worker.fake_workers import read_job
 from tests.worker.lab import Lab
 from worker.context.checkpoints import load_checkpoint
+from worker.context.data import read_sessions
 from worker.context.slices import Work
 from worker.inference.baselines import baseline_warning
 
@@ -78,7 +79,7 @@ def test_test_trials_are_scored_as_validation_trials_are(lab: Lab, job_id: str, 
         assert isinstance(model.scores[f"{kind}_valid"], float), kind
         assert isinstance(model.scores[f"{kind}_test"], float), kind
     # The same weights, evaluated by the training program on a job whose validation trials are these test trials.
-    given = lab.process.session(work, work.sessions[0])
+    given = read_sessions(lab.arrays, work)[0]
     swapped = Session(given.spikes, given.trial_length_bins, split == "test", is_test=split == "valid")
     state = load_checkpoint(lab.arrays, model.checkpoint_key or "")
     best = {name.replace("best.", "weights."): values for name, values in state.items() if "best." in name}
@@ -111,7 +112,7 @@ def test_the_held_out_samples_do_not_depend_on_test_trials(
 
 
 def test_held_out_samples_of_test_trials_are_not_read(lab: Lab, job_id: str, work: Work) -> None:
-    model, given = lab.selected(job_id), lab.process.session(work, work.sessions[0])
+    model, given = lab.selected(job_id), read_sessions(lab.arrays, work)[0]
     state, found = load_checkpoint(lab.arrays, model.checkpoint_key or ""), []
     held_out = (
         lab.process.data.load(work)
@@ -132,7 +133,7 @@ def test_held_out_samples_of_test_trials_are_not_read(lab: Lab, job_id: str, wor
 
 def test_baselines_are_scored_on_the_same_samples(lab: Lab, job_id: str, work: Work) -> None:
     model = lab.selected(job_id)
-    split, given = split_of(lab, model), lab.process.session(work, work.sessions[0])
+    split, given = split_of(lab, model), read_sessions(lab.arrays, work)[0]
     data = lab.process.data.load(work).training
     part = data.batch([torch.arange(60)]).parts[0]
     enters, held_out = (mask.numpy().swapaxes(0, 1) for mask in (part.visible, part.held_out))
@@ -263,7 +264,7 @@ def test_a_last_fit_has_baselines_of_all_trials_that_it_was_trained_on(
     job_id = lab.search(dataset_id, training=TRAINING, budget={"models": 1, "epochs": 2}, inference=inference)
     model = lab.selected(job_id)
     assert model.refit_of == 0
-    split, given = split_of(lab, model), lab.process.session(work, work.sessions[0])
+    split, given = split_of(lab, model), read_sessions(lab.arrays, work)[0]
     part = lab.process.data.load(work).training.batch([torch.arange(60)]).parts[0]
     enters, held_out = (mask.numpy().swapaxes(0, 1) for mask in (part.visible, part.held_out))
     trained, tested = split != "test", split == "test"
