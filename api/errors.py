@@ -171,6 +171,13 @@ class Invalid(Problem):
 
     status, code, title = HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "Invalid request"
 
+    @classmethod
+    def of(cls, problems: list[FieldProblem]) -> Self:
+        """Return the error of some fields; its detail names the first, and how many more there are."""
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return cls(f"{first.pointer or 'the body'}: {first.message}{more}", hint=first.hint, errors=problems)
+
 
 class IdempotencyMismatch(Problem):
     """An `Idempotency-Key` came again with another request."""

@@ -5,23 +5,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
+
+from domain.field_problem import FieldProblem as FieldProblem
 
 _NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
 
 _UNKNOWN = "the fields, with their defaults and bounds, are listed at /docs"
-
-
-class FieldProblem(BaseModel):
-    """What is wrong with one field."""
-
-    pointer: str = Field(
-        description="JSON pointer into the body (empty: the body itself), or the name of a parameter.",
-        examples=["/space/learning_rate/low"],
-    )
-    code: str = Field(examples=["greater_than_equal"])
-    message: str = Field(description="What was expected, and what came.")
-    hint: str | None = Field(None, description="What to do.")
 
 
 def field_problems(

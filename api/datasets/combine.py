@@ -96,9 +96,7 @@ def _check(sessions: list[Dataset]) -> None:
                 "upload all sessions with the same external inputs, or without",
             )
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        detail = f"{problems[0].pointer}: {problems[0].message}{more}"
-        raise Invalid(detail, hint=problems[0].hint, errors=problems)
+        raise Invalid.of(problems)
 
 
 def _external_inputs(row: Dataset) -> int:

@@ -9,15 +9,13 @@ from sqlalchemy.orm import Session
 
 from api.errors import Invalid, WrongState
 from api.jobs.schemas import BudgetExtension
-from api.validation_errors import FieldProblem
-from domain.job_specification import MOST_MODELS, JobSpecification
+from domain.field_problem import FieldProblem
+from domain.job_specification import MOST_EPOCHS, MOST_MODELS, JobSpecification
 from domain.states import JobState, ModelState, SliceState
 from store import events, outbox
 from store.budget import end_rest
 from store.database import database_now
 from store.tables import Job, Model, Slice
-
-_MOST_EPOCHS = 100_000
 
 
 def pause(session: Session, job: Job) -> None:
@@ -127,7 +125,7 @@ def _check_extension(specification: JobSpecification, more: BudgetExtension) -> 
         )
         for name, total, most in (
             ("models", budget.models + more.models, MOST_MODELS),
-            ("epochs", budget.epochs + more.epochs, _MOST_EPOCHS),
+            ("epochs", budget.epochs + more.epochs, MOST_EPOCHS),
         )
         if total > most
     ]
@@ -145,8 +143,7 @@ def _check_extension(specification: JobSpecification, more: BudgetExtension) -> 
             FieldProblem(pointer="", code="nothing", message="expected something to add; got nothing")
         )
     if problems:
-        first = problems[0]
-        raise Invalid(f"{first.pointer or 'the body'}: {first.message}", errors=problems)
+        raise Invalid.of(problems)
 
 
 def _reopen(session: Session, model: Model) -> None:

@@ -13,8 +13,7 @@ from fastapi.sse import format_sse_event
 from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import Invalid, problem_responses
 from api.idempotency import IdempotencyKey
-from api.jobs import lifecycle, service
-from api.jobs.preview import preview
+from api.jobs import creation, lifecycle, service
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
 from api.long_poll import Prefer, wait_for
 from api.models.schemas import ModelDocument
@@ -100,7 +99,7 @@ def create_job(
     if validate_only:
         response.status_code = 200
         with database.read() as session:
-            return preview(session, tenant_id, specification, settings)
+            return creation.preview(creation.check(session, tenant_id, specification), settings)
     with database.write() as session:
         created = service.create(session, tenant_id, specification, idempotency_key)
     response.headers["Location"] = created.links["self"]

@@ -7,10 +7,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.jobs import lifecycle, warm_start
-from api.jobs.checks import check
-from api.jobs.estimate import EpochCount, estimate, seconds_left
-from api.jobs.preview import job_data
+from api.jobs import creation, lifecycle
 from api.jobs.schemas import (
     BudgetExtension,
     EventDocument,
@@ -19,16 +16,16 @@ from api.jobs.schemas import (
     JobDocument,
     JobProgress,
 )
-from api.jobs.warnings import warnings
+from api.jobs.timing import seconds_left
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Filters, Page, cut_page, decode_id, decode_number
+from domain.estimate import EpochCount
 from domain.job_specification import JobSpecification, scored_on
 from domain.states import JobState, ModelState
-from store import events, outbox
 from store.budget import spent
 from store.database import LOCK, database_now
-from store.identifiers import PATTERN, new_id
+from store.identifiers import PATTERN
 from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 
 
@@ -188,31 +185,11 @@ def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -
 def create(
     session: Session, tenant_id: str, specification: JobSpecification, idempotency_key: str | None
 ) -> JobDocument:
-    """Write a job and ask the scheduler to begin it."""
+    """Check and write a job; the same key again returns the answer of the first request."""
     request = fingerprint("POST /v1/jobs", specification.model_dump_json())
     if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return JobDocument.model_validate(answer)
-    data, specification = job_data(session, tenant_id, specification)
-    check(specification, data)
-    time = estimate(session, specification, data.dataset)
-    warm = specification.warm_start and warm_start.find_models(session, tenant_id, specification, data)
-    row = Job(
-        id=new_id("job"),
-        tenant_id=tenant_id,
-        dataset_id=specification.dataset_id,
-        name=specification.name,
-        state=JobState.QUEUED,
-        spec=specification.model_dump(mode="json"),
-        priority=specification.priority,
-        warm_models=warm or None,
-        warnings=warnings(specification, data, time) + warm_start.warnings(session, specification, data),
-        created_at=database_now(session),
-    )
-    session.add(row)
-    session.flush()
-    events.record(session, row.id, "job.state", state=row.state)
-    outbox.post(session, outbox.ADVANCE, row.id)
-    session.flush()
+    row = creation.write(session, tenant_id, creation.check(session, tenant_id, specification))
     created = document(session, row)
     store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
     return created

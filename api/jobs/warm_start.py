@@ -1,4 +1,4 @@
-"""The first models of a job from the best models of another one."""
+"""Begin the first models of a job from the best models of another job."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,9 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid, NotFound
-from api.jobs.checks import JobData
-from api.validation_errors import FieldProblem
 from domain.architecture import SIZES, with_sizes
+from domain.field_problem import FieldProblem
 from domain.job_specification import JobSpecification, held_out_settings
 from domain.sessions import sessions_of
 from store.datasets import recordings_of
@@ -19,17 +18,20 @@ from store.tables import Dataset, Job, Model
 
 
 def find_models(
-    session: Session, tenant_id: str, specification: JobSpecification, data: JobData
+    session: Session, tenant_id: str, specification: JobSpecification, dataset: Dataset
 ) -> list[dict[str, Any]]:
-    """What the first models begin with: hyperparameters, and where their weights lie.
+    """Return what the first models begin with: hyperparameters, and where their weights are stored; empty without a warm start.
 
     Raises
     ------
+    NotFound
+        If there is no such job.
     Invalid
-        If the other job has no such models, or their weights do not fit.
+        If the other job has no trained models, or their weights do not fit.
     """
     wanted = specification.warm_start
-    assert wanted is not None
+    if wanted is None:
+        return []
     other = session.get(Job, wanted.job_id) if PATTERN.fullmatch(wanted.job_id) else None
     if other is None or other.tenant_id != tenant_id:
         raise NotFound(
@@ -45,10 +47,12 @@ def find_models(
     if not models:
         kept = "with weights that are kept " if wanted.weights else ""
         raise _invalid(
-            "job_id", "no_models", f"expected a job that has trained models; {other.id} has none {kept}"
+            "job_id",
+            "no_models",
+            f"expected a job that has trained models; {other.id} has none {kept}".rstrip(),
         )
     if wanted.weights:
-        _check_weights(session, specification, data, other, models[0])
+        _check_weights(session, specification, dataset, other, models[0])
     searched = specification.searched_space()
     found = []
     for model in models:
@@ -59,25 +63,25 @@ def find_models(
     return found
 
 
-def warnings(session: Session, specification: JobSpecification, data: JobData) -> list[str]:
-    """Warn of weights that have seen samples which this job holds out: its SV losses come out too low.
+def warnings(session: Session, specification: JobSpecification, dataset: Dataset) -> list[str]:
+    """Warn of weights that were trained on samples which this job holds out: its SV losses are then too low.
 
-    The weights of a job that itself began with those of another one have seen what that one trained on, too.
+    If the other job itself began with weights of a third one, those count too.
     """
     if specification.warm_start is None or not specification.warm_start.weights:
         return []
-    ours = held_out_settings(specification.training, data.dataset)
-    recordings = recordings_of(session, data.dataset)
+    ours = held_out_settings(specification.training, dataset)
+    recordings = recordings_of(session, dataset)
     for other in _trained_in(session, specification.warm_start.job_id):
-        dataset = session.get_one(Dataset, other.dataset_id)
-        theirs = held_out_settings(JobSpecification.model_validate(other.spec).training, dataset)
+        other_dataset = session.get_one(Dataset, other.dataset_id)
+        theirs = held_out_settings(JobSpecification.model_validate(other.spec).training, other_dataset)
         if theirs["dataset_id"] == ours["dataset_id"] and theirs["test_fraction"] is not None:
-            # What the other job held out for testing it has not seen; fewer trials trained it.
+            # The other job was not trained on its test trials.
             theirs["test_fraction"] = min(theirs["test_fraction"], ours["test_fraction"] or 0.0)
-        if theirs == ours or not recordings & recordings_of(session, dataset):
+        if theirs == ours or not recordings & recordings_of(session, other_dataset):
             continue
         if theirs["dataset_id"] != ours["dataset_id"]:
-            difference = f"on {dataset.id}, which has the same recording as {data.dataset.id}"
+            difference = f"on {other_dataset.id}, which has the same recording as {dataset.id}"
             hint = "Give warm_start.weights: false, which takes hyperparameters alone"
         else:
             differing = [name for name in ours if ours[name] != theirs[name]]
@@ -103,11 +107,12 @@ def _trained_in(session: Session, job_id: str) -> Iterator[Job]:
 
 
 def _check_weights(
-    session: Session, specification: JobSpecification, data: JobData, other: Job, model: Model
+    session: Session, specification: JobSpecification, dataset: Dataset, other: Job, model: Model
 ) -> None:
+    """Raise `Invalid` if the weights of a model of the other job do not fit the data set or the architecture."""
     theirs, neurons = (
-        [one.neurons for one in sessions_of(dataset)]
-        for dataset in (session.get_one(Dataset, other.dataset_id), data.dataset)
+        [one.neurons for one in sessions_of(of)]
+        for of in (session.get_one(Dataset, other.dataset_id), dataset)
     )
     if theirs != neurons:
         raise _invalid(
@@ -118,7 +123,7 @@ def _check_weights(
             "give weights: false, which takes their hyperparameters alone",
         )
     ours = specification.architecture.of_model(
-        {name: model.architecture[name] for name in SIZES if name in model.architecture}, data.dataset.report
+        {name: model.architecture[name] for name in SIZES if name in model.architecture}, dataset.report
     )
     there = model.architecture
     differing = sorted(name for name in ours.keys() | there if ours.get(name) != there.get(name))
@@ -133,10 +138,9 @@ def _check_weights(
 
 
 def _listed(neurons: Sequence[int]) -> str:
-    """Neurons by session."""
+    """Return the neurons of each session as text."""
     return " + ".join(map(str, neurons))
 
 
 def _invalid(field: str, code: str, message: str, hint: str | None = None) -> Invalid:
-    problem = FieldProblem(pointer=f"/warm_start/{field}", code=code, message=message, hint=hint)
-    return Invalid(f"{problem.pointer}: {message}", hint=hint, errors=[problem])
+    return Invalid.of([FieldProblem(pointer=f"/warm_start/{field}", code=code, message=message, hint=hint)])

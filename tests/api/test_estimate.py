@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from api.jobs.checks import JobData
-from api.jobs.estimate import LATENTS_S, SLICE_S, Estimate, _extent, estimate
 from api.jobs.service import document
-from api.jobs.warnings import _of_test_trials, _of_time
+from api.jobs.timing import read_workers
 from domain import cost
 from domain.cost import Extent
+from domain.estimate import LATENTS_S, SLICE_S, Estimate, estimate, extent_of
+from domain.job_checks import JobData
 from domain.job_specification import JobSpecification, split_trials
+from domain.job_warnings import of_test_trials, of_time
 from domain.split_groups import SplitGroups
 from domain.states import JobState, ModelState, SliceState
 from store.database import Database, database_now
@@ -61,7 +62,7 @@ def test_the_pace_is_that_of_workers_and_then_that_of_slices(sqlite_database: Da
     def estimated() -> Estimate:
         with sqlite_database.read() as session:
             whole = JobSpecification(dataset_id=dataset_id, **specification)
-            return estimate(session, whole, session.get_one(Dataset, dataset_id))
+            return estimate(whole, session.get_one(Dataset, dataset_id), read_workers(session))
 
     def expected(pace: cost.Pace) -> float:
         return 100 * epoch.seconds(pace) + SLICE_S + latents.seconds(pace) + LATENTS_S
@@ -113,7 +114,7 @@ def test_time_left_of_a_simulated_job(
         for number in range(workers):
             add_worker(session, f"worker-{number}", (100.0, 100.0))  # jobs of minutes
         whole = JobSpecification(dataset_id=dataset_id, **specification)
-        expected = estimate(session, whole, session.get_one(Dataset, dataset_id))
+        expected = estimate(whole, session.get_one(Dataset, dataset_id), read_workers(session))
         training = expected.device_seconds / workers
         job_id = add_job(session, dataset_id, **specification)
         job, now = session.get_one(Job, job_id), database_now(session)
@@ -136,7 +137,7 @@ def test_time_left_at_the_end_is_that_of_the_latents(sqlite_database: Database) 
         dataset_id = add_large_dataset(session)
         specification = {"budget": {"models": 1, "epochs": 10}}
         whole = JobSpecification(dataset_id=dataset_id, **specification)
-        expected = estimate(session, whole, session.get_one(Dataset, dataset_id)).seconds
+        expected = estimate(whole, session.get_one(Dataset, dataset_id), read_workers(session)).seconds
         found = {}
         for state in (JobState.STOPPING, JobState.INFERRING, JobState.PAUSED, JobState.DONE):
             job_id = add_job(session, dataset_id, state=state, **specification)
@@ -173,7 +174,7 @@ def limited(epochs_each: float) -> Estimate:
         (
             {"strategy": {"kind": "asha", "first_rung_epochs": 30}, "budget": {"wall_seconds": 60},
              "training": {"ramp_epochs": 0}}, 29.0,
-            ["No model is compared with others before epoch 30 (strategy.first_rung_epochs), so none is given up"],
+            ["No model is compared with others before epoch 30 (strategy.first_rung_epochs), so none is stopped early"],
         ),
         (
             {"budget": {"wall_seconds": 60, "patience_epochs": 50}, "training": {"ramp_epochs": 20}}, 60.0,
@@ -181,25 +182,26 @@ def limited(epochs_each: float) -> Estimate:
         ),
     ],
 )  # fmt: skip
-def test_a_limit_of_time_that_ends_before_a_strategy_begins(
+def test_a_limitof_time_that_ends_before_a_strategy_begins(
     body: dict[str, Any], epochs_each: float, says: list[str]
 ) -> None:
     specification = JobSpecification(dataset_id="dat", **body)
-    [warning] = _of_time(specification, limited(epochs_each))
+    [warning] = of_time(specification, limited(epochs_each))
     for text in says:
         assert text in warning, warning
-    assert _of_time(specification, limited(500.0)) == []
-    assert _of_time(specification, Estimate(60.0, 60.0, "measured", 1, None, 200)) == []
+    assert of_time(specification, limited(500.0)) == []
+    assert of_time(specification, Estimate(60.0, 60.0, "measured", 1, None, 200)) == []
 
 
-def test_the_preview_tells_of_a_limit_of_time(sqlite_database: Database) -> None:
+def test_the_preview_tells_of_a_limitof_time(sqlite_database: Database) -> None:
     with sqlite_database.write() as session:
         dataset_id = add_large_dataset(session)
         dataset = session.get_one(Dataset, dataset_id)
 
         def of(**limit: float) -> Estimate:
             budget = {"models": 4, "epochs": 100, **limit}
-            return estimate(session, JobSpecification(dataset_id=dataset_id, budget=budget), dataset)
+            whole = JobSpecification(dataset_id=dataset_id, budget=budget)
+            return estimate(whole, dataset, read_workers(session))
 
         whole = of()
         training = whole.device_seconds
@@ -227,11 +229,11 @@ def test_trials_that_are_not_trained_on_take_no_time(
 ) -> None:
     dataset = Dataset(id="dat_1", trials=100, bins=20, neurons=5, report={"split": split})
     given = {"dataset_id": "dat_1", "training": {"test_fraction": test_fraction}}
-    extent = _extent(JobSpecification.model_validate(given), dataset)
+    extent = extent_of(JobSpecification.model_validate(given), dataset)
     assert (extent.training_trials, extent.validation_trials) == expected
 
 
-def test_a_share_of_test_trials_that_cannot_be_drawn_is_told() -> None:
+def test_a_shareof_test_trials_that_cannot_be_drawn_is_told() -> None:
     """One chain of overlapping trials, every other one for validation: each free trial shares bins with one of those."""
     groups = SplitGroups.of([0] * 40, [10.0 * trial for trial in range(40)], [20] * 40)
     given = JobSpecification.model_validate({"dataset_id": "dat_1", "training": {"test_fraction": 0.3}})
@@ -239,5 +241,5 @@ def test_a_share_of_test_trials_that_cannot_be_drawn_is_told() -> None:
     assert "test" not in split
     dataset = Dataset(id="dat_1", trials=40, bins=20, neurons=5, report={})
     data = JobData(dataset, groups, split, is_given=True, has_own_test=False)
-    [told] = _of_test_trials(given, data)
+    [told] = of_test_trials(given, data)
     assert "there is no test trial: all trials that could be drawn share bins with validation trials" in told

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api.jobs.preview import expected_epochs
+from domain.estimate import expected_epochs
 from domain.job_specification import JobSpecification
 from domain.states import SliceState
 from store.database import Database, database_now
@@ -290,9 +290,9 @@ def test_bytes_follow_from_the_largest_sizes(light_client: TestClient, light_dat
         ({"strategy": {"kind": "pbt", "generation_epochs": 25}, "budget": {"epochs": 100}, "training": {"ramp_epochs": 80}},
          "no model copies another before epoch 105"),
         ({"strategy": {"kind": "pbt"}, "budget": {"models": 1}}, "a population of one has nothing to compare"),
-        ({"strategy": {"kind": "grid"}, "budget": {"models": 4}}, "the grid has 243 combinations; as many as drawn of them"),
+        ({"strategy": {"kind": "grid"}, "budget": {"models": 4}}, "243 combinations; a random part of them is trained"),
         ({"strategy": {"kind": "grid", "points": 2}, "budget": {"models": 100}, "architecture": {"factors": [1, 2]}},
-         "the grid has 64 combinations; all of them, and no more,"),
+         "the grid has 64 combinations; all of them, and no other models, are trained"),
         ({"strategy": {"kind": "asha", "first_rung_epochs": 200}, "budget": {"epochs": 200}},
          "first_rung_epochs is not below budget.epochs"),
     ],

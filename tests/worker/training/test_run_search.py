@@ -12,7 +12,6 @@ from zarr.abc.store import Store
 
 import worker.training.train
 from api.jobs import lifecycle
-from api.jobs.preview import job_data
 from api.jobs.warm_start import find_models
 from domain.job_specification import JobSpecification
 from domain.states import JobState, ModelState, SliceState
@@ -20,7 +19,7 @@ from store.arrays import open_array
 from store.database import Database
 from store.lineage import lineage
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, CurvePoint, Decision, Job, Model, Slice
+from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Decision, Job, Model, Slice
 from tests.worker.conftest import SPECIFICATION, add_job
 from tests.worker.fake_workers import read_job, read_models, read_slices
 from tests.worker.real_training import curves, run_job
@@ -201,8 +200,8 @@ def test_a_warm_start_begins_with_the_best_weights_of_another_job(
     wanted = {"job_id": first, "models": 1}
     given = JobSpecification.model_validate({"dataset_id": dataset_id, **SPECIFICATION, "warm_start": wanted})
     with database.write() as session:
-        data, _ = job_data(session, DEFAULT_TENANT, given)
-        session.get_one(Job, second).warm_models = find_models(session, DEFAULT_TENANT, given, data)
+        dataset = session.get_one(Dataset, dataset_id)
+        session.get_one(Job, second).warm_models = find_models(session, DEFAULT_TENANT, given, dataset)
     run_job(process, second)
     warm, cold = read_models(database, second)
     assert warm.hyperparameters == best.hyperparameters

@@ -1,74 +1,85 @@
-"""What a job asks and its data set does not allow. Everything here is known before the job trains."""
+"""What a job asks for and its data set does not allow. All of it is known before the job trains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from api.errors import Invalid
-from api.validation_errors import FieldProblem
 from domain import feasibility
 from domain.cost import FEWEST_TRAINING_TRIALS, FEWEST_VALIDATION_TRIALS, Extent
 from domain.feasibility import MOST_STEP_BYTES
-from domain.job_specification import JobSpecification
+from domain.field_problem import FieldProblem
+from domain.job_specification import JobSpecification, Training, split_trials
 from domain.search_space import LIMITS, Range
-from domain.sessions import RecordedSession, largest_read_in, neurons_per_trial, sessions_of
+from domain.sessions import DescribedDataset, RecordedSession, largest_read_in, neurons_per_trial, sessions_of
 from domain.split_groups import Split, SplitGroups
 from domain.strategies import PbtStrategy
-from store.tables import Dataset
 
 
 @dataclass(frozen=True)
 class JobData:
-    """What a job is checked against.
+    """A data set as one job sees it: with the job's split.
 
     Parameters
     ----------
     dataset
-        `ready`.
+        A data set that is ready.
     groups
-        Trials that belong together, and the bins of each.
+        The groups of its trials, and the bins of each trial.
     split
-        Part of the job of each trial.
+        The part of the job that each trial is in.
     is_given
-        Whether the data set brought the split.
+        Whether the data set brings the split.
     has_own_test
-        Whether the data set brought test trials.
+        Whether the data set brings test trials.
     """
 
-    dataset: Dataset
+    dataset: DescribedDataset
     groups: SplitGroups
     split: Sequence[Split]
     is_given: bool
     has_own_test: bool
 
+    @classmethod
+    def of(
+        cls,
+        dataset: DescribedDataset,
+        given: Sequence[str | None],
+        groups: SplitGroups,
+        training: Training,
+    ) -> Self:
+        """Split the trials of a data set for a job; `given` is the part that the data set brings for each trial."""
+        split = split_trials(given, groups, training, sessions_of(dataset))
+        return cls(dataset, groups, split, is_given="valid" in given, has_own_test="test" in given)
+
     @property
     def lengths(self) -> list[int]:
-        """Bins of each trial."""
+        """Return the number of bins of each trial."""
         lengths: list[int] = self.groups.bins.tolist()
         return lengths
 
     @property
     def bins(self) -> int:
-        """Of the longest trial's row."""
+        """Return the number of bins of the longest trial."""
         return self.dataset.bins or 0
 
     @property
     def sessions(self) -> list[RecordedSession]:
-        """Of the data set: one, but in a combined one."""
+        """Return the sessions of the data set; more than one only in a combined data set."""
         return sessions_of(self.dataset)
 
     @property
     def training_trials(self) -> int:
-        """How many are trained on."""
+        """Return the number of trials that models are trained on."""
         return self.split.count("train")
 
     @property
     def validation_trials(self) -> int:
-        """How many are evaluated on."""
+        """Return the number of trials that models are evaluated on."""
         return self.split.count("valid")
 
     @property
     def test_trials(self) -> int:
-        """How many neither train nor select a model."""
+        """Return the number of trials that neither train nor select a model."""
         return self.split.count("test")
 
     @property
@@ -83,9 +94,9 @@ class JobData:
         )
 
 
-def check(specification: JobSpecification, data: JobData) -> None:
-    """Raise `Invalid` with everything that does not fit the data set."""
-    problems = [
+def problems_of(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
+    """Return every field of a specification that does not fit the data set, with the reason."""
+    return [
         *_split_problems(data),
         *_session_problems(specification, data),
         *_held_out_problems(specification, data),
@@ -94,10 +105,6 @@ def check(specification: JobSpecification, data: JobData) -> None:
         *_start_problems(specification),
         *_bounds_problems(specification),
     ]
-    if problems:
-        first = problems[0]
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise Invalid(f"{first.pointer}: {first.message}{more}", hint=first.hint, errors=problems)
 
 
 def _split_problems(data: JobData) -> list[FieldProblem]:
@@ -121,7 +128,7 @@ def _split_problems(data: JobData) -> list[FieldProblem]:
 
 
 def _session_problems(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
-    """Sessions that have nothing to train on or to evaluate, or that a read-in or held-out neurons do not fit."""
+    """Return problems of sessions: missing trials, and a read-in or held-out neurons that do not fit."""
     problems, sessions, architecture = [], data.sessions, specification.architecture
     for number, session in enumerate(sessions):
         missing = {"train", "valid"} - set(data.split[session.rows])
@@ -149,8 +156,8 @@ def _session_problems(specification: JobSpecification, data: JobData) -> list[Fi
             FieldProblem(
                 pointer="/architecture/read_in_dim",
                 code="too_large",
-                message=f"expected at most {most}, so many principal components the averages of this data set have for "
-                f"certain (no more than neurons of all sessions, or bins of the shortest); got {largest}",
+                message=f"expected at most {most}, the smaller of the neurons of all sessions and the bins of the shortest "
+                f"session: the averages of this data set have no more principal components; got {largest}",
             )
         )
     return problems
@@ -219,7 +226,7 @@ def _window_problems(specification: JobSpecification, data: JobData) -> list[Fie
 
 
 def _memory_problems(specification: JobSpecification, data: JobData) -> list[FieldProblem]:
-    needed = step_bytes(specification, data)
+    needed = feasibility.step_bytes(specification, data.extent)
     if needed <= MOST_STEP_BYTES:
         return []
     return [
@@ -234,7 +241,7 @@ def _memory_problems(specification: JobSpecification, data: JobData) -> list[Fie
 
 
 def _start_problems(specification: JobSpecification) -> list[FieldProblem]:
-    """Values that a population may not begin with."""
+    """Return problems of the values that a population begins with."""
     strategy = specification.strategy
     if not isinstance(strategy, PbtStrategy):
         return []
@@ -254,14 +261,14 @@ def _start_problems(specification: JobSpecification) -> list[FieldProblem]:
                     pointer=f"/strategy/start/{name}",
                     code="outside_the_space",
                     message=f"expected {expected}; got {value:g}",
-                    hint="a preset gives such values too; strategy.start: {} begins with draws",
+                    hint="the preset may have set this value; strategy.start: {} begins with drawn values",
                 )
             )
     return problems
 
 
 def _bounds_problems(specification: JobSpecification) -> list[FieldProblem]:
-    """Bounds of perturbation that bound nothing, or that do not fit the range."""
+    """Return problems of bounds of perturbation that have no effect or do not fit the range."""
     strategy, space = specification.strategy, specification.searched_space()
     if not isinstance(strategy, PbtStrategy):
         return []
@@ -290,8 +297,3 @@ def _bounds_problems(specification: JobSpecification) -> list[FieldProblem]:
             )
         )
     return problems
-
-
-def step_bytes(specification: JobSpecification, data: JobData) -> int:
-    """Return the memory that a training step of one model takes, see `domain.feasibility.step_bytes`."""
-    return feasibility.step_bytes(specification, data.extent)

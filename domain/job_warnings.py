@@ -1,12 +1,12 @@
-"""What is allowed in a job and probably not meant."""
+"""Warn of settings of a job that are allowed and probably not intended."""
 
 import math
 
 import numpy as np
 
-from api.jobs.checks import JobData, step_bytes
-from api.jobs.estimate import Estimate
-from domain.feasibility import MANY_BINS, MUCH_STEP_BYTES
+from domain.estimate import Estimate
+from domain.feasibility import MANY_BINS, MUCH_STEP_BYTES, step_bytes
+from domain.job_checks import JobData
 from domain.job_specification import JobSpecification
 from domain.presets import PRESETS
 from domain.search_space import CONTROLLER_HYPERPARAMETERS, SAFE_CD_RATE, Range, bounds
@@ -15,17 +15,21 @@ from domain.strategies import GridStrategy, PbtStrategy
 NEAR_ZERO = 0.01
 """A `cd_rate` below this leaves too few targets: the loss counts only the samples that coordinated dropout drops."""
 FEW_STEPS = 300
-"""Optimizer steps of a model. On recordings of 60 to 1000 trials, models beat smoothed spikes after 200 to 400."""
+"""Optimizer steps of a model. On recordings of 60 to 1000 trials, models beat smoothed spikes after 200 to 400 steps."""
+
+
+FEWEST_TEST_TRIALS = 10
+"""With fewer test trials, the standard error of a score is itself uncertain."""
 
 
 def warnings(specification: JobSpecification, data: JobData, time: Estimate) -> list[str]:
-    """Return what is allowed and probably not meant."""
+    """Return a warning for each setting that is allowed and probably not intended."""
     found = []
     training, architecture = specification.training, specification.architecture
     if specification.budget.epochs <= training.ramp_epochs:
         found.append(
             f"budget.epochs is {specification.budget.epochs} and training.ramp_epochs is {training.ramp_epochs}: training "
-            "ends before the weights of KL and L2 have risen whole; give more epochs or a shorter ramp"
+            "ends before the weights of KL and L2 have reached their full values; give more epochs or a shorter ramp"
         )
     steps_per_epoch = math.ceil(data.training_trials / training.batch_size)
     if (steps := steps_per_epoch * specification.budget.epochs) < FEW_STEPS:
@@ -34,16 +38,16 @@ def warnings(specification: JobSpecification, data: JobData, time: Estimate) -> 
             f"{steps_per_epoch} steps ({data.training_trials} training trials in batches of {training.batch_size}). Models "
             f"learn little in fewer than about {FEW_STEPS} steps: give more epochs or smaller batches, or leave both out"
         )
-    found += _of_test_trials(specification, data)
+    found += of_test_trials(specification, data)
     factors = architecture.largest().factors
     if data.dataset.neurons is not None and isinstance(factors, int) and factors > data.dataset.neurons:
         found.append(f"architecture.factors is {factors} and there are only {data.dataset.neurons} neurons")
     if data.bins > MANY_BINS:
         found.append(
-            f"the data set has trials of {data.bins} bins, and models hardly learn over more than {MANY_BINS}: derive another "
-            "with chop or wider bins"
+            f"the data set has trials of {data.bins} bins, and models hardly learn over more than {MANY_BINS} bins: derive "
+            "another data set with chop or wider bins"
         )
-    if (needed := step_bytes(specification, data)) > MUCH_STEP_BYTES:
+    if (needed := step_bytes(specification, data.extent)) > MUCH_STEP_BYTES:
         found.append(
             f"a training step of one model takes about {needed / 1e9:.0f} GB of memory; a lower training.batch_size takes "
             "less"
@@ -52,18 +56,15 @@ def warnings(specification: JobSpecification, data: JobData, time: Estimate) -> 
         *found,
         *_of_leaks(specification),
         *_of_search(specification),
-        *_of_time(specification, time),
+        *of_time(specification, time),
         *_unused(specification, data),
         *_short_trials(specification, data),
         *_shared_bins(data),
     ]
 
 
-FEWEST_TEST_TRIALS = 10
-"""With fewer, the standard error of a score is itself hardly known."""
-
-
-def _of_test_trials(specification: JobSpecification, data: JobData) -> list[str]:
+def of_test_trials(specification: JobSpecification, data: JobData) -> list[str]:
+    """Warn of test trials that are too few, or that the job cannot draw."""
     fraction = specification.training.test_fraction
     found = []
     if fraction > 0 and data.has_own_test:
@@ -84,7 +85,7 @@ def _of_test_trials(specification: JobSpecification, data: JobData) -> list[str]
 
 
 def _of_search(specification: JobSpecification) -> list[str]:
-    """Searches that will not do what their strategy is for."""
+    """Warn of a search in which the strategy has no effect."""
     strategy, budget, space = specification.strategy, specification.budget, specification.searched_space()
     found = []
     if isinstance(strategy, PbtStrategy):
@@ -96,20 +97,19 @@ def _of_search(specification: JobSpecification) -> list[str]:
         if budget.models == 1:
             found.append("budget.models is 1: a population of one has nothing to compare")
     if isinstance(strategy, GridStrategy):
-        size = 1
-        for values in space.values():
-            points = (
-                strategy.points
-                if isinstance(values, Range)
-                else len(values)
-                if isinstance(values, list)
-                else 1
-            )
-            size *= points
+        points = [
+            strategy.points if isinstance(one, Range) else len(one) if isinstance(one, list) else 1
+            for one in space.values()
+        ]
+        size = math.prod(points)
         if size != budget.models:
-            drawn = "as many as drawn of them" if size > budget.models else "all of them, and no more,"
+            trained = (
+                "a random part of them is"
+                if size > budget.models
+                else "all of them, and no other models, are"
+            )
             found.append(
-                f"the grid has {size} combinations; {drawn} are trained (budget.models is {budget.models})"
+                f"the grid has {size} combinations; {trained} trained (budget.models is {budget.models})"
             )
     halving = getattr(strategy, "rungs", None)
     if halving is not None and not halving(budget.epochs, specification.training.ramp_epochs):
@@ -117,8 +117,8 @@ def _of_search(specification: JobSpecification) -> list[str]:
     return found
 
 
-def _of_time(specification: JobSpecification, time: Estimate) -> list[str]:
-    """Return a warning if a limit of time ends the training before the search does what it is for."""
+def of_time(specification: JobSpecification, time: Estimate) -> list[str]:
+    """Warn of a limit of time that ends the training before the strategy has an effect."""
     budget = specification.budget
     if time.limit is None:
         return []
@@ -139,7 +139,7 @@ def _of_time(specification: JobSpecification, time: Estimate) -> list[str]:
 
 
 def _milestones(specification: JobSpecification) -> list[tuple[int, str]]:
-    """Return epochs of a model before which something has no effect, and what this is."""
+    """Return epochs before which a setting has no effect, each with a sentence that says which setting."""
     strategy, training, budget = specification.strategy, specification.training, specification.budget
     ramp = training.ramp_epochs
     found = [(ramp, f"The weights of KL and L2 rise until epoch {ramp} (training.ramp_epochs)")]
@@ -153,7 +153,7 @@ def _milestones(specification: JobSpecification) -> list[tuple[int, str]]:
         text = f"No model copies another before epoch {first} ({named}), so this is a random search"
         found.append((first, text))
     if (halving := getattr(strategy, "rungs", None)) is not None and (rungs := halving(budget.epochs, ramp)):
-        text = f"No model is compared with others before epoch {rungs[0]} (strategy.first_rung_epochs), so none is given up"
+        text = f"No model is compared with others before epoch {rungs[0]} (strategy.first_rung_epochs), so none is stopped early"
         found.append((rungs[0], text))
     if budget.patience_epochs is not None:
         epoch = ramp + budget.patience_epochs
@@ -171,7 +171,7 @@ def _first_copy(strategy: PbtStrategy, ramp_epochs: int) -> int:
 
 
 def _unused(specification: JobSpecification, data: JobData) -> list[str]:
-    """Fields that were given and that nothing reads."""
+    """Warn of fields that are given and not used."""
     found = []
     architecture = specification.architecture
     if not architecture.has_controller:
@@ -190,7 +190,7 @@ def _unused(specification: JobSpecification, data: JobData) -> list[str]:
 
 
 def _shared_bins(data: JobData) -> list[str]:
-    """Return a warning of a given split whose training trials share bins with held-out trials."""
+    """Warn of a given split whose training trials share bins with held-out trials."""
     split = np.array(data.split)
     shared = int((data.groups.sharing((split == "valid") | (split == "test")) & (split == "train")).sum())
     if not shared:
@@ -202,6 +202,7 @@ def _shared_bins(data: JobData) -> list[str]:
 
 
 def _short_trials(specification: JobSpecification, data: JobData) -> list[str]:
+    """Warn of trials that end before the first bin that gets rates."""
     first = specification.architecture.initial_condition_bins
     short = sum(length <= first for length in data.lengths)
     if not short:
@@ -212,7 +213,7 @@ def _short_trials(specification: JobSpecification, data: JobData) -> list[str]:
 
 
 def _of_leaks(specification: JobSpecification) -> list[str]:
-    """Say which settings of a job let a controller pass spikes from input to output; nothing if none does."""
+    """Warn of settings that let a controller pass spikes from input to output."""
     if not specification.architecture.has_controller:
         return []
     found, (_, passed) = [], bounds(specification.space.cd_pass_rate)
@@ -225,14 +226,14 @@ def _of_leaks(specification: JobSpecification) -> list[str]:
         )
     if passed > 0:
         found.append(
-            f"space.cd_pass_rate may be {passed:g}, and there is a controller: of the samples that a model reads, so many also "
-            "count in its loss, so it may learn to pass single spikes from input to output; 0 is the published value"
+            f"space.cd_pass_rate may be {passed:g}, and there is a controller: this share of the samples that a model reads also "
+            "counts in its loss, so it may learn to pass single spikes from input to output; 0 is the published value"
         )
     return found
 
 
 def _low_cd_rates(specification: JobSpecification) -> str | None:
-    """Say how a model of the job may have a `cd_rate` of 0 or near it; None if none may."""
+    """Say how a model of the job may get a `cd_rate` of 0 or near 0; None if no model may."""
     values, strategy = specification.space.cd_rate, specification.strategy
     population = strategy if isinstance(strategy, PbtStrategy) else None
     if population is not None and population.start.get("cd_rate", 1.0) < NEAR_ZERO:

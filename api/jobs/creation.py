@@ -1,0 +1,129 @@
+"""Create a job, or preview it: read the data set, check the specification once, then write the job or say what it would do."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.datasets.service import find_ready
+from api.errors import Invalid
+from api.jobs import warm_start
+from api.jobs.schemas import JobPreview
+from api.jobs.timing import read_workers
+from domain import cost, feasibility
+from domain.estimate import Estimate, estimate, expected_epochs
+from domain.job_checks import JobData, problems_of
+from domain.job_specification import JobSpecification, scored_on
+from domain.job_warnings import warnings
+from domain.sessions import neurons_per_trial
+from domain.states import JobState
+from store import events, outbox
+from store.database import database_now
+from store.datasets import given_splits
+from store.identifiers import new_id
+from store.settings import Settings
+from store.tables import Job
+
+_CURVE_POINT_BYTES = 200
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job that passed every check that is possible before training.
+
+    Parameters
+    ----------
+    specification
+        The specification with everything that is chosen for the data set.
+    data
+        The data set, with the job's split.
+    estimate
+        How long the job takes.
+    warm_models
+        What the first models begin with: hyperparameters, and where their weights are stored. Empty without a warm start.
+    warnings
+        Settings that are allowed and probably not intended.
+    """
+
+    specification: JobSpecification
+    data: JobData
+    estimate: Estimate
+    warm_models: list[dict[str, Any]]
+    warnings: list[str]
+
+
+def check(session: Session, tenant_id: str, given: JobSpecification) -> CheckedJob:
+    """Check a specification against its data set and its warm start.
+
+    Raises
+    ------
+    NotFound, WrongState
+        If the data set or the job of the warm start does not exist, or the data set is not ready.
+    Invalid
+        If the specification does not fit the data set, or the weights of the warm start do not fit.
+    """
+    dataset = find_ready(session, tenant_id, given.dataset_id)
+    data = JobData.of(dataset, *given_splits(session, dataset.id), given.training)
+    specification = given.for_trials(data.training_trials)
+    if problems := problems_of(specification, data):
+        raise Invalid.of(problems)
+    warm_models = warm_start.find_models(session, tenant_id, specification, dataset)
+    time = estimate(specification, dataset, read_workers(session))
+    found = warnings(specification, data, time) + warm_start.warnings(session, specification, dataset)
+    return CheckedJob(specification, data, time, warm_models, found)
+
+
+def write(session: Session, tenant_id: str, job: CheckedJob) -> Job:
+    """Write a checked job and ask the scheduler to begin it."""
+    specification = job.specification
+    row = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        dataset_id=specification.dataset_id,
+        name=specification.name,
+        state=JobState.QUEUED,
+        spec=specification.model_dump(mode="json"),
+        priority=specification.priority,
+        warm_models=job.warm_models or None,
+        warnings=job.warnings,
+        created_at=database_now(session),
+    )
+    session.add(row)
+    session.flush()
+    events.record(session, row.id, "job.state", state=row.state)
+    outbox.post(session, outbox.ADVANCE, row.id)
+    session.flush()
+    return row
+
+
+def preview(job: CheckedJob, settings: Settings) -> JobPreview:
+    """Say what a checked job would do, and the time, memory and storage that it would need."""
+    specification, data, time = job.specification, job.data, job.estimate
+    dataset, budget = data.dataset, specification.budget
+    largest = specification.architecture.largest().of_model({}, dataset.report)
+    neurons, epochs = neurons_per_trial(dataset), expected_epochs(specification)
+    packs = max(min(budget.models, time.workers), -(-budget.models // settings.pack_models))
+    kept = min(budget.models, budget.top_k) * cost.checkpoint_bytes(largest, dataset.neurons or 0)
+    return JobPreview(
+        valid=True,
+        models=budget.models,
+        epochs=epochs,
+        training_trials=data.training_trials,
+        validation_trials=data.validation_trials,
+        test_trials=data.test_trials,
+        steps_per_epoch=-(-data.training_trials // specification.training.batch_size),
+        packs=packs,
+        slices=max(packs, math.ceil(time.device_seconds / settings.slice_seconds)) + 1,
+        seconds=round(time.seconds, 1),
+        device_seconds=round(time.device_seconds, 1),
+        seconds_basis=time.basis,
+        workers=time.workers,
+        step_memory_bytes=feasibility.step_bytes(specification, data.extent),
+        kept_bytes=kept + epochs * _CURVE_POINT_BYTES,
+        latents_bytes=cost.latents_bytes(largest, neurons, data.bins, len(data.lengths)),
+        external_inputs=specification.architecture.external_inputs(dataset.report),
+        scored_on=scored_on(specification, dataset),
+        specification=specification,
+        warnings=job.warnings,
+    )
