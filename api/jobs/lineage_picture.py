@@ -1,242 +1,216 @@
-"""A search drawn as SVG: epochs to the right, a row for each model, copies as arrows, one model's lineage thick."""
+"""Draw a search as SVG: epochs from left to right, a row for each model, an arrow for each copy, the lineage of one model thick.
 
+A browser shows what each line means when the pointer is on it.
+"""
+
+import io
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
 
 from api.jobs.lineage import changes, segments
 from api.jobs.search_schemas import LineageSegment
 from domain.states import ModelState
 from store.tables import Decision, Job, Model
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 72, 28, 84, 52
-_ROWS_HEIGHT, _LOWEST_ROW, _HIGHEST_ROW = 900.0, 5.0, 26.0
-_LABEL_HEIGHT = 12.0
-_MOST_TICKS = 10
-_INK, _FAINT, _LINEAGE, _COPY = "#263238", "#78868f", "#e8590c", "#5f7f9c"
-_COLOURS: dict[ModelState, tuple[str, str]] = {
+_WIDTH, _ROWS_HEIGHT, _LOWEST_ROW, _HIGHEST_ROW = 10.0, 9.0, 0.05, 0.26  # inches
+_TOP, _BOTTOM, _LABEL_HEIGHT = 0.9, 0.55, 0.14
+_INK, _FAINT, _GRID, _LINEAGE, _COPY = "#263238", "#78868f", "#e6eaed", "#e8590c", "#5f7f9c"
+_STATES: dict[ModelState, tuple[str, str]] = {
     ModelState.TRAINING: ("#1c7ed6", "trains"),
     ModelState.TRAINED: ("#2f9e44", "trained"),
-    ModelState.STOPPED: ("#b6bfc6", "given up"),
+    ModelState.STOPPED: ("#b6bfc6", "stopped early"),
     ModelState.DIVERGED: ("#c92a2a", "diverged"),
     ModelState.FAILED: ("#862e9c", "failed"),
     ModelState.CANCELLED: ("#8d7b68", "cancelled"),
     ModelState.QUEUED: ("#91b8dc", "waits"),
 }
-_STYLE = "".join(
-    (
-        f"text{{font:12px system-ui,'Segoe UI',Helvetica,Arial,sans-serif;fill:{_INK}}}",
-        f".faint{{fill:{_FAINT}}}.bold{{font-weight:600;fill:{_LINEAGE}}}.title{{font-size:16px;font-weight:600}}",
-        "line,path{fill:none;stroke-linecap:round;stroke-linejoin:round}",
-        f".copy{{stroke:{_COPY};stroke-width:1.2;opacity:.45}}.copy:hover{{opacity:1;stroke-width:2.2}}",
-        f".lineage{{stroke:{_LINEAGE}}}",
-    )
-)
-# XML 1.0 has no words for these
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Colour of a model's line, and the word for its state."""
+_DRAWING = Lock()
+"""matplotlib is not made for threads."""
+
+_SVG = "{http://www.w3.org/2000/svg}"
+ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """Where epochs and models lie in the picture.
-
-    Parameters
-    ----------
-    rows
-        Place of each model, by its number.
-    epochs
-        Of the longest training.
-    """
-
-    rows: dict[int, int]
-    epochs: int
-
-    @property
-    def row_height(self) -> float:
-        return min(_HIGHEST_ROW, max(_LOWEST_ROW, _ROWS_HEIGHT / len(self.rows)))
-
-    @property
-    def bottom(self) -> float:
-        return _TOP + self.row_height * len(self.rows)
-
-    def x(self, epoch: int) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * epoch / self.epochs
-
-    def y(self, number: int) -> float:
-        return _TOP + self.row_height * (self.rows[number] + 0.5)
-
-
-def draw(job: Job, models: Sequence[Model], decisions: Sequence[Decision], followed: Model) -> str:
-    """Draw the models of a job, and the lineage of one of them.
-
-    Returns
-    -------
-    str
-        An SVG document.
-    """
-    copies = [one for one in decisions if one.kind == "copy" and one.parent_number is not None]
+def draw(job: Job, models: Sequence[Model], decisions: Sequence[Decision], followed: Model) -> bytes:
+    """Return the models of a job and the lineage of one of them as an SVG document."""
     rows = {model.number: row for row, model in enumerate(models)}
-    frame = _Frame(rows, max(1, *(model.epochs_trained for model in models)))
-    chosen = "selected " if followed.id == job.selected_model_id else ""
-    heading = f"Lineage of the {chosen}model {followed.number} of {job.id}"
-    height = frame.bottom + _BOTTOM
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" '
-        f'height="{height:.0f}" role="img">',
-        _title(heading),
-        f"<style>{_STYLE}</style>",
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        f'<text class="title" x="{_LEFT}" y="30">{_text(heading)}</text>',
-        *_legend(models, followed, has_copies=bool(copies)),
-        *_axes(frame, followed.number),
-        *(_model_line(frame, model) for model in models),
-        *_copies(frame, decisions, copies),
-        *_thick_line(frame, segments(followed, decisions)),
-        *(_end_mark(frame, model) for model in models),
-        "</svg>",
+    row_height = min(_HIGHEST_ROW, max(_LOWEST_ROW, _ROWS_HEIGHT / len(rows)))
+    height = _TOP + row_height * len(rows) + _BOTTOM
+    selected = "selected " if followed.id == job.selected_model_id else ""
+    heading = f"Lineage of the {selected}model {followed.number} of {job.id}"
+    with (
+        _DRAWING,
+        matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}),
+    ):
+        figure = Figure(figsize=(_WIDTH, height), facecolor="white")
+        axes = figure.add_axes((0.07, _BOTTOM / height, 0.9, row_height * len(rows) / height))
+        epochs = max(1, *(model.epochs_trained for model in models))
+        _prepare(axes, rows, epochs, followed.number, every=math.ceil(_LABEL_HEIGHT / row_height))
+        titles = {
+            "models": _draw_models(axes, models, rows),
+            "copies": _draw_copies(axes, decisions, rows),
+            "lineage": _draw_lineage(axes, segments(followed, decisions), rows),
+        }
+        figure.text(0.07, 1 - 0.25 / height, heading, fontsize=12, fontweight="bold", color=_INK)
+        legend = _legend(models, followed.number, has_copies=bool(titles["copies"]))
+        figure.legend(
+            handles=legend, loc="upper left", bbox_to_anchor=(0.06, 1 - 0.35 / height), ncols=len(legend),
+            frameon=False, labelcolor=_INK,
+        )  # fmt: skip
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return _with_titles(picture.getvalue(), heading, titles)
+
+
+def _prepare(axes: Axes, rows: Mapping[int, int], epochs: int, followed: int, every: int) -> None:
+    """Set the scales and their labels: the number of each model, or of every few models where rows are narrow."""
+    axes.set_xlim(0, epochs)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("epoch", color=_INK)
+    axes.set_ylabel("model", color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True))
+    shown = [
+        number
+        for number, row in rows.items()
+        if number == followed or (row % every == 0 and abs(row - rows[followed]) >= every)
     ]
-    return "\n".join(part for part in parts if part)
+    axes.set_yticks([rows[number] for number in shown], [str(number) for number in shown])
+    axes.tick_params(length=0, labelcolor=_FAINT)
+    for number, label in zip(shown, axes.get_yticklabels(), strict=True):
+        if number == followed:
+            label.set(color=_LINEAGE, fontweight="bold")
+    axes.spines[:].set_visible(False)
+    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
-def _text(text: str) -> str:
-    return escape(_NO_XML.sub("", text))
+def _draw_models(axes: Axes, models: Sequence[Model], rows: Mapping[int, int]) -> list[str]:
+    """Draw a line for each model that trained, with a dot where it ended well and a cross where it did not."""
+    trained = [model for model in models if model.epochs_trained > 0]
+    places = [(model.epochs_trained, rows[model.number]) for model in trained]
+    states = [ModelState(model.state) for model in trained]
+    lines = LineCollection(
+        [[(0, row), (end, row)] for end, row in places], colors=[_STATES[state][0] for state in states],
+        linewidths=1.4, gid="models",
+    )  # fmt: skip
+    axes.add_collection(lines, autolim=False)
+    for state in set(states):
+        if state.is_final:
+            ends = [place for place, one in zip(places, states, strict=True) if one == state]
+            marker = "o" if state == ModelState.TRAINED else "x"
+            x, y = zip(*ends, strict=True)
+            axes.scatter(x, y, s=12, color=_STATES[state][0], marker=marker, zorder=4, clip_on=False)
+    return [_of_model(model) for model in trained]
 
 
-def _title(text: str) -> str:
-    return f"<title>{_text(text)}</title>"
-
-
-def _head(x: float, from_y: float, to_y: float, size: float) -> str:
-    """The head of an arrow that goes up or down, as a part of its path."""
-    back = to_y - math.copysign(size * 1.5, to_y - from_y)
-    return f"M{x - size:.1f} {back:.1f}L{x:.1f} {to_y:.1f}L{x + size:.1f} {back:.1f}"
-
-
-def _legend(models: Sequence[Model], followed: Model, *, has_copies: bool) -> Iterator[str]:
-    """What colours and lines mean: of those that are there."""
-    states = {ModelState(model.state) for model in models}
-    entries = [
-        (f'stroke="{colour}" stroke-width="3"', name)
-        for state, (colour, name) in _COLOURS.items()
-        if state in states
-    ]
-    if has_copies:
-        entries.append(('class="copy" style="opacity:1"', "weights copied"))
-    entries.append(('class="lineage" stroke-width="5"', f"lineage of model {followed.number}"))
-    x = float(_LEFT)
-    for line, name in entries:
-        yield f'<line x1="{x:.0f}" y1="54" x2="{x + 26:.0f}" y2="54" {line}/>'
-        yield f'<text x="{x + 34:.0f}" y="58">{_text(name)}</text>'
-        x += 34 + 6.6 * len(name) + 24
-
-
-def _axes(frame: _Frame, followed: int) -> Iterator[str]:
-    step = _tick_step(frame.epochs)
-    for epoch in range(0, frame.epochs + 1, step):
-        x = frame.x(epoch)
-        yield f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{frame.bottom:.1f}" stroke="#e6eaed"/>'
-        yield f'<text class="faint" x="{x:.1f}" y="{frame.bottom + 18:.1f}" text-anchor="middle">{epoch}</text>'
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    yield f'<text x="{middle:.0f}" y="{frame.bottom + 40:.1f}" text-anchor="middle">epoch</text>'
-    yield (
-        f'<text x="18" y="{(_TOP + frame.bottom) / 2:.1f}" text-anchor="middle" '
-        f'transform="rotate(-90 18 {(_TOP + frame.bottom) / 2:.1f})">model</text>'
-    )
-    every = math.ceil(_LABEL_HEIGHT / frame.row_height)
-    for number, row in frame.rows.items():
-        near = abs(row - frame.rows[followed])
-        if number == followed or (row % every == 0 and near >= every):
-            style = "bold" if number == followed else "faint"
-            yield f'<text class="{style}" x="{_LEFT - 12}" y="{frame.y(number) + 4:.1f}" text-anchor="end">{number}</text>'
-
-
-def _tick_step(epochs: int) -> int:
-    """The least of 1, 2, 5, 10, … that gives no more ticks than there is room for."""
-    scale = 1
-    while True:
-        for step in (scale, 2 * scale, 5 * scale):
-            if epochs / step <= _MOST_TICKS:
-                return step
-        scale *= 10
-
-
-def _model_line(frame: _Frame, model: Model) -> str:
-    if model.epochs_trained == 0:
-        return ""
-    colour, name = _COLOURS[ModelState(model.state)]
+def _of_model(model: Model) -> str:
     loss = "" if model.smoothed_sv_loss is None else f", lowest smoothed SV loss {model.smoothed_sv_loss:.6g}"
     reason = f"\n{model.end_reason}" if model.end_reason else ""
-    told = f"model {model.number}: {name}, {model.epochs_trained} epochs{loss}{reason}"
-    y = frame.y(model.number)
-    return (
-        f'<line x1="{frame.x(0):.1f}" y1="{y:.1f}" x2="{frame.x(model.epochs_trained):.1f}" y2="{y:.1f}" '
-        f'stroke="{colour}" stroke-width="{min(2.4, frame.row_height / 4):.1f}">{_title(told)}</line>'
-    )
+    state = _STATES[ModelState(model.state)][1]
+    return f"model {model.number}: {state}, {model.epochs_trained} epochs{loss}{reason}"
 
 
-def _end_mark(frame: _Frame, model: Model) -> str:
-    """A dot where a model came to its end, a cross where it was given up or lost."""
-    state = ModelState(model.state)
-    if model.epochs_trained == 0 or not state.is_final:
-        return ""
-    x, y = frame.x(model.epochs_trained), frame.y(model.number)
-    size, (colour, _) = min(4.0, frame.row_height / 2), _COLOURS[state]
-    if state == ModelState.TRAINED:
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" fill="{colour}" stroke="#fff"/>'
-    low, high = f"{x - size:.1f} {y - size:.1f}", f"{x + size:.1f} {y + size:.1f}"
-    cross = f"M{low}L{high}M{x - size:.1f} {y + size:.1f}L{x + size:.1f} {y - size:.1f}"
-    return f'<path d="{cross}" stroke="{colour}" stroke-width="2"/>'
-
-
-def _copies(frame: _Frame, decisions: Sequence[Decision], copies: Sequence[Decision]) -> Iterator[str]:
+def _draw_copies(axes: Axes, decisions: Sequence[Decision], rows: Mapping[int, int]) -> list[str]:
+    """Draw an arrow from each model that was copied to the model that copied it."""
     held: dict[int, list[Decision]] = defaultdict(list)
     for one in decisions:
         if one.kind in ("begin", "copy"):
             held[one.model_number].append(one)
-    head = min(2.6, frame.row_height / 6)
-    for one in copies:
+    arrows, titles = [], []
+    for one in decisions:
         parent = one.parent_number
-        if parent not in frame.rows or one.model_number not in frame.rows:
+        if one.kind != "copy" or parent is None or parent not in rows or one.model_number not in rows:
             continue
         before = next((of.hyperparameters for of in reversed(held[parent]) if of.epoch < one.epoch), {})
-        told = f"epoch {one.epoch}: model {one.model_number} copies model {parent}\n{one.reason}"
-        told += _changes_in_words(changes(before, one.hyperparameters) if before else {})
-        x, start, end = frame.x(one.epoch), frame.y(parent), frame.y(one.model_number)
-        bend = x + 5 + 0.06 * abs(end - start)
-        yield (
-            f'<path class="copy" d="M{x:.1f} {start:.1f}Q{bend:.1f} {(start + end) / 2:.1f} {x:.1f} {end:.1f}'
-            f'{_head(x, start, end, head)}">{_title(told)}</path>'
-        )
+        title = f"epoch {one.epoch}: model {one.model_number} copies model {parent}\n{one.reason}"
+        titles.append(title + _listed(changes(before, one.hyperparameters) if before else {}))
+        arrows.append(_arrow(axes, one.epoch, rows[parent], rows[one.model_number]))
+    copies = PathCollection(
+        arrows, facecolors="none", edgecolors=_COPY, linewidths=0.9, alpha=0.5, gid="copies", zorder=2
+    )
+    axes.add_collection(copies, autolim=False)
+    return titles
 
 
-def _thick_line(frame: _Frame, lineage: Sequence[LineageSegment]) -> Iterator[str]:
-    """The lineage: along the row of each segment, and from row to row where one was copied."""
-    width = min(6.0, max(3.5, frame.row_height / 3))
+def _draw_lineage(axes: Axes, lineage: Sequence[LineageSegment], rows: Mapping[int, int]) -> list[str]:
+    """Draw the lineage: along the row of each segment, and an arrow from row to row at each copy."""
+    paths, titles = [], []
     before: LineageSegment | None = None
     for segment in lineage:
-        y, start, end = frame.y(segment.model_number), frame.x(segment.from_epoch), frame.x(segment.to_epoch)
-        told = (
-            f"model {segment.model_number}, epochs {segment.from_epoch} to {segment.to_epoch}\n{segment.reason}"
-            + _changes_in_words(segment.changes)
-        )
+        row, start, end = rows[segment.model_number], segment.from_epoch, segment.to_epoch
+        title = f"model {segment.model_number}, epochs {start} to {end}\n{segment.reason}{_listed(segment.changes)}"
         if before is not None:
-            from_y = frame.y(before.model_number)
-            yield (
-                f'<path class="lineage" d="M{start:.1f} {from_y:.1f}L{start:.1f} {y:.1f}'
-                f'{_head(start, from_y, y, 1.3 * width)}" stroke-width="{width:.1f}">{_title(told)}</path>'
-            )
+            paths.append(_arrow(axes, start, rows[before.model_number], row))
+            titles.append(title)
         if end > start:
-            yield (
-                f'<line class="lineage" x1="{start:.1f}" y1="{y:.1f}" x2="{end:.1f}" y2="{y:.1f}" '
-                f'stroke-width="{width:.1f}">{_title(told)}</line>'
-            )
+            paths.append(Path([(start, row), (end, row)]))
+            titles.append(title)
         before = segment
+    thick = PathCollection(
+        paths,
+        facecolors="none",
+        edgecolors=_LINEAGE,
+        linewidths=3.2,
+        gid="lineage",
+        capstyle="round",
+        zorder=3,
+    )
+    axes.add_collection(thick, autolim=False)
+    return titles
 
 
-def _changes_in_words(changed: dict[str, tuple[float | None, float | None]]) -> str:
+def _arrow(axes: Axes, epoch: int, start: int, end: int) -> Path:
+    """Return an arrow from row to row, with its head."""
+    width, back = 0.004 * axes.get_xlim()[1], end - math.copysign(0.3, end - start)
+    points = [(epoch, start), (epoch, end), (epoch - width, back), (epoch, end), (epoch + width, back)]
+    return Path(points, [Path.MOVETO, Path.LINETO, Path.MOVETO, Path.LINETO, Path.LINETO])
+
+
+def _legend(models: Sequence[Model], followed: int, *, has_copies: bool) -> list[Line2D]:
+    """Return a line for each state that models are in, for copies, and for the lineage."""
+    states = {ModelState(model.state) for model in models}
+    lines = [
+        Line2D([], [], color=colour, label=word)
+        for state, (colour, word) in _STATES.items()
+        if state in states
+    ]
+    if has_copies:
+        lines.append(Line2D([], [], color=_COPY, linewidth=0.9, label="weights copied"))
+    return [*lines, Line2D([], [], color=_LINEAGE, linewidth=3.2, label=f"lineage of model {followed}")]
+
+
+def _with_titles(picture: bytes, heading: str, titles: Mapping[str, Sequence[str]]) -> bytes:
+    """Return an SVG with titles for the whole and for each path of the groups of these ids, in order."""
+    root = ElementTree.fromstring(picture)
+    groups = {one.get("id"): one for one in root.iter(f"{_SVG}g")}
+    for name, texts in titles.items():
+        paths = groups[name].iter(f"{_SVG}path") if texts else ()
+        for path, text in zip(list(paths), texts, strict=True):
+            # XML has no control characters.
+            ElementTree.SubElement(path, f"{_SVG}title").text = "".join(
+                letter for letter in text if letter.isprintable() or letter == "\n"
+            )
+    title = ElementTree.Element(f"{_SVG}title")
+    title.text = heading
+    root.insert(0, title)
+    document: bytes = ElementTree.tostring(root, "utf-8", xml_declaration=True)
+    return document
+
+
+def _listed(changed: Mapping[str, tuple[float | None, float | None]]) -> str:
     return "".join(f"\n{name}: {_number(old)} → {_number(new)}" for name, (old, new) in changed.items())
 
 

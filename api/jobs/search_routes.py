@@ -8,7 +8,6 @@ from api.dependencies import DatabaseDependency, TenantDependency
 from api.errors import problem_responses
 from api.jobs import lineage, service
 from api.jobs.importance import importance
-from api.jobs.lineage_picture import draw
 from api.jobs.search_schemas import DecisionDocument, JobImportance, JobLineage
 from api.pagination import Page, PageSize, PageToken
 
@@ -68,7 +67,9 @@ def draw_lineage(
         job = service.find(session, tenant_id, job_id)
         models, decisions = lineage.read_models(session, job), lineage.read_decisions(session, job)
         followed = lineage.followed_model(job, models, model)
-        picture = draw(job, models, decisions, followed)
+    from api.jobs.lineage_picture import draw  # matplotlib takes a second to import
+
+    picture = draw(job, models, decisions, followed)
     return Response(picture, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
 
 

@@ -225,7 +225,14 @@ def picture(client: TestClient, job_id: str, **parameters: Any) -> ElementTree.E
 
 
 def of_kind(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    return [one for one in root.iter() if one.get("class") == name and one.find(f"{SVG}title") is not None]
+    """Return the paths of a group that say what they mean."""
+    (group,) = (one for one in root.iter(f"{SVG}g") if one.get("id") == name)
+    return [one for one in group.iter(f"{SVG}path") if one.find(f"{SVG}title") is not None]
+
+
+def corners(path: ElementTree.Element) -> list[tuple[float, float]]:
+    numbers = [float(word) for word in (path.get("d") or "").split() if word not in "ML"]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def told(element: ElementTree.Element) -> str:
@@ -237,17 +244,18 @@ def test_picture_shows_models_copies_and_the_lineage(client: TestClient, populat
     texts = [one.text for one in root.iter(f"{SVG}text")]
     assert {"0", "1", "2", "epoch", "model", "10", "20", "30", "trains", "lineage of model 1"} <= set(texts)
     assert told(root) == f"Lineage of the model 1 of {population_id}"
-    assert [told(one).split("\n") for one in of_kind(root, "copy")] == [
+    assert [told(one).split("\n") for one in of_kind(root, "copies")] == [
         ["epoch 10: model 0 copies model 1", "lost: 3 against 2", "learning_rate: 0.002 → 0.0021"],
         ["epoch 10: model 2 copies model 0", "lost: 4 against 3", "learning_rate: 0.001 → 0.0011", "dropout: none → 0.1"],
         ["epoch 20: model 1 copies model 2", "lost: 2 < 3 & <more>", "learning_rate: 0.0011 → 0.0012", "dropout: 0.1 → none"],
     ]  # fmt: skip
     lineage = of_kind(root, "lineage")
-    assert [one.tag.removeprefix(SVG) for one in lineage] == ["line", "path", "line", "path", "line"]
-    across = [one for one in lineage if one.tag == f"{SVG}line"]
+    assert [len(corners(one)) for one in lineage] == [2, 5, 2, 5, 2]  # lines, and arrows with their heads
+    across = [corners(one) for one in lineage[::2]]
     # each begins where the one before ended, a row for each model
-    assert [one.get("x1") for one in across[1:]] == [one.get("x2") for one in across[:-1]]
-    assert len({one.get("y1") for one in across}) == 3
+    assert [one[0][0] for one in across[1:]] == [one[1][0] for one in across[:-1]]
+    assert all(start[1] == end[1] for start, end in across)
+    assert len({start[1] for start, _ in across}) == 3
 
 
 def test_picture_tells_how_models_ended(
@@ -259,14 +267,14 @@ def test_picture_tells_how_models_ended(
             losses = () if state == ModelState.QUEUED else (1.0, 0.5 + number)
             add_model(session, job_id, number, state=state, losses=losses, end_reason="a < b\x02")
     root = picture(light_client, job_id)
-    lines = [told(one) for one in root.iter(f"{SVG}line") if one.get("class") is None and told(one)]
+    lines = [told(one) for one in of_kind(root, "models")]
     assert lines[1:3] == [
         "model 2: trained, 2 epochs, lowest smoothed SV loss 1\na < b",
-        "model 3: given up, 2 epochs, lowest smoothed SV loss 1\na < b",
+        "model 3: stopped early, 2 epochs, lowest smoothed SV loss 1\na < b",
     ]
     assert len(lines) == len(ModelState) - 1  # what waits has no line
     texts = {one.text for one in root.iter(f"{SVG}text")}
-    assert {"trained", "given up", "diverged", "failed", "cancelled", "waits", "trains"} <= texts
+    assert {"trained", "stopped early", "diverged", "failed", "cancelled", "waits", "trains"} <= texts
 
 
 @pytest.mark.parametrize(("models", "epochs"), [(1, 1), (3, 7), (200, 1000)])
@@ -278,12 +286,16 @@ def test_picture_of_any_size(
         for number in range(models):
             add_model(session, job_id, number, losses=(1.0,), epochs_trained=epochs)
     root = picture(light_client, job_id)
-    height = float(root.get("height", "nan"))
-    for line in root.iter(f"{SVG}line"):
-        assert 0 <= float(line.get("x1", "nan")) <= float(line.get("x2", "nan")) <= 1000
-        assert 0 <= float(line.get("y1", "nan")) <= float(line.get("y2", "nan")) <= height
-    ticks = [one.text for one in root.iter(f"{SVG}text") if one.get("text-anchor") == "middle"]
-    assert 2 <= len(ticks) - 2 <= 11
+    width, height = (float(size) for size in (root.get("viewBox") or "").split()[2:])
+    lines = of_kind(root, "models")
+    assert len(lines) == models
+    for x, y in (corner for line in lines for corner in corners(line)):
+        assert 0 <= x <= width
+        assert 0 <= y <= height
+    labels = [one.text for one in root.iter(f"{SVG}text")]
+    ticks = labels[: labels.index("epoch")]
+    assert 2 <= len(ticks) <= 11
+    assert {"0", str(epochs)} <= set(ticks)
 
 
 def add_models(
