@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models import Architecture, Hyperparameters, TrainingOptions
 from models.config import VARIANCE_FLOOR
-from models.network import STATE_LIMIT
+from models.network import INITIAL_STATE_LIMIT
 from models.population import ADAM_DECAY, ADAM_EPSILON
 
 
@@ -28,7 +28,7 @@ class PlainLFADS(nn.Module):
     architecture
         Without external inputs, read-in, windows or held-out neurons; autoregressive prior of the inputs.
     parameters
-        Of one model, by the names of `models.network.parameter_shapes`.
+        Of one model, by the names of `domain.parameter_shapes`.
     hyperparameters
         Of the loss.
     """
@@ -87,10 +87,10 @@ class PlainLFADS(nn.Module):
         self, g0: Tensor, codes: list[Tensor], dropout_mask: Tensor | None, normal: Tensor | None, bins: int
     ) -> tuple[Tensor, Tensor]:
         """Log-rates [T, B, N] and the divergence of the inputs' draws from their prior, [B]."""
-        g = self.to_start(g0).clamp(-STATE_LIMIT, STATE_LIMIT)
+        g = self.to_start(g0).clamp(-INITIAL_STATE_LIMIT, INITIAL_STATE_LIMIT)
         f = self._factors(g)
         B = len(g0)
-        c = self.controller_initial_state.clamp(-STATE_LIMIT, STATE_LIMIT).expand(B, -1) if codes else g
+        c = self.controller_initial_state.expand(B, -1) if codes else g
         log_rates, u_before = [], None
         divergence = g.new_zeros(B)
         nothing = g.new_zeros(B, 0)

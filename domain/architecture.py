@@ -1,11 +1,18 @@
-"""What the models of a job look like: form and sizes of the network."""
+"""Form and sizes of the network: `ArchitectureSpecification` of a job, `Architecture` of one model.
 
-from collections.abc import Callable, Iterable, Mapping
+The specification has the names, defaults, ranges and rules. An architecture is a specification in which nothing is left to
+search, with the neurons and external inputs of a data set.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from domain.errors import ConfigurationError, require
+from domain.generators import GeneratorName
 from domain.search_space import Document, MoreUnits, SeveralMoreUnits, SeveralUnits, Units
 from domain.sessions import largest_read_in, sessions_in
 
@@ -31,6 +38,10 @@ class ArchitectureSpecification(Document):
     )
     initial_condition_dim: Units | SeveralUnits = Field(
         64, description="Dimension of the generator's initial condition."
+    )
+    generator: GeneratorName = Field(
+        "gru",
+        description="Kind of the generator, the recurrence that makes the latent dynamics: see the guide.",
     )
     generator_units: MoreUnits | SeveralMoreUnits = Field(100, description="Units of the generator.")
     factors: Units | SeveralUnits = Field(20, description="Linear factors between generator and rates.")
@@ -181,3 +192,130 @@ def with_sizes(
     """Hyperparameters of a model's row, with the sizes of its network among what is searched."""
     sizes = {name: float(architecture[name]) for name in searched if name in SIZES and name in architecture}
     return {**hyperparameters, **sizes}
+
+
+InputPrior = Literal["autoregressive", "gaussian"]
+ObservationName = Literal["poisson", "negative_binomial", "zero_inflated_gamma", "gaussian"]
+
+
+_DEFAULTS: dict[str, Any] = {
+    name: field.default for name, field in ArchitectureSpecification.model_fields.items()
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Form and sizes of one model's network; equal for all models of a pack.
+
+    `ArchitectureSpecification` describes the fields that are not described here, and checks their ranges.
+
+    Parameters
+    ----------
+    neurons
+        N, columns of the spike counts; one number for each session where there are several.
+    encoder_units, controller_encoder_units
+        E and K.
+    initial_condition_dim, generator_units, factors, controller_units, inferred_inputs
+        I, G, F, C, U.
+    external_inputs
+        X, known inputs to controller and generator.
+    observation
+        How the data arise from the network's outputs, see `models.observation`.
+    read_in_dim
+        D, dimension of the per-session linear map in front of the encoders; 0 lets them read the neurons themselves, which
+        needs a single session.
+    initial_condition_bins
+        W, length of a separate encoding window.
+    """
+
+    neurons: int | tuple[int, ...]
+    _: KW_ONLY
+    generator: str = _DEFAULTS["generator"]
+    encoder_units: int = _DEFAULTS["encoder_units"]
+    initial_condition_dim: int = _DEFAULTS["initial_condition_dim"]
+    generator_units: int = _DEFAULTS["generator_units"]
+    factors: int = _DEFAULTS["factors"]
+    controller_units: int = _DEFAULTS["controller_units"]
+    controller_encoder_units: int = _DEFAULTS["controller_encoder_units"]
+    inferred_inputs: int = _DEFAULTS["inferred_inputs"]
+    controller_lag_bins: int = _DEFAULTS["controller_lag_bins"]
+    external_inputs: int = 0
+    input_prior: InputPrior = _DEFAULTS["input_prior"]
+    learn_input_prior: bool = _DEFAULTS["learn_input_prior"]
+    learn_prior_variance: bool = _DEFAULTS["learn_prior_variance"]
+    observation: ObservationName = _DEFAULTS["observation"]
+    read_in_dim: int = 0
+    initial_condition_bins: int = _DEFAULTS["initial_condition_bins"]
+    encoded_bins: int = _DEFAULTS["encoded_bins"]
+    held_out_neurons: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(len(self.session_neurons) > 0, "neurons must name at least one session, got ()")
+        for neurons in self.session_neurons:
+            _check_whole_number("neurons", neurons, least=1)
+        _check_whole_number("external_inputs", self.external_inputs, least=0)
+        _check_whole_number("read_in_dim", self.read_in_dim, least=0)
+        specified = {
+            one.name: getattr(self, one.name) for one in fields(self) if one.name not in _OF_DATA
+        } | {"held_out_neurons": list(self.held_out_neurons)}
+        searched = [name for name in SIZES if isinstance(specified.get(name), list)]
+        require(not searched, f"a model has one value of each size, got lists of {', '.join(searched)}")
+        try:
+            ArchitectureSpecification.model_validate(specified, strict=True)
+        except ValidationError as error:
+            raise ConfigurationError(_in_words(error)) from error
+        require(
+            self.read_in_dim > 0 or len(self.session_neurons) == 1,
+            f"{len(self.session_neurons)} sessions need a read-in: give read_in_dim, e.g. the number of factors",
+        )
+        self._check_held_out_neurons()
+
+    def _check_held_out_neurons(self) -> None:
+        if not self.held_out_neurons:
+            return
+        require(len(self.session_neurons) == 1, "held_out_neurons need a single session")
+        neurons = self.session_neurons[0]
+        require(
+            max(self.held_out_neurons) < neurons and len(self.held_out_neurons) < neurons,
+            f"held_out_neurons must be columns in 0 … {neurons - 1}, and not all, got {self.held_out_neurons}",
+        )
+
+    @classmethod
+    def of_model(cls, described: Mapping[str, Any], neurons: int | Sequence[int]) -> "Architecture":
+        """Return the architecture of a model from its row and the neurons of each session."""
+        sessions = [neurons] if isinstance(neurons, int) else list(neurons)
+        held_out = tuple(described.get("held_out_neurons", ()))
+        return cls(
+            **{
+                **described,
+                "neurons": tuple(sessions) if len(sessions) > 1 else sessions[0],
+                "held_out_neurons": held_out,
+            }
+        )
+
+    @property
+    def session_neurons(self) -> tuple[int, ...]:
+        """N of each session."""
+        return self.neurons if isinstance(self.neurons, tuple) else (self.neurons,)
+
+    @property
+    def has_controller(self) -> bool:
+        """Whether inputs are inferred."""
+        return self.controller_units > 0
+
+
+_OF_DATA = ("neurons", "external_inputs", "read_in_dim", "observation")
+"""Fields that depend on the data, and `observation`, of which jobs offer a part."""
+
+
+def _check_whole_number(name: str, value: object, least: int) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    require(is_whole, f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def _in_words(error: ValidationError) -> str:
+    """Return the first problem, with the field and the value that was given."""
+    problem = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    name = ".".join(str(part) for part in problem["loc"][:1])
+    return f"{name}: {message}, got {problem['input']!r}" if name else message

@@ -1,9 +1,17 @@
-"""What a job will take: memory, bytes and time, from sizes alone. Rough where the docstrings say so."""
+"""What a job will take: memory, bytes and time, from sizes alone. Rough where the docstrings say so.
+
+Everywhere `architecture` is that of a model's row, and `neurons` those of a trial (the mean over trials, where sessions differ)
+unless the docstring says "of all sessions".
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from domain.architecture import Architecture
+from domain.generators import Shape
+from domain.parameter_shapes import parameter_shapes
 
 FEWEST_VALIDATION_TRIALS = 2
 FEWEST_TRAINING_TRIALS = 4
@@ -92,81 +100,50 @@ class CoreTime:
         return self.overhead_s * pace.overhead + self.arithmetic_s * pace.arithmetic
 
 
-class _Sizes(NamedTuple):
-    encoder: int
-    initial: int
-    generator: int
-    factors: int
-    controller: int
-    coder: int  # each of the controller's encoders
-    inputs: int
-    external: int
-    read_in: int
+_ENCODERS = ("read_in", "encoder", "controller_encoder", "posterior")
+"""What the names of the parameters begin with that a trial passes once, however many draws are made from its posterior."""
 
 
-def _sizes(architecture: Mapping[str, Any]) -> _Sizes:
-    is_driven = architecture["controller_units"] > 0
-    return _Sizes(
-        architecture["encoder_units"],
-        architecture["initial_condition_dim"],
-        architecture["generator_units"],
-        architecture["factors"],
-        architecture["controller_units"],
-        architecture["controller_encoder_units"] if is_driven else 0,
-        architecture["inferred_inputs"],
-        architecture.get("external_inputs", 0),
-        architecture.get("read_in_dim", 0),
-    )
-
-
-def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_trials: int) -> int:
-    """Memory that a training step of one model takes, roughly: measured numbers for each bin of each trial.
-
-    Parameters
-    ----------
-    architecture
-        Of a model's row.
-    neurons
-        Of a trial: the mean over trials, where sessions differ.
-    """
-    return _FLOAT * batch_trials * bins * sum(_numbers(architecture, neurons))
-
-
-def _numbers(architecture: Mapping[str, Any], neurons: int) -> tuple[int, int]:
-    """Return how many numbers a training step keeps for each bin of a trial: in the encoders, and in the rest."""
-    sizes = _sizes(architecture)
-    encoders = 3 * sizes.read_in + 18 * sizes.encoder + 23 * sizes.coder
-    return encoders, 11 * neurons + 13 * sizes.generator + 9 * sizes.controller
+def _network(architecture: Mapping[str, Any], neurons: int) -> Architecture:
+    return Architecture.of_model({**architecture, "held_out_neurons": ()}, max(1, neurons))
 
 
 def parameters(architecture: Mapping[str, Any], neurons: int) -> int:
-    """Weights of a model, but for biases of the prior and of single outputs; `neurons` of all sessions."""
-    return sum(_weights(architecture, neurons))
+    """Return the number of parameters of a model; `neurons` of all sessions."""
+    return sum(math.prod(shape) for shape in parameter_shapes(_network(architecture, neurons)).values())
 
 
-def _weights(architecture: Mapping[str, Any], neurons: int) -> tuple[int, int]:
-    """Return the weights of the encoders, and of the rest."""
-    encoder, initial, generator, factors, controller, coder, inputs, external, read_in = _sizes(architecture)
-    read = read_in or neurons
-    encoders = neurons * read_in + 2 * 3 * encoder * (read + encoder + 2) + 2 * encoder * 2 * initial
-    rest = initial * generator
-    rest += 3 * generator * (generator + inputs + external + 2) + generator * factors + factors * neurons
-    if controller:
-        encoders += 2 * 3 * coder * (read + coder + 2)
-        rest += controller * 2 * inputs + 3 * controller * (controller + 2 * coder + factors + external + 2)
-    return encoders, rest
+def multiply_accumulates(shapes: Mapping[str, Shape]) -> int:
+    """Return the multiply-accumulates that a bin of a trial takes in the products with these parameters, by name."""
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.endswith("weight"))
+
+
+def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_trials: int) -> int:
+    """Return the memory that a training step of one model takes, roughly: measured numbers for each bin of each trial."""
+    return _FLOAT * batch_trials * bins * sum(_numbers(_network(architecture, neurons)))
+
+
+def _numbers(network: Architecture) -> tuple[int, int]:
+    """Return how many numbers a training step keeps for each bin of a trial: in the encoders, and in the rest.
+
+    Measured with the generator `gru`; other generators keep fewer.
+    """
+    encoders = 3 * network.read_in_dim + 18 * network.encoder_units
+    encoders += 23 * network.controller_encoder_units if network.has_controller else 0
+    neurons = network.session_neurons[0]
+    return encoders, 11 * neurons + 13 * network.generator_units + 9 * network.controller_units
 
 
 def checkpoint_bytes(architecture: Mapping[str, Any], neurons: int) -> int:
-    """Of what is kept of a model to go on with it; `neurons` of all sessions."""
+    """Return the bytes of a checkpoint; `neurons` of all sessions."""
     return _FLOAT * _KEPT_PER_PARAMETER * parameters(architecture, neurons)
 
 
 def latents_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, trials: int) -> int:
-    """Of a model's latents before compression, all arrays; `neurons` of a trial, as in `step_bytes`."""
-    sizes = _sizes(architecture)
-    per_bin = neurons + sizes.factors + sizes.generator + sizes.inputs
-    return _FLOAT * trials * (bins * per_bin + sizes.initial)
+    """Return the bytes of a model's latents before compression, all arrays."""
+    network = _network(architecture, neurons)
+    per_bin = neurons + network.factors + network.generator_units + network.inferred_inputs
+    return _FLOAT * trials * (bins * per_bin + network.initial_condition_dim)
 
 
 def epoch_time(
@@ -191,7 +168,13 @@ def latents_time(architecture: Mapping[str, Any], extent: Extent, trials: int, d
 
 def _bin_seconds(architecture: Mapping[str, Any], neurons: int) -> tuple[float, float]:
     """Return the time of a bin of a trial in training, without its share of the update: in the encoders, and in the rest."""
-    pairs = zip(_weights(architecture, neurons), _numbers(architecture, neurons), strict=True)
-    encoders, rest = (weights * _WEIGHT_S + numbers * _NUMBER_S for weights, numbers in pairs)
-    sizes = _sizes(architecture)
-    return encoders + sizes.coder * _CONTROLLER_UNIT_S, rest + sizes.controller * _CONTROLLER_UNIT_S
+    network = _network(architecture, neurons)
+    shapes = parameter_shapes(network)
+    in_encoders = {name: shape for name, shape in shapes.items() if name.split(".")[0] in _ENCODERS}
+    in_rest = {name: shape for name, shape in shapes.items() if name not in in_encoders}
+    encoders, rest = (
+        multiply_accumulates(part) * _WEIGHT_S + numbers * _NUMBER_S
+        for part, numbers in zip((in_encoders, in_rest), _numbers(network), strict=True)
+    )
+    coder = network.controller_encoder_units if network.has_controller else 0
+    return encoders + coder * _CONTROLLER_UNIT_S, rest + network.controller_units * _CONTROLLER_UNIT_S

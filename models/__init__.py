@@ -1,21 +1,25 @@
 """The science of Latentry: LFADS trained in packs, coordinated dropout, sample validation, inference, scores.
 
-Pure torch and numpy; it knows nothing of HTTP, queues or databases. Where each equation of the papers is:
+Pure torch and numpy, without HTTP, queues or databases. `domain` has the architecture and the shapes of all parameters. Where
+each equation of the papers is:
 
 | equation | place |
 |---|---|
+| the forward pass: encode → project inputs → generate → read out | `network.forward` |
 | x → q(g0 | x), x → codes: the encoders | `network.encode` |
-| GRU: r, z, n, h | `network.gru`; its loop and gradient `scan.Scan`, for CPUs fused in `compiled/gru.h` |
-| controller c_t, inferred inputs u_t, generator g_t | `network.generate`; its loop and gradient `scan.ControlledScan` |
+| GRU: r, z, n, h | `recurrence.gru_step`; its loop and gradient `scan.Scan`, for CPUs fused in `compiled/gru.h` |
+| g0 clipped to ±5; controller c_t, inferred inputs u_t, generator g_t | `network.generate` |
+| g_(t+1) = F(g_t, v_t): a generator | `generators.base`: one step, and its run with and without a controller |
+| F of a GRU | `generators.gru`; beside a controller `scan.ControlledScan`, for CPUs `compiled/controlled_scan.c` |
 | f_t = W_f g_t, outputs = W_r f_t + b | `network.read_out` |
 | p(x | outputs): Poisson, negative binomial, zero-inflated gamma, Gaussian | `observation` |
 | KL(q(g0 | x) || p(g0)) | `objective.kl_divergence`, `network.prior` |
 | KL(q(u | x) || p(u)), autoregressive or Gaussian | `objective.kl_inputs` |
-| coordinated dropout: which samples enter, which are targets | `objective.coordinated_dropout` |
+| coordinated dropout: which samples are input, which are targets | `objective.coordinated_dropout` |
 | g0 ~ q(g0 | x), dropout, scaling by 1 / ((1 - sv_rate) (1 - cd_rate)), the loss | `objective.training_loss` |
 | the ramp of KL and L2 | `population.Population._train_step` |
-| states within ±5 | `network.generate` |
-| what constant outputs score: bits per spike of SV losses, the limit of explosion | `constant_outputs` |
+| mean square of recurrent weights | `network.recurrent_mean_squares` |
+| what constant outputs score: bits per spike of SV losses, the limit of explosion | `null_model` |
 | simple predictors: mean, mean by bin, smoothed spikes | `domain.scores.baselines` |
 | sample validation: the mask, and the score | `data.sample_validation_mask`, `evaluation`, `Population._evaluate` |
 | Adam, clipping, decay, smoothing, best weights | `population` |
@@ -25,7 +29,9 @@ Pure torch and numpy; it knows nothing of HTTP, queues or databases. Where each 
 | systems whose rates are known | `synthetic` |
 """
 
-from models.config import Architecture, ConfigurationError, Hyperparameters, TrainingOptions
+from domain.architecture import Architecture
+from domain.errors import ConfigurationError
+from models.config import Hyperparameters, TrainingOptions
 from models.data import Session, TrainingData, sample_validation_mask
 from models.inference import Latents, infer_latents, iterate_latents
 from models.population import EpochScores, Population

@@ -1,7 +1,6 @@
-"""What defines a model and its training: three small frozen dataclasses, checked when they are made.
+"""What defines the training of a model, beside its `Architecture`: two frozen dataclasses, checked when they are made.
 
-`Architecture` is equal for all models of a pack, `Hyperparameters` belong to one model, `TrainingOptions`
-are equal for all models of a job.
+`Hyperparameters` belong to one model, `TrainingOptions` are equal for all models of a job.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from domain.errors import ConfigurationError as ConfigurationError
-from domain.errors import require as require
+from domain.errors import require
 
 VARIANCE_FLOOR = 1e-4
 """Of every Gaussian in the network: added to the exponential of its log-variance."""
@@ -28,134 +27,7 @@ def _check_range(name: str, value: float, low: float, high: float, *, open_high:
     require(inside, f"{name} must lie in [{low:g}, {high:g}{bracket}, got {value!r}")
 
 
-InputPrior = Literal["autoregressive", "gaussian"]
-ObservationName = Literal["poisson", "negative_binomial", "zero_inflated_gamma", "gaussian"]
 Precision = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Form and sizes of the network, equal for all models of a pack.
-
-    Parameters
-    ----------
-    neurons
-        N, columns of the spike counts; one number for each session where there are several.
-    encoder_units
-        E, units of each of the two encoder GRUs of the initial condition.
-    initial_condition_dim
-        I, dimension of the posterior over the generator's initial condition.
-    generator_units
-        G, units of the generator GRU.
-    factors
-        F, linear factors between generator and rates.
-    controller_units
-        C, units of the controller GRU; 0 leaves the controller out.
-    controller_encoder_units
-        K, units of each of the controller's own two encoder GRUs. Not read without a controller.
-    inferred_inputs
-        U, dimension of the inputs that the controller infers; 0 exactly when there is no controller.
-    controller_lag_bins
-        The controller at bin t reads what the forward encoder knew at t - lag and the backward one at t + lag.
-    external_inputs
-        X, known inputs to controller and generator.
-    input_prior
-        Of the inferred inputs: "autoregressive" (AR(1), one time constant and variance per input) or "gaussian"
-        (independent over bins, mean 0).
-    learn_input_prior, learn_prior_variance
-        Whether the input prior (variance and time constant), and the variance of the initial condition's
-        prior, are learned or stay at their start.
-    observation
-        How the data arise from the network's outputs, see `models.observation`.
-    read_in_dim
-        D, dimension of the per-session linear map in front of the encoders; 0 lets them read the neurons
-        themselves, which needs a single session.
-    initial_condition_bins
-        W, a separate encoding window: the initial condition is read from the first W bins alone and the
-        generator begins after them. 0: read from all encoded bins, the generator begins at the first.
-    encoded_bins
-        Bins that are read; later ones are only predicted (forward prediction). 0: all.
-    held_out_neurons
-        Columns that are never read, only predicted (co-smoothing). For a single session.
-    """
-
-    neurons: int | tuple[int, ...]
-    encoder_units: int = 64
-    initial_condition_dim: int = 64
-    generator_units: int = 100
-    factors: int = 20
-    controller_units: int = 0
-    controller_encoder_units: int = 64
-    inferred_inputs: int = 0
-    controller_lag_bins: int = 1
-    external_inputs: int = 0
-    input_prior: InputPrior = "autoregressive"
-    learn_input_prior: bool = True
-    learn_prior_variance: bool = True
-    observation: ObservationName = "poisson"
-    read_in_dim: int = 0
-    initial_condition_bins: int = 0
-    encoded_bins: int = 0
-    held_out_neurons: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        require(len(self.session_neurons) > 0, "neurons must name at least one session, got ()")
-        for neurons in self.session_neurons:
-            _check_whole_number("neurons", neurons, least=1)
-        for name in (
-            "encoder_units",
-            "initial_condition_dim",
-            "generator_units",
-            "factors",
-            "controller_encoder_units",
-        ):
-            _check_whole_number(name, getattr(self, name), least=1)
-        for name in (
-            "controller_units",
-            "inferred_inputs",
-            "controller_lag_bins",
-            "external_inputs",
-            "read_in_dim",
-            "initial_condition_bins",
-            "encoded_bins",
-        ):
-            _check_whole_number(name, getattr(self, name), least=0)
-        require(
-            (self.controller_units > 0) == (self.inferred_inputs > 0),
-            "controller_units and inferred_inputs must both be 0 (no controller) or both be above 0, "
-            f"got {self.controller_units} and {self.inferred_inputs}",
-        )
-        require(
-            self.read_in_dim > 0 or len(self.session_neurons) == 1,
-            f"{len(self.session_neurons)} sessions need a read-in: give read_in_dim, e.g. the number of factors",
-        )
-        require(
-            self.encoded_bins == 0 or self.encoded_bins > self.initial_condition_bins,
-            f"encoded_bins ({self.encoded_bins}) must be 0 or more than initial_condition_bins "
-            f"({self.initial_condition_bins})",
-        )
-        self._check_held_out_neurons()
-
-    def _check_held_out_neurons(self) -> None:
-        held_out = self.held_out_neurons
-        if not held_out:
-            return
-        require(len(self.session_neurons) == 1, "held_out_neurons need a single session")
-        neurons = self.session_neurons[0]
-        require(
-            len(set(held_out)) == len(held_out) < neurons and all(0 <= n < neurons for n in held_out),
-            f"held_out_neurons must be different columns in 0 … {neurons - 1}, and not all, got {held_out}",
-        )
-
-    @property
-    def session_neurons(self) -> tuple[int, ...]:
-        """N of each session."""
-        return self.neurons if isinstance(self.neurons, tuple) else (self.neurons,)
-
-    @property
-    def has_controller(self) -> bool:
-        """Whether inputs are inferred."""
-        return self.controller_units > 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.config import ObservationName, require
+from domain.architecture import ObservationName
+from domain.errors import require
 from models.observation import OBSERVATIONS, DataStatistics
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from domain.architecture import Architecture
+from domain.errors import require
 from domain.read_bins import fewest_bins
-from models.config import Architecture, require
 from models.data import TrainingData, evenly
 from models.objective import never_read
 

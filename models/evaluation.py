@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.config import Architecture
+from domain.architecture import Architecture
+from domain.parameter_shapes import parameter_shapes
 from models.data import Batch, TrainingData, evenly
-from models.network import Parameters, drive, encode, generate, parameter_shapes, read_out
+from models.network import Parameters, forward
 from models.objective import masked_input, negative_log_likelihood, never_read
 from models.observation import OBSERVATIONS
 
@@ -46,23 +47,24 @@ def masked_outputs(
     tuple
         Indices of each session's trials in this step; the batch; the outputs of each session [M, T - W, B, O · N].
     """
-    T, first = data.bins, architecture.initial_condition_bins
-    unread = never_read(architecture, T, data.device)
+    unread = never_read(architecture, data.bins, data.device)
     widest = max(
         *data.neurons,
         3 * architecture.encoder_units,
         3 * architecture.generator_units,
         3 * architecture.controller_units,
     )
-    for chosen in evenly(trials, max(least_trials, EVALUATION_ELEMENTS // (models * T * widest))):
+    for chosen in evenly(trials, max(least_trials, EVALUATION_ELEMENTS // (models * data.bins * widest))):
         batch = data.batch(chosen)
         inputs = [masked_input(part, unread) / (1 - data.sv_rate) for part in batch.parts]
-        encoded = encode(architecture, parameters, [x.expand(models, *x.shape) for x in inputs], batch.seen)
-        external = None if batch.external is None else batch.external[first:]
-        given = drive(architecture, parameters, encoded.codes, external, T - first, sum(batch.trials))
-        generated = generate(architecture, parameters, encoded.initial_condition.mean, given)
-        _, outputs = read_out(architecture, parameters, generated.states, batch.trials)
-        yield chosen, batch, list(outputs)
+        found = forward(
+            architecture,
+            parameters,
+            [x.expand(models, *x.shape) for x in inputs],
+            seen=batch.seen,
+            external=batch.external,
+        )
+        yield chosen, batch, found.outputs
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from domain.architecture import Architecture
+from domain.errors import require
+from domain.parameter_shapes import parameter_shapes
 from domain.read_bins import fewest_bins
-from models.config import Architecture, require
 from models.data import check_spikes, checked_external_inputs, recorded_samples, zero_unrecorded
-from models.network import Drive, drive, encode, generate, parameter_shapes, read_out
+from models.network import PosteriorNoise, forward
 from models.objective import never_read, noise_generator
 from models.observation import OBSERVATIONS
 
@@ -224,22 +226,19 @@ class _Inference:
         if (unread := never_read(architecture, T, self.device)) is not None:
             x = x * ~unread
         external = checked_external_inputs(external_inputs, inside)
-        known = None if external is None else self._tensor(external)[first:]
         # What stands for the other sessions has no trial.
         inputs = [x.new_zeros(1, T, 0, neurons) for neurons in architecture.session_neurons]
         inputs[self.session] = x[None]
-        encoded = encode(
-            architecture, parameters, inputs, self._tensor(np.asarray(recorded.any(2, keepdims=True)))
+        found = forward(
+            architecture,
+            parameters,
+            inputs,
+            seen=self._tensor(np.asarray(recorded.any(2, keepdims=True))),
+            external=None if external is None else self._tensor(external),
+            noise=self._noise(B, T - first, first_trial),
+            draws=S,
         )
-        given = drive(architecture, parameters, encoded.codes, known, T - first, B)
-        repeated = Drive(*(None if part is None else _repeat(part, S) for part in given))
-        q = encoded.initial_condition
-        noise, input_noise = self._noise(B, T - first, first_trial)
-        draws = (q.mean[0, :, None] + q.variance[0, :, None].sqrt() * noise).reshape(1, B * S, -1)
-        generated = generate(architecture, parameters, draws, repeated, noise=input_noise)
-        trials = [B * S if number == self.session else 0 for number in range(len(inputs))]
-        factors, outputs = read_out(architecture, parameters, generated.states, trials)
-        rates = OBSERVATIONS[architecture.observation].mean(outputs[self.session])
+        rates = OBSERVATIONS[architecture.observation].mean(found.outputs[self.session])
         mask = self._tensor(inside[:, :, None])[first:]
 
         def average(values: Tensor) -> Float32:
@@ -251,14 +250,14 @@ class _Inference:
 
         return Latents(
             rates=average(rates),
-            factors=average(factors),
-            initial_conditions=q.mean[0].cpu().numpy(),
-            generator_states=average(generated.states),
-            inputs=None if generated.inputs is None else average(generated.inputs),
+            factors=average(found.factors),
+            initial_conditions=found.initial_condition.mean[0].cpu().numpy(),
+            generator_states=average(found.states),
+            inputs=None if found.inputs is None else average(found.inputs),
         )
 
-    def _noise(self, trials: int, bins: int, first_trial: int) -> tuple[Tensor, Tensor | None]:
-        """Normal noise for S draws of g0, [B, S, I], and of u, [1, bins, B · S, U]; each trial has its own stream."""
+    def _noise(self, trials: int, bins: int, first_trial: int) -> PosteriorNoise:
+        """Draw the noise of S draws of each trial; each trial has its own stream of random numbers."""
         architecture, S = self.architecture, self.samples
         initial_condition, inputs = [], []
         for trial in range(first_trial, first_trial + trials):
@@ -267,21 +266,14 @@ class _Inference:
             initial_condition.append(torch.randn(shape, generator=random))
             if architecture.has_controller:
                 inputs.append(torch.randn((bins, S, architecture.inferred_inputs), generator=random))
-        return (
-            torch.stack(initial_condition).to(self.device),
+        return PosteriorNoise(
+            torch.cat(initial_condition)[None].to(self.device),
             torch.cat(inputs, dim=1)[None].to(self.device) if inputs else None,
         )
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         """[B, T, ·] → [T, B, ·] on the device."""
         return torch.from_numpy(np.ascontiguousarray(array.swapaxes(0, 1))).to(self.device)
-
-
-def _repeat(values: Tensor, samples: int) -> Tensor:
-    """[1, T, B, ·] → [1, T, B · S, ·]; what is the same for all trials takes no memory."""
-    if values.stride(2) == 0:
-        return values[:, :, :1].expand(-1, -1, values.shape[2] * samples, -1)
-    return values.repeat_interleave(samples, dim=2)
 
 
 def _parameters(

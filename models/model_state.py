@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.config import require
+from domain.errors import require
 
 PACKED = ("weights", "best", "adam_first", "adam_second")
 """Kinds of values that every parameter has."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from domain.architecture import Architecture
+from domain.parameter_shapes import session_prefix
 from domain.scores.likelihood import ReferenceLosses
-from models.config import Architecture
 from models.data import Batch, TrainingData
-from models.network import initial_parameters, session_prefix
+from models.network import initial_parameters
 from models.objective import negative_log_likelihood, never_read
 
 _TRIALS_AT_ONCE = 64

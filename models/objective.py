@@ -14,18 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.config import VARIANCE_FLOOR, Architecture, Hyperparameters
+from domain.architecture import Architecture
+from domain.parameter_shapes import session_prefix
+from models.config import VARIANCE_FLOOR, Hyperparameters
 from models.data import Batch, Part
-from models.network import (
-    Gaussian,
-    Parameters,
-    drive,
-    encode,
-    generate,
-    prior,
-    read_out,
-    session_prefix,
-)
+from models.network import Gaussian, Parameters, PosteriorNoise, forward, prior, recurrent_mean_squares
 from models.observation import OBSERVATIONS
 
 
@@ -59,14 +52,12 @@ class Noise(NamedTuple):
     """Random numbers of one step.
 
     `coordinated` (int16 [M, T, B, N] for each session) and `dropout` (int16 [M, T - W, B, G]) are uniform on the levels
-    -16384 … 16383; `initial_condition` float32 [M, B, I] and, with a controller, `inputs` float32 [M, T - W, B, U]
-    are standard normal.
+    -16384 … 16383; `posterior` is standard normal, see `PosteriorNoise`.
     """
 
     coordinated: tuple[Tensor, ...]
     dropout: Tensor
-    initial_condition: Tensor
-    inputs: Tensor | None
+    posterior: PosteriorNoise
 
 
 UNIFORM_LEVELS = 1 << 15  # 15 random bits: probabilities are kept to 3e-5
@@ -115,8 +106,7 @@ def draw_noise(
     return Noise(
         tuple(torch.stack(levels) for levels in coordinated),
         torch.stack(dropout),
-        torch.stack(initial_condition),
-        torch.stack(inputs) if inputs else None,
+        PosteriorNoise(torch.stack(initial_condition), torch.stack(inputs) if inputs else None),
     )
 
 
@@ -257,8 +247,8 @@ def training_loss(
     ramp
         In [0, 1].
     """
-    T, first = batch.parts[0].values.shape[0], architecture.initial_condition_bins
-    unread = never_read(architecture, T, batch.parts[0].values.device)
+    values = batch.parts[0].values
+    unread = never_read(architecture, len(values), values.device)
     scale = (1 / ((1 - sv_rate) * (1 - hyper.cd_rate)))[:, None, None, None]
     inputs, targets = [], []
     for part, levels in zip(batch.parts, noise.coordinated, strict=True):
@@ -266,25 +256,25 @@ def training_loss(
         inputs.append(masked_input(part, unread) * kept * scale)
         targets.append(target if unread is None else target | unread)
 
-    encoded = encode(architecture, parameters, inputs, batch.seen)
-    q = encoded.initial_condition
-    initial_condition = torch.addcmul(q.mean, q.variance.sqrt(), noise.initial_condition)  # g0 ~ q
-    external = None if batch.external is None else batch.external[first:]
-    given = drive(architecture, parameters, encoded.codes, external, T - first, sum(batch.trials))
     dropout_mask = (noise.dropout >= _level(hyper.dropout)) / (1 - hyper.dropout)[:, None, None, None]
-    generated = generate(architecture, parameters, initial_condition, given, dropout_mask, noise.inputs)
-    _, outputs = read_out(architecture, parameters, generated.states * dropout_mask, batch.trials)
-
-    reconstruction = _mean_over_targets(architecture, parameters, batch, outputs, targets)
-    kl_ic = kl_divergence(q, prior(architecture, parameters)).mean(-1)
-    l2 = parameters["generator.recurrent_weight"].square().mean((-2, -1))
-    penalty = hyper.kl_weight_initial_condition * kl_ic + hyper.l2_weight_generator * l2
+    found = forward(
+        architecture,
+        parameters,
+        inputs,
+        seen=batch.seen,
+        external=batch.external,
+        noise=noise.posterior,
+        dropout_mask=dropout_mask,
+    )
+    reconstruction = _mean_over_targets(architecture, parameters, batch, found.outputs, targets)
+    kl_ic = kl_divergence(found.initial_condition, prior(architecture, parameters)).mean(-1)
+    l2_generator, l2_controller = recurrent_mean_squares(architecture, parameters)
+    penalty = hyper.kl_weight_initial_condition * kl_ic + hyper.l2_weight_generator * l2_generator
     kl_u = torch.zeros_like(kl_ic)
-    if generated.posterior is not None and generated.inputs is not None:
-        inside = None if batch.inside is None else batch.inside[first:]
-        kl_u = kl_inputs(architecture, parameters, generated.posterior, generated.inputs, inside).mean(-1)
-        l2 = parameters["controller.recurrent_weight"].square().mean((-2, -1))
-        penalty = penalty + hyper.kl_weight_inputs * kl_u + hyper.l2_weight_controller * l2
+    if found.input_posterior is not None and found.inputs is not None:
+        inside = None if batch.inside is None else batch.inside[architecture.initial_condition_bins :]
+        kl_u = kl_inputs(architecture, parameters, found.input_posterior, found.inputs, inside).mean(-1)
+        penalty = penalty + hyper.kl_weight_inputs * kl_u + hyper.l2_weight_controller * l2_controller
     return Loss(reconstruction + ramp * penalty, reconstruction, kl_ic, kl_u)
 
 

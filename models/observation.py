@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.config import ObservationName
+from domain.architecture import ObservationName
 
 GAUSSIAN_VARIANCE_FLOOR = 1e-4
 
@@ -40,10 +40,6 @@ class DataStatistics:
 class Observation(ABC):
     """A distribution of one sample given the network's outputs."""
 
-    outputs: int
-    """O, outputs per neuron and bin."""
-    has_constant: bool
-    """Whether there is a learned constant per neuron."""
     is_counts: bool
     """Whether the data are spike counts (whole numbers), or continuous."""
 
@@ -82,7 +78,7 @@ class Observation(ABC):
 class Poisson(Observation):
     """Spike counts: p(x) = λ^x e^(-λ) / x!, λ = e^y."""
 
-    outputs, has_constant, is_counts = 1, False, True
+    is_counts = True
 
     def start(self, statistics: DataStatistics) -> tuple[Tensor, Tensor | None]:
         """Y = ln of the mean count."""
@@ -105,7 +101,7 @@ class NegativeBinomial(Observation):
     p(x) = Γ(x + r) / (Γ(r) x!) · (r / (r + μ))^r · (μ / (r + μ))^x.
     """
 
-    outputs, has_constant, is_counts = 1, True, True
+    is_counts = True
 
     def start(self, statistics: DataStatistics) -> tuple[Tensor, Tensor | None]:
         """Y = ln of the mean count, r = e²: a little more variable than Poisson's."""
@@ -132,7 +128,7 @@ class Gaussian(Observation):
     For signals of about unit variance: scale others, the floor and the read-out's random start are absolute.
     """
 
-    outputs, has_constant, is_counts = 1, True, False
+    is_counts = False
 
     def start(self, statistics: DataStatistics) -> tuple[Tensor, Tensor | None]:
         """Mean and variance of the data."""
@@ -156,7 +152,7 @@ class ZeroInflatedGamma(Observation):
     q = σ(y₀), α = e^(y₁), β = e^(y₂): three outputs per neuron and bin.
     """
 
-    outputs, has_constant, is_counts = 3, False, False
+    is_counts = False
 
     def start(self, statistics: DataStatistics) -> tuple[Tensor, Tensor | None]:
         """Q is the share above zero, α = 1, and β gives the mean."""

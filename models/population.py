@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from domain.architecture import Architecture
+from domain.errors import require
+from domain.parameter_shapes import parameter_shapes
 from models.compiled import bfloat16_products
-from models.config import Architecture, Hyperparameters, TrainingOptions, require
+from models.config import Hyperparameters, TrainingOptions
 from models.data import TrainingData, evenly
 from models.data_checks import check_data
 from models.evaluation import masked_outputs
 from models.model_state import PACKED, VECTORS, checked_state, fresh_state
-from models.network import (
-    initial_parameters,
-    parameter_shapes,
-)
+from models.network import initial_parameters
 from models.null_model import constant_output_losses
 from models.objective import (
     PackHyperparameters,

@@ -1,6 +1,6 @@
 """A trained model as a program by itself: from spikes to latents with no code of ours.
 
-`torch.export` writes the network's own code, `encode` → `drive` → `generate` → `read_out`, down as a graph of torch's operations,
+`torch.export` writes `models.network.forward` down as a graph of torch's operations,
 with the weights in it. Where the service averages over draws from the posterior, the program takes the posterior's means: it
 gives the same for the same spikes.
 """
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from domain.architecture import Architecture
+from domain.errors import require
 from domain.latents import LATENTS
-from models.config import Architecture, require
-from models.network import drive, encode, generate, parameter_shapes, read_out
+from domain.parameter_shapes import parameter_shapes
+from models.network import forward
 from models.observation import OBSERVATIONS
 
 _EXAMPLE_TRIALS = 3
@@ -78,26 +80,22 @@ class PosteriorMeans(nn.Module):
         """
         architecture, session = self.architecture, self.session
         parameters = {name: self.get_buffer(buffer) for name, buffer in self._names.items()}
-        B, T, _ = spikes.shape
+        T = spikes.shape[1]
         first, neurons = architecture.initial_condition_bins, architecture.session_neurons
         x = (spikes * self.is_read).transpose(0, 1)
         inputs = [x.new_zeros(1, T, 0, number) for number in neurons]
         inputs[session] = x[None]
-        encoded = encode(architecture, parameters, inputs, None)
-        external = None if external_inputs is None else external_inputs.transpose(0, 1)[first:]
-        given = drive(architecture, parameters, encoded.codes, external, T - first, B)
-        generated = generate(architecture, parameters, encoded.initial_condition.mean, given)
-        trials = [B if number == session else 0 for number in range(len(neurons))]
-        factors, outputs = read_out(architecture, parameters, generated.states, trials)
-        rates = OBSERVATIONS[architecture.observation].mean(outputs[session]) / self._bin_width_s
-        found = {
+        external = None if external_inputs is None else external_inputs.transpose(0, 1)
+        found = forward(architecture, parameters, inputs, external=external)
+        rates = OBSERVATIONS[architecture.observation].mean(found.outputs[session]) / self._bin_width_s
+        latents = {
             "rates": _trials_first(rates, first),
-            "factors": _trials_first(factors, first),
-            "initial_conditions": encoded.initial_condition.mean[0],
-            "inputs": None if generated.inputs is None else _trials_first(generated.inputs, first),
-            "generator_states": _trials_first(generated.states, first),
+            "factors": _trials_first(found.factors, first),
+            "initial_conditions": found.initial_condition.mean[0],
+            "inputs": None if found.inputs is None else _trials_first(found.inputs, first),
+            "generator_states": _trials_first(found.states, first),
         }
-        return {name: values for name, values in found.items() if values is not None}
+        return {name: values for name, values in latents.items() if values is not None}
 
 
 def _trials_first(values: Tensor, first: int) -> Tensor:

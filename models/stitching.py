@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.config import Architecture, require
+from domain.architecture import Architecture
+from domain.errors import require
+from domain.parameter_shapes import OUTPUTS_PER_NEURON, session_prefix
 from models.data import Session, check_spikes, recorded_samples, zero_unrecorded
-from models.network import session_prefix
 from models.observation import OBSERVATIONS
 
 Floats = NDArray[np.float64]
@@ -99,7 +100,7 @@ def principal_components_initial_values(
         weight = maps[number] / max(size, 1e-12)
         start[f"{prefix}read_in.weight"] = weight
         start[f"{prefix}read_in.bias"] = -centre @ weight
-        if OBSERVATIONS[architecture.observation].outputs == 1:
+        if OUTPUTS_PER_NEURON[architecture.observation] == 1:
             target = np.log(average + 0.1 * centre + 1e-4) if counts else average
             start[f"{prefix}rates.weight"] = by_factor @ _regression(
                 components, target - target.mean(0), ridge

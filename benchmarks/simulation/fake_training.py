@@ -26,8 +26,8 @@ from torch import Tensor
 
 import worker.inference.latents
 import worker.training.train
+from domain.parameter_shapes import parameter_shapes
 from models import Architecture, EpochScores, Hyperparameters, Latents
-from models.network import parameter_shapes
 
 STEPS_PER_EPOCH = 10
 _SMOOTHING = 0.7

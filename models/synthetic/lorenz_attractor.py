@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
+from domain.errors import require
 from models.synthetic.recording import SyntheticRecording, record, require_sizes
 
 Doubles = NDArray[np.float64]

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
+from domain.errors import require
 from models.synthetic.recording import SyntheticRecording, record, require_sizes
 
 TIME_CONSTANT_S = 0.025

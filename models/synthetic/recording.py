@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import require
+from domain.errors import require
 
 Floats = NDArray[np.floating[Any]]
 

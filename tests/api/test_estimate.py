@@ -21,17 +21,18 @@ from tests.api.api_examples import add_dataset, add_job, add_model
 
 PLAIN = {
     "encoder_units": 64, "initial_condition_dim": 64, "generator_units": 64, "factors": 8,
-    "controller_units": 0, "controller_encoder_units": 0, "inferred_inputs": 0,
+    "controller_units": 0, "controller_encoder_units": 64, "inferred_inputs": 0,
 }  # fmt: skip
 
 
 def test_time_of_an_epoch_by_hand() -> None:
     """8 steps of 10 trials, each with its overhead, and two evaluations of 20 trials."""
-    weights = 6 * 64 * (29 + 64 + 2) + 4 * 64 * 64 + 64 * 64 + 3 * 64 * (64 + 2) + 64 * 8 + 8 * 29
+    weights = 6 * 64 * (29 + 64) + 4 * 64 * 64 + 64 * 64 + 3 * 64 * 64 + 64 * 8 + 8 * 29
+    biases = 2 * 4 * 64 + 2 * 64 + 2 * 64 + 64 + 4 * 64 + 29  # encoders, posterior, prior, generator, rates
     a_bin = weights * 2.6e-11 + (11 * 29 + 18 * 64 + 13 * 64) * 1.0e-9
     one = cost.epoch_time(PLAIN, Extent(29, 50, 80, 20), 10)
     assert one.overhead_s == pytest.approx(8 * 2e-3 + 2 * 0.8e-3)
-    assert one.arithmetic_s == pytest.approx(50 * (80 + 0.4 * 40) * a_bin + 8 * weights * 6.6e-9)
+    assert one.arithmetic_s == pytest.approx(50 * (80 + 0.4 * 40) * a_bin + 8 * (weights + biases) * 6.6e-9)
     four = cost.epoch_time(PLAIN, Extent(29, 50, 80, 20), 10, models=4)
     assert (four.overhead_s, four.arithmetic_s) == pytest.approx((one.overhead_s, 4 * one.arithmetic_s))
     assert one.seconds(cost.Pace(2, 3)) == pytest.approx(2 * one.overhead_s + 3 * one.arithmetic_s)

@@ -20,10 +20,10 @@ from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
 from api.models import export, weights
+from domain.parameter_shapes import parameter_shapes
 from domain.states import JobState, ModelState
 from models import Architecture
 from models.model_state import fresh_state
-from models.network import parameter_shapes
 from store.array_store import delete_object, open_array_store, write_object
 from store.database import Database
 from store.rpc import CallFailed, WorkersAway

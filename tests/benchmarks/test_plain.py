@@ -42,7 +42,7 @@ def test_loss_and_gradients_are_those_of_a_pack_of_one(architecture: Architectur
     plain = PlainLFADS(checked(architecture), parameters, HYPER)
     kept, target = coordinated_dropout(noise.coordinated[0], hyper.cd_rate, hyper.cd_pass_rate)
     dropout_mask = (noise.dropout[0] >= round(HYPER.dropout * 32768) - 16384) / (1 - HYPER.dropout)
-    normal_inputs = None if noise.inputs is None else noise.inputs[0]
+    normal_inputs = None if noise.posterior.inputs is None else noise.posterior.inputs[0]
     part = batch.parts[0]
     theirs = plain.loss(
         part.values,
@@ -50,7 +50,7 @@ def test_loss_and_gradients_are_those_of_a_pack_of_one(architecture: Architectur
         kept[0],
         target[0],
         dropout_mask,
-        noise.initial_condition[0],
+        noise.posterior.initial_condition[0],
         normal_inputs,
         sv_rate=SV_RATE,
         ramp=0.5,

@@ -85,6 +85,6 @@ def test_read_in_has_a_default_for_several_sessions(
 def test_weights_of_all_sessions_are_kept_and_those_of_one_are_used() -> None:
     described = ArchitectureSpecification(encoder_units=8, factors=4).of_model({}, REPORT)
     narrow, wide = (cost.parameters(described, neurons) for neurons in (7, 16))
-    assert wide - narrow == 9 * (4 + 4)  # read-in and read-out
+    assert wide - narrow == 9 * (4 + 4 + 1)  # read-in, read-out and its bias
     alone = ArchitectureSpecification(encoder_units=8, factors=4).of_model({}, None)
-    assert cost.parameters(alone, 16) - cost.parameters(alone, 7) == 9 * (2 * 3 * 8 + 4)
+    assert cost.parameters(alone, 16) - cost.parameters(alone, 7) == 9 * (2 * 3 * 8 + 4 + 1)

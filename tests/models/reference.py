@@ -1,7 +1,7 @@
 """One model, written a second time from the equations: loops over trials and bins, no packs, double precision.
 
 Trials come first here: T bins, N neurons of a session, W bins of the initial condition's window, S bins that the
-generator runs (from W to a trial's end); the other letters are those of `models.config.Architecture`.
+generator runs (from W to a trial's end); the other letters are those of `domain.architecture.Architecture`.
 """
 
 import math
@@ -189,7 +189,7 @@ def run_trial(architecture, weights, session, entered, seen, external, normal_ic
     means, deviations, us, states, factors = [], [], [], [], []
     if architecture.controller_units:
         controller, _ = gru_cell(weights, "controller")
-        c = weights["controller.initial_state"].clamp(-5, 5)
+        c = weights["controller.initial_state"]
     for s, t in enumerate(range(architecture.initial_condition_bins, len(entered))):
         known = g.new_zeros(0) if external is None else external[t]
         u = g.new_zeros(0)

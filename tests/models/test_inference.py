@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_refused(spikes, state):
     with pytest.raises(ConfigurationError, match="posterior_samples must be at least 1"):
         infer_latents(ARCHITECTURE, state, spikes, LENGTHS, posterior_samples=0)
     with pytest.raises(ConfigurationError, match="the architecture needs"):
-        infer_latents(Architecture(4, 6, 3, 8, 2), state, spikes, LENGTHS)
+        infer_latents(dataclasses.replace(ARCHITECTURE, factors=2), state, spikes, LENGTHS)
     with pytest.raises(ConfigurationError, match="for 0 external inputs, got 2"):
         infer_latents(ARCHITECTURE, state, spikes, LENGTHS, external_inputs=np.zeros((7, 7, 2)))
     with pytest.raises(ConfigurationError, match=r"session must lie in 0 … 0, got 1"):

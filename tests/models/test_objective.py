@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.config import Architecture, Hyperparameters
+from domain.architecture import Architecture
+from domain.parameter_shapes import parameter_shapes
+from models.config import Hyperparameters
 from models.data import Session, TrainingData, sample_validation_mask
-from models.network import parameter_shapes
 from models.objective import (
     PackHyperparameters,
     draw_noise,
@@ -120,9 +121,13 @@ def expected_of(architecture, member, weights, recordings, chosen, noise, sv_rat
                 uniform=((noise.coordinated[number][0].double() + 16384) / 32768).transpose(0, 1),
             )
         )
-    normal_inputs = torch.zeros(1, T, sum(map(len, chosen)), 0) if noise.inputs is None else noise.inputs
+    normal_inputs = (
+        torch.zeros(1, T, sum(map(len, chosen)), 0)
+        if noise.posterior.inputs is None
+        else noise.posterior.inputs
+    )
     draws = reference.Draws(
-        noise.initial_condition[0],
+        noise.posterior.initial_condition[0],
         normal_inputs[0].transpose(0, 1),
         ((noise.dropout[0].double() + 16384) / 32768).transpose(0, 1),
     )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from domain.parameter_shapes import OUTPUTS_PER_NEURON, WITH_CONSTANT
 from models import Session, TrainingData
 from models.observation import OBSERVATIONS, DataStatistics
 
@@ -59,8 +60,8 @@ def test_it_is_a_distribution_with_the_mean_it_says(name):
 def test_it_starts_at_the_mean_of_the_data(name):
     observation = OBSERVATIONS[name]
     outputs, constant = outputs_and_constant(observation, moved=0.0)
-    assert outputs.shape[-1] == observation.outputs * NEURONS
-    assert (constant is not None) == observation.has_constant
+    assert outputs.shape[-1] == OUTPUTS_PER_NEURON[name] * NEURONS
+    assert (constant is not None) == (name in WITH_CONSTANT)
     torch.testing.assert_close(observation.mean(outputs)[0, 0, 0], statistics().mean)
 
 

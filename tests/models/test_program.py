@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from domain.latents import LATENTS
+from domain.parameter_shapes import parameter_shapes
 from models import Architecture, ConfigurationError, Latents, infer_latents
-from models.network import parameter_shapes
 from models.program import PosteriorMeans, least_bins, onnx_program, torch_program
 
 ARCHITECTURE = Architecture(neurons=4, encoder_units=6, initial_condition_dim=3, generator_units=8, factors=3)

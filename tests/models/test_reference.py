@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from models.config import Architecture, Hyperparameters
+from domain.architecture import Architecture
+from models.config import Hyperparameters
 from tests.models import reference
 from tests.models.reference import DOUBLE, Draws, Trials
 

@@ -77,7 +77,4 @@ def load_work(database: Database, lease: Lease) -> Work:
 
 def architecture_of(model: Model, sessions: Sequence[RecordedSession]) -> Architecture:
     """Return the network of a model, for the sessions of the data set that it trains on."""
-    described = dict(model.architecture)
-    described["held_out_neurons"] = tuple(described.get("held_out_neurons", ()))
-    neurons = tuple(session.neurons for session in sessions)
-    return Architecture(neurons=neurons if len(neurons) > 1 else neurons[0], **described)
+    return Architecture.of_model(model.architecture, [session.neurons for session in sessions])

@@ -127,10 +127,9 @@ def infer_now(
     """
     from models import Architecture, ConfigurationError, infer_latents
 
-    described = {**architecture, "held_out_neurons": tuple(architecture.get("held_out_neurons", ()))}
     try:
         latents = infer_latents(
-            Architecture(neurons=tuple(neurons) if len(neurons) > 1 else neurons[0], **described),
+            Architecture.of_model(architecture, neurons),
             _models().weights(checkpoint_key),
             unpack_array(spikes),
             np.asarray(trial_length_bins, dtype=np.int64),

@@ -55,16 +55,13 @@ def write_program(
     from models.program import PosteriorMeans, onnx_program, torch_program
     from worker.context.checkpoints import best_weights, load_checkpoint
 
-    neurons = architecture["neurons"]
-    described = architecture | {
-        "neurons": tuple(neurons) if isinstance(neurons, list) else neurons,
-        "held_out_neurons": tuple(architecture["held_out_neurons"]),
-    }
     try:
         best = best_weights(load_checkpoint(arrays, checkpoint_key))
     except FileNotFoundError as error:
         return _problem("no_weights", str(error))
-    model = PosteriorMeans(Architecture(**described), best, bin_width_s, session)
+    model = PosteriorMeans(
+        Architecture.of_model(architecture, architecture["neurons"]), best, bin_width_s, session
+    )
     write = torch_program if kind == "torch_export" else onnx_program
     return {"answer": {"program": write(model, bins)}}
 

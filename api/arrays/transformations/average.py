@@ -146,7 +146,7 @@ class _Statistics:
 def _statistic(statistic: Statistic, of: GroupedMoments, group: int) -> NDArray[Any]:
     count = of.count[group]
     if statistic == "count":
-        return count
+        return np.asarray(count)
     if statistic == "mean":
         return np.where(count > 0, of.mean[group], np.nan)
     variance = of.variance(group)
