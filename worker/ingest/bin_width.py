@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.time_units import trial_seconds, unit_of
 
 SECONDS_PER_UNIT = {
@@ -156,13 +156,11 @@ def _from_file(stated_s: dict[str, float], notes: list[str]) -> float:
     (name, width_s), *others = stated_s.items()
     for other, other_s in others:
         if not math.isclose(width_s, other_s, rel_tol=0.01):
-            raise RejectedFile(
-                Problem(
-                    "bin_width_contradictory",
-                    f"`{name}` says that a bin is {width_s:g} s wide and `{other}` says {other_s:g} s.",
-                    "Remove one of them from the file, or give bin_width_s with the upload.",
-                    f"/{other}",
-                )
+            raise rejected(
+                "bin_width_contradictory",
+                f"`{name}` says that a bin is {width_s:g} s wide and `{other}` says {other_s:g} s.",
+                "Remove one of them from the file, or give bin_width_s with the upload.",
+                f"/{other}",
             )
     notes.append(f"The bin width, {width_s:g} s, was read from `{name}`.")
     return width_s

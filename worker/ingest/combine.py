@@ -172,11 +172,7 @@ def _write_arrays(
     ]
     coordinates = [array.name for array in named if array.dims == ("trial",) and array.name != "trial"]
     coordinates += [name for array, _, name in copied if _dims(array) in (("trial",), ("neuron",))]
-    attributes = {
-        "dataset_id": dataset_id,
-        "bin_width_s": bin_width_s,
-        "coordinates": " ".join(coordinates),
-    }
+    attributes = {"dataset_id": dataset_id, "bin_width_s": bin_width_s, "coordinates": " ".join(coordinates)}
     writer = ArrayGroupWriter(store, path, attributes)
     for array, recorded, name in copied:
         _copy(writer, array, name, recorded, bins)

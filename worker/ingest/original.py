@@ -7,7 +7,7 @@ from store.originals import BucketOriginals, open_originals
 from store.settings import Settings
 from store.tables import Dataset, Upload
 from store.uploads import begin_upload
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.scheduling.leases import Lease
 
 _AGAIN = "Upload the file again."
@@ -38,9 +38,7 @@ def fetch_original(database: Database, settings: Settings, lease: Lease, row: Da
             raise FileNotFoundError
         return originals.local_path(row.original, folder)
     except FileNotFoundError:
-        raise RejectedFile(
-            Problem("file_missing", "The uploaded file is no longer where it was kept.", _AGAIN)
-        ) from None
+        raise rejected("file_missing", "The uploaded file is no longer where it was kept.", _AGAIN) from None
 
 
 def _take_in_direct(
@@ -55,17 +53,15 @@ def _take_in_direct(
     try:
         path, sha256 = originals.fetch_direct(str(row.direct_upload_id), folder)
     except FileNotFoundError:
-        raise RejectedFile(
-            Problem("file_missing", "The file is no longer in the bucket where it was put.", _AGAIN)
+        raise rejected(
+            "file_missing", "The file is no longer in the bucket where it was put.", _AGAIN
         ) from None
     announced = row.source["sha256"]
     if sha256 != announced:
-        raise RejectedFile(
-            Problem(
-                "digest_mismatch",
-                f"The file in the bucket is not the one that was announced: its SHA-256 is {sha256}, expected {announced}.",
-                "It was damaged on the way, or changed; begin another upload with the SHA-256 of the file as it is.",
-            )
+        raise rejected(
+            "digest_mismatch",
+            f"The file in the bucket is not the one that was announced: its SHA-256 is {sha256}, expected {announced}.",
+            "It was damaged on the way, or changed; begin another upload with the SHA-256 of the file as it is.",
         )
     with database.write() as session:
         lease.keep(session, settings)

@@ -171,8 +171,8 @@ def _parse(source: Path, out_folder: Path, options: dict[str, Any]) -> int:
         recording = read_recording(source, ReadOptions(**options))
         report = examine(recording)
         preview = make_preview(recording)
-    except RejectedFile as rejected:
-        problems = {"problems": [problem.to_json() for problem in rejected.problems]}
+    except RejectedFile as error:
+        problems = {"problems": [problem.to_json() for problem in error.problems]}
         (out_folder / "rejection.json").write_text(json.dumps(problems, allow_nan=False))
         return REJECTED
     report_json = json.dumps(report.to_json(), allow_nan=False)

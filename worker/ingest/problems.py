@@ -53,6 +53,11 @@ class RejectedFile(Exception):
         super().__init__("; ".join(f"{problem.code}: {problem.message}" for problem in self.problems))
 
 
+def rejected(code: str, message: str, hint: str = "", pointer: str = "") -> RejectedFile:
+    """Return the exception that rejects a file for one reason; the parameters are the attributes of `Problem`."""
+    return RejectedFile(Problem(code, message, hint, pointer))
+
+
 class Gatherer:
     """Gathers the problems of checks that do not depend on each other, so that one rejection tells them all.
 

@@ -29,9 +29,9 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     found = read_file(path, options)
     try:
         return _shaped(found, options)
-    except RejectedFile as rejected:  # what was odd before may be the reason
-        explaining = [warning for warning in found.warnings if warning not in rejected.problems]
-        raise RejectedFile([*rejected.problems, *explaining]) from rejected
+    except RejectedFile as error:  # what was odd before may be the reason
+        explaining = [warning for warning in found.warnings if warning not in error.problems]
+        raise RejectedFile([*error.problems, *explaining]) from error
 
 
 def _shaped(found: Recording | SpikeTrains, options: ReadOptions) -> Recording:

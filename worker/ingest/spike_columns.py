@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, TrialTable, lay_trials_end_to_end
 from worker.ingest.time_units import column_seconds
@@ -34,7 +34,7 @@ class _Labels:
             if not (whole == labels).all():
                 said = f"The {self._what} of some spikes is no whole number, such as {labels[whole != labels][0].item()!r}."
                 hint = f"Give whole numbers or names for the {self._what} of each spike."
-                raise RejectedFile(Problem("label_not_whole", said, hint, f"/mapping/{self._what}"))
+                raise rejected("label_not_whole", said, hint, f"/mapping/{self._what}")
             labels = whole
         unique, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
         plain = [
@@ -47,7 +47,7 @@ class _Labels:
         if len(self.known) > self._most:
             said = f"There are more than {self._most} different values in the column of the {self._what}."
             hint = f"Check which column is the {self._what}: mapping.{self._what} names it."
-            raise RejectedFile(Problem(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}"))
+            raise rejected(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}")
         return numbers[inverse] if len(numbers) else np.zeros(0, np.int64)
 
     def ordered(self) -> list[int | str]:
@@ -236,7 +236,7 @@ class SpikeColumns:
         hint = "Give the first id and the last of all trials."
         if number > self._times.total:
             said += f", more than the {self._times.total} of these trials."
-            raise RejectedFile(Problem("trial_ids_outside", said, hint, "/trials/ids"))
+            raise rejected("trial_ids_outside", said, hint, "/trials/ids")
         said += ": these spikes were left out."
         trains.warnings.append(
             Problem("spikes_outside_trials_ids", said, f"If they are of trials: {hint}", "/trials/ids")
@@ -279,4 +279,4 @@ class SpikeColumns:
             "Subtract from each time that of its trial's beginning, or of the event it is aligned to; or give columns of one "
             "value for each trial, `trial_start` and `trial_stop`, on the same clock."
         )
-        raise RejectedFile(Problem("trial_times_go_on", said, hint, "/spike_times"))
+        raise rejected("trial_times_go_on", said, hint, "/spike_times")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import listed, rejected
 from worker.ingest.recording import MetadataValue
 
 _LATEST_S = 1e11
@@ -144,9 +144,7 @@ def column_seconds(
     other = next((value for value in values if isinstance(value, str | bool)), None)
     if other is not None:
         said = f"trials.align_to is `{name}`, whose values are no times but such as {other!r}."
-        raise RejectedFile(
-            Problem("align_to_not_times", said, "Name a column of times in seconds.", "/trials/align_to")
-        )
+        raise rejected("align_to_not_times", said, "Name a column of times in seconds.", "/trials/align_to")
     times = np.array([np.nan if value is None else value for value in values], np.float64)
     known = times[np.isfinite(times)]
     is_whole = len(known) > 0 and bool(
@@ -203,9 +201,7 @@ def _converted(
 ) -> NDArray[np.float64]:
     if times.dtype.kind not in "iuf":
         said = f"`{variable}` does not hold numbers, but {times.dtype}."
-        raise RejectedFile(
-            Problem("times_not_numbers", said, "Give times in seconds as floats.", f"/{variable}")
-        )
+        raise rejected("times_not_numbers", said, "Give times in seconds as floats.", f"/{variable}")
     if unit is None and times.dtype.kind in "iu" and times.size and int(times.max()) > 1:
         said = (
             f"The times in `{variable}` are whole numbers, up to {int(times.max())}: they may be samples or "
@@ -215,14 +211,14 @@ def _converted(
             "Give time_unit: `s`, `ms`, `us`, or `samples` with sampling_rate_hz (30000 for most systems). "
             f"If only these times are in that unit, give {option} instead."
         )
-        raise RejectedFile(Problem("time_unit_unclear", said, hint, "/time_unit"))
+        raise rejected("time_unit_unclear", said, hint, "/time_unit")
     if unit != "samples":
         return _refuse_absurd(np.asarray(times, np.float64) * _SECONDS[unit or "s"], variable)
     rate_hz = options.sampling_rate_hz or file_rate_hz
     if rate_hz is None:
         said = f"The times in `{variable}` are in samples, and nothing tells how many make a second."
         hint = "Give sampling_rate_hz (30000 for most systems)."
-        raise RejectedFile(Problem("sampling_rate_missing", said, hint, "/sampling_rate_hz"))
+        raise rejected("sampling_rate_missing", said, hint, "/sampling_rate_hz")
     return _refuse_absurd(np.asarray(times, np.float64) / rate_hz, variable)
 
 
@@ -231,5 +227,5 @@ def _refuse_absurd(times_s: NDArray[np.float64], variable: str) -> NDArray[np.fl
     finite_s = times_s[np.isfinite(times_s)]
     if max(finite_s.max(initial=0.0), -finite_s.min(initial=0.0)) > _LATEST_S:
         said = f"The times in `{variable}` go from {finite_s.min():g} to {finite_s.max():g} s."
-        raise RejectedFile(Problem("times_absurd", said, "Check their unit: time_unit.", f"/{variable}"))
+        raise rejected("times_absurd", said, "Check their unit: time_unit.", f"/{variable}")
     return times_s

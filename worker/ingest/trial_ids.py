@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from domain.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.recording import MetadataValue
 
 Label = int | str
@@ -113,8 +113,8 @@ def _in_range(seen: Sequence[Label], first: int, last: int) -> list[Label]:
     outside = [label for label in seen if not isinstance(label, int) or not first <= label <= last]
     if outside:
         said = f"trials.ids is [{first}, {last}], and spikes have the trial ids {listed(outside)}."
-        raise RejectedFile(
-            Problem("trial_ids_outside", said, "Give the first id and the last of all trials.", "/trials/ids")
+        raise rejected(
+            "trial_ids_outside", said, "Give the first id and the last of all trials.", "/trials/ids"
         )
     return list(range(first, last + 1))
 

@@ -16,7 +16,7 @@ from worker.ingest.preprocessing.observation import IN_INVALID_TIMES, mark_inval
 from worker.ingest.preprocessing.selection import keep_where
 from worker.ingest.preprocessing.signals import sample_in_bins
 from worker.ingest.preprocessing.time_scales import check_time_scales
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.base import ReadOptions, refuse_giant
 from worker.ingest.readers.splits import take_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
@@ -85,9 +85,7 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
     """
     if trains.times.total == 0:
         said = f"There is not one spike time in the file, of {trains.neurons} neurons."
-        raise RejectedFile(
-            Problem("no_spikes", said, "Check which variable holds the spike times.", "/mapping")
-        )
+        raise rejected("no_spikes", said, "Check which variable holds the spike times.", "/mapping")
     width_s = options.bin_width_s or DEFAULT_BIN_WIDTH_S
     if options.bin_width_s is None:
         trains.notes.append(
@@ -188,7 +186,7 @@ def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Wind
     if len(windows.bins) == 0:
         said = f"No trial of `{name}`, which has {len(table.start_s)}, is left to cut."
         hint = "Check trials.where, trials.align_to and trials.window_s, and that times are in seconds."
-        raise RejectedFile(Problem("no_trials_left", said, hint, "/trials"))
+        raise rejected("no_trials_left", said, hint, "/trials")
     return windows
 
 
@@ -197,9 +195,7 @@ def _trials(trains: SpikeTrains, options: ReadOptions) -> tuple[str, TrialTable 
     wanted, align_to = options.mapping.trials, options.trials.align_to
     if wanted is not None and wanted not in trains.tables:
         said = f"mapping.trials is `{wanted}`, which is no table of trials in this file: it has {listed(trains.tables)}."
-        raise RejectedFile(
-            Problem("trials_unknown", said, "Name one of these, or leave it out.", "/mapping/trials")
-        )
+        raise rejected("trials_unknown", said, "Name one of these, or leave it out.", "/mapping/trials")
     if align_to is None:
         name = wanted or next(iter(trains.tables), "")
         table = trains.tables.get(name)
@@ -227,7 +223,7 @@ def _trials(trains: SpikeTrains, options: ReadOptions) -> tuple[str, TrialTable 
         f"trials.align_to is `{align_to}`, which is neither a column of the table of trials ({listed(dict.fromkeys(columns))}) "
         f"nor a series of events ({listed(trains.events)})."
     )
-    raise RejectedFile(Problem("align_to_unknown", said, "Name one of these.", "/trials/align_to"))
+    raise rejected("align_to_unknown", said, "Name one of these.", "/trials/align_to")
 
 
 def _on_session_clock(
@@ -262,7 +258,7 @@ def _aligned_to_events(
     if options.trials.window_s is None:
         said = f"Trials are aligned to the events `{name}`, which have no duration, and there is no trials.window_s."
         hint = "Give the window around each event in seconds, such as [-0.25, 0.75]."
-        raise RejectedFile(Problem("window_needed", said, hint, "/trials/window_s"))
+        raise rejected("window_needed", said, hint, "/trials/window_s")
     if wanted is None:
         trains.understood.append(Understood("trials", name, "each event is a trial", events_s.shape))
         return name, TrialTable(events_s, events_s + options.trials.window_s[1]), events_s
@@ -313,7 +309,7 @@ def _whole_bins(durations_s: NDArray[np.float64], width_s: float) -> NDArray[np.
     if np.nanmax(bins, initial=0.0) > MOST_BINS:
         said = f"A trial of {longest_s:g} s in bins of {width_s:g} s would have more than {MOST_BINS} bins."
         hint = "Check the unit of times (seconds), bin_width_s and trials.window_s."
-        raise RejectedFile(Problem("too_many_bins", said, hint, "/bin_width_s"))
+        raise rejected("too_many_bins", said, hint, "/bin_width_s")
     return bins
 
 
@@ -396,9 +392,7 @@ def _count(trains: SpikeTrains, windows: _Windows, width_s: float) -> Rows:
         by_neuron[neuron : neuron + 1] = row[None]
     if too_many > LARGEST_COUNT:
         said = f"A neuron has {too_many} spikes in one bin of {width_s:g} s: more than {LARGEST_COUNT}."
-        raise RejectedFile(
-            Problem("counts_too_large", said, "Check the unit of the spike times.", "/time_unit")
-        )
+        raise rejected("counts_too_large", said, "Check the unit of the spike times.", "/time_unit")
     return _neurons_last(by_neuron).reshape(trials, bins, trains.neurons)
 
 

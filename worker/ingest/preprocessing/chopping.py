@@ -9,7 +9,7 @@ from domain.dataset_options import ChopOptions
 from domain.windows import Windows, window_starts
 from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
 from worker.ingest.preprocessing.selection import select_trials
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.recording import Recording
 from worker.ingest.rows import Rows, filled, rows_per_block, zeros
 
@@ -39,11 +39,11 @@ def rebin(recording: Recording, rebin_s: float) -> None:
     together = round(min(rebin_s / width_s, longest + 1))
     if together > longest:
         said = f"No trial is as long as one bin of {rebin_s:g} s."
-        raise RejectedFile(Problem("no_trials_left", said, "Give narrower bins.", "/rebin_s"))
+        raise rejected("no_trials_left", said, "Give narrower bins.", "/rebin_s")
     if together < 1 or abs(together * width_s / rebin_s - 1) > 1e-3:
         near = max(1, together) * width_s
         said = f"rebin_s is {rebin_s:g}, with bins of {width_s:g} s: expected a multiple."
-        raise RejectedFile(Problem("rebin_not_a_multiple", said, f"The nearest is {near:g} s.", "/rebin_s"))
+        raise rejected("rebin_not_a_multiple", said, f"The nearest is {near:g} s.", "/rebin_s")
     if together == 1:
         return
     lengths = recording.trial_length_bins // together
@@ -132,13 +132,13 @@ def chop(recording: Recording, options: ChopOptions) -> None:
     window = round(min(options.window_s / width_s, int(lengths.max())))
     if window < 2:
         said = f"chop.window_s is {options.window_s:g}, with bins of {width_s:g} s: a window needs two bins or more."
-        raise RejectedFile(Problem("window_too_short", said, "Give a longer window.", "/chop/window_s"))
+        raise rejected("window_too_short", said, "Give a longer window.", "/chop/window_s")
     overlap = round(min(options.overlap_s / width_s, window // 2))
     starts = [window_starts(int(length), window, overlap) for length in lengths]
     number = sum(len(part) for part in starts)
     if number > MOST_WINDOWS:
         said = f"Windows of {options.window_s:g} s would be {number}: at most {MOST_WINDOWS} are cut."
-        raise RejectedFile(Problem("too_many_windows", said, "Give longer windows.", "/chop/window_s"))
+        raise rejected("too_many_windows", said, "Give longer windows.", "/chop/window_s")
     segment = np.repeat(np.arange(len(lengths)), [len(part) for part in starts])
     first_bin = np.concatenate(starts)
     segment_start_s = np.zeros(len(lengths)) if recording.trial_start_s is None else recording.trial_start_s

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.preprocessing.selection import select_trials
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import rows_per_block, zeros
 from worker.ingest.spike_trains import SpikeTrains
@@ -242,7 +242,7 @@ def drop_unobserved(recording: Recording, handling: Handling) -> None:
     said = f"{len(left_out)} of {len(kept)} {what} were left out, since {why}: {listed(left_out)} (counted from 0)."
     hint = "See the other warnings for what was not observed; trials.unobserved `keep` takes the file's counts as they are."
     if not kept.any():
-        raise RejectedFile(Problem("no_trials_left", said, hint, "/trials/unobserved"))
+        raise rejected("no_trials_left", said, hint, "/trials/unobserved")
     recording.warnings.append(Problem("trials_left_out", said, hint, "/trials/unobserved"))
     select_trials(recording, kept)
     if not np.asarray(recording.missing.reshape(-1)[:]).any():

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import NeuronOptions, Range, Where
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import Rows, blocks, zeros
 
@@ -57,7 +57,7 @@ def keep_where(
             seen = listed(dict.fromkeys(values))
             said = f"No {of_what} are left with `{name}` as wanted; its values are {seen}."
             hint = "Whole numbers and text are told apart: 1 is not '1'."
-            raise RejectedFile(Problem(f"no_{of_what}_left", said, hint, pointer))
+            raise rejected(f"no_{of_what}_left", said, hint, pointer)
     if where:
         notes.append(f"{int(kept.sum())} of {number} {of_what} were kept by {listed(where)}.")
     return kept
@@ -131,9 +131,7 @@ def select_neurons(recording: Recording, options: NeuronOptions) -> None:
             recording.notes.append(f"{said}: {listed(np.flatnonzero(rare))} (counted from 0 in the file).")
         if not kept.any():
             said = f"No neuron fires {options.minimum_rate_hz:g} Hz: the highest rate is {rates_hz.max():.3g} Hz."
-            raise RejectedFile(
-                Problem("no_neurons_left", said, "Give a lower rate.", "/neurons/minimum_rate_hz")
-            )
+            raise rejected("no_neurons_left", said, "Give a lower rate.", "/neurons/minimum_rate_hz")
     if kept.all():
         return
     columns = np.flatnonzero(kept)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from domain.conditions import CONDITION, condition_names
 from domain.dataset_options import SplitOptions
 from domain.split_groups import FEWEST_GROUPS_TO_DRAW, TOLERANCE, Split, SplitGroups, blocks_of_time
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.recording import SPLIT_GAP, SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
 
 
@@ -141,7 +141,7 @@ def condition_of_split(recording: Recording, name: str | None) -> str:
     said = "no trial metadata look like conditions" if name is None else f"split.condition is `{name}`"
     said = f"split.kind is `condition`: {said}. The trials of this file have {listed(there)}."
     hint = f"Name some in split.condition{f'; conditions may be {listed(found)}' if found else ''}."
-    raise RejectedFile(Problem("metadata_unknown", said, hint, "/split/condition"))
+    raise rejected("metadata_unknown", said, hint, "/split/condition")
 
 
 def _strata(recording: Recording, name: str, groups: SplitGroups) -> NDArray[np.int64]:
@@ -173,4 +173,4 @@ def _refuse_if_empty(drawn: NDArray[np.int8], trials: int) -> None:
         if not (drawn == code).any():
             said = f"The split leaves no trial for {name}, of {trials} trials (or windows)."
             hint = "Give other fractions, shorter windows, or more trials."
-            raise RejectedFile(Problem("split_leaves_none", said, hint, "/split"))
+            raise rejected("split_leaves_none", said, hint, "/split")

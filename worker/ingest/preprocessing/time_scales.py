@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.spike_trains import SpikeTrains
 
 _SCALES = (("ms", 300.0, 3000.0), ("samples", 8e3, 1e5), ("us", 3e5, 3e6))
@@ -55,7 +55,7 @@ def check_time_scales(
         if unit == "samples":
             hint = f"{hint[:-1]} and sampling_rate_hz."
     if number == len(outside):
-        raise RejectedFile(Problem("trials_outside_spikes", said, hint, "/time_unit"))
+        raise rejected("trials_outside_spikes", said, hint, "/time_unit")
     if number * 2 > len(outside) and (unit is None or by_trial):
         trains.warnings.append(Problem("trials_maybe_other_clock", said, hint, "/time_unit"))
     elif unit is not None and not by_trial:

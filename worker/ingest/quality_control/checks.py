@@ -7,7 +7,7 @@ from domain.feasibility import MANY_BINS, MUCH_STEP_BYTES, least_step_bytes
 from domain.job_specification import Training, split_trials
 from worker.ingest.bin_width import implausible_width
 from worker.ingest.preprocessing.splits import given_split, split_groups
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.quality_control.conditions import Conditions, find_conditions
 from worker.ingest.quality_control.correlations import Correlations, correlate
 from worker.ingest.quality_control.drift import Drift, find_drift
@@ -48,11 +48,7 @@ def examine(recording: Recording) -> Report:
     _refuse_too_small(recording.spikes.shape)
     _, odd_width = implausible_width(recording.bin_width_s)
     statistics = gather_statistics(recording)
-    problems = [
-        _spikes_past_end(statistics),
-        _true_rates_problem(recording),
-        _inputs_problem(recording),
-    ]
+    problems = [_spikes_past_end(statistics), _true_rates_problem(recording), _inputs_problem(recording)]
     if not statistics.total_spikes:
         said = "There is not one spike in the file."
         problems.append(Problem("no_spikes", said, "Check that `spikes` holds counts.", "/spikes"))
@@ -124,7 +120,7 @@ def _refuse_too_small(shape: tuple[int, ...]) -> None:
     if too_few:
         said = f"spikes has shape {shape}: too few to train on: {listed(too_few)}."
         hint = "The axes must come in this order: trials × bins × neurons."
-        raise RejectedFile(Problem("recording_too_small", said, hint, "/spikes"))
+        raise rejected("recording_too_small", said, hint, "/spikes")
 
 
 def _spikes_past_end(statistics: SpikeStatistics) -> Problem | None:

@@ -246,11 +246,7 @@ def _describe(column: Sequence[MetadataValue]) -> dict[str, Any]:
     # 1 and True are one key of a dictionary, so kinds are kept apart
     counts = Counter((type(value), value) for value in column if value is not None)
     kind = _kind({kind for kind, _ in counts})
-    described = {
-        "kind": kind,
-        "distinct": len(counts),
-        "missing": sum(value is None for value in column),
-    }
+    described = {"kind": kind, "distinct": len(counts), "missing": sum(value is None for value in column)}
     if kind == "number" and len(counts) > MOST_VALUES:
         numbers = [value for value in column if isinstance(value, int | float)]
         return described | {"min": min(numbers), "median": median(numbers), "max": max(numbers)}

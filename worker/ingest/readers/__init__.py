@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import listed, rejected
 from worker.ingest.readers.acquisition.reader import NeoReader
 from worker.ingest.readers.archives.npz import NpzReader
 from worker.ingest.readers.archives.phy import PhyReader
@@ -83,14 +83,12 @@ def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
         # HDF5 tells a lack of memory so, and of a damaged file that an object lies "past end of allocation".
         if isinstance(error, OSError) and "allocat" in str(error) and "end of allocation" not in str(error):
             raise MemoryError(str(error)) from error
-        raise RejectedFile(
-            Problem(
-                "file_damaged",
-                f"The file is damaged or incomplete, and cannot be read as {reader.format}: "
-                f"{str(error).replace(str(path), 'the file')[:300]}",
-                "Check that it opens on your side, and upload it again; its size or SHA-256 shows a "
-                "broken transfer.",
-            )
+        raise rejected(
+            "file_damaged",
+            f"The file is damaged or incomplete, and cannot be read as {reader.format}: "
+            f"{str(error).replace(str(path), 'the file')[:300]}",
+            "Check that it opens on your side, and upload it again; its size or SHA-256 shows a "
+            "broken transfer.",
         ) from error
 
 
@@ -102,7 +100,7 @@ def _choose(path: Path, options: ReadOptions) -> Reader:
     asked_for = "" if options.format is None else f", not {options.format} as the upload says"
     if found is not None:
         said, hint = f"The file is {found.format}{asked_for}.", "Leave format out to have it recognised."
-        raise RejectedFile(Problem("format_not_recognised", said, hint, "/format"))
+        raise rejected("format_not_recognised", said, hint, "/format")
     with path.open("rb") as file:
         start = file.read(64)
     what, hint = "in a format that is not known", f"Known formats: {listed(READERS)}."
@@ -112,4 +110,4 @@ def _choose(path: Path, options: ReadOptions) -> Reader:
             break
     if not start:
         what, hint = "empty", "Check the upload."
-    raise RejectedFile(Problem("format_not_recognised", f"The file is {what}{asked_for}.", hint))
+    raise rejected("format_not_recognised", f"The file is {what}{asked_for}.", hint)

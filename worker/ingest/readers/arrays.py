@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from domain.dataset_options import Mapping
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues, stated_width
 from worker.ingest.counts import CountsBuilder
-from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.axes import Axes
 from worker.ingest.readers.axis_evidence import (
     as_option,
@@ -168,7 +168,7 @@ def _spike_counts(file: ArrayFile, options: ReadOptions, understood: list[Unders
         told = listed(described(name, variables[name]) for name in names)
         message = f"The spike counts may be any of {told}."
         hint = f"Name one with mapping.spikes. To join the trials of several, give a list: {json.dumps(names[:4])}."
-        raise RejectedFile(Problem("spikes_ambiguous", message, hint, "/mapping/spikes"))
+        raise rejected("spikes_ambiguous", message, hint, "/mapping/spikes")
     chosen = by_name or next(iter(whole), None)
     if chosen is None:
         raise RejectedFile(_no_spikes(file, three_axes))
@@ -371,7 +371,7 @@ class _Counts:
         variable = self._file.variables[name]
         if not variable.is_numbers:
             said = f"`{name}` does not hold numbers, but {variable.dtype}."
-            raise RejectedFile(Problem("array_not_numbers", said, "Give integers or floats.", f"/{name}"))
+            raise rejected("array_not_numbers", said, "Give integers or floats.", f"/{name}")
         axes = self._axes.of_beside(variable.shape)
         out = zeros(axes.as_stored(variable.shape), np.float32)
         with np.errstate(over="ignore"):

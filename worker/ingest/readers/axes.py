@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.rows import BLOCK_BYTES, RowFile, Rows, zeros
 
 _ORDER = ("trial", "bin", "neuron")
@@ -85,11 +85,11 @@ def refuse_wrong_axes(name: str, shape: tuple[int, ...], given: list[Any] | None
             f"{len(shape)} axes, {shape}."
         )
         hint = "Name each axis once, in the order of the file, and one of them `bin`."
-        raise RejectedFile(Problem("spikes_wrong_axes", message, hint, "/mapping/axes"))
+        raise rejected("spikes_wrong_axes", message, hint, "/mapping/axes")
     if len(shape) not in (2, 3):
         message = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons (or two, bins × neurons)."
         hint = "Save trials first, then bins, and neurons last, or name another variable with mapping.spikes."
-        raise RejectedFile(Problem("spikes_wrong_axes", message, hint, f"/{name}"))
+        raise rejected("spikes_wrong_axes", message, hint, f"/{name}")
 
 
 def _transposed(array: Rows) -> Rows:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from domain.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.spike_trains import SpikeTrains
 
@@ -67,15 +67,13 @@ def refuse_giant(
         What is so large, what helps, and the option that decides it: the file's own arrays unless given.
     """
     if declared_bytes > options.max_expanded_bytes:
-        raise RejectedFile(
-            Problem(
-                "file_too_large_expanded",
-                f"{what or 'The arrays of this file are'} {_size(declared_bytes)} uncompressed; "
-                f"at most {_size(options.max_expanded_bytes)} are read.",
-                hint
-                or "Bin the spikes wider, store counts as uint8, leave out arrays that are not needed, or upload in parts.",
-                pointer,
-            )
+        raise rejected(
+            "file_too_large_expanded",
+            f"{what or 'The arrays of this file are'} {_size(declared_bytes)} uncompressed; "
+            f"at most {_size(options.max_expanded_bytes)} are read.",
+            hint
+            or "Bin the spikes wider, store counts as uint8, leave out arrays that are not needed, or upload in parts.",
+            pointer,
         )
 
 
@@ -100,7 +98,7 @@ def refuse_shape_of_spikes(name: str, shape: tuple[int, ...], kind: str) -> None
     if len(shape) != 3:
         said = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons."
         hint = "Give one row for each trial, one column for each bin, and neurons last."
-        raise RejectedFile(Problem("spikes_wrong_axes", said, hint, f"/{name}"))
+        raise rejected("spikes_wrong_axes", said, hint, f"/{name}")
     refuse_text_for_spikes(name, kind)
 
 
@@ -109,16 +107,14 @@ def refuse_empty(name: str, shape: tuple[int, ...]) -> None:
     if 0 in shape:
         said = f"`{name}` has shape {shape}: there is nothing in it."
         hint = "Check how it was written, or name another variable with mapping.spikes."
-        raise RejectedFile(Problem("recording_too_small", said, hint, f"/{name}"))
+        raise rejected("recording_too_small", said, hint, f"/{name}")
 
 
 def refuse_text_for_spikes(name: str, kind: str) -> None:
     """Reject spikes that are not numbers."""
     if kind not in "buif":
         said = f"`{name}` does not hold numbers."
-        raise RejectedFile(
-            Problem("spikes_not_numbers", said, "Give whole spike counts, such as uint8.", f"/{name}")
-        )
+        raise rejected("spikes_not_numbers", said, "Give whole spike counts, such as uint8.", f"/{name}")
 
 
 def left_out(name: str, shape: tuple[int, ...], why: str) -> Problem:
@@ -209,13 +205,11 @@ def parse_trial_lengths(values: NDArray[np.generic], name: str, bins: int) -> ND
     wrong = ~((numbers >= 1) & (numbers <= bins) & (numbers == np.trunc(numbers)))
     if wrong.any():
         trial = int(np.argmax(wrong))
-        raise RejectedFile(
-            Problem(
-                "trial_length_invalid",
-                f"`{name}` says {values[trial].item()!r} at trial {trial} (counted from 0): "
-                f"expected a whole number of bins from 1 to {bins}.",
-                "Lengths are in bins, not in seconds or milliseconds; leave out trials without any bin.",
-                f"/{name}",
-            )
+        raise rejected(
+            "trial_length_invalid",
+            f"`{name}` says {values[trial].item()!r} at trial {trial} (counted from 0): "
+            f"expected a whole number of bins from 1 to {bins}.",
+            "Lengths are in bins, not in seconds or milliseconds; leave out trials without any bin.",
+            f"/{name}",
         )
     return numbers.astype(np.int64)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import listed, rejected
 from worker.ingest.recording import Understood
 
 SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "data", "y", "x_spikes")
@@ -115,7 +115,7 @@ def given(variables: Variables, role: str, name: str | None, understood: list[Un
     if found not in variables:
         seen = listed((described(*item) for item in variables.items()), 30)
         said = f"mapping.{role} is `{name}`, which is not in the file. It holds: {seen}."
-        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", f"/mapping/{role}"))
+        raise rejected("variable_unknown", said, "Name one of these.", f"/mapping/{role}")
     understood.append(Understood(role, found, "given in the mapping", variables[found].shape))
     return found
 

@@ -6,16 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.axis_evidence import known_roles, owner_guessed, owner_of_column
 from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of
-from worker.ingest.readers.base import (
-    ReadOptions,
-    left_out,
-    metadata_values,
-    name_is_usable,
-    neurons_merged,
-)
+from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable, neurons_merged
 from worker.ingest.readers.choosing import Variable, choose, is_named, named
 from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
 from worker.ingest.recording import MetadataValue, Understood
@@ -78,7 +72,7 @@ def read_flat_spikes(
     if neuron is None and ends is None:
         said = f"`{times}` has {spikes} spike times, and nothing tells which neuron each of them is of."
         hint = "Beside it expect an array of as many neurons (mapping.neuron), or `spike_times_index`, where each neuron's end."
-        raise RejectedFile(Problem("neuron_of_spikes_missing", said, hint, "/mapping/neuron"))
+        raise rejected("neuron_of_spikes_missing", said, hint, "/mapping/neuron")
     if neuron is None and ends is not None:
         understood.append(Understood("neuron", ends, "by its name", file.variables[ends].shape))
     ends_of = None if neuron is not None or ends is None else _read_ends(file, ends, spikes)
@@ -135,9 +129,7 @@ def _read_ends(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:
     last = np.asarray(file.read(ends)).reshape(-1).astype(np.int64)
     if len(last) == 0 or (np.diff(last, prepend=0) < 0).any() or last[-1] != spikes:
         said = f"`{ends}` does not rise from 0 to {spikes}, the number of spike times."
-        raise RejectedFile(
-            Problem("spike_index_invalid", said, "Give for each neuron where its times end.", f"/{ends}")
-        )
+        raise rejected("spike_index_invalid", said, "Give for each neuron where its times end.", f"/{ends}")
     return last
 
 
@@ -153,11 +145,11 @@ def take_events(trains: SpikeTrains, name: str, times: NDArray[Any], options: Re
     """Take a series of events; leave it out with a warning if its times cannot be read and trials are not aligned to it."""
     try:
         trains.events[name] = trial_seconds(times, options, name, None, trains.sampling_rate_hz)
-    except RejectedFile as rejected:
+    except RejectedFile as error:
         if name == options.trials.align_to:
             raise
-        said = f"The events `{name}` were left out. {rejected.problems[0].message}"
-        trains.warnings.append(Problem("events_left_out", said, rejected.problems[0].hint, f"/{name}"))
+        said = f"The events `{name}` were left out. {error.problems[0].message}"
+        trains.warnings.append(Problem("events_left_out", said, error.problems[0].hint, f"/{name}"))
 
 
 class _Beside:

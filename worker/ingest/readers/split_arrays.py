@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from domain.dataset_options import Mapping
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
 from worker.ingest.counts import CountsBuilder
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.axes import Axes, refuse_wrong_axes
 from worker.ingest.readers.axis_evidence import (
     Clue,
@@ -44,10 +44,7 @@ _BEHAVIOUR_NAMES = {"lowd": "true_latents", "latent": "true_latents", "latents":
 
 
 def read_splits(
-    file: ArrayFile,
-    layout: Layout,
-    options: ReadOptions,
-    usual_width: tuple[str, float] | None = None,
+    file: ArrayFile, layout: Layout, options: ReadOptions, usual_width: tuple[str, float] | None = None
 ) -> Recording:
     """Read a file of which every array is there once for each split.
 
@@ -399,7 +396,7 @@ class _Beside:
             if not variable.is_column or variable.size != len(rows):
                 message = f"`{full_name}` has shape {variable.shape}: expected one value for each of {len(rows)} trials."
                 hint = "Check how it was written."
-                raise RejectedFile(Problem("array_wrong_shape", message, hint, f"/{full_name}"))
+                raise rejected("array_wrong_shape", message, hint, f"/{full_name}")
             found = metadata_values(np.asarray(self._file.read(full_name)).reshape(-1))
             for row, value in zip(rows.tolist(), found, strict=True):
                 values[row] = value

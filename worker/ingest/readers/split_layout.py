@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.choosing import SPIKE_LIKE, ArrayFile, Variables
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
 from worker.ingest.spike_trains import SpikeTrains
@@ -300,7 +300,7 @@ def parts_by_name(variables: Variables, is_counts: Callable[[str], bool]) -> Lay
     elif len(likely) > 1:
         message = f"Several groups of arrays may be the spikes: {listed(listed(groups[b].values()) for b in likely)}."
         hint = "Name the arrays of one group with mapping.spikes, as a list."
-        raise RejectedFile(Problem("spikes_ambiguous", message, hint, "/mapping/spikes"))
+        raise rejected("spikes_ambiguous", message, hint, "/mapping/spikes")
     elif likely:
         layout = Layout(spikes=groups[likely[0]], with_source=True)
     else:
@@ -365,7 +365,7 @@ def _spikes_of(names: dict[str, str], variables: Variables, layout: Layout) -> s
     if len(inside) != 3 or len(outside) != 3 or inside[0] != outside[0]:
         message = f"`{encoded}` has shape {inside} and `{reconstructed}` {outside}: expected the same trials in both."
         hint = "Give trials × bins × neurons in both."
-        raise RejectedFile(Problem("splits_differ", message, hint, f"/{reconstructed}"))
+        raise rejected("splits_differ", message, hint, f"/{reconstructed}")
     if any(more < fewer for fewer, more in zip(inside, outside, strict=True)):
         message = f"`{reconstructed}`, {outside}, is smaller than `{encoded}`, {inside}, which was used."
         hint = "Reconstructed data should hold all bins and neurons."

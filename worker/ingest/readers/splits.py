@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import (
     SPLIT_GAP,
@@ -87,7 +87,7 @@ def parse_split(
             f"`{name}` says {values[trial]!r} at trial {trial} (counted from 0): expected 'train', 'valid' or 'test', or 0 for "
             "train, 1 for valid and -1 or 2 for test."
         )
-        raise RejectedFile(Problem("split_not_understood", said, _HINT, f"/{name}"))
+        raise rejected("split_not_understood", said, _HINT, f"/{name}")
     return np.array([meaning[text] for text in texts], np.int8)
 
 
@@ -149,7 +149,7 @@ def take_split(recording: Recording, options: ReadOptions) -> None:
     if wanted is not None:
         if wanted not in columns:
             said = f"mapping.split is `{wanted}`: the trials of this file have {listed(columns)}."
-            raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/split"))
+            raise rejected("variable_unknown", said, "Name one of these.", "/mapping/split")
         recording.split = parse_split(columns[wanted], wanted, options, recording.warnings)
         recording.understood.append(
             Understood("split", wanted, "given in the mapping", recording.split.shape)
@@ -161,8 +161,8 @@ def take_split(recording: Recording, options: ReadOptions) -> None:
         return
     try:
         recording.split = _joined(columns, names, options, recording.warnings)
-    except RejectedFile as rejected:
-        problem = rejected.problems[0]
+    except RejectedFile as error:
+        problem = error.problems[0]
         said = f"`{listed(names)}` was not used as the split. {problem.message}"
         recording.warnings.append(Problem("split_not_used", said, problem.hint, problem.pointer))
         return
@@ -199,9 +199,7 @@ def _joined(
     marked = is_so.sum(axis=0)
     if (marked > 1).any():
         said = f"Trial {int(np.argmax(marked > 1))} (counted from 0) is marked by several of {listed(names)}."
-        raise RejectedFile(
-            Problem("split_not_understood", said, "Mark each trial by one of them.", f"/{names[0]}")
-        )
+        raise rejected("split_not_understood", said, "Mark each trial by one of them.", f"/{names[0]}")
     rest = SPLIT_NOT_GIVEN if SPLIT_TRAIN in parts else SPLIT_TRAIN
     found = np.full(is_so.shape[1], rest, np.int8)
     for part, chosen in zip(parts, is_so, strict=True):
@@ -216,7 +214,7 @@ def settle_split(recording: Recording) -> None:
     )
     if validates and not trains:
         said = "There are validation trials but no training trials."
-        raise RejectedFile(Problem("split_without_training", said, "Mark some trials as 'train'.", "/split"))
+        raise rejected("split_without_training", said, "Mark some trials as 'train'.", "/split")
     if trains and not validates:
         said = (
             "The file names training trials but no validation trials: these will be drawn from the "

@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.readers.acquisition.sorted_units import (
     EventLists,
     UnitSpikes,
@@ -62,12 +62,8 @@ class _NevFile:
         version = (int(header["major"]), int(header["minor"]))
         if version not in _VERSIONS:
             said = f"The NEV file says it is of version {version[0]}.{version[1]}; versions 2.1, 2.2, 2.3 and 3.0 are read."
-            raise RejectedFile(
-                Problem(
-                    "version_unknown",
-                    said,
-                    "Convert it with the tools of the maker, or save spike times as NPZ.",
-                )
+            raise rejected(
+                "version_unknown", said, "Convert it with the tools of the maker, or save spike times as NPZ."
             )
         self._is_wide = version[0] >= 3
         self._reads_comments = version >= (2, 3)

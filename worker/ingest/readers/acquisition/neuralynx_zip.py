@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.acquisition.sorted_units import (
     EventLists,
     UnitSpikes,
@@ -61,7 +61,7 @@ def read_neuralynx(path: Path, options: ReadOptions) -> SpikeTrains:
         folders = sorted({folder_of(name) for name in spikes})
         if len(folders) != 1:
             said = f"Expected the spike files of one recording in one folder: they lie in {listed(folders)}."
-            raise RejectedFile(Problem("several_recordings", said, "Pack and upload one folder at a time."))
+            raise rejected("several_recordings", said, "Pack and upload one folder at a time.")
         events = sorted(
             name for name in archive.files if _kind(name) == "nev" and folder_of(name) == folders[0]
         )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import Understood
 from worker.ingest.spike_columns import SpikeColumns
@@ -171,7 +171,7 @@ def refuse_mapping_of_arrays(options: ReadOptions, format_name: str) -> None:
         if name is not None:
             said = f"mapping.{role} is `{name}`: {format_name} has channels with units, and no variables to name."
             hint = "Leave it out; neurons.where chooses by channel, unit and unit_class."
-            raise RejectedFile(Problem("variable_unknown", said, hint, f"/mapping/{role}"))
+            raise rejected("variable_unknown", said, hint, f"/mapping/{role}")
 
 
 def add_segments(trains: SpikeTrains, start_s: list[float], stop_s: list[float]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import listed, rejected
 from worker.ingest.readers.base import MOST_AXES
 from worker.ingest.readers.choosing import Variable
 from worker.ingest.rows import rows_per_block
@@ -61,24 +61,20 @@ class NpyMember(Variable):
             hint = (
                 "Save numbers or strings of fixed length: array.astype(float), or np.array(names, dtype='U')."
             )
-            raise RejectedFile(Problem("object_array", said, hint, f"/{name[:100]}"))
+            raise rejected("object_array", said, hint, f"/{name[:100]}")
         member = cls(shape, dtype, info, fortran_order, offset)
         if len(shape) > MOST_AXES or any(length < 0 for length in shape):
             said = (
                 f"`{name[:100]}` declares {len(shape)} axes, {listed(shape, 4)}: at most {MOST_AXES} are "
                 "read."
             )
-            raise RejectedFile(
-                Problem("absurd_shape", said, "Check how the file was written.", f"/{name[:100]}")
-            )
+            raise rejected("absurd_shape", said, "Check how the file was written.", f"/{name[:100]}")
         if member.size * dtype.itemsize != info.file_size - offset:
             said = (
                 f"`{name[:100]}` declares shape {shape} of {dtype}, but holds {info.file_size - offset} "
                 "bytes."
             )
-            raise RejectedFile(
-                Problem("file_damaged", said, "Save and upload the file again.", f"/{name[:100]}")
-            )
+            raise rejected("file_damaged", said, "Save and upload the file again.", f"/{name[:100]}")
         return member
 
     def flat(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.archives.npy_member import NpyMember
 from worker.ingest.readers.base import MOST_ARRAYS, ReadOptions, refuse_giant
 from worker.ingest.readers.choosing import Variable
@@ -69,7 +69,7 @@ class NpzArchive:
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
         if len(infos) > MOST_ARRAYS:
             said = f"The archive holds {len(infos)} files: at most {MOST_ARRAYS} are read."
-            raise RejectedFile(Problem("too_many_arrays", said, "Put values of one kind into one array."))
+            raise rejected("too_many_arrays", said, "Put values of one kind into one array.")
         refuse_giant(sum(info.file_size for info in infos), options)
         members: dict[str, NpyMember] = {}
         if any(info.filename == "type.npy" for info in infos):
@@ -79,14 +79,10 @@ class NpzArchive:
             name = info.filename.removesuffix(".npy")
             if name in members or not info.filename.endswith(".npy"):
                 said = f"The archive holds `{info.filename[:100]}`, twice or not as a numpy array."
-                raise RejectedFile(
-                    Problem("not_an_npz", said, "Make the archive with np.savez and nothing else.")
-                )
+                raise rejected("not_an_npz", said, "Make the archive with np.savez and nothing else.")
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 said = f"`{name[:100]}` is encrypted, or compressed in a way that numpy does not use."
-                raise RejectedFile(
-                    Problem("not_an_npz", said, "Make the archive with np.savez or np.savez_compressed.")
-                )
+                raise rejected("not_an_npz", said, "Make the archive with np.savez or np.savez_compressed.")
             try:
                 members[name] = NpyMember.check(self._zip, info, name)
             except RejectedFile as error:

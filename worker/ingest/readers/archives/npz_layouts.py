@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from worker.ingest.bin_width import BinWidthClues
 from worker.ingest.counts import CountsBuilder
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.archives.npz_archive import PICKLED_METADATA, NpzArchive
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
@@ -63,7 +63,7 @@ def _pynapple(archive: NpzArchive, kind: str, options: ReadOptions) -> Found:
         return _frame(archive, options)
     said = f"The file is a pynapple {kind}, which holds no spikes of a recording."
     hint = "Save the TsGroup of spike times: group.save('spikes.npz'); or its counts: group.count(0.01).save('counts.npz')."
-    raise RejectedFile(Problem("spikes_missing", said, hint, "/spikes"))
+    raise rejected("spikes_missing", said, hint, "/spikes")
 
 
 def _group(archive: NpzArchive, kind: str, options: ReadOptions) -> SpikeTrains:
@@ -71,7 +71,7 @@ def _group(archive: NpzArchive, kind: str, options: ReadOptions) -> SpikeTrains:
     index = _column(archive, "index") if kind == "TsGroup" else np.zeros(len(times_s), np.int64)
     if len(index) != len(times_s):
         said = f"`index` has {len(index)} values: expected one for each of the {len(times_s)} spike times in `t`."
-        raise RejectedFile(Problem("array_wrong_shape", said, "Save the TsGroup again.", "/index"))
+        raise rejected("array_wrong_shape", said, "Save the TsGroup again.", "/index")
     keys = _column(archive, "keys") if "keys" in archive.variables else np.unique(index)
     columns = SpikeColumns(by_trial=False)
     columns.add(times_s, index)
@@ -95,7 +95,7 @@ def _frame(archive: NpzArchive, options: ReadOptions) -> Recording:
     counts = archive.read("d")
     if counts.ndim != 2 or len(counts) != len(times_s) or not len(times_s):
         said = f"`d` has shape {counts.shape}: expected {len(times_s)} bins × neurons, to go with `t`."
-        raise RejectedFile(Problem("spikes_wrong_axes", said, "Save the TsdFrame again.", "/d"))
+        raise rejected("spikes_wrong_axes", said, "Save the TsdFrame again.", "/d")
     start_s, _ = _epochs(archive, options)
     epoch = np.clip(np.searchsorted(start_s, times_s, side="right") - 1, 0, None)
     used, epoch = np.unique(epoch, return_inverse=True)
@@ -111,7 +111,7 @@ def _frame(archive: NpzArchive, options: ReadOptions) -> Recording:
     if len(np.unique(epoch * (int(lengths.max()) + 1) + place)) < len(place) or lengths.sum() != len(place):
         said = f"The times in `t` are not in equal steps of {width_s:g} s within each stretch of the time support."
         hint = "Count the spikes again: group.count(0.01)."
-        raise RejectedFile(Problem("bins_uneven", said, hint, "/t"))
+        raise rejected("bins_uneven", said, hint, "/t")
     builder = CountsBuilder((len(used), int(lengths.max()), counts.shape[1]))
     for one in range(len(used)):
         row = np.zeros((1, int(lengths.max()), counts.shape[1]), counts.dtype)
@@ -150,13 +150,13 @@ def _sorting(archive: NpzArchive, options: ReadOptions) -> SpikeTrains:
     wanted = options.mapping.spike_times
     if wanted is not None and wanted not in segments:
         said = f"mapping.spike_times is `{wanted}`, and the segments of the file are {listed(segments)}."
-        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/spike_times"))
+        raise rejected("variable_unknown", said, "Name one of these.", "/mapping/spike_times")
     chosen = wanted or segments[0]
     labels = chosen.replace("indexes", "labels")
     if labels not in archive.variables or archive.variables[labels].size != archive.variables[chosen].size:
         said = f"`{chosen}` has {archive.variables[chosen].size} spikes, and there is no `{labels}` of as many units."
         hint = "Save the sorting again with SpikeInterface."
-        raise RejectedFile(Problem("neuron_of_spikes_missing", said, hint, f"/{labels}"))
+        raise rejected("neuron_of_spikes_missing", said, hint, f"/{labels}")
     rate_hz = float(np.asarray(archive.read("sampling_frequency")).reshape(-1)[0])
     unit_ids = _column(archive, "unit_ids").tolist()
     columns = SpikeColumns(by_trial=False)
@@ -185,7 +185,7 @@ def _sorting(archive: NpzArchive, options: ReadOptions) -> SpikeTrains:
 def _column(archive: NpzArchive, name: str) -> NDArray[Any]:
     if name not in archive.variables:
         said = f"The file has no array `{name}`: expected it beside {listed(archive.variables)}."
-        raise RejectedFile(Problem("spikes_missing", said, "Save the file again.", f"/{name}"))
+        raise rejected("spikes_missing", said, "Save the file again.", f"/{name}")
     return np.asarray(archive.read(name)).reshape(-1)
 
 
@@ -193,7 +193,7 @@ def _epochs(archive: NpzArchive, options: ReadOptions) -> tuple[NDArray[np.float
     start_s, stop_s = (trial_seconds(_column(archive, name), options, name, "s") for name in ("start", "end"))
     if len(start_s) != len(stop_s) or not len(start_s) or (np.diff(start_s) < 0).any():
         said = f"`start` has {len(start_s)} times and `end` {len(stop_s)}: expected pairs that rise."
-        raise RejectedFile(Problem("array_wrong_shape", said, "Save the file again.", "/start"))
+        raise rejected("array_wrong_shape", said, "Save the file again.", "/start")
     return start_s, stop_s
 
 

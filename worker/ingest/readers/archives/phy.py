@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.archives.npy_member import NpyMember
 from worker.ingest.readers.archives.text_columns import read_columns, seconds
 from worker.ingest.readers.archives.zip_folder import ZipFolder, folder_of, zip_names
@@ -128,7 +128,7 @@ class _PhyFolder:
                 f"{listed(f'{name} {member.shape}' for name, member in members.items())}."
             )
             hint = "Add spike_clusters.npy (or spike_templates.npy) of the same sorting to the archive."
-            raise RejectedFile(Problem("neuron_of_spikes_missing", said, hint, "/mapping/neuron"))
+            raise rejected("neuron_of_spikes_missing", said, hint, "/mapping/neuron")
         refuse_giant(sum(members[name].info.file_size for name in (times, neuron)), self.options)
         return members[times].flat(), members[neuron].flat()
 
@@ -140,9 +140,7 @@ class _PhyFolder:
         unit = "s" if "sec" in name.removesuffix(".npy").split("_") else "samples"
         if neuron.dtype.kind not in "iu":
             said = f"`{_base(neuron.info.filename)}` holds {neuron.dtype}: expected whole numbers, the cluster of each spike."
-            raise RejectedFile(
-                Problem("label_not_whole", said, "Upload the array that Phy wrote.", "/mapping/neuron")
-            )
+            raise rejected("label_not_whole", said, "Upload the array that Phy wrote.", "/mapping/neuron")
         for (_, block), (_, labels) in zip(
             times.blocks(archive, _ITEM_BYTES), neuron.blocks(archive, _ITEM_BYTES), strict=True
         ):
@@ -290,11 +288,11 @@ def _the_folder(archive: ZipFolder, notes: list[str]) -> str:
     )
     if not folders:
         said = f"The archive has no `{SPIKE_TIMES}`: it holds {listed(archive.files)}."
-        raise RejectedFile(Problem("spikes_missing", said, "Pack the folder that Phy or Kilosort wrote."))
+        raise rejected("spikes_missing", said, "Pack the folder that Phy or Kilosort wrote.")
     least = [folder for folder in folders if folder.count("/") == folders[0].count("/")]
     if len(least) > 1:
         said = f"The archive holds several sorted recordings: {listed(least)}."
-        raise RejectedFile(Problem("several_recordings", said, "Pack and upload one folder at a time."))
+        raise rejected("several_recordings", said, "Pack and upload one folder at a time.")
     if folders[1:]:
         notes.append(f"The folder `{folders[0]}` was read, and {listed(folders[1:])} left out.")
     return folders[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 
 MOST_MEMBERS = 10_000
 MOST_TEXT_BYTES = 32 * 2**20
@@ -88,7 +88,7 @@ class ZipFolder:
             wrong, hint = "is compressed in a way that is not read", "Pack the folder as an ordinary ZIP."
         else:
             return info
-        raise RejectedFile(Problem("archive_member_unusable", f"`{name[:100]}` {wrong}.", hint))
+        raise rejected("archive_member_unusable", f"`{name[:100]}` {wrong}.", hint)
 
     def read_text(self, name: str) -> str:
         """Read a small file as text; bytes that are no UTF-8 are replaced."""
@@ -97,24 +97,20 @@ class ZipFolder:
             said = (
                 f"`{name[:100]}` holds {info.file_size} bytes: at most {MOST_TEXT_BYTES} of a table are read."
             )
-            raise RejectedFile(
-                Problem("file_too_large_expanded", said, "Keep what the data set needs of it.")
-            )
+            raise rejected("file_too_large_expanded", said, "Keep what the data set needs of it.")
         return self.archive.read(info).decode("utf-8-sig", "replace").replace("\x00", "")
 
     def _list(self) -> None:
         infos = self.archive.infolist()
         if len(infos) > MOST_MEMBERS:
             said = f"The archive holds {len(infos)} files: at most {MOST_MEMBERS} are read."
-            raise RejectedFile(
-                Problem("archive_too_many_members", said, "Pack only the folder of the recording.")
-            )
+            raise rejected("archive_too_many_members", said, "Pack only the folder of the recording.")
         for info in infos:
             name = _slashes(info.filename)
             if name.startswith("/") or ".." in name.split("/") or _DRIVE.match(name):
                 said = f"The archive holds `{name[:100]}`, a path that leads out of it."
-                raise RejectedFile(
-                    Problem("archive_unsafe_path", said, "Pack the folder itself, from the folder above it.")
+                raise rejected(
+                    "archive_unsafe_path", said, "Pack the folder itself, from the folder above it."
                 )
             if _is_file_of_user(name):
                 if name in self.files:

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant, refuse_shape_of_spikes
 from worker.ingest.readers.hdf5.named import Hdf5Arrays
 from worker.ingest.readers.hdf5.safety import CheckedHdf5, looks_like, open_checked
@@ -107,9 +107,7 @@ def _refuse_unread_spikes(file: CheckedHdf5) -> None:
         if "_spikes_held" in path:
             said = f"`{path}` cannot be read: {why}."
             hint = "Write it again with gzip or lzf, or without compression."
-            raise RejectedFile(
-                Problem("filter_not_allowed" if "filter" in why else "splits_differ", said, hint, path)
-            )
+            raise rejected("filter_not_allowed" if "filter" in why else "splits_differ", said, hint, path)
 
 
 def _lift_out_of_groups(file: CheckedHdf5, layout: Layout) -> None:
@@ -164,7 +162,7 @@ def _put_together(file: CheckedHdf5, layout: Layout) -> tuple[int, int]:
     if not neurons:
         said = "`train_spikes_heldin` is no array of numbers."
         hint = "Give trials × bins × neurons, as nlb_tools writes them."
-        raise RejectedFile(Problem("spikes_missing", said, hint, "/train_spikes_heldin"))
+        raise rejected("spikes_missing", said, hint, "/train_spikes_heldin")
     return next(iter(neurons.values()))
 
 
@@ -177,7 +175,7 @@ def _refuse_misfits(names: list[list[str]], parts: dict[str, h5py.Dataset]) -> N
             if shape != wanted:
                 said = f"`{name}` has shape {shape}: expected {wanted}, to go with `{names[0][0]}`."
                 hint = "Held-in and held-out neurons, and forward bins, must be of the same trials, in the same order."
-                raise RejectedFile(Problem("splits_differ", said, hint, f"/{name}"))
+                raise rejected("splits_differ", said, hint, f"/{name}")
 
 
 def _tell(layout: Layout, joined: str, names: list[list[str]], shape: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant, unless_needed
 from worker.ingest.rows import rows_per_block
 
@@ -149,7 +149,7 @@ def read_texts(dataset: h5py.Dataset) -> NDArray[np.str_]:
         if 4 * max(map(len, texts)) * number > _MOST_TEXT_BYTES:
             said = f"The texts in `{dataset.name}` take more than {_MOST_TEXT_BYTES // 2**20} MiB."
             hint = "Leave out columns of long texts."
-            raise RejectedFile(Problem("file_too_large_expanded", said, hint, str(dataset.name)))
+            raise rejected("file_too_large_expanded", said, hint, str(dataset.name))
     return np.array(texts, dtype=np.str_).reshape(dataset.shape)
 
 
@@ -186,7 +186,7 @@ class _Walk:
         self._links += 1
         if self._links > 10 * MOST_ARRAYS:
             said = f"The file holds more than {10 * MOST_ARRAYS} objects."
-            raise RejectedFile(Problem("too_many_arrays", said, "Put values of one kind into one data set."))
+            raise rejected("too_many_arrays", said, "Put values of one kind into one data set.")
         kind = parent.links.get_info(name).type
         if kind == h5py.h5l.TYPE_SOFT:
             self.checked.set_aside[path] = "it is a soft link"
@@ -296,7 +296,7 @@ def _is_text_of_any_length(kind: h5py.h5t.TypeID) -> bool:
 
 
 def _refused(code: str, path: str, what: str, hint: str = "Check how the file was written.") -> RejectedFile:
-    return RejectedFile(Problem(code, f"`{path}` {what}.", hint, path))
+    return rejected(code, f"`{path}` {what}.", hint, path)
 
 
 def _number_attributes(root: h5py.h5g.GroupID) -> dict[str, float]:

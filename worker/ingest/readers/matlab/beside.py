@@ -6,7 +6,7 @@ from collections.abc import Container
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import listed, rejected
 from worker.ingest.readers.axis_evidence import (
     Decision,
     Evidence,
@@ -181,7 +181,7 @@ class TimesBeside:
     def _refuse_table(self, mapped: str) -> None:
         structs = {prefix_of(name).rstrip(".") for name in self.columns} - {""}
         said = f"mapping.trials is `{mapped}`, which is no struct with fields `start` and `stop`: {listed(sorted(structs))}."
-        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/trials"))
+        raise rejected("variable_unknown", said, "Name one of these.", "/mapping/trials")
 
     def _column(self, name: str) -> list[MetadataValue]:
         return metadata_values(self._arrays.read(name))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import listed, rejected
 from worker.ingest.readers.axis_names import base_of
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.choosing import SPIKE_LIKE, SPIKES, are_counts
@@ -100,13 +100,13 @@ def _listed(leaves: dict[str, Node], options: ReadOptions) -> Layout | None:
     if wrong:
         message = f"mapping.spikes lists {listed(names)}, but `{wrong[0]}` is no cell array of a matrix of counts for each trial."
         hint = "List variables of one kind; only the trials of counts are joined."
-        raise RejectedFile(Problem("cells_not_spikes", message, hint, "/mapping/spikes"))
+        raise rejected("cells_not_spikes", message, hint, "/mapping/spikes")
     missing = [name for name in names if name not in leaves]
     if missing:
         message = (
             f"mapping.spikes names `{missing[0]}`, which is not in the file. It holds: {listed(leaves, 30)}."
         )
-        raise RejectedFile(Problem("variable_unknown", message, "Name one of these.", "/mapping/spikes"))
+        raise rejected("variable_unknown", message, "Name one of these.", "/mapping/spikes")
     return parts_given(names)
 
 

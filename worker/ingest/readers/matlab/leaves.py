@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from worker.ingest import rows
 from worker.ingest.bin_width import SECONDS_PER_UNIT, stated_width
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.readers.base import MOST_ARRAYS, ReadOptions
 from worker.ingest.readers.choosing import Variable, is_named
 from worker.ingest.readers.matlab.tree import (
@@ -72,7 +72,7 @@ def _flatten(name: str, node: Node, leaves: dict[str, Node]) -> None:
         return
     if len(leaves) > 10 * MOST_ARRAYS:
         said = f"The file holds more than {10 * MOST_ARRAYS} variables and fields of structs."
-        raise RejectedFile(Problem("too_many_arrays", said, "Put values of one kind into one array."))
+        raise rejected("too_many_arrays", said, "Put values of one kind into one array.")
     leaves[name] = node
 
 
@@ -84,7 +84,7 @@ def _fields_of_items(name: str, cell: Cell) -> dict[str, Cell]:
     fields = list(dict.fromkeys(field for item in structs for field in item.fields))
     if len(fields) * len(cell.items) > MOST_NODES:
         said = f"The structs in `{name[:100]}` have too many different fields: {len(fields)}."
-        raise RejectedFile(Problem("too_many_arrays", said, "Give all of them the same fields."))
+        raise rejected("too_many_arrays", said, "Give all of them the same fields.")
     many = any(product(item.shape) != 1 for item in structs)
 
     def value(item: Node, field: str) -> Node:

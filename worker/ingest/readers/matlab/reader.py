@@ -40,7 +40,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.arrays import SPIKE_TIMES, read_arrays
 from worker.ingest.readers.base import ReadOptions, left_out
 from worker.ingest.readers.choosing import SPIKES, described, given, named
@@ -187,7 +187,7 @@ def _ambiguous(arrays: MatlabArrays, likely: list[str]) -> NoReturn:
         "Say which: mapping.spike_times names the one with spike times, mapping.spikes the one with counts. To join the trials "
         "of several cell arrays of counts, name them in mapping.spikes as a list."
     )
-    raise RejectedFile(Problem("spikes_ambiguous", said, hint, "/mapping/spike_times"))
+    raise rejected("spikes_ambiguous", said, hint, "/mapping/spike_times")
 
 
 def _refuse_other_cells(name: str, cell: Cell, pointer: str) -> None:
@@ -196,7 +196,7 @@ def _refuse_other_cells(name: str, cell: Cell, pointer: str) -> None:
         hint = (
             "Give a vector of spike times for each neuron (and trial), or a matrix of counts for each trial."
         )
-        raise RejectedFile(Problem("cells_not_spikes", said, hint, pointer))
+        raise rejected("cells_not_spikes", said, hint, pointer)
 
 
 def _read_counts(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.axis_evidence import Order
 from worker.ingest.readers.axis_names import is_of_neurons
 from worker.ingest.readers.base import ReadOptions
@@ -66,7 +66,7 @@ class Clock:
         if self._unit_is_open and last > _IMPLAUSIBLE_S:
             said = f"The times in `{self._name}` go up to {last:g}, more than two days if they were seconds."
             hint = "Give time_unit: `ms`, `us`, or `samples` with sampling_rate_hz (30000 for most systems)."
-            raise RejectedFile(Problem("time_unit_unclear", said, hint, "/time_unit"))
+            raise rejected("time_unit_unclear", said, hint, "/time_unit")
         return found
 
 
@@ -120,10 +120,8 @@ class CellOfTimes:
             said = (
                 f"`{self._name}` is a cell array of {len(self._cell.shape)} axes: expected trials × neurons."
             )
-            raise RejectedFile(
-                Problem(
-                    "spikes_wrong_axes", said, "Save one cell for each trial and neuron.", f"/{self._name}"
-                )
+            raise rejected(
+                "spikes_wrong_axes", said, "Save one cell for each trial and neuron.", f"/{self._name}"
             )
         found.warnings += self._warnings
         self._beside.finish(found)
@@ -181,7 +179,7 @@ class CellOfTimes:
             if len(times_s) != label_of.size:
                 said = f"Trial {trial} has {len(times_s)} times in `{self._name}` and {label_of.size} neurons in `{label}`."
                 hint = "Give one neuron for each time; leave out NaN."
-                raise RejectedFile(Problem("array_wrong_shape", said, hint, f"/{label}"))
+                raise rejected("array_wrong_shape", said, hint, f"/{label}")
             columns.add(times_s, label_of.vector(), np.full(len(times_s), trial))
         self._told(how, ("trial",))
         is_given = label == self._options.mapping.neuron
@@ -309,7 +307,7 @@ def _refuse_many(name: str, neurons: int, trials: int) -> None:
         if number > most:
             said = f"`{name}` has cells of {number} {what}s: at most {most} are read."
             hint = "Check which axis of the cell array is which: mapping.axes says it."
-            raise RejectedFile(Problem(f"too_many_{what}s", said, hint, f"/{name}"))
+            raise rejected(f"too_many_{what}s", said, hint, f"/{name}")
 
 
 def _refuse_counts(name: str, vectors: list[Numbers]) -> None:
@@ -324,4 +322,4 @@ def _refuse_counts(name: str, vectors: list[Numbers]) -> None:
             return
     said = f"The vectors in `{name}` all have {lengths.pop()} whole numbers that do not rise: they look like counts, not times."
     hint = "Save counts as an array of trials × bins × neurons, or as one matrix (bins × neurons) for each trial."
-    raise RejectedFile(Problem("spike_times_look_like_counts", said, hint, f"/{name}"))
+    raise rejected("spike_times_look_like_counts", said, hint, f"/{name}")

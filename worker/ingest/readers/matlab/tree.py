@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest import rows
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.readers.axes import Axes
 from worker.ingest.readers.base import MOST_AXES, ReadOptions, refuse_giant
 from worker.ingest.rows import IN_MEMORY_BYTES, RowFile, Rows
@@ -49,11 +49,11 @@ class Budget:
         if depth > DEEPEST:
             said = f"`{name[:100]}` holds cells or structs within each other, more than {DEEPEST} deep."
             hint = "Save spikes as one cell array or struct array, not nested deeper."
-            raise RejectedFile(Problem("nested_too_deep", said, hint, f"/{name[:100]}"))
+            raise rejected("nested_too_deep", said, hint, f"/{name[:100]}")
         if self._nodes > MOST_NODES:
             said = f"The file holds more than {MOST_NODES} values in cells and structs."
             hint = "Put spike times into one vector, with vectors of neurons and trials beside it."
-            raise RejectedFile(Problem("too_many_arrays", said, hint))
+            raise rejected("too_many_arrays", said, hint)
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ def sound_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """MATLAB's shape, of two axes at least; one that no array has is refused."""
     if len(shape) > MOST_AXES or any(length < 0 for length in shape):
         said = f"`{name[:100]}` declares {len(shape)} axes, {shape[:4]}: at most {MOST_AXES} are read."
-        raise RejectedFile(Problem("absurd_shape", said, "Check how the file was written.", f"/{name[:100]}"))
+        raise rejected("absurd_shape", said, "Check how the file was written.", f"/{name[:100]}")
     return shape + (1,) * (2 - len(shape))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.hdf5.safety import blocks, is_hdf5, refuse_plugins, refuse_unsafe
 from worker.ingest.readers.matlab.tree import (
@@ -102,9 +102,7 @@ class _V73:
             return Unread("it is a soft link")
         if kind != h5py.h5l.TYPE_HARD:
             said = f"`{path[:300]}` is a link to another file."
-            raise RejectedFile(
-                Problem("external_link", said, "Copy the data into this file.", f"/{path[:300]}")
-            )
+            raise rejected("external_link", said, "Copy the data into this file.", f"/{path[:300]}")
         return self._node(h5py.h5o.open(group, raw_name), path, depth)
 
     def _node(self, found: Any, path: str, depth: int) -> Node:
@@ -125,7 +123,7 @@ class _V73:
         if (info.fileno, info.addr) in self._containers:
             said = f"`{path[:300]}` leads to a cell or struct that the file holds elsewhere too, perhaps around itself."
             hint = "Load the file in MATLAB and save it again with -v7.3."
-            raise RejectedFile(Problem("cyclic_reference", said, hint, f"/{path[:300]}"))
+            raise rejected("cyclic_reference", said, hint, f"/{path[:300]}")
         self._containers.add((info.fileno, info.addr))
 
     def _group(self, group: h5py.h5g.GroupID, path: str, depth: int) -> Node:
@@ -257,7 +255,7 @@ def _names(group: h5py.h5g.GroupID, path: str) -> Iterator[bytes]:
     if len(group) > MOST_NAMES:
         said = f"`{path[:100]}` holds {len(group)} variables or fields: at most {MOST_NAMES} are read."
         hint = "Put values of one kind into one array or cell array."
-        raise RejectedFile(Problem("too_many_arrays", said, hint))
+        raise rejected("too_many_arrays", said, hint)
     yield from group
 
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import RejectedFile, rejected
 from worker.ingest.readers.base import ReadOptions, metadata_values, refuse_giant
 from worker.ingest.readers.hdf5.safety import CheckedHdf5
 from worker.ingest.recording import MetadataValue
@@ -158,7 +158,7 @@ class NwbFile:
                         f"The texts in the tables of this file are more than {MOST_TEXT_BYTES // 2**20} MiB."
                     )
                     hint = f"Leave out columns of long texts, such as `{dataset.name}`."
-                    raise RejectedFile(Problem("file_too_large_expanded", said, hint))
+                    raise rejected("file_too_large_expanded", said, hint)
                 yield text.replace("\x00", "")
 
     def _name_of(self, reference: Any) -> str | None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import h5py
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.hdf5.safety import has_nwb_version, looks_like, open_checked, version_of_nwb_1
 from worker.ingest.readers.nwb.file import NwbFile
@@ -50,7 +50,7 @@ class NwbReader:
         if options.mapping.spikes is not None:
             said = f"mapping.spikes is `{options.mapping.spikes}`: NWB files are read by their spike times, not by counts."
             hint = "Leave it out; mapping.spike_times names a table of units."
-            raise RejectedFile(Problem("variable_unknown", said, hint, "/mapping/spikes"))
+            raise rejected("variable_unknown", said, hint, "/mapping/spikes")
         understood: list[Understood] = []
         with open_checked(path, options, variable_length=True) as checked:
             file = NwbFile(checked, options)
@@ -73,4 +73,4 @@ def _refuse_nwb_1(path: Path) -> None:
             "Convert it to NWB 2: read the spike times of /processing/*/UnitTimes and the trials of /epochs with h5py, and write "
             "them with pynwb (NWBFile.add_unit, add_trial). Or save NPZ: spike_times, neuron, trial_start_s, trial_stop_s."
         )
-        raise RejectedFile(Problem("version_unknown", said, hint, "/nwb_version"))
+        raise rejected("version_unknown", said, hint, "/nwb_version")

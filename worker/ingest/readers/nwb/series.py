@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.hdf5.safety import blocks
 from worker.ingest.readers.nwb.file import NwbFile, short_names
@@ -112,7 +112,7 @@ def _wanted(file: NwbFile, series: list[_Series], options: ReadOptions) -> set[s
         if not fits:
             seen = listed((f"{o.path} {file.shape(o.data)}" for o in series if file.is_numbers(o.data)), 30)
             said = f"mapping.behaviour names `{name}`, which is no series of numbers in this NWB file: it has {seen}."
-            raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", "/mapping/behaviour"))
+            raise rejected("variable_unknown", said, "Name one of these.", "/mapping/behaviour")
         found.add(fits[0])
     return found
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.hdf5.safety import blocks
 from worker.ingest.readers.nwb.file import NwbFile
@@ -37,9 +37,7 @@ def choose_units(
                 f"mapping.spike_times is `{wanted}`, which is no table of units with spike times in this NWB "
                 f"file: it has {listed(tables)}."
             )
-            raise RejectedFile(
-                Problem("variable_unknown", said, "Name one of these.", "/mapping/spike_times")
-            )
+            raise rejected("variable_unknown", said, "Name one of these.", "/mapping/spike_times")
         chosen, how = by_name[0], "given in the mapping"
     elif tables:
         chosen = "units" if "units" in tables else tables[0]
@@ -124,22 +122,18 @@ def _ends_of_units(file: NwbFile, table: str) -> NDArray[np.int64]:
     pointer, shape = f"/{index}", file.shape(f"{table}/spike_times_index")
     if not file.is_numbers(path) or len(file.shape(path)) != 1:
         said = f"`{path}` is no list of numbers: its shape is {file.shape(path)}."
-        raise RejectedFile(Problem("times_not_numbers", said, "Give times in seconds as floats.", f"/{path}"))
+        raise rejected("times_not_numbers", said, "Give times in seconds as floats.", f"/{path}")
     if not file.is_numbers(index) or len(shape) != 1 or shape[0] == 0:
         said = f"`{path}` needs `spike_times_index` beside it, a list of whole numbers: where each unit's times end."
-        raise RejectedFile(
-            Problem("neuron_of_spikes_missing", said, "Write units with pynwb's add_unit.", pointer)
-        )
+        raise rejected("neuron_of_spikes_missing", said, "Write units with pynwb's add_unit.", pointer)
     if shape[0] > MOST_NEURONS:
         said = f"`{table}` has {shape[0]} units: at most {MOST_NEURONS} are read."
-        raise RejectedFile(Problem("too_many_neurons", said, "Leave out units that are noise.", pointer))
+        raise rejected("too_many_neurons", said, "Leave out units that are noise.", pointer)
     ends = file.read(index)
     spikes = file.shape(path)[0]
     if ends.dtype.kind not in "iu" or not rises(ends, spikes):
         said = f"`{index}` does not rise from 0 to at most {spikes}, the number of spike times."
-        raise RejectedFile(
-            Problem("spike_index_invalid", said, "Give for each unit where its times end.", pointer)
-        )
+        raise rejected("spike_index_invalid", said, "Give for each unit where its times end.", pointer)
     return ends.astype(np.int64)
 
 

@@ -8,12 +8,8 @@ from numpy.typing import NDArray
 
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues, bin_width_missing
 from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
-from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
-from worker.ingest.readers.base import (
-    ReadOptions,
-    parse_trial_lengths,
-    refuse_giant,
-)
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
+from worker.ingest.readers.base import ReadOptions, parse_trial_lengths, refuse_giant
 from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.readers.tables.layouts import Roles, column_left_out, known_column, plain, seconds
 from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
@@ -106,7 +102,7 @@ class TableOfCounts(ABC):
             self._rows_seen += batch.rows
         if not self._clock.rows.sum():
             said = "The table has no row with a count."
-            raise RejectedFile(Problem("no_spikes", said, "Check what was written into it."))
+            raise rejected("no_spikes", said, "Check what was written into it.")
 
     def recording(self) -> Recording:
         """Gather the counts."""
@@ -181,9 +177,7 @@ class TableOfCounts(ABC):
         missing = int(np.count_nonzero(~np.isfinite(values)))
         if missing:
             said = f"`{name}` is missing in {missing} rows."
-            raise RejectedFile(
-                Problem("bin_missing", said, "Give the bin or the time of each row.", f"/{name}")
-            )
+            raise rejected("bin_missing", said, "Give the bin or the time of each row.", f"/{name}")
         return values
 
     def _seconds(self, batch: Batch) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.tables.table import (
     Batch,
     Kind,
@@ -238,10 +238,10 @@ def _encoding(path: Path) -> str:
         while block := file.read(_HEAD_BYTES):
             if b"\x00" in block:
                 said = "The file has NUL bytes, which no text has; text in UTF-16 has them too."
-                raise RejectedFile(Problem("text_has_nul", said, "Save the table as CSV in UTF-8."))
+                raise rejected("text_has_nul", said, "Save the table as CSV in UTF-8.")
             if len(block) == _HEAD_BYTES and b"\n" not in block and b"\r" not in block:
                 said = f"A line of the file is longer than {_HEAD_BYTES} bytes."
-                raise RejectedFile(Problem("line_too_long", said, "Give one row of the table in each line."))
+                raise rejected("line_too_long", said, "Give one row of the table in each line.")
             if encoding == "utf-8" and not block.isascii():
                 try:
                     decoder.decode(block)
@@ -257,7 +257,7 @@ def _checked(dialect: Dialect) -> Dialect:
     if not dialect.header:
         said = f"The first line holds only numbers ({listed(dialect.rows[0], 5)}): expected names of columns."
         hint = "Put a line of names first, such as trial,neuron,time or trial,bin,neuron_1,neuron_2."
-        raise RejectedFile(Problem("header_missing", said, hint))
+        raise rejected("header_missing", said, hint)
     numbers = [cell for row in dialect.rows for cell in row if _DECIMAL_COMMA.fullmatch(cell)]
     if numbers:
         raise RejectedFile(_decimal_comma(numbers[0]))
@@ -292,7 +292,7 @@ def _explained(said: str, names: list[str]) -> RejectedFile | None:
         return RejectedFile(_uneven(int(uneven[1]), int(uneven[2]), uneven[3].strip()))
     if "straddl" in said:
         hint = "Give one row of the table in each line, and close every quote in the line that opens it."
-        return RejectedFile(Problem("line_too_long", "A line of the file is too long to be read.", hint))
+        return rejected("line_too_long", "A line of the file is too long to be read.", hint)
     cell = re.search(r"CSV column #(\d+):(?: Row #(\d+):)?.*invalid value '(.*)'", said, re.DOTALL)
     if cell is None:
         return None
@@ -301,7 +301,7 @@ def _explained(said: str, names: list[str]) -> RejectedFile | None:
     name, row = names[int(cell[1])], f" in row {cell[2]} below the header" if cell[2] else ""
     problem = f"`{name[:100]}` holds {cell[3][:50]!r}{row}: expected a number, as in the rows before it."
     hint = "Leave a cell empty where there is no number; comments begin with # in lines of their own."
-    return RejectedFile(Problem("cell_not_a_number", problem, hint, f"/{name[:100]}"))
+    return rejected("cell_not_a_number", problem, hint, f"/{name[:100]}")
 
 
 def _parsed(column: LabelColumn) -> LabelColumn:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
+from worker.ingest.problems import Gatherer, Problem, listed, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.tables.table import Table
 from worker.ingest.recording import Understood
@@ -52,7 +52,7 @@ _BIN = {
     "timeindex",
 }
 _COUNT = {
-    *("count", "counts", "spikecount", "spikecounts", "nspikes", "numspikes", "numberofspikes", "spikes"),
+    *("count", "counts", "spikecount", "spikecounts", "nspikes", "numspikes", "numberofspikes", "spikes")
 }
 _TIMES = ("spiketimes", "spiketime", "timestamps", "timestamp", "times", "time", "t")
 _LISTS = {*_TIMES, "spikes"}
@@ -171,7 +171,7 @@ def known_column(table: Table, role: str, name: str) -> str:
     """A column that the mapping names, if the table has it."""
     if name not in table.columns:
         said = f"mapping.{role} is `{name}`, which is no column of the table. It has: {listed(table.columns, 30)}."
-        raise RejectedFile(Problem("variable_unknown", said, "Name one of these.", f"/mapping/{role}"))
+        raise rejected("variable_unknown", said, "Name one of these.", f"/mapping/{role}")
     return name
 
 

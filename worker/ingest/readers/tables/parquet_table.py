@@ -6,16 +6,9 @@ from typing import Any
 
 import pyarrow.parquet
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.readers.base import ReadOptions, refuse_giant
-from worker.ingest.readers.tables.table import (
-    Batch,
-    as_labels,
-    as_lists,
-    as_numbers,
-    kind_of,
-    refuse_columns,
-)
+from worker.ingest.readers.tables.table import Batch, as_labels, as_lists, as_numbers, kind_of, refuse_columns
 
 MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 _MOST_ROWS, _BATCH_BYTES = 2**17, 16 * 2**20
@@ -33,7 +26,7 @@ class ParquetTable:
             file.seek(-4, 2)
             if file.read() == ENCRYPTED_MAGIC:
                 said = "The Parquet file is encrypted."
-                raise RejectedFile(Problem("file_encrypted", said, "Save it without encryption."))
+                raise rejected("file_encrypted", said, "Save it without encryption.")
         self._path, self._options = path, options
         self.notes: list[str] = []
         with self._opened() as file:

@@ -37,7 +37,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.tables.csv_table import CsvTable, is_number, sniff
 from worker.ingest.readers.tables.layouts import find_roles, is_known
@@ -128,7 +128,7 @@ def _read(table: Table, options: ReadOptions) -> Recording | SpikeTrains:
             f"{listed(table.columns, 30)}."
         )
         hint = "Name the column of times with mapping.time, or those of bins and counts with mapping.bin and mapping.count."
-        raise RejectedFile(Problem("spikes_missing", said, hint, "/mapping"))
+        raise rejected("spikes_missing", said, hint, "/mapping")
     counts = (LongCounts if roles.neuron is not None else WideCounts)(table, roles, options)
     counts.survey()
     return counts.recording()

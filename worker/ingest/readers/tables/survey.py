@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.readers.tables.table import Batch, LabelColumn
 from worker.ingest.recording import MetadataValue
 
@@ -38,7 +38,7 @@ class Labels:
         if len(self.known) > self._most:
             said = f"There are more than {self._most} different values in the column of the {self._what}."
             hint = f"Check which column is the {self._what}: mapping.{self._what} names it."
-            raise RejectedFile(Problem(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}"))
+            raise rejected(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}")
         return numbers[indices]
 
     def _number(self, value: MetadataValue) -> int:
@@ -48,7 +48,7 @@ class Labels:
             if value != int(value):
                 said = f"The {self._what} of some rows is no whole number, such as {value!r}."
                 hint = f"Give whole numbers or names for the {self._what}."
-                raise RejectedFile(Problem("label_not_whole", said, hint, f"/mapping/{self._what}"))
+                raise rejected("label_not_whole", said, hint, f"/mapping/{self._what}")
             value = int(value)
         return self.known.setdefault(int(value) if isinstance(value, bool) else value, len(self.known))
 
@@ -141,7 +141,7 @@ class Constants:
             hint = (
                 "Name the columns to keep with mapping.trial_metadata, and behaviours with mapping.behaviour."
             )
-            raise RejectedFile(Problem("too_many_columns", said, hint, "/mapping/trial_metadata"))
+            raise rejected("too_many_columns", said, hint, "/mapping/trial_metadata")
         for name, stored in self._first.items():
             self._first[name] = np.concatenate([stored, np.full(number - len(stored), np.nan)])
         self._seen = np.concatenate([self._seen, np.zeros(number - len(self._seen), bool)])
@@ -237,5 +237,5 @@ class Clock:
             value, earlier = float(values[off][0]), float((start[trials] + np.floor(exact) * step)[off][0])
             said = f"`{name}` is not even: {value:g} lies between {earlier:g} and {earlier + step:g}, steps being {step:g}."
             hint = "Give each bin's number from 0 in a column `bin`, or times in equal steps; spikes need a column of neurons."
-            raise RejectedFile(Problem("bins_uneven", said, hint, f"/{name}"))
+            raise rejected("bins_uneven", said, hint, f"/{name}")
         return bins.astype(np.int64)

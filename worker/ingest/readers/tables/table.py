@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile
+from worker.ingest.problems import rejected
 from worker.ingest.recording import MetadataValue
 
 MOST_COLUMNS = 20_000
@@ -76,14 +76,12 @@ def refuse_columns(names: list[str]) -> None:
     """Reject a table with too many columns, or with two of one name."""
     if len(names) > MOST_COLUMNS:
         said = f"The table has {len(names)} columns: at most {MOST_COLUMNS} are read."
-        raise RejectedFile(
-            Problem("too_many_columns", said, "Give one row for each trial, bin and neuron instead.")
-        )
+        raise rejected("too_many_columns", said, "Give one row for each trial, bin and neuron instead.")
     repeated = {name for name, number in _counted(names).items() if number > 1 and name}
     if repeated:
         name = min(repeated)
         said = f"There are {_counted(names)[name]} columns of the name `{name[:100]}`."
-        raise RejectedFile(Problem("columns_repeated", said, "Give each column a name of its own."))
+        raise rejected("columns_repeated", said, "Give each column a name of its own.")
 
 
 def _counted(names: list[str]) -> dict[str, int]:
@@ -129,7 +127,7 @@ def as_numbers(column: pa.Array, name: str) -> NDArray[np.float64]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         said = f"`{name[:100]}` does not hold numbers, but {column.type}."
         hint = "Check which column is what: the mapping names it."
-        raise RejectedFile(Problem("cell_not_a_number", said, hint, f"/{name[:100]}")) from error
+        raise rejected("cell_not_a_number", said, hint, f"/{name[:100]}") from error
     values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
     return values
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed
+from worker.ingest.problems import Gatherer, Problem, listed, rejected
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.tables.counts import TableOfCounts, understood_counts, whole_counts
 from worker.ingest.readers.tables.layouts import Roles, is_of_neuron
@@ -81,7 +81,7 @@ class WideCounts(TableOfCounts):
                 f"{listed(self._table.columns, 30)}."
             )
             hint = "Give a column for each neuron, or columns of neurons and times (mapping.neuron, mapping.time)."
-            raise RejectedFile(Problem("spikes_missing", said, hint, "/mapping"))
+            raise rejected("spikes_missing", said, hint, "/mapping")
         return len(self._neurons), len(self._behaviour)
 
     def _gather(self, shape: tuple[int, int, int]) -> Places:
