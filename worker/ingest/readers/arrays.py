@@ -1,30 +1,4 @@
-"""What a file of named arrays becomes: NPZ, HDF5 of any layout, MATLAB. One table of names and shapes for all of them.
-
-| variable | shape | |
-|---|---|---|
-| `spikes`, `spike_counts`, `counts`, `binned_spikes`, `data`, `y` | trials × bins × neurons | counts |
-| else the only array of whole numbers with three axes | the same | counts |
-| under one of these names | bins × neurons | counts of a continuous recording, which is cut into windows |
-| `spike_times` with `spike_clusters` (`neuron`, …) and perhaps `trial` | spikes | spike times, instead of counts |
-| `spike_times` with `spike_times_index` | spikes; neurons | the same: where each neuron's times end |
-| any other, beside spike times with `trial` | trials | metadata of trials, as the table of `worker/ingest/trial_ids.py` says |
-| `trial_start` with `trial_stop`, and others of their length | trials | beside spike times: the table of trials |
-| `…_time`, `…_onset` and the like | any | beside spike times without `trial`: events |
-| `bin_width_s` (`dt`, `bin_width_ms`, …) | one number | of counts; needed, here or with the upload |
-| `trial_length_bins` | trials | bins recorded of each trial; all if absent |
-| `split`, `is_train`, … | trials | the split, as the table of `worker/ingest/readers/splits.py` says |
-| `true_rates_hz` | as the counts | in spikes per second |
-| `true_rates`, `truth`, `rates`, `rate` | as the counts | in Hz or in counts per bin: whichever agrees with the spikes |
-| `external_inputs`, `ext_input` | trials × bins (× k) | |
-| any other | trials; (1, trials); (trials, 1) | metadata of trials |
-| any other | neurons, in the same shapes | metadata of neurons |
-| `time`, `t`, `bin_centers`, … | bins, in even steps | tells the bin width |
-| any other | trials × bins (× k) | behaviour; whole counts of a second recording are left out |
-| `train_spikes`, `counts_valid`, `test/spikes`, … | trials × bins × neurons | counts of that split, joined; other `train_…` too |
-
-The mapping of the request goes before names. What is none of these is left out with a warning. Axes may come in another order:
-see `worker.ingest.readers.axis_evidence`.
-"""
+"""Files of named arrays: NPZ, HDF5 of any layout, MATLAB. The table in docs/file-formats.md says what each array becomes."""
 
 import json
 import math

@@ -1,18 +1,4 @@
-"""Splits that a file gives: one value for each trial that says what the trial is for.
-
-| column | values | meaning |
-|---|---|---|
-| `split` (`data_split`, …) | `train`, `training`; `valid`, `val`, `validation`, `dev`; `test`; empty | as they say |
-| the same | 0, 1, 2 or -1 | training, validation, test; -1 is a test trial too |
-| the same | `gap`, or -2 | a trial that shares bins with trials of two parts: neither trained on nor scored |
-| the same | 1, 2, 3, without 0 | training, validation, test; with a warning |
-| the same | true, false | the more frequent one is training, the other validation; with a warning |
-| `partition`, `subset`, `set`, `phase` | words as above, `train` among them | as they say |
-| `is_train`, `train`, `is_validation`, `is_val` | true or false, 0 or 1 | true is what the name says |
-| `is_valid`, `valid`, `is_test`, `test` | the same | the same, but only beside one of the row above |
-
-`split.values` says what each value means where this is wrong. Test trials are for neither training nor validation.
-"""
+"""Splits in a file: one value for each trial that says what the trial is for. docs/file-formats.md has the table of names and values."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,18 +1,4 @@
-"""Files of acquisition systems: spikes by channel and unit, and events. Continuous signals are not read.
-
-| system | file | spikes | events |
-|---|---|---|---|
-| Blackrock | `.nev` | by electrode and unit; unit 0 is `unsorted`, unit 255 `noise` | digital and serial port, comments |
-| Plexon | `.plx` | by channel and unit; unit 0 is `unsorted` | channels, strobed words |
-| NeuroExplorer | `.nex` | neurons | events, markers; intervals are tables of trials |
-| Spike2 (32 bit) | `.smr` | channels of waveform marks, by the code of the mark; 0 is `unsorted` | event and marker channels |
-| Neuralynx | `.nse`, `.nst`, `.ntt`, `.nev` in one ZIP archive | by file and cell number; 0 is `unsorted` | texts |
-
-The first bytes of a file tell its system; its name does not matter. Channel, unit and `unit_class` are metadata of neurons; noise
-is left out unless `neurons.where` names `unit_class`. Trials are cut around events (`trials.align_to` and `trials.window_s`),
-named as in the file, and `name=label` where a series has several labels. Broken events are left out with a warning and do not
-reject whole spikes. A recording that was paused has a table `segments`.
-"""
+"""Files of acquisition systems: spikes by channel and unit, and events; no continuous signals. See docs/file-formats.md."""
 
 from pathlib import Path
 

@@ -1,16 +1,4 @@
-"""NPZ archives that pynapple and SpikeInterface write, told by their arrays.
-
-| saved by | arrays | read as |
-|---|---|---|
-| pynapple `TsGroup` | `type`, `t`, `index`, `keys`, `start`, `end` | spike times; `keys` are the neurons |
-| pynapple `Ts` | `type`, `t`, `start`, `end` | spike times of one neuron |
-| pynapple `TsdFrame` | `type`, `t`, `d`, `columns`, `start`, `end` | counts, bins × neurons |
-| pynapple `IntervalSet`, `Tsd`, `TsdTensor` | `type`, … | refused: they hold no spikes of a recording |
-| SpikeInterface sorting | `unit_ids`, `sampling_frequency`, `spike_indexes_seg0`, `spike_labels_seg0` | spike times |
-
-Several stretches of a pynapple time support are trials, the table `time_support`. Arrays of one value for each neuron are
-metadata of neurons; pynapple's own `_metadata` is a pickle, which is never opened.
-"""
+"""NPZ archives that pynapple and SpikeInterface write, recognised by their arrays; see docs/file-formats.md."""
 
 import re
 from collections.abc import Callable, Sequence

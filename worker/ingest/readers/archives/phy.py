@@ -1,17 +1,4 @@
-"""Folders of Phy and Kilosort, as one ZIP archive. `params.py` is read as text and never run.
-
-| file | | |
-|---|---|---|
-| `spike_times.npy` | spikes | in samples |
-| `spike_clusters.npy`, or `spike_templates.npy` | spikes | the neuron of each |
-| `params.py` | `sample_rate = 30000.` | samples per second; `sampling_rate_hz` of the request goes before it |
-| `cluster_info.tsv`, `cluster_group.tsv`, `cluster_KSLabel.tsv`, any other `cluster_*.tsv` | clusters | metadata of neurons |
-| `trials.csv` | trials | columns `start` and `stop` in seconds, and metadata |
-| `events.csv` | events | a column `time` in seconds, and perhaps `label` |
-
-They may lie at the top of the archive or in a folder of it; other files are never opened. Clusters of the group `noise` are left
-out unless `neurons.where` names `group`.
-"""
+"""Folders of Phy and Kilosort as a ZIP archive; `params.py` is read as text and never run. See docs/file-formats.md."""
 
 import ast
 import re

@@ -1,25 +1,4 @@
-"""HDF5 in the layout of LFADS users: every array once for each split.
-
-The axes may come in another order, as in files of MATLAB's `h5write`: see `worker.ingest.readers.axis_evidence`.
-Arrays are named `train_<name>`, `valid_<name>` and `test_<name>`; `<name>_train`, `val` and the like are understood too.
-
-| `<name>` | shape | |
-|---|---|---|
-| `data`, or `encod_data` and `recon_data` | trials × bins × neurons | counts; needed |
-| `inds` | trials | each trial's place in the original order; rows are put back into it |
-| `truth`, `rates` | as the data | true rates, in Hz or counts per bin: whichever agrees with the spikes |
-| `lowd`, `latent` | trials × bins × k | behaviour `true_latents` |
-| `ext_input`, `external_inputs` | trials × bins × k | external inputs |
-| `trial_length_bins` | trials | bins recorded of each trial |
-| any other | trials | metadata of trials |
-| without a split | neurons | metadata of neurons |
-| any other | trials × bins (× k) | behaviour |
-
-The bin width is an attribute or a data set (`bin_width_s`, `dt`, `bin_width_ms`), or comes with the upload,
-or is taken from a time axis or from true rates in Hz. Where `recon_data` has more neurons or bins than
-`encod_data`, it holds everything and is used. Trials of `test_*` come with split -1, neither train nor valid;
-after the others if there is no `test_inds`.
-"""
+"""HDF5 in the layout of LFADS: every array once for each split, in any order of axes; see docs/file-formats.md."""
 
 from pathlib import Path
 

@@ -1,18 +1,4 @@
-"""HDF5 in the layout of the Neural Latents Benchmark, as `nlb_tools` writes its input tensors.
-
-| data set | shape | |
-|---|---|---|
-| `train_spikes_heldin` | trials × bins × neurons | counts of training trials |
-| `train_spikes_heldout` | trials × bins × more neurons | put beside them; `held_out` in the metadata of neurons tells which |
-| `train_spikes_heldin_forward`, `train_spikes_heldout_forward` | trials × later bins × neurons | appended as later bins |
-| `eval_…` | the same | test trials: only latents are inferred; left out if they lack neurons or bins of training |
-| `train_behavior`, `eval_behavior`, any other | trials × bins (× k) | behaviour, NaN in forward bins |
-| `train_decode_labels`, `train_decode_mask`, any other | trials | metadata of trials |
-
-What lies in a group, as in a file of targets that was joined to one of inputs, counts as if it lay outside, unless it is
-there too. A file of evaluation trials alone is a recording of trials of which none is for testing. Bins are 5 ms wide unless
-the upload or the file says it (`bin_width_s`, `bin_width_ms`, `dt`, as data set or attribute).
-"""
+"""HDF5 in the layout of the Neural Latents Benchmark, as `nlb_tools` writes its input tensors; see docs/file-formats.md."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,38 +1,4 @@
-"""MATLAB files, versions 4 to 7.3: arrays, cell arrays, structs and arrays of structs.
-
-A field of a struct is called by its path, `data.spikes`; so is a field of an array of structs: `trial.spikes` stands for
-`trial(k).spikes` of every k, and is read like the cell array `{trial(k).spikes}`. Arrays keep MATLAB's order of axes; rows and
-columns are vectors. Metadata and behaviour in the struct of the spikes are called by their field alone.
-
-| variable | holds | |
-|---|---|---|
-| arrays, here or in structs | | as the table of arrays says: counts, metadata, behaviour, … |
-| cell array `spike_times`, `spikes`, `times`, `ts`, `timestamps`, … | vector for each neuron | spike times |
-| the same | vector for each trial × neuron, or neuron × trial | spike times by trial |
-| the same | cells of vectors: `{trial}{neuron}`, `{neuron}{trial}` | spike times by trial |
-| the same, in a name with `trial` | vector for each trial | spike times by trial, of one neuron |
-| the same, beside a cell `neuron`, `spike_clusters`, … | vector for each trial | spike times by trial |
-| cell array `spikes`, `spike_counts`, `counts`, … | matrix for each trial | counts; trials may be of unequal length |
-| cell array beside such counts | bins × k, or k × bins, for each trial | behaviour |
-| `units(n).spikes`, `neuron(n).times`, … | vector for each neuron | spike times; other fields: metadata of neurons |
-| `trial(k).spikes` | cell, structs, or matrix for each trial | spike times or counts; other fields: metadata |
-| `trials.start`, `trials.stop`, `trial_start`, … | trials | the table of trials, with all of that length |
-| `…time…`, `…event…`, `…cue…` | vector | beside spike times of a continuous recording: events |
-| `bin_width_s`, `dt`, `bin_width_ms`; `binWidth`, `binSize` | number | of counts; the last two in ms from 1 on, else in s |
-
-A cell array of another name is taken if it is the only one of vectors, or of matrices of whole numbers. Which axis is trials,
-bins or neurons is said by `mapping.axes`, by what has one length in all trials, by the lengths of arrays beside; else it is
-guessed, with a warning.
-
-A cell array of trials × columns, whose cells are of several kinds, is read by its columns: `data(:,3)`. Columns of one text or
-number for each trial are metadata, here `data_3`; the mapping may name columns of any cell array. Cell arrays of counts that
-are named by a split, `train_trial.spikes` and `test_trial.spikes`, or listed in `mapping.spikes`, are joined.
-
-Spike times by trial are times from the trial's beginning, unless a table of trials is there and all of them lie between their
-trial's start and stop. Times are in seconds unless their name ends with a unit (`_ms`) or the request says it; whole numbers of
-100 and more are refused until it does. Sparse matrices are read; tables, string arrays, objects, function handles and complex
-numbers are left out with a warning.
-"""
+"""MATLAB files, versions 4 to 7.3: arrays, cell arrays, structs and arrays of structs. docs/file-formats.md lists what they become."""
 
 import re
 from pathlib import Path

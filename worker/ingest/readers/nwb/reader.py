@@ -1,23 +1,6 @@
-"""NWB: spike times of units, tables of trials, events and behaviours. It is read as HDF5; no code of extensions is loaded.
+"""NWB 2: spike times of units, tables of trials, events and behaviours. docs/file-formats.md lists what is read.
 
-| in the file | taken for |
-|---|---|
-| `/units`: `spike_times` and `spike_times_index`; else another table with them, or that of `mapping.spike_times` | spike times |
-| other columns of units: numbers, texts, names of referenced groups, `id` (as `neuron_id`) | metadata of neurons |
-| `location` and `group_name` of the electrodes of a unit | metadata of neurons |
-| `obs_intervals` | when each unit was observed: bins that lie outside are missing, with a warning |
-| `/intervals/trials`; else the table of intervals with most rows, epochs last; or that of `mapping.trials` | trials |
-| the other columns of that table | metadata of trials; times such as `go_cue_time` are what `trials.align_to` may name |
-| a column `split`, `is_train`, … as the table of `worker/ingest/readers/splits.py` says | the split |
-| `/intervals/invalid_times` | missing bins, with a warning; the column `in_invalid_times` of trials |
-| `/acquisition`, `/processing`: whole numbers without a unit at timestamps | events: `events`, and each code as `events=3` |
-| there: annotations, tables with `timestamp` | events, and each text as `name=text` |
-| there: other series of samples, or samples × k, with timestamps or a rate | behaviour, scaled; `mapping.behaviour` chooses |
-| voltages, fluorescence, images | never read, told |
-
-If several tables may be the trials, or the units, a warning names them.
-Columns of several values for each row are left out with a warning, but lists of texts (tags) are joined. A recording without
-a table of trials of two rows or more is taken as continuous.
+Stands for pynwb.
 """
 
 from pathlib import Path

@@ -1,36 +1,6 @@
-"""Tables, as CSV or Parquet: a row for each spike, for each count, or for each bin. Columns are told by their names.
+"""Tables, as CSV or Parquet: one row for each spike, each count or each bin. docs/file-formats.md lists columns and layouts.
 
-Names are compared without case, blanks and punctuation; the mapping of the request (`trial`, `neuron`, `bin`, `time`, `count`,
-`bin_width`, `split`, `behaviour`, `trial_metadata`) goes before them.
-
-| column | names | |
-|---|---|---|
-| trial | `trial`, `trial_id`, `trial_number`, … | number or name |
-| neuron | `neuron`, `unit`, `cluster`, `cell`, `channel`, `neuron_id`, … | number or name |
-| time | `time`, `t`, `spike_time`, `timestamp`, `time_ms`, `time (s)`, … | in seconds, or the unit of its name or the options |
-| bin | `bin`, `bin_index`, `time_bin`, `time_step`, … | whole numbers, from 0 or 1 |
-| count | `count`, `spike_count`, `n_spikes`, … | whole numbers |
-
-| table | columns | |
-|---|---|---|
-| spikes | neuron, time | a row for each spike; time runs through the session |
-| spikes by trial | trial, neuron, time | time from each trial's beginning |
-| lists of spikes (Parquet) | neuron (, trial), a list of times | a row for each neuron, or each trial and neuron |
-| long counts | trial, bin or time, neuron, count | a row for each count; those that are absent are 0; none may come twice |
-| wide counts | trial, bin or time, a column for each neuron | a row for each bin; a trial is as long as its last row |
-| wide counts | (bin or time,) a column for each neuron | the same without trials: a continuous recording |
-
-In wide tables, columns named such as `neuron_3`, `unit12`, `ch4` or `17` are the neurons. If there are none, each column of
-whole numbers from 0 is one that changes within some trial, or is 0 throughout. Of other columns, those that have one value in
-all rows of a trial are metadata of trials (`split`, `trial_length_bins` and `bin_width_s` mean what they mean in arrays), those
-that have one value in all rows of a neuron are metadata of neurons, and the other numbers of wide tables are behaviour.
-A clock that goes on from trial to trial, each beginning after the end of the one before, is counted from each trial's first row;
-times of spikes must not, unless they lie between columns `trial_start` and `trial_stop`. Where a time tells the bin, its steps
-must be even, and are the bin width. What is none of these is left out with a warning.
-
-CSV: columns are divided by commas, semicolons, tabs or blanks; the first line has their names (it may begin with #); numbers have
-decimal points; text may be in quotes that close in the same line; lines that begin with # are passed over; the encoding is UTF-8
-or Latin-1. Parquet: plain, dictionary and list columns; not encrypted.
+Stands for pandas: pyarrow decodes the file; the layouts are ours and are read in constant memory.
 """
 
 from pathlib import Path
