@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Two environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-benchmarks check up clean synchronous
+.PHONY: demo test test-all check up clean synchronous
 
 demo: $(VENV)/service synchronous
 	$(BIN)/latentry demo
@@ -16,15 +16,19 @@ demo: $(VENV)/service synchronous
 up: $(VENV)/service synchronous
 	$(BIN)/latentry up
 
-# What starts no service of its own runs in as many processes as there are cores. Of the rest, which mostly waits for its
-# services, two files run at a time.
-SERVICES := tests/integration tests/benchmarks/test_chaos.py
+# Unit tests run in as many processes as there are cores. Tests that start whole services mostly wait for them; of these, two
+# files run at a time. Both groups always run, so a failure in one does not hide the other's result.
+SERVICES := tests/integration
+PYTEST := $(BIN)/python -m pytest
 test: $(VENV)/test
-	$(BIN)/python -m pytest -n logical --dist worksteal $(SERVICES:%=--ignore=%)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVICES)
+	@status=0; \
+	$(PYTEST) -n logical --dist worksteal --ignore=$(SERVICES) || status=1; \
+	$(PYTEST) -n 2 --dist loadfile $(SERVICES) || status=1; \
+	exit $$status
 
-test-benchmarks: $(VENV)/test
-	$(BIN)/python -m pytest -n logical -m slow tests/benchmarks
+# The slow tests alone: long soaks, fault injection and trainings, more hostile files, experiments of benchmarks/.
+test-all: test
+	$(PYTEST) -n 2 --dist load -m slow
 
 check: $(VENV)/test synchronous
 	$(BIN)/ruff check .

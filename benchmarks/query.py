@@ -17,7 +17,6 @@ Quick: SQLite, 10 MB, 1 and 10 clients, two seconds each.
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.querying.result import store_result
-from benchmarks.simulation.servers import new_database, postgresql
 from store.settings import Settings
+from tests.servers import free_port, postgresql
 
 KINDS = ("slice", "where", "unchanged", "whole")
 SIZES_MB = (10, 100, 1000, 5000)
@@ -41,9 +40,7 @@ _START_SECONDS = 60.0
 @contextmanager
 def server(settings: Settings) -> Iterator[tuple[str, int]]:
     """The API in a process of its own; yields its URL and process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port)]
     environment = os.environ | {
         "LATENTRY_DATA_DIR": str(settings.data_dir),
@@ -120,11 +117,9 @@ def main() -> None:
         for size_mb in sizes:
             with ExitStack() as stack:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="latentry-benchmark-"))
-                url = (
-                    new_database(stack.enter_context(postgresql()), "query")
-                    if database == "postgresql"
-                    else ""
-                )
+                url = ""
+                if database == "postgresql":
+                    url = stack.enter_context(postgresql(durable=True)).new_database()
                 settings = Settings(data_dir=Path(folder), database_url=url)
                 for found in measure(settings, size_mb, given.kinds, clients, seconds):
                     show({"database": database} | found, as_json=given.json)

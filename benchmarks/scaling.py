@@ -3,7 +3,7 @@
 ``python -m benchmarks.scaling [--quick] [--json] [--database sqlite|postgresql]``
 
 The real scheduler, leases, slices, checkpoints, outbox and maintenance loop on a real database and broker, with a process
-for each device whose training sleeps (`benchmarks.simulation`). Slices are shorter than the service's 60 s, with as many
+for each device whose training sleeps (`tests.simulation`). Slices are shorter than the service's 60 s, with as many
 heartbeats, 30 epochs and whole checkpoints, so that all but the training happens so much more often: the column `as devices`
 says how many devices with slices of 60 s would ask as much of database and broker. Of 8 workers and more some are killed on
 the way (SIGKILL; what they had measured is lost), and afterwards every epoch must be there once.
@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.harness import machine, markdown_table
-from benchmarks.simulation.figures import describe
-from benchmarks.simulation.parts import loading_seconds, message_milliseconds
-from benchmarks.simulation.run import Plan, simulate
-from benchmarks.simulation.servers import Server, new_database, postgresql
+from benchmarks.scaling_figures import describe
+from benchmarks.scaling_parts import loading_seconds, message_milliseconds
+from tests.servers import PostgresServer, postgresql
+from tests.simulation.simulate import Plan, simulate
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ COLUMNS = {
 }
 
 
-def run(cell: Cell, database: str, server: Server | None) -> dict[str, Any]:
+def run(cell: Cell, database: str, server: PostgresServer | None) -> dict[str, Any]:
     """Simulate a cell and say what was found."""
     with tempfile.TemporaryDirectory(prefix="latentry-scaling-") as name:
         folder = Path(name)
         url = f"sqlite:///{folder / 'latentry.db'}"
         if server is not None:
-            url = new_database(server, f"simulated_{cell.workers}_{cell.jobs}_{cell.arrays}")
+            url = server.new_database()
         plan = Plan(
             url,
             cell.arrays,
@@ -114,16 +114,17 @@ def run(cell: Cell, database: str, server: Server | None) -> dict[str, Any]:
             cell.seconds,
             warm_up_s=cell.slice_s,
             models_per_job=cell.models,
-            kill_every_s=cell.seconds / (cell.kills + 1) if cell.kills else 0.0,
+            kills=cell.kills,
+            kill_every_s=cell.seconds / (cell.kills + 1),
             server=server,
         )
         return describe(simulate(plan, folder), database)
 
 
-def measure_parts(server: Server | None, quick: bool) -> dict[str, float]:
+def measure_parts(server: PostgresServer | None, quick: bool) -> dict[str, float]:
     """What is paid apart from slices."""
     with tempfile.TemporaryDirectory(prefix="latentry-parts-") as name:
-        url = None if server is None else new_database(server, "loaded")
+        url = None if server is None else server.new_database()
         found = {} if quick else loading_seconds(Path(name), url)
         return found | message_milliseconds(Path(name), 100 if quick else 300)
 
@@ -144,7 +145,7 @@ def main() -> None:
     databases = [arguments.database] if arguments.database else databases
     for database in databases:
         with ExitStack() as stack:
-            server = stack.enter_context(postgresql()) if database == "postgresql" else None
+            server = stack.enter_context(postgresql(durable=True)) if database == "postgresql" else None
             for cell in QUICK_GRID if arguments.quick else GRID:
                 lines.append(run(cell, database, server))
                 print(json.dumps(lines[-1]), flush=True)

@@ -3,7 +3,6 @@
 import os
 import runpy
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from store.database import Database
 from store.migrate import migrate
-from tests.postgres_server import PostgresServer
+from tests.servers import PostgresServer, postgresql
 from worker.embedded import EmbeddedService
 
 pytest.register_assert_rewrite("tests.integration.faulty_service")
@@ -30,19 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
         runpy.run_path(str(generator), run_name="__main__")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The server of the tests that only need a database."""
-    server = PostgresServer(free_port())
-    server.start()
-    yield server
-    server.remove()
+    with postgresql() as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`GET /v1/checks` says what is wrong with each part, soon, also while parts are down."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -47,9 +46,8 @@ from store.tables import (
 )
 from tests.api.api_examples import add_dataset, add_job, count
 from tests.app_copies import app_of
-from tests.conftest import free_port
+from tests.servers import broker, free_port
 from worker.celery_app import CONTROL, SLICES
-from worker.embedded import broker_command
 
 NOBODY = f"redis://:broker-secret@127.0.0.1:{free_port()}/0"
 
@@ -62,15 +60,8 @@ def however_busy_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def live_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real broker."""
-    url, command = broker_command(tmp_path_factory.mktemp("broker"))
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    for _ in range(200):
-        if Path(url.removeprefix("unix://")).exists():
-            break
-        time.sleep(0.01)
-    yield url
-    process.terminate()
-    process.wait()
+    with broker(tmp_path_factory.mktemp("broker")) as started:
+        yield started.url
 
 
 def parts_of(database: Database, folder: Path, **settings: Any) -> Parts:

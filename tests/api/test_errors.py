@@ -21,7 +21,7 @@ from store.database import Database
 from store.settings import Settings
 from tests.api.api_examples import PROBLEM, Example, call, chunks
 from tests.app_copies import app_of
-from tests.conftest import free_port
+from tests.servers import free_port
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])

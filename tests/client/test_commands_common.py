@@ -28,7 +28,7 @@ from tests.api.api_examples import Example, add_dataset, add_job
 from tests.api.conftest import serve
 from tests.app_copies import app_of
 from tests.client.command_line import CommandLine
-from tests.conftest import free_port
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/command-line.md"

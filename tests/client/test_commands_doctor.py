@@ -17,7 +17,7 @@ from store.settings import Settings
 from tests.api.conftest import serve
 from tests.app_copies import app_of
 from tests.client.command_line import CommandLine
-from tests.conftest import free_port
+from tests.servers import free_port
 
 SECRET = "operator-" + "0" * 20
 

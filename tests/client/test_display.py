@@ -13,7 +13,7 @@ from latentry import Client, LatentryError
 from latentry.display import JobDisplay, chart, follow, sparkline
 from rich.console import Console
 
-from tests.conftest import free_port
+from tests.servers import free_port
 
 
 def progress(*points: tuple[int, int, float | None]) -> dict[str, Any]:

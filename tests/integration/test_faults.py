@@ -19,9 +19,8 @@ from sqlalchemy import select
 
 from domain.states import JobState, SliceState
 from store.tables import Slice, Worker
-from tests.conftest import free_port
 from tests.integration.faulty_service import EPOCHS, HOOKS, FaultyService, wait_until
-from tests.postgres_server import PostgresServer
+from tests.servers import PostgresServer, postgresql
 
 LEASE_SECONDS, HEARTBEAT_SECONDS, MAINTENANCE_SECONDS = 3.0, 0.3, 0.3
 SETTINGS = {
@@ -66,10 +65,8 @@ def on_sqlite(
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer(free_port())
-    server.start()
-    yield server
-    server.remove()
+    with postgresql() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The whole corpus of hostile files: for the tests the cheap ones, for `benchmarks.hostile` all."""
+"""The whole corpus of hostile files: for the tests the cheap ones, for `tests.hostility.run` all."""
 
 from itertools import chain
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.hostile import in_crew
-from benchmarks.hostility.reading import Judged, Keeper, Outcome, keepers
+from tests.hostility.reading import FileResult, ForkServer, Outcome, fork_servers
+from tests.hostility.run import in_parallel
 from tests.worker.ingest.hostile_corpus import Canary, HostileFile, betrays, corpus, make_canary
 from worker.ingest.readers import ReadOptions
 from worker.ingest.sandbox import ParsedFile, ParseLimits, parse_in_sandbox
@@ -88,16 +88,16 @@ def test_hostile_files_in_the_sandbox(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("confined", [True, False], ids=["confined", "with the disk in sight"])
 def test_hostile_files_in_children_of_a_warm_process(confined: bool, tmp_path: Path) -> None:
-    found: dict[str, Judged] = {}
-    with keepers(2, tmp_path, LIMITS, confined) as crew:
+    found: dict[str, FileResult] = {}
+    with fork_servers(2, tmp_path, LIMITS, confined) as servers:
         files = BY_FORK[:: 1 if confined else 2]
 
-        def read(keeper: Keeper, file: HostileFile) -> None:
-            keeper.source.unlink(missing_ok=True)
-            file.make(keeper.source, keeper.canary)
-            found[file.name] = keeper.read(file.options)
+        def read(server: ForkServer, file: HostileFile) -> None:
+            server.source.unlink(missing_ok=True)
+            file.make(server.source, server.canary)
+            found[file.name] = server.read(file.options)
 
-        in_crew(crew, iter(files), read)
+        in_parallel(servers, iter(files), read)
     assert len(found) == len(files)
     expected = {file.name: file.codes for file in files if file.codes}
     assert {

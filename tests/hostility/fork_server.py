@@ -1,8 +1,8 @@
-"""A warm process that forks a confined child for each file, so that thousands of files a minute are read.
+"""A warm process that forks a child for each file, and so reads thousands of files a minute.
 
-`python -m benchmarks.hostility.fork_server` reads one JSON object a line from its standard input, `{"source", "out", "settings",
-"wall_s", "confined"}`, and answers each with `{"code", "seconds"}`: the exit code of `worker.ingest.parse`, a negative signal,
-or null when the child was killed for its time. The child leaves in `out` what the real subprocess would, and its log.
+`python -m tests.hostility.fork_server` reads one JSON object a line from its standard input, `{"source", "out", "settings",
+"wall_s", "confined"}`, and answers each with `{"code", "seconds"}`: the exit code of `worker.ingest.parse`, a negative signal
+number, or null if the child exceeded its time and was killed. The child writes its results and its log into `out`.
 """
 
 import contextlib

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.hostile import run
-from benchmarks.hostility.mutations import mutate
-from benchmarks.hostility.reading import LIMITS, Keeper, Outcome, keepers
+from tests.hostility.mutations import mutate
+from tests.hostility.reading import LIMITS, ForkServer, Outcome, fork_servers
+from tests.hostility.run import run
 from tests.worker.ingest.hostile_archives import archive, npz_members
 from tests.worker.ingest.hostile_corpus import HostileFile, corpus
 from worker.ingest import sandbox
@@ -61,8 +61,8 @@ def test_a_short_run(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
-    """A keeper whose readers do what the file says."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """A server whose readers do what the file says."""
     folder = tmp_path_factory.mktemp("misbehaving")
     (folder / "stand_in").mkdir()
     (folder / "stand_in" / "sitecustomize.py").write_text(MISBEHAVING)
@@ -71,8 +71,8 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
     limits = replace(LIMITS, cpu_s=1, wall_s=3.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "_environment", lambda: environment)
-        with keepers(1, folder / "keepers", limits) as crew:
-            yield crew[0]
+        with fork_servers(1, folder / "fork_servers", limits) as servers:
+            yield servers[0]
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
         ("run", Outcome.ESCAPED),
     ],
 )
-def test_planted_faults_are_found(keeper: Keeper, what: str, outcome: Outcome) -> None:
-    keeper.source.write_text(f"{what} {keeper.canary.text}")
-    judged = keeper.read({})
+def test_planted_faults_are_found(server: ForkServer, what: str, outcome: Outcome) -> None:
+    server.source.write_text(f"{what} {server.canary.text}")
+    judged = server.read({})
     assert judged.outcome == outcome, judged
-    (keeper.folder / "beside").unlink(missing_ok=True)
-    keeper.source.write_text("nothing")
-    assert keeper.read({}).outcome == Outcome.ACCEPTED
+    (server.folder / "beside").unlink(missing_ok=True)
+    server.source.write_text("nothing")
+    assert server.read({}).outcome == Outcome.ACCEPTED
 
 
 def test_damage_comes_from_the_seed_and_mostly_changes_the_file(tmp_path: Path) -> None:

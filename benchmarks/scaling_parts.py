@@ -1,4 +1,4 @@
-"""What is paid apart from slices: reading a data set from the array store, and a message through broker and Celery."""
+"""Costs apart from slices: reading a data set from the array store, and a message through broker and Celery."""
 
 import os
 import statistics
@@ -13,20 +13,20 @@ import numpy as np
 import redis
 from celery import Celery
 
-from benchmarks.simulation.servers import Server, broker
 from models import Session, TrainingData
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray, open_array
 from store.database import Database
 from store.migrate import migrate
+from tests.servers import Broker, broker, cpu_seconds
 from worker.child_processes import die_with_parent
 
 TRIALS, BINS, NEURONS = 2000, 500, 100
-"""Of the data set that is read: 100 MB of counts."""
+"""Sizes of the data set that is read: 100 MB of counts."""
 
 
 def loading_seconds(folder: Path, postgresql_url: str | None) -> dict[str, float]:
-    """Time to read counts of 100 MB, median of three, from each array store; and to make training data of them."""
+    """Return the median of three times to read 100 MB of counts from each array store, and the time to make training data."""
     counts = np.random.default_rng(0).poisson(0.2, (TRIALS, BINS, NEURONS)).astype(np.uint8)
     found = {}
     urls = {"sqlite": f"sqlite:///{folder / 'arrays.db'}", "file": f"sqlite:///{folder / 'arrays.db'}"}
@@ -59,7 +59,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def message_milliseconds(folder: Path, messages: int) -> dict[str, float]:
-    """What a message costs: to send it, and to have it handled by a Celery worker, with a transaction that finds nothing."""
+    """Return the cost to send a message, and to handle one in a Celery worker with a transaction that finds no job."""
     with broker(folder) as server:
         environment = os.environ | {"LATENTRY_DATA_DIR": str(folder), "LATENTRY_REDIS_URL": server.url}
         migrate(Database(f"sqlite:///{folder / 'latentry.db'}"))
@@ -76,7 +76,7 @@ def message_milliseconds(folder: Path, messages: int) -> dict[str, float]:
             worker.wait(30)
 
 
-def _send_and_wait(server: Server, messages: int) -> dict[str, float]:
+def _send_and_wait(server: Broker, messages: int) -> dict[str, float]:
     from store.rpc import broker_url
 
     app = Celery(broker=broker_url(server.url))
@@ -93,7 +93,7 @@ def _send_and_wait(server: Server, messages: int) -> dict[str, float]:
     send("control", 1)
     drain()  # the worker is there
     sending = _seconds(lambda: send("nobody", messages))
-    before = server.cpu_seconds()
+    before = cpu_seconds(server.pid)
     started = time.perf_counter()
     send("control", messages)
     drain()
@@ -101,5 +101,5 @@ def _send_and_wait(server: Server, messages: int) -> dict[str, float]:
     return {
         "send_ms": round(1000 * sending / messages, 2),
         "handle_ms": round(1000 * handling / messages, 2),
-        "broker_cpu_ms": round(1000 * (server.cpu_seconds() - before) / messages, 2),
+        "broker_cpu_ms": round(1000 * (cpu_seconds(server.pid) - before) / messages, 2),
     }

@@ -1,4 +1,4 @@
-"""The database of the service, with a clock on every transaction."""
+"""The database of the service, which measures every transaction."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Database
 
-KIND_OF_CALLER = {  # the function of the service that opens a transaction: what it is for
+KIND_OF_CALLER = {  # function of the service that opens a transaction → purpose of the transaction
     "run_next": "claim",
     "load_work": "load",
     "write_with_retry": "report",
@@ -41,13 +41,13 @@ class Transaction(NamedTuple):
     kind
         A value of `KIND_OF_CALLER`.
     writes
-        Whether it may write: on SQLite it then holds the only write lock.
+        Whether it may write. On SQLite it then holds the only write lock.
     ended
-        When, in seconds of the machine's monotonic clock.
+        Time of its end, in seconds of the machine's monotonic clock.
     waited_s
-        For a connection, and on SQLite for the write lock.
+        Wait for a connection, and on SQLite for the write lock.
     open_s
-        From its begin to its commit.
+        Time from its begin to its commit.
     cpu_s
         CPU time of its client.
     """
@@ -61,7 +61,7 @@ class Transaction(NamedTuple):
 
 
 class MeasuredDatabase(Database):
-    """A `Database` that remembers its transactions in `transactions`."""
+    """A `Database` that records its transactions in `transactions`."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -71,20 +71,20 @@ class MeasuredDatabase(Database):
 
     @cached_property
     def apart(self) -> "MeasuredDatabase":
-        """As the service's; its transactions are among ours."""
+        """Return a database as the service does; its transactions are recorded in ours."""
         other = MeasuredDatabase(self.url)
         other.transactions = self.transactions
         return other
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """As the service's."""
+        """Open a transaction as the service does."""
         with self._measured(_kind(), writes=True), super().write() as session:
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """As the service's."""
+        """Open a transaction as the service does."""
         with self._measured(_kind(), writes=False), super().read() as session:
             yield session
 

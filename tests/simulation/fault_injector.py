@@ -1,4 +1,4 @@
-"""Carries out the faults of a soak, and remembers what must come right again."""
+"""The faults of a soak: which come when, drawn from one seed; and how they are injected and recorded."""
 
 import math
 import signal
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -15,33 +16,86 @@ from sqlalchemy.orm import Session
 
 from api.errors import WrongState
 from api.jobs import lifecycle
-from benchmarks.simulation.faults import Fault
-from benchmarks.simulation.process_pool import Crew
-from benchmarks.simulation.processes import CONTROL, SLICES
 from domain.states import JobState
 from store import outbox
 from store.database import LOCK, Database
 from store.settings import Settings
 from store.tables import Job, Slice
+from tests.simulation.processes import CONTROL, SLICES, ProcessPool, Role
 from worker.scheduling.leases import reap
 
 _REPEATS = 10
 _RETRIED_SHARE = 0.75
 
 
+class Fault(StrEnum):
+    """What is done to the service, or to its jobs."""
+
+    KILL = "kill"
+    """SIGKILL of a worker whose lease must expire."""
+    KILL_AND_REAP = "kill_and_reap"
+    """SIGKILL of a worker whose lease is taken back at once."""
+    FREEZE = "freeze"
+    """SIGSTOP of a worker for longer than its lease, then SIGCONT."""
+    TERMINATE = "terminate"
+    """SIGTERM of a worker."""
+    KILL_CONTROL = "kill_control"
+    """SIGKILL of a process that runs `advance`."""
+    KILL_MAINTENANCE = "kill_maintenance"
+    """SIGKILL of the maintenance loop."""
+    EMPTY_QUEUES = "empty_queues"
+    """Deletion of all messages of the broker."""
+    REPEAT_MESSAGES = "repeat_messages"
+    """Ten copies of each message."""
+    PAUSE = "pause"
+    """A pause of a job, which resumes later."""
+    CANCEL = "cancel"
+    """A cancel of a job, which is often retried later."""
+    STOP = "stop"
+    """A stop of a job: it selects among the models so far."""
+
+
+WEIGHTS = {
+    Fault.KILL: 3,
+    Fault.KILL_AND_REAP: 3,
+    Fault.FREEZE: 1,
+    Fault.TERMINATE: 2,
+    Fault.KILL_CONTROL: 2,
+    Fault.KILL_MAINTENANCE: 2,
+    Fault.EMPTY_QUEUES: 1,
+    Fault.REPEAT_MESSAGES: 2,
+    Fault.PAUSE: 6,
+    Fault.CANCEL: 2,
+    Fault.STOP: 1,
+}
+"""Relative frequencies."""
+
+
+@dataclass(frozen=True)
+class PlannedFault:
+    """A fault, `at_s` seconds after the start."""
+
+    at_s: float
+    fault: Fault
+
+
+def plan_faults(seed: int, seconds: float, interval_s: float) -> list[PlannedFault]:
+    """Draw faults at random times, `interval_s` seconds apart on average; every kind is among the first eleven."""
+    random, kinds = np.random.default_rng([seed, 0xFA]), list(WEIGHTS)
+    times: list[float] = []
+    while (at := (times[-1] if times else 0.0) + random.exponential(interval_s)) < seconds:
+        times.append(float(at))
+    weights = np.array([WEIGHTS[kind] for kind in kinds], float)
+    drawn = [
+        *random.permutation(len(kinds)),
+        *random.choice(len(kinds), len(times), p=weights / weights.sum()),
+    ]
+    return [PlannedFault(at, kinds[kind]) for at, kind in zip(times, drawn, strict=False)]
+
+
 @dataclass(frozen=True)
 class Death:
-    """A slice whose worker was killed.
-
-    Parameters
-    ----------
-    fault
-        `Fault.KILL` or `Fault.KILL_AND_REAP`.
-    slice_id
-        What it worked on.
-    at
-        When.
-    """
+    """A slice whose worker was killed, by `Fault.KILL` or `Fault.KILL_AND_REAP`, and when."""
 
     fault: Fault
     slice_id: str
@@ -50,14 +104,16 @@ class Death:
 
 @dataclass(frozen=True)
 class Freeze:
-    """A worker that was stopped while it held a lease.
+    """A worker that was frozen while it held a lease.
 
     Parameters
     ----------
-    name, token
-        Of the worker and its lease.
+    name
+        Name of the worker.
+    token
+        Token of the lease.
     was_taken
-        Whether the lease was another's, or nobody's, when it went on.
+        Whether the lease was no longer the worker's when the worker continued.
     """
 
     name: str
@@ -66,23 +122,23 @@ class Freeze:
 
 
 @dataclass
-class Disturber:
-    """Does one fault after the other.
+class FaultInjector:
+    """Injects one fault after the other.
 
     Parameters
     ----------
     database, settings
-        Of the service.
+        Database and settings of the service.
     queue
-        The broker.
-    crew
+        Connection to the broker.
+    pool
         The processes.
     job_ids
-        Of all jobs.
-    rough_ids
-        Of those that may be stopped and cancelled.
+        Ids of all jobs.
+    cancellable_ids
+        Ids of the jobs that may be stopped and cancelled.
     random
-        Chooses whom a fault meets.
+        Chooses the process or the job that a fault meets.
     freeze_s
         How long a worker is frozen.
     rest_s
@@ -92,9 +148,9 @@ class Disturber:
     database: Database
     settings: Settings
     queue: Any
-    crew: Crew
+    pool: ProcessPool
     job_ids: Sequence[str]
-    rough_ids: Sequence[str]
+    cancellable_ids: Sequence[str]
     random: np.random.Generator
     freeze_s: float
     rest_s: float
@@ -102,16 +158,16 @@ class Disturber:
     deaths: list[Death] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
-    """Names of workers."""
+    """Names of killed workers."""
     changed_ids: set[str] = field(default_factory=set)
-    """Jobs that were stopped or cancelled: they need not select what they would have."""
+    """Jobs that were stopped or cancelled. They may select another model than undisturbed."""
     locked_out: int = 0
-    """Transactions of the disturber that the database refused: somebody frozen held SQLite's lock."""
+    """Transactions of the injector that the database refused: a frozen worker held SQLite's lock."""
     _later: list[tuple[float, Callable[[float], object]]] = field(default_factory=list)
     _frozen: str | None = None
 
-    def disturb(self, fault: Fault, now: float) -> None:
-        """Do a fault, if there is whom it can meet."""
+    def inject(self, fault: Fault, now: float) -> None:
+        """Inject a fault, if there is a process or a job that it can meet."""
         done = {
             Fault.KILL: self._kill_worker,
             Fault.KILL_AND_REAP: self._kill_worker,
@@ -128,7 +184,7 @@ class Disturber:
         self.faults[str(fault)] += done
 
     def step(self, now: float) -> None:
-        """Do what was put off until now: let frozen workers and paused jobs go on."""
+        """Do what was put off until now: continue frozen workers and paused jobs."""
         due = [then for at, then in self._later if at <= now]
         self._later = [(at, then) for at, then in self._later if at > now]
         for then in due:
@@ -137,10 +193,10 @@ class Disturber:
     def _kill_worker(self, fault: Fault, _now: float) -> bool:
         if (name := self._choose(self._awake())) is None:
             return False
-        self.crew.kill(name)
+        self.pool.kill(name)
         at = datetime.now(UTC)
         self.killed.add(name)
-        self.crew.start("worker")
+        self.pool.start("worker")
         self.deaths += [Death(fault, piece.id, at) for piece in self._leases(name)]
         if fault == Fault.KILL_AND_REAP:
             self._write(lambda session: reap(session, self.settings, held_by=name, died_at_it=False))
@@ -151,9 +207,9 @@ class Disturber:
             return False
         at_work = [name for name in self._awake() if self._leases(name)]
         if self._frozen is not None or (name := self._choose(at_work)) is None:
-            self._later.append((now + 1.0, lambda then: self.disturb(Fault.FREEZE, then)))
+            self._later.append((now + 1.0, lambda then: self.inject(Fault.FREEZE, then)))
             return False
-        self.crew.send(name, signal.SIGSTOP)
+        self.pool.send(name, signal.SIGSTOP)
         self._frozen, held = name, self._leases(name)
         # First of all: on SQLite it may hold the lock that others wait for.
         self._later.insert(0, (now + self.freeze_s, lambda _: self._thaw(name, held)))
@@ -164,22 +220,23 @@ class Disturber:
             with self.database.read() as session:
                 token = session.get_one(Slice, before.id).lease_token
             self.freezes.append(Freeze(name, before.lease_token or "", token != before.lease_token))
-        self.crew.send(name, signal.SIGCONT)
+        self.pool.send(name, signal.SIGCONT)
         self._frozen = None
 
     def _terminate(self, _fault: Fault, _now: float) -> bool:
         if (name := self._choose(self._awake())) is None:
             return False
-        self.crew.tell_to_go(name)
-        self.crew.start("worker")
+        self.pool.terminate(name)
+        self.pool.start("worker")
         return True
 
     def _kill_helper(self, fault: Fault, _now: float) -> bool:
-        name = self._choose(self.crew.names("control" if fault == Fault.KILL_CONTROL else "maintenance"))
+        role: Role = "control" if fault == Fault.KILL_CONTROL else "maintenance"
+        name = self._choose(self.pool.names(role))
         if name is None:
             return False
-        self.crew.kill(name)
-        self.crew.start("control" if fault == Fault.KILL_CONTROL else "maintenance")
+        self.pool.kill(name)
+        self.pool.start(role)
         return True
 
     def _empty_queues(self, _fault: Fault, _now: float) -> bool:
@@ -208,7 +265,7 @@ class Disturber:
         return True
 
     def _cancel(self, _fault: Fault, now: float) -> bool:
-        job_id = self._choose(self._jobs(self.rough_ids, *_UNFINISHED))
+        job_id = self._choose(self._jobs(self.cancellable_ids, *_UNFINISHED))
         if job_id is None or not self._change(job_id, lifecycle.cancel):
             return False
         self.changed_ids.add(job_id)
@@ -217,7 +274,7 @@ class Disturber:
         return True
 
     def _stop(self, _fault: Fault, _now: float) -> bool:
-        job_id = self._choose(self._jobs(self.rough_ids, JobState.RUNNING, JobState.PAUSED))
+        job_id = self._choose(self._jobs(self.cancellable_ids, JobState.RUNNING, JobState.PAUSED))
         if job_id is None or not self._change(job_id, lifecycle.stop):
             return False
         self.changed_ids.add(job_id)
@@ -230,7 +287,7 @@ class Disturber:
         return among[int(self.random.integers(len(among)))] if among else None
 
     def _awake(self) -> list[str]:
-        return [name for name in self.crew.names("worker") if name != self._frozen]
+        return [name for name in self.pool.names("worker") if name != self._frozen]
 
     def _leases(self, name: str) -> list[Slice]:
         held = select(Slice).where(Slice.leased_by == name, Slice.lease_token.is_not(None))

@@ -1,4 +1,4 @@
-"""What a simulation comes to, in figures."""
+"""Figures of a simulation of `tests.simulation`."""
 
 import statistics
 from collections import defaultdict
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.simulation.fake_training import state_bytes
-from benchmarks.simulation.load import NEURONS
-from benchmarks.simulation.measured_database import Transaction
-from benchmarks.simulation.run import EPOCHS_PER_SLICE, Simulated
 from models import Architecture
+from tests.simulation.fake_training import state_bytes
+from tests.simulation.jobs import NEURONS
+from tests.simulation.measured_database import Transaction
+from tests.simulation.simulate import EPOCHS_PER_SLICE, Simulated
 
 REAL_SLICE_SECONDS = 60.0
 PER_SLICE = ("claim", "heartbeat", "report", "advance", "outbox", "array write", "array delete")
-"""Writing transactions of which a slice needs a number of its own, however long it lasts."""
+"""Kinds of writing transactions whose number per slice does not depend on the length of the slice."""
 
 
 def describe(found: Simulated, database: str) -> dict[str, Any]:
-    """Figures of a simulation, for one line of JSON.
+    """Return the figures of a simulation, for one line of JSON.
 
     Parameters
     ----------
@@ -28,8 +28,9 @@ def describe(found: Simulated, database: str) -> dict[str, Any]:
     database
         Name of its database.
     """
-    plan, outcome, workers = found.plan, found.outcome, found.of_role["worker"]
-    stopped = found.began + found.seconds  # what comes after, all at once, is no part of the service's work
+    plan, outcome = found.plan, found.outcome
+    workers = [measures for measures in found.measures if measures.role == "worker"]
+    stopped = found.began + found.seconds  # the processes' end, all at once, is no part of the service's work
     transactions = [
         one
         for measures in found.measures
@@ -94,7 +95,7 @@ def describe(found: Simulated, database: str) -> dict[str, Any]:
 
 
 def _locked_ms_per_slice(transactions: list[Transaction], slices: int) -> float:
-    """Time that a slice's transactions keep SQLite's write lock: medians, each as often as a slice needs it."""
+    """Return the time for which a slice's transactions keep SQLite's write lock: median per kind times number per slice."""
     opened = defaultdict(list)
     for one in transactions:
         if one.writes and one.kind in PER_SLICE:
@@ -110,7 +111,7 @@ def _milliseconds(seconds: list[float], percentile: float) -> float | None:
 
 
 def by_kind(transactions: list[Transaction], slices: int) -> dict[str, dict[str, float]]:
-    """Of each kind of transaction: how many for a slice, the median time it is open, and how long it waits to begin."""
+    """Return for each kind of transaction its number per slice, median open time, and median wait before it begins."""
     of_kind = defaultdict(list)
     for one in transactions:
         of_kind[one.kind].append(one)

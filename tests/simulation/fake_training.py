@@ -1,12 +1,12 @@
-"""Training and inference that take their time and leave what real ones leave, but compute nothing.
+"""Training and inference that take time and write what real ones write, but compute nothing.
 
 `worker.training.train.train` and `worker.inference.job_results.infer` run as they are: they load data and checkpoints,
 renew their lease, write points of learning curves, save, score and report.
 Only the network is replaced: `Population` by one that sleeps, and `iterate_latents`
 by random numbers.
 
-Losses follow from a model's seed, its learning rate and the epoch. Their smoothing goes on from the checkpoint, as in real
-training: a model that went on from a wrong one ends with another loss.
+Losses follow from a model's seed, its learning rate and the epoch. Their smoothing continues from the checkpoint, as in real
+training: a model that continued from a wrong checkpoint ends with another loss.
 """
 
 import math
@@ -36,13 +36,13 @@ _KINDS = ("weights", "best", "adam_first", "adam_second")
 
 @dataclass
 class Pace:
-    """How long an epoch lasts, and what was done so far in this process.
+    """How long an epoch lasts, and how long this process has trained so far.
 
     Parameters
     ----------
     epoch_seconds
-        Mean length of an epoch, however many models the pack has, as on a GPU with room. Each population has its own, up to a
-        fifth more or less, so that workers do not march in step.
+        Mean length of an epoch, whatever the number of models in the pack, as on a GPU with free capacity. Each population
+        has its own length, up to a fifth more or less, so that workers do not end their slices at the same time.
     slept_s
         Time spent in training.
     """
@@ -52,7 +52,7 @@ class Pace:
 
 
 class SleepingPopulation:
-    """Has what `worker.training.train` needs of `models.Population`."""
+    """The part of `models.Population` that `worker.training.train` uses."""
 
     def __init__(
         self,
@@ -89,14 +89,14 @@ class SleepingPopulation:
         return [losses.train_epoch(self.epoch) for losses in self._losses]
 
     def state(self, index: int) -> dict[str, Tensor]:
-        """A state of the size of a real one: numbers that do not compress."""
+        """Return a state of the size of a real one, of numbers that do not compress."""
         return (
             _tensors(self._architecture) | {"epoch": torch.tensor(self.epoch)} | self._losses[index].state()
         )
 
 
 class _Losses:
-    """Losses of one model, as they would be: falling, with noise, by seed, learning rate and epoch."""
+    """Losses of one model: they fall, with noise, and depend on seed, learning rate and epoch."""
 
     def __init__(self, seed: int, learning_rate: float, state: Mapping[str, Tensor] | None) -> None:
         self._seed, self._learning_rate = seed, learning_rate
@@ -139,7 +139,7 @@ class _Losses:
 
 
 def fake_loss(seed: int, learning_rate: float, epoch: int) -> float:
-    """Loss of one epoch: it falls; seeds differ, and learning rates far from 2e-3 are worse; with noise."""
+    """Return the loss of one epoch: falling, with noise; learning rates far from 2e-3 are worse."""
     talent = np.random.default_rng(seed).uniform(0.0, 0.02)
     noise = np.random.default_rng([seed, epoch]).normal(0.0, 0.003)
     return float(0.3 + 0.1 / math.sqrt(epoch) + talent + 0.01 * abs(math.log(learning_rate / 2e-3)) + noise)
@@ -156,14 +156,14 @@ def _tensors(architecture: Architecture) -> dict[str, Tensor]:
 
 
 def state_bytes(architecture: Architecture) -> int:
-    """Size of the state of one model: its weights four times, in float32."""
+    """Return the size of the state of one model: its weights four times, in float32."""
     return 4 * len(_KINDS) * sum(prod(shape) for shape in parameter_shapes(architecture).values())
 
 
 def random_latents(
     architecture: Architecture, _state: Any, spikes: NDArray[Any], *_lengths: Any, **_more: Any
 ) -> Iterator[tuple[slice, Latents]]:
-    """Latents of all trials at once."""
+    """Yield the latents of all trials at once."""
     random = np.random.default_rng(0)
 
     def values(*shape: int) -> NDArray[np.float32]:

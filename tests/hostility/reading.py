@@ -1,4 +1,4 @@
-"""Hands files to keepers, and judges what came of each: accepted, refused, crashed, hung, escaped."""
+"""Passes files to fork servers, and classifies the outcome of each: accepted, refused, crash, hang, escape."""
 
 import json
 import shutil
@@ -14,21 +14,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import benchmarks.hostility  # noqa: F401 `tests` is this repository's
 from tests.worker.ingest.hostile_file import Canary, betrays, make_canary
 from worker.ingest import parse, sandbox
 from worker.ingest.sandbox import ParseLimits
 
 LIMITS = ParseLimits(memory_bytes=2 * 2**30, cpu_s=20, wall_s=60.0)
-"""The keeper's own libraries count as memory of each child: about half of it."""
+"""The fork server's own libraries count as memory of each child: about half of it."""
 _SEARCHED_BYTES = 2**26
-"""So much of each result is searched for the secret, which is small."""
+"""So many bytes of each result are searched for the secret, which is small."""
 _LONGEST_REFUSAL, _LONGEST_REPORT = 2**16, 2**22
-"""In characters: they are kept in the database, and read by people."""
+"""In characters: the database stores them, and people read them."""
 
 
 class Outcome(StrEnum):
-    """What came of a file."""
+    """The outcome of reading a file."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -38,15 +37,15 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One file, read.
+class FileResult:
+    """The result of reading one file.
 
     Attributes
     ----------
     outcome
-        What came of it.
+        The outcome.
     codes
-        Of its problems, if it was refused.
+        Codes of the problems, if the file was refused.
     seconds
         How long it took.
     why
@@ -60,8 +59,8 @@ class Judged:
 
 
 @dataclass
-class Keeper:
-    """One warm process, with a folder of its own."""
+class ForkServer:
+    """One warm process (`tests.hostility.fork_server`), with a folder of its own."""
 
     folder: Path
     canary: Canary
@@ -72,7 +71,7 @@ class Keeper:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-B", "-m", "benchmarks.hostility.fork_server"],
+            [sys.executable, "-P", "-B", "-m", "tests.hostility.fork_server"],
             env=sandbox._environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -81,11 +80,11 @@ class Keeper:
 
     @property
     def source(self) -> Path:
-        """Where the file to be read is put."""
+        """Path of the file that is read next."""
         return self.folder / "source"
 
-    def read(self, options: dict[str, Any]) -> Judged:
-        """Let a child read the file that lies at `source`."""
+    def read(self, options: dict[str, Any]) -> FileResult:
+        """Let a child read the file at `source`, and classify the outcome."""
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
@@ -105,10 +104,10 @@ class Keeper:
         if not line:
             raise RuntimeError("the process that forks readers has ended")
         answer = json.loads(line)
-        judged = judge(out, answer["code"], answer["seconds"])
+        result = classify(out, answer["code"], answer["seconds"])
         unchanged = not before or self.source.read_bytes() == before
         escaped = self._escaped(out, unchanged)
-        return Judged(Outcome.ESCAPED, judged.codes, judged.seconds, escaped) if escaped else judged
+        return FileResult(Outcome.ESCAPED, result.codes, result.seconds, escaped) if escaped else result
 
     def _escaped(self, out: Path, unchanged: bool) -> str:
         for path in out.rglob("*"):
@@ -133,54 +132,56 @@ def _betrays(path: Path) -> bool:
         return betrays(file.read(_SEARCHED_BYTES))
 
 
-def judge(out: Path, code: int | None, seconds: float) -> Judged:
-    """Say what an exit code means."""
+def classify(out: Path, code: int | None, seconds: float) -> FileResult:
+    """Return what an exit code and the written files mean."""
     if code == parse.ACCEPTED:
         text = (out / "report.json").read_text()
         json.loads(text)
         if len(text) > _LONGEST_REPORT:
-            return Judged(Outcome.CRASHED, (), seconds, f"a report of {len(text)} characters: {text[:300]}")
-        return Judged(Outcome.ACCEPTED, (), seconds)
+            return FileResult(
+                Outcome.CRASHED, (), seconds, f"a report of {len(text)} characters: {text[:300]}"
+            )
+        return FileResult(Outcome.ACCEPTED, (), seconds)
     if code == parse.REJECTED:
         text = (out / "rejection.json").read_text()
         problems = json.loads(text)["problems"]
         told = all(problem["code"] and problem["message"] and problem["hint"] for problem in problems)
         codes = tuple(problem["code"] for problem in problems)
         if len(text) > _LONGEST_REFUSAL:
-            return Judged(
+            return FileResult(
                 Outcome.CRASHED, codes, seconds, f"a refusal of {len(text)} characters: {text[:300]}"
             )
         if not problems or not told:
-            return Judged(Outcome.CRASHED, codes, seconds, "a refusal without a reason or without a hint")
-        return Judged(Outcome.REFUSED, codes, seconds)
+            return FileResult(Outcome.CRASHED, codes, seconds, "a refusal without a reason or without a hint")
+        return FileResult(Outcome.REFUSED, codes, seconds)
     if code == parse.OUT_OF_MEMORY:
-        return Judged(Outcome.REFUSED, ("file_too_demanding",), seconds)
+        return FileResult(Outcome.REFUSED, ("file_too_demanding",), seconds)
     if code in (None, -signal.SIGXCPU, -signal.SIGKILL):
-        return Judged(Outcome.HUNG, (), seconds, "it took longer than it may")
+        return FileResult(Outcome.HUNG, (), seconds, "it took longer than it may")
     log = (out / "parse.log").read_bytes()[-1500:].decode("utf-8", "replace")
-    return Judged(Outcome.CRASHED, (), seconds, f"exit code {code}: {log}")
+    return FileResult(Outcome.CRASHED, (), seconds, f"exit code {code}: {log}")
 
 
 @contextmanager
-def keepers(
+def fork_servers(
     number: int, folder: Path, limits: ParseLimits = LIMITS, confined: bool = False
-) -> Iterator[list[Keeper]]:
-    """Start keepers, each with a canary; none may reach the socket that listens meanwhile.
+) -> Iterator[list[ForkServer]]:
+    """Run fork servers with a canary: a secret file, and a socket that no child may reach.
 
-    Unless `confined`, the children see the whole disk and the network, so that the readers' own care is tried, not the kernel's.
+    Unless `confined`, the children see the whole disk and the network. That tests the readers themselves, not the kernel.
     """
     calls: list[object] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=_count_calls, args=(server, calls), daemon=True)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_count_calls, args=(listening, calls), daemon=True)
         thread.start()
-        canary = make_canary(folder / "canary", server.getsockname()[1])
-        started = [Keeper(folder / f"keeper{n}", canary, limits, confined) for n in range(number)]
+        canary = make_canary(folder / "canary", listening.getsockname()[1])
+        started = [ForkServer(folder / f"server{n}", canary, limits, confined) for n in range(number)]
         try:
             yield started
         finally:
-            for keeper in started:
-                keeper.close()
-            server.shutdown(socket.SHUT_RDWR)
+            for server in started:
+                server.close()
+            listening.shutdown(socket.SHUT_RDWR)
             thread.join(5)
     if calls:
         raise RuntimeError("a reader called an address that a file named")

@@ -1,4 +1,4 @@
-"""Damage to valid files: of bytes, and where it is cheap of what the bytes mean."""
+"""Damage to valid files: to bytes, and where that is cheap to what the bytes mean."""
 
 import io
 import random
@@ -12,7 +12,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-import benchmarks.hostility  # noqa: F401 `tests` is this repository's
 from tests.worker.ingest.hostile_tables import ODD
 
 _INTERESTING = (
@@ -45,7 +44,7 @@ def mutate(content: bytes, other: bytes, chance: random.Random) -> bytes:
     other
         Another file of its format, to splice from.
     chance
-        What is done is drawn from it.
+        Source of the random choices.
     """
     meaning = _of_meaning(content)
     if meaning is not None and chance.random() < 0.6:
@@ -61,12 +60,12 @@ def mutate(content: bytes, other: bytes, chance: random.Random) -> bytes:
             zlib.error,
             zipfile.BadZipFile,
         ):
-            pass  # it cannot be done to this file
+            pass  # this file has nothing to change in this way
     return mutate_bytes(content, other, chance)
 
 
 def mutate_bytes(content: bytes, other: bytes, chance: random.Random) -> bytes:
-    """Change bytes, whatever they mean, once or a few times."""
+    """Change bytes, without regard to their meaning, once or a few times."""
     changed = bytearray(content)
     for _time in range(chance.choice((1, 1, 1, 2, 3, 8))):
         chance.choice(_BYTE_EDITS)(changed, other, chance)
@@ -133,7 +132,7 @@ Mutation = Callable[[bytes, bytes, random.Random], bytes]
 
 
 def _of_meaning(content: bytes) -> Mutation | None:
-    """The mutation that knows what such a file is made of."""
+    """Return the mutation for the file's format, if there is one."""
     if b"\x89HDF\r\n\x1a\n" in content[:2048]:
         return _in_hdf5
     if content.startswith(b"PK"):
@@ -181,7 +180,7 @@ def _odd_values(chance: random.Random, shape: tuple[int, ...]) -> np.ndarray[Any
 
 
 def _in_hdf5(content: bytes, _: bytes, chance: random.Random) -> bytes:
-    """Edit an attribute, or put another data set in the place of one."""
+    """Edit an attribute, or replace a data set by another."""
     buffer = io.BytesIO(content)
     block = content[: content.index(b"\x89HDF\r\n\x1a\n")]
     with h5py.File(buffer, "r+") as file:
@@ -228,7 +227,7 @@ def _edit_object(file: h5py.File, name: str, chance: random.Random) -> None:
 
 
 def _in_matlab(content: bytes, other: bytes, chance: random.Random) -> bytes:
-    """Change what is inside of one compressed element."""
+    """Change the content of one compressed element."""
     elements, place = [], 128
     while place + 8 <= len(content):
         kind, size = struct.unpack_from("<II", content, place)
@@ -247,7 +246,7 @@ def _in_matlab(content: bytes, other: bytes, chance: random.Random) -> bytes:
 
 
 def _in_parquet(content: bytes, _: bytes, chance: random.Random) -> bytes:
-    """Put another column in the place of one."""
+    """Replace a column by another."""
     import pyarrow
     import pyarrow.parquet
 
@@ -263,7 +262,7 @@ def _in_parquet(content: bytes, _: bytes, chance: random.Random) -> bytes:
 
 
 def _in_text(content: bytes, _: bytes, chance: random.Random) -> bytes:
-    """Put something odd into one field, drop a field or a row, or double them."""
+    """Write an odd value into a field, or drop or double a field or a row."""
     rows = content.split(b"\n")
     separator = max((b",", b"\t", b";"), key=rows[0].count)
     for _time in range(chance.choice((1, 1, 3))):
@@ -284,6 +283,6 @@ def _in_text(content: bytes, _: bytes, chance: random.Random) -> bytes:
 
 
 def write_mutation(path: Path, content: bytes) -> None:
-    """Put a file in its place, anew: the one before may be open still."""
+    """Replace a file by a new one: the old one may still be open."""
     path.unlink(missing_ok=True)
     path.write_bytes(content)
