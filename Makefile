@@ -26,9 +26,12 @@ test: $(VENV)/test
 	$(PYTEST) -n 2 --dist loadfile $(SERVICES) || status=1; \
 	exit $$status
 
-# The slow tests alone: long soaks, fault injection and trainings, more hostile files, experiments of benchmarks/.
-test-all: test
-	$(PYTEST) -n 2 --dist load -m slow
+# And the slow tests: long soaks, fault injection and trainings, more hostile files, experiments of benchmarks/.
+test-all: $(VENV)/test
+	@status=0; \
+	$(MAKE) test || status=1; \
+	$(PYTEST) -n 2 --dist load -m slow || status=1; \
+	exit $$status
 
 check: $(VENV)/test synchronous
 	$(BIN)/ruff check .
