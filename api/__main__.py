@@ -1,4 +1,4 @@
-"""Renew ``api/openapi.json``: ``python -m api``."""
+"""Write ``api/openapi.json``: ``python -m api``."""
 
 import tempfile
 from pathlib import Path

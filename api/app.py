@@ -18,20 +18,21 @@ from api.arrays.zarr_routes import make_zarr_router
 from api.auth import CALLER
 from api.body_limit import BodyLimit
 from api.checks import routes as check_routes
-from api.datasets import preview_routes, session_routes
+from api.datasets import preview_routes
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
-from api.inferences import online_routes as now_routes
+from api.dependencies import KNOWN_PARAMETERS
+from api.inferences import online_routes
 from api.inferences import routes as inference_routes
 from api.inferences.service import find_latents as find_inferred
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.keys import routes as key_routes
-from api.known_parameters import KNOWN_PARAMETERS
 from api.models import export_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
-from api.uploads import direct_routes, tus_routes
+from api.uploads import routes as upload_routes
+from api.uploads import tus_routes
 from api.webhooks import routes as webhook_routes
 from store.array_store import get_array_store
 from store.database import Database, get_database
@@ -40,10 +41,10 @@ from store.originals import open_originals
 from store.settings import Settings, get_settings
 
 DESCRIPTION = """
-Single-trial latent dynamics from spikes: upload a data set, begin a search over LFADS models trained with coordinated
-dropout and selected by sample validation, read firing rates and factors.
+Single-trial latent dynamics from spikes. Upload a data set, start a search over LFADS models (trained with coordinated
+dropout, selected by sample validation), and read firing rates and factors.
 
-Times are UTC, bin widths seconds, rates spikes per second, losses nats per sample. Errors are
+Units: times are UTC, bin widths are in seconds, rates in spikes per second, losses in nats per sample. Errors are
 `application/problem+json` (RFC 9457).
 """
 
@@ -56,7 +57,7 @@ def create_app(
     Parameters
     ----------
     settings, database, arrays
-        Those of this process, by the environment, unless given.
+        By default, those that the environment variables describe.
     """
     settings = settings or get_settings()
     app = FastAPI(
@@ -65,7 +66,7 @@ def create_app(
         description=DESCRIPTION,
         responses=errors.problem_responses(500),
         separate_input_output_schemas=False,
-        docs_url=None,  # `api.openapi` has a page that needs no internet
+        docs_url=None,  # the page of `api.openapi` works without the internet
         redoc_url=None,
         lifespan=_lifespan,
     )
@@ -86,34 +87,33 @@ def create_app(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Serve, unless the database was made by a newer version."""
+    """Refuse to start on a database of a newer version."""
     await to_thread.run_sync(refuse_newer, app.state.database)
     yield
 
 
 def make_state(settings: Settings, database: Database, arrays: Store) -> State:
-    """What requests find in the state of the app."""
+    """Return the state of the app, which the dependencies of routes read."""
     return State(
         {"settings": settings, "database": database, "arrays": arrays, "originals": open_originals(settings)}
     )
 
 
 def _resources() -> list[APIRouter]:
-    """Routes of everything that the database holds."""
+    """Return the routers that require authentication."""
     return [
         key_routes.router,
         dataset_routes.router,
-        session_routes.router,
         preview_routes.router,
         tus_routes.router,
-        direct_routes.router,
+        upload_routes.router,
         job_routes.router,
         search_routes.router,
         model_routes.router,
         export_routes.router,
         webhook_routes.router,
         inference_routes.router,
-        now_routes.router,
+        online_routes.router,
         check_routes.router,
         *(
             make(kind, plural, find)

@@ -1,4 +1,4 @@
-"""Who asks: a key in the header `Authorization`, and what it may do."""
+"""Authentication by the key in the header `Authorization`, and the scopes of keys."""
 
 import base64
 import binascii
@@ -19,45 +19,47 @@ from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Key
 
 Scope = Literal["read", "write", "admin"]
-"""`read`: look and download. `write`: everything else with data sets, jobs and models. `admin`: the keys of the tenant."""
+"""`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage the keys of the tenant."""
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="latentry", Basic realm="latentry"'}
 _USED_EVERY = timedelta(minutes=1)
-"""The last use of a key is written no more often."""
-_READING = ("GET", "HEAD", "OPTIONS")
+"""The database stores the last use of a key at most once in this interval."""
+_READ_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class _Scheme(SecurityBase):
-    """A way to send a key, for the OpenAPI document; `authenticate` reads the header itself, for all of them."""
+    """A way to send a key. It only appears in the OpenAPI document: `authenticate` reads the header."""
 
     def __init__(self, name: str, scheme: str, description: str) -> None:
         self.scheme_name, self.model = name, HTTPBase(scheme=scheme, description=description)
 
     def __call__(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 _BEARER = _Scheme("key", "bearer", "`Authorization: Bearer lat_…`")
 _BASIC = _Scheme(
-    "key as password", "basic", "For what knows passwords only: any user name, the key as password."
+    "key as password",
+    "basic",
+    "For clients that only support passwords: any user name, and the key as the password.",
 )
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever sent a request.
+    """The sender of a request.
 
     Attributes
     ----------
     tenant_id
-        Whose data sets and jobs are theirs.
+        The tenant, which owns data sets and jobs.
     scopes
-        What they may do.
+        The permissions.
     key_id
-        Of their key; None without one, or for the key of the settings.
+        Id of the key; None without a key, and for the key of the settings.
     is_operator
-        Whether they run this service: they hold the key of the settings, or no key is asked for.
+        Whether the caller operates the service: holds the key of the settings, or the service requires no key.
     """
 
     tenant_id: str
@@ -67,17 +69,17 @@ class Caller:
 
 
 def secret_digest(secret: str) -> str:
-    """What is kept of a secret: 256 random bits need no salt and no slow hash."""
+    """Return the digest that the database stores. The secret has 256 random bits, so it needs no salt and no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def authenticate(request: Request) -> Caller:
-    """Find out who asks, and whether they may.
+    """Return the caller of a request.
 
     Raises
     ------
     Unauthorized
-        Without a key where one is asked for, or with one that is not valid.
+        If the service requires a key and the request has none, or an invalid one.
     Forbidden
         If the key lacks the scope that the method needs.
     """
@@ -86,30 +88,29 @@ def authenticate(request: Request) -> Caller:
     if header is None:
         if settings.require_key:
             raise Unauthorized(
-                "this service asks for a key, and none came",
+                "this service requires a key; the request has none",
                 hint="send the header Authorization: Bearer lat_… (`latentry` and the Python client: set LATENTRY_KEY); "
-                "whoever runs the service makes keys: `latentry keys create`",
+                "the operator of the service creates keys: `latentry keys create`",
                 headers=_CHALLENGE,
             )
         caller = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
     else:
-        caller = _holder(request.app.state.database, settings, _secret(header))
-    needed: Scope = "read" if request.method in _READING else "write"
-    if needed not in caller.scopes:
-        raise lacks(caller, needed)
+        caller = _caller_of_key(request.app.state.database, settings, _secret(header))
+    require_scope(caller, "read" if request.method in _READ_METHODS else "write")
     return caller
 
 
-def lacks(caller: Caller, scope: Scope) -> Forbidden:
-    """The problem of a caller who may not."""
-    return Forbidden(
-        f"this needs a key with the scope {scope!r}; yours has {', '.join(sorted(caller.scopes)) or 'none'}",
-        hint="whoever has a key with the scope 'admin' can make one: POST /v1/keys",
-    )
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Raise `Forbidden` unless the caller has the scope."""
+    if scope not in caller.scopes:
+        raise Forbidden(
+            f"this needs a key with the scope {scope!r}; yours has {', '.join(sorted(caller.scopes)) or 'none'}",
+            hint="anyone with a key of the scope 'admin' can create one: POST /v1/keys",
+        )
 
 
 def _secret(header: str) -> str:
-    """The key in a header."""
+    """Return the key in the header `Authorization`."""
     kind, _, given = header.strip().partition(" ")
     if kind.lower() == "bearer" and given.strip():
         return given.strip()
@@ -121,13 +122,13 @@ def _secret(header: str) -> str:
         if colon:
             return password
     raise Unauthorized(
-        "the header Authorization can't be read",
-        hint="expected `Bearer lat_…`, or Basic with the key as password",
+        "the header Authorization is malformed",
+        hint="expected `Bearer lat_…`, or Basic with the key as the password",
         headers=_CHALLENGE,
     )
 
 
-def _holder(database: Database, settings: Settings, secret: str) -> Caller:
+def _caller_of_key(database: Database, settings: Settings, secret: str) -> Caller:
     digest = secret_digest(secret)
     operator = settings.admin_key.get_secret_value()
     if operator and hmac.compare_digest(digest, secret_digest(operator)):
@@ -136,10 +137,10 @@ def _holder(database: Database, settings: Settings, secret: str) -> Caller:
         now = database_now(session)
         row = session.execute(select(Key).where(Key.digest == digest)).scalar_one_or_none()
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
-        why = "is not known here" if row is None else "was revoked" if row.revoked_at else "has expired"
+        why = "is unknown" if row is None else "was revoked" if row.revoked_at else "has expired"
         raise Unauthorized(
             f"the key {why}",
-            hint="check that all of it came; whoever runs the service makes a new one: `latentry keys create`",
+            hint="check that you sent the whole key; the operator of the service creates new keys: `latentry keys create`",
             headers=_CHALLENGE,
         )
     if row.last_used_at is None or now - row.last_used_at > _USED_EVERY:
@@ -161,5 +162,5 @@ def _caller(
 
 
 CALLER = Depends(_caller)
-"""Of every router but those that are open to all."""
+"""The dependency of every router that requires authentication."""
 CallerDependency = Annotated[Caller, CALLER]

@@ -1,8 +1,14 @@
-"""What routes ask for: the database, the array store, the originals, the settings, the tenant."""
+"""The dependencies of routes: the parts of the service, the caller, and the check of query parameters."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from zarr.abc.store import Store
 
 from api.auth import CallerDependency
@@ -40,3 +46,48 @@ DatabaseDependency = Annotated[Database, Depends(_database)]
 ArraysDependency = Annotated[Store, Depends(_arrays)]
 OriginalsDependency = Annotated[OriginalStore, Depends(_originals)]
 TenantDependency = Annotated[str, Depends(_tenant)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The tenant of a request and the parts of the service, for routes that need several of them."""
+
+    tenant_id: TenantDependency
+    settings: SettingsDependency
+    database: DatabaseDependency
+    arrays: ArraysDependency
+    originals: OriginalsDependency
+
+
+ContextDependency = Annotated[Context, Depends()]
+
+
+def _refuse_unknown(request: Request) -> None:
+    """Raise `RequestValidationError` if the route has no parameter of a name in the query."""
+    route = request.scope["route"]
+    if not request.query_params or not isinstance(route, APIRoute):
+        return
+    known = set[str]()
+    for name, kind in _parameters(route.dependant):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return  # such a model refuses unknown parameters by itself
+        known.add(name)
+    unknown = [
+        {"type": "extra_forbidden", "loc": ("query", name), "known": known}
+        for name in request.query_params
+        if name not in known
+    ]
+    if unknown:
+        raise RequestValidationError(unknown)
+
+
+def _parameters(dependant: Dependant) -> Iterator[tuple[str, object]]:
+    """Yield name and type of each query parameter of a route and of its dependencies."""
+    for field in dependant.query_params:
+        yield field.alias, field.field_info.annotation
+    for further in dependant.dependencies:
+        yield from _parameters(further)
+
+
+KNOWN_PARAMETERS = Depends(_refuse_unknown)
+"""The dependency of every router that requires authentication: it refuses unknown query parameters."""

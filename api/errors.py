@@ -1,7 +1,8 @@
-"""One tree of errors, answered as RFC 9457 ``application/problem+json`` in one place."""
+"""The errors of the API, and the one place that turns them into ``application/problem+json`` (RFC 9457)."""
 
 import logging
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -21,11 +22,11 @@ logger = logging.getLogger(__name__)
 TYPE_PREFIX = "urn:latentry:problem:"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
-"""Of an answer that the database was away."""
+"""Sent with a 503 when the database does not respond."""
 
 
 class ProblemDocument(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error in the format of RFC 9457."""
 
     type: str = Field(examples=[TYPE_PREFIX + "not-found"])
     title: str
@@ -36,20 +37,20 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """The service met an error of its own.
+    """The service has an internal error.
 
-    Base of the errors that are answered to the client.
+    Base class of all errors that the client sees.
 
     Parameters
     ----------
     detail
-        What was expected, and what came.
+        What was expected and what was given.
     hint
         What to do.
     errors
-        Per field.
+        One entry for each invalid field.
     headers
-        Of the answer.
+        Headers of the response.
     """
 
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -68,7 +69,7 @@ class Problem(Exception):
         self.detail, self.hint, self.errors, self.headers = detail, hint, errors, headers
 
     def response(self) -> JSONResponse:
-        """The answer."""
+        """Return the HTTP response."""
         document = ProblemDocument(
             type=TYPE_PREFIX + self.code,
             title=self.title,
@@ -86,78 +87,82 @@ class Problem(Exception):
 
 
 class BadRequest(Problem):
-    """The request can't be read: broken JSON encoding, a broken form."""
+    """The server cannot read the request: the JSON or the form is malformed."""
 
     status, code, title = HTTPStatus.BAD_REQUEST, "bad-request", "Unreadable request"
 
 
 class Unauthorized(Problem):
-    """The request needs a key that is valid."""
+    """The request needs a valid key."""
 
     status, code, title = HTTPStatus.UNAUTHORIZED, "unauthorized", "No valid key"
 
 
 class Forbidden(Problem):
-    """The key may not do this."""
+    """The key has no permission for this request."""
 
     status, code, title = HTTPStatus.FORBIDDEN, "forbidden", "Not allowed"
 
 
 class NotFound(Problem):
-    """There is no such thing, or it is not yours."""
+    """The resource does not exist, or it belongs to another tenant."""
 
     status, code, title = HTTPStatus.NOT_FOUND, "not-found", "Not found"
 
 
 class MethodNotAllowed(Problem):
-    """The path exists and does not offer the method."""
+    """The path exists but does not support this method."""
 
     status, code, title = HTTPStatus.METHOD_NOT_ALLOWED, "method-not-allowed", "Method not offered"
 
 
 class UnsupportedFormat(Problem):
-    """None of the formats that the client accepts is offered."""
+    """The server has none of the formats that the client accepts."""
 
     status, code, title = HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "Format not offered"
 
 
 class WrongState(Problem):
-    """The request does not fit the state of the thing it is about."""
+    """The state of the resource does not allow this request."""
 
     status, code, title = HTTPStatus.CONFLICT, "wrong-state", "Wrong state"
 
 
 class Gone(Problem):
-    """It was there, and its time is over."""
+    """The resource has expired."""
 
     status, code, title = HTTPStatus.GONE, "gone", "No longer there"
 
 
 class WrongTusVersion(Problem):
-    """The request is in another version of the tus protocol, or names none."""
+    """The request names another version of the tus protocol, or no version."""
 
     status, code, title = HTTPStatus.PRECONDITION_FAILED, "wrong-tus-version", "Wrong version of tus"
 
 
 class TooLarge(Problem):
-    """The body has more bytes than are accepted."""
+    """The body is larger than the limit."""
 
     status, code, title = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", "Body too large"
 
     @classmethod
-    def of(cls, limit: int, setting: str, came: str) -> Self:
-        """Name the limit, what came, and the setting that raises it."""
+    def of(cls, limit: int, setting: str, given: str) -> Self:
+        """Return an error that names the limit, the given size, and the setting that changes the limit."""
         return cls(
-            f"the body may have at most {limit} bytes; {came}",
-            hint=f"ask whoever runs this service to raise {setting}",
+            f"the body may have at most {limit} bytes; {given}",
+            hint=f"ask the operator of this service to raise {setting}",
             headers={"Connection": "close"},
         )
 
 
 class UnsupportedMediaType(Problem):
-    """The body came as another type than the route reads."""
+    """The route does not read bodies of this media type."""
 
-    status, code, title = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Body of another type"
+    status, code, title = (
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-media-type",
+        "Unsupported media type",
+    )
 
 
 class RangeNotSatisfiable(Problem):
@@ -167,20 +172,32 @@ class RangeNotSatisfiable(Problem):
 
 
 class Invalid(Problem):
-    """The request is understood and can't be carried out as it is."""
+    """The server understands the request, but some of its values are invalid."""
 
     status, code, title = HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "Invalid request"
 
     @classmethod
-    def of(cls, problems: list[FieldProblem]) -> Self:
-        """Return the error of some fields; its detail names the first, and how many more there are."""
+    def of(cls, problems: Sequence[FieldProblem]) -> Self:
+        """Return the error of several fields. Its detail names the first field and the number of the others."""
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return cls(f"{first.pointer or 'the body'}: {first.message}{more}", hint=first.hint, errors=problems)
+        detail = f"{first.pointer or 'the body'}: {first.message}{more}"
+        return cls(detail, hint=first.hint, errors=list(problems))
+
+    @classmethod
+    def field(cls, pointer: str, code: str, message: str, hint: str | None = None) -> Self:
+        """Return the error of a single field; `code` is for programs, `message` for people."""
+        return cls.of([FieldProblem(pointer=pointer, code=code, message=message, hint=hint)])
+
+    @classmethod
+    def check(cls, problems: Sequence[FieldProblem]) -> None:
+        """Raise the error of these fields, if there are any."""
+        if problems:
+            raise cls.of(problems)
 
 
 class IdempotencyMismatch(Problem):
-    """An `Idempotency-Key` came again with another request."""
+    """The `Idempotency-Key` was used before for a different request."""
 
     status, code, title = (
         HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -190,9 +207,9 @@ class IdempotencyMismatch(Problem):
 
 
 class DigestMismatch(Problem):
-    """The bytes that came are not those that were sent: their SHA-256 is another one."""
+    """The SHA-256 of the received bytes differs from the one that the client announced."""
 
-    status, code, title = HTTPStatus.UNPROCESSABLE_ENTITY, "digest-mismatch", "Other bytes than were sent"
+    status, code, title = HTTPStatus.UNPROCESSABLE_ENTITY, "digest-mismatch", "Digest mismatch"
 
 
 class UploadInUse(Problem):
@@ -202,25 +219,25 @@ class UploadInUse(Problem):
 
 
 class ChecksumMismatch(Problem):
-    """The bytes of this request do not have the checksum that came with them; none of them is kept."""
+    """The bytes of this request do not match their checksum; the server discards them."""
 
     status, code, title = 460, "checksum-mismatch", "Checksum mismatch"
 
 
 class NotConfigured(Problem):
-    """The service is not set up for it."""
+    """The service is not configured for this request."""
 
-    status, code, title = HTTPStatus.CONFLICT, "not-configured", "Not set up here"
+    status, code, title = HTTPStatus.CONFLICT, "not-configured", "Not configured"
 
 
 class Unavailable(Problem):
-    """The service can't answer for the moment: its database does not, or no worker."""
+    """The database or the worker does not respond at the moment."""
 
-    status, code, title = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "Unavailable for the moment"
+    status, code, title = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable"
 
 
 class CarriedProblem(HTTPException):
-    """A problem met while a body is read: the framework's parsers let only this kind of error through."""
+    """A problem found while the framework reads a body: its parsers pass on `HTTPException` only."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.status, problem.detail)
@@ -231,11 +248,11 @@ _BY_STATUS: dict[int, type[Problem]] = {
     kind.status: kind
     for kind in (BadRequest, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType, Invalid, Problem)
 }
-"""Problems that the framework raises itself."""
+"""Our class for each error that the framework raises."""
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the problems of a route for its OpenAPI document."""
+    """Return the error responses of a route, for the OpenAPI document."""
     kinds: list[type[Problem]] = [Problem, *Problem.__subclasses__()]
     return {
         status: {
@@ -270,21 +287,21 @@ def install(app: FastAPI) -> None:
         return _framework_problem(request, error).response()
 
     async def on_disconnect(_request: Request, _error: Exception) -> JSONResponse:
-        return BadRequest("the connection ended before the body did").response()
+        return BadRequest("the connection closed before the whole body arrived").response()
 
     async def on_database_away(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s found no database: %s", request.method, request.url.path, error)
+        logger.error("%s %s: no connection to the database: %s", request.method, request.url.path, error)
         return Unavailable(
-            f"the database does not answer; try again in {RETRY_AFTER_SECONDS} s",
-            hint="send the same Idempotency-Key again, and nothing is done twice",
+            f"the database does not respond; try again in {RETRY_AFTER_SECONDS} s",
+            hint="repeat the request with the same Idempotency-Key, so that nothing is done twice",
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         ).response()
 
     async def on_crash(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return Problem(
-            "the service met an error of its own",
-            hint="try again with the same Idempotency-Key; if it stays, the server's log has the details",
+            "the service has an internal error",
+            hint="try again with the same Idempotency-Key; if the error remains, see the log of the API",
         ).response()
 
     app.add_exception_handler(Problem, on_problem)
@@ -301,29 +318,29 @@ def _framework_problem(request: Request, error: HTTPException) -> Problem:
     headers = {}
     detail, hint = str(error.detail), None
     if kind is NotFound:
-        detail, hint = f"there is nothing at {request.url.path}", "the routes are listed at /docs"
+        detail, hint = f"there is no route {request.url.path}", "/docs lists the routes"
     elif kind is MethodNotAllowed:
-        detail = f"{request.method} is not offered at {request.url.path}"
-        headers["Allow"] = ", ".join(_methods_offered(request))
-        hint = f"it offers {headers['Allow']}"
+        detail = f"{request.url.path} does not support {request.method}"
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+        hint = f"it supports {headers['Allow']}"
     elif kind is BadRequest and "parsing the body" in detail:
-        detail, hint = "the body could not be read as JSON", "expected JSON in UTF-8"
+        detail, hint = "the body is not valid JSON", "expected JSON in UTF-8"
     return kind(detail, hint=hint, headers=headers)
 
 
-def _methods_offered(request: Request) -> list[str]:
-    """Methods of a path; the framework names those of one route only."""
-    offered: set[str] = set()
+def _allowed_methods(request: Request) -> list[str]:
+    """Return all methods of a path; the framework names the methods of one route only."""
+    allowed: set[str] = set()
     for template, operations in request.app.openapi()["paths"].items():
         pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template).replace(r"\{key\}", ".*"))
         if re.fullmatch(pattern, request.url.path):
-            offered |= {method.upper() for method in operations}
-    return sorted(offered) or ["GET"]
+            allowed |= {method.upper() for method in operations}
+    return sorted(allowed) or ["GET"]
 
 
 def _not_json(request: Request) -> UnsupportedMediaType:
-    came = request.headers.get("content-type", "no type")
+    given = request.headers.get("content-type", "none")
     return UnsupportedMediaType(
-        f"expected a body of JSON, marked as such; it came as {came}",
+        f"expected the Content-Type application/json; got {given}",
         hint="add the header Content-Type: application/json",
     )

@@ -20,13 +20,13 @@ _OUTBOX_LATE_SECONDS = 30.0
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """The process responds."""
 
     status: Annotated[str, Field(examples=["ok"])]
 
 
 class Service(BaseModel):
-    """What there is at this address."""
+    """Name and version of the service, and links to its resources."""
 
     name: str = "Latentry"
     version: str
@@ -34,7 +34,7 @@ class Service(BaseModel):
 
 
 class WorkerHealth(BaseModel):
-    """A training process that gave a sign lately."""
+    """A training process that was active recently."""
 
     name: str
     device: str
@@ -42,11 +42,13 @@ class WorkerHealth(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the service can take and do work."""
+    """Whether the service accepts requests and has workers."""
 
-    ready: bool = Field(description="The database answers, so requests are served and jobs accepted.")
+    ready: bool = Field(
+        description="Whether the database responds. If so, the service handles requests and accepts jobs."
+    )
     workers: list[WorkerHealth] = Field(
-        description="Training processes seen in the last 30 s. They start with the first slice."
+        description="Training processes seen in the last 30 s. A worker starts its process with the first slice."
     )
     slices_queued: int
     slices_running: int
@@ -56,7 +58,7 @@ class Readiness(BaseModel):
 
 @router.get("/v1", operation_id="get_service")
 async def get_service() -> Service:
-    """Say what there is, and where."""
+    """Return the version of the service and links to its resources."""
     own = ("datasets", "jobs", "inferences", "keys", "webhooks", "caller", "checks")
     links = {name: f"/v1/{name}" for name in own} | {
         "readiness": "/readyz",
@@ -68,18 +70,18 @@ async def get_service() -> Service:
 
 @router.get("/healthz", operation_id="get_health")
 async def get_health() -> Health:
-    """Say that this process is alive."""
-    # Without a thread: one that has all its threads at work is alive.
+    """Return 200 if this process is alive."""
+    # It needs no thread: a process whose threads are all busy is alive.
     return Health(status="ok")
 
 
 @router.get(
     "/readyz",
     operation_id="get_readiness",
-    responses={503: {"model": Readiness, "description": "The database does not answer."}},
+    responses={503: {"model": Readiness, "description": "The database does not respond."}},
 )
 def get_readiness(response: Response, database: DatabaseDependency) -> Readiness:
-    """Say whether the service can take and do work."""
+    """Return whether the database responds, the workers, and the queued and running slices."""
     try:
         with database.read() as session:
             now = database_now(session)
@@ -97,7 +99,8 @@ def get_readiness(response: Response, database: DatabaseDependency) -> Readiness
             warnings = []
             if oldest is not None and now - oldest > timedelta(seconds=_OUTBOX_LATE_SECONDS):
                 warnings.append(
-                    f"{waiting} messages wait since {oldest.isoformat()}: is the maintenance loop running, and the broker up?"
+                    f"{waiting} messages have been waiting since {oldest.isoformat()}: check that the maintenance loop and the "
+                    "broker are running"
                 )
             return Readiness(
                 ready=True,
@@ -115,5 +118,5 @@ def get_readiness(response: Response, database: DatabaseDependency) -> Readiness
             slices_queued=0,
             slices_running=0,
             messages_waiting=0,
-            warnings=[f"the database does not answer: {type(error).__name__}"],
+            warnings=[f"the database does not respond: {type(error).__name__}"],
         )

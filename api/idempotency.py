@@ -1,7 +1,7 @@
-"""`Idempotency-Key`: the answer to a POST is stored in the transaction of what it made.
+"""`Idempotency-Key`: the response to a POST is stored in the same transaction as its result.
 
-Same key and request: the stored answer. Same key, other request: 422. Two at once: the second waits for the first's
-transaction and then gets its answer.
+A repeated request with the same key gets the stored response. A different request with the same key gets 422. If two equal
+requests arrive at once, the second waits for the transaction of the first and then gets its response.
 """
 
 import hashlib
@@ -20,28 +20,29 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="A name of your choice for this request; sent again with the same key, it is answered and not repeated.",
+        description="A text of your choice that identifies this request. A repeated request with the same key returns the stored "
+        "response and creates nothing new.",
     ),
 ]
 
 
 def fingerprint(route: str, content: str) -> str:
-    """What makes two requests the same: the route and the SHA-256 of the content."""
+    """Return the fingerprint of a request. Equal fingerprints mean equal route and content."""
     return hashlib.sha256(f"{route}\n{content}".encode()).hexdigest()
 
 
 def stored_answer(session: Session, tenant_id: str, key: str | None, request: str) -> dict[str, Any] | None:
-    """Return the body that was answered to this request before, or None.
+    """Return the stored response body of an earlier equal request, or None.
 
     Raises
     ------
     IdempotencyMismatch
-        If the key came with another request.
+        If the key was used for a different request.
     """
     if key is None:
         return None
     if session.get_bind().dialect.name == "postgresql":
-        # SQLite's writing transactions come one after the other anyway.
+        # SQLite runs one writing transaction at a time, so it needs no lock.
         lock = func.hashtextextended(f"{tenant_id}\n{key}", 0)
         session.execute(select(func.pg_advisory_xact_lock(lock)))
     row = session.get(IdempotentRequest, (tenant_id, key))
@@ -49,8 +50,8 @@ def stored_answer(session: Session, tenant_id: str, key: str | None, request: st
         return None
     if row.fingerprint != request:
         raise IdempotencyMismatch(
-            f"the Idempotency-Key {key!r} was used before, for another request",
-            hint="use a fresh key for each new request; repeat a key only with the very same request",
+            f"the Idempotency-Key {key!r} was used before for a different request",
+            hint="use a new key for each new request; repeat a key only with exactly the same request",
         )
     return row.body
 
@@ -58,6 +59,6 @@ def stored_answer(session: Session, tenant_id: str, key: str | None, request: st
 def store_answer(
     session: Session, tenant_id: str, key: str | None, request: str, body: dict[str, Any]
 ) -> None:
-    """Keep an answer for when its key comes again."""
+    """Store the response body of a request for its repetitions."""
     if key is not None:
         session.add(IdempotentRequest(tenant_id=tenant_id, key=key, fingerprint=request, body=body))

@@ -1,4 +1,4 @@
-"""`Prefer: wait=30`: answer when the resource has come to its end, or when the time is over."""
+"""`Prefer: wait=30`: respond when the resource has reached a final state, or when the time is over."""
 
 import re
 import time
@@ -11,14 +11,16 @@ from fastapi import Header
 
 Prefer = Annotated[
     str | None,
-    Header(description="`wait=30`: wait up to so many seconds (at most 60) for the end before answering."),
+    Header(
+        description="`wait=30`: respond when the resource has reached a final state, or after 30 seconds. At most 60 seconds."
+    ),
 ]
 _LONGEST_WAIT_SECONDS = 60.0
 Document = TypeVar("Document")
 
 
 def wanted_wait_seconds(prefer: str | None) -> float:
-    """Seconds that a `Prefer` header asks to wait; 0 without one."""
+    """Return the seconds to wait that a `Prefer` header requests; 0 without the header."""
     match = re.search(r"(?:^|[,;\s])wait=(\d{1,6})", prefer or "")
     return min(float(match[1]), _LONGEST_WAIT_SECONDS) if match else 0.0
 
@@ -26,7 +28,7 @@ def wanted_wait_seconds(prefer: str | None) -> float:
 async def wait_for(
     read: Callable[[], Document], is_final: Callable[[Document], bool], prefer: str | None
 ) -> Document:
-    """Read a document again and again until it is final or the wanted time is over."""
+    """Read a document repeatedly until it is final or the requested time is over."""
     deadline = time.monotonic() + wanted_wait_seconds(prefer)
     while True:
         document = await to_thread.run_sync(read)

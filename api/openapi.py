@@ -1,4 +1,4 @@
-"""The OpenAPI document of the service, and the page that shows it. ``python -m api`` renews ``api/openapi.json``."""
+"""The OpenAPI document of the service, and the page ``/docs``. ``python -m api`` writes ``api/openapi.json``."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).with_name("openapi.json")
 
 
 def install(app: FastAPI) -> None:
-    """Let the app describe itself by `describe`, and show it at ``/docs`` without the internet."""
+    """Serve the document of `describe`, and the page ``/docs`` that works without the internet."""
 
     def cached() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -28,7 +28,7 @@ def install(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def show() -> HTMLResponse:
-        # Relative addresses hold under any path of a proxy.
+        # Relative addresses also work behind a proxy that adds a path.
         return get_swagger_ui_html(
             title=f"{app.title} {app.version}",
             openapi_url="openapi.json",
@@ -41,7 +41,7 @@ def install(app: FastAPI) -> None:
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """Describe an app, with our problems in the place of the framework's own errors."""
+    """Return the OpenAPI document of an app, with our error schemas instead of FastAPI's."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -51,7 +51,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         separate_input_output_schemas=app.separate_input_output_schemas,
     )
     schemas = document["components"]["schemas"]
-    # No route has these as its whole body or answer. The prefix keeps parts such as `Range` apart from those of other models.
+    # No route has these models as its body or response. The prefix separates parts such as `Range` from other models.
     for model, prefix in ((ProblemDocument, ""), (DatasetOptions, "Dataset")):
         schema = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
         parts = schema.pop("$defs")
@@ -60,12 +60,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     for path in document["paths"].values():
         for operation in path.values():
-            # The framework adds a 422 to every route with parameters, true or not; ours say where it is true.
+            # FastAPI adds a 422 to every route with parameters. Our routes declare it where it can occur.
             if "HTTPValidationError" in json.dumps(operation["responses"].get("422", "")):
                 del operation["responses"]["422"]
     return document
 
 
 def text(app: FastAPI) -> str:
-    """Write the document out, as it is committed."""
+    """Return the document as text, in the form of ``api/openapi.json``."""
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"

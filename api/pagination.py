@@ -1,52 +1,67 @@
-"""Lists: filters, and keyset pagination, where an opaque token carries the last key of a page."""
+"""Filters of lists, and keyset pagination: an opaque token carries the last key of a page."""
 
 import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from fastapi import Depends, Query
 from pydantic import AfterValidator, BaseModel, Field
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, Select, func
+from sqlalchemy.orm import Session
 
 from api.errors import Invalid
-from api.validation_errors import FieldProblem
 from store import identifiers
 
-PageSize = Annotated[int, Query(ge=1, le=500, description="Most items of a page.")]
-PageToken = Annotated[str | None, Query(max_length=200, description="`next_page_token` of the page before.")]
+PageSize = Annotated[int, Query(ge=1, le=500, description="Maximum number of items on a page.")]
+PageToken = Annotated[
+    str | None, Query(max_length=200, description="The `next_page_token` of the previous page.")
+]
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 Item = TypeVar("Item", bound=BaseModel)
 Row = TypeVar("Row")
+Entity = TypeVar("Entity", bound="HasId")
+
+
+class HasId(Protocol):
+    """A row with an id."""
+
+    @property
+    def id(self) -> Any:
+        """The id."""
 
 
 class Page(BaseModel, Generic[Item]):
     """A page of a list."""
 
     items: list[Item]
-    next_page_token: str | None = Field(None, description="Nothing on the last page.")
+    next_page_token: str | None = Field(
+        None, description="Pass it as `page_token` to get the next page. Null on the last page."
+    )
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which items of a list to keep, by what jobs and data sets have in common."""
+    """The filters that the lists of jobs and of data sets share."""
 
     name: Annotated[
         str | None,
-        Query(max_length=200, description="Only those whose name has this in it; case does not matter."),
+        Query(max_length=200, description="Only items whose name contains this text; case is ignored."),
     ] = None
     created_after: Annotated[
         datetime | None,
-        Query(description="Only those made at this time or later (UTC unless it says otherwise)."),
+        Query(description="Only items created at this time or later (UTC unless the time has a zone)."),
     ] = None
-    created_before: Annotated[datetime | None, Query(description="Only those made before this time.")] = None
+    created_before: Annotated[datetime | None, Query(description="Only items created before this time.")] = (
+        None
+    )
 
     def conditions(self, table: Any) -> list[ColumnElement[bool]]:
-        """Return what holds of the rows of a table that are kept."""
+        """Return the SQL conditions on the rows of a table."""
         found = []
         if self.name is not None:
             found.append(func.lower(table.name).contains(self.name.lower(), autoescape=True))
@@ -61,17 +76,19 @@ FiltersDependency = Annotated[Filters, Depends()]
 
 
 def _id_of(prefix: str, what: str) -> Any:
-    """Return the type of a query parameter that keeps the items of one resource; of one that does not exist there are none."""
+    """Return the type of a query parameter that selects by the id of a resource. An id that does not exist selects nothing."""
     example = f"{prefix}_0192f3c4a5b6aabbccddeeff"
 
     def check(given: str) -> str:
         if not given.startswith(f"{prefix}_") or identifiers.PATTERN.fullmatch(given) is None:
-            came = repr(given if len(given) <= 60 else given[:60] + "…")
-            raise ValueError(f"expected the id of a {what}, such as {example}; got {came}")
+            shown = repr(given if len(given) <= 60 else given[:60] + "…")
+            raise ValueError(f"expected the id of a {what}, such as {example}; got {shown}")
         return given
 
     extra = {"pattern": f"^{prefix}_[0-9a-f]{{24}}$"}
-    described = Query(description=f"Only those of this {what}.", examples=[example], json_schema_extra=extra)
+    described = Query(
+        description=f"Only the items of this {what}.", examples=[example], json_schema_extra=extra
+    )
     return Annotated[Annotated[str, AfterValidator(check)] | None, described]
 
 
@@ -84,28 +101,28 @@ def _aware(time: datetime) -> datetime:
 
 
 def encode_token(key: str) -> str:
-    """Make a page token of a key."""
+    """Return the page token of a key."""
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
 def decode_id(token: str | None) -> str | None:
-    """Read the page token of a list that is ordered by id; None without one.
+    """Return the id in the page token of a list that is ordered by id; None without a token.
 
     Raises
     ------
     Invalid
-        If it is none of such a list.
+        If the token does not belong to such a list.
     """
     return _decode(token, identifiers.PATTERN)
 
 
 def decode_number(token: str | None) -> int | None:
-    """Read the page token of a list that is ordered by number; None without one.
+    """Return the number in the page token of a list that is ordered by number; None without a token.
 
     Raises
     ------
     Invalid
-        If it is none of such a list.
+        If the token does not belong to such a list.
     """
     key = _decode(token, _NUMBER)
     return None if key is None else int(key)
@@ -119,17 +136,34 @@ def _decode(token: str | None, pattern: re.Pattern[str]) -> str | None:
     except ValueError:
         key = ""
     if pattern.fullmatch(key) is None:
-        message = "expected the next_page_token of an earlier answer of this list"
-        raise Invalid(
-            f"page_token: {message}",
-            hint="leave it out to begin with the first page",
-            errors=[FieldProblem(pointer="page_token", code="page_token", message=message)],
-        )
+        message = "expected the next_page_token of an earlier page of this list"
+        raise Invalid.field("page_token", "page_token", message, "omit it to get the first page")
     return key
 
 
 def cut_page(rows: Sequence[Row], page_size: int, keys: Sequence[str]) -> tuple[Sequence[Row], str | None]:
-    """Cut a list that was read one row too long; the surplus tells that there is a next page."""
+    """Return a page of rows and the token of the next page; a surplus row shows that there is a next page."""
     if len(rows) <= page_size:
         return rows, None
     return rows[:page_size], encode_token(keys[page_size - 1])
+
+
+def newest_page(
+    session: Session, query: Select[Entity], table: Any, page_size: int, page_token: str | None
+) -> tuple[Sequence[Entity], str | None]:
+    """Return a page of the rows of a query, newest first, and the token of the next page.
+
+    Parameters
+    ----------
+    session, query
+        The query that selects the rows of the list.
+    table
+        The table of the rows. Its ids rise with time.
+    page_size, page_token
+        As the client gave them.
+    """
+    query = query.order_by(table.id.desc()).limit(page_size + 1)
+    if (before := decode_id(page_token)) is not None:
+        query = query.where(table.id < before)
+    rows = session.execute(query).scalars().all()
+    return cut_page(rows, page_size, [row.id for row in rows])

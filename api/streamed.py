@@ -1,4 +1,4 @@
-"""Answers that are made while they are sent."""
+"""Responses whose body is produced while it is sent."""
 
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 
@@ -7,21 +7,21 @@ from anyio import to_thread
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-_making = anyio.CapacityLimiter(8)
-"""Threads that may make pieces, apart from those of other requests: however many answers are sent, those go on."""
+_producers = anyio.CapacityLimiter(8)
+"""Threads that produce pieces. They are separate from the threads of other requests, so that downloads never block those."""
 
 
 class Streamed(StreamingResponse):
-    """Sends pieces as they are made. What makes them is closed when the answer ends, also where the client has gone before.
+    """Send pieces as a generator produces them, and close the generator at the end.
 
-    Left to the garbage collector, a file that is half sent would keep its space on disk until that happens to run.
+    The generator is also closed when the client disconnects: it may hold a temporary file.
 
     Parameters
     ----------
     pieces
         The bytes, in order.
     status_code, headers, media_type
-        Of the answer.
+        Of the response.
     """
 
     def __init__(
@@ -31,19 +31,19 @@ class Streamed(StreamingResponse):
         headers: Mapping[str, str] | None = None,
         media_type: str | None = None,
     ) -> None:
-        super().__init__(_made(pieces), status_code, headers, media_type)
+        super().__init__(_produce(pieces), status_code, headers, media_type)
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
+        """Send the response."""
         try:
             await super().__call__(scope, receive, send)
         finally:
             if isinstance(self._pieces, Generator):
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self._pieces.close, limiter=_making)
+                    await to_thread.run_sync(self._pieces.close, limiter=_producers)
 
 
-async def _made(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (piece := await to_thread.run_sync(next, pieces, None, limiter=_making)) is not None:
+async def _produce(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await to_thread.run_sync(next, pieces, None, limiter=_producers)) is not None:
         yield piece

@@ -1,112 +1,140 @@
-"""What is wrong with single fields of a request: pydantic's errors, told in terms of the client's own document."""
+"""The errors of single fields of a request: pydantic's errors, rewritten in terms of the client's document."""
 
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel
+import pydantic_core
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from domain.field_problem import FieldProblem as FieldProblem
 
 _NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
 
-_UNKNOWN = "the fields, with their defaults and bounds, are listed at /docs"
+_LISTED = "/docs lists the fields with their defaults and bounds"
+_PARAMETERS_LISTED = "/docs lists the parameters"
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def field_problems(
     errors: Iterable[Any], body: Any, route: Callable[..., Any] | None = None
 ) -> list[FieldProblem]:
-    """Turn pydantic's errors into ours.
+    """Convert pydantic's errors.
 
     Parameters
     ----------
     errors
-        As `ValidationError.errors()` gives them; the first part of each location says where: body, query, …. A `model` in one is
-        what the route read by itself, `known` the parameters that it has.
+        The output of `ValidationError.errors()`. The first part of each location is ``body``, ``query``, …. An error may also
+        have `model`, the model that the route validated itself, and `known`, the names of the route's parameters.
     body
-        What the client sent.
+        The document that the client sent.
     route
-        The function that was to take it, whose models name the fields that there are.
+        The function of the route. The annotations of its parameters tell the valid names of fields.
     """
     found: dict[tuple[str, str], FieldProblem] = {}
-    unmeant: dict[str, FieldProblem] = {}
-    for error in map(_of_its_field, errors):
+    other_members: dict[str, FieldProblem] = {}
+    for error in map(_locate_discriminator, errors):
         where, *path = error["loc"]
-        readers = [error["model"]] if "model" in error else _types_of(route)
+        types = [error["model"]] if "model" in error else _types_of(route)
         if where != "body":
             pointer = ".".join(str(part) for part in path)
-            problem = _problem_of_parameter(pointer, error, readers)
+            problem = _parameter_problem(pointer, error, types)
         elif error["type"] == "json_invalid":
             message = f"expected JSON; {error['ctx']['error']} at character {path[0]}"
             problem = FieldProblem(pointer="", code="json_invalid", message=message)
         else:
             path, is_member = _path_in_document(path, body, error["type"])
             pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-            hint = _meant(path, readers, _UNKNOWN) if error["type"] == "extra_forbidden" else None
+            hint = _suggestion(path, types) if error["type"] == "extra_forbidden" else None
             problem = FieldProblem(
                 pointer=pointer, code=error["type"], message=_message(error, is_member), hint=hint
             )
-            if is_member and not _is_meant(error):
-                unmeant.setdefault(pointer, problem)
+            if is_member and not _is_of_intended_member(error):
+                other_members.setdefault(pointer, problem)
                 continue
         found.setdefault((problem.pointer, problem.message), problem)
-    told = [pointer for pointer, _ in found]
-    # What no member of a union takes has errors of members that were not meant, and no others.
+    reported = [pointer for pointer, _ in found]
+    # If no member of a union fits the value, only the errors of other members are left.
     return [
         *found.values(),
         *(
             problem
-            for pointer, problem in unmeant.items()
-            if not any(one == pointer or one.startswith(pointer + "/") for one in told)
+            for pointer, problem in other_members.items()
+            if not any(one == pointer or one.startswith(pointer + "/") for one in reported)
         ),
     ]
+
+
+def read_json(text: str | bytes, refuse: Callable[[str], Exception]) -> Any:
+    """Return parsed JSON, or raise the error that `refuse` makes from the reason."""
+    try:
+        return pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+
+
+def read_model(kind: type[Kind], part: Any, *, below: str | None = None, body: Any = None) -> Kind:
+    """Validate a part of a request. Errors are reported like FastAPI's errors of bodies.
+
+    Parameters
+    ----------
+    kind, part
+        The model, and the value to validate.
+    below, body
+        The field of the client's document that contains the part, and the whole document; by default the part is the document.
+    """
+    try:
+        return kind.model_validate(part)
+    except ValidationError as error:
+        above = ("body",) if below is None else ("body", below)
+        details = [{**item, "loc": (*above, *item["loc"]), "model": kind} for item in error.errors()]
+        raise RequestValidationError(details, body=part if body is None else body) from error
 
 
 def _types_of(route: Callable[..., Any] | None) -> list[Any]:
     return [] if route is None else list(get_type_hints(route).values())
 
 
-def _meant(path: Sequence[Any], readers: Iterable[Any], otherwise: str) -> str:
-    """What to do about a field that is not known: name the likeliest, and where all are listed."""
+def _suggestion(path: Sequence[Any], types: Iterable[Any], listed: str = _LISTED) -> str:
+    """Return the hint for an unknown field: the most similar name, and where all names are listed."""
     *parents, name = path
-    models = [model for reader in readers for model in _models_in(reader)]
+    models = [model for one in types for model in _models_in(one)]
     for part in parents:
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [model for field in fields for model in _models_in(field.annotation)] if fields else models
     others = {field.alias or own for model in models for own, field in model.model_fields.items()} - {name}
-    return _likeliest(str(name), others, otherwise)
+    return _most_similar(str(name), others, listed)
 
 
-def _likeliest(name: str, others: Iterable[str], otherwise: str) -> str:
-    likely = difflib.get_close_matches(name, sorted(others), 1)
-    return f"did you mean {likely[0]}? {otherwise}" if likely else otherwise
+def _most_similar(name: str, others: Iterable[str], listed: str) -> str:
+    similar = difflib.get_close_matches(name, sorted(others), 1)
+    return f"did you mean {similar[0]}? {listed}" if similar else listed
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a type may be of: it, or members of a union."""
+    """Yield the models in a type: itself, or the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for member in get_args(annotation):
         yield from _models_in(member)
 
 
-def _problem_of_parameter(name: str, error: Any, readers: Iterable[Any]) -> FieldProblem:
+def _parameter_problem(name: str, error: Any, types: Iterable[Any]) -> FieldProblem:
     if error["type"] != "extra_forbidden":
         return FieldProblem(pointer=name, code=error["type"], message=_message(error))
-    listed = "the parameters are listed at /docs"
-    return FieldProblem(
-        pointer=name,
-        code=error["type"],
-        message="there is no such parameter",
-        hint=_likeliest(name, error["known"], listed)
+    hint = (
+        _most_similar(name, error["known"], _PARAMETERS_LISTED)
         if "known" in error
-        else _meant([name], readers, listed),
+        else _suggestion([name], types, _PARAMETERS_LISTED)
     )
+    return FieldProblem(pointer=name, code=error["type"], message="there is no such parameter", hint=hint)
 
 
-def _of_its_field(error: Any) -> Any:
-    """An error of the field that tells members of a union apart, said of that field and not of the object."""
+def _locate_discriminator(error: Any) -> Any:
+    """Move an error about the discriminator of a union from the object to the field."""
     if error["type"] not in ("union_tag_not_found", "union_tag_invalid"):
         return error
     field = error["ctx"]["discriminator"].strip("'")
@@ -118,7 +146,7 @@ def _of_its_field(error: Any) -> Any:
 
 
 def _path_in_document(location: Sequence[Any], body: Any, kind: str) -> tuple[list[Any], bool]:
-    """The parts of a location that are the client's, and whether the last was not: pydantic adds the union's members."""
+    """Return the path in the client's document, and whether pydantic added the member of a union at the end of the location."""
     path, here, is_member = [], body, False
     for number, part in enumerate(location, 1):
         if (isinstance(here, dict) and part in here) or (
@@ -132,38 +160,38 @@ def _path_in_document(location: Sequence[Any], body: Any, kind: str) -> tuple[li
     return path, is_member
 
 
-def _is_meant(error: Any) -> bool:
-    """Whether an error is of the member of a union that the client meant: the range with an object, the list with a list."""
-    unmeant = list(_NO_OBJECT)
-    unmeant += [] if isinstance(error["input"], list) else ["list_type"]
-    unmeant += ["float_type", "int_type"] if isinstance(error["input"], dict | list) else []
-    return error["type"] not in unmeant
+def _is_of_intended_member(error: Any) -> bool:
+    """Return whether an error belongs to the member of a union that the client intended: the range for an object, say."""
+    unintended = list(_NO_OBJECT)
+    unintended += [] if isinstance(error["input"], list) else ["list_type"]
+    unintended += ["float_type", "int_type"] if isinstance(error["input"], dict | list) else []
+    return error["type"] not in unintended
 
 
 def _message(error: Any, is_member: bool = False) -> str:
-    kind, came = error["type"], error["input"]
+    kind, given = error["type"], error["input"]
     if kind == "missing":
-        return "expected a value; there is none"
+        return "expected a value; got none"
     if kind == "extra_forbidden":
         return "there is no such field"
     if kind in _NO_OBJECT:
-        return f"expected an object; got {_shown(came)}"
+        return f"expected an object; got {_shown(given)}"
     if kind == "string_unicode":
         return "expected text in UTF-8; got half of a surrogate pair"
     if kind == "tuple_type":
-        return f"expected a list; got {_shown(came)}"
+        return f"expected a list; got {_shown(given)}"
     if kind == "timezone_aware" or kind.startswith("datetime_"):
-        return f"expected a time with its zone, such as 2027-01-31T00:00:00Z; got {_shown(came)}"
+        return f"expected a time with a time zone, such as 2027-01-31T00:00:00Z; got {_shown(given)}"
     if is_member and kind in ("float_type", "float_parsing"):
-        return f"expected a number, a list of numbers, or a range {{low, high, scale}}; got {_shown(came)}"
+        return f"expected a number, a list of numbers, or a range {{low, high, scale}}; got {_shown(given)}"
     if is_member and kind in ("int_type", "int_parsing", "int_from_float"):
-        return f"expected a whole number, or a list of them; got {_shown(came)}"
+        return f"expected a whole number, or a list of whole numbers; got {_shown(given)}"
     if kind == "too_short":
-        return f"expected at least {_items(error['ctx']['min_length'])}; got {len(came)}"
+        return f"expected at least {_items(error['ctx']['min_length'])}; got {len(given)}"
     if kind == "too_long":
-        return f"expected at most {_items(error['ctx']['max_length'])}; got {len(came)}"
+        return f"expected at most {_items(error['ctx']['max_length'])}; got {len(given)}"
     text = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    return text if kind == "value_error" else f"{text}; got {_shown(came)}"
+    return text if kind == "value_error" else f"{text}; got {_shown(given)}"
 
 
 def _items(number: int) -> str:

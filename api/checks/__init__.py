@@ -1,1 +1,1 @@
-"""Checks of the service: what ``latentry doctor`` shows of the server."""
+"""Checks of the parts of the service, which ``latentry doctor`` shows."""

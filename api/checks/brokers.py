@@ -1,4 +1,4 @@
-"""Checks of the broker and of who takes work from its queues."""
+"""Checks of the broker and of the workers of its queues."""
 
 import time
 from urllib.parse import urlsplit
@@ -12,26 +12,26 @@ from api.checks.base import Finding, Parts, failed, ok, reason, warning
 from store.rpc import CALLS, broker_url
 
 SLICES, CONTROL = "slices", "control"
-"""Queues of training, and of ingest and what follows a slice."""
-_PATIENCE_SECONDS = 2.0
+"""The queue of training, and the queue of ingest and of the scheduler."""
+_TIMEOUT_SECONDS = 2.0
 _MANY_MESSAGES = 1000
 AWAY_HINT = (
-    "is it running, and is LATENTRY_REDIS_URL right? Nothing is lost meanwhile: messages wait in the database"
+    "is it running, and is LATENTRY_REDIS_URL correct? No message is lost: messages wait in the database"
 )
 _IDLE = {
-    SLICES: "no model is trained: start a worker, `celery -A worker.celery_app worker -Q slices -c 1`",
-    CONTROL: "no upload is read and no job goes on: start `celery -A worker.celery_app worker -Q control -c 1`",
-    CALLS: "`models infer` has no answer: start `celery -A worker.celery_app worker -Q infer --pool solo --include "
+    SLICES: "no model is trained: start `celery -A worker.celery_app worker -Q slices -c 1`",
+    CONTROL: "no upload is read and no job advances: start `celery -A worker.celery_app worker -Q control -c 1`",
+    CALLS: "online inference does not work: start `celery -A worker.celery_app worker -Q infer --pool solo --include "
     "worker.inference.rpc_tasks`",
 }
 
 
 def check_broker(parts: Parts) -> Finding:
-    """The broker answers, and keeps what it is given."""
+    """Check that the broker responds and does not evict messages."""
     where = {"host": urlsplit(parts.settings.redis_url).hostname}
     try:
         with _connect(parts.settings.redis_url) as broker:
-            broker.ping()  # the connection is there from here on
+            broker.ping()  # opens the connection
             begun = time.monotonic()
             broker.ping()
             seconds = time.monotonic() - begun
@@ -39,61 +39,61 @@ def check_broker(parts: Parts) -> Finding:
             waiting = {queue: int(broker.llen(queue)) for queue in _IDLE}
     except AuthenticationError as error:
         return failed(
-            "the broker refuses the password",
-            "correct it in LATENTRY_REDIS_URL",
+            "the broker rejects the password",
+            "correct the password in LATENTRY_REDIS_URL",
             error=reason(error),
             **where,
         )
     except (RedisError, OSError) as error:
-        return failed("the broker does not answer", AWAY_HINT, error=reason(error), **where)
+        return failed("the broker does not respond", AWAY_HINT, error=reason(error), **where)
     name = "Valkey" if "valkey_version" in server else "Redis"
     version = server.get("valkey_version") or server.get("redis_version")
     queues = ", ".join(f"{number} in {queue}" for queue, number in waiting.items())
-    message = f"{name} {version} answers in {seconds * 1000:.1f} ms; messages: {queues}"
+    message = f"{name} {version} responds in {seconds * 1000:.1f} ms; messages: {queues}"
     details = {**where, "seconds": round(seconds, 5), "queues": waiting}
     if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
-        hint = "set `maxmemory-policy noeviction`: messages that it drops are sent again only after a while"
+        hint = "set `maxmemory-policy noeviction`: the service sends evicted messages again, but only after a delay"
         return warning(
-            f"{message}; it drops keys when its memory is full ({memory['maxmemory_policy']})",
+            f"{message}; it evicts keys when its memory is full ({memory['maxmemory_policy']})",
             hint,
             **details,
         )
     if max(waiting.values()) > _MANY_MESSAGES:
-        return warning(f"{message}: many wait", "are enough workers running?", **details)
+        return warning(f"{message}: many messages are waiting", "start more workers", **details)
     return ok(message, **details)
 
 
 def check_queues(parts: Parts) -> Finding:
-    """Somebody takes work from each queue."""
-    from celery import Celery  # a third of a second
+    """Check that each queue has a worker."""
+    from celery import Celery  # the import takes a third of a second
 
     application = Celery("latentry-checks", broker=broker_url(parts.settings.redis_url), set_as_current=False)
-    options = {"socket_connect_timeout": _PATIENCE_SECONDS, "socket_timeout": _PATIENCE_SECONDS}
+    options = {"socket_connect_timeout": _TIMEOUT_SECONDS, "socket_timeout": _TIMEOUT_SECONDS}
     application.conf.update(broker_transport_options=options, broker_connection_retry=False)
     try:
         with _connect(parts.settings.redis_url) as broker:
-            broker.ping()  # Celery would try for long
+            broker.ping()  # fails at once, while Celery would retry for a long time
         answers = application.control.inspect(timeout=1.0).active_queues() or {}
     except (RedisError, OSError) as error:
-        return failed("not known: the broker does not answer", AWAY_HINT, error=reason(error))
+        return failed("unknown: the broker does not respond", AWAY_HINT, error=reason(error))
     finally:
         application.close()
-    takers = {
+    workers = {
         queue: sorted(node for node, queues in answers.items() if queue in {one["name"] for one in queues})
         for queue in _IDLE
     }
-    idle = [queue for queue, nodes in takers.items() if not nodes]
-    message = "workers: " + ", ".join(f"{len(nodes)} at {queue}" for queue, nodes in takers.items())
+    idle = [queue for queue, nodes in workers.items() if not nodes]
+    message = "workers: " + ", ".join(f"{len(nodes)} of {queue}" for queue, nodes in workers.items())
     if not idle:
-        return ok(message, workers=takers)
+        return ok(message, workers=workers)
     hint = "; ".join(_IDLE[queue] for queue in idle) + ". `latentry up` starts all of them: see its logs"
-    return (warning if idle == [CALLS] else failed)(message, hint, workers=takers)
+    return (warning if idle == [CALLS] else failed)(message, hint, workers=workers)
 
 
 def _connect(url: str) -> "Redis":
     return Redis.from_url(
         url,
-        socket_connect_timeout=_PATIENCE_SECONDS,
-        socket_timeout=_PATIENCE_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        socket_timeout=_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )

@@ -1,17 +1,15 @@
-"""The route of checks."""
+"""The route of the checks."""
 
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
 
 from api.auth import CallerDependency
-from api.checks.base import Check, Parts
+from api.checks.base import Check, Checks, Parts
 from api.checks.brokers import check_broker, check_queues
 from api.checks.databases import check_database, check_migrations
-from api.checks.running import Checks
+from api.checks.machine import check_array_storage, check_disk, check_originals, check_versions
 from api.checks.schemas import ChecksDocument
-from api.checks.storage import check_array_storage, check_disk, check_originals
-from api.checks.versions import check_versions
 from api.checks.work import check_ingest, check_maintenance, check_workers
 
 router = APIRouter(tags=["service"])
@@ -33,9 +31,9 @@ CHECKS: Mapping[str, Check] = {
 
 @router.get("/v1/checks", operation_id="get_checks")
 def get_checks(request: Request, caller: CallerDependency) -> ChecksDocument:
-    """Look at every part of the service, side by side and for some seconds at most, and say what is wrong and what to do.
+    """Check every part of the service in parallel, for at most 5 seconds, and say what is wrong and what to do.
 
-    The answer is 200 whatever is found. While the database is away only the key of the settings is known to be valid.
+    The status is 200 whatever the result. While the database does not respond, only the key of the settings is accepted.
     """
     found = _checks(request).run()
     if caller.is_operator:
@@ -45,7 +43,7 @@ def get_checks(request: Request, caller: CallerDependency) -> ChecksDocument:
 
 
 def _checks(request: Request) -> Checks:
-    """The checks of this app, which know those that still hang from an earlier request."""
+    """Return the checks of this app. They remember checks that still hang from an earlier request."""
     state = request.app.state
     if not hasattr(state, "checks"):
         parts = Parts(state.settings, state.database, state.arrays, state.originals)

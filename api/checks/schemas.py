@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class CheckStatus(StrEnum):
-    """How a check ended, the worst last."""
+    """Severity of a finding, in rising order."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,18 +20,19 @@ class CheckDocument(BaseModel):
 
     name: str = Field(examples=["broker"])
     status: CheckStatus
-    message: str = Field(description="What was found.")
+    message: str = Field(description="The result in words.")
     hint: str | None = Field(None, description="What to do.")
-    seconds: float = Field(description="How long the check took.")
+    seconds: float = Field(description="Duration of the check.")
     details: dict[str, Any] | None = Field(
-        None, description="Figures and addresses, without passwords; only for whoever runs the service."
+        None,
+        description="Numbers and addresses, without passwords. Only the operator of the service sees them.",
     )
 
 
 class ChecksDocument(BaseModel):
     """All checks of the service."""
 
-    status: CheckStatus = Field(description="The worst of all.")
+    status: CheckStatus = Field(description="The worst status of all checks.")
     checked_at: datetime
-    version: str = Field(description="Of the service.")
+    version: str = Field(description="Version of the service.")
     checks: list[CheckDocument]

@@ -1,12 +1,11 @@
-"""Checks of those who work: training processes, the maintenance loop."""
+"""Checks of the training processes, the ingest and the maintenance loop."""
 
 from collections import Counter
 from datetime import timedelta
 
 from sqlalchemy import func, select
 
-from api.checks.base import Finding, Parts, failed, ok, reason, warning
-from api.checks.databases import AWAY_HINT
+from api.checks.base import Finding, Parts, failed, ok, unknown, warning
 from domain.states import DatasetState, DeliveryState, SliceState
 from store.database import database_now
 from store.rpc import CONTROL, CallFailed, WorkersAway, call_worker
@@ -20,7 +19,7 @@ _WEBHOOKS_OVERDUE = timedelta(minutes=5)
 
 
 def check_workers(parts: Parts) -> Finding:
-    """Training processes are alive."""
+    """Check that training processes are alive."""
     try:
         with parts.database.read() as session:
             now = database_now(session)
@@ -29,22 +28,22 @@ def check_workers(parts: Parts) -> Finding:
             count = select(func.count()).where(Slice.state == SliceState.QUEUED)
             queued = session.execute(count).scalar_one()
     except Exception as error:
-        return failed("not known: the database does not answer", AWAY_HINT, error=reason(error))
-    waiting = f"; pieces of work that wait: {queued}" if queued else ""
+        return unknown(error)
+    waiting = f"; queued slices: {queued}" if queued else ""
     if not workers:
-        seen = f"the last was seen {_ago(now - last)}" if last is not None else "none was ever seen"
-        hint = "one says that it is there some seconds after its start: is a worker at the queue `slices` running? See its log"
+        seen = f"the last one was seen {_ago(now - last)}" if last is not None else "none has been seen yet"
+        hint = "check that a worker of the queue `slices` is running, and read its log; registering takes some seconds"
         return failed(f"no training process is alive: {seen}{waiting}", hint, queued=queued)
     counted = Counter(one.device for one in workers)
     devices = ", ".join(f"{number} × {device}" for device, number in sorted(counted.items()))
-    sign = _ago(now - max(one.seen_at for one in workers))
+    seen = _ago(now - max(one.seen_at for one in workers))
     details = {one.name: {"device": one.device, "seen_at": one.seen_at.isoformat()} for one in workers}
-    message = f"training processes alive: {devices}, the last sign {sign}{waiting}"
+    message = f"training processes alive: {devices}, last seen {seen}{waiting}"
     return ok(message, workers=details, queued=queued)
 
 
 def check_ingest(parts: Parts) -> Finding:
-    """Ask the process that reads uploads to read a small valid file, and look for data sets that the service failed to read."""
+    """Check that the control worker can read a small valid file, and look for failed data sets."""
     try:
         with parts.database.read() as session:
             is_busy = select(Dataset.id).where(Dataset.lease_token.is_not(None)).limit(1)
@@ -52,31 +51,33 @@ def check_ingest(parts: Parts) -> Finding:
             failures = select(Dataset.id, Dataset.problems).where(Dataset.state == DatasetState.FAILED)
             failed_ones = session.execute(failures.order_by(Dataset.id.desc()).limit(100)).all()
     except Exception as error:
-        return failed("not known: the database does not answer", AWAY_HINT, error=reason(error))
+        return unknown(error)
     try:
         call_worker("check_ingest", {}, timeout_s=_INGEST_ANSWER_SECONDS, queue=CONTROL)
     except CallFailed as error:
-        hint = "reinstall the service with all it depends on; the log of the control worker has the details"
-        return failed("uploads cannot be read: even a small valid file fails", hint, error=error.message)
+        hint = "reinstall the service with its dependencies; the log of the control worker has the details"
+        return failed(
+            "the service cannot read uploads: even a small valid file fails", hint, error=error.message
+        )
     except WorkersAway as error:
         if not busy:
-            hint = "is a worker at the queue `control` running, and not busy with a long file? See its log"
+            hint = "check that a worker of the queue `control` is running and not busy with a large file, and read its log"
             return warning(
-                f"no process that reads uploads answered within {_INGEST_ANSWER_SECONDS:g} s",
+                f"no control worker responded within {_INGEST_ANSWER_SECONDS:g} s",
                 hint,
                 error=str(error),
             )
     if failed_ones:
-        hint = "read why: `latentry datasets show ID`; when it is repaired: `latentry datasets retry ID`"
+        hint = "`latentry datasets show ID` shows the reason; after the repair: `latentry datasets retry ID`"
         details = {one.id: (one.problems or [{}])[0].get("message") for one in failed_ones[:10]}
         return warning(
-            f"data sets that the service failed to read: {len(failed_ones)}", hint, data_sets=details
+            f"data sets that the service could not read: {len(failed_ones)}", hint, data_sets=details
         )
-    return ok("busy with an upload" if busy else "a small valid file was read")
+    return ok("busy with an upload" if busy else "read a small valid file")
 
 
 def check_maintenance(parts: Parts) -> Finding:
-    """The maintenance loop does what it is there for: messages are sent, expired leases are taken back."""
+    """Check that the maintenance loop sends messages and takes back expired leases."""
     try:
         with parts.database.read() as session:
             now = database_now(session)
@@ -95,18 +96,16 @@ def check_maintenance(parts: Parts) -> Finding:
                 select(func.count()).where(WebhookDelivery.state == DeliveryState.WAITING, is_late)
             ).scalar_one()
     except Exception as error:
-        return failed("not known: the database does not answer", AWAY_HINT, error=reason(error))
-    hint = "is the maintenance loop, `python -m worker.maintenance.loop`, running, and does the broker answer? See its log"
+        return unknown(error)
+    hint = "check that the maintenance loop, `python -m worker.maintenance.loop`, and the broker are running, and read its log"
     if oldest is not None and now - oldest > _OVERDUE:
-        return failed(
-            f"messages to workers wait to be sent: {waiting}, the oldest of {_ago(now - oldest)}", hint
-        )
+        return failed(f"unsent messages to workers: {waiting}, the oldest from {_ago(now - oldest)}", hint)
     if expired:
-        return failed(f"leases of lost workers are not taken back: {expired}", hint)
+        return failed(f"expired leases that nobody has taken back: {expired}", hint)
     if unsent:
-        slow = "a receiver that is slow keeps its own messages waiting: `latentry webhooks deliveries ID`"
-        return warning(f"messages to webhooks wait for more than 5 min: {unsent}", slow)
-    return ok(f"messages on their way: {waiting}; no lease is overdue")
+        slow = "a slow receiver delays its own messages: `latentry webhooks deliveries ID`"
+        return warning(f"messages to webhooks that wait for more than 5 min: {unsent}", slow)
+    return ok(f"unsent messages: {waiting}; no lease is overdue")
 
 
 def _ago(age: timedelta) -> str:

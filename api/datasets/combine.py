@@ -1,4 +1,4 @@
-"""Several data sets as the sessions of one, for models that share their dynamics."""
+"""Combine several data sets into one: they become its sessions, and models share dynamics across sessions."""
 
 import math
 from typing import Annotated
@@ -14,36 +14,36 @@ from api.validation_errors import FieldProblem
 from store.tables import Dataset
 
 SAME_WIDTH = 1e-6
-"""Bin widths that differ by less, relatively, are the same."""
+"""Bin widths with a smaller relative difference count as equal."""
 
 
 class Combination(BaseModel):
-    """Data sets that are to be the sessions of one."""
+    """A request to combine data sets."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field("", description="A name for the data set; those of its sessions unless given.")
+    name: Name = Field("", description="Name of the data set; by default the names of its sessions.")
     dataset_ids: list[Annotated[str, Field(max_length=40)]] = Field(
         min_length=2,
         max_length=50,
-        description="The sessions, in order: data sets of yours that are `ready`, each once, none of them combined itself. "
-        "They have the same bin width and as many external inputs.",
+        description="The sessions, in order: distinct data sets of yours that are `ready` and not combined themselves. They must "
+        "have the same bin width and the same number of external inputs.",
     )
 
 
 def combine(
     session: Session, tenant_id: str, wanted: Combination, idempotency_key: str | None
 ) -> service.Made:
-    """Ask for a data set of several sessions; the same ones in the same order are the same data set.
+    """Create a data set of several sessions. The same sessions in the same order are the same data set.
 
     Raises
     ------
     NotFound, WrongState, Invalid
-        If a data set is not there or not ready, or they do not go together.
+        If a data set does not exist or is not ready, or if the data sets do not match.
     """
     request = fingerprint("POST /v1/datasets:combine", wanted.model_dump_json())
-    if (answer := service.answered(session, tenant_id, idempotency_key, request)) is not None:
-        return answer
+    if (stored := service.stored_result(session, tenant_id, idempotency_key, request)) is not None:
+        return stored
     sessions = [service.find_ready(session, tenant_id, dataset_id) for dataset_id in wanted.dataset_ids]
     _check(sessions)
     made = service.make(
@@ -57,7 +57,7 @@ def combine(
 
 
 def _check(sessions: list[Dataset]) -> None:
-    """Raise `Invalid` with everything about these data sets that does not go together."""
+    """Raise `Invalid` with every mismatch of these data sets."""
     first, problems = sessions[0], []
     seen: set[str] = set()
 
@@ -71,32 +71,31 @@ def _check(sessions: list[Dataset]) -> None:
                 position,
                 "named_twice",
                 f"{one.id} is named more than once; expected each data set once",
-                "leave it out here",
+                "remove it here",
             )
         seen.add(one.id)
         if one.source["kind"] == "sessions":
             problem(
                 position,
                 "combined_already",
-                f"{one.id} is a combination itself; expected a single session",
+                f"{one.id} is itself a combination; expected a single session",
                 f"name its sessions instead: {', '.join(one.source['dataset_ids'])}",
             )
         if not math.isclose(one.bin_width_s or 0, first.bin_width_s or 0, rel_tol=SAME_WIDTH):
             problem(
                 position,
                 "other_bin_width",
-                f"{one.id} has bins of {one.bin_width_s:g} s; expected {first.bin_width_s:g} s as {first.id}",
-                "upload it in bins of the same width",
+                f"{one.id} has bins of {one.bin_width_s:g} s; expected {first.bin_width_s:g} s, like {first.id}",
+                "upload it with bins of the same width",
             )
         if (given := _external_inputs(one)) != (expected := _external_inputs(first)):
             problem(
                 position,
                 "other_external_inputs",
-                f"{one.id} has {given} external inputs; expected {expected} as {first.id}",
-                "upload all sessions with the same external inputs, or without",
+                f"{one.id} has {given} external inputs; expected {expected}, like {first.id}",
+                "upload all sessions with the same external inputs, or with none",
             )
-    if problems:
-        raise Invalid.of(problems)
+    Invalid.check(problems)
 
 
 def _external_inputs(row: Dataset) -> int:

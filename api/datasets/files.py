@@ -1,28 +1,28 @@
-"""From a file that came to a data set."""
+"""Create data sets from files: read the options of a request, then make the data set or find an equal one."""
 
 import json
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from api.datasets.schemas import UploadReference
-from api.datasets.service import Made, answered, find_content, keep_answer, make
-from api.errors import WrongState
+from api.datasets.schemas import UploadFields, UploadReference
+from api.datasets.service import Made, find_content, keep_answer, make, stored_result
+from api.dependencies import Context
+from api.errors import Invalid, WrongState
 from api.idempotency import fingerprint
 from api.uploads import service as uploads
 from api.uploads.receiving import ReceivedFile
+from api.validation_errors import read_json, read_model
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions
 from domain.states import UploadState
-from store.database import Database
-from store.originals import OriginalStore
 from store.settings import Settings
 from store.tables import Upload
 
 
 @dataclass(frozen=True)
 class WantedDataset:
-    """What is to be made of a file, by which request."""
+    """The data set that a request wants to make from a file. `request` is the fingerprint of the request."""
 
     request: str
     name: str
@@ -33,104 +33,107 @@ class WantedDataset:
 
     @property
     def content(self) -> dict[str, object]:
-        """What makes two of them the same."""
+        """The part that decides whether two data sets are equal."""
         return {"sha256": self.sha256, "options": self.options.canonical()}
 
     def make(self, session: Session, tenant_id: str, key: str | None, **columns: str | None) -> Made:
-        """Make the data set, or find it, and keep the answer."""
-        if (answer := answered(session, tenant_id, key, self.request)) is not None:
-            return answer
-        source = {
-            "kind": "upload",
-            "filename": self.filename,
-            "bytes": self.size_bytes,
-            "sha256": self.sha256,
-            "options": self.options.canonical(),
-        }
+        """Make the data set or find an equal one, and store the response for the idempotency key."""
+        if (stored := stored_result(session, tenant_id, key, self.request)) is not None:
+            return stored
+        source = {"kind": "upload", "filename": self.filename, "bytes": self.size_bytes, **self.content}
         made = make(
-            session,
-            tenant_id,
-            name=self.name or self.filename,
-            source=source,
-            content=self.content,
-            **columns,
-        )
+            session, tenant_id, name=self.name or self.filename, source=source, content=self.content, **columns
+        )  # fmt: skip
         return keep_answer(session, tenant_id, key, self.request, made)
 
 
+def merged_options(fields: UploadFields) -> DatasetOptions:
+    """Return the options in a query or form: the JSON in `options`, merged with the separate fields.
+
+    Raises
+    ------
+    Invalid, RequestValidationError
+        If a value is invalid, or the two contradict each other.
+    """
+    options = DatasetOptions()
+    if fields.options is not None:
+        given = read_json(
+            fields.options,
+            lambda reason: Invalid.field("/options", "json_invalid", f"expected a JSON object; {reason}"),
+        )
+        options = read_model(DatasetOptions, given, below="options", body={"options": given})
+    separate = {name: getattr(fields, name) for name in ("format", "bin_width_s")}
+    for name, value in separate.items():
+        other = getattr(options, name)
+        if value is not None and other not in (None, value):
+            message = (
+                f"{name} is {value!r} here and {other!r} in options; expected one value, or equal values"
+            )
+            raise Invalid.field(f"/options/{name}", "contradiction", message)
+    return options.model_copy(update={name: value for name, value in separate.items() if value is not None})
+
+
 def create_from_file(
-    database: Database,
-    originals: OriginalStore,
-    settings: Settings,
-    tenant_id: str,
-    received: ReceivedFile,
-    name: str,
-    filename: str,
-    options: DatasetOptions,
-    idempotency_key: str | None,
+    context: Context, received: ReceivedFile, fields: UploadFields, options: DatasetOptions, key: str | None
 ) -> Made:
-    """Keep a file that came with the request, and make a data set of it or find the one there is."""
-    named = json.dumps([received.sha256, name, filename, options.canonical()], sort_keys=True)
+    """Store a received file and make a data set from it, or find an equal one."""
+    tenant_id = context.tenant_id
+    named = json.dumps([received.sha256, fields.name, fields.filename, options.canonical()], sort_keys=True)
     request = fingerprint("POST /v1/datasets", named)
-    wanted = WantedDataset(request, name, filename, received.size_bytes, received.sha256, options)
+    wanted = WantedDataset(
+        request, fields.name, fields.filename, received.size_bytes, received.sha256, options
+    )
     digest = content_digest("upload", wanted.content)
     try:
-        with database.write() as session:
-            if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
-                return answer
+        with context.database.write() as session:
+            if (stored := stored_result(session, tenant_id, key, request)) is not None:
+                return stored
             if (found := find_content(session, tenant_id, digest)) is not None:
-                return keep_answer(session, tenant_id, idempotency_key, request, found)
+                return keep_answer(session, tenant_id, key, request, found)
         with (
-            uploads.taken_in(database, originals, settings, tenant_id, received, filename) as upload_id,
-            database.write() as session,
+            uploads.taken_in(context, received, fields.filename) as upload_id,
+            context.database.write() as session,
         ):
-            made = wanted.make(session, tenant_id, idempotency_key, original=received.sha256)
-            session.delete(session.get_one(Upload, upload_id))  # from here on the data set keeps the file
+            made = wanted.make(session, tenant_id, key, original=received.sha256)
+            session.delete(session.get_one(Upload, upload_id))  # from now on the data set keeps the file
         return made
     finally:
         received.path.unlink(missing_ok=True)
 
 
-def create_from_upload(
-    database: Database,
-    originals: OriginalStore,
-    settings: Settings,
-    tenant_id: str,
-    reference: UploadReference,
-    idempotency_key: str | None,
-) -> Made:
-    """Make a data set of an upload, or find the one there is.
+def create_from_upload(context: Context, reference: UploadReference, key: str | None) -> Made:
+    """Make a data set from an upload, or find an equal one.
 
     Raises
     ------
     NotFound, Gone, WrongState
-        If there is no such upload, or it is not complete.
+        If the upload does not exist or is not complete.
     """
+    tenant_id = context.tenant_id
     request = fingerprint("POST /v1/datasets", reference.model_dump_json())
-    with database.read() as session:  # first: the upload may be gone since
-        if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
-            return answer
-    row = uploads.settle(database, originals, settings, tenant_id, reference.upload_id)
+    with context.database.read() as session:  # first, because the upload may be deleted since
+        if (stored := stored_result(session, tenant_id, key, request)) is not None:
+            return stored
+    row = uploads.settle(context, reference.upload_id)
     if row.state != UploadState.COMPLETE:
-        raise _incomplete(row, settings)
-    with database.write() as session:
+        raise _incomplete(row, context.settings)
+    with context.database.write() as session:
         row = uploads.find(session, tenant_id, reference.upload_id, lock=True)
         wanted = WantedDataset(
             request, reference.name, row.filename, row.size_bytes, str(row.sha256), reference.options
         )
-        where = {"direct_upload_id": row.id} if row.is_direct else {"original": row.sha256}
-        return wanted.make(session, tenant_id, idempotency_key, **where)
+        file = {"direct_upload_id": row.id} if row.is_direct else {"original": row.sha256}
+        return wanted.make(session, tenant_id, key, **file)
 
 
 def _incomplete(row: Upload, settings: Settings) -> WrongState:
     if row.is_direct:
         return WrongState(
-            f"the upload {row.id} is {row.state}: the bucket does not have the {row.size_bytes} bytes that were announced",
-            hint=f"PUT the file to the URL that GET /v1/uploads/{row.id} tells; if it has another size, begin a new upload",
+            f"the upload {row.id} is {row.state}: the bucket does not have a file of {row.size_bytes} bytes",
+            hint=f"PUT the file to the URL in GET /v1/uploads/{row.id}; if its size differs, start a new upload",
         )
-    came = uploads.offset(row, settings)
     return WrongState(
-        f"the upload {row.id} is {row.state}: {came} of {row.size_bytes} bytes came; expected a complete one",
-        hint=f"go on with it from there: PATCH /v1/uploads/{row.id}",
+        f"the upload {row.id} is {row.state}: it has {uploads.offset(row, settings)} of {row.size_bytes} bytes",
+        hint=f"send the rest: PATCH /v1/uploads/{row.id}",
         headers={"Retry-After": "1"},
     )

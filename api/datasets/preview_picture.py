@@ -1,4 +1,4 @@
-"""A data set's preview as a picture."""
+"""Draw the preview of a data set."""
 
 import io
 from typing import Any, Literal
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 12.0, 8.0, 100
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc4778", "#56b4e9", "#8c5a2b", "#7a5195", "#5c6b73")
-"""Of conditions; told apart by those who see few colours, too."""
+"""Colours of conditions. People with colour blindness can distinguish them too."""
 INK, FAINT, GRID, PADDING, ACCENT = "#22303a", "#6c7a86", "#e4e9ed", "#f1f3f5", "#c92a2a"
 LEFT, MIDDLE, RIGHT = 0.05, 0.505, 0.985
-"""Of the columns, as shares of the width."""
+"""Edges of the columns, as fractions of the width."""
 LEAST_TRIALS = 0.2
-"""Mean rates are drawn where this share of a condition's trials reaches."""
+"""Mean rates are drawn only in bins that at least this fraction of a condition's trials have."""
 STEPS = (1, 2, 2.5, 5, 10)
-"""Of ticks."""
+"""Steps between ticks."""
 MOST_TITLE = 90
 LONG_SESSION_S = 600.0
 
@@ -31,9 +31,9 @@ def draw_preview(document: dict[str, Any], name: str, kind: Literal["png", "svg"
     Parameters
     ----------
     document
-        As the ingest made it.
+        The preview that the ingest stored.
     name
-        Of the data set.
+        Name of the data set.
     kind
         Format of the picture.
 
@@ -55,7 +55,7 @@ def draw_preview(document: dict[str, Any], name: str, kind: Literal["png", "svg"
 
 
 def _heading(figure: Figure, document: dict[str, Any], name: str) -> None:
-    # Names are no mathematics: a `$` in one is a dollar.
+    # A `$` in a name is a dollar sign: do not let matplotlib parse it as mathematics.
     title = _printable(name, MOST_TITLE)
     figure.text(0.013, 0.965, title, fontsize=15, fontweight="bold", color=INK, va="center", parse_math=False)
     facts = [
@@ -64,7 +64,7 @@ def _heading(figure: Figure, document: dict[str, Any], name: str) -> None:
         f"{document['neurons']:,} neurons",
     ]
     if document["trials_looked_at"] < document["trials"]:
-        facts.append(f"means over {document['trials_looked_at']:,} trials at even distances")
+        facts.append(f"means over {document['trials_looked_at']:,} evenly spaced trials")
     figure.text(0.013, 0.93, "   ·   ".join(facts), fontsize=10, color=FAINT, va="center")
 
 
@@ -80,7 +80,7 @@ def _rasters(figure: Figure, document: dict[str, Any]) -> None:
     axes[-1].set_xlabel("time in trial (s)", fontsize=9, color=FAINT)
     number = len(raster["neurons"])
     some = f"{number} neurons, " if number < document["neurons"] else ""
-    _caption(figure, LEFT, 0.89, f"Spikes of single trials ({some}the fastest on top)")
+    _caption(figure, LEFT, 0.89, f"Spikes of single trials ({some}highest rate on top)")
 
 
 def _raster(axis: Axes, trial: dict[str, Any], document: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ def _psths(figure: Figure, document: dict[str, Any]) -> None:
 
 
 def _rates(axis: Axes, psth: dict[str, Any], rates: dict[str, Any]) -> None:
-    """Mean rates with their errors; bins that few trials reach are left out."""
+    """Draw mean rates with their standard errors, without bins that few trials have."""
     first_s, width_s = psth["time_s"][0], psth["bin_width_s"]
     time_s = np.asarray(psth["time_s"]) + width_s / 2
     trials = np.asarray(psth["trials_per_bin"])
@@ -226,7 +226,7 @@ def _session(axis: Axes, session: dict[str, Any]) -> None:
 
 
 def _smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Running mean, with fewer values at the ends."""
+    """Return the running mean. The window is shorter at both ends."""
     known = np.isfinite(values)
     ones = np.ones(window)
     total = np.convolve(np.where(known, values, 0.0), ones, "same")
@@ -279,7 +279,7 @@ def _word(value: object) -> str:
 
 
 def _printable(text: str, most: int) -> str:
-    """Cut, and without line breaks and what fonts and XML have no sign for."""
+    """Return the text cut to a length, without line breaks and other characters that cannot be printed."""
     kept = "".join(letter if letter.isprintable() else " " for letter in text).strip()
     return kept if len(kept) <= most else kept[: most - 1] + "…"
 

@@ -9,7 +9,7 @@ from domain.dataset_options import DatasetOptions, FileFormat
 from domain.states import DatasetState
 
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-"""Text that databases keep; PostgreSQL's has no NUL."""
+"""Text without NUL, which PostgreSQL cannot store."""
 
 
 class DatasetDocument(BaseModel):
@@ -20,24 +20,28 @@ class DatasetDocument(BaseModel):
     state: DatasetState
     digest: str | None = Field(
         None,
-        description="SHA-256 of its content: what it is made of, and how. One of two data sets with the same is never made.",
+        description="SHA-256 of the source and the options. Data sets with equal content have equal digests; the service creates "
+        "no second data set with the same digest.",
     )
     derived_from: str | None = Field(
-        None, description="The data set whose file was read anew, with other options."
+        None, description="The data set that was made from the same file with other options."
     )
     options: dict[str, Any] | None = Field(
-        None, description="How the file was read: the `DatasetOptions` that differ from their defaults."
+        None,
+        description="The options for reading the file (`DatasetOptions`) that differ from their defaults.",
     )
     source: dict[str, Any] = Field(
-        description="The upload (file name, bytes, SHA-256) or the synthetic system."
+        description="The uploaded file (name, size, SHA-256), or the synthetic system and its parameters."
     )
     trials: int | None = None
     bins: int | None = None
     neurons: int | None = None
     bin_width_s: float | None = Field(None, description="Width of a bin, in seconds.")
-    report: dict[str, Any] | None = Field(None, description="What was found, with warnings.")
+    report: dict[str, Any] | None = Field(
+        None, description="What the service found in the file, with warnings."
+    )
     problems: list[dict[str, Any]] | None = Field(
-        None, description="Why it was rejected, or why the service failed to read it."
+        None, description="Why the data set was rejected, or why the service could not read the file."
     )
     created_at: datetime
     ended_at: datetime | None = None
@@ -45,67 +49,76 @@ class DatasetDocument(BaseModel):
 
 
 class UploadFields(BaseModel):
-    """What is said of an uploaded file, in a query or a form."""
+    """The description of an uploaded file in a query or a form."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field("", description="A name for the data set; the file's unless given.")
+    name: Name = Field("", description="Name of the data set; by default the name of the file.")
     filename: Name = Field("", description="Name of the file, for the record.")
     format: FileFormat | None = Field(
-        None, description="Format of the file; told from its contents unless given."
+        None, description="Format of the file; by default the service detects it."
     )
     bin_width_s: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Width of a bin in seconds, if the file does not say."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Width of a bin in seconds, if the file does not state it.",
     )
     options: str | None = Field(
         None,
         max_length=50_000,
-        description="How to read the file, in full: `DatasetOptions` as JSON, which `format` and `bin_width_s` may fill in.",
+        description="Options for reading the file: `DatasetOptions` as JSON. `format` and `bin_width_s` are shortcuts for two of "
+        "its fields.",
         examples=['{"trials": {"window_s": [-0.25, 0.75]}}'],
     )
 
 
 class UploadReference(BaseModel):
-    """A data set to make of an upload that is complete."""
+    """A request to make a data set from a complete upload."""
 
     model_config = ConfigDict(extra="forbid")
 
     upload_id: Annotated[str, Field(max_length=40)]
-    name: Name = Field("", description="A name for the data set; the file's unless given.")
+    name: Name = Field("", description="Name of the data set; by default the name of the file.")
     options: DatasetOptions = Field(default_factory=DatasetOptions)
 
 
 class Derivation(BaseModel):
-    """A data set to make of the file of another one."""
+    """A request to make a data set from the file of another data set."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field("", description="A name for the data set; the other's unless given.")
+    name: Name = Field("", description="Name of the data set; by default the name of the other one.")
     options: dict[str, Any] = Field(
-        description="Changes to the other's options, as a JSON Merge Patch (RFC 7396) of `DatasetOptions`: objects are merged "
-        "field by field, what is not given stays as it is, and `null` resets a field to its default.",
+        description="Changes to the options of the other data set, as a JSON Merge Patch (RFC 7396) of `DatasetOptions`. Objects "
+        "are merged field by field. Fields that you do not give stay unchanged, and `null` resets a field to its default.",
         examples=[{"rebin_s": 0.04, "trials": {"window_s": None}}],
     )
 
 
 MOST_SYNTHETIC_SAMPLES = 10**8
-"""About 2 GB while it is made."""
+"""The largest size that the service synthesizes; it takes about 2 GB of memory."""
+
+_TRIALS = "Trials per condition. One fifth of them are validation trials."
+_BINS = "Bins per trial."
+_GAIN = "Gain of the recurrent weights: 1.5 is weakly chaotic, 2.5 strongly."
+_MEAN_COUNT = "Mean number of spikes per neuron and bin."
 
 
 class _System(BaseModel):
-    """What all synthetic systems have."""
+    """The parameters that all synthetic systems have."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    name: Name = Field("", description="A name for the data set; the system's unless given.")
-    conditions: int = Field(65, ge=1, le=1000, description="Initial states of the system.")
-    trials_per_condition: int = Field(
-        20, ge=2, le=1000, description="Trials of each; a fifth are for validation."
+    name: Name = Field("", description="Name of the data set; by default the name of the system.")
+    conditions: int = Field(
+        65, ge=1, le=1000, description="Number of conditions, each with its own initial state."
     )
-    bins: int = Field(50, ge=2, le=2000, description="Bins of each trial.")
+    trials_per_condition: int = Field(20, ge=2, le=1000, description=_TRIALS)
+    bins: int = Field(50, ge=2, le=2000, description=_BINS)
     neurons: int = Field(29, ge=1, le=2000)
     bin_width_s: float = Field(0.01, gt=0, le=1, description="Width of a bin, in seconds.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Of everything random.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers.")
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:
@@ -122,45 +135,43 @@ class LorenzSystem(_System):
     """Spikes of neurons driven by a Lorenz attractor, with known rates."""
 
     system: Literal["lorenz"]
-    mean_count_per_bin: float = Field(0.2, gt=0, le=50, description="Mean spikes of each neuron in a bin.")
+    mean_count_per_bin: float = Field(0.2, gt=0, le=50, description=_MEAN_COUNT)
 
 
 class TwoSessionsSystem(_System):
-    """One of two sessions in which different neurons read the same Lorenz attractor, condition by condition."""
+    """One of two sessions. Different neurons in each session are driven by the same Lorenz trajectory per condition."""
 
     system: Literal["two_sessions"]
     session: int = Field(
         0,
         ge=0,
         le=1,
-        description="Which session: make the other with the same `conditions`, `bins` and `seed`.",
+        description="Number of the session. Make the other session with the same `conditions`, `bins` and `seed`.",
     )
-    mean_count_per_bin: float = Field(0.2, gt=0, le=50, description="Mean spikes of each neuron in a bin.")
+    mean_count_per_bin: float = Field(0.2, gt=0, le=50, description=_MEAN_COUNT)
 
 
 class _NetworkSystem(_System):
-    """What systems have whose neurons are the units of a random recurrent network."""
+    """The parameters of systems whose neurons are the units of a random recurrent network."""
 
-    conditions: int = Field(400, ge=1, le=1000, description="Initial states of the network.")
-    trials_per_condition: int = Field(
-        10, ge=2, le=1000, description="Trials of each; a fifth are for validation."
+    conditions: int = Field(
+        400, ge=1, le=1000, description="Number of conditions, each with its own initial state."
     )
-    bins: int = Field(100, ge=2, le=2000, description="Bins of each trial.")
-    neurons: int = Field(50, ge=1, le=2000, description="Neurons, the units of the network.")
-    gain: float = Field(
-        2.5, gt=0, le=20, description="Of the recurrent weights: 1.5 is gently chaotic, 2.5 strongly."
-    )
+    trials_per_condition: int = Field(10, ge=2, le=1000, description=_TRIALS)
+    bins: int = Field(100, ge=2, le=2000, description=_BINS)
+    neurons: int = Field(50, ge=1, le=2000, description="Number of neurons, which are the network's units.")
+    gain: float = Field(2.5, gt=0, le=20, description=_GAIN)
     max_rate_hz: float = Field(
         30.0,
         gt=0,
         le=1000,
-        description="Spikes per second of a neuron at its highest; the mean is half of it.",
+        description="Maximum rate of a neuron in spikes per second; the mean rate is half of it.",
     )
     bin_width_s: float = Field(
         0.01,
         gt=0,
         le=0.05,
-        description="Width of a bin, in seconds; the network's time constant is 0.025 s.",
+        description="Width of a bin, in seconds. The time constant of the network is 0.025 s.",
     )
 
 
@@ -171,24 +182,24 @@ class ChaoticNetworkSystem(_NetworkSystem):
 
 
 class DrivenSystem(_NetworkSystem):
-    """Spikes of the units of a recurrent network that gets pulses at random times, with known rates and inputs."""
+    """Spikes of the units of a recurrent network that receives pulses at random times, with known rates and inputs."""
 
     system: Literal["driven"]
     inputs: int = Field(
         1,
         ge=1,
         le=16,
-        description="Inputs, at most as many as neurons; each has a pulse of random sign in every trial.",
+        description="Number of inputs, at most the number of neurons. Each has one pulse of random sign in every trial.",
     )
-    gain: float = Field(
-        1.5, gt=0, le=20, description="Of the recurrent weights: 1.5 is gently chaotic, 2.5 strongly."
-    )
-    pulse: float = Field(50.0, gt=0, le=1000, description="Size of a pulse; it lasts a bin.")
+    gain: float = Field(1.5, gt=0, le=20, description=_GAIN)
+    pulse: float = Field(50.0, gt=0, le=1000, description="Amplitude of a pulse, which lasts one bin.")
 
     @model_validator(mode="after")
     def _check_inputs(self) -> Self:
         if self.inputs > self.neurons:
-            raise ValueError(f"inputs is {self.inputs}; expected at most as many as neurons, {self.neurons}")
+            raise ValueError(
+                f"inputs is {self.inputs}; expected at most the number of neurons, {self.neurons}"
+            )
         return self
 
 
@@ -196,18 +207,18 @@ SyntheticSystem = LorenzSystem | ChaoticNetworkSystem | DrivenSystem | TwoSessio
 
 
 class TrialDocument(BaseModel):
-    """One trial of a data set, in the user's order."""
+    """One trial of a data set."""
 
     trial: int
     length_bins: int
     split: str | None = Field(
         None,
-        description="`train`, `valid`, `test` or `gap` (shares bins with trials of two parts: neither trained on nor scored); "
-        "null: each job draws its own.",
+        description="`train`, `valid`, `test`, or `gap`. A `gap` trial shares bins with trials of two parts, so it is neither "
+        "trained on nor scored. Null if each job draws its own split.",
     )
     split_group: int | None = Field(
         None,
-        description="Trials with the same number are windows of one trial, or share bins in time: no split that is drawn divides "
-        "them, unless it is by blocks of time. null: the trial stands alone.",
+        description="Number of the group. Trials of a group are windows of one trial, or share bins in time. A drawn split keeps "
+        "a group together, unless it splits by blocks of time. Null if the trial is in no group.",
     )
-    details: dict[str, Any] = Field(description="Its metadata.")
+    details: dict[str, Any] = Field(description="Metadata of the trial.")

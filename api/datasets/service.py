@@ -1,4 +1,4 @@
-"""What routes of data sets do in the database."""
+"""The database operations of the routes of data sets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from api.arrays.group import ArrayGroup
 from api.arrays.trial_conditions import trial_conditions
-from api.datasets.options import read_model
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.pagination import Filters, Page, cut_page, decode_id, decode_number
+from api.pagination import Filters, Page, cut_page, decode_number, newest_page
+from api.validation_errors import read_model
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions, changed_options
 from domain.states import DatasetState
@@ -23,7 +23,7 @@ from store.tables import Dataset, Trial
 
 
 def document(row: Dataset) -> DatasetDocument:
-    """A data set as it is answered."""
+    """Return the document of a data set."""
     base = f"/v1/datasets/{row.id}"
     links = {"self": base}
     if row.state == DatasetState.READY:
@@ -63,19 +63,19 @@ def find_ready(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     row = find(session, tenant_id, dataset_id)
     if row.state == DatasetState.REJECTED:
         raise WrongState(
-            f"the data set {dataset_id} is rejected: expected one that is ready",
-            hint=f"its problems are at /v1/datasets/{dataset_id}; correct the file and upload it again, or the options: "
-            f"POST /v1/datasets/{dataset_id}:derive",
+            f"the data set {dataset_id} is rejected; expected one that is ready",
+            hint=f"GET /v1/datasets/{dataset_id} lists the problems. Correct the file and upload it again, or correct the "
+            f"options: POST /v1/datasets/{dataset_id}:derive",
         )
     if row.state == DatasetState.FAILED:
         raise WrongState(
             f"the data set {dataset_id} is failed: the service could not read its file",
-            hint=f"its problems are at /v1/datasets/{dataset_id}; when the service is repaired: "
+            hint=f"GET /v1/datasets/{dataset_id} lists the problems. After the service is repaired: "
             f"POST /v1/datasets/{dataset_id}:retry",
         )
     if row.state != DatasetState.READY:
         raise WrongState(
-            f"the data set {dataset_id} is {row.state}: expected one that is ready",
+            f"the data set {dataset_id} is {row.state}; expected one that is ready",
             hint=f"wait for it: GET /v1/datasets/{dataset_id} with the header Prefer: wait=30",
             headers={"Retry-After": "1"},
         )
@@ -83,7 +83,7 @@ def find_ready(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 
 
 def find_arrays(session: Session, tenant_id: str, dataset_id: str) -> ArrayGroup:
-    """The arrays of the tenant's data set, or raise `NotFound` or `WrongState`."""
+    """Return the arrays of the tenant's data set, or raise `NotFound` or `WrongState`."""
     row = find_ready(session, tenant_id, dataset_id)
     return ArrayGroup(row.array_path or "", row.id, f"the dataset {row.id}")
 
@@ -93,25 +93,22 @@ def list_page(
     tenant_id: str,
     filters: Filters,
     state: DatasetState | None,
+    *,
     page_size: int,
     page_token: str | None,
 ) -> Page[DatasetDocument]:
     """Return a page of the tenant's data sets, newest first."""
-    own = (Dataset.tenant_id == tenant_id, *filters.conditions(Dataset))
-    query = select(Dataset).where(*own).order_by(Dataset.id.desc())
+    query = select(Dataset).where(Dataset.tenant_id == tenant_id, *filters.conditions(Dataset))
     if state is not None:
         query = query.where(Dataset.state == state)
-    if (before := decode_id(page_token)) is not None:
-        query = query.where(Dataset.id < before)
-    rows = session.execute(query.limit(page_size + 1)).scalars().all()
-    rows, token = cut_page(rows, page_size, [row.id for row in rows])
+    rows, token = newest_page(session, query, Dataset, page_size, page_token)
     return Page(items=[document(row) for row in rows], next_page_token=token)
 
 
 def list_trials(
     session: Session, dataset_id: str, where: list[str], page_size: int, page_token: str | None
 ) -> Page[TrialDocument]:
-    """A page of the trials of a data set of which conditions hold, in the user's order."""
+    """Return a page of the trials that satisfy the conditions, in the user's order."""
     query = select(Trial).where(Trial.dataset_id == dataset_id).order_by(Trial.trial)
     query = query.where(*trial_conditions(session, dataset_id, where))
     if (after := decode_number(page_token)) is not None:
@@ -133,7 +130,7 @@ def list_trials(
 
 @dataclass(frozen=True)
 class Made:
-    """The answer to a request for a data set: a new one, or the one there is of this content."""
+    """The result of a request for a data set: a new data set, or the existing one of equal content."""
 
     document: DatasetDocument
     is_new: bool
@@ -142,10 +139,10 @@ class Made:
 def create_synthetic(
     session: Session, tenant_id: str, system: SyntheticSystem, idempotency_key: str | None
 ) -> Made:
-    """Ask for a synthetic data set with known rates."""
+    """Create a synthetic data set with known rates."""
     request = fingerprint("POST /v1/datasets:synthesize", system.model_dump_json())
-    if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
-        return answer
+    if (stored := stored_result(session, tenant_id, idempotency_key, request)) is not None:
+        return stored
     parameters = system.model_dump(exclude={"name"})
     made = make(
         session,
@@ -160,21 +157,21 @@ def create_synthetic(
 def derive(
     session: Session, tenant_id: str, dataset_id: str, wanted: Derivation, idempotency_key: str | None
 ) -> Made:
-    """Ask for a data set of the file of another one, read with its options and changes to them.
+    """Create a data set from the file of another one, with changed options.
 
     Raises
     ------
     NotFound, WrongState
-        If there is no such data set, or it has no file.
+        If the other data set does not exist or has no file.
     RequestValidationError
-        If the changed options are wrong.
+        If the changed options are invalid.
     """
     parent = find(session, tenant_id, dataset_id)
     changed = changed_options(parent.source.get("options", {}), wanted.options)
-    options = read_model(DatasetOptions, changed, below="options", whole={"options": changed}).canonical()
+    options = read_model(DatasetOptions, changed, below="options", body={"options": changed}).canonical()
     request = fingerprint(f"POST /v1/datasets/{dataset_id}:derive", content_digest(wanted.name, options))
-    if (answer := answered(session, tenant_id, idempotency_key, request)) is not None:
-        return answer
+    if (stored := stored_result(session, tenant_id, idempotency_key, request)) is not None:
+        return stored
     original = _original(parent)
     made = make(
         session,
@@ -194,12 +191,12 @@ def retry(session: Session, tenant_id: str, dataset_id: str) -> DatasetDocument:
     Raises
     ------
     NotFound, WrongState
-        If there is no such data set, or it is not failed.
+        If the data set does not exist or is not failed.
     """
     row = find(session, tenant_id, dataset_id)
     if row.state != DatasetState.FAILED:
         raise WrongState(
-            f"the data set {dataset_id} is {row.state}: only one that is failed can be retried",
+            f"the data set {dataset_id} is {row.state}; only a failed data set can be retried",
             hint=f"to read its file with other options: POST /v1/datasets/{dataset_id}:derive",
         )
     _ingest_again(session, row)
@@ -214,28 +211,27 @@ def _ingest_again(session: Session, row: Dataset) -> None:
 
 
 def _original(row: Dataset) -> str:
-    """SHA-256 of the file that a data set was read from, or `WrongState`."""
+    """Return the SHA-256 of the file of a data set, or raise `WrongState`."""
     if row.source["kind"] != "upload":
         raise WrongState(
-            f"the data set {row.id} was not uploaded, its kind is {row.source['kind']}: only one that was read from a file can "
-            "be read anew",
-            hint="make it again with other parameters: POST /v1/datasets:synthesize, or of other data sets",
+            f"the data set {row.id} has no file, its source is {row.source['kind']}; only an uploaded data set can be derived",
+            hint="create a new one with other parameters: POST /v1/datasets:synthesize or POST /v1/datasets:combine",
         )
     if row.original is not None:
         return row.original
     if row.state == DatasetState.INGESTING:
         raise WrongState(
-            f"the data set {row.id} is ingesting: its file is not read yet",
+            f"the data set {row.id} is ingesting: the service has not read its file yet",
             hint=f"wait for it: GET /v1/datasets/{row.id} with the header Prefer: wait=30",
             headers={"Retry-After": "1"},
         )
     raise WrongState(
-        f"the data set {row.id} is {row.state} and its file is not kept here", hint="upload the file again"
+        f"the data set {row.id} is {row.state} and its file is not stored", hint="upload the file again"
     )
 
 
-def answered(session: Session, tenant_id: str, key: str | None, request: str) -> Made | None:
-    """Return what was answered to this request before, or None."""
+def stored_result(session: Session, tenant_id: str, key: str | None, request: str) -> Made | None:
+    """Return the stored result of an earlier equal request, or None."""
     answer = stored_answer(session, tenant_id, key, request)
     if answer is None:
         return None
@@ -243,7 +239,7 @@ def answered(session: Session, tenant_id: str, key: str | None, request: str) ->
 
 
 def keep_answer(session: Session, tenant_id: str, key: str | None, request: str, made: Made) -> Made:
-    """Keep an answer for when its key comes again; returns it."""
+    """Store a result for repetitions of the request, and return it."""
     body = made.document.model_dump(mode="json") | {"is_new": made.is_new}
     store_answer(session, tenant_id, key, request, body)
     return made
@@ -258,20 +254,20 @@ def make(
     content: Any,
     **columns: str | None,
 ) -> Made:
-    """Make a data set and ask for its ingest, or return the one there is of this content.
+    """Create a data set and enqueue its ingest, or return the existing data set of equal content.
 
     Parameters
     ----------
     session, tenant_id
-        Of the request.
+        The transaction, and the tenant.
     name
-        Of a new one; its id if empty.
+        Name of a new data set; its id if empty.
     source
-        What it is made of.
+        The file or the parameters that it is made from.
     content
-        What of this decides, with the kind of the source, whether two are the same.
+        The part of the source that decides, together with its kind, whether two data sets are equal.
     columns
-        `original`, `direct_upload_id` and `derived_from` of a new one.
+        `original`, `direct_upload_id` and `derived_from` of a new data set.
     """
     digest = content_digest(source["kind"], content)
     if (found := find_content(session, tenant_id, digest)) is not None:
@@ -279,19 +275,29 @@ def make(
     try:
         with session.begin_nested():
             dataset_id = new_id("dat")
-            created = _create(
-                session, tenant_id, dataset_id, name or dataset_id, source, digest=digest, **columns
+            row = Dataset(
+                id=dataset_id,
+                tenant_id=tenant_id,
+                name=name or dataset_id,
+                state=DatasetState.INGESTING,
+                source=source,
+                digest=digest,
+                attempts=0,
+                **columns,
             )
-    except IntegrityError:  # another request made it since
+            session.add(row)
+            outbox.post(session, outbox.INGEST, dataset_id)
+            session.flush()
+    except IntegrityError:  # another request has created it in the meantime
         found = find_content(session, tenant_id, digest)
         if found is None:
             raise
         return found
-    return Made(created, is_new=True)
+    return Made(document(row), is_new=True)
 
 
 def find_content(session: Session, tenant_id: str, digest: str) -> Made | None:
-    """Return the tenant's data set of this content, if there is one that is not rejected; one that failed is read again."""
+    """Return the tenant's data set of this content unless it was rejected; start the ingest of a failed one again."""
     same = select(Dataset).where(
         Dataset.tenant_id == tenant_id, Dataset.digest == digest, Dataset.state != DatasetState.REJECTED
     )
@@ -301,26 +307,3 @@ def find_content(session: Session, tenant_id: str, digest: str) -> Made | None:
     if row.state == DatasetState.FAILED:
         _ingest_again(session, row)
     return Made(document(row), is_new=False)
-
-
-def _create(
-    session: Session,
-    tenant_id: str,
-    dataset_id: str,
-    name: str,
-    source: dict[str, Any],
-    **columns: str | None,
-) -> DatasetDocument:
-    row = Dataset(
-        id=dataset_id,
-        tenant_id=tenant_id,
-        name=name,
-        state=DatasetState.INGESTING,
-        source=source,
-        attempts=0,
-        **columns,
-    )
-    session.add(row)
-    outbox.post(session, outbox.INGEST, dataset_id)
-    session.flush()
-    return document(row)

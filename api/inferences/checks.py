@@ -1,4 +1,4 @@
-"""Whether a model can be run on given trials: everything that can be known before."""
+"""Check that a model can run on given trials, before any work is queued."""
 
 import math
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from store.tables import Dataset, Job, Model
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model that can be run, and what it was trained on.
+    """A model that has weights, and its training data.
 
     Attributes
     ----------
     row, checkpoint_key
         The model and its weights.
     job, dataset, sessions
-        Its job, the data set of that, and its sessions.
+        The job of the model, the data set of the job, and the sessions of the data set.
     """
 
     row: Model
@@ -39,27 +39,29 @@ class TrainedModel:
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """As the row has it: without the numbers of neurons."""
+        """The architecture in the row, which excludes the numbers of neurons."""
         return self.row.architecture
 
     @property
     def specification(self) -> JobSpecification:
-        """Of its job."""
+        """The specification of the job."""
         return JobSpecification.model_validate(self.job.spec)
 
 
 def find_trained(session: Session, tenant_id: str, model_id: str, *, lock: bool = False) -> TrainedModel:
-    """Return the tenant's model if it can be run.
+    """Return the tenant's model if it can run.
 
     Parameters
     ----------
+    session, tenant_id, model_id
+        The transaction, the tenant, and the model.
     lock
-        Keep its weights from being dropped until the transaction ends: they are dropped under the lock of the job.
+        Lock the job, so that no other transaction deletes the weights before this one ends.
 
     Raises
     ------
     NotFound, WrongState
-        If there is no such model, it still trains, or it has no weights.
+        If the model does not exist, is still training, or has no weights.
     """
     row = find(session, tenant_id, model_id)
     job = session.get_one(Job, row.job_id, with_for_update=LOCK if lock else None, populate_existing=lock)
@@ -67,8 +69,8 @@ def find_trained(session: Session, tenant_id: str, model_id: str, *, lock: bool 
         session.refresh(row)
     if not ModelState(row.state).is_final:
         raise WrongState(
-            f"the model {model_id} is {row.state}: expected one whose training has ended",
-            hint=f"follow GET /v1/jobs/{job.id}, or end it with what is there: POST /v1/jobs/{job.id}:stop",
+            f"the model {model_id} is {row.state}; expected a model whose training has ended",
+            hint=f"wait for the job, GET /v1/jobs/{job.id}, or end its training now: POST /v1/jobs/{job.id}:stop",
         )
     if row.checkpoint_key is None:
         kept = JobSpecification.model_validate(job.spec).budget.top_k
@@ -76,14 +78,14 @@ def find_trained(session: Session, tenant_id: str, model_id: str, *, lock: bool 
             raise WrongState(f"the model {model_id} is {row.state} and was never trained")
         raise WrongState(
             f"the model {model_id} is {row.state} and has no weights any more: its job kept those of its {kept} best models",
-            hint=f"take one of the best, GET /v1/jobs/{job.id}; a job with a larger budget.top_k keeps more",
+            hint=f"use one of the best models, GET /v1/jobs/{job.id}; a job with a larger budget.top_k keeps more weights",
         )
     dataset = session.get_one(Dataset, job.dataset_id)
     return TrainedModel(row, row.checkpoint_key, job, dataset, sessions_of(dataset))
 
 
 def find_target(session: Session, tenant_id: str, model: TrainedModel, dataset_id: str | None) -> Dataset:
-    """The data set that a model is to be run on, ready; the model's own unless another one is named."""
+    """Return the data set to run a model on, which must be ready. By default it is the model's own."""
     try:
         return datasets.find_ready(session, tenant_id, dataset_id or model.dataset.id)
     except NotFound as error:
@@ -93,18 +95,8 @@ def find_target(session: Session, tenant_id: str, model: TrainedModel, dataset_i
         raise NotFound(error.detail, hint=problem.hint, errors=[problem]) from None
 
 
-def refuse(problems: Sequence[FieldProblem]) -> None:
-    """Raise `Invalid` if there is a problem."""
-    if problems:
-        first = problems[0]
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise Invalid(
-            f"{first.pointer or 'the body'}: {first.message}{more}", hint=first.hint, errors=list(problems)
-        )
-
-
 def check_dataset(model: TrainedModel, dataset: Dataset, sessions: Sequence[int]) -> list[FieldProblem]:
-    """What does not fit between a model and a data set, whose sessions are those of the model."""
+    """Return the mismatches between a model and a data set. `sessions` maps the data set's sessions to the model's."""
     found = []
     for recorded, number in zip(sessions_of(dataset), sessions, strict=True):
         name = "the data set" if len(sessions) == 1 else f"session {number} of the data set"
@@ -115,8 +107,8 @@ def check_dataset(model: TrainedModel, dataset: Dataset, sessions: Sequence[int]
             FieldProblem(
                 pointer="/dataset_id",
                 code="other_bin_width",
-                message=f"expected bins of {ours:g} s, as the model was trained in; the data set has bins of {theirs:g} s",
-                hint=f"read its file in such bins: POST /v1/datasets/{dataset.id}:derive",
+                message=f"expected bins of {ours:g} s, like the model's training data; the data set has bins of {theirs:g} s",
+                hint=f"make a data set with this bin width from the same file: POST /v1/datasets/{dataset.id}:derive",
             )
         )
     found += check_bins(model, dataset.bins or 0, "/dataset_id")
@@ -127,7 +119,7 @@ def check_dataset(model: TrainedModel, dataset: Dataset, sessions: Sequence[int]
             FieldProblem(
                 pointer="/dataset_id",
                 code="external_inputs",
-                message=f"expected {read} external inputs, which the model reads; the data set has {given}",
+                message=f"expected {read} external inputs, like the training data of the model; the data set has {given}",
             )
         )
     return found
@@ -136,7 +128,7 @@ def check_dataset(model: TrainedModel, dataset: Dataset, sessions: Sequence[int]
 def check_neurons(
     model: TrainedModel, number: int, neurons: int, pointer: str, owner: str
 ) -> list[FieldProblem]:
-    """Whether there are as many neurons as the model has in a session."""
+    """Return a problem if the number of neurons differs from that of the model's session."""
     expected = model.sessions[number].neurons
     if neurons == expected:
         return []
@@ -146,13 +138,13 @@ def check_neurons(
             pointer=pointer,
             code="other_neurons",
             message=f"expected the {expected} neurons of {of_model}, in the same order; {owner} has {neurons}",
-            hint="a model knows the neurons it was trained on, and no others",
+            hint="a model only works for the neurons that it was trained on",
         )
     ]
 
 
 def check_bins(model: TrainedModel, bins: int, pointer: str) -> list[FieldProblem]:
-    """Whether there are as many bins as the model reads, and some after them where its generator begins."""
+    """Return a problem if there are fewer bins than the encoders read, or none for the generator."""
     architecture = model.architecture
     least = fewest_bins(architecture.get("encoded_bins", 0), architecture.get("initial_condition_bins", 0))
     if bins >= least:
@@ -161,31 +153,30 @@ def check_bins(model: TrainedModel, bins: int, pointer: str) -> list[FieldProble
         FieldProblem(
             pointer=pointer,
             code="too_few_bins",
-            message=f"expected at least {least} bins, which the model reads; got {bins}",
+            message=f"expected at least {least} bins, which the model needs; got {bins}",
         )
     ]
 
 
 def choose_sessions(model: TrainedModel, dataset: Dataset, given: int | None) -> list[int]:
-    """Of each session of a data set, which one of the model's it is.
+    """Return the number of the model's session for each session of a data set.
 
     Raises
     ------
     Invalid
-        If that can't be said.
+        If it is not clear.
     """
     theirs, number = sessions_of(dataset), len(model.sessions)
     if len(theirs) > 1:
         if len(theirs) == number and given is None:
             return list(range(number))
         message = (
-            f"expected nothing: the data set has {len(theirs)} sessions, in the model's order"
+            f"expected no session number: the data set has {len(theirs)} sessions, in the model's order"
             if given is not None
-            else f"expected a data set of one session, or of the model's {number}; this one has {len(theirs)}"
+            else f"expected a data set of one session, or of {number} like the model; this one has {len(theirs)}"
         )
         pointer = "/dataset_id" if given is None else "/session"
-        hint = "run the model on its sessions one by one"
-        refuse([FieldProblem(pointer=pointer, code="sessions", message=message, hint=hint)])
+        raise Invalid.field(pointer, "sessions", message, "run the model on each session separately")
     if given is None:
         same = [index for index, one in enumerate(model.sessions) if one.dataset_id == dataset.id]
         if len(same) == 1:
@@ -194,27 +185,26 @@ def choose_sessions(model: TrainedModel, dataset: Dataset, given: int | None) ->
 
 
 def choose_session(model: TrainedModel, given: int | None) -> int:
-    """Which session of the model is meant; need not be said where there is one.
+    """Return the number of the model's session. It may be omitted if the model has a single session.
 
     Raises
     ------
     Invalid
-        If there is none of that number, or it must be said.
+        If the number does not exist, or is missing.
     """
     number = len(model.sessions)
     if given is None and number == 1:
         return 0
     if given is None or given >= number:
-        told = ", ".join(f"{index}: {one.neurons} neurons" for index, one in enumerate(model.sessions))
-        got = "nothing" if given is None else given
+        listed = ", ".join(f"{index}: {one.neurons} neurons" for index, one in enumerate(model.sessions))
+        got = "none" if given is None else given
         message = f"expected 0 … {number - 1}, the session of the model whose neurons these are; got {got}"
-        refuse([FieldProblem(pointer="/session", code="session", message=message, hint=f"they are {told}")])
-    assert given is not None
+        raise Invalid.field("/session", "session", message, f"the sessions are {listed}")
     return given
 
 
 def check_arrays(model: TrainedModel, arrays: Sequence[str] | None) -> list[FieldProblem]:
-    """Whether the model has the latents that are asked for, each named once."""
+    """Return the problems of the requested latents: repeated names, and arrays that the model does not have."""
     wanted = arrays or []
     found = [
         FieldProblem(
@@ -226,7 +216,7 @@ def check_arrays(model: TrainedModel, arrays: Sequence[str] | None) -> list[Fiel
             FieldProblem(
                 pointer="/arrays",
                 code="no_controller",
-                message="expected latents that the model has; it has no controller, and so infers no inputs",
+                message="expected latents of this model; it has no controller, so it infers no inputs",
             )
         )
     return found

@@ -1,6 +1,7 @@
-"""Latents of a few trials at once: what is checked, asked of the worker, and answered."""
+"""Online inference: read spikes from the body, check them, call the worker, and format the latents."""
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from api.errors import Invalid, Unavailable, WrongState
+from api.dependencies import Context
+from api.errors import Invalid, Unavailable, UnsupportedMediaType, WrongState
 from api.inferences.checks import (
     TrainedModel,
     check_arrays,
@@ -16,37 +18,164 @@ from api.inferences.checks import (
     check_neurons,
     choose_session,
     find_trained,
-    refuse,
 )
-from api.inferences.online_body import Body
-from api.validation_errors import FieldProblem
+from api.inferences.schemas import OnlineOptions, OnlineRequest
+from api.validation_errors import FieldProblem, read_json, read_model
 from domain.latents import LATENTS
-from store.database import Database
 from store.rpc import CallFailed, WorkersAway, call_worker, pack_array, unpack_array
 from store.settings import Settings
 
+_MOST_SPIKES = int(np.iinfo(np.int16).max)
+"""Maximum number of spikes in a bin."""
+
+
+class Body:
+    """The validated body of a request.
+
+    Attributes
+    ----------
+    options
+        The options of the inference.
+    spikes
+        uint8 or int16, [trials, bins, neurons].
+    external_inputs
+        float32, [trials, bins, inputs], or None.
+    trial_length_bins
+        Length of each trial.
+    is_one_trial
+        Whether the client sent a single trial, without the axis of trials.
+    """
+
+    def __init__(
+        self, options: OnlineOptions, spikes: NDArray[Any], lengths: list[int] | None, external_inputs: Any
+    ) -> None:
+        self.options = options
+        self.is_one_trial = spikes.ndim == 2
+        self.spikes = _checked_counts(_three_axes(spikes, "/spikes", "neurons"))
+        trials, bins, _ = self.spikes.shape
+        self.trial_length_bins = [bins] * trials if lengths is None else lengths
+        if len(self.trial_length_bins) != trials or max(self.trial_length_bins) > bins:
+            message = (
+                f"expected one number in 1 … {bins} for each of {trials} trials; got {str(lengths)[:100]}"
+            )
+            raise Invalid.field("/trial_length_bins", "trial_length_bins", message)
+        self.external_inputs: NDArray[np.float32] | None = None
+        if external_inputs is not None:
+            given = _three_axes(_as_array(external_inputs, "/external_inputs"), "/external_inputs", "inputs")
+            if given.shape[:2] != (trials, bins) or not bool(np.isfinite(given).all()):
+                message = (
+                    f"expected finite numbers for {trials} trials × {bins} bins; got {_shape_text(given)}"
+                )
+                raise Invalid.field("/external_inputs", "external_inputs", message)
+            self.external_inputs = given.astype(np.float32)
+
+
+def read_body(content_type: str, body: bytes, query: dict[str, Any]) -> Body:
+    """Return the validated body of a request.
+
+    Parameters
+    ----------
+    content_type, body
+        The media type and the bytes.
+    query
+        The options in the query, which override those in a JSON document.
+
+    Raises
+    ------
+    Invalid, UnsupportedMediaType, RequestValidationError
+        If the body is invalid.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/json":
+        given = read_json(body, lambda reason: Invalid.field("", "json_invalid", f"expected JSON; {reason}"))
+        merged = {**given, **query} if isinstance(given, dict) else given
+        wanted = read_model(OnlineRequest, merged, body=given)
+        return Body(
+            wanted, _as_array(wanted.spikes, "/spikes"), wanted.trial_length_bins, wanted.external_inputs
+        )
+    if kind in ("application/x-npy", "application/octet-stream"):
+        return Body(read_model(OnlineOptions, query), _read_npy(body), None, None)
+    raise UnsupportedMediaType(
+        f"expected the Content-Type application/json or application/x-npy; got {kind or 'none'}",
+        hint="add the header Content-Type",
+    )
+
+
+def _read_npy(body: bytes) -> NDArray[Any]:
+    """Return the array in an npy body. It never unpickles objects, and shares the memory of the body."""
+    file = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, is_fortran, dtype = read[version](file)
+        size = math.prod(shape)
+        if dtype.kind not in "uif" or size * dtype.itemsize != len(body) - file.tell():
+            raise ValueError(f"{size} numbers of {dtype} in {len(body) - file.tell()} bytes")
+    except (ValueError, KeyError, TypeError, EOFError) as error:
+        message = f"expected an array of numbers written by numpy.save; got {error}"
+        raise Invalid.field("", "npy", message) from None
+    values = np.frombuffer(body, dtype, size, file.tell())
+    return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
+
+
+def _as_array(values: list[Any], pointer: str) -> NDArray[Any]:
+    try:
+        found = np.asarray(values)
+    except (ValueError, OverflowError):
+        found = np.empty(0, object)
+    if found.dtype.kind not in "uif":
+        message = "expected nested lists of numbers with rows of equal length; got something else"
+        raise Invalid.field(pointer, "numbers", message, "pad short trials")
+    return found
+
+
+def _three_axes(values: NDArray[Any], pointer: str, last: str) -> NDArray[Any]:
+    whole = values[None] if values.ndim == 2 else values
+    if whole.ndim != 3 or whole.size == 0:
+        message = f"expected trials × bins × {last}, or bins × {last} of one trial; got {_shape_text(values)}"
+        raise Invalid.field(pointer, "shape", message)
+    return whole
+
+
+def _checked_counts(spikes: NDArray[Any]) -> NDArray[Any]:
+    is_whole = spikes.dtype.kind != "f" or bool((spikes == np.rint(spikes)).all())
+    least, most = spikes.min(), spikes.max()
+    if not is_whole or least < 0 or most > _MOST_SPIKES:
+        got = f"{least} … {most}" if is_whole else "numbers that are not whole"
+        raise Invalid.field(
+            "/spikes",
+            "counts",
+            f"expected whole numbers in 0 … {_MOST_SPIKES}; got {got}",
+            "send raw spike counts in bins of the model's width: not smoothed, and not in spikes/s",
+        )
+    return spikes.astype(np.uint8 if most <= np.iinfo(np.uint8).max else np.int16)
+
+
+def _shape_text(values: NDArray[Any]) -> str:
+    return "an array of " + (" × ".join(str(size) for size in values.shape) or "no axis")
+
 
 @dataclass(frozen=True)
-class Found:
-    """Latents by name, float32, and how they were inferred."""
+class Latents:
+    """Latents by name, float32, and the parameters of the inference."""
 
     arrays: dict[str, NDArray[np.float32]]
     about: dict[str, Any]
     is_one_trial: bool
 
     def json(self, most_elements: int) -> bytes:
-        """As a `NowAnswer`.
+        """Return the JSON of an `OnlineLatents` document.
 
         Raises
         ------
         Invalid
-            If there are more numbers than that.
+            If it would have more than `most_elements` numbers.
         """
         elements = sum(values.size for values in self.arrays.values())
         if elements > most_elements:
             raise Invalid(
-                f"the answer has {elements} numbers; JSON answers at most {most_elements}",
-                hint="ask for format=npz, for fewer arrays, or send fewer trials",
+                f"the response would have {elements} numbers; JSON allows at most {most_elements}",
+                hint="use format=npz, request fewer arrays, or send fewer trials",
             )
         arrays = {
             name: {
@@ -60,29 +189,30 @@ class Found:
         return orjson.dumps({**self.about, "arrays": arrays}, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def npz(self) -> bytes:
-        """As NumPy's archive: latents, and how they were inferred, each under its name."""
+        """Return an npz archive with the latents and the parameters of the inference."""
         file = io.BytesIO()
         members: dict[str, Any] = {**self.arrays, **self.about}
         np.savez(file, **members)
         return file.getvalue()
 
 
-def infer(database: Database, settings: Settings, tenant_id: str, model_id: str, body: Body) -> Found:
-    """Have a worker infer latents now.
+def infer(context: Context, model_id: str, body: Body) -> Latents:
+    """Call the worker, and wait for the latents.
 
     Raises
     ------
     NotFound, WrongState, Invalid, Unavailable
-        If it can't be done, or no worker answers.
+        If the request is impossible, or no worker responds.
     """
-    with database.read() as session:
-        model = find_trained(session, tenant_id, model_id)
+    settings = context.settings
+    with context.database.read() as session:
+        model = find_trained(session, context.tenant_id, model_id)
     number = choose_session(model, body.options.session)
-    refuse(_problems(model, number, body, settings))
+    Invalid.check(_problems(model, number, body, settings))
     options, row = body.options, model.row
     samples = options.posterior_samples or model.specification.inference.posterior_samples
     seed = row.seed + number if options.seed is None else options.seed
-    answer = _ask(
+    found = _call(
         {
             "checkpoint_key": model.checkpoint_key,
             "architecture": model.architecture,
@@ -101,7 +231,7 @@ def infer(database: Database, settings: Settings, tenant_id: str, model_id: str,
         model_id,
     )
     bin_width_s = float(model.dataset.bin_width_s or 0)
-    arrays = {name: unpack_array(packed) for name, packed in answer.items()}
+    arrays = {name: unpack_array(packed) for name, packed in found.items()}
     if "rates" in arrays:
         arrays["rates"] = arrays["rates"] / np.float32(bin_width_s)
     if body.is_one_trial:
@@ -113,7 +243,7 @@ def infer(database: Database, settings: Settings, tenant_id: str, model_id: str,
         "seed": seed,
         "first_trial": options.first_trial,
     }
-    return Found(arrays, about, body.is_one_trial)
+    return Latents(arrays, about, body.is_one_trial)
 
 
 def _problems(model: TrainedModel, number: int, body: Body, settings: Settings) -> list[FieldProblem]:
@@ -127,7 +257,7 @@ def _problems(model: TrainedModel, number: int, body: Body, settings: Settings) 
                 pointer="/spikes",
                 code="too_many_trials",
                 message=f"expected at most {settings.infer_max_trials} trials; got {trials}",
-                hint="send them in parts, or make a data set of them and POST …:apply; whoever runs this service may raise "
+                hint="send several requests, or make a data set and POST …:apply; the operator of this service can raise "
                 "LATENTRY_INFER_MAX_TRIALS",
             )
         )
@@ -138,34 +268,34 @@ def _problems(model: TrainedModel, number: int, body: Body, settings: Settings) 
             FieldProblem(
                 pointer="/external_inputs",
                 code="external_inputs",
-                message=f"expected {read} external inputs, which the model reads; got {given}",
-                hint="send JSON: it has a field for them" if not given else None,
+                message=f"expected {read} external inputs, like the training data of the model; got {given}",
+                hint="use a JSON body: it has a field for external inputs" if not given else None,
             )
         )
     return found
 
 
-def _ask(arguments: dict[str, Any], settings: Settings, model_id: str) -> dict[str, Any]:
+def _call(arguments: dict[str, Any], settings: Settings, model_id: str) -> dict[str, Any]:
     try:
         return call_worker("infer_now", arguments, timeout_s=settings.infer_seconds)
     except WorkersAway as error:
         raise Unavailable(
             str(error),
-            hint="the service needs its broker, and a process that answers at once: `latentry up` starts one, in a deployment it "
-            "is the service `infer`; POST …:apply needs neither at once",
+            hint="online inference needs the broker and a worker of the queue `infer`: `latentry up` starts one; in a deployment "
+            "it is the service `infer`. POST …:apply works without it",
             headers={"Retry-After": "5"},
         ) from error
     except CallFailed as error:
         if error.code == "no_weights":
             raise WrongState(
-                f"the model {model_id} has no weights any more: they were dropped this moment"
+                f"the model {model_id} has no weights any more: the service has just deleted them"
             ) from error
         if error.code == "refused":
             raise Invalid(error.message) from error
         if error.code == "too_slow":
             raise Unavailable(
-                f"this took longer than {settings.infer_seconds:g} s",
-                hint="send fewer trials, or ask for fewer posterior_samples; POST …:apply takes its time",
+                f"the inference took longer than {settings.infer_seconds:g} s",
+                hint="send fewer trials, or set fewer posterior_samples; POST …:apply has no time limit",
                 headers={"Retry-After": "5"},
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""The route of latents at once."""
+"""The route of online inference."""
 
 from typing import Annotated, Any
 
@@ -6,11 +6,10 @@ import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
+from api.dependencies import ContextDependency
 from api.errors import problem_responses
-from api.inferences.online import infer
-from api.inferences.online_body import read_body
-from api.inferences.online_schemas import NowAnswer, NowQuery, NowRequest
+from api.inferences.online import infer, read_body
+from api.inferences.schemas import OnlineLatents, OnlineQuery, OnlineRequest
 
 router = APIRouter(tags=["inferences"])
 
@@ -19,10 +18,10 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "Spikes as JSON, or an array of whole numbers as `numpy.save` writes it, with the options in the query.",
+        "description": "Spikes as JSON, or an array of whole numbers written by `numpy.save`, with the options in the query.",
         "content": {
             "application/json": {
-                "schema": NowRequest.model_json_schema(),
+                "schema": OnlineRequest.model_json_schema(),
                 "example": {"spikes": [[0, 1, 0], [2, 0, 0], [0, 0, 1]], "arrays": ["factors"]},
             },
             "application/x-npy": _BINARY,
@@ -31,7 +30,8 @@ _BODY: dict[str, Any] = {
 }
 
 _waiting = anyio.CapacityLimiter(16)
-"""Threads that may wait for the worker, apart from those of other requests: if it is away, only these wait."""
+"""Threads that wait for the worker. They are separate from the threads of other requests, so that a missing worker blocks only
+online inference."""
 
 
 @router.post(
@@ -40,28 +40,26 @@ _waiting = anyio.CapacityLimiter(16)
     response_class=Response,
     openapi_extra=_BODY,
     responses={
-        200: {"description": "The latents.", "model": NowAnswer, "content": {_NPZ: _BINARY}},
+        200: {"description": "The latents.", "model": OnlineLatents, "content": {_NPZ: _BINARY}},
         **problem_responses(400, 404, 409, 413, 415, 422),
     },
 )
 async def infer_latents(
     model_id: str,
     request: Request,
-    query: Annotated[NowQuery, Query()],
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    tenant_id: TenantDependency,
+    query: Annotated[OnlineQuery, Query()],
+    context: ContextDependency,
     accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
 ) -> Response:
-    """Latents of one or a few trials, at once: for closed loops, and for looking around. Nothing is stored."""
+    """Infer the latents of one or a few trials and return them, for closed-loop experiments. Nothing is stored."""
     body = await request.body()
     content_type = request.headers.get("content-type", "")
     is_npz = query.format_ == "npz" or (query.format_ is None and _NPZ in accept)
     options = query.model_dump(exclude_unset=True, exclude={"format_"})
 
-    def answer() -> bytes:
-        found = infer(database, settings, tenant_id, model_id, read_body(content_type, body, options))
-        return found.npz() if is_npz else found.json(settings.json_max_elements)
+    def run() -> bytes:
+        latents = infer(context, model_id, read_body(content_type, body, options))
+        return latents.npz() if is_npz else latents.json(context.settings.json_max_elements)
 
-    content = await to_thread.run_sync(answer, limiter=_waiting)
+    content = await to_thread.run_sync(run, limiter=_waiting)
     return Response(content, media_type=_NPZ if is_npz else "application/json")

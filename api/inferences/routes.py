@@ -1,11 +1,11 @@
-"""Routes of inferences: a trained model run on a data set."""
+"""Routes of inferences: run a trained model on a data set."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
-from api.dependencies import DatabaseDependency, TenantDependency
+from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.inferences import service
@@ -16,7 +16,7 @@ from api.pagination import DatasetIdFilter, ModelIdFilter, Page, PageSize, PageT
 router = APIRouter(tags=["inferences"])
 
 _APPLICATIONS: dict[str, Example] = {
-    "own": {"summary": "Latents of a model that its job did not select", "value": {}},
+    "own": {"summary": "Latents of a model that was not selected", "value": {}},
     "other": {
         "summary": "Another recording of the same neurons",
         "value": {"dataset_id": "dat_0192f3c4a5b6aabbccddeeff", "arrays": ["rates", "factors"]},
@@ -34,16 +34,15 @@ def apply_model(
     model_id: str,
     wanted: Annotated[Application, Body(openapi_examples=_APPLICATIONS)],
     response: Response,
-    database: DatabaseDependency,
-    tenant_id: TenantDependency,
+    context: ContextDependency,
     idempotency_key: IdempotencyKey = None,
 ) -> InferenceDocument:
-    """Run a trained model on a data set: another one of the same neurons, or its own.
+    """Run a trained model on a data set: another data set of the same neurons, or its own.
 
-    A worker does it before it goes on with training. Latents of the model's own data set are the model's too.
+    Workers prefer inferences over training. Latents of the model's own data set also appear as arrays of the model.
     """
-    with database.write() as session:
-        created = service.create(session, tenant_id, model_id, wanted, idempotency_key)
+    with context.database.write() as session:
+        created = service.create(session, context.tenant_id, model_id, wanted, idempotency_key)
     response.headers["Location"] = created.links["self"]
     response.headers["Retry-After"] = "1"
     return created
@@ -53,21 +52,24 @@ def apply_model(
 def list_inferences(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    *,
     model_id: ModelIdFilter = None,
     dataset_id: DatasetIdFilter = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[InferenceDocument]:
-    """List inferences, newest first: all, or those of a model or a data set."""
+    """List inferences, newest first, optionally of one model or one data set."""
+    columns = {"model_id": model_id, "dataset_id": dataset_id}
+    given = {name: value for name, value in columns.items() if value is not None}
     with database.read() as session:
-        return service.list_page(session, tenant_id, model_id, dataset_id, page_size, page_token)
+        return service.list_page(session, tenant_id, given, page_size, page_token)
 
 
 @router.get("/v1/inferences/{inference_id}", operation_id="get_inference", responses=problem_responses(404))
 async def get_inference(
     inference_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
 ) -> InferenceDocument:
-    """Read an inference: state, progress, and scores once it is done."""
+    """Return an inference: its state, its progress, and its scores once it is done."""
 
     def read() -> InferenceDocument:
         with database.read() as session:
@@ -84,6 +86,6 @@ async def get_inference(
 def cancel_inference(
     inference_id: str, database: DatabaseDependency, tenant_id: TenantDependency
 ) -> InferenceDocument:
-    """Drop an inference now; nothing of it is kept."""
+    """Cancel an inference. Its results are deleted."""
     with database.write() as session:
         return service.cancel(session, tenant_id, inference_id)

@@ -1,10 +1,12 @@
-"""What routes of inferences do in the database."""
+"""The database operations of the routes of inferences."""
+
+from collections.abc import Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.arrays.group import ArrayGroup
-from api.errors import NotFound, WrongState
+from api.errors import Invalid, NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.inferences.checks import (
     check_arrays,
@@ -12,10 +14,9 @@ from api.inferences.checks import (
     choose_sessions,
     find_target,
     find_trained,
-    refuse,
 )
 from api.inferences.schemas import Application, InferenceDocument, InferenceProgress
-from api.pagination import Page, cut_page, decode_id
+from api.pagination import Page, newest_page
 from domain.states import InferenceState
 from store import outbox
 from store.database import database_now
@@ -24,7 +25,7 @@ from store.tables import Dataset, Inference
 
 
 def document(session: Session, row: Inference) -> InferenceDocument:
-    """An inference as it is answered."""
+    """Return the document of an inference."""
     base = f"/v1/inferences/{row.id}"
     links = {"self": base, "model": f"/v1/models/{row.model_id}", "dataset": f"/v1/datasets/{row.dataset_id}"}
     if row.latents_path is not None:
@@ -59,16 +60,16 @@ def find(session: Session, tenant_id: str, inference_id: str, *, lock: bool = Fa
 
 
 def find_document(session: Session, tenant_id: str, inference_id: str) -> InferenceDocument:
-    """Return the tenant's inference as it is answered, or raise `NotFound`."""
+    """Return the document of the tenant's inference, or raise `NotFound`."""
     return document(session, find(session, tenant_id, inference_id))
 
 
 def find_latents(session: Session, tenant_id: str, inference_id: str) -> ArrayGroup:
-    """The latents of the tenant's inference, or raise `NotFound` or `WrongState`."""
+    """Return the latents of the tenant's inference, or raise `NotFound` or `WrongState`."""
     row = find(session, tenant_id, inference_id)
     if row.latents_path is None:
         raise WrongState(
-            f"the inference {inference_id} is {row.state}: expected one that is done",
+            f"the inference {inference_id} is {row.state}; expected one that is done",
             hint=f"wait for it: GET /v1/inferences/{inference_id} with the header Prefer: wait=30",
         )
     return ArrayGroup(row.latents_path, row.dataset_id, f"the inference {inference_id}")
@@ -77,20 +78,20 @@ def find_latents(session: Session, tenant_id: str, inference_id: str) -> ArrayGr
 def create(
     session: Session, tenant_id: str, model_id: str, wanted: Application, idempotency_key: str | None
 ) -> InferenceDocument:
-    """Write an inference, and ring for a worker.
+    """Create an inference and notify a worker.
 
     Raises
     ------
     NotFound, WrongState, Invalid
-        Everything that can be known before.
+        If the model or the data set cannot be used, or they do not match.
     """
     request = fingerprint(f"POST /v1/models/{model_id}:apply", wanted.model_dump_json())
-    if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
-        return InferenceDocument.model_validate(answer)
+    if (stored := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
+        return InferenceDocument.model_validate(stored)
     model = find_trained(session, tenant_id, model_id, lock=True)
     dataset = find_target(session, tenant_id, model, wanted.dataset_id)
     sessions = choose_sessions(model, dataset, wanted.session)
-    refuse([*check_dataset(model, dataset, sessions), *check_arrays(model, wanted.arrays)])
+    Invalid.check([*check_dataset(model, dataset, sessions), *check_arrays(model, wanted.arrays)])
     of_job = model.specification.inference
     row = Inference(
         id=new_id("inf"),
@@ -117,42 +118,30 @@ def create(
 
 
 def cancel(session: Session, tenant_id: str, inference_id: str) -> InferenceDocument:
-    """Drop an inference; one that is cancelled already stays so.
+    """Cancel an inference. Cancelling it again changes nothing.
 
     Raises
     ------
     WrongState
-        If it has ended otherwise.
+        If it has ended in another state.
     """
     row = find(session, tenant_id, inference_id, lock=True)
     if InferenceState(row.state).is_final:
         if row.state != InferenceState.CANCELLED:
             raise WrongState(
-                f"the inference {inference_id} is {row.state}: only one that is queued or running can be cancelled"
+                f"the inference {inference_id} is {row.state}; only a queued or running inference can be cancelled"
             )
         return document(session, row)
     row.state, row.ended_at = InferenceState.CANCELLED, database_now(session)
-    row.lease_token = row.lease_expires_at = None  # whoever works on it can write no more
+    row.lease_token = row.lease_expires_at = None  # the worker that holds the lease can no longer write
     session.flush()
     return document(session, row)
 
 
 def list_page(
-    session: Session,
-    tenant_id: str,
-    model_id: str | None,
-    dataset_id: str | None,
-    page_size: int,
-    page_token: str | None,
+    session: Session, tenant_id: str, columns: Mapping[str, str], page_size: int, page_token: str | None
 ) -> Page[InferenceDocument]:
-    """A page of the tenant's inferences, newest first."""
-    query = select(Inference).where(Inference.tenant_id == tenant_id).order_by(Inference.id.desc())
-    if model_id is not None:
-        query = query.where(Inference.model_id == model_id)
-    if dataset_id is not None:
-        query = query.where(Inference.dataset_id == dataset_id)
-    if (before := decode_id(page_token)) is not None:
-        query = query.where(Inference.id < before)
-    rows = session.execute(query.limit(page_size + 1)).scalars().all()
-    rows, token = cut_page(rows, page_size, [row.id for row in rows])
+    """Return a page of the tenant's inferences with these values of columns, newest first."""
+    query = select(Inference).where(Inference.tenant_id == tenant_id).filter_by(**columns)
+    rows, token = newest_page(session, query, Inference, page_size, page_token)
     return Page(items=[document(session, row) for row in rows], next_page_token=token)

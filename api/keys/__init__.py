@@ -1,1 +1,1 @@
-"""Keys: who may do what, for whom."""
+"""Keys: create, list and revoke them."""

@@ -18,11 +18,11 @@ router = APIRouter(tags=["keys"])
 _REQUESTS: dict[str, Example] = {
     "person": {"summary": "For a person of your lab", "value": {"name": "Ada's laptop"}},
     "reading": {
-        "summary": "For a dashboard that only looks, for a year",
+        "summary": "For a dashboard that only reads; the key expires",
         "value": {"name": "dashboard", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"},
     },
     "lab": {
-        "summary": "For another lab, which then makes its own",
+        "summary": "For another lab, which then creates its own keys",
         "value": {"name": "Smith lab", "tenant": "smith", "scopes": ["read", "write", "admin"]},
     },
 }
@@ -41,7 +41,7 @@ def create_key(
     caller: CallerDependency,
     idempotency_key: IdempotencyKey = None,
 ) -> NewKey:
-    """Make a key. Its secret is in this answer and nowhere else: only a digest is kept."""
+    """Create a key. Only this response contains the secret: the service stores its digest."""
     with database.write() as session:
         made = service.create(session, caller, request, idempotency_key)
     response.headers["Location"] = f"/v1/keys/{made.id}"
@@ -63,21 +63,21 @@ def list_keys(
 
 @router.get("/v1/keys/{key_id}", operation_id="get_key", responses=problem_responses(403, 404))
 def get_key(key_id: str, database: DatabaseDependency, caller: CallerDependency) -> KeyDocument:
-    """Read a key, without its secret."""
+    """Return a key, without its secret."""
     with database.read() as session:
         return service.document(service.find(session, caller, key_id))
 
 
 @router.delete("/v1/keys/{key_id}", operation_id="revoke_key", responses=problem_responses(403, 404))
 def revoke_key(key_id: str, database: DatabaseDependency, caller: CallerDependency) -> KeyDocument:
-    """Revoke a key: from the next request on it opens nothing."""
+    """Revoke a key. The service refuses it from the next request on."""
     with database.write() as session:
         return service.revoke(session, caller, key_id)
 
 
 @router.get("/v1/caller", operation_id="get_caller")
 def get_caller(caller: CallerDependency) -> CallerDocument:
-    """Say who you are to the service: whose data sets you see, and what you may do."""
+    """Return your tenant and your scopes."""
     return CallerDocument(
         tenant=caller.tenant_id,
         scopes=sorted(caller.scopes),

@@ -11,22 +11,24 @@ TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
 
 class KeyRequest(BaseModel):
-    """A key that is to be made."""
+    """A request to create a key."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=200, description="Whose it is, or what for.")
+    name: str = Field(min_length=1, max_length=200, description="Name of the person or the purpose.")
     scopes: list[Scope] = Field(
         ["read", "write"],
         min_length=1,
-        description="`read`: look and download. `write`: everything else with data sets, jobs and models. `admin`: keys.",
+        description="`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage keys.",
     )
     tenant: TenantName | None = Field(
         None,
-        description="Whose data sets and jobs it is for; yours unless given. Made if it is not there. Another than one's own may "
-        "be named only by whoever runs the service.",
+        description="The tenant, which owns data sets and jobs; by default yours. A new tenant is created. Only the operator of "
+        "the service can name another tenant.",
     )
-    expires_at: AwareDatetime | None = Field(None, description="With its zone; never unless given.")
+    expires_at: AwareDatetime | None = Field(
+        None, description="Time of expiry, with a time zone. By default the key does not expire."
+    )
 
 
 class KeyDocument(BaseModel):
@@ -36,27 +38,29 @@ class KeyDocument(BaseModel):
     name: str
     tenant: str
     scopes: list[Scope]
-    beginning: str = Field(description="How the secret begins, to tell keys apart.")
+    beginning: str = Field(description="The first characters of the secret, to distinguish keys.")
     created_at: datetime
     expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute.")
+    last_used_at: datetime | None = Field(description="Accurate to the minute.")
     revoked_at: datetime | None
 
 
 class NewKey(KeyDocument):
-    """A key that was just made."""
+    """A new key."""
 
     secret: str | None = Field(
-        description="Shown this once; null when the request is repeated with its Idempotency-Key."
+        description="The secret, shown only once. Null if you repeat the request with its Idempotency-Key."
     )
 
 
 class CallerDocument(BaseModel):
-    """Who you are to the service."""
+    """Your tenant and your scopes."""
 
     tenant: str
     scopes: list[Scope]
-    key_id: str | None = Field(description="Null without a key, and for the key of the settings.")
+    key_id: str | None = Field(
+        description="Id of your key. Null without a key, and for the key of the settings."
+    )
     is_operator: bool = Field(
-        description="Whether you run the service: you hold the key of its settings, or none is asked for."
+        description="Whether you operate the service: you use the key of its settings, or the service requires no key."
     )

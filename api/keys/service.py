@@ -1,4 +1,4 @@
-"""What routes of keys do in the database."""
+"""The database operations of the routes of keys."""
 
 import secrets
 from datetime import UTC, datetime
@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.auth import ALL_SCOPES, Caller, lacks, secret_digest
+from api.auth import ALL_SCOPES, Caller, require_scope, secret_digest
 from api.errors import Forbidden, Invalid, NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.keys.schemas import KeyDocument, KeyRequest, NewKey
-from api.pagination import Page, cut_page, decode_id
-from api.validation_errors import FieldProblem
+from api.pagination import Page, newest_page
 from store.database import database_now
 from store.identifiers import PATTERN, new_id
 from store.tables import Key, Tenant
@@ -21,7 +20,7 @@ _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def document(row: Key) -> KeyDocument:
-    """A key as it is answered."""
+    """Return the document of a key."""
     return KeyDocument(
         id=row.id,
         name=row.name,
@@ -36,34 +35,34 @@ def document(row: Key) -> KeyDocument:
 
 
 def create(session: Session, caller: Caller, request: KeyRequest, idempotency_key: str | None) -> NewKey:
-    """Make a key.
+    """Create a key.
 
     Raises
     ------
     Forbidden
-        If the caller may not: no scope can be given that one lacks, no tenant but one's own.
+        If the caller lacks one of the scopes, or names another tenant and is not the operator.
     Invalid
-        If it would have expired already.
+        If the time of expiry is in the past.
     """
-    require_admin(caller)
+    require_scope(caller, "admin")
     asked = fingerprint("POST /v1/keys", request.model_dump_json())
     if (stored := stored_answer(session, caller.tenant_id, idempotency_key, asked)) is not None:
         return NewKey.model_validate(stored)
     tenant_id = request.tenant or caller.tenant_id
     if tenant_id != caller.tenant_id and not caller.is_operator:
         raise Forbidden(
-            f"your key makes keys for {caller.tenant_id!r}, not for {tenant_id!r}",
-            hint="only whoever runs the service can, with the key of its settings",
+            f"your key can create keys for the tenant {caller.tenant_id!r}, not for {tenant_id!r}",
+            hint="only the operator of the service can do this, with the key of the settings",
         )
     for scope in request.scopes:
-        if scope not in caller.scopes:
-            raise lacks(caller, scope)
+        require_scope(caller, scope)
     now = database_now(session)
     expires_at = request.expires_at
     if expires_at is not None and not now < expires_at < _LATEST:
-        message = f"expected a time to come, before {_LATEST.year}; got {expires_at.isoformat()}, it is {now.isoformat()}"
-        raise Invalid(
-            message, errors=[FieldProblem(pointer="expires_at", code="expires_at", message=message)]
+        raise Invalid.field(
+            "/expires_at",
+            "expires_at",
+            f"expected a time after {now.isoformat()} and before the year {_LATEST.year}; got {expires_at.isoformat()}",
         )
     if session.get(Tenant, tenant_id) is None:
         session.add(Tenant(id=tenant_id, name=tenant_id))
@@ -82,27 +81,24 @@ def create(session: Session, caller: Caller, request: KeyRequest, idempotency_ke
     session.add(row)
     session.flush()
     made = NewKey(**document(row).model_dump(), secret=secret)
-    kept = made.model_copy(update={"secret": None})  # a secret is kept nowhere
+    kept = made.model_copy(update={"secret": None})  # the secret itself is never stored
     store_answer(session, caller.tenant_id, idempotency_key, asked, kept.model_dump(mode="json"))
     return made
 
 
 def list_page(session: Session, caller: Caller, page_size: int, page_token: str | None) -> Page[KeyDocument]:
-    """A page of the tenant's keys, newest first; of everybody's for whoever runs the service."""
-    require_admin(caller)
-    query = select(Key).order_by(Key.id.desc())
+    """Return a page of the tenant's keys, newest first; the operator sees the keys of all tenants."""
+    require_scope(caller, "admin")
+    query = select(Key)
     if not caller.is_operator:
         query = query.where(Key.tenant_id == caller.tenant_id)
-    if (before := decode_id(page_token)) is not None:
-        query = query.where(Key.id < before)
-    rows = session.execute(query.limit(page_size + 1)).scalars().all()
-    rows, token = cut_page(rows, page_size, [row.id for row in rows])
+    rows, token = newest_page(session, query, Key, page_size, page_token)
     return Page[KeyDocument](items=[document(row) for row in rows], next_page_token=token)
 
 
 def find(session: Session, caller: Caller, key_id: str) -> Key:
     """Return a key that the caller may manage, or raise `NotFound`."""
-    require_admin(caller)
+    require_scope(caller, "admin")
     row = session.get(Key, key_id) if PATTERN.fullmatch(key_id) else None
     if row is None or not (caller.is_operator or row.tenant_id == caller.tenant_id):
         raise NotFound(f"there is no key {key_id}", hint="GET /v1/keys lists them")
@@ -110,13 +106,7 @@ def find(session: Session, caller: Caller, key_id: str) -> Key:
 
 
 def revoke(session: Session, caller: Caller, key_id: str) -> KeyDocument:
-    """Make a key worthless from now on; again changes nothing."""
+    """Revoke a key. Revoking it again changes nothing."""
     row = find(session, caller, key_id)
     row.revoked_at = row.revoked_at or database_now(session)
     return document(row)
-
-
-def require_admin(caller: Caller) -> None:
-    """Refuse whoever may not manage keys."""
-    if "admin" not in caller.scopes:
-        raise lacks(caller, "admin")

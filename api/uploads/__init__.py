@@ -1,1 +1,1 @@
-"""Files on their way in: resumable, whole, or straight into the bucket."""
+"""Uploads: resumable, in one request, or directly into a bucket."""

@@ -1,4 +1,4 @@
-"""Bytes from a request to the disk: whole files with their digests, and pieces of resumable uploads."""
+"""Write the bytes of requests to disk: whole files, and pieces of resumable uploads."""
 
 import base64
 import binascii
@@ -14,22 +14,21 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
 from api.errors import BadRequest, ChecksumMismatch, DigestMismatch, Invalid, TooLarge
-from api.validation_errors import FieldProblem
 from store.identifiers import new_id
 from store.settings import Settings
 from store.uploads import partial_path
 
 _BLOCK_BYTES = 2**20
 LONGEST_SILENCE_SECONDS = 30.0
-"""A connection that brings nothing for so long is given up, so that the upload can be gone on with."""
+"""The server closes a connection that is silent for this long, so that the client can continue the upload."""
 
 CHECKSUMS = ("sha1", "sha256")
-"""Algorithms of checksums that the tus protocol names as we do."""
+"""Supported checksum algorithms, by their names in the tus protocol."""
 
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """An upload on disk, under a name that nothing refers to yet."""
+    """A file on disk, under a temporary name."""
 
     path: Path
     size_bytes: int
@@ -39,30 +38,30 @@ class ReceivedFile:
 async def receive(
     chunks: AsyncIterator[bytes], settings: Settings, digest: str | None = None
 ) -> ReceivedFile:
-    """Write a stream to disk, hashing it on the way; what was cut off, or is not what was sent, leaves no file.
+    """Write a stream to disk and compute its SHA-256. After an error no file remains.
 
     Parameters
     ----------
     chunks
         The bytes of the file.
     settings
-        Where they go.
+        The settings, which tell the folder.
     digest
-        SHA-256 that they must have, in hex.
+        Expected SHA-256, in hex.
 
     Raises
     ------
     Invalid
-        If nothing came.
+        If the stream is empty.
     DigestMismatch
-        If something else came.
+        If the SHA-256 differs from the expected one.
     """
     settings.uploads_dir.mkdir(parents=True, exist_ok=True)
     path = partial_path(settings, new_id("upl"))
     found, size = hashlib.sha256(), 0
     try:
         async with await anyio.open_file(path, "wb") as file:
-            async for chunk in _patiently(chunks):
+            async for chunk in _with_timeout(chunks):
                 found.update(chunk)
                 size += len(chunk)
                 await file.write(chunk)
@@ -70,9 +69,9 @@ async def receive(
             raise _empty_upload()
         if digest not in (None, found.hexdigest()):
             raise DigestMismatch(
-                f"expected {digest}, the SHA-256 that came with the file; that of the {size} bytes that came is "
-                f"{found.hexdigest()}",
-                hint="it was damaged on the way, or the digest is of another file; nothing was kept: send it again",
+                f"expected the SHA-256 {digest}; the {size} received bytes have {found.hexdigest()}",
+                hint="the file was damaged during the transfer, or the digest belongs to another file; nothing was stored: "
+                "send the file again",
             )
     except BaseException:
         path.unlink(missing_ok=True)
@@ -81,21 +80,21 @@ async def receive(
 
 
 def _empty_upload() -> Invalid:
-    message = "expected the bytes of a file as the body, or as the part `file` of a form; nothing came"
-    return Invalid(
-        message,
-        hint="curl --data-binary @spikes.npz -H 'Content-Type: application/octet-stream' …/v1/datasets",
-        errors=[FieldProblem(pointer="/file", code="missing", message=message)],
+    return Invalid.field(
+        "/file",
+        "missing",
+        "expected the bytes of a file as the body, or as the part `file` of a form; got no bytes",
+        "curl --data-binary @spikes.npz -H 'Content-Type: application/octet-stream' …/v1/datasets",
     )
 
 
-def told_sha256(content_digest: str | None, repr_digest: str | None) -> str | None:
-    """SHA-256 in hex that `Content-Digest` or `Repr-Digest` (RFC 9530) give; other algorithms are passed over.
+def expected_sha256(content_digest: str | None, repr_digest: str | None) -> str | None:
+    """Return the SHA-256 in `Content-Digest` or `Repr-Digest` (RFC 9530), in hex. Other algorithms are ignored.
 
     Raises
     ------
     Invalid
-        If one can't be read, or they contradict each other.
+        If a header is malformed, or the two headers differ.
     """
     found: dict[str, str] = {}
     for name, value in (("Content-Digest", content_digest), ("Repr-Digest", repr_digest)):
@@ -106,28 +105,28 @@ def told_sha256(content_digest: str | None, repr_digest: str | None) -> str | No
             raw = _decoded(encoded[1]) if encoded else None
             if raw is None or len(raw) != 32:
                 message = f"expected sha-256=:BASE64: with the 32 bytes of a SHA-256; got {member.strip()!r}"
-                raise Invalid(message, errors=[FieldProblem(pointer=name, code="digest", message=message)])
+                raise Invalid.field(name, "digest", message)
             found[name] = raw.hex()
     if len(set(found.values())) > 1:
-        raise Invalid("Content-Digest and Repr-Digest give different SHA-256; expected one of them")
+        raise Invalid("Content-Digest and Repr-Digest contain different SHA-256 values; expected equal ones")
     return next(iter(found.values()), None)
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """What the bytes of one request must hash to."""
+    """The expected checksum of the bytes of one request."""
 
     algorithm: str
     digest: bytes
 
     @classmethod
     def parse(cls, header: str | None) -> "Checksum | None":
-        """Read an `Upload-Checksum`: the algorithm, a space, the digest in Base64.
+        """Return the checksum in the header `Upload-Checksum`: the algorithm, a space, the digest in Base64.
 
         Raises
         ------
         BadRequest
-            If it is something else.
+            If the header has another form.
         """
         if header is None:
             return None
@@ -143,67 +142,67 @@ class Checksum:
 async def append(
     descriptor: int, chunks: AsyncIterator[bytes], room: int, checksum: Checksum | None = None
 ) -> int:
-    """Write a stream to the end of a partial file. What arrived stays, however the stream ends.
+    """Append a stream to a partial file. If the stream breaks off, the bytes that arrived stay in the file.
 
     Parameters
     ----------
     descriptor
-        Of the file, open for this alone.
+        The file, which this request has locked.
     chunks
         The bytes.
     room
-        Most bytes that may come.
+        Maximum number of bytes.
     checksum
-        Of all of them. With one, they are kept only when all have come and it is right.
+        Checksum of all bytes. With a checksum, the bytes stay only if all of them arrive and match.
 
     Returns
     -------
     int
-        Size of the file then; it is on the disk.
+        The new size of the file, which is flushed to disk.
 
     Raises
     ------
     TooLarge, ChecksumMismatch
-        If too many or others came; none of them is kept.
+        If there are too many bytes, or the checksum does not match. The file is then unchanged.
     """
     start = os.lseek(descriptor, 0, os.SEEK_END)
     digest = hashlib.new(checksum.algorithm) if checksum else None
-    waiting, taken, is_kept = bytearray(), 0, checksum is None
+    buffer, received, is_kept = bytearray(), 0, checksum is None
     try:
-        async for chunk in _patiently(chunks):
-            taken += len(chunk)
-            if taken > room:
+        async for chunk in _with_timeout(chunks):
+            received += len(chunk)
+            if received > room:
                 is_kept = False
                 raise TooLarge(
-                    f"the upload has room for {room} more bytes; more came, and none of them was kept"
+                    f"the upload accepts {room} more bytes; the request has more, and none of them was stored"
                 )
             if digest:
                 digest.update(chunk)
-            waiting += chunk
-            if len(waiting) >= _BLOCK_BYTES:
-                block = bytes(waiting)
-                waiting.clear()  # first: what a full disk took of it is not written twice
+            buffer += chunk
+            if len(buffer) >= _BLOCK_BYTES:
+                block = bytes(buffer)
+                buffer.clear()  # before the write: if the disk is full, no byte is written twice
                 await to_thread.run_sync(_write_all, descriptor, block)
         if checksum and digest:
             if digest.digest() != checksum.digest:
                 raise ChecksumMismatch(
-                    f"the {checksum.algorithm} of the {taken} bytes that came is "
-                    f"{base64.b64encode(digest.digest()).decode()}, not what Upload-Checksum says",
-                    hint="they were damaged on the way; send them again from the same offset",
+                    f"the {checksum.algorithm} of the {received} received bytes is "
+                    f"{base64.b64encode(digest.digest()).decode()}, which differs from Upload-Checksum",
+                    hint="the bytes were damaged during the transfer; send them again from the same offset",
                 )
             is_kept = True
     finally:
         with anyio.CancelScope(shield=True):
             if is_kept:
-                await to_thread.run_sync(_write_all, descriptor, bytes(waiting))
+                await to_thread.run_sync(_write_all, descriptor, bytes(buffer))
             else:
                 os.ftruncate(descriptor, start)
             await to_thread.run_sync(os.fsync, descriptor)
     return os.fstat(descriptor).st_size
 
 
-async def _patiently(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same chunks, for as long as none takes too long to come."""
+async def _with_timeout(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the chunks, or raise `ClientDisconnect` if one takes too long."""
     while True:
         try:
             with anyio.fail_after(LONGEST_SILENCE_SECONDS):

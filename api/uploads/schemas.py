@@ -8,40 +8,43 @@ from pydantic import BaseModel, ConfigDict, Field
 from domain.states import UploadState
 
 Filename = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-"""Text that databases keep; PostgreSQL's has no NUL."""
+"""Text without NUL, which PostgreSQL cannot store."""
 
 
 class DirectRequest(BaseModel):
-    """How to put the bytes into the bucket."""
+    """The request that puts the file into the bucket."""
 
     method: Literal["PUT"] = "PUT"
-    url: str = Field(description="Signed: whoever has it can send this one file.")
-    headers: dict[str, str] = Field({}, description="To send with it.")
+    url: str = Field(description="Signed URL. Anyone who has it can send this one file.")
+    headers: dict[str, str] = Field({}, description="Headers to send with the request.")
     expires_at: datetime
 
 
 class UploadDocument(BaseModel):
-    """A file on its way in, or that came and is not used yet."""
+    """A file that is being uploaded, or that was uploaded and is not yet used."""
 
     id: str
     filename: str
     state: UploadState
-    offset: int = Field(description="Bytes that came so far.")
-    bytes: int = Field(description="Bytes of the whole file.")
-    sha256: str | None = Field(None, description="Of the file; known when all of it came.")
+    offset: int = Field(description="Number of bytes received so far.")
+    bytes: int = Field(description="Size of the whole file.")
+    sha256: str | None = Field(None, description="SHA-256 of the file, once the upload is complete.")
     direct: DirectRequest | None = Field(None, description="Where to send a direct upload.")
     created_at: datetime
-    expires_at: datetime = Field(description="When it is deleted, unless bytes come or it is used before.")
+    expires_at: datetime = Field(
+        description="When the upload is deleted. New bytes move this time; a data set made from the upload keeps the file."
+    )
     links: dict[str, str]
 
 
 class DirectUpload(BaseModel):
-    """A file that is to go straight into the bucket."""
+    """A request to upload a file directly into the bucket."""
 
     model_config = ConfigDict(extra="forbid")
 
     filename: Filename = Field("", description="Name of the file, for the record.")
-    bytes: int = Field(gt=0, le=2**62, description="Its size.")
+    bytes: int = Field(gt=0, le=2**62, description="Size of the file.")
     sha256: str = Field(
-        pattern=r"^[0-9a-f]{64}$", description="Its SHA-256, in hex; checked when the file is read."
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the file, in hex. The service checks it when it reads the file.",
     )

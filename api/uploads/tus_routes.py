@@ -1,4 +1,4 @@
-"""Resumable uploads: the protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload)."""
+"""Routes of resumable uploads, by the protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload)."""
 
 import base64
 import binascii
@@ -12,7 +12,7 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from api.dependencies import DatabaseDependency, OriginalsDependency, SettingsDependency, TenantDependency
+from api.dependencies import Context, ContextDependency, SettingsDependency
 from api.errors import (
     BadRequest,
     Invalid,
@@ -25,10 +25,6 @@ from api.errors import (
 from api.idempotency import IdempotencyKey
 from api.uploads import receiving, service
 from api.uploads.schemas import UploadDocument
-from api.validation_errors import FieldProblem
-from store.database import Database
-from store.originals import OriginalStore
-from store.settings import Settings
 from store.tables import Upload
 from store.uploads import delete_stray_partials
 
@@ -44,7 +40,7 @@ UploadChecksum = Annotated[
     str | None,
     Header(
         alias="Upload-Checksum",
-        description="Of the bytes of this request: `sha256` or `sha1`, a space, the digest in Base64.",
+        description="Checksum of the bytes of this request: `sha256` or `sha1`, a space, the digest in Base64.",
     ),
 ]
 
@@ -52,35 +48,35 @@ _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class _TusRoute(APIRoute):
-    """A route whose answers, problems too, name the version of the protocol."""
+    """A route whose responses, errors included, name the version of the protocol."""
 
     def get_route_handler(self) -> _Handler:
         """Wrap the handler."""
         handle = super().get_route_handler()
 
-        async def handle_and_name(request: Request) -> Response:
+        async def handle_with_version(request: Request) -> Response:
             try:
-                answer = await handle(request)
+                response = await handle(request)
             except Problem as problem:
                 problem.headers = {**(problem.headers or {}), "Tus-Resumable": VERSION}
                 raise
-            answer.headers["Tus-Resumable"] = VERSION
-            return answer
+            response.headers["Tus-Resumable"] = VERSION
+            return response
 
-        return handle_and_name
+        return handle_with_version
 
 
 router = APIRouter(tags=["uploads"], route_class=_TusRoute)
 
 _PIECE_BODY = {
-    "description": "Bytes of the file, from the offset on.",
+    "description": "Bytes of the file, starting at the offset.",
     "content": {_PIECE: {"schema": {"type": "string", "format": "binary"}}},
 }
 
 
 @router.options("/v1/uploads", operation_id="describe_uploads", status_code=204)
 def describe_uploads(settings: SettingsDependency) -> Response:
-    """Say what of the tus protocol is offered, and how large a file may be."""
+    """Return the supported tus extensions and the maximum file size, in headers."""
     return Response(
         status_code=204,
         headers={
@@ -102,47 +98,40 @@ def describe_uploads(settings: SettingsDependency) -> Response:
 )
 async def begin_upload(
     request: Request,
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    originals: OriginalsDependency,
-    tenant_id: TenantDependency,
+    context: ContextDependency,
+    *,
     upload_length: Annotated[
-        int | None, Header(alias="Upload-Length", gt=0, le=2**62, description="Bytes of the whole file.")
+        int | None, Header(alias="Upload-Length", gt=0, le=2**62, description="Size of the whole file.")
     ] = None,
     upload_metadata: Annotated[
         str,
         Header(
             alias="Upload-Metadata",
             max_length=_MOST_METADATA,
-            description="`filename`, a space, the name in Base64; further pairs after commas are kept, not used.",
+            description="`filename`, a space, the name in Base64. More pairs may follow after commas; the server stores them and "
+            "does not use them.",
         ),
     ] = "",
     tus_resumable: TusVersion = None,
     upload_checksum: UploadChecksum = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Begin a resumable upload (tus `creation`); the body may be its first bytes."""
+    """Start a resumable upload (tus `creation`). The body may contain its first bytes."""
     _check_version(tus_resumable)
     checksum = receiving.Checksum.parse(upload_checksum)
-    has_bytes = _brings_piece(request)
+    has_bytes = _has_piece(request)
     if upload_length is None:
-        message = "expected the size of the file in bytes; there is none"
-        raise Invalid(
-            message, errors=[FieldProblem(pointer="Upload-Length", code="missing", message=message)]
-        )
+        raise Invalid.field("Upload-Length", "missing", "expected the size of the file in bytes; got none")
     filename = _filename(upload_metadata)
 
     def create() -> Upload:
-        delete_stray_partials(settings)  # of this machine, which no worker may see
-        with database.write() as session:
-            return service.create(
-                session, tenant_id, settings, upload_length, filename, upload_metadata, idempotency_key
-            )
+        delete_stray_partials(context.settings)  # workers may not see the disk of this machine
+        return service.create(context, upload_length, filename, upload_metadata, idempotency_key)
 
     row = await to_thread.run_sync(create)
-    if has_bytes and service.offset(row, settings) == 0:
-        row = await _append(request, database, settings, originals, row, 0, checksum)
-    document = service.document(row, settings, originals)
+    if has_bytes and service.offset(row, context.settings) == 0:
+        row = await _append(request, context, row.id, 0, checksum)
+    document = service.document(row, context)
     headers = {
         "Location": document.links["self"],
         "Upload-Offset": str(document.offset),
@@ -159,18 +148,14 @@ async def begin_upload(
     responses={**problem_responses(404, 410, 412), 200: {"description": "Only headers."}},
 )
 def read_upload_offset(
-    upload_id: str,
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    tenant_id: TenantDependency,
-    tus_resumable: TusVersion = None,
+    upload_id: str, context: ContextDependency, tus_resumable: TusVersion = None
 ) -> Response:
-    """Say in headers how many bytes came: where to go on."""
+    """Return in headers how many bytes have arrived. The upload continues at this offset."""
     _check_version(tus_resumable)
-    with database.read() as session:
-        row = service.find(session, tenant_id, upload_id)
+    with context.database.read() as session:
+        row = service.find(session, context.tenant_id, upload_id)
     headers = {
-        "Upload-Offset": str(service.offset(row, settings)),
+        "Upload-Offset": str(service.offset(row, context.settings)),
         "Upload-Length": str(row.size_bytes),
         "Upload-Expires": _http_date(row),
         "Cache-Control": "no-store",
@@ -190,37 +175,30 @@ def read_upload_offset(
 async def continue_upload(
     upload_id: str,
     request: Request,
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    originals: OriginalsDependency,
-    tenant_id: TenantDependency,
+    context: ContextDependency,
+    *,
     upload_offset: Annotated[
         int | None,
         Header(
-            alias="Upload-Offset", ge=0, le=2**62, description="Where the bytes go: how many came so far."
+            alias="Upload-Offset",
+            ge=0,
+            le=2**62,
+            description="Position of the first byte: the number of bytes received so far.",
         ),
     ] = None,
     tus_resumable: TusVersion = None,
     upload_checksum: UploadChecksum = None,
 ) -> Response:
-    """Send the next bytes of an upload; what arrives before a connection breaks is kept."""
+    """Send the next bytes of an upload. If the connection breaks, the server keeps the bytes that have arrived."""
     _check_version(tus_resumable)
     checksum = receiving.Checksum.parse(upload_checksum)
     if request.headers.get("content-type", "").partition(";")[0].strip() != _PIECE:
         raise _wrong_type(request)
     if upload_offset is None:
-        message = "expected where the bytes go; HEAD says how many came so far"
-        raise Invalid(
-            message, errors=[FieldProblem(pointer="Upload-Offset", code="missing", message=message)]
-        )
-
-    def find() -> Upload:
-        with database.read() as session:
-            return service.find(session, tenant_id, upload_id)
-
-    row = await to_thread.run_sync(find)
-    row = await _append(request, database, settings, originals, row, upload_offset, checksum)
-    headers = {"Upload-Offset": str(service.offset(row, settings)), "Upload-Expires": _http_date(row)}
+        message = "expected the position of the first byte; got none (HEAD returns it)"
+        raise Invalid.field("Upload-Offset", "missing", message)
+    row = await _append(request, context, upload_id, upload_offset, checksum)
+    headers = {"Upload-Offset": str(service.offset(row, context.settings)), "Upload-Expires": _http_date(row)}
     return Response(status_code=204, headers=headers)
 
 
@@ -230,46 +208,28 @@ async def continue_upload(
     status_code=204,
     responses=problem_responses(404, 409, 410, 412, 423),
 )
-def delete_upload(
-    upload_id: str,
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    originals: OriginalsDependency,
-    tenant_id: TenantDependency,
-    tus_resumable: TusVersion = None,
-) -> Response:
-    """Give an upload up; a data set that was made of it stays."""
+def delete_upload(upload_id: str, context: ContextDependency, tus_resumable: TusVersion = None) -> Response:
+    """Delete an upload. A data set that was made from it stays."""
     _check_version(tus_resumable)
-    with database.write() as session:
-        service.end(session, tenant_id, settings, originals, upload_id)
+    service.delete(context, upload_id)
     return Response(status_code=204)
 
 
 async def _append(
-    request: Request,
-    database: Database,
-    settings: Settings,
-    originals: OriginalStore,
-    row: Upload,
-    at: int,
-    checksum: receiving.Checksum | None,
+    request: Request, context: Context, upload_id: str, start: int, checksum: receiving.Checksum | None
 ) -> Upload:
-    """Write the body of a request to an upload; store the whole when it is there."""
-    tenant_id, upload_id = row.tenant_id, row.id
-    held = service.writing(database, settings, tenant_id, upload_id)
-    async with contextmanager_in_threadpool(held) as (row, descriptor):
-        came = service.offset(row, settings)
-        if at != came:
+    """Append the body of a request to an upload, and store the file once it is whole."""
+    async with contextmanager_in_threadpool(service.writing(context, upload_id)) as (row, descriptor):
+        offset = service.offset(row, context.settings)
+        if start != offset:
             raise WrongState(
-                f"Upload-Offset is {at}; of the upload {upload_id}, which is {row.state}, {came} bytes came so far",
-                hint="go on from there",
-                headers={"Upload-Offset": str(came)},
+                f"Upload-Offset is {start}, but the upload {upload_id} is {row.state} and has {offset} bytes",
+                hint="continue at this offset",
+                headers={"Upload-Offset": str(offset)},
             )
-        size = await receiving.append(descriptor, request.stream(), row.size_bytes - came, checksum)
+        size = await receiving.append(descriptor, request.stream(), row.size_bytes - offset, checksum)
         if size == row.size_bytes:
-            row = await to_thread.run_sync(
-                service.store_whole, database, originals, settings, tenant_id, upload_id
-            )
+            row = await to_thread.run_sync(service.store_whole, context, upload_id)
     return row
 
 
@@ -277,13 +237,13 @@ def _check_version(version: str | None) -> None:
     if version != VERSION:
         raise WrongTusVersion(
             f"expected the header Tus-Resumable: {VERSION}; got {version or 'none'}",
-            hint="to send a file in one request without the protocol: PUT /v1/uploads",
+            hint="to upload a file in one request without tus: PUT /v1/uploads",
             headers={"Tus-Version": VERSION},
         )
 
 
-def _brings_piece(request: Request) -> bool:
-    """Whether a request has bytes of the file for its body; any other body is refused."""
+def _has_piece(request: Request) -> bool:
+    """Return whether the body contains bytes of the file; raise `UnsupportedMediaType` for any other body."""
     length = request.headers.get("content-length", "0")
     if length == "0" and "transfer-encoding" not in request.headers:
         return False
@@ -293,15 +253,15 @@ def _brings_piece(request: Request) -> bool:
 
 
 def _wrong_type(request: Request) -> UnsupportedMediaType:
-    came = request.headers.get("content-type", "no type")
+    given = request.headers.get("content-type", "none")
     return UnsupportedMediaType(
-        f"expected bytes of a file, marked as {_PIECE}; they came as {came}",
+        f"expected the Content-Type {_PIECE}; got {given}",
         hint=f"add the header Content-Type: {_PIECE}",
     )
 
 
 def _filename(metadata: str) -> str:
-    """The name of the file, of an `Upload-Metadata`: pairs of a key and a value in Base64."""
+    """Return the file name in `Upload-Metadata`, which has pairs of a key and a value in Base64."""
     for pair in metadata.split(","):
         key, _, encoded = pair.strip().partition(" ")
         if key != "filename":
@@ -310,10 +270,10 @@ def _filename(metadata: str) -> str:
             name = base64.b64decode(encoded, validate=True).decode()
         except (binascii.Error, ValueError):
             raise BadRequest(
-                f"Upload-Metadata: expected the filename in UTF-8 and Base64; got {encoded!r}"
+                f"Upload-Metadata: expected the file name in UTF-8 and Base64; got {encoded!r}"
             ) from None
         if len(name) > 200 or "\x00" in name:
-            raise BadRequest("Upload-Metadata: expected a filename of at most 200 characters, without NUL")
+            raise BadRequest("Upload-Metadata: expected a file name of at most 200 characters, without NUL")
         return name
     return ""
 

@@ -15,14 +15,13 @@ from redis import Redis
 from sqlalchemy import text
 
 from api.auth import secret_digest
-from api.checks import brokers, databases, running, storage, work
-from api.checks.base import Check, Parts, failed, ok, warning
+from api.checks import base, brokers, databases, machine, work
+from api.checks.base import Check, Checks, Parts, failed, ok, warning
 from api.checks.brokers import check_broker, check_queues
 from api.checks.databases import check_database, check_migrations
+from api.checks.machine import check_array_storage, check_disk, check_originals
 from api.checks.routes import CHECKS
-from api.checks.running import Checks
 from api.checks.schemas import CheckStatus
-from api.checks.storage import check_array_storage, check_disk, check_originals
 from api.checks.work import check_ingest, check_maintenance, check_workers
 from domain.states import DatasetState, DeliveryState, SliceState
 from store import outbox
@@ -144,7 +143,7 @@ def test_only_whoever_runs_the_service_reads_addresses(sqlite_database: Database
 def test_a_check_that_hangs_is_a_finding_and_is_not_begun_twice(
     bare_parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "_KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(base, "_CACHE_SECONDS", 0.0)
     let_go, begun = threading.Event(), []
 
     def hangs(_parts: Parts) -> Any:
@@ -197,7 +196,7 @@ def test_the_worst_counts(bare_parts: Parts, statuses: tuple[Any, ...], worst: s
     ("revision", "status", "says"),
     [
         ("0001", "failed", "the newest is"),
-        ("ffff", "failed", "not known to this version"),
+        ("ffff", "failed", "does not know the schema"),
         (None, "failed", "empty"),
     ],
 )
@@ -271,7 +270,7 @@ def test_a_broker_that_refuses_the_password(bare_parts: Parts, tmp_path: Path, l
             broker.execute_command("AUTH", "right")
             broker.config_set("requirepass", "")
     assert found.status == "failed"
-    assert found.message == "the broker refuses the password"
+    assert found.message == "the broker rejects the password"
     assert "wrong" not in str(found.details)
 
 
@@ -358,7 +357,7 @@ def test_a_folder_that_nothing_can_be_written_to(light_parts: Parts, tmp_path: P
 
 
 def test_other_bytes_than_were_written(light_parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "read_object", lambda _store, _key: b"rotten")
+    monkeypatch.setattr(machine, "read_object", lambda _store, _key: b"rotten")
     assert "other bytes" in check_array_storage(light_parts).message
     assert count(light_parts.database, ArrayObject) == 0
 
@@ -372,7 +371,7 @@ def test_a_writer_that_never_ends_shows(light_parts: Parts) -> None:
 
 @pytest.mark.parametrize(("free", "status"), [(10**8, "failed"), (10**9, "warning"), (10**11, "ok")])
 def test_room_on_the_disk(bare_parts: Parts, monkeypatch: pytest.MonkeyPatch, free: int, status: str) -> None:
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": free}))
     found = check_disk(bare_parts)
     assert found.status == status
     assert "LATENTRY_DATA_DIR" in found.message
@@ -381,13 +380,13 @@ def test_room_on_the_disk(bare_parts: Parts, monkeypatch: pytest.MonkeyPatch, fr
 @pytest.mark.parametrize(
     ("answer", "status", "told"),
     [
-        ({"reads": True}, "ok", "a small valid file was read"),
+        ({"reads": True}, "ok", "read a small valid file"),
         (
             CallFailed("cannot_read", "No module named 'numpy' in /opt"),
             "failed",
             "even a small valid file fails",
         ),
-        (WorkersAway("no process"), "warning", "no process that reads uploads answered"),
+        (WorkersAway("no process"), "warning", "no control worker responded"),
     ],
 )
 def test_whether_uploads_can_be_read(
@@ -395,7 +394,7 @@ def test_whether_uploads_can_be_read(
 ) -> None:
     def call(task: str, _arguments: Any, *, timeout_s: float, queue: str) -> Any:
         assert (task, queue) == ("check_ingest", CONTROL)
-        assert timeout_s < running.LIMIT_SECONDS
+        assert timeout_s < base.LIMIT_SECONDS
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from zarr.abc.store import Store
 
-from api.datasets.preview_schemas import PreviewDocument
+from api.datasets.preview_routes import PreviewDocument
 from domain.states import DatasetState
 from store.array_store import write_object
 from store.database import Database

@@ -315,7 +315,7 @@ def test_synthesis_needs_a_system(light_client: TestClient) -> None:
     assert answer.status_code == 422
     [problem] = answer.json()["errors"]
     assert problem["pointer"] == "/system"
-    assert (problem["code"], problem["message"]) == ("missing", "expected a value; there is none")
+    assert (problem["code"], problem["message"]) == ("missing", "expected a value; got none")
 
 
 def test_repeated_synthesis_is_made_once(light_client: TestClient) -> None:

@@ -126,7 +126,7 @@ def test_a_file_goes_straight_into_the_bucket(
     assert (upload["state"], upload["offset"], upload["direct"]["method"]) == ("receiving", 0, "PUT")
     early = make(client, upload)
     assert (early.status_code, early.headers["content-type"]) == (409, PROBLEM)
-    assert f"the bucket does not have the {len(content)} bytes" in early.json()["detail"]
+    assert f"the bucket does not have a file of {len(content)} bytes" in early.json()["detail"]
     send(upload, content[:-1])
     assert make(client, upload).status_code == 409
     send(upload, content)
@@ -179,7 +179,7 @@ def test_nobody_gets_at_a_file_by_knowing_its_digest(
     dataset_id = make(client, upload).json()["id"]
     assert ingest(sqlite_database, settings, dataset_id).state == DatasetState.REJECTED
     answer = client.post(f"/v1/datasets/{dataset_id}:derive", json={"options": {}})
-    assert (answer.status_code, "its file is not kept here" in answer.json()["detail"]) == (409, True)
+    assert (answer.status_code, "its file is not stored" in answer.json()["detail"]) == (409, True)
     assert client.delete(upload["links"]["self"], headers=TUS).status_code == 204
     assert originals.size(upload["sha256"]) == len(content)
 
@@ -216,7 +216,7 @@ def test_limits_of_direct_uploads(client: TestClient) -> None:
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/sha256")
     upload = direct(client)
     answer = patch(client, upload["links"]["self"], 0, b"x")
-    assert (answer.status_code, "goes straight into the bucket" in answer.json()["detail"]) == (409, True)
+    assert (answer.status_code, "goes directly into the bucket" in answer.json()["detail"]) == (409, True)
 
 
 def test_a_repeated_key_tells_a_fresh_url(client: TestClient, sqlite_database: Database) -> None:

@@ -31,7 +31,7 @@ def test_no_such_route(reader: TestClient, method: str, path: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)
     assert answer.json() == {
         "type": f"{TYPE_PREFIX}not-found", "title": "Not found", "status": 404,
-        "detail": f"there is nothing at {path}", "hint": "the routes are listed at /docs",
+        "detail": f"there is no route {path}", "hint": "/docs lists the routes",
     }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_method_that_is_not_offered(reader: TestClient, method: str, path: str, 
     answer = reader.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (405, PROBLEM)
     assert answer.headers["Allow"] == offered
-    assert answer.json()["hint"] == f"it offers {offered}"
+    assert answer.json()["hint"] == f"it supports {offered}"
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets:synthesize", "/v1/jobs/x:cancel"])

@@ -148,7 +148,7 @@ NO_SPIKES: list[tuple[Any, str, str]] = [
     ({"spikes": [[[10**30] * 4] * 5]}, "/spikes", "expected nested lists of numbers"),
     ({"spikes": [[["1"] * 4] * 5]}, "/spikes", "expected nested lists of numbers"),
     ({"spikes": [[[True] * 4] * 5]}, "/spikes", "expected nested lists of numbers"),
-    ({"spikes": [[[0] * 4] * 5, [[0] * 4] * 4]}, "/spikes", "all rows equally long"),
+    ({"spikes": [[[0] * 4] * 5, [[0] * 4] * 4]}, "/spikes", "rows of equal length"),
     ({"spikes": [0, 1]}, "/spikes", "got an array of 2"),
     ({"spikes": [[]]}, "/spikes", "got an array of 1 × 0"),
     ({"spikes": []}, "/spikes", ""),
@@ -191,7 +191,7 @@ def test_what_is_no_array_is_refused(light_client: TestClient, worker: Worker, m
     pickled = npy(np.array([[{}]], object), allow_pickle=True)
     for body in (b"", b"PK", whole[:-1], whole + b"x", pickled, promises, b"\x93NUMPY\x07\x00" + whole[8:]):
         found = refused(light_client, model_id, body, "application/x-npy")
-        assert "as numpy.save writes it" in found["detail"]
+        assert "written by numpy.save" in found["detail"]
     assert "expected JSON" in light_client.post(
         f"/v1/models/{model_id}:infer", content=b"{", headers={"Content-Type": "application/json"}
     ).json()["detail"]  # fmt: skip
@@ -213,7 +213,7 @@ def test_external_inputs_reach_the_worker(
         == 200
     )
     np.testing.assert_array_equal(unpack_array(worker.asked["external_inputs"]), given)
-    assert "send JSON" in refused(light_client, model_id, npy(COUNTS), "application/x-npy")["hint"]
+    assert "use a JSON body" in refused(light_client, model_id, npy(COUNTS), "application/x-npy")["hint"]
 
 
 def test_whose_neurons_they_are_is_asked(

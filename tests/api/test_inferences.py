@@ -222,7 +222,9 @@ def test_which_session_is_meant_must_be_clear(light_client: TestClient, sqlite_d
         "7 neurons of session 1" in refused(light_client, model_id, dataset_id=alone[2], session=1)["detail"]
     )
     assert "expected a data set of one session" in refused(light_client, of_one, dataset_id=both)["detail"]
-    assert "expected nothing" in refused(light_client, model_id, dataset_id=both, session=0)["detail"]
+    assert (
+        "expected no session number" in refused(light_client, model_id, dataset_id=both, session=0)["detail"]
+    )
     assert apply(light_client, model_id, dataset_id=alone[2], session=0).json()["sessions"] == [0]
     assert apply(light_client, model_id, dataset_id=alone[1]).json()["sessions"] == [1], "the very data set"
     assert apply(light_client, model_id).json()["sessions"] == [0, 1]

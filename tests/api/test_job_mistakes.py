@@ -29,7 +29,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"space": {"learning_rate": {"low": 0, "high": 1, "scale": "log"}}}, "/space/learning_rate", "must begin above 0"),
     ({"space": {"learning_rate": {"low": "a", "high": 1}}}, "/space/learning_rate/low", "got 'a'"),
     ({"space": {"learning_rate": {"low": {"x": 1}, "high": 1}}}, "/space/learning_rate/low", "got an object"),
-    ({"space": {"learning_rate": {"low": 1e-3}}}, "/space/learning_rate/high", "expected a value; there is none"),
+    ({"space": {"learning_rate": {"low": 1e-3}}}, "/space/learning_rate/high", "expected a value; got none"),
     ({"space": {"learning_rate": {"low": 1e-3, "high": 2e-3, "scale": "ln"}}}, "/space/learning_rate/scale", "got 'ln'"),
     ({"space": {"learning_rate": {"low": 1e-3, "high": 2e-3, "min": 1}}}, "/space/learning_rate/min", "no such field"),
     ({"space": {"learning_rate": "fast"}}, "/space/learning_rate", "list of numbers, or a range {low, high, scale}; got 'fast'"),
@@ -79,7 +79,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"inference": {"arrays": ["spikes"]}}, "/inference/arrays/0", "got 'spikes'"),
     ({"training": {"score_smoothing": 1}}, "/training/score_smoothing", "less than 1; got 1"),
     ({"strategy": "pbt"}, "/strategy", "expected an object; got 'pbt'"),
-    ({"strategy": {}}, "/strategy/kind", "expected a value; there is none"),
+    ({"strategy": {}}, "/strategy/kind", "expected a value; got none"),
     ({"strategy": {"kind": "bayes"}}, "/strategy/kind", "'asha', 'hyperband', 'pbt'; got 'bayes'"),
     ({"strategy": {"kind": "random", "points": 3}}, "/strategy/points", "there is no such field"),
     ({"strategy": {"kind": "grid", "points": 1}}, "/strategy/points", "greater than or equal to 2; got 1"),
@@ -102,7 +102,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"preset": "quick", "budget": {"models": 0}}, "/budget/models", "greater than or equal to 1; got 0"),
     ({"preset": "quick", "strategy": 5}, "/strategy", "expected an object; got 5"),
     ({"priority": 11}, "/priority", "less than or equal to 10; got 11"),
-    ({"warm_start": {}}, "/warm_start/job_id", "expected a value; there is none"),
+    ({"warm_start": {}}, "/warm_start/job_id", "expected a value; got none"),
     ({"inference": {"arrays": ["rates", "rates"]}}, "/inference", "arrays names one more than once"),
     ({"name": "a\x00"}, "/name", "should match pattern"),
     ({"name": "\ud800"}, "/name", "half of a surrogate pair"),
@@ -159,7 +159,7 @@ def test_every_mistake_is_told_at_once(reader: TestClient) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "expected a value; there is none"),
+        ("", "expected a value; got none"),
         ("[]", "expected an object; got a list"),
         ("null", "expected an object; got null"),
         ('"x"', "expected an object; got 'x'"),
@@ -196,7 +196,7 @@ def test_data_set_must_be_ready(
     answer = light_client.post(f"/v1/jobs{query}", json={"dataset_id": dataset_id})
     assert (answer.status_code, answer.headers["content-type"]) == (409, PROBLEM)
     assert answer.json()["type"] == "urn:latentry:problem:wrong-state"
-    assert f"is {state}: expected one that is ready" in answer.json()["detail"]
+    assert f"is {state}; expected one that is ready" in answer.json()["detail"]
     assert count(sqlite_database, Job) == 0
 
 

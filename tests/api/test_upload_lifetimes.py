@@ -66,7 +66,7 @@ def test_uploads_are_over_in_time(client: TestClient, database: Database, settin
         client.get(urls["used"]),
     ):
         assert (answer.status_code, answer.headers["content-type"]) == (410, PROBLEM)
-        assert "not gone on with, or not used, until" in answer.json()["detail"]
+        assert "expired at" in answer.json()["detail"]
     with locked(partial_path(settings, urls["busy"].rsplit("/", 1)[1])):
         assert collect_uploads(database, settings) == 3
     assert collect_uploads(database, settings) == 1

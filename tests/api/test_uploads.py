@@ -108,7 +108,7 @@ def test_empty_upload_is_refused(light_client: TestClient, settings: Settings) -
     ):
         assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
         assert answer.json()["errors"][0]["pointer"] == "/file"
-        assert "nothing came" in answer.json()["detail"]
+        assert "got no bytes" in answer.json()["detail"]
     assert files_left(settings) == []
 
 

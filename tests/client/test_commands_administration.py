@@ -40,7 +40,7 @@ def test_a_key_from_its_making_to_its_end(latentry: CommandLine, sqlite_database
     assert latentry("keys", "revoke", "key_" + "0" * 24, expect=3).out == ""
     for time in ("soon", "2099-01-01", "2099-01-01T00:00:00"):
         refused = latentry("keys", "create", "a", "--expires", time, expect=2).messages
-        assert "expected a time with its zone, such as 2027-01-31T00:00:00Z" in refused
+        assert "expected a time with a time zone, such as 2027-01-31T00:00:00Z" in refused
 
 
 def test_a_webhook_from_its_making_to_its_end(latentry: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

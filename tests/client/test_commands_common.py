@@ -177,7 +177,7 @@ def test_the_address_goes_anywhere(example: Example, example_url: str) -> None:
 
 @pytest.fixture
 def guarded_url(tmp_path: Path, sqlite_database: Database) -> Iterator[str]:
-    """A service that asks for a key."""
+    """A service that requires a key."""
     settings = Settings(data_dir=tmp_path / "data", require_key=True, admin_key="operator-" + "0" * 20)
     guarded: FastAPI = app_of(settings, sqlite_database, open_array_store("sql:", sqlite_database))
     yield from serve(guarded)
@@ -185,7 +185,7 @@ def guarded_url(tmp_path: Path, sqlite_database: Database) -> Iterator[str]:
 
 def test_a_key_is_asked_for_and_taken_from_everywhere(guarded_url: str) -> None:
     without = CommandLine(guarded_url)("datasets", "list", expect=4)
-    assert "asks for a key" in without.messages
+    assert "requires a key" in without.messages
     secret = "operator-" + "0" * 20
     assert CommandLine(guarded_url, key=secret)("datasets", "list", "--json").json() == []
     assert CommandLine(guarded_url)("datasets", "list", "--json", "--key", secret).json() == []

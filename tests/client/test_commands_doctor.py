@@ -112,7 +112,7 @@ def test_a_database_that_is_away(guarded_url: str) -> None:
 
 def test_keys_that_are_missing_or_can_not_be_tried(guarded_url: str) -> None:
     without = found_in(CommandLine(guarded_url)("doctor", "--json", expect=1).json())
-    assert "asks for a key" in without["key"]["message"]
+    assert "requires a key" in without["key"]["message"]
     assert without["checks"]["status"] == "failed"
     assert "the database does not answer" in without["readiness"]["message"]
     someone = found_in(CommandLine(guarded_url, key="lat_someone")("doctor", "--json", expect=1).json())

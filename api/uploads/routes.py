@@ -1,4 +1,4 @@
-"""Uploads in one request: of the whole file here, or straight into the bucket. And what is known of any upload."""
+"""Routes of uploads: a whole file in one request, an upload into the bucket, and the state of any upload."""
 
 from typing import Annotated
 
@@ -6,11 +6,11 @@ from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.openapi.models import Example
 
-from api.dependencies import DatabaseDependency, OriginalsDependency, SettingsDependency, TenantDependency
+from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.uploads import service
-from api.uploads.receiving import receive, told_sha256
+from api.uploads.receiving import expected_sha256, receive
 from api.uploads.schemas import DirectUpload, Filename, UploadDocument
 
 router = APIRouter(tags=["uploads"])
@@ -19,10 +19,12 @@ ContentDigest = Annotated[
     str | None,
     Header(
         alias="Content-Digest",
-        description="`sha-256=:BASE64:` (RFC 9530) of the body; anything else that comes is refused.",
+        description="`sha-256=:BASE64:` (RFC 9530) of the body. The server refuses a body with another digest.",
     ),
 ]
-ReprDigest = Annotated[str | None, Header(alias="Repr-Digest", description="The same, of the file.")]
+ReprDigest = Annotated[
+    str | None, Header(alias="Repr-Digest", description="`sha-256=:BASE64:` (RFC 9530) of the file.")
+]
 
 _DIRECT: dict[str, Example] = {
     "recording": {
@@ -48,29 +50,25 @@ _DIRECT: dict[str, Example] = {
         }
     },
     responses={
-        200: {"model": UploadDocument, "description": "The file was here already."},
+        200: {"model": UploadDocument, "description": "The service has this file already."},
         **problem_responses(400, 413, 422),
     },
 )
 async def put_upload(
     request: Request,
     response: Response,
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    originals: OriginalsDependency,
-    tenant_id: TenantDependency,
+    context: ContextDependency,
+    *,
     filename: Annotated[Filename, Query(description="Name of the file, for the record.")] = "",
     content_digest: ContentDigest = None,
     repr_digest: ReprDigest = None,
 ) -> UploadDocument:
-    """Send a file in one request; the answer tells its SHA-256."""
-    digest = told_sha256(content_digest, repr_digest)
-    received = await receive(request.stream(), settings, digest)
-    row, is_new = await to_thread.run_sync(
-        service.keep_whole, database, originals, settings, tenant_id, received, filename
-    )
+    """Upload a file in one request. The response contains its SHA-256."""
+    digest = expected_sha256(content_digest, repr_digest)
+    received = await receive(request.stream(), context.settings, digest)
+    row, is_new = await to_thread.run_sync(service.keep_whole, context, received, filename)
     response.status_code = 201 if is_new else 200
-    document = service.document(row, settings, originals)
+    document = service.document(row, context)
     response.headers["Location"] = document.links["self"]
     return document
 
@@ -84,28 +82,17 @@ async def put_upload(
 def begin_direct_upload(
     upload: Annotated[DirectUpload, Body(openapi_examples=_DIRECT)],
     response: Response,
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    originals: OriginalsDependency,
-    tenant_id: TenantDependency,
+    context: ContextDependency,
     idempotency_key: IdempotencyKey = None,
 ) -> UploadDocument:
-    """Ask for a URL to put a file straight into the bucket, where the service keeps its files in one."""
-    with database.write() as session:
-        row = service.create_direct(session, tenant_id, settings, originals, upload, idempotency_key)
-    document = service.document(row, settings, originals)
+    """Get a signed URL that takes a file directly into the bucket, if the service stores files in a bucket."""
+    row = service.create_direct(context, upload, idempotency_key)
+    document = service.document(row, context)
     response.headers["Location"] = document.links["self"]
     return document
 
 
 @router.get("/v1/uploads/{upload_id}", operation_id="get_upload", responses=problem_responses(404, 410))
-def get_upload(
-    upload_id: str,
-    database: DatabaseDependency,
-    settings: SettingsDependency,
-    originals: OriginalsDependency,
-    tenant_id: TenantDependency,
-) -> UploadDocument:
-    """Read an upload: its state, and how many bytes came."""
-    row = service.settle(database, originals, settings, tenant_id, upload_id)
-    return service.document(row, settings, originals)
+def get_upload(upload_id: str, context: ContextDependency) -> UploadDocument:
+    """Return an upload: its state, and the number of bytes received."""
+    return service.document(service.settle(context, upload_id), context)
