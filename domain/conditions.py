@@ -1,29 +1,29 @@
-"""Which trial metadata are the experimental conditions: one rule for the report, the API and the scores."""
+"""Find the trial metadata that define the experimental conditions: one rule for the report, the API and the scores."""
 
 from collections.abc import Mapping, Sequence
 
 CONDITION = "condition"
-"""Name of the conditions; it stands for the likeliest metadata where the trials have none of this name."""
+"""The usual name of the conditions. If no metadata have this name, it means the metadata that most likely define them."""
 
 NAMES = (CONDITION, "direction", "target", "stimulus", "stim", "cue", "type", "angle", "choice", "outcome")
-"""Words in the names of metadata that tell conditions, the likeliest first."""
+"""Words in the names of metadata that define conditions, the most likely first."""
 MOST_UNNAMED = 12
-"""Metadata of another name are conditions if they have 2 to this many values."""
+"""Metadata with another name count as conditions if they have from 2 to this many values."""
 NO_CONDITIONS = frozenset(
     {"split", "segment", "segment_first_bin", "start_time", "stop_time", "session", "trial"}
 )
 
 
 def condition_names(columns: Mapping[str, Sequence[object]]) -> list[str]:
-    """Return the names of metadata that look like conditions, the likeliest first.
+    """Return the names of metadata that look like conditions, the most likely first.
 
-    Those in `NAMES` go first, then those with the fewest values. A value must have at least two trials on average, so that an
-    identifier or a time is not taken; of metadata named `condition`, one value must have two trials.
+    Names in `NAMES` come first, then the names with the fewest values. There must be at least two trials per value on average,
+    which excludes identifiers and times. For metadata named `condition`, it is enough that one value has two trials.
 
     Parameters
     ----------
     columns
-        By name: the value of each trial, None where it is missing.
+        For each name, the value of each trial; None where it is missing.
     """
     found: list[tuple[int, int, str]] = []
     for name, column in columns.items():

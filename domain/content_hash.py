@@ -1,4 +1,4 @@
-"""What makes two data sets the same: what they are made of, and how; not their names."""
+"""The hash that identifies the content of a data set: its source and its options, but not its name."""
 
 import hashlib
 import json
@@ -6,14 +6,15 @@ from typing import Any
 
 
 def content_digest(kind: str, content: Any) -> str:
-    """SHA-256 that data sets of the same content have.
+    """Return a SHA-256. Data sets of equal content have equal digests.
 
     Parameters
     ----------
     kind
-        Of the source: ``upload``, ``synthetic``, ….
+        Kind of the source: ``upload``, ``synthetic``, ….
     content
-        As JSON: of an upload the SHA-256 of the file and the canonical options, of a synthetic system its parameters.
+        The content, as JSON values: for an upload, the SHA-256 of the file and the canonical options; for a synthetic system, its
+        parameters.
     """
     text = json.dumps([kind, content], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

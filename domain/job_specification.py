@@ -1,4 +1,4 @@
-"""What a job asks for: the document that the API validates, the database keeps and the workers read."""
+"""The specification of a job: the document that the API validates, the database stores and the workers read."""
 
 import hashlib
 import json
@@ -19,65 +19,71 @@ from domain.strategies import PbtStrategy, RandomStrategy, Strategy
 
 
 class Training(Document):
-    """How every model of the job is trained."""
+    """Options of the training of every model."""
 
     batch_size: int = Field(
         64,
         ge=1,
         le=65536,
-        description="Trials per optimizer step. Unless given, it is chosen from the number of training trials: a power of 2 "
-        "from 8 (up to 67 trials) to 64 (from 272 trials on).",
+        description="Trials per optimizer step. By default it depends on the number of training trials: a power of 2 from 8 (up "
+        "to 67 trials) to 64 (from 272 trials on).",
     )
     ramp_epochs: int = Field(
         80,
         ge=0,
-        description="KL and L2 weights rise linearly from 0 to 1 over these epochs. Unless given, it is chosen such that there "
-        "are 150 to 400 optimizer steps, and it is at most a third of `budget.epochs`.",
+        description="Epochs over which the KL and L2 weights rise linearly from 0 to 1. By default the ramp has 150 to 400 "
+        "optimizer steps, but it is at most a third of `budget.epochs`.",
     )
     gradient_clip: float = Field(
-        0.02, gt=0, description="Largest norm of a model's gradient (loss in nats per sample)."
+        0.02, gt=0, description="Maximum norm of a model's gradient, with the loss in nats per sample."
     )
     score_smoothing: float = Field(
         0.7,
         ge=0,
         lt=1,
-        description="Weight of the past in the smoothed SV loss, which selects epochs and models; 0: not smoothed.",
+        description="Weight of past epochs in the smoothed SV loss, which selects epochs and models. 0 means no smoothing.",
     )
     decay_factor: float = Field(
         0.95,
         ge=0.01,
         le=1,
-        description="A model's learning rate is multiplied by this each time its smoothed SV loss has not improved for "
-        "`decay_patience` epochs; 1: never.",
+        description="Factor of the learning rate each time the smoothed SV loss has not improved for `decay_patience` epochs. 1 "
+        "means no decay.",
     )
     decay_patience: int = Field(
         6,
         ge=1,
-        description="Epochs, counted from the ramp's end. Unless given, about 100 optimizer steps, and at least 6 epochs.",
+        description="Epochs without improvement before a decay, counted from the end of the ramp. By default about 100 optimizer "
+        "steps, but at least 6 epochs.",
     )
-    min_learning_rate: float = Field(1e-5, ge=0, le=1, description="No decay goes below this.")
+    min_learning_rate: float = Field(
+        1e-5, ge=0, le=1, description="Lower limit of the decayed learning rate."
+    )
     precision: Literal["bfloat16", "float32"] = Field(
         "bfloat16",
-        description="What the recurrences' products of states with weights read while training. bfloat16 is faster on CPUs "
-        "that have instructions for it, and is float32 elsewhere; sums, weights, scores and latents are float32 always.",
+        description="Precision of the operands in the matrix products of the recurrences, during training only. bfloat16 is "
+        "faster on CPUs with bfloat16 instructions; other CPUs use float32. Sums, weights, scores and latents "
+        "are always float32.",
     )
-    sv_rate: float = Field(0.2, gt=0, le=0.9, description="Sample validation: share of samples held out.")
+    sv_rate: float = Field(
+        0.2, gt=0, le=0.9, description="Sample validation: fraction of the samples that are held out."
+    )
     valid_fraction: float = Field(
-        0.2, gt=0, lt=1, description="Share of trials for validation, unless the data set brings a split."
+        0.2, gt=0, lt=1, description="Fraction of validation trials, unless the data set has a split."
     )
     test_fraction: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of trials for testing, unless the data set brings test trials. They are neither trained on nor used "
-        "to select a model; only scores of test trials are unbiased.",
+        description="Fraction of test trials, unless the data set has test trials. They are neither used for training nor for "
+        "selection. Only scores on test trials are unbiased.",
     )
     evaluation_seed: int = Field(
         0,
         ge=0,
         lt=2**31,
-        description="Seed of the split and of the samples that sample validation holds out. Jobs of one data set with the same "
-        "seed are scored on the same samples, so their SV losses can be compared. `seed` does not change it.",
+        description="Seed of the split and of the samples that sample validation holds out. Jobs with the same data set and the "
+        "same evaluation seed are scored on the same samples, so you can compare their SV losses.",
     )
 
     @model_validator(mode="after")
@@ -92,77 +98,80 @@ class Training(Document):
 
 MOST_EPOCHS = 100_000
 MOST_MODELS = 1000
-"""Of the search of one job; a refit has a number from there on."""
+"""Maximum number of models in a search. The number of a refit starts here."""
 
 
 class Budget(Document):
-    """What the job may spend, and what it keeps. Whatever is spent first ends the training, with what is there."""
+    """Limits of a job. Training ends when the first limit is reached, and the job keeps the best models so far."""
 
     models: int = Field(
-        8, ge=1, le=MOST_MODELS, description="Models that are begun; of `pbt` the population."
+        8, ge=1, le=MOST_MODELS, description="Number of models; with `pbt`, the size of the population."
     )
     epochs: int = Field(
         200,
         ge=1,
         le=MOST_EPOCHS,
-        description="Epochs of each model, at most. Unless given, it is chosen such that a small data set gets enough optimizer "
-        "steps too, see the table of presets in the guide.",
+        description="Maximum epochs per model. By default it is chosen so that small data sets also get enough optimizer steps; "
+        "the guide has a table.",
     )
     wall_seconds: float | None = Field(
         None,
         gt=0,
-        description="Training ends this long after the first slice began; time in which the job is paused is not counted.",
+        description="Maximum time from the start of the first slice, in seconds. Pauses do not count.",
     )
     device_seconds: float | None = Field(
-        None, gt=0, description="Training ends when so much time of devices is spent, over all of them."
+        None, gt=0, description="Maximum training time, in seconds, summed over all devices."
     )
     patience_epochs: int | None = Field(
         None,
         ge=1,
-        description="A model ends when its smoothed SV loss has not improved for so many epochs, counted from the ramp's "
-        "end. None: it trains all its epochs.",
+        description="A model ends when its smoothed SV loss has not improved for this number of epochs, counted from the end of "
+        "the ramp. Null means that every model trains all its epochs.",
     )
     top_k: int = Field(
         20,
         ge=1,
         le=1000,
-        description="Of so many models, the best, the weights are kept when the job ends; learning curves and scores of all.",
+        description="Number of best models whose weights are kept when the job ends. Learning curves and scores of all models "
+        "are kept.",
     )
 
 
 class Inference(Document):
-    """How the latents of the selected model are computed, and which are stored."""
+    """Options of the latents of the selected model."""
 
-    posterior_samples: int = Field(50, ge=1, le=10_000, description="Draws that are averaged.")
+    posterior_samples: int = Field(50, ge=1, le=10_000, description="Number of posterior draws to average.")
     arrays: list[LatentArray] = Field(
         default_factory=lambda: list(get_args(LatentArray)),
         min_length=1,
         max_length=len(get_args(LatentArray)),
-        description="What is stored. `generator_states` is often the largest. `inputs` are there with a controller only. Latents "
-        "of a bin depend on all bins that are read, also on later ones: they are not causal.",
+        description="Latents to store. `generator_states` is often the largest. Only models with a controller have `inputs`. "
+        "Latents are not causal: those of a bin also depend on later bins.",
     )
     refit: bool = Field(
         False,
-        description="Train one more model on all trials, validation trials too, with the hyperparameters that led to the kept "
-        "weights of the selected one, until the end of the segment that holds their epoch; the latents are then its own.",
+        description="Train one more model on all trials, including validation trials, in the same way as the selected model. The "
+        "latents then come from this refit.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(set(self.arrays)) < len(self.arrays):
-            raise ValueError(f"arrays names one more than once: {', '.join(self.arrays)}")
+            raise ValueError(f"arrays contains a name more than once: {', '.join(self.arrays)}")
         return self
 
 
 class WarmStart(Document):
-    """Where the first models of a job come from: the best models of another job."""
+    """Start the first models of a job from the best models of another job."""
 
     job_id: str = Field(max_length=40, description="A job of yours that has trained models.")
-    models: int = Field(4, ge=1, le=1000, description="So many of its best, by smoothed SV loss.")
+    models: int = Field(
+        4, ge=1, le=1000, description="Number of its best models to use, by smoothed SV loss."
+    )
     weights: bool = Field(
         True,
-        description="Begin with their weights, which needs a data set of as many neurons; false takes their hyperparameters "
-        "alone.",
+        description="Whether to start with their weights, which needs a data set with the same number of neurons. `false` uses "
+        "only their hyperparameters.",
     )
 
 
@@ -170,25 +179,26 @@ class JobSpecification(Document):
     """A search over models of one data set."""
 
     dataset_id: str = Field(
-        max_length=40, description="The data set, `ready`.", examples=["dat_0192f3c4a5b6aabbccddeeff"]
+        max_length=40,
+        description="The data set, which must be `ready`.",
+        examples=["dat_0192f3c4a5b6aabbccddeeff"],
     )
-    # PostgreSQL's text has no NUL
-    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for the job.")
+    # PostgreSQL cannot store NUL in text.
+    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Name of the job.")
     preset: PresetName | None = Field(
         None,
-        description="Fills in strategy, sizes, ranges and budget where they are not given. `quick`: a first look in minutes. "
-        "`paper-2019`: random search. `autolfads`: population-based training.",
+        description="Default values for strategy, sizes, ranges and budget. `quick`: a first result in minutes. `paper-2019`: "
+        "random search. `autolfads`: population-based training.",
     )
     priority: int = Field(
-        0, ge=-10, le=10, description="Of your own jobs, those of higher priority are trained first."
+        0, ge=-10, le=10, description="Among your own jobs, those with higher priority train first."
     )
     seed: int = Field(
         0,
         ge=0,
         lt=2**31,
         description="Seed of the search and of training: drawn hyperparameters, initial weights, order of trials, dropout. The "
-        "split and the held-out samples have a seed of their own, `training.evaluation_seed`. Equal specifications give equal "
-        "models.",
+        "split and the held-out samples depend on `training.evaluation_seed` instead. Equal specifications give equal models.",
     )
     strategy: Strategy = Field(default_factory=RandomStrategy)
     warm_start: WarmStart | None = None
@@ -204,12 +214,12 @@ class JobSpecification(Document):
         return with_preset(given) if isinstance(given, Mapping) else given
 
     def for_trials(self, training_trials: int) -> Self:
-        """Return the specification with the batch size and the epochs that it does not give, chosen for a data set.
+        """Return the specification with batch size and epochs chosen for a data set, unless they are given.
 
         Parameters
         ----------
         training_trials
-            Of the data set, by the job's split.
+            Number of training trials in the job's split.
         """
         lengths = LENGTHS[self.preset]
         batch_size = _given(self.training, "batch_size", batch_size_for(training_trials))
@@ -218,7 +228,7 @@ class JobSpecification(Document):
         ramp = min(lengths.ramp.in_epochs(steps), int(MOST_RAMP_SHARE * epochs))
         patience = None
         if lengths.patience is not None:
-            # A job that gives more epochs than its preset gets as much more patience.
+            # If the job gives more epochs than its preset, the patience grows in proportion.
             share = lengths.patience.steps / lengths.training.steps
             patience = max(lengths.patience.in_epochs(steps), int(share * epochs))
         chosen: dict[str, Document] = {
@@ -242,7 +252,7 @@ class JobSpecification(Document):
         return self.model_copy(update=chosen)
 
     def searched_space(self) -> dict[str, Searched]:
-        """What the models of this job read and may differ in, in a fixed order: hyperparameters, and searched sizes."""
+        """Return the hyperparameters that the models use and the searched sizes, in a fixed order."""
         unread = () if self.architecture.has_controller else CONTROLLER_HYPERPARAMETERS
         hyperparameters = {
             name: getattr(self.space, name) for name in Space.model_fields if name not in unread
@@ -251,7 +261,7 @@ class JobSpecification(Document):
 
 
 def _given(part: Document, name: str, otherwise: Any) -> Any:
-    """Return a field of a document if it was given, else another value."""
+    """Return a field of a document if the client gave it, else another value."""
     return getattr(part, name) if name in part.model_fields_set else otherwise
 
 
@@ -260,7 +270,7 @@ def _updated(part: Document, **values: object) -> Document:
 
 
 def without_sizes(values: Mapping[str, float]) -> dict[str, float]:
-    """The hyperparameters among the values of a model: what is no size of the network."""
+    """Return the hyperparameters among the values of a model, without the sizes of the network."""
     return {name: value for name, value in values.items() if name not in SIZES}
 
 
@@ -270,30 +280,30 @@ def split_trials(
     training: Training,
     sessions: Sequence[RecordedSession] | None = None,
 ) -> list[Split]:
-    """Return which part of a job each trial is in.
+    """Return the part of each trial in the split of a job.
 
     Parameters
     ----------
     given
-        What the data set has for each trial: ``train``, ``valid``, ``test``, ``gap`` or None.
+        The part of each trial in the data set: ``train``, ``valid``, ``test``, ``gap`` or None.
     groups
-        Trials that belong together. Those that are drawn are drawn as whole groups, or as blocks of time.
+        The split groups. Trials are drawn as whole groups, or as blocks of time.
     training
-        Of the job: its fractions and its evaluation seed. A part that the data set names is never drawn; at least one trial is
-        drawn for each other part whose fraction is above 0.
+        The training options of the job: fractions and evaluation seed. A part that the data set defines is not drawn. Each other
+        part with a fraction above 0 gets at least one trial.
     sessions
-        Of the data set: each is split by itself. None: there is one.
+        The sessions of the data set, which are split separately. None: there is one session.
 
     Returns
     -------
     list of str
-        One per trial, in the order given. Test trials are neither trained on nor used to select; trials of a gap are not
-        scored either.
+        One item per trial, in the given order. Test trials are used neither for training nor for selection; trials of a gap are
+        not scored either.
     """
     rows = [slice(0, len(given))] if sessions is None else [session.rows for session in sessions]
     split: list[Split] = []
     for number, here in enumerate(rows):
-        # The first session is split as if it were alone.
+        # The split of the first session does not depend on the number of sessions.
         seeds = [training.evaluation_seed, _SPLIT_SEED] + ([number] if number else [])
         fractions: dict[Literal["valid", "test"], float] = {
             "valid": training.valid_fraction,
@@ -307,9 +317,9 @@ _SPLIT_SEED = 0x5B117
 
 
 def held_out_settings(training: Training, dataset: DescribedDataset) -> dict[str, Any]:
-    """Return all that decides which samples of a data set a job does not train on: the split, and the sample-validation mask.
+    """Return everything that determines which samples a job does not train on: the split, and the sample-validation mask.
 
-    A fraction is None where the file names the trials of that part for itself. Of a combined data set both count.
+    A fraction is None if the file defines the trials of that part. For a combined data set, both fractions count.
     """
     given = (dataset.report or {}).get("split") or {}
     names_valid = given.get("valid", 0) > 0
@@ -324,9 +334,9 @@ def held_out_settings(training: Training, dataset: DescribedDataset) -> dict[str
 
 
 def scored_on(specification: JobSpecification, dataset: DescribedDataset) -> str:
-    """Return the fingerprint of what the SV losses of a job are means of: they can be compared between equal fingerprints only.
+    """Return a fingerprint of the samples that a job's SV losses average. Only losses with equal fingerprints are comparable.
 
-    Besides the held-out samples it covers which of them count, and what a model may read to predict them.
+    It also covers which held-out samples count, and which samples a model may read to predict them.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Searches by one word: what a preset fills in where a job does not say otherwise.
+"""Presets: named sets of default values for a job.
 
-Optimizer steps train a model, not epochs: an epoch of 50 trials is few steps. So the batch size is chosen from the number of
-training trials, and epochs are chosen such that there are enough steps.
+The number of optimizer steps matters for training, not the number of epochs: an epoch of 50 trials has few steps. So the batch
+size depends on the number of training trials, and the number of epochs is chosen so that there are enough steps.
 """
 
 import math
@@ -30,8 +30,8 @@ _PUBLISHED_ARCHITECTURE: dict[str, Any] = {
 }
 
 PRESETS: dict[PresetName, dict[str, Any]] = {
-    # A first look: a minute or two of one core for 100 trials, minutes for 1000. Without inferred inputs, decoding of reaches
-    # whose timing varies from trial to trial was below smoothed spikes.
+    # A quick first search: one to two minutes on one core for 100 trials, some minutes for 1000. It has inferred inputs because
+    # without them the decoding of reaches with variable timing was worse than from smoothed spikes.
     "quick": {
         "strategy": {"kind": "random"},
         "architecture": {
@@ -54,15 +54,15 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         },
         "budget": {"models": 4},
     },
-    # Random search with CD and SV (Keshtkaran & Pandarinath 2019). A rate drawn near 1e-5 never gets anywhere in
-    # training of fixed length, so its range begins higher here, as the product's does.
+    # Random search with CD and SV (Keshtkaran & Pandarinath 2019). In training of fixed length, a model with a learning rate near
+    # 1e-5 hardly learns, so the range begins higher than in the paper.
     "paper-2019": {
         "strategy": {"kind": "random"},
         "architecture": _PUBLISHED_ARCHITECTURE,
         "space": _PUBLISHED_SPACE | {"learning_rate": {"low": 1e-3, "high": 5e-3, "scale": "log"}},
         "budget": {"models": 100},
     },
-    # Population-based training (Keshtkaran et al. 2022). The population changes the learning rate, so nothing else does.
+    # Population-based training (Keshtkaran et al. 2022). It changes the learning rate itself, so there is no other decay.
     "autolfads": {
         "strategy": {
             "kind": "pbt",
@@ -82,7 +82,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 class _Length(NamedTuple):
-    """How long something lasts: so many optimizer steps, and so many epochs at least."""
+    """A duration: a number of optimizer steps, and a minimum number of epochs."""
 
     steps: int
     epochs: int
@@ -92,16 +92,16 @@ class _Length(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """How long the training of a preset and its parts last.
+    """Durations of a preset.
 
     Parameters
     ----------
     training, ramp, decay_patience
-        `budget.epochs`, `training.ramp_epochs` and `training.decay_patience`.
+        Values for `budget.epochs`, `training.ramp_epochs` and `training.decay_patience`.
     patience
-        `budget.patience_epochs`; None: no model ends early.
+        Value for `budget.patience_epochs`; None: no model ends early.
     generation
-        `generation_epochs` of population-based training.
+        Value for `generation_epochs` of population-based training.
     """
 
     training: _Length
@@ -119,35 +119,35 @@ LENGTHS: dict[PresetName | None, Lengths] = {
     "autolfads": Lengths(training=_Length(6000, 1000), ramp=_Length(400, 80)),
 }
 MOST_RAMP_SHARE = 1 / 3
-"""Of the epochs that a job gives, the share in which weights of KL and L2 rise, unless the job gives that too."""
+"""Maximum length of the default ramp, as a fraction of the job's epochs."""
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
 _TRIALS_PER_BATCH_TRIAL = 6
 
 
 def batch_size_for(training_trials: int) -> int:
-    """Return a batch size, a power of 2 from 8 to 64: an epoch has about 6 steps, and more with more than 400 trials."""
+    """Return the default batch size, a power of 2 from 8 to 64. An epoch has about 6 steps; with more than 400 trials, more."""
     power = round(math.log2(max(1.0, training_trials / _TRIALS_PER_BATCH_TRIAL)))
     return min(max(int(2**power), _SMALLEST_BATCH), _LARGEST_BATCH)
 
 
 def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a specification as a client gives it, filled in from its preset: what the client gives stands.
+    """Return the client's specification with missing values filled in from its preset.
 
-    A strategy of another kind than the preset's replaces the preset's whole. Batch size and epochs depend on the data set, see
-    `JobSpecification.for_trials`.
+    A strategy of another kind replaces the whole strategy of the preset. `JobSpecification.for_trials` chooses batch size and
+    epochs from the data set.
     """
     preset = PRESETS.get(given["preset"], {}) if isinstance(given.get("preset"), str) else {}
     filled = dict(given)
     for part, defaults in preset.items():
         own = given.get(part, {})
         if not isinstance(own, Mapping):
-            continue  # is refused where it stands
+            continue  # validation reports it
         if part == "strategy" and own.get("kind", defaults["kind"]) != defaults["kind"]:
             continue
         filled[part] = defaults | own
     space, strategy = given.get("space"), filled.get("strategy")
     if isinstance(space, Mapping) and isinstance(strategy, dict) and "strategy" in preset:
-        # What the space names begins as the space says.
+        # For a hyperparameter that the client gives in `space`, the preset's start value does not apply.
         own_start = given.get("strategy", {}).get("start", {})
         start = {
             name: value

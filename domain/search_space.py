@@ -1,7 +1,7 @@
-"""What a search varies: a hyperparameter, or a size of the network, is fixed, or drawn from a range or a list.
+"""The search space: each hyperparameter or network size is a fixed value, a range or a list.
 
-Ranges, but for the learning rate's lower end, are those of Keshtkaran & Pandarinath 2019 and Keshtkaran et al. 2022
-(AutoLFADS); weights of KL and L2 are relative to a reconstruction loss that is a mean over samples, in nats.
+The ranges are those of Keshtkaran & Pandarinath 2019 and Keshtkaran et al. 2022 (AutoLFADS), except the lower end of the learning
+rate. KL and L2 weights are relative to a reconstruction loss that is a mean over samples, in nats.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 class Document(BaseModel):
-    """A part of a job's specification: no unknown field, no number that is not finite."""
+    """A part of a job specification. It refuses unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Range(Document):
-    """A range that the search draws from."""
+    """A range of values to search."""
 
     low: float
     high: float
@@ -28,7 +28,7 @@ class Range(Document):
     def _check(self) -> Self:
         if self.low > self.high:
             raise ValueError(
-                f"low is {self.low:g} and high is {self.high:g}: low must not be above high; exchange them?"
+                f"low is {self.low:g} and high is {self.high:g}: low must not be above high; swap them?"
             )
         if self.scale == "log" and self.low <= 0:
             raise ValueError(
@@ -40,30 +40,30 @@ class Range(Document):
 def _check_choices(choices: Sequence[float]) -> Sequence[float]:
     for one, following in pairwise(sorted(choices)):
         if one == following:
-            raise ValueError(f"the list names {one:g} more than once")
+            raise ValueError(f"the list contains {one:g} more than once")
     return choices
 
 
 Choices = Annotated[list[float], Field(min_length=1, max_length=100), AfterValidator(_check_choices)]
 Searched = float | Range | list[float]
-"""A value that is fixed, or what it is drawn from."""
+"""A fixed value, or the range or list to search."""
 
 
 def bounds(values: Searched) -> tuple[float, float]:
-    """Return the lowest and the highest value that may be drawn."""
+    """Return the lowest and the highest possible value."""
     if isinstance(values, Range):
         return values.low, values.high
     return (min(values), max(values)) if isinstance(values, list) else (values, values)
 
 
 class _Bounded:
-    """Bounds of a hyperparameter: every value, both ends of a range and every choice must lie within."""
+    """Bounds of a hyperparameter. Fixed values, both ends of ranges and all items of lists must lie within them."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
 
     def check(self, value: Searched) -> Searched:
-        """Return the value, or raise an error that names the bounds."""
+        """Return the value, or raise `ValueError` with the bounds."""
         if isinstance(value, Range):
             values: Sequence[float] = (value.low, value.high)
         else:
@@ -92,13 +92,15 @@ class Space(Document):
 
     learning_rate: LearningRate = Field(
         Range(low=1e-3, high=5e-3, scale="log"),
-        description="Adam's learning rate. The papers' range goes down to 1e-5, too slow for a draw that is never changed.",
+        description="Learning rate of Adam. The papers begin at 1e-5, which is too low for a rate that stays fixed.",
     )
     dropout: Rate = Field(Range(low=0.0, high=0.6), description="Dropout inside the network.")
     cd_rate: Rate = Field(
-        Range(low=0.01, high=0.7), description="Coordinated dropout: share of input samples dropped."
+        Range(low=0.01, high=0.7), description="Coordinated dropout: fraction of the input samples dropped."
     )
-    cd_pass_rate: Rate = Field(0.0, description="Share of the kept input samples that pass gradient too.")
+    cd_pass_rate: Rate = Field(
+        0.0, description="Fraction of the kept input samples whose error also contributes to the gradient."
+    )
     kl_weight_initial_condition: Weight = Field(
         Range(low=1e-6, high=1e-3, scale="log"),
         description="Weight of the KL divergence of the initial condition.",
@@ -109,11 +111,11 @@ class Space(Document):
     )
     kl_weight_inputs: Weight = Field(
         Range(low=1e-6, high=1e-4, scale="log"),
-        description="Weight of the KL divergence of the inferred inputs. Drawn only with a controller.",
+        description="Weight of the KL divergence of the inferred inputs. Used only with a controller.",
     )
     l2_weight_controller: Weight = Field(
         Range(low=1e-4, high=1.0, scale="log"),
-        description="Weight of the mean square of the controller's recurrent weights. Drawn only with a controller.",
+        description="Weight of the mean square of the controller's recurrent weights. Used only with a controller.",
     )
 
 
@@ -121,9 +123,9 @@ LIMITS = {
     name: _LEARNING_RATE if name == "learning_rate" else _WEIGHT if "weight" in name else _RATE
     for name in Space.model_fields
 }
-"""Values that no search may leave, by hyperparameter; a range lies within."""
+"""Bounds of each hyperparameter."""
 
 CONTROLLER_HYPERPARAMETERS = ("kl_weight_inputs", "l2_weight_controller")
-"""Of the space: what no model without a controller reads."""
+"""Hyperparameters that only models with a controller use."""
 SAFE_CD_RATE = 0.2
-"""Lowest `cd_rate` that advice names: models of every kind learn well from here on, and do not leak."""
+"""The lowest `cd_rate` that warnings recommend: from this rate on, models of all architectures learn well and do not leak."""

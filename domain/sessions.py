@@ -1,4 +1,4 @@
-"""The sessions of a data set: recordings of different neurons that one model is trained on together."""
+"""The sessions of a data set: recordings of different neurons on which one model is trained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,18 +31,18 @@ class DescribedDataset(Protocol):
 
 @dataclass(frozen=True)
 class RecordedSession:
-    """One recording of one set of neurons, as it lies in a data set.
+    """One recording of one set of neurons within a data set.
 
     Parameters
     ----------
     dataset_id
-        The data set that it is by itself.
+        The data set of this session alone.
     trials, bins, neurons
-        Its own numbers; a data set of several sessions has as many bins as the longest.
+        Sizes of the session. A data set of several sessions has as many bins as its longest session.
     first_trial
-        Where its trials begin among those of the data set.
+        Index of the session's first trial in the data set.
     suffix
-        What the names of its arrays and dims end with: nothing where it is the only one, else ``_0``, ``_1``, …
+        Suffix of the names of its arrays and dims: ``_0``, ``_1``, …; empty if the session is the only one.
     """
 
     dataset_id: str
@@ -54,16 +54,16 @@ class RecordedSession:
 
     @property
     def rows(self) -> slice:
-        """Its trials among those of the data set."""
+        """The trials of the session in the data set."""
         return slice(self.first_trial, self.first_trial + self.trials)
 
     def named(self, name: str) -> str:
-        """Name of one of its arrays or dims, such as ``spikes`` or ``spikes_1``."""
+        """Return the name of an array or dim of the session, such as ``spikes`` or ``spikes_1``."""
         return name + self.suffix
 
 
 def sessions_in(report: Mapping[str, Any] | None) -> list[RecordedSession]:
-    """Return the sessions that the report of a combined data set names; none for any other data set."""
+    """Return the sessions in the report of a combined data set; an empty list for any other data set."""
     found: list[RecordedSession] = []
     first_trial = 0
     for number, told in enumerate((report or {}).get("sessions", [])):
@@ -91,5 +91,5 @@ def neurons_per_trial(dataset: DescribedDataset) -> int:
 
 
 def largest_read_in(sessions: Sequence[RecordedSession]) -> int:
-    """Return the largest size of a read-in that can begin with principal components of the averages."""
+    """Return the largest read-in that can be initialised by principal components: trial averages have no more components."""
     return min(sum(session.neurons for session in sessions), min(session.bins for session in sessions))

@@ -1,14 +1,14 @@
-"""The states of what the database holds. The edges drawn below are the only ones: tests read them here."""
+"""The states of the rows in the database. Tests read the transitions from the drawings: there are no others."""
 
 from enum import StrEnum
 
 
 class UploadState(StrEnum):
-    """State of an upload; one that is not used or not gone on with is deleted in the end.
+    """State of an upload. The service deletes an upload that nobody continues or uses.
 
     ::
 
-        receiving ──its last byte came──▶ complete
+        receiving ──the last byte arrived──▶ complete
     """
 
     RECEIVING = "receiving"
@@ -73,7 +73,7 @@ class JobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing happens to the job any more by itself."""
+        """Whether the job stays in this state unless the user acts."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -106,7 +106,7 @@ class ModelState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the model trains no more."""
+        """Whether the training of the model has ended."""
         return self not in (ModelState.QUEUED, ModelState.TRAINING)
 
 
@@ -151,7 +151,7 @@ class InferenceState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing happens to it any more."""
+        """Whether the inference has ended."""
         return self not in (InferenceState.QUEUED, InferenceState.RUNNING)
 
 

@@ -1,4 +1,4 @@
-"""The search strategies that a job may ask for, with their fields. What they do stands in `worker.scheduling.strategies`."""
+"""The options of the search strategies. `worker.scheduling.strategies` implements them."""
 
 from typing import Annotated, Literal, get_args
 
@@ -38,10 +38,12 @@ class QmcStrategy(Document):
 
 
 class GridStrategy(Document):
-    """Every combination of so many values of each range, and of every choice, up to `budget.models`."""
+    """Grid search: all combinations of `points` values of each range and of the items of each list, up to `budget.models`."""
 
     kind: Literal["grid"]
-    points: int = Field(3, ge=2, le=100, description="Values of each range, evenly spaced on its scale.")
+    points: int = Field(
+        3, ge=2, le=100, description="Number of values per range, evenly spaced on its scale."
+    )
 
 
 class _Learning(Document):
@@ -49,31 +51,31 @@ class _Learning(Document):
         10,
         ge=1,
         le=1000,
-        description="So many models are drawn at random before there is enough to learn from.",
+        description="Number of models drawn at random before the sampler starts to learn.",
     )
     models_at_once: int = Field(
         8,
         ge=1,
         le=1000,
-        description="Models are begun in rounds of so many, each round chosen by what all rounds before came to: fewer "
-        "learn more from each other, more train faster. Under `hyperband` a round is a bracket.",
+        description="Number of models per round. The sampler chooses each round from the results of all earlier rounds. Small "
+        "rounds learn more; large rounds train faster. With `hyperband` a round is a bracket.",
     )
 
 
 class TpeStrategy(_Learning):
-    """Tree-structured Parzen estimator: draws where good models have been more likely than others."""
+    """Tree-structured Parzen estimator: draws values that are more frequent among good models than among the others."""
 
     kind: Literal["tpe"]
 
 
 class GpStrategy(_Learning):
-    """Gaussian process with expected improvement: for few models that take long. Seconds to choose each."""
+    """Gaussian process with expected improvement, for few models with long training. Each choice takes seconds."""
 
     kind: Literal["gp"]
 
 
 class CmaEsStrategy(_Learning):
-    """CMA-ES: moves a normal distribution towards the better models; for ranges, not for lists."""
+    """CMA-ES: moves a normal distribution towards the better models. It supports ranges but not lists."""
 
     kind: Literal["cmaes"]
 
@@ -88,21 +90,22 @@ _EPOCHS_AFTER_THE_RAMP = 10
 
 
 class _Halving(Document):
-    sampler: Sampler = Field(
-        default_factory=RandomStrategy, description="Where the hyperparameters come from."
-    )
+    sampler: Sampler = Field(default_factory=RandomStrategy, description="How the hyperparameters are drawn.")
     first_rung_epochs: int | None = Field(
         None,
         ge=1,
-        description="Epochs before models are first compared; unless given the ramp's and 10 more, so that what is "
-        "compared is the whole loss, but at most a third of budget.epochs.",
+        description="Epochs before the first comparison of models. By default 10 epochs after the ramp, so that the losses have "
+        "their full weights, but at most a third of `budget.epochs`.",
     )
     reduction_factor: int = Field(
-        3, ge=2, le=10, description="At each rung one in so many goes on, to so many times the epochs."
+        3,
+        ge=2,
+        le=10,
+        description="At each rung, one in `reduction_factor` models continues, for `reduction_factor` times as many epochs.",
     )
 
     def rungs(self, epochs: int, ramp_epochs: int) -> list[int]:
-        """Epochs, below those of the budget, at which models are compared."""
+        """Return the epochs, below those of the budget, at which models are compared."""
         usual = min(ramp_epochs + _EPOCHS_AFTER_THE_RAMP, max(1, epochs // 3))
         rung, found = self.first_rung_epochs or usual, []
         while rung < epochs:
@@ -112,24 +115,24 @@ class _Halving(Document):
 
 
 class AshaStrategy(_Halving):
-    """Asynchronous successive halving: at each rung a model goes on if it is among the best of those that came so far.
+    """Asynchronous successive halving: a model continues if it is among the best that have reached its rung so far.
 
-    No model waits for another, so which go on depends on the order in which they arrive.
+    No model waits for another, so the result depends on the order in which models reach a rung.
     """
 
     kind: Literal["asha"]
 
 
 class HyperbandStrategy(_Halving):
-    """Hyperband: successive halving in brackets that begin with many short or with few long trainings.
+    """Hyperband: successive halving in several brackets, from many short trainings to few long trainings.
 
-    The models of a bracket wait for each other at each rung, so the order in which they arrive does not matter.
+    The models of a bracket wait for each other at each rung, so their order does not matter.
     """
 
     kind: Literal["hyperband"]
 
     def bracket_sizes(self, rungs: int) -> list[int]:
-        """Models of each bracket of a turn, by how many of the rungs it skips: so many that all take about as long."""
+        """Return the number of models of each bracket, by the number of rungs it skips. All brackets take about equally long."""
         return [
             -(-(rungs + 1) * self.reduction_factor ** (rungs - skipped) // (rungs - skipped + 1))
             for skipped in range(rungs + 1)
@@ -142,10 +145,10 @@ def _default_perturbation() -> dict[HyperparameterName, float]:
 
 
 class PbtStrategy(Document):
-    """Population-based training as AutoLFADS does it (Keshtkaran et al. 2022).
+    """Population-based training as in AutoLFADS (Keshtkaran et al. 2022).
 
-    `budget.models` models train together; after every generation each that lost a comparison copies the weights of the winner
-    and goes on with its hyperparameters, perturbed.
+    `budget.models` models train together. After every generation, each model that loses a comparison copies the weights of the
+    winner and continues with the winner's hyperparameters, perturbed.
     """
 
     kind: Literal["pbt"]
@@ -153,54 +156,59 @@ class PbtStrategy(Document):
         25,
         ge=1,
         le=100_000,
-        description="Epochs from one comparison to the next. Unless given, 25, or more for 150 optimizer steps.",
+        description="Epochs from one comparison to the next. By default 150 optimizer steps, but at least 25 epochs.",
     )
     burn_in_epochs: int | None = Field(
         None,
         ge=0,
-        description="No model copies another before; unless given, `training.ramp_epochs` and one generation.",
+        description="Epochs before the first copy. By default `training.ramp_epochs` and one generation.",
     )
     exploit: Literal["binary_tournament", "truncation"] = Field(
         "binary_tournament",
-        description="Who copies: each model that is worse than another drawn at random, or those of the worst quarter "
-        "from one drawn of the best quarter.",
+        description="Which models copy. `binary_tournament`: each model that is worse than a randomly drawn one. `truncation`: "
+        "the worst quarter copies from the best quarter.",
     )
     explore: Literal["perturb", "resample"] = Field(
         "perturb",
-        description="What a copy changes: every searched value by a random factor, or anew from its range.",
+        description="How a copy changes the searched values. `perturb`: it multiplies each by a random factor. `resample`: it "
+        "draws each from its range.",
     )
     perturbation: dict[HyperparameterName, Annotated[float, Field(ge=0, lt=1)]] = Field(
         default_factory=_default_perturbation,
-        description="Of each hyperparameter: 0.3 draws the factor from 0.7 … 1.3. One that is not named stays as it is.",
+        description="Size of the perturbation of each hyperparameter: 0.3 draws the factor from 0.7 … 1.3. A hyperparameter that "
+        "you do not name keeps its default.",
     )
     unbounded: list[HyperparameterName] = Field(
         default_factory=lambda: list(_WEIGHTS),
         max_length=8,
-        description="Hyperparameters that perturbation may take out of their range; others are clipped to it. [] keeps all "
-        "within their ranges.",
+        description="Hyperparameters that perturbation may move out of their range. The others are clipped to their range. `[]` "
+        "keeps all of them within their ranges.",
     )
     bounds: dict[HyperparameterName, Range] = Field(
         default_factory=dict,
-        description="How far perturbation may take an unbounded hyperparameter: `low` and `high`, which contain its range. One "
-        "that is not named may go as far as `space` allows a value at all.",
+        description="Limits of unbounded hyperparameters: `low` and `high`, which must contain the range in `space`. By default "
+        "the limits of `space` apply, such as 0 to 1000 for weights.",
     )
     start: dict[HyperparameterName, float] = Field(
-        default_factory=dict, description="Values that all models begin with instead of a draw."
+        default_factory=dict, description="Initial values of all models, instead of drawn values."
     )
     patience_generations: int = Field(
-        4, ge=1, le=10_000, description="The search ends when so many generations brought too little."
+        4,
+        ge=1,
+        le=10_000,
+        description="The search ends after this number of generations without an improvement of `min_delta`.",
     )
     min_delta: float = Field(
         5e-4,
         ge=0,
         lt=1,
-        description="Too little: a smaller relative improvement of the best smoothed SV loss.",
+        description="Minimum relative improvement of the best smoothed SV loss that counts.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _fill_perturbation(cls, given: object) -> object:
-        """What is given of `perturbation` changes single defaults."""
+        """Merge the given perturbations with the defaults."""
         if isinstance(given, dict) and isinstance(part := given.get("perturbation"), dict):
             return given | {"perturbation": _default_perturbation() | part}
         return given

@@ -299,7 +299,7 @@ def test_what_was_not_uploaded_has_no_file(light_client: TestClient, sqlite_data
     made = light_client.post("/v1/datasets:synthesize", json={"system": "lorenz"}).json()
     answer = derive(light_client, made["id"], options={})
     assert (answer.status_code, answer.headers["content-type"]) == (409, PROBLEM)
-    assert "its kind is synthetic" in answer.json()["detail"]
+    assert "its source is synthetic" in answer.json()["detail"]
     with sqlite_database.write() as session:
         old = add_dataset(session)
     answer = derive(light_client, old, options={})

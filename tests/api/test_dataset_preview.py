@@ -130,6 +130,6 @@ def test_where_there_is_none(kind: str, client: TestClient, database: Database) 
     assert statuses == {"no preview": 404, "no arrays": 404, "other": 404, "ingesting": 409, "rejected": 409}
     assert all(answer.headers["content-type"] == PROBLEM for answer in answers.values())
     assert "has no preview" in answers["no preview"].json()["detail"]
-    assert "upload the file again" in answers["no preview"].json()["hint"]
+    assert "upload it again" in answers["no preview"].json()["hint"]
     seen = client.get(f"/v1/datasets/{ids['no preview']}/{kind}", headers={"If-None-Match": "*"})
     assert seen.status_code == 404

@@ -291,7 +291,7 @@ def test_synthesis_writes_its_defaults(client: TestClient, system: str, defaults
         (
             {"system": "driven", "inputs": 3, "neurons": 2},
             "",
-            "inputs is 3; expected at most as many as neurons",
+            "inputs is 3; expected at most the number of neurons",
         ),
         ({"system": "driven", "pulse": 0}, "/pulse", "greater than 0; got 0"),
         ({"system": "driven", "max_rate_hz": 1001}, "/max_rate_hz", "less than or equal to 1000; got 1001"),

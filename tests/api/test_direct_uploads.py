@@ -210,7 +210,7 @@ def test_limits_of_direct_uploads(client: TestClient) -> None:
     body = {"bytes": 6 * 10**9, "sha256": SHA256}
     answer = client.post("/v1/uploads:direct", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/bytes")
-    assert "at most 5000000000 (5 GB) in one direct upload" in answer.json()["detail"]
+    assert "at most 5000000000 bytes (5 GB) in one direct upload" in answer.json()["detail"]
     assert client.post("/v1/uploads:direct", json=body | {"bytes": 10**11}).status_code == 413
     wrong = client.post("/v1/uploads:direct", json=body | {"sha256": "xyz"})
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/sha256")

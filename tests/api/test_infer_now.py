@@ -155,8 +155,8 @@ NO_SPIKES: list[tuple[Any, str, str]] = [
     ({}, "/spikes", ""),
     ({"spikes": [[[0] * 3] * 5]}, "/spikes", "expected the 4 neurons of the model"),
     ({"spikes": [[[0] * 4] * 5] * 65}, "/spikes", "expected at most 64 trials; got 65"),
-    ({"spikes": [[[0] * 4] * 5], "trial_length_bins": [6]}, "/trial_length_bins", "1 numbers in 1 … 5"),
-    ({"spikes": [[[0] * 4] * 5], "trial_length_bins": []}, "/trial_length_bins", "1 numbers in 1 … 5"),
+    ({"spikes": [[[0] * 4] * 5], "trial_length_bins": [6]}, "/trial_length_bins", "one number in 1 … 5"),
+    ({"spikes": [[[0] * 4] * 5], "trial_length_bins": []}, "/trial_length_bins", "one number in 1 … 5"),
     ({"spikes": [[[0] * 4] * 5], "trial_length_bins": [0]}, "/trial_length_bins/0", ""),
     (
         {"spikes": [[[0] * 4] * 5], "external_inputs": [[[0.1]] * 5]},
@@ -236,7 +236,7 @@ def test_whose_neurons_they_are_is_asked(
         (CallFailed("too_slow", ""), 503, "longer than 30 s"),
         (CallFailed("no_weights", "gone"), 409, "no weights any more"),
         (CallFailed("refused", "spikes must be whole"), 422, "spikes must be whole"),
-        (CallFailed("internal", "broken"), 500, "an error of its own"),
+        (CallFailed("internal", "broken"), 500, "an internal error"),
     ],
 )
 def test_what_the_worker_can_t_is_told(
@@ -255,7 +255,7 @@ def test_limits_are_those_of_the_settings(
     light_app: FastAPI, light_client: TestClient, settings: Settings, worker: Worker, model_id: str
 ) -> None:
     settings.json_max_elements = 60
-    assert "ask for format=npz" in refused(light_client, model_id, {"spikes": COUNTS.tolist()})["hint"]
+    assert "use format=npz" in refused(light_client, model_id, {"spikes": COUNTS.tolist()})["hint"]
     assert post(light_client, model_id, {"spikes": COUNTS.tolist()}, format="npz").status_code == 200
     settings.infer_max_bytes = 100
     found = refused(light_client, model_id, {"spikes": COUNTS.tolist()}, status=413)

@@ -148,9 +148,12 @@ def test_data_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("architecture", "told"),
     [
-        ({"encoded_bins": 6}, "expected at least 6 bins, which the model reads; got 5"),
-        ({"initial_condition_bins": 5}, "expected at least 6 bins, which the model reads; got 5"),
-        ({"external_inputs": 2}, "expected 2 external inputs, which the model reads; the data set has 0"),
+        ({"encoded_bins": 6}, "expected at least 6 bins, which the model needs; got 5"),
+        ({"initial_condition_bins": 5}, "expected at least 6 bins, which the model needs; got 5"),
+        (
+            {"external_inputs": 2},
+            "expected 2 external inputs, like the training data of the model; the data set has 0",
+        ),
     ],
 )
 def test_what_the_model_reads_must_be_there(
@@ -174,7 +177,7 @@ def test_arrays_that_are_not_there_are_refused(light_client: TestClient, light_m
 @pytest.mark.parametrize(
     ("columns", "told", "hint"),
     [
-        ({"state": ModelState.TRAINING}, "is training: expected one whose training has ended", ":stop"),
+        ({"state": ModelState.TRAINING}, "is training; expected a model whose training has ended", ":stop"),
         (
             {"checkpoint_key": None},
             "has no weights any more: its job kept those of its 2 best",

@@ -96,7 +96,7 @@ def test_a_key_by_each_way_to_send_it(asks: TestClient) -> None:
 def test_what_is_no_key(asks: TestClient, header: str) -> None:
     answer = asks.get("/v1/datasets", headers={"Authorization": header})
     assert (answer.status_code, answer.headers["content-type"]) == (401, PROBLEM)
-    assert "lat_" in answer.json()["hint"] or "make" in answer.json()["hint"]
+    assert "lat_" in answer.json()["hint"] or "keys create" in answer.json()["hint"]
 
 
 def test_only_a_digest_is_kept(asks: TestClient, database: Database) -> None:

@@ -113,7 +113,7 @@ def test_an_upload_from_begin_to_end(client: TestClient, database: Database, set
     assert "GMT" in head.headers["Upload-Expires"]
     early = client.post("/v1/datasets", json={"upload_id": begun.json()["id"]})
     assert (early.status_code, early.headers["content-type"]) == (409, PROBLEM)
-    assert f"is receiving: 100 of {len(CONTENT)} bytes came" in early.json()["detail"]
+    assert f"is receiving: it has 100 of {len(CONTENT)} bytes" in early.json()["detail"]
     one = patch(client, url, 100, CONTENT[100:5000])
     assert (one.status_code, one.headers["Upload-Offset"], one.headers["Tus-Resumable"]) == (
         204,

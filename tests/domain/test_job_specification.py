@@ -93,7 +93,7 @@ def test_external_inputs_are_counted_by_the_data(
 
 def test_arrays_are_named_once() -> None:
     assert "inputs" in Inference().arrays
-    with pytest.raises(ValidationError, match="arrays names one more than once"):
+    with pytest.raises(ValidationError, match="arrays contains a name more than once"):
         Inference(arrays=["rates", "rates"])
     with pytest.raises(ValidationError, match="at least 1"):
         Inference(arrays=[])
