@@ -164,7 +164,7 @@ def test_a_check_that_hangs_is_a_finding_and_is_not_begun_twice(
         assert time.monotonic() - started < 5
         hanging, broken, warned = document.checks
         assert (hanging.status, broken.status, warned.status) == ("failed", "failed", "warning")
-        assert hanging.message.startswith("no answer within")
+        assert hanging.message.startswith("no response within")
         assert broken.message == "the check met an error: ZeroDivisionError"
     assert len(begun) == 1
     let_go.set()
@@ -366,7 +366,7 @@ def test_a_writer_that_never_ends_shows(light_parts: Parts) -> None:
     with light_parts.database.write() as session:
         session.execute(text("SELECT 1"))  # it holds the lock from here on
         document = Checks(light_parts, {"array_storage": check_array_storage}, limit_seconds=0.3).run()
-    assert document.checks[0].message.startswith("no answer within")
+    assert document.checks[0].message.startswith("no response within")
 
 
 @pytest.mark.parametrize(("free", "status"), [(10**8, "failed"), (10**9, "warning"), (10**11, "ok")])
