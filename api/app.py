@@ -13,7 +13,8 @@ from zarr.abc.store import Store
 from api import errors, health, openapi
 from api.analyses.routes import make_analyses_router
 from api.arrays.download_routes import make_download_router
-from api.arrays.routes import make_router
+from api.arrays.groups import ArrayResource
+from api.arrays.routes import make_array_router
 from api.arrays.zarr_routes import make_zarr_router
 from api.auth import CALLER
 from api.body_limit import BodyLimit
@@ -116,8 +117,8 @@ def _resources() -> list[APIRouter]:
         online_routes.router,
         check_routes.router,
         *(
-            make(kind, plural, find)
-            for make in (make_router, make_zarr_router, make_download_router, make_analyses_router)
+            make(ArrayResource(kind, plural, find, find_reference=find_latents))
+            for make in (make_array_router, make_zarr_router, make_download_router, make_analyses_router)
             for kind, plural, find in (
                 ("dataset", "datasets", find_arrays),
                 ("model", "models", find_latents),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.analyses.trajectories import Trajectories
-from api.arrays.group_cache import opened
+from api.arrays.groups import open_cached
 from api.arrays.labelled import labelled
 from domain.scores.distances import nearest_states
 from store.array_store import open_array_store
@@ -45,7 +45,7 @@ def trajectories_in(folder: Path, arrays: str, states: int, components: int) -> 
         target.append(block)
     target.close()
     writer.close()
-    array = labelled("factors", opened(store, "latents"))
+    array = labelled("factors", open_cached(store, "latents"))
     return Trajectories(array, np.arange(trials), np.arange(BINS) / 100)
 
 

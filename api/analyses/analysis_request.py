@@ -1,8 +1,8 @@
-"""How the routes of analyses come from a question to an answer: one way for all."""
+"""The way of every analysis from a request to a response."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -11,17 +11,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from api.analyses.schemas import ArrayOfTrials
-from api.arrays.group import ArrayGroup, FindGroup
-from api.arrays.query import ArrayQuery, what_decides
-from api.arrays.service import REVALIDATED, etag, matches_tag
-from api.arrays.transformations.context import Surroundings
+from api.arrays.groups import ArrayGroup, ArrayResource, ReadContext
+from api.arrays.query import ArrayQuery, cache_key
+from api.arrays.responses import UNCHANGED
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
+from api.http_cache import REVALIDATED, etag, matches_tag
 from store.tables import Dataset
 
 VERSION = "2"
-"""Goes up when an analysis answers otherwise, so that nobody keeps the old answer."""
+"""Raise it when an analysis computes something else, so that clients drop their copies."""
 HEAVY = CapacityLimiter(2)
-"""Analyses at a time: each takes a core for as long as it lasts, and others wait without holding a thread."""
+"""Analyses at a time: each uses a core for its whole time. Others wait without a thread."""
 
 T = TypeVar("T")
 Work = Callable[[], Response]
@@ -30,8 +30,8 @@ MEDIA_TYPES: dict[Kind, str] = {"png": "image/png", "svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Who asks about what, and what is there to answer."""
+class AnalysisRequest:
+    """The resource that a request names, the tenant, and what is needed to answer."""
 
     owner_id: str
     tenant_id: str
@@ -42,84 +42,82 @@ class Asking:
 
     async def answer(
         self,
-        find_group: FindGroup,
+        resource: ArrayResource,
         query: ArrayOfTrials,
         shared: ArrayQuery,
-        begin: Callable[[Surroundings], Work],
+        begin: Callable[[ReadContext], Work],
         *others: str,
     ) -> Response:
-        """Answer a question, or 304 if the client has the answer.
+        """Return the response, or 304 if the client has a valid copy.
 
         Parameters
         ----------
-        find_group
-            Finds whose arrays they are.
+        resource
+            The kind of resource.
         query, shared
-            The whole question, and what of it is about one array.
+            The whole request, and the part of it that is about one array.
         begin
-            Looks at the question with a session of the database, and gives the work that is left.
+            Checks the request with a session of the database, and returns the remaining work.
         others
-            What else the answer hangs on, such as its format.
+            What else the response depends on, such as its format.
         """
 
-        def decides(surroundings: Surroundings) -> tuple[str, ...]:
+        def key(context: ReadContext) -> tuple[str, ...]:
             asked = type(query).__name__, query.model_dump_json(exclude_defaults=True)
-            return VERSION, *asked, *what_decides(query.array, shared, surroundings), *others
+            return VERSION, *asked, *cache_key(query.array, shared, context), *others
 
-        tag = etag(*await to_thread.run_sync(self._with_surroundings, find_group, decides))
+        tag = etag(*await to_thread.run_sync(self._with_context, resource, key))
+        headers = {"ETag": tag, "Cache-Control": REVALIDATED}
         if matches_tag(self.if_none_match, tag):
-            return Response(status_code=304, headers=self._headers(tag))
-        response = await self.compute(find_group, begin)
-        response.headers.update(self._headers(tag))
+            return Response(status_code=304, headers=headers)
+        response = await self.compute(resource, begin)
+        response.headers.update(headers)
         return response
 
-    async def compute(self, find_group: FindGroup, begin: Callable[[Surroundings], Work]) -> Response:
-        """Do the work of a question, when its turn comes."""
+    async def compute(self, resource: ArrayResource, begin: Callable[[ReadContext], Work]) -> Response:
+        """Do the work of a request, when a thread is free."""
         return await to_thread.run_sync(
-            lambda: self._with_surroundings(find_group, begin)(), limiter=HEAVY, abandon_on_cancel=False
+            lambda: self._with_context(resource, begin)(), limiter=HEAVY, abandon_on_cancel=False
         )
 
-    def _with_surroundings(self, find_group: FindGroup, look: Callable[[Surroundings], T]) -> T:
+    def _with_context(self, resource: ArrayResource, look: Callable[[ReadContext], T]) -> T:
         with self.database.read() as session:
-            group = find_group(session, self.tenant_id, self.owner_id)
-            return look(Surroundings(session, self.arrays, self.tenant_id, group))
-
-    def _headers(self, tag: str) -> dict[str, str]:
-        return {"ETag": tag, "Cache-Control": REVALIDATED}
+            group = resource.find_group(session, self.tenant_id, self.owner_id)
+            return look(ReadContext(session, self.arrays, self.tenant_id, group, resource.find_reference))
 
 
-def _asking(
+def _request(
     owner_id: str,
     database: DatabaseDependency,
     arrays: ArraysDependency,
     settings: SettingsDependency,
     tenant_id: TenantDependency,
     if_none_match: Annotated[str | None, Header()] = None,
-) -> Asking:
-    return Asking(owner_id, tenant_id, if_none_match, database, arrays, settings)
+) -> AnalysisRequest:
+    return AnalysisRequest(owner_id, tenant_id, if_none_match, database, arrays, settings)
 
 
-AskingDependency = Annotated[Asking, Depends(_asking)]
+RequestDependency = Annotated[AnalysisRequest, Depends(_request)]
 
 
-def dataset_group(surroundings: Surroundings) -> ArrayGroup:
-    """The arrays of the data set whose trials those of an owner are."""
-    row = surroundings.session.get_one(Dataset, surroundings.group.dataset_id)
-    return ArrayGroup(row.array_path or "", row.id, f"the data set {row.id}")
+def dataset_context(context: ReadContext) -> ReadContext:
+    """Return the context of the data set whose trials the arrays hold."""
+    row = context.session.get_one(Dataset, context.group.dataset_id)
+    return replace(context, group=ArrayGroup(row.array_path or "", row.id, f"the data set {row.id}"))
 
 
 def json_response(document: BaseModel) -> JSONResponse:
-    """A document as an answer."""
+    """Return a document as a response."""
     return JSONResponse(document.model_dump(mode="json"))
 
 
 def picture_response(picture: bytes, kind: Kind) -> Response:
-    """A picture as an answer."""
+    """Return a picture as a response."""
     return Response(picture, media_type=MEDIA_TYPES[kind])
 
 
 def picture_answers(kind: Kind) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of a route that draws."""
+    """Describe the response of a route that draws for OpenAPI."""
     schema = {"type": "string", "format": "binary"} if kind == "png" else {"type": "string"}
     return {
         200: {"description": "The picture.", "content": {MEDIA_TYPES[kind]: {"schema": schema}}},
@@ -127,11 +125,8 @@ def picture_answers(kind: Kind) -> dict[int | str, dict[str, Any]]:
     }
 
 
-UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "You have it already."}}
-
-
 def or_none(values: Any) -> Any:
-    """Numbers in lists as JSON has them: null for what is no number."""
+    """Return numbers in lists as JSON can hold them: None in place of NaN and infinity."""
     if isinstance(values, Sequence):
         return [or_none(value) for value in values]
     return values if math.isfinite(values) else None

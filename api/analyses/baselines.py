@@ -1,4 +1,4 @@
-"""What smoothed spikes decode: the simple predictor that stands beside a model's decoding."""
+"""Decoding from smoothed spikes: the baseline of a model's decoding."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,51 +7,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.analyses.decoding import MOST_FEATURES, TOLERANCE, Decoding, KeptTrials
-from api.analyses.trajectories import Trajectories, ask_trajectories
+from api.analyses.trajectories import Trajectories, query_trajectories
+from api.arrays.groups import ReadContext
 from api.arrays.query import ArrayQuery
-from api.arrays.transformations.context import Surroundings
 from domain.scores.ridge import ALPHAS, Fitted, r2
 from domain.smoothing import smoothed
 
 WIDTHS_S = (0.03, 0.05, 0.08, 0.1, 0.15)
-"""Standard deviations of the Gaussians to choose from; none is narrower than half a bin."""
+"""Standard deviations of the Gaussians to choose from; at least half a bin is used."""
 MUCH_WORK = 5e9
-"""Multiplications beyond which the baseline is left out unless it is asked for: about 6 s of a core."""
+"""Multiplications above which the baseline is computed only on request: about 6 s of a core."""
 
 
 @dataclass(frozen=True)
 class SmoothedSpikes:
-    """How well smoothed spikes decode the samples that the latents decode.
+    """The scores of smoothed spikes, on the samples that the latents decode.
 
     Attributes
     ----------
     width_s
         Standard deviation of the Gaussian that most decoders chose, in seconds.
     r2
-        [K] of each component of the behaviour.
+        [K], of each component of the behaviour.
     """
 
     width_s: float
     r2: NDArray[np.float64]
 
 
-def spikes_of(decoding: Decoding, asked: ArrayQuery, of_dataset: Surroundings) -> Trajectories | str:
-    """Return the spikes in the bins of the latents, or why there are none; few of their values are read yet.
+def spikes_of(decoding: Decoding, asked: ArrayQuery, of_dataset: ReadContext) -> Trajectories | str:
+    """Return the spikes in the bins of the latents, or the reason why there are none; their values are read later.
 
     Parameters
     ----------
     decoding
-        Of latents.
+        Decoding from latents.
     asked
-        Transformations of the bins, which are done to the spikes too.
+        Transformations of the bins, which are done to the spikes, too.
     of_dataset
-        The data set of the trials.
+        Context of the data set of the trials.
     """
     suffix = decoding.latents.array.dims[0].removeprefix("trial")
     name = f"spikes{suffix}"
-    if name not in of_dataset.group.opened(of_dataset.store).arrays:
+    if name not in of_dataset.opened.arrays:
         return "the trials are of several sessions, whose neurons differ"
-    spikes = ask_trajectories(name, asked, of_dataset)
+    spikes = query_trajectories(name, asked, of_dataset)
     if spikes.components > MOST_FEATURES:
         return f"the data set has {spikes.components} neurons; at most {MOST_FEATURES} are decoded from"
     if _places(decoding, spikes) is None:
@@ -60,7 +60,7 @@ def spikes_of(decoding: Decoding, asked: ArrayQuery, of_dataset: Surroundings) -
 
 
 def _places(decoding: Decoding, spikes: Trajectories) -> NDArray[np.int64] | None:
-    """Return the bin of the spikes that each bin of the latents is; None if one is not there."""
+    """Return the bin of the spikes for each bin of the latents; None if one does not exist."""
     latents_s, spikes_s = decoding.latents.time_s, spikes.time_s
     if latents_s is None or spikes_s is None:
         return None
@@ -72,18 +72,18 @@ def _places(decoding: Decoding, spikes: Trajectories) -> NDArray[np.int64] | Non
 def smoothed_spikes(
     decoding: Decoding, spikes: Trajectories, *, is_wanted: bool | None
 ) -> SmoothedSpikes | str:
-    """Return what smoothed spikes decode of the same trials, bins and folds; or why it was not computed.
+    """Return the scores of smoothed spikes for the same trials, bins and folds, or the reason why they were not computed.
 
-    Each decoder chooses its width like its penalty: within the trials that it is fitted on.
+    Each decoder chooses the width of the Gaussian as it chooses the penalty: within the trials that it is fitted on.
 
     Parameters
     ----------
     decoding
-        Of latents.
+        Decoding from latents.
     spikes
         As `spikes_of` returns them.
     is_wanted
-        None: only if it takes little work.
+        None: only if it takes little time.
     """
     widths_s = sorted({max(width_s, decoding.bin_width_s / 2) for width_s in WIDTHS_S})
     work = len(widths_s) * _work(decoding, spikes.components)
@@ -100,7 +100,7 @@ def smoothed_spikes(
         def of_trial(trial: int, deviation: float = deviation) -> NDArray[np.float64]:
             values = kept.of(trial)
             assert values is not None
-            # A sample that was not observed counts as the neuron's mean.
+            # A missing sample counts as the neuron's mean.
             return np.nan_to_num(smoothed(values, deviation, 0)[at] - mean, nan=0.0)
 
         try:
@@ -116,7 +116,7 @@ def smoothed_spikes(
 
 
 def _work(decoding: Decoding, neurons: int) -> float:
-    """Return about how many multiplications one width takes: products of samples, and solutions of each part and penalty."""
+    """Estimate the multiplications of one width: products of samples, and solutions for each part and penalty."""
     size = neurons + 1 + decoding.behaviour.components
     solutions = sum(one.parts * len(ALPHAS) for one in decoding.divisions)
     return float(len(decoding.latents.trials) * decoding.latents.bins * size**2 + solutions * size**3 / 3)

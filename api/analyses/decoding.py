@@ -1,4 +1,4 @@
-"""Behaviour decoded from latents: their samples, the decoders, and the predictions for trials that were held out."""
+"""Decoding of behaviour from latents: the samples, the decoders, and the predictions for held-out trials."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,8 +11,11 @@ import zarr
 from numpy.typing import NDArray
 
 from api.analyses.trajectories import TIME, Trajectories
-from api.arrays.labelled import Coordinate, LabelledArray, dims_of
-from api.arrays.transformations.wording import refusal
+from api.arrays.groups import dims_of
+from api.arrays.labelled import Coordinate, LabelledArray
+from api.arrays.messages import invalid_parameter
+from domain.errors import NoValues
+from domain.scores.distances import centre_of
 from domain.scores.ridge import NOWHERE, Division, Fitted, decode, divide, divide_in_folds
 from domain.split_groups import SplitGroups
 
@@ -21,13 +24,13 @@ HeldOut = Literal["folds", "valid", "test"]
 
 MOST_FEATURES, MOST_OUTPUTS = 500, 50
 MOST_SUMS = 2**24
-"""Products of columns that are kept, of all folds: 128 MiB."""
+"""Most products of columns, of all folds: 128 MiB."""
 TOLERANCE = 1e-3
-"""Of a bin width, by which the times of latents and behaviour may differ."""
+"""Share of a bin width by which the times of latents and behaviour may differ."""
 
 
 def behaviours_in(group: zarr.Group) -> list[str]:
-    """Names of the behaviours of a data set: arrays of dims (trial, time_s, …_component)."""
+    """Return the names of the behaviours of a data set: arrays of dims (trial, time_s, …_component)."""
     found = [(name, dims_of(array)) for name, array in group.arrays()]
     return sorted(
         name
@@ -37,7 +40,7 @@ def behaviours_in(group: zarr.Group) -> list[str]:
 
 
 class KeptTrials:
-    """Trajectories by trial, in a temporary file: trials are read in any order, and memory does not grow with them."""
+    """Trajectories by trial, in a temporary file: trials can be read in any order, with constant memory."""
 
     def __init__(self, trajectories: Trajectories) -> None:
         self.array = trajectories.array
@@ -55,7 +58,7 @@ class KeptTrials:
             self.sum, self.known = self.sum + states.sum(0), self.known + len(states)
 
     def of(self, trial: int) -> Floats | None:
-        """[bins, K] of a trial; None if there is none of it."""
+        """Return the values of a trial, [bins, K]; None if it has none."""
         row = self._row.get(trial)
         if row is None:
             return None
@@ -65,20 +68,20 @@ class KeptTrials:
 
 @dataclass(frozen=True)
 class Decoding:
-    """A question about behaviour and what answers it.
+    """A decoding of behaviour from latents.
 
     Attributes
     ----------
     latents, behaviour
-        What is decoded from, and what is decoded.
+        The features, and what is decoded.
     lag_bins, bin_width_s
-        Behaviour comes so many bins after the latents that it is decoded from.
+        Number of bins by which the behaviour follows the latents, and their width.
     held_out, folds, seed
         Which trials decoders are tested on.
     groups
-        [rows of the latents] trials that belong together.
+        [rows of the latents], trials that belong together.
     split
-        [rows of the latents] split of each trial; None where there is none.
+        [rows of the latents], split of each trial; None if there is none.
     """
 
     latents: Trajectories
@@ -97,21 +100,23 @@ class Decoding:
             ("behaviour", self.behaviour, MOST_OUTPUTS),
         ):
             if asked.time_s is None:
-                raise refusal(parameter, f"expected an array with time; {asked.array.name} has none")
+                raise invalid_parameter(
+                    parameter, f"expected an array with time; {asked.array.name} has none"
+                )
             if not 1 <= asked.components <= most:
-                raise refusal(
+                raise invalid_parameter(
                     parameter,
                     f"expected 1 to {most} components; {asked.array.name} has {asked.components}",
                     "components= takes principal components",
                 )
         if len(self.latents.trials) < 3:
-            raise refusal(
+            raise invalid_parameter(
                 "array",
                 f"decoding is cross-validated and needs 3 trials; {len(self.latents.trials)} are selected",
             )
         sums = self.folds * (self.folds + 2) * (self.latents.components + self.behaviour.components + 1) ** 2
         if sums > MOST_SUMS:
-            raise refusal(
+            raise invalid_parameter(
                 "folds",
                 f"{self.folds} folds of {self.latents.components} components are {sums:,} sums; at most {MOST_SUMS:,} are kept",
                 "fewer folds, or principal components of the latents: components=",
@@ -119,7 +124,7 @@ class Decoding:
 
     @cached_property
     def bins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Bins of the latents, and those of the behaviour one lag later, where both exist."""
+        """Return the bins of the latents, and the bins of the behaviour one lag later, where both exist."""
         latents_s, behaviour_s = self.latents.time_s, self.behaviour.time_s
         assert latents_s is not None
         assert behaviour_s is not None
@@ -132,23 +137,23 @@ class Decoding:
 
     @cached_property
     def kept(self) -> KeptTrials:
-        """The behaviour, by trial."""
+        """Return the behaviour by trial."""
         return KeptTrials(self.behaviour)
 
     @cached_property
     def divisions(self) -> list[Division]:
-        """Which trials are fitted on and tested on; trials that belong together are on one side.
+        """Return which trials are fitted on and tested on; trials that belong together are on one side.
 
         Raises
         ------
         Invalid
-            If there are too few trials, or groups of them, to fit and to choose a penalty.
+            If there are too few trials, or groups of trials, to fit and to choose a penalty.
         """
         found = self._divisions()
         poor = next((number for number, one in enumerate(found) if not one.can_choose), None)
         if poor is not None:
             fitted = int(found[poor].is_fitted.sum())
-            raise refusal(
+            raise invalid_parameter(
                 "folds" if self.held_out == "folds" else "held_out",
                 f"the {len(self.groups)} selected trials are of {self.groups.number} recorded trials or stretches of time, and "
                 f"{found[poor].left_out} of them share bins with those that decoder {poor} is tested on. That leaves {fitted} to "
@@ -159,14 +164,14 @@ class Decoding:
 
     @property
     def keeps_groups_together(self) -> bool:
-        """Whether no decoder is tested on trials of a group that it is fitted on."""
+        """Return whether no decoder is tested on trials of a group that it is fitted on."""
         return not any(
             np.isin(self.groups.group[one.is_fitted], self.groups.group[one.part == one.parts]).any()
             for one in self.divisions
         )
 
     def _divisions(self) -> list[Division]:
-        """Divide the trials that have behaviour; others are in no part."""
+        """Divide the trials that have behaviour; other trials are in no part."""
         rows = np.flatnonzero(np.isin(self.latents.trials, list(self.kept.known_trials)))
         if len(rows) == 0:
             raise self._nothing_to_decode()
@@ -181,21 +186,21 @@ class Decoding:
         groups = self.groups.take(rows)
         if self.held_out == "folds":
             if self.folds > len(rows):
-                raise refusal(
+                raise invalid_parameter(
                     "folds",
                     f"expected at most one for each trial; {len(rows)} selected trials have behaviour",
                 )
             return divide_in_folds(groups, self.folds, self.seed)
         part = self.held_out
         if self.split is None:
-            raise refusal(
+            raise invalid_parameter(
                 "held_out", f"{part} needs a split; these trials have none", "held_out=folds needs none"
             )
         parts = ("train",) if part == "valid" else ("train", "valid")
         split = self.split[rows]
         fitted, tested = np.isin(split, parts), split == part
         if fitted.sum() < 2 or not tested.any():
-            raise refusal(
+            raise invalid_parameter(
                 "held_out",
                 f"{part} needs two trials to fit the decoder on, and a {part} trial; {fitted.sum()} and {tested.sum()} are "
                 "selected",
@@ -204,7 +209,7 @@ class Decoding:
         return [divide(fitted, tested, groups, folds=self.folds, seed=self.seed)]
 
     def _nothing_to_decode(self) -> Exception:
-        return refusal(
+        return invalid_parameter(
             "behaviour",
             "no selected bin has both latents and behaviour",
             "choose other trials, bins or lag_s",
@@ -218,7 +223,7 @@ class Decoding:
                 self._samples(), self.divisions, self.latents.components, self.behaviour.components
             )
         except np.linalg.LinAlgError:
-            raise refusal(
+            raise invalid_parameter(
                 "array", "the selected latents do not vary", "choose other trials or bins"
             ) from None
         if not any(one.tested_samples for one in found) or not any(one.fitted_samples for one in found):
@@ -235,7 +240,7 @@ class Decoding:
 
     @cached_property
     def _known(self) -> NDArray[np.bool_]:
-        """[rows, bins] where both are finite; filled when it is decoded."""
+        """Return where both are finite, bool [rows, bins]; filled when the decoders are fitted."""
         return np.zeros((len(self.latents.trials), len(self.bins[0])), np.bool_)
 
     def fit_others(self, features: int, of_trial: Callable[[int], Floats]) -> list[Fitted]:
@@ -244,11 +249,11 @@ class Decoding:
         Parameters
         ----------
         features
-            How many.
+            Number of features.
         of_trial
-            Gives [bins of the latents, features] of a trial of the data set, all finite.
+            Returns [bins of the latents, features] of a trial of the data set, all finite.
         """
-        assert self.fitted  # tells which samples there are
+        assert self.fitted  # fills `_known`
         from_bins, to_bins = self.bins
 
         def samples() -> Iterator[tuple[int, Floats, Floats]]:
@@ -261,7 +266,7 @@ class Decoding:
         return decode(samples(), self.divisions, features, self.behaviour.components)
 
     def _trials(self) -> Iterator[tuple[int, Floats, Floats]]:
-        """(row, latents [bins, D], behaviour [bins, K]) of each trial that has both."""
+        """Yield (row, latents [bins, D], behaviour [bins, K]) of each trial that has both."""
         for rows, values in self.latents.blocks():
             for row, states in zip(range(rows.start, rows.stop), values, strict=True):
                 behaviour = self.kept.of(int(self.latents.trials[row]))
@@ -270,12 +275,11 @@ class Decoding:
 
     @cached_property
     def _centre(self) -> Floats:
-        """Taken off the latents, so that sums of squares lose no digits; the fit has an offset of its own."""
-        for _, values in self.latents.blocks():
-            states = values[np.isfinite(values).all(2)]
-            if len(states):
-                return np.asarray(states.mean(0))
-        return np.zeros(self.latents.components)
+        """Return what is subtracted from the latents, so that sums of squares lose no digits."""
+        try:
+            return centre_of(self.latents)
+        except NoValues:
+            return np.zeros(self.latents.components)
 
     @cached_property
     def _mean(self) -> Floats:
@@ -283,7 +287,7 @@ class Decoding:
 
     @cached_property
     def tested_rows(self) -> NDArray[np.int64]:
-        """Rows of the latents that are predicted, in order, and by which division."""
+        """Return the rows of the latents that are predicted, in order."""
         return np.flatnonzero(self._division_of >= 0)
 
     @cached_property
@@ -294,9 +298,9 @@ class Decoding:
         return found
 
     def predictions(self) -> LabelledArray:
-        """Behaviour as it is decoded, of trials that the decoder was not fitted on, in the bins of the behaviour.
+        """Return the decoded behaviour of trials that the decoder was not fitted on, in the bins of the behaviour.
 
-        NaN in bins without latents one lag before.
+        It is NaN in bins without latents one lag before.
         """
         fitted, true = self.fitted, self.behaviour.array
         bins, outputs = self.behaviour.bins, self.behaviour.components

@@ -8,19 +8,17 @@ from fastapi import APIRouter, Header, Query, Response
 from numpy.typing import NDArray
 
 from api.analyses.analysis_request import (
-    UNCHANGED,
     VERSION,
-    AskingDependency,
     Kind,
+    RequestDependency,
     Work,
-    dataset_group,
+    dataset_context,
     json_response,
     or_none,
     picture_answers,
     picture_response,
 )
 from api.analyses.baselines import SmoothedSpikes, smoothed_spikes, spikes_of
-from api.analyses.conditions import split_of
 from api.analyses.decoding import MOST_FEATURES, TOLERANCE, Decoding, behaviours_in
 from api.analyses.schemas import (
     DecodedBaseline,
@@ -30,66 +28,63 @@ from api.analyses.schemas import (
     Tested,
     TrialGroups,
 )
-from api.analyses.trajectories import Trajectories, ask_trajectories, shared_query
-from api.arrays.formats import FORMATS, Context, choose_format
-from api.arrays.group import FindGroup
-from api.arrays.provenance import find_origin
-from api.arrays.query import ArrayQuery, what_decides
-from api.arrays.responses import ConditionsDependency, answer, coding_of, unchanged
-from api.arrays.schemas import ArrayValues
-from api.arrays.service import REVALIDATED
-from api.arrays.transformations.context import Surroundings
-from api.arrays.transformations.time_axis import bin_width_s
-from api.arrays.transformations.wording import listed, refusal
+from api.analyses.trajectories import Trajectories, query_trajectories, shared_query, split_of
+from api.arrays.axes import bin_width_s
+from api.arrays.formats import WriteContext, choose_format
+from api.arrays.groups import ArrayResource, ReadContext
+from api.arrays.messages import invalid_parameter, listed
+from api.arrays.provenance import find_provenance
+from api.arrays.query import ArrayQuery, cache_key
+from api.arrays.responses import UNCHANGED, ArrayResponse, ConditionsDependency, values_responses
 from api.errors import problem_responses
+from api.http_cache import REVALIDATED
 from domain.scores.ridge import r2
 from store.datasets import given_splits
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _OF_BOTH = ("align_to", "window_s", "event_clock", "rebin_s")
-"""Transformations that are done to the behaviour as well: they change which bins there are."""
+"""Transformations that are done to the behaviour, too, because they change the bins."""
 
 
-def make_decoding_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
-    """Routes of the decoding of one kind of resource; parameters as `api.arrays.routes.make_router`'s."""
+def make_decoding_router(resource: ArrayResource) -> APIRouter:
+    """Return the routes of the decoding of one kind of resource."""
     router = APIRouter(tags=["analyses"])
-    base = "/v1/" + plural + "/{owner_id}/decoding"
+    base = "/v1/" + resource.plural + "/{owner_id}/decoding"
 
     @router.get(
         base,
-        operation_id=f"get_{kind}_decoding",
+        operation_id=f"get_{resource.kind}_decoding",
         response_model=DecodingDocument,
         responses=UNCHANGED | problem_responses(404, 409, 422),
     )
-    async def get_decoding(query: Annotated[DecodingQuery, Query()], asking: AskingDependency) -> Response:
+    async def get_decoding(query: Annotated[DecodingQuery, Query()], request: RequestDependency) -> Response:
         """Decode behaviour by ridge regression, and score it on trials that the decoder was not fitted on."""
 
-        def begin(surroundings: Surroundings) -> Work:
-            asked = begin_decoding(query, surroundings)
+        def begin(context: ReadContext) -> Work:
+            asked = begin_decoding(query, context)
             return lambda: json_response(document(query, asked))
 
-        return await asking.answer(find_group, query, shared_query(query), begin)
+        return await request.answer(resource, query, shared_query(query), begin)
 
     for picture in ("png", "svg"):
-        _add_picture(router, base, kind, find_group, picture)
-    _add_predictions(router, base, kind, find_group)
+        _add_picture(router, base, resource, picture)
+    _add_predictions(router, base, resource)
     return router
 
 
-def _add_picture(router: APIRouter, base: str, kind: str, find_group: FindGroup, picture: Kind) -> None:
+def _add_picture(router: APIRouter, base: str, resource: ArrayResource, picture: Kind) -> None:
     @router.get(
         f"{base}.{picture}",
-        operation_id=f"draw_{kind}_decoding_{picture}",
+        operation_id=f"draw_{resource.kind}_decoding_{picture}",
         response_class=Response,
         responses=picture_answers(picture) | problem_responses(404, 409, 422),
     )
-    async def draw_decoding(query: Annotated[DecodingQuery, Query()], asking: AskingDependency) -> Response:
+    async def draw_decoding(query: Annotated[DecodingQuery, Query()], request: RequestDependency) -> Response:
         """Draw true and decoded behaviour of some trials that the decoder was not fitted on."""
 
-        def begin(surroundings: Surroundings) -> Work:
+        def begin(context: ReadContext) -> Work:
             from api.analyses.pictures import draw_decoding as draw  # matplotlib takes a second to import
 
-            asked = begin_decoding(query, surroundings)
+            asked = begin_decoding(query, context)
 
             def work() -> Response:
                 told = document(query, replace(asked, spikes=""))
@@ -97,27 +92,20 @@ def _add_picture(router: APIRouter, base: str, kind: str, find_group: FindGroup,
 
             return work
 
-        return await asking.answer(find_group, query, shared_query(query), begin, picture)
+        return await request.answer(resource, query, shared_query(query), begin, picture)
 
 
-def _add_predictions(router: APIRouter, base: str, kind: str, find_group: FindGroup) -> None:
+def _add_predictions(router: APIRouter, base: str, resource: ArrayResource) -> None:
     @router.get(
         f"{base}/predictions",
-        operation_id=f"read_{kind}_decoding_predictions",
+        operation_id=f"read_{resource.kind}_decoding_predictions",
         response_class=Response,
-        responses={
-            200: {
-                "description": "The predictions, trials × time × components of the behaviour.",
-                "model": ArrayValues,
-                "content": {one.media_type: _BINARY for one in FORMATS if one.name != "json"},
-            },
-            **UNCHANGED,
-            **problem_responses(404, 406, 409, 422),
-        },
+        responses=values_responses("The predictions, trials × time × components of the behaviour.")
+        | problem_responses(404, 406, 409, 422),
     )
     async def read_predictions(
         query: Annotated[PredictionsQuery, Query()],
-        asking: AskingDependency,
+        request: RequestDependency,
         conditions: ConditionsDependency,
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
     ) -> Response:
@@ -125,44 +113,37 @@ def _add_predictions(router: APIRouter, base: str, kind: str, find_group: FindGr
         chosen = choose_format(query.format_, accept)
         shared = shared_query(query, "format_")
 
-        def begin(surroundings: Surroundings) -> Work:
+        def begin(context: ReadContext) -> Work:
             asked = query.model_dump_json(exclude={"format_"}, exclude_defaults=True)
-            decides = (VERSION, "predictions", asked, *what_decides(query.array, shared, surroundings))
-            if (same := unchanged(chosen, decides, conditions, REVALIDATED)) is not None:
-                return lambda: same
-            decoding = begin_decoding(query, surroundings).decoding
-            origin = find_origin(surroundings.session, asking.database, asking.arrays, surroundings.group)
-            context = Context(asking.settings.json_max_elements, origin)
+            key = (VERSION, "predictions", asked, *cache_key(query.array, shared, context))
+            response = ArrayResponse(chosen, key, REVALIDATED, conditions)
+            if (unchanged := response.unchanged()) is not None:
+                return lambda: unchanged
+            decoding = begin_decoding(query, context).decoding
+            provenance = find_provenance(context, request.database)
+            writing = WriteContext(request.settings.json_max_elements, provenance)
 
             def work() -> Response:
-                predictions = decoding.predictions()
-                return answer(
-                    chosen,
-                    predictions.name,
-                    decides,
-                    conditions,
-                    REVALIDATED,
-                    coding_of(predictions, chosen, conditions),
-                    lambda: chosen.encode((predictions,), context),
-                )
+                found = decoding.predictions()
+                return response.send(found.name, lambda: chosen.encode((found,), writing), found)
 
             return work
 
-        return await asking.compute(find_group, begin)
+        return await request.compute(resource, begin)
 
 
 @dataclass(frozen=True)
 class AskedDecoding:
-    """A question about behaviour, before it is answered.
+    """A checked request for a decoding.
 
     Attributes
     ----------
     decoding
-        What is decoded from what.
+        The latents and the behaviour.
     behaviours
-        Names of all behaviours that the data set has.
+        Names of all behaviours of the data set.
     spikes
-        Of the data set, to be decoded from for comparison; or why not. Empty where nobody wants it.
+        Spikes of the data set, to decode from for comparison; or the reason why not, empty if it was not asked for.
     """
 
     decoding: Decoding
@@ -170,42 +151,42 @@ class AskedDecoding:
     spikes: Trajectories | str
 
 
-def _array_of(query: DecodingQuery, surroundings: Surroundings) -> str:
-    """Return the array that is decoded from; where none is named, the first that there is and that is small enough."""
+def _array_of(query: DecodingQuery, context: ReadContext) -> str:
+    """Return the name of the array to decode from; unless given, the first that exists and is small enough."""
     if "array" in query.model_fields_set:
         return query.array
-    arrays = surroundings.group.opened(surroundings.store).arrays
+    arrays = context.opened.arrays
     for name in ("rates", "factors", "spikes"):
         if name in arrays and arrays[name].shape[-1] <= MOST_FEATURES:
             return name
     return query.array
 
 
-def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> AskedDecoding:
-    """Look at a question about behaviour.
+def begin_decoding(query: DecodingQuery, context: ReadContext) -> AskedDecoding:
+    """Check a request for a decoding.
 
     Raises
     ------
     Invalid
-        If it does not fit.
+        If the request does not fit the arrays.
     """
-    of_dataset = replace(surroundings, group=dataset_group(surroundings))
-    behaviours = behaviours_in(of_dataset.group.open(surroundings.store))
+    of_dataset = dataset_context(context)
+    behaviours = behaviours_in(of_dataset.opened.group)
     name = query.behaviour or (behaviours[0] if len(behaviours) == 1 else "")
     if name not in behaviours:
         came = "none is named" if query.behaviour is None else f"got {query.behaviour!r}"
-        raise refusal(
+        raise invalid_parameter(
             "behaviour",
             f"expected a behaviour of {of_dataset.group.owner}; {came}",
             f"it has {listed(behaviours)}" if behaviours else "it has none: upload behaviour with the spikes",
         )
-    latents = ask_trajectories(_array_of(query, surroundings), shared_query(query), surroundings)
+    latents = query_trajectories(_array_of(query, context), shared_query(query), context)
     asked = ArrayQuery.model_validate(
         {one: getattr(query, one) for one in _OF_BOTH if getattr(query, one) is not None}
     )
-    behaviour = ask_trajectories(name, asked, of_dataset, "behaviour")
-    _, groups = given_splits(surroundings.session, surroundings.group.dataset_id)
-    width_s = bin_width_s(latents.array, surroundings) or 1.0
+    behaviour = query_trajectories(name, asked, of_dataset, "behaviour")
+    _, groups = given_splits(context.session, context.group.dataset_id)
+    width_s = bin_width_s(latents.array, context) or 1.0
     decoding = Decoding(
         latents,
         behaviour,
@@ -215,9 +196,9 @@ def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> AskedDec
         query.folds,
         query.seed,
         groups.take(latents.trials),
-        split_of(latents.trials, surroundings) if query.held_out != "folds" else None,
+        split_of(latents.trials, context) if query.held_out != "folds" else None,
     )
-    is_of_model = surroundings.group.path != of_dataset.group.path
+    is_of_model = context.group.path != of_dataset.group.path
     is_wanted = is_of_model and query.baseline is not False
     return AskedDecoding(decoding, behaviours, spikes_of(decoding, asked, of_dataset) if is_wanted else "")
 
@@ -225,7 +206,7 @@ def begin_decoding(query: DecodingQuery, surroundings: Surroundings) -> AskedDec
 def _lag_bins(lag_s: float, width_s: float) -> int:
     bins = round(lag_s / width_s)
     if abs(lag_s - bins * width_s) > TOLERANCE * width_s:
-        raise refusal(
+        raise invalid_parameter(
             "lag_s",
             f"expected a whole multiple of the bin width, {width_s:g} s; got {lag_s:g}",
             f"{bins * width_s:g} is the nearest",
@@ -234,7 +215,7 @@ def _lag_bins(lag_s: float, width_s: float) -> int:
 
 
 def document(query: DecodingQuery, asked: AskedDecoding) -> DecodingDocument:
-    """Return the answer to a question about behaviour; decodes it."""
+    """Decode the behaviour, and return the result."""
     decoding, spikes = asked.decoding, asked.spikes
     fitted, r2_of_components = decoding.fitted, r2(decoding.fitted)
     mean_r2 = mean_or_none(r2_of_components)
@@ -283,7 +264,7 @@ def mean_or_none(values: NDArray[np.float64]) -> float | None:
 
 
 def _notes(array: str, score: float | None, baseline: SmoothedSpikes | str) -> list[str]:
-    """Return sentences about the score beside that of smoothed spikes."""
+    """Return notes that compare the score with that of smoothed spikes."""
     if isinstance(baseline, str):
         return [f"Smoothed spikes were not decoded: {baseline}."] if baseline else []
     simple = mean_or_none(baseline.r2)

@@ -7,21 +7,19 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.analyses.analysis_request import (
-    UNCHANGED,
-    AskingDependency,
     Kind,
+    RequestDependency,
     Work,
     json_response,
     or_none,
     picture_answers,
     picture_response,
 )
-from api.analyses.conditions import conditions_of
 from api.analyses.schemas import Condition, DistancesDocument, DistancesPictureQuery, DistancesQuery
-from api.analyses.trajectories import Trajectories, ask_trajectories, shared_query
-from api.arrays.group import FindGroup
-from api.arrays.transformations.context import Surroundings
-from api.arrays.transformations.wording import refusal
+from api.analyses.trajectories import Trajectories, conditions_of, query_trajectories, shared_query
+from api.arrays.groups import ArrayResource, ReadContext
+from api.arrays.messages import invalid_parameter
+from api.arrays.responses import UNCHANGED
 from api.errors import problem_responses
 from domain.errors import NoValues, NoVariance
 from domain.scores.distances import condition_distances
@@ -32,68 +30,70 @@ MOST_COMPONENTS = 500
 """Most components of a covariance."""
 
 
-def make_distance_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
-    """Routes of the distances of one kind of resource; parameters as `api.arrays.routes.make_router`'s."""
+def make_distance_router(resource: ArrayResource) -> APIRouter:
+    """Return the routes of the distances of one kind of resource."""
     router = APIRouter(tags=["analyses"])
-    base = "/v1/" + plural + "/{owner_id}/distances"
+    base = "/v1/" + resource.plural + "/{owner_id}/distances"
 
     @router.get(
         base,
-        operation_id=f"get_{kind}_distances",
+        operation_id=f"get_{resource.kind}_distances",
         response_model=DistancesDocument,
         responses=UNCHANGED | problem_responses(404, 409, 422),
     )
-    async def get_distances(query: Annotated[DistancesQuery, Query()], asking: AskingDependency) -> Response:
+    async def get_distances(
+        query: Annotated[DistancesQuery, Query()], request: RequestDependency
+    ) -> Response:
         """Compare the mean trajectories of conditions: a matrix of distances."""
 
-        def begin(surroundings: Surroundings) -> Work:
-            work = begin_distances(query, surroundings, asking.settings.json_max_elements)
+        def begin(context: ReadContext) -> Work:
+            work = begin_distances(query, context, request.settings.json_max_elements)
             return lambda: json_response(work())
 
-        return await asking.answer(find_group, query, shared_query(query), begin)
+        return await request.answer(resource, query, shared_query(query), begin)
 
     for picture in ("png", "svg"):
-        _add_picture(router, base, kind, find_group, picture)
+        _add_picture(router, base, resource, picture)
     return router
 
 
-def _add_picture(router: APIRouter, base: str, kind: str, find_group: FindGroup, picture: Kind) -> None:
+def _add_picture(router: APIRouter, base: str, resource: ArrayResource, picture: Kind) -> None:
     @router.get(
         f"{base}.{picture}",
-        operation_id=f"draw_{kind}_distances_{picture}",
+        operation_id=f"draw_{resource.kind}_distances_{picture}",
         response_class=Response,
         responses=picture_answers(picture) | problem_responses(404, 409, 422),
     )
     async def draw_distances(
-        query: Annotated[DistancesPictureQuery, Query()], asking: AskingDependency
+        query: Annotated[DistancesPictureQuery, Query()], request: RequestDependency
     ) -> Response:
         """Draw the distances between conditions."""
 
-        def begin(surroundings: Surroundings) -> Work:
+        def begin(context: ReadContext) -> Work:
             from api.analyses.pictures import draw_distances as draw  # matplotlib takes a second to import
 
-            work = begin_distances(query, surroundings, asking.settings.json_max_elements)
+            work = begin_distances(query, context, request.settings.json_max_elements)
             return lambda: picture_response(draw(work(), picture), picture)
 
-        return await asking.answer(find_group, query, shared_query(query), begin, picture)
+        return await request.answer(resource, query, shared_query(query), begin, picture)
 
 
 def begin_distances(
-    query: DistancesPictureQuery, surroundings: Surroundings, json_max_elements: int
+    query: DistancesPictureQuery, context: ReadContext, json_max_elements: int
 ) -> Callable[[], DistancesDocument]:
-    """Look at a question about distances.
+    """Check a request for distances, and return the remaining work.
 
     Raises
     ------
     Invalid
-        If it does not fit.
+        If the request does not fit the array.
     """
-    trajectories = ask_trajectories(query.array, shared_query(query), surroundings)
-    by, conditions, codes = conditions_of(trajectories, query.by, surroundings)
+    trajectories = query_trajectories(query.array, shared_query(query), context)
+    by, conditions, codes = conditions_of(trajectories, query.by, context)
     over_time = isinstance(query, DistancesQuery) and query.over_time
     elements = trajectories.bins * len(conditions) ** 2
     if over_time and elements > json_max_elements:
-        raise refusal(
+        raise invalid_parameter(
             "over_time",
             f"{elements} distances would be answered; at most {json_max_elements} are",
             "take fewer conditions (where=), a part of the time (time_s=) or wider bins (rebin_s=)",
@@ -108,9 +108,9 @@ def begin_distances(
                 trajectories, codes, mahalanobis=is_mahalanobis, unbiased=query.unbiased
             )
         except NoValues as error:
-            raise refusal("array", str(error), "choose other trials or bins") from None
+            raise invalid_parameter("array", str(error), "choose other trials or bins") from None
         except NoVariance as error:
-            raise refusal("metric", str(error), "metric=euclidean needs none") from None
+            raise invalid_parameter("metric", str(error), "metric=euclidean needs none") from None
         return DistancesDocument(
             array=query.array,
             units="" if is_mahalanobis else trajectories.array.units,
@@ -132,11 +132,11 @@ def _check_size(trajectories: Trajectories, conditions: int, is_mahalanobis: boo
     needed = conditions * trajectories.bins * trajectories.components
     hint = "take fewer components (components=), wider bins (rebin_s=) or fewer conditions (where=)"
     if needed > MOST_SUMS:
-        raise refusal(
+        raise invalid_parameter(
             "array", f"conditions × bins × components may be at most {MOST_SUMS:,}; they are {needed:,}", hint
         )
     if is_mahalanobis and trajectories.components > MOST_COMPONENTS:
-        raise refusal(
+        raise invalid_parameter(
             "metric",
             f"mahalanobis takes at most {MOST_COMPONENTS} components; there are {trajectories.components}",
             hint,

@@ -8,8 +8,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 
-from api.analyses.analysis_request import UNCHANGED, Asking, AskingDependency, Work, json_response
-from api.analyses.conditions import details_of, split_of
+from api.analyses.analysis_request import AnalysisRequest, RequestDependency, Work, json_response
 from api.analyses.schemas import (
     Asked,
     NearestDocument,
@@ -19,57 +18,63 @@ from api.analyses.schemas import (
     Neighbour,
     Vectors,
 )
-from api.analyses.trajectories import Trajectories, ask_trajectories, is_transformed, shared_query
-from api.arrays.group import FindGroup
-from api.arrays.query import ArrayQuery, ask
-from api.arrays.transformations.context import Surroundings
-from api.arrays.transformations.trials import trials_of
-from api.arrays.transformations.wording import refusal
+from api.analyses.trajectories import (
+    Trajectories,
+    is_transformed,
+    query_trajectories,
+    shared_query,
+    split_of,
+)
+from api.arrays.axes import trials_of
+from api.arrays.groups import ArrayResource, ReadContext
+from api.arrays.messages import invalid_parameter
+from api.arrays.query import ArrayQuery, query_array
+from api.arrays.responses import UNCHANGED
 from api.errors import problem_responses
 from domain.scores.distances import Nearest, nearest_states, nearest_trials
 
 Floats = NDArray[np.float64]
 
 
-def make_nearest_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
-    """Return the routes of the nearest of one kind of resource; parameters as `api.arrays.routes.make_router`'s."""
+def make_nearest_router(resource: ArrayResource) -> APIRouter:
+    """Return the routes of the nearest trials and states of one kind of resource."""
     router = APIRouter(tags=["analyses"])
-    base = "/v1/" + plural + "/{owner_id}/nearest"
+    base = "/v1/" + resource.plural + "/{owner_id}/nearest"
 
     @router.get(
         base,
-        operation_id=f"find_{kind}_nearest",
+        operation_id=f"find_{resource.kind}_nearest",
         response_model=NearestDocument,
         responses=UNCHANGED | problem_responses(404, 409, 422),
     )
     async def find_nearest(
-        query: Annotated[NearestToTrialQuery, Query()], asking: AskingDependency
+        query: Annotated[NearestToTrialQuery, Query()], request: RequestDependency
     ) -> Response:
         """Find the trials nearest to a trial, or the states nearest to its state at a time."""
 
-        def begin(surroundings: Surroundings) -> Work:
-            search = Search.begin(query, surroundings, asking)
+        def begin(context: ReadContext) -> Work:
+            search = Search.begin(query, context, request)
             return search.nearest_to_trial if query.time_s is None else search.nearest_to_state
 
         shared = shared_query(query, "trial", "time_s")
-        return await asking.answer(find_group, query, shared, begin)
+        return await request.answer(resource, query, shared, begin)
 
     @router.post(
         base,
-        operation_id=f"find_{kind}_nearest_to_vectors",
+        operation_id=f"find_{resource.kind}_nearest_to_vectors",
         response_model=NearestDocument,
         responses=problem_responses(400, 404, 409, 413, 415, 422),
     )
     async def find_nearest_to_vectors(
-        query: Annotated[NearestQuery, Query()], vectors: Vectors, asking: AskingDependency
+        query: Annotated[NearestQuery, Query()], vectors: Vectors, request: RequestDependency
     ) -> Response:
         """Find the states nearest to vectors, or the trials where an array has no time."""
 
-        def begin(surroundings: Surroundings) -> Work:
-            search = Search.begin(query, surroundings, asking)
+        def begin(context: ReadContext) -> Work:
+            search = Search.begin(query, context, request)
             return lambda: search.nearest_to_vectors(vectors.all)
 
-        return await asking.compute(find_group, begin)
+        return await request.compute(resource, begin)
 
     return router
 
@@ -90,7 +95,7 @@ class Search:
         [rows], split of each trial; None where there is none.
     row, alone
         Row of the given trial, and its trajectory by itself; None where it depends on the other trials.
-    surroundings, asking
+    context, request
         Where the trajectories and the metadata of their trials are.
     """
 
@@ -100,11 +105,11 @@ class Search:
     split: NDArray[np.str_] | None
     row: int | None
     alone: Trajectories | None
-    surroundings: Surroundings
-    asking: Asking
+    context: ReadContext
+    request: AnalysisRequest
 
     @classmethod
-    def begin(cls, query: NearestQuery, surroundings: Surroundings, asking: Asking) -> "Search":
+    def begin(cls, query: NearestQuery, context: ReadContext, request: AnalysisRequest) -> "Search":
         """Return the search that a request describes.
 
         Raises
@@ -113,18 +118,18 @@ class Search:
             If the request does not fit the array.
         """
         shared = shared_query(query, "where", "split", "trial", "time_s")
-        trajectories = ask_trajectories(query.array, shared, surroundings)
+        trajectories = query_trajectories(query.array, shared, context)
         chosen = ArrayQuery(where=query.where, split=query.split)
-        among = trials_of(ask(query.array, chosen, surroundings)[0], "array")
+        among = trials_of(query_array(query.array, chosen, context)[0], "array")
         candidates = np.isin(trajectories.trials, among)
-        split = split_of(trajectories.trials, surroundings)
+        split = split_of(trajectories.trials, context)
         row = alone = None
         if isinstance(query, NearestToTrialQuery):
             row = _row_of(query.trial, trajectories)
             if not is_transformed(shared):
                 by_itself = ArrayQuery.model_validate({"slice": f"{row}:{row + 1}"})
-                alone = ask_trajectories(query.array, by_itself, surroundings)
-        return cls(query, trajectories, candidates, split, row, alone, surroundings, asking)
+                alone = query_trajectories(query.array, by_itself, context)
+        return cls(query, trajectories, candidates, split, row, alone, context, request)
 
     def nearest_to_trial(self) -> Response:
         """Return the trials nearest to the given trial."""
@@ -132,7 +137,9 @@ class Search:
         assert isinstance(query, NearestToTrialQuery)
         trajectory = self._trajectory()
         if not np.isfinite(trajectory).all(1).any():
-            raise refusal("trial", f"trial {query.trial} has no values in the bins that are asked for")
+            raise invalid_parameter(
+                "trial", f"trial {query.trial} has no values in the bins that are asked for"
+            )
         found = nearest_trials(
             self.trajectories, self._without(self.row), trajectory, k=query.k, metric=query.metric
         )
@@ -146,7 +153,7 @@ class Search:
         assert time_s is not None
         state = self._trajectory()[place]
         if not np.isfinite(state).all():
-            raise refusal("time_s", f"trial {query.trial} has no values at {query.time_s:g} s")
+            raise invalid_parameter("time_s", f"trial {query.trial} has no values at {query.time_s:g} s")
         candidates = self._without(self.row if query.exclude_own_trial else None)
         found = nearest_states(self.trajectories, candidates, state[None], k=query.k, metric=query.metric)
         asked = Asked(trial=query.trial, time_s=float(time_s[place]))
@@ -157,7 +164,7 @@ class Search:
         query, wanted = self.query, self.trajectories.components
         for number, vector in enumerate(vectors):
             if len(vector) != wanted:
-                raise refusal(
+                raise invalid_parameter(
                     "vectors",
                     f"expected {wanted} numbers, one for each component of {query.array}; "
                     f"vector {number} has {len(vector)}",
@@ -187,11 +194,13 @@ class Search:
         """Return the bin that contains a time."""
         time_s = self.trajectories.time_s
         if time_s is None or not len(time_s):
-            raise refusal("time_s", f"{self.query.array} has no time", "leave time_s out: the nearest trials")
+            raise invalid_parameter(
+                "time_s", f"{self.query.array} has no time", "leave time_s out: the nearest trials"
+            )
         width_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else np.inf
         place = int(np.searchsorted(time_s, wanted_s + 1e-6 * width_s, "right")) - 1
         if place < 0 or wanted_s >= time_s[place] + width_s:
-            raise refusal(
+            raise invalid_parameter(
                 "time_s",
                 f"expected a time of {self.query.array}, {time_s[0]:g} to {time_s[-1] + width_s:g} s; got {wanted_s:g}",
             )
@@ -202,10 +211,8 @@ class Search:
         bins = 1 if are_trials else self.trajectories.bins
         trials, time_s = self.trajectories.trials, None if are_trials else self.trajectories.time_s
         rows = np.concatenate([nearest.positions // bins for nearest in found])
-        with self.asking.database.read() as session:
-            details = details_of(
-                session, self.surroundings.group.dataset_id, np.unique(trials[rows]).tolist()
-            )
+        with self.request.database.read() as session:
+            details = details_of(session, self.context.group.dataset_id, np.unique(trials[rows]).tolist())
 
         def neighbour(position: int, distance: float) -> Neighbour:
             row = position // bins
@@ -240,5 +247,5 @@ def _row_of(trial: int, trajectories: Trajectories) -> int:
     rows, trials = np.flatnonzero(trajectories.trials == trial), trajectories.trials
     if not len(rows):
         told = f"{trials.min()} to {trials.max()}" if len(trials) else "none"
-        raise refusal("trial", f"{trajectories.array.name} has no trial {trial}; it has {told}")
+        raise invalid_parameter("trial", f"{trajectories.array.name} has no trial {trial}; it has {told}")
     return int(rows[0])

@@ -1,26 +1,18 @@
-"""Routes of analyses, the same for models, inferences and, where they make sense, data sets."""
+"""Routes of the analyses of models, of inferences and, where they make sense, of data sets."""
 
 from fastapi import APIRouter
 
 from api.analyses.decoding_routes import make_decoding_router
 from api.analyses.distances import make_distance_router
 from api.analyses.nearest import make_nearest_router
-from api.arrays.group import FindGroup
+from api.arrays.groups import ArrayResource
 
 
-def make_analyses_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
-    """Routes of the analyses of one kind of resource.
-
-    Parameters
-    ----------
-    kind, plural
-        ``dataset`` and ``datasets``, ``model`` and ``models``, …
-    find_group
-        Finds the group of a resource.
-    """
+def make_analyses_router(resource: ArrayResource) -> APIRouter:
+    """Return the routes of the analyses of one kind of resource."""
     router = APIRouter()
-    router.include_router(make_distance_router(kind, plural, find_group))
-    router.include_router(make_decoding_router(kind, plural, find_group))
-    if kind != "dataset":
-        router.include_router(make_nearest_router(kind, plural, find_group))
+    router.include_router(make_distance_router(resource))
+    router.include_router(make_decoding_router(resource))
+    if resource.kind != "dataset":
+        router.include_router(make_nearest_router(resource))
     return router

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from api.analyses.decoding import HeldOut
 from api.arrays.formats import FormatChoice
+from api.arrays.grammar import MOST_CONDITIONS
 from api.arrays.selection import Labels, Selection
 from api.arrays.transformations import Transformation
-from api.arrays.where import MOST_CONDITIONS
 from domain.scores.distances import Metric
 
 MOST_NEAREST, MOST_VECTORS = 1000, 32

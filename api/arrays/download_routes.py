@@ -1,33 +1,29 @@
-"""Download of all arrays of a data set, a model or an inference as one file."""
+"""The route that downloads all arrays of a data set, a model or an inference as one file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.arrays.downloads.lfads_hdf5 import encode_lfads_hdf5
-from api.arrays.downloads.stored_zarr import encode_stored_zarr
-from api.arrays.downloads.whole import Whole, gather
-from api.arrays.formats import Context, Encoded, Format
+from api.arrays.downloads import Contents, encode_stored_zarr, gather
+from api.arrays.formats import Encoded, Format, WriteContext
 from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.mat import Mat
-from api.arrays.formats.npz import Npz
+from api.arrays.formats.npy import Npz
 from api.arrays.formats.nwb import Nwb
 from api.arrays.formats.zarr import Zarr
-from api.arrays.group import FindGroup
-from api.arrays.provenance import find_origin
-from api.arrays.responses import ConditionsDependency, answer, in_thread
-from api.arrays.service import CACHE, REVALIDATED
+from api.arrays.groups import ArrayResource, ReadContext
+from api.arrays.lfads_hdf5 import encode_lfads_hdf5
+from api.arrays.provenance import find_provenance
+from api.arrays.responses import BINARY, UNCHANGED, ArrayResponse, ConditionsDependency, in_thread
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+from api.http_cache import CACHE, REVALIDATED
 
 
 class DownloadQuery(BaseModel):
-    """Parameters of a download; one that is not known is refused."""
+    """Parameters of a download; an unknown parameter is refused."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -43,41 +39,29 @@ class DownloadQuery(BaseModel):
     )
 
 
-@dataclass(frozen=True)
-class _Download:
-    """A format of downloads: what it is called as, and how it is made."""
-
-    format: Format
-    encode: Callable[[Whole], Encoded]
-
-
-_DOWNLOADS = {
-    "npz": _Download(
-        Npz(), lambda whole: Npz().encode((*whole.arrays, *whole.told_by_rows()), whole.context)
-    ),
-    "hdf5": _Download(Hdf5(), encode_lfads_hdf5),
-    "mat": _Download(
-        Mat(), lambda whole: Mat().encode((*whole.arrays, *whole.told_by_rows()), whole.context)
-    ),
-    "nwb": _Download(Nwb(), lambda whole: Nwb().encode(whole.arrays, whole.context)),
-    "zarr": _Download(Zarr(), encode_stored_zarr),
+_DOWNLOADS: dict[str, tuple[Format, Callable[[Contents], Encoded]]] = {
+    "npz": (Npz(), lambda contents: Npz().encode(contents.with_facts(), contents.context)),
+    "hdf5": (Hdf5(), encode_lfads_hdf5),
+    "mat": (Mat(), lambda contents: Mat().encode(contents.with_facts(), contents.context)),
+    "nwb": (Nwb(), lambda contents: Nwb().encode(contents.arrays, contents.context)),
+    "zarr": (Zarr(), encode_stored_zarr),
 }
 
 
-def make_download_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
-    """The route of the downloads of one kind of resource; parameters as `make_router`'s."""
+def make_download_router(resource: ArrayResource) -> APIRouter:
+    """Return the route of the downloads of one kind of resource."""
     router = APIRouter(tags=["arrays"])
 
     @router.get(
-        "/v1/" + plural + "/{owner_id}/download",
-        operation_id=f"download_{kind}",
+        "/v1/" + resource.plural + "/{owner_id}/download",
+        operation_id=f"download_{resource.kind}",
         response_class=Response,
         responses={
             200: {
                 "description": "The file.",
-                "content": {one.format.media_type: _BINARY for one in _DOWNLOADS.values()},
+                "content": {one.media_type: BINARY for one, _ in _DOWNLOADS.values()},
             },
-            304: {"description": "You have it already."},
+            **UNCHANGED,
             **problem_responses(404, 409, 422),
         },
     )
@@ -91,24 +75,19 @@ def make_download_router(kind: str, plural: str, find_group: FindGroup) -> APIRo
         conditions: ConditionsDependency,
     ) -> Response:
         """Download all arrays, or some, as one file: with coordinates, units, splits and the original order of trials."""
-        chosen = _DOWNLOADS[query.format_]
+        chosen, encode = _DOWNLOADS[query.format_]
 
         def make() -> Response:
             with database.read() as session:
-                group = find_group(session, tenant_id, owner_id)
-                context = Context(settings.json_max_elements, find_origin(session, database, arrays, group))
+                group = resource.find_group(session, tenant_id, owner_id)
+                context = ReadContext(session, arrays, tenant_id, group, resource.find_reference)
+                writing = WriteContext(settings.json_max_elements, find_provenance(context, database))
             wanted = None if query.arrays is None else [name.strip() for name in query.arrays.split(",")]
-            whole = gather(group, arrays, wanted, context, is_dataset=kind == "dataset")
-            return answer(
-                chosen.format,
-                owner_id,
-                (group.path, "download", *sorted(whole.names)),
-                conditions,
-                REVALIDATED if group.may_change else CACHE,
-                None,
-                lambda: chosen.encode(whole),
-            )
+            contents = gather(group, arrays, wanted, writing, is_dataset=resource.kind == "dataset")
+            key = (group.path, "download", *sorted(contents.names))
+            kept = REVALIDATED if group.may_change else CACHE
+            return ArrayResponse(chosen, key, kept, conditions).send(owner_id, lambda: encode(contents))
 
-        return await in_thread(chosen.format, make)
+        return await in_thread(chosen, make)
 
     return router

@@ -1,32 +1,28 @@
-"""An array on its way out: its values as blocks that are read when they are asked for, with dims, units and coordinates.
+"""Arrays with dims, units and coordinates, whose values are read block by block.
 
-Selections and transformations make one of another; formats write it. None holds more than a few blocks at a time unless its
-result is small, so what the server needs does not grow with what is asked for.
+Selections and transformations make one labelled array of another; formats write it. None of them holds more than a few blocks
+at a time unless its result is small, so the memory of the server does not grow with the size of a response.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-
-from api.arrays.group_cache import OpenedGroup
-from api.arrays.rows import StoredRows, Taken
 
 
 @dataclass(frozen=True)
 class Coordinate:
-    """What is known of each entry along one dim: its time, its neuron, the condition of its trial.
+    """A value for each entry along one dim: its time, its neuron, the condition of its trial.
 
     Attributes
     ----------
     name
-        The dim's own for its index; else e.g. ``split`` or ``condition``.
+        The name of the dim for its index; else for example ``split`` or ``condition``.
     dim
-        Along which it goes.
+        The dim.
     values
         One for each entry: numbers, or codes whose meanings are in the attributes ``flag_values`` and ``flag_meanings``.
     """
@@ -39,30 +35,28 @@ class Coordinate:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def taken(self, where: Any) -> "Coordinate":
-        """That of some entries, by anything that NumPy indexes one axis with and keeps it."""
-        return Coordinate(
-            self.name, self.dim, self.values[where], self.units, self.description, self.attributes
-        )
+        """Return the coordinate of some entries; `where` is any NumPy index that keeps the axis."""
+        return replace(self, values=self.values[where])
 
 
 @dataclass(frozen=True)
 class LabelledArray:
-    """Values with what they mean.
+    """Values with their meaning.
 
     Attributes
     ----------
     name, dims, shape, dtype, units, description
-        As in the array store; units are empty for numbers without any.
+        As in the array store; units are empty for numbers without a unit.
     coordinates
-        Of its dims, any number for each.
+        Any number for each dim.
     attributes
-        Further ones, such as ``flag_meanings`` where the values are codes, or how a transformation was done.
+        Further attributes, such as ``flag_meanings`` where the values are codes, or how a transformation was done.
     blocks
-        Reads the values from the beginning: rows of the first axis, in order, in blocks of about a chunk; one block of no dims
-        where there are no dims. May be called again.
+        Reads the values from the beginning: rows of the first axis, in order, in blocks of about a chunk; one block without
+        dims for an array without dims. May be called again.
     missing
-        Reads in the same way what says of each spike count whether it was not observed (not 0); None if all were observed. Its
-        blocks may be cut at other rows.
+        Reads in the same way whether each spike count is missing: not observed, which differs from 0. None if all counts were
+        observed. Its blocks may be cut at other rows.
     """
 
     name: str
@@ -78,16 +72,16 @@ class LabelledArray:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values, uncompressed."""
+        """Return the number of bytes of the values, uncompressed."""
         return self.size * self.dtype.itemsize
 
     def values(self) -> NDArray[Any]:
-        """All of them, in memory."""
+        """Return all values, in memory."""
         found = np.empty(self.shape, self.dtype)
         row = 0
         for block in self.blocks():
@@ -99,59 +93,108 @@ class LabelledArray:
         return found
 
     def along(self, dim: str) -> tuple[Coordinate, ...]:
-        """Coordinates of a dim."""
+        """Return the coordinates of a dim."""
         return tuple(one for one in self.coordinates if one.dim == dim)
 
     def index(self, dim: str) -> Coordinate | None:
-        """The coordinate that has the name of its dim, such as ``time_s``."""
+        """Return the coordinate that has the name of its dim, such as ``time_s``."""
         return next((one for one in self.along(dim) if one.name == dim), None)
 
+    def with_coordinate(self, coordinate: Coordinate) -> "LabelledArray":
+        """Return the array with a coordinate, in place of one of the same name."""
+        others = tuple(one for one in self.coordinates if one.name != coordinate.name)
+        return replace(self, coordinates=(*others, coordinate))
 
-def labelled(name: str, group: OpenedGroup) -> LabelledArray:
-    """An array of a finished group whole, with the coordinates that the group has for its dims."""
-    array = group.arrays[name]
-    attributes = dict(array.attrs)
-    whole = tuple(slice(0, size, 1) for size in array.shape)
+
+def in_memory(
+    name: str,
+    values: NDArray[Any],
+    dims: tuple[str, ...],
+    *,
+    units: str = "",
+    description: str = "",
+    attributes: Mapping[str, Any] | None = None,
+) -> LabelledArray:
+    """Return an array whose values are in memory."""
     return LabelledArray(
-        name=name,
-        dims=dims_of(array),
-        shape=tuple(array.shape),
-        dtype=np.dtype(array.dtype),
-        units=str(attributes.pop("units", "")),
-        description=str(attributes.pop("description", "")),
-        coordinates=tuple(_coordinate(other, group) for other in coordinate_names(name, group)),
-        attributes=attributes,
-        blocks=StoredRows(array, whole),
-        missing=missing_rows(name, group, whole),
+        name,
+        dims,
+        values.shape,
+        values.dtype,
+        units,
+        description,
+        (),
+        attributes or {},
+        lambda: iter((values,)),
     )
 
 
-def missing_rows(name: str, group: OpenedGroup, taken: tuple[Taken, ...]) -> StoredRows | None:
-    """Return what says which counts of a part of `spikes` (of one session) were not observed; None if all were."""
-    found = re.fullmatch(r"spikes(_[0-9]+)?", name)
-    array = group.arrays.get(f"missing{found[1] or ''}") if found else None
-    return None if array is None or array.shape != group.arrays[name].shape else StoredRows(array, taken)
+def coordinates_of(arrays: Sequence[LabelledArray]) -> list[Coordinate]:
+    """Return the coordinates of several arrays, each once, without those that are among the arrays themselves."""
+    found: dict[str, Coordinate] = {}
+    themselves = {array.name for array in arrays}
+    for array in arrays:
+        for one in array.coordinates:
+            if one.name not in themselves:
+                found.setdefault(one.name, one)
+    return list(found.values())
 
 
-def dims_of(array: "zarr.Array[Any]") -> tuple[str, ...]:
-    """Names of the axes."""
-    names = getattr(array.metadata, "dimension_names", None) or [None] * array.ndim
-    return tuple(name or f"axis_{axis}" for axis, name in enumerate(names))
+class RowReader:
+    """Reads as many rows at a time as are asked for, however they are cut into blocks."""
+
+    def __init__(self, blocks: Iterator[NDArray[Any]]) -> None:
+        self._blocks = blocks
+        self._held: NDArray[Any] | None = None
+
+    def next(self, count: int | None) -> NDArray[Any]:
+        """Return the next rows; with None, the only block of an array without rows."""
+        if count is None:
+            return next(self._blocks)
+        parts, needed = [], count
+        while needed or not parts:
+            if self._held is None or (needed and not len(self._held)):
+                self._held = np.atleast_1d(next(self._blocks))
+            parts.append(self._held[:needed])
+            self._held = self._held[needed:]
+            needed -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def coordinate_names(name: str, group: OpenedGroup) -> list[str]:
-    """Names of an array's coordinates: what goes along one of its dims, and has its name or is said to be one by the group."""
-    dims = dims_of(group.arrays[name])
-    named = set(str(group.group.attrs.get("coordinates", "")).split()) | set(dims)
-    return [
-        other
-        for other, array in group.arrays.items()
-        if other in named and other != name and array.ndim == 1 and dims_of(array)[0] in dims
-    ]
+def words_of(attributes: Mapping[str, Any]) -> dict[int, str]:
+    """Return the word of each code, by the CF conventions; empty where numbers are no codes."""
+    values = list(attributes.get("flag_values", ()))
+    words = str(attributes.get("flag_meanings", "")).split()
+    return dict(zip(map(int, values), words, strict=True)) if len(values) == len(words) else {}
 
 
-def _coordinate(name: str, group: OpenedGroup) -> Coordinate:
-    array = group.arrays[name]
-    attributes = dict(array.attrs)
-    units, description = str(attributes.pop("units", "")), str(attributes.pop("description", ""))
-    return Coordinate(name, dims_of(array)[0], group.values(name), units, description, attributes)
+def flags_of(words: Sequence[str]) -> dict[str, Any]:
+    """Return the attributes of codes 0, 1, … that stand for words."""
+    meanings = " ".join(re.sub(r"\s+", "_", word) or "_" for word in words)
+    return {"flag_values": list(range(len(words))), "flag_meanings": meanings}
+
+
+def positions(codes: NDArray[Any], words: Mapping[int, str]) -> NDArray[np.int32]:
+    """Return the position of each code's word among the words, in their order; -1 for a code without a word."""
+    known = np.array(list(words), np.int64)
+    order = np.argsort(known)
+    places = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
+    return np.where(known[order][places] == codes, order[places], -1).astype(np.int32)
+
+
+def as_words(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
+    """Return values with codes replaced by their words, empty for a code without a word; other values unchanged."""
+    words = words_of(attributes)
+    if not words or values.dtype.kind not in "iu":
+        return values
+    texts = np.array([*words.values(), ""], dtype=object)
+    found: NDArray[Any] = texts[positions(values, words)]
+    return found
+
+
+def as_codes(values: NDArray[Any], attributes: Mapping[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Return words as codes with their meanings, for formats that keep no text; other values unchanged."""
+    if values.dtype.kind not in "UO":
+        return values, dict(attributes)
+    words, codes = np.unique(["" if one is None else str(one) for one in values], return_inverse=True)
+    return codes.astype(np.int32), {**attributes, **flags_of([str(word) for word in words])}

@@ -1,4 +1,4 @@
-"""Where arrays come from: whose they are, and what the database knows of their trials."""
+"""Where arrays come from: the resource and the data set that they belong to, and what is known of the trials."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
-from sqlalchemy.orm import Session
-from zarr.abc.store import Store
 
-from api.arrays.group import ArrayGroup
-from api.arrays.group_cache import OpenedGroup, opened
+from api.arrays.groups import OpenedGroup, ReadContext, open_cached
 from store.database import Database
 from store.tables import Dataset, Trial
 
@@ -24,7 +21,7 @@ class TrialFacts:
     Attributes
     ----------
     length_bins
-        Bins recorded, of the data set's width.
+        Number of recorded bins, of the data set's width.
     split
         As it came with the data set: train, valid, or None.
     details
@@ -37,21 +34,21 @@ class TrialFacts:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Whose arrays they are, and of which data set.
+class Provenance:
+    """The resource and the data set that arrays belong to.
 
     Attributes
     ----------
     owner
-        In words: ``the model mod_…``.
+        The resource in words: ``the model mod_…``.
     attributes
-        Of the whole: the ids of model, job and data set, the data set's digest.
+        Ids of model, job and data set, and the data set's digest.
     dataset_name
-        Of the data set.
+        Name of the data set.
     made_at
-        When the data set was made: when its recording was, nobody told.
+        When the data set was created: the time of the recording is not known.
     bin_width_s, first_time_s
-        Of the data set: width of a bin, and when the first begins from what trials are aligned to.
+        Of the data set: width of a bin, and start of the first bin from the event that trials are aligned to.
     trials
         Reads what is known of every trial, in the user's order.
     trial_start_s
@@ -68,19 +65,19 @@ class Origin:
     trial_start_s: Callable[[], NDArray[np.float64] | None]
 
 
-_ABOUT_THE_OWNER = ("model_id", "job_id", "inference_id", "posterior_samples")
-"""Attributes of a group that stay true of whatever is made of its arrays."""
+_OF_OWNER = ("model_id", "job_id", "inference_id", "posterior_samples")
+"""Attributes of a group that also hold for what is made of its arrays."""
 
 
-def find_origin(session: Session, database: Database, store: Store, group: ArrayGroup) -> Origin:
-    """Tell where the arrays of a group come from; trials are read when they are asked for."""
-    dataset = session.get_one(Dataset, group.dataset_id)
-    of_dataset = opened(store, dataset.array_path) if dataset.array_path else None
+def find_provenance(context: ReadContext, database: Database) -> Provenance:
+    """Return where the arrays of a group come from; trials are read later, in sessions of their own."""
+    dataset = context.session.get_one(Dataset, context.group.dataset_id)
+    of_dataset = open_cached(context.store, dataset.array_path) if dataset.array_path else None
     times = _values(of_dataset, "time_s")
-    told = dict(group.open(store).attrs)
-    return Origin(
-        owner=group.owner,
-        attributes={name: told[name] for name in _ABOUT_THE_OWNER if name in told}
+    told = dict(context.opened.group.attrs)
+    return Provenance(
+        owner=context.group.owner,
+        attributes={name: told[name] for name in _OF_OWNER if name in told}
         | {"dataset_id": dataset.id}
         | ({"dataset_digest": dataset.digest} if dataset.digest else {}),
         dataset_name=dataset.name,

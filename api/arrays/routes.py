@@ -1,49 +1,34 @@
-"""Routes of arrays, the same for data sets, models and inferences."""
+"""Routes of arrays, the same for data sets, models and inferences.
+
+A request passes these steps: parameters (`query.ArrayQuery`) → the part that is read (`selection.select`) → what is made of it
+(`transformations.transform`) → the file (`formats`) → headers and bytes (`responses.ArrayResponse`).
+"""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
-from api.arrays import service
-from api.arrays.formats import FORMATS, Context, choose_format
-from api.arrays.group import FindGroup
-from api.arrays.provenance import find_origin
-from api.arrays.query import ArrayQuery, ask, how_long_kept, what_decides
-from api.arrays.responses import ConditionsDependency, answer, coding_of, in_thread, ranges_of, unchanged
-from api.arrays.schemas import ArrayList, ArrayValues
-from api.arrays.transformations.parameters import Surroundings
+from api.arrays.formats import WriteContext, choose_format
+from api.arrays.groups import ArrayResource, ReadContext
+from api.arrays.provenance import find_provenance
+from api.arrays.query import ArrayList, ArrayQuery, cache_control, cache_key, describe_arrays, query_array
+from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, in_thread, values_responses
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The values.",
-        "model": ArrayValues,
-        "content": {one.media_type: _BINARY for one in FORMATS if one.name != "json"},
-    },
-    304: {"description": "You have them already."},
-}
 _RANGE: dict[int | str, dict[str, Any]] = {
     206: {
         "description": "A range of the bytes of an npy file.",
-        "content": {"application/octet-stream": _BINARY},
+        "content": {"application/octet-stream": BINARY},
     }
 }
 
 
-def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
-    """Routes of the arrays of one kind of resource.
-
-    Parameters
-    ----------
-    kind, plural
-        ``dataset`` and ``datasets``, ``model`` and ``models``, …
-    find_group
-        Finds the group of a resource.
-    """
+def make_array_router(resource: ArrayResource) -> APIRouter:
+    """Return the routes of the arrays of one kind of resource."""
     router = APIRouter(tags=["arrays"])
-    base = "/v1/" + plural + "/{owner_id}"
+    kind = resource.kind
+    base = "/v1/" + resource.plural + "/{owner_id}"
 
     @router.get(base + "/arrays", operation_id=f"list_{kind}_arrays", responses=problem_responses(404, 409))
     def list_arrays(
@@ -51,20 +36,20 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
     ) -> ArrayList:
         """List the arrays with their dims, units and types."""
         with database.read() as session:
-            group = find_group(session, tenant_id, owner_id)
-        return service.list_arrays(arrays, group.path, f"/v1/{plural}/{owner_id}")
+            group = resource.find_group(session, tenant_id, owner_id)
+        return describe_arrays(group.opened(arrays), f"/v1/{resource.plural}/{owner_id}")
 
     @router.head(
         base + "/arrays/{name}",
         operation_id=f"head_{kind}_array",
         response_class=Response,
-        responses=_ANSWERS | problem_responses(404, 406, 409, 422),
+        responses=values_responses("The values.") | problem_responses(404, 406, 409, 422),
     )
     @router.get(
         base + "/arrays/{name}",
         operation_id=f"read_{kind}_array",
         response_class=Response,
-        responses=_ANSWERS | _RANGE | problem_responses(404, 406, 409, 416, 422),
+        responses=values_responses("The values.") | _RANGE | problem_responses(404, 406, 409, 416, 422),
     )
     async def read_array(
         owner_id: str,
@@ -82,25 +67,15 @@ def make_router(kind: str, plural: str, find_group: FindGroup) -> APIRouter:
 
         def make() -> Response:
             with database.read() as session:
-                group = find_group(session, tenant_id, owner_id)
-                surroundings = Surroundings(session, arrays, tenant_id, group)
-                decides = what_decides(name, query, surroundings)
-                kept = how_long_kept(query, group)
-                if (same := unchanged(chosen, decides, conditions, kept)) is not None:
-                    return same
-                found = ask(name, query, surroundings)
-                origin = find_origin(session, database, arrays, group)
-            context = Context(settings.json_max_elements, origin)
-            return answer(
-                chosen,
-                name,
-                decides,
-                conditions,
-                kept,
-                coding_of(found[0], chosen, conditions),
-                lambda: chosen.encode(found, context),
-                ranges_of(chosen, found[0]),
-            )
+                group = resource.find_group(session, tenant_id, owner_id)
+                context = ReadContext(session, arrays, tenant_id, group, resource.find_reference)
+                key = cache_key(name, query, context)
+                response = ArrayResponse(chosen, key, cache_control(query, group), conditions)
+                if (unchanged := response.unchanged()) is not None:
+                    return unchanged
+                found = query_array(name, query, context)
+                writing = WriteContext(settings.json_max_elements, find_provenance(context, database))
+            return response.send(name, lambda: chosen.encode(found, writing), found[0], has_ranges=True)
 
         return await in_thread(chosen, make)
 

@@ -1,7 +1,6 @@
-"""Conditions on trials as SQL over the table of trials: they hold of the same ones on SQLite and on PostgreSQL.
+"""Conditions on trials as SQL over the table of trials, with the same result on SQLite and on PostgreSQL.
 
-A value is compared with what is stored by its kind: number with number, text with text, true and false with these. Texts are
-ordered by their code points.
+A value is compared with stored values of its own kind: number, text, or boolean. Texts are ordered by their code points.
 """
 
 import difflib
@@ -28,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from api.arrays.where import ORDERING, Condition, Value, parse_conditions, where_problem
+from api.arrays.grammar import ORDERING, Condition, Value, parse_conditions, where_error
 from api.errors import Invalid
 from domain.conditions import CONDITION, condition_names_of_trials
 from store.tables import Trial
@@ -38,13 +37,13 @@ _COLUMNS: Mapping[str, frozenset[str]] = {
     "split": frozenset({"text"}),
     "length_bins": frozenset({"number"}),
 }
-"""Names that are no metadata, but known of every trial, and their kinds."""
+"""Names that are columns of the table instead of metadata, and their kinds."""
 
 _KINDS = {
     "integer": "number", "real": "number", "number": "number", "text": "text", "string": "text",
     "true": "boolean", "false": "boolean", "boolean": "boolean",
 }  # fmt: skip
-"""Of types as either database names them; a list or an object is of the kind ``other``."""
+"""Kind of each type, as either database names it; a list or an object is of the kind ``other``."""
 
 _IN_WORDS = {"number": "numbers", "text": "text", "boolean": "true and false", "other": "lists or objects"}
 _MOST_NAMED = 30
@@ -55,21 +54,21 @@ _lock = Lock()
 
 
 def trial_conditions(session: Session, dataset_id: str, given: list[str]) -> list[ColumnElement[bool]]:
-    """Conditions on rows of the table of trials.
+    """Return conditions on rows of the table of trials.
 
     Parameters
     ----------
     session
-        Of the database.
+        Session of the database.
     dataset_id
-        Whose trials they are about; it is ready, so that they change no more.
+        The data set, which is ready, so that its trials no longer change.
     given
-        As `api.arrays.where` has it.
+        Conditions in the grammar of `api.arrays.grammar`.
 
     Raises
     ------
     Invalid
-        If one can't be read, names what the trials do not have, or compares it with what it is not.
+        If one cannot be parsed, names unknown metadata, or compares values of different kinds.
     """
     conditions = parse_conditions(given)
     if not conditions:
@@ -83,7 +82,7 @@ def trial_conditions(session: Session, dataset_id: str, given: list[str]) -> lis
 
 
 def metadata_kinds(session: Session, dataset_id: str) -> dict[str, frozenset[str]]:
-    """The names of the metadata of trials, and of which kinds their values are."""
+    """Return the names of the metadata of trials, and the kinds of their values."""
     bind = session.get_bind()
     key = (str(bind.engine.url), dataset_id)
     with _lock:
@@ -116,9 +115,10 @@ def condition_candidates(session: Session, dataset_id: str) -> list[str]:
 
 
 def condition_name(session: Session, dataset_id: str, name: str | None) -> str | None:
-    """Return the metadata that a request means by a name, or by none.
+    """Return the metadata that a name stands for.
 
-    None, and `condition` where no metadata have this name, stand for the likeliest conditions; None if nothing looks like them.
+    None, and `condition` where no metadata have this name, stand for the likeliest conditions. The result is None if no metadata
+    look like conditions.
     """
     if name is not None and (name != CONDITION or name in metadata_kinds(session, dataset_id)):
         return name
@@ -126,19 +126,19 @@ def condition_name(session: Session, dataset_id: str, name: str | None) -> str |
 
 
 class _Meant(NamedTuple):
-    """What a value stands for: one of a kind, or null of none."""
+    """A value with its kind; null has no kind."""
 
     kind: str | None
     value: str | None
 
 
 def _meant(condition: Condition, known: Mapping[str, frozenset[str]]) -> list[_Meant]:
-    """What the values of a condition stand for: that of the kinds of metadata there are, numbers and true and false before text.
+    """Return the values of a condition, each with a kind that the metadata have: number or boolean before text.
 
     Raises
     ------
     Invalid
-        If it can't hold of any trial, for what their metadata is.
+        If the condition cannot hold for any trial, because of the kinds of its metadata.
     """
     name, given = condition.name, condition.given
     if name not in known:
@@ -150,14 +150,14 @@ def _meant(condition: Condition, known: Mapping[str, frozenset[str]]) -> list[_M
     if condition.values and kinds and not comparable:
         able = "eq, ne, in, notin, exists and missing" if "boolean" in kinds else "exists and missing"
         said = f"{name} holds {words}; of these {condition.operator} says nothing"
-        raise where_problem(given, said, f"use {able}")
+        raise where_error(given, said, f"use {able}")
     meant = [_meaning(value, comparable if kinds else frozenset(_IN_WORDS)) for value in condition.values]
     for value, found in zip(condition.values, meant, strict=True):
         if found is None:
             hint = "write true or false" if kinds == {"boolean"} else None
-            raise where_problem(given, f"{name} holds {words}; got {value.shown!r}", hint)
+            raise where_error(given, f"{name} holds {words}; got {value.shown!r}", hint)
         if found.kind is None and is_ordering:
-            raise where_problem(
+            raise where_error(
                 given, f"{condition.operator} compares numbers or text; got null", "use missing"
             )
     pairs = [found for found in meant if found is not None]
@@ -172,7 +172,7 @@ def _unknown(condition: Condition, known: Mapping[str, frozenset[str]]) -> Inval
     more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
     hint = f"did you mean {likely[0]}? " if likely else ""
     said = f"the trials have no metadata {condition.name!r}; they have {names}{more}"
-    return where_problem(condition.given, said, f"{hint}GET /v1/datasets/{{dataset_id}}/trials shows them")
+    return where_error(condition.given, said, f"{hint}GET /v1/datasets/{{dataset_id}}/trials shows them")
 
 
 def _meaning(value: Value, kinds: frozenset[str]) -> _Meant | None:
@@ -187,11 +187,9 @@ def _meaning(value: Value, kinds: frozenset[str]) -> _Meant | None:
 
 def _check_bounds(given: str, low: _Meant, high: _Meant) -> None:
     if low.kind != high.kind:
-        raise where_problem(
-            given, f"between needs two numbers or two texts; got {low.value} and {high.value}"
-        )
+        raise where_error(given, f"between needs two numbers or two texts; got {low.value} and {high.value}")
     if low.kind == "number" and float(str(low.value)) > float(str(high.value)):
-        raise where_problem(given, f"between needs the lower value first; got {low.value} and {high.value}")
+        raise where_error(given, f"between needs the lower value first; got {low.value} and {high.value}")
 
 
 def _as_sql(condition: Condition, meant: list[_Meant], is_sqlite: bool) -> ColumnElement[bool]:
@@ -214,15 +212,15 @@ def _as_sql(condition: Condition, meant: list[_Meant], is_sqlite: bool) -> Colum
 
 
 class _Stored(Protocol):
-    """What is stored of a trial under a name."""
+    """The stored value of a trial under a name."""
 
     is_known: ColumnElement[bool]
 
     def of_kind(self, kind: str | None) -> ColumnElement[Any]:
-        """It as a number, a text or ``true`` and ``false``; NULL if it is of another kind."""
+        """Return the value as a number, a text or ``true`` and ``false``; NULL if it is of another kind."""
 
     def holds(self, predicate: ColumnElement[bool]) -> ColumnElement[bool]:
-        """Whether something holds of it: true or false, never NULL."""
+        """Return whether a predicate holds for the value: true or false, never NULL."""
 
 
 def _stored(name: str, is_sqlite: bool) -> _Stored:
@@ -240,16 +238,16 @@ class _Column:
         self.is_known: ColumnElement[bool] = self._stored.is_not(None)
 
     def of_kind(self, kind: str | None) -> ColumnElement[Any]:
-        """It is of one kind."""
+        """Return the column, whose values are all of one kind."""
         return _by_code_point(self._stored, self._is_sqlite) if self._is_text else self._stored
 
     def holds(self, predicate: ColumnElement[bool]) -> ColumnElement[bool]:
-        """As it is, but false for NULL."""
+        """Return the predicate, but false for NULL."""
         return func.coalesce(predicate, false())
 
 
 class _SqliteDetail:
-    """A member of the metadata on SQLite, whose paths into JSON know no names with quotes: a row of those of the trial."""
+    """A member of the metadata on SQLite, as a row: SQLite's JSON paths do not allow quotes in names."""
 
     def __init__(self, name: str) -> None:
         self._name, self._members = name, _members(("key", "value", "type"))
@@ -257,17 +255,17 @@ class _SqliteDetail:
         self.is_known: ColumnElement[bool] = self._type != "null"
 
     def of_kind(self, kind: str | None) -> ColumnElement[Any]:
-        """It, if its type is one of that kind."""
+        """Return the value if its type matches `kind`, else NULL."""
         return case((_is_of(self._type, kind), self._type if kind == "boolean" else self._members.c.value))
 
     def holds(self, predicate: ColumnElement[bool]) -> ColumnElement[bool]:
-        """Whether there is a member of the name of which it holds."""
+        """Return whether a member of this name exists for which the predicate holds."""
         member = select(literal(1)).select_from(self._members)
         return member.where(self._members.c.key == self._name, predicate).correlate(Trial).exists()
 
 
 class _PostgresDetail:
-    """A member of the metadata on PostgreSQL, NULL of a trial that lacks it."""
+    """A member of the metadata on PostgreSQL, NULL for a trial that lacks it."""
 
     def __init__(self, name: str) -> None:
         details = Trial.__table__.c.details
@@ -276,19 +274,19 @@ class _PostgresDetail:
         self.is_known: ColumnElement[bool] = self._type != "null"
 
     def of_kind(self, kind: str | None) -> ColumnElement[Any]:
-        """It, if its type is one of that kind."""
-        # A cast of what is no number fails, and only CASE keeps it from being tried.
+        """Return the value if its type matches `kind`, else NULL."""
+        # A cast of a value that is no number fails; only CASE prevents the cast.
         plain = cast(self._plain, Numeric) if kind == "number" else self._plain
         found = case((_is_of(self._type, kind), plain))
         return _by_code_point(found, is_sqlite=False) if kind == "text" else found
 
     def holds(self, predicate: ColumnElement[bool]) -> ColumnElement[bool]:
-        """As it is, but false for NULL."""
+        """Return the predicate, but false for NULL."""
         return func.coalesce(predicate, false())
 
 
 def _members(columns: tuple[str, ...]) -> Any:
-    """The metadata of a trial as rows."""
+    """Return the metadata of a trial as rows."""
     return func.json_each(Trial.details).table_valued(*columns, name="member")
 
 
@@ -297,12 +295,12 @@ def _is_of(stored_type: ColumnElement[str], kind: str | None) -> ColumnElement[b
 
 
 def _by_code_point(text: ColumnElement[Any], is_sqlite: bool) -> ColumnElement[Any]:
-    """Text that is ordered by code points, as SQLite does by itself."""
+    """Return text that is ordered by code points, as SQLite does by default."""
     return text if is_sqlite else collate(text, "C")
 
 
 def _equals(stored: _Stored, meant: list[_Meant]) -> ColumnElement[bool]:
-    """Whether it is one of some values."""
+    """Return whether the stored value is one of several."""
     some: list[ColumnElement[bool]] = [false()]
     for kind in sorted({one.kind for one in meant if one.kind is not None}):
         some.append(stored.of_kind(kind).in_([_operand(one) for one in meant if one.kind == kind]))
@@ -312,6 +310,6 @@ def _equals(stored: _Stored, meant: list[_Meant]) -> ColumnElement[bool]:
 
 
 def _operand(meant: _Meant) -> ColumnElement[Any]:
-    """A value in SQL. A number goes by its digits: the database reads them as it reads those that are stored."""
+    """Return a value in SQL. A number is passed as text, so that the database parses it as it parses the stored ones."""
     text = literal(meant.value, Text)
     return cast(text, Numeric) if meant.kind == "number" else text

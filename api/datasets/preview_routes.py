@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from zarr.abc.store import Store
 
-from api.arrays.service import etag, matches_tag
 from api.datasets.service import find_ready
 from api.dependencies import Context, ContextDependency
 from api.errors import NotFound, problem_responses
+from api.http_cache import etag, matches_tag
 from store.array_store import read_object
 from store.tables import Dataset
 

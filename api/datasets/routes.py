@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.openapi.models import Example
 from starlette.datastructures import UploadFile as ReceivedUpload
 
-from api.arrays.where import DESCRIPTION, MOST_CONDITIONS
+from api.arrays.grammar import DESCRIPTION, MOST_CONDITIONS
 from api.datasets import service
 from api.datasets.combine import Combination, combine
 from api.datasets.files import create_from_file, create_from_upload, merged_options

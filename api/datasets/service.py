@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api.arrays.group import ArrayGroup
+from api.arrays.groups import ArrayGroup
 from api.arrays.trial_conditions import trial_conditions
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState

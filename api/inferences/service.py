@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.arrays.group import ArrayGroup
+from api.arrays.groups import ArrayGroup
 from api.errors import Invalid, NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.inferences.checks import (

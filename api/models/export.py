@@ -8,9 +8,9 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
-from api.arrays.formats.zips import zip_pieces
-from api.arrays.service import etag
+from api.arrays.formats.streams import zip_pieces
 from api.errors import Invalid, NotConfigured, Problem, Unavailable, WrongState
+from api.http_cache import etag
 from api.inferences.checks import TrainedModel, choose_session, find_trained
 from api.models.card import ModelCard, make_card
 from api.models.export_readme import readme

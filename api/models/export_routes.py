@@ -7,9 +7,9 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from api.arrays.service import matches_tag
 from api.dependencies import ArraysDependency, DatabaseDependency, TenantDependency
 from api.errors import problem_responses
+from api.http_cache import matches_tag
 from api.models.card import ModelCard
 from api.models.export import ProgramKind, find_card, find_export
 from api.streamed import Streamed

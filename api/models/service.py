@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.arrays.group import ArrayGroup
+from api.arrays.groups import ArrayGroup
 from api.errors import NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
 from domain.job_specification import JobSpecification, scored_on

@@ -16,13 +16,13 @@ from latentry.errors import LatentryError
 from numpy.typing import NDArray
 
 from api.arrays.formats import FORMATS
-from api.arrays.group import ArrayGroup
+from api.arrays.groups import ArrayGroup
 from api.arrays.labelled import LabelledArray
-from api.arrays.query import ArrayQuery, what_decides
+from api.arrays.query import ArrayQuery, cache_key
 from api.arrays.responses import Conditions, coding_of
-from api.arrays.service import CACHE
-from api.arrays.slices import parse_slice
-from api.arrays.transformations.parameters import Surroundings
+from api.http_cache import CACHE
+from api.arrays.grammar import parse_slice
+from api.arrays.groups import ReadContext
 from api.errors import Invalid, Problem
 from store.array_store import SqlArrayStore
 from store.tables import DEFAULT_TENANT
@@ -230,11 +230,11 @@ def test_a_rotation_s_tag_hangs_on_its_reference(example: Example) -> None:
     group = ArrayGroup("groups/a", example.dataset_id, "the model")
     query = ArrayQuery(slice="0", rotate_to=example.other_model_id, rotation="cca")
     with example.database.read() as session:
-        around = Surroundings(session, example.arrays, OTHER_TENANT, group)
-        assert what_decides("rates", query, around)[:2] == ("groups/a", "rates")
-        assert what_decides("rates", query, around)[3:] == ("groups/a",)  # where the reference lies
+        around = ReadContext(session, example.arrays, OTHER_TENANT, group)
+        assert cache_key("rates", query, around)[:2] == ("groups/a", "rates")
+        assert cache_key("rates", query, around)[3:] == ("groups/a",)  # where the reference lies
         with pytest.raises(Problem):
-            what_decides("rates", query, Surroundings(session, example.arrays, DEFAULT_TENANT, group))
+            cache_key("rates", query, ReadContext(session, example.arrays, DEFAULT_TENANT, group))
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from api.arrays.group import ArrayGroup
-from api.arrays.group_cache import opened
+from api.arrays.groups import ArrayGroup
+from api.arrays.groups import open_cached
 from api.arrays.labelled import Coordinate
-from api.arrays.labels import labelled_positions
-from api.arrays.rows import StoredRows
+from api.arrays.grammar import labelled_positions
+from api.arrays.groups import StoredRows
 from api.errors import Invalid, WrongState
 from domain.states import JobState, ModelState
 from store.array_store import SqlArrayStore, delete_objects, open_array_store
@@ -409,7 +409,7 @@ def test_memory_does_not_grow_with_what_is_selected(latents: Latents) -> None:
     values = np.zeros((4000, 250), np.float32)  # 4 MB
     values[:, 0] = 1
     write(latents.store, "groups/long", [NamedArray("long", values, ("trial", "neuron"))], 2**16)
-    array = opened(latents.store, "groups/long").arrays["long"]
+    array = open_cached(latents.store, "groups/long").arrays["long"]
     rows = np.flatnonzero(np.arange(4000) % 3)
     for first in (slice(0, 4000, 1), rows):
         for _ in StoredRows(array, (first, slice(0, 2, 1)))():
@@ -434,7 +434,7 @@ def test_memory_does_not_grow_with_what_is_selected(latents: Latents) -> None:
     ],
 )
 def test_reading_begins_at_any_row(latents: Latents, taken: Any) -> None:
-    rows = StoredRows(opened(latents.store, "groups/model").arrays["rates"], taken)
+    rows = StoredRows(open_cached(latents.store, "groups/model").arrays["rates"], taken)
     whole = np.concatenate(list(rows()))
     for row in range(len(whole)):
         np.testing.assert_array_equal(np.concatenate(list(rows.starting_at(row))), whole[row:])
@@ -452,19 +452,19 @@ def test_arrays_that_are_deleted_while_they_are_read_are_not_zeros(latents: Late
     with pytest.raises(WrongState, match="were replaced while they were read"):
         next(blocks)
     with pytest.raises(WrongState, match="were replaced while they were read"):
-        opened(latents.store, "groups/never")
+        open_cached(latents.store, "groups/never")
 
 
 def test_groups_are_opened_once_for_each_store(latents: Latents, tmp_path: Path) -> None:
-    first = opened(latents.store, "groups/model")
-    assert opened(latents.store, "groups/model") is first
+    first = open_cached(latents.store, "groups/model")
+    assert open_cached(latents.store, "groups/model") is first
     assert first.values("time_s") is first.values("time_s")
     with pytest.raises(ValueError, match="read-only"):
         first.values("time_s")[0] = 1
     other = open_array_store(f"file://{tmp_path}", latents.database)
     write(other, "groups/model", [NamedArray("time_s", np.arange(3.0), ("time_s",))])
-    assert opened(other, "groups/model").values("time_s").tolist() == [0, 1, 2]
-    assert opened(latents.store, "groups/model") is first
+    assert open_cached(other, "groups/model").values("time_s").tolist() == [0, 1, 2]
+    assert open_cached(latents.store, "groups/model") is first
 
 
 def test_commands_of_the_guide(latents: Latents, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import xarray
 import zarr
 from fastapi.testclient import TestClient
 
-from api.arrays.ranges import parse_range
-from api.arrays.service import CACHE
+from api.arrays.responses import parse_range
+from api.http_cache import CACHE
 from api.arrays.zarr_routes import zarr_object
 from api.errors import NotFound, RangeNotSatisfiable
 from store.array_store import open_array_store, read_object, write_object

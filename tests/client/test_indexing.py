@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 from latentry.indexing import slice_of
 
-from api.arrays.slices import parse_slice
+from api.arrays.grammar import parse_slice
 
 SHAPES = st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from latentry.query_params import infer_request, label_text, parameters_of, where_texts
 
-from api.arrays.where import parse_conditions
+from api.arrays.grammar import parse_conditions
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), min_size=1, max_size=12)
 

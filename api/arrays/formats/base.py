@@ -1,23 +1,23 @@
-"""What a format of answers is."""
+"""The protocol of formats."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from api.arrays.labelled import LabelledArray
-from api.arrays.provenance import Origin
+from api.arrays.provenance import Provenance
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An answer on its way.
+    """The body of a response.
 
     Attributes
     ----------
     size
-        In bytes, where it is known before it is made.
+        In bytes, if it is known before the body is made.
     pieces
-        The bytes, made as they are asked for.
+        The bytes, made one piece after the other.
     """
 
     size: int | None
@@ -25,23 +25,23 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Context:
+class WriteContext:
     """What a format may need beside the arrays.
 
     Attributes
     ----------
     json_max_elements
-        Most elements of an answer as JSON.
-    origin
-        Whose arrays they are, and what is known of their trials.
+        Most elements of a response as JSON.
+    provenance
+        Where the arrays come from.
     """
 
     json_max_elements: int
-    origin: Origin
+    provenance: Provenance
 
 
 class Format(Protocol):
-    """One way to write arrays.
+    """A way to write arrays.
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class Format(Protocol):
     media_type
         As in ``Accept`` and ``Content-Type``.
     ending
-        Of a file name, without the dot.
+        Ending of a file name, without the dot.
     is_attachment
-        Whether a browser saves it rather than shows it.
+        Whether a browser saves it instead of showing it.
     is_reproducible
         Whether the same arrays give the same bytes each time.
     is_written_first
@@ -67,25 +67,25 @@ class Format(Protocol):
     is_written_first: bool
 
     def shrinks(self, array: LabelledArray) -> bool:
-        """Whether compressing what becomes of an array pays: it is text, or whole numbers, and not compressed already."""
+        """Return whether it pays to compress the response: text and whole numbers that are not compressed already."""
 
-    def encode(self, arrays: Sequence[LabelledArray], context: Context) -> Encoded:
+    def encode(self, arrays: Sequence[LabelledArray], context: WriteContext) -> Encoded:
         """Write arrays; the first is the one that was asked for, others belong to it.
 
         Raises
         ------
         Invalid
-            If they can't be written so: too large, too many axes, several where one is possible.
+            If the format cannot hold them: too large, too many axes, or several arrays where it holds one.
         """
 
 
 class FileFormat:
-    """A format that is a file of its own kind: saved, the same each time, and as small as it pays to make it."""
+    """A format that is saved as a file, the same each time, and that uses its own compression where that pays."""
 
     is_attachment = True
     is_reproducible = True
     is_written_first = False
 
     def shrinks(self, array: LabelledArray) -> bool:
-        """No: its own compression is used where that pays."""
+        """Return False."""
         return False

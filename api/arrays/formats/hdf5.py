@@ -1,4 +1,4 @@
-"""HDF5: the values with their coordinates as dimension scales, which is also netCDF 4."""
+"""HDF5: the values with their coordinates as dimension scales. Such a file is also netCDF 4."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,31 +9,30 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from api.arrays.formats.base import Context, Encoded, FileFormat
-from api.arrays.formats.members import coordinates_of
+from api.arrays.formats.base import Encoded, FileFormat, WriteContext
 from api.arrays.formats.naming import Names
-from api.arrays.formats.spooled import spooled
-from api.arrays.labelled import LabelledArray
+from api.arrays.formats.streams import spooled
+from api.arrays.labelled import LabelledArray, coordinates_of
 
 _CHUNK_BYTES = 2**20
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable. %9d"
-"""Name of a scale without values, as netCDF 4 knows it."""
+"""Name of a scale without values, by the convention of netCDF 4."""
 
 
 class Hdf5(FileFormat):
-    """hdf5: to be read by `h5py`, MATLAB and, as netCDF 4, by `xarray.open_dataset`."""
+    """hdf5: for `h5py`, MATLAB and, as netCDF 4, `xarray.open_dataset`."""
 
     name, media_type, ending = "hdf5", "application/x-hdf5", "h5"
     is_written_first = True
 
-    def encode(self, arrays: Sequence[LabelledArray], context: Context) -> Encoded:
-        """Each array and each coordinate as a data set."""
+    def encode(self, arrays: Sequence[LabelledArray], context: WriteContext) -> Encoded:
+        """Write each array and each coordinate as a data set."""
         return spooled(lambda path: _write(path, arrays, context), self.ending)
 
 
-def _write(path: Path, arrays: Sequence[LabelledArray], context: Context) -> None:
+def _write(path: Path, arrays: Sequence[LabelledArray], context: WriteContext) -> None:
     with open_new(path) as file:
-        tell(file, context.origin.attributes)
+        tell(file, context.provenance.attributes)
         names, scales = Names(), _Scales(file)
         written = []
         for array in arrays:
@@ -55,7 +54,7 @@ def _write(path: Path, arrays: Sequence[LabelledArray], context: Context) -> Non
 
 
 def open_new(path: Path) -> h5py.File:
-    """A file to write: its members keep their order, and an attribute may be as long as it is (thousands of words)."""
+    """Open a file for writing: members keep their order, and an attribute may have thousands of words."""
     return h5py.File(path, "w", track_order=True, libver=("v108", "v110"))
 
 
@@ -72,7 +71,7 @@ class _Scales:
         self._known[dim, size] = dataset
 
     def attach(self, dataset: h5py.Dataset, dims: Sequence[str], names: Names) -> None:
-        """Attach a data set's scales; a dim without coordinate gets one without values."""
+        """Attach the scales of a data set; a dim without a coordinate gets a scale without values."""
         if dataset.is_scale:
             return
         for axis, (dim, size) in enumerate(zip(dims, dataset.shape, strict=True)):
@@ -99,7 +98,7 @@ def write_rows(file: h5py.File, name: str, array: LabelledArray) -> h5py.Dataset
 
 
 def create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
-    """A data set to be filled by rows: counts compressed, which makes them a tenth; others in one piece."""
+    """Create a data set that is filled by rows. Counts are compressed, to a tenth of their size; others are contiguous."""
     if dtype.kind not in "iu" or not shape or 0 in shape:
         return file.create_dataset(name, shape, dtype)
     row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
@@ -110,7 +109,7 @@ def create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[A
 
 
 def tell(where: Any, attributes: Mapping[str, Any]) -> None:
-    """Write attributes; what is empty says nothing, and what HDF5 has no attribute for is written as JSON."""
+    """Write attributes without empty ones; values that HDF5 attributes cannot hold are written as JSON."""
     for name, value in attributes.items():
         if value is None or value == "" or value == []:
             continue
@@ -121,5 +120,5 @@ def tell(where: Any, attributes: Mapping[str, Any]) -> None:
 
 
 def _storable(values: NDArray[Any]) -> Any:
-    """Text as HDF5 keeps it."""
+    """Return text in HDF5's type of strings; other values unchanged."""
     return values.astype(h5py.string_dtype()) if values.dtype.kind in "UO" else values

@@ -1,7 +1,7 @@
 """MATLAB: a MAT-file of version 5, which `load` reads in every MATLAB and in Octave.
 
-Large arrays are written past SciPy, which would need each of them in memory twice: MATLAB wants the first axis to vary fastest,
-so rows are written into a file that is mapped into memory.
+Large arrays are not written by SciPy, which would need each of them in memory twice. MATLAB's first axis varies fastest, so
+rows are written into a file that is mapped into memory.
 """
 
 import json
@@ -13,19 +13,17 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from api.arrays.formats.base import Context, Encoded, FileFormat
-from api.arrays.formats.categories import as_words, words_of
-from api.arrays.formats.members import coordinates_of
+from api.arrays.formats.base import Encoded, FileFormat, WriteContext
 from api.arrays.formats.naming import MatlabNames
-from api.arrays.formats.spooled import spooled
-from api.arrays.labelled import LabelledArray
+from api.arrays.formats.streams import spooled
+from api.arrays.labelled import LabelledArray, as_words, coordinates_of, words_of
 from api.errors import Invalid
 
 MOST_BYTES = 2**31 - 2**10
-"""Of one variable: what version 5 of the format can hold, less room for its header."""
+"""Most bytes of a variable: what version 5 of the format can hold, without its header."""
 _HEADER = b"MATLAB 5.0 MAT-file, written by Latentry".ljust(116)
-"""SciPy's own has the time in it, and the same arrays are to give the same bytes."""
-_TYPES = {  # class of the array and type of its numbers, by their NumPy type
+"""SciPy's own header contains the time; the same arrays must give the same bytes."""
+_TYPES = {  # NumPy type → class of the array, type of its numbers
     "i1": (8, 1), "u1": (9, 2), "i2": (10, 3), "u2": (11, 4), "i4": (12, 5), "u4": (13, 6), "f4": (7, 7), "f8": (6, 9),
     "i8": (14, 12), "u8": (15, 13),
 }  # fmt: skip
@@ -33,13 +31,13 @@ _MATRIX, _INT8, _INT32, _UINT32, _LOGICAL = 14, 1, 5, 6, 0x200
 
 
 class Mat(FileFormat):
-    """mat: to be read by MATLAB's and Octave's `load` and by `scipy.io.loadmat`; words for codes."""
+    """mat: for `load` of MATLAB and Octave and for `scipy.io.loadmat`; words in place of codes."""
 
     name, media_type, ending = "mat", "application/x-matlab-data", "mat"
     is_written_first = True
 
-    def encode(self, arrays: Sequence[LabelledArray], context: Context) -> Encoded:
-        """Each array and each coordinate as a variable, and what they mean as the struct `latentry`.
+    def encode(self, arrays: Sequence[LabelledArray], context: WriteContext) -> Encoded:
+        """Write each array and each coordinate as a variable, and their meaning as the struct `latentry`.
 
         Raises
         ------
@@ -56,7 +54,7 @@ class Mat(FileFormat):
         return spooled(lambda path: _write(path, arrays, context), self.ending)
 
 
-def _write(path: Path, arrays: Sequence[LabelledArray], context: Context) -> None:
+def _write(path: Path, arrays: Sequence[LabelledArray], context: WriteContext) -> None:
     names = MatlabNames()
     own = names.free("latentry")
     small: dict[str, Any] = {}
@@ -74,7 +72,7 @@ def _write(path: Path, arrays: Sequence[LabelledArray], context: Context) -> Non
         name = names.free(one.name)
         about[name] = _about(one.name, (one.dim,), one.units, one.description, one.attributes)
         small[name] = _storable(as_words(one.values, one.attributes))
-    small[own] = _fields(context.origin.attributes) | {"variables": about}
+    small[own] = _fields(context.provenance.attributes) | {"variables": about}
     with path.open("wb") as file:
         scipy.io.savemat(file, small, long_field_names=True, oned_as="column")
     with path.open("r+b") as file:
@@ -91,7 +89,7 @@ def _about(
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a struct; what MATLAB has no type for is written as JSON."""
+    """Return the fields of a struct; values without a MATLAB type are written as JSON."""
     names = MatlabNames()
     return {names.free(name): _storable(value) for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""Names of arrays inside a file: each its own, and none a path."""
+"""Names of arrays inside a file: unique, and without paths."""
 
 import re
 
@@ -11,7 +11,7 @@ _KEYWORDS = frozenset((
 
 
 class Names:
-    """Hands out names of one file; a name that was given before comes back with a number."""
+    """Hands out unique names of one file: a name that is taken gets a number."""
 
     longest = 10_000
 
@@ -19,7 +19,7 @@ class Names:
         self._taken: set[str] = set()
 
     def free(self, wanted: str) -> str:
-        """Return a name like the wanted one that the file can have, and that was not given before."""
+        """Return a name like the wanted one that the file allows, and that is not taken."""
         base = self._allowed(wanted)
         name, number = base[: self.longest], 2
         while name in self._taken:

@@ -1,40 +1,89 @@
 """Arrays as tables, for the formats that are tables: csv, arrow, parquet.
 
-A row is one entry of each dim but the last, with its coordinates as columns; the entries of the last dim are columns too:
-``trial, time_s, split, …, factor_0, factor_1, …``. Where the last dim is time, and where there is one dim only, each element
-is a row of its own.
+A row is one entry of each dim but the last, with its coordinates as columns. The entries of the last dim are columns, too:
+``trial, time_s, split, …, factor_0, factor_1, …``. If the last dim is time, or there is only one dim, each element is a row.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import csv, parquet
 
-from api.arrays.formats.base import Context
-from api.arrays.formats.categories import as_words, positions, words_of
-from api.arrays.formats.members import coordinates_of
+from api.arrays.formats.base import Encoded, FileFormat, WriteContext
 from api.arrays.formats.naming import Names
-from api.arrays.labelled import Coordinate, LabelledArray
+from api.arrays.formats.streams import Sink
+from api.arrays.labelled import (
+    Coordinate,
+    LabelledArray,
+    RowReader,
+    as_words,
+    coordinates_of,
+    positions,
+    words_of,
+)
 from api.errors import Invalid
 
 MOST_COLUMNS = 20_000
-"""A table of more is of no use to those who read tables."""
+"""Readers of tables cannot use more."""
 _BATCH_BYTES = 2**22
-"""Of rows that are in memory at a time, where one entry of the first dim does not have more."""
+"""Rows in memory at a time, unless one entry of the first dim has more."""
+_ROW_GROUP_BYTES = 2**24
+"""Size of a row group of parquet, which is in memory until it is full: larger groups are read faster."""
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\w.]*$)")
+"""The beginning of a text that a spreadsheet would compute; ``-45deg`` and ``+x`` do not match."""
+
+Index = tuple[NDArray[np.int64], ...]
+"""For each dim of the rows, the position of each row along it."""
+
+
+class Csv(FileFormat):
+    """csv: names of columns first, then one line for each row; words in place of codes."""
+
+    name, media_type, ending = "csv", "text/csv", "csv"
+
+    def shrinks(self, array: LabelledArray) -> bool:
+        """Return True: text shrinks."""
+        return True
+
+    def encode(self, arrays: Sequence[LabelledArray], context: WriteContext) -> Encoded:
+        """Write the array as a table, batch by batch."""
+        return Encoded(None, _csv_pieces(tabulate(arrays, context)))
+
+
+class Arrow(FileFormat):
+    """arrow: a table as an IPC stream, for `pyarrow.ipc.open_stream`, polars and DuckDB."""
+
+    name, media_type, ending = "arrow", "application/vnd.apache.arrow.stream", "arrows"
+
+    def encode(self, arrays: Sequence[LabelledArray], context: WriteContext) -> Encoded:
+        """Write the array as a table, batch by batch."""
+        return Encoded(None, _arrow_pieces(tabulate(arrays, context)))
+
+
+class Parquet(FileFormat):
+    """parquet: a table by columns, compressed, for pandas, polars, DuckDB."""
+
+    name, media_type, ending = "parquet", "application/vnd.apache.parquet", "parquet"
+
+    def encode(self, arrays: Sequence[LabelledArray], context: WriteContext) -> Encoded:
+        """Write the array as a table, one group of rows after the other."""
+        return Encoded(None, _parquet_pieces(tabulate(arrays, context)))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is read when it is asked for.
+    """A table that is read batch by batch.
 
     Attributes
     ----------
     schema
-        Names and types of the columns, their units, and in its metadata under ``latentry`` what the arrays are, as JSON.
+        Names, types and units of the columns; its metadata describe the arrays under ``latentry``, as JSON.
     batches
         Its rows, in order.
     """
@@ -43,48 +92,108 @@ class Table:
     batches: Iterator[pa.RecordBatch]
 
 
-def tabulate(arrays: Sequence[LabelledArray], context: Context) -> Table:
-    """The table of an array; arrays that belong to it are further columns.
+def _csv_pieces(table: Table) -> Iterator[bytes]:
+    sink = Sink()
+    schema = pa.schema(
+        pa.field(_harmless(field.name), pa.string() if _is_text(field.type) else field.type)
+        for field in table.schema
+    )
+    with csv.CSVWriter(pa.PythonFile(sink, mode="w"), schema) as writer:
+        for batch in table.batches:
+            cells = [_text(column) if _is_text(column.type) else column for column in batch.columns]
+            writer.write_batch(pa.record_batch(cells, schema))
+            yield sink.taken()
+    yield sink.taken()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_string(kind))
+
+
+def _text(column: pa.Array) -> pa.Array:
+    """Return words that a spreadsheet does not take for a formula."""
+    if pa.types.is_dictionary(column.type):
+        return pa.array(map(_harmless, column.dictionary.to_pylist()), pa.string()).take(column.indices)
+    return pa.array((None if one is None else _harmless(one) for one in column.to_pylist()), pa.string())
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _arrow_pieces(table: Table) -> Iterator[bytes]:
+    sink = Sink()
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as writer:
+        for batch in table.batches:
+            writer.write_batch(batch)
+            yield sink.taken()
+    yield sink.taken()
+
+
+def _parquet_pieces(table: Table) -> Iterator[bytes]:
+    sink = Sink()
+    # A dictionary helps where values are repeated: coordinates, codes and counts.
+    repeated = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    file = pa.PythonFile(sink, mode="w")
+    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": repeated}
+    with parquet.ParquetWriter(file, table.schema, **options) as writer:
+        waiting: list[pa.RecordBatch] = []
+        for batch in table.batches:
+            waiting.append(batch)
+            if sum(one.nbytes for one in waiting) >= _ROW_GROUP_BYTES:
+                writer.write_table(pa.Table.from_batches(waiting))
+                waiting = []
+                yield sink.taken()
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting))
+    yield sink.taken()
+
+
+def tabulate(arrays: Sequence[LabelledArray], context: WriteContext) -> Table:
+    """Return the table of an array; arrays that belong to it are further columns.
 
     Raises
     ------
     Invalid
-        If it would have too many columns, or an array beside it does not fit its rows.
+        If it would have too many columns, or another array does not fit its rows.
     """
     first = arrays[0]
     rows = first.dims[:-1] if _is_wide(first) else first.dims
     sizes = first.shape[: len(rows)]
-    columns = len(arrays) * (first.shape[-1] if len(rows) < len(first.dims) else 1)
-    if columns > MOST_COLUMNS:
+    width = len(arrays) * (first.shape[-1] if len(rows) < len(first.dims) else 1)
+    if width > MOST_COLUMNS:
         raise Invalid(
-            f"{first.name}: a table of it would have {columns} columns, one for each entry of {first.dims[-1]}; expected at most "
+            f"{first.name}: a table of it would have {width} columns, one for each entry of {first.dims[-1]}; expected at most "
             f"{MOST_COLUMNS}",
             hint="ask for format=npz, or take a part of it with slice=",
         )
     names = Names()
-    keys = [_Key(names.free(one.name), one, rows.index(one.dim)) for one in _keys(first, rows)]
-    values = [_Values(array, first, rows, names, several=len(arrays) > 1) for array in arrays]
-    fields = [key.field() for key in keys] + [field for one in values for field in one.fields()]
+    keys = [(names.free(one.name), one, rows.index(one.dim)) for one in _keys(first, rows)]
+    values = [_ValueColumns(array, first, rows, names, several=len(arrays) > 1) for array in arrays]
+    fields = [
+        _field(name, one.values.dtype, one.attributes, one.units, one.description) for name, one, _ in keys
+    ]
+    fields += [field for one in values for field in one.fields()]
     schema = pa.schema(fields, {"latentry": json.dumps(_about(arrays, context), default=str)})
 
     def batches() -> Iterator[pa.RecordBatch]:
-        feeds = [one.feed() for one in values]
+        readers = [one.reader() for one in values]
         inner = int(np.prod(sizes[1:], dtype=np.int64))
+        row_bytes = sum(len(one.names) for one in values) * first.dtype.itemsize + 8 * len(keys)
+        most = max(1, _BATCH_BYTES // max(1, inner * row_bytes))
         total = sizes[0] if sizes else 1
-        width = sum(len(one.names) for one in values) * first.dtype.itemsize + 8 * len(keys)
-        most = max(1, _BATCH_BYTES // max(1, inner * width))
         for start in range(0, total, most):
             count = min(most, total - start)
             index = _index(start, count, sizes)
-            columns = [key.column(index) for key in keys]
-            columns += [column for feed in feeds for column in feed(count, index)]
+            columns = [_column(one.values[index[axis]], one.attributes) for _, one, axis in keys]
+            columns += [column for read in readers for column in read(count, index)]
             yield pa.record_batch(columns, schema)
 
     return Table(schema, batches())
 
 
-def _index(start: int, count: int, sizes: Sequence[int]) -> tuple[NDArray[np.int64], ...]:
-    """Where each row of some entries of the first dim is along every dim."""
+def _index(start: int, count: int, sizes: Sequence[int]) -> Index:
+    """Return the position along every dim of each row of some entries of the first dim."""
     axes = [np.arange(start, start + count), *map(np.arange, sizes[1:])]
     return tuple(axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
 
@@ -94,7 +203,7 @@ def _is_wide(array: LabelledArray) -> bool:
 
 
 def _keys(array: LabelledArray, rows: Sequence[str]) -> list[Coordinate]:
-    """Coordinates of the rows: first the index of each dim, its positions if it has none, then the others."""
+    """Return the coordinates of the rows: first the index of each dim, or else its positions, then the others."""
     indices, others = [], []
     for dim, size in zip(rows, array.shape, strict=False):
         is_itself = array.dims == (array.name,)
@@ -106,23 +215,7 @@ def _keys(array: LabelledArray, rows: Sequence[str]) -> list[Coordinate]:
     return indices + others
 
 
-@dataclass(frozen=True)
-class _Key:
-    """A column that says where a row is."""
-
-    name: str
-    coordinate: Coordinate
-    axis: int
-
-    def field(self) -> pa.Field:
-        one = self.coordinate
-        return _field(self.name, one.values.dtype, one.attributes, one.units, one.description)
-
-    def column(self, index: tuple[NDArray[np.int64], ...]) -> pa.Array:
-        return _column(self.coordinate.values[index[self.axis]], self.coordinate.attributes)
-
-
-class _Values:
+class _ValueColumns:
     """The columns of an array."""
 
     def __init__(
@@ -151,48 +244,26 @@ class _Values:
             for at, name in enumerate(self.names)
         ]
 
-    def feed(self) -> Any:
-        """Give the next so many rows of the first dim, as columns."""
+    def reader(self) -> Callable[[int, Index], list[pa.Array]]:
+        """Return a function that reads the next entries of the first dim, as columns."""
+        array, width = self._array, len(self.names)
         if not self._is_like_first:
-            values = self._array.values()
-            axes = [self._rows.index(dim) for dim in self._array.dims]
-            return lambda _count, index: [
-                _column(
-                    np.broadcast_to(values[tuple(index[axis] for axis in axes)], index[0].shape),
-                    self._array.attributes,
-                )
-            ]
-        taken = _Rows(self._array)
-        width = len(self.names)
-        return lambda count, _index: [
-            _column(column, self._array.attributes)
-            for column in np.ascontiguousarray(np.moveaxis(_flat(taken.next(count), width), 1, 0))
-        ]
+            values = array.values()
+            axes = [self._rows.index(dim) for dim in array.dims]
 
+            def of_rows(_count: int, index: Index) -> list[pa.Array]:
+                found = np.broadcast_to(values[tuple(index[axis] for axis in axes)], index[0].shape)
+                return [_column(found, array.attributes)]
 
-def _flat(values: NDArray[Any], width: int) -> NDArray[Any]:
-    """[rows, columns] of values whose last axes are the columns."""
-    return values.reshape(values.size // width if width else 0, width)
+            return of_rows
+        rows = RowReader(array.blocks())
 
+        def next_rows(count: int, _index: Index) -> list[pa.Array]:
+            found = rows.next(count)
+            flat = found.reshape(found.size // width if width else 0, width)
+            return [_column(column, array.attributes) for column in np.ascontiguousarray(flat.T)]
 
-class _Rows:
-    """Takes as many rows of an array at a time as are asked for, however it is cut into blocks."""
-
-    def __init__(self, array: LabelledArray) -> None:
-        self._blocks = array.blocks()
-        self._held = np.empty((0, *array.shape[1:]), array.dtype)
-
-    def next(self, count: int) -> NDArray[Any]:
-        """The next rows."""
-        parts, missing = [], count
-        while missing:
-            if not len(self._held):
-                self._held = np.atleast_1d(next(self._blocks))
-                continue
-            parts.append(self._held[:missing])
-            self._held = self._held[missing:]
-            missing -= len(parts[-1])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return next_rows
 
 
 def _field(
@@ -216,7 +287,7 @@ def _column(values: NDArray[Any], attributes: Mapping[str, Any]) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values.tolist()], pa.string())
 
 
-def _about(arrays: Sequence[LabelledArray], context: Context) -> dict[str, Any]:
+def _about(arrays: Sequence[LabelledArray], context: WriteContext) -> dict[str, Any]:
     described = {
         one.name: {"dims": one.dims, "shape": one.shape, "dtype": str(one.dtype), "units": one.units}
         | {"description": one.description, "attributes": dict(one.attributes)}
@@ -226,4 +297,4 @@ def _about(arrays: Sequence[LabelledArray], context: Context) -> dict[str, Any]:
         one.name: {"dim": one.dim, "units": one.units, "description": one.description}
         for one in coordinates_of(arrays)
     }
-    return {**context.origin.attributes, "arrays": described, "coordinates": coordinates}
+    return {**context.provenance.attributes, "arrays": described, "coordinates": coordinates}

@@ -1,4 +1,4 @@
-"""Zarr: a group of the values and their coordinates, in a zip archive that Zarr opens as it is."""
+"""Zarr: a group of the values and their coordinates, in a zip archive that Zarr opens directly."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -7,30 +7,28 @@ import numpy as np
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from api.arrays.formats.base import Context, Encoded, FileFormat
-from api.arrays.formats.categories import as_codes
-from api.arrays.formats.members import coordinates_of
+from api.arrays.formats.base import Encoded, FileFormat, WriteContext
 from api.arrays.formats.naming import Names
-from api.arrays.formats.zips import zip_pieces
-from api.arrays.labelled import LabelledArray
+from api.arrays.formats.streams import zip_pieces
+from api.arrays.labelled import LabelledArray, as_codes, coordinates_of
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
 
 
 class Zarr(FileFormat):
-    """zarr: Zarr v3, to be opened by `zarr.open` and by `xarray.open_zarr` on a `ZipStore`."""
+    """zarr: Zarr v3, for `zarr.open` and for `xarray.open_zarr` on a `ZipStore`."""
 
     name, media_type, ending = "zarr", "application/zip", "zarr.zip"
 
-    def encode(self, arrays: Sequence[LabelledArray], context: Context) -> Encoded:
-        """A group of the arrays, sent chunk by chunk."""
+    def encode(self, arrays: Sequence[LabelledArray], context: WriteContext) -> Encoded:
+        """Write a group of the arrays, chunk by chunk."""
         return Encoded(None, zip_pieces(_objects(arrays, context)))
 
 
-def _objects(arrays: Sequence[LabelledArray], context: Context) -> Iterator[tuple[str, Iterable[bytes]]]:
-    """Every object of the group; chunks are let go once they are sent, and metadata comes last."""
+def _objects(arrays: Sequence[LabelledArray], context: WriteContext) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """Yield every object of the group; chunks are dropped once they are sent, and metadata comes last."""
     objects: dict[str, Buffer] = {}
     coordinates, names = coordinates_of(arrays), Names()
-    attributes = {**context.origin.attributes, "coordinates": " ".join(one.name for one in coordinates)}
+    attributes = {**context.provenance.attributes, "coordinates": " ".join(one.name for one in coordinates)}
     writer = ArrayGroupWriter(MemoryStore(objects), "", attributes)
     for array in arrays:
         yield from _chunks(writer, names.free(array.name), array, objects)

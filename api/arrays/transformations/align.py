@@ -1,7 +1,7 @@
-"""Another event as time 0: each trial is shifted by whole bins, and a window around the event is cut out.
+"""Alignment to another event: each trial is shifted by whole bins, and a window around the event is cut out.
 
-Times of events are metadata of the trials. Where a data set knows when its trials begin in the session (`trial_start_s`), times
-may be in seconds of the session; else they are on the time axis of the trials, whose 0 is what the trials are aligned to.
+Times of events are metadata of the trials. If the data set knows when its trials begin in the session (`trial_start_s`), times
+may be in seconds of the session. Else they are on the time axis of the trials, whose 0 is what the trials are aligned to.
 """
 
 import re
@@ -13,76 +13,77 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from api.arrays.group_cache import opened
-from api.arrays.labelled import Coordinate, LabelledArray, dims_of
-from api.arrays.transformations.context import Surroundings
-from api.arrays.transformations.time_axis import TimeAxis, time_axis
-from api.arrays.transformations.trials import (
+from api.arrays.axes import (
     LENGTH,
+    TimeAxis,
     column,
     first_bin_s,
     floating,
     recorded_bins,
+    time_axis,
     trials_of,
-    with_coordinate,
 )
-from api.arrays.transformations.wording import described, listed, refusal
+from api.arrays.groups import ReadContext, dims_of, open_cached
+from api.arrays.labelled import Coordinate, LabelledArray
+from api.arrays.messages import described, invalid_parameter, listed
 from store.tables import Dataset, Trial
 
-Clock = Literal["session", "trial"]
+EventClock = Literal["session", "trial"]
 
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
 _WINDOW = re.compile(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*")
 _TOLERANCE = 1e-6
-"""Of a bin, since times such as 0.3 have no exact binary form."""
+"""Share of a bin by which times may be off, because times such as 0.3 have no exact binary form."""
 _FAR = 2**40
-"""Bins: farther than any recording is long."""
+"""A number of bins beyond the length of any recording."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """When an event happens in the trials of a data set.
+    """The times of an event in the trials of a data set.
 
     Attributes
     ----------
     time_s
-        On the time axis of the trials, by trial; NaN where a trial has none.
+        On the time axis of the trials, by trial; NaN where a trial has no such event.
     clock
-        In which its times were given.
+        The clock in which the times were given.
     """
 
     time_s: NDArray[np.float64]
-    clock: Clock
+    clock: EventClock
 
 
 def align(
-    array: LabelledArray, event: str, window_s: str, clock: Clock | None, surroundings: Surroundings
+    array: LabelledArray, event: str, window_s: str, clock: EventClock | None, context: ReadContext
 ) -> LabelledArray:
-    """A window around an event in each trial; NaN where it leaves the recorded bins, and in trials without the event.
+    """Return a window around an event in each trial; NaN outside the recorded bins, and in trials without the event.
 
     Parameters
     ----------
     array
         Trials × bins × ….
     event
-        The metadata of trials that has its times, in seconds.
+        The metadata of trials with its times, in seconds.
     window_s
-        ``from:to`` in seconds around it: the bins that begin in it.
+        ``from:to`` in seconds around the event: the bins that begin within.
     clock
-        Of the times; told by the data if it is not given.
-    surroundings
-        Of the request.
+        Clock of the times; derived from the data unless given.
+    context
+        Context of the request.
 
     Raises
     ------
     Invalid
-        If the array has no trials and time, there is no such event, or its clock can't be told.
+        If the array has no trials and time, there is no such event, or its clock is ambiguous.
     """
-    trials, time = trials_of(array, "align_to"), time_axis(array, surroundings, "align_to")
+    trials, time = trials_of(array, "align_to"), time_axis(array, context, "align_to")
     if time.axis != 1:
-        raise refusal("align_to", f"expected trials × bins × …; {array.name} has {listed(array.dims)}")
+        raise invalid_parameter(
+            "align_to", f"expected trials × bins × …; {array.name} has {listed(array.dims)}"
+        )
     bins = _window(window_s, time)
-    found = find_event(event, clock, surroundings, time.width_s)
+    found = find_event(event, clock, context, time.width_s)
     times_s = np.full(len(trials), np.nan)
     known = (trials >= 0) & (trials < len(found.time_s))
     times_s[known] = found.time_s[trials[known]]
@@ -117,8 +118,7 @@ def align(
         },
         blocks=lambda: _cut(source, first, bins),
     )
-    return with_coordinate(
-        aligned,
+    return aligned.with_coordinate(
         Coordinate(
             "event_time_s",
             array.dims[0],
@@ -130,20 +130,20 @@ def align(
 
 
 def _window(text: str, time: TimeAxis) -> NDArray[np.int64]:
-    """The bins of a window, counted from that of the event."""
+    """Return the bins of a window, counted from the bin of the event."""
     match = _WINDOW.fullmatch(text)
     if match is None:
-        raise refusal(
+        raise invalid_parameter(
             "window_s", f"expected from:to in seconds around the event, such as -0.1:0.4; got {text!r}"
         )
     first, last = (np.ceil(float(part) / time.width_s - _TOLERANCE) for part in match.groups())
     if not first < last:
-        raise refusal(
+        raise invalid_parameter(
             "window_s", f"expected a window with a bin of {time.width_s:g} s or more in it; got {text!r}"
         )
     longest = 2 * time.bins
     if last - first > longest or max(abs(first), abs(last)) > _FAR:
-        raise refusal(
+        raise invalid_parameter(
             "window_s",
             f"expected a window of at most {longest * time.width_s:g} s, twice what is selected of a trial; got {text!r}",
             "times are in seconds",
@@ -162,37 +162,37 @@ def _cut(array: LabelledArray, first: NDArray[np.float64], bins: NDArray[np.int6
         yield values
 
 
-def find_event(event: str, clock: Clock | None, surroundings: Surroundings, width_s: float) -> Event:
-    """When an event happens in each trial of the data set.
+def find_event(event: str, clock: EventClock | None, context: ReadContext, width_s: float) -> Event:
+    """Return when an event happens in each trial of the data set.
 
-    The clock, unless it is given, is the one by which more of the times lie within their trials, more than half of them, and
-    twice as many as by the other.
+    Unless it is given, the clock is the one by which more times lie within their trials: more than half of them, and at least
+    twice as many as by the other clock.
 
     Raises
     ------
     Invalid
-        If there is no such event, or its clock can't be told.
+        If there is no such event, or its clock is ambiguous.
     """
-    given_s = _given_times_s(event, surroundings)
-    zero_s = first_bin_s(surroundings) or 0.0
-    by_clock: dict[Clock, NDArray[np.float64]] = {"trial": given_s}
-    if (starts_s := _trial_starts_s(surroundings, len(given_s))) is not None:
+    given_s = _given_times_s(event, context)
+    zero_s = first_bin_s(context) or 0.0
+    by_clock: dict[EventClock, NDArray[np.float64]] = {"trial": given_s}
+    if (starts_s := _trial_starts_s(context, len(given_s))) is not None:
         by_clock["session"] = given_s - starts_s + zero_s
     if clock is not None and clock not in by_clock:
-        raise refusal(
+        raise invalid_parameter(
             "event_clock",
             "the data set does not know when its trials begin in the session: expected trial",
             "files with spike times and a table of trials tell it",
         )
     if clock is None:
-        ends_s = zero_s + _lengths(surroundings, len(given_s)) * width_s
-        within: dict[Clock, int] = {
+        ends_s = zero_s + _lengths(context, len(given_s)) * width_s
+        within: dict[EventClock, int] = {
             name: int(((times_s >= zero_s - width_s) & (times_s <= ends_s + width_s)).sum())
             for name, times_s in by_clock.items()
         }
         clock = _likeliest(event, within)
         if 2 * within[clock] <= (known := int(np.isfinite(given_s).sum())):
-            raise refusal(
+            raise invalid_parameter(
                 "align_to",
                 f"{event} lies within its trial in {within[clock]} of the {known} trials that have it: is it a time in seconds?",
                 f"if it is meant, say event_clock={clock}",
@@ -200,57 +200,55 @@ def find_event(event: str, clock: Clock | None, surroundings: Surroundings, widt
     return Event(by_clock[clock], clock)
 
 
-def _given_times_s(event: str, surroundings: Surroundings) -> NDArray[np.float64]:
-    """Times of an event as they are in the metadata, by trial; NaN where a trial has none."""
-    values = column(surroundings, event, "align_to")
+def _given_times_s(event: str, context: ReadContext) -> NDArray[np.float64]:
+    """Return the times of an event as in the metadata, by trial; NaN where a trial has none."""
+    values = column(context, event, "align_to")
     given_s = np.full(max(values, default=-1) + 1, np.nan)
     for trial, value in values.items():
         if isinstance(value, str):
-            raise refusal(
+            raise invalid_parameter(
                 "align_to",
                 f"{event} is no time but text, such as {value[:50]!r}",
-                f"name metadata with times in seconds: {_names_of_numbers(surroundings)}",
+                f"name metadata with times in seconds: {_names_of_numbers(context)}",
             )
         given_s[trial] = float(value) if isinstance(value, int | float) else np.nan
     return given_s
 
 
-def _likeliest(event: str, within: dict[Clock, int]) -> Clock:
-    """The clock by which clearly more times of an event lie within their trials, of numbers by clock."""
+def _likeliest(event: str, within: dict[EventClock, int]) -> EventClock:
+    """Return the clock by which clearly more times lie within their trials, given these numbers by clock."""
     for name, number in within.items():
         if number and all(number >= 2 * other for clock, other in within.items() if clock != name):
             return name
     counted = " and ".join(
         f"{number} trials have theirs within by that of the {name}" for name, number in within.items()
     )
-    raise refusal(
+    raise invalid_parameter(
         "align_to",
         f"in which clock the times of {event} are can't be told: {counted}",
         "say it: event_clock=session or event_clock=trial (from what trials are aligned to)",
     )
 
 
-def _names_of_numbers(surroundings: Surroundings) -> str:
-    """Names of metadata that have numbers."""
-    query = select(Trial.details).where(Trial.dataset_id == surroundings.group.dataset_id).limit(1)
-    details = surroundings.session.execute(query).scalar() or {}
+def _names_of_numbers(context: ReadContext) -> str:
+    """Return the names of metadata that hold numbers."""
+    query = select(Trial.details).where(Trial.dataset_id == context.group.dataset_id).limit(1)
+    details = context.session.execute(query).scalar() or {}
     return listed(sorted(name for name, value in details.items() if isinstance(value, int | float)))
 
 
-def _lengths(surroundings: Surroundings, trials: int) -> NDArray[np.int64]:
+def _lengths(context: ReadContext, trials: int) -> NDArray[np.int64]:
     query = select(Trial.trial, Trial.length_bins)
     lengths = np.zeros(trials, np.int64)
-    for trial, length in surroundings.session.execute(
-        query.where(Trial.dataset_id == surroundings.group.dataset_id)
-    ):
+    for trial, length in context.session.execute(query.where(Trial.dataset_id == context.group.dataset_id)):
         lengths[trial] = length
     return lengths
 
 
-def _trial_starts_s(surroundings: Surroundings, trials: int) -> NDArray[np.float64] | None:
-    """When the first bin of each trial begins in the session, over all sessions of the data set; None if none tells it."""
-    dataset = surroundings.session.get_one(Dataset, surroundings.group.dataset_id)
-    group = opened(surroundings.store, dataset.array_path or "")
+def _trial_starts_s(context: ReadContext, trials: int) -> NDArray[np.float64] | None:
+    """Return when the first bin of each trial begins in its session, over all sessions; None if no session knows it."""
+    dataset = context.session.get_one(Dataset, context.group.dataset_id)
+    group = open_cached(context.store, dataset.array_path or "")
     starts_s = None
     for name, array in group.arrays.items():
         [dim, *others] = dims_of(array) or ("",)

@@ -9,11 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from api.arrays.formats.categories import words_of
-from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.transformations.context import Surroundings
-from api.arrays.transformations.trials import column, floating, trial_rows, trials_of
-from api.arrays.transformations.wording import described, listed, refusal
+from api.arrays.axes import column, floating, splits_of_trials, trials_of
+from api.arrays.groups import ReadContext
+from api.arrays.labelled import Coordinate, LabelledArray, flags_of
+from api.arrays.messages import described, invalid_parameter, listed
 from api.arrays.trial_conditions import condition_name
 from domain.moments import GroupedMoments
 
@@ -21,7 +20,7 @@ Statistic = Literal["mean", "sem", "count", "std"]
 
 _BESIDE: tuple[Statistic, ...] = ("mean", "sem", "count")
 _MOST_ELEMENTS = 2**25
-"""Of an average: several times the 108 conditions of 180 bins and 182 neurons of a large public data set."""
+"""Most elements of an average: several times the 108 conditions × 180 bins × 182 neurons of a large public data set."""
 _ELEMENTS_IN_MEMORY = 2**20
 _DESCRIBED = {
     "mean": "mean over the trials of each condition",
@@ -34,36 +33,37 @@ Value = int | float | str | bool | None
 
 
 def average(
-    array: LabelledArray, names: str, statistic: Statistic, surroundings: Surroundings
+    array: LabelledArray, names: str, statistic: Statistic, context: ReadContext
 ) -> tuple[LabelledArray, ...]:
-    """Statistics over the trials of each condition, NaN left out bin by bin; trials without a value are in no condition.
+    """Return statistics over the trials of each condition. NaN is left out bin by bin.
 
     Parameters
     ----------
     array
         Trials × ….
     names
-        Metadata of trials, or ``split``; of several, separated by commas, every combination that occurs is a condition.
+        Metadata of trials, or ``split``. Of several names, separated by commas, every combination that occurs is a condition.
+        A trial without a value belongs to no condition.
     statistic
-        Which comes first; the others of mean, standard error and count come beside it.
-    surroundings
-        Of the request.
+        The statistic that comes first; the others of mean, standard error and count follow.
+    context
+        Context of the request.
 
     Raises
     ------
     Invalid
-        If rows are no trials, there is no such metadata, or too many conditions.
+        If rows are no trials, there is no such metadata, or there are too many conditions.
     """
     trials = trials_of(array, "average")
-    wanted = _names(names, array, surroundings)
-    labels = [_labels(name, trials, surroundings) for name in wanted]
+    wanted = _names(names, array, context)
+    labels = [_labels(name, trials, context) for name in wanted]
     per_trial: list[tuple[Value, ...] | None] = [
         None if any(value is None for value in values) else values for values in zip(*labels, strict=True)
     ]
     conditions = sorted({one for one in per_trial if one is not None}, key=_order)
     elements = len(conditions) * int(np.prod(array.shape[1:], dtype=np.int64))
     if elements > _MOST_ELEMENTS:
-        raise refusal(
+        raise invalid_parameter(
             "average",
             f"{len(conditions)} conditions by {names} would be {elements} averages; expected at most {_MOST_ELEMENTS}",
             "average by metadata with fewer values, or select fewer bins or features",
@@ -110,16 +110,16 @@ def _of(array: LabelledArray, statistic: Statistic, found: "_Statistics") -> Lab
 
 
 class _Statistics:
-    """Count, mean and sum of squared deviations of each condition, in float64, once they are asked for.
+    """The moments of each condition, computed when they are read for the first time.
 
     Parameters
     ----------
     array
         Trials × …, floating-point.
     codes
-        The condition of each trial; negative for none.
+        Condition of each trial; negative for none.
     conditions
-        How many there are.
+        Number of conditions.
     """
 
     def __init__(self, array: LabelledArray, codes: NDArray[np.int64], conditions: int) -> None:
@@ -154,53 +154,50 @@ def _statistic(statistic: Statistic, of: GroupedMoments, group: int) -> NDArray[
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Zeros, in a file that is gone afterwards if there are many."""
+    """Return zeros; many of them lie in a temporary file."""
     if np.prod(shape, dtype=np.int64) <= _ELEMENTS_IN_MEMORY:
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile(prefix="latentry-average-") as file:
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
-def _names(text: str, array: LabelledArray, surroundings: Surroundings) -> list[str]:
-    session, dataset_id = surroundings.session, surroundings.group.dataset_id
+def _names(text: str, array: LabelledArray, context: ReadContext) -> list[str]:
+    session, dataset_id = context.session, context.group.dataset_id
     given = [part.strip() for part in text.split(",")]
     names = [condition_name(session, dataset_id, name) or name for name in given]
     if "" in names or len(set(names)) < len(names):
-        raise refusal("average", f"expected names of metadata separated by commas; got {text!r}")
+        raise invalid_parameter("average", f"expected names of metadata separated by commas; got {text!r}")
     dim = "_".join(_plain(name) for name in names)
     kept = {one.name for one in array.coordinates if one.dim != array.dims[0]}
     taken = {*array.dims[1:], *kept, "trials"} & {dim, *(_plain(name) for name in names)}
     if taken:
-        raise refusal("average", f"{listed(sorted(taken))} is already an axis or a coordinate of the answer")
+        raise invalid_parameter(
+            "average", f"{listed(sorted(taken))} is already an axis or a coordinate of the answer"
+        )
     return names
 
 
 def _plain(name: str) -> str:
-    """A name for a dim: what is no letter, digit, dot or dash becomes an underscore, as in the names of arrays."""
+    """Return a name for a dim: letters, digits, dots and dashes are kept, others become underscores, as in names of arrays."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
-def _labels(name: str, trials: NDArray[np.int64], surroundings: Surroundings) -> list[Value]:
-    """The value of each row; None where it has none."""
+def _labels(name: str, trials: NDArray[np.int64], context: ReadContext) -> list[Value]:
+    """Return the value of each row; None where it has none."""
     if name == "split":
-        return _splits(trials, surroundings)
-    values = column(surroundings, name, "average")
+        return _splits(trials, context)
+    values = column(context, name, "average")
     return [_value(values.get(int(trial))) for trial in trials]
 
 
-def _splits(trials: NDArray[np.int64], surroundings: Surroundings) -> list[Value]:
-    """The split of each row: that of the model's job if these are latents, else as it was given with the data set."""
-    group = surroundings.group.opened(surroundings.store)
-    if "model_id" in group.group.attrs and "split" in group.arrays:
-        codes, words = group.values("split"), words_of(group.arrays["split"].attrs)
-        of_job = dict(enumerate(codes.tolist()))
-        return [words.get(of_job.get(int(trial), -1)) for trial in trials]
-    given = {trial: split for trial, split, _ in trial_rows(surroundings)}
-    if not any(given.values()):
-        raise refusal(
+def _splits(trials: NDArray[np.int64], context: ReadContext) -> list[Value]:
+    """Return the split of each row; None where it has none."""
+    found = splits_of_trials(context)
+    if found is None:
+        raise invalid_parameter(
             "average", "no split came with the data set", "a model's latents have that of its own job"
         )
-    return [given.get(int(trial)) for trial in trials]
+    return [found.get(int(trial)) or None for trial in trials]
 
 
 def _value(value: Any) -> Value:
@@ -210,20 +207,16 @@ def _value(value: Any) -> Value:
 
 
 def _order(condition: Sequence[Value]) -> tuple[tuple[bool, Any], ...]:
-    """Numbers before words."""
+    """Return a sort key that puts numbers before words."""
     return tuple((isinstance(value, str), value) for value in condition)
 
 
 def _coordinate(name: str, dim: str, values: Sequence[Value]) -> Coordinate:
-    """Values of the conditions: numbers, or codes of words, as data sets have them."""
+    """Return the values of the conditions: numbers, or codes of words, as data sets have them."""
     told = f"{name} of the trials"
     if any(isinstance(value, str) for value in values):
         words = sorted({str(value) for value in values})
-        attributes = {
-            "flag_values": list(range(len(words))),
-            "flag_meanings": " ".join(re.sub(r"\s+", "_", word) or "_" for word in words),
-        }
         codes = np.array([words.index(str(value)) for value in values], np.int32)
-        return Coordinate(_plain(name), dim, codes, "", told, attributes)
+        return Coordinate(_plain(name), dim, codes, "", told, flags_of(words))
     is_whole = all(isinstance(value, int) for value in values)
     return Coordinate(_plain(name), dim, np.array(values, np.int64 if is_whole else np.float64), "", told)

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.arrays.compression import choose_coding, compressed
+from api.arrays.responses import choose_coding, compressed
 from api.arrays.formats import FORMATS
 from tests.api.api_examples import Example, example_arrays
 

@@ -20,7 +20,7 @@ from pyarrow import parquet
 from zarr.storage import ZipStore
 
 from api.arrays.formats import FORMATS
-from api.arrays.formats.categories import as_words
+from api.arrays.labelled import as_words
 from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.naming import MatlabNames
 from api.arrays.formats.zarr import Zarr

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from api.arrays.formats.csv import Csv
+from api.arrays.formats.tables import Csv
 from api.arrays.formats.json import Json
-from api.arrays.formats.npz import Npz
-from api.arrays.formats.parquet import Parquet
+from api.arrays.formats.npy import Npz
+from api.arrays.formats.tables import Parquet
 from api.arrays.formats.tables import MOST_COLUMNS
 from api.errors import Invalid
 from tests.api.formats.format_contract import CASES

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sqlalchemy import delete
 from zarr.abc.store import Store
 
-from api.arrays.group import ArrayGroup
+from api.arrays.groups import ArrayGroup
 from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.transformations import Transformation, transform
-from api.arrays.transformations.parameters import Surroundings
+from api.arrays.groups import ReadContext
 from domain.states import JobState, ModelState
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
@@ -99,9 +99,9 @@ class Laboratory:
         return self.groups[owner_id].array(self.store, name)
 
     @contextmanager
-    def surroundings(self, owner_id: str) -> Iterator[Surroundings]:
+    def surroundings(self, owner_id: str) -> Iterator[ReadContext]:
         with self.database.read() as session:
-            yield Surroundings(session, self.store, DEFAULT_TENANT, self.groups[owner_id])
+            yield ReadContext(session, self.store, DEFAULT_TENANT, self.groups[owner_id])
 
     def transform(
         self, owner_id: str, array: LabelledArray | str, *, in_fives: bool = True, **wanted: Any

@@ -1,6 +1,6 @@
 """HDF5 in the key layout of LFADS users: every array once for each split, `train_…`, `valid_…`, `test_…`.
 
-| ours | key after the split | what it holds there |
+| array | key after the split | content |
 |---|---|---|
 | `rates` | `output_params` | expected counts per bin: spikes/s times the bin width |
 | `factors` | `factors` | |
@@ -25,15 +25,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from api.arrays.downloads.whole import Whole
+from api.arrays.axes import is_trial_dim, trial_dim, trials_along
+from api.arrays.downloads import Contents
 from api.arrays.formats import Encoded
-from api.arrays.formats.categories import as_words
 from api.arrays.formats.hdf5 import create, open_new, tell, write_rows
-from api.arrays.formats.members import coordinates_of
 from api.arrays.formats.naming import Names
-from api.arrays.formats.nwb_clock import trial_dim, trials_of
-from api.arrays.formats.spooled import spooled
-from api.arrays.labelled import LabelledArray
+from api.arrays.formats.streams import spooled
+from api.arrays.labelled import LabelledArray, as_words, coordinates_of
 from domain.split_groups import SPLITS
 
 _OF_LATENTS = {
@@ -44,7 +42,7 @@ _OF_LATENTS = {
 }
 _OF_DATASETS = {"spikes": "encod_data", "true_rates_hz": "truth", "external_inputs": "ext_input"}
 _TOLD_OTHERWISE = ("split", "trial_start_s", "trial_length_bins")
-"""Coordinates of trials that are no columns as they are: keys tell the split, no reader takes starts, lengths are known."""
+"""Coordinates of trials that are no columns: keys tell the split, readers take no starts, lengths are written anyway."""
 
 _MEANT_OTHERWISE = frozenset(
     {
@@ -52,34 +50,34 @@ _MEANT_OTHERWISE = frozenset(
         *("ext_input", "external_inputs", "lowd", "latent", "latents"),
     }
 )
-"""What readers of this layout take for something else than behaviour or metadata of that name."""
+"""Names that readers of this layout understand otherwise than as behaviour or metadata."""
 
 
-def encode_lfads_hdf5(whole: Whole) -> Encoded:
-    """The file, written to a temporary one first."""
-    return spooled(lambda path: _Writer(whole).write(path), ending="h5")
+def encode_lfads_hdf5(contents: Contents) -> Encoded:
+    """Return the file, which is written to a temporary file first."""
+    return spooled(lambda path: _Writer(contents).write(path), ending="h5")
 
 
 class _Writer:
     """Writes the arrays of a group, split by split."""
 
-    def __init__(self, whole: Whole) -> None:
-        self._whole = whole
-        self._facts = whole.context.origin.trials()
-        self._split = whole.splits()
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._facts = contents.context.provenance.trials()
+        self._split = contents.splits()
         self._names = Names()
 
     def write(self, path: Path) -> None:
-        """Write the file; no more than a block of an array is in memory."""
-        whole = self._whole
+        """Write the file, block by block."""
+        contents = self._contents
         with open_new(path) as file:
-            tell(file, {**whole.context.origin.attributes, "bin_width_s": whole.bin_width_s})
+            tell(file, {**contents.context.provenance.attributes, "bin_width_s": contents.bin_width_s})
             suffixes = dict.fromkeys(
-                (dim.removeprefix("trial"), tuple(trials_of(array).tolist()))
-                for array in whole.arrays
+                (dim.removeprefix("trial"), tuple(trials_along(array, dim).tolist()))
+                for array in contents.arrays
                 if (dim := trial_dim(array)) is not None
             )
-            for array in whole.arrays:
+            for array in contents.arrays:
                 if trial_dim(array) is None:
                     write_rows(file, self._names.free(array.name), array)
                 else:
@@ -89,23 +87,23 @@ class _Writer:
             self._write_coordinates(file)
 
     def _of(self, split: str, trials: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of some trials are of a split; those that nobody knows are for training."""
+        """Return which of some trials belong to a split; unknown trials are for training."""
         known = trials < len(self._split)
         of_split = np.full(len(trials), "train", dtype=object)
         of_split[known] = self._split[trials[known]]
         return np.asarray(of_split == split, np.bool_)
 
     def _key(self, name: str) -> str:
-        """What an array or a column is called after its split."""
-        keys = _OF_DATASETS if self._whole.is_dataset else _OF_LATENTS
+        """Return the key of an array or a column after its split."""
+        keys = _OF_DATASETS if self._contents.is_dataset else _OF_LATENTS
         return keys.get(name, f"{name}_as_uploaded" if name in _MEANT_OTHERWISE else name)
 
     def _write_by_split(self, file: h5py.File, array: LabelledArray) -> None:
         suffix = (trial_dim(array) or "").removeprefix("trial")
         own_name = array.name.removesuffix(suffix)
-        is_rates = not self._whole.is_dataset and own_name == "rates"
-        factor = np.asarray(self._whole.bin_width_s if is_rates else 1, array.dtype)
-        trials = trials_of(array)
+        is_rates = not self._contents.is_dataset and own_name == "rates"
+        factor = np.asarray(self._contents.bin_width_s if is_rates else 1, array.dtype)
+        trials = trials_along(array, array.dims[0])
         of_split = {split: self._of(split, trials) for split in SPLITS}
         targets = {}
         for split, mask in of_split.items():
@@ -114,7 +112,7 @@ class _Writer:
                 targets[split] = create(file, key, (int(mask.sum()), *array.shape[1:]), array.dtype)
                 units = "spikes/bin" if is_rates else array.units
                 tell(targets[split], {"units": units, "description": array.description, **array.attributes})
-                if own_name == "spikes" and self._whole.is_dataset:
+                if own_name == "spikes" and self._contents.is_dataset:
                     file[self._names.free(key.replace("encod", "recon"))] = targets[split]
         row, written = 0, dict.fromkeys(targets, 0)
         for block in array.blocks():
@@ -125,7 +123,7 @@ class _Writer:
             row += len(block)
 
     def _write_columns(self, file: h5py.File, suffix: str, trials: NDArray[np.int64]) -> None:
-        """Of each split: places of the trials, their lengths, their metadata."""
+        """Write for each split the positions of the trials, their lengths and their metadata."""
         columns = dict(self._columns(suffix, trials))
         for split in SPLITS:
             mask = self._of(split, trials)
@@ -135,14 +133,14 @@ class _Writer:
                     file[self._names.free(f"{split}_{name}{suffix}")] = values[mask]
 
     def _columns(self, suffix: str, trials: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[Any]]]:
-        """What is known of each trial: its coordinates, and its metadata as they came."""
+        """Yield what is known of each trial: its coordinates, and its metadata as they came."""
         known = [self._facts[trial] if trial < len(self._facts) else None for trial in trials.tolist()]
         details = [{} if one is None else one.details for one in known]
         names = dict.fromkeys(name for one in details for name in one)
         in_arrays = {re.sub(r"[^A-Za-z0-9_.-]", "_", name) for name in names}
         if None not in known:
             yield "trial_length_bins", np.array([one.length_bins for one in known if one is not None])
-        for one in coordinates_of(self._whole.arrays):
+        for one in coordinates_of(self._contents.arrays):
             if one.dim == f"trial{suffix}" and one.name not in (one.dim, *_TOLD_OTHERWISE, *in_arrays):
                 yield (
                     self._key(one.name.removesuffix(suffix)),
@@ -152,9 +150,9 @@ class _Writer:
             yield self._key(name), _storable([one.get(name) for one in details])
 
     def _write_coordinates(self, file: h5py.File) -> None:
-        """Coordinates of the other dims, and when trials began: for the whole, not by split."""
-        for one in coordinates_of(self._whole.arrays):
-            if not re.fullmatch(r"trial(_\d+)?", one.dim) or one.name == "trial_start_s":
+        """Write coordinates of the other dims, and when trials began, once and not by split."""
+        for one in coordinates_of(self._contents.arrays):
+            if not is_trial_dim(one.dim) or one.name == "trial_start_s":
                 dataset = file.create_dataset(
                     self._names.free(one.name),
                     data=_storable(as_words(one.values, one.attributes).tolist()),
@@ -163,7 +161,7 @@ class _Writer:
 
 
 def _storable(values: Sequence[Any]) -> NDArray[Any]:
-    """A column as its readers know it: text as UTF-8 of one length, numbers with NaN for what is not known."""
+    """Return a column as readers expect it: text as UTF-8 of one length, numbers with NaN for unknown values."""
     if any(isinstance(value, str) for value in values):
         texts = [("" if value is None else str(value)).replace("\0", "").encode() for value in values]
         return np.array(texts)

@@ -1,1 +1,0 @@
-"""A whole group of arrays as one file."""
