@@ -1,4 +1,4 @@
-"""Spike counts, taken in by blocks of trials and held to be whole numbers from 0 to 65535."""
+"""Spike counts, gathered by blocks of trials and checked to be whole numbers from 0 to 65535."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -70,20 +70,10 @@ class CountsBuilder:
         return self._counts
 
     def _block_is_sound(self, array: str, first: int, block: NDArray[Any]) -> bool:
-        if block.dtype.kind == "b":
-            return True
-        checks = {}
-        if block.dtype.kind == "f":
-            block = block.astype(np.float32) if block.dtype.itemsize < 4 else block
-            finite = np.isfinite(block)
-            checks["counts_not_finite"] = ~finite
-            block = np.where(finite, block, 0)
-            checks["counts_not_whole"] = block != np.trunc(block)
-        checks["counts_negative"] = block < 0
-        checks["counts_too_large"] = block > LARGEST_COUNT
-        for kind, faulty in checks.items():
+        faults = count_faults(block)
+        for kind, faulty in faults.items():
             self._note(kind, array, first, faulty, block)
-        return not any(faulty.any() for faulty in checks.values())
+        return not any(faulty.any() for faulty in faults.values())
 
     def _note(
         self, kind: str, array: str, first: int, faulty: NDArray[np.bool_], block: NDArray[Any]
@@ -100,28 +90,53 @@ class CountsBuilder:
         self._faults[kind] = _Fault(count, array, (first + trial, *rest), value)
 
 
+_WHAT = {
+    "counts_not_finite": "are NaN or infinite",
+    "counts_negative": "are negative",
+    "counts_not_whole": "are not whole numbers",
+    "counts_too_large": f"are above {LARGEST_COUNT}",
+}
+_IN_TABLES = "If a column of a table holds no counts, name it with mapping.behaviour."
+_HINTS = {
+    "counts_not_finite": (
+        "For trials of unequal length give trial_length_bins. Leave out trials in which nothing was recorded for a while, "
+        "or end them there: 0 would mean that the neuron did not fire."
+    ),
+    "counts_negative": "Give raw counts: not z-scored, not baseline-subtracted, and no -1 for padding.",
+    "counts_not_whole": (
+        "Give the number of spikes in each bin. These look like rates in Hz, or smoothed or normalised spikes. "
+        + _IN_TABLES
+    ),
+    "counts_too_large": (
+        "No neuron fires so often in one bin: check that these are counts and not times or voltages. "
+        + _IN_TABLES
+    ),
+}
+
+
+def count_faults(values: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+    """Return which values are no spike counts: code of the problem → mask of the shape of `values`."""
+    if values.dtype.kind == "b":
+        return {}
+    faults = {}
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32) if values.dtype.itemsize < 4 else values
+        finite = np.isfinite(values)
+        faults["counts_not_finite"] = ~finite
+        values = np.where(finite, values, 0)
+    faults |= {"counts_negative": values < 0, "counts_too_large": values > LARGEST_COUNT}
+    if values.dtype.kind == "f":
+        faults["counts_not_whole"] = values != np.trunc(values)
+    return faults
+
+
+def counts_problem(code: str, number: int, where: str, value: object, pointer: str) -> Problem:
+    """Make the problem of values that are no spike counts: how many, where the first is, and its value."""
+    said = f"{number} spike counts {_WHAT[code]}, {where}: {value!r}"
+    return Problem(code, said, _HINTS[code], pointer)
+
+
 def _problem(kind: str, fault: _Fault) -> Problem:
     trial, time_bin, neuron = fault.place
     where = f"the first at trial {trial}, bin {time_bin}, neuron {neuron} of `{fault.array}` (counted from 0)"
-    said, hint = {
-        "counts_not_finite": (
-            f"{fault.count} spike counts are NaN or infinite, {where}",
-            "For trials of unequal length give trial_length_bins. Leave out trials in which nothing was recorded for a while, or "
-            "end them there: 0 would say that the neuron did not fire.",
-        ),
-        "counts_not_whole": (
-            f"{fault.count} spike counts are not whole numbers, {where}: {fault.value!r}",
-            "Counts must be whole numbers; these look like rates in Hz, or smoothed or normalised spikes. "
-            "Give the number of spikes in each bin.",
-        ),
-        "counts_negative": (
-            f"{fault.count} spike counts are negative, {where}: {fault.value!r}",
-            "Give raw counts: not z-scored, not baseline-subtracted, and no -1 for padding.",
-        ),
-        "counts_too_large": (
-            f"{fault.count} spike counts are above {LARGEST_COUNT}, {where}: {fault.value!r}",
-            "No neuron fires so often in one bin: check that this array holds counts and not times "
-            "or voltages.",
-        ),
-    }[kind]
-    return Problem(kind, said, hint, f"/{fault.array}")
+    return counts_problem(kind, fault.count, where, fault.value, f"/{fault.array}")

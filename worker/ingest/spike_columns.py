@@ -20,39 +20,63 @@ _FEWEST_TRIALS_TO_TELL, _SPIKES_TO_TELL = 3, 10
 _TOLERANCE_S = 1e-6
 
 
-class _Labels:
-    """Numbers labels by their first appearance."""
+class Labels:
+    """Numbers the labels of neurons or trials by their first appearance.
+
+    Parameters
+    ----------
+    what
+        `neuron` or `trial`.
+    most
+        How many different labels are allowed.
+    """
 
     def __init__(self, what: str, most: int) -> None:
         self._what, self._most = what, most
         self.known: dict[int | str, int] = {}
 
     def codes(self, labels: NDArray[Any]) -> NDArray[np.int64]:
-        """The number of each label; whole floats count as whole numbers."""
-        if labels.dtype.kind == "f":
-            whole = labels.astype(np.int64)
-            if not (whole == labels).all():
-                said = f"The {self._what} of some spikes is no whole number, such as {labels[whole != labels][0].item()!r}."
-                hint = f"Give whole numbers or names for the {self._what} of each spike."
-                raise rejected("label_not_whole", said, hint, f"/mapping/{self._what}")
-            labels = whole
+        """Return the number of each label; whole floats count as whole numbers."""
         unique, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-        plain = [
-            label.decode("utf-8", "replace") if isinstance(label, bytes) else label
-            for label in unique.tolist()
-        ]
-        for place in np.argsort(first).tolist():
-            self.known.setdefault(plain[place], len(self.known))
-        numbers = np.array([self.known[label] for label in plain], np.int64)
+        order = np.argsort(first)
+        numbers = np.empty(len(unique), np.int64)
+        numbers[order] = self.codes_of_values(unique[order].tolist())
+        return numbers[inverse]
+
+    def codes_of_values(self, values: Sequence[Any]) -> NDArray[np.int64]:
+        """Return the number of each of some different values; -1 for None."""
+        numbers = np.array([-1 if value is None else self._number(value) for value in values], np.int64)
         if len(self.known) > self._most:
             said = f"There are more than {self._most} different values in the column of the {self._what}."
             hint = f"Check which column is the {self._what}: mapping.{self._what} names it."
             raise rejected(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}")
-        return numbers[inverse] if len(numbers) else np.zeros(0, np.int64)
+        return numbers
+
+    def _number(self, value: Any) -> int:
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, float):
+            if not value.is_integer():
+                said = f"The {self._what} of some spikes or rows is not a whole number, such as {value!r}."
+                hint = f"Give whole numbers or names for the {self._what}."
+                raise rejected("label_not_whole", said, hint, f"/mapping/{self._what}")
+            value = int(value)
+        return self.known.setdefault(int(value) if isinstance(value, bool) else value, len(self.known))
 
     def ordered(self) -> list[int | str]:
         """Return all labels in order: whole numbers by size, texts by the size of the numbers within them."""
         return in_natural_order(self.known)
+
+    def array(self) -> NDArray[np.int64] | NDArray[np.str_]:
+        """Return the label of each number: whole numbers, or text if any label is text."""
+        if any(isinstance(label, str) for label in self.known):
+            return np.array([str(label) for label in self.known])
+        return np.array(list(self.known), np.int64)
+
+    def places(self) -> NDArray[np.int64]:
+        """Return the place of each number among the ordered labels: whole numbers by size, text by appearance."""
+        labels = self.array()
+        return np.argsort(np.argsort(labels)) if labels.dtype.kind == "i" else np.arange(len(labels))
 
 
 class SpikeColumns:
@@ -71,7 +95,7 @@ class SpikeColumns:
         self._by_trial, self._range = by_trial, ids if isinstance(ids, tuple) else None
         self._outside: dict[str, int] = {}
         self._times = SpikeTimes()
-        self._neurons, self._trials = _Labels("neuron", MOST_NEURONS), _Labels("trial", MOST_TRIALS)
+        self._neurons, self._trials = Labels("neuron", MOST_NEURONS), Labels("trial", MOST_TRIALS)
         self._last_trial, self._runs = -1, 0
         self._first_s, self._last_s = np.zeros(0), np.zeros(0)
         self.left_out = 0

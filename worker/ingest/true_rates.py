@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.ingest.bin_width import BinWidthClues
 from worker.ingest.problems import Problem
 from worker.ingest.recording import Recording
 from worker.ingest.rows import Rows, blocks
@@ -13,7 +14,7 @@ SCALE_TOLERANCE = 1.5
 """Rates are taken to be in a unit when the spikes agree with it within this factor."""
 
 
-def counts_per_true_rate(counts: Rows, rates: Rows, inside: NDArray[np.bool_]) -> float | None:
+def _counts_per_true_rate(counts: Rows, rates: Rows, inside: NDArray[np.bool_]) -> float | None:
     """Divide the number of spikes by the sum of the rates, over recorded bins.
 
     Parameters
@@ -41,7 +42,33 @@ def counts_per_true_rate(counts: Rows, rates: Rows, inside: NDArray[np.bool_]) -
     return total_count / total_rate
 
 
-def settle_true_rates(recording: Recording, rates: Rows, name: str, stated_hz: bool) -> None:
+def settle_width_and_rates(
+    recording: Recording, clues: BinWidthClues, rates: Rows | None, name: str, stated_hz: bool
+) -> None:
+    """Settle the bin width of a recording, to which true rates are a clue, and take these rates.
+
+    Parameters
+    ----------
+    recording
+        Its `bin_width_s`, `true_rates_hz`, `notes` and `warnings` are written.
+    clues
+        Everything else that tells the bin width.
+    rates : float32, [trials, bins, neurons]
+        True rates as the file has them, if it has any.
+    name
+        Of the array of true rates.
+    stated_hz
+        Whether the file says that the rates are in Hz.
+    """
+    if rates is not None:
+        inside = recording.inside_trials()
+        clues.counts_per_true_rate = _counts_per_true_rate(recording.spikes, rates, inside)
+    recording.bin_width_s = clues.settle(recording.notes, recording.warnings)
+    if rates is not None:
+        _settle_true_rates(recording, rates, name, stated_hz)
+
+
+def _settle_true_rates(recording: Recording, rates: Rows, name: str, stated_hz: bool) -> None:
     """Put true rates into a recording as Hz, saying what was understood.
 
     Rates whose name states Hz are kept as they are, with a warning if the spikes disagree. Others are in Hz
@@ -58,7 +85,7 @@ def settle_true_rates(recording: Recording, rates: Rows, name: str, stated_hz: b
     stated_hz
         Whether the file says that they are in Hz.
     """
-    ratio = counts_per_true_rate(recording.spikes, rates, recording.inside_trials())
+    ratio = _counts_per_true_rate(recording.spikes, rates, recording.inside_trials())
     width_s = recording.bin_width_s
     is_hz = ratio is not None and _agree(ratio, width_s)
     if stated_hz or is_hz:

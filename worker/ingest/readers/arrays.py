@@ -1,7 +1,6 @@
-"""Files of named arrays: NPZ, HDF5 of any layout, MATLAB. The table in docs/file-formats.md says what each array becomes."""
+"""Files of named arrays: NPZ, HDF5 of any layout, MATLAB. docs/file-formats.md says what each array becomes."""
 
 import json
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,22 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import Mapping
-from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues, stated_width
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.axes import Axes
-from worker.ingest.readers.axis_evidence import (
-    as_option,
-    decide_axes,
-    is_other_spikes,
-    known_roles,
-    of_other_recording,
-    owner_guessed,
-    owner_of_column,
-    read_time_axis,
-    said,
-)
-from worker.ingest.readers.axis_names import Role, base_of, fits_bins
+from worker.ingest.readers.axis_evidence import as_option, decide_axes, said
+from worker.ingest.readers.axis_names import Role, base_of
 from worker.ingest.readers.base import (
     UNREADABLE,
     ReadOptions,
@@ -35,6 +23,14 @@ from worker.ingest.readers.base import (
     refuse_empty,
     refuse_text_for_spikes,
     why_unreadable,
+)
+from worker.ingest.readers.beside import (
+    bin_width_clues,
+    is_other_spikes,
+    known_roles,
+    of_other_recording,
+    owner_guessed,
+    owner_of_column,
 )
 from worker.ingest.readers.choosing import (
     OTHER_SPIKES,
@@ -64,7 +60,7 @@ from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
 from worker.ingest.rows import Rows, zeros
 from worker.ingest.spike_trains import SpikeTrains
-from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
+from worker.ingest.true_rates import settle_width_and_rates
 
 SPIKE_TIMES = (
     "spike_times", "spike_times_s", "spiketimes", "spike_times_ms", "spike_times_us", "spike_times_samples", "spike_time",
@@ -287,41 +283,13 @@ class _Counts:
         return self._axes.arranged(builder.finish())
 
     def _settle_rates_and_bin_width(self, recording: Recording) -> None:
-        file, options, bins = self._file, self._options, self._shape[1]
-        clues = BinWidthClues(option_s=options.bin_width_s)
-        told = [stated_width(name, value, recording.notes) for name, value in file.numbers.items()]
-        clues.stated = dict(one for one in told if one is not None)
-        mapped = given(file.variables, "bin_width", options.mapping.bin_width, self._understood)
-        given(file.variables, "time", options.mapping.time, self._understood)
-        for name, variable in file.variables.items():
-            base = name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
-            is_number = variable.size == 1 and variable.dtype.kind in "uif"
-            value = float(file.read(name).reshape(())) if is_number else math.nan
-            stated = stated_width(name, value, recording.notes) if is_number else None
-            if name == mapped or base in SECONDS_PER_UNIT or stated is not None:
-                self._used.add(name)
-                if is_number:
-                    unit, value = stated or ("bin_width_s", value)
-                    clues.stated[unit] = value
-                else:
-                    why = "expected one number, the width of every bin"
-                    recording.warnings.append(left_out(name, variable.shape, why))
-            elif (
-                fits_bins(name, variable.length or 0, bins)
-                and (times := read_time_axis(file, name, options.mapping)) is not None
-            ):
-                self._used.add(name)
-                clues.add_time_axis(name, times, options)
-        name_of_rates = self._true_rates_name()
-        rates = None if name_of_rates is None else self._per_bin(name_of_rates)
-        if rates is not None:
-            inside = recording.inside_trials()
-            clues.counts_per_true_rate = counts_per_true_rate(recording.spikes, rates, inside)
-        recording.bin_width_s = clues.settle(recording.notes, recording.warnings)
-        if rates is not None and name_of_rates is not None:
-            self._used.add(name_of_rates)
-            stated_hz = name_of_rates.endswith("_hz")
-            settle_true_rates(recording, rates, name_of_rates, stated_hz=stated_hz)
+        clues, used = bin_width_clues(self._file, self._file.variables, recording, self._options)
+        self._used |= used
+        name = self._true_rates_name()
+        rates = None if name is None else self._per_bin(name)
+        self._used |= {name} if name is not None else set()
+        stated_hz = name is not None and name.endswith("_hz")
+        settle_width_and_rates(recording, clues, rates, name or "", stated_hz)
 
     def _true_rates_name(self) -> str | None:
         mapped = given(self._file.variables, "true_rates", self._options.mapping.true_rates, self._understood)

@@ -15,13 +15,10 @@ order of three axes needs no warning in NPZ and HDF5 if nothing speaks against i
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from domain.dataset_options import Mapping as MappingOptions
-from worker.ingest.bin_width import TIME_AXIS, is_even
 from worker.ingest.problems import Problem, listed
 from worker.ingest.readers.axes import refuse_wrong_axes
 from worker.ingest.readers.axis_names import (
@@ -33,15 +30,13 @@ from worker.ingest.readers.axis_names import (
     role_of,
 )
 from worker.ingest.readers.base import UNREADABLE
+from worker.ingest.readers.beside import known_roles, of_other_recording, read_time_axis
 from worker.ingest.readers.choosing import (
     SPIKE_LIKE,
-    SPIKES,
     ArrayFile,
-    is_named,
-    is_table_column,
     looks_like_counts,
 )
-from worker.ingest.readers.split_layout import SPLIT_WORDS, is_index, part_of, split_by_indices
+from worker.ingest.readers.split_layout import is_index, split_by_indices
 
 Order = tuple[Role, ...]
 
@@ -289,50 +284,6 @@ def orders_of_counts(shape: tuple[int, ...], file_format: str) -> tuple[list[Ord
     return tall if shape[0] >= shape[1] else tall[::-1], clear
 
 
-def owner_of_column(
-    name: str, length: int, numbers: Mapping[Role, int], spikes: str, known: Mapping[str, Role]
-) -> tuple[Role | None, bool]:
-    """Return whose metadata a vector is, trials' or neurons' (or None), and whether that is a guess.
-
-    Parameters
-    ----------
-    name, length
-        Of the vector.
-    numbers
-        How many trials and neurons there are, and bins, which have no metadata.
-    spikes
-        Name of the spikes.
-    known
-        As for `Evidence.add_vectors`.
-    """
-    fits = [role for role, number in numbers.items() if number == length]
-    role = known.get(name) or role_of(name, spikes)
-    if role in fits:
-        return role, False
-    if length < 2 or name in known or fits in ([], ["bin"]):
-        return None, False
-    return next(one for one in fits if one != "bin"), len(fits) > 1
-
-
-def owner_guessed(name: str, owner: Role, length: int) -> Problem:
-    """Make the warning for a vector that may be of trials or of neurons."""
-    message = f"`{name[:100]}` has {length} values, and more than one axis has this length. It was taken as metadata of {owner}s."
-    other = "neuron" if owner == "trial" else "trial"
-    hint = f"If this is wrong, name it in mapping.{other}_metadata; mapping.{owner}_metadata confirms it."
-    return Problem("metadata_guessed", message, hint, f"/{name[:100]}")
-
-
-def known_roles(mapping: MappingOptions, variables: Iterable[str]) -> dict[str, Role]:
-    """Return the vectors of which the mapping says that they are of trials, or of neurons."""
-    of_trials = [*(mapping.trial_metadata or ()), mapping.split or "", mapping.trial_length_bins or ""]
-    roles: list[tuple[Role, Sequence[str]]] = [
-        ("trial", of_trials),
-        ("neuron", mapping.neuron_metadata or ()),
-    ]
-    known: dict[str, Role] = {name: "trial" for name in variables if is_table_column(name)}
-    return known | {name: role for role, names in roles for name in variables if is_named(name, names)}
-
-
 def decide_axes(file: ArrayFile, spikes: str, mapping: MappingOptions) -> Decision:
     """Decide the order of the axes of an array of counts: as the mapping says, else by what lies beside it."""
     shape = file.variables[spikes].shape
@@ -377,50 +328,3 @@ def _is_behaviour(file: ArrayFile, name: str) -> bool:
         return not looks_like_counts(file, name)
     except UNREADABLE:  # which is told when the array is left out
         return False
-
-
-def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArray[Any] | None:
-    """Read a vector if it is the time of each bin."""
-    if not file.variables[name].is_numbers:
-        return None
-    is_given = mapping.time is not None and is_named(name, [mapping.time])
-    if not is_given and TIME_AXIS.fullmatch(base_of(name)) is None:
-        return None
-    try:
-        values = np.asarray(file.read(name)).reshape(-1)
-    except UNREADABLE:  # which is told when the array is left out
-        return None
-    return values if is_given or is_even(values) else None
-
-
-def of_other_recording(name: str, spikes: str, names: Iterable[str]) -> str | None:
-    """Return why an array belongs to other spikes than those that were taken, or None.
-
-    Parameters
-    ----------
-    name
-        Of the array.
-    spikes
-        Of the spikes that were taken.
-    names
-        Of everything in the file.
-    """
-    own, other = part_of(spikes, SPLIT_WORDS), part_of(name, SPLIT_WORDS)
-    if own is not None and other is not None and own[0] != other[0]:
-        return f"it is of the {other[0]} trials, and `{spikes}` holds the {own[0]} trials"
-    group, spikes_group = name[: -len(base_of(name))], spikes[: -len(base_of(spikes))]
-    if group and not spikes_group.startswith(group):
-        for one in names:
-            if one != name and one.startswith(group) and base_of(one) == base_of(spikes):
-                return f"it lies beside `{one}`, a second recording"
-    return None
-
-
-def is_other_spikes(file: ArrayFile, name: str, spikes: str, axes: Sequence[str]) -> bool:
-    """Return whether an array holds whole counts, and is called like spikes or has as many components as there are neurons."""
-    variable, own = file.variables[name], file.variables[spikes]
-    if not variable.is_numbers or len(variable.shape) != len(own.shape):
-        return False
-    base, place = base_of(name), axes.index("neuron")
-    is_alike = base == base_of(spikes) or base in SPIKES or SPIKE_LIKE.search(base) is not None
-    return (is_alike or variable.shape[place] == own.shape[place]) and looks_like_counts(file, name)

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed, rejected
-from worker.ingest.readers.axis_evidence import known_roles, owner_guessed, owner_of_column
 from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable, neurons_merged
+from worker.ingest.readers.beside import known_roles, owner_guessed, owner_of_column
 from worker.ingest.readers.choosing import Variable, choose, is_named, named
 from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
 from worker.ingest.recording import MetadataValue, Understood

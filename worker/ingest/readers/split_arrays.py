@@ -7,22 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import Mapping
-from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.axes import Axes, refuse_wrong_axes
-from worker.ingest.readers.axis_evidence import (
-    Clue,
-    Decision,
-    evidence_beside,
-    is_other_spikes,
-    known_roles,
-    orders_of_counts,
-    owner_guessed,
-    owner_of_column,
-    read_time_axis,
-)
-from worker.ingest.readers.axis_names import Role, base_of, fits_bins
+from worker.ingest.readers.axis_evidence import Clue, Decision, evidence_beside, orders_of_counts
+from worker.ingest.readers.axis_names import Role, base_of
 from worker.ingest.readers.base import (
     ReadOptions,
     left_out,
@@ -31,12 +20,19 @@ from worker.ingest.readers.base import (
     parse_trial_lengths,
     refuse_shape_of_spikes,
 )
+from worker.ingest.readers.beside import (
+    bin_width_clues,
+    is_other_spikes,
+    known_roles,
+    owner_guessed,
+    owner_of_column,
+)
 from worker.ingest.readers.choosing import OTHER_SPIKES, ArrayFile, Variable, is_named
 from worker.ingest.readers.split_layout import Layout
 from worker.ingest.readers.splits import settle_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, blocks, filled, zeros
-from worker.ingest.true_rates import counts_per_true_rate, settle_true_rates
+from worker.ingest.true_rates import settle_width_and_rates
 
 _TRUE_RATES = ("true_rates_hz", "truth", "rates", "true_rates")
 _EXTERNAL_INPUTS = ("ext_input", "external_inputs")
@@ -83,7 +79,7 @@ def read_splits(
                 source[row] = layout.spikes[part]
         recording.trial_metadata["source"] = source
     beside = _Beside(file, layout, recording, options)
-    beside.take_all(BinWidthClues(option_s=options.bin_width_s, usual=usual_width))
+    beside.take_all(usual_width)
     return recording
 
 
@@ -234,14 +230,14 @@ class _Beside:
         self._trials, self._bins, self._neurons = map(int, recording.spikes.shape)
         self._spikes = next(iter(layout.spikes.values()))
 
-    def take_all(self, clues: BinWidthClues) -> None:
+    def take_all(self, usual_width: tuple[str, float] | None) -> None:
         """Fill the recording, in the order in which one thing is needed for the next, and tell what is left."""
         recording, names = self._recording, self._layout.names
         self._layout.used |= set(self._layout.spikes.values())
         if "trial_length_bins" in names:
             lengths = np.array(self._values("trial_length_bins"), np.float64)
             recording.trial_length_bins = parse_trial_lengths(lengths, "trial_length_bins", self._bins)
-        self._settle_rates_and_bin_width(clues)
+        self._settle_rates_and_bin_width(usual_width)
         inputs = next((n for n in names if base_of(n) in _EXTERNAL_INPUTS and self._per_bin(n)), None)
         if inputs is not None:
             recording.external_inputs = self._gather(inputs)
@@ -262,29 +258,16 @@ class _Beside:
         fitting = f"these trials, {self._bins} bins and {self._neurons} neurons"
         return f"its shape does not fit {fitting}, or its name or type cannot be used"
 
-    def _settle_rates_and_bin_width(self, clues: BinWidthClues) -> None:
-        recording, file = self._recording, self._file
-        clues.stated = {name: value for name, value in file.numbers.items() if name in SECONDS_PER_UNIT}
-        for name in self._layout.beside:
-            variable, base = file.variables[name], base_of(name)
-            if base in SECONDS_PER_UNIT and variable.size == 1 and variable.is_numbers:
-                self._layout.used.add(name)
-                clues.stated[base] = float(np.reshape(file.read(name), ()))
-            elif fits_bins(name, variable.length or 0, self._bins):
-                times = read_time_axis(file, name, self._mapping)
-                if times is not None:
-                    self._layout.used.add(name)
-                    clues.add_time_axis(name, times, self._options)
+    def _settle_rates_and_bin_width(self, usual_width: tuple[str, float] | None) -> None:
+        clues, used = bin_width_clues(self._file, self._layout.beside, self._recording, self._options)
+        clues.usual = usual_width
+        self._layout.used |= used
         found = {base_of(name): name for name in self._layout.names}
-        rates_name = next((found[name] for name in _TRUE_RATES if name in found), None)
-        rates = None if rates_name is None else self._true_rates(rates_name)
-        if rates is not None:
-            inside = recording.inside_trials()
-            clues.counts_per_true_rate = counts_per_true_rate(recording.spikes, rates, inside)
-        recording.bin_width_s = clues.settle(recording.notes, recording.warnings)
-        if rates is not None and rates_name is not None:
-            name = next(iter(self._layout.names[rates_name].values()))
-            settle_true_rates(recording, rates, name, stated_hz=rates_name.endswith("_hz"))
+        base = next((found[name] for name in _TRUE_RATES if name in found), None)
+        rates = None if base is None else self._true_rates(base)
+        name = "" if base is None else next(iter(self._layout.names[base].values()))
+        stated_hz = base is not None and base.endswith("_hz")
+        settle_width_and_rates(self._recording, clues, rates, name, stated_hz)
 
     def _true_rates(self, name: str) -> Rows | None:
         """Read true rates, or warn that they were left out: their shape differs, or a split has none."""

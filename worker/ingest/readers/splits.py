@@ -1,7 +1,4 @@
-"""Splits in a file: one value for each trial that says what the trial is for.
-
-docs/file-formats.md has the table of names and values.
-"""
+"""Splits in a file: one value for each trial says what the trial is for; docs/file-formats.md has the table of values."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, listed, rejected
-from worker.ingest.readers.archives.npy_member import NpyMember
+from worker.ingest.readers.archives.npz_archive import NpyMember
 from worker.ingest.readers.archives.text_columns import read_columns, seconds
 from worker.ingest.readers.archives.zip_folder import ZipFolder, folder_of, zip_names
 from worker.ingest.readers.base import ReadOptions, name_is_usable, refuse_giant

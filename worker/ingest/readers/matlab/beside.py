@@ -7,17 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import listed, rejected
-from worker.ingest.readers.axis_evidence import (
-    Decision,
-    Evidence,
-    Order,
-    known_roles,
-    of_other_recording,
-    owner_guessed,
-    owner_of_column,
-)
+from worker.ingest.readers.axis_evidence import Decision, Evidence, Order
 from worker.ingest.readers.axis_names import Role, is_likely_of_neurons
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
+from worker.ingest.readers.beside import known_roles, of_other_recording, owner_guessed, owner_of_column
 from worker.ingest.readers.choosing import is_table_column, own_name
 from worker.ingest.readers.flat_spikes import STARTS, STOPS, take_events
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name

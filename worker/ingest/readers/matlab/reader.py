@@ -1,7 +1,4 @@
-"""MATLAB files, versions 4 to 7.3: arrays, cell arrays, structs and arrays of structs.
-
-docs/file-formats.md lists what they become.
-"""
+"""MATLAB files, versions 4 to 7.3: arrays, cell arrays, structs and arrays of structs; see docs/file-formats.md."""
 
 import re
 from pathlib import Path

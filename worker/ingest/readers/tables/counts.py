@@ -7,17 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues, bin_width_missing
-from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
+from worker.ingest.counts import CountsBuilder, count_faults, counts_problem
 from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.base import ReadOptions, parse_trial_lengths, refuse_giant
 from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.readers.tables.layouts import Roles, column_left_out, known_column, plain, seconds
 from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
-from worker.ingest.readers.tables.survey import Clock, Constants, Labels
+from worker.ingest.readers.tables.survey import Clock, Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, Table
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, zeros
-from worker.ingest.spike_columns import MOST_TRIALS
+from worker.ingest.spike_columns import MOST_TRIALS, Labels
 
 
 class TableOfCounts(ABC):
@@ -163,7 +163,7 @@ class TableOfCounts(ABC):
         for batch in self._table.batches([*own, *numbers], labels):
             trials = np.zeros(batch.rows, np.int64)
             if roles.trial is not None:
-                trials = self._labels.codes(batch.labels[roles.trial])
+                trials = codes_of_rows(self._labels, batch.labels[roles.trial])
             yield batch, trials, (trials >= 0) & self._labelled(batch)
 
     def _positions(self, batch: Batch) -> NDArray[np.float64]:
@@ -309,7 +309,7 @@ class TableOfCounts(ABC):
 
 
 def whole_counts(values: NDArray[np.float64], name: str, first_row: int) -> NDArray[np.uint16]:
-    """Counts of some rows, held to be whole numbers from 0 to 65535.
+    """Return the counts of some rows, checked to be whole numbers from 0 to 65535.
 
     Parameters
     ----------
@@ -318,29 +318,12 @@ def whole_counts(values: NDArray[np.float64], name: str, first_row: int) -> NDAr
     name, first_row
         Column, and number of its first row from 1, for messages.
     """
-    checks = {
-        "counts_not_finite": (~np.isfinite(values), "are missing or infinite", "Write 0 where no spike was."),
-        "counts_negative": (values < 0, "are negative", "Give raw counts: not z-scored, no -1 for padding."),
-        "counts_not_whole": (
-            values != np.trunc(values),
-            "are not whole numbers",
-            "Give the number of spikes in each bin; name columns that are no counts with mapping.behaviour.",
-        ),
-        "counts_too_large": (
-            values > LARGEST_COUNT,
-            f"are above {LARGEST_COUNT}",
-            "No neuron fires so often in one bin: name columns that are no counts with mapping.behaviour.",
-        ),
-    }
-    problems = []
-    for code, (wrong, what, hint) in checks.items():
+    for code, wrong in count_faults(values).items():
         if wrong.any():
             row = int(np.argmax(wrong))
-            said = f"{int(wrong.sum())} counts in `{name[:100]}` {what}, such as {values[row]:g} in row {first_row + row}."
-            problems.append(Problem(code, said, hint, f"/{name[:100]}"))
-            break
-    if problems:
-        raise RejectedFile(problems)
+            where = f"the first in row {first_row + row} of `{name[:100]}`"
+            number, value = int(wrong.sum()), values[row].item()
+            raise RejectedFile(counts_problem(code, number, where, value, f"/{name[:100]}"))
     return values.astype(np.uint16)
 
 

@@ -7,10 +7,10 @@ from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.tables.counts import TableOfCounts, understood_counts, whole_counts
 from worker.ingest.readers.tables.layouts import Roles
 from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
-from worker.ingest.readers.tables.survey import Constants, Labels
+from worker.ingest.readers.tables.survey import Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, Table
 from worker.ingest.recording import Recording
-from worker.ingest.spike_columns import MOST_NEURONS
+from worker.ingest.spike_columns import MOST_NEURONS, Labels
 
 _ROWS_TO_TELL = 10
 
@@ -39,7 +39,7 @@ class LongCounts(TableOfCounts):
         return [self._count], [self._neuron, *others]
 
     def _labelled(self, batch: Batch) -> NDArray[np.bool_]:
-        self._numbers = self._neurons.codes(batch.labels[self._neuron])
+        self._numbers = codes_of_rows(self._neurons, batch.labels[self._neuron])
         return self._numbers >= 0
 
     def _look_at(self, batch: Batch, trials: NDArray[np.int64], rows: NDArray[np.bool_]) -> None:

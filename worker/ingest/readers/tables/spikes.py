@@ -9,10 +9,10 @@ from worker.ingest.problems import Problem
 from worker.ingest.readers.base import ReadOptions, name_is_usable, neurons_merged
 from worker.ingest.readers.flat_spikes import STARTS, STOPS
 from worker.ingest.readers.tables.layouts import Roles, column_left_out, names_neurons, plain, seconds
-from worker.ingest.readers.tables.survey import Constants, Labels
+from worker.ingest.readers.tables.survey import Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, LabelColumn, Table
 from worker.ingest.recording import MetadataValue
-from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, SpikeColumns
+from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, Labels, SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains
 
 
@@ -95,8 +95,10 @@ class _Spikes:
         for batch in self._table.batches(numbers, labels, lists):
             rows = np.arange(batch.rows)
             by_row: LabelColumn = (list(range(row, row + batch.rows)), rows)
-            neurons = self._neurons.codes(by_row if neuron is None else batch.labels[neuron])
-            trials = np.zeros_like(rows) if trial is None else self._trials.codes(batch.labels[trial])
+            neurons = codes_of_rows(self._neurons, by_row if neuron is None else batch.labels[neuron])
+            trials = (
+                np.zeros_like(rows) if trial is None else codes_of_rows(self._trials, batch.labels[trial])
+            )
             row += batch.rows
             yield batch, neurons, trials
 

@@ -1,4 +1,4 @@
-"""What a first pass over a table finds out: its labels, what is constant within each, and where bins lie."""
+"""First pass over a table: its labels, the columns that are constant for each label, and where bins lie."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from worker.ingest.problems import rejected
 from worker.ingest.readers.tables.table import Batch, LabelColumn
 from worker.ingest.recording import MetadataValue
+from worker.ingest.spike_columns import Labels
 
 _MOST_CONSTANTS = 50_000_000
 _MOST_VALUES = 1_000_000
@@ -16,56 +17,10 @@ _EVEN = 0.25
 """Of a bin: a time that lies so far from where its bin should begin is no time of a bin."""
 
 
-class Labels:
-    """Numbers the labels of a column by their first appearance.
-
-    Parameters
-    ----------
-    what
-        `neuron` or `trial`.
-    most
-        How many there may be.
-    """
-
-    def __init__(self, what: str, most: int) -> None:
-        self._what, self._most = what, most
-        self.known: dict[int | str, int] = {}
-
-    def codes(self, column: LabelColumn) -> NDArray[np.int64]:
-        """The number of each row's label; -1 where it has none."""
-        values, indices = column
-        numbers = np.array([*(self._number(value) for value in values), -1], np.int64)
-        if len(self.known) > self._most:
-            said = f"There are more than {self._most} different values in the column of the {self._what}."
-            hint = f"Check which column is the {self._what}: mapping.{self._what} names it."
-            raise rejected(f"too_many_{self._what}s", said, hint, f"/mapping/{self._what}")
-        return numbers[indices]
-
-    def _number(self, value: MetadataValue) -> int:
-        if value is None:
-            return -1
-        if isinstance(value, float):
-            if value != int(value):
-                said = f"The {self._what} of some rows is no whole number, such as {value!r}."
-                hint = f"Give whole numbers or names for the {self._what}."
-                raise rejected("label_not_whole", said, hint, f"/mapping/{self._what}")
-            value = int(value)
-        return self.known.setdefault(int(value) if isinstance(value, bool) else value, len(self.known))
-
-    def array(self) -> NDArray[np.int64] | NDArray[np.str_]:
-        """The label of each number: whole numbers, or text if any is."""
-        if any(isinstance(label, str) for label in self.known):
-            return np.array([str(label) for label in self.known])
-        return np.array(list(self.known), np.int64)
-
-    def places(self) -> NDArray[np.int64]:
-        """Where each number comes when labels are in order: whole numbers by size, text by appearance."""
-        labels = self.array()
-        if labels.dtype.kind != "i":
-            return np.arange(len(labels))
-        places = np.empty(len(labels), np.int64)
-        places[np.argsort(labels)] = np.arange(len(labels))
-        return places
+def codes_of_rows(labels: Labels, column: LabelColumn) -> NDArray[np.int64]:
+    """Return the number of each row's label; -1 where the row has none."""
+    values, indices = column
+    return np.append(labels.codes_of_values(values), -1)[indices]
 
 
 class Constants:
