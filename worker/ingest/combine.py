@@ -58,7 +58,7 @@ def combine_sessions(
         with database.read() as session:
             trials = list(_trials(session, row.id, given))
         report["arrays"] = _write_arrays(
-            arrays, path, row.id, given, sessions_in(report), trials, starts_s[0]
+            arrays, path, row.id, given, sessions=sessions_in(report), trials=trials, start_s=starts_s[0]
         )
         with database.write() as session:
             lease.keep(session, settings)
@@ -151,6 +151,7 @@ def _write_arrays(
     path: str,
     dataset_id: str,
     given: Sequence[Dataset],
+    *,
     sessions: Sequence[RecordedSession],
     trials: Sequence[Trial],
     start_s: float,

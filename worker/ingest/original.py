@@ -32,7 +32,7 @@ def fetch_original(database: Database, settings: Settings, lease: Lease, row: Da
     """
     originals = open_originals(settings)
     if row.original is None and row.direct_upload_id is not None and isinstance(originals, BucketOriginals):
-        return _take_in_direct(database, originals, settings, lease, row, folder)
+        return _take_in_direct(database, originals, settings, lease=lease, row=row, folder=folder)
     try:
         if row.original is None:
             raise FileNotFoundError
@@ -45,6 +45,7 @@ def _take_in_direct(
     database: Database,
     originals: BucketOriginals,
     settings: Settings,
+    *,
     lease: Lease,
     row: Dataset,
     folder: Path,

@@ -74,7 +74,7 @@ def ingest_dataset(
                 problems = [problem.to_json() for problem in outcome.problems]
                 _reject(database, settings, lease, problems)
             elif outcome is not None:
-                _store(database, arrays, settings, lease, Path(folder), outcome)
+                _store(database, arrays, settings, lease, outcome)
     except LeaseLost:
         logger.warning("the ingest of %s went to another worker", dataset_id)
     except Exception as error:
@@ -164,9 +164,7 @@ def _reject(database: Database, settings: Settings, lease: Lease, problems: list
         row.lease_token = row.lease_expires_at = None
 
 
-def _store(
-    database: Database, arrays: Store, settings: Settings, lease: Lease, folder: Path, parsed: ParsedFile
-) -> None:
+def _store(database: Database, arrays: Store, settings: Settings, lease: Lease, parsed: ParsedFile) -> None:
     recording = parsed.recording()
     path = f"datasets/{lease.row_id}/{lease.token}"
     try:

@@ -167,6 +167,7 @@ class SpikeColumns:
         source_format: str,
         options: DatasetOptions,
         trial_columns: Mapping[str, list[MetadataValue]] | None = None,
+        *,
         of_trials: Mapping[str, Mapping[int | str, MetadataValue]] | None = None,
         trial_ids: Sequence[int] | None = None,
         neurons: Iterable[int | str] = (),

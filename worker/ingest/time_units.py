@@ -107,7 +107,7 @@ def in_seconds(
         For whole numbers without a unit, samples without a rate, and times that no recording has.
     """
     unit = spike_unit(options, variable) or file_unit
-    return _converted(times, unit, options, variable, file_rate_hz, "spike_time_unit")
+    return _converted(times, unit, options, variable, file_rate_hz=file_rate_hz, option="spike_time_unit")
 
 
 def spike_unit(options: DatasetOptions, variable: str) -> str | None:
@@ -124,7 +124,7 @@ def trial_seconds(
 ) -> NDArray[np.float64]:
     """Turn times of trials, events or behaviour into seconds; the parameters are those of `in_seconds`."""
     unit = options.trial_time_unit or unit_of(variable) or options.time_unit or file_unit
-    return _converted(times, unit, options, variable, file_rate_hz, "trial_time_unit")
+    return _converted(times, unit, options, variable, file_rate_hz=file_rate_hz, option="trial_time_unit")
 
 
 def column_seconds(
@@ -196,6 +196,7 @@ def _converted(
     unit: str | None,
     options: DatasetOptions,
     variable: str,
+    *,
     file_rate_hz: float | None,
     option: str,
 ) -> NDArray[np.float64]:

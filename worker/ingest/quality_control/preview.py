@@ -89,7 +89,9 @@ def make_preview(recording: Recording) -> dict[str, Any]:
     shown = None if conditions is None else _most_frequent(conditions)
     code = np.zeros(trials, np.int64) if conditions is None else _renumbered(conditions.code, shown or [])
     some = np.unique(np.linspace(0, neurons - 1, min(neurons, MOST_PSTH_NEURONS)).astype(np.int64))
-    sums = _add_up(recording, looked_at, longest, together, code, len(shown or [0]), some)
+    sums = _add_up(
+        recording, looked_at, longest, together, code=code, conditions=len(shown or [0]), some=some
+    )
     rates_hz = sums.per_neuron / (np.maximum(sums.bins_per_neuron, 1) * recording.bin_width_s)
     observed_s = sums.samples_per_trial / neurons * recording.bin_width_s
     return {
@@ -101,7 +103,7 @@ def make_preview(recording: Recording) -> dict[str, Any]:
         "time_zero_s": recording.time_zero_s,
         "trials_looked_at": len(looked_at),
         "raster": _raster(recording, rates_hz, conditions),
-        "psth": _psth(recording, sums, together, some, conditions, shown),
+        "psth": _psth(recording, sums, together, some, conditions=conditions, shown=shown),
         "session": _session(recording, looked_at, sums.per_trial / neurons, observed_s),
         "rates": _histogram(rates_hz),
     }
@@ -144,6 +146,7 @@ def _add_up(
     looked_at: NDArray[np.int64],
     longest: int,
     together: int,
+    *,
     code: NDArray[np.int64],
     conditions: int,
     some: NDArray[np.int64],
@@ -257,6 +260,7 @@ def _psth(
     sums: _Sums,
     together: int,
     some: NDArray[np.int64],
+    *,
     conditions: Conditions | None,
     shown: list[int] | None,
 ) -> dict[str, Any]:

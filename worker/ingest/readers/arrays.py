@@ -115,7 +115,7 @@ def _spike_times(file: ArrayFile, options: ReadOptions, understood: list[Underst
     found = given(file.variables, "spike_times", mapping.spike_times, understood)
     if found is None and named(file.variables, SPIKES[:5], lambda v: len(v.shape) in (2, 3)) is None:
         return choose(
-            file.variables, "spike_times", None, SPIKE_TIMES, understood, lambda v: len(v.shape) == 1
+            file.variables, "spike_times", None, SPIKE_TIMES, understood, fits=lambda v: len(v.shape) == 1
         )
     return found
 

@@ -137,6 +137,7 @@ def choose(
     mapped: str | None,
     names: Iterable[str],
     understood: list[Understood],
+    *,
     fits: Callable[[Variable], bool] = lambda variable: True,
 ) -> str | None:
     """The variable for a role: the mapping's, else the first of some names that fits; None if there is none."""

@@ -23,6 +23,7 @@ def pad_counts(
     arrays: MatlabArrays,
     options: ReadOptions,
     understood: list[Understood],
+    *,
     budget: Budget,
     how: str,
 ) -> Problem | None:

@@ -169,7 +169,7 @@ def _read_counts(
     name: str, how: str, arrays: MatlabArrays, options: ReadOptions, budget: Budget
 ) -> Recording | SpikeTrains:
     understood: list[Understood] = []
-    warning = pad_counts(name, arrays, options, understood, budget, how)
+    warning = pad_counts(name, arrays, options, understood, budget=budget, how=how)
     order = ["trial", "bin", "neuron"]  # the order that `pad_counts` gives
     mapping = options.mapping.model_copy(update={"spikes": name, "spike_times": None, "axes": order})
     found = read_arrays(arrays, options.model_copy(update={"mapping": mapping}))

@@ -201,6 +201,7 @@ def full(
     rows_of: NDArray[Any],
     ends: NDArray[Any],
     values: NDArray[Any],
+    *,
     budget: Budget,
 ) -> Numbers:
     """Make a sparse matrix full, on disk if it is large.

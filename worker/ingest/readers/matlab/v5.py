@@ -222,10 +222,10 @@ class _V5:
         within = within or name
         shape = sound_shape(within, shape)
         if kind == _CELL:
-            items = self._children(source, place, end, within, depth, product(shape))
+            items = self._children(source, place, end, within, depth=depth, number=product(shape))
             return name, Cell(shape, [item for _, item in items])
         if kind == _STRUCT:
-            return name, self._struct(source, place, end, within, depth, shape)
+            return name, self._struct(source, place, end, within, depth=depth, shape=shape)
         if kind == _CHAR:
             return name, self._text(source, place, end, shape)
         if word & 0x0800:
@@ -240,7 +240,7 @@ class _V5:
         return name, Unread(f"it is {what}")
 
     def _children(
-        self, source: _Source, place: int, end: int, within: str, depth: int, number: int
+        self, source: _Source, place: int, end: int, within: str, *, depth: int, number: int
     ) -> list[tuple[str, Node]]:
         if number * 8 > end - place:
             raise EOFError(f"{within[:100]} declares {number} values; {end - place} bytes are left for them")
@@ -254,7 +254,7 @@ class _V5:
         return found
 
     def _struct(
-        self, source: _Source, place: int, end: int, within: str, depth: int, shape: tuple[int, ...]
+        self, source: _Source, place: int, end: int, within: str, *, depth: int, shape: tuple[int, ...]
     ) -> Node:
         _, raw_length, place = self._data(source, place, end, 8)
         (length,) = struct.unpack(self._order + "i", raw_length[:4])
@@ -266,7 +266,9 @@ class _V5:
             return Struct((0, 0), {})
         values = [
             value
-            for _, value in self._children(source, place, end, within, depth, product(shape) * len(names))
+            for _, value in self._children(
+                source, place, end, within, depth=depth, number=product(shape) * len(names)
+            )
         ]
         return Struct(shape, {name: values[at :: len(names)] for at, name in enumerate(names)})
 
@@ -287,7 +289,9 @@ class _V5:
         kind, data, count, _ = self._tag(source, place, end)
         if kind not in _STORED:
             raise ValueError(f"numbers of type {kind}")
-        return _located(source, data, count, np.dtype(self._order + _STORED[kind]), shape, np.dtype(dtype))
+        return _located(
+            source, data, count, np.dtype(self._order + _STORED[kind]), shape, dtype=np.dtype(dtype)
+        )
 
     def _sparse(self, source: _Source, place: int, end: int, within: str, shape: tuple[int, ...]) -> Node:
         parts: list[NDArray[Any]] = []
@@ -298,7 +302,12 @@ class _V5:
             stored = np.dtype(self._order + _STORED[kind])
             parts.append(np.frombuffer(source.read(data, count), stored))
         return full(
-            within, shape, parts[0], parts[1], parts[2].astype(parts[2].dtype.newbyteorder("=")), self._budget
+            within,
+            shape,
+            parts[0],
+            parts[1],
+            parts[2].astype(parts[2].dtype.newbyteorder("=")),
+            budget=self._budget,
         )
 
 
@@ -308,6 +317,7 @@ def _located(
     count: int,
     stored: np.dtype[Any],
     shape: tuple[int, ...],
+    *,
     dtype: np.dtype[Any],
 ) -> Numbers:
     """Numbers that lie at a place of a file."""
@@ -363,7 +373,7 @@ def _v4_variables(source: _Source, budget: Budget) -> dict[str, Node]:
                 codes = np.frombuffer(source.read(data, count), stored).astype(np.int64)
             found[name] = text_of("".join(map(chr, (codes % 0x10000).tolist())), shape)
         elif type_code % 10 == 0:
-            found[name] = _located(source, data, count, stored, shape, stored.newbyteorder("="))
+            found[name] = _located(source, data, count, stored, shape, dtype=stored.newbyteorder("="))
         else:
             found[name] = Unread("it is a sparse matrix or a long text of version 4: save it with -v7")
     return found

@@ -235,7 +235,7 @@ class _V73:
         height = np.zeros(attribute.shape, np.int64)
         attribute.read(height)
         shape = sound_shape(path, (int(height.reshape(())), max(parts[1].size - 1, 0)))
-        return full(path, shape, parts[0], parts[1], parts[2], self._budget)
+        return full(path, shape, parts[0], parts[1], parts[2], budget=self._budget)
 
 
 def _why_unread(matlab_class: str, numeric: bool) -> str:
