@@ -1,1 +1,1 @@
-"""From an uploaded file of spikes to canonical arrays and a report, in a resource-limited subprocess."""
+"""Uploaded files: from the bytes to the arrays of a data set and a report, in a resource-limited subprocess."""

@@ -1,4 +1,4 @@
-"""How wide a bin is, in seconds: from the upload's options, the file, its time axis, or its true rates."""
+"""The bin width in seconds: from the options, the file, its time axis, or its true rates."""
 
 import math
 import re
@@ -30,7 +30,7 @@ _UNIT_OF_WIDTH = {
 
 
 def stated_width(name: str, value: float, notes: list[str]) -> tuple[str, float] | None:
-    """Return one of `SECONDS_PER_UNIT` and the value, if a name is that of a bin width; a note tells a guess of the unit."""
+    """Return a key of `SECONDS_PER_UNIT` and the value, if the name is that of a bin width; a note reports a guessed unit."""
     base = re.split(r"[./]", name)[-1]
     if base in SECONDS_PER_UNIT:
         return base, value
@@ -55,13 +55,13 @@ FIT_TOLERANCE = 0.04
 
 
 def is_even(times: NDArray[Any]) -> bool:
-    """Return whether values rise in equal steps, as the times of bins do."""
+    """Return whether values increase in equal steps, as the times of bins do."""
     return _step(times.astype(np.float64)) is not None
 
 
 @dataclass
 class BinWidthClues:
-    """Everything in one upload that may tell its bin width.
+    """Everything in one upload that may give its bin width.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class BinWidthClues:
     usual: tuple[str, float] | None = None
 
     def add_time_axis(self, name: str, values: NDArray[Any], options: DatasetOptions) -> None:
-        """Take in the times of the bins, in the unit that the options or the name say, or else in seconds.
+        """Add the times of the bins, in the unit that the options or the name give, else in seconds.
 
         Integers in steps of 1 without a unit number the bins and say nothing of their width.
         """
@@ -95,7 +95,7 @@ class BinWidthClues:
             self.time_axes_s[name] = trial_seconds(times, options, name)
 
     def settle(self, notes: list[str], warnings: list[Problem]) -> float:
-        """Give the bin width in seconds, writing how it was found into `notes` and `warnings`.
+        """Return the bin width in seconds, and write its source into `notes` and `warnings`.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class BinWidthClues:
 
 
 def bin_width_missing() -> Problem:
-    """Make the problem of counts in bins of unknown width."""
+    """Return the problem of counts in bins of unknown width."""
     return Problem(
         "bin_width_missing",
         "The file does not say how wide a bin is, and nothing in it tells.",
@@ -167,7 +167,7 @@ def _from_file(stated_s: dict[str, float], notes: list[str]) -> float:
 
 
 def _step(times_s: NDArray[np.floating]) -> float | None:
-    """Give the step of an even time axis, or None for one that is uneven or too short."""
+    """Return the step of an even time axis, or None if the axis is uneven or too short."""
     if times_s.size < 2 or not np.isfinite(times_s).all():
         return None
     steps_s = np.diff(times_s)
@@ -203,7 +203,7 @@ def _derived(source: str, width_s: float) -> Problem:
 
 
 def implausible_width(width_s: float) -> tuple[Problem | None, Problem | None]:
-    """Judge a bin width.
+    """Check whether a bin width is plausible.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Several data sets as one of several sessions: copied chunk by chunk, trial rows one after the other."""
+"""Combine several data sets into one with several sessions: arrays are copied chunk by chunk, trials follow each other."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ _NOT_COPIED = ("trial", "neuron", "time_s", "trial_length_bins")
 def combine_sessions(
     database: Database, arrays: Store, settings: Settings, lease: Lease, row: Dataset
 ) -> Rejection | None:
-    """Store a data set of several sessions, `ready`; or say why it cannot be.
+    """Store a data set of several sessions as `ready`, or return why it cannot be made.
 
     Shorter sessions are padded with zeros to the bins of the longest, so that all have one time axis.
 
@@ -76,7 +76,7 @@ def combine_sessions(
 
 
 def _report(given: Sequence[Dataset]) -> dict[str, Any]:
-    """What is in the sessions, and their warnings; their own reports say more."""
+    """Return a report on the sessions with their warnings."""
     reports = [one.report or {} for one in given]
     return {
         "format": "sessions",
@@ -108,7 +108,7 @@ def _report(given: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def _start_s(store: Store, one: Dataset) -> float:
-    """When the first bin of a data set begins, in seconds from what its trials are aligned to."""
+    """Return when the first bin of a data set begins, in seconds from the alignment event."""
     time_s = open_array(store, one.array_path or "", "time_s")
     return 0.0 if time_s is None else float(np.asarray(time_s[:1])[0])
 
@@ -127,7 +127,7 @@ def _other_starts(given: Sequence[Dataset], starts_s: Sequence[float]) -> Iterat
 
 
 def _trials(session: Session, dataset_id: str, given: Sequence[Dataset]) -> Iterator[Trial]:
-    """Trials of all sessions, in order; each says whose it is."""
+    """Yield the trials of all sessions in order; the metadata `session` holds the session of each."""
     trial, groups = 0, dict[tuple[int, int], int]()
     for number, one in enumerate(given):
         of_session = select(Trial).where(Trial.dataset_id == one.id).order_by(Trial.trial)
@@ -156,7 +156,7 @@ def _write_arrays(
     trials: Sequence[Trial],
     start_s: float,
 ) -> list[str]:
-    """Write the group of arrays; returns their names."""
+    """Write the group of arrays and return their names."""
     bins, bin_width_s = max(one.bins for one in sessions), float(given[0].bin_width_s or 0)
     lengths = np.array([trial.length_bins for trial in trials], np.int64)
     named = [
@@ -189,7 +189,7 @@ def _dims(array: "zarr.Array[Any]") -> tuple[str, ...]:
 def _copy(
     writer: ArrayGroupWriter, source: "zarr.Array[Any]", name: str, recorded: RecordedSession, bins: int
 ) -> None:
-    """Copy an array of a session by rows; its dims, but for time, are the session's own."""
+    """Copy an array of a session by rows; all its dims except time get the name of the session."""
     dims, attributes = _dims(source), dict(source.attrs)
     row_shape = tuple(
         bins if dim == "time_s" else size for dim, size in zip(dims[1:], source.shape[1:], strict=True)
@@ -210,6 +210,6 @@ def _copy(
 
 
 def _padded(rows: NDArray[Any], row_shape: tuple[int, ...]) -> NDArray[Any]:
-    """Rows with zeros after their bins, of a given shape each."""
+    """Return rows padded with zeros to a given shape of each row."""
     ends = [(0, size - there) for size, there in zip(row_shape, rows.shape[1:], strict=True)]
     return np.pad(rows, [(0, 0), *ends])

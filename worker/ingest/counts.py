@@ -14,7 +14,7 @@ LARGEST_COUNT = int(np.iinfo(np.uint16).max)
 
 @dataclass
 class _Fault:
-    """How many counts have one fault, and the first of them."""
+    """Number of counts with one fault, and the first of them."""
 
     count: int
     array: str
@@ -36,7 +36,7 @@ class CountsBuilder:
         self._faults: dict[str, _Fault] = {}
 
     def add(self, array: str, first: int, rows: NDArray[np.int64], block: NDArray[Any]) -> None:
-        """Take in a block of trials.
+        """Add a block of trials.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class CountsBuilder:
         self._counts[rows] = block
 
     def finish(self) -> Rows:
-        """Give the counts, uint8 or uint16 [trials, bins, neurons].
+        """Return the counts, uint8 or uint16 [trials, bins, neurons].
 
         Raises
         ------
@@ -115,7 +115,7 @@ _HINTS = {
 
 
 def count_faults(values: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
-    """Return which values are no spike counts: code of the problem → mask of the shape of `values`."""
+    """Return which values are not valid spike counts: code of the problem → mask of the shape of `values`."""
     if values.dtype.kind == "b":
         return {}
     faults = {}
@@ -131,7 +131,7 @@ def count_faults(values: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
 
 
 def counts_problem(code: str, number: int, where: str, value: object, pointer: str) -> Problem:
-    """Make the problem of values that are no spike counts: how many, where the first is, and its value."""
+    """Return the problem of invalid spike counts: their number, where the first is, and its value."""
     said = f"{number} spike counts {_WHAT[code]}, {where}: {value!r}"
     return Problem(code, said, _HINTS[code], pointer)
 

@@ -1,4 +1,4 @@
-"""The arrays of a data set: what a recording becomes in the array store."""
+"""The arrays of a data set, made from a recording and written to the array store."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def write_dataset(store: Store, path: str, dataset_id: str, recording: Recording
 
 
 def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
-    """The arrays of a data set, with dims, units and coordinates."""
+    """Yield the arrays of a data set, with dims, units and coordinates."""
     trials, bins, neurons = recording.spikes.shape
     samples = ("trial", "time_s", "neuron")
     time_s = recording.time_zero_s + np.arange(bins) * recording.bin_width_s
@@ -79,7 +79,7 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
 
 
 def _free_name(original: str, taken: set[str]) -> str:
-    """A name that is a path segment and that no other array has."""
+    """Return a name that is a valid path segment and that no other array has."""
     base = re.sub(r"[^A-Za-z0-9_.-]", "_", original).strip(".") or "array"
     name, number = base, 2
     while name in taken:
@@ -89,7 +89,7 @@ def _free_name(original: str, taken: set[str]) -> str:
 
 
 def _coordinate(column: Sequence[Any]) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-    """Trial metadata as numbers; words become codes with their meanings, as the CF conventions have it."""
+    """Return metadata as numbers; texts become codes with their meanings, as in the CF conventions."""
     known = [value for value in column if value is not None]
     if any(isinstance(value, str) for value in known):
         meanings = sorted({str(value) for value in known})

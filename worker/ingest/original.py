@@ -1,4 +1,4 @@
-"""The file that a data set is made of, brought to this machine."""
+"""The uploaded file of a data set, made available on this machine."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _AGAIN = "Upload the file again."
 
 
 def fetch_original(database: Database, settings: Settings, lease: Lease, row: Dataset, folder: Path) -> Path:
-    """Path to read the file of a data set at.
+    """Return the local path of a data set's file.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def _take_in_direct(
     row: Dataset,
     folder: Path,
 ) -> Path:
-    """Read what a client put into the bucket; keep it among the originals if it is what was announced."""
+    """Fetch a file that a client put into the bucket, check its SHA-256, and keep it among the originals."""
     try:
         path, sha256 = originals.fetch_direct(str(row.direct_upload_id), folder)
     except FileNotFoundError:

@@ -50,7 +50,7 @@ _SYSTEM_FILES = (
 
 
 def main(arguments: list[str]) -> int:
-    """Parse one file and give the exit code."""
+    """Parse one file and return the exit code."""
     source, out_folder = Path(arguments[0]), Path(arguments[1])
     settings = json.load(sys.stdin)
     confine(settings.get("limits", {}), source, out_folder)
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
-    """Limit what this process may use and tie its life to its parent; cut its network and its disk where that is allowed.
+    """Limit the resources of this process, tie its life to its parent, and cut its access to network and disk where allowed.
 
     A reader that is tricked then finds no file to read but its own, and nobody to tell.
 
@@ -108,7 +108,7 @@ def limit_resources(limits: dict[str, Any]) -> None:
 
 
 def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:
-    """Let Landlock refuse all files but the source, the results and the code that reads; programs, TCP and signals too.
+    """Use Landlock to deny all files except the source, the results and the code; also programs, TCP and signals.
 
     Linux has it from 5.13 on; where it is missing or switched off, nothing happens.
     """

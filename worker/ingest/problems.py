@@ -1,4 +1,4 @@
-"""What is wrong, or odd, with an uploaded file: said so that a neuroscientist can act on it."""
+"""Problems of uploaded files, described so that a neuroscientist can act on them."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ MOST_TEXT = 4000
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong (in a rejection) or odd (in a report's warnings).
+    """One reason for a rejection, or one warning of a report.
 
     Attributes
     ----------
@@ -30,12 +30,12 @@ class Problem:
     pointer: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Give the four fields as a JSON object, cut where a file would make them endless."""
+        """Return the four fields as a JSON object, long texts cut."""
         return {name: text[:MOST_TEXT] for name, text in asdict(self).items()}
 
     @classmethod
     def from_json(cls, fields: dict[str, str]) -> Self:
-        """Read what `to_json` wrote."""
+        """Make an object from what `to_json` returned."""
         return cls(**fields)
 
 
@@ -59,7 +59,7 @@ def rejected(code: str, message: str, hint: str = "", pointer: str = "") -> Reje
 
 
 class Gatherer:
-    """Gathers the problems of checks that do not depend on each other, so that one rejection tells them all.
+    """Collects the problems of independent checks, so that one rejection reports all of them.
 
     Use it as a context around each check; then call `refuse`.
     """
@@ -73,7 +73,7 @@ class Gatherer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        """Keep the problems of a rejection; let any other exception pass."""
+        """Collect the problems of a rejection; let any other exception pass."""
         if not isinstance(error, RejectedFile):
             return False
         self.problems += [problem for problem in error.problems if problem not in self.problems]
@@ -86,7 +86,7 @@ class Gatherer:
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:
-    """Join names (or numbers) for a sentence, cutting a long list short."""
+    """Join names (or numbers) for a sentence, and shorten a long list."""
     texts = [str(name)[:100] for name in names]
     if not texts:
         return "none"

@@ -1,4 +1,4 @@
-"""From a file to the recording that a data set is made of: read, put into bins, choose, cut, split."""
+"""From a file to a recording: read, bin, select, cut, split."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from worker.ingest.time_units import columns_in_seconds
 
 
 def read_recording(path: Path, options: ReadOptions) -> Recording:
-    """Read a file and make of it what the options say.
+    """Read a file and preprocess it as the options say.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
 
 
 def _shaped(found: Recording | SpikeTrains, options: ReadOptions) -> Recording:
-    """Put spike times into bins, choose trials and neurons, cut windows, split."""
+    """Bin spike times, select trials and neurons, cut windows, split."""
     problems = Gatherer()
     if isinstance(found, Recording):
         recording = found
@@ -91,7 +91,7 @@ def _tell_overridden_rate(trains: SpikeTrains, options: ReadOptions) -> None:
 
 
 def _cut_windows(recording: Recording, found: Recording | SpikeTrains, options: ReadOptions) -> None:
-    """Cut windows; of a continuous recording, `trials.where` chooses among them."""
+    """Cut windows; `trials.where` selects windows of a continuous recording."""
     was_continuous = recording.is_continuous
     chop(recording, options.chop or ChopOptions())
     if isinstance(found, SpikeTrains):
@@ -128,7 +128,7 @@ def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None
 
 
 def _tell_unused_mapping(recording: Recording, options: ReadOptions) -> None:
-    """Warn of names in the mapping that the reader of this format had no use for."""
+    """Warn of names in the mapping that the reader did not use."""
     taken = [one.variable for one in recording.understood]
     taken += [*recording.behaviour, *recording.trial_metadata, *recording.neuron_metadata]
     for role, given in options.mapping.model_dump(exclude_none=True, exclude={"axes"}).items():

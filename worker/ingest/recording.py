@@ -19,7 +19,7 @@ MetadataValue = int | float | str | bool | None
 
 @dataclass(frozen=True)
 class Understood:
-    """What one variable of the file was taken for.
+    """The meaning of one variable of the file.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Understood:
 
 @dataclass
 class Recording:
-    """Spike counts of one recording, with what came beside them. Rows are in the user's original trial order.
+    """Spike counts of one recording and everything beside them. Rows are in the user's original trial order.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Recording:
     warnings: list[Problem] = field(default_factory=list)
 
     def inside_trials(self) -> NDArray[np.bool_]:
-        """Say which bins were recorded: bool [trials, bins], False for the padding after a trial's end."""
+        """Return which bins were recorded: bool [trials, bins], False for the padding after a trial's end."""
         return np.arange(self.spikes.shape[1])[None, :] < self.trial_length_bins[:, None]
 
     def counted_bins(self) -> NDArray[np.bool_]:
@@ -127,7 +127,7 @@ class Recording:
         return counted
 
     def starts_s(self) -> NDArray[np.float64] | None:
-        """Return when each trial begins, in seconds of the session; None where it is not known."""
+        """Return when each trial begins, in seconds of the session; None if that is unknown."""
         starts_s, windows = self.trial_start_s, self.windows
         if starts_s is None or not np.isfinite(starts_s).all():
             return None
@@ -136,7 +136,7 @@ class Recording:
         return None if len(stretches_s) > 1 and np.ptp(stretches_s) == 0 else starts_s
 
     def per_bin(self) -> dict[str, Rows]:
-        """Every array of trials × bins × k beside the spikes, under a name for each."""
+        """Return every array of trials × bins × k beside the spikes, by name."""
         named = {f"behaviour/{name}": array for name, array in self.behaviour.items()}
         others = {
             "missing": self.missing,
@@ -189,7 +189,7 @@ class Recording:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; large arrays stay on disk. What was understood and found odd is in the report."""
+        """Load a recording that `save` wrote; large arrays stay on disk."""
         described = json.loads((folder / "recording.json").read_text())
 
         def array(name: str) -> Any:

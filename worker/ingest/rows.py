@@ -1,4 +1,4 @@
-"""Arrays that are read and written by rows of their first axis, on disk when they are large.
+"""Arrays that are read and written by rows of their first axis; large ones are on disk.
 
 A recording may be larger than the memory it may be read with. What is large lies in a file without a name, is read and written
 by plain calls (a memory map would count as resident memory), and is gone with the process.
@@ -21,7 +21,7 @@ IN_MEMORY_BYTES = 32 * 2**20
 
 
 class RowFile:
-    """An array in a file, C order; indexed by rows of its first axis.
+    """An array in a file, in C order, indexed by rows of its first axis.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class RowFile:
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...], dtype: Any) -> Self:
-        """An array of zeros in a temporary file, in the folder of `tempfile.tempdir`."""
+        """Return an array of zeros in a temporary file, in the folder of `tempfile.tempdir`."""
         file = tempfile.TemporaryFile(prefix="latentry-rows-")  # noqa: SIM115 it lives as long as the array
         array = cls(file, shape, np.dtype(dtype))
         file.truncate(shape[0] * array._row_bytes)
@@ -49,7 +49,7 @@ class RowFile:
 
     @classmethod
     def open_npy(cls, path: Path) -> Self:
-        """An array in C order saved as NPY."""
+        """Open an array in C order that was saved as NPY."""
         file = path.open("rb")
         version = npy_format.read_magic(file)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
@@ -92,7 +92,7 @@ class RowFile:
             self._write(int(rows[begin]), values[begin:end])
 
     def reshape(self, *shape: int) -> "RowFile":
-        """The same file with other axes; one length may be -1."""
+        """Return the same file with other axes; one length may be -1."""
         if -1 in shape:
             known = -int(np.prod(shape, dtype=object))
             whole = int(np.prod(self.shape, dtype=object))
@@ -100,7 +100,7 @@ class RowFile:
         return RowFile(self._file, shape, self.dtype, self._offset)
 
     def save_npy(self, path: Path) -> None:
-        """Write it as NPY, block by block."""
+        """Write the array as NPY, block by block."""
         with path.open("wb") as file:
             header = {
                 "descr": npy_format.dtype_to_descr(self.dtype),
@@ -136,7 +136,7 @@ Rows = NDArray[Any] | RowFile
 
 
 def _runs(rows: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
-    """Stretches of consecutive indices: from which place to which."""
+    """Yield runs of consecutive indices: from which position to which."""
     if len(rows) == 0:
         return
     ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
@@ -144,13 +144,13 @@ def _runs(rows: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Rows:
-    """An array of zeros, on disk if it is large."""
+    """Return an array of zeros, on disk if it is large."""
     size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
     return np.zeros(shape, dtype) if size <= IN_MEMORY_BYTES else RowFile.zeros(shape, dtype)
 
 
 def filled(shape: tuple[int, ...], dtype: Any, value: float) -> Rows:
-    """An array of one value, on disk if it is large."""
+    """Return an array of one value, on disk if it is large."""
     array = zeros(shape, dtype)
     for first, block in blocks(array):
         array[first : first + len(block)] = np.full(block.shape, value, dtype)
@@ -158,14 +158,14 @@ def filled(shape: tuple[int, ...], dtype: Any, value: float) -> Rows:
 
 
 def rows_per_block(shape: tuple[int, ...], item_bytes: int, chunk_rows: int = 1) -> int:
-    """Say how many rows to read at a time: about `BLOCK_BYTES`, in whole chunks unless they are larger."""
+    """Return how many rows to read at a time: about `BLOCK_BYTES`, in whole chunks unless these are larger."""
     row_bytes = max(1, int(np.prod(shape[1:], dtype=object)) * item_bytes)
     rows = max(1, BLOCK_BYTES // row_bytes)
     return max(rows // chunk_rows * chunk_rows, min(chunk_rows, 4 * rows), 1)
 
 
 def blocks(array: Rows, item_bytes: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Go over an array: yields the first row of a block, and the block.
+    """Iterate over an array: yield the first row of a block, and the block.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def save_npy(array: Rows, path: Path) -> None:
 
 
 def load_npy(path: Path) -> Rows:
-    """Read what `save_npy` wrote; what is large stays on disk."""
+    """Load an array that `save_npy` wrote; a large one stays on disk."""
     if path.stat().st_size > IN_MEMORY_BYTES:
         return RowFile.open_npy(path)
     array: NDArray[Any] = np.load(path, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Opens uploaded files in a subprocess of limited memory, time and reach."""
+"""Parse uploaded files in a subprocess with limited memory, time and access."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ _KILLED_FOR_RESOURCES = {-signal.SIGXCPU, -signal.SIGXFSZ, -signal.SIGKILL}
 
 @dataclass(frozen=True)
 class ParseLimits:
-    """What reading one file may take.
+    """Limits for reading one file.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class ParseLimits:
 
 @dataclass(frozen=True)
 class ParsedFile:
-    """A file that was accepted.
+    """An accepted file.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class ParsedFile:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A file that was not accepted.
+    """A rejected file.
 
     Attributes
     ----------
@@ -90,12 +90,12 @@ class Rejection:
     log: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Give the problems as a JSON object, in the form of a report."""
+        """Return the problems as a JSON object, in the form of a report."""
         return {"problems": [problem.to_json() for problem in self.problems]}
 
 
 class SandboxError(RuntimeError):
-    """The subprocess failed for a reason that is not the file's: try again, or repair the installation."""
+    """The subprocess failed for a reason that is not the file's: retry, or repair the installation."""
 
 
 def parse_in_sandbox(
@@ -133,7 +133,7 @@ def parse_in_sandbox(
 
 
 def check_sandbox(limits: ParseLimits | None = None) -> None:
-    """Read a tiny file that is known to be good, to tell whether this installation can read files at all.
+    """Read a tiny valid file, to check whether this installation can read files at all.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def check_sandbox(limits: ParseLimits | None = None) -> None:
 def _parse_once(
     source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimits
 ) -> ParsedFile | Rejection:
-    """Run the subprocess and say what its exit code means."""
+    """Run the subprocess and interpret its exit code."""
     out_folder = out_folder.resolve()
     out_folder.mkdir(parents=True, exist_ok=True)
     if not source.is_file():
@@ -183,7 +183,7 @@ def _parse_once(
 
 
 def _run(source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimits) -> int | None:
-    """Run the subprocess to its end and give its exit code, or None when it was killed for its time."""
+    """Run the subprocess and return its exit code; None if it was killed at its time limit."""
     # By its standard input: a long list of trials is more than the arguments of a program may be.
     settings = json.dumps({"options": options.model_dump(mode="json"), "limits": asdict(limits)}).encode()
     # -P: the folder it runs in is no place to import from.
@@ -212,14 +212,14 @@ def _run(source: Path, out_folder: Path, options: ReadOptions, limits: ParseLimi
 
 
 def _end_of(log: Path) -> str:
-    """Read the last lines of what the subprocess wrote, which may be as much as it may write."""
+    """Read the end of the subprocess's log, which may be long."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4000))
         return file.read(4000).decode("utf-8", "replace")
 
 
 def _environment() -> dict[str, str]:
-    """Give the subprocess what it needs and no secret: none of the service's own variables."""
+    """Return the environment of the subprocess: what it needs, and none of the service's own variables."""
     root = str(Path(worker.__file__).resolve().parents[1])
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     hdf5 = {"HDF5_PLUGIN_PRELOAD": "::", "HDF5_PLUGIN_PATH": "/nonexistent", "HDF5_USE_FILE_LOCKING": "FALSE"}

@@ -1,4 +1,4 @@
-"""Ingest: from an uploaded file, or the name of a synthetic system, to a data set that is `ready`, `rejected` or `failed`."""
+"""Ingest: an uploaded file, or a synthetic system, becomes a data set that is `ready`, `rejected` or `failed`."""
 
 import logging
 import subprocess
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 def ingest_dataset(
     database: Database, arrays: Store, settings: Settings, dataset_id: str, worker: str
 ) -> None:
-    """Parse, check and store a data set; does nothing if it is done or in other hands.
+    """Parse, check and store a data set; do nothing if it is done or another worker has it.
 
     Parameters
     ----------
@@ -117,12 +117,12 @@ def _kept(database: Database, lease: Lease, settings: Settings) -> Iterator[None
 
 
 def parse_limits(settings: Settings) -> ParseLimits:
-    """Return what reading one file may take, as the settings say."""
+    """Return the limits for reading one file, from the settings."""
     return ParseLimits(memory_bytes=settings.parse_memory_bytes, wall_s=settings.parse_seconds)
 
 
 def log_sandbox(settings: Settings) -> bool:
-    """Read a tiny file that is known to be good; log an error and return False if this installation cannot."""
+    """Read a tiny valid file; log an error and return False if this installation cannot."""
     try:
         check_sandbox(parse_limits(settings))
     except (SandboxError, OSError) as error:
@@ -188,7 +188,7 @@ def _store(database: Database, arrays: Store, settings: Settings, lease: Lease, 
 
 
 def trial_rows(dataset_id: str, recording: Recording) -> Iterator[dict[str, Any]]:
-    """One row for each trial, in the user's order."""
+    """Yield one row for each trial, in the user's order."""
     groups, split = split_groups(recording), given_split(recording)
     is_shared = np.bincount(groups.group)[groups.group] > 1
     for trial, length in enumerate(recording.trial_length_bins):

@@ -1,4 +1,4 @@
-"""Spikes that came one by one, each with the label of its neuron and perhaps of its trial."""
+"""Spikes that come one by one, each with the label of its neuron and perhaps of its trial."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -80,7 +80,7 @@ class Labels:
 
 
 class SpikeColumns:
-    """Gathers spikes that came one by one, block by block.
+    """Collects spikes that come one by one, block by block.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class SpikeColumns:
     def add(
         self, times_s: NDArray[np.float64], neurons: NDArray[Any], trials: NDArray[Any] | None = None
     ) -> None:
-        """Take in spikes.
+        """Add spikes.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class SpikeColumns:
         self._times.add(times_s, codes_of_neurons, codes)
 
     def _widen(self, trials: NDArray[np.int64], times_s: NDArray[np.float64]) -> None:
-        """Remember the first and the last time of each trial."""
+        """Update the first and the last time of each trial."""
         more = len(self._trials.known) - len(self._first_s)
         self._first_s = np.concatenate([self._first_s, np.full(more, np.inf)])
         self._last_s = np.concatenate([self._last_s, np.full(more, -np.inf)])
@@ -157,7 +157,7 @@ class SpikeColumns:
 
     @property
     def most_trials(self) -> int:
-        """Return how many trials there may be at most: a column of more values is not of trials."""
+        """Return the largest plausible number of trials: a longer column does not belong to trials."""
         numbers = [label for label in self._trials.known if isinstance(label, int)]
         span = max(numbers) - min(numbers) if numbers else 0
         return min(4 * len(self._trials.known) + span + 1000, MOST_TRIALS)
@@ -173,7 +173,7 @@ class SpikeColumns:
         neurons: Iterable[int | str] = (),
         bounds: tuple[str | None, str | None] = (None, None),
     ) -> SpikeTrains:
-        """Give the trains: neurons in the order of their labels, trials as `trial_ids.find_trials` says.
+        """Return the trains: neurons in the order of their labels, trials as `trial_ids.find_trials` says.
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class SpikeColumns:
         trains.trial_offset_of_spikes_s = trains.trial_offset_s[appeared]
 
     def _tell_outside(self, trains: SpikeTrains) -> None:
-        """Warn of spikes of other trials than `trials.ids`; reject the file if these are most spikes."""
+        """Warn of spikes of trials outside `trials.ids`; reject the file if these are most spikes."""
         if not self._outside or self._range is None:
             return
         number, first_and_last = sum(self._outside.values()), list(self._range)
@@ -274,7 +274,7 @@ class SpikeColumns:
         bounds: tuple[str | None, str | None],
         options: DatasetOptions,
     ) -> TrialTable | None:
-        """Return the table of trials on the session's clock, if all spikes of each trial lie between its start and stop."""
+        """Return the table of trials on the session's clock if all spikes lie between the start and stop of their trials."""
         start, stop = bounds
         if start is None or stop is None or not {start, stop} <= set(trials.columns) or len(appeared) < 2:
             return None
@@ -291,7 +291,7 @@ class SpikeColumns:
         return TrialTable(start_s, stop_s, columns)
 
     def _refuse_going_on(self, order: NDArray[np.int64]) -> None:
-        """Reject times that go on from trial to trial, each beginning after the end of the one before."""
+        """Reject times that continue from trial to trial."""
         first_s, last_s = self._first_s[order], self._last_s[order]
         often = self._times.total >= _SPIKES_TO_TELL * len(order)
         if len(order) < _FEWEST_TRIALS_TO_TELL or not often or not (first_s[1:] > last_s[:-1]).all():

@@ -1,4 +1,4 @@
-"""A recording as spike times, before it is put into bins: what readers of spike times give."""
+"""A recording as spike times, before binning: the result of readers of spike times."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _FEWEST_TO_TELL = 100
 
 
 class SpikeTimes:
-    """Spike times of all neurons, gathered block by block into a temporary file and read neuron by neuron.
+    """Spike times of all neurons, written block by block into a temporary file and read neuron by neuron.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class SpikeTimes:
     def add(
         self, times_s: NDArray[np.float64], neurons: NDArray[np.integer] | int, trials: Any = None
     ) -> None:
-        """Take in spikes, in any order.
+        """Add spikes in any order.
 
         Parameters
         ----------
@@ -91,7 +91,7 @@ class SpikeTimes:
 
     @property
     def neurons(self) -> list[int]:
-        """The neurons that have a spike, in order."""
+        """Return the neurons that have a spike, in order."""
         return sorted(self._pieces)
 
     def renumber(self, place: dict[int, int]) -> None:
@@ -108,7 +108,7 @@ class SpikeTimes:
         }
 
     def of(self, neuron: int, trial_offset_s: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """The times of one neuron, sorted, in seconds.
+        """Return the sorted times of one neuron in seconds.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ def _joined(file: RowFile, pieces: Sequence[tuple[int, int]]) -> NDArray[Any]:
 
 @dataclass
 class _Order:
-    """Whether the times of one neuron rise, over all blocks: how often they go back, and how far at most."""
+    """Whether the times of one neuron increase: how often they go back, and how far at most."""
 
     last_s: float = -np.inf
     number: int = 0
@@ -152,7 +152,7 @@ class _Order:
 
 @dataclass
 class TrialTable:
-    """Stretches of time with metadata: trials, epochs.
+    """Intervals of time with metadata: trials, epochs.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ class Signal:
 
 @dataclass
 class SpikeTrains:
-    """Spike times with what came beside them.
+    """Spike times and everything beside them.
 
     Attributes
     ----------
@@ -247,7 +247,7 @@ class SpikeTrains:
     understood: list[Understood] = field(default_factory=list)
 
     def times_of(self, neuron: int) -> NDArray[np.float64]:
-        """Spike times of a neuron, sorted, in seconds of the session (or on the clock that runs through all trials)."""
+        """Return the sorted spike times of a neuron in seconds of the session (or on the clock that runs through all trials)."""
         given = self.trial_offset_of_spikes_s
         return self.times.of(neuron, self.trial_offset_s if given is None else given)
 
@@ -255,7 +255,7 @@ class SpikeTrains:
 def lay_trials_end_to_end(
     trains: SpikeTrains, columns: dict[str, list[MetadataValue]], trials: int, options: DatasetOptions
 ) -> None:
-    """Give trains whose spikes came by trial a clock that runs through all trials, and a table of them.
+    """Put trials one after another on one clock, for spikes that were given by trial, and add a table of trials.
 
     Trials are taken to be recorded over one span: the whole bins from time 0, or the first spike of all trials if it is
     earlier, to the last spike of all trials. `options.trials.window_s` is not that span: it says which part to cut.
@@ -284,7 +284,7 @@ def lay_trials_end_to_end(
 
 
 def tell_steps_back(trains: SpikeTrains) -> None:
-    """Warn of a clock that starts again, and note spikes that are in no order.
+    """Warn of a clock that restarts, and note spikes that are not sorted.
 
     Few large steps back within neurons are parts of a recording whose clock starts again, which then lie on each other; many are
     spikes in no order, which are sorted.

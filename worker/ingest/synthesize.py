@@ -1,4 +1,4 @@
-"""Makes a synthetic recording with known rates as an NPZ file, which is then ingested like any upload.
+"""Make a synthetic recording with known rates as an NPZ file, which is then ingested like any upload.
 
 ``python -m worker.ingest.synthesize lorenz out.npz conditions=65 seed=0 …``
 

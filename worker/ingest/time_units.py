@@ -1,4 +1,4 @@
-"""Units of time: what the request and names say of them, and how a file's times become seconds.
+"""Units of time: from the request and from names, and conversion to seconds.
 
 The unit of spike times is the first that is known of: `spike_time_unit`, `time_unit`, the name of the variable
 (`spike_times_ms`), the format, seconds. The unit of all other times is the first of: `trial_time_unit`, the name (`go_cue_ms`),
@@ -49,7 +49,7 @@ _NO_TIMES = {
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of a variable's own name, in small letters: `trials/goCue (ms)` has go, cue, ms."""
+    """Return the words of a variable's own name in lower case: go, cue, ms for `trials/goCue (ms)`."""
     own = name.rsplit("/", 1)[-1]
     field = own.rsplit(".", 1)[-1]
     own = own if field.lower() in UNITS else field
@@ -57,7 +57,7 @@ def _words(name: str) -> list[str]:
 
 
 def unit_of(name: str) -> str | None:
-    """Return the unit that ends the name of a variable, as in `time_ms`, `t (s)` and `goCueMs`; None without one."""
+    """Return the unit at the end of a variable's name, as in `time_ms`, `t (s)` and `goCueMs`; None without one."""
     words = _words(name)
     if not words:
         return None
@@ -68,7 +68,7 @@ def unit_of(name: str) -> str | None:
 
 
 def is_time(name: str) -> bool:
-    """Return whether a name is one of times: `go_cue_time`, `stim_onset`, `cue_ms` are, `n_times` is not."""
+    """Return whether a name is one of times: `go_cue_time`, `stim_onset` and `cue_ms` are, `n_times` is not."""
     words = _words(name)
     if unit_of(name) in ("s", "ms", "us"):
         return True
@@ -86,7 +86,7 @@ def in_seconds(
     file_unit: str | None = None,
     file_rate_hz: float | None = None,
 ) -> NDArray[np.float64]:
-    """Turn spike times into seconds.
+    """Convert spike times to seconds.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def trial_seconds(
     file_unit: str | None = None,
     file_rate_hz: float | None = None,
 ) -> NDArray[np.float64]:
-    """Turn times of trials, events or behaviour into seconds; the parameters are those of `in_seconds`."""
+    """Convert times of trials, events or behaviour to seconds; the parameters are those of `in_seconds`."""
     unit = options.trial_time_unit or unit_of(variable) or options.time_unit or file_unit
     return _converted(times, unit, options, variable, file_rate_hz=file_rate_hz, option="trial_time_unit")
 
@@ -134,7 +134,7 @@ def column_seconds(
     file_unit: str | None = None,
     file_rate_hz: float | None = None,
 ) -> NDArray[np.float64]:
-    """Turn a column of the table of trials into seconds, NaN where it has no value; `in_seconds` has the parameters.
+    """Convert a column of the table of trials to seconds, NaN for missing values; parameters as for `in_seconds`.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def columns_in_seconds(
     file_rate_hz: float | None,
     notes: list[str],
 ) -> dict[str, list[MetadataValue]]:
-    """Return columns of trials with those that are times in seconds, if the options say another unit; a note lists them.
+    """Return columns of trials, times converted to seconds if the options give another unit; a note lists them.
 
     Columns whose name ends with a unit keep their values, and their name stays true.
     """
@@ -224,7 +224,7 @@ def _converted(
 
 
 def _refuse_absurd(times_s: NDArray[np.float64], variable: str) -> NDArray[np.float64]:
-    """Reject times so large that their bins cannot be numbered, though times since 1970 can."""
+    """Reject times so large that bins cannot be numbered (times since 1970 can)."""
     finite_s = times_s[np.isfinite(times_s)]
     if max(finite_s.max(initial=0.0), -finite_s.min(initial=0.0)) > _LATEST_S:
         said = f"The times in `{variable}` go from {finite_s.min():g} to {finite_s.max():g} s."

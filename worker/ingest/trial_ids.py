@@ -1,4 +1,4 @@
-"""Which trials there are when each spike names its trial, and which of them a value belongs to.
+"""The trials of spikes that each name their trial, and the trial to which each value belongs.
 
 Trial ids are labels. The trials are the ids that spikes have: whole numbers in order, texts in the order in which they first
 appear. One value for each trial, of as many as there are ids, goes to the ids in this order, whatever the ids are.
@@ -32,7 +32,7 @@ _ID_NAMES = {"trial", "trials", "id", "ids"} | {
 
 @dataclass
 class TrialIds:
-    """The trials of spikes that each name theirs.
+    """The trials of spikes that each name their trial.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class TrialIds:
     warnings: list[Problem] = field(default_factory=list)
 
     def take(self, columns: Mapping[str, Column]) -> "TrialIds":
-        """Take the columns of as many values as there are trials, and warn of the others."""
+        """Add the columns with one value for each trial, and warn of the others."""
         for name, values in columns.items():
             if len(values) == len(self.labels):
                 self.columns[name] = list(values)
@@ -67,7 +67,7 @@ class TrialIds:
 def find_trials(
     seen: Sequence[Label], in_blocks: bool, columns: Mapping[str, Column], options: DatasetOptions
 ) -> TrialIds:
-    """Say which trials there are, and match columns of values to them.
+    """Find the trials, and match columns of values to them.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def _in_range(seen: Sequence[Label], first: int, last: int) -> list[Label]:
 
 
 def _by_own_ids(ordered: list[Label], columns: Mapping[str, Column]) -> TrialIds | None:
-    """Match by the file's own column of ids, if one has the ids of the spikes."""
+    """Match columns by the file's own column of ids, if one has the ids of the spikes."""
     for name, own in _own_ids(columns).items():
         labels = as_seen(own, ordered)
         missing = [label for label in ordered if label not in set(labels)]
@@ -143,7 +143,7 @@ def _by_own_ids(ordered: list[Label], columns: Mapping[str, Column]) -> TrialIds
 
 
 def _own_ids(columns: Mapping[str, Column]) -> dict[str, list[Label]]:
-    """Return the columns whose names say that they are ids of trials, if no value comes twice."""
+    """Return the columns that are ids of trials by their names, if all values are distinct."""
     found: dict[str, list[Label]] = {}
     for name, values in columns.items():
         bare = re.sub(r"[\W_]+", "", name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower())
@@ -155,12 +155,12 @@ def _own_ids(columns: Mapping[str, Column]) -> dict[str, list[Label]]:
 
 
 def whole_label(value: MetadataValue) -> MetadataValue:
-    """Return a float that is a whole number as one: MATLAB stores labels as doubles."""
+    """Convert a float that is a whole number to int: MATLAB stores labels as doubles."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _with_silent(seen: list[int], columns: Mapping[str, Column]) -> TrialIds:
-    """Find the trials without a spike that columns of more values than there are ids speak of."""
+    """Find trials without spikes from columns with more values than there are ids."""
     lowest, highest = seen[0], seen[-1]
     lengths = [len(values) for values in columns.values() if len(values) > highest - lowest]
     if not lengths:
@@ -184,7 +184,7 @@ def _with_silent(seen: list[int], columns: Mapping[str, Column]) -> TrialIds:
 
 
 def _tell_order(found: TrialIds, seen: Sequence[Label], in_blocks: bool) -> None:
-    """Say which value is whose; warn if the order of the ids and that of the file differ."""
+    """Note which value belongs to which trial; warn if the order of ids and that of the file differ."""
     names, labels = listed(found.columns), found.labels
     text = has_text(seen)
     other = in_natural_order(seen) if text else list(seen)
@@ -205,7 +205,7 @@ def _tell_order(found: TrialIds, seen: Sequence[Label], in_blocks: bool) -> None
 
 
 def _tell_unmatched(found: TrialIds) -> None:
-    """Warn of a column of ids that are not those of the spikes: its values were matched by their place."""
+    """Warn of a column of ids that differ from those of the spikes: its values were matched by position."""
     labels = found.labels
     for name, own in _own_ids(found.columns).items():
         if set(as_seen(own, labels)) != set(labels):
@@ -218,7 +218,7 @@ def _tell_unmatched(found: TrialIds) -> None:
 
 
 def _tell_absent(found: TrialIds) -> None:
-    """Say which whole numbers between the ids are no trials."""
+    """Note which whole numbers between the ids are not trials."""
     numbers = [label for label in found.labels if isinstance(label, int)]
     if len(numbers) < len(found.labels) or max(numbers) - min(numbers) >= 10 * len(numbers) + 100:
         return
@@ -231,7 +231,7 @@ def _tell_absent(found: TrialIds) -> None:
 
 
 def as_seen(own: Sequence[Label], seen: Sequence[Label]) -> list[Label]:
-    """Return the ids of a column as the spikes have them, where one side has numbers and the other texts of numbers.
+    """Convert the ids of a column to the type of the spikes' ids, if one side has numbers and the other texts of numbers.
 
     `"018"` is 18. The ids stay as they are if this makes two of them the same.
     """
@@ -247,7 +247,7 @@ def as_seen(own: Sequence[Label], seen: Sequence[Label]) -> list[Label]:
 
 
 def _value(label: Label) -> Label:
-    """Return a text that is a whole number as one."""
+    """Convert a text that is a whole number to int."""
     text = label.strip() if isinstance(label, str) else ""
     return int(text.split(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else label
 
@@ -263,7 +263,7 @@ def has_text(labels: Sequence[Label]) -> bool:
 
 
 def _natural(label: Label) -> list[tuple[int, int, str]]:
-    """Sort numbers within texts by their size: t2 comes before t10."""
+    """Return a sort key that orders numbers within texts by size: t2 before t10."""
     if isinstance(label, int):
         return [(0, label, "")]
     parts = re.findall(r"[0-9]{1,18}|[^0-9]+", label)

@@ -1,4 +1,4 @@
-"""Units of true rates: spikes per second or per bin, told apart by the spikes they generated."""
+"""Units of true rates: spikes per second or per bin, whichever agrees with the spikes."""
 
 import math
 
@@ -15,7 +15,7 @@ SCALE_TOLERANCE = 1.5
 
 
 def _counts_per_true_rate(counts: Rows, rates: Rows, inside: NDArray[np.bool_]) -> float | None:
-    """Divide the number of spikes by the sum of the rates, over recorded bins.
+    """Return the number of spikes divided by the sum of the rates, over recorded bins.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def _counts_per_true_rate(counts: Rows, rates: Rows, inside: NDArray[np.bool_]) 
 def settle_width_and_rates(
     recording: Recording, clues: BinWidthClues, rates: Rows | None, name: str, stated_hz: bool
 ) -> None:
-    """Settle the bin width of a recording, to which true rates are a clue, and take these rates.
+    """Set the bin width of a recording, for which true rates are a clue, and its true rates.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def settle_width_and_rates(
 
 
 def _settle_true_rates(recording: Recording, rates: Rows, name: str, stated_hz: bool) -> None:
-    """Put true rates into a recording as Hz, saying what was understood.
+    """Set the true rates of a recording in Hz, and note how they were understood.
 
     Rates whose name states Hz are kept as they are, with a warning if the spikes disagree. Others are in Hz
     or in counts per bin, whichever agrees with the spikes; if neither does they are left out with a warning.

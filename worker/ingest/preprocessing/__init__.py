@@ -1,1 +1,1 @@
-"""What is made of a recording: trials put into bins, chosen, cut into windows, split."""
+"""Preprocessing of a recording: binning, selection, windows, splits."""

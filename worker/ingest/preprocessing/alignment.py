@@ -1,4 +1,4 @@
-"""Which table holds the trials of spike times, and what is time 0 of each trial."""
+"""Choose the table of trials for spike times, and time 0 of each trial."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ _TOLERANCE_S = 1e-6
 def choose_trials(
     trains: SpikeTrains, options: ReadOptions
 ) -> tuple[str, TrialTable | None, NDArray[np.float64]]:
-    """Choose the table of trials, and what is time 0 of each, in seconds of the session."""
+    """Return the table of trials and its name, and time 0 of each trial in seconds of the session."""
     wanted, align_to = options.mapping.trials, options.trials.align_to
     if wanted is not None and wanted not in trains.tables:
         said = f"mapping.trials is `{wanted}`, which is no table of trials in this file: it has {listed(trains.tables)}."
@@ -53,7 +53,7 @@ def choose_trials(
 def _on_session_clock(
     trains: SpikeTrains, table: TrialTable, zero_s: NDArray[np.float64], options: ReadOptions
 ) -> NDArray[np.float64]:
-    """Return times of the session, for a column of times that may count from each trial's start."""
+    """Return times of the session from a column of times that may count from each trial's start."""
     clock = options.trials.align_to_clock
     if clock == "session":
         return zero_s

@@ -1,4 +1,4 @@
-"""From spike times to spike counts: which trials, aligned to what, in which bins."""
+"""Binning: spike times become spike counts in trials."""
 
 from dataclasses import dataclass
 
@@ -125,7 +125,7 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
 def _refuse_too_many_counts(
     trains: SpikeTrains, windows: _Windows, width_s: float, options: ReadOptions
 ) -> None:
-    """Reject spike times that need too many bins, and say how their number comes about and what helps."""
+    """Reject spike times that need too many bins; the message explains the number and the remedy."""
     trials, bins = len(windows.bins), int(windows.bins.max())
     what = (
         f"The spike times in bins of {width_s:g} s would be {trials} trials × {bins} bins × {trains.neurons} neurons"
@@ -208,7 +208,7 @@ def _whole_recording(trains: SpikeTrains, options: ReadOptions, width_s: float) 
 
 
 def _whole_bins(durations_s: NDArray[np.float64], width_s: float) -> NDArray[np.float64]:
-    """How many whole bins are in each duration; NaN where it is not known.
+    """Return the number of whole bins in each duration; NaN where the duration is unknown.
 
     Raises
     ------
@@ -240,7 +240,7 @@ def _with_a_bin(
 
 
 def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions, width_s: float) -> None:
-    """Do with trials that share time with the one before as `trials.overlap` says."""
+    """Handle trials that overlap the trial before them, as `trials.overlap` says."""
     if trains.is_by_trial:
         return  # a window has the spikes of its own trial only
     order = np.argsort(windows.start_s, kind="stable")
@@ -277,7 +277,7 @@ def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions
 
 
 def _meant_milliseconds(start_s: NDArray[np.float64], window_s: tuple[float, float] | None) -> str:
-    """A question, where a window holds very many trials, in order of their start."""
+    """Return a question for the hint if a window is as long as many trials."""
     if window_s is None or window_s[1] - window_s[0] < _MOST_TRIALS_IN_A_WINDOW * np.median(np.diff(start_s)):
         return ""
     meant = [round(end / 1000, 6) for end in window_s]
@@ -285,7 +285,7 @@ def _meant_milliseconds(start_s: NDArray[np.float64], window_s: tuple[float, flo
 
 
 def _count(trains: SpikeTrains, windows: _Windows, width_s: float) -> Rows:
-    """Count: neuron by neuron into rows on disk, then, by blocks of trials, into trials × bins × neurons."""
+    """Count spikes: neuron by neuron into rows on disk, then transposed by blocks to trials × bins × neurons."""
     trials, bins = len(windows.bins), int(windows.bins.max())
     by_neuron = zeros((trains.neurons, trials * bins), np.uint16)
     too_many = 0
@@ -309,7 +309,7 @@ def _count(trains: SpikeTrains, windows: _Windows, width_s: float) -> Rows:
 
 
 def _neurons_last(by_neuron: Rows) -> Rows:
-    """Turn [neurons, cells] into counts [cells, 1, neurons], by blocks of cells."""
+    """Transpose [neurons, cells] to counts [cells, 1, neurons], by blocks of cells."""
     neurons, cells = by_neuron.shape
     flat = by_neuron.reshape(-1)
     builder = CountsBuilder((cells, 1, neurons))

@@ -1,4 +1,4 @@
-"""Windows of trials whose spikes were given by trial: each has its own trial's spikes only, within what was recorded of it."""
+"""Windows of spikes that were given by trial: each holds only its own trial's spikes, within the recorded span of the trial."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ _TOLERANCE_S = 1e-6
 
 
 def take_durations(trains: SpikeTrains, options: ReadOptions) -> None:
-    """Let each trial end where the file says it, if it does and every spike fits; else all end where the last spike ends.
+    """Set the end of each trial from the file, if the file has it and all spikes fit; else all trials end at the last spike.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def take_durations(trains: SpikeTrains, options: ReadOptions) -> None:
 def _durations(
     table: TrialTable, seconds: Callable[[str], NDArray[np.float64] | None]
 ) -> tuple[str, NDArray[np.float64] | None]:
-    """How long each trial lasts by the columns of the table, in seconds, and which columns say it."""
+    """Return the duration of each trial in seconds from the columns of the table, and which columns were used."""
     columns = {name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower(): name for name in table.columns}
 
     def first(names: tuple[str, ...]) -> NDArray[np.float64] | None:
@@ -87,7 +87,7 @@ def _numbers(values: list[MetadataValue]) -> NDArray[np.float64] | None:
 def bins_of_own_trial(
     table: TrialTable, start_s: NDArray[np.float64], bins: NDArray[np.float64], width_s: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Limit windows to what was recorded of their trials.
+    """Limit windows to the recorded span of their trials.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def bins_of_own_trial(
 
 
 def mask_beginnings(recording: Recording, unobserved: NDArray[np.int64]) -> None:
-    """Mark the first bins of trials, so many of each, as missing in all neurons, and set their counts to 0."""
+    """Mark the first `unobserved` bins of each trial as missing in all neurons, and set their counts to 0."""
     if not unobserved.any():
         return
     recording.missing = (
@@ -134,7 +134,7 @@ def mask_beginnings(recording: Recording, unobserved: NDArray[np.int64]) -> None
 def beyond_trials(
     trains: SpikeTrains, asked: NDArray[np.float64], bins: NDArray[np.float64], unobserved: NDArray[np.int64]
 ) -> None:
-    """Warn of windows that reach beyond what was recorded of their trials."""
+    """Warn of windows that extend beyond the recorded span of their trials."""
     late, early = int((bins < asked).sum()), int((unobserved > 0).sum())
     if not late and not early:
         return

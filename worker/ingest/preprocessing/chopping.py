@@ -97,7 +97,7 @@ def _means(array: Rows, lengths: NDArray[np.int64], together: int) -> Rows:
 def _groups(
     array: Rows, lengths: NDArray[np.int64], together: int
 ) -> Iterator[tuple[int, NDArray[np.generic]]]:
-    """Go over the wider bins of all trials: yields the place among them, and a block [wider bins, together, width]."""
+    """Iterate over the wider bins of all trials: yield the index of the first and a block [wider bins, together, width]."""
     _, bins, width = array.shape
     most = int(lengths.max())
     flat = array.reshape(-1, width)
@@ -110,7 +110,7 @@ def _groups(
 
 
 def chop(recording: Recording, options: ChopOptions) -> None:
-    """Cut each trial (a continuous recording is one) into windows; each but the last begins a fixed step after the one before.
+    """Cut each trial (a continuous recording is one trial) into windows that begin at fixed steps.
 
     The last window of a trial ends with it, so that every bin is in a window; it may share more with the one before. A trial
     shorter than a window is one by itself.

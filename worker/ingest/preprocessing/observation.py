@@ -1,4 +1,4 @@
-"""Which samples were observed: intervals that a file excludes, and spans of trials, as the mask `Recording.missing`."""
+"""Observed samples: excluded intervals and spans of trials become the mask `Recording.missing`."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -27,7 +27,7 @@ Handling = Literal["mask", "drop", "keep"]
 
 
 def merged(intervals_s: NDArray[np.float64]) -> Intervals:
-    """Return intervals in order, those that touch as one, without those that are empty or NaN."""
+    """Return intervals sorted and merged, without empty and NaN intervals."""
     kept = intervals_s[intervals_s[:, 1] > intervals_s[:, 0]]  # NaN is never greater
     if len(kept) == 0:
         return np.zeros((0, 2))
@@ -38,7 +38,7 @@ def merged(intervals_s: NDArray[np.float64]) -> Intervals:
 
 
 def complement(intervals_s: NDArray[np.float64]) -> Intervals:
-    """Return what lies between, before and after intervals; all of time if there are none."""
+    """Return the complement of intervals; all of time if there are none."""
     inside = merged(intervals_s)
     edges = np.concatenate(([-np.inf], inside.reshape(-1), [np.inf]))
     return edges.reshape(-1, 2)
@@ -47,7 +47,7 @@ def complement(intervals_s: NDArray[np.float64]) -> Intervals:
 def overlapping(
     start_s: NDArray[np.float64], stop_s: NDArray[np.float64], intervals_s: Intervals
 ) -> NDArray[np.bool_]:
-    """Say of each stretch of time whether it overlaps one of the intervals; shapes are those of `start_s`."""
+    """Return whether each time span overlaps an interval; shapes are those of `start_s`."""
     if len(intervals_s) == 0:
         return np.zeros(start_s.shape, np.bool_)
     following = np.searchsorted(intervals_s[:, 1], start_s, side="right")
@@ -114,7 +114,7 @@ def mask_intervals(
 def mark_invalid(
     start_s: NDArray[np.float64], stop_s: NDArray[np.float64], invalid_s: NDArray[np.float64]
 ) -> list[MetadataValue]:
-    """Return the metadata `in_invalid_times` of trials, or windows, that begin and end at these times."""
+    """Return the metadata `in_invalid_times` for trials (or windows) with these starts and stops."""
     slack_s = _TOLERANCE * (stop_s - start_s)
     return list(overlapping(start_s + slack_s, stop_s - slack_s, merged(invalid_s)).tolist())
 
@@ -122,7 +122,7 @@ def mark_invalid(
 def mask_unobserved(
     trains: SpikeTrains, recording: Recording, start_s: NDArray[np.float64], handling: Handling
 ) -> None:
-    """Mark what the file excludes as missing: its invalid times, and what lies outside of a unit's `obs_intervals`.
+    """Mark as missing what the file excludes: its invalid times, and times outside a unit's `obs_intervals`.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def mask_unobserved(
 
 
 def _believed(trains: SpikeTrains, observed_s: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Intervals of observation; all of time, with a warning, for a unit most of whose spikes lie outside of its own."""
+    """Return intervals of observation; all of time, with a warning, for a unit with most spikes outside its own intervals."""
     contradicted = []
     for neuron, own in enumerate(observed_s):
         times_s = trains.times_of(neuron)
@@ -184,7 +184,7 @@ def _units_warning(recording: Recording, bins: NDArray[np.int64], spikes: NDArra
 
 
 def mark_windows(recording: Recording, trains: SpikeTrains) -> None:
-    """Say of each window of a recording that was cut whether it overlaps invalid times."""
+    """Set the metadata `in_invalid_times` for each window of a recording that was cut."""
     starts_s, invalid_s = recording.trial_start_s, merged(trains.invalid_s)
     if len(invalid_s) and starts_s is not None:
         stops_s = starts_s + recording.trial_length_bins * recording.bin_width_s
@@ -221,7 +221,7 @@ def warn_of_invalid(recording: Recording, trains: SpikeTrains, handling: Handlin
 
 
 def drop_unobserved(recording: Recording, handling: Handling) -> None:
-    """Leave out trials (or windows) without any observed sample; with `drop`, all that lack a sample.
+    """Drop trials (or windows) without any observed sample; with `drop`, all that lack a sample.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which trials and neurons of a recording to keep."""
+"""Selection of trials and neurons."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from worker.ingest.rows import Rows, blocks, zeros
 def keep_where(
     metadata: dict[str, list[MetadataValue]], where: Where, number: int, of_what: str, notes: list[str]
 ) -> NDArray[np.bool_]:
-    """Say what to keep by metadata.
+    """Return which trials (or neurons) satisfy conditions on their metadata.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def select_trials(recording: Recording, kept: NDArray[np.bool_]) -> None:
 
 
 def select_neurons(recording: Recording, options: NeuronOptions) -> None:
-    """Leave out neurons by metadata, and those that fire too rarely.
+    """Drop neurons by metadata, and neurons that fire too rarely.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def select_neurons(recording: Recording, options: NeuronOptions) -> None:
 
 
 def _observed_bins(recording: Recording) -> NDArray[np.int64]:
-    """How many bins within trials each neuron was observed in, int64 [neurons]."""
+    """Return the number of bins within trials in which each neuron was observed, int64 [neurons]."""
     neurons = recording.spikes.shape[2]
     observed = np.full(neurons, int(recording.trial_length_bins.sum()))
     if recording.missing is not None:
@@ -155,7 +155,7 @@ def _observed_bins(recording: Recording) -> NDArray[np.int64]:
 
 
 def take_rows(array: Rows, rows: NDArray[np.integer]) -> Rows:
-    """Some rows of an array, in a new one."""
+    """Return some rows of an array as a new array."""
     out = zeros((len(rows), *array.shape[1:]), array.dtype)
     for first, block in blocks(out):
         out[first : first + len(block)] = array[rows[first : first + len(block)]]
@@ -163,7 +163,7 @@ def take_rows(array: Rows, rows: NDArray[np.integer]) -> Rows:
 
 
 def _take_columns(array: Rows, columns: NDArray[np.integer]) -> Rows:
-    """Some of the last axis of [trials, bins, neurons], in a new array."""
+    """Return some columns of the last axis of [trials, bins, neurons] as a new array."""
     trials, bins, neurons = array.shape
     out = zeros((trials * bins, len(columns)), array.dtype)
     for first, block in blocks(array.reshape(-1, neurons)):

@@ -1,4 +1,4 @@
-"""Behaviours in the bins of the spikes."""
+"""Behaviour resampled to the bins of the spikes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ _ANGLES = {"rad", "radian", "radians", "deg", "degree", "degrees", "°"}
 
 
 def sample_in_bins(signal: Signal, start_s: float, bins: int, bin_width_s: float) -> NDArray[np.float32]:
-    """Bring a signal into bins: the mean of the samples in each bin, or interpolated where they are farther apart.
+    """Resample a signal to bins: the mean of the samples in each bin, or interpolation where samples are sparser.
 
     Angles are not averaged, since they jump where a turn ends: the sample next to the middle of the bin stands for it.
 
@@ -49,7 +49,7 @@ def sample_in_bins(signal: Signal, start_s: float, bins: int, bin_width_s: float
 
 
 def _places(signal: Signal, times_s: NDArray[np.float64], samples: int) -> NDArray[np.int64]:
-    """The first sample at or after each time."""
+    """Return the index of the first sample at or after each time."""
     if signal.times_s is not None:
         return np.searchsorted(signal.times_s, times_s)
     exact = np.ceil((times_s - signal.start_s) * signal.rate_hz - 1e-6)

@@ -1,4 +1,4 @@
-"""Which trials belong together, and which are for training, validation and testing."""
+"""Groups of trials that belong together, and the split into training, validation and test trials."""
 
 import math
 
@@ -13,7 +13,7 @@ from worker.ingest.recording import SPLIT_GAP, SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPL
 
 
 def split_groups(recording: Recording) -> SplitGroups:
-    """Return which trials belong together: windows of one trial, and trials that share time, whose time is known."""
+    """Return groups of trials that belong together: windows of one trial, and trials that overlap in known time."""
     windows, width_s, starts_s = recording.windows, recording.bin_width_s, recording.starts_s()
     trials = len(recording.split)
     segment = np.arange(trials) if windows is None else windows.segment
@@ -43,14 +43,14 @@ _NAMES: dict[int, Split] = {
 
 
 def given_split(recording: Recording) -> list[Split | None]:
-    """Return the part of each trial; None throughout where no trial has one."""
+    """Return the split of each trial; None for all if no trial has one."""
     if (recording.split == SPLIT_NOT_GIVEN).all():
         return [None] * len(recording.split)
     return [_NAMES[code] for code in recording.split.tolist()]
 
 
 def apply_split(recording: Recording, options: SplitOptions) -> None:
-    """Write a recording's split; trials that share bins never come to be in two parts.
+    """Set the split of a recording; trials that share bins always get the same part.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def apply_split(recording: Recording, options: SplitOptions) -> None:
 
 
 def _by_time(recording: Recording, groups: SplitGroups, options: SplitOptions) -> NDArray[np.int8]:
-    """Return a block in the middle for validation and the last for testing; gaps between blocks that share bins."""
+    """Return a split by time: a block in the middle for validation, the last block for testing, gaps between blocks."""
     trials, starts_s = len(groups), recording.starts_s()
     in_time = np.argsort(starts_s, kind="stable") if starts_s is not None else groups.in_time()
     unit = groups.group if groups.stay_whole(FEWEST_GROUPS_TO_DRAW) else np.arange(trials)
@@ -112,7 +112,7 @@ def _by_time(recording: Recording, groups: SplitGroups, options: SplitOptions) -
 
 
 def _warn_of_divided_groups(recording: Recording, groups: SplitGroups) -> None:
-    """Warn of a split of the file that divides trials that belong together."""
+    """Warn if the split of the file divides trials that belong together."""
     train = recording.split == SPLIT_TRAIN
     held = (recording.split == SPLIT_VALID) | (recording.split == SPLIT_NOT_GIVEN)
     divided = np.isin(groups.group, groups.group[train]) & np.isin(groups.group, groups.group[held])
@@ -132,7 +132,7 @@ def _warn_of_divided_groups(recording: Recording, groups: SplitGroups) -> None:
 
 
 def condition_of_split(recording: Recording, name: str | None) -> str:
-    """Return the metadata to take shares of: those named, else the conditions."""
+    """Return the name of the metadata to stratify by: the given name, else that of the conditions."""
     there, found = recording.trial_metadata, condition_names(recording.trial_metadata)
     if name in there:
         return name
@@ -152,7 +152,7 @@ def _strata(recording: Recording, name: str, groups: SplitGroups) -> NDArray[np.
 
 
 def _draw(strata: NDArray[np.int64], options: SplitOptions, random: np.random.Generator) -> NDArray[np.int8]:
-    """Draw units for validation and for neither, in as equal shares of each stratum as can be.
+    """Draw units for validation and testing, in nearly equal shares of each stratum.
 
     Units of a stratum stand side by side in random order, and every so-many-th of the whole row is picked.
     """

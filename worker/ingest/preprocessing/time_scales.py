@@ -1,4 +1,4 @@
-"""Trials and spikes whose times do not fit together: probably one of them is in another unit, or on another clock."""
+"""Check whether the times of trials and spikes fit together; if not, one of them has another unit or another clock."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ _FEWEST_TRIALS = 3
 def check_time_scales(
     trains: SpikeTrains, start_s: NDArray[np.float64], length_s: NDArray[np.float64]
 ) -> None:
-    """Warn when the spikes last for hundreds of times longer than the trials, or the reverse; refuse trials without any spike.
+    """Warn if spikes last hundreds of times longer than trials, or the reverse; reject a file with no spikes in any trial.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def check_time_scales(
 
 
 def _unit_by_span(spikes_s: float, trials_s: float, trials: int) -> tuple[str, str | None]:
-    """Return which option would make spikes and trials last about equally long, and with which unit; None if none would."""
+    """Return the option and unit that would make spikes and trials last about equally long; None as unit if none would."""
     if trials < _FEWEST_TRIALS or spikes_s <= 0 or trials_s <= 0:
         return "spike_time_unit", None
     for option, ratio in (("spike_time_unit", spikes_s / trials_s), ("trial_time_unit", trials_s / spikes_s)):
@@ -79,7 +79,7 @@ def _unit_by_span(spikes_s: float, trials_s: float, trials: int) -> tuple[str, s
 
 
 def _unit_that_fits(start_s: NDArray[np.float64], first_s: float, last_s: float) -> str | None:
-    """Return the unit in which most trials begin within the times of spikes, if they do not in seconds."""
+    """Return the unit in which most trials begin within the times of spikes; None if they do in seconds, or in no unit."""
     if np.mean((start_s >= first_s) & (start_s <= last_s)) >= 0.5:
         return None
     for unit, factor in _FACTORS.items():

@@ -1,1 +1,1 @@
-"""What a recording is like: its report, what looks odd in it, its preview."""
+"""Quality control of a recording: its report, warnings and preview."""

@@ -1,4 +1,4 @@
-"""Examines a recording: rejects what cannot be trained on, and reports what is in it and what looks odd."""
+"""Checks of a recording: reject what cannot be used for training, report what is in it, warn of what looks wrong."""
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def _drift(recording: Recording, statistics: SpikeStatistics, conditions: Condit
 
 
 def _remarks(recording: Recording) -> list[str]:
-    """What is no fault, and good to know before a model is trained."""
+    """Return remarks that are no warnings but useful before training."""
     trials, _, neurons = recording.spikes.shape
     said = []
     if trials < FEW_TRIALS:
@@ -309,7 +309,7 @@ def _behaviour_warning(recording: Recording, name: str) -> Problem | None:
 
 
 def _unfit_for_presets(recording: Recording) -> Problem | None:
-    """Warn of a recording that no preset can train, by the rules of job creation, and say which options mend it."""
+    """Warn of a recording that no preset can train, by the rules of job creation; the hint lists options that help."""
     trials, bins, neurons = recording.spikes.shape
     split = split_trials(given_split(recording), split_groups(recording), Training())
     inputs = recording.external_inputs
@@ -342,7 +342,7 @@ def _unfit_for_presets(recording: Recording) -> Problem | None:
 
 
 def _windows_of_few_trials(recording: Recording) -> str:
-    """Say how to get more trials: windows of the ones there are, if they are long enough."""
+    """Return a hint on how to get more trials: windows of the existing trials, if they are long enough."""
     bins = int(recording.trial_length_bins.sum())
     window_s = _round_down(min(1.0, bins * recording.bin_width_s / FEWEST_WINDOWS))
     if window_s < SHORTEST_WINDOW_BINS * recording.bin_width_s or recording.windows is not None:

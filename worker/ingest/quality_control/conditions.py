@@ -1,4 +1,4 @@
-"""Which trial metadata tells the experimental conditions."""
+"""Find the trial metadata that holds the experimental conditions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Conditions:
 
 
 def find_conditions(recording: Recording) -> Conditions | None:
-    """Return the trial metadata that most look like conditions, see `domain.conditions`, or None."""
+    """Return the trial metadata that look most like conditions (see `domain.conditions`), or None."""
     found = condition_names(recording.trial_metadata)
     return _encode(found[0], recording.trial_metadata[found[0]], tuple(found[1:])) if found else None
 

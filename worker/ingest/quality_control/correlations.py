@@ -58,7 +58,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Correlations:
-    """What a sample of the bins tells about variances and correlations of counts.
+    """Variances and correlations of counts, from a sample of the bins.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ def correlate(
 
 @dataclass(frozen=True)
 class _Moments:
-    """Of the counts of some neurons in some bins: number of bins; mean, variance; covariance, correlation of each two."""
+    """Moments of the counts of some neurons: number of bins, mean, variance, covariance, correlation."""
 
     neurons: NDArray[np.int64]
     most_bins: int
@@ -137,7 +137,7 @@ def _moments(recording: Recording, neurons: NDArray[np.int64]) -> _Moments:
 
 
 def _pairs(recording: Recording, moments: _Moments) -> list[Pair]:
-    """Pairs that are correlated within bins, and neither across bins nor by way of other neurons."""
+    """Return pairs that are correlated within bins, but neither across bins nor through other neurons."""
     correlation, chance = moments.correlation, 6 / np.sqrt(moments.bins)
     suspicious = correlation > max(LEAST_CORRELATION, chance)
     suspicious &= moments.covariance * moments.bins >= LEAST_SHARED
@@ -173,7 +173,7 @@ def _pairs(recording: Recording, moments: _Moments) -> list[Pair]:
 def _partial(
     correlation: NDArray[np.float64], pair: tuple[int, int], others: NDArray[np.bool_], most: int
 ) -> float:
-    """Partial correlation of a pair, given the others that are most correlated with it."""
+    """Return the partial correlation of a pair, given the other neurons most correlated with it."""
     two = np.array(pair)
     closeness = np.where(others, (correlation[two] ** 2).sum(axis=0), -1.0)
     nearest = np.argsort(-closeness, kind="stable")[: min(most, int(others.sum()))]
@@ -184,7 +184,7 @@ def _partial(
 
 
 def _across_bins(recording: Recording, moments: _Moments, some: NDArray[np.intp]) -> NDArray[np.float64]:
-    """What correlations across one and two bins let expect within one, for some of the neurons."""
+    """Return the correlation within a bin that correlations across one and two bins predict, for some of the neurons."""
     variance = moments.variance[some]
     lags, number = (1, 2), len(some)
     products = {lag: np.zeros((number, number)) for lag in lags}
@@ -212,7 +212,7 @@ def _across_bins(recording: Recording, moments: _Moments, some: NDArray[np.intp]
 
 
 def _sample(recording: Recording, neurons: NDArray[np.int64], most_bins: int) -> Iterator[_Sample]:
-    """Trials at even distances, cut short if they are very long: yields counts [trials, bins, neurons], and the bins to count.
+    """Sample trials at equal distances, very long ones cut: yield counts [trials, bins, neurons], and which bins to count.
 
     A bin counts once, in the first window that has it, and not if no neuron was observed in it; elsewhere counts are 0.
     """
@@ -246,7 +246,7 @@ def _sample(recording: Recording, neurons: NDArray[np.int64], most_bins: int) ->
 
 
 def _join(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Groups of what pairs connect."""
+    """Return the groups that pairs connect."""
     group_of: dict[int, set[int]] = {}
     for one, other in pairs:
         joined = group_of.get(one, {one}) | group_of.get(other, {other})

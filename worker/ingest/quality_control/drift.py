@@ -1,4 +1,4 @@
-"""Whether activity drifts over a session: neurons that fall silent or appear, and the population as a whole.
+"""Drift of activity over a session: neurons that fall silent or appear, and the population rate.
 
 The first third of the trials, in the order of time, is compared with the last, neuron by neuron and within each condition, so
 that conditions in blocks are no drift. The test is a Poisson test whose variance is raised to what trials, and stretches of
@@ -54,7 +54,7 @@ class Drift:
 
     @property
     def is_of_population(self) -> bool:
-        """Whether the population drifts: its rate, or the rates of many neurons."""
+        """Return whether the population drifts: its rate, or the rates of many neurons."""
         away = max(self.population_ratio, 1 / max(self.population_ratio, 1e-9))
         by_rate = away >= LARGE_OF_POPULATION and abs(self.population_deviations) >= SIGNIFICANT
         many = len(self.changed) >= max(5, MANY_NEURONS * self.neurons)
@@ -125,7 +125,7 @@ def _compare(
     condition: NDArray[np.int64],
     thirds: tuple[slice, slice],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Ratio of rates, last third to first; the difference in standard deviations; spikes that one third lets expect in the other.
+    """Return the ratio of rates (last third to first), the difference in standard deviations, and the expected spikes.
 
     Conditions are strata, weighed as Mantel and Haenszel do; each result is [neurons].
     """
@@ -154,7 +154,7 @@ def _overdispersion(
     spikes: NDArray[np.float64],
     time_s: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """By how much counts of trials, or of stretches of trials, vary more than Poisson counts, [neurons]; at least 1."""
+    """Return the overdispersion of counts of trials, or of groups of trials, against Poisson counts, [neurons]; at least 1."""
     expected = (spikes / np.maximum(time_s, 1e-12))[condition] * durations_s
     trials, conditions = len(counts), len(np.unique(condition))
     found = np.ones(counts.shape[1])

@@ -1,4 +1,4 @@
-"""A small document of what a recording looks like: spikes of some trials, mean rates by condition, the session, the rates.
+"""A small preview document of a recording: spikes of some trials, mean rates by condition, rate over the session, rates.
 
 It is made once, at ingest, and is bounded (under 300 kB) however large the recording: of a large one the means are over
 trials at even distances, which the document says.
@@ -35,7 +35,7 @@ FEWEST_SPIKES, LEAST_TRIALS = 30, 0.2
 
 @dataclass
 class _Sums:
-    """What one pass adds up.
+    """Sums of one pass over the spikes.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class _Sums:
 
 
 def make_preview(recording: Recording) -> dict[str, Any]:
-    """Make the document.
+    """Return the preview document.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def make_preview(recording: Recording) -> dict[str, Any]:
 
 
 def _most_frequent(conditions: Conditions) -> list[int]:
-    """Indices of the conditions that are shown: those with the most trials; of equal ones, some at even distances."""
+    """Return the indices of the conditions to show: those with most trials; among equal ones, some at equal distances."""
     counts = conditions.trials
     if len(counts) <= MOST_CONDITIONS:
         return list(range(len(counts)))
@@ -129,7 +129,7 @@ def _renumbered(code: NDArray[np.int64], shown: list[int]) -> NDArray[np.int64]:
 def _trials(
     array: Rows, looked_at: NDArray[np.int64], longest: int
 ) -> Iterator[tuple[int, NDArray[np.unsignedinteger]]]:
-    """Go over trials in blocks, each cut to the longest: yields the place of the first among them, and the block."""
+    """Iterate over trials in blocks, each cut to the longest: yield the index of the first, and the block."""
     _, bins, neurons = array.shape
     if longest < bins and bins * neurons * 4 > BLOCK_BYTES:
         flat = array.reshape(-1, neurons)
@@ -204,7 +204,7 @@ def _add_up(
 def _raster(
     recording: Recording, rates_hz: NDArray[np.float64], conditions: Conditions | None
 ) -> dict[str, Any]:
-    """Spikes of some trials spread over the session, and of some neurons spread over the rates, the fastest first."""
+    """Return the spikes of some trials across the session and some neurons across the rates, the fastest first."""
     _, bins, neurons = recording.spikes.shape
     starts_s, lengths = recording.starts_s(), recording.trial_length_bins
     order = np.arange(len(lengths)) if starts_s is None else np.argsort(starts_s, kind="stable")
@@ -251,7 +251,7 @@ def _raster(
 
 
 def _bins_of_spikes(counts: NDArray[np.unsignedinteger]) -> list[list[int]]:
-    """For each neuron the bins of its spikes; a bin with two spikes comes twice."""
+    """Return the bins of the spikes of each neuron; a bin with two spikes occurs twice."""
     return [np.repeat(np.arange(len(counts)), column).tolist() for column in counts.T]
 
 
@@ -304,7 +304,7 @@ def _psth(
 def _mean_and_error(
     total: NDArray[np.float64], squares: NDArray[np.float64], number: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean, and its standard error; NaN of no trial, and of one."""
+    """Return the mean and its standard error; NaN without trials, and the error NaN with one trial."""
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / number
         variance = (squares - total * mean).clip(min=0) / (number - 1)
@@ -313,7 +313,7 @@ def _mean_and_error(
 
 
 def _most_modulated(sums: _Sums, mean: NDArray[np.float64]) -> list[int]:
-    """Neurons whose rates differ most, over time and conditions, for how they vary from trial to trial."""
+    """Return the neurons whose rates vary most over time and conditions, relative to trial-to-trial variability."""
     # Where trials end one by one, a mean over the last of them tells little.
     number = np.where(sums.observed >= LEAST_TRIALS * sums.trials.max(), sums.observed, 0)
     spikes = (sums.spikes * (number > 0)).sum(axis=(0, 1))
@@ -331,7 +331,7 @@ def _session(
     spikes_per_neuron: NDArray[np.float64],
     observed_s: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Rate of the population from trial to trial, in the order of time; neighbours are put together if there are many."""
+    """Return the population rate from trial to trial in the order of time; neighbours are averaged if there are many."""
     starts_s = recording.starts_s()
     at = looked_at.astype(np.float64) if starts_s is None else starts_s[looked_at]
     order = np.argsort(at, kind="stable")
@@ -346,7 +346,7 @@ def _session(
 
 
 def _histogram(rates_hz: NDArray[np.float64]) -> dict[str, Any]:
-    """How many neurons have which rate; the edges are at even distances of the logarithm."""
+    """Return a histogram of the rates with logarithmic bins."""
     active = rates_hz[rates_hz > 0]
     low, high = (float(active.min()), float(active.max())) if len(active) else (0.1, 10.0)
     widen = max(1.05, (LEAST_RANGE * low / high) ** 0.5)  # or equal rates look as if they were far apart

@@ -1,4 +1,4 @@
-"""What is reported of a recording that was accepted."""
+"""The report on an accepted recording."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ MOST_NAMES = 100
 
 @dataclass(frozen=True)
 class Report:
-    """What is in a recording that was accepted.
+    """Report on an accepted recording.
 
     Attributes
     ----------
@@ -132,13 +132,13 @@ class Report:
     warnings: list[Problem]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the report as a JSON object."""
+        """Return the report as a JSON object."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the checks found out: about spikes, neurons that share them, drift, and conditions."""
+    """Results of the checks: spike statistics, neurons that share spikes, drift, conditions."""
 
     statistics: SpikeStatistics
     correlations: Correlations
@@ -149,7 +149,7 @@ class Findings:
 def make_report(
     recording: Recording, findings: Findings, remarks: list[str], warnings: list[Problem]
 ) -> Report:
-    """Put together what was found; `remarks` are added to the reader's notes."""
+    """Make the report; `remarks` are added to the reader's notes."""
     statistics, correlations, conditions = findings.statistics, findings.correlations, findings.conditions
     lengths = recording.trial_length_bins
     splits = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "not_given": SPLIT_NOT_GIVEN, "gap": SPLIT_GAP}
@@ -208,7 +208,7 @@ def make_report(
 
 
 def session(recording: Recording) -> list[float] | None:
-    """When the first trial begins and the last ends, in seconds of the session."""
+    """Return when the first trial begins and the last ends, in seconds of the session."""
     starts_s = recording.starts_s()
     if starts_s is None:
         return None
@@ -232,7 +232,7 @@ def _chopped(recording: Recording) -> dict[str, Any] | None:
 
 
 def _quartiles(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-    """Minimum, lower quartile, median, upper quartile, maximum; empty of nothing."""
+    """Return minimum, lower quartile, median, upper quartile and maximum; an empty list without values."""
     if not len(values):
         return []
     return [round(float(value), 4) for value in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])]

@@ -1,4 +1,4 @@
-"""Numbers about the spikes of a recording, gathered in one pass over blocks of trials."""
+"""Statistics of the spikes of a recording, gathered in one pass over blocks of trials."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ FEWEST_SPIKES_OF_EQUAL_TRIALS = 10
 
 @dataclass(frozen=True)
 class SpikeStatistics:
-    """What one pass over the spikes tells.
+    """Statistics of the spikes.
 
     Windows that overlap share bins: numbers of spikes, bins and rates count each bin once. Samples that were not observed are
     in no number of bins.
@@ -74,7 +74,7 @@ class SpikeStatistics:
 
 
 def pieces(array: Rows) -> Iterator[tuple[int, int, NDArray[np.unsignedinteger]]]:
-    """Go over an array [trials, bins, neurons]: yields the first trial and the first bin of a block, and the block.
+    """Iterate over an array [trials, bins, neurons]: yield the first trial and the first bin of a block, and the block.
 
     A block has whole trials, or a part of one that is too long. Arrays of one shape have the same blocks.
     """
@@ -92,7 +92,7 @@ def pieces(array: Rows) -> Iterator[tuple[int, int, NDArray[np.unsignedinteger]]
 
 @dataclass
 class _Exposure:
-    """How many bins, or samples, were observed.
+    """Numbers of observed bins and samples.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class _Exposure:
 
 
 def _exposure(recording: Recording, some: NDArray[np.int64]) -> _Exposure:
-    """Go over what is missing, if anything is."""
+    """Count observed bins and samples."""
     neurons, counted = recording.spikes.shape[2], recording.counted_bins()
     bins_of_trial = counted.sum(axis=1)
     recorded = int(bins_of_trial.sum())
@@ -148,7 +148,7 @@ def _exposure(recording: Recording, some: NDArray[np.int64]) -> _Exposure:
 
 
 def gather_statistics(recording: Recording) -> SpikeStatistics:
-    """Go over a recording's spikes once."""
+    """Return the statistics of a recording's spikes."""
     spikes = recording.spikes
     trials, bins, neurons = spikes.shape
     inside = recording.inside_trials()
@@ -219,7 +219,7 @@ def _equal_groups(digests: list[bytes], counts: NDArray[np.bool_]) -> list[list[
 
 
 def _spread(counts: NDArray[np.int64], exposure: NDArray[np.int64]) -> float:
-    """Give the squared coefficient of variation of counts ÷ exposure beyond Poisson noise, at least 0."""
+    """Return the squared coefficient of variation of counts ÷ exposure beyond Poisson noise, at least 0."""
     seen = exposure > 0
     means = counts[seen] / exposure[seen]
     mean = float(means.mean()) if means.size > 1 else 0.0

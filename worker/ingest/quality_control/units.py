@@ -1,4 +1,4 @@
-"""Warnings about units: counts that are none, spike times in another unit, axes in another order, bins and rates."""
+"""Warnings about probable mistakes of units: counts that are rates, units of spike times, order of axes, bins and rates."""
 
 import math
 
@@ -18,7 +18,7 @@ FEWEST_BINS_OF_TWO = 30
 
 
 def unit_warnings(recording: Recording, statistics: SpikeStatistics) -> list[Problem]:
-    """Everything that looks like a mistake of units or axes."""
+    """Return warnings of everything that looks like a mistake of units or axes."""
     times = _times_warning(recording, statistics)
     candidates = [
         _axes_warning(recording, statistics),
@@ -31,7 +31,7 @@ def unit_warnings(recording: Recording, statistics: SpikeStatistics) -> list[Pro
 
 
 def _axes_warning(recording: Recording, statistics: SpikeStatistics) -> Problem | None:
-    """Warn when neurons look alike while another axis looks like neurons: rates differ across it far more."""
+    """Warn if rates differ far more across another axis than across neurons."""
     if any(one.what == "spike_times" for one in recording.understood):
         return None  # the axes are ours
     _, bins, neurons = recording.spikes.shape
@@ -86,7 +86,7 @@ def _clipped_warning(recording: Recording, statistics: SpikeStatistics) -> Probl
 
 
 def _times_warning(recording: Recording, statistics: SpikeStatistics) -> Problem | None:
-    """Warn of spike times in milliseconds or samples: far too few spikes in a recording of days."""
+    """Warn of spike times that may be in milliseconds or samples: far too few spikes in a recording of days."""
     mean_hz = float(statistics.rates_hz.mean())
     recorded_s = statistics.recorded_bins * recording.bin_width_s
     whole = session(recording)

@@ -1,4 +1,4 @@
-"""Readers of file formats: the registry, and the way to read a file in whatever format it has."""
+"""Readers of file formats: the registry, and reading a file of any known format."""
 
 import struct
 import zipfile
@@ -67,7 +67,7 @@ _OTHER_FORMATS = (
 
 
 def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
-    """Read a file in whatever known format it has: counts, or spike times that are still to be put into bins.
+    """Read a file of any known format: counts, or spike times that are still to be binned.
 
     Raises
     ------

@@ -71,7 +71,7 @@ _EXTERNAL_INPUTS = ("external_inputs", "ext_input")
 
 
 def read_arrays(file: ArrayFile, options: ReadOptions) -> Recording | SpikeTrains:
-    """Make a recording of counts, or trains of spike times, of a file of named arrays.
+    """Read counts or spike times from a file of named arrays.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def read_arrays(file: ArrayFile, options: ReadOptions) -> Recording | SpikeTrain
 
 
 def _parts(file: ArrayFile, mapping: Mapping) -> Layout | None:
-    """The arrays that hold the trials of one recording together: those of a list in the mapping, else by their names."""
+    """Return the arrays that together hold one recording: those that the mapping lists, else those named by a split."""
     if isinstance(mapping.spikes, list):
         names = [given(file.variables, "spikes", name, []) for name in mapping.spikes]
         return parts_given([name for name in names if name is not None])
@@ -158,7 +158,7 @@ def _no_spikes(file: ArrayFile, three_axes: dict[str, Variable]) -> Problem:
 
 
 class _Counts:
-    """Takes counts and everything beside them into a recording."""
+    """Reads counts and the arrays beside them into a recording."""
 
     def __init__(
         self, file: ArrayFile, spikes: str, options: ReadOptions, understood: list[Understood]
@@ -175,7 +175,7 @@ class _Counts:
         self._used = {spikes}
 
     def recording(self) -> Recording:
-        """Read everything, in the order in which one thing is needed for the next."""
+        """Read everything; each step needs the ones before."""
         trials, bins, _ = self._shape
         lengths = self._role("trial_length_bins", self._options.mapping.trial_length_bins)
         split = self._role("split", self._options.mapping.split)
@@ -254,7 +254,7 @@ class _Counts:
             raise RejectedFile(problems)
 
     def _wrong_shape(self, name: str, wanted: tuple[str, ...], components: bool = False) -> Problem:
-        """Make the problem of an array that does not fit the spikes; axes are named in the order of this file."""
+        """Return the problem of an array that does not fit the spikes; axes are named in the order of the file."""
         variable, spikes = self._file.variables[name], self._file.variables[self._spikes].shape
         lengths: dict[str, Any] = dict(zip(self._axes.names, spikes, strict=True))
         lengths |= {"neuron": "k"} if components else {}
@@ -305,11 +305,11 @@ class _Counts:
         return choose(fits, "true_rates", None, _TRUE_RATES, self._understood)
 
     def _fits(self, name: str, exact: bool = False) -> bool:
-        """Whether an array has the trials and bins of the spikes, and the neurons too if it must be exact."""
+        """Return whether an array has the trials and bins of the spikes; with `exact` also the neurons."""
         return self._axes.fits(self._file.variables[name].shape, self._shape, exact)
 
     def _per_bin(self, name: str) -> Rows:
-        """Read an array as float32 [trials, bins, k]; one of trials × bins gets k = 1."""
+        """Read an array as float32 [trials, bins, k]; k is 1 for an array of trials × bins."""
         variable = self._file.variables[name]
         if not variable.is_numbers:
             said = f"`{name}` does not hold numbers, but {variable.dtype}."
@@ -337,7 +337,7 @@ class _Counts:
                     recording.warnings.append(left_out(name, shape, why_unreadable(error)))
 
     def _take_other(self, name: str, recording: Recording) -> None:
-        """Take an array as metadata or behaviour by its shape, or warn that it was left out."""
+        """Add an array as metadata or behaviour by its shape, or warn that it was left out."""
         variable, called = self._file.variables[name], own_name(name)
         trials, bins, neurons = self._shape
         numbers: dict[Role, int] = {"trial": trials, "neuron": neurons, "bin": bins}
@@ -366,7 +366,7 @@ class _Counts:
         recording.warnings.append(left_out(name, variable.shape, why))
 
     def _take_as(self, role: str, name: str, is_guess: bool, recording: Recording) -> None:
-        """Take an array as `behaviour`, `trial_metadata` or `neuron_metadata`."""
+        """Add an array as `behaviour`, `trial_metadata` or `neuron_metadata`."""
         if getattr(self._options.mapping, role) is not None:
             shape = self._file.variables[name].shape
             self._understood.append(Understood(role, name, "given in the mapping", shape))

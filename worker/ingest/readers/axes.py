@@ -1,4 +1,4 @@
-"""The order of a file's axes, and how it becomes trials × bins × neurons."""
+"""The order of axes in a file, and its conversion to trials × bins × neurons."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ _ORDER = ("trial", "bin", "neuron")
 
 @dataclass(frozen=True)
 class Axes:
-    """Which axis of an array is what.
+    """Order of the axes of an array.
 
     Attributes
     ----------
@@ -31,18 +31,18 @@ class Axes:
         return "trial" not in self.names
 
     def of_beside(self, shape: tuple[int, ...]) -> "Axes":
-        """The axes of an array beside the spikes, which may lack the last of trial, bin, component."""
+        """Return the axes of an array beside the spikes, which may lack the last axis (components)."""
         if len(shape) == len(self.names):
             return self
         return Axes(tuple(name for name in self.names if name != "neuron"))
 
     def canonical(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Trials, bins, neurons (or components) of an array of these axes."""
+        """Return trials, bins and neurons (or components) of an array with these axes."""
         length = dict(zip(self.names, shape, strict=True))
         return length.get("trial", 1), length["bin"], length.get("neuron", 1)
 
     def fits(self, shape: tuple[int, ...], spikes: tuple[int, int, int], exact: bool) -> bool:
-        """Whether an array beside the spikes has their trials and bins; with `exact` their neurons too."""
+        """Return whether an array has the trials and bins of the spikes; with `exact` also their neurons."""
         if len(shape) not in (len(self.names), len(self.names) - 1) or 0 in shape:
             return False
         axes = self.of_beside(shape)
@@ -50,18 +50,18 @@ class Axes:
         return found[:2] == spikes[:2] and (not exact or (len(shape) == len(self.names) and found == spikes))
 
     def as_stored(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """The shape in which blocks of the first axis are gathered: always three axes."""
+        """Return the shape in which blocks of the first axis are gathered: always three axes."""
         padded = (*shape, 1, 1)
         if self.is_continuous:  # every bin a row, so that a block is a part of the recording
             return padded[0], 1, padded[1]
         return padded[0], padded[1], padded[2]
 
     def block(self, block: NDArray[Any]) -> NDArray[Any]:
-        """A block of the file's first axis in the form of `as_stored`."""
+        """Return a block of the file's first axis in the shape of `as_stored`."""
         return block.reshape(len(block), *self.as_stored(block.shape)[1:])
 
     def arranged(self, stored: Rows) -> Rows:
-        """What was gathered as trials × bins × neurons."""
+        """Return the gathered blocks as trials × bins × neurons."""
         names = self.names if "neuron" in self.names else (*self.names, "neuron")
         if self.is_continuous:
             rows, _, columns = stored.shape
@@ -78,7 +78,7 @@ class Axes:
 
 
 def refuse_wrong_axes(name: str, shape: tuple[int, ...], given: list[Any] | None) -> None:
-    """Reject spike counts with neither two nor three axes, or with others than `mapping.axes` names."""
+    """Reject spike counts that have not two or three axes, or not those that `mapping.axes` names."""
     if given is not None and (len(given) != len(shape) or "bin" not in given):
         message = (
             f"mapping.axes names {' × '.join(f'{axis}s' for axis in given)}, but `{name}` holds counts in "
@@ -93,7 +93,7 @@ def refuse_wrong_axes(name: str, shape: tuple[int, ...], given: list[Any] | None
 
 
 def _transposed(array: Rows) -> Rows:
-    """[a, b] → [b, a]; on disk by blocks of columns, each of which goes over the file once."""
+    """Transpose [a, b] to [b, a]; on disk by blocks of columns, each of which needs one pass over the file."""
     rows, columns = array.shape
     if isinstance(array, np.ndarray):
         return np.ascontiguousarray(array.T)
@@ -110,7 +110,7 @@ def _transposed(array: Rows) -> Rows:
 
 
 def _permuted_on_disk(array: RowFile, order: tuple[int, ...]) -> Rows:
-    """Three axes in another order, each step one transposition of two axes of which one is first or last."""
+    """Permute three axes on disk by transpositions that involve the first or the last axis."""
     a, b, c = array.shape
     if order == (0, 2, 1):
         out = zeros((a, c, b), array.dtype)

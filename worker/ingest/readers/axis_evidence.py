@@ -43,7 +43,7 @@ Order = tuple[Role, ...]
 
 @dataclass(frozen=True)
 class Clue:
-    """What one variable says: `role` is one of the axes `places`, counted from 0.
+    """Evidence of one variable: the axis `role` is one of `places`, counted from 0.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Clue:
 
 @dataclass(frozen=True)
 class Decision:
-    """The order of axes that was taken, why, and the warning if it is a guess."""
+    """The chosen order of axes, the reason, and a warning if it is a guess."""
 
     axes: Order
     how: str
@@ -72,7 +72,7 @@ class Decision:
 
 @dataclass
 class Evidence:
-    """What lies beside the spikes and may tell their axes.
+    """Arrays beside the spikes that may tell the order of their axes.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Evidence:
     unknown: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def add_vectors(self, lengths: Mapping[str, int], known: Mapping[str, Role]) -> None:
-        """Take in vectors.
+        """Add vectors.
 
         Parameters
         ----------
@@ -120,19 +120,19 @@ class Evidence:
                 self.unknown[name] = places
 
     def add_time_axis(self, name: str, length: int) -> None:
-        """Take in a vector of evenly rising times: one for each bin, or one for each edge of a bin."""
+        """Add a vector of evenly spaced times: one for each bin, or for each edge of a bin."""
         places = frozenset(place for place, bins in enumerate(self.shape) if fits_bins(name, length, bins))
         if places:
             self.clues.append(Clue(name, "bin", places))
 
     def add_longest_trial(self, name: str, bins: int) -> None:
-        """Take in the length of the longest trial, which no axis of bins is shorter than."""
+        """Add the length of the longest trial: the axis of bins is not shorter."""
         places = frozenset(place for place, length in enumerate(self.shape) if length >= bins)
         if places and len(places) < len(self.shape):
             self.clues.append(Clue(name, "bin", places, is_length=False))
 
     def add_behaviour(self, name: str, shape: tuple[int, ...]) -> None:
-        """Take in an array that has all axes of the spikes but one, which then is that of its components."""
+        """Add an array that differs from the spikes in one axis: that of its components."""
         others = [place for place in range(len(shape)) if shape[place] != self.shape[place]]
         if len(others) == 1:
             self.behaviours.append(Clue(name, "neuron", frozenset(others)))
@@ -183,7 +183,7 @@ class Evidence:
         return frozenset(place for place, found in enumerate(self.shape) if found == length)
 
     def _doubt(self, chosen: Order, possible: Sequence[Order]) -> str:
-        """Return what puts an order in doubt although the clues allow it, for a sentence; empty if nothing does."""
+        """Return a phrase on what puts an order in doubt although the clues allow it; empty if nothing does."""
         if doubted := self._doubted(chosen, possible):
             return f"{self._told(doubted)} may be of trials or of neurons"
         first = max(possible, key=lambda order: self._rank(order, possible[0]))
@@ -203,7 +203,7 @@ class Evidence:
         return ""
 
     def _ground(self, chosen: Order, likely: Sequence[Order]) -> str:
-        """Return on what little an order was chosen that nothing puts in doubt, for a sentence."""
+        """Return a phrase on the weak reason for an order that nothing puts in doubt."""
         led = self._led(chosen, likely)
         if self.clues:
             return f"the length of {self._told()} leaves more than one order open{led}"
@@ -222,7 +222,7 @@ class Evidence:
         return sum(clue.agrees(order) for clue in clues)
 
     def _on_bins(self, order: Order) -> list[str]:
-        """Return vectors that can only be of bins in this order, though their names do not say so."""
+        """Return vectors that could only belong to bins in this order, though their names do not say so."""
         if "trial" not in order or "bin" not in order:  # a vector along a continuous recording is a behaviour
             return []
         vectors = {hint.variable: hint.places for hint in self.hints} | self.unknown
@@ -230,7 +230,7 @@ class Evidence:
         return [name for name, places in vectors.items() if places == bins and not is_of_bins(name)]
 
     def _doubted(self, chosen: Order, possible: Sequence[Order]) -> list[str]:
-        """Return vectors of unknown name that would be of trials if another possible order were right."""
+        """Return vectors of unknown meaning that would belong to trials in another possible order."""
         if "trial" not in chosen:
             return []
         return [
@@ -285,7 +285,7 @@ def orders_of_counts(shape: tuple[int, ...], file_format: str) -> tuple[list[Ord
 
 
 def decide_axes(file: ArrayFile, spikes: str, mapping: MappingOptions) -> Decision:
-    """Decide the order of the axes of an array of counts: as the mapping says, else by what lies beside it."""
+    """Decide the order of axes of an array of counts: from the mapping, else from the arrays beside it."""
     shape = file.variables[spikes].shape
     refuse_wrong_axes(spikes, shape, mapping.axes)
     if mapping.axes is not None:
@@ -300,7 +300,7 @@ def decide_axes(file: ArrayFile, spikes: str, mapping: MappingOptions) -> Decisi
 def evidence_beside(
     file: ArrayFile, spikes: str, shape: tuple[int, ...], mapping: MappingOptions, apart: Container[str] = ()
 ) -> Evidence:
-    """Collect what the arrays beside the spikes tell of axes of some lengths; those in `apart` tell nothing."""
+    """Collect evidence from the arrays beside the spikes for axes of some lengths; arrays in `apart` are ignored."""
     evidence, lengths = Evidence(spikes, shape), {}
     for name, variable in file.variables.items():
         length = variable.length
@@ -320,7 +320,7 @@ def evidence_beside(
 
 
 def _is_behaviour(file: ArrayFile, name: str) -> bool:
-    """Return whether an array may be a behaviour: floats that are neither called like spikes nor whole counts."""
+    """Return whether an array may be a behaviour: floats that are neither named like spikes nor whole counts."""
     variable = file.variables[name]
     if variable.dtype.kind != "f" or not variable.is_numbers or SPIKE_LIKE.search(base_of(name)):
         return False

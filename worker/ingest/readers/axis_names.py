@@ -1,4 +1,4 @@
-"""What the names of vectors say of the axes of the spikes: whether they are of trials, of bins or of neurons."""
+"""What the name of a vector tells about its axis: trials, bins or neurons."""
 
 import re
 from typing import Literal
@@ -47,7 +47,7 @@ def is_of_trials(name: str) -> bool:
 
 
 def role_of(name: str, spikes: str = "") -> Role | None:
-    """Return what a vector is of by its name: `trial`, `neuron`, or None if the name does not tell or says both.
+    """Return the axis that the name of a vector tells: `trial`, `neuron`, or None if it tells neither or both.
 
     Parameters
     ----------

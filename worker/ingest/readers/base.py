@@ -1,4 +1,4 @@
-"""What a reader of a file format is: the protocol that every one keeps, and what they share."""
+"""The protocol of a reader of a file format, and what readers share."""
 
 import re
 import zipfile
@@ -23,7 +23,7 @@ _USABLE_NAME = re.compile(r"[^\W_][\w .()/%^-]{0,99}")
 
 
 class ReadOptions(DatasetOptions):
-    """What the request says about a file, and how much of it may be read."""
+    """Options of the request about a file, and how much of it may be read."""
 
     max_expanded_bytes: int = Field(
         4 * 2**30, description="What is read of the file may be at most this many bytes, uncompressed."
@@ -36,10 +36,10 @@ class Reader(Protocol):
     format: str
 
     def recognises(self, path: Path) -> bool:
-        """Say by its content, never by its name, whether a file looks like this format. Raises nothing."""
+        """Return whether the content of a file (never its name) looks like this format. Raise nothing."""
 
     def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
-        """Read the file: counts into a recording, spike times into trains, which the caller puts into bins.
+        """Read the file: counts become a recording, spike times become trains, which the caller bins.
 
         A reader looks at `options.mapping`, at the bin width of counts and at the unit of times; it writes into `understood`
         what each variable was taken for, and into `warnings` what it left out. What trials and neurons to keep, and all that
@@ -118,7 +118,7 @@ def refuse_text_for_spikes(name: str, kind: str) -> None:
 
 
 def left_out(name: str, shape: tuple[int, ...], why: str) -> Problem:
-    """Make the warning for an array that was not taken into the recording."""
+    """Return the warning for an array that was left out."""
     return Problem(
         "array_left_out",
         f"`{name[:100]}`, of shape {shape}, was left out: {why}.",
@@ -141,7 +141,7 @@ UNREADABLE = (
 
 
 def why_unreadable(error: Exception) -> str:
-    """Say why an array of metadata was left out; raises the error again if it says that memory is short."""
+    """Return why an array of metadata was left out; raise the error again if memory was short."""
     if "allocat" in str(error):
         raise error
     return f"it cannot be read ({str(error)[:100]})"
@@ -149,7 +149,7 @@ def why_unreadable(error: Exception) -> str:
 
 @contextmanager
 def unless_needed(unreadable: Mapping[str, Problem]) -> Iterator[None]:
-    """Tell of arrays that cannot be read where something is missing without them.
+    """Add the problems of unreadable arrays to a rejection for something missing.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def unless_needed(unreadable: Mapping[str, Problem]) -> Iterator[None]:
 
 
 def neurons_merged(other: str, neuron: str) -> Problem:
-    """Make the warning for labels that differ among the spikes of one neuron and may be those of neurons, too."""
+    """Return the warning for labels that differ among the spikes of one neuron and may be labels of neurons too."""
     said = (
         f"`{neuron[:100]}` was taken for the neuron of each spike, and `{other[:100]}` differs among the spikes of one. If "
         "both together name a neuron, several neurons became one."
@@ -176,12 +176,12 @@ def neurons_merged(other: str, neuron: str) -> Problem:
 
 
 def name_is_usable(name: str) -> bool:
-    """Say whether a name may stand in tables and URLs: at most 100 letters, digits and plain punctuation."""
+    """Return whether a name is usable in tables and URLs: at most 100 letters, digits and plain punctuation."""
     return _USABLE_NAME.fullmatch(name) is not None and ".." not in name
 
 
 def metadata_values(values: NDArray[np.generic]) -> list[MetadataValue]:
-    """Turn one value for each trial into plain Python values; None where a number is not finite.
+    """Convert one value for each trial to plain Python values; None where a number is not finite.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Arrays beside the spikes: to which axis a vector belongs, which vector is the time of bins, what belongs to other spikes."""
+"""Arrays beside the spikes: their axis, whether they are the time of bins, and whether they belong to other spikes."""
 
 import math
 import re
@@ -28,7 +28,7 @@ from worker.ingest.recording import Recording
 
 
 def known_roles(mapping: MappingOptions, variables: Iterable[str]) -> dict[str, Role]:
-    """Return the vectors of which the mapping says that they are of trials, or of neurons."""
+    """Return the vectors that the mapping assigns to trials or to neurons."""
     of_trials = [*(mapping.trial_metadata or ()), mapping.split or "", mapping.trial_length_bins or ""]
     roles: list[tuple[Role, Sequence[str]]] = [
         ("trial", of_trials),
@@ -41,7 +41,7 @@ def known_roles(mapping: MappingOptions, variables: Iterable[str]) -> dict[str, 
 def owner_of_column(
     name: str, length: int, numbers: Mapping[Role, int], spikes: str, known: Mapping[str, Role]
 ) -> tuple[Role | None, bool]:
-    """Return whose metadata a vector is, trials' or neurons' (or None), and whether that is a guess.
+    """Return whether a vector is metadata of trials or neurons (or None), and whether that is a guess.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def owner_of_column(
 
 
 def owner_guessed(name: str, owner: Role, length: int) -> Problem:
-    """Make the warning for a vector that may be of trials or of neurons."""
+    """Return the warning for a vector that may belong to trials or to neurons."""
     message = f"`{name[:100]}` has {length} values, and more than one axis has this length. It was taken as metadata of {owner}s."
     other = "neuron" if owner == "trial" else "trial"
     hint = f"If this is wrong, name it in mapping.{other}_metadata; mapping.{owner}_metadata confirms it."
@@ -72,7 +72,7 @@ def owner_guessed(name: str, owner: Role, length: int) -> Problem:
 
 
 def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArray[Any] | None:
-    """Read a vector if it is the time of each bin."""
+    """Return a vector if it holds the time of each bin, else None."""
     if not file.variables[name].is_numbers:
         return None
     is_given = mapping.time is not None and is_named(name, [mapping.time])
@@ -86,7 +86,7 @@ def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArr
 
 
 def of_other_recording(name: str, spikes: str, names: Iterable[str]) -> str | None:
-    """Return why an array belongs to other spikes than those that were taken, or None.
+    """Return why an array belongs to other spikes than the chosen ones, or None.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def of_other_recording(name: str, spikes: str, names: Iterable[str]) -> str | No
 
 
 def is_other_spikes(file: ArrayFile, name: str, spikes: str, axes: Sequence[str]) -> bool:
-    """Return whether an array holds whole counts, and is called like spikes or has as many components as there are neurons."""
+    """Return whether an array holds whole counts and is named like spikes or has as many components as neurons."""
     variable, own = file.variables[name], file.variables[spikes]
     if not variable.is_numbers or len(variable.shape) != len(own.shape):
         return False
@@ -121,7 +121,7 @@ def is_other_spikes(file: ArrayFile, name: str, spikes: str, axes: Sequence[str]
 def bin_width_clues(
     file: ArrayFile, names: Iterable[str], recording: Recording, options: DatasetOptions
 ) -> tuple[BinWidthClues, set[str]]:
-    """Collect what some arrays of a file tell of the bin width; return it with the names of the arrays that do.
+    """Collect clues to the bin width from some arrays; return them and the names of the arrays that were used.
 
     Parameters
     ----------

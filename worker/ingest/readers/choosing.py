@@ -1,4 +1,4 @@
-"""Which variable of a file is what: as the mapping says, else by its name, else by its shape; always told in the report."""
+"""Choose the variable for each role: from the mapping, else by name, else by shape. The report lists every choice."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ OTHER_SPIKES = (
 
 @dataclass(frozen=True)
 class Variable:
-    """What a file says of one of its arrays."""
+    """Shape and type of an array in a file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -55,12 +55,12 @@ _TABLE_COLUMN = re.compile(r"(.*)\(:,(\d+)\)")
 
 
 def is_table_column(name: str) -> bool:
-    """Return whether a name is that of a column of a MATLAB cell array of trials × columns: `data(:,3)`."""
+    """Return whether a name is a column of a MATLAB cell array of trials × columns, such as `data(:,3)`."""
     return _TABLE_COLUMN.fullmatch(name) is not None
 
 
 def own_name(name: str) -> str:
-    """Return what an array is called in the data set: `a.b` for `a/b`, and `data_3` for `data(:,3)`."""
+    """Return the name of an array in the data set: `a.b` for `a/b`, `data_3` for `data(:,3)`."""
     return _TABLE_COLUMN.sub(r"\1_\2", name.replace("/", "."))
 
 
@@ -68,7 +68,7 @@ Variables = Mapping[str, Variable]
 
 
 class ArrayFile(Protocol):
-    """A file of named arrays, checked before anything was read.
+    """A file of named arrays, checked before anything is read.
 
     Attributes
     ----------
@@ -97,12 +97,12 @@ class ArrayFile(Protocol):
 
 
 def described(name: str, variable: Variable) -> str:
-    """A variable for a sentence: `y (10, 1000, 50)`."""
+    """Return a variable as text: `y (10, 1000, 50)`."""
     return f"{name} {variable.shape}"
 
 
 def given(variables: Variables, role: str, name: str | None, understood: list[Understood]) -> str | None:
-    """The variable that the mapping gives for a role, if it does.
+    """Return the variable that the mapping gives for a role, or None.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def given(variables: Variables, role: str, name: str | None, understood: list[Un
 def named(
     variables: Variables, names: Iterable[str], fits: Callable[[Variable], bool] = lambda variable: True
 ) -> str | None:
-    """The first variable that has one of some names, the names in order; case and the group it lies in do not matter."""
+    """Return the first variable with one of some names, in the order of the names; case and group do not matter."""
     for name in names:
         for full_name, variable in variables.items():
             if full_name.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower() == name and fits(variable):
@@ -140,7 +140,7 @@ def choose(
     *,
     fits: Callable[[Variable], bool] = lambda variable: True,
 ) -> str | None:
-    """The variable for a role: the mapping's, else the first of some names that fits; None if there is none."""
+    """Return the variable for a role: the mapping's, else the first of some names that fits, else None."""
     found = given(variables, role, mapped, understood)
     if found is None and (found := named(variables, names, fits)) is not None:
         understood.append(Understood(role, found, "by its name", variables[found].shape))
@@ -148,7 +148,7 @@ def choose(
 
 
 def looks_like_counts(file: ArrayFile, name: str) -> bool:
-    """Whether an array of floats holds whole numbers, none negative, as far as its first block tells."""
+    """Return whether an array holds whole numbers from 0, judged by its first block."""
     for _, block in file.blocks(name, 8):
         return are_counts(block)
     return False
@@ -160,5 +160,5 @@ def are_counts(values: NDArray[Any]) -> bool:
 
 
 def is_named(name: str, names: Sequence[str]) -> bool:
-    """Return whether a list of the mapping has a variable, with or without a leading slash."""
+    """Return whether a list of the mapping contains a variable, with or without a leading slash."""
     return name in names or name in {one.strip("/") for one in names}

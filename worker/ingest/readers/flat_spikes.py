@@ -1,4 +1,4 @@
-"""Spike times in arrays of a file: one time for each spike, and beside it which neuron fired and in which trial."""
+"""Spike times in arrays: one time for each spike, and beside it the neuron and perhaps the trial."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -115,7 +115,7 @@ def read_flat_spikes(
 def _tell_merged(
     file: "ArrayFile", neuron: str, same_length: Mapping[str, Variable], trains: SpikeTrains
 ) -> None:
-    """Warn if another array of labels differs among the spikes of one neuron and may name the neuron, too."""
+    """Warn if another array of labels differs among the spikes of one neuron, and may be the label of neurons."""
     labels = np.unique(np.asarray(file.read(neuron)).reshape(-1), return_inverse=True)[1]
     for name in same_length:
         if name != neuron and base_of(name) in (*NEURON, "electrode", "electrodes", "channel", "channels"):
@@ -134,7 +134,7 @@ def _read_ends(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:
 
 
 def sampling_rate(file: "ArrayFile") -> float | None:
-    """Samples per second, where the file says it."""
+    """Return the samples per second if the file has them."""
     name = named(file.variables, _RATES, lambda variable: variable.size == 1 and variable.is_numbers)
     if name is not None:
         return float(np.asarray(file.read(name)).reshape(()))
@@ -142,7 +142,7 @@ def sampling_rate(file: "ArrayFile") -> float | None:
 
 
 def take_events(trains: SpikeTrains, name: str, times: NDArray[Any], options: ReadOptions) -> None:
-    """Take a series of events; leave it out with a warning if its times cannot be read and trials are not aligned to it."""
+    """Add a series of events; if its times are unreadable and trials are not aligned to it, warn instead."""
     try:
         trains.events[name] = trial_seconds(times, options, name, None, trains.sampling_rate_hz)
     except RejectedFile as error:
@@ -153,7 +153,7 @@ def take_events(trains: SpikeTrains, name: str, times: NDArray[Any], options: Re
 
 
 class _Beside:
-    """The arrays beside flat spike times: columns of trials, of neurons, and times of events.
+    """The arrays beside spike times: columns of trials, of neurons, and times of events.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ class _Beside:
         self._of_neurons: list[str] = []
 
     def find_neurons(self, seen: list[int | str]) -> list[int | str]:
-        """Return the labels of all neurons, if a column has them: those of the spikes, each once, and perhaps silent ones."""
+        """Return the labels of all neurons if a column has them: those of the spikes, and perhaps of silent neurons."""
         for name in self._lengths:
             if base_of(name) in NEURON:
                 values = map(whole_label, self._values(name))
@@ -207,7 +207,7 @@ class _Beside:
     def columns_of_trials(
         self, spikes: SpikeColumns, neurons: list[int | str]
     ) -> dict[str, list[MetadataValue]]:
-        """Return the columns that may have one value for each trial: not those of neurons by their name and length.
+        """Return the columns that may have one value for each trial.
 
         A column of a name such as `depth`, of as many values as there are neurons, does not tell how many trials there are.
         """
@@ -228,14 +228,14 @@ class _Beside:
         return found
 
     def _is_of_neurons(self, name: str, numbers: set[int]) -> bool:
-        """Return whether a column is of neurons by the mapping, or by its name and length."""
+        """Return whether a column belongs to neurons, by the mapping or by its name and length."""
         known = self._known.get(name)
         return known == "neuron" or (
             known is None and self._lengths[name] in numbers and role_of(name, self._spikes) == "neuron"
         )
 
     def tell_guessed(self, trains: SpikeTrains) -> None:
-        """Warn of columns that were taken for trials, and are as long as there are neurons too."""
+        """Warn of columns that were assigned to trials and could belong to neurons by their length."""
         for table in trains.tables.values():
             for name in self._likely_of_neurons:
                 if self._lengths[name] == len(table.start_s):
@@ -249,7 +249,7 @@ class _Beside:
                     trains.warnings.append(owner_guessed(name, owner, length))
 
     def take_trials_and_events(self, trains: SpikeTrains) -> None:
-        """Take `trial_start` and `trial_stop` with the arrays of their length as a table of trials, and other times as events."""
+        """Make a table of trials from `trial_start`, `trial_stop` and arrays of their length; other times are events."""
         variables = {name: self._file.variables[name] for name in self._lengths}
         start, stop = named(variables, STARTS), named(variables, STOPS)
         if start is not None and stop is not None and self._lengths[start] == self._lengths[stop]:
@@ -274,7 +274,7 @@ class _Beside:
             take_events(trains, name, np.asarray(self._file.read(name)).reshape(-1), self._options)
 
     def take_neurons(self, trains: SpikeTrains) -> None:
-        """Take columns of one value for each neuron: in the order of their labels, or of the file's own column of labels."""
+        """Add columns with one value for each neuron, in the order of their labels or of the file's own column of labels."""
         labels = trains.neuron_metadata["neuron_id"]
         own, wanted = self._own_neurons or labels, self._options.mapping.neuron_metadata
         left_out_of = {one.pointer: one for one in trains.warnings if one.code == "array_left_out"}
@@ -289,7 +289,7 @@ class _Beside:
                 self.used.add(name)
 
     def tell_order_of_neurons(self, trains: SpikeTrains, appeared: list[int | str]) -> None:
-        """Warn if values were given to neurons by their place, and nothing tells for certain whose each value is."""
+        """Warn if values were assigned to neurons by position and nothing proves the assignment."""
         labels = [label for label in trains.neuron_metadata["neuron_id"] if isinstance(label, int | str)]
         ids = [name for name in self._of_neurons if base_of(name) in NEURON]
         others = {"as text": sorted(labels, key=str), "in which they first appear": appeared}
@@ -306,7 +306,7 @@ class _Beside:
         trains.warnings.append(Problem("neuron_ids_ambiguous", said, hint, f"/{self._of_neurons[0][:100]}"))
 
     def warn_of_others(self, trains: SpikeTrains) -> None:
-        """Warn of every array that was not taken."""
+        """Warn of every array that was left out."""
         for name, variable in self._file.variables.items():
             if name not in self.used and name.rsplit("/", 1)[-1].lower() not in _RATES:
                 why = "beside spike times it has no meaning that is known, or was not asked for"
@@ -321,6 +321,6 @@ class _Beside:
 
 
 def _is_column(name: str, variable: Variable) -> bool:
-    """Whether an array is a vector, perhaps as a row or column of a matrix."""
+    """Return whether an array is a vector, perhaps a row or column of a matrix."""
     is_vector = len(variable.shape) in (1, 2) and variable.size == max(variable.shape)
     return name_is_usable(name.replace("/", ".")) and is_vector and variable.dtype.kind in "buifSU"

@@ -1,4 +1,4 @@
-"""Reads a file in which every array is there once for each split (or other part) into one recording."""
+"""Recordings whose arrays exist once for each split (or other part)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,7 @@ _BEHAVIOUR_NAMES = {"lowd": "true_latents", "latent": "true_latents", "latents":
 def read_splits(
     file: ArrayFile, layout: Layout, options: ReadOptions, usual_width: tuple[str, float] | None = None
 ) -> Recording:
-    """Read a file of which every array is there once for each split.
+    """Read a file whose arrays exist once for each split.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def read_parts(file: ArrayFile, layout: Layout, options: ReadOptions) -> Recordi
 
 
 def _axes_of_parts(file: ArrayFile, layout: Layout, mapping: Mapping) -> Decision:
-    """Decide the order of axes of all parts by the first of them, and by the axis in which they differ."""
+    """Decide the order of axes of all parts, from the first part and from the axis in which the parts differ."""
     part, spikes = next(iter(layout.spikes.items()))
     shapes = {
         file.variables[name].shape
@@ -139,7 +139,7 @@ def _axes_of_parts(file: ArrayFile, layout: Layout, mapping: Mapping) -> Decisio
 
 
 class _Turned:
-    """A file whose arrays of parts are turned to trials × bins × neurons (or components): an `ArrayFile`."""
+    """A file with the arrays of parts transposed to trials × bins × neurons (or components): an `ArrayFile`."""
 
     def __init__(self, file: ArrayFile, layout: Layout, axes: Axes) -> None:
         self._file, self._axes = file, axes
@@ -182,7 +182,7 @@ class _Turned:
 
 
 def read_indices(file: ArrayFile, layout: Layout) -> dict[str, NDArray[Any]]:
-    """Read the places of the trials in the session, of each part that has them: numbers in one axis that is longer than 1."""
+    """Read the position of each trial in the session (`train_inds` and so on) for the parts that have them."""
     names = layout.names.get("inds", {})
     usable = {
         part: name
@@ -193,7 +193,7 @@ def read_indices(file: ArrayFile, layout: Layout) -> dict[str, NDArray[Any]]:
 
 
 def _refuse_unlike_splits(file: ArrayFile, layout: Layout) -> None:
-    """Reject spikes that are not trials × bins × neurons, or not of the same bins and neurons in each split."""
+    """Reject spikes that are not trials × bins × neurons, or have unequal bins or neurons in different splits."""
     shapes = {name: file.variables[name].shape for name in layout.spikes.values()}
     for name in layout.spikes.values():
         refuse_shape_of_spikes(name, shapes[name], file.variables[name].dtype.kind)
@@ -221,7 +221,7 @@ def _read_spikes(file: ArrayFile, layout: Layout) -> Rows:
 
 
 class _Beside:
-    """Takes everything beside the spikes from a file into a recording."""
+    """Reads everything beside the spikes into a recording."""
 
     def __init__(self, file: ArrayFile, layout: Layout, recording: Recording, options: ReadOptions) -> None:
         self._file, self._layout, self._recording = file, layout, recording
@@ -231,7 +231,7 @@ class _Beside:
         self._spikes = next(iter(layout.spikes.values()))
 
     def take_all(self, usual_width: tuple[str, float] | None) -> None:
-        """Fill the recording, in the order in which one thing is needed for the next, and tell what is left."""
+        """Fill the recording; each step needs the ones before."""
         recording, names = self._recording, self._layout.names
         self._layout.used |= set(self._layout.spikes.values())
         if "trial_length_bins" in names:
@@ -270,7 +270,7 @@ class _Beside:
         settle_width_and_rates(self._recording, clues, rates, name, stated_hz)
 
     def _true_rates(self, name: str) -> Rows | None:
-        """Read true rates, or warn that they were left out: their shape differs, or a split has none."""
+        """Read true rates; None, with a reason, if their shape differs or a split has none."""
         missing = [split for split in self._layout.spikes if split not in self._layout.names[name]]
         for full_name in self._layout.names[name].values():
             shape = self._file.variables[full_name].shape
@@ -285,7 +285,7 @@ class _Beside:
         return self._gather(name)
 
     def _take_other(self, name: str) -> None:
-        """Take an array of all parts as behaviour or metadata by its shape, or say why not."""
+        """Add an array of all parts as behaviour or metadata by its shape, or record why not."""
         recording, base = self._recording, base_of(name)
         own_name = _BEHAVIOUR_NAMES.get(base, name)
         own_name = name if own_name in recording.behaviour else own_name
@@ -298,7 +298,7 @@ class _Beside:
             recording.behaviour[own_name] = self._gather(name)
 
     def _is_other_spikes(self, name: str) -> bool:
-        """Return whether an array looks like the spikes of another recording, unless the mapping calls it behaviour."""
+        """Return whether an array looks like spikes of another recording and the mapping does not name it as behaviour."""
         full_names, axes = self._layout.names[name].values(), ("trial", "bin", "neuron")
         found = [one for one in full_names if is_other_spikes(self._file, one, self._spikes, axes)]
         self._layout.why_unused |= dict.fromkeys(found, OTHER_SPIKES)
@@ -307,7 +307,7 @@ class _Beside:
         )
 
     def _is_wanted(self, role: str, name: str) -> bool:
-        """Return whether the mapping names an array, with or without its split, or leaves it open."""
+        """Return whether the mapping names an array (with or without its split) or has no list for the role."""
         wanted, full_names = getattr(self._mapping, role), self._layout.names[name].values()
         if wanted is None or any(is_named(one, wanted) for one in (name, *full_names)):
             return True
@@ -315,7 +315,7 @@ class _Beside:
         return False
 
     def _take_beside(self, name: str) -> None:
-        """Take an array whose name tells no part as metadata of neurons, or say why not."""
+        """Add an array without a split in its name as metadata of neurons, or record why not."""
         variable, own_name = self._file.variables[name], name.replace("/", ".")
         numbers: dict[Role, int] = {"neuron": self._neurons, "bin": self._bins}
         owner, is_guess = None, False
@@ -334,7 +334,7 @@ class _Beside:
         self._layout.why_unused.setdefault(name, why)
 
     def _per_bin(self, name: str) -> bool:
-        """Whether `name` is trials × bins (× k) numbers in each split that has it, with one k."""
+        """Return whether `name` is trials × bins (× k) numbers in each split that has it, with one k."""
         variables = self._variables(name).values()
         fits = all(
             len(variable.shape) in (2, 3) and variable.shape[1] == self._bins and variable.is_numbers
@@ -360,7 +360,7 @@ class _Beside:
         return {full: self._file.variables[full] for full in self._layout.names[name].values()}
 
     def _gather(self, name: str) -> Rows:
-        """Read an array in the original order: float32 [trials, bins, k]; NaN where a split lacks it."""
+        """Read an array in the original order of trials: float32 [trials, bins, k]; NaN for splits without it."""
         width = max((*variable.shape, 1)[2] for variable in self._variables(name).values())
         gathered = filled((self._trials, self._bins, width), np.float32, np.nan)
         with np.errstate(over="ignore"):
@@ -372,7 +372,7 @@ class _Beside:
         return gathered
 
     def _values(self, name: str) -> list[MetadataValue]:
-        """Read one value for each trial, in the original order; None where a split lacks it."""
+        """Read one value for each trial in the original order; None for splits without it."""
         values: list[MetadataValue] = [None] * self._trials
         for part, full_name in self._layout.names[name].items():
             rows, variable = self._layout.rows[part], self._file.variables[full_name]

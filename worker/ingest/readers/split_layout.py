@@ -1,4 +1,4 @@
-"""Which arrays of a file belong together because their names differ by a split alone, and where each trial goes.
+"""Arrays that belong together because their names differ only by a split, and the position of each trial.
 
 `train_data`, `data_valid`, `test/data` and `trainData` are `data` of the splits train, valid and test.
 """
@@ -44,7 +44,7 @@ _COUNTS = (
 
 
 def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return which part of the recording a name is of, and the name without that; None if it does not say it.
+    """Return the part of the recording in a name, and the name without it; None if the name has no part.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def is_index(name: str) -> bool:
-    """Return whether a name is that of the places of one split's trials in the session, such as `train_inds`.
+    """Return whether a name is that of the positions of one split's trials, such as `train_inds`.
 
     A flag in a table of trials, such as `trials.valid`, is not.
     """
@@ -80,7 +80,7 @@ def is_index(name: str) -> bool:
 def split_by_indices(
     file: ArrayFile, trials: int, ids: Sequence[object] = ()
 ) -> tuple[NDArray[np.int8], list[str]] | None:
-    """Return the split of trials that all lie in one array, by `train_inds` and so on, and the names of these.
+    """Return the split of trials from `train_inds` and similar arrays, and the names of these.
 
     None if they do not name each trial once, counted from 0 or from 1, or by its id if trials have ids. None too if they do so
     in both ways, and the two differ.
@@ -107,7 +107,7 @@ def split_by_indices(
 
 
 def take_split_by_indices(file: ArrayFile, trains: SpikeTrains, is_given: bool) -> set[str]:
-    """Give the trials of spike times a column `split` by `train_inds` and so on; return the names of these if they were used.
+    """Add a column `split` to the trials from `train_inds` and similar arrays; return the names of these if used.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def take_split_by_indices(file: ArrayFile, trains: SpikeTrains, is_given: bool) 
 
 @dataclass
 class Layout:
-    """What the names and shapes in a file say.
+    """The parts of a recording, by the names and shapes in a file.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ class Layout:
     warnings: list[Problem] = field(default_factory=list)
 
     def sort(self, names: Iterable[str]) -> None:
-        """Sort the arrays beside the spikes by part; of two of one name and part the first is taken."""
+        """Sort the arrays beside the spikes by part; of two with the same name and part the first is used."""
         self.names, self.beside = {}, []
         for full_name in names:
             if full_name in self.spikes.values():
@@ -192,7 +192,7 @@ class Layout:
             self.beside.append(full_name)
 
     def drop_unlike_training(self, variables: Variables) -> None:
-        """Leave test trials out, with a warning, when their bins or neurons are not those of training."""
+        """Drop test trials, with a warning, if their bins or neurons differ from those of training."""
         train = self.spikes.get("train")
         for split, test in list(self.spikes.items()):
             of_test = self.splits[split] == SPLIT_NOT_GIVEN
@@ -237,7 +237,7 @@ class Layout:
     def _original_order(
         self, numbers: dict[str, int], indices: Mapping[str, NDArray[Any]]
     ) -> NDArray[np.float64] | None:
-        """Return the place of each trial, training trials first, or None where the file does not say it."""
+        """Return the position of each trial, part by part, or None if the file does not give it."""
         if "inds" not in self.names:
             return None
         given = {split: _places(index) for split, index in indices.items() if split in numbers}
@@ -310,7 +310,7 @@ def parts_by_name(variables: Variables, is_counts: Callable[[str], bool]) -> Lay
 
 
 def parts_given(names: list[str]) -> Layout:
-    """Lay out the variables that `mapping.spikes` lists: trials in the order of the list.
+    """Return the layout of the variables that `mapping.spikes` lists; trials come in the order of the list.
 
     Where the names differ in one word, that word tells which other arrays belong to which. Words such as `train` and `valid`
     give the split.

@@ -43,7 +43,7 @@ _HINT = 'split.values says what each value means, such as {"1": "train", "2": "v
 def parse_split(
     values: Sequence[MetadataValue], name: str, options: ReadOptions, warnings: list[Problem]
 ) -> NDArray[np.int8]:
-    """Read a split, as the table of this module says.
+    """Convert the values of a split, as the table in docs/file-formats.md says.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def parse_split(
 
 
 def _text(value: MetadataValue) -> str:
-    """Return a value as text in small letters: a whole number without a point, `true` or `false`, empty where it is missing."""
+    """Return a value as lower-case text: whole numbers without a point, `true` or `false`, empty if missing."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = "" if value is None else str(value).strip().lower()
@@ -86,7 +86,7 @@ def _text(value: MetadataValue) -> str:
 
 
 def _meaning(found: set[str], texts: list[str], name: str, warnings: list[Problem]) -> dict[str, int]:
-    """Return what each number or truth value means, as far as it is known; warn of a guess."""
+    """Return the meaning of each number or truth value, as far as it is known; warn of a guess."""
     part = _part_of(name)
     if part is not None and found <= _TRUE | _FALSE:
         other = SPLIT_VALID if part == SPLIT_TRAIN else SPLIT_TRAIN
@@ -113,7 +113,7 @@ def _meaning(found: set[str], texts: list[str], name: str, warnings: list[Proble
 
 
 def _part_of(name: str) -> int | None:
-    """Return the part of the split that a name such as `is_train` or `valid_mask` is about."""
+    """Return the split that a name such as `is_train` or `valid_mask` means, or None."""
     matched = _FLAGS.fullmatch(_bare(name))
     word = matched["part"] if matched is not None else ""
     return _WORDS[word] if word and word in _WORDS and word not in ("none", "neither", "gap") else None
@@ -124,7 +124,7 @@ def _bare(name: str) -> str:
 
 
 def take_split(recording: Recording, options: ReadOptions) -> None:
-    """Take the split from the metadata of trials: the column that the mapping names, else one that is known by its name.
+    """Take the split from the metadata of trials: from the column that the mapping names, else from one known by its name.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def take_split(recording: Recording, options: ReadOptions) -> None:
 
 
 def _find_columns(columns: Mapping[str, Sequence[MetadataValue]]) -> list[str]:
-    """Return the column that is the split, or columns of truth values that together are."""
+    """Return the column of the split, or the columns of truth values that together are the split."""
     texts = {name: set(map(_text, values)) - {""} for name, values in columns.items()}
     by_name = {_bare(name): name for name in reversed(list(columns)) if texts[name]}
     for bare in _NAMES:
@@ -177,7 +177,7 @@ def _joined(
     options: ReadOptions,
     warnings: list[Problem],
 ) -> NDArray[np.int8]:
-    """Return the split of one column, or of several of truth values: a trial is for the one that is true, else for neither."""
+    """Return the split from one column, or from several columns of truth values."""
     if len(names) == 1:
         return parse_split(columns[names[0]], names[0], options, warnings)
     parts = [part for name in names if (part := _part_of(name)) is not None]
@@ -194,7 +194,7 @@ def _joined(
 
 
 def settle_split(recording: Recording) -> None:
-    """Say what a recording's split means for it; reject one without training trials."""
+    """Check the split of a recording and note its meaning; reject one without training trials."""
     trains, validates, others = (
         (recording.split == code).any() for code in (SPLIT_TRAIN, SPLIT_VALID, SPLIT_NOT_GIVEN)
     )

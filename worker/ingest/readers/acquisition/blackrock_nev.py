@@ -1,6 +1,6 @@
 """Blackrock NEV (file specifications 2.1 to 3.0): spikes and digital events, read packet by packet in blocks.
 
-neo maps the whole file and copies its packets; here a block is in memory at a time.
+Stands for neo, which holds more than twice the file in memory; here only a block is in memory.
 """
 
 import os
@@ -53,7 +53,7 @@ def read_nev(path: Path, options: ReadOptions) -> SpikeTrains:
 
 
 class _NevFile:
-    """A NEV file while it is read."""
+    """State while a NEV file is read."""
 
     def __init__(self, file: IO[bytes], options: ReadOptions) -> None:
         self._file = file
@@ -114,7 +114,7 @@ class _NevFile:
             )
 
     def _channel_names(self) -> dict[int, str]:
-        """Labels of electrodes, from the extended headers."""
+        """Return the labels of electrodes from the extended headers."""
         names: dict[int, str] = {}
         for _ in range(self._extended):
             header = self._file.read(_EXTENDED_BYTES)
@@ -136,7 +136,7 @@ class _NevFile:
         )
 
     def _take(self, packets: NDArray[Any]) -> None:
-        """Take in a block: packets of one stretch of the clock at a time."""
+        """Add a block of packets, split where the clock was reset."""
         is_spike, is_word = (packets["id"] >= 1) & (packets["id"] <= 2048), packets["id"] == 0
         is_comment = (packets["id"] == _COMMENT) & self._reads_comments
         packets = packets[is_spike | is_word | is_comment]
@@ -156,7 +156,7 @@ class _NevFile:
     def _without_stray_events(
         self, packets: NDArray[Any], ticks: NDArray[np.int64]
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Leave out events whose time lies outside those of the packets before and after: they are no reset of the clock."""
+        """Drop events whose time is not between those of the packets around them: they are no reset of the clock."""
         tolerance = int(_RESET_S * self._resolution)
         before, after = np.concatenate([[self._last_tick], ticks[:-1]]), np.append(ticks[1:], ticks[-1])
         is_event = (packets["id"] == 0) | (packets["id"] == _COMMENT)

@@ -1,6 +1,6 @@
-"""What neo reads for us: Spike2 (SMR). What the headers declare is checked before neo sees them.
+"""Spike2 (SMR), read by neo after the declared sizes were checked.
 
-neo maps the file and gives the spikes of one unit at a time. It is imported only when such a file is met.
+neo maps the file and returns the spikes of one unit at a time. It is imported only when such a file is read.
 """
 
 import mmap
@@ -45,7 +45,7 @@ def read_smr(path: Path, options: ReadOptions) -> SpikeTrains:
 
 
 def _check_smr(path: Path) -> None:
-    """Check that its data blocks, together, are no larger than the file."""
+    """Check that the data blocks together are not larger than the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(512)
@@ -122,5 +122,5 @@ def _add_events(raw: Any, trains: SpikeTrains) -> None:
 
 
 def _let_go(raw: Any) -> None:
-    """Give back the pages of the file that neo mapped, which count as resident memory once they were read."""
+    """Release the pages of the file that neo mapped: pages that were read count as resident memory."""
     raw._memmap._mmap.madvise(mmap.MADV_DONTNEED)

@@ -1,6 +1,6 @@
 """Neuralynx spikes (NSE, NST, NTT) and events (NEV) in a ZIP archive, read from it record by record in blocks.
 
-Nothing is unpacked onto disk. neo gives the units of a tetrode file once for each of its four channels; here they are one.
+Stands for neo, which needs the archive unpacked and rejects intact spikes for a damaged event file or a cut-off record.
 """
 
 import re
@@ -44,7 +44,7 @@ _MICROSECONDS = 1e-6
 
 
 def recognises_neuralynx(path: Path) -> bool:
-    """Say whether a file is a ZIP archive with spikes of Neuralynx."""
+    """Return whether a file is a ZIP archive with spikes of Neuralynx."""
     return any(_kind(name) in _WIRES for name in zip_names(path))
 
 
@@ -70,7 +70,7 @@ def read_neuralynx(path: Path, options: ReadOptions) -> SpikeTrains:
 
 
 class _Recording:
-    """The files of a recording while they are read."""
+    """State while the files of a recording are read."""
 
     def __init__(self, archive: ZipFolder, options: ReadOptions) -> None:
         self._archive = archive

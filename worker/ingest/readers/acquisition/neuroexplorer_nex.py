@@ -1,7 +1,7 @@
 """NeuroExplorer NEX: neurons, events, markers and intervals, read one variable after the other.
 
-neo rejects the whole file for one label or name that is not UTF-8. Here the spikes decide: a broken event, marker or interval is
-left out with a warning, and a marker whose labels alone are broken keeps its times.
+Stands for neo, which rejects a whole file for one name that is not UTF-8. Here a damaged event, marker or interval is left out
+with a warning, and a marker with damaged labels keeps its times.
 """
 
 import os
@@ -49,7 +49,7 @@ def read_nex(path: Path, options: ReadOptions) -> SpikeTrains:
 
 
 class _NexFile:
-    """A NEX file while it is read."""
+    """State while a NEX file is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -123,7 +123,7 @@ class _NexFile:
         return trains
 
     def _is_whole(self, index: int, lists: int) -> bool:
-        """Whether the file has the bytes of a variable's times. All variables together take no more than the file."""
+        """Return whether the file holds all times of a variable; all variables together may not exceed the size of the file."""
         number = int(self._variables["n"][index])
         taken = lists * number * _TICK_BYTES
         if number < 0 or int(self._variables["offset"][index]) + taken > self._size or taken > self._left:
@@ -132,7 +132,7 @@ class _NexFile:
         return True
 
     def _times_s(self, index: int, part: int = 0, first: int | None = None) -> NDArray[np.float64]:
-        """Times of a variable in seconds: one of its lists whole, or from `first` on at most `_STEP` of them."""
+        """Return the times of a variable in seconds: one whole list, or at most `_STEP` of them from `first` on."""
         number, offset = (int(self._variables[name][index]) for name in ("n", "offset"))
         begin, end = (0, number) if first is None else (first, min(first + _STEP, number))
         data = self._read(offset + (part * number + begin) * _TICK_BYTES, (end - begin) * _TICK_BYTES)
@@ -140,7 +140,7 @@ class _NexFile:
         return times_s
 
     def _labels(self, index: int) -> NDArray[Any] | None:
-        """Labels of a marker's events, of its first field; None if they are broken."""
+        """Return the labels of a marker's events from its first field; None if they are damaged."""
         number, offset, fields, length = (
             int(self._variables[name][index]) for name in ("n", "offset", "fields", "label_bytes")
         )
@@ -165,7 +165,7 @@ class _NexFile:
 
 
 def _text(data: bytes) -> str:
-    """Text up to its first NUL: UTF-8, or else Latin-1."""
+    """Decode text up to its first NUL: UTF-8, else Latin-1."""
     data = data.split(b"\x00")[0]
     try:
         return data.decode().strip()
@@ -174,7 +174,7 @@ def _text(data: bytes) -> str:
 
 
 def _choose_tables(tables: dict[str, TrialTable], trains: SpikeTrains, options: ReadOptions) -> None:
-    """Put the likeliest table of trials first: by its name, then by its length. One stretch alone is no table of trials."""
+    """Sort the tables of trials, the likeliest first: by name, then by length; a single interval is no table of trials."""
     single = [
         name
         for name, table in tables.items()

@@ -23,7 +23,7 @@ class NeoReader:
     format = "neo"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file begins as one of these does, or is a ZIP archive with spikes of Neuralynx."""
+        """Return whether the file begins as one of these formats does, or is a ZIP archive with spikes of Neuralynx."""
         return _system(path) is not None
 
     def read(self, path: Path, options: ReadOptions) -> SpikeTrains:

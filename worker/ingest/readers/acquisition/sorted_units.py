@@ -1,4 +1,4 @@
-"""What files of acquisition systems have in common: spikes by channel and unit, and events by label."""
+"""Shared parts of the readers of acquisition systems: spikes by channel and unit, events by label."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ UNSORTED, SORTED, NOISE = "unsorted", "sorted", "noise"
 
 
 class UnitSpikes:
-    """Gathers spikes by channel and unit, and makes of each pair that has a spike a neuron.
+    """Collects spikes by channel and unit; each pair that has a spike is a neuron.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class UnitSpikes:
     def add(
         self, times_s: NDArray[np.float64], channels: NDArray[np.integer], units: NDArray[np.integer]
     ) -> None:
-        """Take in spikes.
+        """Add spikes.
 
         Parameters
         ----------
@@ -60,7 +60,7 @@ class UnitSpikes:
         self._spikes.add(times_s, channels.astype(np.int64) * _UNITS + units.astype(np.int64))
 
     def finish(self, channel_names: Mapping[int, str]) -> SpikeTrains:
-        """Give the trains, with the neurons in order of channel and unit."""
+        """Return the trains, neurons sorted by channel and unit."""
         trains = self._spikes.finish(self._format, self._options)
         codes = [int(code or 0) for code in trains.neuron_metadata["neuron_id"]]
         pairs = [divmod(code, _UNITS) for code in codes]
@@ -94,7 +94,7 @@ class UnitSpikes:
 
 @dataclass
 class _Series:
-    """The events of one name: times, and the number that each event's label has in `labels`; 0 once there are too many."""
+    """Events of one name: times, and the index of each event's label in `labels`; 0 once there are too many labels."""
 
     times_s: list[NDArray[np.float64]] = field(default_factory=list)
     codes: list[NDArray[np.int64]] = field(default_factory=list)
@@ -115,14 +115,14 @@ class _Series:
 
 
 class EventLists:
-    """Gathers events of several series, each event with a number or a text as its label."""
+    """Collects events of several series; each event has a number or a text as its label."""
 
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
         self._total, self._beyond = 0, 0
 
     def add(self, name: str, times_s: NDArray[np.float64], labels: NDArray[Any]) -> None:
-        """Take in events: times in seconds, and the label of each."""
+        """Add events: times in seconds, and the label of each."""
         if len(times_s) == 0:
             return
         is_new = name not in self._series
@@ -133,7 +133,7 @@ class EventLists:
             self._series.setdefault(name, _Series()).add(times_s[:room], labels[:room])
 
     def put_into(self, trains: SpikeTrains) -> None:
-        """Give the trains each series under its name, and each label of a series that has several under `series=label`."""
+        """Add each series to the trains under its name; if it has several labels, add each under `series=label` too."""
         for name, series in self._series.items():
             times_s, codes = np.concatenate(series.times_s), np.concatenate(series.codes)
             trains.events[_free(name, trains)] = times_s
@@ -156,7 +156,7 @@ class EventLists:
 
 
 def _free(name: str, trains: SpikeTrains) -> str:
-    """A name that no other series has."""
+    """Return a name that no other series has."""
     name = name.replace("\x00", "").strip()[:100] or "events"
     number, free = 2, name
     while free in trains.events:
@@ -165,7 +165,7 @@ def _free(name: str, trains: SpikeTrains) -> str:
 
 
 def refuse_mapping_of_arrays(options: ReadOptions, format_name: str) -> None:
-    """Reject a mapping that names arrays, of which files of acquisition systems have none."""
+    """Reject a mapping that names arrays: files of acquisition systems have none."""
     for role in ("spikes", "spike_times", "neuron"):
         name = getattr(options.mapping, role)
         if name is not None:
@@ -175,7 +175,7 @@ def refuse_mapping_of_arrays(options: ReadOptions, format_name: str) -> None:
 
 
 def add_segments(trains: SpikeTrains, start_s: list[float], stop_s: list[float]) -> None:
-    """Give the trains a table of the stretches of a recording that was paused, if it was."""
+    """Add the table `segments` if the recording was paused."""
     if len(start_s) > 1:
         starts, stops = np.array(start_s, np.float64), np.array(stop_s, np.float64)
         trains.tables["segments"] = TrialTable(starts, stops, {"segment": list(range(len(start_s)))})
@@ -185,7 +185,7 @@ def add_segments(trains: SpikeTrains, start_s: list[float], stop_s: list[float])
 
 
 def end_is_missing(what: str) -> Problem:
-    """Make the warning for a file whose last record is cut off."""
+    """Return the warning for a file whose last record is cut off."""
     said = f"The file ends within {what}, which was left out."
     hint = (
         "If its size differs from the original, upload it again; recordings that were broken off end so too."
@@ -194,6 +194,6 @@ def end_is_missing(what: str) -> Problem:
 
 
 def broken_events(name: str, what: str) -> Problem:
-    """Make the warning for events that are broken in a file whose spikes are whole."""
+    """Return the warning for damaged events in a file whose spikes are intact."""
     hint = "If you need them, write the file again with the program that made it. The spikes are whole."
     return Problem("events_left_out", f"`{name[:100]}`: {what[:300]}.", hint, "/trials")

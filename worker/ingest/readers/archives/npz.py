@@ -61,7 +61,7 @@ class NpzReader:
 
 
 def _layout_of(archive: NpzArchive, options: ReadOptions) -> Callable[[], Found] | None:
-    """Return what reads the archive, if it is laid out as one of these; None if it is not, or the mapping names its spikes."""
+    """Return what reads the archive if it has one of these layouts; None if not, or if the mapping names its spikes."""
     mapping, names = options.mapping, archive.variables
     if {"unit_ids", "sampling_frequency"} <= set(names) and any(map(_SEGMENT.fullmatch, names)):
         wanted = mapping.spike_times
@@ -225,7 +225,7 @@ def _epochs(archive: NpzArchive, options: ReadOptions) -> tuple[NDArray[np.float
 def _take_metadata(
     archive: NpzArchive, metadata: dict[str, list[Any]], keys: Sequence[Any], order: Sequence[Any]
 ) -> None:
-    """Take arrays of one value for each neuron, given in the order of `keys`, in the order of `order`."""
+    """Add arrays with one value for each neuron; values come in the order of `keys` and are stored in that of `order`."""
     for name, variable in archive.variables.items():
         is_column = (
             variable.shape == (len(keys),) and variable.dtype.kind in "buifSU" and name_is_usable(name)

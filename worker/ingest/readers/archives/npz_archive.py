@@ -1,6 +1,6 @@
 """ZIP archives of NPY arrays, as `np.savez` writes them. Nothing is ever unpickled.
 
-Stands for `numpy.load`: arrays are read in constant memory, and every header is checked before anything is decompressed.
+Stands for `numpy.load`, which holds whole arrays in memory. Here every header is checked before anything is decompressed.
 """
 
 import zipfile

@@ -1,4 +1,7 @@
-"""Folders of Phy and Kilosort as a ZIP archive; `params.py` is read as text and never run. See docs/file-formats.md."""
+"""Folders of Phy and Kilosort as a ZIP archive; see docs/file-formats.md.
+
+Stands for phylib, which runs `params.py`; here it is read as text, and arrays are read in constant memory.
+"""
 
 import ast
 import re
@@ -51,7 +54,7 @@ class PhyReader:
     format = "phy"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file is a ZIP archive with `spike_times.npy` in a folder, or beside what Phy and Kilosort write."""
+        """Return whether the file is a ZIP archive with `spike_times.npy` in a folder, or beside other files of Phy."""
         names = zip_names(path)
         return any(_is_phy_folder(folder_of(name), names) for name in names if _base(name) == SPIKE_TIMES)
 
@@ -62,7 +65,7 @@ class PhyReader:
 
 
 class _PhyFolder:
-    """The folder of one recording within an archive."""
+    """State while the folder of one recording is read."""
 
     def __init__(self, archive: ZipFolder, options: ReadOptions) -> None:
         self.archive, self.options = archive, options
@@ -95,7 +98,7 @@ class _PhyFolder:
         return trains
 
     def _choose_spikes(self) -> tuple[NpyMember, NpyMember]:
-        """The arrays of the times and of the clusters: the headers of all arrays named `spike_…` are checked, no other's."""
+        """Return the arrays of times and of clusters; only headers of arrays named `spike_…` are checked."""
         members: dict[str, NpyMember] = {}
         for name in self._beside("spike_", ".npy"):
             info = self.archive.member(self.folder + name)
@@ -151,7 +154,7 @@ class _PhyFolder:
         return rate_hz
 
     def _cluster_tables(self) -> tuple[dict[int, int], Columns]:
-        """What tables say of clusters: cluster → row, and columns of rows. `cluster_info` goes first, others fill in."""
+        """Read the tables of clusters: cluster → row, and columns of rows. Values of `cluster_info` take precedence."""
         names = [name for name in self._beside("cluster_") if _CLUSTER_TABLE.fullmatch(name)]
         rows: dict[int, int] = {}
         columns: Columns = {}
@@ -176,7 +179,7 @@ class _PhyFolder:
         return rows, {name: values + [None] * (len(rows) - len(values)) for name, values in columns.items()}
 
     def _noise(self, clusters: dict[int, int], columns: Columns) -> NDArray[np.int64]:
-        """The clusters to leave out: those labelled noise, unless the request chooses by label itself."""
+        """Return the clusters to leave out: those labelled noise, unless the request selects by label."""
         if "group" not in columns or "group" in self.options.neurons.where:
             return np.zeros(0, np.int64)
         noise = [
@@ -268,7 +271,7 @@ class _PhyFolder:
 
 
 def _the_folder(archive: ZipFolder, notes: list[str]) -> str:
-    """The folder of the recording: the one with `spike_times.npy` that lies least deep."""
+    """Return the folder of the recording: the top-most one with `spike_times.npy`."""
     folders = sorted(
         (folder_of(name) for name in archive.files if _base(name) == SPIKE_TIMES),
         key=lambda folder: folder.count("/"),

@@ -1,4 +1,4 @@
-"""Small tables in text, such as `cluster_info.tsv` beside spikes: columns of numbers or text."""
+"""Small text tables, such as `cluster_info.tsv`: columns of numbers or text."""
 
 import csv
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _MISSING = ("", "nan", "na", "n/a", "none", "null")
 
 
 def read_columns(text: str) -> tuple[dict[str, list[MetadataValue]], str]:
-    """Read a table whose first line names its columns, which tabs, commas or semicolons separate.
+    """Read a table separated by tabs, commas or semicolons; its first line names the columns.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def read_columns(text: str) -> tuple[dict[str, list[MetadataValue]], str]:
 
 
 def typed(texts: Iterable[str]) -> list[MetadataValue]:
-    """Turn a column into whole numbers if all of it is, else into numbers, else text; None where it has no value."""
+    """Convert a column to whole numbers if possible, else to numbers, else to text; None for missing values."""
     values = [text.strip() for text in texts]
     known = [value for value in values if value.lower() not in _MISSING]
     for convert in (_whole, float):
@@ -71,7 +71,7 @@ def typed(texts: Iterable[str]) -> list[MetadataValue]:
 
 
 def seconds(column: list[MetadataValue]) -> NDArray[np.float64]:
-    """A column as times: NaN where it has no number."""
+    """Convert a column to times; NaN where it has no number."""
     return np.array(
         [float(value) if isinstance(value, int | float) else np.nan for value in column], np.float64
     )

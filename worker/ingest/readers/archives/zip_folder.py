@@ -1,4 +1,4 @@
-"""A folder of files in a ZIP archive: only members that are asked for are opened, and none that is not an ordinary file."""
+"""A folder in a ZIP archive: only requested members are opened, and only ordinary files."""
 
 import re
 import stat
@@ -15,7 +15,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def zip_names(path: Path) -> list[str]:
-    """Names of the files in a ZIP archive, with `/` between folders; none if it is no ZIP archive or too damaged to list."""
+    """Return the names of the files in a ZIP archive, with `/` between folders; none if it is damaged or no ZIP archive."""
     try:
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":
@@ -27,7 +27,7 @@ def zip_names(path: Path) -> list[str]:
 
 
 def folder_of(name: str) -> str:
-    """The folder of a file: what its path has before the last `/`, with it; empty at the top."""
+    """Return the folder part of a path, with the last `/`; empty at the top."""
     return name[: name.rfind("/") + 1]
 
 
@@ -66,7 +66,7 @@ class ZipFolder:
         self.archive.close()
 
     def member(self, name: str) -> zipfile.ZipInfo:
-        """A member that may be opened.
+        """Return a member that is safe to open.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class ZipFolder:
         raise rejected("archive_member_unusable", f"`{name[:100]}` {wrong}.", hint)
 
     def read_text(self, name: str) -> str:
-        """Read a small file as text; bytes that are no UTF-8 are replaced."""
+        """Read a small file as text; bytes that are not UTF-8 are replaced."""
         info = self.member(name)
         if info.file_size > MOST_TEXT_BYTES:
             said = (

@@ -16,12 +16,12 @@ class LfadsHdf5Reader:
     format = "lfads_hdf5"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file is HDF5 with spikes of a training split."""
+        """Return whether the file is HDF5 with spikes of a training split."""
         names = [f"train_{name}" for name in ("data", "encod_data", "recon_data")]
         return looks_like(path, lambda file: any(name in file for name in names))
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
-        """Read `path`; the module's table says what is understood."""
+        """Read `path`."""
         with open_checked(path, options) as checked:
             _set_groups_aside(checked)
             checked.refuse_giant(checked.datasets, options)
@@ -35,7 +35,7 @@ class LfadsHdf5Reader:
 
 
 def _set_groups_aside(file: CheckedHdf5) -> None:
-    """Tell of what lies in a group, and do not read it: this layout has none."""
+    """Set aside what lies in a group: this layout has none."""
     for members in (file.datasets, file.texts):
         for name in [name for name in members if "/" in name]:
             del members[name]

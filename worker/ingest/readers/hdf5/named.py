@@ -27,12 +27,12 @@ from worker.ingest.spike_trains import SpikeTrains
 
 
 class Hdf5Reader:
-    """Reads HDF5 files of no layout that is known otherwise."""
+    """Reads HDF5 files of any other layout."""
 
     format = "hdf5"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file is HDF5 but not NWB, or is too damaged to tell."""
+        """Return whether the file is HDF5 but not NWB, or is too damaged to tell."""
         return looks_like(path, lambda file: not has_nwb_version(file), if_damaged=True)
 
     def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
@@ -46,7 +46,7 @@ class Hdf5Reader:
 
 
 class Hdf5Arrays:
-    """The data sets of a checked HDF5 file as an `ArrayFile`; what is read of it in all is limited."""
+    """The data sets of a checked HDF5 file as an `ArrayFile`; the total that is read is limited."""
 
     def __init__(self, checked: CheckedHdf5, options: ReadOptions, source_format: str) -> None:
         self.format = source_format

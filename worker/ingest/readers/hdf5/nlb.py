@@ -26,11 +26,11 @@ class NlbHdf5Reader:
     format = "nlb_hdf5"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file is HDF5 with spikes of held-in neurons."""
+        """Return whether the file is HDF5 with spikes of held-in neurons."""
         return looks_like(path, lambda file: any(f"{split}_spikes_heldin" in file for split in _SPLITS))
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
-        """Read `path`; the module's table says what is understood."""
+        """Read `path`."""
         with open_checked(path, options, variable_length=True) as checked:
             checked.refuse_giant(checked.datasets, options)
             _refuse_unread_spikes(checked)
@@ -56,7 +56,7 @@ class NlbHdf5Reader:
 
 
 class Joined:
-    """Data sets joined along bins and neurons, with what of an HDF5 data set is needed to read them as one.
+    """Data sets joined along bins and neurons, with the interface of one HDF5 data set.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Joined:
 
 
 def _refuse_unread_spikes(file: CheckedHdf5) -> None:
-    """Refuse a file some of whose spikes cannot be read: what is left would be another recording."""
+    """Reject a file with spikes that cannot be read: the rest would be another recording."""
     for path, why in file.set_aside.items():
         if "_spikes_held" in path:
             said = f"`{path}` cannot be read: {why}."
@@ -115,7 +115,7 @@ def _same_bins(file: CheckedHdf5, name: str, dataset: h5py.Dataset) -> bool:
 
 
 def _put_together(file: CheckedHdf5, layout: Layout) -> tuple[int, int]:
-    """Replace each split's spikes by one joined data set; gives the numbers of held-in and held-out neurons.
+    """Replace each split's spikes by one joined data set; return the numbers of held-in and held-out neurons.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def _tell(layout: Layout, joined: str, names: list[list[str]], shape: tuple[int,
 
 
 def _pad_behaviour(file: CheckedHdf5, layout: Layout) -> None:
-    """Fill arrays that end before the forward bins up to the length of the spikes."""
+    """Pad arrays that end before the forward bins to the length of the spikes."""
     for split, spikes in layout.spikes.items():
         whole: Joined = file.datasets[spikes]
         within = whole.bins_before_forward

@@ -1,6 +1,6 @@
-"""HDF5 files from strangers: what could read other files, run plugins or exhaust memory is refused first.
+"""Untrusted HDF5 files, read by h5py: what could read other files, run plugins or exhaust memory is rejected first.
 
-Only hard links are followed. A data set is refused, before any of its values is read, when it lies in other
+Only hard links are followed. A data set is rejected, before any of its values is read, if it is stored in other
 files (external storage, virtual data sets), needs a filter plugin, holds references or values of variable
 length, or declares too much.
 """
@@ -56,19 +56,19 @@ class CheckedHdf5:
     unreadable: dict[str, Problem] = field(default_factory=dict)
 
     def refuse_giant(self, names: Iterable[str], options: ReadOptions) -> None:
-        """Reject the file if what is to be read of it declares more bytes than the options allow."""
+        """Reject the file if the data sets to be read declare more bytes than the options allow."""
         refuse_giant(sum(_declared_bytes(self.datasets[name]) for name in names), options)
 
 
 def is_hdf5(path: Path) -> bool:
-    """Say whether a file begins as HDF5 does, perhaps after a block of the user's."""
+    """Return whether a file begins as HDF5 does, perhaps after a user block."""
     with path.open("rb") as file:
         starts = [0, *(512 * 2**power for power in range(4))]
         return any(file.seek(start) == start and file.read(8) == _SIGNATURE for start in starts)
 
 
 def looks_like(path: Path, has: Callable[[h5py.File], bool], if_damaged: bool = False) -> bool:
-    """Say whether a file is HDF5 and has something, or what to take it for if it is too damaged to tell."""
+    """Return whether a file is HDF5 and fulfils a condition; `if_damaged` if it is too damaged to tell."""
     if not is_hdf5(path):
         return False
     try:
@@ -79,12 +79,12 @@ def looks_like(path: Path, has: Callable[[h5py.File], bool], if_damaged: bool = 
 
 
 def has_nwb_version(file: h5py.File) -> bool:
-    """Return whether a file says which version of NWB it keeps to: in an attribute, or in the data set of NWB 1."""
+    """Return whether a file has a version of NWB: as an attribute, or as the data set of NWB 1."""
     return bool(h5py.h5a.exists(file.id, b"nwb_version")) or version_of_nwb_1(file) is not None
 
 
 def version_of_nwb_1(file: h5py.File) -> str | None:
-    """Return the version of a file of NWB 1, such as `NWB-1.0.6`, which is a data set; None for any other file."""
+    """Return the version of an NWB 1 file, such as `NWB-1.0.6`; None for any other file."""
     if file.get("nwb_version", getclass=True, getlink=True) is not h5py.HardLink:
         return None
     found = file["nwb_version"]
@@ -100,7 +100,7 @@ def version_of_nwb_1(file: h5py.File) -> str | None:
 
 @contextmanager
 def open_checked(path: Path, options: ReadOptions, variable_length: bool = False) -> Iterator[CheckedHdf5]:
-    """Open an HDF5 file for reading, after every object in it was checked.
+    """Check every object of an HDF5 file, then open it for reading.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def open_checked(path: Path, options: ReadOptions, variable_length: bool = False
 
 
 def blocks(dataset: h5py.Dataset, item_bytes: int | None = None) -> Iterator[tuple[int, NDArray[np.generic]]]:
-    """Read a data set by blocks of whole chunks: yields the first row of a block, and the block."""
+    """Read a data set by blocks of whole chunks: yield the first row of a block, and the block."""
     chunk_rows = dataset.chunks[0] if dataset.chunks else 1
     rows = rows_per_block(dataset.shape, item_bytes or dataset.dtype.itemsize, chunk_rows)
     for first in range(0, dataset.shape[0], rows):
@@ -134,7 +134,7 @@ def blocks(dataset: h5py.Dataset, item_bytes: int | None = None) -> Iterator[tup
 
 
 def read_texts(dataset: h5py.Dataset) -> NDArray[np.str_]:
-    """Read strings of any length, of one axis or none.
+    """Read strings of variable length with one axis or none.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def _declared_bytes(dataset: h5py.Dataset) -> int:
 
 
 class _Walk:
-    """One walk over a file's objects; hard links that form a cycle are walked once."""
+    """Visits all objects of a file; each object is visited once, so hard links may form a cycle."""
 
     def __init__(self, options: ReadOptions, variable_length: bool) -> None:
         self._options, self._variable_length = options, variable_length
@@ -167,7 +167,7 @@ class _Walk:
         self._links = 0
 
     def group(self, group: h5py.h5g.GroupID, path: str) -> None:
-        """Check what a group links to, and the groups in it."""
+        """Check everything in a group and in the groups within it."""
         waiting = [(group, path)]
         while waiting:
             parent, parent_path = waiting.pop()
@@ -182,7 +182,7 @@ class _Walk:
     def _open(
         self, parent: h5py.h5g.GroupID, name: bytes, path: str
     ) -> h5py.h5g.GroupID | h5py.h5d.DatasetID | None:
-        """Open what a hard link leads to, unless it was seen; note a soft link; refuse every other kind."""
+        """Open the target of a hard link, unless it was visited; set a soft link aside; reject every other kind."""
         self._links += 1
         if self._links > 10 * MOST_ARRAYS:
             said = f"The file holds more than {10 * MOST_ARRAYS} objects."
@@ -234,13 +234,13 @@ class _Walk:
         self._leave_out("object_array", path, "holds references or values of variable length", hint)
 
     def _leave_out(self, code: str, path: str, what: str, hint: str) -> None:
-        """Set a data set aside that cannot be read: one of metadata is left out, one that is needed rejects the file."""
+        """Set an unreadable data set aside: as metadata it is left out, as a required array it rejects the file."""
         self.checked.set_aside[path] = f"it {what} ({hint.rstrip('.')})"
         self.checked.unreadable[path] = Problem(code, f"`{path}` {what}.", hint, path)
 
 
 def refuse_unsafe(dataset: h5py.h5d.DatasetID, path: str, options: ReadOptions) -> None:
-    """Refuse a data set that lies elsewhere or declares too much, before any of its values is read."""
+    """Reject a data set that is stored elsewhere or declares too much, before any value is read."""
     _refuse_storage(dataset, path)
     space = dataset.get_space()
     shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5py.h5s.SIMPLE else ()
@@ -265,14 +265,14 @@ def _refuse_storage(dataset: h5py.h5d.DatasetID, path: str) -> None:
 
 
 def _plugin_filter(dataset: h5py.h5d.DatasetID) -> int | None:
-    """The code of a filter that is no part of HDF5 itself, if values went through one."""
+    """Return the code of a filter that is not part of HDF5 itself, if there is one."""
     properties = dataset.get_create_plist()
     codes = [int(properties.get_filter(number)[0]) for number in range(properties.get_nfilters())]
     return next((code for code in codes if code not in ALLOWED_FILTERS), None)
 
 
 def refuse_plugins(dataset: h5py.h5d.DatasetID, path: str) -> None:
-    """Refuse a data set that only a plugin could read."""
+    """Reject a data set that only a plugin could read."""
     code = _plugin_filter(dataset)
     if code is not None:
         hint = "Write it again with gzip or lzf, or without compression."
@@ -300,7 +300,7 @@ def _refused(code: str, path: str, what: str, hint: str = "Check how the file wa
 
 
 def _number_attributes(root: h5py.h5g.GroupID) -> dict[str, float]:
-    """Read the root group's attributes that are one plain number; others are not looked at."""
+    """Read the root group's attributes that are single numbers."""
     found = {}
     for number in range(min(h5py.h5a.get_num_attrs(root), MOST_ARRAYS)):
         attribute = h5py.h5a.open(root, index=number)

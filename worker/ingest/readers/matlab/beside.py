@@ -1,4 +1,4 @@
-"""What lies beside spike times in a MATLAB file: tables of trials, events, metadata of trials and of neurons."""
+"""Arrays beside spike times in a MATLAB file: tables of trials, events, metadata of trials and of neurons."""
 
 import re
 from collections.abc import Container
@@ -39,7 +39,7 @@ _OWN_STOPS = (
 
 
 class TimesBeside:
-    """Finds what lies beside the spike times `spikes`, and remembers what was taken."""
+    """Finds the arrays beside the spike times `spikes`, and records which were used."""
 
     def __init__(
         self, spikes: str, arrays: MatlabArrays, options: ReadOptions, understood: list[Understood]
@@ -58,7 +58,7 @@ class TimesBeside:
         }
 
     def decide_axes(self, first: int, second: int, default: Order) -> Decision:
-        """Decide which axis of a cell array of `first` × `second` is that of trials, by the lengths of the columns."""
+        """Decide which axis of a cell array of `first` × `second` is that of trials, from the lengths of the columns."""
         evidence = Evidence(self._spikes, (first, second))
         evidence.add_vectors(self.columns, self._known)
         return evidence.decide([default, default[::-1]], default_is_documented=False)
@@ -66,7 +66,7 @@ class TimesBeside:
     def take_metadata_of_neurons(
         self, trains: SpikeTrains, trials: int | None, any_name: bool = True
     ) -> None:
-        """Take columns of as many values as there are neurons.
+        """Add columns with one value for each neuron.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class TimesBeside:
                 self.used.add(name)
 
     def metadata_of_trials(self, trials: int) -> dict[str, list[MetadataValue]]:
-        """Columns of as many values as there are trials."""
+        """Return the columns with one value for each trial."""
         found: dict[str, list[MetadataValue]] = {}
         wanted = self._options.mapping.trial_metadata
         for name, length in self.columns.items():
@@ -109,7 +109,7 @@ class TimesBeside:
     def table_on_clock_of(
         self, trials: int, earliest_s: NDArray[np.float64], latest_s: NDArray[np.float64]
     ) -> TrialTable | None:
-        """The table of trials, if every trial's spikes lie between its start and stop, which do not all begin alike."""
+        """Return the table of trials if all spikes lie between the start and stop of their trials, else None."""
         found = self._find_table({name: n for name, n in self.columns.items() if n == trials})
         if found is None or trials < 2:
             return None
@@ -123,7 +123,7 @@ class TimesBeside:
         return table
 
     def take_tables_and_events(self, trains: SpikeTrains) -> None:
-        """Take the table of trials of a continuous recording, and other columns of times as events."""
+        """Add the table of trials of a continuous recording, and other columns of times as events."""
         free = {name: n for name, n in self.columns.items() if name not in self.used}
         found = self._find_table(free)
         if found is not None:
@@ -139,7 +139,7 @@ class TimesBeside:
                 self.used.add(name)
 
     def finish(self, trains: SpikeTrains) -> None:
-        """Take the split from `train_inds` and so on, and warn of everything that was not taken."""
+        """Take the split from `train_inds` and similar arrays, and warn of everything that was left out."""
         self.used |= take_split_by_indices(self._arrays, trains, self._options.mapping.split is not None)
         for name, variable in self._arrays.variables.items():
             is_rate = base_name(name) in ("fs", "sampling_rate", "sampling_rate_hz", "sample_rate")
@@ -152,7 +152,7 @@ class TimesBeside:
                 trains.warnings.append(left_out(name, variable.shape, why))
 
     def _find_table(self, columns: dict[str, int]) -> tuple[TrialTable, set[str]] | None:
-        """Columns of start and stop of one length in one struct (or none), with all of that length there."""
+        """Return a table from columns of starts and stops in one struct (or none), with all columns of their length there."""
         mapped = self._options.mapping.trials
         for prefix in dict.fromkeys(prefix_of(name) for name in columns):
             if mapped is not None and mapped.rstrip(".") + "." != prefix:

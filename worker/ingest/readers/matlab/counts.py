@@ -1,4 +1,4 @@
-"""Counts in cell arrays of MATLAB: one matrix for each trial, perhaps of unequal length, which become one padded array."""
+"""Counts in MATLAB cell arrays: one matrix for each trial, perhaps of unequal length, padded to one array."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def pad_counts(
     budget: Budget,
     how: str,
 ) -> Problem | None:
-    """Replace a cell of matrices by an array of trials × bins × neurons, with the lengths of trials and behaviours beside it.
+    """Replace a cell array of matrices by an array of trials × bins × neurons; add trial lengths and behaviours.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def pad_counts(
 def _bins_first(
     name: str, shapes: list[tuple[int, int]], arrays: MatlabArrays, options: ReadOptions
 ) -> tuple[bool, str, Problem | None]:
-    """Whether matrices are bins × neurons: by the mapping, by the length that all share, by arrays beside, else a guess."""
+    """Return whether matrices are bins × neurons, why, and a warning if that is a guess."""
     given = [axis for axis in options.mapping.axes or () if axis != "trial"]
     heights = {height for height, width in shapes if height and width}
     widths = {width for height, width in shapes if height and width}
@@ -114,7 +114,7 @@ def _ragged(name: str, heights: set[int], widths: set[int]) -> Problem:
 
 
 def _is_other_spikes(name: str, cell: Cell, spikes: str, neurons: int) -> bool:
-    """Return whether matrices are whole counts that are called like spikes, or have as many rows or columns as neurons."""
+    """Return whether matrices are whole counts that are named like spikes, or have as many rows or columns as neurons."""
     items = [item for item in cell.items if isinstance(item, Numbers) and item.size]
     alike = base_of(name) == base_of(spikes) or SPIKE_LIKE.search(base_of(name)) is not None
     if not items or not (alike or all(neurons in item.shape for item in items)):
@@ -123,7 +123,7 @@ def _is_other_spikes(name: str, cell: Cell, spikes: str, neurons: int) -> bool:
 
 
 def _pad_behaviour(name: str, arrays: MatlabArrays, lengths: np.ndarray[Any, Any], budget: Budget) -> None:
-    """Replace a cell of signals, of as many samples as each trial has bins, by one array, NaN after a trial's end."""
+    """Replace a cell array of signals with one sample for each bin by one array; NaN after a trial's end."""
     cell: Cell = arrays.cells[name]
     if name in arrays.variables or not all(
         isinstance(item, Numbers) and len(item.shape) == 2 for item in cell.items

@@ -1,4 +1,4 @@
-"""Joins cell arrays that hold a matrix of counts for each trial, where a file has several: `train_trial` and `test_trial`."""
+"""Join several cell arrays of counts, such as `train_trial` and `test_trial`."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _JOINED = "joined"
 
 @dataclass
 class Joined:
-    """What was joined: the options that name it, and what to tell."""
+    """Result of joining: options that name the joined array, and what to report."""
 
     options: ReadOptions
     understood: list[Understood]
@@ -26,7 +26,7 @@ class Joined:
 
 
 def join_trials(leaves: dict[str, Node], options: ReadOptions) -> Joined | None:
-    """Replace the cell arrays of the parts of a recording by one, and everything beside them that all parts have.
+    """Replace the cell arrays of a recording's parts by one, and likewise everything that all parts have.
 
     Parts are those that `mapping.spikes` lists, or those whose names differ by a split alone.
 
@@ -117,7 +117,7 @@ def _are_counts(node: Node) -> bool:
 
 
 def _neurons(node: Node) -> set[int]:
-    """Return the lengths that all matrices of a cell share, one of which is the number of neurons."""
+    """Return the lengths that all matrices of a cell array share; one of them is the number of neurons."""
     shapes = (
         [set(item.shape) for item in node.items if isinstance(item, Numbers) and item.size]
         if isinstance(node, Cell)
@@ -127,7 +127,7 @@ def _neurons(node: Node) -> set[int]:
 
 
 def _length(node: Node) -> int | None:
-    """Return how many trials a value has something for, if it is a vector or a row or column of cells."""
+    """Return the number of trials of a vector, or of a row or column of cells."""
     if isinstance(node, Cell) and len(node.shape) == 2 and min(node.shape) <= 1:
         return len(node.items)
     if isinstance(node, Numbers) and node.is_vector:

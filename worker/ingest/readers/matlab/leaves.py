@@ -1,4 +1,4 @@
-"""A MATLAB file as named arrays and cells: structs become dotted names, arrays of structs cells of each field."""
+"""A MATLAB file as named arrays and cell arrays: structs become dotted names, struct arrays a cell array for each field."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -77,7 +77,7 @@ def _flatten(name: str, node: Node, leaves: dict[str, Node]) -> None:
 
 
 def _fields_of_items(name: str, cell: Cell) -> dict[str, Cell]:
-    """Of a cell of structs, the cell of each field; a field of arrays of structs is a cell of cells."""
+    """Return a cell array for each field of a cell array of structs; nested for a field of struct arrays."""
     structs = [item for item in cell.items if isinstance(item, Struct)]
     if not structs or len(structs) + sum(_is_empty(item) for item in cell.items) < len(cell.items):
         return {}
@@ -101,12 +101,12 @@ def _is_empty(node: Node) -> bool:
 
 
 def base_name(name: str) -> str:
-    """The last part of a dotted name, in small letters."""
+    """Return the last part of a dotted name in lower case."""
     return name.rsplit(".", 1)[-1].lower()
 
 
 def short_name(name: str, spikes: str) -> str:
-    """What lies in a struct with the spikes is called by its own name: `direction`, of `trial.direction`."""
+    """Return the name within the struct of the spikes: `direction` for `trial.direction`."""
     prefix = prefix_of(spikes)
     while prefix:
         if name.startswith(prefix):
@@ -116,7 +116,7 @@ def short_name(name: str, spikes: str) -> str:
 
 
 def prefix_of(name: str) -> str:
-    """The struct that a dotted name lies in, with its dot; empty for a variable."""
+    """Return the struct of a dotted name with its dot; empty for a variable."""
     return name[: name.rfind(".") + 1]
 
 
@@ -127,7 +127,7 @@ class _Entry:
 
 
 class MatlabArrays:
-    """The arrays of a MATLAB file as an `ArrayFile`, of MATLAB's order of axes; rows and columns have one axis.
+    """The arrays of a MATLAB file as an `ArrayFile`, in MATLAB's order of axes; rows and columns are vectors.
 
     Cells of one text or one number each are arrays too; other cells are in `cells`, what is not read in `unread` with the reason.
 
@@ -179,11 +179,11 @@ class MatlabArrays:
         self._last = None
 
     def all_variables(self) -> dict[str, Variable]:
-        """The arrays, and the cells as variables of objects."""
+        """Return the arrays, and the cell arrays as variables of objects."""
         return self.variables | {name: Variable(cell.shape, OBJECTS) for name, cell in self.cells.items()}
 
     def left_out(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """What is no array: shape and why it is not read."""
+        """Return everything that is not an array: shape, and why it is not read."""
         why = "it is a cell array of another kind than spikes"
         return {name: (cell.shape, self.why_cell.get(name, why)) for name, cell in self.cells.items()} | {
             name: ((), why) for name, why in self.unread.items()
@@ -237,7 +237,7 @@ class MatlabArrays:
             self.unread[name] = "it is empty"
 
     def _is_bin_width(self, name: str, numbers: Numbers) -> bool:
-        """Whether a number is called like a bin width in a way that only MATLAB's users do; then it is noted as one."""
+        """Return whether a number has a name of a bin width that only MATLAB users have; if so, record it."""
         base = base_name(name)
         if base in SECONDS_PER_UNIT or name == self._mapping.bin_width:
             return False
@@ -261,7 +261,7 @@ class MatlabArrays:
 
 
 def _one_text(lines: list[str]) -> str:
-    """One text of a char array, which may be a column of letters."""
+    """Return one text of a char array, which may be a column of letters."""
     return ("" if max(map(len, lines)) <= 1 else " ").join(lines)
 
 
@@ -277,6 +277,6 @@ def _common_type(items: list[Node]) -> np.dtype[Any]:
 
 
 def _one_each(items: list[Node]) -> NDArray[Any]:
-    """One number of each item; NaN where it is empty."""
+    """Return the number in each item; NaN where the item is empty."""
     values = [item.vector()[0] if isinstance(item, Numbers) and item.size else np.nan for item in items]
     return np.array(values, _common_type(items))

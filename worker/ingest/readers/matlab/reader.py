@@ -33,7 +33,7 @@ class MatlabReader:
     format = "matlab"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file begins as MATLAB's do."""
+        """Return whether the file begins as MATLAB files do."""
         try:
             with path.open("rb") as file:
                 start = file.read(128)
@@ -81,7 +81,7 @@ def _read_tree(tree: Tree, options: ReadOptions) -> Recording | SpikeTrains:
 
 
 def _choose_cell(arrays: MatlabArrays, options: ReadOptions) -> tuple[str, str] | None:
-    """The cell array that holds the spikes, and why it was taken; None where arrays do."""
+    """Return the cell array that holds the spikes and the reason; None if plain arrays hold them."""
     mapping = options.mapping
     for role, wanted in (("spikes", mapping.spikes), ("spike_times", mapping.spike_times)):
         if isinstance(wanted, list):
@@ -134,7 +134,7 @@ def _named_cell(kinds: dict[str, str]) -> str | None:
 
 
 def _is_likely(arrays: MatlabArrays, name: str, kind: str) -> bool:
-    """Whether a cell may hold spikes though its name does not say so."""
+    """Return whether a cell array may hold spikes though its name does not say so."""
     if kind in ("times", "nested"):
         return name not in arrays.variables
     if kind != "matrices":
@@ -179,7 +179,7 @@ def _read_counts(
 
 
 def _read_plain(arrays: MatlabArrays, options: ReadOptions) -> tuple[Recording | SpikeTrains, str]:
-    """Read arrays; what was found, and the array of the spikes."""
+    """Read plain arrays; return the result and the name of the array of spikes."""
     found = read_arrays(arrays, options)
     spikes = next(one.variable for one in found.understood if one.what in ("spikes", "spike_times"))
     if isinstance(found, SpikeTrains) and found.trial_offset_s is None and not found.tables:
@@ -193,7 +193,7 @@ def _read_plain(arrays: MatlabArrays, options: ReadOptions) -> tuple[Recording |
 
 
 def _shorten_names(recording: Recording, spikes: str) -> None:
-    """Call what lies in the struct of the spikes by its own name: `trial.direction` becomes `direction`."""
+    """Shorten names within the struct of the spikes: `trial.direction` becomes `direction`."""
     groups: list[dict[str, Any]] = [recording.trial_metadata, recording.neuron_metadata, recording.behaviour]
     for group in groups:
         names = {name: short_name(name, spikes) for name in group}

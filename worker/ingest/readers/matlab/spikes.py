@@ -31,7 +31,7 @@ Spikes = tuple[int, int, Numbers]
 
 
 class Clock:
-    """Turns the times of one variable into seconds; says that their unit is unclear when all of them together do.
+    """Converts the times of one variable to seconds; rejects them if all together show that the unit is unclear.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Clock:
         """Times that are NaN or infinite."""
 
     def seconds(self, times: NDArray[Any]) -> NDArray[np.float64]:
-        """Some of the times, in seconds."""
+        """Convert some of the times to seconds."""
         finite = np.isfinite(times)
         self.without_time += len(times) - int(np.count_nonzero(finite))
         if self._as_whole and times.dtype.kind == "f":
@@ -83,7 +83,7 @@ def _are_whole(vectors: Iterable[Numbers]) -> bool:
 
 
 class CellOfTimes:
-    """Reads a cell array of spike times, and what lies beside it.
+    """Reads a cell array of spike times and the arrays beside it.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class CellOfTimes:
         self._warnings: list[Problem] = []
 
     def trains(self, how: str) -> SpikeTrains:
-        """Read it, taken for spike times in the way that `how` says."""
+        """Read the cell array; `how` says why it holds spike times."""
         axes = self._options.mapping.axes
         is_column = len(self._cell.shape) == 2 and min(self._cell.shape) <= 1
         if kind_of_cell(self._cell) == "nested":
@@ -128,7 +128,7 @@ class CellOfTimes:
         return found
 
     def _is_of_trials(self) -> bool:
-        """Return whether the elements of a row or column of cells are trials, by its name."""
+        """Return whether the cells of a row or column are trials, by the name."""
         is_said = any(word in self._name.lower() for word in ("trial", "trl")) and not is_of_neurons(
             self._name
         )
@@ -146,7 +146,7 @@ class CellOfTimes:
             )
 
     def _by_neuron(self, how: str) -> SpikeTrains:
-        """One continuous recording: the times of each neuron."""
+        """Read one continuous recording: the times of each neuron."""
         items = _vectors(self._cell.items)
         _refuse_many(self._name, len(items), 1)
         clock = Clock(self._name, items, self._arrays, self._options)
@@ -164,7 +164,7 @@ class CellOfTimes:
         return trains
 
     def _by_trial(self, how: str) -> SpikeTrains:
-        """The times of each trial, with the neuron of each spike in a cell beside it, or of one neuron."""
+        """Read the times of each trial, with the neuron of each spike in a cell array beside it, or of one neuron."""
         items = _vectors(self._cell.items)
         label = self._labels(items)
         if label is None:
@@ -224,7 +224,7 @@ class CellOfTimes:
         return len(self._cell.items), max(inner, default=0)
 
     def _axes_of(self, first: int, second: int, nested: bool) -> tuple[Order, str]:
-        """Which axis is that of trials: by the mapping, names, lengths of arrays beside, else a guess with a warning."""
+        """Return the order of axes and the reason: from the mapping, names, lengths of arrays beside, else a guess."""
         given = [axis for axis in self._options.mapping.axes or () if axis != "bin"]
         if len(given) == 2:
             return (given[0], given[1]), "axes as given in the mapping"
@@ -275,7 +275,7 @@ class CellOfTimes:
 
 
 def _batches(spikes: list[Spikes]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
-    """Trial, neuron and time of every spike, of many cells at a time."""
+    """Yield trial, neuron and time of spikes, many cells at a time."""
     first, waiting = 0, 0
     for place, (_, _, numbers) in enumerate(spikes):
         waiting += numbers.size
@@ -292,7 +292,7 @@ def _vectors(items: list[Node]) -> list[Numbers]:
 
 
 def _grid(cell: Cell, height: int, nested: bool) -> Iterator[Spikes]:
-    """First index, second index and times of every cell."""
+    """Yield first index, second index and times of each cell."""
     for place, item in enumerate(cell.items):
         if isinstance(item, Numbers) and not nested:
             yield place % height, place // height, item
@@ -311,7 +311,7 @@ def _refuse_many(name: str, neurons: int, trials: int) -> None:
 
 
 def _refuse_counts(name: str, vectors: list[Numbers]) -> None:
-    """Refuse vectors of one length that do not rise: counts in bins, not times."""
+    """Reject vectors of equal length that do not increase: these are counts, not times."""
     filled = [numbers for numbers in vectors if numbers.size > 1]
     lengths = {numbers.size for numbers in filled}
     if len(filled) < 2 or len(lengths) > 1:

@@ -1,4 +1,4 @@
-"""What a MATLAB file holds, whichever version wrote it: numbers, texts, cells and structs, read lazily and with a budget.
+"""The content of a MATLAB file of any version: numbers, texts, cells and structs, read lazily and with a budget.
 
 Both versions store arrays column by column, which is C order of the reversed axes: `stored` is that form, `shape` is MATLAB's.
 """
@@ -25,7 +25,7 @@ LONGEST_TEXT = 1_000_000
 
 
 class Budget:
-    """What may still be read of one file.
+    """Budget of bytes and values for one file.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Budget:
         refuse_giant(self.expanded_bytes, self._options)
 
     def enter(self, name: str, depth: int) -> None:
-        """Count one more value, that lies within `depth` cells and structs."""
+        """Count one more value at a nesting depth."""
         self._nodes += 1
         if depth > DEEPEST:
             said = f"`{name[:100]}` holds cells or structs within each other, more than {DEEPEST} deep."
@@ -90,17 +90,17 @@ class Numbers:
         return self.size == 1
 
     def array(self) -> NDArray[Any]:
-        """All values, of MATLAB's shape and type."""
+        """Return all values in MATLAB's shape and type."""
         return np.asarray(self.stored()).T.astype(self.dtype, copy=False)
 
     def vector(self) -> NDArray[Any]:
-        """All values in MATLAB's order, one axis."""
+        """Return all values in MATLAB's order as a vector."""
         return np.asarray(self.stored()).reshape(-1).astype(self.dtype, copy=False)
 
 
 @dataclass(slots=True)
 class Text:
-    """A char array: its rows, trailing blanks cut off; `is_cut` if the file holds another number of characters than declared."""
+    """A char array: its rows without trailing blanks; `is_cut` if the file holds another number of characters than declared."""
 
     lines: list[str]
     is_cut: bool = False
@@ -116,7 +116,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Struct:
-    """A struct, or an array of them: of each field one value for each element, in MATLAB's order."""
+    """A struct or an array of structs: for each field one value for each element, in MATLAB's order."""
 
     shape: tuple[int, ...]
     fields: "dict[str, list[Node]]"
@@ -124,7 +124,7 @@ class Struct:
 
 @dataclass(slots=True)
 class Unread:
-    """What is not read, and why."""
+    """A value that is not read, and why."""
 
     why: str
 
@@ -134,7 +134,7 @@ Node = Numbers | Text | Cell | Struct | Unread
 
 @dataclass
 class Tree:
-    """The variables of a file, while it is open.
+    """The variables of an open file.
 
     Attributes
     ----------
@@ -149,12 +149,12 @@ class Tree:
 
 
 def product(shape: tuple[int, ...]) -> int:
-    """Number of elements, exact however large."""
+    """Return the exact number of elements."""
     return math.prod(shape)
 
 
 def sound_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """MATLAB's shape, of two axes at least; one that no array has is refused."""
+    """Return MATLAB's shape with at least two axes; reject an absurd shape."""
     if len(shape) > MOST_AXES or any(length < 0 for length in shape):
         said = f"`{name[:100]}` declares {len(shape)} axes, {shape[:4]}: at most {MOST_AXES} are read."
         raise rejected("absurd_shape", said, "Check how the file was written.", f"/{name[:100]}")
@@ -162,7 +162,7 @@ def sound_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def kind_of_cell(cell: Cell) -> str:
-    """`times`: vectors; `nested`: cells of vectors; `matrices`: matrices, one for each trial; empty for any other."""
+    """Return what a cell array holds: `times` (vectors), `nested` (cells of vectors), `matrices`, `empty`, or an empty text."""
     items = [
         item for item in cell.items if not (isinstance(item, Numbers | Cell) and not product(item.shape))
     ]
@@ -178,7 +178,7 @@ def kind_of_cell(cell: Cell) -> str:
 
 
 def empty(shape: tuple[int, ...] = (0, 0)) -> Numbers:
-    """No numbers."""
+    """Return an empty array of numbers."""
     return Numbers(shape, np.dtype(np.float64), lambda: np.zeros(shape[::-1]))
 
 
@@ -204,7 +204,7 @@ def full(
     *,
     budget: Budget,
 ) -> Numbers:
-    """Make a sparse matrix full, on disk if it is large.
+    """Convert a sparse matrix to a full one, on disk if it is large.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ def full(
 
 
 def in_matlab_order(numbers: Numbers) -> Rows:
-    """The values in MATLAB's order of axes; large arrays are turned on disk, as uint8 if they are small whole numbers."""
+    """Return the values in MATLAB's order of axes; large arrays are transposed on disk, as uint8 if possible."""
     stored = numbers.stored()
     if isinstance(stored, np.ndarray) or len(numbers.shape) > 3:
         return np.ascontiguousarray(np.asarray(stored).T.astype(numbers.dtype, copy=False))
@@ -260,7 +260,7 @@ def in_matlab_order(numbers: Numbers) -> Rows:
 
 
 def _narrowed(stored: RowFile) -> Rows:
-    """A copy as uint8 if all values are whole numbers from 0 to 255: an eighth to turn of what MATLAB's doubles are."""
+    """Return a copy as uint8 if all values are whole numbers from 0 to 255: an eighth of the size of doubles."""
     narrow = rows.zeros(stored.shape, np.uint8)
     for first, block in rows.blocks(stored):
         with np.errstate(invalid="ignore"):
@@ -272,7 +272,7 @@ def _narrowed(stored: RowFile) -> Rows:
 
 
 def copied(blocks: Iterator[tuple[int, NDArray[Any]]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rows:
-    """Blocks of the first axis gathered, on disk if they are large."""
+    """Return blocks of the first axis as one array, on disk if it is large."""
     out = rows.zeros(shape, dtype)
     for first, block in blocks:
         out[first : first + len(block)] = block
@@ -280,5 +280,5 @@ def copied(blocks: Iterator[tuple[int, NDArray[Any]]], shape: tuple[int, ...], d
 
 
 def stays_on_disk(number_of_bytes: int) -> bool:
-    """Whether an array is too large to be read into memory whole."""
+    """Return whether an array is too large to be kept in memory."""
     return number_of_bytes > IN_MEMORY_BYTES

@@ -1,7 +1,7 @@
-"""MATLAB files of versions 4 and 5 to 7.2: every tag is checked against what there is before anything is read or made.
+"""MATLAB files of versions 4 and 5 to 7.2: every tag is checked against the file before anything is read.
 
-The tags are read here and not by scipy, which makes what they declare before it looks whether it is there, and follows cells to
-any depth. What a variable holds is decompressed once, into a temporary file, and read from there when it is asked for.
+Stands for scipy.io.loadmat, which holds whole variables in memory and crashes on a damaged file of the corpus. Here a variable is
+decompressed once, into a temporary file, and read from there.
 """
 
 import os
@@ -48,7 +48,7 @@ _CHUNK = 2**20
 
 
 def is_v5(start: bytes) -> bool:
-    """Say whether a file that begins so is of version 5 to 7.2."""
+    """Return whether the first bytes are those of version 5 to 7.2."""
     order = {b"IM": "<", b"MI": ">"}.get(start[126:128])
     return (
         order is not None
@@ -58,7 +58,7 @@ def is_v5(start: bytes) -> bool:
 
 
 def is_v4(start: bytes) -> bool:
-    """Say whether a file begins with the header of a variable as version 4 has it."""
+    """Return whether the first bytes are the header of a variable of version 4."""
     header = _v4_header(start)
     return header is not None and _is_name(start[20 : 20 + header[5]])
 
@@ -83,7 +83,7 @@ def open_tree(path: Path, options: ReadOptions) -> Iterator[Tree]:
 
 
 class _Source:
-    """Bytes of a file, by place; near places are read together."""
+    """Random access to the bytes of a file, with a window for nearby reads."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -103,7 +103,7 @@ class _Source:
         return found
 
     def read_alone(self, first: int, count: int) -> bytes:
-        """Read bytes that are not near those read before."""
+        """Read bytes without the window."""
         found = os.pread(self.file.fileno(), count, first)
         if len(found) != count:
             raise EOFError(f"{count} bytes are declared at byte {first} of {self.size}")
@@ -117,7 +117,7 @@ class _V5:
         self._file, self._expanded, self._order, self._budget = file, expanded, order, budget
 
     def variables(self) -> dict[str, Node]:
-        """Every variable by its name."""
+        """Return every variable by name."""
         plain = _Source(self._file)
         places: list[tuple[bool, int, int]] = []
         place, written = 128, 0
@@ -149,7 +149,7 @@ class _V5:
         return found
 
     def _decompress(self, begin: int, count: int) -> int:
-        """Decompress one variable behind those before; gives how many bytes it has, its tag left out."""
+        """Append one decompressed variable to the temporary file; return its size without its tag."""
         inflate = zlib.decompressobj()
         self._file.seek(begin)
         left, head, wanted, done = count, b"", -1, 0
@@ -178,13 +178,13 @@ class _V5:
         return done
 
     def _check_rest(self, inflate: Any, left: int) -> None:
-        """Read a variable's compressed end, so that a wrong checksum shows."""
+        """Read the end of a compressed variable, so that a wrong checksum is noticed."""
         rest = inflate.decompress(inflate.unconsumed_tail + self._file.read(min(left, _CHUNK)), _CHUNK)
         if len(rest) > 8 or not inflate.eof:
             raise ValueError("a compressed variable holds more than it declares")
 
     def _tag(self, source: _Source, place: int, end: int) -> tuple[int, int, int, int]:
-        """Type, place and length of an element's data, and where the next element begins."""
+        """Return type, position and length of an element's data, and where the next element begins."""
         word, count = struct.unpack(self._order + "II", source.read(place, 8))
         if word >> 16:
             kind, count, data = word & 0xFFFF, word >> 16, place + 4
@@ -205,7 +205,7 @@ class _V5:
         return kind, source.read(data, count), following
 
     def _matrix(self, source: _Source, place: int, end: int, within: str, depth: int) -> tuple[str, Node]:
-        """Name and value of the matrix whose elements lie from `place` to `end`."""
+        """Return name and value of the matrix with elements from `place` to `end`."""
         self._budget.enter(within, depth)
         if place == end:
             return "", empty()
@@ -320,7 +320,7 @@ def _located(
     *,
     dtype: np.dtype[Any],
 ) -> Numbers:
-    """Numbers that lie at a place of a file."""
+    """Return numbers at a position of a file."""
     if product(shape) * stored.itemsize != count:
         raise ValueError(f"shape {shape} of {stored} is declared, of {count} bytes")
 
@@ -333,7 +333,7 @@ def _located(
 
 
 def _v4_header(start: bytes) -> tuple[str, int, int, int, int, int] | None:
-    """Byte order, type, rows, columns, whether complex, length of the name; None for what is no header."""
+    """Return byte order, type, rows, columns, whether complex, length of the name; None if it is no header."""
     for order in "<>":
         if len(start) >= 20:
             code, height, width, is_complex, name_bytes = struct.unpack(order + "5i", start[:20])

@@ -1,7 +1,7 @@
-"""MATLAB files of version 7.3: HDF5, with MATLAB's classes in attributes, and cells and struct arrays as references.
+"""MATLAB files of version 7.3: HDF5 with MATLAB's classes in attributes, and cells and struct arrays as references.
 
-Objects are checked one by one, as the references lead to them: a file of cells holds more of them than can be open at a time.
-What no variable leads to is never opened.
+Stands for pymatreader, which holds whole files in memory and follows links to other files. Here objects are checked one by one,
+as references lead to them; an object that no variable leads to is never opened.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ _SMALL_BYTES, _SMALL_IN_ALL_BYTES = 2**16, 2**26
 
 
 def is_v73(path: Path) -> bool:
-    """Say whether a file is HDF5 by MATLAB: by its header, or, where that was cut off, by the class of a variable."""
+    """Return whether a file is HDF5 by MATLAB: by its header, or by the class of a variable if the header was cut off."""
     if not is_hdf5(path):
         return False
     with path.open("rb") as file:
@@ -89,7 +89,7 @@ class _V73:
         self._small_bytes = 0
 
     def variables(self) -> dict[str, Node]:
-        """Every variable by its name."""
+        """Return every variable by name."""
         return {
             name: self._member(self._file.id, raw_name, name, 0)
             for raw_name in _names(self._file.id, "the file")
@@ -106,7 +106,7 @@ class _V73:
         return self._node(h5py.h5o.open(group, raw_name), path, depth)
 
     def _node(self, found: Any, path: str, depth: int) -> Node:
-        """What an object holds; it is closed afterwards."""
+        """Return the value of an object; the object is closed afterwards."""
         self._budget.enter(path, depth)
         if isinstance(found, h5py.h5g.GroupID):
             self._enter_container(found, path)
@@ -118,7 +118,7 @@ class _V73:
         return self._dataset(found, path, depth)
 
     def _enter_container(self, found: Any, path: str) -> None:
-        """Refuse a cell or struct that was met before: it may hold itself, and MATLAB writes each once."""
+        """Reject a cell array or struct that was met before: it may contain itself, and MATLAB writes each once."""
         info = h5py.h5o.get_info(found)
         if (info.fileno, info.addr) in self._containers:
             said = f"`{path[:300]}` leads to a cell or struct that the file holds elsewhere too, perhaps around itself."
@@ -251,7 +251,7 @@ def _reversed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _names(group: h5py.h5g.GroupID, path: str) -> Iterator[bytes]:
-    """The names in a group; HDF5 takes long for each where there are very many."""
+    """Yield the names in a group; reject a group with very many, which HDF5 lists slowly."""
     if len(group) > MOST_NAMES:
         said = f"`{path[:100]}` holds {len(group)} variables or fields: at most {MOST_NAMES} are read."
         hint = "Put values of one kind into one array or cell array."
@@ -264,7 +264,7 @@ def _is_object(found: Any) -> bool:
 
 
 def _class(found: Any) -> str:
-    """MATLAB's class as the attribute says it; empty where there is none."""
+    """Return MATLAB's class from the attribute; empty without one."""
     if not h5py.h5a.exists(found, b"MATLAB_class"):
         return ""
     attribute = h5py.h5a.open(found, b"MATLAB_class")
@@ -282,7 +282,7 @@ def _class(found: Any) -> str:
 
 
 def _is_marked(found: Any, name: bytes) -> bool:
-    """Whether an attribute that is one whole number is there and not 0."""
+    """Return whether an attribute is a single whole number other than 0."""
     if not h5py.h5a.exists(found, name):
         return False
     attribute = h5py.h5a.open(found, name)

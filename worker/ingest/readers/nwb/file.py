@@ -1,4 +1,4 @@
-"""An NWB file as names and values: links within it followed, references turned into names, attributes read one by one.
+"""An NWB file as names and values: links are followed, references become names, attributes are read one by one.
 
 `open_checked` has refused every link out of the file before, so whatever a link leads to lies in the file and was checked.
 """
@@ -53,24 +53,24 @@ class NwbFile:
 
     @property
     def groups(self) -> list[str]:
-        """Paths of all groups that hold a data set, in order."""
+        """Return the sorted paths of all groups that hold a data set."""
         return sorted(self._members)
 
     def members(self, group: str) -> list[str]:
-        """Names of the data sets in a group, in order."""
+        """Return the sorted names of the data sets in a group."""
         return self._members.get(group, [])
 
     def shape(self, path: str) -> tuple[int, ...]:
-        """Shape of a data set; empty if it was set aside."""
+        """Return the shape of a data set; empty if it was set aside."""
         found = self.numbers.get(path) or self.texts.get(path) or self.references.get(path)
         return () if found is None else tuple(found.shape)
 
     def is_numbers(self, path: str) -> bool:
-        """Whether a data set holds numbers."""
+        """Return whether a data set holds numbers."""
         return path in self.numbers and self.numbers[path].dtype.kind in "buif"
 
     def open(self, path: str) -> h5py.Dataset:
-        """A data set of numbers that is to be read; what is opened in all may not exceed what may be read."""
+        """Return a data set of numbers for reading; the total that is opened is limited."""
         dataset = self.numbers[path]
         self._opened[path] = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
         refuse_giant(sum(self._opened.values()), self._options)
@@ -81,7 +81,7 @@ class NwbFile:
         return np.asarray(self.open(path)[()])
 
     def column(self, path: str) -> list[MetadataValue]:
-        """Read a data set of one axis as plain values: numbers, texts, or the names of what references refer to."""
+        """Read a data set with one axis as plain values: numbers, texts, or names of referenced objects."""
         if path in self.texts:
             before = self._text_bytes
             try:
@@ -94,23 +94,23 @@ class NwbFile:
         return metadata_values(self.read(path))
 
     def type_of(self, path: str) -> str:
-        """The `neurodata_type` of an object; empty if it has none."""
+        """Return the `neurodata_type` of an object; empty if it has none."""
         return self.text_attribute(path, "neurodata_type")
 
     def text_attribute(self, path: str, name: str) -> str:
-        """A text among an object's attributes; empty if there is none."""
+        """Return a text attribute of an object; empty without one."""
         value = self._attribute(path, name)
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         return value.replace("\x00", "") if isinstance(value, str) else ""
 
     def number_attribute(self, path: str, name: str, default: float) -> float:
-        """A finite number among an object's attributes; the default if there is none."""
+        """Return a finite number attribute of an object; the default without one."""
         value = self._attribute(path, name)
         is_number = isinstance(value, int | float | np.number) and bool(np.isfinite(value))
         return float(value) if is_number else default
 
     def _attribute(self, path: str, name: str) -> Any:
-        """A single number or short text among an object's attributes."""
+        """Return an attribute of an object that is a single number or short text, else None."""
         if self._file is None:
             return None
         try:
@@ -128,7 +128,7 @@ class NwbFile:
         return value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
 
     def _follow_links(self) -> None:
-        """Let a link to a data set stand for it, and take it out of what was set aside."""
+        """Replace links by the data sets that they lead to."""
         links = [path for path, why in self.set_aside.items() if "link" in why]
         if not links or self._file is None:
             return
@@ -162,7 +162,7 @@ class NwbFile:
                 yield text.replace("\x00", "")
 
     def _name_of(self, reference: Any) -> str | None:
-        """The name of the object that a reference refers to; None if it refers to nothing."""
+        """Return the name of the referenced object; None if the reference is empty."""
         try:
             path = h5py.h5r.get_name(reference, self._file.id) if reference and self._file else None
         except _LEADS_NOWHERE:
@@ -176,7 +176,7 @@ def _identity(item: Any) -> tuple[int, int]:
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Name each path by its last part, and with the names before it where two would be called the same."""
+    """Return a short name for each path: its last part, with more parts where needed to be unique."""
     paths = list(paths)
     names = dict.fromkeys(paths, "")
     for parts in range(1, max((path.count("/") for path in paths), default=0) + 2):

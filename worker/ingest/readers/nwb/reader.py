@@ -1,6 +1,6 @@
-"""NWB 2: spike times of units, tables of trials, events and behaviours. docs/file-formats.md lists what is read.
+"""NWB 2: spike times of units, tables of trials, events and behaviours; see docs/file-formats.md.
 
-Stands for pynwb.
+Stands for pynwb, which follows links to other files and rejects files that lack required fields or use unknown extensions.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ class NwbReader:
     format = "nwb"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file is HDF5 that says which version of NWB it keeps to."""
+        """Return whether the file is HDF5 with a version of NWB."""
         return looks_like(path, has_nwb_version)
 
     def read(self, path: Path, options: ReadOptions) -> SpikeTrains:

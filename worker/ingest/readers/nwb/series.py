@@ -38,7 +38,7 @@ _WITHOUT_UNIT = {
 
 @dataclass(frozen=True)
 class _Series:
-    """One series: where it lies, its short name, its `neurodata_type`, whether it is read unless the mapping says more."""
+    """A series: path, short name, `neurodata_type`, and whether it is read unless the mapping says otherwise."""
 
     path: str
     name: str
@@ -52,7 +52,7 @@ class _Series:
 
 
 def read_series(file: NwbFile, trains: SpikeTrains, options: ReadOptions) -> None:
-    """Take events and behaviours, and tell what is never read.
+    """Add events and behaviours, and note what is never read.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _is_default(path: str) -> bool:
 
 
 def _wanted(file: NwbFile, series: list[_Series], options: ReadOptions) -> set[str]:
-    """Paths of the series that `mapping.behaviour` names."""
+    """Return the paths of the series that `mapping.behaviour` names."""
     found = set()
     for name in options.mapping.behaviour or ():
         asked = name.strip("/")
@@ -118,7 +118,7 @@ def _wanted(file: NwbFile, series: list[_Series], options: ReadOptions) -> set[s
 
 
 def _are_events(file: NwbFile, series: _Series) -> bool:
-    """Whether a series holds points in time, with codes or texts, rather than a sampled signal."""
+    """Return whether a series holds events with codes or texts rather than a sampled signal."""
     members = file.members(series.path)
     if "data" not in members or "timestamp" in members:
         return series.kind != "ImageSeries" and "external_file" not in members
@@ -135,7 +135,7 @@ def _are_events(file: NwbFile, series: _Series) -> bool:
 
 
 def _take_events(file: NwbFile, series: _Series, trains: SpikeTrains, options: ReadOptions) -> None:
-    """Take all events of a series under its name, and those of each code or text under `name=code`."""
+    """Add all events of a series under its name, and those of each code or text under `name=code`."""
     members = file.members(series.path)
     path = f"{series.path}/{'timestamp' if 'timestamp' in members else 'timestamps'}"
     shape = file.shape(path)
@@ -164,7 +164,7 @@ def _take_events(file: NwbFile, series: _Series, trains: SpikeTrains, options: R
 
 
 def _by_code(file: NwbFile, path: str, number: int) -> Iterator[tuple[MetadataValue, NDArray[np.bool_]]]:
-    """The codes of events, if there are few, and which events have each."""
+    """Yield each code of events and which events have it, if there are few codes."""
     if file.shape(path) != (number,) or (file.is_numbers(path) and file.numbers[path].dtype.kind == "f"):
         return
     values = np.array(file.column(path), dtype=object)
@@ -175,14 +175,14 @@ def _by_code(file: NwbFile, path: str, number: int) -> Iterator[tuple[MetadataVa
 
 
 class _Budget:
-    """Timestamps that were read, each once, however many series share them; their sizes are limited in all."""
+    """Cache of timestamps, which several series may share; their total size is limited."""
 
     def __init__(self) -> None:
         self._known: dict[int, NDArray[np.float64]] = {}
         self._bytes = 0
 
     def times_s(self, file: NwbFile, path: str, options: ReadOptions) -> NDArray[np.float64] | None:
-        """The timestamps of a series in seconds; None if they are too many."""
+        """Return the timestamps of a series in seconds; None if they are too many."""
         key = id(file.numbers[path])
         if key not in self._known:
             self._bytes += 8 * file.shape(path)[0]
@@ -219,7 +219,7 @@ def _take_behaviour(
 
 
 def _why_not(file: NwbFile, series: _Series, shape: tuple[int, ...]) -> str | None:
-    """Why a series of numbers cannot be a behaviour."""
+    """Return why a series of numbers cannot be a behaviour, or None."""
     size = int(np.prod(shape, dtype=object)) * max(4, file.numbers[series.data].dtype.itemsize)
     if not name_is_usable(series.name):
         return "its name cannot be used"
@@ -235,7 +235,7 @@ def _why_not(file: NwbFile, series: _Series, shape: tuple[int, ...]) -> str | No
 def _timed(
     file: NwbFile, series: _Series, shape: tuple[int, ...], options: ReadOptions, budget: _Budget
 ) -> tuple[Signal | None, str | None]:
-    """A signal with its times and room for its values; or why it has none."""
+    """Return a signal with its times and space for its values, or why it has no times."""
     members, path = file.members(series.path), f"{series.path}/timestamps"
     kept = (shape[0], shape[1] if len(shape) == 2 else 1)
     if "timestamps" in members:

@@ -19,7 +19,7 @@ _LAST = ("epochs", _NOT_TRIALS)
 
 @dataclass
 class Columns:
-    """Columns of a table with one value for each row, and warnings of those that were left out."""
+    """Columns of a table with one value for each row, and warnings of omitted columns."""
 
     values: dict[str, list[MetadataValue]] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
@@ -72,7 +72,7 @@ def _joined_texts(file: NwbFile, path: str, rows: int) -> list[MetadataValue] | 
 
 
 def ends_of_lists(file: NwbFile, path: str, rows: int) -> list[int] | None:
-    """Where the values of each row of a ragged column end; None if its index does not fit."""
+    """Return where the values of each row of a ragged column end; None if its index does not fit."""
     index = f"{path}_index"
     if not file.is_numbers(index) or file.shape(index) != (rows,) or len(file.shape(path)) != 1:
         return None
@@ -82,14 +82,14 @@ def ends_of_lists(file: NwbFile, path: str, rows: int) -> list[int] | None:
 
 
 def rises(ends: NDArray[np.integer], most: int) -> bool:
-    """Whether an index gives ends that never fall, none beyond `most`."""
+    """Return whether an index never decreases and does not exceed `most`."""
     as_python = ends.tolist()
     pairs = zip([0, *as_python], [*as_python, most], strict=True)
     return all(before <= after for before, after in pairs)
 
 
 def read_trial_tables(file: NwbFile, trains: SpikeTrains, options: ReadOptions) -> None:
-    """Read tables of intervals: the likeliest table of trials first; those that are none only if the mapping names one."""
+    """Read the tables of intervals, the likeliest table of trials first; `invalid_times` only if the mapping names it."""
     wanted = options.mapping.trials
     paths = [group for group in file.groups if {"start_time", "stop_time"} <= set(file.members(group))]
     names = short_names(paths)
@@ -112,7 +112,7 @@ def read_trial_tables(file: NwbFile, trains: SpikeTrains, options: ReadOptions) 
 def _warn_of_guess(
     trains: SpikeTrains, likely: list[str], names: dict[str, str], rows: dict[str, int], options: ReadOptions
 ) -> None:
-    """Warn where the table of trials is a guess: none is called `trials`, and several could be."""
+    """Warn if the table of trials is a guess: several tables may be it, and none is called `trials`."""
     if options.mapping.trials is not None or options.trials.align_to in trains.events:
         return
     plausible = {names[path]: rows[path] for path in likely if names[path] in trains.tables}
@@ -138,14 +138,14 @@ def _warn_of_guess(
 
 
 def _likelihood(name: str, rows: int) -> tuple[int, int, str]:
-    """The order of tables: trials, others with rows by their number, epochs, invalid times."""
+    """Return the sort key of a table: trials, others by their number of rows, epochs, invalid times."""
     if name in _LAST:
         return 2 + _LAST.index(name), 0, name
     return (0 if name == "trials" else 1), -rows, name
 
 
 def _rows(file: NwbFile, table: str, warnings: list[Problem]) -> int:
-    """Number of rows of a table of intervals; 0, with a warning, if it is none that can be read."""
+    """Return the number of rows of a table of intervals; 0 with a warning if it is unreadable."""
     starts, stops = f"{table}/start_time", f"{table}/stop_time"
     shape = file.shape(starts)
     if file.is_numbers(starts) and file.is_numbers(stops) and len(shape) == 1 and shape == file.shape(stops):
@@ -177,7 +177,7 @@ def _read_trials(
 
 
 def _invalid_times(file: NwbFile, paths: list[str], options: ReadOptions) -> NDArray[np.float64]:
-    """Intervals that are not to be analysed, in seconds: float64 [intervals, 2]."""
+    """Return the invalid intervals in seconds: float64 [intervals, 2]."""
     found = [
         np.stack(
             [trial_seconds(file.read(f"{path}/{n}"), options, n, "s") for n in ("start_time", "stop_time")],

@@ -1,4 +1,4 @@
-"""Units of NWB: spike times, block by block, and what is known of each neuron."""
+"""Units of NWB: spike times, block by block, and metadata of neurons."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ _OF_ELECTRODES = ("location", "group_name")
 def choose_units(
     file: NwbFile, options: ReadOptions, understood: list[Understood], warnings: list[Problem]
 ) -> str:
-    """The table of units to read: the mapping's, else /units, else another with spike times.
+    """Return the table of units: the mapping's, else /units, else another with spike times.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def read_units(file: NwbFile, table: str, options: ReadOptions) -> SpikeTrains:
 
 
 def _ends_of_units(file: NwbFile, table: str) -> NDArray[np.int64]:
-    """Where the spike times of each unit end."""
+    """Return where the spike times of each unit end."""
     path, index = f"{table}/spike_times", f"{table}/spike_times_index"
     pointer, shape = f"/{index}", file.shape(f"{table}/spike_times_index")
     if not file.is_numbers(path) or len(file.shape(path)) != 1:
@@ -138,7 +138,7 @@ def _ends_of_units(file: NwbFile, table: str) -> NDArray[np.int64]:
 
 
 def _take_electrodes(file: NwbFile, table: str, trains: SpikeTrains) -> None:
-    """Give neurons the place of their electrodes; the electrodes themselves where each neuron has one."""
+    """Add the location of electrodes to the metadata of neurons, and the electrode itself if each neuron has one."""
     path, neurons = f"{table}/electrodes", trains.neurons
     if "electrodes" not in file.members(table):
         return
@@ -179,7 +179,7 @@ def _take_electrodes(file: NwbFile, table: str, trains: SpikeTrains) -> None:
 
 
 def _take_observed(file: NwbFile, table: str, trains: SpikeTrains, options: ReadOptions) -> None:
-    """Take the intervals in which each unit was observed: outside of these a count of 0 says nothing."""
+    """Add the intervals in which each unit was observed."""
     path = f"{table}/obs_intervals"
     if "obs_intervals" not in file.members(table):
         return

@@ -1,4 +1,4 @@
-"""Tables of spike counts: one in each row, or one column of them for each neuron."""
+"""Tables of spike counts: one count in each row, or one column for each neuron."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from worker.ingest.spike_columns import MOST_TRIALS, Labels
 
 
 class TableOfCounts(ABC):
-    """Goes over a table twice: first what there is in it, then the counts.
+    """Reads a table in two passes: first what is in it, then the counts.
 
     Parameters
     ----------
@@ -51,45 +51,45 @@ class TableOfCounts(ABC):
 
     @abstractmethod
     def _wanted(self, is_survey: bool) -> tuple[list[str], list[str]]:
-        """The columns to go over as numbers and as labels, beside those that have a role."""
+        """Return the columns to read as numbers and as labels, in addition to those with a role."""
 
     def _labelled(self, batch: Batch) -> NDArray[np.bool_]:
-        """Which rows have all labels beside that of the trial."""
+        """Return which rows have all labels (the trial's aside)."""
         return np.ones(batch.rows, bool)
 
     @abstractmethod
     def _look_at(self, batch: Batch, trials: NDArray[np.int64], rows: NDArray[np.bool_]) -> None:
-        """Take in a batch at the first pass; `rows` have all labels."""
+        """Process a batch of the first pass; `rows` have all labels."""
 
     @abstractmethod
     def _settle(self) -> tuple[int, int]:
-        """Say how many neurons and signals there are, after the first pass."""
+        """Return the numbers of neurons and signals after the first pass."""
 
     @abstractmethod
     def _gather(self, shape: tuple[int, int, int]) -> Places:
-        """Go over the table for the second time."""
+        """Run the second pass."""
 
     @abstractmethod
     def _lengths(
         self, bins: NDArray[np.int64], rows: NDArray[np.int64], recording: Recording
     ) -> NDArray[np.int64] | None:
-        """How long each trial is, from its bins up to that of its last row, and its number of rows; None for as long as all."""
+        """Return the length of each trial from the bin of its last row and its number of rows; None if all have full length."""
 
     @abstractmethod
     def _take(self, stretch: Stretch) -> None:
-        """Take what is in some places beside the counts."""
+        """Store the signals of some places."""
 
     @abstractmethod
     def _finish(self, recording: Recording) -> list[str]:
-        """Put into the recording what is not of trials; gives the names of the columns that were taken."""
+        """Add what does not belong to trials to the recording; return the names of the columns that were used."""
 
     @property
     @abstractmethod
     def _constants(self) -> Constants:
-        """What is constant in each trial."""
+        """Return the columns that are constant in each trial."""
 
     def survey(self) -> None:
-        """Find the labels, what is constant within each, and where bins lie."""
+        """Run the first pass: find the labels, constant columns, and where bins lie."""
         self._refuse_unbinned()
         for batch, trials, rows in self._batches(is_survey=True):
             self._unlabelled += int(np.count_nonzero(~rows))
@@ -105,7 +105,7 @@ class TableOfCounts(ABC):
             raise rejected("no_spikes", said, "Check what was written into it.")
 
     def recording(self) -> Recording:
-        """Gather the counts."""
+        """Run the second pass and return the recording."""
         self._places = self._labels.places() if self._roles.trial is not None else np.zeros(1, np.int64)
         order = np.argsort(self._places)
         trials = len(order)
@@ -152,7 +152,7 @@ class TableOfCounts(ABC):
             raise RejectedFile(problems)
 
     def _batches(self, is_survey: bool) -> Iterator[tuple[Batch, NDArray[np.int64], NDArray[np.bool_]]]:
-        """Go over the table: each batch with the number of each row's trial, and which rows have all labels."""
+        """Iterate over the table: yield each batch, the number of each row's trial, and which rows have all labels."""
         roles = self._roles
         numbers, labels = self._wanted(is_survey)
         own = [name for name in (roles.bin, roles.time) if name is not None]
@@ -167,7 +167,7 @@ class TableOfCounts(ABC):
             yield batch, trials, (trials >= 0) & self._labelled(batch)
 
     def _positions(self, batch: Batch) -> NDArray[np.float64]:
-        """Where each row lies on the clock."""
+        """Return the clock value of each row."""
         roles = self._roles
         if roles.bin is None and roles.time is None:
             return np.arange(self._rows_seen, self._rows_seen + batch.rows, dtype=np.float64)
@@ -185,12 +185,12 @@ class TableOfCounts(ABC):
         return seconds(self._table, self._roles.time, batch.numbers[self._roles.time], self._options)
 
     def _bins(self, batch: Batch, trials: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The bin of some rows, from 0."""
+        """Return the bin of some rows, from 0."""
         name = self._roles.bin or self._roles.time or "row"
         return self._clock.bins_from(self._start, trials[rows], self._positions(batch)[rows], name)
 
     def _starts(self, order: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Where the first bin of each trial lies on the clock."""
+        """Return the clock value of the first bin of each trial."""
         name = self._roles.bin or self._roles.time
         often = self._clock.rows.mean() >= self._rows_to_tell
         self._goes_on = bool(often and self._clock.goes_on(order))
@@ -237,7 +237,7 @@ class TableOfCounts(ABC):
     def _take_metadata(
         self, recording: Recording, order: NDArray[np.int64], taken: list[str], problems: Gatherer
     ) -> None:
-        """Take what is constant in each trial, and tell of what was left out."""
+        """Add constant columns as metadata of trials, and warn of the other columns."""
         mapping = self._options.mapping
         if self._roles.trial is not None:
             recording.trial_metadata["trial_id"] = self._labels.array()[order].tolist()
@@ -328,5 +328,5 @@ def whole_counts(values: NDArray[np.float64], name: str, first_row: int) -> NDAr
 
 
 def understood_counts(names: list[str], how: str, recording: Recording) -> None:
-    """Say which columns the counts came from."""
+    """Report which columns the counts came from."""
     recording.understood.append(Understood("spikes", listed(names, 6), how, recording.spikes.shape))

@@ -39,7 +39,7 @@ _MISSING = ["", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "<NA>", "null", "NULL",
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text file writes a table.
+    """Dialect of a text file.
 
     Attributes
     ----------
@@ -60,22 +60,22 @@ class Dialect:
 
     @property
     def is_even(self) -> bool:
-        """Whether all rows have as many cells as there are names."""
+        """Return whether all rows have as many cells as there are names."""
         return all(len(row) == len(self.header or self.rows[0]) for row in self.rows)
 
     def has_column_of_numbers(self) -> bool:
-        """Whether some column holds a number in every one of two rows or more."""
+        """Return whether a column holds a number in each of two or more rows."""
         columns = zip(*self.rows, strict=False)
         return len(self.rows) > 1 and any(all(map(is_number, column)) for column in columns)
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell holds a number, with a point or a comma."""
+    """Return whether a cell holds a number, with a decimal point or comma."""
     return bool(_NUMBER.fullmatch(cell.strip()) or _DECIMAL_COMMA.fullmatch(cell.strip()))
 
 
 def sniff(path: Path) -> Dialect | None:
-    """Tell a text file's dialect from its beginning; None for what is no table of text."""
+    """Return the dialect of a text file from its first bytes; None if it is no table."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
         is_whole = not file.read(1)
@@ -154,7 +154,7 @@ class CsvTable:
         self.columns = self._kinds()
 
     def _kinds(self) -> dict[str, Kind]:
-        """Kinds as the first block of rows has them; a column without a name is not read."""
+        """Return the kind of each column from the first block of rows; a column without a name is not read."""
         with self._opened(pyarrow.csv.ConvertOptions(null_values=_MISSING)) as reader:
             kinds = {field.name: kind_of(field.type) for field in reader.schema}
         unnamed = {name for name, given in zip(self._names, self._dialect.header, strict=True) if not given}
@@ -166,7 +166,7 @@ class CsvTable:
     def batches(
         self, numbers: Collection[str] = (), labels: Collection[str] = (), lists: Collection[str] = ()
     ) -> Iterator[Batch]:
-        """Go over some columns."""
+        """Iterate over some columns."""
         types = dict.fromkeys(labels, pa.string()) | dict.fromkeys(numbers, pa.float64())
         convert = pyarrow.csv.ConvertOptions(
             include_columns=list(types), column_types=types, null_values=_MISSING, strings_can_be_null=True
@@ -200,7 +200,7 @@ class CsvTable:
 
 
 class _Rows(io.RawIOBase):
-    """The rows of a table as Arrow reads them: UTF-8, lines that end with a line feed, no comments, one delimiter."""
+    """Converts the rows of a table for Arrow: UTF-8, line feeds, no comments, one delimiter."""
 
     def __init__(self, file: io.BufferedReader, encoding: str, delimiter: str) -> None:
         self._file, self._encoding, self._by_blanks = file, encoding, delimiter == " "
@@ -231,7 +231,7 @@ class _Rows(io.RawIOBase):
 
 
 def _encoding(path: Path) -> str:
-    """Go over the whole file once: UTF-8 if it is, else Latin-1; rejects what is no text, and lines without end."""
+    """Return the encoding of the file (UTF-8 or Latin-1) after one pass; reject binary data and overlong lines."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     encoding = "utf-8"
     with path.open("rb") as file:
@@ -253,7 +253,7 @@ def _encoding(path: Path) -> str:
 
 
 def _checked(dialect: Dialect) -> Dialect:
-    """Reject a table without header, with decimal commas, or of uneven rows, as far as its first rows tell."""
+    """Reject a table without header, with decimal commas or with uneven rows, judged by its first rows."""
     if not dialect.header:
         said = f"The first line holds only numbers ({listed(dialect.rows[0], 5)}): expected names of columns."
         hint = "Put a line of names first, such as trial,neuron,time or trial,bin,neuron_1,neuron_2."
@@ -286,7 +286,7 @@ def _uneven(expected: int, found: int, row: str) -> Problem:
 
 
 def _explained(said: str, names: list[str]) -> RejectedFile | None:
-    """What Arrow says of a table that it cannot read, in the words of its user."""
+    """Translate an error message of Arrow for the user."""
     uneven = re.search(r"Expected (\d+) columns, got (\d+): ?(.*)", said, re.DOTALL)
     if uneven:
         return RejectedFile(_uneven(int(uneven[1]), int(uneven[2]), uneven[3].strip()))

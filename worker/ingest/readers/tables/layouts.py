@@ -1,4 +1,4 @@
-"""Which layout a table has: what each of its columns is, by the mapping, else by its name."""
+"""Roles of the columns of a table: from the mapping, else by name."""
 
 import re
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ _LISTS = {*_TIMES, "spikes"}
 
 @dataclass
 class Roles:
-    """What the columns of a table are.
+    """Roles of the columns of a table.
 
     Attributes
     ----------
@@ -78,14 +78,14 @@ class Roles:
     understood: list[Understood] = field(default_factory=list)
 
     def used(self) -> set[str]:
-        """The columns that have a role."""
+        """Return the columns that have a role."""
         return {
             name for name in (self.trial, self.neuron, self.bin, self.time, self.count) if name is not None
         }
 
 
 def plain(name: str) -> str:
-    """A name without case, blanks and punctuation."""
+    """Return a name in lower case, without blanks and punctuation."""
     return re.sub(r"[\W_]+", "", name.lower())
 
 
@@ -98,12 +98,12 @@ def _is_time(name: str) -> bool:
 
 
 def is_known(name: str) -> bool:
-    """Whether a column's name alone tells what it is."""
+    """Return whether the name of a column alone tells its role."""
     return plain(name) in _TRIAL | _NEURON | _BIN | _COUNT or _is_time(name) or is_of_neuron(name)
 
 
 def is_of_neuron(name: str) -> bool:
-    """Whether a column has a name such as `neuron_3`, `unit12`, `ch 4a` or `17`."""
+    """Return whether a column has a name such as `neuron_3`, `unit12`, `ch 4a` or `17`."""
     text = plain(name)
     return bool(
         re.fullmatch(
@@ -113,7 +113,7 @@ def is_of_neuron(name: str) -> bool:
 
 
 def find_roles(table: Table, options: ReadOptions) -> Roles:
-    """Say which column is what.
+    """Return the roles of the columns.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def _may_be(role: str, kind: str) -> bool:
 
 
 def known_column(table: Table, role: str, name: str) -> str:
-    """A column that the mapping names, if the table has it."""
+    """Return a column that the mapping names; reject a name that the table does not have."""
     if name not in table.columns:
         said = f"mapping.{role} is `{name}`, which is no column of the table. It has: {listed(table.columns, 30)}."
         raise rejected("variable_unknown", said, "Name one of these.", f"/mapping/{role}")
@@ -178,7 +178,7 @@ def known_column(table: Table, role: str, name: str) -> str:
 def seconds(
     table: Table, name: str, values: NDArray[np.float64], options: ReadOptions
 ) -> NDArray[np.float64]:
-    """Values of a column of times in seconds.
+    """Convert a column of times to seconds.
 
     Raises
     ------
@@ -196,6 +196,6 @@ def names_neurons(name: str) -> bool:
 
 
 def column_left_out(name: str, why: str) -> Problem:
-    """Make the warning for a column that was not taken."""
+    """Return the warning for a column that was left out."""
     hint = "A column is kept as metadata if it has one value in all rows of a trial, or of a neuron."
     return Problem("column_left_out", f"`{name[:100]}` was left out: {why}.", hint, f"/{name[:100]}")

@@ -16,7 +16,7 @@ _ROWS_TO_TELL = 10
 
 
 class LongCounts(TableOfCounts):
-    """A row for each trial, bin and neuron; those that are absent are 0."""
+    """One row for each trial, bin and neuron; absent rows are 0."""
 
     def __init__(self, table: Table, roles: Roles, options: ReadOptions) -> None:
         super().__init__(table, roles, options, _ROWS_TO_TELL)
@@ -61,7 +61,7 @@ class LongCounts(TableOfCounts):
         return gathered
 
     def _take(self, stretch: Stretch) -> None:
-        """There is nothing beside the counts."""
+        """Do nothing: long tables have no signals."""
 
     def _finish(self, recording: Recording) -> list[str]:
         understood_counts([self._count], "one for each row", recording)
@@ -80,6 +80,6 @@ class LongCounts(TableOfCounts):
     def _lengths(
         self, bins: NDArray[np.int64], rows: NDArray[np.int64], recording: Recording
     ) -> NDArray[np.int64] | None:
-        """Bins up to the last row, if every count up to there has one; else nothing tells where a trial ends."""
+        """Return the bins up to the last row if every count up to there has a row; else None."""
         complete = bool((rows == bins * recording.spikes.shape[2]).all())
         return bins if complete and self._roles.trial is not None else None

@@ -1,4 +1,4 @@
-"""A table in a Parquet file, read by row groups after what it declares was checked."""
+"""A table in a Parquet file, read by row groups after its declared sizes were checked."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ _LONGEST_TEXT, _MOST_PARTS = 2**24, 4_000_000
 
 
 class ParquetTable:
-    """The columns of a Parquet file that are no parts of others; see `Table`."""
+    """The top-level columns of a Parquet file; see `Table`."""
 
     format = "parquet"
 
@@ -37,7 +37,7 @@ class ParquetTable:
     def batches(
         self, numbers: Collection[str] = (), labels: Collection[str] = (), lists: Collection[str] = ()
     ) -> Iterator[Batch]:
-        """Go over some columns."""
+        """Iterate over some columns."""
         names = [*numbers, *labels, *lists]
         with self._opened() as file:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
@@ -56,7 +56,7 @@ class ParquetTable:
                     )
 
     def take_out_damaged(self, needed: Collection[str]) -> list[str]:
-        """Take out the columns whose values cannot be read, unless they are needed; returns their names."""
+        """Remove columns with unreadable values, unless they are needed; return their names."""
         damaged = []
         with self._opened() as file:
             for name in [name for name in self.columns if name not in needed]:
@@ -80,7 +80,7 @@ class ParquetTable:
 
 
 def _declared_bytes(group: Any, names: set[str]) -> int:
-    """What a row group declares of some columns, 8 bytes for each value at least: runs of one value take next to nothing."""
+    """Return the declared size of some columns in a row group, at least 8 bytes a value: repeated values take nearly no space."""
     total = 0
     for number in range(group.num_columns):
         column = group.column(number)

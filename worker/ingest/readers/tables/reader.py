@@ -1,6 +1,6 @@
-"""Tables, as CSV or Parquet: one row for each spike, each count or each bin. docs/file-formats.md lists columns and layouts.
+"""Tables, as CSV or Parquet: one row for each spike, each count or each bin; see docs/file-formats.md.
 
-Stands for pandas: pyarrow decodes the file; the layouts are ours and are read in constant memory.
+Stands for pandas, which holds ten times the file in memory: pyarrow decodes blocks, and the layouts are ours.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ class CsvReader:
     format = "csv"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file is text with rows of equal length and a column of numbers, or with names that are known."""
+        """Return whether the file is text with rows of equal length and a column of numbers, or with known names."""
         dialect = sniff(path)
         if dialect is None or not any(is_number(cell) for cell in dialect.rows[0]):
             return False
@@ -39,7 +39,7 @@ class CsvReader:
         return known > 1 and dialect.delimiter != " "  # a table with a fault, which is told when it is read
 
     def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
-        """Read `path`; the module's tables say what is understood."""
+        """Read `path`."""
         limit_arrow()
         dialect = sniff(path)
         if dialect is None:
@@ -53,12 +53,12 @@ class ParquetReader:
     format = "parquet"
 
     def recognises(self, path: Path) -> bool:
-        """Say whether the file begins as Parquet does."""
+        """Return whether the file begins as Parquet does."""
         with path.open("rb") as file:
             return file.read(4) in (MAGIC, ENCRYPTED_MAGIC)
 
     def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
-        """Read `path`; the module's tables say what is understood."""
+        """Read `path`."""
         limit_arrow()
         try:
             return _read_around_damage(ParquetTable(path, options), options)
@@ -67,7 +67,7 @@ class ParquetReader:
 
 
 def _read_around_damage(table: ParquetTable, options: ReadOptions) -> Recording | SpikeTrains:
-    """Read a table; if it is damaged, read it once more without its columns of metadata that cannot be read."""
+    """Read a table; if it is damaged, read it again without the unreadable columns of metadata."""
     try:
         return _read(table, options)
     except PermissionError:  # of this installation, not of the file

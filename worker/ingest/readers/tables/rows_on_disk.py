@@ -1,4 +1,4 @@
-"""Rows that come in any order and are put into their places, in constant memory."""
+"""Sort rows that come in any order into their places, in constant memory."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _OVERHEAD_BYTES = 24
 
 @dataclass(frozen=True)
 class Stretch:
-    """What was put into consecutive places.
+    """Rows of consecutive places.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Stretch:
 
 
 class Places:
-    """Gathers rows with the place of each; they wait in temporary files, one for each stretch that fits into memory.
+    """Collects rows by their place, in temporary files of which each fits into memory.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Places:
         counts: NDArray[np.uint16],
         signals: NDArray[np.float32] | None = None,
     ) -> None:
-        """Take in rows: places [rows] from 0, counts [rows, k], signals [rows, s]."""
+        """Add rows: places [rows] from 0, counts [rows, k], signals [rows, s]."""
         numbers = places // self._length
         order = np.argsort(numbers, kind="stable")
         records = np.empty(len(places), self._dtype)
@@ -84,7 +84,7 @@ class Places:
             file[end : end + len(part)] = part
 
     def stretches(self) -> Iterator[Stretch]:
-        """Give all places in order."""
+        """Yield all places in order."""
         for number, first in enumerate(range(0, self.places, self._length)):
             length = min(self._length, self.places - first)
             stretch = Stretch(

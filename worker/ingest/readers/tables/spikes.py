@@ -1,4 +1,4 @@
-"""Tables with a row for each spike, or with a list of spike times in each row."""
+"""Tables with one row for each spike, or a list of spike times in each row."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ from worker.ingest.spike_trains import SpikeTrains
 
 
 def read_spikes(table: Table, roles: Roles, options: ReadOptions) -> SpikeTrains:
-    """Read a table whose column of times has a time, or a list of times, in each row.
+    """Read a table with a time, or a list of times, in each row.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def read_spikes(table: Table, roles: Roles, options: ReadOptions) -> SpikeTrains
 
 
 class _Spikes:
-    """Goes over a table twice: first what is constant in each trial and neuron, then the spikes."""
+    """Reads a table in two passes: first the constant columns, then the spikes."""
 
     def __init__(self, table: Table, roles: Roles, options: ReadOptions) -> None:
         assert roles.time is not None
@@ -47,7 +47,7 @@ class _Spikes:
         self._unlabelled = 0
 
     def survey(self) -> None:
-        """Find the labels, and what is constant within each."""
+        """Run the first pass: find the labels and the constant columns."""
         others = dict.fromkeys([*self._of_trials.names, *self._of_neurons.names])
         for batch, neurons, trials in self._rows(others):
             labelled = (neurons >= 0) & (trials >= 0)
@@ -56,7 +56,7 @@ class _Spikes:
             self._of_neurons.add(neurons, batch, labelled)
 
     def trains(self) -> SpikeTrains:
-        """Gather the spikes."""
+        """Run the second pass and return the spikes."""
         by_trial = self._roles.trial is not None
         columns = SpikeColumns(by_trial, self._options)
         neuron_labels, trial_labels = self._neurons.array(), self._trials.array()
@@ -87,7 +87,7 @@ class _Spikes:
     def _rows(
         self, others: dict[str, None] | None = None
     ) -> Iterator[tuple[Batch, NDArray[np.int64], NDArray[np.int64]]]:
-        """Go over the table with the numbers of each row's neuron and trial, -1 where it has none."""
+        """Iterate over the table with the numbers of each row's neuron and trial; -1 where it has none."""
         neuron, trial = self._roles.neuron, self._roles.trial
         labels = [name for name in (neuron, trial, *(others or ())) if name is not None]
         lists, numbers = ([self._time], []) if self._as_lists else ([], [self._time])
@@ -105,7 +105,7 @@ class _Spikes:
     def _spikes(
         self, batch: Batch, neurons: NDArray[np.int64], trials: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Times of the spikes of some rows, as the file has them, with the numbers of their neurons and trials."""
+        """Return the times of the spikes of some rows, unconverted, with the numbers of their neurons and trials."""
         if self._as_lists:
             times, lengths = batch.lists[self._time]
             neurons, trials = np.repeat(neurons, lengths), np.repeat(trials, lengths)

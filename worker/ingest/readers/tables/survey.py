@@ -24,7 +24,7 @@ def codes_of_rows(labels: Labels, column: LabelColumn) -> NDArray[np.int64]:
 
 
 class Constants:
-    """Finds the columns that have one value in all rows of a trial (or of a neuron), and keeps it.
+    """Finds the columns with one value in all rows of a trial (or of a neuron).
 
     Parameters
     ----------
@@ -39,15 +39,15 @@ class Constants:
 
     @property
     def names(self) -> list[str]:
-        """Columns that were constant so far."""
+        """Return the columns that are constant so far."""
         return list(self._first)
 
     def drop(self, name: str) -> None:
-        """Look at a column no more."""
+        """Stop checking a column."""
         self._first.pop(name, None)
 
     def add(self, codes: NDArray[np.int64], batch: Batch, rows: NDArray[np.bool_]) -> None:
-        """Take in some rows of a batch, each of the trial (or neuron) that `codes` numbers from 0."""
+        """Add some rows of a batch; `codes` numbers the trial (or neuron) of each row from 0."""
         codes = codes[rows]
         if len(codes) == 0 or not self._first:
             return
@@ -69,7 +69,7 @@ class Constants:
         self._seen[groups] = True
 
     def values(self, name: str) -> list[MetadataValue]:
-        """The value of each trial (or neuron), by its number."""
+        """Return the value of each trial (or neuron), by its number."""
         stored = self._first[name]
         if name in self._known:
             texts = list(self._known[name])
@@ -81,7 +81,7 @@ class Constants:
         ]
 
     def _numbered(self, name: str, column: LabelColumn) -> NDArray[np.float64] | None:
-        """The values of a label column as numbers; None when there are too many different ones."""
+        """Return the values of a label column as numbers; None if there are too many different ones."""
         values, indices = column
         known = self._known.setdefault(name, {})
         numbers = [np.nan if value is None else known.setdefault(value, len(known)) for value in values]
@@ -118,7 +118,7 @@ class Clock:
         self._shortest, self._sum, self._number = np.inf, 0.0, 0
 
     def add(self, trials: NDArray[np.int64], values: NDArray[np.float64]) -> None:
-        """Take in rows of some trials, from 0; none missing."""
+        """Add clock values of rows of some trials, numbered from 0."""
         if len(trials) == 0:
             return
         self.extend(int(trials.max()) + 1)
@@ -129,7 +129,7 @@ class Clock:
             self._measure(trials, values)
 
     def extend(self, trials: int) -> None:
-        """Have at least so many trials, perhaps without any row."""
+        """Extend to at least so many trials, perhaps without any row."""
         more = trials - len(self.first)
         if more > 0:
             self.first = np.concatenate([self.first, np.full(more, np.inf)])
@@ -151,13 +151,13 @@ class Clock:
 
     @property
     def step(self) -> float | None:
-        """From one bin to the next; None where no trial has two."""
+        """Return the step from one bin to the next; None if no trial has two bins."""
         if self._given is not None:
             return self._given
         return float(f"{self._sum / self._number:.6g}") if self._number else None
 
     def goes_on(self, order: NDArray[np.int64]) -> bool:
-        """Whether the clock goes on from trial to trial, rather than beginning anew in each.
+        """Return whether the clock continues from trial to trial rather than restarting in each.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class Clock:
     def bins_from(
         self, start: NDArray[np.float64], trials: NDArray[np.int64], values: NDArray[np.float64], name: str
     ) -> NDArray[np.int64]:
-        """The bin of each row, from 0.
+        """Return the bin of each row, from 0.
 
         Parameters
         ----------

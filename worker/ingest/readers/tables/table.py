@@ -1,4 +1,4 @@
-"""What a table is to those who read recordings from it: named columns of one kind each, gone over by batches of rows."""
+"""The interface of tables: named columns of one kind each, read by batches of rows."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -62,11 +62,11 @@ class Table(Protocol):
     def batches(
         self, numbers: Collection[str] = (), labels: Collection[str] = (), lists: Collection[str] = ()
     ) -> Iterator[Batch]:
-        """Go over some columns, each read as what it is asked for as."""
+        """Iterate over some columns, each read as the requested kind."""
 
 
 def limit_arrow() -> None:
-    """Have Arrow use the system's memory as it is needed and no threads: it runs within narrow limits."""
+    """Make Arrow allocate from the system as needed and use no threads: the process has tight limits."""
     pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
@@ -92,7 +92,7 @@ def _counted(names: list[str]) -> dict[str, int]:
 
 
 def kind_of(dtype: pa.DataType) -> Kind:
-    """What a column of an Arrow type is."""
+    """Return the kind of a column of an Arrow type."""
     if pa.types.is_dictionary(dtype):
         inner = kind_of(dtype.value_type)
         return "label" if inner in ("label", "whole", "number") else "other"
@@ -113,7 +113,7 @@ def kind_of(dtype: pa.DataType) -> Kind:
 
 
 def as_numbers(column: pa.Array, name: str) -> NDArray[np.float64]:
-    """A column as float64, NaN where there is none.
+    """Convert a column to float64, NaN for missing values.
 
     Raises
     ------
@@ -133,13 +133,13 @@ def as_numbers(column: pa.Array, name: str) -> NDArray[np.float64]:
 
 
 def as_lists(column: pa.Array, name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """A column of lists as their values and lengths; a missing list is empty."""
+    """Convert a column of lists to their values and lengths; a missing list is empty."""
     lengths = column.value_lengths().fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
     return as_numbers(column.flatten(), name), lengths
 
 
 def as_labels(column: pa.Array) -> LabelColumn:
-    """A column as its different values and which of them each row has."""
+    """Return the different values of a column, and which of them each row has."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     indices = column.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)

@@ -15,7 +15,7 @@ from worker.ingest.rows import Rows, filled
 
 
 class WideCounts(TableOfCounts):
-    """A row for each trial and bin (or each bin of a continuous recording), a column for each neuron.
+    """One row for each trial and bin (or each bin of a continuous recording), a column for each neuron.
 
     Neurons are the columns whose names say so, if there are any; else those that hold whole numbers from 0, and change within
     some trial or are 0 throughout.
@@ -128,7 +128,7 @@ class WideCounts(TableOfCounts):
     def _lengths(
         self, bins: NDArray[np.int64], rows: NDArray[np.int64], recording: Recording
     ) -> NDArray[np.int64] | None:
-        """Bins up to the last row of each trial."""
+        """Return the bins up to the last row of each trial."""
         missing = int((bins - rows).sum())
         if missing:
             said = f"{missing} bins have no row, though later ones of the same trial do: they were taken to have no spike."
