@@ -1,6 +1,7 @@
-"""How an uploaded file becomes a data set: what the request may say, checked alike by the API and by ingest.
+"""The options for making a data set from a file. The API and the ingest validate them by the same rules.
 
-The same bytes and the same options give the same data set. Everything has a default: a guess, which the report tells.
+The same bytes and the same options give the same data set. Every option has a default, and the report lists what the service
+guessed.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -8,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FileFormat = Literal["npz", "lfads_hdf5", "nlb_hdf5", "hdf5", "nwb", "matlab", "csv", "parquet", "phy", "neo"]
-"""Every format that has a reader; `worker.ingest.readers.READERS` has the same names."""
+"""The formats that have a reader; `worker.ingest.readers.READERS` has the same names."""
 
 VariableName = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00]*$")]
-"""A variable of a file: array, HDF5 path, MATLAB variable (`struct.field`), table of NWB, column."""
+"""Name of a variable in a file: an array, HDF5 path, MATLAB variable (`struct.field`), NWB table or column."""
 
 Label = str | int | float | bool
 TimeUnit = Literal["s", "ms", "us", "samples"]
@@ -33,49 +34,52 @@ class _Options(BaseModel):
 
 
 class Mapping(_Options):
-    """Which variable of the file is what. What is not named is guessed; the report tells each guess and what else there was."""
+    """Names of variables in the file. The service guesses the names that you do not give; the report lists each guess."""
 
     spikes: VariableName | Annotated[list[VariableName], Field(min_length=1, max_length=100)] | None = Field(
         None,
-        description="Spike counts: trials × bins × neurons, or bins × neurons of a continuous recording. In arrays and MATLAB "
-        "files, a list joins the trials of several variables, in this order; the metadata `source` then names the variable "
-        "of each trial.",
+        description="Spike counts: trials × bins × neurons, or bins × neurons for a continuous recording. For arrays and MATLAB "
+        "files, a list joins the trials of several variables in this order. The trial metadata `source` then names the variable.",
         examples=["spikes", ["block_1.spikes", "block_2.spikes"]],
     )
     axes: list[Literal["trial", "bin", "neuron"]] | None = Field(
         None,
-        description="The axes of the spike counts and of all arrays beside them, in the file's order; trials, bins, neurons "
-        "unless given. Of a MATLAB cell array of spike times: trial and neuron.",
+        description="Axes of the spike counts and of all related arrays, in the order of the file; by default trial, bin, "
+        "neuron. For a MATLAB cell array of spike times: trial and neuron.",
         examples=[["neuron", "bin", "trial"]],
     )
-    spike_times: VariableName | None = Field(None, description="Spike times, of each neuron.")
-    trials: VariableName | None = Field(None, description="The table of trials: start, stop, metadata.")
-    bin_width: VariableName | None = Field(None, description="A number: the width of a bin.")
+    spike_times: VariableName | None = Field(None, description="Spike times of each neuron.")
+    trials: VariableName | None = Field(None, description="Table of trials, with start, stop and metadata.")
+    bin_width: VariableName | None = Field(None, description="Width of a bin, a single number.")
     time: VariableName | None = Field(
-        None, description="The time of each bin; in tables of spikes, of each spike."
+        None, description="Time of each bin; in tables of spikes, time of each spike."
     )
-    trial_length_bins: VariableName | None = Field(None, description="Recorded bins of each trial.")
+    trial_length_bins: VariableName | None = Field(None, description="Number of recorded bins of each trial.")
     split: VariableName | None = Field(None, description="`train`, `valid` or `test` for each trial.")
-    true_rates: VariableName | None = Field(None, description="The rates that made synthetic spikes.")
-    external_inputs: VariableName | None = Field(None, description="Known inputs: trials × bins × k.")
+    true_rates: VariableName | None = Field(None, description="True rates of synthetic spikes.")
+    external_inputs: VariableName | None = Field(
+        None, description="Known external inputs: trials × bins × inputs."
+    )
     behaviour: list[VariableName] | None = Field(
-        None, description="Behaviours to take; all that fit unless given, none if empty."
+        None, description="Behaviours to keep; by default all arrays of a matching shape. `[]` keeps none."
     )
     trial_metadata: list[VariableName] | None = Field(
-        None, description="Metadata of trials to take; all that fit unless given, none if empty."
+        None,
+        description="Trial metadata to keep; by default all arrays of a matching shape. `[]` keeps none.",
     )
     neuron_metadata: list[VariableName] | None = Field(
         None,
-        description="In arrays and MATLAB files: metadata of neurons to take; all that fit unless given, none if empty.",
+        description="In arrays and MATLAB files: neuron metadata to keep; by default all arrays of a matching shape. `[]` keeps "
+        "none.",
     )
-    trial: VariableName | None = Field(None, description="In tables: the column of the trial.")
-    bin: VariableName | None = Field(None, description="In tables: the column of the bin, counted from 0.")
-    neuron: VariableName | None = Field(None, description="In tables: the column of the neuron.")
-    count: VariableName | None = Field(None, description="In long tables: the column of the count.")
+    trial: VariableName | None = Field(None, description="In tables: column of the trial.")
+    bin: VariableName | None = Field(None, description="In tables: column of the bin, counted from 0.")
+    neuron: VariableName | None = Field(None, description="In tables: column of the neuron.")
+    count: VariableName | None = Field(None, description="In long tables: column of the count.")
 
     @property
     def spikes_listed(self) -> list[str]:
-        """The variables that `spikes` names."""
+        """The names in `spikes`, as a list."""
         return [self.spikes] if isinstance(self.spikes, str) else self.spikes or []
 
     @model_validator(mode="after")
@@ -84,12 +88,12 @@ class Mapping(_Options):
         if isinstance(self.spikes, list):
             if len(set(self.spikes)) < len(self.spikes):
                 raise ValueError(f"spikes is {self.spikes}: expected each variable once")
-            if len(self.spikes) == 1:  # so that options that mean the same are equal
+            if len(self.spikes) == 1:  # options with the same meaning must be equal
                 self.spikes = self.spikes[0]
         if self.axes is not None and sorted(self.axes) not in allowed:
             raise ValueError(
-                f"axes is {self.axes}: expected trial, bin and neuron once each, in any order (or bin and neuron, for a "
-                "continuous recording; or trial and neuron, for cells of spike times)"
+                f"axes is {self.axes}: expected trial, bin and neuron once each, in any order (or bin and neuron for a "
+                "continuous recording; or trial and neuron for cells of spike times)"
             )
         return self
 
@@ -110,77 +114,79 @@ class Range(_Options):
 
 
 Where = dict[VariableName, Label | list[Label] | Range]
-"""What to keep, by metadata: name → a value, several values, or a range of numbers. All must hold."""
+"""Conditions on metadata: for each name, a value, a list of values, or a range of numbers. All conditions must hold."""
 
 
 class TrialOptions(_Options):
-    """Which trials to cut from spike times, and which of all trials to keep."""
+    """Options for cutting trials from spike times, and for selecting trials."""
 
     align_to: VariableName | None = Field(
         None,
-        description="What is time 0 of a trial: a column of times in the table of trials, or a series of events, each of "
-        "which is then a trial. The trial's start unless given.",
+        description="Event at time 0 of a trial: a column of times in the table of trials, or a series of events, each of which "
+        "defines a trial. By default the start of the trial.",
     )
     align_to_clock: Literal["session", "trial"] | None = Field(
         None,
-        description="Whether the column of `align_to` has times of the session or counts from each trial's start, where trials "
-        "have a start and a stop in the session. Told by where the times lie, unless given.",
+        description="Clock of the column in `align_to`: times in the session, or times since the start of each trial. By default "
+        "the service compares the times with the starts and stops of the trials.",
     )
     window_s: tuple[float, float] | None = Field(
         None,
-        description="From when to when, in seconds from time 0, such as [-0.25, 0.75]; the whole trial unless given.",
+        description="Start and end of the window in seconds from time 0, such as [-0.25, 0.75]; by default the whole trial.",
         examples=[[-0.25, 0.75]],
     )
     overlap: Literal["keep", "drop", "cut"] = Field(
         "keep",
-        description="Of trials that share time with the trial before them: `keep` them (the report warns), `drop` them, or "
-        "`cut` the earlier one short.",
+        description="What to do with trials that overlap the previous trial: `keep` them (the report warns), `drop` them, or "
+        "`cut` the previous trial short.",
     )
     ids: Literal["sorted", "file"] | tuple[int, int] | None = Field(
         None,
-        description="Of spikes that each name their trial: which trials there are. `sorted`: the ids that spikes have, in "
-        "order; `file`: the same in the order in which they first appear; `[first, last]`: every whole number from first to "
-        "last, also those without a spike. One value for each trial beside the spikes goes to the trials in this order.",
+        description="For spikes that each name their trial: the list of trials. `sorted`: the ids of the spikes, sorted. `file`: "
+        "the ids in order of first appearance. `[first, last]`: all whole numbers from first to last, including trials without "
+        "spikes. Arrays with one value per trial follow this order.",
         examples=[[1, 40]],
     )
     unobserved: Literal["mask", "drop", "keep"] = Field(
         "mask",
-        description="What to do with times that the file excludes (`invalid_times` and `obs_intervals` of NWB): `mask` marks "
-        "these samples as missing, and no model is trained on them; `drop` leaves out every trial or window that has such a "
-        "sample; `keep` takes the counts as they are.",
+        description="What to do with times that the file excludes (`invalid_times` and `obs_intervals` of NWB). `mask` marks "
+        "these samples as missing, so models do not train on them. `drop` removes every trial or window with such a sample. "
+        "`keep` uses the counts unchanged.",
     )
     where: Where = Field(
         {},
-        description="Keep trials with this metadata.",
+        description="Keep only trials with these metadata.",
         examples=[{"outcome": "success", "direction": [0, 1]}],
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.window_s is not None and self.window_s[0] >= self.window_s[1]:
-            raise ValueError(f"window_s is {list(self.window_s)}: expected its beginning before its end")
+            raise ValueError(f"window_s is {list(self.window_s)}: expected its start before its end")
         if isinstance(self.ids, tuple) and not 0 <= self.ids[1] - self.ids[0] < 1_000_000:
             raise ValueError(
-                f"ids is {list(self.ids)}: expected the first id and the last, of at most a million trials"
+                f"ids is {list(self.ids)}: expected the first and the last id, of at most a million trials"
             )
         return self
 
 
 class NeuronOptions(_Options):
-    """Which neurons to keep."""
+    """Options for selecting neurons."""
 
     minimum_rate_hz: float = Field(
-        0.0, ge=0, description="Leave out neurons that fire less often, on average over recorded time, in Hz."
+        0.0, ge=0, description="Remove neurons with a lower mean rate over the recorded time, in Hz."
     )
-    where: Where = Field({}, description="Keep neurons with this metadata.", examples=[{"quality": "good"}])
+    where: Where = Field(
+        {}, description="Keep only neurons with these metadata.", examples=[{"quality": "good"}]
+    )
 
 
 class ChopOptions(_Options):
-    """Cut a continuous recording, or long trials, into windows to train on; after inference they are merged again."""
+    """Options for cutting a continuous recording or long trials into windows, which are merged again after inference."""
 
     window_s: Seconds = Field(1.0, description="Length of a window, in seconds.")
     overlap_s: float = Field(
-        0.2, ge=0, description="What a window shares with the one before it, in seconds; at most half of it."
+        0.2, ge=0, description="Overlap of neighbouring windows, in seconds; at most half a window."
     )
 
     @model_validator(mode="after")
@@ -193,24 +199,24 @@ class ChopOptions(_Options):
 
 
 class SplitOptions(_Options):
-    """Which trials are for training, which for validation, which for testing."""
+    """Options for splitting the trials into training, validation and test trials."""
 
     kind: Literal["trial", "condition", "time", "given"] = Field(
         "given",
-        description="`trial`: drawn; `condition`: drawn, in equal shares of each condition; `time`: a block in the "
-        "middle of the session is for validation, the last for testing; `given`: as the file says, and where it says "
-        "nothing each job draws its own.",
+        description="`trial`: random trials. `condition`: random trials, with equal fractions of each condition. `time`: a block "
+        "in the middle of the session for validation, and the last block for testing. `given`: the split in the file; without "
+        "one, each job draws its own.",
     )
-    valid_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the trials that are for validation.")
-    test_fraction: float = Field(0.0, ge=0, lt=1, description="Share of the trials that are for testing.")
+    valid_fraction: float = Field(0.2, gt=0, lt=1, description="Fraction of validation trials.")
+    test_fraction: float = Field(0.0, ge=0, lt=1, description="Fraction of test trials.")
     condition: VariableName | None = Field(
         None,
-        description="The metadata that `condition` takes shares of; the conditions that the report names unless given.",
+        description="Metadata that define the conditions for the split `condition`; by default the conditions in the report.",
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Of what is drawn.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the random split.")
     values: dict[VariableName, SplitPart] = Field(
         {},
-        description="What each value of the file's own split means.",
+        description="Meaning of each value of the split in the file.",
         examples=[{"1": "train", "2": "valid", "3": "test"}],
     )
 
@@ -225,57 +231,56 @@ class SplitOptions(_Options):
 
 
 class DatasetOptions(_Options):
-    """How to read a file and what to make of it."""
+    """Options for reading a file and making a data set from it."""
 
     format: FileFormat | None = Field(
-        None, description="Format of the file; told from its contents unless given."
+        None, description="Format of the file; by default the service detects it."
     )
     bin_width_s: Seconds | None = Field(
         None,
-        description="Width of a bin in seconds. For counts: if the file does not say it. For spike times: the bins to put "
-        "them into, 0.010 unless given.",
+        description="Width of a bin in seconds. For counts: needed if the file does not state it. For spike times: width of the "
+        "bins to count them in, by default 0.010.",
     )
     rebin_s: Seconds | None = Field(
         None,
-        description="For counts: add up neighbouring bins to this width, a multiple of theirs, in seconds.",
+        description="For counts: sum neighbouring bins to this width in seconds, a multiple of the bin width.",
     )
     time_unit: TimeUnit | None = Field(
-        None, description="Unit of the file's times; seconds, or what the file says, unless given."
+        None,
+        description="Unit of the times in the file; by default the unit that the file states, or seconds.",
     )
     spike_time_unit: TimeUnit | None = Field(
         None,
-        description="Unit of spike times, if the file's other times have another; `time_unit` unless given.",
+        description="Unit of spike times, if it differs from the unit of other times; by default `time_unit`.",
     )
     trial_time_unit: TimeUnit | None = Field(
         None,
-        description="Unit of all other times, if spike times have another: those of trials, events and behaviour; "
-        "`time_unit` unless given.",
+        description="Unit of the times of trials, events and behaviour, if it differs from the unit of spike times; by default "
+        "`time_unit`.",
     )
     sampling_rate_hz: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = Field(
-        None, description="Samples per second, where times are in samples and the file does not say it."
+        None, description="Samples per second, if times are in samples and the file does not state it."
     )
-    mapping: Mapping = Field(
-        default_factory=lambda: Mapping(), description="Which variable of the file is what."
-    )
+    mapping: Mapping = Field(default_factory=lambda: Mapping(), description="Names of variables in the file.")
     trials: TrialOptions = Field(default_factory=lambda: TrialOptions())
     neurons: NeuronOptions = Field(default_factory=lambda: NeuronOptions())
     chop: ChopOptions | None = Field(
         None,
-        description="Cut into overlapping windows. Continuous recordings always are: into windows of 1 s that share 0.2 s "
-        "unless given.",
+        description="Cut trials into overlapping windows. Continuous recordings are always cut, by default into windows of 1 s "
+        "that overlap by 0.2 s.",
     )
     split: SplitOptions = Field(default_factory=lambda: SplitOptions())
 
     def canonical(self) -> dict[str, Any]:
-        """Return what differs from the defaults, as JSON: equal for options that mean the same."""
+        """Return the options that differ from their defaults, as JSON values. Equal options give equal values."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def changed_options(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return options with changes made to them, as JSON Merge Patch (RFC 7396) does.
+    """Return options with changes applied as a JSON Merge Patch (RFC 7396).
 
-    Objects are merged field by field. `null` removes a field, which then has its default. A `null` for a field that is not there
-    is kept, so that validation finds a name that does not exist.
+    Objects are merged field by field. `null` removes a field, which then has its default. A `null` for an unknown field stays, so
+    that validation reports the unknown name.
     """
     changed = dict(options)
     for name, value in changes.items():

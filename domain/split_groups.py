@@ -1,7 +1,7 @@
-"""Trials that belong together: one rule for the split of a data set, the split of a job and the folds of an analysis.
+"""Split groups: one rule for the split of a data set, the split of a job and the folds of an analysis.
 
-Trials belong to one group if they are windows of one recorded trial, or share bins in time. A group is put into one part as a
-whole. Where that cannot be (a continuous recording, too few groups, one long chain of overlapping trials), parts are blocks of
+Trials belong to one group if they are windows of one recorded trial, or share bins in time. All trials of a group go into one
+part. If that is impossible (a continuous recording, too few groups, a long chain of overlapping trials), the parts are blocks of
 time, and trials that share bins with a trial of another part are left out.
 """
 
@@ -19,14 +19,14 @@ Split = Literal["train", "valid", "test", "gap"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test", "gap")
 
 FEWEST_GROUPS_TO_DRAW = 5
-"""With fewer groups, a split is by blocks of time."""
+"""With fewer groups, the parts of a split are blocks of time."""
 TOLERANCE = 1e-3
-"""In bins. Trials that overlap by less than this share no bin: times are rounded."""
+"""In bins. A smaller overlap does not count as a shared bin, because times are rounded."""
 
 
 @dataclass(frozen=True)
 class SplitGroups:
-    """Which trials belong together, and which of them share bins.
+    """The split groups of trials, and the position of each trial in its group.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class SplitGroups:
     def of(
         cls, group: Sequence[int | None], first_bin: Sequence[float | None], bins: Sequence[int] | Integers
     ) -> Self:
-        """Return the groups of trials as the database keeps them; a trial whose group is None stands alone."""
+        """Return the groups from the columns of the database; a trial whose group is None is a group of its own."""
         numbers: dict[int, int] = {}
         codes = [
             numbers.setdefault(-1 - trial if one is None else one, len(numbers))
@@ -57,7 +57,7 @@ class SplitGroups:
 
     @classmethod
     def alone(cls, trials: int) -> Self:
-        """Return groups of one trial each."""
+        """Return groups with one trial each."""
         return cls(np.arange(trials), np.zeros(trials), np.ones(trials, np.int64))
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class SplitGroups:
 
     @property
     def number(self) -> int:
-        """How many groups there are."""
+        """Number of groups."""
         return int(self.group.max(initial=-1)) + 1
 
     def take(self, trials: Integers | Flags | slice) -> "SplitGroups":
@@ -73,32 +73,33 @@ class SplitGroups:
         return SplitGroups.of(self.group[trials].tolist(), self.first_bin[trials].tolist(), self.bins[trials])
 
     def stay_whole(self, parts: int) -> bool:
-        """Return whether every group can be put whole into one of so many parts.
+        """Return whether whole groups can be distributed over this number of parts.
 
-        That needs as many groups as parts, and no group of more than half of the trials. Trials that all stand alone always can.
+        This needs as many groups as parts, and no group with more than half of the trials. Groups of one trial are always
+        possible.
         """
         largest = int(np.bincount(self.group, minlength=1).max())
         return self.number == len(self) or (self.number >= parts and 2 * largest <= len(self))
 
     def sharing(self, held: Flags) -> Flags:
-        """Return which trials that are not held share bins with a held one, bool [trials]."""
+        """Return which of the other trials share bins with a trial in `held`, bool [trials]."""
         apart = float((self.first_bin + self.bins).max(initial=0.0)) + 1.0
         begin = self.first_bin + self.group * apart
         end = begin + self.bins
-        # Every held trial that ended before mine begins has begun before mine ends.
+        # Count the held trials that start before this one ends, and those of them that end before it starts.
         begun = np.searchsorted(np.sort(begin[held]), end - TOLERANCE, side="left")
         ended = np.searchsorted(np.sort(end[held]), begin + TOLERANCE, side="right")
         shared: Flags = (begun > ended) & ~held
         return shared
 
     def in_time(self) -> Integers:
-        """Return the trials in order of time within their groups, group by group."""
+        """Return the trials sorted by group, and within each group by time."""
         return np.lexsort((self.first_bin, self.group))
 
     def parts(self, number: int, random: np.random.Generator) -> Integers:
-        """Return a part for each trial, int64 [trials] of 0 … number - 1: of whole groups, else blocks of time.
+        """Return the part of each trial, int64 [trials] in 0 … number - 1: whole groups if possible, else blocks of time.
 
-        Neighbouring blocks of time may share bins: `sharing` tells which trials do.
+        Neighbouring blocks of time may share bins; `sharing` returns the affected trials.
         """
         if self.stay_whole(number):
             return (random.permutation(self.number) % number)[self.group]
@@ -107,14 +108,14 @@ class SplitGroups:
         return part
 
     def separated(self, split: NDArray[np.str_], drawn: Flags) -> NDArray[np.str_]:
-        """Return a split in which no trial of a part that was drawn shares bins with a trial of another part.
+        """Return the split with `gap` for trials that share bins with a drawn trial of another part.
 
         Parameters
         ----------
         split
             [trials] names of `SPLITS`.
         drawn
-            Which validation and test trials were drawn; others were given, and stay as they are.
+            Which validation and test trials were drawn. The other ones were given and do not change.
         """
         found = split.copy()
         found[drawn & (found == "test") & self.sharing(found == "valid")] = "gap"
@@ -125,9 +126,9 @@ class SplitGroups:
 
 
 def blocks_of_time(in_time: Integers, valid: int, test: int) -> tuple[Integers, Integers]:
-    """Return so many trials for validation, from the middle of what is left, and so many for testing, from the end.
+    """Return `test` trials from the end, and `valid` trials from the middle of the rest, as validation and test trials.
 
-    `in_time` are trials in order of time.
+    `in_time` lists the trials in order of time.
     """
     rest = max(len(in_time) - test, 0)
     first = max(rest - valid, 0) // 2
@@ -140,19 +141,19 @@ def draw_split(
     fractions: Mapping[Literal["valid", "test"], float],
     random: np.random.Generator,
 ) -> list[Split]:
-    """Return the part of each trial, for trials of one session.
+    """Return the part of each trial of one session.
 
     Parameters
     ----------
     given
-        What the data set has for each trial: one of `SPLITS`, or None.
+        The part of each trial in the data set: one of `SPLITS`, or None.
     groups
-        Of the same trials.
+        The split groups of the same trials.
     fractions
-        Share of the trials that are to be in each part. A part that is given is not drawn; at least one trial is drawn for each
-        other part whose fraction is above 0.
+        Fraction of the trials in each part. A part that the data set defines is not drawn. Each other part with a fraction above
+        0 gets at least one trial.
     random
-        Draws.
+        The random number generator.
     """
     split = np.array(["train" if one is None else one for one in given], "<U5")
     held = split != "train"
@@ -180,7 +181,7 @@ def draw_split(
 
 
 def _whole_groups(order: Integers, sizes: Integers, trials: int) -> tuple[Integers, Integers]:
-    """Return groups of so many trials together, or fewer if none fits, and the other groups; in the order given."""
+    """Return groups with at most `trials` trials in total, and the remaining groups, in the given order; at least one group."""
     chosen, taken = [], 0
     for group in order.tolist():
         if taken + sizes[group] <= trials:

@@ -164,7 +164,7 @@ def test_options_are_kept_as_they_differ_from_their_defaults(light_client: TestC
 @pytest.mark.parametrize(
     ("options", "pointer", "says"),
     [
-        ('{"trials": {"window_s": [1, 0]}}', "/options/trials", "expected its beginning before its end"),
+        ('{"trials": {"window_s": [1, 0]}}', "/options/trials", "expected its start before its end"),
         ('{"trials": {"window_s": [0, "x"]}}', "/options/trials/window_s/1", "got 'x'"),
         ('{"trials": {"window_s": "0:1"}}', "/options/trials/window_s", "expected a list; got '0:1'"),
         ('{"trials": {"window": [0, 1]}}', "/options/trials/window", "there is no such field"),
