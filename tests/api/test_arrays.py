@@ -16,14 +16,13 @@ from latentry.errors import LatentryError
 from numpy.typing import NDArray
 
 from api.arrays.formats import FORMATS
-from api.arrays.groups import ArrayGroup
+from api.arrays.grammar import parse_slice
+from api.arrays.groups import ArrayGroup, ReadContext
 from api.arrays.labelled import LabelledArray
 from api.arrays.query import ArrayQuery, cache_key
 from api.arrays.responses import Conditions, coding_of
-from api.http_cache import CACHE
-from api.arrays.grammar import parse_slice
-from api.arrays.groups import ReadContext
 from api.errors import Invalid, Problem
+from api.http_cache import CACHE
 from store.array_store import SqlArrayStore
 from store.tables import DEFAULT_TENANT
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, Example, example_arrays

@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from api.arrays.groups import ArrayGroup
-from api.arrays.groups import open_cached
-from api.arrays.labelled import Coordinate
 from api.arrays.grammar import labelled_positions
-from api.arrays.groups import StoredRows
+from api.arrays.groups import ArrayGroup, StoredRows, open_cached
+from api.arrays.labelled import Coordinate
 from api.errors import Invalid, WrongState
 from domain.states import JobState, ModelState
 from store.array_store import SqlArrayStore, delete_objects, open_array_store

@@ -18,8 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from api.arrays.trial_conditions import trial_conditions
 from api.arrays.grammar import Condition, Operator, Value, parse_conditions
+from api.arrays.trial_conditions import trial_conditions
 from api.errors import Invalid
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, NamedArray

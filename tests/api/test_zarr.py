@@ -10,9 +10,9 @@ import zarr
 from fastapi.testclient import TestClient
 
 from api.arrays.responses import parse_range
-from api.http_cache import CACHE
 from api.arrays.zarr_routes import zarr_object
 from api.errors import NotFound, RangeNotSatisfiable
+from api.http_cache import CACHE
 from store.array_store import open_array_store, read_object, write_object
 from store.database import Database
 from tests.api.api_examples import PROBLEM, Example, call, example_arrays, write_arrays

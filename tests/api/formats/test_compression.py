@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.arrays.responses import choose_coding, compressed
 from api.arrays.formats import FORMATS
+from api.arrays.responses import choose_coding, compressed
 from tests.api.api_examples import Example, example_arrays
 
 ARRAYS = example_arrays()

@@ -16,8 +16,7 @@ from fastapi.testclient import TestClient
 from pyarrow import parquet
 from zarr.storage import ZipStore
 
-from api.arrays.downloads import encode_stored_zarr
-from api.arrays.downloads import gather
+from api.arrays.downloads import encode_stored_zarr, gather
 from api.arrays.groups import ArrayGroup
 from api.errors import WrongState
 from store.array_store import delete_objects, read_object

@@ -20,11 +20,10 @@ from pyarrow import parquet
 from zarr.storage import ZipStore
 
 from api.arrays.formats import FORMATS
-from api.arrays.labelled import as_words
 from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.naming import MatlabNames
 from api.arrays.formats.zarr import Zarr
-from api.arrays.labelled import Coordinate, LabelledArray
+from api.arrays.labelled import Coordinate, LabelledArray, as_words
 from api.errors import Invalid
 from tests.api.formats.format_contract import CASES, FormatContract
 from tests.api.formats.format_examples import Found, content, context

@@ -9,11 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from api.arrays.formats.tables import Csv
 from api.arrays.formats.json import Json
 from api.arrays.formats.npy import Npz
-from api.arrays.formats.tables import Parquet
-from api.arrays.formats.tables import MOST_COLUMNS
+from api.arrays.formats.tables import MOST_COLUMNS, Csv, Parquet
 from api.errors import Invalid
 from tests.api.formats.format_contract import CASES
 from tests.api.formats.format_examples import array, content, context, index, time_s

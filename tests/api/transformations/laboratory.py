@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from sqlalchemy import delete
 from zarr.abc.store import Store
 
-from api.arrays.groups import ArrayGroup
+from api.arrays.groups import ArrayGroup, ReadContext
 from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.transformations import Transformation, transform
-from api.arrays.groups import ReadContext
 from domain.states import JobState, ModelState
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database

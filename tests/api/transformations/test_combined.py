@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from api.arrays.groups import ArrayGroup
+from api.arrays.groups import ArrayGroup, ReadContext
 from api.arrays.transformations.align import find_event
-from api.arrays.groups import ReadContext
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
