@@ -1,11 +1,15 @@
 """How clients may cache responses: entity tags and `Cache-Control`."""
 
 import hashlib
+from typing import Any
 
 CACHE = "private, max-age=31536000, immutable"
 """For responses that never change: the client need not ask again."""
 REVALIDATED = "private, no-cache"
-"""For responses that may change, such as latents of a model whose job may be extended: the client asks whether its copy is valid."""
+"""For responses that may change, such as latents of a job that may be extended: the client asks whether its copy is valid."""
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Your cached copy is still valid."}}
+"""OpenAPI's description of the response 304."""
 
 
 def etag(*parts: str) -> str:

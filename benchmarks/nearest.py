@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from api.analyses.trajectories import Trajectories
 from api.arrays.groups import open_cached
-from api.arrays.labelled import labelled
 from domain.scores.distances import nearest_states
 from store.array_store import open_array_store
 from store.arrays import ArrayGroupWriter, RowWriter
@@ -45,7 +44,7 @@ def trajectories_in(folder: Path, arrays: str, states: int, components: int) -> 
         target.append(block)
     target.close()
     writer.close()
-    array = labelled("factors", open_cached(store, "latents"))
+    array = open_cached(store, "latents").labelled("factors")
     return Trajectories(array, np.arange(trials), np.arange(BINS) / 100)
 
 

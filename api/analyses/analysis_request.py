@@ -13,9 +13,8 @@ from pydantic import BaseModel
 from api.analyses.schemas import ArrayOfTrials
 from api.arrays.groups import ArrayGroup, ArrayResource, ReadContext
 from api.arrays.query import ArrayQuery, cache_key
-from api.arrays.responses import UNCHANGED
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
-from api.http_cache import REVALIDATED, etag, matches_tag
+from api.http_cache import NOT_MODIFIED, REVALIDATED, etag, matches_tag
 from store.tables import Dataset
 
 VERSION = "2"
@@ -121,7 +120,7 @@ def picture_answers(kind: Kind) -> dict[int | str, dict[str, Any]]:
     schema = {"type": "string", "format": "binary"} if kind == "png" else {"type": "string"}
     return {
         200: {"description": "The picture.", "content": {MEDIA_TYPES[kind]: {"schema": schema}}},
-        **UNCHANGED,
+        **NOT_MODIFIED,
     }
 
 

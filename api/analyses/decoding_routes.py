@@ -35,9 +35,9 @@ from api.arrays.groups import ArrayResource, ReadContext
 from api.arrays.messages import invalid_parameter, listed
 from api.arrays.provenance import find_provenance
 from api.arrays.query import ArrayQuery, cache_key
-from api.arrays.responses import UNCHANGED, ArrayResponse, ConditionsDependency, values_responses
+from api.arrays.responses import ArrayResponse, ConditionsDependency, values_responses
 from api.errors import problem_responses
-from api.http_cache import REVALIDATED
+from api.http_cache import NOT_MODIFIED, REVALIDATED
 from domain.scores.ridge import r2
 from store.datasets import given_splits
 
@@ -54,7 +54,7 @@ def make_decoding_router(resource: ArrayResource) -> APIRouter:
         base,
         operation_id=f"get_{resource.kind}_decoding",
         response_model=DecodingDocument,
-        responses=UNCHANGED | problem_responses(404, 409, 422),
+        responses=NOT_MODIFIED | problem_responses(404, 409, 422),
     )
     async def get_decoding(query: Annotated[DecodingQuery, Query()], request: RequestDependency) -> Response:
         """Decode behaviour by ridge regression, and score it on trials that the decoder was not fitted on."""

@@ -19,8 +19,8 @@ from api.analyses.schemas import Condition, DistancesDocument, DistancesPictureQ
 from api.analyses.trajectories import Trajectories, conditions_of, query_trajectories, shared_query
 from api.arrays.groups import ArrayResource, ReadContext
 from api.arrays.messages import invalid_parameter
-from api.arrays.responses import UNCHANGED
 from api.errors import problem_responses
+from api.http_cache import NOT_MODIFIED
 from domain.errors import NoValues, NoVariance
 from domain.scores.distances import condition_distances
 
@@ -39,7 +39,7 @@ def make_distance_router(resource: ArrayResource) -> APIRouter:
         base,
         operation_id=f"get_{resource.kind}_distances",
         response_model=DistancesDocument,
-        responses=UNCHANGED | problem_responses(404, 409, 422),
+        responses=NOT_MODIFIED | problem_responses(404, 409, 422),
     )
     async def get_distances(
         query: Annotated[DistancesQuery, Query()], request: RequestDependency

@@ -1,7 +1,7 @@
 """Routes of the nearest trials and states: exact, by comparing all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -21,6 +21,7 @@ from api.analyses.schemas import (
 from api.analyses.trajectories import (
     Trajectories,
     is_transformed,
+    metadata_of,
     query_trajectories,
     shared_query,
     split_of,
@@ -29,8 +30,8 @@ from api.arrays.axes import trials_of
 from api.arrays.groups import ArrayResource, ReadContext
 from api.arrays.messages import invalid_parameter
 from api.arrays.query import ArrayQuery, query_array
-from api.arrays.responses import UNCHANGED
 from api.errors import problem_responses
+from api.http_cache import NOT_MODIFIED
 from domain.scores.distances import Nearest, nearest_states, nearest_trials
 
 Floats = NDArray[np.float64]
@@ -45,7 +46,7 @@ def make_nearest_router(resource: ArrayResource) -> APIRouter:
         base,
         operation_id=f"find_{resource.kind}_nearest",
         response_model=NearestDocument,
-        responses=UNCHANGED | problem_responses(404, 409, 422),
+        responses=NOT_MODIFIED | problem_responses(404, 409, 422),
     )
     async def find_nearest(
         query: Annotated[NearestToTrialQuery, Query()], request: RequestDependency
@@ -212,7 +213,8 @@ class Search:
         trials, time_s = self.trajectories.trials, None if are_trials else self.trajectories.time_s
         rows = np.concatenate([nearest.positions // bins for nearest in found])
         with self.request.database.read() as session:
-            details = details_of(session, self.context.group.dataset_id, np.unique(trials[rows]).tolist())
+            context = replace(self.context, session=session)
+            details = metadata_of(context, np.unique(trials[rows]).tolist())
 
         def neighbour(position: int, distance: float) -> Neighbour:
             row = position // bins

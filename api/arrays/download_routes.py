@@ -16,10 +16,10 @@ from api.arrays.formats.zarr import Zarr
 from api.arrays.groups import ArrayResource, ReadContext
 from api.arrays.lfads_hdf5 import encode_lfads_hdf5
 from api.arrays.provenance import find_provenance
-from api.arrays.responses import BINARY, UNCHANGED, ArrayResponse, ConditionsDependency, in_thread
+from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, in_thread
 from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses
-from api.http_cache import CACHE, REVALIDATED
+from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED
 
 
 class DownloadQuery(BaseModel):
@@ -61,7 +61,7 @@ def make_download_router(resource: ArrayResource) -> APIRouter:
                 "description": "The file.",
                 "content": {one.media_type: BINARY for one, _ in _DOWNLOADS.values()},
             },
-            **UNCHANGED,
+            **NOT_MODIFIED,
             **problem_responses(404, 409, 422),
         },
     )

@@ -151,7 +151,8 @@ class RowReader:
         """Return the next rows; with None, the only block of an array without rows."""
         if count is None:
             return next(self._blocks)
-        parts, needed = [], count
+        parts: list[NDArray[Any]] = []
+        needed = count
         while needed or not parts:
             if self._held is None or (needed and not len(self._held)):
                 self._held = np.atleast_1d(next(self._blocks))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from api.errors import Invalid
-from api.validation_errors import FieldProblem
 
 _MOST_NAMED = 20
 
@@ -12,8 +11,7 @@ def invalid_parameter(
     parameter: str, message: str, hint: str | None = None, *, code: str | None = None
 ) -> Invalid:
     """Return the error of one parameter of a request; its code is the parameter's name unless given."""
-    problem = FieldProblem(pointer=parameter, code=code or parameter, message=message, hint=hint)
-    return Invalid(f"{parameter}: {message}", hint=hint, errors=[problem])
+    return Invalid.field(parameter, code or parameter, message, hint)
 
 
 def listed(names: Iterable[object]) -> str:

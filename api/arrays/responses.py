@@ -22,7 +22,7 @@ from api.arrays.formats.npy import npy_header
 from api.arrays.groups import StoredRows
 from api.arrays.labelled import LabelledArray
 from api.errors import RangeNotSatisfiable
-from api.http_cache import etag, matches_tag
+from api.http_cache import NOT_MODIFIED, etag, matches_tag
 from api.streamed import Streamed
 
 _VERSION = version("latentry")
@@ -40,13 +40,12 @@ LEAST_BYTES = 1024
 _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?)\s*)?")
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 """OpenAPI's description of a body of bytes."""
-UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "You have it already."}}
 
 
 def values_responses(description: str) -> dict[int | str, dict[str, Any]]:
     """Describe a response in any format for OpenAPI."""
     content = {one.media_type: BINARY for one in FORMATS if one.name != "json"}
-    return {200: {"description": description, "model": ArrayValues, "content": content}, **UNCHANGED}
+    return {200: {"description": description, "model": ArrayValues, "content": content}, **NOT_MODIFIED}
 
 
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*")

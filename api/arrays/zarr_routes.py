@@ -7,10 +7,10 @@ from fastapi.responses import RedirectResponse
 from zarr.abc.store import Store
 
 from api.arrays.groups import ArrayResource
-from api.arrays.responses import BINARY, UNCHANGED, Conditions, ConditionsDependency, wanted_range
+from api.arrays.responses import BINARY, Conditions, ConditionsDependency, wanted_range
 from api.dependencies import ArraysDependency, DatabaseDependency, TenantDependency
 from api.errors import NotFound, problem_responses
-from api.http_cache import CACHE, REVALIDATED, etag, matches_tag
+from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED, etag, matches_tag
 from store.array_store import object_size, read_object
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
@@ -29,7 +29,7 @@ def make_zarr_router(resource: ArrayResource) -> APIRouter:
         response_class=Response,
         responses={
             200: {"description": "Its size, as `Content-Length`.", "content": _ZARR_OBJECT},
-            **UNCHANGED,
+            **NOT_MODIFIED,
             **problem_responses(404, 409),
         },
     )
@@ -40,7 +40,7 @@ def make_zarr_router(resource: ArrayResource) -> APIRouter:
         responses={
             200: {"description": "The object.", "content": _ZARR_OBJECT},
             206: {"description": "A range of it.", "content": _ZARR_OBJECT},
-            **UNCHANGED,
+            **NOT_MODIFIED,
             **problem_responses(404, 409, 416),
         },
     )

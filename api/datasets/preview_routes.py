@@ -12,7 +12,7 @@ from zarr.abc.store import Store
 from api.datasets.service import find_ready
 from api.dependencies import Context, ContextDependency
 from api.errors import NotFound, problem_responses
-from api.http_cache import etag, matches_tag
+from api.http_cache import CACHE, NOT_MODIFIED, etag, matches_tag
 from store.array_store import read_object
 from store.tables import Dataset
 
@@ -21,10 +21,8 @@ router = APIRouter(tags=["data sets"])
 DRAWING = "1"
 """Version of the drawing. It is part of the `ETag`, so that a changed drawing replaces cached ones."""
 _MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
-_CACHE = "private, max-age=31536000, immutable"
 _ONE_DRAWING = CapacityLimiter(1)
 """One drawing at a time: matplotlib is not thread-safe, and a drawing keeps one core busy for a second."""
-_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Your cached copy is still valid."}}
 
 IfNoneMatch = Annotated[str | None, Header()]
 Rows = list[list[float | None]]
@@ -140,14 +138,14 @@ class PreviewDocument(BaseModel):
     "/v1/datasets/{dataset_id}/preview",
     operation_id="get_dataset_preview",
     response_model=PreviewDocument,
-    responses=_NOT_MODIFIED | problem_responses(404, 409),
+    responses=NOT_MODIFIED | problem_responses(404, 409),
 )
 def get_dataset_preview(
     dataset_id: str, context: ContextDependency, if_none_match: IfNoneMatch = None
 ) -> Response:
     """Return the preview: spikes of some trials, mean rates by condition, the rate over the session, and all rates."""
     row, document = _find(context, dataset_id)
-    headers = {"ETag": etag(row.array_path or "", "preview"), "Cache-Control": _CACHE}
+    headers = {"ETag": etag(row.array_path or "", "preview"), "Cache-Control": CACHE}
     if matches_tag(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return JSONResponse(document, headers=headers)
@@ -162,7 +160,7 @@ def get_dataset_preview(
             "description": "The picture, 1200 × 800.",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
         },
-        **_NOT_MODIFIED,
+        **NOT_MODIFIED,
         **problem_responses(404, 409),
     },
 )
@@ -179,7 +177,7 @@ async def draw_dataset_preview(
     response_class=Response,
     responses={
         200: {"description": "The picture.", "content": {"image/svg+xml": {"schema": {"type": "string"}}}},
-        **_NOT_MODIFIED,
+        **NOT_MODIFIED,
         **problem_responses(404, 409),
     },
 )
@@ -204,7 +202,7 @@ async def _draw(
 ) -> Response:
     row, document = await to_thread.run_sync(_find, context, dataset_id)
     tag = etag(row.array_path or "", f"preview.{kind}", DRAWING, ascii(row.name))
-    headers = {"ETag": tag, "Cache-Control": _CACHE}
+    headers = {"ETag": tag, "Cache-Control": CACHE}
     if matches_tag(if_none_match, tag):
         return Response(status_code=304, headers=headers)
 

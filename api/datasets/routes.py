@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.openapi.models import Example
 from starlette.datastructures import UploadFile as ReceivedUpload
 
-from api.arrays.grammar import DESCRIPTION, MOST_CONDITIONS
+from api.arrays.grammar import MOST_CONDITIONS, WHERE_DESCRIPTION
 from api.datasets import service
 from api.datasets.combine import Combination, combine
 from api.datasets.files import create_from_file, create_from_upload, merged_options
@@ -280,7 +280,7 @@ def list_trials(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
     where: Annotated[
-        list[str], Query(default_factory=list, max_length=MOST_CONDITIONS, description=DESCRIPTION)
+        list[str], Query(default_factory=list, max_length=MOST_CONDITIONS, description=WHERE_DESCRIPTION)
     ],
     *,
     page_size: PageSize = 100,

@@ -2,86 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from api.datasets import service as datasets
-from api.errors import Invalid, NotFound, WrongState
-from api.models.service import find
+from api.errors import Invalid, NotFound
+from api.models.service import TrainedModel, choose_session
 from api.validation_errors import FieldProblem
-from domain.job_specification import JobSpecification
 from domain.read_bins import fewest_bins
-from domain.sessions import RecordedSession, sessions_of
-from domain.states import ModelState
-from store.database import LOCK
-from store.tables import Dataset, Job, Model
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model that has weights, and its training data.
-
-    Attributes
-    ----------
-    row, checkpoint_key
-        The model and its weights.
-    job, dataset, sessions
-        The job of the model, the data set of the job, and the sessions of the data set.
-    """
-
-    row: Model
-    checkpoint_key: str
-    job: Job
-    dataset: Dataset
-    sessions: list[RecordedSession]
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """The architecture in the row, which excludes the numbers of neurons."""
-        return self.row.architecture
-
-    @property
-    def specification(self) -> JobSpecification:
-        """The specification of the job."""
-        return JobSpecification.model_validate(self.job.spec)
-
-
-def find_trained(session: Session, tenant_id: str, model_id: str, *, lock: bool = False) -> TrainedModel:
-    """Return the tenant's model if it can run.
-
-    Parameters
-    ----------
-    session, tenant_id, model_id
-        The transaction, the tenant, and the model.
-    lock
-        Lock the job, so that no other transaction deletes the weights before this one ends.
-
-    Raises
-    ------
-    NotFound, WrongState
-        If the model does not exist, is still training, or has no weights.
-    """
-    row = find(session, tenant_id, model_id)
-    job = session.get_one(Job, row.job_id, with_for_update=LOCK if lock else None, populate_existing=lock)
-    if lock:
-        session.refresh(row)
-    if not ModelState(row.state).is_final:
-        raise WrongState(
-            f"the model {model_id} is {row.state}; expected a model whose training has ended",
-            hint=f"wait for the job, GET /v1/jobs/{job.id}, or end its training now: POST /v1/jobs/{job.id}:stop",
-        )
-    if row.checkpoint_key is None:
-        kept = JobSpecification.model_validate(job.spec).budget.top_k
-        if not row.epochs_trained:
-            raise WrongState(f"the model {model_id} is {row.state} and was never trained")
-        raise WrongState(
-            f"the model {model_id} is {row.state} and has no weights any more: its job kept those of its {kept} best models",
-            hint=f"use one of the best models, GET /v1/jobs/{job.id}; a job with a larger budget.top_k keeps more weights",
-        )
-    dataset = session.get_one(Dataset, job.dataset_id)
-    return TrainedModel(row, row.checkpoint_key, job, dataset, sessions_of(dataset))
+from domain.sessions import sessions_of
+from store.tables import Dataset
 
 
 def find_target(session: Session, tenant_id: str, model: TrainedModel, dataset_id: str | None) -> Dataset:
@@ -182,25 +112,6 @@ def choose_sessions(model: TrainedModel, dataset: Dataset, given: int | None) ->
         if len(same) == 1:
             return same
     return [choose_session(model, given)]
-
-
-def choose_session(model: TrainedModel, given: int | None) -> int:
-    """Return the number of the model's session. It may be omitted if the model has a single session.
-
-    Raises
-    ------
-    Invalid
-        If the number does not exist, or is missing.
-    """
-    number = len(model.sessions)
-    if given is None and number == 1:
-        return 0
-    if given is None or given >= number:
-        listed = ", ".join(f"{index}: {one.neurons} neurons" for index, one in enumerate(model.sessions))
-        got = "none" if given is None else given
-        message = f"expected 0 … {number - 1}, the session of the model whose neurons these are; got {got}"
-        raise Invalid.field("/session", "session", message, f"the sessions are {listed}")
-    return given
 
 
 def check_arrays(model: TrainedModel, arrays: Sequence[str] | None) -> list[FieldProblem]:

@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 
 from api.dependencies import Context
 from api.errors import Invalid, Unavailable, UnsupportedMediaType, WrongState
-from api.inferences.checks import (
-    TrainedModel,
-    check_arrays,
-    check_bins,
-    check_neurons,
-    choose_session,
-    find_trained,
-)
+from api.inferences.checks import check_arrays, check_bins, check_neurons
 from api.inferences.schemas import OnlineOptions, OnlineRequest
+from api.models.service import TrainedModel, choose_session, find_trained
 from api.validation_errors import FieldProblem, read_json, read_model
 from domain.latents import LATENTS
 from store.rpc import CallFailed, WorkersAway, call_worker, pack_array, unpack_array

@@ -8,14 +8,9 @@ from sqlalchemy.orm import Session
 from api.arrays.groups import ArrayGroup
 from api.errors import Invalid, NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.inferences.checks import (
-    check_arrays,
-    check_dataset,
-    choose_sessions,
-    find_target,
-    find_trained,
-)
+from api.inferences.checks import check_arrays, check_dataset, choose_sessions, find_target
 from api.inferences.schemas import Application, InferenceDocument, InferenceProgress
+from api.models.service import find_trained
 from api.pagination import Page, newest_page
 from domain.states import InferenceState
 from store import outbox

@@ -11,10 +11,9 @@ from zarr.abc.store import Store
 from api.arrays.formats.streams import zip_pieces
 from api.errors import Invalid, NotConfigured, Problem, Unavailable, WrongState
 from api.http_cache import etag
-from api.inferences.checks import TrainedModel, choose_session, find_trained
 from api.models.card import ModelCard, make_card
 from api.models.export_readme import readme
-from api.models.service import find
+from api.models.service import TrainedModel, choose_session, find, find_trained
 from api.models.weights import StoredWeights, find_weights
 from api.validation_errors import FieldProblem
 from domain.sessions import RecordedSession

@@ -1,19 +1,24 @@
-"""What routes of models do in the database."""
+"""The database operations of the routes of models."""
+
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.arrays.groups import ArrayGroup
-from api.errors import NotFound, WrongState
+from api.errors import Invalid, NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
 from domain.job_specification import JobSpecification, scored_on
+from domain.sessions import RecordedSession, sessions_of
 from domain.states import ModelState
+from store.database import LOCK
 from store.identifiers import PATTERN
 from store.tables import CurvePoint, Dataset, Job, Model
 
 
 def document(row: Model, selected_model_id: str | None, scored_on: str) -> ModelDocument:
-    """Return a model as it is answered; `scored_on` is that of its job."""
+    """Return the document of a model; `scored_on` is that of its job."""
     base = f"/v1/models/{row.id}"
     links = {"self": base, "job": f"/v1/jobs/{row.job_id}", "learning_curve": f"{base}/learning_curve"}
     links["card"] = f"{base}/card"
@@ -55,7 +60,7 @@ def find(session: Session, tenant_id: str, model_id: str) -> Model:
 
 
 def find_document(session: Session, tenant_id: str, model_id: str) -> ModelDocument:
-    """Return the tenant's model as it is answered, or raise `NotFound`."""
+    """Return the document of the tenant's model, or raise `NotFound`."""
     row = find(session, tenant_id, model_id)
     job = session.get_one(Job, row.job_id)
     dataset = session.get_one(Dataset, job.dataset_id)
@@ -68,7 +73,7 @@ def scored_on_of(row: Model, of_job: str) -> str:
 
 
 def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:
-    """The latents of the tenant's model, or raise `NotFound` or `WrongState`."""
+    """Return the latents of the tenant's model, or raise `NotFound` or `WrongState`."""
     row = find(session, tenant_id, model_id)
     job = session.get_one(Job, row.job_id)
     if row.latents_path is None:
@@ -80,8 +85,92 @@ def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:
     return ArrayGroup(row.latents_path, job.dataset_id, f"the model {model_id}", may_change=True)
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that has weights, and its training data.
+
+    Attributes
+    ----------
+    row, checkpoint_key
+        The model and its weights.
+    job, dataset, sessions
+        The job of the model, the data set of the job, and the sessions of the data set.
+    """
+
+    row: Model
+    checkpoint_key: str
+    job: Job
+    dataset: Dataset
+    sessions: list[RecordedSession]
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The architecture in the row, which excludes the numbers of neurons."""
+        return self.row.architecture
+
+    @property
+    def specification(self) -> JobSpecification:
+        """The specification of the job."""
+        return JobSpecification.model_validate(self.job.spec)
+
+
+def find_trained(session: Session, tenant_id: str, model_id: str, *, lock: bool = False) -> TrainedModel:
+    """Return the tenant's model if it can run.
+
+    Parameters
+    ----------
+    session, tenant_id, model_id
+        The transaction, the tenant, and the model.
+    lock
+        Lock the job, so that no other transaction deletes the weights before this one ends.
+
+    Raises
+    ------
+    NotFound, WrongState
+        If the model does not exist, is still training, or has no weights.
+    """
+    row = find(session, tenant_id, model_id)
+    job = session.get_one(Job, row.job_id, with_for_update=LOCK if lock else None, populate_existing=lock)
+    if lock:
+        session.refresh(row)
+    if not ModelState(row.state).is_final:
+        raise WrongState(
+            f"the model {model_id} is {row.state}; expected a model whose training has ended",
+            hint=f"wait for the job, GET /v1/jobs/{job.id}, or end its training now: POST /v1/jobs/{job.id}:stop",
+        )
+    if row.checkpoint_key is None:
+        kept = JobSpecification.model_validate(job.spec).budget.top_k
+        if not row.epochs_trained:
+            raise WrongState(f"the model {model_id} is {row.state} and was never trained")
+        raise WrongState(
+            f"the model {model_id} is {row.state} and has no weights any more: its job kept those of its {kept} best models",
+            hint=f"use one of the best models, GET /v1/jobs/{job.id}; a job with a larger budget.top_k keeps more weights",
+        )
+    dataset = session.get_one(Dataset, job.dataset_id)
+    return TrainedModel(row, row.checkpoint_key, job, dataset, sessions_of(dataset))
+
+
+def choose_session(model: TrainedModel, given: int | None) -> int:
+    """Return the number of the model's session. It may be omitted if the model has a single session.
+
+    Raises
+    ------
+    Invalid
+        If the number does not exist, or is missing.
+    """
+    number = len(model.sessions)
+    if given is None and number == 1:
+        return 0
+    if given is None or given >= number:
+        listed = ", ".join(f"{index}: {one.neurons} neurons" for index, one in enumerate(model.sessions))
+        got = "none" if given is None else given
+        message = f"expected 0 … {number - 1}, the session of the model whose neurons these are; got {got}"
+        raise Invalid.field("/session", "session", message, f"the sessions are {listed}")
+    return given
+
+
 def learning_curve(session: Session, model_id: str) -> LearningCurve:
-    """Every epoch of a model so far."""
+    """Return every epoch of a model so far."""
     points = session.execute(
         select(CurvePoint).where(CurvePoint.model_id == model_id).order_by(CurvePoint.epoch)
     ).scalars()

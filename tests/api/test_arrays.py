@@ -23,6 +23,7 @@ from api.arrays.query import ArrayQuery, cache_key
 from api.arrays.responses import Conditions, coding_of
 from api.errors import Invalid, Problem
 from api.http_cache import CACHE
+from api.models.service import find_latents
 from store.array_store import SqlArrayStore
 from store.tables import DEFAULT_TENANT
 from tests.api.api_examples import OTHER_TENANT, PROBLEM, Example, example_arrays
@@ -184,7 +185,7 @@ def test_what_one_has_is_not_sent_again(reader: TestClient, example: Example, ac
 def test_what_one_has_is_told_without_looking_at_arrays(reader: TestClient, example: Example) -> None:
     path = url(example, "rates") + "?slice=0:2&smooth_s=0.05"
     tag = reader.get(path).headers["ETag"]
-    with patch("api.arrays.routes.ask", side_effect=AssertionError):
+    with patch("api.arrays.routes.query_array", side_effect=AssertionError):
         again = reader.get(path, headers={"If-None-Match": tag})
         assert (again.status_code, again.headers["ETag"]) == (304, tag)
         assert reader.get(path, headers={"If-None-Match": '"other"'}).status_code == 500  # it would be asked
@@ -229,11 +230,13 @@ def test_a_rotation_s_tag_hangs_on_its_reference(example: Example) -> None:
     group = ArrayGroup("groups/a", example.dataset_id, "the model")
     query = ArrayQuery(slice="0", rotate_to=example.other_model_id, rotation="cca")
     with example.database.read() as session:
-        around = ReadContext(session, example.arrays, OTHER_TENANT, group)
+        around = ReadContext(session, example.arrays, OTHER_TENANT, group, find_latents)
         assert cache_key("rates", query, around)[:2] == ("groups/a", "rates")
         assert cache_key("rates", query, around)[3:] == ("groups/a",)  # where the reference lies
         with pytest.raises(Problem):
-            cache_key("rates", query, ReadContext(session, example.arrays, DEFAULT_TENANT, group))
+            cache_key(
+                "rates", query, ReadContext(session, example.arrays, DEFAULT_TENANT, group, find_latents)
+            )
 
 
 @pytest.mark.parametrize(

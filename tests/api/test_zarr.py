@@ -9,7 +9,7 @@ import xarray
 import zarr
 from fastapi.testclient import TestClient
 
-from api.arrays.responses import parse_range
+from api.arrays.responses import Conditions, parse_range
 from api.arrays.zarr_routes import zarr_object
 from api.errors import NotFound, RangeNotSatisfiable
 from api.http_cache import CACHE
@@ -149,9 +149,9 @@ def test_keys_outside_the_group_of_files_are_not_found(
         write_object(store, f"groups/{group}/zarr.json", b"{}")
         write_object(store, f"groups/{group}/rates/zarr.json", b"{}")
     write_object(store, "groups/a/.hidden", b"x")
-    assert zarr_object(store, "groups/a/rates/zarr.json", CACHE, "GET", None, None).body == b"{}"
+    assert zarr_object(store, "groups/a/rates/zarr.json", CACHE, Conditions(None, None)).body == b"{}"
     with pytest.raises(NotFound):
-        zarr_object(store, f"groups/a/{key}", CACHE, "GET", None, None)
+        zarr_object(store, f"groups/a/{key}", CACHE, Conditions(None, None))
 
 
 @pytest.mark.parametrize("owner", ["models/{0.model_id}", "datasets/{0.dataset_id}"])
@@ -194,6 +194,6 @@ def test_files_serve_as_rows_do(tmp_path: Path, sqlite_database: Database, examp
     store = open_array_store(f"file://{tmp_path}/arrays", sqlite_database)
     write_arrays(store, "groups/a")
     for key in ("zarr.json", "rates/zarr.json", CHUNK):
-        answer = zarr_object(store, f"groups/a/{key}", CACHE, "GET", "bytes=3-9", None)
+        answer = zarr_object(store, f"groups/a/{key}", CACHE, Conditions(None, None, "bytes=3-9"))
         stored = read_object(example.arrays, f"groups/a/{key}") or b""
         assert (answer.status_code, answer.body) == (206, stored[3:10])

@@ -6,9 +6,9 @@ from api.arrays.axes import floating, with_recorded_bins
 from api.arrays.groups import ReadContext
 from api.arrays.labelled import LabelledArray
 from api.arrays.messages import invalid_parameter
-from api.arrays.transformations.align import EventClock, align
+from api.arrays.transformations.alignment import EventClock, align
 from api.arrays.transformations.along_time import rebin, smooth
-from api.arrays.transformations.average import Statistic, average
+from api.arrays.transformations.averages import Statistic, average
 from api.arrays.transformations.linear_maps import (
     MOST_FEATURES,
     RotationKind,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from api.arrays.formats import Context, Encoded
+from api.arrays.formats import Encoded, WriteContext
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.provenance import Origin, TrialFacts
+from api.arrays.provenance import Provenance, TrialFacts
 from tests.api.api_examples import example_arrays
 
 WORDS = {"flag_values": [0, 1, 2], "flag_meanings": "train valid test"}
@@ -49,15 +49,15 @@ def array(
 
 def context(
     trials: int = 6, bins: int | None = 5, starts_s: NDArray[np.float64] | None = None, **details: Any
-) -> Context:
+) -> WriteContext:
     """That of a model of a data set; trials of so many bins, or of 1, 2, … without a number."""
     facts = [
         TrialFacts(bins or 1 + trial, None, {"condition": f"c{trial % 2}", **details})
         for trial in range(trials)
     ]
-    return Context(
+    return WriteContext(
         100_000,
-        Origin(
+        Provenance(
             "the model mod_1",
             {"model_id": "mod_1", "dataset_digest": "ab12"},
             "a day",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pynwb
 
-from api.arrays.formats.base import Context
+from api.arrays.formats.base import WriteContext
 from api.arrays.formats.nwb import Nwb
 from api.arrays.labelled import LabelledArray
 from tests.api.formats.format_examples import WIDTH_S, array, content, context, index, time_s
@@ -29,7 +29,7 @@ def latents(**attributes: Any) -> LabelledArray:
 
 
 @contextmanager
-def opened(path: Path, about: Context, *arrays: LabelledArray) -> Iterator[Any]:
+def opened(path: Path, about: WriteContext, *arrays: LabelledArray) -> Iterator[Any]:
     path.write_bytes(content(Nwb().encode(arrays, about)))
     with pynwb.NWBHDF5IO(path, "r") as io:
         yield io.read()

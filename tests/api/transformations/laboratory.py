@@ -13,6 +13,7 @@ from zarr.abc.store import Store
 from api.arrays.groups import ArrayGroup, ReadContext
 from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.transformations import Transformation, transform
+from api.models.service import find_latents
 from domain.states import JobState, ModelState
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
@@ -98,18 +99,18 @@ class Laboratory:
         return self.groups[owner_id].array(self.store, name)
 
     @contextmanager
-    def surroundings(self, owner_id: str) -> Iterator[ReadContext]:
+    def context(self, owner_id: str) -> Iterator[ReadContext]:
         with self.database.read() as session:
-            yield ReadContext(session, self.store, DEFAULT_TENANT, self.groups[owner_id])
+            yield ReadContext(session, self.store, DEFAULT_TENANT, self.groups[owner_id], find_latents)
 
     def transform(
         self, owner_id: str, array: LabelledArray | str, *, in_fives: bool = True, **wanted: Any
     ) -> tuple[LabelledArray, ...]:
         """What is made of an array, of the group or of its name; values are read in blocks of five rows, or as they come."""
         given = self.array(owner_id, array) if isinstance(array, str) else array
-        with self.surroundings(owner_id) as surroundings:
+        with self.context(owner_id) as context:
             source = in_blocks(given, 5) if in_fives else given
-            return transform(source, Transformation(**wanted), surroundings)
+            return transform(source, Transformation(**wanted), context)
 
     def one(self, owner_id: str, array: LabelledArray | str, **wanted: Any) -> LabelledArray:
         return self.transform(owner_id, array, **wanted)[0]

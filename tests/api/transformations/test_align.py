@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.arrays.transformations.align import find_event
+from api.arrays.transformations.alignment import find_event
 from api.errors import Invalid
 from store.array_store import open_array_store
 from store.database import Database
@@ -106,8 +106,8 @@ def test_selected_trials_and_bins_keep_their_events(lab: Laboratory) -> None:
 
 
 def test_bins_on_an_edge_do_not_hang_on_rounding(lab: Laboratory) -> None:
-    with lab.surroundings(lab.dataset_id) as surroundings:
-        found = find_event("go_cue", None, surroundings, WIDTH_S)
+    with lab.context(lab.dataset_id) as context:
+        found = find_event("go_cue", None, context, WIDTH_S)
     np.testing.assert_allclose(found.time_s, events_s())  # 100 s and more into the session
 
 

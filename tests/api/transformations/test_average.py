@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.arrays.labelled import LabelledArray
-from api.arrays.transformations import average as averages
+from api.arrays.transformations import averages
 from api.errors import Invalid
 from store.array_store import open_array_store
 from store.database import Database

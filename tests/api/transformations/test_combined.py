@@ -8,7 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.arrays.groups import ArrayGroup, ReadContext
-from api.arrays.transformations.align import find_event
+from api.arrays.transformations.alignment import find_event
+from api.models.service import find_latents
 from store.array_store import open_array_store
 from store.database import Database
 from store.migrate import migrate
@@ -91,6 +92,8 @@ def test_trials_of_all_sessions_are_on_the_session_s_own_clock(
     with database.read() as session:
         path = session.get_one(Dataset, dataset_id).array_path or ""
         group = ArrayGroup(path, dataset_id, "the data set")
-        found = find_event("go_cue", None, ReadContext(session, store, DEFAULT_TENANT, group), WIDTH_S)
+        found = find_event(
+            "go_cue", None, ReadContext(session, store, DEFAULT_TENANT, group, find_latents), WIDTH_S
+        )
     assert found.clock == "session"
     np.testing.assert_allclose(found.time_s, np.concatenate([events_s(), events_s() + 0.06]))

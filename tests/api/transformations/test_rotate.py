@@ -140,11 +140,11 @@ def test_initial_conditions_and_continuous_factors_are_rotated(lab: Laboratory) 
 
 
 def test_what_else_an_answer_depends_on(lab: Laboratory) -> None:
-    with lab.surroundings(lab.model_id) as surroundings:
-        assert depends_on(Transformation(), surroundings) == ()
-        assert depends_on(Transformation(rotate_to=lab.reference_id), surroundings) == ("lab/reference",)
+    with lab.context(lab.model_id) as context:
+        assert depends_on(Transformation(), context) == ()
+        assert depends_on(Transformation(rotate_to=lab.reference_id), context) == ("lab/reference",)
         with pytest.raises(Invalid, match="there is no model"):
-            depends_on(Transformation(rotate_to="mod_0"), surroundings)
+            depends_on(Transformation(rotate_to="mod_0"), context)
 
 
 def test_what_cannot_be_rotated_is_refused(sqlite_database: Database) -> None:
