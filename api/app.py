@@ -29,7 +29,6 @@ from api.inferences.service import find_latents as find_inferred
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.keys import routes as key_routes
-from api.models import export_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
 from api.uploads import routes as upload_routes
@@ -111,7 +110,6 @@ def _resources() -> list[APIRouter]:
         job_routes.router,
         search_routes.router,
         model_routes.router,
-        export_routes.router,
         webhook_routes.router,
         inference_routes.router,
         online_routes.router,

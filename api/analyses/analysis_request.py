@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from api.analyses.schemas import ArrayOfTrials
 from api.arrays.groups import ArrayGroup, ArrayResource, ReadContext
 from api.arrays.query import ArrayQuery, cache_key
-from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
+from api.dependencies import ContextDependency
 from api.http_cache import NOT_MODIFIED, REVALIDATED, etag, matches_tag
 from store.tables import Dataset
 
@@ -30,14 +30,11 @@ MEDIA_TYPES: dict[Kind, str] = {"png": "image/png", "svg": "image/svg+xml"}
 
 @dataclass(frozen=True)
 class AnalysisRequest:
-    """The resource that a request names, the tenant, and what is needed to answer."""
+    """The resource that a request names, the parts of the service, and the copy that the client has."""
 
     owner_id: str
-    tenant_id: str
-    if_none_match: str | None
-    database: DatabaseDependency
-    arrays: ArraysDependency
-    settings: SettingsDependency
+    service: ContextDependency
+    if_none_match: Annotated[str | None, Header()] = None
 
     async def answer(
         self,
@@ -80,23 +77,11 @@ class AnalysisRequest:
         )
 
     def _with_context(self, resource: ArrayResource, look: Callable[[ReadContext], T]) -> T:
-        with self.database.read() as session:
-            group = resource.find_group(session, self.tenant_id, self.owner_id)
-            return look(ReadContext(session, self.arrays, self.tenant_id, group, resource.find_reference))
+        with self.service.database.read() as session:
+            return look(resource.context(session, self.service, self.owner_id))
 
 
-def _request(
-    owner_id: str,
-    database: DatabaseDependency,
-    arrays: ArraysDependency,
-    settings: SettingsDependency,
-    tenant_id: TenantDependency,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> AnalysisRequest:
-    return AnalysisRequest(owner_id, tenant_id, if_none_match, database, arrays, settings)
-
-
-RequestDependency = Annotated[AnalysisRequest, Depends(_request)]
+RequestDependency = Annotated[AnalysisRequest, Depends()]
 
 
 def dataset_context(context: ReadContext) -> ReadContext:

@@ -120,8 +120,8 @@ def _add_predictions(router: APIRouter, base: str, resource: ArrayResource) -> N
             if (unchanged := response.unchanged()) is not None:
                 return lambda: unchanged
             decoding = begin_decoding(query, context).decoding
-            provenance = find_provenance(context, request.database)
-            writing = WriteContext(request.settings.json_max_elements, provenance)
+            provenance = find_provenance(context, request.service.database)
+            writing = WriteContext(request.service.settings.json_max_elements, provenance)
 
             def work() -> Response:
                 found = decoding.predictions()

@@ -47,7 +47,7 @@ def make_distance_router(resource: ArrayResource) -> APIRouter:
         """Compare the mean trajectories of conditions: a matrix of distances."""
 
         def begin(context: ReadContext) -> Work:
-            work = begin_distances(query, context, request.settings.json_max_elements)
+            work = begin_distances(query, context, request.service.settings.json_max_elements)
             return lambda: json_response(work())
 
         return await request.answer(resource, query, shared_query(query), begin)
@@ -72,7 +72,7 @@ def _add_picture(router: APIRouter, base: str, resource: ArrayResource, picture:
         def begin(context: ReadContext) -> Work:
             from api.analyses.pictures import draw_distances as draw  # matplotlib takes a second to import
 
-            work = begin_distances(query, context, request.settings.json_max_elements)
+            work = begin_distances(query, context, request.service.settings.json_max_elements)
             return lambda: picture_response(draw(work(), picture), picture)
 
         return await request.answer(resource, query, shared_query(query), begin, picture)

@@ -212,7 +212,7 @@ class Search:
         bins = 1 if are_trials else self.trajectories.bins
         trials, time_s = self.trajectories.trials, None if are_trials else self.trajectories.time_s
         rows = np.concatenate([nearest.positions // bins for nearest in found])
-        with self.request.database.read() as session:
+        with self.request.service.database.read() as session:
             context = replace(self.context, session=session)
             details = metadata_of(context, np.unique(trials[rows]).tolist())
 

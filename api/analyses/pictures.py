@@ -112,7 +112,7 @@ def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: Kind) ->
 
 
 def _some_predictions(decoding: Decoding) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Some of the trials that were tested, at even distances, and what was decoded of them."""
+    """Return some of the tested trials, evenly chosen, and their decoded behaviour."""
     number = len(decoding.tested_rows)
     chosen = np.unique(np.linspace(0, number - 1, min(number, MOST_TRIALS)).astype(np.int64))
     bins, components = decoding.behaviour.bins, decoding.behaviour.components

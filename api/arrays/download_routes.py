@@ -13,11 +13,11 @@ from api.arrays.formats.mat import Mat
 from api.arrays.formats.npy import Npz
 from api.arrays.formats.nwb import Nwb
 from api.arrays.formats.zarr import Zarr
-from api.arrays.groups import ArrayResource, ReadContext
+from api.arrays.groups import ArrayResource
 from api.arrays.lfads_hdf5 import encode_lfads_hdf5
 from api.arrays.provenance import find_provenance
 from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, in_thread
-from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
+from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED
 
@@ -68,22 +68,19 @@ def make_download_router(resource: ArrayResource) -> APIRouter:
     async def download(
         owner_id: str,
         query: Annotated[DownloadQuery, Query()],
-        database: DatabaseDependency,
-        arrays: ArraysDependency,
-        settings: SettingsDependency,
-        tenant_id: TenantDependency,
+        service: ContextDependency,
         conditions: ConditionsDependency,
     ) -> Response:
         """Download all arrays, or some, as one file: with coordinates, units, splits and the original order of trials."""
         chosen, encode = _DOWNLOADS[query.format_]
 
         def make() -> Response:
-            with database.read() as session:
-                group = resource.find_group(session, tenant_id, owner_id)
-                context = ReadContext(session, arrays, tenant_id, group, resource.find_reference)
-                writing = WriteContext(settings.json_max_elements, find_provenance(context, database))
+            with service.database.read() as session:
+                context = resource.context(session, service, owner_id)
+                provenance = find_provenance(context, service.database)
+            group, writing = context.group, WriteContext(service.settings.json_max_elements, provenance)
             wanted = None if query.arrays is None else [name.strip() for name in query.arrays.split(",")]
-            contents = gather(group, arrays, wanted, writing, is_dataset=resource.kind == "dataset")
+            contents = gather(group, service.arrays, wanted, writing, is_dataset=resource.kind == "dataset")
             key = (group.path, "download", *sorted(contents.names))
             kept = REVALIDATED if group.may_change else CACHE
             return ArrayResponse(chosen, key, kept, conditions).send(owner_id, lambda: encode(contents))

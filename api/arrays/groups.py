@@ -19,6 +19,7 @@ from zarr.abc.store import Store
 from zarr.errors import GroupNotFoundError
 
 from api.arrays.labelled import Coordinate, LabelledArray
+from api.dependencies import Context
 from api.errors import NotFound, WrongState
 from store.array_store import object_size
 from store.arrays import open_group
@@ -91,6 +92,17 @@ class ArrayResource:
     plural: str
     find_group: FindGroup
     find_reference: FindGroup
+
+    def context(self, session: Session, service: Context, owner_id: str) -> "ReadContext":
+        """Return what a request for the arrays of a resource may read.
+
+        Raises
+        ------
+        NotFound, WrongState
+            If the resource does not exist, or has no arrays.
+        """
+        group = self.find_group(session, service.tenant_id, owner_id)
+        return ReadContext(session, service.arrays, service.tenant_id, group, self.find_reference)
 
 
 @dataclass(frozen=True)

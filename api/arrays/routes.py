@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from api.arrays.formats import WriteContext, choose_format
-from api.arrays.groups import ArrayResource, ReadContext
+from api.arrays.groups import ArrayResource
 from api.arrays.provenance import find_provenance
 from api.arrays.query import ArrayList, ArrayQuery, cache_control, cache_key, describe_arrays, query_array
 from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, in_thread, values_responses
-from api.dependencies import ArraysDependency, DatabaseDependency, SettingsDependency, TenantDependency
+from api.dependencies import ContextDependency
 from api.errors import problem_responses
 
 _RANGE: dict[int | str, dict[str, Any]] = {
@@ -31,13 +31,11 @@ def make_array_router(resource: ArrayResource) -> APIRouter:
     base = "/v1/" + resource.plural + "/{owner_id}"
 
     @router.get(base + "/arrays", operation_id=f"list_{kind}_arrays", responses=problem_responses(404, 409))
-    def list_arrays(
-        owner_id: str, database: DatabaseDependency, arrays: ArraysDependency, tenant_id: TenantDependency
-    ) -> ArrayList:
+    def list_arrays(owner_id: str, service: ContextDependency) -> ArrayList:
         """List the arrays with their dims, units and types."""
-        with database.read() as session:
-            group = resource.find_group(session, tenant_id, owner_id)
-        return describe_arrays(group.opened(arrays), f"/v1/{resource.plural}/{owner_id}")
+        with service.database.read() as session:
+            group = resource.find_group(session, service.tenant_id, owner_id)
+        return describe_arrays(group.opened(service.arrays), f"/v1/{resource.plural}/{owner_id}")
 
     @router.head(
         base + "/arrays/{name}",
@@ -55,10 +53,7 @@ def make_array_router(resource: ArrayResource) -> APIRouter:
         owner_id: str,
         name: str,
         query: Annotated[ArrayQuery, Query()],
-        database: DatabaseDependency,
-        arrays: ArraysDependency,
-        settings: SettingsDependency,
-        tenant_id: TenantDependency,
+        service: ContextDependency,
         conditions: ConditionsDependency,
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
     ) -> Response:
@@ -66,15 +61,16 @@ def make_array_router(resource: ArrayResource) -> APIRouter:
         chosen = choose_format(query.format_, accept)
 
         def make() -> Response:
-            with database.read() as session:
-                group = resource.find_group(session, tenant_id, owner_id)
-                context = ReadContext(session, arrays, tenant_id, group, resource.find_reference)
+            with service.database.read() as session:
+                context = resource.context(session, service, owner_id)
                 key = cache_key(name, query, context)
-                response = ArrayResponse(chosen, key, cache_control(query, group), conditions)
+                response = ArrayResponse(chosen, key, cache_control(query, context.group), conditions)
                 if (unchanged := response.unchanged()) is not None:
                     return unchanged
                 found = query_array(name, query, context)
-                writing = WriteContext(settings.json_max_elements, find_provenance(context, database))
+                writing = WriteContext(
+                    service.settings.json_max_elements, find_provenance(context, service.database)
+                )
             return response.send(name, lambda: chosen.encode(found, writing), found[0], has_ranges=True)
 
         return await in_thread(chosen, make)

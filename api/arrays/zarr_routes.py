@@ -8,7 +8,7 @@ from zarr.abc.store import Store
 
 from api.arrays.groups import ArrayResource
 from api.arrays.responses import BINARY, Conditions, ConditionsDependency, wanted_range
-from api.dependencies import ArraysDependency, DatabaseDependency, TenantDependency
+from api.dependencies import ContextDependency
 from api.errors import NotFound, problem_responses
 from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED, etag, matches_tag
 from store.array_store import object_size, read_object
@@ -47,16 +47,14 @@ def make_zarr_router(resource: ArrayResource) -> APIRouter:
     def read_zarr(
         owner_id: str,
         key: str,
-        database: DatabaseDependency,
-        arrays: ArraysDependency,
-        tenant_id: TenantDependency,
+        service: ContextDependency,
         conditions: ConditionsDependency,
     ) -> Response:
         """Read an object of the Zarr v3 group: `xarray.open_zarr(".../zarr")` does this for you."""
-        with database.read() as session:
-            group = resource.find_group(session, tenant_id, owner_id)
+        with service.database.read() as session:
+            group = resource.find_group(session, service.tenant_id, owner_id)
         kept = REVALIDATED if group.may_change else CACHE
-        return zarr_object(arrays, f"{group.path}/{key}", kept, conditions)
+        return zarr_object(service.arrays, f"{group.path}/{key}", kept, conditions)
 
     @router.get(base + "/zarr", include_in_schema=False)
     def read_group(owner_id: str, request: Request) -> RedirectResponse:

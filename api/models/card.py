@@ -1,4 +1,4 @@
-"""The card of a model: what it is, what it was trained on and how, what goes in and what comes out."""
+"""The card of a model: its architecture, data, training, scores, inputs and outputs."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ CARD_VERSION = 1
 
 
 class CardArray(BaseModel):
-    """An array that goes into a model or comes out of it."""
+    """An input or an output of a model."""
 
     dims: list[str]
     units: str
@@ -41,7 +41,7 @@ class CardData(BaseModel):
 
     dataset_id: str
     name: str
-    digest: str | None = Field(description="Names its content: an equal data set has the same.")
+    digest: str | None = Field(description="Digest of its content: equal data sets have equal digests.")
     bin_width_s: float
     sessions: list[CardSession]
 
@@ -64,55 +64,57 @@ class Reference(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What a model is, made to lie beside its weights."""
+    """The description of a model, to be kept with its weights."""
 
-    card_version: int = Field(description="Of the form of this document.")
+    card_version: int = Field(description="Version of this document's schema.")
     model_id: str
     job_id: str
     job_name: str
-    number: int = Field(description="Of the model within its job.")
+    number: int = Field(description="Number of the model within its job.")
     state: ModelState
     is_selected: bool
-    refit_of: int | None = Field(description="Number of the model whose training it repeats on all trials.")
+    refit_of: int | None = Field(
+        description="Number of the model whose training this one repeats on all trials."
+    )
     seed: int
     job_seed: int = Field(
-        description="Of the search. The split and the held-out samples have `training.evaluation_seed`."
+        description="Seed of the search. The split and the held-out samples have `training.evaluation_seed`."
     )
     scored_on: str = Field(description=SCORED_ON)
     epochs_trained: int
     weights_epoch: int | None = Field(
-        description="Epoch of the kept weights, which are those of the export; null where there are none."
+        description="Epoch of the kept weights, which the export contains; null without weights."
     )
     architecture: dict[str, Any] = Field(description="Every field.")
     hyperparameters: dict[str, float] = Field(
-        description="Those that the kept weights were trained with. With `pbt` others held in earlier epochs, see `lineage`."
+        description="Hyperparameters that trained the kept weights. With `pbt`, earlier epochs had others: see `lineage`."
     )
     trained_by: int | None = Field(
         description="Number of the model of the job that trained the kept weights; null if it was not recorded."
     )
-    training: dict[str, Any] = Field(description="How all models of the job are trained.")
-    strategy: dict[str, Any] = Field(description="Of the search.")
-    budget: dict[str, Any] = Field(description="Of the search.")
+    training: dict[str, Any] = Field(description="Training options of all models of the job.")
+    strategy: dict[str, Any] = Field(description="Strategy of the search.")
+    budget: dict[str, Any] = Field(description="Budget of the search.")
     lineage: list[CardSegment] = Field(
-        description="Whose weights it has, from the first epoch on: whom it copied, and whom those copied. Epochs after "
-        "`weights_epoch` are not in the kept weights."
+        description="The models that trained its weights, from the first epoch on: those that it copied, and those that they "
+        "copied. Epochs after `weights_epoch` are not in the kept weights."
     )
     scores: dict[str, int | float | None] = Field(
-        description="As those of the model: losses in nats per sample, bits per spike, R². Scores that end with `_test` are of "
-        "trials that neither trained nor selected the model, and are unbiased. Those that end with `_valid` are of the trials "
+        description="As in the model's document: losses in nats per sample, bits per spike, R². Scores that end with `_test` are "
+        "of trials that neither trained nor selected the model, and are unbiased. Those that end with `_valid` are of the trials "
         "that it was selected on, so they are optimistic. `reconstruction_…` is of samples that the model reads: it does not "
         "tell whether the rates are right."
     )
     baselines: dict[str, dict[str, float | None]] = Field(description=BASELINES)
     baseline_settings: dict[str, dict[str, float | bool]] = Field(description=BASELINE_SETTINGS)
     data: CardData
-    inputs: dict[str, CardArray] = Field(description="What it reads.")
-    outputs: dict[str, CardArray] = Field(description="What it infers.")
+    inputs: dict[str, CardArray] = Field(description="Arrays that the model reads.")
+    outputs: dict[str, CardArray] = Field(description="Arrays that the model infers.")
     trained_with: list[dict[str, str | None]] = Field(
-        description="Versions that trained the job: several if the service was upgraded, or if its workers differ. Empty if "
-        "they were not recorded."
+        description="Versions of the software that trained the job: several if the service was upgraded, or if its workers "
+        "differ. Empty if they were not recorded."
     )
-    written_with: dict[str, str | None] = Field(description="Versions of the service that wrote this card.")
+    written_with: dict[str, str | None] = Field(description="Versions of the software that wrote this card.")
     method: str
     references: list[Reference]
     licence: str
@@ -141,7 +143,7 @@ LICENCE = (
 
 
 def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelCard:
-    """The card of a model."""
+    """Return the card of a model."""
     job = session.get_one(Job, row.job_id)
     dataset = session.get_one(Dataset, job.dataset_id)
     specification = JobSpecification.model_validate(job.spec)
@@ -186,7 +188,7 @@ def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelC
 
 
 def architecture_of(row: Model, dataset: Dataset) -> dict[str, Any]:
-    """Every field of a model's architecture, with its neurons: one number, or one for each session."""
+    """Return every field of a model's architecture, with its neurons: one number, or one for each session."""
     neurons = [one.neurons for one in sessions_of(dataset)]
     return {
         "neurons": neurons if len(neurons) > 1 else neurons[0],

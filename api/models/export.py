@@ -1,4 +1,4 @@
-"""A model as one file to take away: weights, card, loader, and on request the model as a program."""
+"""A model as one zip file: weights, card, loader, and on request the model as a program."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from api.models.card import ModelCard, make_card
 from api.models.export_readme import readme
 from api.models.service import TrainedModel, choose_session, find, find_trained
 from api.models.weights import StoredWeights, find_weights
-from api.validation_errors import FieldProblem
 from domain.sessions import RecordedSession
 from store.rpc import CallFailed, WorkersAway, call_worker
 
@@ -25,19 +24,19 @@ PROGRAM_FILES: dict[ProgramKind, str] = {"torch_export": "model.pt2", "onnx": "m
 _LOADER = Path(__file__).parent / "exported" / "load.py"
 _PROGRAM_SECONDS = 180.0
 _MOST_PROGRAM_BYTES = 128 * 2**20
-"""Of weights: a program comes whole from the worker."""
+"""Most bytes of weights of a program, which the worker sends in one piece."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """Everything that an export is made of, but for the program.
+    """The contents of an export, without the program.
 
-    Parameters
+    Attributes
     ----------
     model, weights, card
-        The model, where its weights are, its card.
+        The model, its weights, its card.
     program, session
-        What is asked for, and for which session's neurons.
+        The kind of program, and the session whose neurons it reads.
     """
 
     model: TrainedModel
@@ -48,21 +47,21 @@ class Export:
 
     @property
     def recorded(self) -> RecordedSession:
-        """The session that the program is for."""
+        """Return the session that the program is for."""
         return self.model.sessions[self.session]
 
     def etag(self) -> str:
-        """Weak with a program: the same one written twice differs in bytes."""
+        """Return the entity tag; it is weak with a program, whose bytes differ each time it is written."""
         tag = etag(self.weights.key, self.card.model_dump_json(), str(self.program), str(self.session))
         return tag if self.program is None else f"W/{tag}"
 
     def pieces(self) -> Iterator[bytes]:
-        """The zip; the program is made before the first byte is sent.
+        """Return the zip file; the program is made before the first byte is sent.
 
         Raises
         ------
         Problem
-            If the program can't be made.
+            If the program cannot be made.
         """
         card = self.card.model_dump_json(indent=2).encode() + b"\n"
         members: list[tuple[str, Iterable[bytes]]] = [
@@ -77,7 +76,7 @@ class Export:
 
 
 def find_card(session: Session, arrays: Store, tenant_id: str, model_id: str) -> ModelCard:
-    """The card of the tenant's model, in any state, or raise `NotFound`."""
+    """Return the card of the tenant's model, in any state, or raise `NotFound`."""
     row = find(session, tenant_id, model_id)
     weights = None if row.checkpoint_key is None else find_weights(arrays, row.checkpoint_key, {})
     return make_card(session, row, None if weights is None else weights.epoch)
@@ -88,15 +87,16 @@ def find_export(
     arrays: Store,
     tenant_id: str,
     model_id: str,
+    *,
     program: ProgramKind | None,
     session_number: int | None,
 ) -> Export:
-    """What an export of the tenant's model is made of.
+    """Return the contents of an export of the tenant's model.
 
     Raises
     ------
     NotFound, WrongState, Invalid
-        If there is no such model, it has no weights, or a program of it can't be asked for so.
+        If there is no such model, it has no weights, or no such program of it can be made.
     """
     model = find_trained(session, tenant_id, model_id)
     weights = find_weights(arrays, model.checkpoint_key, {"latentry_model_id": model_id})
@@ -111,12 +111,13 @@ def find_export(
 
 
 def _session(model: TrainedModel, given: int | None) -> int:
-    """The session that a program is for; the pointer names the parameter, for there is no body."""
+    """Return the session that a program is for. The request has no body, so the error points to the parameter."""
     try:
         return choose_session(model, given)
     except Invalid as error:
-        problems = [one.model_copy(update={"pointer": "session"}) for one in error.errors or []]
-        raise Invalid(f"session: {problems[0].message}", hint=error.hint, errors=problems) from None
+        raise Invalid.of(
+            [one.model_copy(update={"pointer": "session"}) for one in error.errors or []]
+        ) from None
 
 
 def _check_size(weights: StoredWeights) -> None:
@@ -125,16 +126,12 @@ def _check_size(weights: StoredWeights) -> None:
             f"expected a model of at most {_MOST_PROGRAM_BYTES >> 20} MiB of weights; this one has "
             f"{weights.size_bytes >> 20} MiB"
         )
-        hint = "leave the program out; the weights can be had in any size"
-        raise Invalid(
-            f"program: {message}",
-            hint=hint,
-            errors=[FieldProblem(pointer="program", code="too_large", message=message, hint=hint)],
-        )
+        hint = "leave out the program; weights of any size can be exported"
+        raise Invalid.field("program", "too_large", message, hint)
 
 
 def _make_program(wanted: Export) -> bytes:
-    """Have the process that holds torch write the model down as a program."""
+    """Return the model as a program, which a worker with torch makes."""
     arguments: dict[str, Any] = {
         "checkpoint_key": wanted.weights.key,
         "architecture": wanted.card.architecture,

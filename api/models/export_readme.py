@@ -5,7 +5,7 @@ from api.models.card import ModelCard
 _WEIGHTS = """# Model {model_id}
 
 Epoch {epoch} of model {number} of the job {job_id}, trained by Latentry {version}
-on the data set {dataset_id} ({neurons} neurons, bins of {bin_width_s:g} s). `card.json` says everything about it.
+on the data set {dataset_id} ({neurons} neurons, bins of {bin_width_s:g} s). `card.json` describes it in full.
 
 ## Weights
 
@@ -18,7 +18,7 @@ weights = load("model.safetensors")
 print({{name: tuple(values.shape) for name, values in weights.items()}})
 ```
 
-`safetensors.torch.load_file` and `safetensors.numpy.load_file` read it as well. A product is `x @ weight + bias`. A GRU
+`safetensors.torch.load_file` and `safetensors.numpy.load_file` read it, too. A product is `x @ weight + bias`. A GRU
 (`encoder`, `generator`, …) has its three parts side by side, reset r, update z and candidate n: with a = x @ input_weight +
 input_bias and c = h @ recurrent_weight, r = σ(a_r + c_r), z = σ(a_z + c_z), n = tanh(a_n + r · (c_n + candidate_bias)),
 h ← (1 - z) · n + z · h. The first axis of an encoder's parameters is its direction: forward, backward in time.
@@ -35,13 +35,13 @@ _SCORES = """
 _PROGRAM = """
 ## Program
 
-`{file}` is the model as a program: spikes go in, latents come out. It needs nothing of Latentry.
+`{file}` is the model as a program: it reads spikes and returns latents. It does not need Latentry.
 
 {code}
 `spikes` is float32 [trials, bins, {neurons}]: counts in bins of {bin_width_s:g} s, the neurons in the order of the data
-set{external}. Any number of trials, which must all be as long, and recorded in all bins. What comes out is
-listed in `card.json` under `outputs`. Latents are those at the posterior's means: the same spikes give the same numbers, and
-rates differ a little from those of the service, which averages over draws.
+set{external}. All trials must have the same length and be recorded in all bins. `card.json` lists the
+outputs. Latents are those at the means of the posterior: the same spikes give the same numbers, and
+rates differ slightly from those of the service, which averages over samples of the posterior.
 """
 
 _TORCH = """```python
@@ -52,7 +52,7 @@ latents = model(spikes{external})
 print(latents["rates"].shape)
 ```
 
-It wants the version of torch that wrote it, {torch}, or a later one.
+It needs the version of torch that wrote it, {torch}, or a later one.
 """
 
 _ONNX = """```python
@@ -67,16 +67,16 @@ print(latents["rates"].shape)
 
 
 def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
-    """How to use each file of an export.
+    """Return how to use each file of an export.
 
     Parameters
     ----------
     card
-        Of the model.
+        Card of the model.
     program
         ``torch_export``, ``onnx`` or None.
     program_neurons
-        Neurons that the program reads.
+        Number of neurons that the program reads.
     """
     neurons = " + ".join(str(one.neurons) for one in card.data.sessions)
     text = _WEIGHTS.format(

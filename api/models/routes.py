@@ -1,13 +1,26 @@
-"""Routes of models."""
+"""Routes of models: documents, learning curves, cards and exports."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from api.dependencies import DatabaseDependency, TenantDependency
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+
+from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import problem_responses
+from api.http_cache import NOT_MODIFIED, REVALIDATED, matches_tag
 from api.models import service
+from api.models.card import ModelCard
+from api.models.export import ProgramKind, find_card, find_export
 from api.models.schemas import LearningCurve, ModelDocument
+from api.streamed import Streamed
 
 router = APIRouter(tags=["models"])
+
+_making_programs = anyio.CapacityLimiter(4)
+"""Threads that wait for programs, which are made one at a time. Other requests have other threads."""
+_ZIP = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @router.get("/v1/models/{model_id}", operation_id="get_model", responses=problem_responses(404))
@@ -29,3 +42,64 @@ def get_learning_curve(
     with database.read() as session:
         service.find(session, tenant_id, model_id)
         return service.learning_curve(session, model_id)
+
+
+@router.get("/v1/models/{model_id}/card", operation_id="get_model_card", responses=problem_responses(404))
+def get_model_card(model_id: str, context: ContextDependency) -> ModelCard:
+    """Read the card of a model: all that must be known of it, to be kept with its weights or for a paper's methods."""
+    with context.database.read() as session:
+        return find_card(session, context.arrays, context.tenant_id, model_id)
+
+
+@router.get(
+    "/v1/models/{model_id}/export",
+    operation_id="export_model",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "A zip: `model.safetensors`, `card.json`, `load.py`, `README.md`, and the program if asked for.",
+            "content": _ZIP,
+        },
+        **NOT_MODIFIED,
+        **problem_responses(404, 409, 422),
+    },
+)
+async def export_model(
+    model_id: str,
+    context: ContextDependency,
+    program: Annotated[
+        ProgramKind | None,
+        Query(
+            description="Add the model as a program that does not need Latentry: `torch_export` (`model.pt2`, for torch) or "
+            "`onnx` (`model.onnx`, for ONNX runtimes, if the service is set up for it). It takes some seconds to make."
+        ),
+    ] = None,
+    session: Annotated[
+        int | None,
+        Query(
+            ge=0,
+            le=10_000,
+            description="The session whose neurons the program reads, for a model of several sessions: 0, 1, …",
+        ),
+    ] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Export a model: its best weights with a card, and a loader that needs only torch."""
+
+    def make() -> Response:
+        with context.database.read() as reading:
+            found = find_export(
+                reading,
+                context.arrays,
+                context.tenant_id,
+                model_id,
+                program=program,
+                session_number=session,
+            )
+        headers = {"ETag": found.etag(), "Cache-Control": REVALIDATED}
+        if matches_tag(if_none_match, found.etag().removeprefix("W/")):
+            return Response(status_code=304, headers=headers)
+        headers["Content-Disposition"] = f'attachment; filename="latentry-{model_id}.zip"'
+        return Streamed(found.pieces(), headers=headers, media_type="application/zip")
+
+    return await to_thread.run_sync(make, limiter=None if program is None else _making_programs)

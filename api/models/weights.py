@@ -1,7 +1,7 @@
-"""The best weights of a model out of its checkpoint, block by block: the service that answers has no torch.
+"""The best weights of a model, read from its checkpoint block by block: the API has no torch.
 
-A checkpoint is one safetensors file with the weights of the last epoch, those of the best, and the optimizer's moments
-(`models.model_state`). Of it only the tensors `best.…` are read, by ranges.
+A checkpoint is one safetensors file with the weights of the last epoch, those of the best epoch, and the optimizer's moments
+(`models.model_state`). Only the tensors `best.…` are read, by ranges.
 """
 
 import json
@@ -21,16 +21,16 @@ _BLOCK_BYTES = 8 * 2**20
 class StoredWeights:
     """Where the best weights lie.
 
-    Parameters
+    Attributes
     ----------
     store, key
-        Of the checkpoint.
+        Store and key of the checkpoint.
     epoch
         Epoch of the best weights.
     header
-        Of a safetensors file of these weights alone, with its length in front.
+        Header of a safetensors file of these weights alone, with its length in front.
     places
-        Where each tensor's bytes begin and end in the checkpoint, in the order of the file.
+        First byte and end of each tensor in the checkpoint, in the order of the file.
     """
 
     store: Store
@@ -41,11 +41,11 @@ class StoredWeights:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file."""
+        """Return the size of the file."""
         return len(self.header) + sum(end - begin for begin, end in self.places)
 
     def blocks(self) -> Iterator[bytes]:
-        """The file."""
+        """Yield the file."""
         yield self.header
         for begin, end in self.places:
             for start in range(begin, end, _BLOCK_BYTES):
@@ -53,14 +53,14 @@ class StoredWeights:
 
 
 def find_weights(store: Store, key: str, metadata: dict[str, str]) -> StoredWeights | None:
-    """The best weights in a checkpoint; None when it is no longer there.
+    """Return the best weights in a checkpoint; None if it no longer exists.
 
     Parameters
     ----------
     store, key
-        Of the checkpoint.
+        Store and key of the checkpoint.
     metadata
-        Written into the header of the file, for whoever finds it alone.
+        Written into the header of the file, to identify it.
     """
     length = read_object(store, key, RangeByteRequest(0, 8))
     if length is None:

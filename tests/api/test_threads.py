@@ -14,7 +14,7 @@ from api.arrays.formats.hdf5 import Hdf5
 from api.arrays.formats.npy import Npy
 from api.arrays.responses import in_thread
 from api.errors import NotFound
-from api.models import export_routes
+from api.models import routes as model_routes
 from api.streamed import Streamed
 
 MORE_THAN_THREADS = 50
@@ -107,11 +107,11 @@ def test_whoever_waits_for_a_program_keeps_nobody_waiting(
 ) -> None:
     goes_on = threading.Event()
 
-    def find_export(*_arguments: Any) -> None:
+    def find_export(*_arguments: Any, **_options: Any) -> None:
         goes_on.wait()
         raise NotFound("there is no such model")
 
-    monkeypatch.setattr(export_routes, "find_export", find_export)
+    monkeypatch.setattr(model_routes, "find_export", find_export)
 
     async def run() -> int:
         async with (
