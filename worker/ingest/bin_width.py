@@ -39,7 +39,7 @@ def stated_width(name: str, value: float, notes: list[str]) -> tuple[str, float]
         return None
     if not unit:
         unit = "ms" if value >= 1 else "s"
-        notes.append(f"`{name}`, {value:g}, was taken as a bin width in {unit}.")
+        notes.append(f"`{name}`, {value:g}, was read as a bin width in {unit}.")
     return f"bin_width_{unit}", value
 
 
@@ -145,7 +145,7 @@ def bin_width_missing() -> Problem:
     """Return the problem of counts in bins of unknown width."""
     return Problem(
         "bin_width_missing",
-        "The file does not say how wide a bin is, and nothing in it tells.",
+        "The file does not give the bin width, and nothing in it implies one.",
         "Give bin_width_s with the upload, in seconds (0.010 for 10 ms), or store it in the file as "
         "`bin_width_s` (an array of an NPZ; an attribute or data set of an HDF5 file; a column of a table).",
         "/bin_width_s",
@@ -158,7 +158,7 @@ def _from_file(stated_s: dict[str, float], notes: list[str]) -> float:
         if not math.isclose(width_s, other_s, rel_tol=0.01):
             raise rejected(
                 "bin_width_contradictory",
-                f"`{name}` says that a bin is {width_s:g} s wide and `{other}` says {other_s:g} s.",
+                f"`{name}` gives a bin width of {width_s:g} s, and `{other}` gives {other_s:g} s.",
                 "Remove one of them from the file, or give bin_width_s with the upload.",
                 f"/{other}",
             )
@@ -188,7 +188,7 @@ def _overridden(name: str, width_s: float, option_s: float) -> Problem:
         "bin_width_overridden",
         f"The file says in `{name}` that a bin is {width_s:g} s wide; the upload says {option_s:g} s, "
         "which was used.",
-        "Check which is right; upload again without bin_width_s if it is the file.",
+        "If the file is right, upload it again without bin_width_s.",
         "/bin_width_s",
     )
 

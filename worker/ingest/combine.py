@@ -48,8 +48,10 @@ def combine_sessions(
     if len(given) < len(wanted):
         there = {one.id for one in given}
         gone = ", ".join(name for name in row.source["dataset_ids"] if name not in there)
-        said = f"data sets that are to be sessions are there no more: {gone}"
-        return Rejection([Problem("session_gone", said, "Combine others.", "/dataset_ids")], seconds=0.0)
+        said = f"These data sets were deleted before they were combined: {gone}."
+        return Rejection(
+            [Problem("session_gone", said, "Combine other data sets.", "/dataset_ids")], seconds=0.0
+        )
     path = f"datasets/{lease.row_id}/{lease.token}"
     report = _report(given)
     starts_s = [_start_s(arrays, one) for one in given]
@@ -120,9 +122,9 @@ def _other_starts(given: Sequence[Dataset], starts_s: Sequence[float]) -> Iterat
         if abs(start_s - starts_s[0]) > width_s / 2:
             said = (
                 f"session {number} ({one.name}): its trials begin at {start_s:g} s, those of session 0 at {starts_s[0]:g} s; "
-                "sessions are put together bin by bin"
+                "sessions are combined bin by bin"
             )
-            hint = "Cut trials of all sessions from the same time on."
+            hint = "Cut the trials of all sessions at the same time."
             yield Problem("other_time_zero", said, hint, f"/dataset_ids/{number}").to_json()
 
 

@@ -38,7 +38,7 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
     trials, bins, neurons = recording.spikes.shape
     samples = ("trial", "time_s", "neuron")
     time_s = recording.time_zero_s + np.arange(bins) * recording.bin_width_s
-    zero = "0 past a trial's end" + ("" if recording.missing is None else ", and where `missing` is 1")
+    zero = "0 after a trial's end" + ("" if recording.missing is None else ", and where `missing` is 1")
     yield NamedArray("spikes", recording.spikes, samples, "spikes", f"spike counts; {zero}")
     if recording.missing is not None:
         yield NamedArray(
@@ -46,12 +46,18 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
         )
     if recording.true_rates_hz is not None:
         yield NamedArray(
-            "true_rates_hz", recording.true_rates_hz, samples, "spikes/s", "the rates that made the spikes"
+            "true_rates_hz",
+            recording.true_rates_hz,
+            samples,
+            "spikes/s",
+            "the rates that generated the spikes",
         )
     if recording.external_inputs is not None:
         yield NamedArray("external_inputs", recording.external_inputs, ("trial", "time_s", "external_input"))
     yield NamedArray("trial", np.arange(trials), ("trial",), "", "index in the order given")
-    yield NamedArray("time_s", time_s, ("time_s",), "s", "start of the bin, from what trials are aligned to")
+    yield NamedArray(
+        "time_s", time_s, ("time_s",), "s", "start of the bin, from the event that trials are aligned to"
+    )
     yield NamedArray("neuron", np.arange(neurons), ("neuron",), "", "index in the order given")
     yield NamedArray("trial_length_bins", recording.trial_length_bins, ("trial",), "bins", "bins recorded")
     if recording.trial_start_s is not None:

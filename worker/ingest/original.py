@@ -38,7 +38,7 @@ def fetch_original(database: Database, settings: Settings, lease: Lease, row: Da
             raise FileNotFoundError
         return originals.local_path(row.original, folder)
     except FileNotFoundError:
-        raise rejected("file_missing", "The uploaded file is no longer where it was kept.", _AGAIN) from None
+        raise rejected("file_missing", "The uploaded file was deleted from the storage.", _AGAIN) from None
 
 
 def _take_in_direct(
@@ -54,15 +54,13 @@ def _take_in_direct(
     try:
         path, sha256 = originals.fetch_direct(str(row.direct_upload_id), folder)
     except FileNotFoundError:
-        raise rejected(
-            "file_missing", "The file is no longer in the bucket where it was put.", _AGAIN
-        ) from None
+        raise rejected("file_missing", "The file was deleted from the bucket.", _AGAIN) from None
     announced = row.source["sha256"]
     if sha256 != announced:
         raise rejected(
             "digest_mismatch",
-            f"The file in the bucket is not the one that was announced: its SHA-256 is {sha256}, expected {announced}.",
-            "It was damaged on the way, or changed; begin another upload with the SHA-256 of the file as it is.",
+            f"The file in the bucket differs from the announced one: its SHA-256 is {sha256}, expected {announced}.",
+            "It was damaged or changed. Start another upload with the SHA-256 of the present file.",
         )
     with database.write() as session:
         lease.keep(session, settings)

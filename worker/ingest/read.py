@@ -84,9 +84,9 @@ def _tell_overridden_rate(trains: SpikeTrains, options: ReadOptions) -> None:
     given_hz, file_hz = options.sampling_rate_hz, trains.sampling_rate_hz
     if given_hz is not None and file_hz is not None and abs(given_hz / file_hz - 1) > 1e-6:
         said = (
-            f"sampling_rate_hz is {given_hz:g}, and the file says {file_hz:g} Hz: {given_hz:g} Hz was taken."
+            f"sampling_rate_hz is {given_hz:g}, and the file says {file_hz:g} Hz: {given_hz:g} Hz was used."
         )
-        hint = "Leave sampling_rate_hz out to take the file's."
+        hint = "Leave sampling_rate_hz out to use the file's."
         trains.warnings.append(Problem("sampling_rate_overridden", said, hint, "/sampling_rate_hz"))
 
 
@@ -122,7 +122,7 @@ def _choose_trials_of_counts(recording: Recording, options: ReadOptions) -> None
             recording.warnings.append(
                 _unused(
                     f"trials.{name}",
-                    "the file has counts, which are cut into trials already; latents can be aligned when they are read",
+                    "the file has counts, which are cut into trials already; latents can be aligned in requests",
                 )
             )
 
@@ -135,7 +135,7 @@ def _tell_unused_mapping(recording: Recording, options: ReadOptions) -> None:
         for name in [given] if isinstance(given, str) else given:
             base = name.strip("/").replace("/", ".")
             if not any(variable.replace("/", ".").endswith(base) for variable in taken):
-                why = f"nothing called `{name}` was looked for in this file, which was read as {recording.source_format}"
+                why = f"`{name}` has no meaning in this file, which was read as {recording.source_format}"
                 recording.warnings.append(_unused(f"mapping.{role}", why))
 
 

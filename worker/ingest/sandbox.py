@@ -152,7 +152,7 @@ def check_sandbox(limits: ParseLimits | None = None) -> None:
         outcome = _parse_once(source, Path(folder, "out"), ReadOptions(), limits or ParseLimits())
         if isinstance(outcome, Rejection):
             raise SandboxError(
-                f"this installation cannot read even a small valid file: {outcome.problems[0].message} {outcome.log}".strip()
+                f"this installation cannot read a small valid file: {outcome.problems[0].message} {outcome.log}".strip()
             )
 
 
@@ -234,14 +234,14 @@ def _environment() -> dict[str, str]:
 
 
 def _too_demanding(code: int | None, limits: ParseLimits) -> Problem:
-    what = "more memory or time than it may"
+    what = "more memory or time than allowed"
     if code is None or code == -signal.SIGXCPU:
         what = f"more than {min(limits.wall_s, limits.cpu_s):g} s"
     elif code == parse.OUT_OF_MEMORY:
         what = f"more than {limits.memory_bytes / 2**30:.1f} GiB of memory"
     return Problem(
         "file_too_demanding",
-        f"Reading the file took {what}, and was ended.",
+        f"Reading the file took {what} and was stopped.",
         "Store counts as uint8, without arrays that are not needed, bin them wider, or upload the "
         "recording in parts.",
     )
@@ -250,8 +250,7 @@ def _too_demanding(code: int | None, limits: ParseLimits) -> Problem:
 def _crashed() -> Problem:
     return Problem(
         "reader_crashed",
-        "The program that reads the file ended unexpectedly: the file is damaged, or is built in an "
-        "unusual way.",
-        "Save it anew with np.savez or h5py, and upload it again; if it still fails, tell whoever "
+        "The program that reads the file ended unexpectedly: the file is damaged or built in an unusual way.",
+        "Save it again with np.savez or h5py, and upload it. If it still fails, tell the operator who "
         "runs this service.",
     )

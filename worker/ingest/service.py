@@ -80,7 +80,7 @@ def ingest_dataset(
     except Exception as error:
         problem = {
             "code": "ingest_failed",
-            "message": f"The service failed while it read this file; the file is not to blame. {error}"[
+            "message": f"The service failed while it read this file; the file is not the cause. {error}"[
                 :MOST_TEXT
             ],
             "hint": "Run `latentry doctor`, repair what it names, then retry: `latentry datasets retry` or POST …:retry. The "
@@ -126,7 +126,7 @@ def log_sandbox(settings: Settings) -> bool:
     try:
         check_sandbox(parse_limits(settings))
     except (SandboxError, OSError) as error:
-        logger.error("This process cannot read uploads, and `latentry doctor` says the same: %s", error)
+        logger.error("This process cannot read uploads, and `latentry doctor` reports the same: %s", error)
         return False
     return True
 

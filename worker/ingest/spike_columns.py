@@ -297,8 +297,8 @@ class SpikeColumns:
         if len(order) < _FEWEST_TRIALS_TO_TELL or not often or not (first_s[1:] > last_s[:-1]).all():
             return
         said = (
-            f"Spike times go on from trial to trial, from {first_s[0]:g} to {last_s[0]:g} s in the first and from "
-            f"{first_s[1]:g} to {last_s[1]:g} s in the second: expected times from each trial's beginning."
+            f"Spike times continue from trial to trial, from {first_s[0]:g} to {last_s[0]:g} s in the first and from "
+            f"{first_s[1]:g} to {last_s[1]:g} s in the second: expected times that count from each trial's beginning."
         )
         hint = (
             "Subtract from each time that of its trial's beginning, or of the event it is aligned to; or give columns of one "

@@ -273,8 +273,8 @@ def lay_trials_end_to_end(
         start_s = window_s[0] if 0 < start_s - window_s[0] <= slack_s else start_s
         stop_s = window_s[1] if 0 < window_s[1] - stop_s <= slack_s else stop_s
     trains.notes.append(
-        f"Each trial was taken to be recorded from {start_s:g} to {stop_s:g} s, from its time 0 or the first spike of all trials "
-        "to the last spike of all trials; trials.window_s says which part of it to cut."
+        f"Each trial counts as recorded from {start_s:g} to {stop_s:g} s: from its time 0 or the first spike of all trials "
+        "to the last spike of all trials; trials.window_s selects a part of it."
     )
     earliest, latest = min(start_s, times.first_s, 0.0), max(stop_s, times.last_s)
     step_s = float(latest - earliest) + 1.0
@@ -303,7 +303,7 @@ def tell_steps_back(trains: SpikeTrains) -> None:
         f"{label})"
     )
     if not is_restart:
-        trains.notes.append(f"{seen}: they are in no order in the file, and were sorted.")
+        trains.notes.append(f"{seen}: they are not sorted in the file, and were sorted.")
         return
     said = (
         f"{seen}. Probably a clock was restarted, or recordings were joined. The parts now overlap in time, from "

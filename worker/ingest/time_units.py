@@ -143,7 +143,7 @@ def column_seconds(
     """
     other = next((value for value in values if isinstance(value, str | bool)), None)
     if other is not None:
-        said = f"trials.align_to is `{name}`, whose values are no times but such as {other!r}."
+        said = f"trials.align_to is `{name}`, whose values are not times, such as {other!r}."
         raise rejected("align_to_not_times", said, "Name a column of times in seconds.", "/trials/align_to")
     times = np.array([np.nan if value is None else value for value in values], np.float64)
     known = times[np.isfinite(times)]
@@ -217,7 +217,7 @@ def _converted(
         return _refuse_absurd(np.asarray(times, np.float64) * _SECONDS[unit or "s"], variable)
     rate_hz = options.sampling_rate_hz or file_rate_hz
     if rate_hz is None:
-        said = f"The times in `{variable}` are in samples, and nothing tells how many make a second."
+        said = f"The times in `{variable}` are in samples, and the sampling rate is unknown."
         hint = "Give sampling_rate_hz (30000 for most systems)."
         raise rejected("sampling_rate_missing", said, hint, "/sampling_rate_hz")
     return _refuse_absurd(np.asarray(times, np.float64) / rate_hz, variable)

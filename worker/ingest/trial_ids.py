@@ -56,7 +56,7 @@ class TrialIds:
                 self.columns[name] = list(values)
                 continue
             said = (
-                f"`{name}` was left out: it has {len(values)} values, and there are {len(self.labels)} trials, of the ids "
+                f"`{name}` was left out: it has {len(values)} values, and there are {len(self.labels)} trials, with the ids "
                 f"{_span(self.labels)}."
             )
             hint = "Give one value for each trial. If some trials have no spike, give trials.ids, such as [1, 40]."
@@ -132,7 +132,7 @@ def _by_own_ids(ordered: list[Label], columns: Mapping[str, Column]) -> TrialIds
         if missing:
             said = f"Spikes have the trial ids {listed(missing)}, which `{name}` does not have: these trials have no metadata."
             hint = (
-                'If they are no trials, leave them out with trials.where, such as {"trial_id": {"min": 1}}.'
+                'If they are not trials, leave them out with trials.where, such as {"trial_id": {"min": 1}}.'
             )
             found.warnings.append(Problem("trial_ids_ambiguous", said, hint, f"/{name}"))
             found.labels += missing
@@ -175,10 +175,12 @@ def _with_silent(seen: list[int], columns: Mapping[str, Column]) -> TrialIds:
         first, other = firsts[:2]
         said = (
             f"Spikes have {len(seen)} trial ids, {_span(list(seen))}, and {listed(found.columns)} {number} values: the first "
-            f"value may be of trial {first} or of trial {other}. It was taken for trial {first}, so these trials have no spike: "
+            f"value belongs to trial {first} or to trial {other}. It was assigned to {first}, so these trials have no spike: "
             f"{listed(sorted(set(range(first, first + number)) - set(seen)))}."
         )
-        hint = f"If the first value is of trial {other}, give trials.ids: [{other}, {other + number - 1}]."
+        hint = (
+            f"If the first value belongs to trial {other}, give trials.ids: [{other}, {other + number - 1}]."
+        )
         found.warnings.append(Problem("trial_ids_ambiguous", said, hint, "/trials/ids"))
     return found
 
@@ -192,8 +194,8 @@ def _tell_order(found: TrialIds, seen: Sequence[Label], in_blocks: bool) -> None
         orders = ("in which they first appear in the file", "of the ids when sorted")
         taken, not_taken = orders if text else orders[::-1]
         said = (
-            f"{names}: one value for each of {len(labels)} trials. They were given to the trials in the order {taken} "
-            f"({listed(labels, 4)}); the order {not_taken} is another ({listed(other, 4)})."
+            f"{names}: one value for each of {len(labels)} trials. They were assigned to the trials in the order {taken} "
+            f"({listed(labels, 4)}); the order {not_taken} differs ({listed(other, 4)})."
         )
         hint = f'If that is the right order, give trials.ids: "{"sorted" if text else "file"}".'
         found.warnings.append(Problem("trial_ids_ambiguous", said, hint, "/trials/ids"))
@@ -210,7 +212,7 @@ def _tell_unmatched(found: TrialIds) -> None:
     for name, own in _own_ids(found.columns).items():
         if set(as_seen(own, labels)) != set(labels):
             said = (
-                f"`{name}` ({_span(own)}) does not have all trial ids of the spikes ({_span(labels)}): its first value was given "
+                f"`{name}` ({_span(own)}) lacks trial ids of the spikes ({_span(labels)}): its first value was assigned "
                 f"to trial {labels[0]}, its last to trial {labels[-1]}."
             )
             hint = "If its values are the ids of the spikes, correct them in the file, or give trials.ids: [first, last]."
@@ -225,7 +227,7 @@ def _tell_absent(found: TrialIds) -> None:
     absent = sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers))
     if absent:
         found.notes.append(
-            f"No spike has the trial ids {listed(absent)}, so they are no trials here. If they are trials without a spike, give "
+            f"No spike has the trial ids {listed(absent)}, so they are not trials. If they are trials without a spike, give "
             f"trials.ids: [{min(numbers)}, {max(numbers)}]."
         )
 

@@ -90,18 +90,16 @@ def _settle_true_rates(recording: Recording, rates: Rows, name: str, stated_hz: 
     is_hz = ratio is not None and _agree(ratio, width_s)
     if stated_hz or is_hz:
         recording.true_rates_hz = rates
-        recording.notes.append(f"`{name}` was understood as true rates in Hz.")
+        recording.notes.append(f"`{name}` was read as true rates in Hz.")
         if ratio is not None and not is_hz:
             recording.warnings.append(
-                _disagreement(name, ratio, width_s, "They were kept as Hz, as their name says.")
+                _disagreement(name, ratio, width_s, "They were kept as Hz because of their name.")
             )
     elif ratio is not None and _agree(ratio, 1.0):
         for first, block in blocks(rates):
             rates[first : first + len(block)] = block / np.float32(width_s)
         recording.true_rates_hz = rates
-        recording.notes.append(
-            f"`{name}` was understood as expected counts per bin, and divided by the bin width."
-        )
+        recording.notes.append(f"`{name}` was read as expected counts per bin and divided by the bin width.")
     else:
         recording.warnings.append(_disagreement(name, ratio, width_s, "They were left out."))
 

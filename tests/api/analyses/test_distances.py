@@ -158,7 +158,7 @@ def test_initial_conditions_and_data_have_distances_too(lab: Lab) -> None:
 
 
 def test_padding_of_counts_is_left_out(lab: Lab) -> None:
-    """Counts are 0 past a trial's end, and these are no counts."""
+    """Counts are 0 after a trial's end, and these are no counts."""
     whole = lab.ask(f"/v1/datasets/{lab.dataset_id}/distances", array="spikes", over_time=True)
     spikes = lab.ask(f"/v1/datasets/{lab.dataset_id}/arrays/spikes", format="json")
     values = np.array(spikes["values"], dtype=np.float64)

@@ -105,7 +105,7 @@ class TestArraysOfCounts:
     ) -> None:
         found = self.read(tmp_path, file_format, spikes=TURNED, foo=np.arange(TRIALS), bar=np.arange(TRIALS))
         assert found.spikes.shape == (NEURONS, BINS, TRIALS)
-        assert "may be of trials or of neurons" in guess_of(found).message
+        assert "may belong to trials or neurons" in guess_of(found).message
         assert "`foo`" in guess_of(found).message
         assert '["neuron", "bin", "trial"]' in guess_of(found).hint
 
@@ -211,7 +211,7 @@ class TestArraysOfCounts:
             assert codes(found) == []
             return
         guess = guess_of(found)
-        assert "nothing tells which axis is which" in guess.message
+        assert "nothing shows which axis is which" in guess.message
         orders = set(permutations(["trial", "bin", "neuron"])) - {("trial", "bin", "neuron")}
         assert all(json.dumps(order) in guess.hint for order in orders)
 

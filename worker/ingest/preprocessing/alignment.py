@@ -68,9 +68,9 @@ def _on_session_clock(
         return zero_s
     said = (
         f"`{options.trials.align_to}` lies within its own trial in {inside:.0%} of the trials if it is a time of the session, "
-        f"and in {inside_from_start:.0%} if it counts from each trial's start: it was taken to count from there."
+        f"and in {inside_from_start:.0%} if it counts from each trial's start. It was read as counting from there."
     )
-    hint = 'trials.align_to_clock says it: "trial" (as it was taken) or "session".'
+    hint = 'Set trials.align_to_clock to "trial" (as it was read) or "session".'
     trains.warnings.append(Problem("align_to_clock_guessed", said, hint, "/trials/align_to_clock"))
     return from_start_s
 

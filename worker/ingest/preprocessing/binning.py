@@ -85,12 +85,12 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
         When the options name what is not there, or no trial is left.
     """
     if trains.times.total == 0:
-        said = f"There is not one spike time in the file, of {trains.neurons} neurons."
+        said = f"The file has {trains.neurons} neurons but no spike time."
         raise rejected("no_spikes", said, "Check which variable holds the spike times.", "/mapping")
     width_s = options.bin_width_s or DEFAULT_BIN_WIDTH_S
     if options.bin_width_s is None:
         trains.notes.append(
-            f"Spikes were put into bins of {width_s:g} s, the default; bin_width_s says it otherwise."
+            f"Spikes were put into bins of {width_s:g} s, the default; bin_width_s changes it."
         )
     tell_steps_back(trains)
     take_durations(trains, options)
@@ -118,7 +118,7 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
     for name, signal in trains.signals.items():
         recording.behaviour[name] = _sampled(trains, name, windows, width_s)
         rate = f" of {signal.rate_hz:g} Hz" if signal.rate_hz else ""
-        recording.notes.append(f"Behaviour `{name}`{rate} was brought into the bins of the spikes.")
+        recording.notes.append(f"Behaviour `{name}`{rate} was resampled to the bins of the spikes.")
     return recording
 
 
@@ -185,7 +185,7 @@ def _windows(trains: SpikeTrains, options: ReadOptions, width_s: float) -> _Wind
     )
     _settle_overlap(trains, windows, options, width_s)
     if len(windows.bins) == 0:
-        said = f"No trial of `{name}`, which has {len(table.start_s)}, is left to cut."
+        said = f"None of the {len(table.start_s)} trials of `{name}` is left."
         hint = "Check trials.where, trials.align_to and trials.window_s, and that times are in seconds."
         raise rejected("no_trials_left", said, hint, "/trials")
     return windows
@@ -201,7 +201,7 @@ def _whole_recording(trains: SpikeTrains, options: ReadOptions, width_s: float) 
     whole = _whole_bins(np.array([last_s - first_s]), width_s)
     bins = max(1, int(whole[0]) + (window_s is None))
     trains.notes.append(
-        f"There is no table of trials: the recording was taken as continuous, from {first_s:g} to {last_s:g} s."
+        f"There is no table of trials: the recording is continuous, from {first_s:g} to {last_s:g} s."
     )
     start_s, no_bins = np.array([first_s]), np.zeros(1, np.int64)
     return _Windows(start_s, np.array([bins], np.int64), {}, 0.0, no_bins, is_continuous=True)
@@ -250,11 +250,9 @@ def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions
     if len(shared) == 0:
         return
     if options.trials.overlap == "keep":
-        said = (
-            f"{len(shared)} trials begin before the trial before them ends: their shared spikes are in both."
-        )
+        said = f"{len(shared)} trials begin before the trial before them ends: the shared spikes are in both."
         hint = (
-            "No split that is drawn puts such trials on two sides. To have trials that share nothing, choose a shorter "
+            "A drawn split keeps such trials in one part. To avoid the overlap, choose a shorter "
             f"trials.window_s, or trials.overlap `drop` or `cut`.{_meant_milliseconds(start_s, options.trials.window_s)}"
         )
         trains.warnings.append(Problem("trials_overlap", said, hint, "/trials/overlap"))

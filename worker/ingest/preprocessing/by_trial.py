@@ -56,7 +56,7 @@ def take_durations(trains: SpikeTrains, options: ReadOptions) -> None:
         return
     table.start_s = np.where(known, offset_s, table.start_s)
     table.stop_s = np.where(known, offset_s + durations_s, table.stop_s)
-    trains.notes.append(f"Each trial was taken to last as long as {names} says, from its time 0 on.")
+    trains.notes.append(f"Each trial lasts as long as {names} says, from its time 0.")
 
 
 def _durations(
@@ -139,7 +139,7 @@ def beyond_trials(
     if not late and not early:
         return
     said = (
-        f"The window reaches beyond what was recorded of the trial in {late} of {len(bins)} trials at its end and in {early} at "
+        f"The window extends beyond the recorded trial in {late} of {len(bins)} trials at its end and in {early} at "
         "its beginning: those bins are marked as not observed, and no model is trained on them."
     )
     hint = (

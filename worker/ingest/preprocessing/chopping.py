@@ -131,7 +131,7 @@ def chop(recording: Recording, options: ChopOptions) -> None:
     lengths = recording.trial_length_bins
     window = round(min(options.window_s / width_s, int(lengths.max())))
     if window < 2:
-        said = f"chop.window_s is {options.window_s:g}, with bins of {width_s:g} s: a window needs two bins or more."
+        said = f"chop.window_s is {options.window_s:g}, with bins of {width_s:g} s: expected at least two bins in a window."
         raise rejected("window_too_short", said, "Give a longer window.", "/chop/window_s")
     overlap = round(min(options.overlap_s / width_s, window // 2))
     starts = [window_starts(int(length), window, overlap) for length in lengths]

@@ -177,7 +177,7 @@ def _units_warning(recording: Recording, bins: NDArray[np.int64], spikes: NDArra
         + (f"; {int(spikes.sum())} spikes in them were left out." if spikes.any() else ".")
     )
     hint = (
-        "Nothing needs to be done. trials.unobserved `drop` keeps only trials in which all units were observed; `keep` takes the "
+        "No action is needed. trials.unobserved `drop` keeps only trials in which all units were observed; `keep` uses the "
         "counts as they are."
     )
     return Problem("units_not_observed", said, hint, "/trials/unobserved")
@@ -207,7 +207,7 @@ def warn_of_invalid(recording: Recording, trains: SpikeTrains, handling: Handlin
     outcome = {
         "mask": "These samples are marked as missing, and no model is trained on them.",
         "drop": f"These {what} are left out.",
-        "keep": "They were kept, as trials.unobserved says.",
+        "keep": "They were kept because of trials.unobserved.",
     }[handling]
     said = (
         f"{len(marked)} of {len(recording.trial_length_bins)} {what} overlap the file's invalid_times, for "
@@ -240,7 +240,7 @@ def drop_unobserved(recording: Recording, handling: Handling) -> None:
     what = "trials" if recording.windows is None else "windows"
     why = "a sample in them was not observed" if handling == "drop" else "nothing was observed in them"
     said = f"{len(left_out)} of {len(kept)} {what} were left out, since {why}: {listed(left_out)} (counted from 0)."
-    hint = "See the other warnings for what was not observed; trials.unobserved `keep` takes the file's counts as they are."
+    hint = "See the other warnings for what was not observed; trials.unobserved `keep` uses the file's counts unchanged."
     if not kept.any():
         raise rejected("no_trials_left", said, hint, "/trials/unobserved")
     recording.warnings.append(Problem("trials_left_out", said, hint, "/trials/unobserved"))

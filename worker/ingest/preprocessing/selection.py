@@ -55,8 +55,8 @@ def keep_where(
         kept &= np.array([_holds(value, wanted) for value in values], np.bool_)
         if not kept.any():
             seen = listed(dict.fromkeys(values))
-            said = f"No {of_what} are left with `{name}` as wanted; its values are {seen}."
-            hint = "Whole numbers and text are told apart: 1 is not '1'."
+            said = f"No {of_what} match the wanted values of `{name}`; its values are {seen}."
+            hint = "Whole numbers and text differ: 1 is not '1'."
             raise rejected(f"no_{of_what}_left", said, hint, pointer)
     if where:
         notes.append(f"{int(kept.sum())} of {number} {of_what} were kept by {listed(where)}.")

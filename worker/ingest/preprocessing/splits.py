@@ -125,7 +125,7 @@ def _warn_of_divided_groups(recording: Recording, groups: SplitGroups) -> None:
         "share bins with validation or test trials."
     )
     hint = (
-        "Scores of such trials are too good. Let the split be drawn, with split.kind `trial` or `time`, or choose a shorter "
+        "Scores of such trials are too good. Draw the split with split.kind `trial` or `time`, or choose a shorter "
         "trials.window_s, or trials.overlap `drop` or `cut`."
     )
     recording.warnings.append(Problem("split_divides_trials", said, hint, "/split"))
@@ -171,6 +171,6 @@ def _draw(strata: NDArray[np.int64], options: SplitOptions, random: np.random.Ge
 def _refuse_if_empty(drawn: NDArray[np.int8], trials: int) -> None:
     for code, name in ((SPLIT_TRAIN, "training"), (SPLIT_VALID, "validation")):
         if not (drawn == code).any():
-            said = f"The split leaves no trial for {name}, of {trials} trials (or windows)."
+            said = f"Of {trials} trials (or windows), the split has none for {name}."
             hint = "Give other fractions, shorter windows, or more trials."
             raise rejected("split_leaves_none", said, hint, "/split")

@@ -50,7 +50,7 @@ def examine(recording: Recording) -> Report:
     statistics = gather_statistics(recording)
     problems = [_spikes_past_end(statistics), _true_rates_problem(recording), _inputs_problem(recording)]
     if not statistics.total_spikes:
-        said = "There is not one spike in the file."
+        said = "The file has no spikes."
         problems.append(Problem("no_spikes", said, "Check that `spikes` holds counts.", "/spikes"))
     found = [problem for problem in problems if problem is not None]
     if found:
@@ -90,12 +90,12 @@ def _remarks(recording: Recording) -> list[str]:
     said = []
     if trials < FEW_TRIALS:
         said.append(
-            f"{trials} trials are few to find dynamics in (from about {FEW_TRIALS} on it becomes sound): judge models by their "
+            f"{trials} trials are few for finding dynamics; about {FEW_TRIALS} are needed. Judge models by their "
             "sample validation."
         )
     if neurons < FEW_NEURONS:
         said.append(
-            f"{neurons} neurons are few to find latent dynamics in: single trials are told by what neurons share."
+            f"{neurons} neurons are few for finding latent dynamics, which are inferred from what neurons share."
         )
     if recording.bin_width_s > WIDE_BIN_S:
         said.append(
@@ -104,7 +104,7 @@ def _remarks(recording: Recording) -> list[str]:
         )
     if recording.bin_width_s < NARROW_BIN_S:
         said.append(
-            f"Bins of {recording.bin_width_s * 1000:g} ms are narrow: training takes longer and tells no more; rebin_s makes "
+            f"Bins of {recording.bin_width_s * 1000:g} ms are narrow: training takes longer without a benefit. rebin_s makes "
             "them wider."
         )
     return said
@@ -203,7 +203,9 @@ def _silent_warning(statistics: SpikeStatistics) -> Problem | None:
     if not silent:
         return None
     said = f"{len(silent)} neurons never fire: {listed(silent)} (counted from 0)."
-    return Problem("silent_neurons", said, "They tell nothing; leave them out to train faster.", "/spikes")
+    return Problem(
+        "silent_neurons", said, "They carry no information; leave them out to train faster.", "/spikes"
+    )
 
 
 def _empty_trials_warning(statistics: SpikeStatistics) -> Problem | None:
@@ -248,18 +250,18 @@ def _drift_warnings(drift: Drift) -> list[Problem]:
     times = f"the first third of the session ({drift.first_third_hz:.3g} Hz) and the last ({drift.last_third_hz:.3g} Hz)"
     if drift.lost:
         said = f"{len(drift.lost)} neurons are lost in the course of the session: {listed(drift.lost)} (counted from 0)."
-        hint = "Leave them out, or the trials after they were lost: a model takes their silence for activity."
+        hint = "Leave them out, or the trials after they were lost: a model treats their silence as activity."
         found.append(Problem("neurons_lost", said, hint, "/spikes"))
     if drift.appeared:
         said = f"{len(drift.appeared)} neurons appear in the course of the session: {listed(drift.appeared)} (counted from 0)."
-        hint = "Leave them out, or the trials before they appear: a model takes their silence for activity."
+        hint = "Leave them out, or the trials before they appear: a model treats their silence as activity."
         found.append(Problem("neurons_appear", said, hint, "/spikes"))
     if drift.is_of_population:
         said = (
             f"The population drifts: between {times} its rate changes by a factor of {drift.population_ratio:.2f}, and "
             f"{len(drift.changed)} of {drift.neurons} neurons at least double or halve theirs."
         )
-        hint = "See the rate over the session in the preview; take a steady part of the session, if there is one."
+        hint = "See the rate over the session in the preview; use a stable part of the session."
         found.append(Problem("population_drift", said, hint, "/spikes"))
     return found
 
@@ -283,7 +285,7 @@ def _padding_warning(recording: Recording, statistics: SpikeStatistics) -> Probl
         f"{padding:.0%} of all bins are padding: the longest trial has {lengths.max()} bins, half of the trials have "
         f"{np.median(lengths):g} or fewer."
     )
-    hint = "Cut the long trials to the part of interest, or chop them into windows: padding costs time and tells nothing."
+    hint = "Cut long trials to the part of interest, or chop them into windows: padding costs time and has no information."
     return Problem("mostly_padding", said, hint, "/trial_length_bins")
 
 
@@ -294,7 +296,7 @@ def _rare_conditions_warning(conditions: Conditions) -> Problem | None:
     if not single or np.median(conditions.trials) < SMALLEST_USUAL_CONDITION:
         return None
     said = f"{len(single)} of {len(conditions.values)} values of `{conditions.name}` have one trial only: {listed(single)}."
-    hint = "No mean over trials can be made of these; check that the values are not mistyped."
+    hint = "A mean over trials needs two or more. Check the values for typing errors."
     return Problem("rare_conditions", said, hint, f"/{conditions.name}")
 
 

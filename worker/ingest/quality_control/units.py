@@ -50,7 +50,7 @@ def _axes_warning(recording: Recording, statistics: SpikeStatistics) -> Problem 
         f"The axes may be in another order than trials × bins × neurons ({recording.spikes.shape}): {found}."
     )
     hint = (
-        'If so, say the order of the file in mapping.axes, such as ["neuron", "bin", "trial"], and derive another data set '
+        'If so, give the order of the file in mapping.axes, such as ["neuron", "bin", "trial"], and derive another data set '
         "from this one: the file need not be uploaded again."
     )
     return Problem("axes_maybe_swapped", said, hint, "/mapping/axes")
@@ -78,10 +78,10 @@ def _clipped_warning(recording: Recording, statistics: SpikeStatistics) -> Probl
     if expected < FEWEST_BINS_OF_TWO:
         return None
     said = (
-        f"No neuron has more than one spike in a bin of {width_s * 1000:g} ms, while its rate lets expect two or more in "
+        f"No neuron has more than one spike in a bin of {width_s * 1000:g} ms, while its rate predicts two or more in "
         f"{expected:.0f} bins: counts may be clipped to 0 and 1."
     )
-    hint = "If spikes were turned into yes or no per bin, count them instead, or use narrower bins."
+    hint = "If the counts are only 0 or 1 for each bin, count the spikes instead, or use narrower bins."
     return Problem("counts_clipped_maybe", said, hint, "/spikes")
 
 
@@ -102,7 +102,7 @@ def _times_warning(recording: Recording, statistics: SpikeStatistics) -> Problem
                 f"Read as seconds, the recording lasts {lasted_s / 86400:.1f} days and neurons fire at {mean_hz:.2g} Hz. If its "
                 f"times are {unit}, that is {lasted_s / factor:.4g} s and {mean_hz * factor:.2g} Hz."
             )
-            hint = "If so, say time_unit: `ms`, or `samples` with sampling_rate_hz, and derive another data set from this one."
+            hint = "If so, set time_unit: `ms`, or `samples` with sampling_rate_hz, and derive another data set from this one."
             return Problem(code, said, hint, "/time_unit")
     return None
 

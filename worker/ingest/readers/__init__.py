@@ -55,8 +55,8 @@ _OTHER_FORMATS = (
         "a Python pickle",
         "Pickles are never opened, since they can run code: save the arrays with np.savez.",
     ),
-    (b"\x1f\x8b", "compressed with gzip", "Upload the file that is inside."),
-    (b"NEX5", "a NeuroExplorer file of the newer kind (NEX5)", "Save it as .nex in NeuroExplorer."),
+    (b"\x1f\x8b", "compressed with gzip", "Decompress it and upload the file inside."),
+    (b"NEX5", "a NeuroExplorer file of the newer format NEX5", "Save it as .nex in NeuroExplorer."),
     (
         b"PK",
         "a ZIP archive that holds no recording",
@@ -87,7 +87,7 @@ def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
             "file_damaged",
             f"The file is damaged or incomplete, and cannot be read as {reader.format}: "
             f"{str(error).replace(str(path), 'the file')[:300]}",
-            "Check that it opens on your side, and upload it again; its size or SHA-256 shows a "
+            "Check that you can open it, and upload it again; compare its size or SHA-256 to detect a "
             "broken transfer.",
         ) from error
 
@@ -103,7 +103,7 @@ def _choose(path: Path, options: ReadOptions) -> Reader:
         raise rejected("format_not_recognised", said, hint, "/format")
     with path.open("rb") as file:
         start = file.read(64)
-    what, hint = "in a format that is not known", f"Known formats: {listed(READERS)}."
+    what, hint = "in an unknown format", f"Known formats: {listed(READERS)}."
     for magic, name, way_out in _OTHER_FORMATS:
         if start.startswith(magic):
             what, hint = name, way_out

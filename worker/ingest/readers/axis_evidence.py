@@ -163,7 +163,7 @@ class Evidence:
         why = (
             f"{self._told()} contradict each other"
             if contradictory
-            else f"{self._told(foreign)} may be of trials, which it has no axis for"
+            else f"{self._told(foreign)} may belong to trials, which have no axis here"
             if foreign
             else self._doubt(chosen, possible)
         )
@@ -185,10 +185,10 @@ class Evidence:
     def _doubt(self, chosen: Order, possible: Sequence[Order]) -> str:
         """Return a phrase on what puts an order in doubt although the clues allow it; empty if nothing does."""
         if doubted := self._doubted(chosen, possible):
-            return f"{self._told(doubted)} may be of trials or of neurons"
+            return f"{self._told(doubted)} may belong to trials or neurons"
         first = max(possible, key=lambda order: self._rank(order, possible[0]))
         if on_bins := self._on_bins(chosen) or self._on_bins(first):
-            return f"{self._told(on_bins)} may be of trials or of neurons, but not of bins, which have no metadata"
+            return f"{self._told(on_bins)} may belong to trials or neurons, but not to bins, which have no metadata"
         tied = [
             clue.variable
             for clue in self.clues
@@ -207,7 +207,7 @@ class Evidence:
         led = self._led(chosen, likely)
         if self.clues:
             return f"the length of {self._told()} leaves more than one order open{led}"
-        return f"no vector proves which axis is which{led}" if led else "nothing tells which axis is which"
+        return f"no vector proves which axis is which{led}" if led else "nothing shows which axis is which"
 
     def _led(self, chosen: Order, likely: Sequence[Order]) -> str:
         hints = [
@@ -249,7 +249,7 @@ class Evidence:
     def _guessed(self, chosen: Order, others: Sequence[Order], why: str) -> Problem:
         lengths = ", ".join(f"{length} {role}s" for role, length in zip(chosen, self.shape, strict=True))
         message = (
-            f"`{self.spikes}` has the axes {' × '.join(map(str, self.shape))}, and {why}: they were taken as {said(chosen)} "
+            f"`{self.spikes}` has the axes {' × '.join(map(str, self.shape))}, and {why}: they were read as {said(chosen)} "
             f"({lengths}). They may also be {' or '.join(map(said, others))}."
         )
         alternatives = " or ".join(map(as_option, others))

@@ -105,7 +105,7 @@ def refuse_shape_of_spikes(name: str, shape: tuple[int, ...], kind: str) -> None
 def refuse_empty(name: str, shape: tuple[int, ...]) -> None:
     """Reject spikes that have an axis of length 0."""
     if 0 in shape:
-        said = f"`{name}` has shape {shape}: there is nothing in it."
+        said = f"`{name}` has shape {shape}: it is empty."
         hint = "Check how it was written, or name another variable with mapping.spikes."
         raise rejected("recording_too_small", said, hint, f"/{name}")
 
@@ -168,10 +168,12 @@ def unless_needed(unreadable: Mapping[str, Problem]) -> Iterator[None]:
 def neurons_merged(other: str, neuron: str) -> Problem:
     """Return the warning for labels that differ among the spikes of one neuron and may be labels of neurons too."""
     said = (
-        f"`{neuron[:100]}` was taken for the neuron of each spike, and `{other[:100]}` differs among the spikes of one. If "
+        f"`{neuron[:100]}` was read as the neuron of each spike, and `{other[:100]}` differs among the spikes of one. If "
         "both together name a neuron, several neurons became one."
     )
-    hint = "If so, name the right one with mapping.neuron, or add one that has a label of its own for each neuron."
+    hint = (
+        "If so, name the right array with mapping.neuron, or add one with a separate label for each neuron."
+    )
     return Problem("neurons_merged", said, hint, "/mapping/neuron")
 
 

@@ -65,7 +65,7 @@ def owner_of_column(
 
 def owner_guessed(name: str, owner: Role, length: int) -> Problem:
     """Return the warning for a vector that may belong to trials or to neurons."""
-    message = f"`{name[:100]}` has {length} values, and more than one axis has this length. It was taken as metadata of {owner}s."
+    message = f"`{name[:100]}` has {length} values, and more than one axis has this length. It was read as metadata of {owner}s."
     other = "neuron" if owner == "trial" else "trial"
     hint = f"If this is wrong, name it in mapping.{other}_metadata; mapping.{owner}_metadata confirms it."
     return Problem("metadata_guessed", message, hint, f"/{name[:100]}")

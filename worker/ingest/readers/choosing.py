@@ -17,8 +17,8 @@ SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "da
 SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
 """What names of spikes have in them."""
 OTHER_SPIKES = (
-    "it looks like the counts of a second recording; mapping.spikes can name it, or several as a list, and "
-    "mapping.behaviour takes it for a behaviour"
+    "it looks like the counts of a second recording. mapping.spikes can name it, or list several; "
+    "mapping.behaviour makes it a behaviour"
 )
 """Why an array of counts beside the spikes was left out."""
 

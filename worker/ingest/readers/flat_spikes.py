@@ -70,8 +70,8 @@ def read_flat_spikes(
     neuron = choose(same_length, "neuron", options.mapping.neuron, NEURON, understood)
     trial = choose(same_length, "trial", options.mapping.trial, TRIAL, understood)
     if neuron is None and ends is None:
-        said = f"`{times}` has {spikes} spike times, and nothing tells which neuron each of them is of."
-        hint = "Beside it expect an array of as many neurons (mapping.neuron), or `spike_times_index`, where each neuron's end."
+        said = f"`{times}` has {spikes} spike times, and nothing gives the neuron of each."
+        hint = "Add an array with the neuron of each spike (mapping.neuron), or `spike_times_index`: where each neuron ends."
         raise rejected("neuron_of_spikes_missing", said, hint, "/mapping/neuron")
     if neuron is None and ends is not None:
         understood.append(Understood("neuron", ends, "by its name", file.variables[ends].shape))
@@ -128,7 +128,7 @@ def _tell_merged(
 def _read_ends(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:
     last = np.asarray(file.read(ends)).reshape(-1).astype(np.int64)
     if len(last) == 0 or (np.diff(last, prepend=0) < 0).any() or last[-1] != spikes:
-        said = f"`{ends}` does not rise from 0 to {spikes}, the number of spike times."
+        said = f"`{ends}` does not increase from 0 to {spikes}, the number of spike times."
         raise rejected("spike_index_invalid", said, "Give for each neuron where its times end.", f"/{ends}")
     return last
 
@@ -296,20 +296,20 @@ class _Beside:
         others = {how: other for how, other in others.items() if other != labels and has_text(labels)}
         if self._own_neurons or not self._of_neurons or not (others or ids):
             return
-        told = [f"the order {how} is another ({listed(other, 4)})" for how, other in others.items()]
+        told = [f"the order {how} differs ({listed(other, 4)})" for how, other in others.items()]
         told += [f"`{name}` does not have the labels of the spikes" for name in ids]
         said = (
-            f"{listed(self._of_neurons)}: one value for each of {len(labels)} neurons. They were given to the neurons in the "
+            f"{listed(self._of_neurons)}: one value for each of {len(labels)} neurons. They were assigned to the neurons in the "
             f"order of their labels ({listed(labels, 4)}); {'; '.join(told)}."
         )
-        hint = "Add an array `unit_ids` of one value for each neuron: the label that its spikes have."
+        hint = "Add an array `unit_ids` with one value for each neuron: the label of its spikes."
         trains.warnings.append(Problem("neuron_ids_ambiguous", said, hint, f"/{self._of_neurons[0][:100]}"))
 
     def warn_of_others(self, trains: SpikeTrains) -> None:
         """Warn of every array that was left out."""
         for name, variable in self._file.variables.items():
             if name not in self.used and name.rsplit("/", 1)[-1].lower() not in _RATES:
-                why = "beside spike times it has no meaning that is known, or was not asked for"
+                why = "it has no known meaning beside spike times, or was not requested"
                 trains.warnings.append(left_out(name, variable.shape, self._why_unused.get(name, why)))
 
     def _values(self, name: str) -> list[MetadataValue]:

@@ -322,7 +322,7 @@ class _Beside:
         if variable.is_column:
             owner, is_guess = owner_of_column(name, variable.size, numbers, self._spikes, self._known)
         wanted = self._mapping.neuron_metadata
-        why = "its name tells no split, and it has not one value for each neuron"
+        why = "its name has no split, and it does not have one value for each neuron"
         if owner == "neuron" and name_is_usable(own_name):
             if wanted is None or is_named(name, wanted):
                 values = metadata_values(np.asarray(self._file.read(name)).reshape(-1))

@@ -25,8 +25,8 @@ SPLIT_WORDS = {
 _INDICES = ("inds", "ind", "indices", "index", "idx", "idxs", "trials")
 """Names of the trials' places in the session, without their split."""
 WHY_NO_SPLIT = (
-    "it holds indices of a split, which were not used. All of them together must name each trial once, by its place from 0 or 1 "
-    "or by its id, and nothing else may give the split; mapping.trial_metadata takes it as metadata"
+    "it holds indices of a split, which were not used. Together they must name each trial once, by its position from 0 or 1 "
+    "or by its id, and nothing else may give the split; mapping.trial_metadata keeps it as metadata"
 )
 """Why indices beside spike times were left out."""
 _COUNTS = (
@@ -250,10 +250,8 @@ class Layout:
         if complete and whole and len(np.unique(joined)) == len(joined):
             return joined
         names = listed(f"`{name}`" for name in self.names["inds"].values())
-        message = (
-            f"The trials' places in the session, {names}, do not name each trial once: they were not used."
-        )
-        hint = "For each trial of a split, give one whole number from 0 or 1 that no other trial has: its place in the session."
+        message = f"The positions of the trials, {names}, do not name each trial once: they were not used."
+        hint = "For each trial of a split, give its position in the session: a whole number from 0 or 1, none twice."
         self.warnings.append(Problem("original_order_unclear", message, hint, "/train_inds"))
         why = "it does not name each trial of the session once"
         self.why_unused |= dict.fromkeys(self.names["inds"].values(), why)

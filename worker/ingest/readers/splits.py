@@ -107,7 +107,7 @@ def _meaning(found: set[str], texts: list[str], name: str, warnings: list[Proble
     taken = listed(
         f"{text} as {names[guessed[text]]} ({texts.count(text)} trials)" for text in sorted(guessed)
     )
-    said = f"The values of `{name}` do not say by themselves what they mean. They were taken so: {taken}."
+    said = f"The values of `{name}` have no certain meaning. They were read as: {taken}."
     warnings.append(Problem("split_guessed", said, f"Check it. {_HINT}", "/split/values"))
     return guessed
 
@@ -203,7 +203,7 @@ def settle_split(recording: Recording) -> None:
         raise rejected("split_without_training", said, "Mark some trials as 'train'.", "/split")
     if trains and not validates:
         said = (
-            "The file names training trials but no validation trials: these will be drawn from the "
+            "The file names training trials but no validation trials: validation trials will be drawn from the "
             "training trials."
         )
         hint = "To choose them yourself, mark them as 'valid'."
@@ -211,5 +211,5 @@ def settle_split(recording: Recording) -> None:
     if trains and others:
         number = int((recording.split == SPLIT_NOT_GIVEN).sum())
         recording.notes.append(
-            f"{number} trials are for neither training nor validation: only latents are inferred."
+            f"{number} trials are used for neither training nor validation: only their latents are inferred."
         )

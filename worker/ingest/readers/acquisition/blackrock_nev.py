@@ -93,7 +93,7 @@ class _NevFile:
         add_segments(trains, self._segment_start_s, self._segment_stop_s)
         if len(self._segment_start_s) > 1:
             trains.notes.append(
-                "The clock of the recording was set back between stretches: they were laid one after the other, "
+                "The clock of the recording was reset: the parts were put one after another, "
                 f"{_GAP_S:g} s apart."
             )
         if self._stray_events:
@@ -107,10 +107,10 @@ class _NevFile:
         least = _HEADER.itemsize + self._extended * _EXTENDED_BYTES
         packet = 20 if self._is_wide else 12
         if not least <= self._header_bytes <= self._size:
-            raise ValueError(f"its headers are said to take {self._header_bytes} bytes, of {self._size}")
+            raise ValueError(f"its headers declare {self._header_bytes} bytes, of {self._size}")
         if not packet <= self._packet_bytes <= _MOST_PACKET_BYTES or self._resolution == 0:
             raise ValueError(
-                f"its packets are said to take {self._packet_bytes} bytes, with {self._resolution} ticks a second"
+                f"its packets declare {self._packet_bytes} bytes, with {self._resolution} ticks a second"
             )
 
     def _channel_names(self) -> dict[int, str]:

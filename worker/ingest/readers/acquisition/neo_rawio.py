@@ -55,7 +55,7 @@ def _check_smr(path: Path) -> None:
         table = np.frombuffer(file.read(channels * _SMR_CHANNEL.itemsize), _SMR_CHANNEL)
     blocks = table["blocks"].astype(np.int64)
     if (blocks < 0).any() or int(blocks.sum()) * _SMR_BLOCK_BYTES > size:
-        raise ValueError(f"its channels are said to have {int(blocks.sum())} blocks")
+        raise ValueError(f"its channels declare {int(blocks.sum())} blocks")
 
 
 def _read(raw: Any) -> SpikeTrains:

@@ -107,7 +107,7 @@ class _NexFile:
         times = SpikeTimes()
         for neuron, index in enumerate(chosen):
             if not self._is_whole(index, 1):
-                raise ValueError(f"the spikes of `{self._names[index]}` are said to lie outside of the file")
+                raise ValueError(f"the spikes of `{self._names[index]}` lie outside the file")
             for first in range(0, int(self._variables["n"][index]), _STEP):
                 times.add(self._times_s(index, first=first), neuron)
         names = [self._names[index] for index in chosen]
@@ -181,9 +181,7 @@ def _choose_tables(tables: dict[str, TrialTable], trains: SpikeTrains, options: 
         if len(table.start_s) < 2 and name != options.mapping.trials and "trial" not in name.lower()
     ]
     if single:
-        said = (
-            "Intervals of a single stretch were not taken for trials (mapping.trials names one all the same)"
-        )
+        said = "Tables with a single interval are not used as trials (mapping.trials can name one)"
         trains.notes.append(f"{said}: {listed(single)}.")
     kept = [name for name in tables if name not in single]
     for name in sorted(kept, key=lambda name: ("trial" not in name.lower(), -len(tables[name].start_s))):

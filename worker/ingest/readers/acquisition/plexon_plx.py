@@ -78,7 +78,7 @@ class _PlxFile:
             + signals * _SIGNAL_CHANNEL_BYTES
         )
         if self._data > self._size:
-            raise ValueError(f"its headers are said to take {self._data} bytes, of {self._size}")
+            raise ValueError(f"its headers declare {self._data} bytes, of {self._size}")
         file.seek(_HEADER_BYTES)
         self._spike_names = _names(file, spikes, _SPIKE_CHANNEL)
         self._event_names = _names(file, events, _EVENT_CHANNEL)

@@ -30,7 +30,7 @@ class NeoReader:
         """Read `path`."""
         system = _system(path)
         if system is None:
-            raise ValueError("it begins like none of the files of acquisition systems that are known")
+            raise ValueError("its first bytes are those of no known acquisition system")
         refuse_mapping_of_arrays(options, system)
         trains = _READ[system](path, options)
         trains.notes.insert(0, f"The file was read as {system}.")

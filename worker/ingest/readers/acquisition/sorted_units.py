@@ -52,7 +52,7 @@ class UnitSpikes:
             From 0; units below 65536.
         """
         if len(units) and (int(units.max()) >= _UNITS or int(units.min()) < 0):
-            raise ValueError(f"a spike is said to be of unit {int(units.max())}")
+            raise ValueError(f"a spike has the unit {int(units.max())}")
         if self._leaves_noise:
             kept = units != self._noise_unit
             self._noise += int(np.count_nonzero(~kept))
@@ -79,7 +79,7 @@ class UnitSpikes:
         )
         if UNSORTED in classes:
             trains.notes.append(
-                "Unit 0 of a channel holds spikes that were not sorted, of perhaps several neurons; neurons.where "
+                "Unit 0 of a channel holds unsorted spikes, perhaps of several neurons; neurons.where "
                 '{"unit_class": "sorted"} leaves them out.'
             )
         if self._noise:
@@ -179,17 +179,13 @@ def add_segments(trains: SpikeTrains, start_s: list[float], stop_s: list[float])
     if len(start_s) > 1:
         starts, stops = np.array(start_s, np.float64), np.array(stop_s, np.float64)
         trains.tables["segments"] = TrialTable(starts, stops, {"segment": list(range(len(start_s)))})
-        trains.notes.append(
-            f"The recording was paused: it has {len(start_s)} stretches, the table `segments`."
-        )
+        trains.notes.append(f"The recording was paused: the table `segments` has its {len(start_s)} parts.")
 
 
 def end_is_missing(what: str) -> Problem:
     """Return the warning for a file whose last record is cut off."""
     said = f"The file ends within {what}, which was left out."
-    hint = (
-        "If its size differs from the original, upload it again; recordings that were broken off end so too."
-    )
+    hint = "If its size differs from the original, upload it again. A recording that was interrupted ends like this too."
     return Problem("file_ends_early", said, hint)
 
 

@@ -134,7 +134,7 @@ def _frame(archive: NpzArchive, options: ReadOptions) -> Recording:
     place = np.rint((times_s - first[epoch]) / width_s).astype(np.int64)
     lengths = np.array([place[epoch == one].max() + 1 for one in range(len(used))], np.int64)
     if len(np.unique(epoch * (int(lengths.max()) + 1) + place)) < len(place) or lengths.sum() != len(place):
-        said = f"The times in `t` are not in equal steps of {width_s:g} s within each stretch of the time support."
+        said = f"The times in `t` are not in equal steps of {width_s:g} s within each interval of the time support."
         hint = "Count the spikes again: group.count(0.01)."
         raise rejected("bins_uneven", said, hint, "/t")
     builder = CountsBuilder((len(used), int(lengths.max()), counts.shape[1]))
@@ -217,7 +217,9 @@ def _column(archive: NpzArchive, name: str) -> NDArray[Any]:
 def _epochs(archive: NpzArchive, options: ReadOptions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     start_s, stop_s = (trial_seconds(_column(archive, name), options, name, "s") for name in ("start", "end"))
     if len(start_s) != len(stop_s) or not len(start_s) or (np.diff(start_s) < 0).any():
-        said = f"`start` has {len(start_s)} times and `end` {len(stop_s)}: expected pairs that rise."
+        said = (
+            f"`start` has {len(start_s)} times and `end` {len(stop_s)}: expected pairs in increasing order."
+        )
         raise rejected("array_wrong_shape", said, "Save the file again.", "/start")
     return start_s, stop_s
 
@@ -237,7 +239,7 @@ def _take_metadata(
 
 def _left(archive: NpzArchive, used: set[str]) -> list[Problem]:
     found = [
-        left_out(name, variable.shape, "it has no meaning in this layout that is known")
+        left_out(name, variable.shape, "it has no known meaning in this layout")
         for name, variable in archive.variables.items()
         if name not in used
     ]
@@ -247,6 +249,6 @@ def _left(archive: NpzArchive, used: set[str]) -> list[Problem]:
 
 
 def _stretches(number: int) -> Problem:
-    said = f"The time support has {number} stretches: each is a trial, since the time between them was not recorded."
+    said = f"The time support has {number} intervals: each is a trial, because the time between them was not recorded."
     hint = "To cut trials around events, save the spikes as NWB or as arrays with trial times (see docs/data.md)."
     return Problem("time_support_as_trials", said, hint, "/trials")

@@ -114,7 +114,7 @@ class _PhyFolder:
         neuron = choose(beside, "neuron", self.options.mapping.neuron, _NEURON, self.understood)
         if neuron is None:
             said = (
-                f"`{times}` has {size} spikes, and no array beside it tells their clusters. There is "
+                f"`{times}` has {size} spikes, and no array gives their clusters. The archive has "
                 f"{listed(f'{name} {member.shape}' for name, member in members.items())}."
             )
             hint = "Add spike_clusters.npy (or spike_templates.npy) of the same sorting to the archive."
@@ -168,7 +168,7 @@ class _PhyFolder:
             self.understood.append(Understood("neuron_metadata", name, "by its name", (len(table[key]),)))
             for column in [column for column in table if column != key]:
                 if not name_is_usable(column):
-                    self._table_left_out(f"{name}, column {column[:50]}", "its name has unusual signs")
+                    self._table_left_out(f"{name}, column {column[:50]}", "its name has unusual characters")
                     continue
                 for cluster, value in zip(table[key], table[column], strict=True):
                     assert isinstance(cluster, int)
@@ -190,7 +190,7 @@ class _PhyFolder:
     def _tell_noise(self, clusters: int, spikes: int) -> None:
         if clusters:
             said = f"{clusters} clusters labelled noise, with {spikes} spikes, were left out."
-            hint = 'To choose by label yourself, give neurons.where, such as {"group": ["good", "mua", "noise"]}.'
+            hint = 'To select by label, give neurons.where, such as {"group": ["good", "mua", "noise"]}.'
             self.warnings.append(Problem("noise_left_out", said, hint, "/neurons/where/group"))
 
     def _add_neuron_metadata(
@@ -207,7 +207,7 @@ class _PhyFolder:
             self.notes.append(f"Clusters by group: {counts}.")
         silent = len(clusters) - sum(row is not None for row in rows) - noise
         if silent > 0:
-            self.notes.append(f"{silent} clusters of the tables have no spike, and are no neurons here.")
+            self.notes.append(f"{silent} clusters of the tables have no spike and do not become neurons.")
 
     def _add_trials(self, trains: SpikeTrains) -> None:
         name, table = "trials.csv", self._table("trials.csv")
@@ -220,7 +220,7 @@ class _PhyFolder:
             return
         kept = {column: values for column, values in table.items() if name_is_usable(column)}
         for column in set(table) - set(kept):
-            self._table_left_out(f"{name}, column {column[:50]}", "its name has unusual signs")
+            self._table_left_out(f"{name}, column {column[:50]}", "its name has unusual characters")
         columns = {column: values for column, values in kept.items() if column not in (start, stop)}
         start_s, stop_s = (
             trial_seconds(seconds(table[column]), self.options, column, "s", trains.sampling_rate_hz)
@@ -259,7 +259,7 @@ class _PhyFolder:
 
     def _table_left_out(self, name: str, why: str) -> None:
         said = f"`{name}` was left out: {why}."
-        hint = "Give a table with a line of column names, parted by tabs or commas."
+        hint = "Give a table with a line of column names, separated by tabs or commas."
         self.warnings.append(Problem("table_left_out", said, hint, f"/{name}"))
 
     def _beside(self, start: str, end: str = "") -> list[str]:

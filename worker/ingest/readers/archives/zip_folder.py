@@ -108,7 +108,7 @@ class ZipFolder:
         for info in infos:
             name = _slashes(info.filename)
             if name.startswith("/") or ".." in name.split("/") or _DRIVE.match(name):
-                said = f"The archive holds `{name[:100]}`, a path that leads out of it."
+                said = f"The archive holds `{name[:100]}`, a path outside the archive."
                 raise rejected(
                     "archive_unsafe_path", said, "Pack the folder itself, from the folder above it."
                 )

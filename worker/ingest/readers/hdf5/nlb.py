@@ -17,7 +17,7 @@ from worker.ingest.readers.split_layout import Layout
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, MetadataValue, Recording
 
 _SPLITS = {"train": SPLIT_TRAIN, "eval": SPLIT_NOT_GIVEN}
-_USUAL_WIDTH = ("what the tools of the Neural Latents Benchmark write unless told otherwise", 0.005)
+_USUAL_WIDTH = ("the default of the tools of the Neural Latents Benchmark", 0.005)
 
 
 class NlbHdf5Reader:
@@ -166,7 +166,7 @@ def _refuse_misfits(names: list[list[str]], parts: dict[str, h5py.Dataset]) -> N
 
 def _tell(layout: Layout, joined: str, names: list[list[str]], shape: tuple[int, ...]) -> None:
     flat = [name for row in names for name in row]
-    layout.notes.append(f"`{joined}`, of shape {shape}, was put together of {', '.join(flat)}.")
+    layout.notes.append(f"`{joined}`, of shape {shape}, was assembled from {', '.join(flat)}.")
     if len(flat) > 1:
         said = f"Held-out neurons or forward bins of `{joined}` are input to the model, like all others."
         hint = "To keep them out of the model, upload the held-in spikes alone."

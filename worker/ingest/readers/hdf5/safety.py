@@ -257,10 +257,10 @@ def _refuse_storage(dataset: h5py.h5d.DatasetID, path: str) -> None:
     properties = dataset.get_create_plist()
     hint = "Copy the values into this file: h5repack, or read them and write them again."
     if properties.get_external_count() > 0:
-        raise _refused("external_storage", path, "keeps its values in another file", hint)
+        raise _refused("external_storage", path, "stores its values in another file", hint)
     if properties.get_layout() == h5py.h5d.VIRTUAL:
         raise _refused(
-            "virtual_dataset", path, "is a virtual data set, which takes its values from elsewhere", hint
+            "virtual_dataset", path, "is a virtual data set, whose values are stored elsewhere", hint
         )
 
 

@@ -144,7 +144,7 @@ class TimesBeside:
         for name, variable in self._arrays.variables.items():
             is_rate = base_name(name) in ("fs", "sampling_rate", "sampling_rate_hz", "sample_rate")
             if name not in self.used and not is_rate:
-                why = "beside spike times it has no meaning that is known"
+                why = "it has no known meaning beside spike times"
                 if is_table_column(name) and self._options.mapping.trial_metadata is not None:
                     why = "mapping.trial_metadata does not name it"
                 why = WHY_NO_SPLIT if is_index(name) else why

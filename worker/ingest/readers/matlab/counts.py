@@ -95,7 +95,7 @@ def _bins_first(
     if len(heights) > 1 and len(widths) > 1:
         raise RejectedFile(_ragged(name, heights, widths))
     if len(heights) != len(widths):
-        return len(widths) == 1, "the number that all trials share being that of neurons", None
+        return len(widths) == 1, "the length that all trials share is that of neurons", None
     height, width = heights.pop(), widths.pop()
     default: Order = ("bin", "neuron") if height >= width else ("neuron", "bin")
     evidence = evidence_beside(arrays, name, (height, width), options.mapping)

@@ -53,7 +53,7 @@ def join_trials(leaves: dict[str, Node], options: ReadOptions) -> Joined | None:
         ):
             leaves[name] = _together([found[part] for part in numbers])
         else:
-            why = "it has not one value, or one cell, for each trial of all parts"
+            why = "it does not have one value (or one cell) for each trial of all parts"
             leaves.update({parts[part]: Unread(why) for part in found})
     source = [layout.spikes[part] for part, number in numbers.items() for _ in range(number)]
     leaves[f"{prefix}source"] = _texts(source)
@@ -98,7 +98,7 @@ def _listed(leaves: dict[str, Node], options: ReadOptions) -> Layout | None:
         return None
     wrong = [name for name in names if name in leaves and not _are_counts(leaves[name])]
     if wrong:
-        message = f"mapping.spikes lists {listed(names)}, but `{wrong[0]}` is no cell array of a matrix of counts for each trial."
+        message = f"mapping.spikes lists {listed(names)}, but `{wrong[0]}` is no cell array of matrices, one for each trial."
         hint = "List variables of one kind; only the trials of counts are joined."
         raise rejected("cells_not_spikes", message, hint, "/mapping/spikes")
     missing = [name for name in names if name not in leaves]

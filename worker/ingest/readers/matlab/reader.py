@@ -70,7 +70,7 @@ def _read_tree(tree: Tree, options: ReadOptions) -> Recording | SpikeTrains:
         _shorten_names(found, name)
     found.notes += arrays.notes
     for text in arrays.cut_texts:
-        message = f"The text `{text}` holds another number of characters than its shape declares: it was cut to that shape."
+        message = f"The text `{text}` does not hold as many characters as its shape declares: it was cut to that shape."
         hint = "Check its values in the report, and save it again in MATLAB."
         found.warnings.append(Problem("text_cut", message, hint, f"/{text}"))
     taken = {understood.variable for understood in found.understood}
@@ -150,7 +150,7 @@ def _ambiguous(arrays: MatlabArrays, likely: list[str]) -> NoReturn:
     variables = arrays.all_variables()
     said = f"The spikes may be in any of these cell arrays: {listed(described(name, variables[name]) for name in likely)}."
     hint = (
-        "Say which: mapping.spike_times names the one with spike times, mapping.spikes the one with counts. To join the trials "
+        "Name the one with spike times in mapping.spike_times, or the one with counts in mapping.spikes. To join the trials "
         "of several cell arrays of counts, name them in mapping.spikes as a list."
     )
     raise rejected("spikes_ambiguous", said, hint, "/mapping/spike_times")

@@ -218,7 +218,7 @@ class CellOfTimes:
             return self._cell.shape[0], self._cell.shape[1]
         inner = {product(item.shape) for item in self._cell.items if isinstance(item, Cell) and item.items}
         if len(inner) > 1:
-            said = f"The cells of `{self._name}` hold {min(inner)} to {max(inner)} cells: those that are missing count as empty."
+            said = f"The cells of `{self._name}` hold {min(inner)} to {max(inner)} cells: missing cells count as empty."
             hint = "Give one cell for each neuron in each trial, empty where it did not fire."
             self._warnings.append(Problem("cells_of_unequal_number", said, hint, f"/{self._name}"))
         return len(self._cell.items), max(inner, default=0)
@@ -270,7 +270,7 @@ class CellOfTimes:
             )
         else:
             lay_trials_end_to_end(trains, self._beside.metadata_of_trials(trials), trials, self._options)
-            trains.notes.append("Spike times were taken as from each trial's beginning.")
+            trains.notes.append("Spike times count from each trial's beginning.")
         return trains
 
 
@@ -306,7 +306,7 @@ def _refuse_many(name: str, neurons: int, trials: int) -> None:
     for number, most, what in ((neurons, MOST_NEURONS, "neuron"), (trials, MOST_TRIALS, "trial")):
         if number > most:
             said = f"`{name}` has cells of {number} {what}s: at most {most} are read."
-            hint = "Check which axis of the cell array is which: mapping.axes says it."
+            hint = "Check which axis of the cell array is which: set mapping.axes."
             raise rejected(f"too_many_{what}s", said, hint, f"/{name}")
 
 
@@ -320,6 +320,6 @@ def _refuse_counts(name: str, vectors: list[Numbers]) -> None:
         values: NDArray[Any] = numbers.vector()
         if not (values == np.trunc(values)).all() or (np.diff(values.astype(np.float64)) > 0).all():
             return
-    said = f"The vectors in `{name}` all have {lengths.pop()} whole numbers that do not rise: they look like counts, not times."
+    said = f"The vectors in `{name}` all have {lengths.pop()} whole numbers that do not increase: these are counts, not times."
     hint = "Save counts as an array of trials × bins × neurons, or as one matrix (bins × neurons) for each trial."
     raise rejected("spike_times_look_like_counts", said, hint, f"/{name}")

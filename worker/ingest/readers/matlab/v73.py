@@ -121,7 +121,7 @@ class _V73:
         """Reject a cell array or struct that was met before: it may contain itself, and MATLAB writes each once."""
         info = h5py.h5o.get_info(found)
         if (info.fileno, info.addr) in self._containers:
-            said = f"`{path[:300]}` leads to a cell or struct that the file holds elsewhere too, perhaps around itself."
+            said = f"`{path[:300]}` refers to a cell array or struct that is used elsewhere too, perhaps within itself."
             hint = "Load the file in MATLAB and save it again with -v7.3."
             raise rejected("cyclic_reference", said, hint, f"/{path[:300]}")
         self._containers.add((info.fileno, info.addr))

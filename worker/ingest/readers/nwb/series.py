@@ -72,7 +72,7 @@ def read_series(file: NwbFile, trains: SpikeTrains, options: ReadOptions) -> Non
     candidates = [one for one in rest if file.is_numbers(one.data)]
     for one in rest:
         if one.is_default and one not in candidates:
-            why = file.set_aside.get(one.data, "its data are no numbers")
+            why = file.set_aside.get(one.data, "its data are not numbers")
             trains.warnings.append(_left_out("behaviour", one.path, why))
     budget = _Budget()
     for one in candidates:
@@ -88,7 +88,7 @@ def read_series(file: NwbFile, trains: SpikeTrains, options: ReadOptions) -> Non
     if unread:
         told = listed(one.path for one in unread)
         trains.notes.append(
-            f"Series that were not taken for behaviour (mapping.behaviour names them): {told}."
+            f"Series that were not used as behaviour (mapping.behaviour can name them): {told}."
         )
 
 
@@ -111,7 +111,7 @@ def _wanted(file: NwbFile, series: list[_Series], options: ReadOptions) -> set[s
         fits = [one.path for one in series if asked in (one.path, one.name) and file.is_numbers(one.data)]
         if not fits:
             seen = listed((f"{o.path} {file.shape(o.data)}" for o in series if file.is_numbers(o.data)), 30)
-            said = f"mapping.behaviour names `{name}`, which is no series of numbers in this NWB file: it has {seen}."
+            said = f"mapping.behaviour names `{name}`, which is not a series of numbers in this NWB file. The file has {seen}."
             raise rejected("variable_unknown", said, "Name one of these.", "/mapping/behaviour")
         found.add(fits[0])
     return found
@@ -245,7 +245,7 @@ def _timed(
         if times_s is None:
             return None, f"the timestamps of all behaviours would be over {MOST_TIMESTAMP_BYTES // 2**20} MiB"
         if not bool((times_s[1:] >= times_s[:-1]).all()) or not np.isfinite(times_s[[0, -1]]).all():
-            return None, "its timestamps do not rise"
+            return None, "its timestamps do not increase"
         return Signal(zeros(kept, np.float32), times_s=times_s), None
     start = f"{series.path}/starting_time"
     rate_hz = file.number_attribute(start, "rate", 0.0)
@@ -253,7 +253,7 @@ def _timed(
         return None, "it has neither timestamps nor a starting_time with a rate"
     start_s = float(trial_seconds(file.read(start).reshape(-1), options, start, "s")[0])
     if not np.isfinite(start_s):
-        return None, "its starting_time is no number"
+        return None, "its starting_time is not a number"
     return Signal(zeros(kept, np.float32), start_s=start_s, rate_hz=rate_hz), None
 
 

@@ -99,7 +99,9 @@ def read_trial_tables(file: NwbFile, trains: SpikeTrains, options: ReadOptions) 
     for path in likely:
         name = names[path]
         if wanted is None and (rows[path] < 2 or name == _NOT_TRIALS):
-            said = f"`{path}` ({rows[path]} rows) was not taken for a table of trials; mapping.trials names it otherwise."
+            said = (
+                f"`{path}` ({rows[path]} rows) was not used as a table of trials; mapping.trials can name it."
+            )
             trains.notes.append(said)
             continue
         key = wanted if wanted is not None and wanted.strip("/") == path else name
@@ -126,11 +128,11 @@ def _warn_of_guess(
     others = listed(f"`{name}` ({number} rows)" for name, number in plausible.items() if name != taken)
     said = (
         f"The file has {len(plausible)} tables of intervals that may be the trials, and none is called `trials`: `{taken}` "
-        f"({plausible[taken]} rows) was taken, since it {f'has `{align_to}`' if with_column else 'has most rows'}. "
+        f"({plausible[taken]} rows) was used, because it {f'has `{align_to}`' if with_column else 'has most rows'}. "
         f"The others are {others}."
     )
     hint = (
-        'If another one holds the trials, name it, such as {"mapping": {"trials": "'
+        'If another one holds the trials, name it: {"mapping": {"trials": "'
         + next(name for name in plausible if name != taken)
         + '"}}.'
     )

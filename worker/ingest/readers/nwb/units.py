@@ -34,7 +34,7 @@ def choose_units(
         by_name = [table for table in tables if asked in (table, table.rpartition("/")[2])]
         if not by_name:
             said = (
-                f"mapping.spike_times is `{wanted}`, which is no table of units with spike times in this NWB "
+                f"mapping.spike_times is `{wanted}`, which is not a table of units with spike times in this NWB "
                 f"file: it has {listed(tables)}."
             )
             raise rejected("variable_unknown", said, "Name one of these.", "/mapping/spike_times")
@@ -51,12 +51,10 @@ def choose_units(
     others = tuple(sizes[table].replace("`", "") for table in tables if table != chosen)
     if others and wanted is None:
         said = (
-            f"The file has {len(tables)} tables of units with spike times: {sizes.pop(chosen)} was taken, {how}. The others are "
+            f"The file has {len(tables)} tables of units with spike times: {sizes.pop(chosen)} was used, {how}. The others are "
             f"{listed(sizes.values())}."
         )
-        hint = (
-            f'To read another one, name it, such as {{"mapping": {{"spike_times": "{next(iter(sizes))}"}}}}.'
-        )
+        hint = f'To read another one, name it: {{"mapping": {{"spike_times": "{next(iter(sizes))}"}}}}.'
         warnings.append(Problem("units_table_guessed", said, hint, "/mapping/spike_times"))
     names_table = wanted is not None and not wanted.endswith("/spike_times")
     variable = chosen if names_table else f"{chosen}/spike_times"
@@ -121,7 +119,7 @@ def _ends_of_units(file: NwbFile, table: str) -> NDArray[np.int64]:
     path, index = f"{table}/spike_times", f"{table}/spike_times_index"
     pointer, shape = f"/{index}", file.shape(f"{table}/spike_times_index")
     if not file.is_numbers(path) or len(file.shape(path)) != 1:
-        said = f"`{path}` is no list of numbers: its shape is {file.shape(path)}."
+        said = f"`{path}` is not a list of numbers: its shape is {file.shape(path)}."
         raise rejected("times_not_numbers", said, "Give times in seconds as floats.", f"/{path}")
     if not file.is_numbers(index) or len(shape) != 1 or shape[0] == 0:
         said = f"`{path}` needs `spike_times_index` beside it, a list of whole numbers: where each unit's times end."
@@ -132,7 +130,7 @@ def _ends_of_units(file: NwbFile, table: str) -> NDArray[np.int64]:
     ends = file.read(index)
     spikes = file.shape(path)[0]
     if ends.dtype.kind not in "iu" or not rises(ends, spikes):
-        said = f"`{index}` does not rise from 0 to at most {spikes}, the number of spike times."
+        said = f"`{index}` does not increase from 0 to at most {spikes}, the number of spike times."
         raise rejected("spike_index_invalid", said, "Give for each unit where its times end.", pointer)
     return ends.astype(np.int64)
 
@@ -190,10 +188,10 @@ def _take_observed(file: NwbFile, table: str, trains: SpikeTrains, options: Read
     elif not file.is_numbers(index) or file.shape(index) != (trains.neurons,):
         why = f"`{index}` does not say which intervals are of which unit"
     elif not rises(ends := file.read(index), shape[0]):
-        why = f"`{index}` does not rise from 0 to {shape[0]}"
+        why = f"`{index}` does not increase from 0 to {shape[0]}"
     if why is not None:
         said = f"The column `obs_intervals` of `{table}` was left out: {why}."
-        hint = "Without it all units count as observed all the time."
+        hint = "Without it all units count as always observed."
         trains.warnings.append(Problem("column_left_out", said, hint, f"/{path}"))
         return
     if shape[0] == 0:

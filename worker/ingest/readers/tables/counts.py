@@ -142,7 +142,7 @@ class TableOfCounts(ABC):
         roles = self._roles
         if roles.bin is None and roles.time is None and (roles.trial is not None or roles.neuron is not None):
             said = (
-                "The table has counts, but no column that tells the bin of each row: it is not binned, or its columns of bins "
+                "The table has counts, but no column with the bin of each row: it is not binned, or its columns of bins "
                 f"have other names. It has: {listed(self._table.columns, 30)}."
             )
             hint = "Give one row for each trial and bin, with a column `bin` or `time`; mapping.bin or mapping.time names it."
@@ -196,17 +196,13 @@ class TableOfCounts(ABC):
         self._goes_on = bool(often and self._clock.goes_on(order))
         self._notes = []
         if self._goes_on:
-            self._notes.append(
-                f"`{name}` goes on from trial to trial: each was taken to begin at its first row."
-            )
+            self._notes.append(f"`{name}` continues from trial to trial: each trial begins at its first row.")
             return np.where(self._clock.rows > 0, self._clock.first, 0.0)
         first = float(self._clock.first.min())
         if self._roles.bin is not None:
             self._notes.append(f"Bins are counted from {first:g} in `{name}`.")
         elif self._roles.time is not None:
-            self._notes.append(
-                f"`{name}` was taken for where each bin begins; the first begins at {first:g} s."
-            )
+            self._notes.append(f"`{name}` is the start of each bin; the first begins at {first:g} s.")
         return np.full(len(order), first)
 
     def _counts(self, shape: tuple[int, int, int]) -> Rows:
@@ -231,7 +227,7 @@ class TableOfCounts(ABC):
         if self._roles.neuron is not None:
             parts.append(f"neuron number {neuron} (counted from 0)")
         said = f"There is more than one row for {', '.join(parts)}."
-        hint = "Give one row each: add up counts of the same bin, and check that the columns were told apart rightly."
+        hint = "Give one row each: add up counts of the same bin, and check the roles of the columns."
         return Problem("rows_repeated", said, hint, f"/{self._roles.bin or self._roles.time}")
 
     def _take_metadata(
@@ -266,7 +262,7 @@ class TableOfCounts(ABC):
         for name in self._others:
             if name not in taken:
                 recording.warnings.append(
-                    column_left_out(name, "it fits nothing that is known, or was not asked for")
+                    column_left_out(name, "it has no known meaning, or was not requested")
                 )
 
     def _settle_lengths(

@@ -237,7 +237,7 @@ def _encoding(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(_HEAD_BYTES):
             if b"\x00" in block:
-                said = "The file has NUL bytes, which no text has; text in UTF-16 has them too."
+                said = "The file has NUL bytes: it is not text, or text in UTF-16."
                 raise rejected("text_has_nul", said, "Save the table as CSV in UTF-8.")
             if len(block) == _HEAD_BYTES and b"\n" not in block and b"\r" not in block:
                 said = f"A line of the file is longer than {_HEAD_BYTES} bytes."

@@ -170,7 +170,7 @@ def _may_be(role: str, kind: str) -> bool:
 def known_column(table: Table, role: str, name: str) -> str:
     """Return a column that the mapping names; reject a name that the table does not have."""
     if name not in table.columns:
-        said = f"mapping.{role} is `{name}`, which is no column of the table. It has: {listed(table.columns, 30)}."
+        said = f"mapping.{role} is `{name}`, which is not a column of the table. It has: {listed(table.columns, 30)}."
         raise rejected("variable_unknown", said, "Name one of these.", f"/mapping/{role}")
     return name
 

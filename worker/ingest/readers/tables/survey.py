@@ -92,7 +92,7 @@ class Constants:
             return
         number = max(number, 2 * len(self._seen))
         if number * len(self._first) > _MOST_CONSTANTS:
-            said = f"{len(self._first)} columns seem to be metadata of {number} trials: that is too much."
+            said = f"{len(self._first)} columns seem to be metadata of {number} trials: too many."
             hint = (
                 "Name the columns to keep with mapping.trial_metadata, and behaviours with mapping.behaviour."
             )
@@ -190,7 +190,7 @@ class Clock:
         off = np.abs(exact - bins) > _EVEN
         if off.any():
             value, earlier = float(values[off][0]), float((start[trials] + np.floor(exact) * step)[off][0])
-            said = f"`{name}` is not even: {value:g} lies between {earlier:g} and {earlier + step:g}, steps being {step:g}."
+            said = f"`{name}` is not evenly spaced: {value:g} lies between {earlier:g} and {earlier + step:g} (step {step:g})."
             hint = "Give each bin's number from 0 in a column `bin`, or times in equal steps; spikes need a column of neurons."
             raise rejected("bins_uneven", said, hint, f"/{name}")
         return bins.astype(np.int64)

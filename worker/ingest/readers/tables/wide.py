@@ -131,7 +131,7 @@ class WideCounts(TableOfCounts):
         """Return the bins up to the last row of each trial."""
         missing = int((bins - rows).sum())
         if missing:
-            said = f"{missing} bins have no row, though later ones of the same trial do: they were taken to have no spike."
-            hint = "Give a row for each bin, and check that bins or times are counted alike in all trials."
+            said = f"{missing} bins have no row, though later ones of the same trial do: they count as bins without a spike."
+            hint = "Give a row for each bin, and check that bins or times begin alike in all trials."
             recording.warnings.append(Problem("bins_missing", said, hint))
         return bins
