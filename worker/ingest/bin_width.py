@@ -13,14 +13,9 @@ from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.time_units import trial_seconds, unit_of
 
 SECONDS_PER_UNIT = {
-    "bin_width_s": 1.0,
-    "bin_size_s": 1.0,
-    "dt_s": 1.0,
-    "dt": 1.0,
-    "bin_width_ms": 1e-3,
-    "bin_size_ms": 1e-3,
+    "bin_width_s": 1.0, "bin_size_s": 1.0, "dt_s": 1.0, "dt": 1.0, "bin_width_ms": 1e-3, "bin_size_ms": 1e-3,
     "dt_ms": 1e-3,
-}
+}  # fmt: skip
 """Names under which a file may state its bin width, and what one unit of each is in seconds."""
 
 _UNIT_OF_WIDTH = {

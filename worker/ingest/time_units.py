@@ -31,21 +31,8 @@ _OF_TIMES = {
     "tstop", "rt",
 }  # fmt: skip
 _NO_TIMES = {
-    "n",
-    "num",
-    "number",
-    "count",
-    "counts",
-    "bin",
-    "bins",
-    "index",
-    "idx",
-    "id",
-    "step",
-    "steps",
-    "unit",
-    "ntimes",
-}
+    "n", "num", "number", "count", "counts", "bin", "bins", "index", "idx", "id", "step", "steps", "unit", "ntimes",
+}  # fmt: skip
 
 
 def _words(name: str) -> list[str]:

@@ -170,7 +170,7 @@ class TestArraysOfCounts:
         found = self.read(tmp_path, file_format, spikes=stored, **beside)
         np.testing.assert_array_equal(found.spikes, COUNTS)
         assert found.trial_metadata["label"] == [f"k{k}" for k in range(TRIALS)]
-        assert "`label` may be of trials or of neurons, but not of bins" in guess_of(found).message
+        assert "`label` may belong to trials or neurons, but not to bins" in guess_of(found).message
         assert '["trial", "bin", "neuron"]' in guess_of(found).hint
         said = {"mapping": {"axes": ["trial", "bin", "neuron"]}}
         found = self.read(tmp_path, file_format, said, spikes=stored, **beside)
@@ -274,7 +274,7 @@ class TestArraysOfCounts:
         np.testing.assert_array_equal(found.spikes, flat[None, :30])
         doubtful = {"spikes": flat, "condition": np.arange(60) % 4}
         found = read_file(write(tmp_path / "f", doubtful), ReadOptions(**WIDTH))
-        assert "`condition` may be of trials" in guess_of(found).message
+        assert "`condition` may belong to trials" in guess_of(found).message
 
 
 every_version = pytest.mark.parametrize("write", [save_v5, save_v7, save_v73])

@@ -67,7 +67,7 @@ def test_a_broken_installation_fails_data_sets_and_a_retry_after_the_repair_read
     failed = lab.client.get(f"/v1/datasets/{dataset_id}").json()
     assert failed["state"] == "failed"
     assert failed["problems"][0]["code"] == "ingest_failed"
-    assert "the file is not to blame" in failed["problems"][0]["message"]
+    assert "the file is not the cause" in failed["problems"][0]["message"]
     assert ":retry" in failed["problems"][0]["hint"]
     job = lab.client.post("/v1/jobs", json={"dataset_id": dataset_id})
     assert job.status_code == 409

@@ -437,8 +437,8 @@ class TestSeries:
     @pytest.mark.parametrize(
         ("change", "why"),
         [
-            (lambda s: s.__setitem__("timestamps", [3.0, 1.0, 2.0]), "do not rise"),
-            (lambda s: s.__setitem__("timestamps", [np.nan, 1.0, 2.0]), "do not rise"),
+            (lambda s: s.__setitem__("timestamps", [3.0, 1.0, 2.0]), "do not increase"),
+            (lambda s: s.__setitem__("timestamps", [np.nan, 1.0, 2.0]), "do not increase"),
             (lambda s: s.__setitem__("timestamps", [0.0, 1.0]), "3 samples, and timestamps of shape (2,)"),
             (lambda s: s.__setitem__("timestamps", h5py.SoftLink("/nowhere")), "timestamps of shape ()"),
             (lambda s: None, "neither timestamps nor a starting_time"),

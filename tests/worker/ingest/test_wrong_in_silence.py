@@ -107,7 +107,7 @@ def test_a_column_that_counts_from_each_trials_start(layout: str, tmp_path: Path
     found = read(path, trials=trials)
     assert np.asarray(found.spikes).sum(axis=(1, 2)).tolist() == [10] * 12
     warning = next(one for one in found.warnings if one.code == "align_to_clock_guessed")
-    assert '"trial" (as it was taken) or "session"' in warning.hint
+    assert '"trial" (as it was read) or "session"' in warning.hint
     told = read(path, trials={**trials, "align_to_clock": "trial"})
     assert np.asarray(told.spikes).sum(axis=(1, 2)).tolist() == [10] * 12
     assert codes(told) == []
@@ -189,4 +189,4 @@ def test_a_bin_width_whose_name_has_no_unit(
     counts = np.random.default_rng(0).poisson(0.5, (20, 30, 7)).astype(np.uint8)
     found = read(write(tmp_path / "f", layout, spikes=counts, **{name: value}))
     assert found.bin_width_s == pytest.approx(0.02)
-    assert any(f"`{name}`, {value:g}, was taken as a bin width {told}" in note for note in found.notes)
+    assert any(f"`{name}`, {value:g}, was read as a bin width {told}" in note for note in found.notes)

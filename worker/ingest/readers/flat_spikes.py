@@ -30,15 +30,8 @@ TRIAL = ("spike_trials", "spike_trial", "trial", "trials", "trial_id", "trial_id
 _ENDS = ("spike_times_index", "spike_index")
 STARTS = ("trial_start_s", "trial_start_times", "trial_starts", "trial_start", "start_time", "start_times")
 STOPS = (
-    "trial_stop_s",
-    "trial_stop_times",
-    "trial_stops",
-    "trial_stop",
-    "trial_end",
-    "trial_ends",
-    "stop_time",
-    "stop_times",
-)
+    "trial_stop_s", "trial_stop_times", "trial_stops", "trial_stop", "trial_end", "trial_ends", "stop_time", "stop_times",
+)  # fmt: skip
 _RATES = ("sampling_rate_hz", "sampling_rate", "sample_rate", "fs")
 
 

@@ -30,16 +30,8 @@ WHY_NO_SPLIT = (
 )
 """Why indices beside spike times were left out."""
 _COUNTS = (
-    "spikes",
-    "spike_counts",
-    "counts",
-    "binned_spikes",
-    "spike_data",
-    "data",
-    "encod_data",
-    "recon_data",
-    "",
-)
+    "spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "data", "encod_data", "recon_data", "",
+)  # fmt: skip
 """Names of counts without their split; `train` and `valid` alone are counts too."""
 
 

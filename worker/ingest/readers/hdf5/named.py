@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.readers.arrays import read_arrays
-from worker.ingest.readers.base import ReadOptions, left_out, refuse_giant
+from worker.ingest.readers.base import ReadOptions, left_out
 from worker.ingest.readers.choosing import Variable
 from worker.ingest.readers.hdf5.safety import (
     CheckedHdf5,
@@ -52,14 +52,13 @@ class Hdf5Arrays:
         self.format = source_format
         self.numbers = checked.attributes
         self.variables = {name: Variable(d.shape, d.dtype) for name, d in checked.datasets.items()}
-        self._datasets, self._options = checked.datasets, options
+        self._checked, self._options = checked, options
         self._texts = {name: dataset for name, dataset in checked.texts.items() if dataset.ndim <= 1}
         self.variables |= {name: Variable(d.shape, np.dtype("U1")) for name, d in self._texts.items()}
         checked.set_aside |= dict.fromkeys(
             checked.texts.keys() - self._texts.keys(), "it holds texts in more than one axis"
         )
         self.names = [*self.variables, *checked.set_aside]
-        self._opened: dict[str, int] = {}
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one data set whole."""
@@ -73,7 +72,4 @@ class Hdf5Arrays:
         yield from blocks(dataset, max(item_bytes, dataset.dtype.itemsize))
 
     def _open(self, name: str) -> h5py.Dataset:
-        variable = self.variables[name]
-        self._opened[name] = variable.size * variable.dtype.itemsize
-        refuse_giant(sum(self._opened.values()), self._options)
-        return self._datasets[name]
+        return self._checked.open(name, self._checked.datasets[name], self._options)

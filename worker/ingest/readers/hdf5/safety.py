@@ -44,8 +44,10 @@ class CheckedHdf5:
         Numbers among the root group's attributes.
     set_aside
         What is never read, though harmless: path → why (soft links, compound types).
+    opened
+        Path → declared bytes of what was opened for reading.
     unreadable
-        Of these, the data sets that the user may miss: path → the problem to tell if what is needed is missing.
+        Of `set_aside`, the data sets that the user may miss: path → the problem to report if something required is missing.
     """
 
     datasets: dict[str, h5py.Dataset] = field(default_factory=dict)
@@ -54,6 +56,13 @@ class CheckedHdf5:
     attributes: dict[str, float] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, Problem] = field(default_factory=dict)
+    opened: dict[str, int] = field(default_factory=dict)
+
+    def open(self, name: str, dataset: h5py.Dataset, options: ReadOptions) -> h5py.Dataset:
+        """Return a data set for reading; the total that is opened is limited."""
+        self.opened[name] = _declared_bytes(dataset)
+        refuse_giant(sum(self.opened.values()), options)
+        return dataset
 
     def refuse_giant(self, names: Iterable[str], options: ReadOptions) -> None:
         """Reject the file if the data sets to be read declare more bytes than the options allow."""
@@ -142,15 +151,22 @@ def read_texts(dataset: h5py.Dataset) -> NDArray[np.str_]:
         When they take too much memory.
     """
     texts: list[str] = []
-    for first in range(0, max(dataset.size, 1), _ROWS_OF_TEXT):
-        block = dataset[first : first + _ROWS_OF_TEXT] if dataset.ndim else [dataset[()]]
-        texts += [one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in block]
-        number = dataset.size if dataset.ndim else 1
-        if 4 * max(map(len, texts)) * number > _MOST_TEXT_BYTES:
+    longest = 0
+    for text in texts_of(dataset):
+        texts.append(text)
+        longest = max(longest, len(text))
+        if 4 * longest * max(dataset.size, 1) > _MOST_TEXT_BYTES:
             said = f"The texts in `{dataset.name}` take more than {_MOST_TEXT_BYTES // 2**20} MiB."
             hint = "Leave out columns of long texts."
             raise rejected("file_too_large_expanded", said, hint, str(dataset.name))
     return np.array(texts, dtype=np.str_).reshape(dataset.shape)
+
+
+def texts_of(dataset: h5py.Dataset) -> Iterator[str]:
+    """Yield strings of variable length, some rows at a time; bytes that are not UTF-8 are replaced."""
+    for first in range(0, dataset.size, _ROWS_OF_TEXT):
+        for one in dataset[first : first + _ROWS_OF_TEXT] if dataset.ndim else [dataset[()]]:
+            yield one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)
 
 
 def _declared_bytes(dataset: h5py.Dataset) -> int:

@@ -23,19 +23,9 @@ _OF_TRIALS = re.compile(r"trial|trl|epoch|interval")
 _EVENTS = re.compile(r"time|event|onset|cue")
 _OWN_STARTS = (*STARTS, "start_s", "start", "t_start", "tstart", "onset", "trialstart", "starttime")
 _OWN_STOPS = (
-    *STOPS,
-    "stop_s",
-    "stop",
-    "end",
-    "t_stop",
-    "tstop",
-    "offset",
-    "trialend",
-    "trialstop",
-    "stoptime",
-    "endtime",
+    *STOPS, "stop_s", "stop", "end", "t_stop", "tstop", "offset", "trialend", "trialstop", "stoptime", "endtime",
     "end_time",
-)
+)  # fmt: skip
 
 
 class TimesBeside:

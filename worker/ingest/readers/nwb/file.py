@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import RejectedFile, rejected
-from worker.ingest.readers.base import ReadOptions, metadata_values, refuse_giant
-from worker.ingest.readers.hdf5.safety import CheckedHdf5
+from worker.ingest.readers.base import ReadOptions, metadata_values
+from worker.ingest.readers.hdf5.safety import CheckedHdf5, texts_of
 from worker.ingest.recording import MetadataValue
 
 MOST_TEXT_BYTES = 64 * 2**20
 _LONGEST_ATTRIBUTE = 4096
-_ROWS_OF_TEXT = 64
-"""Read at a time: many long texts may be one in the file, repeated."""
 _LEADS_NOWHERE = (KeyError, OSError, RuntimeError, ValueError, TypeError)
 """What h5py raises where a link, a reference or an attribute cannot be followed."""
 
@@ -40,8 +38,7 @@ class NwbFile:
         self.numbers, self.texts = dict(checked.datasets), dict(checked.texts)
         self.references = dict(checked.references)
         self.set_aside = {path.strip("/"): why for path, why in checked.set_aside.items()}
-        self._options = options
-        self._opened: dict[str, int] = {}
+        self._checked, self._options = checked, options
         self._text_bytes = 0
         every = (*self.numbers.values(), *self.texts.values(), *self.references.values())
         self._file: h5py.File | None = every[0].file if every else None
@@ -71,10 +68,7 @@ class NwbFile:
 
     def open(self, path: str) -> h5py.Dataset:
         """Return a data set of numbers for reading; the total that is opened is limited."""
-        dataset = self.numbers[path]
-        self._opened[path] = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
-        refuse_giant(sum(self._opened.values()), self._options)
-        return dataset
+        return self._checked.open(path, self.numbers[path], self._options)
 
     def read(self, path: str) -> NDArray[Any]:
         """Read a data set of numbers whole."""
@@ -149,17 +143,13 @@ class NwbFile:
                 del self.set_aside[path]
 
     def _read_texts(self, dataset: h5py.Dataset) -> Iterable[str]:
-        for first in range(0, dataset.shape[0], _ROWS_OF_TEXT):
-            for value in dataset[first : first + _ROWS_OF_TEXT]:
-                text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-                self._text_bytes += len(text)
-                if self._text_bytes > MOST_TEXT_BYTES:
-                    said = (
-                        f"The texts in the tables of this file are more than {MOST_TEXT_BYTES // 2**20} MiB."
-                    )
-                    hint = f"Leave out columns of long texts, such as `{dataset.name}`."
-                    raise rejected("file_too_large_expanded", said, hint)
-                yield text.replace("\x00", "")
+        for text in texts_of(dataset):
+            self._text_bytes += len(text)
+            if self._text_bytes > MOST_TEXT_BYTES:
+                said = f"The texts in the tables of this file are more than {MOST_TEXT_BYTES // 2**20} MiB."
+                hint = f"Leave out columns of long texts, such as `{dataset.name}`."
+                raise rejected("file_too_large_expanded", said, hint)
+            yield text.replace("\x00", "")
 
     def _name_of(self, reference: Any) -> str | None:
         """Return the name of the referenced object; None if the reference is empty."""

@@ -13,16 +13,8 @@ from worker.ingest.recording import Understood
 from worker.ingest.time_units import UNITS, in_seconds
 
 _TRIAL = {
-    "trial",
-    "trials",
-    "trialid",
-    "trialids",
-    "trialnumber",
-    "trialno",
-    "trialnum",
-    "trialindex",
-    "trialidx",
-}
+    "trial", "trials", "trialid", "trialids", "trialnumber", "trialno", "trialnum", "trialindex", "trialidx",
+}  # fmt: skip
 _NEURON = {
     *(
         "neuron",
@@ -40,17 +32,8 @@ _NEURON = {
     *("spikeclusters", "spikeunits", "spikeneurons", "channel", "channelid", "electrode"),
 }
 _BIN = {
-    "bin",
-    "bins",
-    "binid",
-    "binindex",
-    "binidx",
-    "binnumber",
-    "timebin",
-    "timebins",
-    "timestep",
-    "timeindex",
-}
+    "bin", "bins", "binid", "binindex", "binidx", "binnumber", "timebin", "timebins", "timestep", "timeindex",
+}  # fmt: skip
 _COUNT = {
     *("count", "counts", "spikecount", "spikecounts", "nspikes", "numspikes", "numberofspikes", "spikes")
 }
