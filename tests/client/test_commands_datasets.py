@@ -72,7 +72,7 @@ def test_what_else_could_have_been_taken(light_url: str, tmp_path: Path) -> None
             file[f"intervals/{name}/stop_time"] = np.arange(rows) * 1.0 + 0.5
     latentry = CommandLine(light_url)
     done = latentry("datasets", "upload", path, "--json")
-    assert "`recognition` (9 rows) was taken" in done.messages
+    assert "`recognition` (9 rows) was used" in done.messages
     page = " ".join(latentry("datasets", "show", done.json()["id"]).out.split())
     assert "not taken: encoding (5 trials)" in page
     assert '{"mapping": {"trials": "encoding"}}' in page

@@ -782,7 +782,7 @@ class TestSeveralTables:
         path = save(self.file_with(encoding=5, recognition=9, discrimination=9), tmp_path / "f.nwb")
         found = read(path)
         warning = next(one for one in found.warnings if one.code == "trials_table_guessed")
-        assert "`discrimination` (9 rows) was taken" in warning.message
+        assert "`discrimination` (9 rows) was used" in warning.message
         assert "`recognition` (9 rows), `encoding` (5 rows)" in warning.message
         assert '{"mapping": {"trials": "recognition"}}' in warning.hint
         assert warning.pointer == "/mapping/trials"
