@@ -56,25 +56,25 @@ def test_every_setting_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [Problem, *Problem.__subclasses__()])
 def test_every_error_is_documented(kind: type[Problem]) -> None:
-    assert f"| `{TYPE_PREFIX}{kind.code}` | {int(kind.status)} |" in (ROOT / "docs/errors.md").read_text()
+    assert f"| `{TYPE_PREFIX}{kind.code}` | {int(kind.status)} |" in (ROOT / "docs/api.md").read_text()
 
 
 @pytest.mark.parametrize("name", [*JobDiagnostics.model_fields, *ModelDiagnostics.model_fields])
 def test_every_field_of_diagnostics_is_documented(name: str) -> None:
-    documented = (ROOT / "docs/api.md").read_text().split("## Scores and diagnostics")[1].split("\n## ")[0]
+    documented = (ROOT / "docs/scores.md").read_text().split("## Diagnostics")[1].split("\n## ")[0]
     assert f"`{name}`" in documented
 
 
 @pytest.mark.parametrize("name", [name for name in PbtStrategy.model_fields if name != "kind"])
 def test_every_field_of_a_population_is_documented(name: str) -> None:
-    documented = (ROOT / "docs/api.md").read_text().split("Fields of `pbt`:")[1].split("\n## ")[0]
+    documented = (ROOT / "docs/searches.md").read_text().split("Fields of `pbt`:")[1].split("\n## ")[0]
     assert f"`{name}`" in documented
 
 
 @pytest.mark.parametrize("document", [JobImportance, SearchedDimension, MarginalPart])
 def test_importances_are_documented(document: type[BaseModel]) -> None:
     documented = (
-        (ROOT / "docs/api.md").read_text().split("## Which hyperparameters matter")[1].split("\n## ")[0]
+        (ROOT / "docs/searches.md").read_text().split("## Importance of hyperparameters")[1].split("\n## ")[0]
     )
     for name in set(document.model_fields) - {"job_id", "name", "scale", "low", "high", "dimensions"}:
         assert f"`{name}`" in documented, name
@@ -83,7 +83,7 @@ def test_importances_are_documented(document: type[BaseModel]) -> None:
 def test_no_setting_or_error_is_documented_that_is_not_there() -> None:
     settings = re.findall(r"^\| `LATENTRY_(\w+)`", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
     assert sorted(name.lower() for name in settings) == sorted(Settings.model_fields)
-    errors = re.findall(rf"^\| `{TYPE_PREFIX}([\w-]+)`", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
+    errors = re.findall(rf"^\| `{TYPE_PREFIX}([\w-]+)`", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
     assert sorted(errors) == sorted(kind.code for kind in (Problem, *Problem.__subclasses__()))
 
 

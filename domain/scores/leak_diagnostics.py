@@ -20,7 +20,7 @@ from domain.scores.likelihood import ReferenceLosses
 Floats = NDArray[np.floating]
 LEAKING_SHARE = 0.5
 """Weights leak if they lose more than this share of their gain on samples that they do not read. Models with coordinated
-dropout lost up to 0.39 where it was more than 4 standard errors; those that pass spikes through lose 0.5 to 3: `docs/api.md`."""
+dropout lost up to 0.39 where it was more than 4 standard errors; models that leak lose 0.5 to 3: `docs/scores.md`."""
 RISE_SHARE = 0.05
 """The SV loss rises if it rises by more than this share of the kept weights' gain. With coordinated dropout it rose by up to
 0.035 while the validation loss fell, in one of 200 models."""

@@ -165,7 +165,7 @@ def test_a_check_that_hangs_is_a_finding_and_is_not_begun_twice(
         hanging, broken, warned = document.checks
         assert (hanging.status, broken.status, warned.status) == ("failed", "failed", "warning")
         assert hanging.message.startswith("no response within")
-        assert broken.message == "the check met an error: ZeroDivisionError"
+        assert broken.message == "the check failed with an error: ZeroDivisionError"
     assert len(begun) == 1
     let_go.set()
     time.sleep(0.05)
@@ -255,7 +255,7 @@ def test_a_broker_and_who_takes_work(bare_parts: Parts, live_broker: str, tmp_pa
             if some.status != CheckStatus.FAILED:
                 break
     assert some.status == "warning"  # only what is answered at once is missing
-    assert "1 at slices, 1 at control, 0 at infer" in some.message
+    assert "1 of slices, 1 of control, 0 of infer" in some.message
     assert "no model is trained" not in some.hint
 
 
@@ -279,7 +279,7 @@ def test_training_processes(parts: Parts) -> None:
         session.add(Worker(name="old", device="cuda:0", seen_at=utc_now() - timedelta(hours=3)))
     found = check_workers(parts)
     assert found.status == "failed"
-    assert "the last was seen 3 h ago" in found.message
+    assert "the last one was seen 3 h ago" in found.message
     with parts.database.write() as session:
         session.add(Worker(name="host:1", device="cuda:0"))
         job_id = add_job(session, add_dataset(session))
@@ -306,7 +306,7 @@ def test_a_maintenance_loop_that_does_nothing(parts: Parts) -> None:
         )
     found = check_maintenance(parts)
     assert found.status == "failed"
-    assert "2, the oldest of 100 s ago" in found.message
+    assert "2, the oldest from 100 s ago" in found.message
 
 
 def test_leases_that_nobody_takes_back(parts: Parts) -> None:
@@ -321,7 +321,7 @@ def test_leases_that_nobody_takes_back(parts: Parts) -> None:
         )  # fmt: skip
     found = check_maintenance(parts)
     assert found.status == "failed"
-    assert "not taken back: 1" in found.message
+    assert "nobody has taken back: 1" in found.message
 
 
 def test_messages_to_webhooks_that_wait(light_parts: Parts) -> None:
@@ -409,7 +409,7 @@ def test_whether_uploads_can_be_read(
         add_dataset(session, state=DatasetState.FAILED)
     found = check_ingest(light_parts)
     if status == "ok":
-        assert (found.status, found.message) == ("warning", "data sets that the service failed to read: 1")
+        assert (found.status, found.message) == ("warning", "data sets that the service could not read: 1")
         assert "datasets retry" in found.hint
     with light_parts.database.write() as session:
         row = session.get_one(Dataset, add_dataset(session, state=DatasetState.INGESTING))

@@ -1,4 +1,4 @@
-"""The commands of docs/api.md and docs/data.md, run as they stand."""
+"""The commands of docs/api.md, docs/searches.md, docs/scores.md and docs/data.md, run as they stand."""
 
 import json
 import os
@@ -16,15 +16,15 @@ from tests.api.api_examples import fill
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def run_commands(page: Path, folder: Path, **environment: str) -> list[str]:
-    """Run every block of commands of a page in a folder, and give what each wrote."""
+def run_commands(page: Path, folder: Path, first: int | None = None, **environment: str) -> list[str]:
+    """Run the first or all blocks of commands of a page in a folder, and return the output of each."""
     return [
         subprocess.run(
             # these examples have no pictures; tests/integration/test_pages.py lets no request be refused
             ["bash", "-euo", "pipefail", "-c", block.replace("--fail-with-body ", "")],
             cwd=folder, env={**os.environ, **environment}, capture_output=True, check=True, text=True,
         ).stdout
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[:first]
     ]  # fmt: skip
 
 
@@ -44,7 +44,11 @@ def test_commands_of_the_guide(
     example = fill(light_app, sqlite_database, open_array_store("sql:", sqlite_database))
     (tmp_path / "spikes.npz").write_bytes(spikes_file.read_bytes())
     ids = {"DATASET": example.dataset_id, "JOB": example.job_id, "MODEL": example.model_id}
-    outputs = run_commands(DOCS / "api.md", tmp_path, LATENTRY=light_url, **ids)
+    api, *others = (
+        run_commands(DOCS / page, tmp_path, LATENTRY=light_url, **ids)
+        for page in ("api.md", "searches.md", "scores.md")
+    )
+    outputs = [*api, *others[0], *others[1]]
     assert len(outputs) >= 7
     everything = "".join(outputs)
     assert everything.count('"state":"ingesting"') == 7  # uploaded, derived, named; three synthetic
@@ -62,7 +66,7 @@ def test_commands_of_the_guide(
     assert '"kind":"begin"' in everything
     assert '"segments":[{"model_number":0' in everything
     assert (tmp_path / "lineage.svg").read_text().startswith("<svg")
-    assert "/space/cd_rate: 1.5 is outside 0 … 0.95" in outputs[-1]
+    assert "/space/cd_rate: 1.5 is outside 0 … 0.95" in api[-1]
     assert np.load(tmp_path / "rates.npy").shape == (5, 25, 20)
     assert json.loads((tmp_path / "page.json").read_text())["items"][1]["trial"] == 1
     assert '"trial":2' in everything  # the second page

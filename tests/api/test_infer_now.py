@@ -282,7 +282,7 @@ def test_commands_of_the_guide_to_inference(
         session.get_one(Model, example.model_id).checkpoint_key = "models/weights"
     np.save(tmp_path / "trial.npy", COUNTS[0])
     ids = {"DATASET": example.dataset_id, "MODEL": example.model_id}
-    applied, answered = run_commands(DOCS / "inference.md", tmp_path, LATENTRY=light_url, **ids)
+    applied, answered = run_commands(DOCS / "models.md", tmp_path, first=2, LATENTRY=light_url, **ids)
     assert applied.count('"state":"queued"') == 2, "made and listed"
     assert json.loads(answered)["arrays"]["factors"]["shape"] == [5, 3]
     with np.load(tmp_path / "latents.npz") as found:

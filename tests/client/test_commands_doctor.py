@@ -105,7 +105,7 @@ def test_a_database_that_is_away(guarded_url: str) -> None:
     document = CommandLine(guarded_url, key=SECRET)("doctor", "--json", expect=1).json()
     found = found_in(document)
     assert found["key"]["status"] == "ok"
-    assert found["database"]["message"] == "the database does not answer"
+    assert found["database"]["message"] == "the database does not respond"
     assert "hidden-word" not in str(document)
     assert SECRET not in str(document)
 
@@ -114,7 +114,7 @@ def test_keys_that_are_missing_or_can_not_be_tried(guarded_url: str) -> None:
     without = found_in(CommandLine(guarded_url)("doctor", "--json", expect=1).json())
     assert "requires a key" in without["key"]["message"]
     assert without["checks"]["status"] == "failed"
-    assert "the database does not answer" in without["readiness"]["message"]
+    assert "the database does not respond" in without["readiness"]["message"]
     someone = found_in(CommandLine(guarded_url, key="lat_someone")("doctor", "--json", expect=1).json())
     assert someone["key"]["status"] == "failed"
 

@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 RUN_HERE = (
-    "docs/analyses.md", "docs/api.md", "docs/client.md", "docs/command-line.md", "docs/data.md", "docs/export.md",
-    "docs/formats.md", "docs/inference.md", "docs/querying.md", "docs/transformations.md", "client/README.md",
+    "docs/tutorial.md", "docs/analyses.md", "docs/api.md", "docs/client.md", "docs/command-line.md", "docs/data.md",
+    "docs/formats.md", "docs/models.md", "docs/querying.md", "docs/scores.md", "docs/searches.md",
+    "docs/transformations.md", "client/README.md",
 )  # fmt: skip
 RUN_ELSEWHERE = {
     "README.md": "tests/integration/test_readme.py",
@@ -43,17 +44,16 @@ NOT_RUN = {
     ("docs/pipelines.md", "snakemake --cores"): "tests/integration/test_pipelines.py runs the workflow",
     ("docs/pipelines.md", "jupyter lab"): "tests/integration/test_pipelines.py runs the notebook",
     ("docs/pipelines.md", "HTTPServer"): "serves for ever, and needs a webhook's secret",
-    ("docs/keys.md", "LATENTRY_ADMIN_KEY"): "needs a service with keys; tests/api/test_keys.py makes them",
-    ("docs/webhooks.md", "lab.example.org"): "names a host of the reader's",
+    ("docs/pipelines.md", "lab.example.org"): "names a host of the reader's",
     (
-        "docs/webhooks.md",
+        "docs/pipelines.md",
         "whsec_…",
     ): "needs a message; tests/worker/maintenance/test_webhooks.py verifies one",
     (
-        "docs/export.md",
+        "docs/models.md",
         "model.pt2",
     ): "takes a program that is 10 s in the making; tests/worker/inference/test_program_export.py runs it",
-    ("docs/export.md", "model.onnx"): "the same",
+    ("docs/models.md", "model.onnx"): "the same",
     (
         "docs/querying.md",
         "continuous_factors_0",
@@ -146,6 +146,10 @@ CHECKS: dict[str, Callable[[Path, str], None]] = {
     "docs/formats.md": lambda folder, _: np.testing.assert_equal(
         scipy.io.loadmat(folder / "latents.mat")["rates"].shape, (120, 50, 36)
     ),
+    "docs/tutorial.md": lambda folder, _: np.testing.assert_equal(
+        [(folder / name).stat().st_size > 1000 for name in ("psth.png", "latents.nwb", "model.zip")],
+        [True] * 3,
+    ),
     "docs/transformations.md": lambda folder, _: np.testing.assert_equal(
         np.load(folder / "psth.npz")["rates"].shape[1:], (35, 36)
     ),
@@ -161,7 +165,7 @@ def test_the_commands_of_a_page(page: str, shell: Shell, monkeypatch: pytest.Mon
     found = blocks(page)
     assert found
     said = run_bash(shell, "".join(text for language, text in found if language == "bash"))  # one shell
-    if page == "docs/export.md":  # its shell ends in the folder of the model
+    if page == "docs/models.md":  # its shell ends in the folder of the model
         monkeypatch.chdir(shell.folder / "model")
         monkeypatch.syspath_prepend(".")
     run_python(shell, page, [text for language, text in found if language == "python"])

@@ -1,4 +1,4 @@
-"""Scores of a model's rates. Each is described, with its units, in docs/api.md."""
+"""Scores of a model's rates. Each is described, with its units, in docs/scores.md."""
 
 import tempfile
 from collections import Counter

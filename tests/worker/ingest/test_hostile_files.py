@@ -70,7 +70,7 @@ class TestNpz:
             found = read_recording(path, ReadOptions())
             np.testing.assert_array_equal(found.spikes, example_recording().spikes)
             (problem,) = [one for one in found.warnings if one.code == "array_left_out"]
-            assert "pickles are never opened" in problem.message
+            assert "Pickles are never opened" in problem.message
         assert problem.pointer == f"/{name}"
         assert not (tmp_path / "sprung").exists()
 

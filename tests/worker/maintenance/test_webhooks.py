@@ -114,7 +114,7 @@ def test_a_message_is_taken_and_verified(
 
 
 def test_signatures_are_those_of_the_documentation() -> None:
-    """docs/webhooks.md: the base64 of HMAC-SHA256 over `id.timestamp.body`, with the decoded secret as key."""
+    """docs/pipelines.md: the base64 of HMAC-SHA256 over `id.timestamp.body`, with the decoded secret as key."""
     secret, content = new_secret(), '{"a":"ü"}'
     now = dt.datetime.now(dt.UTC)
     headers = signature_headers(secret, "dlv_1", now, content)

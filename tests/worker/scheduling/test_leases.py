@@ -292,7 +292,7 @@ def test_a_worker_s_clock_does_not_matter(
             return cls.fromtimestamp(real() + seconds, tz)
 
     monkeypatch.setattr("store.database.datetime", Shifted)
-    monkeypatch.setattr("store.tables.datetime", Shifted)
+    monkeypatch.setattr("store.tables.base.datetime", Shifted)
     monkeypatch.setattr("time.time", lambda: real() + seconds)
     lease = claim(database, settings)
     assert lease is not None

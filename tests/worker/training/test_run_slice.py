@@ -217,7 +217,7 @@ def test_only_one_checkpoint_of_a_model_is_kept(
 def test_many_short_slices_give_the_numbers_of_one_long(
     database: Database, process: TrainingProcess, arrays: Store, settings: Settings, dataset_id: str
 ) -> None:
-    """Bit for bit: docs/api.md promises it."""
+    """Bit for bit: docs/scores.md promises it."""
     whole = add_job(database, dataset_id)
     run_job(process, whole)
     settings.slice_seconds = 0.0001
