@@ -20,156 +20,164 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         Path("latentry-data"),
-        description="Folder of everything the service keeps on disk: uploads, and the database when it is SQLite.",
+        description="Folder for all files of the service: uploads, and the database if it is SQLite.",
     )
     database_url: str = Field(
         "",
-        description="SQLAlchemy URL of the database; SQLite at `data_dir`/latentry.db when empty. "
-        "PostgreSQL: `postgresql+psycopg://user:password@host/name`.",
+        description="SQLAlchemy URL of the database. If empty, SQLite at `data_dir`/latentry.db. PostgreSQL: "
+        "`postgresql+psycopg://user:password@host/name`.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="URL of the Redis-compatible broker. `latentry up` starts its own unless this is set.",
+        description="URL of the Redis-compatible broker. `latentry up` starts its own unless you set this.",
     )
     array_url: str = Field(
         "sql:",
-        description="Where array chunks and checkpoints live: `sql:` (rows of the database) or `file:///a/folder`.",
+        description="Where array chunks and checkpoints are stored: `sql:` (rows of the database) or `file:///a/folder`.",
     )
     require_key: bool = Field(
         False,
-        description="Answer only requests that carry a key. Without it whoever reaches the port may do everything: for one's own "
-        "machine.",
+        description="Refuse requests without a key. If false, everyone who reaches the port has all permissions; use this "
+        "only on your own machine.",
     )
     admin_key: SecretStr = Field(
         SecretStr(""),
-        description="A key of whoever runs the service, with which the first others are made; 20 characters at least. With "
-        "`require_key` it must be set.",
+        description="Key of the operator, which can create the first other keys; at least 20 characters. Required with "
+        "`require_key`.",
     )
     upload_max_bytes: int = Field(
-        10 * 2**30, gt=0, description="Largest accepted upload, in bytes; a larger one is answered 413."
+        10 * 2**30, gt=0, description="Largest accepted upload, in bytes. A larger one gets 413."
     )
     upload_url: str = Field(
         "",
-        description="Where uploaded files are kept: `s3://bucket/prefix`, with `AWS_…` in the environment; the folder `uploads` "
-        "of `data_dir` when empty.",
+        description="Where uploaded files are stored: `s3://bucket/prefix`, with `AWS_…` in the environment. If empty, the "
+        "folder `uploads` of `data_dir`.",
     )
     upload_keep_seconds: float = Field(
         86_400.0,
         gt=0,
-        description="An upload that got no more bytes for so many seconds, or that no data set was made of, is deleted.",
+        description="The service deletes an upload that gets no bytes for this long, or that no data set uses, in seconds.",
     )
     body_max_bytes: int = Field(
-        2**20, gt=0, description="Largest accepted body of every other request, in bytes."
+        2**20, gt=0, description="Largest accepted body of any other request, in bytes."
     )
     parse_memory_bytes: int = Field(
-        4 * 2**30, gt=0, description="Address space of the subprocess that parses an upload, in bytes."
+        4 * 2**30,
+        gt=0,
+        description="Maximum address space of the subprocess that parses an upload, in bytes.",
     )
-    parse_seconds: float = Field(
-        600.0, gt=0, description="Time limit of the parsing of one upload, in seconds."
-    )
+    parse_seconds: float = Field(600.0, gt=0, description="Time limit for parsing one upload, in seconds.")
     json_max_elements: int = Field(
         200_000,
         gt=0,
-        description="Most elements of an array that are answered as JSON; use npy or Zarr for more.",
+        description="Maximum number of elements in a JSON response; use npy or Zarr for larger arrays.",
     )
 
     lease_seconds: float = Field(
         45.0,
         gt=0,
-        description="A slice whose worker gave no sign for this long is taken from it. The time from a killed "
-        "machine to resumption is at most this plus `maintenance_seconds`.",
+        description="Time without a heartbeat after which a worker loses its slice, in seconds. A killed machine delays its "
+        "slices by at most this plus `maintenance_seconds`.",
     )
     heartbeat_seconds: float = Field(
-        5.0, gt=0, description="How often a worker renews its lease and writes progress, in seconds."
+        5.0, gt=0, description="Interval at which a worker renews its lease and writes progress, in seconds."
     )
     slice_seconds: float = Field(
         60.0,
         gt=0,
-        description="A slice of training ends at the first epoch boundary after this many seconds.",
+        description="A slice of training ends at the first end of an epoch after this many seconds.",
     )
     maintenance_seconds: float = Field(
-        1.0, gt=0, description="Period of the sweep for expired leases and forgotten rows, in seconds."
+        1.0, gt=0, description="Interval of the check for expired leases and forgotten rows, in seconds."
     )
     outbox_seconds: float = Field(
-        0.2, gt=0, description="How often the maintenance loop looks for messages to send, in seconds."
+        0.2,
+        gt=0,
+        description="Interval at which the maintenance loop looks for messages to send, in seconds.",
     )
     max_attempts: int = Field(
         3,
         ge=1,
-        description="How often a slice or an ingest may fail, or take its process with it, before it counts as failed.",
+        description="Maximum number of attempts of a slice or an ingest. An error, or the death of its process, ends an "
+        "attempt.",
     )
     max_losses: int = Field(
         50,
         ge=1,
-        description="How often the worker of a slice or an ingest may be lost, machine and all, before it counts as failed: "
-        "no fault of the work, and retried free of charge.",
+        description="Maximum number of times that the machine of a slice or an ingest may be lost. Losses do not count as "
+        "attempts.",
     )
     full_disk_seconds: float = Field(
         30.0,
         gt=0,
-        description="A slice that met a full disk, or a database that was away, is tried again after so many "
-        "seconds; no attempt is counted.",
+        description="Delay before a slice is retried after a full disk or a missing database, in seconds. This does not count "
+        "as an attempt.",
     )
     broker_visibility_seconds: int = Field(
         3600,
         gt=0,
-        description="After so many seconds the broker delivers a message again whose task still runs. It does no harm.",
+        description="Time after which the broker delivers a message again while its task is still running, in seconds. This "
+        "does no harm.",
     )
     collect_seconds: float = Field(
         600.0,
         gt=0,
-        description="How often what lost workers left in the array store, weights that are no longer kept and uploads that "
-        "nobody used are deleted.",
+        description="Interval at which the service deletes unused objects: files of lost workers, weights that are not kept, "
+        "and unused uploads.",
     )
     webhook_seconds: float = Field(
         86_400.0,
         gt=0,
-        description="A message to a webhook that is not taken is sent again, ever more rarely, for so many seconds.",
+        description="How long the service retries a webhook message, with increasing delays, in seconds.",
     )
     webhook_timeout_seconds: float = Field(
-        15.0, gt=0, description="How long a webhook may take to answer, in seconds."
+        15.0, gt=0, description="Time limit for the response of a webhook, in seconds."
     )
     webhook_allow_private: bool = Field(
         False,
-        description="Let webhooks be at `http://`, and at private and loopback addresses: for a service whose users may reach "
-        "everything that it can reach.",
+        description="Allow webhooks at `http://` and at private and loopback addresses. Set it only if all users may reach "
+        "everything that the service can reach.",
     )
     pack_models: int = Field(
         32,
         ge=1,
-        description="Most models of a pack, which one worker trains from report to report; how many of them at once it "
-        "finds by itself.",
+        description="Maximum number of models in a pack, which one worker trains between two reports. The worker decides how "
+        "many of them run at a time.",
     )
-    device: str = Field("auto", description="Device of training: `auto`, `cpu`, `cuda`, `cuda:0`, …")
+    device: str = Field("auto", description="Device for training: `auto`, `cpu`, `cuda`, `cuda:0`, …")
     threads: int = Field(
         1,
         ge=1,
-        description="CPU threads of one training process. On CPUs run more workers instead: the compiled recurrences "
-        "use one thread, and several workers scale better than one with several threads.",
+        description="CPU threads of one training process. On CPUs, prefer more workers: the compiled recurrences use one "
+        "thread, and several workers scale better than one worker with several threads.",
     )
 
     infer_max_bytes: int = Field(
         4 * 2**20,
         gt=0,
-        description="Largest accepted body of a request for latents at once (`:infer`), in bytes.",
+        description="Largest accepted body of a request for online inference (`:infer`), in bytes.",
     )
     infer_max_trials: int = Field(
-        64, ge=1, description="Most trials of a request for latents at once; for more there is `:apply`."
+        64,
+        ge=1,
+        description="Maximum number of trials in a request for online inference; use `:apply` for more.",
     )
     infer_seconds: float = Field(
         30.0,
         gt=0,
-        description="How long a request for latents at once may take, in seconds, before it is answered 503.",
+        description="Time limit for a request for online inference, in seconds. After it, the response is 503.",
     )
     infer_cache_bytes: int = Field(
-        512 * 2**20, ge=0, description="Weights that the process of such requests keeps loaded, in bytes."
+        512 * 2**20,
+        ge=0,
+        description="Maximum size of the weights that the process `infer` keeps in memory, in bytes.",
     )
     infer_device: str = Field(
         "cpu",
-        description="Device of that process: `cpu`, `cuda`, …",
+        description="Device of the process `infer`: `cpu`, `cuda`, …",
     )
     infer_preload: bool = Field(
-        False, description="Import torch when that process starts, and not with its first request."
+        False, description="Import torch when the process `infer` starts, instead of with its first request."
     )
 
     @model_validator(mode="after")
