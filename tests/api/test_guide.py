@@ -65,7 +65,7 @@ def test_commands_of_the_guide(
     assert "'seconds_basis': 'assumed'" in everything
     assert '"kind":"begin"' in everything
     assert '"segments":[{"model_number":0' in everything
-    assert (tmp_path / "lineage.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "lineage.svg").read_text()
     assert "/space/cd_rate: 1.5 is outside 0 … 0.95" in api[-1]
     assert np.load(tmp_path / "rates.npy").shape == (5, 25, 20)
     assert json.loads((tmp_path / "page.json").read_text())["items"][1]["trial"] == 1
