@@ -2,6 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from domain.scores.baselines import NO_CONDITION
+
+Condition = int | float | str | None
+"""The condition of a trial; None where it is not known."""
+
 CONDITION = "condition"
 """The usual name of the conditions. If no metadata have this name, it means the metadata that most likely define them."""
 
@@ -41,6 +49,20 @@ def condition_names_of_trials(details: Sequence[Mapping[str, object]]) -> list[s
     """Return `condition_names` of the metadata of each trial."""
     names = dict.fromkeys(name for one in details for name in one)
     return condition_names({name: [one.get(name) for one in details] for name in names})
+
+
+def number_conditions(conditions: Sequence[Condition]) -> dict[int | float | str, int]:
+    """Return a number for each condition, in the order of their first trials."""
+    known = dict.fromkeys(one for one in conditions if one is not None)
+    return {condition: number for number, condition in enumerate(known)}
+
+
+def condition_numbers(
+    numbers: Mapping[int | float | str, int], conditions: Sequence[Condition]
+) -> NDArray[np.int64]:
+    """Return the number of each trial's condition, int64 [trials]; `NO_CONDITION` where it is unknown or has no number."""
+    found = [NO_CONDITION if one is None else numbers.get(one, NO_CONDITION) for one in conditions]
+    return np.array(found, np.int64)
 
 
 def _rank(name: str) -> int:

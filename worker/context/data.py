@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from zarr.abc.store import Store
 
-from domain.conditions import condition_names_of_trials
+from domain.conditions import Condition, condition_names_of_trials
 from domain.sessions import RecordedSession
 from models import Architecture, TrainingData
 from models import Session as TrainingSession
@@ -83,7 +83,7 @@ def read_sessions(arrays: Store, work: Work) -> list[TrainingSession]:
     ]
 
 
-def read_conditions(database: Database, dataset: Dataset) -> list[int | float | str | None]:
+def read_conditions(database: Database, dataset: Dataset) -> list[Condition]:
     """Return the condition of each trial, by the metadata that `domain.conditions` finds; None where it is not known."""
     with database.read() as session:
         of_trials = select(Trial.details).where(Trial.dataset_id == dataset.id).order_by(Trial.trial)

@@ -49,6 +49,11 @@ class Heartbeat:
     ) -> None:
         self._process, self._lease, self._write = process, lease, write
         self._last = time.monotonic()
+        self.trials_done = 0
+
+    def add(self, trials: int) -> None:
+        """Count trials whose latents are inferred."""
+        self.trials_done += trials
 
     def beat(self) -> None:
         """Renew the lease if it is time to; call this at every step."""

@@ -1,4 +1,4 @@
-"""Simple predictors beside a model's scores: fitted to the trials that trained it, scored on the very same samples."""
+"""Baselines beside a model's scores: simple predictors, fitted to the trials that trained it and scored on the same samples."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.conditions import Condition, condition_numbers, number_conditions
 from domain.job_specification import Training
 from domain.read_bins import leaves_unread
-from domain.scores.baselines import NO_CONDITION, Baselines, Comparison, Recording, blocks, fit_baselines
+from domain.scores.baselines import Baselines, Recording, blocks, fit_baselines
 from domain.sessions import RecordedSession
 from models import Architecture
 from models.data import visible_and_held_out
@@ -23,11 +24,9 @@ from worker.inference.scores import ScoredData, score, scratch_array
 if TYPE_CHECKING:
     from worker.inference.latents import LatentsRequest
 
-Condition = int | float | str | None
 Scores = dict[str, float | None]
 BaselineScores = dict[str, Scores]
-"""By the score's name, by the baseline's."""
-NAMES = ("mean", "psth", "smoothed_spikes")
+"""By the name of the score, then by that of the baseline."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class TrainingSet:
     Parameters
     ----------
     dataset, sessions, trial_length_bins, split
-        The data set, its sessions, and the bins and part of the job of each trial.
+        The data set, its sessions, and for each trial its bins and its part of the job.
     training
         Of the job.
     is_refit
-        Whether the model was trained on the validation trials too.
+        Whether the model also trained on the validation trials.
     """
 
     dataset: Dataset
@@ -53,14 +52,14 @@ class TrainingSet:
 
     @classmethod
     def of(cls, work: Work) -> "TrainingSet":
-        """Return that of the models of a slice."""
+        """Return the training set of a slice's models."""
         training = work.specification.training
         return cls(work.dataset, work.sessions, work.trial_length_bins, work.split(), training, work.is_refit)
 
 
 @dataclass(frozen=True)
 class FittedBaselines:
-    """Baselines of a data set, which know conditions by their names.
+    """Baselines of a data set, and the conditions that they know.
 
     Parameters
     ----------
@@ -71,7 +70,7 @@ class FittedBaselines:
     bin_width_s
         Of the data set.
     has_unread
-        Whether the model predicts samples that it never reads, held-out neurons or bins: smoothed spikes have none there.
+        Whether the model predicts samples that it never reads (held-out neurons or bins). Smoothed spikes cannot predict them.
     """
 
     baselines: Baselines
@@ -80,7 +79,7 @@ class FittedBaselines:
     has_unread: bool
 
     def settings(self) -> dict[str, dict[str, float | bool]]:
-        """Return what was chosen on the training trials, by baseline."""
+        """Return the settings that were chosen on the training trials, by baseline."""
         chosen = {"psth": self.baselines.psth, "smoothed_spikes": self.baselines.smoothed_spikes}
         found: dict[str, dict[str, float | bool]] = {
             name: {"sd_s": one.sd_bins * self.bin_width_s, "prior_spikes": one.prior_spikes}
@@ -92,12 +91,12 @@ class FittedBaselines:
     def rates(
         self, session: int, spikes: NDArray[Any], enters: NDArray[np.bool_], conditions: Sequence[Condition]
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield each baseline's name and rates [trials, T, N] in counts per bin; those that are not defined are left out.
+        """Yield the name and the rates of each baseline that is defined, [trials, T, N] in counts per bin.
 
         Parameters
         ----------
         session
-            Of the model.
+            Number of the model's session.
         spikes, enters
             Counts [trials, T, N], and the samples that smoothed spikes read.
         conditions
@@ -105,16 +104,16 @@ class FittedBaselines:
         """
         yield "mean", np.broadcast_to(self.baselines.means[session], spikes.shape)
         if spikes.shape[1] == self.baselines.psths[session].shape[1]:
-            codes = _coded(self.codes, conditions)
+            codes = condition_numbers(self.codes, conditions)
             yield "psth", self.baselines.predict_psth(session, codes)
         if not self.has_unread:
             yield "smoothed_spikes", self.baselines.predict_smoothed(session, spikes, enters)
 
 
 def fit(process: TrainingProcess, trained: TrainingSet, architecture: Architecture) -> FittedBaselines:
-    """Fit simple predictors to the samples that a model was trained on."""
+    """Fit the baselines to the samples that trained a model."""
     names = read_conditions(process.database, trained.dataset)
-    codes = {name: code for code, name in enumerate(dict.fromkeys(names)) if name is not None}
+    codes = number_conditions(names)
     recordings = []
     for number, recorded in enumerate(trained.sessions):
         split = trained.split[recorded.rows]
@@ -130,18 +129,12 @@ def fit(process: TrainingProcess, trained: TrainingSet, architecture: Architectu
             session, trained.training.sv_rate, trained.training.evaluation_seed, number
         )
         used = np.isin(split, ("train", "valid") if trained.is_refit else ("train",))
-        condition = _coded(codes, names[recorded.rows])
+        condition = condition_numbers(codes, names[recorded.rows])
         recordings.append(Recording(session.spikes[used], enters[used], condition[used]))
     bins = recordings[0].spikes.shape[1]
     has_unread = leaves_unread(architecture, bins)
     return FittedBaselines(
         fit_baselines(recordings), codes, float(trained.dataset.bin_width_s or 0), has_unread
-    )
-
-
-def _coded(codes: Mapping[int | float | str, int], names: Sequence[Condition]) -> NDArray[np.int64]:
-    return np.array(
-        [NO_CONDITION if name is None else codes.get(name, NO_CONDITION) for name in names], np.int64
     )
 
 
@@ -153,7 +146,7 @@ def score_baselines(
 ) -> BaselineScores:
     """Score the baselines as `worker.inference.scores.score` scores the model, on the same samples.
 
-    Smoothed spikes read all recorded samples, as the model does for its latents.
+    Smoothed spikes read all recorded samples, as the model does when its latents are inferred.
     """
     with ExitStack() as files:
         by_baseline: dict[str, list[ScoredData]] = {}
@@ -178,75 +171,3 @@ def score_baselines(
                 for name, value in score(request, of_sessions, on_step).items():
                     found.setdefault(name, {})[baseline] = value
         return found
-
-
-def comparison_document(score_name: str, baseline: str, compared: Comparison) -> dict[str, Any]:
-    """Return a comparison as the diagnostics of a job have it."""
-    return {
-        "score": score_name,
-        "baseline": baseline,
-        "difference": compared.difference,
-        "standard_error": compared.standard_error,
-        "verdict": compared.verdict,
-    }
-
-
-_WORDS = {
-    "mean": "each neuron's mean",
-    "psth": "the mean by bin over training trials",
-    "smoothed_spikes": "Gaussian-smoothed spikes",
-}
-_LATE = 0.85
-"""Of its epochs: a model whose best epoch is later may improve with more of them."""
-
-
-def baseline_warning(
-    scores: Scores,
-    found: BaselineScores,
-    compared: Sequence[Mapping[str, Any]],
-    best_epoch: int,
-    epochs: int,
-    who: str = "selected model",
-) -> str | None:
-    """Say in words whether the selected model predicts held-out samples no better than a baseline; None if it does.
-
-    Test trials decide where they were compared, otherwise validation trials. What to change depends on whether the best epoch is
-    near the last one.
-    """
-    names = [f"sv_bits_per_spike_{part}" for part in ("test", "valid")]
-    name = next((one for one in names if any(row["score"] == one for row in compared)), None)
-    if name is None:
-        return None
-    verdicts = {row["baseline"]: row["verdict"] for row in compared if row["score"] == name}
-    for verdict, words in (
-        ("below", "worse than"),
-        ("about_as_good", "about as well as"),
-    ):
-        which = [one for one in NAMES if verdicts.get(one) == verdict]
-        if not which:
-            continue
-        listed = " and ".join(f"{_WORDS[one]} ({found[name][one]:.3g})" for one in which)
-        meaning = (
-            "That says more than its latents."
-            if verdict == "below"
-            else "The difference is within its sampling error, so its latents may say no more than that."
-        )
-        part = "test" if name.endswith("test") else "validation"
-        return (
-            f"The {who} predicts held-out samples of {part} trials {words} {listed}: it reaches {scores[name]:.3g} "
-            f"bits per spike. {meaning} {_advice(which, best_epoch, epochs)}"
-        )
-    return None
-
-
-def _advice(which: Sequence[str], best_epoch: int, epochs: int) -> str:
-    last = " Look whether the rates change within the trials at all." if "mean" in which else ""
-    if best_epoch >= _LATE * epochs:
-        return (
-            f"Its best epoch is {best_epoch} of {epochs}: train for more (budget.epochs), or search more models or wider ranges."
-            + last
-        )
-    return (
-        f"Its SV loss has not fallen since epoch {best_epoch} of {epochs}, so more epochs do not help: search more models or "
-        f"wider ranges, or record more trials.{last}"
-    )

@@ -1,4 +1,4 @@
-"""An inference: a model run on a data set, under a lease like a slice. An attempt that is cut off begins anew."""
+"""Batch inference: run a model on a data set, under a lease as for a slice. An attempt that was interrupted starts again."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,18 @@ from worker.scheduling.leases import Lease, drop_lease
 
 
 class _GivenBack(Exception):
-    """The process is to end: another one shall do the inference."""
+    """The process is to end. Another process will do the inference."""
 
 
 def apply(process: TrainingProcess, lease: Lease) -> None:
     """Store the latents of a model for a data set, and score them."""
     with process.database.read() as session:
         row = session.get_one(Inference, lease.row_id)
-        request, trained = _request(session, row)
-    state = load_checkpoint(process.arrays, row.checkpoint_key)
-    path, progress = f"inferences/{row.id}/{lease.token}", _Progress(process, lease)
+        request, trained = _request(process, session, row, lease)
+    progress = _Progress(process, lease)
     try:
         fitted = fit(process, trained, request.architecture)
-        scores, baselines = store_latents(process, request, state, path, progress.beat, fitted, progress.add)
+        scores, baselines = store_latents(process, request, fitted, progress)
     except _GivenBack:
         with leased_transaction(process, lease) as session:
             row = session.get_one(Inference, lease.row_id)
@@ -46,16 +45,16 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
         lease.keep(session, process.settings)
         row = session.get_one(Inference, lease.row_id)
         row.state, row.ended_at = InferenceState.DONE, database_now(session)
-        row.latents_path, row.scores, row.trials_done = path, scores, progress.trials_done
+        row.latents_path, row.scores, row.trials_done = request.path, scores, progress.trials_done
         row.baselines, row.baseline_settings = baselines, fitted.settings()
-        row.lease_token = row.lease_expires_at = None  # leased_by stays: who did it
+        row.lease_token = row.lease_expires_at = None  # leased_by stays, to show who did the work
         _give_to_model(session, row)
 
     write_with_retry(process.database, end)
 
 
 def _give_to_model(session: Session, row: Inference) -> None:
-    """Latents of the model's own data set are the model's too, unless its job stored some, or it has other weights by now."""
+    """Give the model these latents if they are of its own data set and weights, and its job stored none."""
     model = session.get_one(Model, row.model_id, with_for_update=LOCK, populate_existing=True)
     if session.get_one(Job, model.job_id).dataset_id != row.dataset_id:
         return
@@ -65,36 +64,34 @@ def _give_to_model(session: Session, row: Inference) -> None:
         model.latents_path = row.latents_path
 
 
-class _Progress:
-    """The number of trials that are done. It is written with each renewal of the lease."""
+class _Progress(Heartbeat):
+    """Writes the number of trials that are done with each renewal of the lease."""
 
     def __init__(self, process: TrainingProcess, lease: Lease) -> None:
-        self._process, self._lease = process, lease
-        self._heartbeat = Heartbeat(process, lease, self._write)
-        self.trials_done = 0
-
-    def add(self, trials: int) -> None:
-        """Count trials whose latents are inferred."""
-        self.trials_done += trials
+        super().__init__(process, lease, self._write_trials)
+        self._should_yield, self._row_id = process.should_yield, lease.row_id
 
     def beat(self) -> None:
         """Renew the lease if it is time to; raise `_GivenBack` if the process is to end."""
-        if self._process.should_yield():
+        if self._should_yield():
             raise _GivenBack
-        self._heartbeat.beat()
+        super().beat()
 
-    def _write(self, session: Session) -> None:
-        session.get_one(Inference, self._lease.row_id).trials_done = self.trials_done
+    def _write_trials(self, session: Session) -> None:
+        session.get_one(Inference, self._row_id).trials_done = self.trials_done
 
 
-def _request(session: Session, row: Inference) -> tuple[LatentsRequest, TrainingSet]:
-    """Return what an inference asks for, and what the model was trained on."""
+def _request(
+    process: TrainingProcess, session: Session, row: Inference, lease: Lease
+) -> tuple[LatentsRequest, TrainingSet]:
+    """Return what an inference asks for, and the training set of its model."""
     model, dataset = session.get_one(Model, row.model_id), session.get_one(Dataset, row.dataset_id)
     trained = _training_set(session, model)
     sessions, of_model = sessions_of(dataset), row.options["sessions"]
     request = LatentsRequest(
         model=model,
         architecture=architecture_of(model, trained.sessions),
+        state=load_checkpoint(process.arrays, row.checkpoint_key),
         dataset=dataset,
         sessions=sessions,
         sessions_of_model=of_model,
@@ -102,6 +99,7 @@ def _request(session: Session, row: Inference) -> tuple[LatentsRequest, Training
         trial_length_bins=given_splits(session, dataset.id)[1].bins,
         posterior_samples=row.options["posterior_samples"],
         arrays=row.options["arrays"],
+        path=f"inferences/{row.id}/{lease.token}",
         attributes={"inference_id": row.id},
     )
     return request, trained
@@ -128,9 +126,9 @@ def _training_set(session: Session, model: Model) -> TrainingSet:
 def _split(
     session: Session, trained: TrainingSet, sessions: list[RecordedSession], sessions_of_model: list[int]
 ) -> NDArray[np.str_]:
-    """Return the part of the model's job that each trial was in; what the job never saw is ``test``.
+    """Return the part of the model's job that each trial was in. Trials that the job never saw are ``test``.
 
-    Trials of another data set of the same recording are ``gap``: some of them may have trained the model, so none is scored.
+    Trials of another data set of the same recording are ``gap``: some may have trained the model, so none is scored.
     """
     seen = recordings_of(session, trained.dataset)
     split = np.full(sum(one.trials for one in sessions), "test", dtype="<U5")

@@ -16,6 +16,7 @@ def write_continuous(
     writer: ArrayGroupWriter,
     windows: Windows,
     latents: Mapping[str, tuple["zarr.Array[Any]", int]],
+    *,
     trial_length_bins: NDArray[np.int64],
     bin_width_s: float,
     suffix: str = "",
@@ -26,17 +27,17 @@ def write_continuous(
     Parameters
     ----------
     writer
-        Of the model's group of latents.
+        Of the group of latents.
     windows
         Where the windows lie.
     latents
-        Name → array [trials, bins, k] that is written already, and the row of its first window.
+        By name: an array [trials, bins, k] that is already written, and the row of its first window.
     trial_length_bins
         Bins of each window.
     bin_width_s
         Width of a bin, in seconds.
     suffix
-        What the names of the session's arrays end with.
+        End of the names of the session's arrays.
     beat
         Called after every window.
     """
@@ -70,7 +71,7 @@ def write_continuous(
 
 
 class _ChunkByChunk:
-    """Some rows of an array, read one chunk at a time by who goes over them in order."""
+    """Rows of an array that is read in order: it keeps one chunk in memory."""
 
     def __init__(self, array: "zarr.Array[Any]", first_row: int, rows: int) -> None:
         self._array, self._first_row = array, first_row

@@ -1,14 +1,15 @@
-"""Scores of the selected model on the samples that sample validation holds out, beside those of simple predictors."""
+"""Scores of the selected model and of the baselines on the samples that sample validation holds out."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from domain.conditions import Condition
 from domain.scores.baselines import compare_predictions
 from domain.scores.likelihood import LOWEST_RATE
 from domain.split_groups import FEWEST_GROUPS_TO_DRAW
@@ -16,7 +17,7 @@ from models.evaluation import MaskedPrediction, predict_held_out
 from worker.context.data import read_conditions
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work
-from worker.inference.baselines import BaselineScores, Condition, FittedBaselines, Scores, comparison_document
+from worker.inference.baselines import BaselineScores, FittedBaselines, Scores
 from worker.inference.scores import PARTS
 
 MODEL = "model"
@@ -24,7 +25,7 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Scores by name; those of the baselines beside them; and their differences, as the diagnostics have them."""
+    """Scores of the model by name, scores of the baselines, and the comparisons that the diagnostics show."""
 
     scores: Scores
     baselines: BaselineScores
@@ -40,7 +41,7 @@ def score_held_out(
 ) -> HeldOutScores:
     """Score the best weights of a model on the held-out samples of validation and of test trials.
 
-    The model and smoothed spikes read the samples that enter, and nothing else of these trials.
+    Of these trials, the model and smoothed spikes read only the samples that are not held out.
     """
     data, architecture = process.data.load(work).training, work.architecture()
     groups = work.groups.group
@@ -81,7 +82,8 @@ def _add(found: HeldOutScores, name: str, sums: "_Sums") -> None:
     if sums.spikes > 0:
         for one in baselines:
             compared = compare_predictions(sums.independent(MODEL), sums.independent(one), sums.spikes)
-            found.comparisons.append(comparison_document(name, one, compared))
+            document = {"score": name, "baseline": one, **asdict(compared), "verdict": compared.verdict}
+            found.comparisons.append(document)
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""Latents of a model for a data set: inferred, stored and scored. A job does it at its end, an inference when it is asked for."""
+"""Infer, store and score the latents of a model for a data set, at the end of a job or in a batch inference."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -16,43 +16,48 @@ from models import Session as TrainingSession
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter
 from store.datasets import session_coordinates, windows_of
 from store.tables import Dataset, Model
+from worker.context.checkpoints import load_checkpoint
 from worker.context.data import find_array, read_array, read_conditions, read_session
 from worker.context.process import TrainingProcess
+from worker.context.reports import Heartbeat
 from worker.context.slices import Work
 from worker.inference.baselines import BaselineScores, FittedBaselines, Scores, score_baselines
 from worker.inference.continuous import write_continuous
 from worker.inference.scores import ScoredData, score, scratch_array
 
 _MERGED = tuple(name for name in SHARED_LATENTS if LATENTS[name].has_bins)
-"""Latents of all sessions that are merged, beside the rates of each, where trials are windows."""
+"""Latents of all sessions that are merged into a continuous series, beside the rates of each session."""
 
 
 @dataclass(frozen=True)
 class LatentsRequest:
-    """Which latents are wanted: of what model, for which trials.
+    """Which latents to infer: of which model, and for which trials.
 
     Attributes
     ----------
-    model, architecture
-        The model, and the network with the neurons of all sessions that it was trained on.
+    model, architecture, state
+        The model, its network with the neurons of all sessions that it was trained on, and its state from the checkpoint.
     dataset, sessions
         The data set, and its sessions.
     sessions_of_model
-        Of each session of the data set, which one of the model's its neurons are.
+        For each session of the data set, the model's session that has its neurons.
     split
-        Part of the model's job that each trial was in; ``test`` of those that the job never saw.
+        Part of the model's job that each trial was in; ``test`` for trials that the job never saw.
     trial_length_bins
-        Of each trial.
+        Bins of each trial.
     posterior_samples
         Draws that are averaged.
     arrays
         Which latents are stored.
+    path
+        Where they are stored in the array store; nothing may be there yet.
     attributes
-        Further attributes of the group that they are stored in.
+        Further attributes of the stored group.
     """
 
     model: Model
     architecture: Architecture
+    state: Mapping[str, Tensor]
     dataset: Dataset
     sessions: Sequence[RecordedSession]
     sessions_of_model: Sequence[int]
@@ -60,20 +65,22 @@ class LatentsRequest:
     trial_length_bins: NDArray[np.int64]
     posterior_samples: int
     arrays: Sequence[str]
+    path: str
     attributes: Mapping[str, str]
 
     @property
     def bin_width_s(self) -> float:
-        """Of the data set."""
+        """Bin width of the data set, in seconds."""
         return float(self.dataset.bin_width_s or 0)
 
 
-def request_of(work: Work) -> LatentsRequest:
-    """What a job asks for at its end."""
-    inference = work.specification.inference
+def request_of(process: TrainingProcess, work: Work) -> LatentsRequest:
+    """Return what a job asks for at its end."""
+    inference, model = work.specification.inference, work.models[0]
     return LatentsRequest(
-        model=work.models[0],
+        model=model,
         architecture=work.architecture(),
+        state=load_checkpoint(process.arrays, model.checkpoint_key or ""),
         dataset=work.dataset,
         sessions=work.sessions,
         sessions_of_model=range(len(work.sessions)),
@@ -81,43 +88,32 @@ def request_of(work: Work) -> LatentsRequest:
         trial_length_bins=work.trial_length_bins,
         posterior_samples=inference.posterior_samples,
         arrays=inference.arrays,
+        path=f"models/{model.id}/latents/{work.lease.token}",
         attributes={},
     )
 
 
 def store_latents(
-    process: TrainingProcess,
-    request: LatentsRequest,
-    state: Mapping[str, Tensor],
-    path: str,
-    on_step: Callable[[], None],
-    fitted: FittedBaselines,
-    on_trials: Callable[[int], None] = lambda _: None,
+    process: TrainingProcess, request: LatentsRequest, fitted: FittedBaselines, heartbeat: Heartbeat
 ) -> tuple[Scores, BaselineScores]:
-    """Posterior-average the latents of every trial, in the user's order, store and score them.
+    """Average the latents of every trial over the posterior, store them in the user's order, and score them.
 
-    Latents are written as they come, a few trials at a time; what stays is the data themselves, as in training, and the rates
-    in a file on disk, for the scores.
+    Latents are written a few trials at a time. The data stay in memory, as in training; the rates stay in a file on disk, for the
+    scores.
 
     Parameters
     ----------
     process, request
-        Who works, and at what.
-    state
-        Of the model, from its checkpoint.
-    path
-        In the array store; nothing may be there yet.
-    on_step
-        Called again and again; may raise.
+        Who infers, and what.
     fitted
-        Simple predictors to score beside the model.
-    on_trials
-        Told how many more trials have been inferred.
+        Baselines that are scored beside the model.
+    heartbeat
+        Beats at every step, and counts the trials.
 
     Returns
     -------
     tuple
-        Scores by name, see `worker.inference.scores.score`; of each of them those of the simple predictors.
+        The scores of the model by name, see `worker.inference.scores.score`, and the scores of the baselines.
     """
     conditions = read_conditions(process.database, request.dataset)
     sessions = [
@@ -133,7 +129,7 @@ def store_latents(
     ]
     with ExitStack() as files:
         rates = [files.enter_context(scratch_array(session.spikes.shape)) for session in sessions]
-        _write_latents(process, request, state, sessions, rates, path, on_step, on_trials)
+        _write_latents(process, request, sessions, rates, heartbeat)
         data = [
             ScoredData(
                 of_session,
@@ -145,39 +141,35 @@ def store_latents(
             )
             for one, session, of_session in zip(request.sessions, sessions, rates, strict=True)
         ]
-        return score(request, data, on_step), score_baselines(request, data, fitted, on_step)
+        scores = score(request, data, heartbeat.beat)
+        return scores, score_baselines(request, data, fitted, heartbeat.beat)
 
 
 def _write_latents(
     process: TrainingProcess,
     request: LatentsRequest,
-    state: Mapping[str, Tensor],
     sessions: Sequence[TrainingSession],
     rates: Sequence[NDArray[np.float32]],
-    path: str,
-    on_step: Callable[[], None],
-    on_trials: Callable[[int], None],
+    heartbeat: Heartbeat,
 ) -> None:
-    """Infer, batch by batch; write what is asked for, and all rates of each session (counts per bin) into `rates`."""
-    writer = ArrayGroupWriter(
-        process.arrays,
-        path,
-        {
-            "model_id": request.model.id,
-            "job_id": request.model.job_id,
-            "dataset_id": request.dataset.id,
-            "bin_width_s": request.bin_width_s,
-            "posterior_samples": request.posterior_samples,
-            "coordinates": "split trial_length_bins" + (" session" if len(sessions) > 1 else ""),
-            **request.attributes,
-        },
-    )
+    """Infer batch by batch; write the arrays that are asked for, and all rates of each session (counts per bin) into `rates`."""
+    attributes = {
+        "model_id": request.model.id,
+        "job_id": request.model.job_id,
+        "dataset_id": request.dataset.id,
+        "bin_width_s": request.bin_width_s,
+        "posterior_samples": request.posterior_samples,
+        "coordinates": "split trial_length_bins" + (" session" if len(sessions) > 1 else ""),
+        **request.attributes,
+    }
+    writer = ArrayGroupWriter(process.arrays, request.path, attributes)
     targets = _create_latent_arrays(writer, request)
-    of_model = zip(request.sessions, sessions, rates, request.sessions_of_model, strict=True)
-    for recorded, session, of_session, number in of_model:
+    for recorded, session, of_session, number in zip(
+        request.sessions, sessions, rates, request.sessions_of_model, strict=True
+    ):
         for where, latents in iterate_latents(
             request.architecture,
-            state,
+            request.state,
             session.spikes,
             session.trial_length_bins,
             missing=session.missing,
@@ -186,20 +178,20 @@ def _write_latents(
             posterior_samples=request.posterior_samples,
             seed=request.model.seed + number,
             device=process.device,
-            on_step=on_step,
+            on_step=heartbeat.beat,
         ):
             of_session[where] = latents.rates
             for name, values in _stored(recorded, latents, request.bin_width_s):
                 if name in targets:
                     targets[name].append(values)
-                    on_step()
-            on_trials(len(latents.rates))
+                    heartbeat.beat()
+            heartbeat.add(len(latents.rates))
     for target in targets.values():
         target.close()
-    _merge_windows(process, request, writer, targets, on_step)
+    _merge_windows(process, request, writer, targets, heartbeat)
     for array in coordinates(request, read_array(process.arrays, request.dataset, "time_s")):
         writer.write(array)
-        on_step()
+        heartbeat.beat()
     writer.close()
 
 
@@ -208,9 +200,9 @@ def _merge_windows(
     request: LatentsRequest,
     writer: ArrayGroupWriter,
     targets: Mapping[str, RowWriter],
-    on_step: Callable[[], None],
+    heartbeat: Heartbeat,
 ) -> None:
-    """Where trials are windows of a longer recording, write what was inferred in them as one continuous series too."""
+    """Where trials are windows of a longer recording, also write their latents as one continuous series."""
     for recorded in request.sessions:
         windows = windows_of(process.arrays, request.dataset.array_path or "", recorded.suffix)
         if windows is None:
@@ -223,10 +215,10 @@ def _merge_windows(
             writer,
             windows,
             latents,
-            request.trial_length_bins[recorded.rows],
-            request.bin_width_s,
-            recorded.suffix,
-            on_step,
+            trial_length_bins=request.trial_length_bins[recorded.rows],
+            bin_width_s=request.bin_width_s,
+            suffix=recorded.suffix,
+            beat=heartbeat.beat,
         )
 
 
@@ -278,7 +270,7 @@ def _create_latent_arrays(writer: ArrayGroupWriter, request: LatentsRequest) -> 
 
 
 def coordinates(request: LatentsRequest, time_s: NDArray[np.float64]) -> list[NamedArray]:
-    """Coordinates of the latents: trials in the user's order, bins in seconds, the split and session of each trial."""
+    """Return the coordinates of the latents: trials in the user's order, bins in seconds, split and session of each trial."""
     return [
         *session_coordinates(request.sessions),
         NamedArray(
@@ -300,7 +292,7 @@ def coordinates(request: LatentsRequest, time_s: NDArray[np.float64]) -> list[Na
 def _true_rates(
     process: TrainingProcess, request: LatentsRequest, recorded: RecordedSession
 ) -> NDArray[np.float32] | None:
-    """True rates of a session in counts per bin, where the data set has them."""
+    """Return the true rates of a session in counts per bin; None if the data set has none."""
     found = find_array(process.arrays, request.dataset, recorded.named("true_rates_hz"))
     if found is None:
         return None

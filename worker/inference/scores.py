@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.conditions import Condition, condition_numbers, number_conditions
 from domain.scores import (
     bits_per_spike,
     co_smoothing_bits_per_spike,
@@ -24,65 +25,65 @@ from worker.context.data import finite
 if TYPE_CHECKING:
     from worker.inference.latents import LatentsRequest
 
-Floats = NDArray[np.floating]
-
 
 @dataclass(frozen=True)
 class ScoredData:
-    """What scores compare.
+    """Rates of a session, and what they are compared with.
 
     Parameters
     ----------
     rates
-        float32 [trials, T, N], counts per bin. May be mapped from a file: scores of all trials are taken neuron by
-        neuron, the others read the trials that are scored alone.
+        float32 [trials, T, N], counts per bin. May be mapped from a file: scores over all trials are computed neuron by neuron,
+        the others read only the scored trials.
     spikes
         Counts [trials, T, N].
     true_rates
-        [trials, T, N], counts per bin; None where they are not known.
+        [trials, T, N], counts per bin; None if they are not known.
     conditions
-        Of each trial; None where it has none, or no name that is a whole number or text.
+        Of each trial.
     rows
-        Which trials of the data set these are: those of one session.
+        The session's trials among those of the data set.
     missing
-        bool [trials, T, N], true at samples that were not observed, which no score of spikes counts; None if all were.
+        bool [trials, T, N], True at samples that were not observed; no score of spikes counts them. None if all were.
     """
 
     rates: NDArray[np.float32]
     spikes: NDArray[Any]
     true_rates: NDArray[Any] | None
-    conditions: Sequence[int | float | str | None]
+    conditions: Sequence[Condition]
     rows: slice = field(default_factory=lambda: slice(None))
     missing: NDArray[np.bool_] | None = None
 
 
 @contextmanager
 def scratch_array(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-    """A float32 array in a file that is gone afterwards; a column of the last axis lies together."""
+    """Open a temporary float32 array in a file, in which each column of the last axis is contiguous."""
     with tempfile.TemporaryFile(prefix="latentry-rates-") as file:
         yield np.moveaxis(np.memmap(file, np.float32, "w+", shape=(shape[-1], *shape[:-1])), 0, -1)
 
 
 Weighted = tuple[float, float]
-"""A score, and what it weighs among those of other sessions: the spikes or neurons that it is of."""
-
+"""A score, and its weight beside those of other sessions: the number of spikes or neurons that it is of."""
 
 PARTS = ("valid", "test")
-"""Parts of a job that are scored; each score's name ends with its part."""
+"""Parts of a job that are scored. The name of each score ends with its part."""
 
 
 def score(
     request: "LatentsRequest", sessions: ScoredData | Sequence[ScoredData], on_step: Callable[[], None]
 ) -> dict[str, float | None]:
-    """Scores by name, over all sessions; None where one is not defined, e.g. without a spike among the samples that count.
+    """Return scores by name, over all sessions; None for one that is not defined, e.g. without a spike among its samples.
 
     Names end with the part of the job that the scored trials are in, ``valid`` or ``test``; trials that the job never saw are
-    ``test``. Bits per spike of several sessions are those of all their spikes together; other scores are means over their
-    neurons.
-    `on_step` is called now and then, and may raise.
+    ``test``. Bits per spike of several sessions are those of all their spikes together; other scores are means over neurons.
+
+    Parameters
+    ----------
+    on_step
+        Called again and again; may raise.
     """
     given = [sessions] if isinstance(sessions, ScoredData) else sessions
-    found = [_score_session(request, data, on_step) for data in given]
+    found = [_SessionScorer(request, data, on_step).scores() for data in given]
     names = dict.fromkeys(name for of_session in found for name in of_session)
     return {name: _pooled([of_session.get(name) for of_session in found]) for name in names}
 
@@ -95,102 +96,103 @@ def _pooled(found: Sequence[Weighted | None]) -> float | None:
     return float(np.average(values, weights=weights))
 
 
-def _score_session(
-    request: "LatentsRequest", data: ScoredData, on_step: Callable[[], None]
-) -> dict[str, Weighted | None]:
-    first, bins = request.architecture.initial_condition_bins, data.rates.shape[1]
-    number = np.arange(bins)
-    exists = (number < request.trial_length_bins[data.rows, None]) & (number >= first)
-    known = _repeated(data.conditions)
-    scores: dict[str, Weighted | None] = {}
-    for part in PARTS:
-        scored = request.split[data.rows] == part
-        if not scored.any():
-            continue
-        scores |= _bits_per_spike(request, data, part, scored, exists)
-        on_step()
+class _SessionScorer:
+    """Scores the rates of one session.
+
+    Attributes
+    ----------
+    exists : bool, [trials, T]
+        True at bins that have rates and lie within their trial.
+    """
+
+    def __init__(self, request: "LatentsRequest", data: ScoredData, on_step: Callable[[], None]) -> None:
+        self.request, self.data, self.on_step = request, data, on_step
+        bins = np.arange(data.rates.shape[1])
+        lengths, first = (
+            request.trial_length_bins[data.rows, None],
+            request.architecture.initial_condition_bins,
+        )
+        self.exists = (bins < lengths) & (bins >= first)
+
+    def scores(self) -> dict[str, Weighted | None]:
+        """Return the scores of both parts by name."""
+        data, scores = self.data, dict[str, Weighted | None]()
+        has_psth = _repeated(data.conditions)
+        for part in PARTS:
+            scored = self.request.split[data.rows] == part
+            if not scored.any():
+                continue
+            of_spikes = self._bits_per_spike(scored)
+            scores |= {f"{name}_bits_per_spike_{part}": value for name, value in of_spikes.items()}
+            self.on_step()
+            if data.true_rates is not None:
+                scores[f"r2_true_rates_{part}"] = self._r2_true_rates(data.true_rates, scored)
+            if has_psth.any():
+                scores[f"psth_r2_{part}"] = self._psth_r2(has_psth, scored)
         if data.true_rates is not None:
-            scores[f"r2_true_rates_{part}"] = _r2_true_rates(data, scored, exists, on_step)
-        if known.any():
-            scores[f"psth_r2_{part}"] = _psth_r2(request, data, known, scored, exists, on_step)
-    if data.true_rates is not None:
-        scores["r2_true_rates"] = _r2_true_rates(data, np.ones(len(exists), bool), exists, on_step)
-    return scores
+            scores["r2_true_rates"] = self._r2_true_rates(data.true_rates, np.ones(len(self.exists), bool))
+        return scores
 
+    def _bits_per_spike(self, scored: NDArray[np.bool_]) -> dict[str, Weighted | None]:
+        architecture, data = self.request.architecture, self.data
+        taken: slice | NDArray[np.bool_] = slice(None) if scored.all() else scored  # a slice copies nothing
+        rates, spikes, recorded = data.rates[taken], data.spikes[taken], self.exists[taken][:, :, None]
+        if data.missing is not None:
+            recorded = recorded & ~data.missing[taken]
+        scores = {
+            "reconstruction": _of_spikes(
+                lambda: bits_per_spike(rates, spikes, mask=recorded), spikes, recorded
+            )
+        }
+        bins = np.arange(rates.shape[1])
+        encoded = architecture.encoded_bins or len(bins)
+        read, predicted = (bins < encoded)[:, None], (bins >= encoded)[:, None]
+        if held_out := architecture.held_out_neurons:
+            scores["co_smoothing"] = _of_spikes(
+                lambda: co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
+                spikes[:, :, held_out],
+                np.broadcast_to(recorded & read, spikes.shape)[:, :, held_out],
+            )
+        if encoded < len(bins):
+            scores["forward_prediction"] = _of_spikes(
+                lambda: forward_prediction_bits_per_spike(rates, spikes, encoded, recorded),
+                spikes,
+                recorded & predicted,
+            )
+        return scores
 
-def _bits_per_spike(
-    request: "LatentsRequest",
-    data: ScoredData,
-    part: str,
-    scored: NDArray[np.bool_],
-    exists: NDArray[np.bool_],
-) -> dict[str, Weighted | None]:
-    architecture, bins = request.architecture, data.rates.shape[1]
-    taken: slice | NDArray[np.bool_] = slice(None) if scored.all() else scored  # a slice copies nothing
-    rates, spikes, recorded = data.rates[taken], data.spikes[taken], exists[taken][:, :, None]
-    if data.missing is not None:
-        recorded = recorded & ~data.missing[taken]
-    scores = {
-        f"reconstruction_bits_per_spike_{part}": _of_spikes(
-            lambda: bits_per_spike(rates, spikes, mask=recorded), spikes, recorded
+    def _r2_true_rates(self, true_rates: NDArray[Any], trials: NDArray[np.bool_]) -> Weighted | None:
+        rates, mask = self.data.rates, self.exists[trials][:, :, None]
+        return self._mean_over_neurons(
+            lambda n: r2_true_rates(rates[trials, :, n], true_rates[trials, :, n], mask=mask)
         )
-    }
-    encoded = architecture.encoded_bins or bins
-    read, predicted = (np.arange(bins) < encoded)[:, None], (np.arange(bins) >= encoded)[:, None]
-    if held_out := architecture.held_out_neurons:
-        scores[f"co_smoothing_bits_per_spike_{part}"] = _of_spikes(
-            lambda: co_smoothing_bits_per_spike(rates, spikes, held_out, recorded & read),
-            spikes[:, :, held_out],
-            np.broadcast_to(recorded & read, spikes.shape)[:, :, held_out],
+
+    def _psth_r2(self, known: NDArray[np.bool_], scored: NDArray[np.bool_]) -> Weighted | None:
+        data, exists = self.data, self.exists[known]
+        condition = condition_numbers(number_conditions(data.conditions), data.conditions)[known]
+        return self._mean_over_neurons(
+            lambda n: psth_r2(
+                data.rates[known, :, n],
+                data.spikes[known, :, n],
+                condition,
+                bin_width_s=self.request.bin_width_s,
+                scored_trials=scored[known],
+                mask=exists if data.missing is None else exists & ~data.missing[known, :, n.start],
+            )
         )
-    if encoded < bins:
-        scores[f"forward_prediction_bits_per_spike_{part}"] = _of_spikes(
-            lambda: forward_prediction_bits_per_spike(rates, spikes, encoded, recorded),
-            spikes,
-            recorded & predicted,
-        )
-    return scores
+
+    def _mean_over_neurons(self, of_columns: Callable[[slice], float]) -> Weighted | None:
+        """Return the mean over the neurons whose score is defined. It copies the samples of one neuron at a time."""
+        known = []
+        for n in range(self.data.rates.shape[2]):
+            found = _or_none(partial(of_columns, slice(n, n + 1)))
+            known += [] if found is None else [found]
+            self.on_step()
+        return (float(np.mean(known)), float(len(known))) if known else None
 
 
-def _r2_true_rates(
-    data: ScoredData, trials: NDArray[np.bool_], exists: NDArray[np.bool_], on_step: Callable[[], None]
-) -> Weighted | None:
-    true_rates, mask = data.true_rates, exists[trials][:, :, None]
-    assert true_rates is not None
-    return _mean_over_neurons(
-        lambda n: r2_true_rates(data.rates[trials, :, n], true_rates[trials, :, n], mask=mask),
-        data.rates.shape[2],
-        on_step,
-    )
-
-
-def _psth_r2(
-    request: "LatentsRequest",
-    data: ScoredData,
-    known: NDArray[np.bool_],
-    scored: NDArray[np.bool_],
-    exists: NDArray[np.bool_],
-    on_step: Callable[[], None],
-) -> Weighted | None:
-    names = [name for name, is_known in zip(data.conditions, known, strict=True) if is_known]
-    codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    condition = np.array([codes[name] for name in names])
-    return _mean_over_neurons(
-        lambda n: psth_r2(
-            data.rates[known, :, n],
-            data.spikes[known, :, n],
-            condition,
-            bin_width_s=request.bin_width_s,
-            scored_trials=scored[known],
-            mask=exists[known] if data.missing is None else exists[known] & ~data.missing[known, :, n.start],
-        ),
-        data.rates.shape[2],
-        on_step,
-    )
-
-
-def _repeated(conditions: Sequence[int | float | str | None]) -> NDArray[np.bool_]:
-    """Trials whose condition has at least another trial: a PSTH is a mean."""
+def _repeated(conditions: Sequence[Condition]) -> NDArray[np.bool_]:
+    """Return which trials share their condition with another trial, since a PSTH is a mean over trials."""
     trials = Counter(conditions)
     return np.array([name is not None and trials[name] > 1 for name in conditions], dtype=bool)
 
@@ -198,21 +200,9 @@ def _repeated(conditions: Sequence[int | float | str | None]) -> NDArray[np.bool
 def _of_spikes(
     bits_per_spike: Callable[[], float], spikes: NDArray[Any], mask: NDArray[np.bool_]
 ) -> Weighted | None:
-    """Bits per spike, and the spikes among the samples that count."""
+    """Return bits per spike, and the number of spikes among the samples that count."""
     value = _or_none(bits_per_spike)
     return None if value is None else (value, float(np.where(mask, spikes, 0).sum()))
-
-
-def _mean_over_neurons(
-    of_columns: Callable[[slice], float], neurons: int, on_step: Callable[[], None]
-) -> Weighted | None:
-    """Mean of the scores of single neurons that have one: no more than one neuron's samples are copied at a time."""
-    known = []
-    for n in range(neurons):
-        found = _or_none(partial(of_columns, slice(n, n + 1)))
-        known += [] if found is None else [found]
-        on_step()
-    return (float(np.mean(known)), float(len(known))) if known else None
 
 
 def _or_none(compute: Callable[[], float]) -> float | None:

@@ -8,7 +8,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from torch import Tensor
 
+from domain.conditions import Condition, condition_numbers, number_conditions
 from domain.cost import step_bytes
+from domain.scores.baselines import NO_CONDITION
 from domain.sessions import neurons_per_trial
 from domain.states import ModelState, SliceState
 from models import (
@@ -107,7 +109,7 @@ def _populations(process: TrainingProcess, work: Work, data: LoadedData) -> Make
 
 
 def _read_in_initial_values(
-    work: Work, sessions: Sequence[TrainingSession], names: Sequence[int | float | str | None]
+    work: Work, sessions: Sequence[TrainingSession], names: Sequence[Condition]
 ) -> dict[str, Tensor]:
     """Return the first parameters of read-ins and read-outs by name, from principal-components regression.
 
@@ -123,7 +125,7 @@ def _read_in_initial_values(
     """
     training = work.specification.training
     bins = min(recorded.bins for recorded in work.sessions)
-    codes: dict[int | float | str, int] = {}
+    numbers = condition_numbers(number_conditions(names), names)
     cut, conditions = [], []
     for number, (recorded, session) in enumerate(zip(work.sessions, sessions, strict=True)):
         enters, _ = visible_and_held_out(session, training.sv_rate, training.evaluation_seed, number)
@@ -138,11 +140,8 @@ def _read_in_initial_values(
             )
         )
         # Trials without a condition share none with another session.
-        found = [
-            -1 - number if name is None else codes.setdefault(name, len(codes))
-            for name in names[recorded.rows]
-        ]
-        conditions.append(np.array(found, np.int64))
+        of_session = numbers[recorded.rows]
+        conditions.append(np.where(of_session == NO_CONDITION, -1 - number, of_session))
     trained = zip(conditions, cut, strict=True)
     common = set.intersection(*(set(of[session.is_training].tolist()) for of, session in trained))
     return principal_components_initial_values(work.architecture(), cut, conditions if common else None)

@@ -18,7 +18,7 @@ from tests.worker.lab import Lab
 from worker.context.checkpoints import load_checkpoint
 from worker.context.data import read_sessions
 from worker.context.slices import Work
-from worker.inference.baselines import baseline_warning
+from worker.inference.diagnostics import baseline_warning
 
 TRAINING = {"batch_size": 16, "ramp_epochs": 2, "test_fraction": 0.25}
 BUDGET = {"models": 2, "epochs": 4}

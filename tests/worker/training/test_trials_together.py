@@ -13,6 +13,7 @@ from sqlalchemy import select
 from domain.scores import ridge_decode_r2
 from store.tables import Trial
 from tests.worker.lab import Lab
+from worker.context.data import read_sessions
 
 TRIALS, BINS, NEURONS, WIDTH_S = 24, 60, 40, 0.02
 CHOP = {"chop": {"window_s": 20 * WIDTH_S, "overlap_s": 0.0}}
@@ -156,7 +157,7 @@ def test_a_job_neither_trains_on_gaps_nor_scores_them(lab: Lab, tmp_path: Path) 
     assert not used["train"] & used["valid"]
     assert not used["train"] & used["test"]
     assert not used["valid"] & used["test"]
-    session = lab.process.session(work, work.sessions[0])
+    session = read_sessions(lab.arrays, work)[0]
     assert (session.is_training == (split == "train")).all()
     data = lab.process.data.load(work).training
     for part, trials in (
