@@ -1,1 +1,1 @@
-"""What is done next and by whom: leases, the fair queue, strategies, and the decisions after each slice."""
+"""What is done next, and by which worker: leases, the fair queue, strategies, and the decisions after each slice."""

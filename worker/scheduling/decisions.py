@@ -1,4 +1,4 @@
-"""What a strategy decided, carried out in the rows of models, and kept with its reasons."""
+"""Carry out the decisions of a strategy in the rows of models, and keep them with their reasons."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ _COPIED = (
     "latest_smoothed_sv_loss",
     "scores",
 )
-"""What a copy takes from its parent. Both read the same checkpoint until the copy has one of its own."""
+"""Columns that a copy takes from its parent. Both read the same checkpoint until the copy has its own."""
 
 
 def carry_out(
@@ -35,10 +35,10 @@ def carry_out(
     models: Sequence[Model],
     decisions: Sequence[Decision],
 ) -> list[Model]:
-    """Write decisions into the rows of a job's models; returns those that begin."""
+    """Write decisions into the rows of a job's models, and return the models that begin."""
     by_number = {model.number: model for model in models}
     copied = {one.parent for one in decisions if isinstance(one, Copy)}
-    # As they are before any of them copies another.
+    # The values before any model copies another.
     parents = {number: {name: getattr(by_number[number], name) for name in _COPIED} for number in copied}
     sizes = list(specification.architecture.searched())
     begun = []
@@ -49,30 +49,27 @@ def carry_out(
             _copy(session, by_number[one.number], one, parents[one.parent])
         elif isinstance(one, Continue):
             model = by_number[one.number]
-            note_decision(
-                session,
-                model,
-                "continue",
-                with_sizes(model.hyperparameters, model.architecture, sizes),
-                one.reason,
-            )
+            values = with_sizes(model.hyperparameters, model.architecture, sizes)
+            note_decision(session, model, "continue", values, reason=one.reason)
             model.target_epochs = one.target_epochs
         else:
             model = by_number[one.number]
-            note_decision(
-                session,
-                model,
-                "end",
-                with_sizes(model.hyperparameters, model.architecture, sizes),
-                one.reason,
-            )
+            values = with_sizes(model.hyperparameters, model.architecture, sizes)
+            note_decision(session, model, "end", values, reason=one.reason)
             state = ModelState.STOPPED if one.is_given_up else ModelState.TRAINED
             end_model(session, model, state, one.reason)
     return _begin(session, job, specification, begun)
 
 
 def _copy(session: Session, model: Model, decision: Copy, parent: Mapping[str, Any]) -> None:
-    note_decision(session, model, "copy", decision.hyperparameters, decision.reason, decision.parent)
+    note_decision(
+        session,
+        model,
+        "copy",
+        decision.hyperparameters,
+        reason=decision.reason,
+        parent=decision.parent,
+    )
     for name, value in parent.items():
         setattr(model, name, value)
     model.scores = model.scores | {OWN_LOSS: None}
@@ -94,7 +91,7 @@ def _copy(session: Session, model: Model, decision: Copy, parent: Mapping[str, A
 def _begin(
     session: Session, job: Job, specification: JobSpecification, begun: Sequence[Begin]
 ) -> list[Model]:
-    """Add the rows of new models; the first of a warm start begin as the models of another job were."""
+    """Add the rows of new models. In a warm start, the first models begin as models of another job ended."""
     if not begun:
         return []
     report, models = session.get_one(Dataset, job.dataset_id).report, []
@@ -120,7 +117,7 @@ def _begin(
             )
         )
         reason = f"as model {warm[0]['number']} of {warm[0]['job_id']}" if warm else decision.reason
-        note_decision(session, models[-1], "begin", values, reason)
+        note_decision(session, models[-1], "begin", values, reason=reason)
     session.add_all(models)
     session.flush()
     for model in models:

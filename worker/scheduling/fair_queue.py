@@ -1,7 +1,7 @@
-"""What a training worker does next: an inference that is queued, or a slice.
+"""The fair queue: whether a training worker does an inference or a slice next.
 
-An inference takes minutes at most, and somebody waits for it: it goes before queued slices. But while slices wait, a process
-takes turns, so that however many inferences are asked for, training has half of the workers' turns.
+An inference takes minutes at most and a user waits for it, so it goes before queued slices. But while slices wait, each process
+alternates between both: even with many inferences, training gets half of the turns.
 """
 
 from sqlalchemy import func, select
@@ -15,12 +15,12 @@ from worker.scheduling.leases import TURNS_REMEMBERED, Lease, claim_slice, take
 
 
 def claim_next(session: Session, worker: str, settings: Settings, *, after_inference: bool) -> Lease | None:
-    """Claim the inference or the slice whose turn it is; None when nothing is queued.
+    """Claim the inference or the slice whose turn it is; return None when nothing is queued.
 
     Parameters
     ----------
     after_inference
-        Whether what this process did last was an inference: then it is a slice's turn, if there is one.
+        Whether this process did an inference last. Then a queued slice goes first.
     """
     if after_inference:
         return claim_slice(session, worker, settings) or claim_inference(session, worker, settings)
@@ -28,7 +28,7 @@ def claim_next(session: Session, worker: str, settings: Settings, *, after_infer
 
 
 def claim_inference(session: Session, worker: str, settings: Settings) -> Lease | None:
-    """Claim the oldest queued inference of the tenant with the fewest under way, or who waited longest."""
+    """Claim the oldest queued inference of the tenant that has the fewest running, or has waited longest."""
     number = select(Inference.tenant_id, func.count().label("number"))
     under_way = (
         number.where(Inference.state == InferenceState.RUNNING).group_by(Inference.tenant_id).subquery()

@@ -1,7 +1,7 @@
-"""Leases: the right to work on a row, held by one worker at a time and proven by a token.
+"""Leases: the right to work on a row. One worker at a time holds it, and a token proves it.
 
-A worker that was slow or cut off may wake after its lease went to another. Every write it makes is conditional on its
-token, so it then learns that the lease is lost and can spoil nothing (fencing).
+A slow or disconnected worker may continue after its lease went to another worker. Every write is conditional on the token
+(fencing), so the write fails, the worker learns that it lost the lease, and it damages nothing.
 """
 
 import secrets
@@ -21,15 +21,15 @@ from store.tables import CurvePoint, Dataset, Inference, Job, LeaseMixin, Model,
 from worker.scheduling.model_rows import end_model
 
 Leased = Slice | Dataset | Inference
-"""What is worked on under a lease."""
+"""Rows that are worked on under a lease."""
 _WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
-"""What is paused or stopping begins nothing more."""
+"""States in which a job may begin slices. Paused and stopping jobs begin none."""
 TURNS_REMEMBERED = timedelta(hours=1)
-"""Who was served last is forgotten after this time."""
+"""How long the fair queue remembers when a tenant was served."""
 
 
 class LeaseLost(Exception):
-    """The lease went to another worker, or the work was cancelled: stop, write nothing."""
+    """The lease went to another worker, or the work was cancelled. The holder must stop and write nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Lease:
     row_id
         Id of the row.
     token
-        Changes with each claim; also names the path of whatever this attempt writes.
+        Changes with each claim. Paths that this attempt writes contain it.
     """
 
     table: type[Leased]
@@ -51,14 +51,14 @@ class Lease:
     token: str
 
     def keep(self, session: Session, settings: Settings) -> None:
-        """Renew the lease; a transaction that writes for its holder begins with this.
+        """Renew the lease. Every transaction that writes for its holder begins with this.
 
         Raises
         ------
         LeaseLost
-            If the row is another's by now, or nobody's.
+            If another worker, or none, holds the lease now.
         """
-        # A Core update: rowcount is the proof, and the row stays locked until this transaction ends.
+        # The count of updated rows is the proof, and the row stays locked until the transaction ends.
         result: Any = session.execute(
             update(self.table)
             .where(self.table.id == self.row_id, self.table.lease_token == self.token)
@@ -74,7 +74,7 @@ def _expiry(session: Session, settings: Settings) -> Any:
 
 
 def take(session: Session, row: Leased, worker: str, settings: Settings) -> Lease:
-    """Make a row a worker's own; it is locked, and nobody's."""
+    """Give a worker the lease of a row. The row is locked, and no worker holds its lease."""
     row.lease_token = secrets.token_hex(8)
     row.lease_expires_at = _expiry(session, settings)
     row.leased_by = worker
@@ -82,15 +82,15 @@ def take(session: Session, row: Leased, worker: str, settings: Settings) -> Leas
 
 
 def drop_lease(row: LeaseMixin) -> None:
-    """Make the row nobody's: whoever held it can write no more."""
+    """Take the lease away: its holder can write no more."""
     row.lease_token = row.lease_expires_at = row.leased_by = None
 
 
 def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | None:
     """Claim the queued slice whose turn it is.
 
-    It is that of the tenant with the fewest slices under way, or who waited longest; of its jobs the one of the highest priority;
-    of those the one with the fewest slices under way, or that waited longest; of its slices the oldest.
+    The order is: the tenant with the fewest running slices, or that has waited longest; of its jobs, the one with the highest
+    priority; of those, the one with the fewest running slices, or that has waited longest; of its slices, the oldest.
 
     Returns
     -------
@@ -98,8 +98,8 @@ def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | No
         None when nothing is queued.
     """
     while True:
-        # Locks are always taken in the order job, slice, models: no two transactions wait for each other. Should somebody
-        # else have taken the job's last slice, the savepoint gives the job's lock back before another one is waited for.
+        # Locks are always taken in the order job, slice, models, so no two transactions wait for each other. If another worker
+        # has taken the job's last slice, the savepoint releases the job's lock before this worker waits for another one.
         with session.begin_nested() as attempt:
             job = _next_job(session, skip_held=True) or _next_job(session, skip_held=False)
             if job is None:
@@ -121,8 +121,8 @@ def _may_begin(session: Session) -> tuple[ColumnElement[bool], ...]:
 def _next_job(session: Session, *, skip_held: bool) -> Job | None:
     """Lock the job whose turn it is.
 
-    Workers that claim at once skip what another holds for a moment, and so take different jobs, as is fair; without
-    `skip_held` they wait for it. SQLite has one writer anyway.
+    Workers that claim at the same time skip jobs that others hold for a moment, and so take different jobs. Without `skip_held`
+    they wait. SQLite has only one writer anyway.
     """
 
     def under_way(column: Any, name: str) -> Subquery:
@@ -130,7 +130,7 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
         return number.where(Slice.state == SliceState.LEASED).group_by(column).subquery(name)
 
     of_tenant, of_job = under_way(Slice.tenant_id, "of_tenant"), under_way(Slice.job_id, "of_job")
-    # Grouped first: the cost does not grow with what is queued times what is under way.
+    # Grouped first, so that the cost does not grow with queued slices times running slices.
     waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(*_may_begin(session))
     queued = waiting.group_by(Slice.job_id).subquery("queued")
     served = select(Job.tenant_id, func.max(Job.served_at).label("at")).where(
@@ -163,7 +163,7 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
     row.state = SliceState.LEASED
     row.started_at = job.served_at = database_now(session)
     row.error = None
-    # Points of an attempt that was cut off: training goes on from the checkpoint and makes them again.
+    # An interrupted attempt left points after the checkpoint. Training repeats these epochs.
     if row.kind == "train":
         session.execute(
             delete(CurvePoint).where(
@@ -189,7 +189,7 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
 
 
 def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Settings) -> Lease | None:
-    """Claim a data set for ingest; None when it is done, or another worker has it."""
+    """Claim a data set for ingest; return None if it is done, or if another worker has it."""
     row = session.get(Dataset, dataset_id, with_for_update=True)
     if row is None or row.state != DatasetState.INGESTING or row.lease_token is not None:
         return None
@@ -199,20 +199,20 @@ def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Sett
 def reap(
     session: Session, settings: Settings, *, held_by: str | None = None, died_at_it: bool = False
 ) -> int:
-    """Take slices, inferences and ingests from workers that gave no sign, and queue them again.
+    """Take slices, inferences and ingests from workers that are lost, and queue them again.
 
     Parameters
     ----------
     held_by
-        Take those of this worker, known to be dead, without waiting for their expiry.
+        Take the work of this worker, which is known to be dead, without waiting for its leases to expire.
     died_at_it
-        Whether the process died alone, so that the work may have killed it (by its memory): an attempt is counted. Else
-        the worker was lost with all that was around it, which is no fault of the work.
+        Whether only the process died. Then the work may have caused it (by its memory), and an attempt is counted. Else the
+        whole worker was lost, which the work did not cause.
 
     Returns
     -------
     int
-        How many were taken.
+        Number of rows.
     """
     return sum(
         _reap_table(session, table, settings, held_by, died_at_it) for table in (Slice, Inference, Dataset)
@@ -254,7 +254,7 @@ def _times(number: int) -> str:
 
 
 def count_attempt(session: Session, row: Leased, problem: dict[str, Any], settings: Settings) -> None:
-    """End an attempt that failed: queue the row again, or fail it when its attempts are spent."""
+    """Count a failed attempt: queue the row again, or fail it when it has no attempts left."""
     row.attempts += 1
     try_again_or_fail(session, row, problem, settings)
 
@@ -262,9 +262,9 @@ def count_attempt(session: Session, row: Leased, problem: dict[str, Any], settin
 def try_again_later(
     session: Session, row: Slice | Inference, problem: dict[str, Any], seconds: float
 ) -> None:
-    """End an attempt that could not succeed where it ran, by no fault of the work: it is queued again, from later on."""
+    """Queue a row again, from later on, after an attempt that the environment made fail."""
     if isinstance(row, Inference):
-        # Held until its lease runs out; whoever takes it then counts a loss, of which there may be many.
+        # The lease keeps the row until it expires. Then `reap` counts a loss, of which many are allowed.
         row.error, row.lease_expires_at = problem, database_now(session) + timedelta(seconds=seconds)
         return
     drop_lease(row)
@@ -274,7 +274,7 @@ def try_again_later(
 
 
 def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], settings: Settings) -> None:
-    """Queue a row again, or fail it when its attempts, or the losses it may have, are spent."""
+    """Queue a row again, or fail it when it has no attempts or losses left."""
     drop_lease(row)
     spent = row.attempts >= settings.max_attempts or row.losses >= settings.max_losses
     if isinstance(row, Dataset):
@@ -298,13 +298,12 @@ def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], se
         outbox.post(session, outbox.ADVANCE, row.job_id)
     else:
         outbox.post(session, outbox.RUN_SLICE)
-        outbox.post(
-            session, outbox.ADVANCE, row.job_id
-        )  # a job that was paused or stopped meanwhile wants it no more
+        # If the job was paused or stopped meanwhile, `advance` cancels the slice.
+        outbox.post(session, outbox.ADVANCE, row.job_id)
 
 
 def _blame(session: Session, row: Slice, problem: dict[str, Any]) -> None:
-    """After a slice failed: its models are tried again each alone; one that was alone has failed."""
+    """After a slice failed: let each of its models train alone, or fail a model that was alone."""
     of_slice = select(Model).where(Model.id.in_(row.model_ids)).order_by(Model.number).with_for_update()
     models = session.execute(of_slice).scalars().all()
     if len(models) == 1:

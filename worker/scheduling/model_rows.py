@@ -1,4 +1,4 @@
-"""Rows of models as strategies see them, and what was decided about them."""
+"""Rows of models as strategies see them, and the decisions about them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from worker.scheduling.strategies import Mark, ModelRecord
 
 
 def read_models(session: Session, job_id: str) -> list[Model]:
-    """The models of a job, by number."""
+    """Return the models of a job, by number."""
     return list(session.execute(select(Model).where(Model.job_id == job_id).order_by(Model.number)).scalars())
 
 
 def read_marks(session: Session, job_id: str) -> dict[int, list[Mark]]:
-    """What was decided about each model, in order, by its number."""
+    """Return the marks of each model in order, by the number of the model."""
     marks: dict[int, list[Mark]] = defaultdict(list)
-    # The columns alone: a search of many generations has thousands of decisions, and locks are held meanwhile.
+    # Only the columns that are used: a long search has thousands of decisions, and locks are held meanwhile.
     of_job = (
         select(
             Decision.model_number,
@@ -40,12 +40,12 @@ def read_marks(session: Session, job_id: str) -> dict[int, list[Mark]]:
 
 
 def record(model: Model, searched: Sequence[str], marks: Sequence[Mark] = ()) -> ModelRecord:
-    """A model as strategies see it.
+    """Return a model as strategies see it.
 
     Parameters
     ----------
     searched
-        Names of what the job searches: of the architecture, the sizes among them are shown.
+        Names of the searched hyperparameters and sizes. Only these sizes of the network are shown.
     """
     return ModelRecord(
         number=model.number,
@@ -64,10 +64,11 @@ def note_decision(
     model: Model,
     kind: str,
     hyperparameters: Mapping[str, float],
+    *,
     reason: str,
     parent: int | None = None,
 ) -> None:
-    """Keep what was decided about a model, with what it had come to."""
+    """Record a decision about a model, with the epochs and losses that the model had then."""
     session.add(
         Decision(
             job_id=model.job_id,
@@ -84,21 +85,21 @@ def note_decision(
 
 
 def note_best_weights(model: Model, best_epoch: int, first_epoch: int) -> None:
-    """Write who trained the best weights of a model, and with which hyperparameters, if they are of the slice that ended.
+    """Record which model trained the best weights, with which hyperparameters, if they are from the slice that ended.
 
     Parameters
     ----------
     best_epoch
         Epoch of the best weights.
     first_epoch
-        Epochs that the model had trained when the slice began.
+        Epochs of the model before the slice.
     """
     if best_epoch > first_epoch:
         model.trained_by, model.best_hyperparameters = model.number, dict(model.hyperparameters)
 
 
 def end_model(session: Session, model: Model, state: ModelState, reason: str) -> None:
-    """Write that a model trains no more, and why."""
+    """Record that a model trains no more, and why."""
     model.state, model.end_reason, model.ended_at = state, reason, database_now(session)
     events.record(
         session,

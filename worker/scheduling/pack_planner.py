@@ -1,4 +1,4 @@
-"""Which models train together: those of one architecture, at one epoch, with one aim."""
+"""Which models train together: models of one architecture at the same epoch with the same target."""
 
 import json
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from store.workers import alive_workers
 def form_packs(
     session: Session, idle: Sequence[Model], busy: Sequence[Model], settings: Settings
 ) -> list[list[Model]]:
-    """Divide models that are to train into packs, and write their numbers.
+    """Divide the models that are to train into packs, and write the numbers of the packs.
 
-    As few packs as `Settings.pack_models` allows, since on a GPU a pack takes hardly longer than one model; more as long as
-    a worker would stand idle and the job has less than its share of the workers. Packs stay as they are where they can.
+    There are as few packs as `Settings.pack_models` allows, since on a GPU a pack takes hardly longer than one model. There are
+    more while a worker would be idle and the job has less than its share of the workers. Where possible, packs do not change.
 
     Parameters
     ----------
     idle
-        Models of the job that are to train, in none of its slices.
+        Models of the job that are to train and are in no slice.
     busy
-        Models of the job that are in slices queued or under way.
+        Models of the job in queued or running slices.
     """
     groups: dict[tuple[object, ...], list[Model]] = {}
     for model in idle:
@@ -53,7 +53,7 @@ def form_packs(
 
 
 def _kind(model: Model) -> tuple[object, ...]:
-    """Models of one kind may train together; one whose pack failed is of its own kind until it has trained alone."""
+    """Return what models must have in common to train together. A model whose pack failed first trains alone."""
     return (
         json.dumps(model.architecture, sort_keys=True),
         model.epochs_trained,
@@ -76,7 +76,7 @@ def _divide(members: Sequence[Model], packs: int, most: int) -> list[list[Model]
 
 
 def _spare_workers(session: Session, packs: int, busy_packs: int) -> int:
-    """Workers that would stand idle and are of the job's share, if it had so many packs more."""
+    """Return how many workers of the job's share would be idle if it had so many packs more."""
     workers = len(alive_workers(session))
     if workers <= 1:
         return 0

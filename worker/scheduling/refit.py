@@ -1,8 +1,8 @@
-"""The last fit: what was selected, trained again on all trials, validation trials too.
+"""The refit: train the selected model again on all trials, including the validation trials.
 
-It repeats the training that led to the best weights of the selected model, with the hyperparameters that held in each epoch; in
-population-based training they changed with every copy. It ends where the hyperparameters changed next, or where the model ended:
-what was trained after that is not in the best weights.
+A refit repeats the training that led to the best weights of the selected model, with the hyperparameters of each epoch. (In
+population-based training they change with every copy.) It ends at the next change of the hyperparameters, or where the model
+ended: later training is not in the best weights.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from worker.scheduling.model_rows import end_model, note_decision
 
 
 def of(session: Session, models: Sequence[Model], selected: Model) -> Model | None:
-    """Return the refit of a model as it is now; None if there is none, or if it repeated another training."""
+    """Return the current refit of a model; None if there is none, or if it repeated another training."""
     decisions = _decisions(session, selected.job_id)
     end, wanted = schedule(decisions, selected)
 
@@ -60,7 +60,7 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
     session.add(final)
     session.flush()
     reason = f"trains on all trials as model {selected.number} was trained"
-    note_decision(session, final, "begin", first.hyperparameters, reason)
+    note_decision(session, final, "begin", first.hyperparameters, reason=reason)
     events.record(
         session,
         job.id,
@@ -74,7 +74,7 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
 
 
 def continue_training(session: Session, models: Sequence[Model], busy: set[str]) -> None:
-    """Send final fits that have come to an end of a segment into the next one, or end them."""
+    """Continue refits that have reached the end of a segment with the next segment, or end them."""
     for final in models:
         is_idle = not ModelState(final.state).is_final and final.id not in busy
         if final.refit_of is None or not is_idle or final.epochs_trained < final.target_epochs:
@@ -86,9 +86,8 @@ def continue_training(session: Session, models: Sequence[Model], busy: set[str])
             end_model(session, final, ModelState.TRAINED, reason)
             continue
         following = next(one for one in segments if (one.to_epoch or end) > final.epochs_trained)
-        note_decision(
-            session, final, "continue", following.hyperparameters, f"as model {following.model_number} did"
-        )
+        reason = f"as model {following.model_number} did"
+        note_decision(session, final, "continue", following.hyperparameters, reason=reason)
         final.hyperparameters = without_sizes(following.hyperparameters)
         final.target_epochs = following.to_epoch or end
 
@@ -109,7 +108,7 @@ def schedule(decisions: Sequence[Decision], selected: Model) -> tuple[int, list[
 
 
 def _changes(segments: Sequence[Segment]) -> list[tuple[int, dict[str, float]]]:
-    """Return from which epoch on which hyperparameters held."""
+    """Return each change of the hyperparameters, with its epoch."""
     found: list[tuple[int, dict[str, float]]] = []
     for one in segments:
         if not found or found[-1][1] != one.hyperparameters:

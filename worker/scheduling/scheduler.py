@@ -1,7 +1,7 @@
-"""`advance(job)`: what comes next. A short, idempotent transaction under the lock of the job's row.
+"""`advance(job)`: decide what a job does next, in a short, idempotent transaction under the lock of the job's row.
 
-There is no long-lived driver: whoever ends a slice asks for `advance`, and the maintenance loop asks again for jobs that
-somebody forgot. It reads the rows, asks the strategy, writes the decisions and queues slices.
+There is no long-lived driver. The end of each slice posts a message to advance the job, and the maintenance loop posts one for
+jobs whose message was lost. `advance` reads the rows, asks the strategy, writes the decisions and queues slices.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ _ACTIVE = (SliceState.QUEUED, SliceState.LEASED)
 
 @dataclass(frozen=True)
 class Precomputed:
-    """What a strategy decides from a history, found before any lock is held."""
+    """The decisions of a strategy, computed before any lock is held, and the history that they follow from."""
 
     history: list[ModelRecord]
     decisions: list[Decision]
 
 
 def precompute(database: Database, job_id: str) -> Precomputed | None:
-    """Decide ahead of `advance` where that takes seconds: meanwhile nobody waits for a lock. None where it is quick."""
+    """Compute the decisions before `advance` if that takes seconds, so that nobody waits for a lock; else return None."""
     with database.read() as session:
         job = session.get(Job, job_id)
         if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
@@ -53,25 +53,25 @@ def precompute(database: Database, job_id: str) -> Precomputed | None:
 def advance(
     session: Session, job_id: str, settings: Settings, precomputed: Precomputed | None = None
 ) -> None:
-    """Write what comes next for a job. Running it twice changes nothing more.
+    """Write what a job does next. A second run changes nothing more.
 
     Parameters
     ----------
     session
         A writing transaction; the caller commits it.
     job_id
-        The job; one that ended, or is not there, is left alone.
+        The job. If it has ended or does not exist, nothing happens.
     settings
-        For the size of packs.
+        They limit the size of packs.
     precomputed
-        What was decided ahead, if it was; should something have happened since, the job is advanced again.
+        Decisions that were computed before. If the history has changed since, the job is advanced again.
     """
     job = session.get(Job, job_id, with_for_update=LOCK)
     if job is None or JobState(job.state).is_final:
         return
     active = _active_slices(session, job_id)
     if job.state == JobState.PAUSED:
-        _withdraw(session, active)  # of a worker that was lost meanwhile
+        _withdraw(session, active)  # a lost worker may have left some
         return
     specification = JobSpecification.model_validate(job.spec)
     if job.state == JobState.INFERRING:
@@ -79,7 +79,7 @@ def advance(
         return
     models = read_models(session, job_id)
     if (reason := _reason_to_end_all(session, job, specification)) is not None:
-        # The refit is beyond the budget; it is dropped only by whoever stops the job.
+        # The budget does not end a refit; only stopping the job does.
         ending = models if job.state == JobState.STOPPING else [m for m in models if m.refit_of is None]
         _end_all(session, ending, active, reason)
     else:
@@ -103,7 +103,7 @@ def _active_slices(session: Session, job_id: str) -> list[Slice]:
 
 
 def _busy(active: Sequence[Slice]) -> set[str]:
-    """Ids of the models that are in slices queued or under way."""
+    """Return the ids of the models in queued or running slices."""
     return {model_id for piece in active if piece.state in _ACTIVE for model_id in piece.model_ids}
 
 
@@ -117,7 +117,7 @@ def _reason_to_end_all(session: Session, job: Job, specification: JobSpecificati
 
 
 def _end_all(session: Session, models: Sequence[Model], active: Sequence[Slice], reason: str) -> None:
-    """End what is in no slice under way: a slice not yet begun never will be; one under way ends by itself."""
+    """Cancel queued slices and end idle models. Running slices finish."""
     _withdraw(session, active)
     busy = _busy(active)
     for model in models:
@@ -130,7 +130,7 @@ def _end_all(session: Session, models: Sequence[Model], active: Sequence[Slice],
 
 
 def _withdraw(session: Session, active: Sequence[Slice]) -> None:
-    """Cancel the slices that have not begun."""
+    """Cancel the queued slices."""
     for piece in active:
         if piece.state == SliceState.QUEUED:
             piece.state, piece.ended_at = SliceState.CANCELLED, database_now(session)
@@ -139,7 +139,7 @@ def _withdraw(session: Session, active: Sequence[Slice]) -> None:
 def _history(
     session: Session, specification: JobSpecification, strategy: Strategy, models: Sequence[Model]
 ) -> list[ModelRecord]:
-    """The models of a search as its strategy sees them."""
+    """Return the models of a search as its strategy sees them."""
     searched = list(specification.searched_space())
     marks = read_marks(session, models[0].job_id) if strategy.reads_marks and models else {}
     return [
@@ -159,7 +159,7 @@ def _end_models_out_of_epochs(
 def _queue_slices(
     session: Session, job: Job, models: Sequence[Model], busy: set[str], settings: Settings
 ) -> None:
-    """Give every pack that trains on, and has no slice, its next one."""
+    """Queue the next slice of every idle pack that has epochs left."""
     idle = [
         model
         for model in models
@@ -191,7 +191,7 @@ def _queue(session: Session, job: Job, kind: str, members: Sequence[Model], last
 
 
 def _select(session: Session, job: Job, specification: JobSpecification, models: Sequence[Model]) -> None:
-    """Select the best model, see `selection_order`; queue the inference of its latents, or first its refit."""
+    """Select the best model by `selection_order`, and queue its refit, or the inference of its latents."""
     candidates = [
         model
         for model in models
@@ -214,7 +214,7 @@ def _select(session: Session, job: Job, specification: JobSpecification, models:
             final = refit.begin(session, job, models, best)
             _queue(session, job, "train", [final], final.target_epochs)
             return
-        if final.state == ModelState.TRAINED:  # else the latents are those of the selected model
+        if final.state == ModelState.TRAINED:  # else the job stores the latents of the selected model
             job.final_model_id, best = final.id, final
     job.state = JobState.INFERRING
     _queue(session, job, "infer", [best], best.epochs_trained)

@@ -1,4 +1,4 @@
-"""Search strategies: what decides, after each slice, which models begin, go on, copy another, or end. One file per member."""
+"""Search strategies: after each slice they decide which models begin, continue, copy another, or end. One file for each kind."""
 
 from domain.job_specification import JobSpecification
 from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy

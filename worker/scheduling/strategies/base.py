@@ -1,7 +1,7 @@
 """The protocol of a search strategy: a pure function of specification, history and seed.
 
-After every slice the scheduler shows the strategy all models of the job, and carries out what it decides. A decision shows in
-the next history (the model's number, its `target_epochs`, or that it ended), so none is made twice.
+After every slice the scheduler gives the strategy all models of the job, and carries out its decisions. The next history shows
+each decision (the model's number, its `target_epochs`, or that it ended), so no decision is made twice.
 """
 
 from abc import ABC, abstractmethod
@@ -13,16 +13,16 @@ from domain.job_specification import JobSpecification
 
 @dataclass(frozen=True)
 class Mark:
-    """What a model had come to when something was decided about it.
+    """Epochs and losses of a model when a decision about it was made.
 
     Parameters
     ----------
     epoch
         Epochs trained.
     lowest
-        Lowest smoothed SV loss up to then, in nats per sample; None if it had none.
+        Lowest smoothed SV loss until then, in nats per sample; None before the first.
     latest
-        Smoothed SV loss then.
+        Smoothed SV loss at that epoch.
     kind
         Of the decision: ``begin``, ``continue``, ``copy`` or ``end``.
     """
@@ -44,17 +44,17 @@ class ModelRecord:
     hyperparameters
         By name, with the searched sizes of the network.
     epochs_trained
-        So far.
+        Number of epochs so far.
     smoothed_sv_loss
         Lowest so far, in nats per sample; None before the first epoch.
     is_final
-        Whether it trains no more.
+        Whether the model has ended.
     target_epochs
-        Epochs until which it was told to train.
+        The epoch until which it is to train.
     latest_sv_loss
         Smoothed SV loss of its last epoch.
     marks
-        What was decided about it before, in order.
+        Of the earlier decisions about it, in order.
     """
 
     number: int
@@ -68,13 +68,13 @@ class ModelRecord:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has trained what it was told to, and something is to be decided about it."""
+        """Whether the model has reached its target and waits for a decision."""
         return not self.is_final and self.epochs_trained >= self.target_epochs
 
 
 @dataclass(frozen=True)
 class Begin:
-    """Decision: begin a model with these hyperparameters and this seed, and train it until an epoch."""
+    """Decision: begin a model with these hyperparameters and this seed, and train it until `target_epochs`."""
 
     number: int
     hyperparameters: Mapping[str, float]
@@ -85,7 +85,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Continue:
-    """Decision: train a waiting model on, until an epoch."""
+    """Decision: continue a waiting model until `target_epochs`."""
 
     number: int
     target_epochs: int
@@ -94,7 +94,7 @@ class Continue:
 
 @dataclass(frozen=True)
 class Copy:
-    """Decision: a waiting model takes the weights that another has now, and goes on with these hyperparameters."""
+    """Decision: a waiting model takes the current weights of another, and continues with these hyperparameters."""
 
     number: int
     parent: int
@@ -105,12 +105,12 @@ class Copy:
 
 @dataclass(frozen=True)
 class End:
-    """Decision: a waiting model trains no more.
+    """Decision: end a waiting model.
 
     Parameters
     ----------
     is_given_up
-        Whether others were better; else it has come as far as it should.
+        Whether other models were better. Else the model has trained all its epochs.
     """
 
     number: int
@@ -122,25 +122,25 @@ Decision = Begin | Continue | Copy | End
 
 
 class Strategy(ABC):
-    """Decides which models begin, go on, copy another, or end.
+    """Decides which models begin, continue, copy another, or end.
 
     Parameters
     ----------
     specification
-        The job's; its seed is the only source of chance, so equal inputs give equal decisions.
+        Of the job. Its seed is the only source of randomness, so equal inputs give equal decisions.
     """
 
     reads_marks = False
-    """Whether it reads `ModelRecord.marks`; without them the scheduler need not."""
+    """Whether it reads `ModelRecord.marks`. If not, the scheduler does not read them from the database."""
     takes_seconds = False
-    """Whether a decision may take so long that no lock should be held meanwhile."""
+    """Whether a decision may take seconds, so that no lock should be held meanwhile."""
 
     def __init__(self, specification: JobSpecification) -> None:
         self.specification = specification
 
     @abstractmethod
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
-        """Return the decisions that follow from the models so far, by number; none of them twice.
+        """Return the decisions that follow from the models so far.
 
-        A model that has trained `budget.epochs` needs none: the scheduler ends it.
+        A model that has trained `budget.epochs` needs no decision: the scheduler ends it.
         """

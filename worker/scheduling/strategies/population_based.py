@@ -1,8 +1,8 @@
 """Population-based training (Jaderberg et al. 2017) as AutoLFADS does it (Keshtkaran et al. 2022).
 
-All models train a generation. Then each compares itself with another; the loser copies the winner's weights and goes on
-with the winner's hyperparameters, perturbed. Nothing is copied before the ramps of KL and L2 are over, since until then
-losses do not mean the same. The search ends when the best loss has stopped improving.
+All models train for one generation. Then each model is compared with another. A loser copies the winner's weights and continues
+with the winner's hyperparameters, perturbed. No model copies before the ramps of KL and L2 end, since losses are not comparable
+before. The search ends when the best loss no longer improves.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _NO_LOSS = float("inf")
 
 
 class PopulationBasedTraining(Strategy):
-    """One population, in generations that all of it has trained; so the order in which models arrive does not matter."""
+    """One population. A generation ends when all models have trained it, so the order in which they finish does not matter."""
 
     reads_marks = True
 
@@ -33,7 +33,7 @@ class PopulationBasedTraining(Strategy):
         self.burn_in_epochs = ramp + wanted.generation_epochs if given is None else given
 
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
-        """Begin the population; once all of it has trained a generation, end the search or begin the next one."""
+        """Begin the population; when all models have trained a generation, begin the next one or end the search."""
         if new := RandomSampler(self.specification).suggest(history):
             target = self._end_of_generation(0)
             return [
@@ -43,7 +43,7 @@ class PopulationBasedTraining(Strategy):
         population = [record for record in history if not record.is_final]
         if not population or not all(record.is_waiting for record in population):
             return []
-        # Models that were added later catch up first.
+        # Models that were added later first catch up.
         epoch = min(record.epochs_trained for record in population)
         behind = [record for record in population if record.epochs_trained == epoch]
         if epoch >= self.specification.budget.epochs:
@@ -64,7 +64,7 @@ class PopulationBasedTraining(Strategy):
         return {name: value for name, value in self.wanted.start.items() if name in space}
 
     def _reason_to_end(self, history: Sequence[ModelRecord], epoch: int) -> str | None:
-        """Whether the last generations brought too little: those since the burn-in, or since the search was last taken up."""
+        """Return why the search ends: the last generations since the burn-in, or since a resumption, improved too little."""
         patience, length = self.wanted.patience_generations, self.wanted.generation_epochs
         taken_up = [mark.epoch for record in history for mark in record.marks if mark.kind == "end"]
         before = epoch - patience * length
@@ -108,12 +108,12 @@ class PopulationBasedTraining(Strategy):
     def _compare(
         self, record: ModelRecord, population: Sequence[ModelRecord], random: np.random.Generator
     ) -> tuple[ModelRecord | None, str]:
-        """The model to copy from, if any, and why."""
+        """Return the model to copy, or None, and the reason."""
         if self.wanted.exploit == "binary_tournament":
             others = [one for one in population if one.number != record.number]
             other = others[random.integers(len(others))]
             against = f"its smoothed SV loss {_shown(record)} against {_shown(other)} of model {other.number}"
-            # One without a loss loses; equals stay.
+            # A model without a loss loses; a tie changes nothing.
             return (other, f"lost: {against}") if _loss(other) < _loss(record) else (None, f"won: {against}")
         ranked = sorted(population, key=lambda one: (_loss(one), one.number))
         cut = max(1, int(_TRUNCATED_SHARE * len(ranked)))
@@ -125,7 +125,7 @@ class PopulationBasedTraining(Strategy):
         return best[random.integers(len(best))], ranks
 
     def _explore(self, parent: ModelRecord, random: np.random.Generator) -> dict[str, float]:
-        """The parent's hyperparameters, changed. Sizes of the network stay: its weights have them."""
+        """Return the parent's hyperparameters, perturbed. The sizes of the network stay, since they are those of its weights."""
         changed = dict(parent.hyperparameters)
         perturbation = {str(name): most for name, most in self.wanted.perturbation.items()}
         for name, values in self.specification.searched_space().items():
@@ -140,7 +140,7 @@ class PopulationBasedTraining(Strategy):
         return changed
 
     def _outer_range(self, name: str, values: Range) -> Range:
-        """Return what perturbation may not leave: the range, or if it may leave that, the bounds or the limits of any value."""
+        """Return the limits of perturbation: the range, or for an unbounded hyperparameter its bounds or its limits."""
         if name not in self.wanted.unbounded:
             return values
         bounds = {str(bounded): outer for bounded, outer in self.wanted.bounds.items()}

@@ -1,8 +1,8 @@
-"""Successive halving: many models train a little, the better ones more.
+"""Successive halving: many models train for a few epochs, the better ones for more.
 
-Asynchronous (ASHA, Li et al. 2020, in the form that stops models rather than promotes them) and in the brackets of Hyperband (Li
-et al. 2018). Rungs lie at `first_rung_epochs` times powers of `reduction_factor`; compared is the lowest smoothed SV loss up to
-the rung.
+There is an asynchronous form (ASHA, Li et al. 2020; here it stops models instead of promoting them) and one with the brackets of
+Hyperband (Li et al. 2018). Rungs are at `first_rung_epochs` times powers of `reduction_factor`. At a rung, models are compared by
+their lowest smoothed SV loss so far.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _NO_LOSS = float("inf")
 
 
 class _Halving(Strategy):
-    """What both have in common: the rungs."""
+    """The rungs, which both forms have."""
 
     reads_marks = True
 
@@ -30,15 +30,15 @@ class _Halving(Strategy):
         self.rungs = wanted.rungs(specification.budget.epochs, specification.training.ramp_epochs)
 
     def next_rung(self, epoch: int) -> int:
-        """Epoch of the next comparison, or of the end."""
+        """Return the epoch of the next comparison, or of the end."""
         return min((rung for rung in self.rungs if rung > epoch), default=self.specification.budget.epochs)
 
 
 class Asha(_Halving):
-    """Each model is compared with those that reached its rung before it or with it; none waits for another."""
+    """Compares each model with those that have reached its rung so far. No model waits for another."""
 
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
-        """Begin what the sampler suggests; send waiting models on, or end them."""
+        """Begin the models that the sampler suggests; continue or end waiting models."""
         decisions: list[Decision] = []
         for record in history:
             if not record.is_waiting or record.epochs_trained >= self.specification.budget.epochs:
@@ -65,28 +65,28 @@ class Asha(_Halving):
 
 
 class Hyperband(_Halving):
-    """Brackets of models that wait for each other at every rung.
+    """Puts models into brackets. The models of a bracket wait for each other at every rung.
 
-    The bracket that begins at rung r has so many models that all brackets take about as long; a model's bracket follows from its
-    number alone, in turns, so a raised budget changes no bracket that is there.
+    The sizes of the brackets are chosen so that all take about the same time. A model's bracket depends on its number only, so a
+    raised budget changes no existing bracket.
     """
 
     def __init__(self, specification: JobSpecification, wanted: HyperbandStrategy, sampler: Sampler) -> None:
         super().__init__(specification, wanted, sampler)
         sizes = wanted.bracket_sizes(len(self.rungs))
         self._turn = [bracket for bracket, size in enumerate(sizes) for _ in range(size)]
-        sampler.round_of = self.bracket  # else a bracket would wait for a round that waits for the bracket
+        sampler.round_of = self.bracket  # else bracket and round would wait for each other
 
     def bracket(self, number: int) -> tuple[int, int]:
-        """A model's turn and, in it, its bracket: bracket b skips the first b rungs."""
+        """Return the turn of a model, and its bracket in this turn. Bracket b skips the first b rungs."""
         return number // len(self._turn), self._turn[number % len(self._turn)]
 
     def first_target(self, number: int) -> int:
-        """Epoch of a model's first comparison."""
+        """Return the epoch of a model's first comparison."""
         return [*self.rungs, self.specification.budget.epochs][self.bracket(number)[1]]
 
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
-        """Begin what the sampler suggests; of each bracket that has come to a rung, send the best on."""
+        """Begin the models that the sampler suggests; in each bracket that has reached a rung, continue the best models."""
         decisions: list[Decision] = []
         by_bracket = sorted(history, key=lambda record: (self.bracket(record.number), record.number))
         for bracket, members in groupby(by_bracket, key=lambda record: self.bracket(record.number)):
@@ -102,7 +102,7 @@ class Hyperband(_Halving):
         return all(number in begun for number in numbers if self.bracket(number) == bracket)
 
     def _halve(self, members: Sequence[ModelRecord]) -> list[Decision]:
-        """Decide about models of a bracket that are all at one rung; before that about none."""
+        """Decide about the models of a bracket once all have reached the rung."""
         if not members or not all(record.is_waiting for record in members):
             return []
         epoch = min(record.epochs_trained for record in members)
@@ -128,7 +128,7 @@ class Hyperband(_Halving):
 
 
 def _loss_at(record: ModelRecord, epoch: int) -> float:
-    """Lowest smoothed SV loss up to a rung: as marked when it was decided there, or now."""
+    """Return the lowest smoothed SV loss until a rung: as marked at the decision there, or the current one."""
     at_rung = [mark.lowest for mark in record.marks if mark.epoch == epoch]
     loss = at_rung[0] if at_rung else record.smoothed_sv_loss
     return _NO_LOSS if loss is None else loss

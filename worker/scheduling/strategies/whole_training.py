@@ -1,4 +1,4 @@
-"""Every model is trained to its whole budget: random search, and all that only choose where models begin."""
+"""Train every model for its whole budget: random search, and other searches that only choose hyperparameters."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from worker.scheduling.strategies.samplers import Sampler
 
 
 class WholeTraining(Strategy):
-    """Begins what a sampler suggests.
+    """Begins the models that a sampler suggests.
 
     Parameters
     ----------
     specification
         The job's.
     sampler
-        Where models come from.
+        Chooses the hyperparameters.
     """
 
     def __init__(self, specification: JobSpecification, sampler: Sampler) -> None:
@@ -23,7 +23,7 @@ class WholeTraining(Strategy):
         self.sampler, self.takes_seconds = sampler, sampler.takes_seconds
 
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
-        """Begin what the sampler suggests; models of a job whose budget was raised go on."""
+        """Begin the models that the sampler suggests; continue models if the budget was raised."""
         epochs = self.specification.budget.epochs
         further: list[Decision] = [
             Continue(record.number, epochs, f"its budget is {epochs} epochs")

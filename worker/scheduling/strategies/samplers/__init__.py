@@ -1,4 +1,4 @@
-"""Samplers: where the hyperparameters of new models come from. One file per kind."""
+"""Samplers: they choose the hyperparameters of new models. One file for each kind."""
 
 from domain.job_specification import JobSpecification
 from domain.strategies import Sampler as SamplerSpecification
@@ -9,7 +9,7 @@ __all__ = ["Sampler", "Suggestion", "make_sampler"]
 
 
 def make_sampler(specification: JobSpecification, wanted: SamplerSpecification) -> Sampler:
-    """Return the sampler that a job asks for; Optuna is loaded for its own kinds alone."""
+    """Return the sampler of a job. Optuna is imported only for samplers that use it."""
     if wanted.kind == "random":
         return RandomSampler(specification)
     from worker.scheduling.strategies.samplers import optuna_samplers

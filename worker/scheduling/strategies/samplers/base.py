@@ -1,4 +1,4 @@
-"""The protocol of a sampler: where the hyperparameters of new models come from."""
+"""The protocol of a sampler, which chooses the hyperparameters of new models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ class Suggestion:
     hyperparameters
         By name, with the searched sizes of the network.
     seed
-        Of its initial weights and noise.
+        Of the initial weights and the noise.
     reason
-        How it was chosen.
+        How the model was chosen.
     """
 
     number: int
@@ -42,23 +42,23 @@ class Sampler(ABC):
     """
 
     takes_seconds = False
-    """Whether a suggestion may take so long that no lock should be held meanwhile."""
+    """Whether a suggestion may take seconds, so that no lock should be held meanwhile."""
 
     def __init__(self, specification: JobSpecification) -> None:
         self.specification = specification
         self.space = specification.searched_space()
         self.round_of: Callable[[int], object] | None = None
-        """Which models a sampler that works in rounds begins at once, by number, if its strategy says so."""
+        """The round of each model by its number, for samplers that work in rounds, if the strategy sets it."""
 
     @abstractmethod
     def suggest(self, history: Sequence[ModelRecord]) -> list[Suggestion]:
-        """Return the models that the budget has, that have not begun, and that may begin now, by number."""
+        """Return the models of the budget that may begin now, by number."""
 
     def not_begun(self, history: Sequence[ModelRecord]) -> list[int]:
-        """Numbers of the budget that the history lacks."""
+        """Return the numbers of the budget's models that are not in the history."""
         begun = {record.number for record in history}
         return [number for number in range(self.specification.budget.models) if number not in begun]
 
     def generator(self, number: int) -> np.random.Generator:
-        """The random numbers of a model: they depend on the job's seed and its number alone."""
+        """Return the random numbers of a model. They depend only on the job's seed and the model's number."""
         return np.random.default_rng([self.specification.seed, number])

@@ -1,7 +1,7 @@
-"""TPE, Gaussian process, CMA-ES, quasi-Monte Carlo and grid: Optuna's samplers over our own rows.
+"""TPE, Gaussian process, CMA-ES, quasi-Monte Carlo and grid search: Optuna's samplers on the rows of models.
 
-Nothing is kept between decisions: the study is rebuilt from the models so far, and asked. What it is asked depends on the job's
-seed and the models of earlier rounds alone, so the order in which models end does not matter.
+Nothing is kept between decisions: each one rebuilds the study from the models so far. The suggestions depend only on the job's
+seed and the models of earlier rounds, so the order in which models end does not matter.
 """
 
 import warnings
@@ -32,14 +32,14 @@ def make(specification: JobSpecification, wanted: Learning | QmcStrategy | GridS
 
 
 class LearningSampler(Sampler):
-    """Rounds of models, each chosen by what all rounds before came to.
+    """Begins models in rounds. Each round is chosen from the results of all rounds before.
 
     Parameters
     ----------
     specification
         The job's.
     wanted
-        Kind and fields.
+        The kind of sampler, and its fields.
     """
 
     takes_seconds = True
@@ -50,7 +50,7 @@ class LearningSampler(Sampler):
         self.dimensions = distributions(self.space)
 
     def suggest(self, history: Sequence[ModelRecord]) -> list[Suggestion]:
-        """Choose the models of the round that is due; none while models of earlier rounds are in training."""
+        """Choose the models of the next round; none while models of earlier rounds train."""
         missing = self.not_begun(history)
         if not missing:
             return []
@@ -77,7 +77,9 @@ class LearningSampler(Sampler):
         reason = f"chosen by {self.wanted.kind} from {len(earlier)} models"
         suggested = []
         for number in numbers:
-            asked = study.ask(self.dimensions)  # stays running: the next one keeps its distance
+            asked = study.ask(
+                self.dimensions
+            )  # it stays unfinished, so that the next suggestion keeps a distance
             values = fixed(self.space) | {name: float(value) for name, value in asked.params.items()}
             seed = int(self.generator(number).integers(2**31))
             ordered = {name: values[name] for name in self.space}
@@ -98,10 +100,10 @@ class LearningSampler(Sampler):
 
 
 class QmcSampler(Sampler):
-    """A scrambled Sobol sequence; model k is its k-th point. Choices of a list are drawn at random."""
+    """Takes model k from the k-th point of a scrambled Sobol sequence. Choices from a list are random."""
 
     def suggest(self, history: Sequence[ModelRecord]) -> list[Suggestion]:
-        """The points that the budget has and the history lacks."""
+        """Return the points of the budget that are not in the history."""
         from scipy.stats import qmc
 
         missing = self.not_begun(history)
@@ -111,7 +113,9 @@ class QmcSampler(Sampler):
         points = np.empty((missing[-1] + 1, 0))
         if ranges:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # balance needs powers of 2: of no matter here
+                warnings.simplefilter(
+                    "ignore", UserWarning
+                )  # the sequence is balanced only at powers of 2, which does not matter here
                 sequence = qmc.Sobol(
                     len(ranges), scramble=True, rng=np.random.default_rng(self.specification.seed)
                 )
@@ -130,14 +134,14 @@ class QmcSampler(Sampler):
 
 
 class GridSampler(Sampler):
-    """Every combination, in an order drawn from the seed, so that a budget smaller than the grid still covers it.
+    """Tries every combination, in an order that the seed draws, so that a budget smaller than the grid is spread over it.
 
     Parameters
     ----------
     specification
         The job's.
     points
-        Values of each range.
+        Number of values for each range.
     """
 
     def __init__(self, specification: JobSpecification, points: int) -> None:
@@ -145,7 +149,7 @@ class GridSampler(Sampler):
         self.points = points
 
     def suggest(self, history: Sequence[ModelRecord]) -> list[Suggestion]:
-        """The combinations that the budget has and the history lacks."""
+        """Return the combinations of the budget that are not in the history."""
         values = [_grid_values(one, self.points) for one in self.space.values()]
         size = int(np.prod([len(one) for one in values], dtype=object))
         wanted = min(size, self.specification.budget.models)
@@ -170,7 +174,7 @@ def _seed(seed: int, number: int) -> int:
 
 
 def _at(values: Searched, share: float) -> float:
-    """The value at a share of a range, on its scale."""
+    """Return the value at a share of a range, on its scale."""
     assert isinstance(values, Range)
     if values.scale == "log":
         found = values.low * (values.high / values.low) ** share
@@ -188,7 +192,7 @@ def _grid_values(values: Searched, points: int) -> list[float]:
 
 
 def _some_of(size: int, wanted: int, random: np.random.Generator) -> list[int]:
-    """So many different numbers below `size`, in random order; the same first ones however many are wanted."""
+    """Draw different numbers below `size` in random order. More wanted numbers do not change the first ones."""
     if size <= 1_000_000:
         return [int(one) for one in random.permutation(size)[:wanted]]
     found: dict[int, None] = {}

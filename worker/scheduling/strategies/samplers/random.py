@@ -11,10 +11,10 @@ from worker.scheduling.strategies.samplers.base import Sampler, Suggestion
 
 
 class RandomSampler(Sampler):
-    """All models begin at once; model k depends on the seed and k alone, so a larger budget adds to the same models."""
+    """Begins all models at once. Model k depends only on the seed and k, so a larger budget adds models and changes none."""
 
     def suggest(self, history: Sequence[ModelRecord]) -> list[Suggestion]:
-        """Draw the models that the budget has and the history lacks."""
+        """Draw the models of the budget that are not in the history."""
         return [self.draw(number) for number in self.not_begun(history)]
 
     def draw(self, number: int) -> Suggestion:
@@ -25,7 +25,7 @@ class RandomSampler(Sampler):
 
 
 def draw(values: Searched, random: np.random.Generator) -> float:
-    """Draw from a range, on its scale, or from a list; a number is itself."""
+    """Draw from a range on its scale, or from a list; return a number as it is."""
     if isinstance(values, list):
         return float(values[random.integers(len(values))])
     if not isinstance(values, Range):
@@ -34,4 +34,4 @@ def draw(values: Searched, random: np.random.Generator) -> float:
         drawn = math.exp(random.uniform(math.log(values.low), math.log(values.high)))
     else:
         drawn = float(random.uniform(values.low, values.high))
-    return min(max(drawn, values.low), values.high)  # rounding may step over an end
+    return min(max(drawn, values.low), values.high)  # rounding may leave the range
