@@ -1,7 +1,7 @@
-"""The Celery app. Messages are hints; the database owns the work, so losing or doubling one does no harm.
+"""The Celery app. Messages are hints and the database owns the work, so a lost or repeated message does no harm.
 
-Three queues: ``slices`` for training (one worker per device, one task at a time), ``control`` for ingest and `advance`, and
-``infer`` for what is answered at once (`worker.inference.rpc_tasks`).
+There are three queues: ``slices`` for training (one worker for each device, one task at a time), ``control`` for ingest and
+`advance`, and ``infer`` for calls that are answered at once (`worker.inference.rpc_tasks`).
 """
 
 import multiprocessing
@@ -33,14 +33,14 @@ app.conf.update(
         "collect": {"queue": CONTROL},
     },
     broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,  # a broker that is away is waited for
+    broker_connection_max_retries=None,  # wait for a broker that does not answer
     broker_transport_options={"visibility_timeout": get_settings().broker_visibility_seconds},
     worker_hijack_root_logger=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     timezone="UTC",
 )
 
-# Made before the pool forks, so that its children see the parent's shutdown and give their slice back in time.
+# Created before the pool forks, so that the children see the shutdown and return their slices in time.
 shutting_down = multiprocessing.get_context("fork").Event()
 
 
@@ -54,5 +54,5 @@ def _refuse_newer_database(**_: Any) -> None:
     try:
         refuse_newer(get_database())
     except DatabaseUnusable as error:
-        sys.exit(str(error))  # Celery goes on after any other exception of a signal
+        sys.exit(str(error))  # after any other exception of a signal, Celery continues
     get_database().close()  # children open connections of their own

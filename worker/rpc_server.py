@@ -1,4 +1,4 @@
-"""The worker's side of `store.rpc`: how a function becomes a task that answers at once."""
+"""The worker's side of `store.rpc`: make a function a task that answers calls at once."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ Answer = Callable[..., Mapping[str, Any]]
 
 
 class CannotAnswer(Exception):
-    """The caller is told `code` and `message` (see `store.rpc.CallFailed`)."""
+    """The call fails; the caller gets `code` and `message` (see `store.rpc.CallFailed`)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -23,23 +23,25 @@ class CannotAnswer(Exception):
 def answered(name: str) -> Callable[[Answer], Answer]:
     """Offer a function to `store.rpc.call_worker` under a name.
 
-    The function takes the arguments by name and returns a dictionary; both of what MessagePack holds. It may raise
-    `CannotAnswer`; any other error is logged, and the caller is told that there was one.
+    The function takes its arguments by name and returns a dictionary, both of values that MessagePack can hold. It may raise
+    `CannotAnswer`. Any other error is logged, and the caller gets the code ``internal``.
     """
 
     def offer(function: Answer) -> Answer:
-        # Acknowledged before it runs: one that takes its process along is not for the next process to try.
+        # Acknowledged before it runs, so that a call that kills its process is not repeated by the next one.
         @app.task(name=name, acks_late=False)
         def task(call_id: str) -> None:
             if (arguments := take_question(call_id)) is None:
-                return  # whoever asked has gone
+                return  # the caller waits no longer
             try:
                 answer = {"answer": dict(function(**arguments))}
             except CannotAnswer as error:
                 answer = {"problem": {"code": error.code, "message": str(error)}}
             except Exception:
                 logger.exception("%s failed", name)
-                answer = {"problem": {"code": "internal", "message": "the worker met an error of its own"}}
+                answer = {
+                    "problem": {"code": "internal", "message": "the worker failed with an unexpected error"}
+                }
             give_answer(call_id, answer)
 
         return function

@@ -1,4 +1,4 @@
-"""The Celery tasks: thin, for the database says what there is to do."""
+"""The Celery tasks. They are thin, since the database says what is to do."""
 
 import logging
 import os
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 @lru_cache
 def training_handle() -> TrainingHandle:
-    """The training process of this Celery child."""
+    """Return the training process of this Celery child."""
     return TrainingHandle(get_settings().threads)
 
 
 @app.task(name="run_slice")
 def run_slice() -> None:
-    """Run the next queued slice, if there is one."""
+    """Run the next queued slice, if any."""
     if shutting_down.is_set():
-        return  # the slice stays queued; the maintenance loop rings again
+        return  # the slice stays queued; the maintenance loop sends another message
     handle = training_handle()
     try:
         handle.run_next(shutting_down.is_set)
@@ -46,7 +46,9 @@ def run_slice() -> None:
         logger.error("%s", death)
         with get_database().write() as session:
             reap(session, get_settings(), held_by=death.name, died_at_it=True)
-            session.execute(delete(Worker).where(Worker.name == death.name))  # no packs are formed for it
+            session.execute(
+                delete(Worker).where(Worker.name == death.name)
+            )  # so that the scheduler forms no packs for it
 
 
 @app.task(name="ingest")
@@ -58,7 +60,7 @@ def ingest(dataset_id: str) -> None:
 
 @answered("check_ingest")
 def check_ingest() -> dict[str, bool]:
-    """Say whether this process can read uploads: it reads a tiny file that is known to be good."""
+    """Check whether this process can read uploads, by reading a tiny valid file."""
     try:
         check_sandbox(parse_limits(get_settings()))
     except (SandboxError, OSError) as error:
@@ -68,7 +70,7 @@ def check_ingest() -> dict[str, bool]:
 
 @app.task(name="advance")
 def advance(job_id: str) -> None:
-    """Write what comes next for a job."""
+    """Write what a job does next."""
     precomputed = precompute(get_database(), job_id)
     with get_database().write() as session:
         advance_job(session, job_id, get_settings(), precomputed)
@@ -76,7 +78,7 @@ def advance(job_id: str) -> None:
 
 @app.task(name="collect")
 def collect() -> None:
-    """Delete what nobody reads any more of checkpoints, latents and uploads."""
+    """Delete checkpoints, latents and uploads that are no longer used."""
     collect_all(get_database(), get_array_store())
     collect_uploads(get_database(), get_settings())
 
@@ -85,6 +87,6 @@ def collect() -> None:
 def _prepare_child(**_: Any) -> None:
     die_with_parent()
     if SLICES in app.amqp.queues.consume_from:
-        training_handle().warm_up()  # imports torch, and says that there is a worker, before the first slice
+        training_handle().warm_up()  # imports torch and writes the worker's row before the first slice
     if CONTROL in app.amqp.queues.consume_from:
         log_sandbox(get_settings())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import delete
 from zarr.abc.store import Store
 
 from domain.cost import Pace
@@ -56,3 +57,8 @@ class TrainingProcess:
             if self.pace is not None:
                 row.overhead_pace, row.arithmetic_pace = self.pace.overhead, self.pace.arithmetic
             session.add(row)
+
+    def say_gone(self) -> None:
+        """Delete the row that says that this process is alive."""
+        with self.database.write() as session:
+            session.execute(delete(Worker).where(Worker.name == self.name))

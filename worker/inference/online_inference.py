@@ -1,6 +1,6 @@
-"""Latents of a few trials at once, in the process of the queue ``infer``: the models used last stay loaded.
+"""Online inference: latents of a few trials at once, in the process of the queue ``infer``. Recently used models stay loaded.
 
-Torch is imported with the first request, unless the settings say otherwise: a service that nobody asks for latents pays nothing.
+Torch is imported at the first request, unless the settings say otherwise, so an unused process stays small.
 """
 
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class LoadedModels:
-    """Weights of models by the key of their checkpoint, which never changes; those used longest ago go first.
+    """Weights of models by the keys of their checkpoints, which never change. The least recently used are removed first.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class LoadedModels:
     device
         Where weights are kept.
     most_bytes
-        Of all weights; the one used last stays in any case.
+        Of all weights. The most recently used model stays in any case.
     """
 
     def __init__(self, arrays: Store, device: str, most_bytes: int) -> None:
@@ -44,12 +44,12 @@ class LoadedModels:
         self._loaded: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
     def weights(self, checkpoint_key: str) -> Mapping[str, "Tensor"]:
-        """The best weights of a model, as `models.iterate_latents` reads them.
+        """Return the best weights of a model, as `models.iterate_latents` reads them.
 
         Raises
         ------
         FileNotFoundError
-            If there is no such checkpoint.
+            If the checkpoint does not exist.
         """
         from worker.context.checkpoints import load_checkpoint
 
@@ -103,22 +103,22 @@ def infer_now(
     arrays: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
-    """Posterior averages of some trials.
+    """Return posterior averages of some trials.
 
     Parameters
     ----------
     checkpoint_key, architecture, neurons
-        The model: its weights, its network, and the neurons of each session that it was trained on.
+        The model: its weights, its network, and the number of neurons of each session that it was trained on.
     session
-        Whose neurons the spikes are of.
+        The session whose neurons the spikes are of.
     spikes, external_inputs
         [trials, bins, neurons] counts and [trials, bins, inputs], packed (`store.rpc.pack_array`).
     trial_length_bins, posterior_samples, seed, first_trial
-        As `models.iterate_latents` has them.
+        As in `models.iterate_latents`.
     arrays
-        Which latents are wanted.
+        Names of the latents to return.
     seconds
-        Time there is.
+        Time limit.
 
     Returns
     -------
@@ -152,6 +152,6 @@ def infer_now(
 def _until(deadline: float) -> Callable[[], None]:
     def check() -> None:
         if time.monotonic() > deadline:
-            raise CannotAnswer("too_slow", "whoever asked waits no longer")
+            raise CannotAnswer("too_slow", "the caller waits no longer")
 
     return check

@@ -1,6 +1,6 @@
-"""The process that writes a model as a program: arguments on its standard input, the answer on its output, both MessagePack.
+"""The process that exports a model as a program: arguments on standard input, the answer on standard output, both MessagePack.
 
-The answer is as in `store.rpc`: ``{"answer": {"program": …}}``, or ``{"problem": {"code": …, "message": …}}``.
+The answer has the form of `store.rpc`: ``{"answer": {"program": …}}``, or ``{"problem": {"code": …, "message": …}}``.
 """
 
 import logging
@@ -29,16 +29,16 @@ def write_program(
     bins: int,
     kind: str,
 ) -> dict[str, Any]:
-    """A model as a program for other runtimes.
+    """Export a model as a program for other runtimes.
 
     Parameters
     ----------
     arrays
         The array store.
     checkpoint_key, architecture
-        Of the model; the architecture with every field.
+        Of the model. The architecture has every field.
     session
-        Whose neurons it reads.
+        The session whose neurons the program reads.
     bin_width_s, bins
         Of the data that the model was trained on.
     kind
@@ -47,7 +47,7 @@ def write_program(
     Returns
     -------
     dict
-        An answer; ``program`` of it is the bytes of the file.
+        An answer. Its ``program`` is the content of the file.
     """
     if kind == "onnx" and (missing := [name for name in _ONNX_PACKAGES if find_spec(name) is None]):
         return _problem("not_installed", f"{' and '.join(missing)} not installed")
@@ -71,14 +71,14 @@ def _problem(code: str, message: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer one question."""
+    """Answer one call."""
     logging.basicConfig(format="%(asctime)s program %(message)s")
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing printed by a library may look like an answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that no library's output looks like an answer
     try:
         answer = write_program(get_array_store(), **msgpack.unpackb(sys.stdin.buffer.read()))
     except Exception as error:
-        logger.exception("a program was not written")
+        logger.exception("the export of a model failed")
         answer = _problem("internal", f"{type(error).__name__}: {error}")
     answers.write(msgpack.packb(answer))
     answers.close()

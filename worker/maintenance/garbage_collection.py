@@ -1,7 +1,7 @@
-"""What nobody reads any more is deleted: what lost workers left in the array store, weights that are not kept, and uploads.
+"""Garbage collection: delete what lost workers left in the array store, weights beyond `budget.top_k`, and expired uploads.
 
-Checkpoints and latents lie under the id of their model or inference, with the token of the lease that wrote them in their name.
-Those that no row refers to, and whose lease is over, are orphans. They are harmless, so collection is late and rare, not exact.
+Checkpoints and latents are stored under the id of their model or inference. Their names contain the token of the lease that wrote
+them. Those that no row names and whose lease has ended are orphans. Orphans are harmless, so collection may be late.
 """
 
 import logging
@@ -31,9 +31,10 @@ _UNFINISHED_INFERENCES = [state for state in InferenceState if not state.is_fina
 
 
 def still_read(session: Session, keys: Collection[str]) -> set[str]:
-    """Those of these checkpoints that are needed.
+    """Return which of these checkpoints are still needed.
 
-    Models go on from them, or begin with them (a copy shares its parent's until it has its own); or inferences read them.
+    Models continue from them or begin with them (a copy shares its parent's checkpoint until it has its own), or inferences read
+    them.
     """
     if not keys:
         return set()
@@ -49,7 +50,7 @@ def still_read(session: Session, keys: Collection[str]) -> set[str]:
 
 
 def drop_weights(session: Session, job: Job) -> int:
-    """Of a job that is done, forget the checkpoints of all but the best `budget.top_k` models; returns how many."""
+    """Drop the checkpoints of a finished job, except those of the best `budget.top_k` models; return how many."""
     kept = JobSpecification.model_validate(job.spec).budget.top_k
     of_job = select(Model).where(Model.job_id == job.id, Model.checkpoint_key.is_not(None))
     models = list(session.execute(of_job).scalars())
@@ -62,16 +63,16 @@ def drop_weights(session: Session, job: Job) -> int:
 
 
 def collect(database: Database, arrays: Store, job_id: str) -> int:
-    """Delete what no row reads of a job's checkpoints and latents.
+    """Delete a job's checkpoints and latents that no row names.
 
     Returns
     -------
     int
-        How many checkpoints and groups of latents were deleted.
+        Number of deleted checkpoints and groups of latents.
     """
     with database.read() as session:
         ids = list(session.execute(select(Model.id).where(Model.job_id == job_id)).scalars())
-    # Listed first: what is written meanwhile is of a lease that is alive below, or reported.
+    # Listed first: objects that are written meanwhile belong to a lease that is read below, or to a row.
     listed = {model_id: _objects(arrays, model_id) for model_id in ids}
     names = {name for of_model in listed.values() for name in of_model}
     if not names:
@@ -93,11 +94,11 @@ def collect(database: Database, arrays: Store, job_id: str) -> int:
 
 
 def collect_all(database: Database, arrays: Store) -> int:
-    """Drop what is not kept of jobs that are done, and collect of all that are under way or ended within a day."""
+    """Drop weights of finished jobs, and collect the garbage of jobs that are unfinished or ended within a day."""
     deleted = 0
     with database.read() as session:
         recent = database_now(session) - _ENDED_WITHIN
-        # An inference may have kept weights that its job had dropped long before.
+        # An inference may have kept weights that its job dropped long before.
         inferred = select(Model.job_id).join(Inference).where(Inference.ended_at > recent)
         due = select(Job.id).where(
             or_(Job.state.in_(_UNFINISHED), Job.ended_at > recent, Job.id.in_(inferred))
@@ -111,19 +112,19 @@ def collect_all(database: Database, arrays: Store) -> int:
         deleted += collect(database, arrays, job_id)
     deleted += collect_inferences(database, arrays)
     if deleted:
-        logger.info("deleted %d checkpoints and latents that nobody reads", deleted)
+        logger.info("deleted %d checkpoints and latents that are no longer used", deleted)
     return deleted
 
 
 def collect_inferences(database: Database, arrays: Store) -> int:
-    """Delete the latents that attempts left of inferences under way or ended within a day; returns of how many attempts."""
+    """Delete latents of lost attempts of inferences that are unfinished or ended within a day; return how many."""
     deleted = 0
     with database.read() as session:
         recent = Inference.ended_at > database_now(session) - _ENDED_WITHIN
         due = select(Inference.id).where(or_(Inference.state.in_(_UNFINISHED_INFERENCES), recent))
         inference_ids = list(session.execute(due).scalars())
     for inference_id in inference_ids:
-        # Listed first, as above.
+        # Listed first, as in `collect`.
         keys = _keys(arrays, f"inferences/{inference_id}/")
         paths = {"/".join(parts[:3]) for parts in (key.split("/") for key in keys) if len(parts) > 3}
         if not paths:
@@ -138,12 +139,12 @@ def collect_inferences(database: Database, arrays: Store) -> int:
 
 
 def collect_uploads(database: Database, settings: Settings) -> int:
-    """Delete uploads whose time is over, with their bytes unless a data set was made of them.
+    """Delete expired uploads, with their bytes unless a data set uses them.
 
     Returns
     -------
     int
-        How many uploads, and files of uploads under way that no row knows, were deleted.
+        Number of deleted uploads, and of partial files that no row names.
     """
     originals, deleted = open_originals(settings), 0
     with database.read() as session:
@@ -154,7 +155,7 @@ def collect_uploads(database: Database, settings: Settings) -> int:
             row = session.get(Upload, upload_id, with_for_update=LOCK)
             is_over = row is not None and row.expires_at <= database_now(session)
             if row is None or not is_over or is_read_by_dataset(session, row):
-                continue  # gone on with since, or still to be read
+                continue  # continued since, or still to be read
             try:
                 forget_upload(session, originals, settings, row)
             except UploadBusy:
@@ -162,12 +163,12 @@ def collect_uploads(database: Database, settings: Settings) -> int:
             deleted += 1
     deleted += delete_stray_partials(settings)
     if deleted:
-        logger.info("deleted %d uploads that nobody went on with or used", deleted)
+        logger.info("deleted %d expired uploads", deleted)
     return deleted
 
 
 def _objects(arrays: Store, model_id: str) -> set[str]:
-    """Checkpoints of a model, and its groups of latents by their path."""
+    """Return the keys of a model's checkpoints, and the paths of its groups of latents."""
     found: set[str] = set()
     for key in _keys(arrays, f"models/{model_id}/"):
         parts = key.split("/")
@@ -186,5 +187,5 @@ def _keys(arrays: Store, prefix: str) -> Iterable[str]:
 
 
 def _token(name: str) -> str:
-    """The token in the name of a checkpoint or a group of latents; a file store has further endings while it writes."""
+    """Return the token in the name of a checkpoint or a group of latents. While a file store writes, names have more endings."""
     return name.rsplit("/", 1)[1].rsplit("-", 1)[-1].split(".")[0]

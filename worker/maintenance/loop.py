@@ -1,6 +1,6 @@
-"""The maintenance loop: sends what the outbox holds, takes work from lost workers, remembers what was forgotten.
+"""The maintenance loop: send the messages of the outbox, take work from lost workers, and repeat lost messages.
 
-``python -m worker.maintenance.loop``. Any number may run; rows are locked, and every message is only a hint.
+``python -m worker.maintenance.loop``. Any number of loops may run, since rows are locked and every message is only a hint.
 """
 
 import logging
@@ -34,15 +34,15 @@ _BROKER_SECONDS = 5.0
 
 
 def send_outbox(database: Database) -> int:
-    """Send the messages of the outbox, oldest first; one that could not be sent stays.
+    """Send the messages of the outbox, oldest first. Messages that cannot be sent stay.
 
     Returns
     -------
     int
-        How many were sent.
+        Number of sent messages.
     """
-    # No transaction is open while the broker is spoken to: one that hangs must not keep others from writing. Should two loops
-    # send the same message, or one die before it deletes it, it comes twice, which does no harm.
+    # No transaction is open while messages are sent, so a broker that hangs blocks no writer. If two loops send the same message,
+    # or a loop dies before it deletes one, the message comes twice, which does no harm.
     oldest = select(OutboxMessage.id, OutboxMessage.task, OutboxMessage.arguments).order_by(OutboxMessage.id)
     with database.read() as session:
         messages = session.execute(oldest.limit(100)).all()
@@ -59,26 +59,26 @@ def send_outbox(database: Database) -> int:
 
 
 def queue_length(queue: str) -> int:
-    """Messages that wait in a queue of the broker."""
+    """Return the number of messages in a queue of the broker."""
     with app.connection_for_read() as connection:
         length: int = connection.default_channel.client.llen(queue)
         return length
 
 
 def empty_queues() -> set[str]:
-    """Queues in which no message waits: what should be under way there may have been forgotten."""
+    """Return the queues without a message. Messages for their work may have been lost."""
     return {queue for queue in (SLICES, CONTROL) if queue_length(queue) == 0}
 
 
 def sweep(session: Session, empty: Collection[str]) -> None:
-    """Ring again for queued work whose message was lost, and advance jobs that nobody advanced.
+    """Send messages again for queued work, and for jobs that should be advanced, if their messages were lost.
 
     Parameters
     ----------
     session
         A writing transaction.
     empty
-        Queues in which no message waits.
+        Queues without a message.
     """
     now = database_now(session)
     may_begin = Slice.not_before.is_(None) | (Slice.not_before <= now)
@@ -116,7 +116,7 @@ def sweep(session: Session, empty: Collection[str]) -> None:
 
 
 def run(stopping: threading.Event) -> None:
-    """Loop until told to stop; a broker or database that is away is waited for."""
+    """Loop until told to stop. If the broker or the database does not answer, try again."""
     settings, database = get_settings(), get_database()
     next_sweep, next_collection = 0.0, time.monotonic() + settings.collect_seconds
     next_reaping = 0.0
@@ -128,7 +128,7 @@ def run(stopping: threading.Event) -> None:
                 with database.write() as session:
                     taken = reap(session, settings)
                 if taken:
-                    logger.warning("took %d pieces of work from lost workers", taken)
+                    logger.warning("took %d slices, inferences or ingests from lost workers", taken)
             while send_outbox(database):
                 pass
             if is_time:
@@ -146,7 +146,7 @@ def run(stopping: threading.Event) -> None:
                 logger.exception("the broker or the database does not answer; trying again")
             failing = True
             if isinstance(error, OperationalError):
-                # Nobody could renew a lease while the database was away: first let those who live do so.
+                # No worker could renew its lease meanwhile. Give the living ones time to do so first.
                 next_reaping = time.monotonic() + 3 * settings.heartbeat_seconds
             logger.debug("still failing: %s", error)
             stopping.wait(1.0)
@@ -154,7 +154,7 @@ def run(stopping: threading.Event) -> None:
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
-    # A broker that hangs is given up soon: work of lost workers is taken back all the same.
+    # A broker that hangs is given up soon, so that work of lost workers is still taken back.
     app.conf.broker_transport_options = {
         **app.conf.broker_transport_options,
         "socket_timeout": _BROKER_SECONDS,

@@ -1,4 +1,4 @@
-"""The pace of a training process: two small trainings, timed when the process starts."""
+"""The pace of a training process, measured by two small trainings when the process starts."""
 
 import time
 from collections.abc import Callable
@@ -20,16 +20,15 @@ _UNITS: dict[str, Any] = {
 }
 _SMALL = (Extent(20, 20, 16, 4), 2, 1)  # most of its time is overhead
 _LARGE = {"cpu": (Extent(50, 50, 128, 32), 64, 1), "cuda": (Extent(100, 100, 1024, 64), 256, 8)}
-"""Extent, trials of a batch, and models at once. A GPU needs much to do before arithmetic takes most of its time."""
+"""Extent, trials of a batch, and models at once. On a GPU, arithmetic takes most of the time only in large trainings."""
 _REPEATS = 3
-_LEAST = 0.001  # of a pace
+_LEAST = 0.001  # the lowest pace
 
 
 def measure_pace(device: str) -> Pace:
-    """Train two small data sets for a few epochs each, and return how long they take beside `domain.cost`.
+    """Train two small data sets for a few epochs, and return how long they take relative to `domain.cost`.
 
-    On CPUs the time is that of this thread, so that other work on the machine does not make it longer. It takes a fraction of a
-    second.
+    This takes a fraction of a second. On CPUs it is the time of this thread, so other work on the machine does not change it.
     """
     expected, taken = [], []
     for extent, batch_trials, models in (_SMALL, _LARGE["cuda" if device.startswith("cuda") else "cpu"]):
@@ -60,7 +59,7 @@ def _population(extent: Extent, batch_trials: int, models: int, device: str) -> 
 
 
 def _epoch_seconds(population: Population, device: str) -> float:
-    """Return the time of the fastest of a few epochs, after one that warms up."""
+    """Return the time of the fastest of a few epochs, after one to warm up."""
     is_cuda = device.startswith("cuda")
     clock: Callable[[], float] = (
         time.thread_time if torch.get_num_threads() == 1 and not is_cuda else time.perf_counter

@@ -1,7 +1,7 @@
-"""The training process: holds torch and the device, runs one slice per line on its standard input.
+"""The training process: it holds torch and the device, and runs one slice for each line on its standard input.
 
-Started by `worker.process.handle` from a Celery task, kept warm between slices, and gone with its parent. It answers
-each line with one of JSON on standard output: ``{"ran": true}``, or false when nothing was queued.
+A Celery task starts it by `worker.process.handle`. It stays between slices and dies with its parent. It answers each line with a
+line of JSON on standard output: ``{"ran": true}``, or false if nothing was queued.
 """
 
 import json
@@ -12,6 +12,11 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.context.process import TrainingProcess
 
 logger = logging.getLogger("latentry.training")
 
@@ -26,68 +31,73 @@ def choose_device(wanted: str) -> str:
 
 
 def main() -> None:
-    """Serve until the standard input closes or SIGTERM comes; a slice under way ends at its epoch, with a checkpoint."""
+    """Serve until the standard input closes or SIGTERM comes. A running slice ends at its epoch, with a checkpoint."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s training[%(process)d] %(message)s")
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing printed by a library may look like an answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that no library's output looks like an answer
+    from worker.process.run_next import run_next  # imports torch, which may write to standard output
 
+    process = _make_process(stopping)
+    threading.Thread(target=_keep_saying_alive, args=(process, stopping), daemon=True).start()
+    answers.write(json.dumps({"name": process.name}) + "\n")
+    for _line in sys.stdin:
+        answers.write(json.dumps({"ran": _take_turn(lambda: run_next(process))}) + "\n")
+        if stopping.is_set():
+            break
+    process.say_gone()
+
+
+def _make_process(stopping: threading.Event) -> "TrainingProcess":
+    """Return this process, once its pace is measured and its row is written."""
     import torch
 
     from store.array_store import get_array_store
     from store.database import get_database
     from store.settings import get_settings
-    from store.tables import Worker
     from worker.context.process import TrainingProcess
     from worker.process.calibration import measure_pace
-    from worker.process.run_next import run_next
 
-    settings, database = get_settings(), get_database()
+    settings = get_settings()
     torch.set_num_threads(settings.threads)
-    name = f"{socket.gethostname()}:{os.getpid()}"
     process = TrainingProcess(
-        database=database,
+        database=get_database(),
         arrays=get_array_store(),
         settings=settings,
-        name=name,
+        name=f"{socket.gethostname()}:{os.getpid()}",
         device=choose_device(settings.device),
         should_yield=stopping.is_set,
     )
-
-    def keep_saying() -> None:
-        while not stopping.wait(10.0):
-            try:
-                process.say_alive()
-            except Exception:
-                logger.exception("could not say that this process is alive")
-
     try:
         process.pace = measure_pace(process.device)
     except Exception:
-        logger.exception("could not measure the pace of this process: estimates of time assume one")
+        logger.exception("could not measure the pace of this process; estimates of time use a default")
     process.say_alive()
-    threading.Thread(target=keep_saying, daemon=True).start()
     logger.info("ready on %s, %d threads, %s", process.device, settings.threads, process.pace)
-    answers.write(json.dumps({"name": name}) + "\n")
-    for _line in sys.stdin:
-        started = time.monotonic()
-        ran = False
+    return process
+
+
+def _keep_saying_alive(process: "TrainingProcess", stopping: threading.Event) -> None:
+    while not stopping.wait(10.0):
         try:
-            ran = run_next(process)
+            process.say_alive()
         except Exception:
-            logger.exception("the slice failed")
-            ran = True
-        if ran:
-            logger.info("slice ended after %.1f s", time.monotonic() - started)
-        answers.write(json.dumps({"ran": ran}) + "\n")
-        if stopping.is_set():
-            break
-    with database.write() as session:
-        row = session.get(Worker, name)
-        if row is not None:
-            session.delete(row)
+            logger.exception("could not write that this process is alive")
+
+
+def _take_turn(run: Callable[[], bool]) -> bool:
+    """Run the next slice or inference; return whether one was queued."""
+    started = time.monotonic()
+    try:
+        ran = run()
+    except Exception:
+        logger.exception("the slice failed")
+        ran = True
+    if ran:
+        logger.info("the slice ended after %.1f s", time.monotonic() - started)
+    return ran
 
 
 if __name__ == "__main__":

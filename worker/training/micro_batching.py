@@ -1,9 +1,9 @@
-"""A slice's models in training, in groups of as many as go well together on this device.
+"""Train the models of a slice in groups of the size that is fastest on this device.
 
-Models are independent, so any grouping gives the same numbers: it is a matter of memory and speed alone. A short
-calibration at a job's first slice finds how many at once are fastest and fit. If memory runs out all the same, the
-group is halved and goes on from its last epoch; a model that does not fit alone fails with its slice, whose attempts
-then end with every model alone (`worker.scheduling.scheduler`).
+Models are independent, so any grouping gives the same numbers and only changes memory and speed. A short calibration at the first
+slice of a job finds the fastest size that fits into memory. If memory still runs out, the group is halved and continues from its
+last epoch. A model that does not fit alone fails with its slice; later attempts then train every model alone
+(`worker.scheduling.leases`).
 """
 
 import contextlib
@@ -19,28 +19,28 @@ from models import EpochScores, Population
 
 logger = logging.getLogger("latentry.training")
 
-LEAST_GAIN = 0.03  # of speed, that doubling a group must bring
+LEAST_GAIN = 0.03  # share of speed that doubling a group must gain
 CALIBRATION_SECONDS = 5.0
-MEMORY_SHARE = 0.8  # of what is free, that a group may be expected to take
+MEMORY_SHARE = 0.8  # share of the free memory that a group may use
 
 States = Sequence[Mapping[str, Tensor]]
 MakePopulation = Callable[[Sequence[int], States | None], Population]
-"""Makes a population of some of the slice's models, by their indices, from their states or fresh."""
+"""Makes a population of some of the slice's models, by their indices, from their states or from the beginning."""
 
 
 class Pack:
-    """The models of a slice in training, all at the same epoch.
+    """The models of a slice during training. All are at the same epoch.
 
     Parameters
     ----------
     make
-        Makes a population of some of them.
+        Makes a population of some of the models.
     models
-        How many there are.
+        Number of models.
     states
-        Of each, where training goes on from; None for a fresh start.
+        State of each model, from which training continues; None to begin.
     group_size
-        Most models of a group.
+        Largest number of models in a group.
     """
 
     def __init__(self, make: MakePopulation, models: int, states: States | None, group_size: int) -> None:
@@ -60,11 +60,11 @@ class Pack:
 
     @property
     def alive(self) -> list[int]:
-        """Indices of the models that train on: they have neither diverged nor been released."""
+        """Indices of the models that still train: they have neither diverged nor been released."""
         return sorted(index for group in self._groups for index in group.indices)
 
     def train_epoch(self, on_step: Callable[[], None]) -> dict[int, EpochScores]:
-        """Train one epoch; scores of the models that were alive, by index. Those that diverged leave.
+        """Train one epoch, and return the scores of the models by index. Models that diverged leave the pack.
 
         Raises
         ------
@@ -93,12 +93,12 @@ class Pack:
         return scores
 
     def release(self, indices: Sequence[int]) -> None:
-        """Let models leave that have come to their end; their states are kept."""
+        """Remove models that have ended, and keep their states."""
         self._released |= {index: self.state(index) for index in indices}
         self._leave(set(indices))
 
     def state(self, index: int) -> dict[str, Tensor]:
-        """Of a model that has not diverged."""
+        """Return the state of a model that has not diverged."""
         if index in self._released:
             return self._released[index]
         (group,) = (group for group in self._groups if index in group.indices)
@@ -124,7 +124,7 @@ class _Group:
         return [self.population.state(place) for place in range(len(self.indices))]
 
     def halves(self, make: MakePopulation, states: States) -> list["_Group"]:
-        del self.population  # its memory is needed
+        del self.population  # frees its memory
         _free_cache()
         middle = len(self.indices) // 2
         return [
@@ -135,20 +135,20 @@ class _Group:
 def find_group_size(
     make: MakePopulation, most: int, device: str, model_bytes: int, on_step: Callable[[], None]
 ) -> int:
-    """How many models at once are fastest, of those that fit: the last doubling that made an epoch of each model shorter.
+    """Return the size of the fastest group that fits: doubling it once more would not make an epoch of each model shorter.
 
     Parameters
     ----------
     make
-        Makes populations to try; they are thrown away.
+        Makes populations for the trial.
     most
-        Models there are to train together.
+        Number of models to train together.
     device
         Of the process.
     model_bytes
-        Rough memory of a training step of one model; on a GPU it is measured instead.
+        Approximate memory of one model's training step. On a GPU it is measured instead.
     on_step
-        Called after every step tried; may raise.
+        Called after every step; may raise.
     """
     started, best, best_pace, size = time.monotonic(), 1, float("inf"), 1
     while True:
@@ -173,11 +173,11 @@ def find_group_size(
 
 
 class _Enough(Exception):
-    """The step to be timed is over."""
+    """The timed step is over."""
 
 
 def _try_step(make: MakePopulation, size: int, device: str, on_step: Callable[[], None]) -> tuple[float, int]:
-    """Seconds of a step after one that warms up, and on a GPU the bytes that it took at most (0 on a CPU)."""
+    """Return the seconds of a step after one to warm up, and on a GPU its largest use of memory in bytes (0 on a CPU)."""
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -200,12 +200,12 @@ def _try_step(make: MakePopulation, size: int, device: str, on_step: Callable[[]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python says that memory ran out; torch has no type of its own for CPUs."""
+    """Return whether an error of torch or Python says that memory ran out. On CPUs torch has no type for it."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def free_bytes(device: str) -> int:
-    """Memory that a process may still get on a device: of a GPU, of the machine, or of the container if that is less."""
+    """Return the memory that a process may still get: of the GPU, or of the machine or container, whichever is less."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     found = []
@@ -219,6 +219,6 @@ def free_bytes(device: str) -> int:
 
 
 def _free_cache() -> None:
-    """Give back what torch keeps of a GPU's memory, for a population of another size."""
+    """Release the memory of the GPU that torch caches, for a population of another size."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
