@@ -1,4 +1,4 @@
-"""What the API and the workers share: settings, tables, migrations, the array store, the job specification.
+"""Storage, which the API and the workers share: settings, tables, migrations, the array store, uploads and messages.
 
-Nothing here imports `api`, `worker` or `models`.
+It imports only `domain` of the other packages.
 """

@@ -1,7 +1,7 @@
-"""Arrays and checkpoints behind Zarr's store interface: rows of the database, or files of a folder.
+"""Arrays and checkpoints behind Zarr's store interface, in rows of the database or files of a folder.
 
-Everything written is immutable and lives under a path that no other attempt uses, so a worker that lost its lease
-can write no more than an orphan; a row of the database says which path is the true one.
+All objects are immutable, and each attempt writes under a path of its own. A row of the database names the current path. So a
+worker that lost its lease can only leave objects that no row names.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class SqlArrayStore(Store):
     Parameters
     ----------
     database
-        Where the rows are. Each read and each write is a transaction of its own, apart from those under way.
+        The database. Each read and each write is its own transaction, on connections of its own.
     read_only
         Refuse writes.
     """
@@ -59,7 +59,7 @@ class SqlArrayStore(Store):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Bytes of `key`, or of a range of it; None when there is no such key."""
+        """Return the bytes of `key`, or of a range; None if the key does not exist."""
         value = await asyncio.to_thread(self._get, key, byte_range)
         if value is None:
             return None
@@ -75,15 +75,15 @@ class SqlArrayStore(Store):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Bytes of several keys, each with its range."""
+        """Return the bytes of several keys, each with its range."""
         return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
 
     async def exists(self, key: str) -> bool:
-        """Whether there is such a key."""
+        """Return whether a key exists."""
         return await asyncio.to_thread(self._size, key) is not None
 
     async def getsize(self, key: str) -> int:
-        """Size of the value of `key`, in bytes."""
+        """Return the size of the value of `key`, in bytes."""
         size = await asyncio.to_thread(self._size, key)
         if size is None:
             raise FileNotFoundError(key)
@@ -111,7 +111,7 @@ class SqlArrayStore(Store):
             )
 
     async def delete(self, key: str) -> None:
-        """Delete `key`; no error when there is none."""
+        """Delete `key` if it exists."""
         self._check_writable()
         await asyncio.to_thread(self._delete, ArrayObject.key == key)
 
@@ -125,17 +125,17 @@ class SqlArrayStore(Store):
             session.execute(delete(ArrayObject).where(condition))
 
     async def list(self) -> AsyncIterator[str]:
-        """Every key."""
+        """Yield every key."""
         async for key in self.list_prefix(""):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Every key that begins with `prefix`."""
+        """Yield every key that begins with `prefix`."""
         for key in await asyncio.to_thread(self._keys, prefix):
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Names directly under a path."""
+        """Yield the names directly under a path."""
         path = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         names = {key[len(path) :].split("/", 1)[0] for key in await asyncio.to_thread(self._keys, path)}
         for name in sorted(names):
@@ -151,7 +151,7 @@ class SqlArrayStore(Store):
 
 
 def _below(prefix: str) -> ColumnElement[bool]:
-    """Condition of keys that begin with `prefix`, as a range that the index serves."""
+    """Return the condition for keys that begin with `prefix`, as a range of the index."""
     return (ArrayObject.key >= prefix) & (ArrayObject.key < prefix + "\U0010ffff")
 
 
@@ -196,30 +196,30 @@ def open_array_store(url: str, database: Database) -> Store:
 
 @lru_cache
 def get_array_store() -> Store:
-    """Array store of this process, by its settings."""
+    """Return the array store of this process, by its settings."""
     return open_array_store(get_settings().array_url, get_database())
 
 
 def read_object(store: Store, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
-    """Bytes of an object, or of a range of it; None when there is none."""
+    """Return the bytes of an object, or of a range; None if it does not exist."""
     value = sync(store.get(key, default_buffer_prototype(), byte_range))
     return None if value is None else value.to_bytes()
 
 
 def write_object(store: Store, key: str, value: bytes) -> None:
-    """Write an object whole."""
+    """Write a whole object."""
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
 
 
 def object_size(store: Store, key: str) -> int | None:
-    """Size of an object in bytes; None when there is none."""
+    """Return the size of an object in bytes; None if it does not exist."""
     if not sync(store.exists(key)):
         return None
     return sync(store.getsize(key))
 
 
 def delete_object(store: Store, key: str) -> None:
-    """Delete an object; no error when there is none."""
+    """Delete an object if it exists."""
     sync(store.delete(key))
 
 

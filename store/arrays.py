@@ -1,7 +1,7 @@
-"""Groups of named arrays, written once: a data set's arrays and a model's latents.
+"""Groups of named arrays, written once: the arrays of a data set, and the latents of a model.
 
-Each group is one Zarr v3 group with consolidated metadata whose arrays name their dimensions, so that
-``xarray.open_zarr`` reads it by URL. Coordinates are one-dimensional arrays named as their dimension, or listed as such.
+Each group is a Zarr v3 group with consolidated metadata. Its arrays name their dimensions, so ``xarray.open_zarr`` can read it by
+URL. A coordinate is a one-dimensional array with the name of its dimension, or one that the group lists as a coordinate.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from zarr.abc.store import Store
 
 
 class RowArray(Protocol):
-    """An array that is read by rows of its first axis: numpy's, or one that lies on disk."""
+    """An array that is read by rows of its first axis, in memory or on disk."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,23 +31,23 @@ class RowArray(Protocol):
         """Number of axes."""
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """Some rows, in memory."""
+        """Return some rows, in memory."""
 
 
 CHUNK_BYTES = 2**20
-"""Aim of the size of a chunk: small enough for a slice over HTTP, large enough for few rows."""
+"""Target size of a chunk: small enough to read a slice over HTTP, large enough to need few rows of the database."""
 
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array with what a reader must know of it.
+    """An array with its description.
 
     Parameters
     ----------
     name
         Its name in the group.
     values
-        The values; the first axis is cut into chunks. They are written chunk by chunk, so they may lie on disk.
+        The values. They are written in chunks of the first axis, so they may be on disk.
     dims
         Name of each axis.
     units
@@ -67,21 +67,21 @@ class NamedArray:
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Whole rows of the first axis, as many as make about `CHUNK_BYTES`."""
+    """Return the shape of a chunk: so many whole rows of the first axis that it has about `CHUNK_BYTES`."""
     row_bytes = max(1, int(np.prod(shape[1:])) * itemsize)
     rows = min(max(1, CHUNK_BYTES // row_bytes), max(1, shape[0])) if shape else 1
     return (rows, *(max(1, size) for size in shape[1:])) if shape else ()
 
 
 class ArrayGroupWriter:
-    """Writes one group, array by array, and closes it by consolidating its metadata.
+    """Writes one group, array by array. `close` consolidates its metadata.
 
     Parameters
     ----------
     store
         The array store.
     path
-        Path of the group; nothing may be there yet.
+        Path of the group, which must not exist yet.
     attributes
         Attributes of the group.
     """
@@ -101,7 +101,7 @@ class ArrayGroupWriter:
         description: str = "",
         attributes: dict[str, Any] | None = None,
     ) -> "zarr.Array[Any]":
-        """Create an array to be filled in by slices of whole chunks of its first axis."""
+        """Create an array that the caller fills by whole chunks of its first axis."""
         details = {"units": units, "description": description, **(attributes or {})}
         return self._group.create_array(
             name,
@@ -114,7 +114,7 @@ class ArrayGroupWriter:
         )
 
     def write(self, array: NamedArray) -> None:
-        """Write an array whole, chunk by chunk."""
+        """Write a whole array, chunk by chunk."""
         target = self.create(
             array.name,
             array.values.shape,
@@ -137,7 +137,7 @@ class ArrayGroupWriter:
             self.write(array)
 
     def close(self) -> None:
-        """Consolidate the metadata, so that a reader by URL needs no listing."""
+        """Consolidate the metadata, so that a reader by URL does not have to list objects."""
         with warnings.catch_warnings():
             # Zarr says that consolidated metadata is not yet part of its specification; xarray by URL needs it.
             warnings.filterwarnings("ignore", message="Consolidated metadata")
@@ -145,12 +145,12 @@ class ArrayGroupWriter:
 
 
 class RowWriter:
-    """Fills an array from `ArrayGroupWriter.create` by rows of its first axis, as they come, in whole chunks.
+    """Collects rows of the first axis, and writes them to an array of `ArrayGroupWriter.create` in whole chunks.
 
     Parameters
     ----------
     target
-        The array; it has as many rows as will be appended.
+        The array. Its rows must all be appended.
     """
 
     def __init__(self, target: "zarr.Array[Any]") -> None:
@@ -159,7 +159,7 @@ class RowWriter:
         self._held = self._written = 0
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Add rows; what does not fill a chunk waits for the next ones."""
+        """Add rows. Rows that do not fill a chunk are kept for the next call."""
         while len(rows):
             part = rows[: len(self._waiting) - self._held]
             self._waiting[self._held : self._held + len(part)] = part
@@ -169,12 +169,12 @@ class RowWriter:
                 self._flush()
 
     def close(self) -> None:
-        """Write what waits.
+        """Write the rows that are kept.
 
         Raises
         ------
         ValueError
-            If the array has more rows than came.
+            If the array has more rows than were appended.
         """
         self._flush()
         if self._written != self.array.shape[0]:
@@ -192,6 +192,6 @@ def open_group(store: Store, path: str) -> zarr.Group:
 
 
 def open_array(store: Store, path: str, name: str) -> "zarr.Array[Any] | None":
-    """Open one array of a finished group; None when there is none of that name."""
+    """Open an array of a finished group; return None if the group does not have it."""
     member = open_group(store, path).get(name)
     return member if isinstance(member, zarr.Array) else None

@@ -1,4 +1,4 @@
-"""What a job has spent of its budget, and what is left."""
+"""The time that a job has used of its budget."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,21 +14,21 @@ from store.tables import Job, Slice
 
 @dataclass(frozen=True)
 class Spent:
-    """Time that a job has taken.
+    """Time that a job has used.
 
     Parameters
     ----------
     wall_seconds
-        Since its first slice began, without the time in which it rested: paused, or ended and then begun again.
+        Since its first slice began, without the time in which it was paused, or ended before it was resumed.
     device_seconds
-        Of all devices in training: slices that were reported, and those under way so far. What was lost is not counted.
+        Of all devices in training: the reported slices, and the running ones so far. Lost slices do not count.
     """
 
     wall_seconds: float
     device_seconds: float
 
     def reason_to_end(self, budget: Budget) -> str | None:
-        """Which time of the budget is spent, in words; None while there is time left."""
+        """Return which time of the budget is used up, as the reason to end; None while time is left."""
         if budget.wall_seconds is not None and self.wall_seconds >= budget.wall_seconds:
             return "the job's wall clock is over"
         if budget.device_seconds is not None and self.device_seconds >= budget.device_seconds:
@@ -37,7 +37,7 @@ class Spent:
 
 
 def spent(session: Session, job: Job) -> Spent:
-    """Read what a job has spent."""
+    """Return the time that a job has used."""
     now = database_now(session)
     training = (Slice.job_id == job.id) & (Slice.kind == "train")
     reported = session.execute(
@@ -51,7 +51,7 @@ def spent(session: Session, job: Job) -> Spent:
 
 
 def wall_seconds(job: Job, now: datetime) -> float:
-    """Seconds since a job's first slice began, without its rests."""
+    """Return the seconds since a job's first slice began, without its pauses."""
     if job.started_at is None:
         return 0.0
     end = job.paused_at or job.ended_at or now
@@ -59,7 +59,7 @@ def wall_seconds(job: Job, now: datetime) -> float:
 
 
 def end_rest(job: Job, now: datetime) -> None:
-    """Take a job up again: the time since it was paused, or ended, does not count."""
+    """Resume a job. The time since it was paused or ended does not count."""
     since = job.paused_at or job.ended_at
     if since is not None and job.started_at is not None:
         job.paused_seconds += (now - since).total_seconds()

@@ -18,15 +18,15 @@ from store.settings import get_settings
 _READ_ONLY = "latentry_read_only"
 
 LOCK: dict[str, Any] = {"key_share": True}
-"""Value of `with_for_update` that keeps other writers off a row, but lets them write rows that refer to it.
+"""Arguments of `with_for_update` that lock a row, but let other transactions write rows that refer to it.
 
-With PostgreSQL's plain FOR UPDATE, a worker that renewed the lease of a slice and then records an event of the job would wait
-for whoever holds the job, who may wait for the slice: a deadlock.
+PostgreSQL's plain FOR UPDATE would cause deadlocks. A worker that renewed the lease of a slice and then records an event of the
+job would wait for the holder of the job, who may wait for the slice.
 """
 
 
 class DatabaseUnusable(RuntimeError):
-    """The database cannot be used as it is; the message says why and what to do."""
+    """The database cannot be used. The message says why, and what to do."""
 
 
 class Database:
@@ -55,21 +55,21 @@ class Database:
 
     @cached_property
     def apart(self) -> "Database":
-        """The same database through connections of its own, which nobody holds while they wait for one of the others.
+        """The same database through a second pool of connections.
 
-        Were there one pool, transactions that read arrays could hold all of it, each waiting for one connection more.
+        With a single pool, transactions that read arrays could hold all connections while each waits for one more.
         """
         return Database(self.url)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction that may write: committed at the end of the block, rolled back on an error."""
+        """Open a transaction that may write. It is committed at the end of the block, and rolled back on an error."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One transaction that only reads; on SQLite it waits for no writer."""
+        """Open a transaction that only reads. On SQLite it waits for no writer."""
         with Session(self._reading, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -81,10 +81,10 @@ class Database:
 
 
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.isolation_level = None  # `_begin_sqlite` sends BEGIN
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
-    # The switch to WAL, once in a database's life, waits for nobody: whoever meets another's tries again.
+    # The switch to WAL, once for each database, does not wait for locks. So it is tried again.
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -97,21 +97,21 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A deferred transaction that reads and then writes loses updates or fails at once under WAL:
-    # a writing transaction takes the write lock when it begins.
+    # Under WAL, a deferred transaction that reads and then writes loses updates or fails at once.
+    # So a writing transaction takes the write lock when it begins.
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 def database_now(session: Session) -> datetime:
-    """Time by the database's clock (UTC), so that leases do not hang on the clocks of workers."""
+    """Return the time of the database's clock (UTC), so that leases do not depend on the clocks of workers."""
     if session.get_bind().dialect.name == "sqlite":
-        return datetime.now(UTC)  # all users of an SQLite file share one machine and its clock
+        return datetime.now(UTC)  # all processes that use an SQLite file are on one machine
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     return now.astimezone(UTC)
 
 
 @lru_cache
 def get_database() -> Database:
-    """Database of this process, by its settings."""
+    """Return the database of this process, by its settings."""
     return Database(get_settings().database_url)

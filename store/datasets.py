@@ -15,7 +15,7 @@ from store.tables import Dataset, Trial
 
 
 def session_coordinates(sessions: Sequence[RecordedSession]) -> list[NamedArray]:
-    """Neurons of each session; where there are several, also which trials are whose."""
+    """Return the coordinates of neurons; if there are several sessions, also the session of each trial."""
     coordinates = [
         NamedArray(
             one.named("neuron"),
@@ -33,7 +33,7 @@ def session_coordinates(sessions: Sequence[RecordedSession]) -> list[NamedArray]
         described = "index among the trials of all sessions"
         coordinates.append(NamedArray(one.named("trial"), rows, (one.named("trial"),), "", described))
     of_trials = np.repeat(np.arange(len(sessions)), [one.trials for one in sessions])
-    return [*coordinates, NamedArray("session", of_trials, ("trial",), "", "session that the trial is of")]
+    return [*coordinates, NamedArray("session", of_trials, ("trial",), "", "session of the trial")]
 
 
 _WINDOW_ARRAYS = ("segment", "segment_first_bin", "segment_start_s", "segment_bins")
@@ -61,13 +61,13 @@ def windows_of(store: Store, array_path: str, suffix: str = "") -> Windows | Non
 
 
 def recordings_of(session: Session, dataset: Dataset) -> set[str]:
-    """Return what the trials of a data set come from: files by their digests, synthetic data sets by their ids."""
+    """Return the recordings of a data set: files by their digests, synthetic data sets by their ids."""
     rows = (session.get(type(dataset), recorded.dataset_id) for recorded in sessions_of(dataset))
     return {row.original or row.id for row in rows if row is not None}
 
 
 def given_splits(session: Session, dataset_id: str) -> tuple[list[str | None], SplitGroups]:
-    """Return the split that a data set brings for each trial (None where it brings none), and the groups of its trials."""
+    """Return the split that the data set gives for each trial (None if it gives none), and the groups of its trials."""
     columns = Trial.split, Trial.split_group, Trial.group_first_bin, Trial.length_bins
     rows = session.execute(select(*columns).where(Trial.dataset_id == dataset_id).order_by(Trial.trial)).all()
     groups = SplitGroups.of(

@@ -1,4 +1,4 @@
-"""What happened to a job, as rows that HTTP clients replay."""
+"""Events of jobs, as rows that HTTP clients can replay."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from store.tables import Event
 
 
 def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
-    """Record an event of a job. Of its end webhooks are told too.
+    """Record an event of a job. When the job ends, also write the messages to webhooks.
 
     Parameters
     ----------

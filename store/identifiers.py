@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that tells the kind, the time, and chance; they sort by creation."""
+"""Identifiers: a prefix for the kind, the time, and random digits. They sort by creation."""
 
 import re
 import secrets
@@ -8,5 +8,5 @@ PATTERN = re.compile(r"^(dat|job|mod|sli|upl|inf|key|whk|dlv)_[0-9a-f]{24}$")
 
 
 def new_id(prefix: str) -> str:
-    """Return e.g. ``job_0192f3c4a5b6`` + 12 random hex digits: 48 bits of milliseconds, 48 of chance."""
+    """Return e.g. ``job_0192f3c4a5b6`` + 12 random hex digits: 48 bits of milliseconds, 48 random bits."""
     return f"{prefix}_{int(time.time() * 1000):012x}{secrets.token_hex(6)}"

@@ -1,4 +1,4 @@
-"""The lineage of a model: whose weights it has, from epoch to epoch."""
+"""The lineage of a model: which models trained its weights, from epoch to epoch."""
 
 import math
 from collections.abc import Sequence
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from store.tables import Decision, Model
 
 OWN_LOSS = "own_smoothed_sv_loss"
-"""Score of a model of a population: its lowest smoothed SV loss since it last copied another; None until it has trained on."""
+"""Score of a model of a population: its lowest smoothed SV loss since its last copy; None before it has trained again."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Epochs that were trained by one model with unchanged hyperparameters.
+    """Epochs that one model trained with the same hyperparameters.
 
     Parameters
     ----------
     model_number
-        Who trained them.
+        The model that trained them.
     from_epoch
-        Epochs trained before.
+        Number of epochs before the segment.
     to_epoch
-        Epochs trained at its end, when another model copied it; None for the last segment.
+        Number of epochs at its end, where another model copied it; None for the last segment.
     hyperparameters
-        By name, with searched sizes.
+        By name, with the searched sizes.
     reason
-        Why it began.
+        Why the segment began.
     """
 
     model_number: int
@@ -36,31 +36,33 @@ class Segment:
 
 
 def lineage(decisions: Sequence[Decision], number: int) -> list[Segment]:
-    """Follow a model back through the models that it, or whom it copied, copied.
+    """Follow a model back through the models that it copied, and that those copied.
 
     Parameters
     ----------
     decisions
-        Of the job, in order.
+        Decisions of the job, in order.
     number
-        Of the model.
+        Number of the model.
 
     Returns
     -------
     list of Segment
-        From the first epoch on; empty if nothing was decided about the model.
+        From the first epoch on; empty if there is no decision about the model.
     """
     segments: list[Segment] = []
     current: int | None = number
     end: int | None = None
     while current is not None:
-        # Copies of one generation are made at once: whoever was copied at an epoch is what it was before.
+        # All copies of a generation are made at the same time, so a copied model is as it was before that epoch.
         own = [one for one in decisions if one.model_number == current and (end is None or one.epoch < end)]
         starts = [place for place, one in enumerate(own) if one.kind in ("begin", "copy")]
         if not starts:
             break
         start = own[starts[-1]]
-        changes = [start]  # a refit changes its hyperparameters on the way, as the model that it follows did
+        changes = [
+            start
+        ]  # a refit changes its hyperparameters between epochs, as the model that it repeats did
         for one in own[starts[-1] + 1 :]:
             if one.kind == "continue" and one.hyperparameters != changes[-1].hyperparameters:
                 changes.append(one)
@@ -79,15 +81,15 @@ def is_inherited(model: Model) -> bool:
 def selection_order(model: Model) -> tuple[float, bool, int]:
     """Return the key that orders models from the best to the worst.
 
-    The lowest smoothed SV loss comes first. Where several models hold the same best weights, the one that trained them comes
-    before those that copied them.
+    The lowest smoothed SV loss comes first. If several models hold the same best weights, the one that trained them comes before
+    those that copied them.
     """
     loss = math.inf if model.smoothed_sv_loss is None else model.smoothed_sv_loss
     return loss, is_inherited(model), model.number
 
 
 def without_copies(models: Sequence[Model]) -> list[Model]:
-    """Return the models, in their order, without those that hold the same best weights as one before them."""
+    """Return the models in their order, without those that hold the same best weights as an earlier one."""
     kept: dict[object, Model] = {}
     for model in models:
         weights = model.id if model.trained_by is None else (model.trained_by, model.best_epoch)

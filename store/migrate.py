@@ -1,4 +1,4 @@
-"""Bring the database to the newest schema: ``python -m store.migrate``."""
+"""Migrate the database to the newest schema: ``python -m store.migrate``."""
 
 import logging
 import sys
@@ -16,23 +16,23 @@ from store.tables import DEFAULT_TENANT, Tenant
 
 logger = logging.getLogger(__name__)
 
-_MIGRATION_LOCK = 0x1A7E  # PostgreSQL's advisory lock: two containers that start at once take turns
+_MIGRATION_LOCK = 0x1A7E  # PostgreSQL's advisory lock: two containers that start at the same time take turns
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration; there is no ini file."""
+    """Return the configuration of Alembic. There is no ini file."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
 
 
 def migrate(database: Database) -> None:
-    """Apply the migrations that are missing, and make the default tenant.
+    """Apply the missing migrations, and add the default tenant.
 
     Raises
     ------
     DatabaseUnusable
-        If the database was made by a newer version, is damaged, is no database, or does not answer.
+        If a newer version made the database, or if it is damaged, is no database, or does not answer.
     """
     name = _name(database)
     try:
@@ -53,7 +53,7 @@ def migrate(database: Database) -> None:
 
 
 def refuse_newer(database: Database) -> None:
-    """Raise `DatabaseUnusable` if the database was made by a newer version. One that is away is waited for later on."""
+    """Raise `DatabaseUnusable` if a newer version made the database. If it does not answer, log a warning."""
     try:
         _refuse_newer(database)
     except DatabaseError as error:
@@ -96,7 +96,7 @@ def _migrate(database: Database) -> None:
 
 
 def main() -> None:
-    """Migrate the database of the settings."""
+    """Migrate the database that the settings name."""
     try:
         migrate(get_database())
     except DatabaseUnusable as error:

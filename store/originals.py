@@ -1,7 +1,7 @@
-"""Uploaded files as they came, each kept once under the SHA-256 of its bytes: in a folder, or in a bucket.
+"""Originals: uploaded files, each stored once under the SHA-256 of its bytes, in a folder or in a bucket.
 
-What lies under a SHA-256 has it: nothing gets there before its bytes were read and hashed here. A file that a client puts into
-the bucket itself lies apart, under the id of its upload, until a worker has read it.
+The service hashes a file before it stores it under its SHA-256. If a client writes a file into the bucket itself, the file stays
+under the id of its upload until a worker has read it.
 """
 
 import hashlib
@@ -18,35 +18,35 @@ from store.settings import Settings
 
 _BLOCK_BYTES = 2**20
 MOST_DIRECT_BYTES = 5 * 10**9
-"""S3 takes no more in one PUT."""
+"""S3 accepts no more bytes in one PUT."""
 
 
 class OriginalStore(ABC):
-    """Where uploaded files are kept."""
+    """Stores uploaded files."""
 
     @abstractmethod
     def take_in(self, path: Path, sha256: str) -> None:
-        """Keep a file whose SHA-256 this is; `path` is gone afterwards."""
+        """Store a file with this SHA-256, and remove `path`."""
 
     @abstractmethod
     def size(self, sha256: str) -> int | None:
-        """Bytes of a file that is kept; None when it is not."""
+        """Return the size of a stored file in bytes; None if it is not stored."""
 
     @abstractmethod
     def local_path(self, sha256: str, folder: Path) -> Path:
-        """Path to read a file at: the very one that is kept, or a copy in `folder`.
+        """Return a path where the file can be read: the stored file, or a copy in `folder`.
 
         Raises
         ------
         FileNotFoundError
-            If it is not kept.
+            If the file is not stored.
         OSError
-            If its bytes have another SHA-256.
+            If the bytes have another SHA-256.
         """
 
     @abstractmethod
     def delete(self, sha256: str) -> None:
-        """Delete a file; no error when there is none."""
+        """Delete a file if it exists."""
 
 
 class FolderOriginals(OriginalStore):
@@ -55,34 +55,34 @@ class FolderOriginals(OriginalStore):
     Parameters
     ----------
     folder
-        The folder; files to take in lie in it, or on the same disk.
+        The folder. Files to store are in it, or on the same disk.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def take_in(self, path: Path, sha256: str) -> None:
-        """Keep a file, by renaming it once it is safely on the disk."""
+        """Flush a file to the disk, then rename it."""
         with path.open("rb") as file:
             os.fsync(file.fileno())
         path.replace(self._folder / sha256)
 
     def size(self, sha256: str) -> int | None:
-        """Bytes of a file that is kept; None when it is not."""
+        """Return the size of a stored file in bytes; None if it is not stored."""
         try:
             return (self._folder / sha256).stat().st_size
         except FileNotFoundError:
             return None
 
     def local_path(self, sha256: str, folder: Path) -> Path:
-        """Path of the very file."""
+        """Return the path of the stored file."""
         path = self._folder / sha256
         if not path.exists():
             raise FileNotFoundError(f"no file with the SHA-256 {sha256} is in {self._folder}")
         return path
 
     def delete(self, sha256: str) -> None:
-        """Delete a file; no error when there is none."""
+        """Delete a file if it exists."""
         (self._folder / sha256).unlink(missing_ok=True)
 
 
@@ -100,16 +100,16 @@ class BucketOriginals(OriginalStore):
         self._bucket = S3Store.from_url(url)
 
     def take_in(self, path: Path, sha256: str) -> None:
-        """Send a file, in parts when it is large; then delete it here."""
+        """Upload a file, in parts if it is large; then delete it from this disk."""
         self.put(path, sha256)
         path.unlink()
 
     def size(self, sha256: str) -> int | None:
-        """Bytes of a file that is kept; None when it is not."""
+        """Return the size of a stored file in bytes; None if it is not stored."""
         return self._size(_kept(sha256))
 
     def local_path(self, sha256: str, folder: Path) -> Path:
-        """Path of a copy in `folder`."""
+        """Return the path of a copy in `folder`."""
         path = folder / "original"
         found = self._download(_kept(sha256), path)
         if found != sha256:
@@ -117,34 +117,34 @@ class BucketOriginals(OriginalStore):
         return path
 
     def delete(self, sha256: str) -> None:
-        """Delete a file; no error when there is none."""
+        """Delete a file if it exists."""
         self._delete(_kept(sha256))
 
     def presign_direct(self, upload_id: str, duration: timedelta) -> str:
-        """URL that takes the bytes of a direct upload by PUT."""
+        """Return the URL that accepts the bytes of a direct upload by PUT."""
         return obstore.sign(self._bucket, "PUT", _direct(upload_id), duration)
 
     def direct_size(self, upload_id: str) -> int | None:
-        """Bytes that a client put into the bucket; None when it has not."""
+        """Return the size of a direct upload in bytes; None if the client has not written it."""
         return self._size(_direct(upload_id))
 
     def fetch_direct(self, upload_id: str, folder: Path) -> tuple[Path, str]:
-        """Copy of a direct upload in `folder`, and its SHA-256.
+        """Copy a direct upload into `folder`; return the path and the SHA-256.
 
         Raises
         ------
         FileNotFoundError
-            If there is none.
+            If the client has not written it.
         """
         path = folder / "original"
         return path, self._download(_direct(upload_id), path)
 
     def delete_direct(self, upload_id: str) -> None:
-        """Delete a direct upload; no error when there is none."""
+        """Delete a direct upload if it exists."""
         self._delete(_direct(upload_id))
 
     def put(self, path: Path, sha256: str) -> None:
-        """Keep a file whose SHA-256 this is, and leave it where it lies."""
+        """Store a file with this SHA-256, and do not remove `path`."""
         with path.open("rb") as file:
             obstore.put(self._bucket, _kept(sha256), file)
 
@@ -182,6 +182,6 @@ def open_originals(settings: Settings) -> OriginalStore:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

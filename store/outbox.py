@@ -1,7 +1,7 @@
-"""Messages to the workers, written in the transaction of the rows they are about.
+"""Messages to the workers, written in the transaction of the rows that they are about.
 
-A message is a hint: the database owns the truth. A lost one is rung again by the maintenance loop, a doubled one finds
-nothing to do.
+A message is only a hint, since the database owns the truth. The maintenance loop replaces a lost message, and a repeated message
+finds nothing to do.
 """
 
 from sqlalchemy.orm import Session
@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 from store.tables import OutboxMessage
 
 INGEST = "ingest"  # (dataset_id)
-RUN_SLICE = "run_slice"  # (): there is a slice or an inference to claim
+RUN_SLICE = "run_slice"  # (): a slice or an inference is queued
 ADVANCE = "advance"  # (job_id)
-COLLECT = "collect"  # (): delete what nobody reads
+COLLECT = "collect"  # (): collect garbage
 
 
 def post(session: Session, task: str, *arguments: str) -> None:
-    """Write a message; the maintenance loop sends it after the commit."""
+    """Write a message. The maintenance loop sends it after the commit."""
     session.add(OutboxMessage(task=task, arguments=list(arguments)))

@@ -1,7 +1,7 @@
-"""Which URLs of others the service may call: none that leads into the network that it stands in.
+"""Which URLs of users the service may call: none that leads into its own network.
 
-A name may mean one address when it is checked and another when it is called. So a name is resolved, every address checked, and
-the connection made to a checked address (`worker.maintenance.webhook_sending`).
+A name may resolve to one address when it is checked and to another when it is called. So the service resolves the name, checks
+every address, and connects to a checked address (`worker.maintenance.webhook_sending`).
 """
 
 import ipaddress
@@ -13,11 +13,11 @@ import httpx
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _FIRST_FREE_PORT = 1024
-"""Below it are the well-known services, of which only those of the web are called."""
+"""Ports below belong to well-known services. Of these, only those of the web may be called."""
 _OTHERS = tuple(
     ipaddress.ip_network(network)
     for network in (
-        "192.0.0.0/24",  # the protocols' own
+        "192.0.0.0/24",  # of the protocols themselves
         "192.88.99.0/24",  # relays of 6to4
         "64:ff9b::/96",  # translated to any IPv4 address
         "64:ff9b:1::/48",
@@ -25,27 +25,27 @@ _OTHERS = tuple(
         "2002::/16",  # 6to4: any IPv4 address
     )
 )
-"""What counts as global for Python, or did in some of its versions, and leads elsewhere."""
+"""Networks that Python, in some versions, counts as global although they lead elsewhere."""
 
 
 class AddressRefused(Exception):
-    """A URL that the service does not call; the message says why."""
+    """The service does not call this URL. The message says why."""
 
 
 def check_url(url: str, *, allow_private: bool) -> httpx.URL:
-    """Return a URL in the form in which it is called, if its form is allowed.
+    """Check the form of a URL, and return it as it will be called.
 
     Parameters
     ----------
     url
-        As it came.
+        As the user gave it.
     allow_private
-        Allow ``http``, and names that mean private addresses.
+        Whether ``http`` and private addresses are allowed.
 
     Raises
     ------
     AddressRefused
-        If it is not.
+        If the form is not allowed.
     """
     schemes = ("https", "http") if allow_private else ("https",)
     expected = " or ".join(f"{scheme}://" for scheme in schemes)
@@ -72,12 +72,12 @@ def check_url(url: str, *, allow_private: bool) -> httpx.URL:
 
 
 def resolve(host: str, port: int, *, allow_private: bool) -> Sequence[str]:
-    """Addresses of a host, all of which may be called.
+    """Return the addresses of a host. All of them may be called.
 
     Raises
     ------
     AddressRefused
-        If it has none, or one that may not be called.
+        If the host has no address, or one that may not be called.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -91,7 +91,7 @@ def resolve(host: str, port: int, *, allow_private: bool) -> Sequence[str]:
 
 
 def is_public(address: IpAddress) -> bool:
-    """Whether an address is a single host's of the public network."""
+    """Return whether an address is that of a single host in the public network."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)

@@ -1,8 +1,9 @@
-"""Calls of a worker that are answered at once: what HTTP asks of a process that holds torch.
+"""Remote procedure calls: the API calls a worker, which answers at once.
 
-Everything else goes by rows and doorbells (`store.outbox`). A call has no row: it is lost with whoever waits for it, so it must
-change nothing. The question lies in the broker under a random id until the waiting is over, the message on the queue carries the
-id alone, and the answer comes through a list that nobody else reads. Both are MessagePack, which holds bytes and runs nothing.
+All other work uses rows and messages (`store.outbox`). A call has no row, and is lost if its caller dies, so it must change
+nothing. The question is stored in the broker under a random id until the caller stops waiting. The message on the queue contains
+only the id, and the answer comes through a list that only the caller reads. Both are MessagePack, which can hold bytes and does
+not run code.
 """
 
 import secrets
@@ -23,26 +24,26 @@ if TYPE_CHECKING:
     from celery import Celery
 
 CALLS, CONTROL = "infer", "control"
-"""The queues of processes that answer calls, and the names of these processes."""
+"""Queues of the processes that answer calls, and names of these processes."""
 
 _ANSWER_KEPT_SECONDS = 60
 _LONGEST_PAUSE_SECONDS = 5.0
-"""Of one wait for the answer: a broker that hangs is noticed after twice this."""
+"""Length of one wait for the answer. A broker that hangs is noticed after twice this time."""
 
 
 class WorkersAway(Exception):
-    """No answer came in time: there is no broker, or no worker at its queue, or it is too slow."""
+    """No answer came in time: the broker or the worker does not run, or is too slow."""
 
 
 class CallFailed(Exception):
-    """The worker answered that it can't do what it was asked.
+    """The worker answered that it cannot do what it was asked.
 
     Parameters
     ----------
     code
-        ``internal``, or a name of the task's own.
+        ``internal``, or a code of the task.
     message
-        What was expected, and what came.
+        What was expected, and what was given.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -53,25 +54,25 @@ class CallFailed(Exception):
 def call_worker(
     task: str, arguments: Mapping[str, Any], *, timeout_s: float, queue: str = CALLS
 ) -> dict[str, Any]:
-    """Have a worker do something small and return its answer.
+    """Call a task of a worker, and return its answer.
 
     Parameters
     ----------
     task
-        Name of a task that `worker.inference.rpc_tasks.answered` made.
+        Name of a task that `worker.rpc_server.answered` made.
     arguments
-        Its arguments by name: numbers, text, bytes, None, and lists and dictionaries of those.
+        Arguments by name: numbers, text, bytes, None, and lists and dictionaries of those.
     timeout_s
-        How long the answer is waited for, in seconds.
+        How long to wait for the answer, in seconds.
     queue
-        Of the processes that may answer.
+        Queue of the processes that may answer.
 
     Raises
     ------
     WorkersAway
-        If none came.
+        If no answer came in time.
     CallFailed
-        If the worker says that it can't.
+        If the worker answered with a problem.
     """
     call_id, deadline = secrets.token_hex(16), time.monotonic() + timeout_s
     try:
@@ -97,7 +98,7 @@ def call_worker(
 
 
 def take_question(call_id: str) -> dict[str, Any] | None:
-    """The arguments of a call, for the worker; None when nobody waits for its answer any more."""
+    """Return the arguments of a call, for the worker; None if the caller waits no longer."""
     packed = _broker().getdel(_question_key(call_id))
     return None if packed is None else msgpack.unpackb(packed)
 
@@ -111,17 +112,17 @@ def give_answer(call_id: str, answer: Mapping[str, Any]) -> None:
 
 
 def pack_array(values: NDArray[Any]) -> dict[str, Any]:
-    """An array as what MessagePack holds."""
+    """Return an array in a form that MessagePack can hold."""
     return {"dtype": values.dtype.str, "shape": list(values.shape), "bytes": values.tobytes()}
 
 
 def unpack_array(packed: Mapping[str, Any]) -> NDArray[Any]:
-    """What `pack_array` packed, read-only.
+    """Return an array that `pack_array` packed, read-only.
 
     Raises
     ------
     ValueError
-        If it is no array of numbers.
+        If the array is not numeric.
     """
     dtype = np.dtype(packed["dtype"])
     if dtype.kind not in "buif":
@@ -130,7 +131,7 @@ def unpack_array(packed: Mapping[str, Any]) -> NDArray[Any]:
 
 
 def broker_url(redis_url: str) -> str:
-    """Celery's form of a Redis URL: it calls the one of a socket ``redis+socket://``."""
+    """Return a Redis URL in Celery's form: for a socket it is ``redis+socket://``."""
     if redis_url.startswith("unix://"):
         return "redis+socket://" + redis_url.removeprefix("unix://")
     return redis_url
@@ -146,13 +147,13 @@ def _answer_key(call_id: str) -> str:
 
 @lru_cache
 def _broker() -> Redis:
-    """Connections to the broker, kept; each thread takes one."""
+    """Return the client of the broker. Each thread uses its own connection."""
     return Redis.from_url(get_settings().redis_url, **_timeouts())
 
 
 @lru_cache
 def _celery() -> "Celery":
-    from celery import Celery  # takes a third of a second, which who never calls need not pay
+    from celery import Celery  # takes a third of a second, so only callers import it
 
     celery = Celery("latentry-calls", broker=broker_url(get_settings().redis_url), set_as_current=False)
     celery.conf.broker_transport_options = _timeouts()

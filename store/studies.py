@@ -1,6 +1,6 @@
-"""Models of a job as an Optuna study in memory: what samplers learn from, and what importances are computed of.
+"""The models of a job as an Optuna study in memory, for samplers and for the importance of hyperparameters.
 
-Optuna's own tables are not used: the study is made anew from our rows.
+Optuna's own tables are not used. The study is made from the rows of models.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def distributions(space: Mapping[str, Searched]) -> dict[str, BaseDistribution]:
-    """What is searched, in Optuna's terms; fixed values have no part."""
+    """Return the searched dimensions as Optuna's distributions, without fixed values."""
     found: dict[str, BaseDistribution] = {}
     for name, values in space.items():
         if isinstance(values, list) and len(values) > 1:
@@ -26,7 +26,7 @@ def distributions(space: Mapping[str, Searched]) -> dict[str, BaseDistribution]:
 
 
 def fixed(space: Mapping[str, Searched]) -> dict[str, float]:
-    """What is not searched."""
+    """Return the fixed values."""
     alone: dict[str, float] = {}
     for name, values in space.items():
         if isinstance(values, list) and len(values) == 1:
@@ -53,7 +53,7 @@ def widened(
 def finished_trial(
     values: Mapping[str, float], loss: float | None, dimensions: Mapping[str, BaseDistribution]
 ) -> FrozenTrial | None:
-    """A model as a finished trial of a study; None if it lies outside the space (begun from another job's, or perturbed)."""
+    """Return a model as a finished trial; None if it lies outside the space (from a warm start or a perturbation)."""
     parameters = {name: values[name] for name in dimensions if name in values}
     if len(parameters) < len(dimensions):
         return None
@@ -67,7 +67,7 @@ def finished_trial(
 def make_study(
     trials: Iterable[FrozenTrial | None], sampler: optuna.samplers.BaseSampler | None = None
 ) -> optuna.Study:
-    """A study that has these trials and minimises."""
+    """Return a study with these trials, which minimises."""
     study = optuna.create_study(
         direction="minimize", sampler=sampler or optuna.samplers.RandomSampler(seed=0)
     )
@@ -78,10 +78,10 @@ def make_study(
 def importances(
     study: optuna.Study, names: Sequence[str], best_share: float | None = None
 ) -> dict[str, float]:
-    """Share of each hyperparameter in what tells the better models from the others (PED-ANOVA, Watanabe et al. 2023).
+    """Return the share of each hyperparameter in the difference between the better models and the others.
 
-    The better ones are the best `best_share`; unless given, a tenth, but at least as many as it needs. A share is 0 where all
-    models have one value, or one loss.
+    The method is PED-ANOVA (Watanabe et al. 2023). The better models are the best `best_share`; by default a tenth, but at least
+    as many as the method needs. A share is 0 if all models have the same value, or the same loss.
     """
     complete = [trial for trial in study.trials if trial.value is not None]
     varied = [name for name in names if len({trial.params[name] for trial in complete}) > 1]

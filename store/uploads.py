@@ -1,7 +1,7 @@
-"""Bytes of uploads: those that came so far, on this machine's disk, and when they go.
+"""Uploads: their bytes on this machine's disk, and when they are deleted.
 
-A file is among the originals for as long as a row names it, of an upload or of a data set. Whoever takes one in commits its
-row first; whoever deletes one looks for rows under a lock that this commit waits for.
+An original is stored as long as the row of an upload or a data set names it. A process that stores one commits the row first. A
+process that deletes one looks for such rows under a lock for which this commit waits.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ class UploadBusy(Exception):
 
 
 def partial_path(settings: Settings, upload_id: str) -> Path:
-    """Where the bytes of an upload are until it is complete."""
+    """Return the path of an upload's bytes until it is complete."""
     return settings.uploads_dir / f"{upload_id}{_ENDING}"
 
 
@@ -45,7 +45,7 @@ def begin_upload(
     is_direct: bool = False,
     tus_metadata: str = "",
 ) -> Upload:
-    """Write the row of an upload, before its bytes are anywhere; with a SHA-256 the original is kept from its commit on."""
+    """Write the row of an upload before its first byte. With a SHA-256, the original is kept from the commit on."""
     if sha256 is not None:
         lock_original(session, sha256)
     upload = Upload(
@@ -65,12 +65,12 @@ def begin_upload(
 
 
 def expiry(session: Session, settings: Settings) -> datetime:
-    """When an upload goes that is touched now and not again."""
+    """Return when an upload expires that is used now and not again."""
     return database_now(session) + timedelta(seconds=settings.upload_keep_seconds)
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Size of a file; 0 when there is none."""
+    """Return the size of a file; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -79,12 +79,12 @@ def bytes_on_disk(path: Path) -> int:
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Open a partial file for one writer alone; its descriptor. The lock ends with the process at the latest.
+    """Open a partial file for a single writer, and yield its descriptor. The lock ends with the process at the latest.
 
     Raises
     ------
     UploadBusy
-        If somebody else has it.
+        If another writer has it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -99,14 +99,14 @@ def locked(path: Path) -> Iterator[int]:
 
 
 def lock_original(session: Session, sha256: str) -> None:
-    """Let no other transaction decide about an original until this one ends; SQLite's come one after the other anyway."""
+    """Let no other transaction add or delete an original until this one ends. SQLite's transactions never overlap anyway."""
     if session.get_bind().dialect.name == "postgresql":
         key = func.hashtextextended(f"original {sha256}", 0)
         session.execute(select(func.pg_advisory_xact_lock(key)))
 
 
 def is_read_by_dataset(session: Session, upload: Upload) -> bool:
-    """Whether a data set is still to read its file where the client put it."""
+    """Return whether a data set still has to read the file of a direct upload."""
     reader = exists().where(
         Dataset.direct_upload_id == upload.id,
         Dataset.original.is_(None),
@@ -116,12 +116,12 @@ def is_read_by_dataset(session: Session, upload: Upload) -> bool:
 
 
 def forget_upload(session: Session, originals: OriginalStore, settings: Settings, upload: Upload) -> None:
-    """Delete an upload and its bytes, unless another row names the same ones.
+    """Delete an upload, and its bytes unless another row names them.
 
     Raises
     ------
     UploadBusy
-        If its bytes are being written.
+        If another writer has its file.
     """
     path = partial_path(settings, upload.id)
     if path.exists():
@@ -143,7 +143,7 @@ def forget_upload(session: Session, originals: OriginalStore, settings: Settings
 
 
 def delete_stray_partials(settings: Settings) -> int:
-    """Delete partial files of this machine that nobody has written for `upload_keep_seconds`; returns how many."""
+    """Delete partial files on this machine that have not changed for `upload_keep_seconds`; return how many."""
     deleted, oldest = 0, time.time() - settings.upload_keep_seconds
     for path in settings.uploads_dir.glob(f"*{_ENDING}"):
         try:

@@ -1,11 +1,11 @@
-"""Versions of the packages that are installed in this process's environment."""
+"""Versions of installed packages."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
 def installed(*packages: str) -> dict[str, str | None]:
-    """Return the version of each package; None if it is not installed here."""
+    """Return the version of each package; None if it is not installed."""
     return {name: _version(name) for name in packages}
 
 

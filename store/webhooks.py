@@ -17,34 +17,34 @@ _SECRET_BYTES = 32
 
 
 def new_secret() -> str:
-    """A secret as the Standard Webhooks specification writes it."""
+    """Return a new secret in the form of the Standard Webhooks specification."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
 
 
 def announce_end(session: Session, job_id: str, state: JobState) -> None:
-    """Write a message to each webhook of the tenant that wants to know of a job that came to this state."""
+    """Write a message to each webhook of the tenant that is subscribed to this final state of a job."""
     job = session.get_one(Job, job_id)
     of_tenant = select(Webhook).where(Webhook.tenant_id == job.tenant_id, Webhook.deleted_at.is_(None))
-    wanting = [one for one in session.execute(of_tenant).scalars() if state in one.states]
-    if not wanting:
+    subscribed = [one for one in session.execute(of_tenant).scalars() if state in one.states]
+    if not subscribed:
         return
     now = database_now(session)
-    body = {"type": f"job.{state}", "timestamp": _told(now), "data": _essentials(session, job, state)}
-    for webhook in wanting:
+    body = {"type": f"job.{state}", "timestamp": _utc(now), "data": _job_data(session, job, state)}
+    for webhook in subscribed:
         post(session, webhook, body, now, job_id=job_id)
 
 
 def announce_test(session: Session, webhook: Webhook) -> WebhookDelivery:
-    """Write a message that says nothing, to see whether a webhook takes it."""
+    """Write a test message to a webhook."""
     now = database_now(session)
     data = {"webhook_id": webhook.id, "message": "If you can verify the signature, all is well."}
-    return post(session, webhook, {"type": "webhook.test", "timestamp": _told(now), "data": data}, now)
+    return post(session, webhook, {"type": "webhook.test", "timestamp": _utc(now), "data": data}, now)
 
 
 def post(
     session: Session, webhook: Webhook, body: dict[str, Any], now: datetime, job_id: str | None = None
 ) -> WebhookDelivery:
-    """Write a message to a webhook, to be sent as soon as this transaction is committed."""
+    """Write a message to a webhook. It is sent after the commit of this transaction."""
     row = WebhookDelivery(
         id=new_id("dlv"),
         webhook_id=webhook.id,
@@ -60,7 +60,7 @@ def post(
 
 
 def forget(session: Session, webhook: Webhook, reason: str) -> None:
-    """Delete a webhook: nothing is sent to it any more, and what waits is given up."""
+    """Delete a webhook, and give up its waiting messages."""
     now = database_now(session)
     webhook.deleted_at = now
     waiting = select(WebhookDelivery).where(
@@ -68,11 +68,11 @@ def forget(session: Session, webhook: Webhook, reason: str) -> None:
     )
     for row in session.execute(waiting.with_for_update()).scalars():
         row.state, row.ended_at, row.error = DeliveryState.GIVEN_UP, now, reason
-        row.lease_token = row.lease_expires_at = None  # whoever is sending it writes nothing any more
+        row.lease_token = row.lease_expires_at = None  # a sender that holds it can write no more
 
 
-def _essentials(session: Session, job: Job, state: JobState) -> dict[str, Any]:
-    """What a message says of a job. Paths are relative: the service does not know by what name it is reached."""
+def _job_data(session: Session, job: Job, state: JobState) -> dict[str, Any]:
+    """Return the data of a message about a job. Links are relative, since the service does not know its public name."""
     selected = None if job.selected_model_id is None else session.get(Model, job.selected_model_id)
     links = {"job": f"/v1/jobs/{job.id}", "dataset": f"/v1/datasets/{job.dataset_id}"}
     if selected is not None:
@@ -88,10 +88,10 @@ def _essentials(session: Session, job: Job, state: JobState) -> dict[str, Any]:
         "final_model_id": job.final_model_id,
         "scores": None if selected is None else selected.scores,
         "error": job.error,
-        "ended_at": None if job.ended_at is None else _told(job.ended_at),
+        "ended_at": None if job.ended_at is None else _utc(job.ended_at),
         "links": links,
     }
 
 
-def _told(time: datetime) -> str:
+def _utc(time: datetime) -> str:
     return time.isoformat().replace("+00:00", "Z")

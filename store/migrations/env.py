@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `store.migrate` hands over."""
+"""Alembic's entry point: run the migrations on the connection of `store.migrate`."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from store.tables import Base, UtcDateTime
 
 
 def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    """Write our time type as SQLAlchemy's own: a migration must not depend on today's code."""
+    """Render `UtcDateTime` as SQLAlchemy's own type, since a migration must not depend on the current code."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     return False

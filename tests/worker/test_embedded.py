@@ -87,7 +87,7 @@ def test_a_broker_that_cannot_read_its_files_begins_with_empty_ones(
     for path in (broker.data_dir / "broker" / "appendonlydir").glob("*.aof"):
         path.write_bytes(b"REDIS9999 made by a newer version")
     assert broker.begin().llen("queue") == 0
-    assert "it begins with empty ones. No work is lost." in caplog.text
+    assert "It starts with empty ones. No work is lost." in caplog.text
 
 
 def test_an_older_program_begins_with_empty_files(

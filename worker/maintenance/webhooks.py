@@ -1,8 +1,8 @@
-"""Messages to webhooks on their way: claimed one by one, sent, and tried again ever more rarely.
+"""Deliver the messages to webhooks: claim them one by one, send them, and retry with exponential backoff and jitter.
 
-They are sent by threads of the maintenance process: a receiver that is slow keeps neither a job nor an ingest waiting. A message
-is claimed by a lease, so that any number of such processes may run, and one that dies in the middle leaves it to be sent again:
-it comes at least once, always under the same id.
+Threads of the maintenance process send them, so a slow receiver blocks neither jobs nor ingests. A lease claims each message, so
+any number of such processes may run. If one dies, another sends the message again. So a message arrives at least once, always
+with the same id.
 """
 
 import logging
@@ -34,22 +34,22 @@ GROWTH = 3.0
 LONGEST_DELAY_S = 4 * 3600.0
 SENT_AT_ONCE = 8
 _MARGIN_S = 30.0
-"""A lease lasts so much longer than a receiver may take: a name may take its time to be resolved."""
+"""How much longer a lease lasts than a receiver may take, since resolving a name takes time too."""
 _KEPT = timedelta(days=30)
-"""What was delivered or given up is forgotten after this time."""
+"""Messages that were delivered or given up are deleted after this time."""
 _GONE = 410
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """A message that is ours to send.
+    """A claimed message.
 
     Parameters
     ----------
     delivery_id, webhook_id, token
-        The row, whom it is for, and the proof that it is ours.
+        The row, its webhook, and the token of the lease.
     url, secret, body
-        What is sent, and to whom.
+        The receiver, the secret that signs, and the message.
     """
 
     delivery_id: str
@@ -61,10 +61,10 @@ class Claimed:
 
 
 def claim(session: Session, settings: Settings) -> Claimed | None:
-    """Claim a message that is due, of a webhook to which nothing is being sent; None when there is none.
+    """Claim a due message of a webhook to which no other message is being sent; return None if there is none.
 
-    It is the one that is due longest of the webhooks that take what they are sent, or of the others: however many messages wait
-    for receivers that hang, those for all others go before.
+    Webhooks whose last attempt failed come after all others, so receivers that hang do not delay them. Within each group, the
+    message that is due longest comes first.
     """
     now = database_now(session)
     other = aliased(WebhookDelivery)
@@ -74,7 +74,7 @@ def claim(session: Session, settings: Settings) -> Claimed | None:
         other.state == DeliveryState.WAITING,
         other.attempts > 0,
     )
-    # Said of the row itself too: PostgreSQL looks at it again once it has the lock, and at no other.
+    # A condition on the row itself, since PostgreSQL checks only this row again once it has the lock.
     is_free = WebhookDelivery.lease_expires_at.is_(None) | (WebhookDelivery.lease_expires_at <= now)
     is_due = (WebhookDelivery.state == DeliveryState.WAITING) & (WebhookDelivery.due_at <= now)
     due = (
@@ -88,11 +88,11 @@ def claim(session: Session, settings: Settings) -> Claimed | None:
     if row is None:
         return None
     webhook = session.get_one(Webhook, row.webhook_id)
-    if webhook.deleted_at is not None:  # while the message was being written
+    if webhook.deleted_at is not None:  # after the message was written
         row.state, row.ended_at, row.error = DeliveryState.GIVEN_UP, now, "the webhook was deleted"
         session.flush()
         return claim(session, settings)
-    row.losses += row.lease_token is not None  # whoever sent it before was lost
+    row.losses += row.lease_token is not None  # the sender before was lost
     row.lease_token = secrets.token_hex(8)
     row.leased_by = f"{socket.gethostname()}:{os.getpid()}"
     row.lease_expires_at = now + timedelta(seconds=settings.webhook_timeout_seconds + _MARGIN_S)
@@ -100,8 +100,8 @@ def claim(session: Session, settings: Settings) -> Claimed | None:
 
 
 def finish(session: Session, settings: Settings, claimed: Claimed, answer: Answer) -> None:
-    """Write what came of an attempt; nothing if the message is another's by now, or given up."""
-    # Whoever deletes a webhook locks it before its messages.
+    """Write the result of an attempt; nothing if the lease was lost or the message given up."""
+    # The deletion of a webhook also locks the webhook before its messages.
     webhook = session.get_one(Webhook, claimed.webhook_id, with_for_update=LOCK)
     row = session.get(WebhookDelivery, claimed.delivery_id, with_for_update=LOCK)
     if row is None or row.lease_token != claimed.token:
@@ -125,13 +125,13 @@ def finish(session: Session, settings: Settings, claimed: Claimed, answer: Answe
 
 
 def delay_s(attempts: int) -> float:
-    """How long to wait after so many attempts, in seconds: ever longer, and never quite the same."""
+    """Return the delay after so many attempts, in seconds, with exponential backoff and jitter."""
     delay = min(FIRST_DELAY_S * GROWTH ** (attempts - 1), LONGEST_DELAY_S)
     return delay * random.uniform(0.75, 1.25)
 
 
 def next_due(database: Database, settings: Settings) -> Claimed | None:
-    """Claim what is due. Most of the time nothing is: then no lock is waited for."""
+    """Claim a due message. Usually none is due; then this waits for no lock."""
     with database.read() as session:
         due = select(WebhookDelivery.id).where(
             WebhookDelivery.state == DeliveryState.WAITING, WebhookDelivery.due_at <= database_now(session)
@@ -143,7 +143,7 @@ def next_due(database: Database, settings: Settings) -> Claimed | None:
 
 
 def deliver(database: Database, settings: Settings, claimed: Claimed) -> None:
-    """Send a claimed message, once, and write what came of it."""
+    """Send a claimed message once, and write the result."""
     answer = send(
         claimed.url,
         claimed.secret,
@@ -156,29 +156,31 @@ def deliver(database: Database, settings: Settings, claimed: Claimed) -> None:
     with database.write() as session:
         finish(session, settings, claimed, answer)
     if not answer.is_taken:
-        logger.info("the message %s was not taken: %s", claimed.delivery_id, answer.error or answer.status)
+        logger.info(
+            "the message %s was not delivered: %s", claimed.delivery_id, answer.error or answer.status
+        )
 
 
 def forget_old(session: Session) -> None:
-    """Delete messages that were delivered or given up long ago."""
+    """Delete messages that ended long ago."""
     ended = WebhookDelivery.ended_at < database_now(session) - _KEPT
     session.execute(delete(WebhookDelivery).where(ended))
 
 
 def deliver_until(stopping: threading.Event, database: Database, settings: Settings) -> None:
-    """Send messages as they fall due, several at once, until told to stop."""
+    """Send due messages, several at the same time, until told to stop."""
     free, failing, next_forgetting = threading.Semaphore(SENT_AT_ONCE), False, 0.0
 
     def work(claimed: Claimed) -> None:
         try:
             deliver(database, settings, claimed)
-        except Exception:  # its lease runs out, and it is sent again
-            logger.exception("what came of the message %s could not be written", claimed.delivery_id)
+        except Exception:  # its lease expires, and it is sent again
+            logger.exception("the result of the message %s could not be written", claimed.delivery_id)
         finally:
             free.release()
 
     def begin_next() -> bool:
-        """Begin to send what is due; False when nothing is, or as many are under way as may be."""
+        """Start to send a due message; return False if none is due, or if the most are being sent already."""
         if not free.acquire(timeout=settings.maintenance_seconds):
             return False
         try:
@@ -204,5 +206,5 @@ def deliver_until(stopping: threading.Event, database: Database, settings: Setti
                 failing = False
             except Exception:
                 if not failing:
-                    logger.exception("messages to webhooks wait: the database does not answer")
+                    logger.exception("messages to webhooks wait, since the database does not answer")
                 failing = True
