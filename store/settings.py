@@ -1,4 +1,4 @@
-"""The one class of settings, read from the environment (prefix ``LATENTRY_``)."""
+"""The settings, read from the environment (prefix ``LATENTRY_``)."""
 
 import re
 from functools import lru_cache
@@ -11,9 +11,9 @@ _SHORTEST_SECRET = 20
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured, with its default.
+    """All settings, with their defaults.
 
-    The defaults are those of the embedded service, ``latentry up``: SQLite and files under `data_dir`.
+    The defaults are for the embedded service, ``latentry up``: SQLite, and files in `data_dir`.
     """
 
     model_config = SettingsConfigDict(env_prefix="LATENTRY_", extra="ignore")
@@ -207,11 +207,11 @@ class Settings(BaseSettings):
 
     @property
     def uploads_dir(self) -> Path:
-        """Folder of uploads under way, and of uploaded files unless they are kept in a bucket."""
+        """Folder of unfinished uploads, and of uploaded files unless a bucket stores them."""
         return self.data_dir / "uploads"
 
 
 @lru_cache
 def get_settings() -> Settings:
-    """Settings of this process, read once."""
+    """Return the settings of this process, which are read once."""
     return Settings()

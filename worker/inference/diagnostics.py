@@ -14,8 +14,8 @@ from worker.context.slices import Work
 from worker.inference.baselines import BaselineScores, Scores
 
 PREDICTED_ONLY = (
-    "held_out_neurons or encoded_bins leave samples that no model reads. The SV loss has them too, the validation loss has "
-    "not, so a gap between them is no sign of a leak: which models leak is not judged."
+    "With held_out_neurons or encoded_bins, models never read some samples. The SV loss includes these samples and the "
+    "validation loss does not, so a gap between both is no sign of a leak. Leaks are therefore not judged."
 )
 
 
@@ -212,8 +212,8 @@ def _last_epochs_leak(found: ValidationDisagreement, models: Sequence[Model], se
         f"{_who(found.leaking_later, len(models), 'learned to pass')} single spikes from input to output in the course of "
         f"training. From epoch {scores['best_epoch']} to epoch {shown.epochs_trained} of model {shown.number}, the loss on "
         f"samples that it reads went from {scores['validation_loss']:.4g} to {scores['last_validation_loss']:.4g} nats per "
-        f"sample, "
-        f"but the SV loss (on held-out samples) from {scores['sv_loss']:.4g} to {scores['last_sv_loss']:.4g} (lower is better)."
+        f"sample, but the SV loss (on held-out samples) from {scores['sv_loss']:.4g} to {scores['last_sv_loss']:.4g} (lower is "
+        f"better)."
     )
     if selected.number not in found.leaking_later:
         return f"{happened} The selected model {selected.number} is none of these."
@@ -234,7 +234,7 @@ def _who(numbers: Sequence[int], models: int, verb: str = "pass") -> str:
 
 
 def _known(kept: float | None, last: float | None) -> float:
-    """Return the loss of the kept weights, or of the last epoch where a checkpoint of an older version lacks it."""
+    """Return the loss of the kept weights, or that of the last epoch if an older checkpoint lacks it."""
     loss = last if kept is None else kept
     assert loss is not None
     return loss
@@ -308,9 +308,9 @@ def baseline_warning(
             continue
         listed = " and ".join(f"{_BASELINES[one]} ({found[name][one]:.3g})" for one in which)
         meaning = (
-            "That says more than its latents."
+            "These simple rates are better than those of its latents."
             if verdict == "below"
-            else "The difference is within its sampling error, so its latents may say no more than that."
+            else "The difference is within its sampling error, so its latents may be no better than this."
         )
         part = "test" if name.endswith("test") else "validation"
         return (
@@ -321,7 +321,7 @@ def baseline_warning(
 
 
 def _baseline_advice(which: Sequence[str], best_epoch: int, epochs: int) -> str:
-    last = " Look whether the rates change within the trials at all." if "mean" in which else ""
+    last = " Check whether the rates change within the trials." if "mean" in which else ""
     if best_epoch >= _LATE * epochs:
         return (
             f"Its best epoch is {best_epoch} of {epochs}: train for more (budget.epochs), or search more models or wider ranges."
