@@ -303,6 +303,15 @@ class Architecture:
         """Whether inputs are inferred."""
         return self.controller_units > 0
 
+    @property
+    def fewest_bins(self) -> int:
+        """Fewest bins of a trial: all that are read, and one at which the generator can begin."""
+        return max(self.encoded_bins, self.initial_condition_bins + 1)
+
+    def leaves_unread(self, bins: int) -> bool:
+        """Return whether the model predicts samples that it never reads, of held-out neurons or of later bins."""
+        return bool(self.held_out_neurons) or 0 < self.encoded_bins < bins
+
 
 _OF_DATA = ("neurons", "external_inputs", "read_in_dim", "observation")
 """Fields that depend on the data, and `observation`, of which jobs offer a part."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from domain.architecture import Architecture
 from domain.errors import require
-from domain.read_bins import fewest_bins
 from models.data import TrainingData, evenly
 from models.objective import never_read
 
@@ -27,7 +26,7 @@ def check_data(architecture: Architecture, data: TrainingData) -> None:
         f"the architecture's observation is {architecture.observation!r}, the data were made for "
         f"{data.observation!r}",
     )
-    fewest = fewest_bins(architecture.encoded_bins, architecture.initial_condition_bins)
+    fewest = architecture.fewest_bins
     require(data.bins >= fewest, f"the model reads {fewest} bins or more, the data have {data.bins}")
     _check_what_counts(architecture, data)
 

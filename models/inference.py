@@ -14,7 +14,6 @@ from torch import Tensor
 from domain.architecture import Architecture
 from domain.errors import require
 from domain.parameter_shapes import parameter_shapes
-from domain.read_bins import fewest_bins
 from models.data import check_spikes, checked_external_inputs, recorded_samples, zero_unrecorded
 from models.network import PosteriorNoise, forward
 from models.objective import never_read, noise_generator
@@ -166,7 +165,7 @@ def iterate_latents(
         given == architecture.external_inputs,
         f"the model is for {architecture.external_inputs} external inputs, got {given}",
     )
-    fewest = fewest_bins(architecture.encoded_bins, architecture.initial_condition_bins)
+    fewest = architecture.fewest_bins
     require(
         values.shape[1] >= fewest, f"the model reads {fewest} bins or more, the spikes have {values.shape[1]}"
     )

@@ -9,7 +9,7 @@ from api.datasets import service as datasets
 from api.errors import Invalid, NotFound
 from api.models.service import TrainedModel, choose_session
 from api.validation_errors import FieldProblem
-from domain.read_bins import fewest_bins
+from domain.architecture import Architecture
 from domain.sessions import sessions_of
 from store.tables import Dataset
 
@@ -75,8 +75,8 @@ def check_neurons(
 
 def check_bins(model: TrainedModel, bins: int, pointer: str) -> list[FieldProblem]:
     """Return a problem if there are fewer bins than the encoders read, or none for the generator."""
-    architecture = model.architecture
-    least = fewest_bins(architecture.get("encoded_bins", 0), architecture.get("initial_condition_bins", 0))
+    neurons = [session.neurons for session in model.sessions]
+    least = Architecture.of_model(model.architecture, neurons).fewest_bins
     if bins >= least:
         return []
     return [

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from domain.conditions import Condition, condition_numbers, number_conditions
 from domain.job_specification import Training
-from domain.read_bins import leaves_unread
 from domain.scores.baselines import Baselines, Recording, blocks, fit_baselines
 from domain.sessions import RecordedSession
 from models import Architecture
@@ -132,7 +131,7 @@ def fit(process: TrainingProcess, trained: TrainingSet, architecture: Architectu
         condition = condition_numbers(codes, names[recorded.rows])
         recordings.append(Recording(session.spikes[used], enters[used], condition[used]))
     bins = recordings[0].spikes.shape[1]
-    has_unread = leaves_unread(architecture, bins)
+    has_unread = architecture.leaves_unread(bins)
     return FittedBaselines(
         fit_baselines(recordings), codes, float(trained.dataset.bin_width_s or 0), has_unread
     )

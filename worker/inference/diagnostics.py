@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain.job_specification import JobSpecification
-from domain.read_bins import leaves_unread
 from domain.scores import ModelLosses, ReferenceLosses, ValidationDisagreement, validation_disagreement
 from domain.search_space import SAFE_CD_RATE, Range, bounds
 from domain.states import ModelState
@@ -39,7 +38,7 @@ def diagnose(work: Work, models: list[Model], reference: ReferenceLosses) -> dic
     selected = next(model for model in models if model.id == work.job.selected_model_id)
     judged = [model for model in models if model.state != ModelState.DIVERGED and _has_losses(model)]
     found = validation_disagreement([losses_of(model) for model in judged], reference)
-    is_judged = not leaves_unread(work.architecture(), work.dataset.bins or 0)
+    is_judged = not work.architecture().leaves_unread(work.dataset.bins or 0)
     warnings = leak_warnings(found, judged, selected, reference, work.specification) if is_judged else []
     leaks = is_judged and selected.number in (*found.leaking, *found.leaking_later)
     if (of_ramp := ramp_warning(selected, leaks, work.specification)) is not None:

@@ -18,7 +18,7 @@ from store import events, outbox
 from store.database import LOCK, database_now
 from store.settings import Settings
 from store.tables import CurvePoint, Dataset, Inference, Job, LeaseMixin, Model, Slice
-from worker.scheduling.model_rows import end_model
+from worker.scheduling.model_rows import end_model, record_state
 
 Leased = Slice | Dataset | Inference
 """Rows that are worked on under a lease."""
@@ -173,14 +173,7 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
         for model in session.execute(select(Model).where(Model.id.in_(row.model_ids))).scalars():
             if model.state == ModelState.QUEUED:
                 model.state = ModelState.TRAINING
-                events.record(
-                    session,
-                    row.job_id,
-                    "model.state",
-                    model_id=model.id,
-                    state=model.state,
-                    number=model.number,
-                )
+                record_state(session, model)
     if job.state == JobState.QUEUED:
         job.state, job.started_at = JobState.RUNNING, job.started_at or database_now(session)
         events.record(session, job.id, "job.state", state=job.state)

@@ -12,11 +12,10 @@ from sqlalchemy.orm import Session
 
 from domain.job_specification import MOST_MODELS, without_sizes
 from domain.states import ModelState
-from store import events
 from store.identifiers import new_id
 from store.lineage import Segment, lineage
 from store.tables import Decision, Job, Model
-from worker.scheduling.model_rows import end_model, note_decision
+from worker.scheduling.model_rows import end_model, note_decision, record_state
 
 
 def of(session: Session, models: Sequence[Model], selected: Model) -> Model | None:
@@ -44,9 +43,8 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
         id=new_id("mod"),
         tenant_id=job.tenant_id,
         job_id=job.id,
-        number=max(
-            MOST_MODELS, 1 + max(model.number for model in models)
-        ),  # more models may be added to the search
+        # The search may still get more models, so the number is beyond those of a search.
+        number=max(MOST_MODELS, 1 + max(model.number for model in models)),
         pack=1 + max(model.pack for model in models),
         refit_of=selected.number,
         state=ModelState.QUEUED,
@@ -61,15 +59,7 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
     session.flush()
     reason = f"trains on all trials as model {selected.number} was trained"
     note_decision(session, final, "begin", first.hyperparameters, reason=reason)
-    events.record(
-        session,
-        job.id,
-        "model.state",
-        model_id=final.id,
-        state=final.state,
-        number=final.number,
-        reason=reason,
-    )
+    record_state(session, final, reason=reason)
     return final
 
 
