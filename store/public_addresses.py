@@ -60,7 +60,7 @@ def check_url(url: str, *, allow_private: bool) -> httpx.URL:
         came = f"{parsed.scheme}://{parsed.host}" if parsed.host else repr(url)
         raise AddressRefused(f"expected {expected} and the name of a host; got {came}")
     if parsed.userinfo:
-        raise AddressRefused("expected no user or password in the URL: what is sent is signed instead")
+        raise AddressRefused("expected no user or password in the URL: messages are signed instead")
     if parsed.fragment:
         raise AddressRefused("expected no fragment (#…) in the URL: it is never sent")
     web_ports = {"https": 443, "http": 80}
@@ -86,7 +86,7 @@ def resolve(host: str, port: int, *, allow_private: bool) -> Sequence[str]:
     addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
     for address in addresses:
         if not allow_private and not is_public(ipaddress.ip_address(address)):
-            raise AddressRefused(f"the address {address} of {host!r} is not of the public network")
+            raise AddressRefused(f"the address {address} of {host!r} is not in the public network")
     return addresses
 
 

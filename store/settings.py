@@ -195,7 +195,7 @@ class Settings(BaseSettings):
             )
         if self.require_key and not secret:
             raise ValueError(
-                "admin_key: with require_key set it must be too, or nobody could make a key; make one with "
+                "admin_key: expected a key, since require_key is set and other keys are made with this one; make one with "
                 "`openssl rand -hex 32`"
             )
         if self.heartbeat_seconds * 3 > self.lease_seconds:

@@ -103,16 +103,16 @@ class EmbeddedService:
         """
         if not (self._insecure or _is_loopback(self.host) or Settings(data_dir=self.data_dir).require_key):
             raise EmbeddedServiceError(
-                f"at {self.host} everyone who reaches this machine could use the service, and nobody needs a key: set "
-                "LATENTRY_REQUIRE_KEY=true and LATENTRY_ADMIN_KEY=… so that users need one, or give --insecure to let everyone in"
+                f"at {self.host} everyone who can reach this machine could use the service without a key: set "
+                "LATENTRY_REQUIRE_KEY=true and LATENTRY_ADMIN_KEY=… to require keys, or give --insecure to allow it"
             )
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)
             self._take_folder()
         except OSError as error:
             raise EmbeddedServiceError(
-                f"the folder {self.data_dir} cannot be used ({error.strerror}): let this user write to it, or give another "
-                "--data-dir"
+                f"the folder {self.data_dir} cannot be used ({error.strerror}): give this user permission to write, or "
+                "another --data-dir"
             ) from error
         self._take_port()
         redis_url, broker = self._broker()

@@ -211,9 +211,7 @@ def test_everyone_on_the_network_is_let_in_only_on_request(
         raise Begun
 
     monkeypatch.setattr(EmbeddedService, "_take_folder", begin)
-    with pytest.raises(
-        EmbeddedServiceError, match=r"nobody needs a key: .*LATENTRY_REQUIRE_KEY=true.*--insecure"
-    ):
+    with pytest.raises(EmbeddedServiceError, match=r"without a key: .*LATENTRY_REQUIRE_KEY=true.*--insecure"):
         EmbeddedService(tmp_path, host=host).start()
     with pytest.raises(Begun):
         EmbeddedService(tmp_path, host=host, insecure=True).start()

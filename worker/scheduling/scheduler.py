@@ -227,7 +227,7 @@ def _end_if_inference_failed(session: Session, job: Job) -> None:
     if any(piece.state in _ACTIVE for piece in pieces):
         return
     failed = [piece for piece in pieces if piece.state == SliceState.FAILED]
-    message = (failed[-1].error or {}).get("message", "unknown") if failed else "its slice is gone"
+    message = (failed[-1].error or {}).get("message", "unknown") if failed else "its slice is missing"
     _fail(
         session,
         job,
