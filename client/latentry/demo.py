@@ -1,4 +1,4 @@
-"""``latentry demo``: the main job from spikes to latents, on data whose true rates are known."""
+"""``latentry demo``: the whole way from spikes to latents, on data whose true rates are known."""
 
 import json
 import sys
@@ -9,48 +9,47 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from latentry.client import Client
-from latentry.commands.installation import load_embedded_service
-from latentry.display import follow
+from latentry import Client
+from latentry.commands.jobs import follow
+from latentry.installation import load_embedded_service
 
 MODELS = 4
-"""With 36 epochs each the search takes about a minute on two quiet cores; a real one has more of both."""
+"""With 36 epochs each, the search takes about a minute on two idle cores; a real search has more models and epochs."""
 
 
 def run_demo(
-    data_dir: Path, url: str | None, json_line: bool, workers: int | None, seed: int, epochs: int
+    data_dir: Path, url: str | None, *, json_line: bool, workers: int | None, seed: int, epochs: int
 ) -> None:
     """Run the demo.
 
     Parameters
     ----------
     data_dir
-        Folder of the service that is started, and of the picture.
+        Folder of the service that the demo starts, and of the picture.
     url
-        A running service; one is started on a free port if this is None.
+        Address of a running service; None: the demo starts a service on a free port.
     json_line
-        End with one line of JSON on standard output; everything else goes to standard error.
+        Whether to end with one line of JSON on standard output; everything else is then printed on standard error.
     workers
-        Training workers of the service that is started; its default if None.
+        Training workers of the service that the demo starts; None: the default.
     seed
-        Of the data and the search.
+        Seed of the data and of the search.
     epochs
-        Of each model.
+        Number of epochs of each model.
     """
-    from latentry.picture import draw_rates
-
     console = Console(stderr=json_line)
     started = time.monotonic()
     with _service(data_dir, url, workers, console) as service_url, Client(service_url) as client:
         console.print(
-            "Making the Lorenz set: 65 conditions × 20 trials, 50 bins of 10 ms, 29 neurons, known rates …"
+            "Creating the Lorenz data set: 65 conditions × 20 trials, 50 bins of 10 ms, 29 neurons, known rates …"
         )
         dataset = client.synthesize_dataset("lorenz", seed=seed)
         report = dataset["report"]
         console.print(
-            f"Data set [bold]{dataset['id']}[/bold] is ready: mean rate {_mean_rate(report):.1f} spikes/s"
+            f"Data set [bold]{dataset['id']}[/bold] is ready: mean rate {report['mean_rate_hz']:.1f} spikes/s"
         )
         for warning in report["warnings"]:
             console.print(f"  warning: {warning['message']}")
@@ -102,10 +101,6 @@ def _service(data_dir: Path, url: str | None, workers: int | None, console: Cons
         service.stop()
 
 
-def _mean_rate(report: dict[str, Any]) -> float:
-    return float(report["mean_rate_hz"])
-
-
 def _print_result(
     console: Console, running_url: str | None, model: dict[str, Any], picture: Path, seconds: float
 ) -> None:
@@ -131,4 +126,68 @@ def _print_result(
     console.print(f"  {base}/arrays/rates?slice=0:5&format=json", soft_wrap=True)
     console.print(f"  {base}/arrays/factors", soft_wrap=True)
     console.print(f"  xarray.open_zarr('{base}/zarr')", soft_wrap=True)
-    console.print(f"The whole main job took {seconds:.0f} s.")
+    console.print(f"The whole demo took {seconds:.0f} s.")
+
+
+def draw_rates(client: Client, dataset: dict[str, Any], model: dict[str, Any], path: Path) -> Path:
+    """Draw spikes, true rates and inferred rates of two validation trials, and inferred against true rates of all of them.
+
+    Parameters
+    ----------
+    client
+        Client of the service.
+    dataset, model
+        A data set with true rates, and the model that a job on it selected.
+    path
+        The PNG file to write.
+
+    Returns
+    -------
+    Path
+        Absolute path of the file.
+    """
+    from matplotlib.figure import Figure
+
+    split = client.read_model_array(model["id"], "split")
+    trials = np.flatnonzero(split == 1)[[0, len(np.flatnonzero(split == 1)) // 2]]
+    inferred = client.read_model_array(model["id"], "rates")
+    true = client.read_dataset_array(dataset["id"], "true_rates_hz")
+    spikes = client.read_dataset_array(dataset["id"], "spikes")
+    order = np.argsort(true[trials[0]].argmax(axis=0))  # neurons by the time of their peak
+    extent = (0.0, dataset["bins"] * dataset["bin_width_s"], dataset["neurons"] - 0.5, -0.5)
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    axes = figure.subplots(2, 4, width_ratios=[1, 1, 1, 1.1])
+    brightest = float(np.percentile(true[trials], 99))
+    for row, trial in enumerate(trials):
+        shown = {"spikes": spikes[trial], "true rates": true[trial], "inferred rates": inferred[trial]}
+        for axis, (title, values) in zip(axes[row], shown.items(), strict=False):
+            limit = None if title == "spikes" else brightest
+            image = axis.imshow(
+                values[:, order].T,
+                aspect="auto",
+                extent=extent,
+                cmap="Greys" if title == "spikes" else "viridis",
+                vmin=0,
+                vmax=limit,
+                interpolation="nearest",
+            )
+            axis.set_title(f"{title}, trial {trial} (validation)", fontsize=9)
+            axis.set_xlabel("time (s)")
+            axis.set_ylabel("neuron, by time of peak" if title == "spikes" else "")
+        figure.colorbar(image, ax=axes[row][2], label="spikes/s")
+    time_s = (np.arange(dataset["bins"]) + 0.5) * dataset["bin_width_s"]
+    neuron = int(true[trials[0]].std(axis=0).argmax())
+    axes[0][3].plot(time_s, true[trials[0]][:, neuron], color="black", label="true")
+    axes[0][3].plot(time_s, inferred[trials[0]][:, neuron], color="tab:orange", label="inferred")
+    axes[0][3].set(title=f"neuron {neuron}, trial {trials[0]}", xlabel="time (s)", ylabel="spikes/s")
+    axes[0][3].legend(frameon=False)
+    axes[1][3].hexbin(
+        true[split == 1].ravel(), inferred[split == 1].ravel(), gridsize=50, bins="log", cmap="Blues"
+    )
+    highest = float(true.max())
+    axes[1][3].plot([0, highest], [0, highest], color="black", linewidth=0.8)
+    r2 = model["scores"]["r2_true_rates"]
+    axes[1][3].set(title=f"R² = {r2:.3f} (all trials)", xlabel="true rate (spikes/s)", ylabel="inferred rate")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path.absolute()

@@ -1,33 +1,33 @@
-"""Progress of a job in the terminal: a live table with learning curves, or plain lines where there is no terminal."""
+"""Show the progress of a job: as a live table with learning curves in a terminal or a notebook, else as plain lines."""
 
+import io
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from latentry.client import Client
-from latentry.commands.formatting import left_in_words, number
-from latentry.documents import is_inherited
-from latentry.errors import NotDone
+from latentry.documents import Document, is_inherited
+from latentry.formatting import left_in_words, number
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 30
 _MOST_ROWS = 20
 _ENDS = {
     "trained": "trained",
-    "stopped": "given up",
+    "stopped": "stopped early",
     "diverged": "diverged",
     "failed": "failed",
     "cancelled": "cancelled",
 }
-"""States in which a model trains no more, in words."""
+"""States in which a model has ended, in words."""
 _RENEW_S = 2.0
-"""How often the service is asked for its estimate of the time left, while events come."""
+"""Time between two requests for the estimate of the time left, in seconds."""
 _TRAINS_NO_MORE = ("stopping", "inferring", "done")
 
 
@@ -37,29 +37,33 @@ def _order(point: Mapping[str, Any]) -> tuple[float, bool, int]:
     return (float("inf") if loss is None else loss, is_inherited(point), point["number"])
 
 
+def _means(values: list[float], width: int) -> list[float]:
+    """Return means of neighbouring values, at most `width` of them."""
+    step = max(1, -(-len(values) // width))
+    return [sum(part) / len(part) for part in (values[i : i + step] for i in range(0, len(values), step))]
+
+
 def sparkline(values: list[float], width: int = _CURVE_WIDTH) -> str:
     """Draw numbers as a line of blocks, the lowest as ``▁`` and the highest as ``█``."""
     if not values:
         return ""
-    step = max(1, -(-len(values) // width))
-    means = [sum(part) / len(part) for part in (values[i : i + step] for i in range(0, len(values), step))]
+    means = _means(values, width)
     low, high = min(means), max(means)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
 def chart(values: list[float], width: int, height: int) -> list[str]:
-    """Draw numbers from left to right as a line of blocks, with the highest and the lowest named at the left.
+    """Draw numbers from left to right as blocks, with the highest and the lowest number at the left.
 
     Parameters
     ----------
     values
-        At least one.
+        At least one number.
     width, height
-        Columns and lines of the drawing, without the names.
+        Columns and lines of the drawing, without the numbers at the left.
     """
-    step = max(1, -(-len(values) // width))
-    means = [sum(part) / len(part) for part in (values[i : i + step] for i in range(0, len(values), step))]
+    means = _means(values, width)
     low, high = min(means), max(means)
     most = height * len(_BLOCKS) - 1
     levels = [round((mean - low) / (high - low) * most) if high > low else 0 for mean in means]
@@ -74,14 +78,12 @@ def chart(values: list[float], width: int, height: int) -> list[str]:
 
 
 class JobDisplay:
-    """What is known of a job from its events, and how it is drawn.
+    """The state of a job, collected from its events, as a table. Subclasses show it while it changes.
 
     Parameters
     ----------
-    epochs
-        Of each model, by the budget.
-    models
-        By the budget.
+    epochs, models
+        Epochs of each model, and models, by the budget of the job.
     """
 
     def __init__(self, epochs: int, models: int) -> None:
@@ -99,20 +101,27 @@ class JobDisplay:
         self._bits: float | None = None
         self._renew_at = 0.0
 
+    def __enter__(self) -> Self:
+        """Begin to show the job."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last state on the screen."""
+
     @property
     def is_due(self) -> bool:
-        """Whether it is time to read the job again, and `renew` what is shown."""
+        """Return whether it is time to read the job again and to call `renew`."""
         return monotonic() >= self._renew_at
 
     def renew(self, job: Mapping[str, Any]) -> None:
-        """Take the time left, and the bits per spike of the best model, from a job that was just read."""
+        """Take the time left and the bits per spike of the best model from a job that was just read."""
         self._left = left_in_words(job["progress"]["seconds_left"])
         self._bits = job["progress"].get("best_sv_bits_per_spike_valid")
         self._renew_at = monotonic() + _RENEW_S
         self._progress.update(self._task, left=self._left or "")
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Take in an event of the job."""
+    def take(self, event: Document) -> None:
+        """Update the state by an event of the job."""
         data = event["data"]
         if event["kind"] == "job.state":
             self.state, self._renew_at = data["state"], 0.0
@@ -125,7 +134,7 @@ class JobDisplay:
         elif event["kind"] == "progress":
             for point in data["models"]:
                 self._latest[point["number"]] = point
-                self._ends.pop(point["number"], None)  # it was taken up again
+                self._ends.pop(point["number"], None)  # it continues
                 if point["sv_loss"] is not None:
                     self._curves.setdefault(point["number"], []).append(point["sv_loss"])
         self._progress.update(
@@ -136,18 +145,18 @@ class JobDisplay:
         )
 
     def epochs_trained(self) -> int:
-        """Over all models."""
+        """Return the epochs trained, over all models."""
         return sum(point["epoch"] for point in self._latest.values())
 
     def epochs_to_train(self) -> int:
-        """Over all models, at most: of those that have ended, what they came to."""
+        """Return the largest possible number of epochs over all models; models that have ended count with what they trained."""
         if self.state in _TRAINS_NO_MORE:
             return self.epochs_trained()
         ended: int = sum(point["epoch"] for number, point in self._latest.items() if number in self._ends)
         return ended + max(0, self.models - len(self._ends)) * self.epochs
 
     def best(self) -> tuple[int, float] | None:
-        """Number and lowest smoothed SV loss of the best model so far."""
+        """Return the number and the lowest smoothed SV loss of the best model so far."""
         known = [one for one in self._latest.values() if one["best_smoothed_sv_loss"] is not None]
         if not known:
             return None
@@ -155,7 +164,7 @@ class JobDisplay:
         return best["number"], best["best_smoothed_sv_loss"]
 
     def line(self) -> str:
-        """The state in one line."""
+        """Return the state in one line."""
         best = self.best()
         text = f"{self.state}: {self.epochs_trained()} of {self.epochs_to_train()} epochs"
         text += f", lowest SV loss {best[1]:.4f} (model {best[0]})" if best else ""
@@ -183,33 +192,59 @@ class JobDisplay:
         return Group(table, self._progress.get_renderable())
 
 
-def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
-    """Show a job until it ends, with what its diagnostics warn of, and return it.
+class TerminalDisplay(JobDisplay):
+    """The table, drawn again and again in a terminal; `console` is standard error unless given."""
 
-    Raises
-    ------
-    NotDone
-        If it failed or was cancelled.
-    """
-    budget = client.get_job(job_id)["specification"]["budget"]
-    display = JobDisplay(budget["epochs"], budget["models"])
-    if console.is_terminal:
-        with Live(display, console=console, refresh_per_second=4):
-            for event in client.events(job_id):
-                display.take(event)
-                if display.is_due:
-                    display.renew(client.get_job(job_id))
-    else:
-        for event in client.events(job_id):
-            display.take(event)
-            if display.is_due:
-                display.renew(client.get_job(job_id))
-            if event["kind"] in ("progress", "job.state"):
-                console.print(display.line())
-    job = client.get_job(job_id)
-    if job["state"] != "done":
-        raise NotDone(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
-    warning = (job.get("diagnostics") or {}).get("warning")
-    if warning:
-        console.print(f"[bold yellow]Warning:[/bold yellow] {escape(warning)}")
-    return job
+    def __init__(self, epochs: int, models: int, console: Console | None = None) -> None:
+        super().__init__(epochs, models)
+        self._live = Live(self, console=console or Console(stderr=True), refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+
+class NotebookDisplay(JobDisplay):
+    """The table as preformatted text in the output of a cell, which events replace."""
+
+    def __enter__(self) -> Self:
+        self._handle = import_module("IPython.display").display(self, display_id=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.update(self)
+
+    def take(self, event: Document) -> None:
+        """Update the state by an event of the job."""
+        super().take(event)
+        if event["kind"] in ("progress", "job.state"):
+            self._handle.update(self)
+
+    def __repr__(self) -> str:
+        return self.line()
+
+    def _repr_html_(self) -> str:
+        console = Console(width=110, record=True, file=io.StringIO(), force_jupyter=False)
+        console.print(self)
+        form = '<pre style="white-space:pre;line-height:1.2;font-family:monospace">{code}</pre>'
+        return console.export_html(inline_styles=True, code_format=form)
+
+
+def live_display(job: Mapping[str, Any]) -> JobDisplay | None:
+    """Return the display for this process; None if it has neither a terminal nor a notebook."""
+    budget = job["specification"]["budget"]
+    if _is_notebook():
+        return NotebookDisplay(budget["epochs"], budget["models"])
+    if sys.stderr.isatty():
+        return TerminalDisplay(budget["epochs"], budget["models"])
+    return None
+
+
+def _is_notebook() -> bool:
+    """Return whether this process is a kernel of Jupyter, without importing it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})

@@ -1,4 +1,4 @@
-"""What the client raises: one class for each type of problem that the service tells, all of them `LatentryError`."""
+"""The exceptions of the client: a class for each type of problem of the service, all of them `LatentryError`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _TYPE_PREFIX = "urn:latentry:problem:"
 
 
 class LatentryError(Exception):
-    """The service answered with a problem, or what was waited for did not end well.
+    """The service answered with a problem, or a job, an inference or a data set failed.
 
     Parameters
     ----------
     message
-        What was expected, and what came.
+        What was expected, and what was given.
     hint
         What to do.
     status
-        HTTP status; 0 when the request itself was answered well, or not at all.
+        HTTP status; 0 if the request itself succeeded, or was not answered.
     problem
         The whole problem document (RFC 9457).
     """
@@ -30,69 +30,71 @@ class LatentryError(Exception):
     ) -> None:
         super().__init__(f"{message} ({hint})" if hint else message)
         self.message, self.hint, self.status, self.problem = message, hint, status, problem or {}
+        self.retry_after: str | None = None
+        """Header `Retry-After` of the answer."""
 
     @property
     def detail(self) -> str:
-        """What was expected, and what came."""
+        """Return what was expected, and what was given."""
         return self.message
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """For each field that is wrong: ``pointer``, ``code``, ``message``, ``hint``."""
+        """Return for each field that is wrong ``pointer``, ``code``, ``message`` and ``hint``."""
         return list(self.problem.get("errors") or [])
 
     @property
     def type(self) -> str:
-        """Stable name of the kind of problem; empty when no problem document came."""
+        """Return the stable type of the problem; empty if the service sent no problem document."""
         return str(self.problem.get("type", ""))
 
 
 class BadRequest(LatentryError):
-    """The service can't read the request."""
+    """The service cannot read the request."""
 
 
 class Unauthorized(LatentryError):
-    """There is no key, or it is not known, revoked or expired."""
+    """The key is missing, unknown, revoked or expired."""
 
 
 class Forbidden(LatentryError):
-    """The key may not do this."""
+    """The key does not permit this."""
 
 
 class NotFound(LatentryError):
-    """There is no such thing, or it is not yours."""
+    """The resource does not exist, or belongs to another tenant."""
 
 
 class UnsupportedFormat(LatentryError):
-    """The format is not offered."""
+    """The service does not offer this format."""
 
 
 class WrongState(LatentryError):
-    """The request does not fit the state of the thing it is about."""
+    """The request does not fit the state of the resource."""
 
 
 class NotConfigured(LatentryError):
-    """The service is not set up for it."""
+    """The service is not configured for this."""
 
 
 class Gone(LatentryError):
-    """It was there, and its time is over."""
+    """The resource has expired."""
 
 
 class TooLarge(LatentryError):
-    """More bytes than the service accepts."""
+    """The request has more bytes than the service accepts."""
 
 
 class Invalid(LatentryError):
-    """The request is understood and can't be carried out as it is; `errors` says what of it."""
+    """The request is readable but not valid; `errors` says which fields are wrong."""
 
 
 class IdempotencyMismatch(Invalid):
-    """An `Idempotency-Key` came again with another request."""
+    """An `Idempotency-Key` was used before for another request."""
 
 
 class DigestMismatch(Invalid):
-    """Other bytes came than were sent."""
+    """The received bytes differ from the sent bytes."""
 
 
 class UploadInUse(LatentryError):
@@ -100,15 +102,15 @@ class UploadInUse(LatentryError):
 
 
 class TooManyRequests(LatentryError):
-    """The service asks to be left alone for a while, and the client's patience is over."""
+    """The service asks to wait longer than the client retries."""
 
 
 class ServiceFault(LatentryError):
-    """The service met an error of its own; its log has the details."""
+    """The service has an internal error; its log has the details."""
 
 
 class Unavailable(LatentryError):
-    """The service, or its database or workers, do not answer for the moment."""
+    """The service, its database or its workers are temporarily unavailable."""
 
 
 class NoAnswer(Unavailable):
@@ -116,11 +118,11 @@ class NoAnswer(Unavailable):
 
 
 class DatasetRejected(LatentryError):
-    """A file could not be made a data set; the message has the reasons."""
+    """A file cannot be used as a data set; the message has the reasons."""
 
 
 class NotDone(LatentryError):
-    """A job, an inference or the reading of a data set failed, or was cancelled: there is no result."""
+    """A job, an inference or the reading of a data set failed or was cancelled; it has no result."""
 
 
 BY_TYPE: dict[str, type[LatentryError]] = {
@@ -140,7 +142,7 @@ BY_TYPE: dict[str, type[LatentryError]] = {
     "internal": ServiceFault,
     "unavailable": Unavailable,
 }
-"""By the last part of a problem's type."""
+"""Classes by the last part of a problem's type."""
 
 _BY_STATUS: dict[int, type[LatentryError]] = {
     400: BadRequest,
@@ -158,25 +160,28 @@ _BY_STATUS: dict[int, type[LatentryError]] = {
     503: Unavailable,
     504: Unavailable,
 }
-"""For problems of other types, and for answers that are no problem document: those of a proxy."""
+"""Classes for problems of other types, and for answers without a problem document, such as those of a proxy."""
 
 
 def error_of(answer: httpx.Response) -> LatentryError:
-    """The error that an answer tells; its body must have been read."""
+    """Return the error of an answer whose body has been read."""
     status = answer.status_code
     kind = _BY_STATUS.get(status, ServiceFault if status >= 500 else LatentryError)
     try:
         problem = answer.json()
     except ValueError:
         problem = None
-    if not isinstance(problem, dict):
-        return kind(f"the service answered {status} {answer.reason_phrase}".rstrip(), status=status)
-    kind = BY_TYPE.get(str(problem.get("type", "")).removeprefix(_TYPE_PREFIX), kind)
-    return kind(str(problem.get("detail", problem)), _hint(problem), status, problem)
+    if isinstance(problem, dict):
+        kind = BY_TYPE.get(str(problem.get("type", "")).removeprefix(_TYPE_PREFIX), kind)
+        error = kind(str(problem.get("detail", problem)), _hint(problem), status, problem)
+    else:
+        error = kind(f"the service answered {status} {answer.reason_phrase}".rstrip(), status=status)
+    error.retry_after = answer.headers.get("Retry-After")
+    return error
 
 
 def _hint(problem: dict[str, Any]) -> str:
-    """What to do: of the whole, or else of its fields."""
+    """Return the hint of a problem, else the hints of its fields."""
     if problem.get("hint"):
         return str(problem["hint"])
     hints = [str(one["hint"]) for one in problem.get("errors") or [] if one.get("hint")]

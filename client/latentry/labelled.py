@@ -1,14 +1,14 @@
-"""An array that was read, with what it means: dims, units, coordinates."""
+"""Values that were read, with their meaning: arrays with dims, units and coordinates, and learning curves."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from latentry.documents import Document
+from latentry.documents import CurvePoint, Document
 from latentry.errors import LatentryError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Coordinate:
-    """What is known of each entry along one dim, such as its time, or the condition of its trial."""
+    """A value for each entry along one dim, such as its time, or the condition of its trial."""
 
     name: str
     dim: str
@@ -31,18 +31,18 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class LabelledArray:
-    """Values with what they mean.
+    """An array in memory with its meaning.
 
     Attributes
     ----------
     name, dims, units, description
-        As the service tells them; units are empty for numbers without any.
+        As the service describes them; `units` is empty for numbers without units.
     values
-        In memory.
+        The values.
     coords
-        By name.
+        Coordinates by name.
     attributes
-        Further ones, such as ``flag_meanings`` where the values are codes.
+        Further attributes, such as ``flag_meanings`` where the values are codes.
     """
 
     name: str
@@ -54,7 +54,7 @@ class LabelledArray:
     attributes: Document
 
     def to_xarray(self) -> xarray.DataArray:
-        """As xarray has it; `pip install xarray`."""
+        """Return the array for xarray; needs `pip install xarray`."""
         data_array = needed("xarray", "xarray").DataArray
         coords = {
             one.name: (one.dim, one.values, _attributes(one.units, one.description, one.attributes))
@@ -65,13 +65,13 @@ class LabelledArray:
         return made
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A table with a row for each value, and a column for each coordinate; `pip install pandas xarray`."""
+        """Return a table with a row for each value and a column for each coordinate; needs `pip install pandas xarray`."""
         needed("pandas", "pandas")
         return self.to_xarray().to_dataframe().reset_index()
 
 
 def read_npz(name: str | None, content: bytes) -> LabelledArray:
-    """The array of a name, else the first, and its coordinates, from an npz file of the service."""
+    """Return an array and its coordinates from an npz file of the service: the array of this name, or the first."""
     import numpy as np
 
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -88,8 +88,47 @@ def read_npz(name: str | None, content: bytes) -> LabelledArray:
     return LabelledArray(name, tuple(dims), members[name], units, description, coords, attributes)
 
 
+class LearningCurve(Sequence[CurvePoint]):
+    """The epochs of a model so far.
+
+    ``curve[-1]`` is the last epoch, ``curve["sv_loss"]`` is one loss over all epochs.
+
+    Parameters
+    ----------
+    points
+        The epochs as the service returned them.
+    """
+
+    def __init__(self, points: list[CurvePoint]) -> None:
+        self.points = points
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an epoch by its position, or by its name a value over all epochs (NaN where an epoch has none)."""
+        if not isinstance(index, str):
+            return self.points[index]
+        return self.values(index)
+
+    def values(self, name: str) -> NDArray[Any]:
+        """Return a value over all epochs; NaN where an epoch has none."""
+        import numpy as np
+
+        points: Any = self.points
+        return np.array([np.nan if point[name] is None else point[name] for point in points], float)
+
+    def __repr__(self) -> str:
+        return f"<learning curve of {len(self)} epochs>"
+
+    def _repr_html_(self) -> str:
+        from latentry.notebook.pages import curve_html
+
+        return curve_html(self)
+
+
 def needed(module: str, packages: str) -> Any:
-    """Import a module that the client does without elsewhere.
+    """Import a module that only some methods need.
 
     Raises
     ------

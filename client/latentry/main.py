@@ -1,4 +1,4 @@
-"""The command line, ``latentry``. What the exit codes mean is in `latentry.commands.exits`."""
+"""The command line, ``latentry``. What the exit codes mean is in `latentry.commands.calling`."""
 
 import contextlib
 import json
@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.commands import datasets, doctor, export, inferences, jobs, keys, latents, models, webhooks
-from latentry.commands.calling import DEFAULT_URL, Connection, with_errors_told
-from latentry.commands.exits import UsageProblem
-from latentry.commands.installation import load_embedded_service, own_version
+from latentry.commands import administration, datasets, doctor, inferences, jobs, latents, models
+from latentry.commands.calling import DEFAULT_URL, Connection, UsageProblem, with_errors_told
+from latentry.installation import load_embedded_service, own_version
 
 app = typer.Typer(
     help="Single-trial latent dynamics from spikes.",
@@ -23,23 +22,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-USE, RUN = "Use a service", "Run a service, or see what is wrong with one"
+USE, RUN = "Use a service", "Run or check a service"
 for name, group in (
     ("datasets", datasets.app),
     ("jobs", jobs.app),
     ("models", models.app),
     ("latents", latents.app),
     ("inferences", inferences.app),
-    ("keys", keys.app),
-    ("webhooks", webhooks.app),
+    ("keys", administration.keys),
+    ("webhooks", administration.webhooks),
 ):
     app.add_typer(group, name=name, rich_help_panel=USE)
-export.register(app, USE)
+models.register_export(app, USE)
 doctor.register(app, RUN)
 
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Training workers; by default one with a GPU, else one for each core."),
+    typer.Option(min=1, help="Number of training workers; default: one with a GPU, else one for each core."),
 ]
 
 
@@ -54,11 +53,13 @@ def connect(
     context: typer.Context,
     url: Annotated[
         str | None,
-        typer.Option(envvar="LATENTRY_URL", metavar="URL", help=f"The service; {DEFAULT_URL} unless given."),
+        typer.Option(
+            envvar="LATENTRY_URL", metavar="URL", help=f"Address of the service; default: {DEFAULT_URL}."
+        ),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(envvar="LATENTRY_KEY", metavar="KEY", help="Your key, if the service asks for one."),
+        typer.Option(envvar="LATENTRY_KEY", metavar="KEY", help="Your key, if the service needs one."),
     ] = None,
     version: Annotated[
         bool,
@@ -76,20 +77,23 @@ def connect(
 
 @app.command(rich_help_panel=RUN, epilog="Example: latentry up --data-dir /data/latentry --port 8000")
 def up(
+    *,
     data_dir: Annotated[
-        Path, typer.Option(envvar="LATENTRY_DATA_DIR", help="Folder of everything the service keeps.")
+        Path, typer.Option(envvar="LATENTRY_DATA_DIR", help="Folder for all data of the service.")
     ] = Path("latentry-data"),
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 for the whole network.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free port.")
+    ] = 8000,
     workers: Workers = None,
     threads: Annotated[
         int, typer.Option(min=1, envvar="LATENTRY_THREADS", help="CPU threads of each worker.")
     ] = 1,
     insecure: Annotated[
         bool,
-        typer.Option("--insecure", help="Let everyone who reaches --host use the service without a key."),
+        typer.Option("--insecure", help="Let everyone who can reach --host use the service without a key."),
     ] = False,
 ) -> None:
     """Run the whole service on this machine: API, worker, maintenance loop, broker, SQLite."""
@@ -101,7 +105,9 @@ def _run_service(data_dir: Path, **options: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
     ends = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal is closed; `nohup` has it ignored
+    if (
+        signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    ):  # sent when the terminal is closed, unless `nohup` ignores it
         ends.append(signal.SIGHUP)
     for number in ends:
         signal.signal(number, lambda *_: stopping.set())
@@ -113,35 +119,40 @@ def _run_service(data_dir: Path, **options: Any) -> None:
         typer.echo(f"Data   {service.data_dir}")
         typer.echo(f"Train  {service.workers} worker{'' if service.workers == 1 else 's'}")
         typer.echo(f"Logs   {service.log_dir}")
-        typer.echo("Ctrl-C stops everything; the next `latentry up` goes on where it was.")
+        typer.echo("Ctrl-C stops the service; the next `latentry up` continues where it stopped.")
         service.watch(stopping.is_set)
-        _say_if_anyone_reads("Stopping: workers end their epoch and save …")
+        _print_if_open("Stopping: workers finish their epoch and save …")
     finally:
         service.stop()
-    _say_if_anyone_reads("Stopped.")
+    _print_if_open("Stopped.")
 
 
-def _say_if_anyone_reads(text: str) -> None:
-    """Print a line; the terminal may have been closed."""
+def _print_if_open(text: str) -> None:
+    """Print a line, unless the terminal is closed."""
     with contextlib.suppress(OSError):
         typer.echo(text)
 
 
 @app.command(rich_help_panel=RUN, epilog="Example: latentry demo --data-dir /tmp/latentry-demo")
 def demo(
-    data_dir: Annotated[Path, typer.Option(help="Folder of everything the service keeps.")] = Path(
+    *,
+    data_dir: Annotated[Path, typer.Option(help="Folder for all data of the service.")] = Path(
         "latentry-demo"
     ),
     url: Annotated[str | None, typer.Option(help="Use a running service instead of starting one.")] = None,
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     workers: Workers = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the data and of the search.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each model: fewer are quicker, and worse.")] = 36,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of the search.")] = 0,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Number of epochs of each model: fewer are faster and less accurate.")
+    ] = 36,
 ) -> None:
-    """Run the main job on synthetic spikes whose rates are known: a search, the selected model, its latents."""
+    """Run a search on synthetic spikes with known rates, and show the selected model and its latents."""
     from latentry.demo import run_demo
 
-    with_errors_told(lambda: run_demo(data_dir, url, json_line, workers, seed, epochs))
+    with_errors_told(
+        lambda: run_demo(data_dir, url, json_line=json_line, workers=workers, seed=seed, epochs=epochs)
+    )
 
 
 @app.command(rich_help_panel=RUN, epilog="Example: latentry sample spikes.npz")
@@ -149,14 +160,12 @@ def sample(
     file: Annotated[Path, typer.Argument(help="NPZ file to write; the guides call it spikes.npz.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same spikes.")] = 0,
 ) -> None:
-    """Write a small data set to try the service with: 120 reaches in 8 directions, 36 neurons, hand movement, events."""
+    """Write a small data set for a first try: 120 reaches in 8 directions, 36 neurons, hand movement, events."""
     from latentry.sample import write_sample
 
     def write() -> None:
         if file.suffix != ".npz":
-            raise UsageProblem(
-                f"{file} would be an NPZ file: expected a name that ends with .npz", "such as spikes.npz"
-            )
+            raise UsageProblem(f"{file}: expected a name that ends with .npz", "such as spikes.npz")
         write_sample(file, seed)
 
     with_errors_told(write)

@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long: no input or output here."""
+"""Decide whether a request is sent again, and after how long; without any input or output."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ _MAYBE_CARRIED_OUT = (502, 504)
 
 
 class Patience:
-    """How long one request is sent again and again: ever more slowly, with chance in it so that clients do not come together.
+    """The retries of one request, with exponential backoff and jitter.
 
     Parameters
     ----------
     seconds
-        From now on. No request is sent after that.
+        Time from now; no request is sent after it.
     is_repeatable
-        Whether doing the request twice does what doing it once does. One that is not is sent again only where it was surely not
-        carried out.
+        Whether two requests have the effect of one. Any other request is sent again only if it was certainly not carried out.
     """
 
     def __init__(self, seconds: float, is_repeatable: bool = True) -> None:
@@ -31,12 +30,12 @@ class Patience:
         self._delay = _FIRST_DELAY_SECONDS
 
     def after_answer(self, status: int, retry_after: str | None = None) -> float | None:
-        """Seconds to wait after an answer of this status and header `Retry-After`; None for not to ask again."""
+        """Return the seconds to wait after an answer with this status and header `Retry-After`; None for no retry."""
         passes = status in _NOT_CARRIED_OUT or (self._is_repeatable and status in _MAYBE_CARRIED_OUT)
         return self._next(_seconds_of(retry_after)) if passes else None
 
     def after_failure(self, was_sent: bool) -> float | None:
-        """Seconds to wait after there was no answer; None for not to ask again."""
+        """Return the seconds to wait after a request without an answer; None for no retry."""
         return self._next(0.0) if self._is_repeatable or not was_sent else None
 
     def _next(self, at_least: float) -> float | None:
@@ -46,7 +45,7 @@ class Patience:
 
 
 def _seconds_of(retry_after: str | None) -> float:
-    """What a header `Retry-After` asks for, in seconds: it has a number or a date."""
+    """Return the delay that a header `Retry-After` asks for, in seconds; it has a number or a date."""
     text = (retry_after or "0").strip()
     if text.isdecimal():
         return float(text)

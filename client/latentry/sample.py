@@ -1,4 +1,4 @@
-"""A small data set to try the service with: reaches of a hand, and neurons that encode them."""
+"""A small data set for a first try: reaches of a hand, and neurons that encode them."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ BIN_WIDTH_S = 0.02
 
 def write_sample(path: Path, seed: int = 0) -> None:
     """Write the data set of `reaches` as an NPZ file."""
-    with path.open("wb") as file:  # NumPy would add an ending of its own
+    with path.open("wb") as file:  # given a name, NumPy would add its own ending
         np.savez_compressed(file, **reaches(seed))
 
 
 def reaches(seed: int = 0) -> dict[str, Any]:
-    """Make reaches to one of eight targets, and spikes of neurons that are tuned to the movement.
+    """Return reaches to eight targets, and spikes of neurons that are tuned to the movement.
 
     A hand rests, hears a go cue, and moves to the target with a bell-shaped speed. Each neuron prefers a direction of the
-    movement that comes 60 ms later; some follow speed alone, and all have a rate of their own.
+    movement 60 ms later, follows the speed to some degree, and has its own base rate.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from latentry.client import Client
+from latentry import Client
 from latentry.errors import LatentryError
 from numpy.typing import NDArray
 

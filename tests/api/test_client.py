@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from latentry.client import Client
+from latentry import Client
 from latentry.errors import LatentryError
 from sqlalchemy.exc import OperationalError
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from latentry.client import Client
+from latentry import Client
 from latentry.errors import LatentryError
 
 from domain.states import JobState

@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from latentry import AsyncClient
-from latentry.client import Client
+from latentry import AsyncClient, Client
 from latentry.errors import LatentryError
 
 from store.database import Database

@@ -16,7 +16,7 @@ import pytest
 import typer
 from fastapi import FastAPI
 from latentry import errors
-from latentry.commands.exits import ExitCode, code_of
+from latentry.commands.calling import ExitCode, code_of
 from latentry.commands.reading import read_document, set_values
 from latentry.main import app
 
@@ -134,7 +134,7 @@ def test_how_commands_end(example: Example, example_url: str) -> None:
     assert away.out == ""
     assert "`latentry up` starts one" in away.messages
     for url in ("nonsense", "ftp://127.0.0.1", "http://", "http://127.0.0.1:x", "http://[1"):
-        assert "is no address" in CommandLine(url)("jobs", "list", expect=2).messages
+        assert "is not the address" in CommandLine(url)("jobs", "list", expect=2).messages
 
 
 def test_the_address_of_the_api_is_that_of_the_service(example: Example, example_url: str) -> None:

@@ -9,7 +9,7 @@ import h5py
 import matplotlib.image
 import numpy as np
 import pytest
-from latentry.client import Client
+from latentry import Client
 from latentry.commands.report_page import print_page
 from rich.console import Console
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from latentry.commands import client_checks
+from latentry.commands import doctor
 from starlette.responses import JSONResponse
 
 from api.checks import databases
@@ -24,7 +24,7 @@ SECRET = "operator-" + "0" * 20
 
 @pytest.fixture(autouse=True)
 def however_busy_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_checks, "_SLOW_SECONDS", 60.0)
+    monkeypatch.setattr(doctor, "_SLOW_SECONDS", 60.0)
     monkeypatch.setattr(databases, "_SLOW_SECONDS", 60.0)
 
 
@@ -63,14 +63,14 @@ def test_a_service_without_broker_and_workers(light_url: str) -> None:
 
 
 def test_a_service_where_all_is_well(light_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_checks, "_of_the_service", lambda _http: iter([]))
+    monkeypatch.setattr(doctor, "_of_the_service", lambda _http: iter([]))
     latentry = CommandLine(light_url)
     assert latentry("doctor").out.endswith("All is well.\n")
     assert latentry("doctor", "--json").json()["status"] == "ok"
 
 
 def test_a_service_that_is_slow(light_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_checks, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(doctor, "_SLOW_SECONDS", 0.0)
     found = found_in(CommandLine(light_url)("doctor", "--json", expect=1).json())
     assert found["service"]["status"] == "warning"
 
@@ -137,8 +137,8 @@ def test_another_server_at_the_address(another_url: str) -> None:
 
 def test_an_older_service() -> None:
     with httpx.Client(transport=httpx.WSGITransport(app=_not_there), base_url="http://service") as http:
-        key = client_checks._key(http, None)
-        checks = list(client_checks._of_the_service(http))
+        key = doctor._key(http, None)
+        checks = list(doctor._of_the_service(http))
     assert key["status"] == "warning"
     assert "older than this client" in key["hint"]
     assert "older than this client" in checks[0]["hint"]
@@ -169,14 +169,14 @@ def test_nothing_answers_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert f"a service runs on {tmp_path}/kept, but not at this address" in hint()
     assert "goes on where it was" in hint()
-    monkeypatch.setattr(client_checks, "entry_points", lambda **_group: ())
+    monkeypatch.setattr(doctor, "entry_points", lambda **_group: ())
     assert "`pip install latentry` brings the service" in hint()
 
 
 def test_nothing_answers_elsewhere() -> None:
-    assert "firewall" in client_checks.start_hint("https://latentry.lab.example")
+    assert "firewall" in doctor.start_hint("https://latentry.lab.example")
 
 
 def test_a_password_in_an_address_is_not_shown() -> None:
-    assert client_checks.shown("https://ada:hidden@lab.example:8000/x") == "https://ada:…@lab.example:8000/x"
-    assert client_checks.shown("http://127.0.0.1:8000") == "http://127.0.0.1:8000"
+    assert doctor.shown("https://ada:hidden@lab.example:8000/x") == "https://ada:…@lab.example:8000/x"
+    assert doctor.shown("http://127.0.0.1:8000") == "http://127.0.0.1:8000"

@@ -233,7 +233,7 @@ def test_what_a_search_found(latentry: CommandLine, sqlite_database: Database, t
 def test_a_job_of_a_file(
     latentry: CommandLine, dataset_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentry.client import Client
+    from latentry import Client
 
     path = tmp_path / "spikes.npz"
     path.write_bytes(b"spikes")
@@ -265,7 +265,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_watch_it_again(
     with sqlite_database.write() as session:
         job_id = add_job(session, add_dataset(session), budget={"models": 2, "epochs": 2})
     ran = latentry(*arguments, job_id, expect=130)
-    assert "The job goes on." in ran.messages
+    assert "The job continues." in ran.messages
     assert f"latentry jobs watch {job_id}" in ran.messages
     with sqlite_database.read() as session:
         assert session.get_one(Job, job_id).state == JobState.RUNNING

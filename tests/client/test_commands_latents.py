@@ -4,10 +4,12 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
+import httpx
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
@@ -44,7 +46,7 @@ def test_arrays_are_listed(latentry: CommandLine, example: Example) -> None:
 
 def test_a_folder_that_is_not_there(latentry: CommandLine, example: Example) -> None:
     asked = ("latents", "get", example.model_id, "rates", "-o", "nowhere/a.npy")
-    assert "there is no folder 'nowhere'" in latentry(*asked, expect=2).messages
+    assert "the folder 'nowhere' does not exist" in latentry(*asked, expect=2).messages
 
 
 def test_an_array_in_files_of_several_formats(latentry: CommandLine, example: Example) -> None:
@@ -173,10 +175,11 @@ def test_a_job_that_has_selected_nothing(light_url: str, sqlite_database: Databa
 def test_a_file_that_breaks_off_is_none(
     latentry: CommandLine, example: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(*_arguments: object) -> int:
+    def breaks(*_arguments: object) -> Iterator[bytes]:
+        yield b"some"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(downloads, "_write", breaks)
+    monkeypatch.setattr(httpx.Response, "iter_bytes", breaks)
     Path("rates.npy").write_text("an earlier one")
     full = latentry("latents", "get", example.model_id, "rates", expect=1)
     assert "No space left on device" in full.messages

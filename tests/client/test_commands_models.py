@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from latentry.commands.exits import UsageProblem
-from latentry.commands.spikes_file import read_spikes
+from latentry.commands.calling import UsageProblem
+from latentry.commands.reading import read_spikes
 
 from domain.states import ModelState
 from store.database import Database
@@ -74,7 +74,7 @@ def test_models_have_bits_per_spike_and_a_refit_is_told(light_url: str, sqlite_d
     with sqlite_database.write() as session:
         add_model(session, job_id, 1000, losses=(0.2,), refit_of=0)
     said = latentry("models", "list", job_id).out.splitlines()[-1]
-    assert said.startswith("A model of the refit was trained on the validation trials")
+    assert said.startswith("The refit was trained on the validation trials")
 
 
 def test_a_model_and_its_curve(example: Example, example_url: str) -> None:

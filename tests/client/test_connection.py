@@ -9,8 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from latentry import AsyncClient, errors
-from latentry.client import Client
+from latentry import AsyncClient, Client, errors
 from latentry.errors import BY_TYPE, LatentryError, error_of
 from latentry.retry import Patience
 
@@ -237,7 +236,7 @@ def test_the_address_may_be_that_of_the_api() -> None:
         assert Client(url).url == "http://service"
     assert Client("http://lab.example/latentry/v1").url == "http://lab.example/latentry"
     for url in ("127.0.0.1:8000", "ftp://service", "http://"):
-        with pytest.raises(errors.LatentryError, match="is no address of a service"):
+        with pytest.raises(errors.LatentryError, match="is not the address of a service"):
             Client(url)
 
 

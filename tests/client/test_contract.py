@@ -8,8 +8,7 @@ from typing import Any, get_args, get_type_hints
 import httpx
 import numpy as np
 import pytest
-from latentry import documents
-from latentry.client import Client
+from latentry import Client, documents
 from latentry.documents import Field
 from latentry.synchronous.administration import Key, Webhook
 from latentry.synchronous.array_resources import ArrayOwner, LatentsOwner

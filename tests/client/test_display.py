@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latentry import Client, LatentryError
-from latentry.display import JobDisplay, chart, follow, sparkline
+from latentry.commands.jobs import follow
+from latentry.display import JobDisplay, chart, sparkline
 from rich.console import Console
 
 from tests.servers import free_port
@@ -76,7 +77,7 @@ def test_models_that_are_given_up_leave_less_to_do() -> None:
     assert display.line() == "running: 110 of 110 epochs, lowest SV loss 0.2000 (model 2)"
     shown = drawn(display)
     assert "100 %" in shown
-    assert shown.count("given up") == 2
+    assert shown.count("stopped early") == 2
     display.take({"kind": "job.extended", "data": {"budget": {"epochs": 100, "models": 4}}})
     display.take(progress((2, 95, 0.2)))  # taken up again
     assert display.line().startswith("running: 115 of 220 epochs")

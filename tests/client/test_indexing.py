@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
-from latentry.indexing import slice_of
+from latentry.query_params import slice_of
 
 from api.arrays.grammar import parse_slice
 
@@ -42,8 +42,8 @@ def test_what_is_asked_for(index: Any, text: str) -> None:
     ("index", "message"),
     [
         (None, r"integers, slices and '...'; got None"),
-        ([1, 2], "choose by label"),
-        (np.array([True, False]), "choose by label"),
+        ([1, 2], "select by label"),
+        (np.array([True, False]), "select by label"),
         (True, "got True"),
         (1.0, "got 1.0"),
         ("a", "got 'a'"),

@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latentry import Client
-from latentry.curves import LearningCurve
-from latentry.notebook import array_html, arrays_html, dataset_html, inference_html, job_html, model_html
+from latentry.labelled import LearningCurve
 from latentry.notebook.drawing import curves_svg
+from latentry.notebook.pages import (
+    array_html,
+    arrays_html,
+    dataset_html,
+    inference_html,
+    job_html,
+    model_html,
+)
 
 from tests.api.api_examples import Example
 

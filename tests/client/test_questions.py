@@ -26,7 +26,7 @@ def test_labels(label: Any, text: str) -> None:
 
 
 def test_a_range_of_labels_has_no_step() -> None:
-    with pytest.raises(ValueError, match="no step"):
+    with pytest.raises(ValueError, match="without a step"):
         label_text(slice(0, 1, 2))
 
 
@@ -34,7 +34,7 @@ def test_a_window_is_a_pair() -> None:
     for window in ((-0.1, 0.4), [-0.1, 0.4], slice(-0.1, 0.4), "-0.1:0.4"):
         assert parameters_of(window_s=window) == {"window_s": "-0.1:0.4"}
     for window in (0.4, (0.4,), (0, 1, 2)):
-        with pytest.raises(ValueError, match="expected from when to when"):
+        with pytest.raises(ValueError, match="expected the first and the last time"):
             parameters_of(window_s=window)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from latentry import Client, Job
+from latentry.display import NotebookDisplay, TerminalDisplay, live_display
 from latentry.errors import DatasetRejected, NotDone
-from latentry.live import NotebookDisplay, TerminalDisplay, live_display
 
 from domain.states import DatasetState, JobState
 from store.database import Database

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from latentry.asynchronous.arrays import AsyncArray, AsyncArrays
 from latentry.asynchronous.resources import AsyncResource
 from latentry.documents import Document, Field, TimeField
-from latentry.file_formats import format_of
 from latentry.labelled import LabelledArray, needed, read_npz
-from latentry.query_params import Where, parameters_of
+from latentry.query_params import Where, format_of, parameters_of
 
 if TYPE_CHECKING:
     import xarray

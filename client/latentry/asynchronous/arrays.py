@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from latentry.documents import ArrayDocument, Document, settled
 from latentry.errors import NotFound
-from latentry.file_formats import format_of
-from latentry.indexing import slice_of
 from latentry.labelled import Coordinate, LabelledArray, needed, read_npz
-from latentry.notebook import array_html, arrays_html, shown
-from latentry.query_params import Label, Where, check_spelling, label_text, parameters_of, where_texts
+from latentry.notebook.pages import array_html, arrays_html, shown
+from latentry.query_params import (
+    Label,
+    Where,
+    check_spelling,
+    format_of,
+    label_text,
+    parameters_of,
+    slice_of,
+    where_texts,
+)
 
 if TYPE_CHECKING:
     import pandas

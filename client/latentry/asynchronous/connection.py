@@ -1,4 +1,4 @@
-"""Requests to the service: sent again where that is safe, with its problems as exceptions."""
+"""Send requests to the service: again where that is safe, with its problems as exceptions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO
@@ -15,32 +14,35 @@ from typing import Any, BinaryIO
 import httpx
 
 from latentry.documents import Document
-from latentry.errors import LatentryError, NoAnswer, TooManyRequests, Unavailable, error_of
+from latentry.errors import LatentryError, NoAnswer, error_of
+from latentry.installation import own_version
 from latentry.retry import Patience
 
 _FIRST_PATIENCE_SECONDS = 1.0
-_TELLS_HOW_IT_IS = ("/healthz", "/readyz")
-"""Paths whose answer 503 is what was asked for, now."""
+_REPORTS_STATE = ("/healthz", "/readyz")
+"""Paths whose answer 503 is the requested information, and no reason to ask again."""
+_DOWNLOAD_SECONDS = 300.0
+"""Longest pause in a download: the service may make a whole file before it sends the first byte."""
 _IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 
 MakeContent = Callable[[], AsyncIterator[bytes]]
 
 
 class AsyncConnection:
-    """One service, and how it is spoken to.
+    """The connection to one service.
 
     Parameters
     ----------
     url
-        Where it is.
+        Address of the service.
     key
-        Sent with every request as ``Authorization: Bearer``; none if empty.
+        Key, sent with every request as ``Authorization: Bearer``; not sent if empty.
     timeout_s
-        For the answer to one request, in seconds.
+        Longest time to wait for the answer to one request, in seconds.
     patience_s
-        For so many seconds a request is sent again when the service does not answer or asks to wait.
+        For this many seconds a request is sent again while the service does not answer or asks to wait.
     transport
-        What carries the requests; the network unless given.
+        Transport of httpx; the network by default.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class AsyncConnection:
     ) -> None:
         if not (key.isascii() and key.isprintable()):
             raise LatentryError(
-                "the key has characters that are in no key", "copy it again: it begins with lat_"
+                "the key has characters that no key has", "copy it again: it begins with lat_"
             )
         self.url, self.patience_s = url, patience_s
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -61,7 +63,7 @@ class AsyncConnection:
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=timeout_s,
-            headers={"User-Agent": f"latentry-client/{_version()}", **self.headers},
+            headers={"User-Agent": f"latentry-client/{own_version()}", **self.headers},
             transport=transport,
         )
 
@@ -79,23 +81,23 @@ class AsyncConnection:
         is_repeatable: bool | None = None,
         **arguments: Any,
     ) -> httpx.Response:
-        """Send a request until it is answered, or patience is over.
+        """Send a request until it is answered, or the time for retries is over.
 
         Parameters
         ----------
         method, path, params
-            As HTTP has them. A query in `path` and `params` are merged; parameters that are None are left out.
+            Method, path and parameters. The query in `path` and `params` are merged; parameters that are None are left out.
         content
-            The body, or what makes it anew each time it is sent.
+            The body, or a function that makes it each time the request is sent.
         is_repeatable
-            Whether doing it twice does what doing it once does; by its method and `Idempotency-Key` unless given.
+            Whether two requests have the effect of one; by default, this depends on the method and on `Idempotency-Key`.
         arguments
             ``json`` and ``headers``.
 
         Raises
         ------
         LatentryError
-            Of the class that belongs to the problem; also if `path` and `params` give one parameter different values.
+            The class corresponds to the problem; also if `path` and `params` give one parameter different values.
         """
         target = merged_url(path, params)
         if is_repeatable is None:
@@ -105,39 +107,33 @@ class AsyncConnection:
             body = content() if callable(content) else content
             try:
                 answer = await self._open.request(method, target, content=body, **arguments)
-            except httpx.TransportError as error:
-                delay = self._delay_after(error, patience)
-                if delay is None:
-                    raise self._no_answer(error) from None
-            else:
                 if not self._has_answered:
                     self._has_answered = True
                     patience = self._patience(is_repeatable)
                 if not answer.is_error:
                     return answer
-                delay = patience.after_answer(answer.status_code, answer.headers.get("Retry-After"))
-                if delay is None or target.path in _TELLS_HOW_IT_IS:
-                    raise error_of(answer)
+                raise error_of(answer)
+            except (LatentryError, httpx.TransportError) as error:
+                if isinstance(error, LatentryError) and target.path in _REPORTS_STATE:
+                    raise
+                delay = self._delay_after(error, patience)
             await asyncio.sleep(delay)
 
     async def events(self, path: str, timeout_s: float | None = None) -> AsyncIterator[Document]:
-        """Server-sent events to their end; a connection that breaks is taken up where it was.
+        """Yield server-sent events until they end; after a lost connection, continue with the next event.
 
         Raises
         ------
         TimeoutError
-            If they have not ended in so many seconds.
+            If they have not ended after `timeout_s` seconds.
         """
         started, patience, last_id = monotonic(), self._patience(), "0"
         while True:
             try:
                 async with self._open.stream("GET", path, headers={"Last-Event-ID": last_id}) as answer:
-                    self._has_answered = True
-                    if answer.is_error:
-                        await answer.aread()
-                        raise error_of(answer)
+                    await self._check(answer)
                     async for line in answer.aiter_lines():
-                        patience = self._patience()  # also a comment is a sign of life
+                        patience = self._patience()  # a comment, too, shows that the service is alive
                         if timeout_s is not None and monotonic() - started > timeout_s:
                             raise TimeoutError(f"{path} did not end in {timeout_s:g} s")
                         if line.startswith("data:"):
@@ -145,65 +141,91 @@ class AsyncConnection:
                             last_id = str(event["id"])
                             yield event
                 return
-            except (Unavailable, TooManyRequests) as error:
-                delay = patience.after_answer(error.status, answer.headers.get("Retry-After"))
-                if delay is None:
-                    raise
-            except httpx.TransportError as error:
+            except (LatentryError, httpx.TransportError) as error:
                 delay = self._delay_after(error, patience)
-                if delay is None:
-                    raise self._no_answer(error) from None
             await asyncio.sleep(delay)
 
-    async def download(self, path: str, to: Path, params: Document | None = None) -> Path:
-        """GET a body into a file, which is there when all of it came; one that breaks off is begun again.
+    async def download(
+        self,
+        path: str,
+        to: Path | BinaryIO,
+        params: Document | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Path | None:
+        """Write the body of a GET to a file, which exists only once it is complete; after a lost connection, start again.
 
         Parameters
         ----------
         path, params
             As in `request`.
         to
-            The file, or a folder to put it into under the name that the service gives it.
+            The file, or a folder, in which the file gets the name that the service gives it. Or an open stream; a download to
+            a stream cannot start again once bytes are written.
+        progress
+            Called with the bytes written so far and the size of the body, None if it is unknown.
+
+        Returns
+        -------
+        Path or None
+            The file; None for a stream.
         """
-        target_url, patience = merged_url(path, params), self._patience()
+        url, patience, written = merged_url(path, params), self._patience(), 0
         while True:
             try:
-                async with self._open.stream("GET", target_url) as answer:
-                    self._has_answered = True
-                    if answer.is_error:
-                        await answer.aread()
-                        raise error_of(answer)
-                    target = to / _filename(answer) if to.is_dir() else to
-                    with _whole_or_not_at_all(target) as file:
+                async with self._open.stream("GET", url, timeout=_DOWNLOAD_SECONDS) as answer:
+                    await self._check(answer)
+                    target = to / _filename(answer) if isinstance(to, Path) and to.is_dir() else to
+                    length = answer.headers.get("Content-Length")
+                    with (
+                        _complete_or_absent(target)
+                        if isinstance(target, Path)
+                        else nullcontext(target) as file
+                    ):
+                        written = 0
                         async for block in answer.aiter_bytes():
-                            file.write(block)
-                return target
-            except (Unavailable, TooManyRequests) as error:
-                delay = patience.after_answer(error.status, answer.headers.get("Retry-After"))
-                if delay is None:
-                    raise
-            except httpx.TransportError as error:
+                            written += file.write(block)
+                            if progress is not None:
+                                progress(written, int(length) if length else None)
+                return target if isinstance(target, Path) else None
+            except (LatentryError, httpx.TransportError) as error:
+                if written and not isinstance(to, Path):
+                    raise self._connection_error(error) from None
                 delay = self._delay_after(error, patience)
-                if delay is None:
-                    raise self._no_answer(error) from None
             await asyncio.sleep(delay)
+
+    async def _check(self, answer: httpx.Response) -> None:
+        """Raise the error of an answer whose body has not been read yet."""
+        self._has_answered = True
+        if answer.is_error:
+            await answer.aread()
+            raise error_of(answer)
 
     @property
     def _open(self) -> httpx.AsyncClient:
         if self._http.is_closed:
-            raise LatentryError("this client was closed", "make another: Client(…)")
+            raise LatentryError("this client is closed", "create another one: Client(…)")
         return self._http
 
     def _patience(self, is_repeatable: bool = True) -> Patience:
-        """Patience for one request: little until the service has answered once, for then the address may be wrong."""
+        """Return the patience for one request: short until the service has answered once, because the address may be wrong."""
         longest = self.patience_s if self._has_answered else _FIRST_PATIENCE_SECONDS
         return Patience(min(longest, self.patience_s), is_repeatable)
 
-    def _delay_after(self, error: httpx.TransportError, patience: Patience) -> float | None:
-        was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        return patience.after_failure(was_sent) if self._has_answered or not was_sent else None
+    def _delay_after(self, error: LatentryError | httpx.TransportError, patience: Patience) -> float:
+        """Return the seconds to wait before the request is sent again; raise the error if it is not to be sent again."""
+        if isinstance(error, LatentryError):
+            delay = patience.after_answer(error.status, error.retry_after)
+        else:
+            was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            delay = patience.after_failure(was_sent) if self._has_answered or not was_sent else None
+        if delay is None:
+            raise self._connection_error(error) from None
+        return delay
 
-    def _no_answer(self, error: httpx.TransportError) -> LatentryError:
+    def _connection_error(self, error: LatentryError | httpx.TransportError) -> LatentryError:
+        """Return the error of this library for an error of a connection."""
+        if isinstance(error, LatentryError):
+            return error
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             hint = "is the service running? `latentry up` starts one; for another address, set LATENTRY_URL"
             return NoAnswer(f"nothing answers at {self.url}", hint)
@@ -233,15 +255,15 @@ def merged_url(path: str, params: Document | None) -> httpx.URL:
 
 
 def _filename(answer: httpx.Response) -> str:
-    """The name that an answer gives its body, or else that of its path; never a path itself."""
+    """Return the file name that an answer gives for its body, else the last part of its path; never a path."""
     found = re.search(r'filename="([^"]+)"', answer.headers.get("Content-Disposition", ""))
     name = found[1] if found else answer.url.path.rsplit("/", 1)[-1]
     return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "download"
 
 
 @contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[BinaryIO]:
-    """A file under another name, which gets its own when all went well."""
+def _complete_or_absent(path: Path) -> Iterator[BinaryIO]:
+    """Open a file under a temporary name; it gets its own name when it is complete."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -249,12 +271,3 @@ def _whole_or_not_at_all(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _version() -> str:
-    for distribution in ("latentry-client", "latentry"):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return "unknown"

@@ -11,7 +11,7 @@ from latentry.asynchronous.arrays import AsyncArray
 from latentry.asynchronous.resources import AsyncPages
 from latentry.documents import Answered, DatasetState, Document, Field
 from latentry.errors import NotFound
-from latentry.notebook import dataset_html, shown
+from latentry.notebook.pages import dataset_html, shown
 from latentry.query_params import Where, where_texts
 
 if TYPE_CHECKING:

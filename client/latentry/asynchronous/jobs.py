@@ -19,8 +19,7 @@ from latentry.documents import (
     selection_order,
 )
 from latentry.errors import NotDone
-from latentry.live import live_display
-from latentry.notebook import MOST_CURVES, job_html, shown
+from latentry.notebook.pages import MOST_CURVES, job_html, shown
 
 if TYPE_CHECKING:
     from latentry.asynchronous.datasets import AsyncDataset
@@ -99,6 +98,8 @@ class AsyncJob(AsyncResource):
         TimeoutError
             If it is not done in time; it goes on.
         """
+        from latentry.display import live_display
+
         shown = live_display(self) if display and not self.is_final else None
         if shown is not None:
             with shown:

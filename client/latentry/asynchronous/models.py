@@ -9,10 +9,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from latentry.asynchronous.array_resources import AsyncLatentsOwner
-from latentry.curves import LearningCurve
 from latentry.documents import Document, Field, InferenceState, ModelState, TimeField
 from latentry.errors import NotDone
-from latentry.notebook import inference_html, model_html, shown
+from latentry.labelled import LearningCurve
+from latentry.notebook.pages import inference_html, model_html, shown
 from latentry.query_params import infer_request
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
-"""Any request to the service: what `AsyncClient` is made of."""
+"""Send any request to the service: the base of `AsyncClient`."""
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, overload
 
 from latentry.documents import Document
 from latentry.errors import LatentryError
@@ -13,23 +14,12 @@ from latentry.errors import LatentryError
 if TYPE_CHECKING:
     import httpx
 
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes transferred so far and the size of the whole, None if it is unknown."""
+
 
 class AsyncRequests:
-    """Sends requests to one service.
-
-    Parameters
-    ----------
-    url
-        Where it is; the environment's ``LATENTRY_URL`` unless given, else ``http://127.0.0.1:8000``.
-    key
-        Your key, ``lat_…``; the environment's ``LATENTRY_KEY`` unless given.
-    timeout_s
-        For the answer to one request, in seconds.
-    patience_s
-        For so many seconds a request is sent again when the service does not answer, or asks to wait; 0 for never.
-    transport
-        What carries the requests, for tests; the network unless given.
-    """
+    """Sends requests to one service; parameters as those of `AsyncClient`."""
 
     def __init__(
         self,
@@ -57,19 +47,19 @@ class AsyncRequests:
         await self._connection.close()
 
     async def get(self, path: str, params: Document | None = None, **arguments: Any) -> Document:
-        """GET a document; `arguments` may be ``headers``."""
+        """GET a document; `arguments` may have ``headers``."""
         document: Document = (await self.request("GET", path, params=params, **arguments)).json()
         return document
 
     async def post(self, path: str, body: Document | None = None, params: Document | None = None) -> Document:
-        """POST a document; when its answer is lost it is sent again with the same key, and nothing is done twice."""
+        """POST a document. If the answer is lost, it is sent again with the same key, so that it takes effect once."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         answer = await self.request("POST", path, json=body, params=params, headers=headers)
         document: Document = answer.json()
         return document
 
     async def act(self, path: str) -> Document:
-        """POST a verb, such as ``…:pause``; it is sent again only where it was surely not carried out."""
+        """POST a verb, such as ``…:pause``; it is sent again only if it was certainly not carried out."""
         document: Document = (await self.request("POST", path)).json()
         return document
 
@@ -79,25 +69,46 @@ class AsyncRequests:
         Parameters
         ----------
         method, path
-            As HTTP has them.
+            HTTP method, and path on the service.
         arguments
-            ``params``, ``json``, ``content`` and ``headers``; with ``is_repeatable=True`` a POST without an `Idempotency-Key` is
-            sent again even where it may have been carried out.
+            ``params``, ``json``, ``content`` and ``headers``; with ``is_repeatable=True``, a POST without `Idempotency-Key` is
+            sent again even if it may have been carried out.
 
         Raises
         ------
         LatentryError
-            Of the class that belongs to the problem.
+            The class corresponds to the problem.
         """
         return await self._connection.request(method, path, **arguments)
 
-    async def download(self, path: str, to: str | Path, params: Document | None = None) -> Path:
-        """GET a body into a file, or under the name that the service gives it into a folder."""
-        return await self._connection.download(path, Path(to), params)
+    @overload
+    async def download(
+        self, path: str, to: str | Path, params: Document | None = None, *, progress: Progress | None = None
+    ) -> Path: ...
+
+    @overload
+    async def download(
+        self, path: str, to: BinaryIO, params: Document | None = None, *, progress: Progress | None = None
+    ) -> None: ...
+
+    async def download(
+        self,
+        path: str,
+        to: str | Path | BinaryIO,
+        params: Document | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Path | None:
+        """Write the body of a GET to a file, to a folder under the name that the service gives it, or to a stream.
+
+        `progress` is called with the bytes written so far and the size of the body.
+        """
+        target = Path(to) if isinstance(to, str) else to
+        return await self._connection.download(path, target, params, progress)
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers by which the service knows you, for other programs that ask it."""
+        """Return the headers that identify you, for other programs that use the service."""
         return dict(self._connection.headers)
 
     def __repr__(self) -> str:
@@ -105,8 +116,8 @@ class AsyncRequests:
 
 
 def _address(url: str) -> str:
-    """The address of a service, also where that of its API is given: `latentry up` shows both."""
+    """Return the address of a service; the address of its API (``…/v1``) is accepted too, because `latentry up` prints it."""
     address = url.strip().rstrip("/").removesuffix("/v1")
     if not address.startswith(("http://", "https://")):
-        raise LatentryError(f"{url!r} is no address of a service", "such as http://127.0.0.1:8000")
+        raise LatentryError(f"{url!r} is not the address of a service", "such as http://127.0.0.1:8000")
     return address

@@ -71,7 +71,7 @@ class AsyncPages(Generic[Item]):
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         """Go through the items."""
-        token = None
+        token = self._parameters.get("page_token")
         while True:
             page = await self._client.get(self._path, params={**self._parameters, "page_token": token})
             for document in page["items"]:

@@ -1,4 +1,4 @@
-"""``latentry datasets``: recordings in, and what was found in them."""
+"""``latentry datasets``: upload recordings, and see what was found in them."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,24 +15,25 @@ from latentry.commands.calling import (
     Limit,
     NameFilter,
     PageToken,
+    UsageProblem,
     command,
 )
-from latentry.commands.exits import UsageProblem
-from latentry.commands.formatting import rows_table, time_in_words, value_in_words
 from latentry.commands.reading import read_document, set_values
+from latentry.formatting import time_in_words, value_in_words
 
 app = typer.Typer(
-    help="Recordings: upload them, see what was found in them, read them anew.", no_args_is_help=True
+    help="Recordings: upload them, see their reports, read them again with other options.",
+    no_args_is_help=True,
 )
 
-DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Of the data set: dat_…")]
+DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Id of the data set: dat_…")]
 Name = Annotated[str, typer.Option(help="A name for the data set.")]
 OptionsFile = Annotated[
     Path | None,
     typer.Option(
         "--options",
         metavar="FILE",
-        help="How to read the file: a JSON, YAML or TOML file of options.",
+        help="Options for reading the file, as a JSON, YAML or TOML file.",
         dir_okay=False,
     ),
 ]
@@ -44,17 +45,21 @@ Options = Annotated[
         help="One option, such as trials.align_to=go_cue_time or 'trials.window_s=[-0.25, 0.75]'; repeatable.",
     ),
 ]
-Format = Annotated[str | None, typer.Option(help="Format of the file; told from its contents unless given.")]
-BinWidth = Annotated[float | None, typer.Option(help="Width of a bin in seconds, if the file does not say.")]
+Format = Annotated[
+    str | None, typer.Option(help="Format of the file; default: recognized from its contents.")
+]
+BinWidth = Annotated[
+    float | None, typer.Option(help="Width of a bin in seconds, if the file does not have it.")
+]
 
 
 def named_dataset(call: Call, said: str) -> str:
-    """The data set that was named: an id, or a file, which is uploaded.
+    """Return the id of the named data set; a file is uploaded first.
 
     Raises
     ------
     UsageProblem
-        If it is neither.
+        If the name is neither an id nor a file.
     """
     if Path(said).is_file():
         dataset = upload_file(call, Path(said))
@@ -68,14 +73,14 @@ def named_dataset(call: Call, said: str) -> str:
 def upload_file(
     call: Call, file: Path, name: str = "", options: Document | None = None, **fields: Any
 ) -> Document:
-    """Upload a file with a bar, wait until it is read, and say what its report warns of."""
+    """Upload a file with a progress bar, wait until it is read, and print the warnings of its report."""
     if not file.is_file():
         raise UsageProblem(f"{file} is not a file")
     with downloads.transfer_progress(call) as progress:
         task = progress.add_task(file.name, total=file.stat().st_size)
 
         def tell(sent: int, size: int) -> None:
-            words = f"{file.name} came, and is read" if sent == size else file.name
+            words = f"{file.name} is uploaded and is being read" if sent == size else file.name
             progress.update(task, completed=sent, description=words)
 
         given = {field: value for field, value in fields.items() if value is not None}
@@ -85,13 +90,13 @@ def upload_file(
 
 
 def say_warnings(call: Call, dataset: Document) -> None:
-    """Say what the report of a data set warns of."""
+    """Print the warnings in the report of a data set."""
     for warning in (dataset.get("report") or {}).get("warnings", []):
         call.say(f"Warning: {warning['message']}" + (f" – {warning['hint']}" if warning.get("hint") else ""))
 
 
 def _answer(call: Call, dataset: Document) -> None:
-    call.answer(dataset, lambda page: page.print(report_page.summary(dataset), soft_wrap=True))
+    call.answer_text(dataset, report_page.summary(dataset))
 
 
 @command(app, "upload", example="datasets upload reaches.nwb --option trials.align_to=go_cue_time")
@@ -100,6 +105,7 @@ def upload(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="NPZ, NWB, HDF5, MATLAB, tables, … of spikes.")
     ],
+    *,
     name: Name = "",
     format: Format = None,
     bin_width_s: BinWidth = None,
@@ -108,7 +114,7 @@ def upload(
 ) -> None:
     """Upload a file of spikes and wait until it is read.
 
-    Large files go in pieces, and go on where they were when the connection breaks. The same file with the same options is the
+    A large file is sent in pieces; the upload resumes when the connection breaks. The same file with the same options gives the
     same data set.
     """
     whole = set_values(read_document(options) if options else {}, option or [])
@@ -118,8 +124,9 @@ def upload(
 @command(app, "list", example="datasets list --limit 5")
 def list_datasets(
     call: Call,
+    *,
     state: Annotated[
-        str | None, typer.Option(help="Only those: ingesting, ready, rejected or failed.")
+        str | None, typer.Option(help="Only data sets in this state: ingesting, ready, rejected or failed.")
     ] = None,
     name: NameFilter = None,
     after: After = None,
@@ -130,10 +137,10 @@ def list_datasets(
 ) -> None:
     """List data sets, newest first."""
     found = call.page_of(
-        "/v1/datasets", limit, everything, page_token,
+        "/v1/datasets", limit=limit, everything=everything, page_token=page_token,
         state=state, name=name, created_after=after, created_before=before,
     )  # fmt: skip
-    columns = ("id", "name", "made of", "state", ">trials", ">bins", ">neurons", ">bin (ms)", "made")
+    columns = ("id", "name", "source", "state", ">trials", ">bins", ">neurons", ">bin (ms)", "created")
     rows = (
         (
             one["id"], one["name"], _made_of(one), one["state"],
@@ -142,11 +149,11 @@ def list_datasets(
         )
         for one in found
     )  # fmt: skip
-    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+    call.answer_rows(found, columns, rows)
 
 
 def _made_of(dataset: Document) -> str:
-    """Say in a few words what a data set was made of."""
+    """Return the source of a data set in a few words."""
     source = dataset["source"]
     kinds = {"upload": "filename", "synthetic": "system"}
     what = source.get(kinds.get(source["kind"], "")) or source["kind"]
@@ -155,7 +162,7 @@ def _made_of(dataset: Document) -> str:
 
 @command(app, "show", example="datasets show dat_0192f3c4a5b6aabbccddeeff")
 def show(call: Call, dataset_id: DatasetId) -> None:
-    """Show a data set: what was found in the file, what looks odd, or why it was rejected."""
+    """Show a data set: its report, its warnings, or why it was rejected."""
     dataset = call.client.get(f"/v1/datasets/{dataset_id}")
     call.answer(dataset, lambda page: report_page.print_page(dataset, page))
 
@@ -164,10 +171,10 @@ def show(call: Call, dataset_id: DatasetId) -> None:
 def derive(
     call: Call, dataset_id: DatasetId, name: Name = "", options: OptionsFile = None, option: Options = None
 ) -> None:
-    """Read the file of a data set again with changes to its options; nothing is uploaded.
+    """Read the file of a data set again with changed options; nothing is uploaded.
 
-    Options that are not given stay as they are; `--option NAME=null` resets one to its default. This works on rejected data
-    sets too.
+    Options that are not given keep their values; `--option NAME=null` resets one to its default. This also works for a
+    rejected data set.
     """
     whole = set_values(read_document(options) if options else {}, option or [])
     dataset = call.client.derive_dataset(dataset_id, whole, name)
@@ -186,10 +193,10 @@ def retry(call: Call, dataset_id: DatasetId) -> None:
 @command(app, "combine", example="datasets combine dat_…a dat_…b --name 'both days'")
 def combine(
     call: Call,
-    dataset_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Of the sessions, two or more.")],
+    dataset_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of two or more sessions.")],
     name: Name = "",
 ) -> None:
-    """Make one data set of several sessions whose neurons differ."""
+    """Combine several sessions, whose neurons differ, into one data set."""
     dataset = call.client.combine_datasets(dataset_ids, name)
     say_warnings(call, dataset)
     _answer(call, dataset)
@@ -201,10 +208,14 @@ def synthesize(
     system: Annotated[str, typer.Argument(help="lorenz, chaotic_rnn, driven or two_sessions.")] = "lorenz",
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="Of the system, such as neurons=40; repeatable."),
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="One parameter of the system, such as neurons=40; repeatable.",
+        ),
     ] = None,
 ) -> None:
-    """Make a synthetic data set whose true rates are known."""
+    """Create a synthetic data set with known true rates."""
     _answer(call, call.client.synthesize_dataset(system, **set_values({}, option or [])))
 
 
@@ -214,9 +225,9 @@ def trials(
     dataset_id: DatasetId,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:OP:VALUE", help="Only such trials, e.g. condition:in:3,4; repeatable."),
+        typer.Option(metavar="NAME:OP:VALUE", help="Only these trials, e.g. condition:in:3,4; repeatable."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many at most; all unless given.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of entries at most; default: all.")] = None,
 ) -> None:
     """List the trials of a data set with their metadata."""
     found = call.items(f"/v1/datasets/{dataset_id}/trials", limit, where=where or None)
@@ -228,12 +239,12 @@ def trials(
         )
         for one in found
     )  # fmt: skip
-    call.answer(found, lambda page: page.print(rows_table((">trial", ">bins", "split", *names), rows)))
+    call.answer_rows(found, (">trial", ">bins", "split", *names), rows)
 
 
 @command(app, "preview", example="datasets preview dat_0192f3c4a5b6aabbccddeeff -o reaches.png")
 def preview(call: Call, dataset_id: DatasetId, output: downloads.Output = Path("preview.png")) -> None:
-    """Draw what a data set looks like: spikes, mean rates by condition, the session. As PNG, or SVG by the file's ending."""
+    """Draw a data set: spikes, mean rates by condition, the session. The file's ending gives the format, PNG or SVG."""
     downloads.check_output(output, ".png", ".svg")
     kind = "svg" if output.suffix == ".svg" else "png"
     downloads.save(call, f"/v1/datasets/{dataset_id}/preview.{kind}", {}, output)

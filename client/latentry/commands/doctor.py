@@ -1,16 +1,34 @@
-"""``latentry doctor``: what is wrong, here and at the service, and what to do."""
+"""``latentry doctor``: find what is wrong with this installation, the connection and the service, and say what to do."""
 
-from typing import TYPE_CHECKING
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 
-from latentry.commands import client_checks
-from latentry.commands.calling import Call, Document, command
-from latentry.commands.exits import ExitCode
+from latentry.commands.calling import Call, Document, ExitCode, command
+from latentry.installation import own_version
 
 if TYPE_CHECKING:
+    import httpx
     from rich.console import Console
 
+Status = Literal["ok", "warning", "failed"]
+
+_ANSWER_SECONDS = 5.0
+_CHECKS_SECONDS = 30.0
+_SLOW_SECONDS = 1.0
+_MOST_SKEW_SECONDS = 10.0
+_LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+_OLDER = "the service has no such route: it is older than this client; update it"
 _SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 _ORDER = list(_SIGNS)
 
@@ -26,9 +44,9 @@ def register(app: typer.Typer, panel: str) -> None:
         """
         found: list[Document] = []
         with call.messages.status("Looking …"):
-            found.extend(client_checks.look(call.url, call.key))
+            found.extend(look(call.url, call.key))
         status = max((one["status"] for one in found), key=_ORDER.index)
-        document = {"status": status, "url": client_checks.shown(call.url), "checks": found}
+        document = {"status": status, "url": shown(call.url), "checks": found}
         call.answer(document, lambda page: _print(found, page))
         if status == "failed":
             raise typer.Exit(ExitCode.FAILED)
@@ -60,3 +78,202 @@ def _print(found: list[Document], page: "Console") -> None:
         page.print(
             f"{failed} failed, {warnings} {'warning' if warnings == 1 else 'warnings'}.", highlight=False
         )
+
+
+def look(url: str, key: str | None) -> Iterator[Document]:
+    """Check everything that can be checked, in the order in which things depend on each other.
+
+    Parameters
+    ----------
+    url, key
+        Of the service; without a key it is asked as one that asks for none.
+
+    Yields
+    ------
+    dict
+        ``side`` (client or service), ``name``, ``status``, ``message``, ``hint``, ``details``.
+    """
+    import httpx
+
+    yield _installation()
+    yield _terminal()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url, headers=headers, timeout=_ANSWER_SECONDS) as http:
+        begun = time.monotonic()
+        try:
+            answer = http.get("/healthz")
+        except httpx.HTTPError as error:
+            yield _finding(
+                "service", "failed", f"nothing answers at {shown(url)}: {_kind(error)}", start_hint(url)
+            )
+            return
+        here = _service(url, answer, time.monotonic() - begun)
+        yield here
+        if here["status"] == "failed":
+            return
+        yield _clock(answer)
+        yield _key(http, key)
+        yield from _of_the_service(http)
+
+
+def shown(url: str) -> str:
+    """An address without its password."""
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":…@") if parts.password else url
+
+
+def start_hint(url: str) -> str:
+    """How to have a service at an address where nothing answers."""
+    parts = urlsplit(url)
+    if parts.hostname not in _LOCAL:
+        return "is the address right (--url, LATENTRY_URL), is the machine up, does a firewall or proxy stand between?"
+    if not entry_points(group="latentry.service"):
+        return "this installation has the client only: `pip install latentry` brings the service, or set LATENTRY_URL to one"
+    folder = Path(os.environ.get("LATENTRY_DATA_DIR", "latentry-data")).expanduser().absolute()
+    if _is_taken(folder):
+        return (
+            f"a service runs on {folder}, but not at this address: `latentry up` printed its own when it started; "
+            f"its log is {folder / 'logs' / 'api.log'}"
+        )
+    port = "" if parts.port in (None, 8000) else f" --port {parts.port}"
+    kept = "goes on where it was" if (folder / "latentry.db").exists() else "keeps everything there"
+    return f"start it: `latentry up --data-dir {folder}{port}` ({kept})"
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether a `latentry up` holds a folder."""
+    try:
+        import fcntl
+
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return False
+
+
+def _installation() -> Document:
+    found = {"python": platform.python_version()}
+    for name in ("latentry", "latentry-client", "httpx", "numpy", "typer", "rich", "matplotlib"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return _finding(
+        "installation", "ok", ", ".join(f"{name} {number}" for name, number in found.items()), **found
+    )
+
+
+def _terminal() -> Document:
+    is_terminal, encoding = sys.stdout.isatty(), (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    message = (
+        "a terminal" if is_terminal else "no terminal: plain lines instead of live tables"
+    ) + f", {encoding}"
+    if not encoding.startswith("utf"):
+        hint = "set PYTHONIOENCODING=utf-8 (or a UTF-8 locale): learning curves are drawn with characters of Unicode"
+        return _finding("terminal", "warning", message, hint)
+    return _finding("terminal", "ok", message)
+
+
+def _service(url: str, answer: "httpx.Response", seconds: float) -> Document:
+    address, took = shown(url), f"{seconds * 1000:.0f} ms"
+    try:
+        is_ours = answer.status_code == 200 and answer.json() == {"status": "ok"}
+    except ValueError:
+        is_ours = False
+    if not is_ours:
+        hint = "another service, or a proxy, has this address: check --url and LATENTRY_URL"
+        return _finding(
+            "service", "failed", f"{address} answers, but not as Latentry does ({answer.status_code})", hint
+        )
+    if seconds > _SLOW_SECONDS:
+        return _finding(
+            "service", "warning", f"{address} answers in {took}", "is the network slow, or the machine busy?"
+        )
+    return _finding("service", "ok", f"{address} answers in {took}")
+
+
+def _clock(answer: "httpx.Response") -> Document:
+    try:
+        there = parsedate_to_datetime(answer.headers["Date"])
+    except (KeyError, ValueError):
+        return _finding(
+            "clock", "warning", "the answer has no time", "a proxy seems to take the header Date away"
+        )
+    skew = (datetime.now(UTC) - there).total_seconds()
+    if abs(skew) > _MOST_SKEW_SECONDS:
+        hint = "let both machines keep their time by NTP"
+        return _finding("clock", "warning", f"this machine's clock is {skew:+.0f} s off the service's", hint)
+    return _finding("clock", "ok", "as the service's, within a second or two")
+
+
+def _key(http: "httpx.Client", key: str | None) -> Document:
+    import httpx
+
+    try:
+        answer = http.get("/v1/caller")
+    except httpx.HTTPError as error:
+        return _finding("key", "failed", f"could not be tried: {_kind(error)}", "see what else failed")
+    if answer.is_success:
+        caller = answer.json()
+        what = "the key is valid" if key else "none was given, and the service asks for none"
+        return _finding("key", "ok", f"{what}: {caller['tenant']}, {', '.join(caller['scopes'])}")
+    if answer.status_code == 404:
+        return _finding("key", "warning", "could not be tried", _OLDER)
+    detail, hint = _problem(answer)
+    return _finding("key", "failed", detail, hint or "set LATENTRY_KEY, or give --key")
+
+
+def _of_the_service(http: "httpx.Client") -> Iterator[Document]:
+    """What the service says of itself; of one too ill for that, what it says to everybody."""
+    import httpx
+
+    try:
+        answer = http.get("/v1/checks", timeout=_CHECKS_SECONDS)
+        if answer.is_success:
+            document = answer.json()
+            yield _versions_agree(document["version"])
+            for one in document["checks"]:
+                yield {"side": "service", **one, "hint": one.get("hint") or ""}
+            return
+        detail, hint = _problem(answer)
+        hint = _OLDER if answer.status_code == 404 else hint
+        yield _finding(
+            "checks", "failed", f"the service's own checks can't be read: {detail}", hint, side="service"
+        )
+        for warning in http.get("/readyz").json().get("warnings", []):
+            yield _finding("readiness", "failed", warning, "see the log of the API", side="service")
+    except (httpx.HTTPError, ValueError) as error:
+        yield _finding(
+            "checks", "failed", f"no answer: {_kind(error)}", "see the log of the API", side="service"
+        )
+
+
+def _versions_agree(of_service: str) -> Document:
+    if (here := own_version()) != of_service:
+        message = f"the client is {here}, the service {of_service}"
+        return _finding("version", "warning", message, "update the older one")
+    return _finding("version", "ok", f"client and service are {here}")
+
+
+def _problem(answer: "httpx.Response") -> tuple[str, str]:
+    """Detail and hint of an answer that refuses."""
+    try:
+        problem = answer.json()
+        return str(problem["detail"]), str(problem.get("hint") or "")
+    except (ValueError, KeyError, TypeError):
+        return f"the service answered {answer.status_code}", ""
+
+
+def _kind(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _finding(
+    name: str, status: Status, message: str, hint: str = "", side: str = "client", **details: Any
+) -> Document:
+    return {
+        "side": side, "name": name, "status": status, "message": message, "hint": hint, "details": details or None
+    }  # fmt: skip

@@ -1,20 +1,21 @@
-"""``latentry inferences``: models that are run on data sets."""
+"""``latentry inferences``: models that run on data sets."""
 
 from typing import Annotated
 
 import typer
 
 from latentry.commands.calling import Call, Document, command
-from latentry.commands.formatting import pairs_table, rows_table, scores_in_words, time_in_words
+from latentry.formatting import pairs_table, scores_in_words, time_in_words
 
-app = typer.Typer(help="Models run on data sets (`models apply`): look, cancel.", no_args_is_help=True)
+app = typer.Typer(help="Models run on data sets (`models apply`): list, show, cancel.", no_args_is_help=True)
 
-InferenceId = Annotated[str, typer.Argument(metavar="ID", help="Of the inference: inf_…")]
+InferenceId = Annotated[str, typer.Argument(metavar="ID", help="Id of the inference: inf_…")]
 
 
 @command(app, "list", example="inferences list")
 def list_inferences(
-    call: Call, limit: Annotated[int, typer.Option(min=1, help="So many at most, newest first.")] = 20
+    call: Call,
+    limit: Annotated[int, typer.Option(min=1, help="Number of entries at most, newest first.")] = 20,
 ) -> None:
     """List inferences."""
     found = call.items("/v1/inferences", limit)
@@ -25,19 +26,18 @@ def list_inferences(
         )
         for one in found
     )  # fmt: skip
-    columns = ("id", "state", ">done", "model", "data set", "made")
-    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+    call.answer_rows(found, ("id", "state", ">done", "model", "data set", "created"), rows)
 
 
 @command(app, "show", example="inferences show inf_0192f3c4a5b6aabbccddeeff")
 def show(call: Call, inference_id: InferenceId) -> None:
-    """Show an inference: how far it is, and its scores."""
+    """Show an inference: its progress and its scores."""
     _answer(call, call.client.get_inference(inference_id))
 
 
 @command(app, "cancel", example="inferences cancel inf_0192f3c4a5b6aabbccddeeff")
 def cancel(call: Call, inference_id: InferenceId) -> None:
-    """Drop an inference now."""
+    """Cancel an inference now."""
     _answer(call, call.client.act(f"/v1/inferences/{inference_id}:cancel"))
 
 

@@ -1,9 +1,10 @@
-"""Jobs as pages for people."""
+"""Print jobs for people."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from latentry.commands.formatting import (
+from latentry.commands.calling import Document
+from latentry.formatting import (
     bytes_in_words,
     left_in_words,
     number,
@@ -17,20 +18,17 @@ from latentry.commands.formatting import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-Document = dict[str, Any]
-
-
 _CHANCE = 0.05
-"""Nothing is said of where a dimension is best if one of all dimensions would differ as much with a larger probability."""
+"""Largest p-value, corrected for the number of dimensions, with which the best part of a dimension is named."""
 
 
 def print_job(job: Document, page: "Console") -> None:
-    """Print what is known of a job."""
+    """Print a job with its warnings."""
     page.print(pairs_table(_job(job)))
     diagnostics = job.get("diagnostics") or {}
     for title, colour, text in (
         ("Error", "red", (job.get("error") or {}).get("message")),
-        ("Waits", "yellow", job["progress"].get("waits_for")),
+        ("Waits for", "yellow", job["progress"].get("waits_for")),
         *(("Warning", "yellow", warning) for warning in job.get("warnings", [])),
         ("Warning", "yellow", diagnostics.get("warning")),
         ("Note", "dim", diagnostics.get("note")),
@@ -89,11 +87,11 @@ def not_comparable(jobs: Iterable[Document]) -> Iterator[str]:
 
 
 def print_preview(preview: Document, page: "Console") -> None:
-    """Print what a search would do and take."""
+    """Print what a search would do, and what it would need."""
     basis = (
         "from the pace of the last trainings"
         if preview["seconds_basis"] == "measured"
-        else "from a short measurement of each worker: nothing was trained yet"
+        else "from a short measurement of each worker: this service has not trained anything yet"
     )
     chosen = preview["specification"]
     page.print(
@@ -119,7 +117,7 @@ def print_preview(preview: Document, page: "Console") -> None:
 
 
 def event_line(event: Document) -> str:
-    """An event on one line."""
+    """Return an event on one line."""
     data = event["data"]
     if event["kind"] == "progress":
         text = ", ".join(
@@ -132,7 +130,7 @@ def event_line(event: Document) -> str:
 
 
 def print_importance(found: Document, page: "Console") -> None:
-    """Print hyperparameters, the most important first: the median along each, and where it is lowest if that is no chance."""
+    """Print hyperparameters, the most important first: the median along each, and where it is lowest if that is significant."""
     from latentry.display import sparkline
 
     is_population = found["measure"] == "place_in_generation"
@@ -167,7 +165,7 @@ def print_importance(found: Document, page: "Console") -> None:
 
 
 def print_lineage(found: Document, page: "Console") -> None:
-    """Print whose weights a model has, from epoch to epoch."""
+    """Print from which models the weights of a model come, epoch by epoch."""
     selected = ", the selected one" if found["is_selected"] else ""
     loss = number(found["smoothed_sv_loss"])
     page.print(

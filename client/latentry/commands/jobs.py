@@ -1,7 +1,7 @@
 """``latentry jobs``: searches over models, from the preview of their cost to their end."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,50 +12,63 @@ from latentry.commands.calling import (
     Call,
     Document,
     Everything,
+    ExitCode,
     Limit,
     NameFilter,
     PageToken,
+    UsageProblem,
     command,
 )
 from latentry.commands.datasets import named_dataset
-from latentry.commands.exits import ExitCode, UsageProblem
-from latentry.commands.formatting import number, rows_table, time_in_words, value_in_words
 from latentry.commands.reading import read_document, set_values
 from latentry.errors import NotDone
+from latentry.formatting import number, print_plain, rows_table, time_in_words, value_in_words
 
-app = typer.Typer(help="Searches over models: submit, watch, steer.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.console import Console
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="Of the job: job_…")]
+    from latentry import Client
+
+app = typer.Typer(help="Searches over models: submit, watch, control.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job: job_…")]
 ModelNumber = Annotated[
     int | None,
-    typer.Option(min=0, help="Number of a model; the selected one, or the best so far, unless given."),
+    typer.Option(min=0, help="Number of a model; default: the selected model, or the best so far."),
 ]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay and watch until it ends.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch the job until it ends.")]
 
 
 @command(app, "submit", example="jobs submit --dataset reaches.nwb --preset quick --watch")
 def submit(
     call: Call,
+    *,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", "-d", metavar="ID|FILE", help="A data set, or a file to upload first."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="quick, paper-2019 or autolfads.")] = None,
-    models: Annotated[int | None, typer.Option(min=1, help="Models of the search.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each model, at most.")] = None,
+    models: Annotated[int | None, typer.Option(min=1, help="Number of models of the search.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs of each model, at most.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Of the search and of training; the scored samples stay the same."),
+        typer.Option(
+            min=0, help="Seed of the search and of training; it does not change the scored samples."
+        ),
     ] = None,
-    priority: Annotated[int | None, typer.Option(min=-10, max=10, help="Among your own jobs.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=-10, max=10, help="Priority among your own jobs.")
+    ] = None,
     specification: Annotated[
         Path | None,
         typer.Option(
             "--specification",
             "-s",
             metavar="FILE",
-            help="The whole of it: JSON, YAML or TOML.",
+            help="The whole specification: JSON, YAML or TOML.",
             dir_okay=False,
         ),
     ] = None,
@@ -67,16 +80,21 @@ def submit(
     ] = None,
     watch: Watch = False,
     validate_only: Annotated[
-        bool, typer.Option("--validate-only", help="Check it and show what it would take, without doing it.")
+        bool,
+        typer.Option(
+            "--validate-only",
+            help="Check the specification and show its cost, without creating a job.",
+        ),
     ] = False,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Of your choice: the same search with the same text is begun once."
+            metavar="TEXT",
+            help="A text of your choice: the same search with the same text is created only once.",
         ),
     ] = None,
 ) -> None:
-    """Begin a search over models of one data set. What options say goes before what the file says."""
+    """Begin a search over models of one data set. Options take precedence over the file."""
     values = {
         "--dataset": ("dataset_id", dataset), "--preset": ("preset", preset), "--name": ("name", name),
         "--seed": ("seed", seed), "--priority": ("priority", priority), "--models": ("budget.models", models),
@@ -99,17 +117,18 @@ def submit(
         call.say(f"{job['id']} is {job['state']}")
         _watch(call, job["id"])
     else:
-        call.answer(job, lambda page: page.print(f"{job['id']} is {job['state']}", highlight=False))
+        call.answer_text(job, f"{job['id']} is {job['state']}")
 
 
 @command(app, "list", example="jobs list --state running")
 def list_jobs(
     call: Call,
+    *,
     state: Annotated[
-        str | None, typer.Option(help="Only those: queued, running, paused, done, failed, …")
+        str | None, typer.Option(help="Only jobs in this state: queued, running, paused, done, failed, …")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", metavar="ID", help="Only those of this data set.")
+        str | None, typer.Option("--dataset", "-d", metavar="ID", help="Only jobs of this data set.")
     ] = None,
     name: NameFilter = None,
     after: After = None,
@@ -120,12 +139,12 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     found = call.page_of(
-        "/v1/jobs", limit, everything, page_token,
+        "/v1/jobs", limit=limit, everything=everything, page_token=page_token,
         state=state, dataset_id=dataset, name=name, created_after=after, created_before=before,
     )  # fmt: skip
     columns = (
         "id", "name", "data set", "preset", "state", ">models", ">done", ">smoothed SV loss", ">bits/spike", "selected model",
-        "made",
+        "created",
     )  # fmt: skip
     rows = (
         (
@@ -140,23 +159,23 @@ def list_jobs(
     def show(page: Any) -> None:
         page.print(rows_table(columns, rows))
         for line in job_pages.not_comparable(found):
-            page.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_plain(page, line)
 
     call.answer(found, show)
 
 
 @command(app, "show", example="jobs show job_0192f3c4a5b6aabbccddeeff")
 def show(call: Call, job_id: JobId) -> None:
-    """Show a job: its state, how far it is, what was selected, what to know before using it."""
+    """Show a job: its state, its progress, the selected model, and warnings to read before you use it."""
     job = call.client.get_job(job_id)
     call.answer(job, lambda page: job_pages.print_job(job, page))
 
 
 @command(app, "watch", example="jobs watch job_0192f3c4a5b6aabbccddeeff")
 def watch(call: Call, job_id: JobId) -> None:
-    """Watch a job until it ends, with learning curves as they grow; plain lines where there is no terminal.
+    """Watch a job until it ends, with live learning curves; without a terminal, as plain lines.
 
-    With --json every event is a line of JSON. Ctrl-C leaves the job as it is.
+    With --json every event is a line of JSON. Ctrl-C stops watching; the job continues.
     """
     _watch(call, job_id)
 
@@ -166,43 +185,73 @@ def _watch(call: Call, job_id: str) -> None:
         _follow(call, job_id)
     except KeyboardInterrupt:
         call.say(
-            f"The job goes on. To watch it again: latentry jobs watch {job_id}; to end it: latentry jobs stop {job_id}"
+            f"The job continues. To watch it again: latentry jobs watch {job_id}; to end it: latentry jobs stop {job_id}"
         )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _follow(call: Call, job_id: str) -> None:
-    from latentry.display import follow
-
     if call.as_json:
         for event in call.client.events(job_id):
             call.answer_line(dict(event))
         job = call.client.get_job(job_id)
         if job["state"] != "done":
-            raise NotDone(f"the job {job_id} is {job['state']}", (job["error"] or {}).get("message", ""))
+            raise _not_done(job)
         return
     job_pages.print_job(follow(call.client, job_id, call.messages), call.page)
+
+
+def follow(client: "Client", job_id: str, console: "Console") -> Document:
+    """Show a job until it ends, then the warning of its diagnostics, and return it.
+
+    Raises
+    ------
+    NotDone
+        If the job failed or was cancelled.
+    """
+    from latentry.display import JobDisplay, TerminalDisplay
+
+    budget = client.get_job(job_id)["specification"]["budget"]
+    sizes = budget["epochs"], budget["models"]
+    with TerminalDisplay(*sizes, console) if console.is_terminal else JobDisplay(*sizes) as shown:
+        for event in client.events(job_id):
+            shown.take(event)
+            if shown.is_due:
+                shown.renew(client.get_job(job_id))
+            if event["kind"] in ("progress", "job.state") and not console.is_terminal:
+                console.print(shown.line())
+    job = client.get_job(job_id)
+    if job["state"] != "done":
+        raise _not_done(job)
+    if warning := (job.get("diagnostics") or {}).get("warning"):
+        console.print("[bold yellow]Warning:[/bold yellow]", end=" ")
+        console.print(warning, highlight=False, markup=False)
+    return job
+
+
+def _not_done(job: Document) -> NotDone:
+    return NotDone(f"the job {job['id']} is {job['state']}", (job["error"] or {}).get("message", ""))
 
 
 def _verb(name: str, method: str, does: str) -> None:
     def act(call: Call, job_id: JobId) -> None:
         job = getattr(call.client, method)(job_id)
-        call.answer(dict(job), lambda page: page.print(f"{job['id']} is {job['state']}", highlight=False))
+        call.answer_text(job, f"{job['id']} is {job['state']}")
 
     act.__doc__ = does
     command(app, name, example=f"jobs {name} job_0192f3c4a5b6aabbccddeeff")(act)
 
 
-_verb("pause", "pause_job", "Let a job rest: what is under way ends its epoch and is kept.")
-_verb("resume", "resume_job", "Go on with a paused job where it was.")
+_verb("pause", "pause_job", "Pause a job. Models in training finish their epoch, and their weights are kept.")
+_verb("resume", "resume_job", "Resume a paused job where it was.")
 _verb(
     "stop",
     "stop_job",
-    "End the training with what is there: the best model so far is selected, latents are computed.",
+    "End the training: select the best model so far and compute its latents.",
 )
-_verb("cancel", "cancel_job", "Drop a job now.")
+_verb("cancel", "cancel_job", "Cancel a job now.")
 _verb(
-    "retry", "retry_job", "Go on with a job that failed or was cancelled, from what its models have learnt."
+    "retry", "retry_job", "Continue a job that failed or was cancelled, from the last weights of its models."
 )
 
 
@@ -210,39 +259,46 @@ _verb(
 def extend(
     call: Call,
     job_id: JobId,
-    models: Annotated[int, typer.Option(min=0, help="So many models more.")] = 0,
-    epochs: Annotated[int, typer.Option(min=0, help="So many epochs more for each model.")] = 0,
-    wall_seconds: Annotated[float, typer.Option(min=0, help="So many seconds more, where limited.")] = 0,
-    device_seconds: Annotated[float, typer.Option(min=0, help="So many seconds more, where limited.")] = 0,
+    *,
+    models: Annotated[int, typer.Option(min=0, help="Number of further models.")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="Number of further epochs for each model.")] = 0,
+    wall_seconds: Annotated[
+        float, typer.Option(min=0, help="Further seconds, if the job has this limit.")
+    ] = 0,
+    device_seconds: Annotated[
+        float, typer.Option(min=0, help="Further seconds, if the job has this limit.")
+    ] = 0,
     watch: Watch = False,
 ) -> None:
-    """Add to the budget of a job that is done, or has not ended."""
+    """Add to the budget of a job that is done or has not ended."""
     limits = {"wall_seconds": wall_seconds, "device_seconds": device_seconds}
     job = call.client.extend_job(job_id, models=models, epochs=epochs, **limits)
     if watch:
         _watch(call, job_id)
     else:
-        call.answer(dict(job), lambda page: page.print(f"{job['id']} is {job['state']}", highlight=False))
+        call.answer_text(job, f"{job['id']} is {job['state']}")
 
 
 @command(app, "events", example="jobs events job_0192f3c4a5b6aabbccddeeff --json | tail -1")
 def events(
     call: Call,
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for further events until the job ends.")
+    ] = False,
 ) -> None:
-    """List what happened to a job so far; with --json each event is a line of JSON."""
+    """List the events of a job so far; with --json each event is a line of JSON."""
     found = call.client.events(job_id) if follow else call.items(f"/v1/jobs/{job_id}/events", None)
     for event in found:
         if call.as_json:
             call.answer_line(dict(event))
         else:
-            call.page.print(job_pages.event_line(event), highlight=False, markup=False, soft_wrap=True)
+            print_plain(call.page, job_pages.event_line(event))
 
 
 @command(app, "importance", example="jobs importance job_0192f3c4a5b6aabbccddeeff")
 def importance(call: Call, job_id: JobId) -> None:
-    """Show which of the searched hyperparameters matter, and where along them models did well."""
+    """Show which searched hyperparameters matter, and which of their values gave good models."""
     found = call.client.importance(job_id)
     call.answer(found, lambda page: job_pages.print_importance(found, page))
 
@@ -256,7 +312,7 @@ def lineage(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Draw the whole search as SVG.")
     ] = None,
 ) -> None:
-    """Show whose weights a model has, from epoch to epoch, or draw the whole search."""
+    """Show from which models the weights of a model come, epoch by epoch, or draw the whole search."""
     if output is not None:
         downloads.check_output(output, ".svg")
     found = call.client.lineage(job_id, model)
@@ -268,7 +324,7 @@ def lineage(
 
 @command(app, "decisions", example="jobs decisions job_0192f3c4a5b6aabbccddeeff")
 def decisions(call: Call, job_id: JobId) -> None:
-    """List what the strategy decided about the models of a job, and why."""
+    """List the decisions of the strategy about the models of a job, with reasons."""
     found = list(call.client.decisions(job_id))
     columns = (">model", ">epoch", "decision", ">SV loss", "why")
     rows = (
@@ -278,18 +334,18 @@ def decisions(call: Call, job_id: JobId) -> None:
         )
         for one in found
     )  # fmt: skip
-    call.answer(found, lambda page: page.print(rows_table(columns, rows)))
+    call.answer_rows(found, columns, rows)
 
 
 def _with(document: Document, fields: dict[str, Any]) -> Document:
-    """The document with fields set, each named by its path."""
+    """Return the document with fields set, each named by its path."""
     import json
 
     return set_values(document, [f"{path}={json.dumps(value)}" for path, value in fields.items()])
 
 
 def _begin(call: Call, specification: Document, idempotency_key: str | None) -> Document:
-    """The job that was begun, now or when the key was first used."""
+    """Return the job that was created now, or when the key was first used."""
     if idempotency_key is None:
         return call.client.create_job(specification)
     headers = {"Idempotency-Key": idempotency_key}
@@ -298,9 +354,9 @@ def _begin(call: Call, specification: Document, idempotency_key: str | None) -> 
 
 
 def _dataset_id(call: Call, said: str | None) -> str:
-    """The data set that was named: an id, or a file, which is uploaded."""
+    """Return the id of the named data set; a file is uploaded first."""
     if not said:
         raise UsageProblem(
-            "no data set is named", "give --dataset with an id or a file, or dataset_id in the specification"
+            "no data set is given", "give --dataset with an id or a file, or dataset_id in the specification"
         )
     return named_dataset(call, said)

@@ -6,21 +6,20 @@ from typing import Annotated, Any
 import typer
 
 from latentry.commands import downloads
-from latentry.commands.calling import Call, command
-from latentry.commands.exits import UsageProblem
-from latentry.commands.formatting import pairs_table, rows_table
+from latentry.commands.calling import Call, UsageProblem, command
 from latentry.commands.models import selected_model
-from latentry.file_formats import BY_ENDING
+from latentry.formatting import axes_in_words, pairs_table
+from latentry.query_params import BY_ENDING
 
 app = typer.Typer(
-    help="Arrays: rates, factors, spikes, …, selected, transformed, in your format.", no_args_is_help=True
+    help="Arrays (rates, factors, spikes, …): select, transform, write in your format.", no_args_is_help=True
 )
 
 OwnerId = Annotated[
     str,
     typer.Argument(
         metavar="ID",
-        help="A model (mod_…), data set (dat_…), inference (inf_…), or a job: its selected model.",
+        help="A model (mod_…), data set (dat_…), inference (inf_…), or a job (job_…): its selected model.",
     ),
 ]
 _COLLECTIONS = {"mod": "models", "dat": "datasets", "inf": "inferences"}
@@ -29,10 +28,10 @@ Format = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="npy, npz, json, csv, arrow, parquet, hdf5, mat, nwb or zarr; by the file's ending unless given.",
+        help="npy, npz, json, csv, arrow, parquet, hdf5, mat, nwb or zarr; default: by the file's ending.",
     ),
 ]
-_SELECT, _CHANGE = "Which part", "What is done to it"
+_SELECT, _CHANGE = "Select a part", "Transform it"
 
 
 def _part(flag: str, help: str, metavar: str | None = None) -> Any:
@@ -45,16 +44,13 @@ def _change(flag: str, help: str, metavar: str | None = None) -> Any:
 
 @command(app, "list", example="latents list mod_0192f3c4a5b6aabbccddeeff")
 def list_arrays(call: Call, owner_id: OwnerId) -> None:
-    """List the arrays that there are, with their axes and units."""
+    """List the arrays with their axes and units."""
     found = call.client.get(f"{_path(call, owner_id)}/arrays")
     rows = (
-        (
-            one["name"], " × ".join(f"{dim} {size}" for dim, size in zip(one["dims"], one["shape"], strict=True)),
-            one["dtype"], one["units"], one["description"],
-        )
+        (one["name"], axes_in_words(one), one["dtype"], one["units"], one["description"])
         for one in found["items"]
-    )  # fmt: skip
-    call.answer(found, lambda page: page.print(rows_table(("name", "axes", "type", "units", "what"), rows)))
+    )
+    call.answer_rows(found, ("name", "axes", "type", "units", "description"), rows)
 
 
 @command(
@@ -63,14 +59,15 @@ def list_arrays(call: Call, owner_id: OwnerId) -> None:
 def get(
     call: Call,
     owner_id: OwnerId,
-    name: Annotated[str, typer.Argument(help="Of the array: rates, factors, spikes, …")],
+    name: Annotated[str, typer.Argument(help="Name of the array: rates, factors, spikes, …")],
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where to write; - is standard output. NAME.npy unless given.",
+            help="File to write; - is standard output. Default: NAME.npy.",
         ),
     ] = None,
     format: Format = None,
@@ -80,32 +77,37 @@ def get(
         _part("--where", "Trials by their metadata, e.g. condition:in:3,4; repeatable.", "NAME:OP:VALUE"),
     ] = None,
     trial: Annotated[str | None, _part("--trial", "Trials by their labels, e.g. 3,5 or 0:50.")] = None,
-    time_s: Annotated[str | None, _part("--time-s", "From when to when, e.g. 0.1:0.4.")] = None,
+    time_s: Annotated[str | None, _part("--time-s", "First and last time, e.g. 0.1:0.4.")] = None,
     neuron: Annotated[str | None, _part("--neuron", "Neurons by their labels.")] = None,
     factor: Annotated[str | None, _part("--factor", "Factors by their labels.")] = None,
     split: Annotated[str | None, _part("--split", "train, valid, test, or several.")] = None,
     align_to: Annotated[str | None, _change("--align-to", "Align trials to an event.")] = None,
-    window_s: Annotated[str | None, _change("--window-s", "Around the event, e.g. -0.1:0.4.")] = None,
+    window_s: Annotated[str | None, _change("--window-s", "Window around the event, e.g. -0.1:0.4.")] = None,
     event_clock: Annotated[
         str | None, _change("--event-clock", "Clock of the event's times: session or trial.")
     ] = None,
     smooth_s: Annotated[
-        float | None, _change("--smooth-s", "Smooth in time with a Gaussian of so many seconds.")
+        float | None,
+        _change("--smooth-s", "Smooth in time with a Gaussian of this standard deviation in seconds."),
     ] = None,
-    rebin_s: Annotated[float | None, _change("--rebin-s", "Into bins of so many seconds.")] = None,
-    rotate_to: Annotated[str | None, _change("--rotate-to", "Rotate to another model's.", "MODEL")] = None,
+    rebin_s: Annotated[float | None, _change("--rebin-s", "New width of the bins in seconds.")] = None,
+    rotate_to: Annotated[
+        str | None, _change("--rotate-to", "Rotate onto the array of another model.", "MODEL")
+    ] = None,
     rotation: Annotated[str | None, _change("--rotation", "procrustes or cca.")] = None,
-    components: Annotated[int | None, _change("--components", "Principal components, so many.")] = None,
-    average: Annotated[str | None, _change("--average", "Average trials by, e.g. condition.")] = None,
+    components: Annotated[int | None, _change("--components", "Number of principal components.")] = None,
+    average: Annotated[
+        str | None, _change("--average", "Average trials by metadata, e.g. condition.")
+    ] = None,
     statistic: Annotated[str | None, _change("--statistic", "mean, sem or count.")] = None,
     parameter: Annotated[
         list[str] | None,
         _part("--parameter", "Any other parameter of the request; repeatable.", "NAME=VALUE"),
     ] = None,
 ) -> None:
-    """Write an array, or a part of it, or what is made of it, to a file.
+    """Write an array, or a part or a transformation of it, to a file.
 
-    It streams: the file may be larger than memory. With --json and no file the values themselves are the JSON.
+    The array is streamed: the file may be larger than memory. With --json and without a file, the values are printed as JSON.
     """
     asked: dict[str, Any] = {
         "slice": slice, "where": where, "trial": trial, "time_s": time_s, "neuron": neuron, "factor": factor,
@@ -130,7 +132,9 @@ def download(
     owner_id: OwnerId,
     output: downloads.Output,
     format: Format = None,
-    array: Annotated[list[str] | None, typer.Option(help="Only such arrays, e.g. rates; repeatable.")] = None,
+    array: Annotated[
+        list[str] | None, typer.Option(help="Only these arrays, e.g. rates; repeatable.")
+    ] = None,
 ) -> None:
     """Write all arrays of a model, data set or inference to one file: npz, hdf5, mat, nwb or zarr."""
     chosen = _format(output, format)
@@ -144,11 +148,14 @@ def download(
 def decoding(
     call: Call,
     owner_id: OwnerId,
+    *,
     behaviour: Annotated[
-        str | None, typer.Option(help="Array of the data set; its only behaviour unless given.")
+        str | None, typer.Option(help="Array of the data set; default: its only behaviour.")
     ] = None,
-    lag_s: Annotated[float | None, typer.Option(help="The behaviour comes so many seconds later.")] = None,
-    array: Annotated[str | None, typer.Option(help="What it is decoded from; rates unless given.")] = None,
+    lag_s: Annotated[
+        float | None, typer.Option(help="Delay of the behaviour after the latents, in seconds.")
+    ] = None,
+    array: Annotated[str | None, typer.Option(help="Array to decode from; default: rates.")] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Any other parameter of the request; repeatable."),
@@ -166,25 +173,26 @@ def decoding(
 
 
 def _path(call: Call, owner_id: str) -> str:
-    """Where the arrays of an id are."""
+    """Return the path of the resource with this id."""
     kind = owner_id.split("_", 1)[0]
     if kind == "job":
         return f"/v1/models/{selected_model(call, owner_id)}"
     if kind not in _COLLECTIONS:
         raise UsageProblem(
-            f"{owner_id!r} is no id of a model, data set, inference or job",
+            f"{owner_id!r} is not the id of a model, data set, inference or job",
             "such as mod_0192f3c4a5b6aabbccddeeff",
         )
     return f"/v1/{_COLLECTIONS[kind]}/{owner_id}"
 
 
 def _format(to: Path, said: str | None) -> str:
-    """The format that was said, or that the file's name tells."""
+    """Return the given format, or the format for the ending of the file's name."""
     if said is not None:
         return said
     if to.suffix not in BY_ENDING:
         raise UsageProblem(
-            f"the name {str(to)!r} tells no format", f"give --format, or an ending of {', '.join(BY_ENDING)}"
+            f"the ending of {str(to)!r} is not that of a format",
+            f"give --format, or an ending of {', '.join(BY_ENDING)}",
         )
     return BY_ENDING[to.suffix]
 

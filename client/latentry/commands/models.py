@@ -1,4 +1,4 @@
-"""``latentry models``: the candidates of a job, their learning curves, and what they say about other data."""
+"""``latentry models``: the models of a job, their learning curves, and their latents for other data."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,34 +9,36 @@ import typer
 from latentry.commands import downloads
 from latentry.commands.calling import Call, Document, command
 from latentry.commands.datasets import named_dataset
-from latentry.commands.formatting import (
+from latentry.commands.reading import read_spikes
+from latentry.documents import is_inherited, selection_order, smoothed_loss
+from latentry.errors import WrongState
+from latentry.formatting import (
+    axes_in_words,
     bytes_in_words,
     number,
     pairs_table,
+    print_plain,
     rows_table,
     scores_in_words,
     value_in_words,
 )
-from latentry.commands.spikes_file import read_spikes
-from latentry.documents import is_inherited, selection_order, smoothed_loss
-from latentry.errors import WrongState
 
 app = typer.Typer(
     help="Models of a job: scores, learning curves, latents of other data.", no_args_is_help=True
 )
 
-ModelId = Annotated[str, typer.Argument(metavar="ID", help="Of the model: mod_…")]
+ModelId = Annotated[str, typer.Argument(metavar="ID", help="Id of the model: mod_…")]
 LatentNames = Annotated[
-    list[str] | None, typer.Option("--array", help="Only such latents, e.g. rates; repeatable.")
+    list[str] | None, typer.Option("--array", help="Only these latents, e.g. rates; repeatable.")
 ]
-PosteriorSamples = Annotated[int | None, typer.Option(min=1, help="Draws that are averaged.")]
+PosteriorSamples = Annotated[int | None, typer.Option(min=1, help="Number of posterior samples to average.")]
 SessionNumber = Annotated[
-    int | None, typer.Option(min=0, help="Of a model of several sessions: whose neurons these are, 0, 1, …")
+    int | None,
+    typer.Option(
+        min=0, help="For a model of several sessions: number of the session that has these neurons, 0, 1, …"
+    ),
 ]
-_FINAL_FIT = (
-    "A model of the refit was trained on the validation trials: its losses cannot be compared with those of the other "
-    "models."
-)
+_REFIT = "The refit was trained on the validation trials too: its losses cannot be compared with those of the other models."
 _CURVES = {"sv_loss": "SV loss", "validation_loss": "validation loss", "train_loss": "training loss"}
 
 
@@ -44,11 +46,11 @@ _CURVES = {"sv_loss": "SV loss", "validation_loss": "validation loss", "train_lo
 def list_models(
     call: Call,
     job_id: Annotated[str, typer.Argument(metavar="JOB", help="The job: job_…")],
-    limit: Annotated[int | None, typer.Option(min=1, help="So many at most; all unless given.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of entries at most; default: all.")] = None,
 ) -> None:
-    """List the models of a job, the best first: the lowest smoothed SV loss decides.
+    """List the models of a job, by smoothed SV loss, the lowest first.
 
-    In population-based training models copy each other's weights: "own SV loss" is the lowest since the last copy.
+    In population-based training, models copy each other's weights: "own SV loss" is the lowest since the last copy.
     """
     found = sorted(call.items(f"/v1/jobs/{job_id}/models", None), key=selection_order)[:limit]
     varied = [
@@ -56,7 +58,7 @@ def list_models(
         for name in _hyperparameters(found)
         if len({one["hyperparameters"].get(name) for one in found}) > 1
     ]
-    # Of a population: who trained the weights that several models hold, and what each has come to since.
+    # In a population: which model trained weights that several models hold, and the loss of each since the copy.
     inherits = any(is_inherited(one) for one in found)
     inherited_columns = (">trained by", ">own SV loss") if inherits else ()
     columns = (
@@ -87,13 +89,13 @@ def list_models(
     def show(page: Any) -> None:
         page.print(rows_table(columns, rows))
         if len({one["scored_on"] for one in found}) > 1:
-            page.print(_FINAL_FIT, highlight=False, markup=False, soft_wrap=True)
+            print_plain(page, _REFIT)
 
     call.answer(found, show)
 
 
 def _inheritance(model: Document) -> tuple[str, str]:
-    """Return who trained its kept weights, and what it has come to by itself since it copied them."""
+    """Return which model trained its kept weights, and its own lowest loss since it copied them."""
     trained_by = f"model {model['trained_by']}" if is_inherited(model) else "itself"
     return trained_by, number(model["scores"].get("own_smoothed_sv_loss"))
 
@@ -141,7 +143,7 @@ def curve(
     model_id: ModelId,
     height: Annotated[int, typer.Option(min=1, max=60, help="Lines of the drawing.")] = 8,
 ) -> None:
-    """Draw the learning curve of a model: the SV loss to trust, and below it the losses that mislead."""
+    """Draw the learning curve of a model: the SV loss, which selects models, and the other losses."""
     found = call.client.get(f"/v1/models/{model_id}/learning_curve")
 
     def show(page: Any) -> None:
@@ -169,13 +171,14 @@ def curve(
 def apply(
     call: Call,
     model_id: ModelId,
+    *,
     dataset: Annotated[
         str | None,
         typer.Option(
             "--dataset",
             "-d",
             metavar="ID|FILE",
-            help="A data set of the same neurons, or a file to upload; its own unless given.",
+            help="A data set of the same neurons, or a file to upload; default: the data set of the model.",
         ),
     ] = None,
     array: LatentNames = None,
@@ -183,7 +186,7 @@ def apply(
     session: SessionNumber = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
 ) -> None:
-    """Compute latents of a model for a data set; they are read with the id of the inference that is answered."""
+    """Compute latents of a model for a data set. Read them with the id of the inference that the command prints."""
     given = {
         "dataset_id": None if dataset is None else named_dataset(call, dataset),
         "arrays": array or None,
@@ -195,7 +198,7 @@ def apply(
     call.say(f"{inference.id} is {inference.state}")
     if wait:
         inference.wait()
-    call.answer(inference, lambda page: page.print(f"{inference.id} is {inference.state}", highlight=False))
+    call.answer_text(inference, f"{inference.id} is {inference.state}")
 
 
 @command(app, "infer", example="models infer mod_0192f3c4a5b6aabbccddeeff one_trial.npy -o latents.npz")
@@ -209,6 +212,7 @@ def infer(
             help="Spike counts of one or a few trials: bins × neurons, or trials × bins × neurons.",
         ),
     ],
+    *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the latents as npz.")
     ] = None,
@@ -216,7 +220,7 @@ def infer(
     posterior_samples: PosteriorSamples = None,
     session: SessionNumber = None,
 ) -> None:
-    """Compute latents of one or a few trials at once, without storing them. FILE is npy, npz or JSON."""
+    """Compute latents of one or a few trials immediately, without storing them. FILE is npy, npz or JSON."""
     if output is not None:
         downloads.check_output(output, ".npz")
     spikes = read_spikes(file)
@@ -234,30 +238,20 @@ def infer(
     if output is not None:
         output.write_bytes(answer.content)
         written = {"path": str(output), "bytes": len(answer.content), "format": "npz"}
-        call.answer(
-            written,
-            lambda page: page.print(f"{output} ({bytes_in_words(len(answer.content))})", highlight=False),
-        )
+        call.answer_text(written, f"{output} ({bytes_in_words(len(answer.content))})")
         return
     found = answer.json()
-    rows = (
-        (
-            name,
-            " × ".join(f"{dim} {size}" for dim, size in zip(one["dims"], one["shape"], strict=True)),
-            one["units"],
-        )
-        for name, one in found["arrays"].items()
-    )
-    call.answer(found, lambda page: page.print(rows_table(("latents", "axes", "units"), rows)))
+    rows = ((name, axes_in_words(one), one["units"]) for name, one in found["arrays"].items())
+    call.answer_rows(found, ("latents", "axes", "units"), rows)
 
 
 def selected_model(call: Call, job_id: str) -> str:
-    """Id of the model that a job selected, or of its final one.
+    """Return the id of the final model of a job, or of the model that it selected.
 
     Raises
     ------
     WrongState
-        If it has selected none yet.
+        If it has not selected a model yet.
     """
     job = call.client.get_job(job_id)
     selected = job.get("final_model_id") or job.get("selected_model_id")
@@ -268,3 +262,28 @@ def selected_model(call: Call, job_id: str) -> str:
 
 def _hyperparameters(models: list[Document]) -> list[str]:
     return list(dict.fromkeys(name for one in models for name in one["hyperparameters"]))
+
+
+def register_export(app: typer.Typer, panel: str) -> None:
+    """Add ``latentry export`` to a panel of the main help."""
+
+    @command(
+        app, "export", panel=panel, example="export mod_0192f3c4a5b6aabbccddeeff -o model.zip --program onnx"
+    )
+    def export(
+        call: Call,
+        model_id: Annotated[
+            str, typer.Argument(metavar="ID", help="A model (mod_…), or a job (job_…): its selected model.")
+        ],
+        output: downloads.Output = Path("model.zip"),
+        program: Annotated[
+            str | None, typer.Option(help="Add the whole network as a program: torch_export or onnx.")
+        ] = None,
+        session: SessionNumber = None,
+    ) -> None:
+        """Write a model as a zip: weights as safetensors, a description, and code that loads it without this service."""
+        if model_id.startswith("job_"):
+            model_id = selected_model(call, model_id)
+        downloads.save(
+            call, f"/v1/models/{model_id}/export", {"program": program, "session": session}, output
+        )

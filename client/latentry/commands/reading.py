@@ -1,29 +1,28 @@
-"""Documents that commands take: files of JSON, YAML or TOML, and single values as ``path.to.it=value``."""
+"""Read what commands take: documents in JSON, YAML or TOML, values as ``path.to.it=value``, and spike counts."""
 
+import io
 import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latentry.commands.exits import UsageProblem
-
-Document = dict[str, Any]
+from latentry.commands.calling import Document, UsageProblem
 
 
 def read_document(path: Path) -> Document:
-    """Read a file of JSON, YAML or TOML, told by the ending of its name.
+    """Read a file of JSON, YAML or TOML; the ending of its name gives the format.
 
     Raises
     ------
     UsageProblem
-        If it can't be read as that, or holds something other than named values.
+        If the file cannot be read, or is not a set of named values.
     """
     try:
         text = path.read_text("utf-8")
         document = _parse(path, text)
     except (OSError, ValueError) as error:
-        raise UsageProblem(f"{path} can't be read: {error}") from error
+        raise UsageProblem(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise UsageProblem(f"{path}: expected named values, got {type(document).__name__}")
     return document
@@ -50,12 +49,12 @@ def _parse_yaml(text: str) -> Any:
 
 
 def set_values(document: Document, assignments: Sequence[str]) -> Document:
-    """The document with values set: each assignment is ``path.to.it=value``, the value JSON or else a text.
+    """Return the document with values set; each assignment is ``path.to.it=value``, where the value is JSON or else a text.
 
     Raises
     ------
     UsageProblem
-        If an assignment is none, or its path leads through something that has no parts.
+        If an assignment is not valid, or its path leads through a value that has no parts.
     """
     made: Document = json.loads(json.dumps(document))
     for assignment in assignments:
@@ -79,3 +78,43 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def read_spikes(path: Path) -> bytes:
+    """Read spike counts of shape bins × neurons or trials × bins × neurons from npy, npz (array `spikes`) or JSON.
+
+    Returns
+    -------
+    bytes
+        The counts as `numpy.save` writes them.
+
+    Raises
+    ------
+    UsageProblem
+        If the file does not have an array of whole numbers.
+    """
+    import numpy as np
+
+    try:
+        if path.suffix == ".json":
+            loaded = json.loads(path.read_text("utf-8"))
+            loaded = loaded.get("spikes", loaded) if isinstance(loaded, dict) else loaded
+        else:
+            loaded = np.load(path, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                loaded = loaded["spikes"]
+        spikes = np.asarray(loaded)
+        if spikes.dtype.kind == "f" and (spikes == np.floor(spikes)).all():
+            spikes = spikes.astype(np.int64)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UsageProblem(
+            f"{path} cannot be read: {error}", "expected npy, npz with `spikes`, or JSON"
+        ) from error
+    if spikes.ndim not in (2, 3) or spikes.dtype.kind not in "iub":
+        shape = " × ".join(str(size) for size in spikes.shape)
+        raise UsageProblem(
+            f"{path}: expected whole counts of trials × bins × neurons, got {spikes.dtype} of {shape or 'no axis'}"
+        )
+    written = io.BytesIO()
+    np.save(written, spikes, allow_pickle=False)
+    return written.getvalue()

@@ -1,14 +1,13 @@
-"""The report of a data set as a page for people."""
+"""Print the report of a data set for people."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from latentry.commands.formatting import pairs_table, time_in_words, value_in_words
+from latentry.commands.calling import Document
+from latentry.formatting import pairs_table, time_in_words, value_in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Document = dict[str, Any]
 
 _FIGURES = {
     "format": "format",
@@ -24,7 +23,7 @@ _FIGURES = {
     "has_true_rates": "true rates",
     "external_inputs": "known inputs",
 }
-"""Of the report, what is shown as it is."""
+"""Fields of the report that are shown as they are, with their names for people."""
 _GROUPS = {
     "silent_neurons": "silent neurons",
     "empty_trials": "empty trials",
@@ -36,7 +35,7 @@ _MOST_NAMED = 12
 
 
 def summary(dataset: Document) -> str:
-    """A data set in one line."""
+    """Return a data set in one line."""
     if dataset["state"] != "ready":
         return f"{dataset['id']} is {dataset['state']}"
     size = f"{dataset['trials']} trials × {dataset['bins']} bins × {dataset['neurons']} neurons"
@@ -45,7 +44,7 @@ def summary(dataset: Document) -> str:
 
 
 def print_page(dataset: Document, page: "Console") -> None:
-    """Print all that is known of a data set, what to act on last, where the eye is."""
+    """Print a data set and its report; problems come last, where the reader sees them first."""
     page.print(f"[bold]{_plain(dataset['name']) or 'A data set'}[/bold]")
     page.print(summary(dataset), highlight=False, markup=False)
     page.print(pairs_table(_origin(dataset)))
@@ -66,7 +65,7 @@ def print_page(dataset: Document, page: "Console") -> None:
 
 def _origin(dataset: Document) -> Iterator[tuple[str, Any]]:
     source = dataset["source"]
-    yield "made", time_in_words(dataset["created_at"])
+    yield "created", time_in_words(dataset["created_at"])
     yield "file", source.get("filename")
     yield "system", source.get("system")
     yield "derived from", dataset.get("derived_from")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from latentry.commands.formatting import left_in_words
 from latentry.documents import ArrayDocument, CurvePoint, settled
 from latentry.errors import LatentryError
+from latentry.formatting import left_in_words
 from latentry.notebook.drawing import curves_svg
 from latentry.notebook.elements import Html, bar, block, heading, line, notes, picture, table
 

@@ -1,4 +1,4 @@
-"""What is installed here."""
+"""What is installed on this machine."""
 
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
@@ -7,7 +7,7 @@ from latentry.errors import LatentryError
 
 
 def own_version() -> str:
-    """The version of this client, which comes with the service or by itself."""
+    """Return the version of this client, which is installed with the service or alone."""
     for distribution in ("latentry", "latentry-client"):
         try:
             return version(distribution)
@@ -17,11 +17,14 @@ def own_version() -> str:
 
 
 def load_embedded_service() -> Any:
-    """Return the class that runs the whole service here; the service offers it, the client knows no service code."""
+    """Return the class that runs the whole service in this process.
+
+    The service registers it as an entry point; the client imports no code of the service.
+    """
     found = entry_points(group="latentry.service", name="embedded")
     if not found:
         raise LatentryError(
-            "this installation has the client only",
-            "install the service, `pip install latentry`, to run it here",
+            "this installation has only the client",
+            "install the service, `pip install latentry`, to run it on this machine",
         )
     return next(iter(found)).load()

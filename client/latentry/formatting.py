@@ -1,22 +1,23 @@
-"""Figures in words, and tables: how answers are shown to people."""
+"""Format numbers, times and sizes as words, and documents as tables."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
 def time_in_words(text: str | None) -> str:
-    """A time as the service writes it, in this machine's zone, to the minute."""
+    """Return a time of the service in this machine's time zone, to the minute."""
     if text is None:
         return "–"
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def seconds_in_words(seconds: float | None) -> str:
-    """A duration in the largest unit that it has two of."""
+    """Return a duration in the largest unit of which it has at least two."""
     if seconds is None:
         return "–"
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
@@ -26,7 +27,7 @@ def seconds_in_words(seconds: float | None) -> str:
 
 
 def left_in_words(seconds_left: float | None) -> str | None:
-    """Return the service's estimate `seconds_left` of a job in words; None where it has none."""
+    """Return the service's estimate of the time left in words; None if there is no estimate."""
     if seconds_left is None:
         return None
     digits = 2 if seconds_left >= 10 else 1
@@ -34,7 +35,7 @@ def left_in_words(seconds_left: float | None) -> str | None:
 
 
 def bytes_in_words(size: float | None) -> str:
-    """A size in decimal units, as disks are sold."""
+    """Return a size in decimal units (1 kB is 1000 bytes)."""
     if size is None:
         return "–"
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -44,12 +45,12 @@ def bytes_in_words(size: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number with so many decimals; a dash for none."""
+    """Return a number with this many decimals; a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def value_in_words(value: Any) -> str:
-    """A value of a document on one line."""
+    """Return a value of a document on one line."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -63,8 +64,18 @@ def value_in_words(value: Any) -> str:
     return str(value)
 
 
+def axes_in_words(array: dict[str, Any]) -> str:
+    """Return the dims of an array with their lengths: ``trial 20 × time_s 50``."""
+    return " × ".join(f"{dim} {size}" for dim, size in zip(array["dims"], array["shape"], strict=True))
+
+
+def print_plain(page: "Console", text: str) -> None:
+    """Print a text as it is: without colours or markup, and without breaking lines."""
+    page.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
-    """A table of rows; columns whose name begins with ``>`` are flushed right."""
+    """Return a table of rows; columns whose name begins with ``>`` are aligned to the right."""
     from rich.table import Table
     from rich.text import Text
 
@@ -79,7 +90,7 @@ def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table"
 
 
 def pairs_table(pairs: Iterable[tuple[str, Any]]) -> "Table":
-    """Names and values, one pair a line; what is None is left out."""
+    """Return a table of names and values, one pair a line, without values that are None."""
     from rich.table import Table
     from rich.text import Text
 

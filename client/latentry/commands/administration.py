@@ -1,0 +1,136 @@
+"""``latentry keys`` and ``latentry webhooks``: who may use the service, and which URLs it notifies when jobs end."""
+
+from typing import Annotated
+
+import typer
+
+from latentry.commands.calling import Call, command
+from latentry.formatting import time_in_words, value_in_words
+
+keys = typer.Typer(help="Keys of the service: create, list, revoke.", no_args_is_help=True)
+webhooks = typer.Typer(help="URLs that the service notifies when jobs end.", no_args_is_help=True)
+
+WebhookId = Annotated[str, typer.Argument(metavar="ID", help="Id of the webhook: whk_…")]
+
+
+@command(keys, "create", example='keys create "the dashboard" --scope read --expires 2027-01-01T00:00:00Z')
+def create_key(
+    call: Call,
+    name: Annotated[str, typer.Argument(help="Owner or purpose of the key.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, write or admin; repeatable. Default: read and write.")
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Tenant whose data sets and jobs the key gives access to; default: yours."),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it expires, with its zone: 2027-01-01T00:00:00Z.")
+    ] = None,
+) -> None:
+    """Create a key. The key is shown only now; the service keeps only a digest of it."""
+    given = {"scopes": scope or None, "tenant": tenant, "expires_at": expires}
+    made = call.client.create_key(
+        name, **{field: value for field, value in given.items() if value is not None}
+    )
+    scopes = ", ".join(made["scopes"])
+    call.say(f"{made['id']} for {made['tenant']}: {scopes}. Save it now, it is not shown again:")
+    call.answer_text(made, made["secret"] or "")
+
+
+@command(keys, "list", example="keys list")
+def list_keys(
+    call: Call,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of entries at most, newest first; default: all.")
+    ] = None,
+) -> None:
+    """List keys, without their secrets."""
+    found = call.items("/v1/keys", limit)
+    columns = ("id", "name", "tenant", "scopes", "begins with", "created", "last used", "expires", "revoked")
+    rows = (
+        (
+            one["id"], one["name"], one["tenant"], value_in_words(one["scopes"]), one["beginning"],
+            *(time_in_words(one[when]) for when in ("created_at", "last_used_at", "expires_at", "revoked_at")),
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer_rows(found, columns, rows)
+
+
+@command(keys, "revoke", example="keys revoke key_0192f3c4a5b6aabbccddeeff")
+def revoke_key(
+    call: Call, key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key: key_…")]
+) -> None:
+    """Revoke a key: from now on the service refuses it."""
+    revoked = call.client.request("DELETE", f"/v1/keys/{key_id}").json()
+    call.answer_text(revoked, f"{key_id} is revoked")
+
+
+@command(keys, "whoami", example="keys whoami")
+def whoami(call: Call) -> None:
+    """Show the tenant and the scopes of your key."""
+    caller = call.client.get("/v1/caller")
+    operator = ", and you run the service" if caller["is_operator"] else ""
+    call.answer_text(caller, f"{caller['tenant']}: {', '.join(caller['scopes'])}{operator}")
+
+
+@command(
+    webhooks, "add", example="webhooks add https://hooks.lab.example/latentry --state done --state failed"
+)
+def add_webhook(
+    call: Call,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="URL that receives the messages.")],
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="Job states to report: done, failed, cancelled; repeatable. Default: all."),
+    ] = None,
+) -> None:
+    """Add a URL that the service notifies when jobs end. The secret that signs the messages is shown only now."""
+    made = call.client.create_webhook(target, **({"states": state} if state else {}))
+    states = ", ".join(made["states"])
+    call.say(f"{made['id']} notifies {made['url']} of jobs that are {states}. Its secret, shown only now:")
+    call.answer_text(made, made["secret"] or "")
+
+
+@command(webhooks, "list", example="webhooks list")
+def list_webhooks(call: Call) -> None:
+    """List webhooks."""
+    found = call.items("/v1/webhooks", None)
+    rows = (
+        (one["id"], one["url"], value_in_words(one["states"]), time_in_words(one["created_at"]))
+        for one in found
+    )
+    call.answer_rows(found, ("id", "URL", "states", "created"), rows)
+
+
+@command(webhooks, "remove", example="webhooks remove whk_0192f3c4a5b6aabbccddeeff")
+def remove_webhook(call: Call, webhook_id: WebhookId) -> None:
+    """Remove a webhook: the service sends it no more messages."""
+    call.client.request("DELETE", f"/v1/webhooks/{webhook_id}")
+    call.answer_text({"id": webhook_id}, f"{webhook_id} is removed")
+
+
+@command(webhooks, "deliveries", example="webhooks deliveries whk_0192f3c4a5b6aabbccddeeff")
+def list_deliveries(
+    call: Call,
+    webhook_id: WebhookId,
+    limit: Annotated[int, typer.Option(min=1, help="Number of entries at most, newest first.")] = 20,
+) -> None:
+    """List the messages to a webhook, with the responses of the receiver."""
+    found = call.items(f"/v1/webhooks/{webhook_id}/deliveries", limit)
+    rows = (
+        (
+            one["id"], value_in_words(one["job_id"]), one["state"], str(one["attempts"]), value_in_words(one["status"]),
+            value_in_words(one["error"]), time_in_words(one["created_at"]),
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer_rows(found, ("id", "job", "state", ">attempts", ">status", "error", "created"), rows)
+
+
+@command(webhooks, "test", example="webhooks test whk_0192f3c4a5b6aabbccddeeff")
+def send_test(call: Call, webhook_id: WebhookId) -> None:
+    """Send a test message; `webhooks deliveries` shows the response."""
+    delivery = call.client.post(f"/v1/webhooks/{webhook_id}:test")
+    call.answer_text(delivery, f"{delivery['id']} is {delivery['state']}")
