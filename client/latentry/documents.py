@@ -1,4 +1,4 @@
-"""What the service answers: read-only mappings, and the types of what is in them."""
+"""Documents of the service as read-only mappings, and the types of their fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 
 class JobProgress(TypedDict):
-    """How far a job has come. Losses are in nats per sample."""
+    """The progress of a job. Losses are in nats per sample."""
 
     fraction: float
     models: int
@@ -52,7 +52,7 @@ class CurvePoint(TypedDict):
 
 
 class ArrayDocument(TypedDict):
-    """What an array is."""
+    """The description of an array."""
 
     name: str
     dims: list[str]
@@ -66,12 +66,12 @@ class ArrayDocument(TypedDict):
 
 
 class Field(Generic[Value]):
-    """A field of a document as an attribute, read-only; None where the document has none.
+    """A field of a document as a read-only attribute; None if the document does not have it.
 
     Parameters
     ----------
     description
-        What it is.
+        Docstring of the attribute.
     """
 
     def __init__(self, description: str) -> None:
@@ -90,7 +90,7 @@ class Field(Generic[Value]):
         return self if document is None else self._read(document.get(self._name))
 
     def __set__(self, document: Document, value: object) -> NoReturn:
-        raise AttributeError(f"{self._name} is what the service answered and can't be changed here")
+        raise AttributeError(f"{self._name} comes from the service and cannot be changed here")
 
     def _read(self, value: Any) -> Any:
         return value
@@ -104,27 +104,27 @@ class TimeField(Field["datetime | None"]):
 
 
 class Answered(Document):
-    """A document as the service answered it; it is read like a dict, and can't be changed."""
+    """A document of the service: a dict that cannot be changed."""
 
     def __reduce__(self) -> tuple[type, tuple[Document]]:
-        return dict, (dict(self),)  # a copy, or what comes out of a pickle, is the plain document
+        return dict, (dict(self),)  # a copy or an unpickled one is a plain dict
 
     def _renew(self, document: Document) -> None:
         super().clear()
         super().update(document)
 
     def _refuse(self, *_arguments: Any, **_fields: Any) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} is what the service answered and can't be changed here")
+        raise TypeError(f"a {type(self).__name__} comes from the service and cannot be changed here")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
 
 def settled(found: Any, otherwise: Callable[[], Value]) -> Value:
-    """What a method returned; or, of a method that is to be awaited where nothing can be, something else.
+    """Return the result of a method; if it is a coroutine, which cannot be awaited here, return `otherwise()`.
 
-    The same code is used by both clients: methods of Python's own, such as ``__array__`` and ``_repr_html_``, are never
-    awaited.
+    Both clients share the code that calls this in methods that Python itself calls, such as ``__array__`` and
+    ``_repr_html_``.
     """
     if inspect.iscoroutine(found):
         found.close()
@@ -140,11 +140,11 @@ def smoothed_loss(model: Mapping[str, Any]) -> float | None:
 
 
 def is_inherited(model: Mapping[str, Any]) -> bool:
-    """Return whether another model trained its best weights; of a model, or of a model in an event of progress."""
+    """Return whether another model trained its best weights; for a model, or for a model in an event of progress."""
     return model.get("trained_by") not in (None, model["number"])
 
 
 def selection_order(model: Mapping[str, Any]) -> tuple[float, bool, int]:
-    """Return the key that orders models as the service selects: by loss; who trained shared weights before who copied them."""
+    """Return the key that orders models as the service selects: by loss; the model that trained shared weights goes first."""
     loss = smoothed_loss(model)
     return (float("inf") if loss is None else loss, is_inherited(model), model["number"])

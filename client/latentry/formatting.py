@@ -1,6 +1,6 @@
 """Format numbers, times and sizes as words, and documents as tables."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def value_in_words(value: Any) -> str:
     return str(value)
 
 
-def axes_in_words(array: dict[str, Any]) -> str:
+def axes_in_words(array: Mapping[str, Any]) -> str:
     """Return the dims of an array with their lengths: ``trial 20 × time_s 50``."""
     return " × ".join(f"{dim} {size}" for dim, size in zip(array["dims"], array["shape"], strict=True))
 

@@ -58,14 +58,14 @@ def test_a_service_without_broker_and_workers(light_url: str) -> None:
     ):
         assert found[name]["status"] == "ok", found[name]
     page = latentry("doctor", expect=1).out
-    for part in ("From here", "At the service", "✗  broker", "→ is it running", "array storage", " failed, "):
+    for part in ("Client", "Service", "✗  broker", "→ is it running", "array storage", " failed, "):
         assert part in page, part
 
 
 def test_a_service_where_all_is_well(light_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_of_the_service", lambda _http: iter([]))
     latentry = CommandLine(light_url)
-    assert latentry("doctor").out.endswith("All is well.\n")
+    assert latentry("doctor").out.endswith("All checks passed.\n")
     assert latentry("doctor", "--json").json()["status"] == "ok"
 
 
@@ -131,7 +131,7 @@ def another_url() -> Iterator[str]:
 
 def test_another_server_at_the_address(another_url: str) -> None:
     found = found_in(CommandLine(another_url)("doctor", "--json", expect=1).json())
-    assert "not as Latentry does" in found["service"]["message"]
+    assert "it is not Latentry" in found["service"]["message"]
     assert "broker" not in found
 
 
@@ -160,15 +160,15 @@ def test_nothing_answers_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return str(service["hint"])
 
     assert (
-        hint() == f"start it: `latentry up --data-dir {tmp_path}/kept --port {port}` (keeps everything there)"
+        hint() == f"start it: `latentry up --data-dir {tmp_path}/kept --port {port}` (keeps its data there)"
     )
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/latentry.db").touch()
-    assert "goes on where it was" in hint()
+    assert "continues where it stopped" in hint()
     with (tmp_path / "kept/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert f"a service runs on {tmp_path}/kept, but not at this address" in hint()
-    assert "goes on where it was" in hint()
+    assert "continues where it stopped" in hint()
     monkeypatch.setattr(doctor, "entry_points", lambda **_group: ())
     assert "`pip install latentry` brings the service" in hint()
 

@@ -88,7 +88,7 @@ def evil_pages() -> dict[str, str]:
         "job": job_html(job, [model] * 12, {2: points(2.0, 1.0)}),
         "model": model_html(model, points(2.0, None, 1.0)),
         "inference": inference_html(inference),
-        "array": array_html(EVIL, [EVIL], [3], EVIL, EVIL, {EVIL: EVIL}, EVIL),
+        "array": array_html(about, {EVIL: EVIL}),
         "arrays": arrays_html([about]),  # type: ignore[list-item]
         "curve": curves_svg({EVIL: [(1, 2.0), (2, 1.0)]}, EVIL, EVIL),
     }
@@ -129,7 +129,7 @@ def test_the_job_is_told_in_words() -> None:
         "4 of 10 epochs, 3 models, lowest smoothed SV loss 0.5000 (0.250 bits per spike), about 90 s left"
         in text
     )
-    assert "… and 2 models more" in text
+    assert "… and 2 more models" in text
 
 
 @given(

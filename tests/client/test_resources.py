@@ -57,9 +57,9 @@ def test_a_resource_is_not_changed_here(example_url: str, example: Example) -> N
         lambda: job.__ior__({"state": "failed"}),
     ]  # fmt: skip
     for change in changes:
-        with pytest.raises(TypeError, match="is what the service answered"):
+        with pytest.raises(TypeError, match="comes from the service"):
             change()
-    with pytest.raises(AttributeError, match="state is what the service answered"):
+    with pytest.raises(AttributeError, match="state comes from the service"):
         job.state = "failed"  # type: ignore[misc, assignment]
     assert job == before
 
@@ -98,7 +98,7 @@ def test_verbs_renew_the_job(light_url: str, light_dataset_id: str) -> None:
         assert states == ["paused", "queued", "cancelled", "queued", "stopping"]
         assert job.change(name="yours").name == "yours"
         assert job.refresh().name == "yours"
-        with pytest.raises(TimeoutError, match=r"is stopping after 0\.1 s; it goes on"):
+        with pytest.raises(TimeoutError, match=r"is stopping after 0\.1 s; it continues"):
             job.wait(timeout_s=0.1)
 
 

@@ -1,4 +1,4 @@
-"""What belongs to a lab and not to an analysis: keys and webhooks."""
+"""Keys and webhooks of a lab."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ from latentry.documents import Answered, Field, TimeField
 
 
 class AsyncKey(AsyncResource):
-    """A key: a secret by which people and pipelines are known."""
+    """A key: a secret that identifies a person or a program."""
 
     _collection = "keys"
 
-    name = Field[str]("Whose it is, or what for.")
-    scopes = Field[list[str]]("What may be done with it: ``read``, ``write``, ``admin``.")
-    secret = Field[str | None]("What to give to `Client` as `key`: known only to who made it, at once.")
-    tenant = Field[str]("Whose data sets and jobs it is for.")
-    beginning = Field[str]("How the secret begins, to tell keys apart.")
-    last_used_at = TimeField("When it was last used, to the minute (UTC); None for never.")
-    expires_at = TimeField("Until when it is good (UTC); None for ever.")
+    name = Field[str]("Owner or purpose of the key.")
+    scopes = Field[list[str]]("What the key permits: ``read``, ``write``, ``admin``.")
+    secret = Field[str | None]("The `key` for `Client`; only the answer that creates the key has it.")
+    tenant = Field[str]("Tenant whose data sets and jobs the key gives access to.")
+    beginning = Field[str]("The first characters of the secret, to tell keys apart.")
+    last_used_at = TimeField("When it was last used, to the minute (UTC); None: never.")
+    expires_at = TimeField("When it expires (UTC); None: never.")
     revoked_at = TimeField("When it was revoked (UTC).")
 
     async def revoke(self) -> Self:
-        """Make it good for nothing, from the next request on."""
+        """Revoke it: the service refuses it from now on."""
         self._renew((await self._client.request("DELETE", self.path)).json())
         return self
 
 
 class AsyncWebhook(AsyncResource):
-    """A URL that is told when jobs end."""
+    """A URL that the service notifies when jobs end."""
 
     _collection = "webhooks"
 
-    url = Field[str]("What is told.")
-    states = Field[list[str]]("Of jobs, that are told: ``done``, ``failed``, ``cancelled``.")
-    links = Field[dict[str, str]]("Paths of what belongs to it.")
-    secret = Field[str | None]("By which to check who sent: known only to who made it, at once.")
+    url = Field[str]("URL that receives the messages.")
+    states = Field[list[str]]("States of jobs that are reported: ``done``, ``failed``, ``cancelled``.")
+    links = Field[dict[str, str]]("Paths of related resources.")
+    secret = Field[str | None](
+        "The secret that verifies messages; only the answer that creates the webhook has it."
+    )
 
     @property
     def deliveries(self) -> AsyncPages[Answered]:
-        """What was sent to it, newest first, and how it was answered."""
+        """List the messages to it, newest first, with the responses."""
         return AsyncPages(self._client, f"{self.path}/deliveries", Answered)
 
     async def test(self) -> Answered:
-        """Send it a message of no job, and return its delivery; `deliveries` tells later how it was answered."""
+        """Send it a test message, and return the delivery; `deliveries` later has the response."""
         return Answered(await self._client.act(f"{self.path}:test"))
 
     async def delete(self) -> None:
-        """Tell it nothing more."""
+        """Delete it: the service sends it no more messages."""
         await self._client.request("DELETE", self.path)

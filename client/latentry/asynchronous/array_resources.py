@@ -1,4 +1,4 @@
-"""What data sets, models and inferences have in common: arrays."""
+"""The base of data sets, models and inferences: resources with arrays."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class AsyncArrayOwner(AsyncResource):
     """A resource that has arrays."""
 
-    ended_at = TimeField("When it came to its end (UTC); None before.")
-    links = Field[dict[str, str]]("Paths of what belongs to it.")
+    ended_at = TimeField("When it ended (UTC); None before.")
+    links = Field[dict[str, str]]("Paths of related resources.")
 
     def __init__(self, client: AsyncClient, document: Document) -> None:
         super().__init__(client, document)
@@ -31,7 +31,7 @@ class AsyncArrayOwner(AsyncResource):
 
     @property
     def arrays(self) -> AsyncArrays:
-        """Its arrays by name: ``arrays["rates"]``."""
+        """Return its arrays by name: ``arrays["rates"]``."""
         if self._arrays is None:
             self._arrays = AsyncArrays(self._client, self.path)
         return self._arrays
@@ -39,16 +39,16 @@ class AsyncArrayOwner(AsyncResource):
     async def download(
         self, path: str | Path, format: str | None = None, arrays: Sequence[str] | None = None
     ) -> Path:
-        """Have all arrays in one file.
+        """Write all arrays to one file.
 
         Parameters
         ----------
         path
-            Of the file, or a folder to put it into.
+            The file, or a folder for it.
         format
-            ``npz``, ``hdf5``, ``mat``, ``nwb`` or ``zarr``; by the file's ending unless given, and npz where that tells none.
+            ``npz``, ``hdf5``, ``mat``, ``nwb`` or ``zarr``; default: by the file's ending, else npz.
         arrays
-            Those that are wanted; all unless given.
+            Names of the arrays; default: all.
 
         Returns
         -------
@@ -64,7 +64,7 @@ class AsyncArrayOwner(AsyncResource):
         Parameters
         ----------
         arguments
-            Further ones of `xarray.open_zarr`, such as ``chunks``.
+            Arguments of `xarray.open_zarr`, such as ``chunks``.
         """
         open_zarr = needed("xarray", "xarray zarr fsspec aiohttp").open_zarr
         for module in ("zarr", "fsspec", "aiohttp"):
@@ -76,7 +76,7 @@ class AsyncArrayOwner(AsyncResource):
         return opened
 
     def to_xarray(self) -> xarray.Dataset:
-        """Read all arrays as xarray has them, with coordinates and units; needs what `open_zarr` needs."""
+        """Read all arrays into xarray, with coordinates and units; needs the packages of `open_zarr`."""
         return self.open_zarr().load()
 
     async def distances(
@@ -90,23 +90,23 @@ class AsyncArrayOwner(AsyncResource):
         where: Where = None,
         **asked: Any,
     ) -> Document:
-        """Distances between the mean trajectories of conditions.
+        """Return distances between the mean trajectories of conditions.
 
         Parameters
         ----------
         array
-            Whose trajectories: an array of trials.
+            Name of an array with an axis of trials.
         by
-            Metadata of the trials, or ``split``, whose values are the conditions; unless given, the conditions that the
-            data set's report names.
+            Metadata of the trials, or ``split``, whose values are the conditions; default: the conditions in the report
+            of the data set.
         metric
-            ``euclidean``; ``mahalanobis``: in units of how single trials vary around their means.
+            ``euclidean``, or ``mahalanobis``: relative to the variance of single trials around their means.
         unbiased
-            Take off what noise adds to squared distances.
+            Whether to subtract the contribution of noise from squared distances.
         over_time
-            Also those of every bin.
+            Whether to return the distances of every bin too.
         where, asked
-            As of `AsyncArray.query`: which trials, and what is done to them first.
+            As in `AsyncArray.query`: which trials, and how to transform them first.
         """
         own = {"array": array, "by": by, "metric": metric, "unbiased": unbiased, "over_time": over_time}
         return await self._client.get(f"{self.path}/distances", parameters_of(where, **own, **asked))
@@ -121,27 +121,27 @@ class AsyncArrayOwner(AsyncResource):
         where: Where = None,
         **asked: Any,
     ) -> Document:
-        """How well behaviour is decoded from trajectories, on trials that the decoder did not see.
+        """Return how well behaviour is decoded from trajectories, on trials that the decoder was not fitted on.
 
         Parameters
         ----------
         array
-            Whose trajectories: an array of trials. Unless given, the rates of a model (factors, if it is of several sessions), or
+            Name of an array with an axis of trials. Default: the rates of a model (factors, if it has several sessions), or
             the spikes of a data set.
         behaviour
-            Array of the data set that is decoded; its only behaviour unless given.
+            Array of the data set to decode; default: its only behaviour.
         lag_s
-            Behaviour comes so much later, in seconds.
+            Delay of the behaviour, in seconds.
         held_out
             ``folds``, or ``valid``: the validation trials of the job.
         where, asked
-            As of `AsyncArray.query`; also ``folds``, ``seed`` and ``baseline``: whether smoothed spikes are decoded too.
+            As in `AsyncArray.query`; also ``folds``, ``seed`` and ``baseline``: whether to decode smoothed spikes too.
         """
         own = {"array": array, "behaviour": behaviour, "lag_s": lag_s, "held_out": held_out}
         return await self._client.get(f"{self.path}/decoding", parameters_of(where, **own, **asked))
 
     async def decoding_predictions(self, *, where: Where = None, **asked: Any) -> LabelledArray:
-        """Behaviour as it is decoded; arguments as those of `decoding`."""
+        """Return the decoded behaviour; arguments as those of `decoding`."""
         parameters = {**parameters_of(where, **asked), "format": "npz"}
         answer = await self._client.request("GET", f"{self.path}/decoding/predictions", params=parameters)
         return read_npz(None, answer.content)
@@ -149,38 +149,38 @@ class AsyncArrayOwner(AsyncResource):
     async def picture(
         self, analysis: str, *, format: str = "png", where: Where = None, **asked: Any
     ) -> bytes:
-        """A picture of ``distances`` or ``decoding``, as ``png`` or ``svg``; further arguments as theirs."""
+        """Return a picture of ``distances`` or ``decoding``, as ``png`` or ``svg``; further arguments as theirs."""
         parameters = parameters_of(where, **asked)
         path = f"{self.path}/{analysis}.{format}"
         return (await self._client.request("GET", path, params=parameters)).content
 
 
 class AsyncLatentsOwner(AsyncArrayOwner):
-    """A resource whose arrays are latents, in your order of trials."""
+    """A resource whose arrays are latents, in the order of your trials."""
 
     @property
     def rates(self) -> AsyncArray:
-        """Firing rates in spikes/s: trials × bins × neurons."""
+        """Return the firing rates in spikes/s: trials × bins × neurons."""
         return self.arrays["rates"]
 
     @property
     def factors(self) -> AsyncArray:
-        """Factors: trials × bins × factors."""
+        """Return the factors: trials × bins × factors."""
         return self.arrays["factors"]
 
     @property
     def initial_conditions(self) -> AsyncArray:
-        """Initial conditions of the generator: trials × dimensions."""
+        """Return the initial conditions of the generator: trials × dimensions."""
         return self.arrays["initial_conditions"]
 
     @property
     def inputs(self) -> AsyncArray:
-        """Inferred inputs, of models with a controller: trials × bins × inputs."""
+        """Return the inferred inputs of a model with a controller: trials × bins × inputs."""
         return self.arrays["inputs"]
 
     @property
     def generator_states(self) -> AsyncArray:
-        """States of the generator: trials × bins × units."""
+        """Return the states of the generator: trials × bins × units."""
         return self.arrays["generator_states"]
 
     async def nearest(
@@ -195,22 +195,22 @@ class AsyncLatentsOwner(AsyncArrayOwner):
         where: Where = None,
         **asked: Any,
     ) -> Document:
-        """The trials, or the states at single times, whose latents lie nearest.
+        """Return the trials, or the states at single times, with the nearest latents.
 
         Parameters
         ----------
         to
-            To a vector, or to each of several: one number for each component, or vectors × components.
+            Nearest to a vector, or to each of several: one number for each component, or vectors × components.
         trial, time_s
-            Or to a trial, or to its state at a time in seconds.
+            Nearest to a trial, or to its state at a time in seconds.
         array
-            Whose trajectories: an array of trials.
+            Name of an array with an axis of trials.
         k
-            How many.
+            Number of neighbours.
         metric
             ``euclidean``, or ``cosine``: one minus the cosine of the angle.
         where, asked
-            As of `AsyncArray.query`; also ``exclude_own_trial``.
+            As in `AsyncArray.query`; also ``exclude_own_trial``.
         """
         path = f"{self.path}/nearest"
         parameters = parameters_of(where, array=array, k=k, metric=metric, **asked)

@@ -1,4 +1,4 @@
-"""Arrays that stay with the service until they are asked for, and then come as far as they are asked for."""
+"""Arrays of the service, of which only the requested part is read, when it is requested."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 class AsyncArray:
     """One array of a data set, a model or an inference.
 
-    What stands in brackets is all that is read: ``factors[0:5, ::2]`` asks the service for that. `sel` and `query` give another
-    array of this kind, which the service makes when it is read.
+    Only the part in brackets is read: ``factors[0:5, ::2]`` requests exactly that. `sel` and `query` return another array of this
+    kind, which the service computes when it is read.
 
     Parameters
     ----------
     arrays
-        What it is one of.
+        The arrays of its resource.
     name
-        E.g. ``rates``.
+        Name of the array, such as ``rates``.
     labels
-        What to take along dims, or of which trials.
+        Labels to select along dims, or values of the metadata of trials.
     parameters
-        Further ones of the question.
+        Further parameters of the request.
     """
 
     def __init__(
@@ -61,42 +61,42 @@ class AsyncArray:
 
     @property
     def path(self) -> str:
-        """Where it is, below the URL of the service."""
+        """Return its path on the service."""
         return f"{self._arrays.path}/{self.name}"
 
     @property
     async def dims(self) -> tuple[str, ...]:
-        """Name of each axis."""
+        """Return the name of each axis."""
         return (await self._labelled()).dims if self._is_asked else tuple((await self._about())["dims"])
 
     @property
     async def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
+        """Return the length of each axis."""
         if self._is_asked:
             return tuple((await self._labelled()).values.shape)
         return tuple((await self._about())["shape"])
 
     @property
     async def dtype(self) -> str:
-        """Type of the values, as NumPy names it."""
+        """Return NumPy's name for the type of the values."""
         return (
             str((await self._labelled()).values.dtype) if self._is_asked else (await self._about())["dtype"]
         )
 
     @property
     async def units(self) -> str:
-        """Of the values; empty for numbers without any."""
+        """Return the units of the values; empty for numbers without units."""
         return (await self._labelled()).units if self._is_asked else (await self._about())["units"]
 
     @property
     async def coords(self) -> dict[str, Coordinate]:
-        """What is known of each entry along the dims, by name."""
+        """Return the coordinates along the dims, by name."""
         if self._is_asked:
             return dict((await self._labelled()).coords)
         return await self._arrays.coordinates(self.name)
 
     async def __getitem__(self, index: Any) -> NDArray[Any]:
-        """Read a part: integers, slices (also backwards) and ``...``, as NumPy has them."""
+        """Read a part: integers, slices (also with negative steps) and ``...``, as in NumPy."""
         if self._is_asked:
             values: NDArray[Any] = (await self._labelled()).values[index]
             return values
@@ -119,19 +119,19 @@ class AsyncArray:
         return values
 
     def sel(self, **labels: Label) -> AsyncArray:
-        """Choose by label.
+        """Select by label.
 
         Parameters
         ----------
         labels
-            For a dim a label, a list of labels or a ``slice`` of them: ``time_s=slice(0.1, 0.4)``, ``trial=[3, 5]``. For
-            anything else, a value of the trials' metadata or a list of values: ``condition=[3, 4]``. ``split="valid"`` takes
-            the trials of that split.
+            For a dim, a label, a list of labels or a ``slice`` of labels: ``time_s=slice(0.1, 0.4)``, ``trial=[3, 5]``. For
+            metadata of trials, a value or a list of values: ``condition=[3, 4]``. ``split="valid"`` selects the trials of
+            that split.
 
         Returns
         -------
         AsyncArray
-            Not yet read.
+            An array that is not read yet.
         """
         return AsyncArray(self._arrays, self.name, {**self._labels, **labels}, self._parameters)
 
@@ -152,34 +152,33 @@ class AsyncArray:
         statistic: str | None = None,
         **labels: Label,
     ) -> AsyncArray:
-        """Have the service make another array of this one; things are done in this order.
+        """Let the service transform the array; it applies the parameters in this order.
 
         Parameters
         ----------
         where
-            Conditions on the trials' metadata: ``{"condition": [3, 4]}``, or ``"condition:in:3,4"``, or several of those.
+            Conditions on the metadata of trials: ``{"condition": [3, 4]}``, ``"condition:in:3,4"``, or a list of such texts.
         split
             ``train``, ``valid``, or both.
         align_to, window_s, event_clock
-            An event of the trials, the seconds around it that are kept, and whether its times are of the ``session`` or the
-            ``trial``.
+            An event of the trials, the seconds to keep around it, and the clock of its times: ``session`` or ``trial``.
         smooth_s
             Standard deviation of a Gaussian over time, in seconds.
         rebin_s
             Width of the new bins, in seconds.
         rotate_to, rotation
-            Id of a model onto whose array this one is rotated; ``procrustes`` or ``cca``.
+            Id of the model onto whose array this one is rotated; ``procrustes`` or ``cca``.
         components
-            So many principal components.
+            Number of principal components.
         average, statistic
-            What of the trials' metadata to average over (``condition``); ``mean``, ``sem`` or ``count``.
+            Metadata of trials to average by (``condition``); ``mean``, ``sem`` or ``count``.
         labels
-            As those of `sel`.
+            As in `sel`.
 
         Returns
         -------
         AsyncArray
-            Not yet read.
+            An array that is not read yet.
 
         Raises
         ------
@@ -199,7 +198,7 @@ class AsyncArray:
         """Write it to a file.
 
         The formats are ``npy``, ``npz``, ``csv``, ``arrow``, ``parquet``, ``hdf5``, ``mat``, ``nwb``, ``zarr`` and ``json``.
-        Unless given, the file's ending tells the format, and it is npy where the ending tells none.
+        Default: the format for the file's ending, else npy.
         """
         parameters = {**await self._question(), "format": format or format_of(path, "npy")}
         return await self._arrays.client.download(self.path, path, parameters)
@@ -209,7 +208,7 @@ class AsyncArray:
         return await self._labelled()
 
     async def to_xarray(self) -> xarray.DataArray:
-        """Read it as xarray has it, with coordinates and units; needs `pip install xarray`."""
+        """Read it into xarray, with coordinates and units; needs `pip install xarray`."""
         needed("xarray", "xarray")
         return (await self._labelled()).to_xarray()
 
@@ -219,11 +218,13 @@ class AsyncArray:
         return (await self._labelled()).to_pandas()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Read it whole, for ``np.asarray``."""
+        """Read the whole array, for ``np.asarray``."""
         import numpy as np
 
         if copy is False:
-            raise ValueError("what is read of the service is new in memory: copy=False can't be")
+            raise ValueError(
+                "an array that is read from the service is always a copy: copy=False is not possible"
+            )
         return np.asarray(settled(self.read(), otherwise=_cannot_wait), dtype)
 
     def __repr__(self) -> str:
@@ -234,18 +235,12 @@ class AsyncArray:
         return shown(self.html, otherwise=self.__repr__)
 
     async def html(self) -> str:
-        """What a notebook shows of it."""
-        coords = {name: one.dim for name, one in (await self.coords).items()}
-        description = (await self._about())["description"]
-        return array_html(
-            self.name,
-            await self.dims,
-            await self.shape,
-            await self.dtype,
-            await self.units,
-            coords,
-            description,
-        )
+        """Return what a notebook shows of it."""
+        about = {
+            **await self._about(), "dims": await self.dims, "shape": await self.shape, "dtype": await self.dtype,
+            "units": await self.units,
+        }  # fmt: skip
+        return array_html(about, {name: one.dim for name, one in (await self.coords).items()})
 
     @property
     def _is_asked(self) -> bool:
@@ -255,7 +250,7 @@ class AsyncArray:
         return await self._arrays.about(self.name)
 
     async def _question(self) -> Document:
-        """Parameters of the request: labels of dims are selectors, all others are conditions on trials."""
+        """Return the parameters of the request: labels of dims are selectors, all other labels are conditions on trials."""
         if not self._labels:
             return dict(self._parameters)
         dims = (await self._about())["dims"]
@@ -276,7 +271,7 @@ class AsyncArray:
     async def _fetch_labelled(self) -> LabelledArray:
         parameters = {**await self._question(), "format": "npz"}
         answer = await self._arrays.client.request("GET", self.path, params=parameters)
-        return read_npz(None, answer.content)  # with a `statistic`, another than that of its name
+        return read_npz(None, answer.content)  # with a `statistic`, the array has another name
 
 
 class AsyncArrays:
@@ -285,9 +280,9 @@ class AsyncArrays:
     Parameters
     ----------
     client
-        Of the service that keeps them.
+        Client of the service.
     owner_path
-        Of what they belong to.
+        Path of the resource that has the arrays.
     """
 
     def __init__(self, client: AsyncClient, owner_path: str) -> None:
@@ -297,28 +292,26 @@ class AsyncArrays:
         self._coordinates: dict[str, Coordinate] = {}
 
     def __getitem__(self, name: str) -> AsyncArray:
-        if not isinstance(
-            name, str
-        ):  # or Python, asked for `in` or a loop, would take 0, 1, 2 and so on for ever
+        if not isinstance(name, str):  # else `in` and loops would ask for 0, 1, 2 and so on without end
             raise TypeError(f"arrays are taken by name, as in arrays['rates']; got {name!r}")
         return AsyncArray(self, name)
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        """Go through the names of the arrays there are."""
+        """Yield the names of the arrays."""
         for document in (await self._list()).values():
             yield document["name"]
 
     async def names(self) -> list[str]:
-        """Names of the arrays there are."""
+        """Return the names of the arrays."""
         return list(await self._list())
 
     async def about(self, name: str) -> ArrayDocument:
-        """What an array is.
+        """Return the description of an array.
 
         Raises
         ------
         NotFound
-            If there is none of that name.
+            If no array has this name.
         """
         documents = await self._list()
         if name not in documents:
@@ -326,7 +319,7 @@ class AsyncArrays:
         return documents[name]
 
     async def coordinates(self, name: str) -> dict[str, Coordinate]:
-        """What is known of each entry along the dims of an array: read once, as it never changes."""
+        """Return the coordinates along the dims of an array; each is read once, because it never changes."""
         return {other: await self._coordinate(other) for other in (await self.about(name))["coordinates"]}
 
     def __repr__(self) -> str:
@@ -336,11 +329,11 @@ class AsyncArrays:
         return shown(self.html, otherwise=self.__repr__)
 
     async def html(self) -> str:
-        """What a notebook shows of them."""
+        """Return what a notebook shows of them."""
         return arrays_html(list((await self._list()).values()))
 
     async def _list(self) -> dict[str, ArrayDocument]:
-        # What is stored never changes, so it is asked for once.
+        # The list never changes, so it is read once.
         if self._documents is None:
             answer = await self.client.get(self.path)
             self._documents = {document["name"]: document for document in answer["items"]}
@@ -357,4 +350,4 @@ class AsyncArrays:
 
 
 def _cannot_wait() -> Any:
-    raise TypeError("NumPy can't wait for the service: use `await array.read()`")
+    raise TypeError("NumPy cannot await: use `await array.read()`")

@@ -1,4 +1,4 @@
-"""Data sets: spike counts of trials × bins × neurons, with all that belongs to them."""
+"""Data sets: spike counts of trials × bins × neurons, with metadata and a report."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ class AsyncDataset(AsyncArrayOwner):
 
     _collection = "datasets"
 
-    name = Field[str]("As it was given, or of the file.")
-    state = Field[DatasetState]("Whether it is ready.")
+    name = Field[str]("The given name, or the name of the file.")
+    state = Field[DatasetState]("State: whether it is ready.")
     trials = Field[int | None]("Number of trials; None before it is ready.")
     bins = Field[int | None]("Number of bins of the longest trial; None before it is ready.")
     neurons = Field[int | None]("Number of neurons; None before it is ready.")
     bin_width_s = Field[float | None]("Width of a bin, in seconds; None before it is ready.")
     source = Field[Document]("The upload (file name, bytes, SHA-256) or the synthetic system.")
-    options = Field[Document | None]("How the file was read: the options that differ from their defaults.")
-    derived_from = Field[str | None]("Id of the data set whose file was read anew, with other options.")
-    digest = Field[str | None]("SHA-256 of its content: what it is made of, and how.")
-    report = Field[Document | None]("What was found in the file.")
+    options = Field[Document | None]("Options for reading the file that differ from their defaults.")
+    derived_from = Field[str | None]("Id of the data set whose file was read again with other options.")
+    digest = Field[str | None]("SHA-256 of its source and its options.")
+    report = Field[Document | None]("Report of what was found in the file.")
 
     @property
     def warnings(self) -> list[Document]:
-        """What looks wrong in it: each with ``code``, ``message`` and ``hint``."""
+        """Return the warnings of its report, each with ``code``, ``message`` and ``hint``."""
         return list((self.report or {}).get("warnings", []))
 
     @property
     def problems(self) -> list[Document]:
-        """Why it was rejected or failed: each with ``message`` and ``hint``."""
+        """Return why it was rejected or failed, each reason with ``message`` and ``hint``."""
         return list(self.get("problems") or [])
 
     @property
     def spikes(self) -> AsyncArray:
-        """Spike counts: trials × bins × neurons."""
+        """Return the spike counts: trials × bins × neurons."""
         return self.arrays["spikes"]
 
     async def wait(self) -> Self:
@@ -56,13 +56,13 @@ class AsyncDataset(AsyncArrayOwner):
         Raises
         ------
         DatasetRejected
-            If it is rejected; the message has the reasons.
+            If the service rejects it; the message has the reasons.
         """
         self._renew(await self._client.wait_for_dataset(self.id))
         return self
 
     def list_trials(self, where: Where = None) -> AsyncPages[Answered]:
-        """Trials in your order, with their metadata, as far as conditions on it hold."""
+        """List trials in your order with their metadata; `where` has conditions on the metadata."""
         asked = {"where": where_texts(where) or None}
         return AsyncPages(self._client, f"{self.path}/trials", Answered, **asked)
 
@@ -72,32 +72,32 @@ class AsyncDataset(AsyncArrayOwner):
         return self
 
     async def derive(self, options: Document, name: str = "") -> AsyncDataset:
-        """Make another data set of the same file, with changes to its options, and wait until it is ready.
+        """Read its file again with other options, and wait until the new data set is ready.
 
-        What is not in `options` stays as it is; None resets an option to its default.
+        Options that are not in `options` keep their values; None resets an option to its default.
         """
         return await self._client.derive_dataset(self.id, options, name)
 
     async def submit(self, **specification: Any) -> AsyncJob:
-        """Begin a search over models of it; see `Client.submit`."""
+        """Begin a search over models of it, see `Client.submit`."""
         return await self._client.submit(self, **specification)
 
     async def preview(self) -> Document:
-        """Rates, rasters and spread of it, as numbers."""
+        """Return the numbers of its preview: rates, rasters and histograms."""
         return await self._client.get(f"{self.path}/preview")
 
     async def preview_picture(self, format: str = "png") -> bytes:
-        """What it looks like, as a ``png`` or ``svg``."""
+        """Return a picture of it, as ``png`` or ``svg``."""
         return (await self._client.request("GET", f"{self.path}/preview.{format}")).content
 
     def _repr_html_(self) -> str:
         return shown(self.html, otherwise=lambda: dataset_html(self, ""))
 
     async def html(self) -> str:
-        """What a notebook shows of it."""
+        """Return what a notebook shows of it."""
         picture = ""
         if self.state == "ready":
-            with suppress(NotFound):  # combined ones have none
+            with suppress(NotFound):  # combined data sets have no preview
                 encoded = base64.b64encode(await self.preview_picture("svg")).decode()
                 picture = f"data:image/svg+xml;base64,{encoded}"
         return dataset_html(self, picture)

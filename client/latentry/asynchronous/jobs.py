@@ -30,21 +30,21 @@ class AsyncJob(AsyncResource):
 
     _collection = "jobs"
 
-    name = Field[str]("As it was given.")
-    state = Field[JobState]("Where it stands.")
+    name = Field[str]("Its name.")
+    state = Field[JobState]("State of the job.")
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing happens to it any more by itself."""
+        """Return whether it has ended."""
         return self.state in ("done", "failed", "cancelled")
 
     dataset_id = Field[str]("Id of the data set whose models it searches.")
     dataset_name = Field[str]("Name of that data set.")
-    progress = Field[JobProgress]("How far it has come.")
-    specification = Field[Document]("What it was asked, with every default written out.")
-    warnings = Field[list[str]]("What of the request is allowed and probably not meant.")
+    progress = Field[JobProgress]("Its progress.")
+    specification = Field[Document]("Its specification with all defaults.")
+    warnings = Field[list[str]]("Settings of the request that are allowed and probably not intended.")
     scored_on = Field[str](
-        "Fingerprint of what its SV losses are means of: those of two jobs can be compared only if it is the same."
+        "Fingerprint of the samples that it is scored on: SV losses of two jobs can be compared only if it is the same."
     )
     trained_with = Field[list[dict[str, str]]]("Versions of Latentry and torch that trained it.")
     diagnostics = Field[Document | None](
@@ -52,51 +52,51 @@ class AsyncJob(AsyncResource):
     )
     error = Field[Document | None]("Why it failed.")
     started_at = TimeField("When its first slice began (UTC).")
-    ended_at = TimeField("When it came to its end (UTC); None before.")
-    links = Field[dict[str, str]]("Paths of what belongs to it.")
+    ended_at = TimeField("When it ended (UTC); None before.")
+    links = Field[dict[str, str]]("Paths of related resources.")
     selected_model_id = Field[str | None](
-        "Id of the model of the lowest smoothed SV loss; None before it is selected."
+        "Id of the model with the lowest smoothed SV loss; None before the selection."
     )
     final_model_id = Field[str | None](
-        "Id of the model that was trained on all trials; None unless the job asked for one."
+        "Id of the model that was trained on all trials; None unless `refit` was requested."
     )
 
     @property
     async def dataset(self) -> AsyncDataset:
-        """The data set whose models it searches."""
+        """Return the data set whose models it searches."""
         return await self._client.get_dataset(self.dataset_id)
 
     @property
     def models(self) -> AsyncPages[AsyncModel]:
-        """All its models, by number."""
+        """List its models by number."""
         return AsyncPages(self._client, f"{self.path}/models", self._client.model_of)
 
     @property
     async def selected_model(self) -> AsyncModel | None:
-        """The model of the lowest smoothed SV loss; None before it is selected."""
+        """Return the model with the lowest smoothed SV loss; None before the selection."""
         return await self._client.get_model(self.selected_model_id) if self.selected_model_id else None
 
     @property
     async def final_model(self) -> AsyncModel | None:
-        """The model that was trained on all trials; None unless the job asked for one."""
+        """Return the model that was trained on all trials; None unless `refit` was requested."""
         return await self._client.get_model(self.final_model_id) if self.final_model_id else None
 
     async def wait(self, *, timeout_s: float | None = None, display: bool = True) -> Self:
-        """Wait until it is done, for as long as it takes: also while it is paused.
+        """Wait until it is done, also while it is paused.
 
         Parameters
         ----------
         timeout_s
-            At most so many seconds.
+            Longest time to wait, in seconds; None: no limit.
         display
-            Show how it goes, where there is a terminal or a notebook.
+            Whether to show the progress, if there is a terminal or a notebook.
 
         Raises
         ------
         NotDone
             If it failed or was cancelled.
         TimeoutError
-            If it is not done in time; it goes on.
+            If it is not done in time; the job continues.
         """
         from latentry.display import live_display
 
@@ -112,7 +112,7 @@ class AsyncJob(AsyncResource):
         while not self.is_final:
             left_s = 30.0 if timeout_s is None else started + timeout_s - monotonic()
             if left_s <= 0:
-                raise TimeoutError(f"the job {self.id} is {self.state} after {timeout_s:g} s; it goes on")
+                raise TimeoutError(f"the job {self.id} is {self.state} after {timeout_s:g} s; it continues")
             wait = {"Prefer": f"wait={max(1, round(min(left_s, 30.0)))}"}
             self._renew(await self._client.get(self.path, headers=wait))
         if self.state != "done":
@@ -120,72 +120,72 @@ class AsyncJob(AsyncResource):
         return self
 
     def events(self, *, timeout_s: float | None = None) -> AsyncIterator[Document]:
-        """Follow what happens to it, from its beginning to its end; a connection that breaks is taken up where it was.
+        """Yield its events from the beginning to the end; after a lost connection, continue with the next event.
 
         Raises
         ------
         TimeoutError
-            If it has not ended in so many seconds.
+            If it has not ended after `timeout_s` seconds.
         """
         return self._client.events(self.id, timeout_s=timeout_s)
 
     async def pause(self) -> Self:
-        """Let it rest: what is under way ends its epoch and is kept."""
+        """Pause it. Models in training finish their epoch, and their weights are kept."""
         return await self._act("pause")
 
     async def resume(self) -> Self:
-        """Go on where it was."""
+        """Resume it where it was."""
         return await self._act("resume")
 
     async def stop(self) -> Self:
-        """End the training with what is there: the best model so far is selected, and its latents are computed."""
+        """End the training: the service selects the best model so far and computes its latents."""
         return await self._act("stop")
 
     async def cancel(self) -> Self:
-        """Drop it now."""
+        """Cancel it now."""
         return await self._act("cancel")
 
     async def retry(self) -> Self:
-        """Go on after it failed or was cancelled, from what its models have learnt."""
+        """Continue after a failure or a cancellation, from the last weights of its models."""
         return await self._act("retry")
 
     async def extend(self, **more: float) -> Self:
         """Add to its budget: ``models``, ``epochs``, ``wall_seconds``, ``device_seconds``; see `Client.extend_job`."""
-        self._renew(await self._client.extend_job(self.id, **more))  # type: ignore[arg-type]  # models and epochs are whole
+        self._renew(await self._client.extend_job(self.id, **more))  # type: ignore[arg-type]  # models and epochs are integers
         return self
 
     async def change(self, *, name: str | None = None, priority: int | None = None) -> Self:
-        """Change its name, or its priority (-10 … 10) among your jobs; None leaves it."""
+        """Change its name, or its priority (-10 … 10) among your jobs; None changes nothing."""
         self._renew(await self._client.change_job(self.id, name=name, priority=priority))
         return self
 
     @property
     def history(self) -> AsyncPages[Answered]:
-        """What happened to it so far, in order; `events` goes on with what happens later."""
+        """List its events so far, in order; `events` also waits for later ones."""
         return AsyncPages(self._client, f"{self.path}/events", Answered)
 
     @property
     def decisions(self) -> AsyncPages[Answered]:
-        """What the strategy decided about its models, in order, and why."""
+        """List the decisions of the strategy about its models, in order, with reasons."""
         return AsyncPages(self._client, f"{self.path}/decisions", Answered)
 
     async def importance(self) -> Document:
-        """Which of the searched hyperparameters matter, and how models did along each of them."""
+        """Return which searched hyperparameters matter, and the losses of models along each of them."""
         return await self._client.importance(self.id)
 
     async def lineage(self, model: int | None = None) -> Document:
-        """Whose weights a model has, from epoch to epoch: by number, else the selected one, else the best so far."""
+        """Return from which models the weights of a model come. Default: the selected model, else the best so far."""
         return await self._client.lineage(self.id, model)
 
     async def lineage_picture(self, model: int | None = None) -> str:
-        """The whole search drawn as SVG, with the lineage of one model thick."""
+        """Return a drawing of the whole search as SVG, with the lineage of one model highlighted."""
         return await self._client.lineage_picture(self.id, model)
 
     def _repr_html_(self) -> str:
         return shown(self.html, otherwise=lambda: job_html(self, [], {}))
 
     async def html(self) -> str:
-        """What a notebook shows of it: progress, the best models, their learning curves."""
+        """Return what a notebook shows of it: progress, the best models, their learning curves."""
         models: list[Any] = await self.models.all()
         models.sort(key=selection_order)
         curves: dict[int, list[CurvePoint]] = {}

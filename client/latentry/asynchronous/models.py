@@ -1,4 +1,4 @@
-"""Models, the candidates of a job, and their latents; inferences, which are models run on other data sets."""
+"""Models of a job with their latents, and inferences: models that run on other data sets."""
 
 from __future__ import annotations
 
@@ -31,51 +31,51 @@ class AsyncModel(AsyncLatentsOwner):
 
     @property
     async def job(self) -> AsyncJob:
-        """Its job."""
+        """Return its job."""
         return await self._client.get_job(self.job_id)
 
-    number = Field[int]("0, 1, … within the job.")
-    state = Field[ModelState]("Where it stands.")
-    is_selected = Field[bool]("Whether the job selected it, for the lowest smoothed SV loss.")
-    seed = Field[int]("Of everything random in it.")
-    architecture = Field[Document]("Its sizes.")
-    hyperparameters = Field[dict[str, float]]("Those that its kept weights were trained with.")
-    present_hyperparameters = Field[dict[str, float]]("Those that it trained with last.")
+    number = Field[int]("Number within the job: 0, 1, …")
+    state = Field[ModelState]("Its state.")
+    is_selected = Field[bool]("Whether the job selected it: it has the lowest smoothed SV loss.")
+    seed = Field[int]("Seed of everything random in it.")
+    architecture = Field[Document]("Sizes of its network.")
+    hyperparameters = Field[dict[str, float]]("Hyperparameters of its kept weights.")
+    present_hyperparameters = Field[dict[str, float]]("Hyperparameters that it trained with last.")
     trained_by = Field[int | None](
-        "Number of the model that trained its kept weights: another one if they were copied."
+        "Number of the model that trained its kept weights; another model if they were copied."
     )
     scores = Field[dict[str, float | None]](
         "Losses in nats per sample, and the SV loss in bits per spike; of the selected model also further scores. None: not "
         "defined on these trials."
     )
     scored_on = Field[str](
-        "Fingerprint of what its SV loss is a mean of: those of two models can be compared only if it is the same."
+        "Fingerprint of the samples that it is scored on: SV losses of two models can be compared only if it is the same."
     )
     baselines = Field[dict[str, dict[str, float | None]]](
         "Scores of simple predictors on the same samples: ``model.baselines['sv_bits_per_spike_valid']['mean']``."
     )
     baseline_settings = Field[dict[str, dict[str, float | bool]]](
-        "What the simple predictors use, chosen on the training trials, with ``sd_s`` in seconds."
+        "Settings of the simple predictors, chosen on the training trials, with ``sd_s`` in seconds."
     )
-    epochs_trained = Field[int]("So far.")
-    end_reason = Field[str | None]("Why it trains no more.")
+    epochs_trained = Field[int]("Epochs trained so far.")
+    end_reason = Field[str | None]("Why its training ended.")
 
     @property
     async def learning_curve(self) -> LearningCurve:
-        """Every epoch so far: ``learning_curve["sv_loss"]``."""
+        """Return its epochs so far: ``learning_curve["sv_loss"]``."""
         return LearningCurve((await self._client.get(f"{self.path}/learning_curve"))["points"])
 
     async def export(self, path: str | Path, program: str | None = None, session: int | None = None) -> Path:
-        """Have the model itself: weights (safetensors), a description (JSON) and a loader of ten lines, in a zip file.
+        """Download the model as a zip: weights (safetensors), a description (JSON) and code that loads it.
 
         Parameters
         ----------
         path
-            Of the file, or a folder to put it into.
+            The file, or a folder for it.
         program
-            ``torch_export`` or ``onnx`` adds the exported program.
+            ``torch_export`` or ``onnx`` adds the network as a program.
         session
-            Of a model of several sessions: whose neurons the program reads.
+            For a model of several sessions: number of the session whose neurons the program reads.
         """
         asked = {"program": program, "session": session}
         return await self._client.download(f"{self.path}/export", path, asked)
@@ -88,18 +88,18 @@ class AsyncModel(AsyncLatentsOwner):
         posterior_samples: int | None = None,
         session: int | None = None,
     ) -> AsyncInference:
-        """Run it on a data set of the same neurons; `AsyncInference.wait` for the latents.
+        """Run it on a data set of the same neurons; use `AsyncInference.wait` to wait for the latents.
 
         Parameters
         ----------
         dataset
-            The data set, or its id; the model's own unless given.
+            The data set, or its id; default: the data set of the model.
         arrays
-            Which latents, as in ``["rates", "factors"]``.
+            Latents to compute, such as ``["rates", "factors"]``.
         posterior_samples
-            Draws that are averaged.
+            Number of posterior samples to average.
         session
-            Of a model of several sessions: whose neurons these are.
+            For a model of several sessions: number of the session that has these neurons.
         """
         asked = {
             "dataset_id": dataset if dataset is None or isinstance(dataset, str) else dataset.id,
@@ -111,7 +111,7 @@ class AsyncModel(AsyncLatentsOwner):
         return self._client.inference_of(await self._client.post(f"{self.path}:apply", given))
 
     async def card(self) -> Document:
-        """What it is, how it was trained and how well it does: what goes with its weights."""
+        """Return its description: what it is, how it was trained, and its scores."""
         return await self._client.get(f"{self.path}/card")
 
     async def infer(
@@ -125,22 +125,22 @@ class AsyncModel(AsyncLatentsOwner):
         session: int | None = None,
         **further: ArrayLike,
     ) -> dict[str, NDArray[Any]]:
-        """Latents of one or a few trials, at once.
+        """Return latents of one or a few trials immediately.
 
         Parameters
         ----------
         spikes
             Whole counts: trials × bins × neurons, or bins × neurons of one trial; neurons and bins as those of the model.
         arrays
-            Which latents; the service chooses unless told.
+            Latents to compute; default: chosen by the service.
         posterior_samples
-            Draws that are averaged.
+            Number of posterior samples to average.
         seed
-            Of the draws.
+            Seed of the posterior samples.
         first_trial
-            Number of the first trial in its data set: with it the draws are those of the stored latents.
+            Number of the first trial in its data set; the posterior samples are then those of the stored latents.
         session
-            Of a model of several sessions: whose neurons these are.
+            For a model of several sessions: number of the session that has these neurons.
         further
             ``external_inputs`` (trials × bins × inputs) and ``trial_length_bins``.
 
@@ -158,58 +158,58 @@ class AsyncModel(AsyncLatentsOwner):
         request = infer_request(spikes, asked, further)
         answer = await self._client.request("POST", f"{self.path}:infer", is_repeatable=True, **request)
         with np.load(io.BytesIO(answer.content), allow_pickle=False) as archive:
-            # Beside the latents single values tell how they were made.
+            # Scalars describe how the latents were computed.
             return {name: archive[name] for name in archive.files if archive[name].ndim > 0}
 
     def _repr_html_(self) -> str:
         return shown(self.html, otherwise=lambda: model_html(self, LearningCurve([])))
 
     async def html(self) -> str:
-        """What a notebook shows of it: hyperparameters, scores, learning curve."""
+        """Return what a notebook shows of it: hyperparameters, scores, learning curve."""
         return model_html(self, await self.learning_curve)
 
 
 class AsyncInference(AsyncLatentsOwner):
-    """A model run on a data set: its latents, when it is done."""
+    """A model that runs on a data set; when it is done, it has latents."""
 
     _collection = "inferences"
 
-    state = Field[InferenceState]("Where it stands.")
+    state = Field[InferenceState]("Its state.")
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing happens to it any more."""
+        """Return whether it has ended."""
         return self.state in ("done", "failed", "cancelled")
 
-    progress = Field[Document]("How far it has come.")
-    posterior_samples = Field[int]("Draws that are averaged.")
-    sessions = Field[list[int]]("Of each session of the data set, which one of the model's it is.")
-    scores = Field[dict[str, float | None]]("As those of a model, on this data set.")
+    progress = Field[Document]("Its progress.")
+    posterior_samples = Field[int]("Number of posterior samples that are averaged.")
+    sessions = Field[list[int]]("For each session of the data set, the number of the model's session.")
+    scores = Field[dict[str, float | None]]("Scores as those of a model, on this data set.")
     baselines = Field[dict[str, dict[str, float | None]]]("Scores of simple predictors on the same samples.")
     baseline_settings = Field[dict[str, dict[str, float | bool]]](
-        "What the simple predictors use, chosen on the training trials, with ``sd_s`` in seconds."
+        "Settings of the simple predictors, chosen on the training trials, with ``sd_s`` in seconds."
     )
-    error = Field[Document | None]("Why it failed, or why its last attempt did.")
-    started_at = TimeField("When it was begun (UTC).")
-    model_id = Field[str]("Id of the model that is run.")
-    dataset_id = Field[str]("Id of the data set that it is run on.")
+    error = Field[Document | None]("Why it failed, or why its last attempt failed.")
+    started_at = TimeField("When it began (UTC).")
+    model_id = Field[str]("Id of the model.")
+    dataset_id = Field[str]("Id of the data set.")
 
     async def wait(self, *, timeout_s: float | None = None) -> Self:
-        """Wait until its latents are there.
+        """Wait until its latents are computed.
 
         Raises
         ------
         NotDone
             If it failed or was cancelled.
         TimeoutError
-            If it is not done in so many seconds; it goes on.
+            If it is not done after `timeout_s` seconds; it continues.
         """
         started = monotonic()
         while not self.is_final:
             left_s = 30.0 if timeout_s is None else started + timeout_s - monotonic()
             if left_s <= 0:
                 raise TimeoutError(
-                    f"the inference {self.id} is {self.state} after {timeout_s:g} s; it goes on"
+                    f"the inference {self.id} is {self.state} after {timeout_s:g} s; it continues"
                 )
             wait = {"Prefer": f"wait={max(1, round(min(left_s, 30.0)))}"}
             self._renew(await self._client.get(self.path, headers=wait))
@@ -218,7 +218,7 @@ class AsyncInference(AsyncLatentsOwner):
         return self
 
     async def cancel(self) -> Self:
-        """Drop it."""
+        """Cancel it."""
         self._renew(await self._client.act(f"{self.path}:cancel"))
         return self
 

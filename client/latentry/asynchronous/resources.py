@@ -1,4 +1,4 @@
-"""What all resources have in common, and lists of them that are read page by page."""
+"""The base of all resources, and lists that are read page by page."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Item = TypeVar("Item")
 
 
 class AsyncResource(Answered):
-    """Something that the service keeps: the document as it was last read, and what can be done with it.
+    """A resource of the service: the document as it was last read, and its methods.
 
     Parameters
     ----------
     client
-        Of the service that keeps it.
+        Client of the service.
     document
-        As it was answered.
+        Document of the resource.
     """
 
     _collection = ""
@@ -34,10 +34,10 @@ class AsyncResource(Answered):
 
     @property
     def path(self) -> str:
-        """Where it is, below the URL of the service."""
+        """Return its path on the service."""
         return f"/v1/{self._collection}/{self.id}"
 
-    created_at = TimeField("When it was made (UTC).")
+    created_at = TimeField("When it was created (UTC).")
 
     async def refresh(self) -> Self:
         """Read it again."""
@@ -50,18 +50,18 @@ class AsyncResource(Answered):
 
 
 class AsyncPages(Generic[Item]):
-    """A list that the service keeps, read page by page as it is gone through; each time from its beginning.
+    """A list of the service, read page by page during iteration; each iteration starts at the beginning.
 
     Parameters
     ----------
     client
-        Of the service.
+        Client of the service.
     path
-        Of the list.
+        Path of the list.
     make
-        Makes an item of its document.
+        Makes an item from its document.
     parameters
-        Further ones of the request.
+        Parameters of the request.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AsyncPages(Generic[Item]):
         self._client, self._path, self._make, self._parameters = client, path, make, parameters
 
     async def __aiter__(self) -> AsyncIterator[Item]:
-        """Go through the items."""
+        """Yield the items."""
         token = self._parameters.get("page_token")
         while True:
             page = await self._client.get(self._path, params={**self._parameters, "page_token": token})
@@ -81,11 +81,11 @@ class AsyncPages(Generic[Item]):
                 return
 
     async def all(self) -> list[Item]:
-        """All of them, in a list."""
+        """Return all items."""
         items = []
         async for item in self:
             items.append(item)
         return items
 
     def __repr__(self) -> str:
-        return f"<list at {self._path}, read as it is gone through>"
+        return f"<list at {self._path}, read during iteration>"

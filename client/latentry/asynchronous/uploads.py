@@ -1,4 +1,4 @@
-"""Files on their way to the service: whole, or in pieces by the protocol tus 1.0.0, which goes on when the connection breaks."""
+"""Upload files: whole, or in pieces by the protocol tus 1.0.0, which can resume after a lost connection."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
+from latentry.documents import Document
 from latentry.errors import ServiceFault, Unavailable, UploadInUse, WrongState
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ _BLOCK_BYTES = 2**20
 _PIECE_BYTES = 32 * 2**20
 _PAUSE_SECONDS = 0.5
 _MAY_PASS = (Unavailable, UploadInUse, WrongState, ServiceFault)
-"""Problems that may be over in a moment: another request is at the upload, or the service is not well."""
+"""Temporary problems: another request writes to the upload, or the service has an internal error."""
 
 
 async def pieces(file: BinaryIO, size: int, progress: Progress | None, sent: int = 0) -> AsyncIterator[bytes]:
-    """Blocks of a file from where it stands up to `size`, told to `progress` as they go."""
+    """Yield blocks of a file from its position up to `size`, and report them to `progress`."""
     while sent < size and (block := file.read(min(_BLOCK_BYTES, size - sent))):
         yield block
         sent += len(block)
@@ -37,17 +38,38 @@ async def pieces(file: BinaryIO, size: int, progress: Progress | None, sent: int
             progress(sent, size)
 
 
+async def upload_whole(
+    connection: AsyncConnection, path: Path, parameters: Document, progress: Progress | None
+) -> httpx.Response:
+    """Create a data set from a file in one request."""
+    size = path.stat().st_size
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(size),
+        "Idempotency-Key": uuid.uuid4().hex,
+    }
+    with path.open("rb") as file:
+
+        def content() -> AsyncIterator[bytes]:
+            file.seek(0)
+            return pieces(file, size, progress)
+
+        return await connection.request(
+            "POST", "/v1/datasets", params=parameters, content=content, headers=headers
+        )
+
+
 class AsyncResumableUpload:
-    """One file on its way.
+    """The upload of one file in pieces.
 
     Parameters
     ----------
     connection
-        To the service.
+        Connection to the service.
     path
-        The file; it must not change meanwhile.
+        The file; it must not change during the upload.
     progress
-        Told the bytes sent so far and the size of the file.
+        Called with the bytes sent so far and the size of the file.
     """
 
     def __init__(self, connection: AsyncConnection, path: Path, progress: Progress | None) -> None:
@@ -55,14 +77,14 @@ class AsyncResumableUpload:
         self._size = path.stat().st_size
 
     async def send(self) -> str:
-        """Send all of it and return the id of the upload.
+        """Send the whole file and return the id of the upload.
 
         Raises
         ------
         LatentryError
-            If the service refuses it, or does not answer for as long as the client is patient.
+            If the service refuses it, or does not answer for the time of the retries.
         OSError
-            If other bytes arrived: the file changed meanwhile.
+            If other bytes arrived: the file has changed during the upload.
         """
         url = await self._begin()
         offset, last_sign = 0, monotonic()
@@ -129,6 +151,6 @@ class AsyncResumableUpload:
             sent = hashlib.file_digest(file, "sha256").hexdigest()
         if kept["sha256"] != sent:
             raise OSError(
-                f"{self._path.name} arrived as other bytes: their SHA-256 is {kept['sha256']}, the file's {sent}"
+                f"{self._path.name} arrived as other bytes: their SHA-256 is {kept['sha256']}, that of the file is {sent}"
             )
         return str(kept["id"])

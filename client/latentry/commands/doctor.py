@@ -34,16 +34,16 @@ _ORDER = list(_SIGNS)
 
 
 def register(app: typer.Typer, panel: str) -> None:
-    """Add the command to a panel of the help."""
+    """Add ``latentry doctor`` to a panel of the main help."""
 
     @command(app, "doctor", panel=panel, example="doctor --url https://latentry.lab.example")
     def doctor(call: Call) -> None:
-        """Check this installation, the way to the service, the key, and every part of the service; say what to do.
+        """Check this installation, the connection, the key, and every part of the service, and say what to do.
 
-        Ends with 1 if something failed; warnings end with 0.
+        The exit code is 1 if a check failed, and 0 if there are only warnings.
         """
         found: list[Document] = []
-        with call.messages.status("Looking …"):
+        with call.messages.status("Checking …"):
             found.extend(look(call.url, call.key))
         status = max((one["status"] for one in found), key=_ORDER.index)
         document = {"status": status, "url": shown(call.url), "checks": found}
@@ -64,7 +64,7 @@ def _print(found: list[Document], page: "Console") -> None:
     for one in found:
         if one["side"] != side:
             side = one["side"]
-            table.add_row("", Text("From here" if side == "client" else "At the service", style="bold"), "")
+            table.add_row("", Text("Client" if side == "client" else "Service", style="bold"), "")
         sign, colour = _SIGNS[one["status"]]
         table.add_row(Text(sign, style=colour), one["name"].replace("_", " "), Text(one["message"]))
         if one["hint"] and one["status"] != "ok":
@@ -73,7 +73,7 @@ def _print(found: list[Document], page: "Console") -> None:
     failed = sum(one["status"] == "failed" for one in found)
     warnings = sum(one["status"] == "warning" for one in found)
     if not failed and not warnings:
-        page.print("All is well.")
+        page.print("All checks passed.")
     else:
         page.print(
             f"{failed} failed, {warnings} {'warning' if warnings == 1 else 'warnings'}.", highlight=False
@@ -81,12 +81,12 @@ def _print(found: list[Document], page: "Console") -> None:
 
 
 def look(url: str, key: str | None) -> Iterator[Document]:
-    """Check everything that can be checked, in the order in which things depend on each other.
+    """Run all checks, in the order in which they depend on each other.
 
     Parameters
     ----------
     url, key
-        Of the service; without a key it is asked as one that asks for none.
+        Address of the service, and the key for it; None: no key is sent.
 
     Yields
     ------
@@ -117,31 +117,31 @@ def look(url: str, key: str | None) -> Iterator[Document]:
 
 
 def shown(url: str) -> str:
-    """An address without its password."""
+    """Return an address without its password."""
     parts = urlsplit(url)
     return url.replace(f":{parts.password}@", ":…@") if parts.password else url
 
 
 def start_hint(url: str) -> str:
-    """How to have a service at an address where nothing answers."""
+    """Return how to start a service at an address where nothing answers."""
     parts = urlsplit(url)
     if parts.hostname not in _LOCAL:
-        return "is the address right (--url, LATENTRY_URL), is the machine up, does a firewall or proxy stand between?"
+        return "is the address correct (--url, LATENTRY_URL)? Is the machine running? Is there a firewall or a proxy in between?"
     if not entry_points(group="latentry.service"):
-        return "this installation has the client only: `pip install latentry` brings the service, or set LATENTRY_URL to one"
+        return "only the client is installed here: `pip install latentry` installs the service, or set LATENTRY_URL to a service"
     folder = Path(os.environ.get("LATENTRY_DATA_DIR", "latentry-data")).expanduser().absolute()
     if _is_taken(folder):
         return (
-            f"a service runs on {folder}, but not at this address: `latentry up` printed its own when it started; "
+            f"a service runs on {folder}, but not at this address: `latentry up` printed the address when it started; "
             f"its log is {folder / 'logs' / 'api.log'}"
         )
     port = "" if parts.port in (None, 8000) else f" --port {parts.port}"
-    kept = "goes on where it was" if (folder / "latentry.db").exists() else "keeps everything there"
+    kept = "continues where it stopped" if (folder / "latentry.db").exists() else "keeps its data there"
     return f"start it: `latentry up --data-dir {folder}{port}` ({kept})"
 
 
 def _is_taken(folder: Path) -> bool:
-    """Whether a `latentry up` holds a folder."""
+    """Return whether a running `latentry up` uses a folder."""
     try:
         import fcntl
 
@@ -172,7 +172,7 @@ def _terminal() -> Document:
         "a terminal" if is_terminal else "no terminal: plain lines instead of live tables"
     ) + f", {encoding}"
     if not encoding.startswith("utf"):
-        hint = "set PYTHONIOENCODING=utf-8 (or a UTF-8 locale): learning curves are drawn with characters of Unicode"
+        hint = "set PYTHONIOENCODING=utf-8 (or a UTF-8 locale): learning curves are drawn with Unicode characters"
         return _finding("terminal", "warning", message, hint)
     return _finding("terminal", "ok", message)
 
@@ -184,9 +184,9 @@ def _service(url: str, answer: "httpx.Response", seconds: float) -> Document:
     except ValueError:
         is_ours = False
     if not is_ours:
-        hint = "another service, or a proxy, has this address: check --url and LATENTRY_URL"
+        hint = "another service or a proxy has this address: check --url and LATENTRY_URL"
         return _finding(
-            "service", "failed", f"{address} answers, but not as Latentry does ({answer.status_code})", hint
+            "service", "failed", f"{address} answers, but it is not Latentry ({answer.status_code})", hint
         )
     if seconds > _SLOW_SECONDS:
         return _finding(
@@ -200,13 +200,13 @@ def _clock(answer: "httpx.Response") -> Document:
         there = parsedate_to_datetime(answer.headers["Date"])
     except (KeyError, ValueError):
         return _finding(
-            "clock", "warning", "the answer has no time", "a proxy seems to take the header Date away"
+            "clock", "warning", "the answer has no time", "a proxy seems to remove the header Date"
         )
     skew = (datetime.now(UTC) - there).total_seconds()
     if abs(skew) > _MOST_SKEW_SECONDS:
-        hint = "let both machines keep their time by NTP"
+        hint = "synchronize the clocks of both machines by NTP"
         return _finding("clock", "warning", f"this machine's clock is {skew:+.0f} s off the service's", hint)
-    return _finding("clock", "ok", "as the service's, within a second or two")
+    return _finding("clock", "ok", "agrees with the service within two seconds")
 
 
 def _key(http: "httpx.Client", key: str | None) -> Document:
@@ -215,19 +215,21 @@ def _key(http: "httpx.Client", key: str | None) -> Document:
     try:
         answer = http.get("/v1/caller")
     except httpx.HTTPError as error:
-        return _finding("key", "failed", f"could not be tried: {_kind(error)}", "see what else failed")
+        return _finding(
+            "key", "failed", f"could not be checked: {_kind(error)}", "see the other checks that failed"
+        )
     if answer.is_success:
         caller = answer.json()
-        what = "the key is valid" if key else "none was given, and the service asks for none"
+        what = "the key is valid" if key else "no key is given, and the service needs none"
         return _finding("key", "ok", f"{what}: {caller['tenant']}, {', '.join(caller['scopes'])}")
     if answer.status_code == 404:
-        return _finding("key", "warning", "could not be tried", _OLDER)
+        return _finding("key", "warning", "could not be checked", _OLDER)
     detail, hint = _problem(answer)
     return _finding("key", "failed", detail, hint or "set LATENTRY_KEY, or give --key")
 
 
 def _of_the_service(http: "httpx.Client") -> Iterator[Document]:
-    """What the service says of itself; of one too ill for that, what it says to everybody."""
+    """Yield the service's checks of itself; if they fail, the warnings of its readiness."""
     import httpx
 
     try:
@@ -241,7 +243,7 @@ def _of_the_service(http: "httpx.Client") -> Iterator[Document]:
         detail, hint = _problem(answer)
         hint = _OLDER if answer.status_code == 404 else hint
         yield _finding(
-            "checks", "failed", f"the service's own checks can't be read: {detail}", hint, side="service"
+            "checks", "failed", f"the service's own checks cannot be read: {detail}", hint, side="service"
         )
         for warning in http.get("/readyz").json().get("warnings", []):
             yield _finding("readiness", "failed", warning, "see the log of the API", side="service")
@@ -259,7 +261,7 @@ def _versions_agree(of_service: str) -> Document:
 
 
 def _problem(answer: "httpx.Response") -> tuple[str, str]:
-    """Detail and hint of an answer that refuses."""
+    """Return detail and hint of an answer with an error."""
     try:
         problem = answer.json()
         return str(problem["detail"]), str(problem.get("hint") or "")

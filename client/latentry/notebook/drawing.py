@@ -21,10 +21,10 @@ _COLOURS = (
 )
 _MOST_POINTS = 300
 _LARGEST_LOSS = 1e100
-"""What is larger has diverged, and is as little to be drawn as what is not finite."""
+"""A larger loss means that the model diverged; it is not drawn, as a loss that is not finite."""
 
 Curve = Sequence[tuple[float, float | None]]
-"""Epochs with a loss each; None where there is none."""
+"""Epochs, each with its loss or None."""
 
 
 def curves_svg(curves: Mapping[str, Curve], y_label: str, thick: str | None = None) -> Html:
@@ -33,16 +33,16 @@ def curves_svg(curves: Mapping[str, Curve], y_label: str, thick: str | None = No
     Parameters
     ----------
     curves
-        By their labels; those of no finite loss are left out.
+        Curves by their labels; those without a finite loss are not drawn.
     y_label
-        What the losses are.
+        Label of the axis of losses.
     thick
-        Label of the curve that matters most.
+        Label of the most important curve.
 
     Returns
     -------
     Html
-        An SVG; nothing if there is nothing to draw.
+        An SVG; empty if there is nothing to draw.
     """
     finite = {label: found for label, curve in curves.items() if (found := _finite(curve))}
     if not finite:
@@ -97,13 +97,13 @@ def _finite(curve: Curve) -> list[tuple[float, float]]:
 
 
 def _thinned(curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most some hundred points, the last among them."""
+    """Return at most a few hundred points of a curve, including the last."""
     step = math.ceil(len(curve) / _MOST_POINTS)
     return curve[::-1][::step][::-1]
 
 
 def _from_the_top(curve: list[tuple[float, float]], high: float) -> list[tuple[float, float]]:
-    """A curve from where it comes into the frame, or whole if it never does."""
+    """Return a curve from the point before it enters the frame; the whole curve if it never does."""
     for place, (_, loss) in enumerate(curve):
         if loss <= high:
             return curve[max(0, place - 1) :]
@@ -111,7 +111,7 @@ def _from_the_top(curve: list[tuple[float, float]], high: float) -> list[tuple[f
 
 
 def _range_of(losses: list[float]) -> tuple[float, float]:
-    """From the lowest loss to one that leaves the high losses of the first epochs above the frame."""
+    """Return the range of the axis: from the lowest loss to one below the high losses of the first epochs."""
     ordered = sorted(losses)
     low, usual, high = ordered[0], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], ordered[-1]
     if high - low > 3 * (usual - low) > 0:

@@ -1,4 +1,4 @@
-"""Pieces of HTML. Whatever comes from outside is escaped here and nowhere else."""
+"""Elements of HTML. All text from outside is escaped here."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -13,11 +13,11 @@ _COLOURS = {
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
 
 def html_of(content: Any) -> Html:
-    """Content as HTML: text is escaped, numbers are rounded to four digits, None is a dash."""
+    """Return content as HTML: text is escaped, numbers are rounded to four digits, None is a dash."""
     if isinstance(content, Html):
         return content
     if content is None:
@@ -28,13 +28,13 @@ def html_of(content: Any) -> Html:
 
 
 def block(*contents: Any) -> str:
-    """One thing after the other, as one block."""
+    """Return contents one after the other, as one block."""
     inner = "".join(html_of(content) for content in contents)
     return f'<div style="font-size:13px;line-height:1.5;max-width:760px">{inner}</div>'
 
 
 def heading(kind: str, name: str, identifier: str, state: str = "") -> Html:
-    """The first line: what it is, what it is called, where it stands."""
+    """Return the first line of a page: kind, name, id and state."""
     colour = _COLOURS.get(state, "#6b7280")
     badge = f'<span style="background:{colour};color:#fff;border-radius:8px;padding:0 8px">{html_of(state)}</span>'
     return Html(
@@ -44,12 +44,12 @@ def heading(kind: str, name: str, identifier: str, state: str = "") -> Html:
 
 
 def line(*contents: Any) -> Html:
-    """A line of text."""
+    """Return a line of text."""
     return Html(f"<div>{' '.join(html_of(content) for content in contents)}</div>")
 
 
 def notes(texts: Iterable[str], title: str, colour: str = "#b7791f") -> Html:
-    """A list of texts under a title; nothing for none."""
+    """Return a list of texts under a title; empty if there are none."""
     items = "".join(f"<li>{html_of(text)}</li>" for text in texts)
     if not items:
         return Html("")
@@ -60,7 +60,7 @@ def notes(texts: Iterable[str], title: str, colour: str = "#b7791f") -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
-    """A table; nothing for no rows."""
+    """Return a table; empty if there are no rows."""
     body = "".join(
         "<tr>" + "".join(f'<td style="{_CELL}">{html_of(cell)}</td>' for cell in row) + "</tr>"
         for row in rows
@@ -72,7 +72,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
 
 
 def bar(fraction: float) -> Html:
-    """How much of something is done, 0 to 1."""
+    """Return a progress bar for a fraction, 0 to 1."""
     share = 100 * min(1.0, max(0.0, fraction))
     return Html(
         '<div style="background:rgba(128,128,128,.25);border-radius:4px;height:8px;width:320px;margin:4px 0">'
@@ -81,7 +81,7 @@ def bar(fraction: float) -> Html:
 
 
 def picture(source: str, description: str) -> Html:
-    """A picture by its URL or data URL: as an image, what is in it can't run."""
+    """Return a picture by its URL or data URL; scripts in an image are not executed."""
     if not source:
         return Html("")
     return Html(f'<img src="{escape(source)}" alt="{escape(description)}" style="max-width:100%">')

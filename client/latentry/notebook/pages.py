@@ -1,23 +1,23 @@
-"""What is shown of each kind of resource, from its document."""
+"""The page of each kind of resource, made from its document."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from latentry.documents import ArrayDocument, CurvePoint, settled
 from latentry.errors import LatentryError
-from latentry.formatting import left_in_words
+from latentry.formatting import axes_in_words, left_in_words
 from latentry.notebook.drawing import curves_svg
 from latentry.notebook.elements import Html, bar, block, heading, line, notes, picture, table
 
 MOST_CURVES = 10
-"""Learning curves of one job that are drawn: those of its best models."""
+"""Number of learning curves drawn for a job: those of its best models."""
 
 _SV_LOSS = "SV loss (nats per sample)"
 Points = Sequence[CurvePoint]
 
 
 def shown(html: Callable[[], Any], otherwise: Callable[[], str]) -> str:
-    """What a notebook shows: made by asking the service, or otherwise where that can't be waited for or does not answer."""
+    """Return the page that `html` makes by requests; `otherwise()` if it cannot be awaited or the service does not answer."""
     try:
         return settled(html(), otherwise)
     except LatentryError:
@@ -25,15 +25,7 @@ def shown(html: Callable[[], Any], otherwise: Callable[[], str]) -> str:
 
 
 def dataset_html(dataset: Mapping[str, Any], picture_source: str) -> str:
-    """A data set: its size, what looks wrong, what it looks like.
-
-    Parameters
-    ----------
-    dataset
-        Its document.
-    picture_source
-        Data URL of its preview; none if empty.
-    """
+    """Return the page of a data set: its size, its warnings, and the picture at this data URL (none if empty)."""
     report = dataset.get("report") or {}
     size = ""
     if dataset.get("trials") is not None:
@@ -48,13 +40,13 @@ def dataset_html(dataset: Mapping[str, Any], picture_source: str) -> str:
         line(size),
         notes([_said(one) for one in dataset.get("problems") or []], "Rejected:", "#b83232"),
         notes([_said(one) for one in report.get("warnings") or []], "Warnings:"),
-        notes([*_alternatives(report)], "What else the file has:"),
+        notes([*_alternatives(report)], "Variables of the file that were not used:"),
         picture(picture_source, "preview of the data set"),
     )
 
 
 def _alternatives(report: Mapping[str, Any]) -> Iterator[str]:
-    """What could have been taken instead, of each variable of which there was a choice."""
+    """Yield for each variable that was chosen among several which others the file has."""
     for one in report.get("understood") or []:
         if one.get("alternatives"):
             yield f"{one['what']} is {one['variable']}; not taken: {', '.join(one['alternatives'])}"
@@ -63,17 +55,7 @@ def _alternatives(report: Mapping[str, Any]) -> Iterator[str]:
 def job_html(
     job: Mapping[str, Any], models: Sequence[Mapping[str, Any]], curves: Mapping[int, Points]
 ) -> str:
-    """A job: how far it is, its best models, their learning curves.
-
-    Parameters
-    ----------
-    job
-        Its document.
-    models
-        Documents of its models, the best first.
-    curves
-        Learning curves of some models, by their numbers.
-    """
+    """Return the page of a job: its progress, its models (the best first), and learning curves by the number of the model."""
     progress, diagnostics = job.get("progress") or {}, job.get("diagnostics") or {}
     best = models[0]["number"] if models else None
     drawn = {
@@ -85,7 +67,7 @@ def job_html(
         bar(progress.get("fraction") or 0.0),
         line(_progress_in_words(progress)),
         notes([(job.get("error") or {}).get("message", "")] if job.get("error") else [], "Failed:", "#b83232"),
-        notes([text] if (text := diagnostics.get("warning")) else [], "Before using the latents:"),
+        notes([text] if (text := diagnostics.get("warning")) else [], "Before you use the latents:"),
         curves_svg(drawn, _SV_LOSS, f"model {best}"),
         table(
             ("model", "state", "epochs", "smoothed SV loss", "bits per spike", "validation loss", ""),
@@ -98,12 +80,12 @@ def job_html(
                 for model in models[:MOST_CURVES]
             ],
         ),
-        line(f"… and {len(models) - MOST_CURVES} models more") if len(models) > MOST_CURVES else "",
+        line(f"… and {len(models) - MOST_CURVES} more models") if len(models) > MOST_CURVES else "",
     )  # fmt: skip
 
 
 def model_html(model: Mapping[str, Any], points: Points) -> str:
-    """A model: hyperparameters, scores, learning curve."""
+    """Return the page of a model: hyperparameters, scores, learning curve."""
     selected = ", selected by its job" if model.get("is_selected") else ""
     ended = f"; {model['end_reason']}" if model.get("end_reason") else ""
     return block(
@@ -117,7 +99,7 @@ def model_html(model: Mapping[str, Any], points: Points) -> str:
 
 
 def _scores(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return the heads and rows of the table of scores, with those of simple predictors beside them."""
+    """Return the header and the rows of the table of scores, with the scores of simple predictors beside them."""
     baselines = document.get("baselines") or {}
     names = list(dict.fromkeys(name for of_score in baselines.values() for name in of_score))
     return ("score", "" if not names else "model", *names), [
@@ -127,7 +109,7 @@ def _scores(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[An
 
 
 def inference_html(inference: Mapping[str, Any]) -> str:
-    """An inference: of which model, on which data set."""
+    """Return the page of an inference: its model and its data set."""
     error = inference.get("error") or {}
     return block(
         heading("Inference", "", inference["id"], inference.get("state", "")),
@@ -137,38 +119,29 @@ def inference_html(inference: Mapping[str, Any]) -> str:
 
 
 def curve_html(points: Points) -> str:
-    """A learning curve."""
+    """Return the page of a learning curve."""
     return block(line(f"Learning curve of {len(points)} epochs"), _losses_svg(points))
 
 
-def array_html(
-    name: str,
-    dims: Sequence[str],
-    shape: Sequence[int],
-    dtype: str,
-    units: str,
-    coords: Mapping[str, str],
-    description: str,
-) -> str:
-    """An array: dims, units, and what is known along each dim."""
-    known = {dim: ", ".join(one for one, along in coords.items() if along == dim) for dim in dims}
+def array_html(array: Mapping[str, Any], coords: Mapping[str, str]) -> str:
+    """Return the page of an array: its description, dims and units, and the names of coordinates with their dims."""
+    rows = [
+        (dim, size, ", ".join(name for name, along in coords.items() if along == dim))
+        for dim, size in zip(array["dims"], array["shape"], strict=True)
+    ]
     return block(
-        heading("Array", name, dtype),
-        line(description),
-        line(f"Values are in {units}." if units else ""),
-        table(("dim", "length", "coordinates"), [(dim, size, known[dim]) for dim, size in zip(dims, shape, strict=True)]),
-    )  # fmt: skip
+        heading("Array", array["name"], array["dtype"]),
+        line(array["description"]),
+        line(f"Values are in {array['units']}." if array["units"] else ""),
+        table(("dim", "length", "coordinates"), rows),
+    )
 
 
 def arrays_html(documents: Sequence[ArrayDocument]) -> str:
-    """Arrays of one resource."""
+    """Return the page of the arrays of one resource."""
     rows = [
-        (
-            one["name"], " × ".join(f"{dim} {size}" for dim, size in zip(one["dims"], one["shape"], strict=True)),
-            one["dtype"], one["units"], one["description"],
-        )
-        for one in documents
-    ]  # fmt: skip
+        (one["name"], axes_in_words(one), one["dtype"], one["units"], one["description"]) for one in documents
+    ]
     return block(table(("array", "dims", "type", "units", ""), rows))
 
 
