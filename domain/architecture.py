@@ -9,15 +9,27 @@ from dataclasses import KW_ONLY, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from domain.errors import ConfigurationError, require
-from domain.generators import GeneratorName
-from domain.search_space import Document, MoreUnits, SeveralMoreUnits, SeveralUnits, Units
+from domain.generators import GeneratorName, costliest_first
+from domain.search_space import (
+    Document,
+    MoreUnits,
+    SeveralMoreUnits,
+    SeveralUnits,
+    Units,
+    Value,
+    check_choices,
+)
 from domain.sessions import largest_read_in, sessions_in
 
 SeveralInputs = Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1, max_length=20)]
-SIZES = (
+SeveralGenerators = Annotated[
+    list[GeneratorName], Field(min_length=1, max_length=20), AfterValidator(check_choices)
+]
+SEARCHABLE = (
+    "generator",
     "encoder_units",
     "initial_condition_dim",
     "generator_units",
@@ -27,11 +39,11 @@ SIZES = (
     "inferred_inputs",
     "read_in_dim",
 )
-"""Fields that may be lists: what is searched."""
+"""Fields that may be lists, which are then searched: the kind of generator, and sizes."""
 
 
 class ArchitectureSpecification(Document):
-    """Form and sizes of the network. A size that is a list is searched: every model draws one of them."""
+    """Form and sizes of the network. A field that is a list is searched: every model draws one of its values."""
 
     encoder_units: Units | SeveralUnits = Field(
         64, description="Of each of the two encoders of the initial condition."
@@ -39,7 +51,7 @@ class ArchitectureSpecification(Document):
     initial_condition_dim: Units | SeveralUnits = Field(
         64, description="Dimension of the generator's initial condition."
     )
-    generator: GeneratorName = Field(
+    generator: GeneratorName | SeveralGenerators = Field(
         "gru",
         description="Kind of the generator, the recurrence that makes the latent dynamics: see the guide.",
     )
@@ -134,38 +146,51 @@ class ArchitectureSpecification(Document):
         """Whether inputs are inferred."""
         return self.controller_units != 0
 
-    def searched(self) -> dict[str, list[float]]:
-        """The sizes that are searched, with their choices. Without a controller, its sizes are not."""
+    @property
+    def generators(self) -> list[str]:
+        """Kinds of generators that models may have."""
+        return self.generator if isinstance(self.generator, list) else [self.generator]
+
+    def searched(self) -> dict[str, list[float] | list[str]]:
+        """Return the fields that are searched, with their choices. Without a controller, its sizes are not."""
         unread = () if self.has_controller else ("controller_encoder_units",)
         return {
-            name: [float(choice) for choice in value]
-            for name in SIZES
-            if isinstance(value := getattr(self, name), list) and name not in unread
+            name: value if name == "generator" else [float(choice) for choice in value]
+            for name, value in self._lists().items()
+            if name not in unread
         }
 
-    def with_sizes(self, choose: Callable[[str, list[int]], int]) -> "ArchitectureSpecification":
-        """The architecture of one model, its searched sizes chosen by name from their lists."""
-        return self.model_copy(
-            update={
-                name: choose(name, value) for name in SIZES if isinstance(value := getattr(self, name), list)
-            }
-        )
+    def _lists(self) -> dict[str, list[Any]]:
+        return {name: value for name in SEARCHABLE if isinstance(value := getattr(self, name), list)}
+
+    def _choose(self, choose: Callable[[str, list[Any]], Any]) -> "ArchitectureSpecification":
+        """Return the architecture with one value of each field, chosen by name from the lists."""
+        return self.model_copy(update={name: choose(name, value) for name, value in self._lists().items()})
 
     def largest(self) -> "ArchitectureSpecification":
-        """The architecture with every searched size at its largest: what memory must suffice for."""
-        return self.with_sizes(lambda _, choices: max(choices))
+        """Return the architecture with the largest value of each searched field: what memory must suffice for."""
+        return self._choose(lambda name, choices: _by_size(name, choices)[-1])
 
-    def of_model(self, chosen: Mapping[str, float], report: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The architecture of a model's row.
+    def smallest(self) -> "ArchitectureSpecification":
+        """Return the architecture with the smallest value of each searched field."""
+        return self._choose(lambda name, choices: _by_size(name, choices)[0])
+
+    def of_model(self, chosen: Mapping[str, Value], report: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the architecture of a model's row.
 
         Parameters
         ----------
         chosen
-            Its searched sizes, by name; others are passed over.
+            Its values of the searched fields, by name; other names are ignored.
         report
             Of the data set, which names its number of external inputs, and its sessions.
         """
-        sized = self.with_sizes(lambda name, choices: int(chosen.get(name, choices[0])))
+
+        def choice(name: str, choices: list[Any]) -> Any:
+            value = chosen.get(name, choices[0])
+            return value if isinstance(value, str) else int(value)
+
+        sized = self._choose(choice)
         described = sized.model_dump(exclude={"use_external_inputs", "read_in_dim"})
         described["external_inputs"] = self.external_inputs(report)
         if (read_in_dim := sized._read_in_dim(report)) is not None:
@@ -186,12 +211,25 @@ class ArchitectureSpecification(Document):
         return int((report or {}).get("external_inputs", 0)) if self.use_external_inputs else 0
 
 
-def with_sizes(
-    hyperparameters: Mapping[str, float], architecture: Mapping[str, Any], searched: Iterable[str]
-) -> dict[str, float]:
-    """Hyperparameters of a model's row, with the sizes of its network among what is searched."""
-    sizes = {name: float(architecture[name]) for name in searched if name in SIZES and name in architecture}
-    return {**hyperparameters, **sizes}
+def _by_size(name: str, choices: list[Any]) -> list[Any]:
+    return costliest_first(choices)[::-1] if name == "generator" else sorted(choices)
+
+
+def with_architecture(
+    hyperparameters: Mapping[str, Value], architecture: Mapping[str, Any], searched: Iterable[str]
+) -> dict[str, Value]:
+    """Return the hyperparameters of a model's row with those fields of its architecture that are searched."""
+    found = dict(hyperparameters)
+    for name in searched:
+        if name in SEARCHABLE and name in architecture:
+            value = architecture[name]
+            found[name] = value if isinstance(value, str) else float(value)
+    return found
+
+
+def without_architecture(values: Mapping[str, Value]) -> dict[str, float]:
+    """Return the hyperparameters among the values of a model: what is not part of its architecture."""
+    return {name: float(value) for name, value in values.items() if name not in SEARCHABLE}
 
 
 InputPrior = Literal["autoregressive", "gaussian"]
@@ -258,7 +296,7 @@ class Architecture:
         specified = {
             one.name: getattr(self, one.name) for one in fields(self) if one.name not in _OF_DATA
         } | {"held_out_neurons": list(self.held_out_neurons)}
-        searched = [name for name in SIZES if isinstance(specified.get(name), list)]
+        searched = [name for name in SEARCHABLE if isinstance(specified.get(name), list)]
         require(not searched, f"a model has one value of each size, got lists of {', '.join(searched)}")
         try:
             ArchitectureSpecification.model_validate(specified, strict=True)

@@ -189,7 +189,7 @@ class Work:
         self.extent = extent_of(specification, dataset)
         architecture, report = specification.architecture, dataset.report
         # A search over sizes takes about as long as the mean of the largest and the smallest network.
-        smallest = architecture.with_sizes(lambda _, choices: min(choices))
+        smallest = architecture.smallest()
         self.architectures = [one.of_model({}, report) for one in (architecture.largest(), smallest)]
         # Networks of different sizes train one after the other.
         self.kinds = math.prod(len(choices) for choices in architecture.searched().values())

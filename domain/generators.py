@@ -4,6 +4,7 @@ For each kind `models/generators/NAME.py` implements one step. Names have a mean
 D · H multiply-accumulates per bin, and `recurrent_…` takes the L2 penalty.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
@@ -37,6 +38,16 @@ GeneratorName = Annotated[
 def generator_shapes(kind: str, units: int, inputs: int) -> dict[str, Shape]:
     """Map name to shape for the parameters of a generator; parameters without an element are left out."""
     return {name: shape for name, shape in GENERATORS[kind](units, inputs).items() if all(shape)}
+
+
+def costliest_first(kinds: Iterable[str]) -> list[str]:
+    """Return kinds by the number of parameters that as many units take, the largest first."""
+    return sorted(kinds, key=lambda kind: -sum(map(math.prod, generator_shapes(kind, 100, 1).values())))
+
+
+def takes_l2(kind: str) -> bool:
+    """Return whether the generator has weights that take the L2 penalty."""
+    return bool(penalised(generator_shapes(kind, 1, 1)))
 
 
 def penalised(names: Iterable[str]) -> list[str]:

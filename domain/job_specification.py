@@ -9,7 +9,8 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from pydantic import Field, model_validator
 
-from domain.architecture import SIZES, ArchitectureSpecification
+from domain.architecture import ArchitectureSpecification
+from domain.generators import takes_l2
 from domain.latents import LatentArray
 from domain.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, with_preset
 from domain.search_space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
@@ -253,7 +254,9 @@ class JobSpecification(Document):
 
     def searched_space(self) -> dict[str, Searched]:
         """Return the hyperparameters that the models use and the searched sizes, in a fixed order."""
-        unread = () if self.architecture.has_controller else CONTROLLER_HYPERPARAMETERS
+        unread = [] if self.architecture.has_controller else list(CONTROLLER_HYPERPARAMETERS)
+        if not any(takes_l2(kind) for kind in self.architecture.generators):
+            unread.append("l2_weight_generator")
         hyperparameters = {
             name: getattr(self.space, name) for name in Space.model_fields if name not in unread
         }
@@ -267,11 +270,6 @@ def _given(part: Document, name: str, otherwise: Any) -> Any:
 
 def _updated(part: Document, **values: object) -> Document:
     return part.model_copy(update=values)
-
-
-def without_sizes(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the hyperparameters among the values of a model, without the sizes of the network."""
-    return {name: value for name, value in values.items() if name not in SIZES}
 
 
 def split_trials(

@@ -6,7 +6,7 @@ rate. KL and L2 weights are relative to a reconstruction loss that is a mean ove
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -37,19 +37,23 @@ class Range(Document):
         return self
 
 
-def _check_choices(choices: Sequence[float]) -> Sequence[float]:
+def check_choices(choices: list[Any]) -> list[Any]:
+    """Return the values of a list, or raise an error if one of them occurs twice."""
     for one, following in pairwise(sorted(choices)):
         if one == following:
-            raise ValueError(f"the list contains {one:g} more than once")
+            shown = one if isinstance(one, str) else f"{one:g}"
+            raise ValueError(f"the list contains {shown} more than once")
     return choices
 
 
-Choices = Annotated[list[float], Field(min_length=1, max_length=100), AfterValidator(_check_choices)]
-Searched = float | Range | list[float]
+Choices = Annotated[list[float], Field(min_length=1, max_length=100), AfterValidator(check_choices)]
+Value = float | str
+"""What a model has of what is searched: a number, or the name of a kind."""
+Searched = float | Range | list[float] | list[str]
 """A fixed value, or the range or list to search."""
 
 
-def bounds(values: Searched) -> tuple[float, float]:
+def bounds(values: float | Range | list[float]) -> tuple[float, float]:
     """Return the lowest and the highest possible value."""
     if isinstance(values, Range):
         return values.low, values.high
@@ -62,7 +66,7 @@ class _Bounded:
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
 
-    def check(self, value: Searched) -> Searched:
+    def check(self, value: float | Range | list[float]) -> float | Range | list[float]:
         """Return the value, or raise `ValueError` with the bounds."""
         if isinstance(value, Range):
             values: Sequence[float] = (value.low, value.high)
@@ -80,10 +84,10 @@ Weight = Annotated[float | Range | Choices, AfterValidator(_WEIGHT.check)]
 LearningRate = Annotated[float | Range | Choices, AfterValidator(_LEARNING_RATE.check)]
 
 Units = Annotated[int, Field(ge=1, le=1024)]
-SeveralUnits = Annotated[list[Units], Field(min_length=1, max_length=20), AfterValidator(_check_choices)]
+SeveralUnits = Annotated[list[Units], Field(min_length=1, max_length=20), AfterValidator(check_choices)]
 MoreUnits = Annotated[int, Field(ge=1, le=2048)]
 SeveralMoreUnits = Annotated[
-    list[MoreUnits], Field(min_length=1, max_length=20), AfterValidator(_check_choices)
+    list[MoreUnits], Field(min_length=1, max_length=20), AfterValidator(check_choices)
 ]
 
 

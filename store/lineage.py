@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from domain.search_space import Value
 from store.tables import Decision, Model
 
 OWN_LOSS = "own_smoothed_sv_loss"
@@ -31,7 +32,7 @@ class Segment:
     model_number: int
     from_epoch: int
     to_epoch: int | None
-    hyperparameters: dict[str, float]
+    hyperparameters: dict[str, Value]
     reason: str
 
 

@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from domain.search_space import Range, Searched
+from domain.search_space import Range, Searched, Value
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -19,18 +19,18 @@ def distributions(space: Mapping[str, Searched]) -> dict[str, BaseDistribution]:
     found: dict[str, BaseDistribution] = {}
     for name, values in space.items():
         if isinstance(values, list) and len(values) > 1:
-            found[name] = CategoricalDistribution([float(value) for value in values])
+            found[name] = CategoricalDistribution(values)
         elif isinstance(values, Range) and values.low < values.high:
             found[name] = FloatDistribution(values.low, values.high, log=values.scale == "log")
     return found
 
 
-def fixed(space: Mapping[str, Searched]) -> dict[str, float]:
+def fixed(space: Mapping[str, Searched]) -> dict[str, Value]:
     """Return the fixed values."""
-    alone: dict[str, float] = {}
+    alone: dict[str, Value] = {}
     for name, values in space.items():
         if isinstance(values, list) and len(values) == 1:
-            alone[name] = float(values[0])
+            alone[name] = values[0]
         elif isinstance(values, Range) and values.low == values.high:
             alone[name] = values.low
         elif isinstance(values, int | float):
@@ -39,19 +39,20 @@ def fixed(space: Mapping[str, Searched]) -> dict[str, float]:
 
 
 def widened(
-    dimensions: Mapping[str, BaseDistribution], observed: Sequence[Mapping[str, float]]
+    dimensions: Mapping[str, BaseDistribution], observed: Sequence[Mapping[str, Value]]
 ) -> dict[str, BaseDistribution]:
     """Return the dimensions with ranges that contain every observed value: perturbation may leave the space."""
     found = dict(dimensions)
     for name, one in dimensions.items():
         if isinstance(one, FloatDistribution):
-            values = [of[name] for of in observed if name in of and (of[name] > 0 or not one.log)]
+            known = [value for of in observed if isinstance(value := of.get(name), int | float)]
+            values = [value for value in known if value > 0 or not one.log]
             found[name] = FloatDistribution(min([one.low, *values]), max([one.high, *values]), log=one.log)
     return found
 
 
 def finished_trial(
-    values: Mapping[str, float], loss: float | None, dimensions: Mapping[str, BaseDistribution]
+    values: Mapping[str, Value], loss: float | None, dimensions: Mapping[str, BaseDistribution]
 ) -> FrozenTrial | None:
     """Return a model as a finished trial; None if it lies outside the space (from a warm start or a perturbation)."""
     parameters = {name: values[name] for name in dimensions if name in values}

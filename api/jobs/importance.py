@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from api.jobs.lineage import read_decisions
 from api.jobs.search_schemas import JobImportance, MarginalPart, SearchedDimension
-from domain.architecture import with_sizes
+from domain.architecture import with_architecture
 from domain.job_specification import JobSpecification
-from domain.search_space import Range, Searched
+from domain.search_space import Range, Searched, Value
 from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
 from store.studies import distributions, finished_trial, importances, make_study, widened
 from store.tables import Decision, Job, Model
@@ -44,7 +45,7 @@ class _Observation:
         Lowest smoothed SV loss in nats per sample, or the place in the generation, 0 to 1; low is good.
     """
 
-    values: dict[str, float]
+    values: dict[str, Value]
     loss: float
 
 
@@ -90,7 +91,8 @@ def _models(session: Session, job: Job, names: Sequence[str]) -> list[_Observati
     )
     return [
         _Observation(
-            with_sizes(model.shown_hyperparameters, model.architecture, names), model.smoothed_sv_loss or 0.0
+            with_architecture(model.shown_hyperparameters, model.architecture, names),
+            model.smoothed_sv_loss or 0.0,
         )
         for model in session.execute(of_job.order_by(Model.number)).scalars()
     ]
@@ -100,7 +102,7 @@ def _models(session: Session, job: Job, names: Sequence[str]) -> list[_Observati
 class _Segment:
     """Epochs that one model of a population trained with unchanged hyperparameters."""
 
-    values: dict[str, float]
+    values: dict[str, Value]
     places: list[float] = field(default_factory=list)
 
 
@@ -171,14 +173,13 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _parts(
     name: str, values: Searched, observations: Sequence[_Observation]
-) -> tuple[list[tuple[float, float]], list[int]]:
+) -> tuple[list[tuple[Value, Value]], list[int]]:
     """Return the ends of the parts of a dimension, and in which part each observation lies."""
     if not isinstance(values, Range):
-        choices = sorted(float(value) for value in values) if isinstance(values, list) else []
-        return [(choice, choice) for choice in choices], [
-            choices.index(one.values[name]) for one in observations
-        ]
-    edges = _edges(values, len(observations))
+        choices: list[Any] = sorted(values) if isinstance(values, list) else []
+        part_of = [choices.index(one.values[name]) for one in observations]
+        return [(choice, choice) for choice in choices], part_of
+    edges: list[Value] = [*_edges(values, len(observations))]
     inner = edges[1:-1]
     part_of = [int(np.searchsorted(inner, one.values[name], side="right")) for one in observations]
     return list(pairwise(edges)), part_of

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from api.errors import NotFound, WrongState
 from api.jobs.search_schemas import DecisionDocument, JobLineage, LineageSegment
 from api.pagination import Page, cut_page, decode_number
+from domain.search_space import Value
 from store.lineage import Segment, lineage, selection_order
 from store.tables import Decision, Job, Model
 
@@ -117,8 +118,8 @@ def segments(model: Model, decisions: Sequence[Decision]) -> list[LineageSegment
 
 
 def changes(
-    before: Mapping[str, float], after: Mapping[str, float]
-) -> dict[str, tuple[float | None, float | None]]:
+    before: Mapping[str, Value], after: Mapping[str, Value]
+) -> dict[str, tuple[Value | None, Value | None]]:
     """What differs between two sets of hyperparameters: values before and after, by name."""
     names = [*after, *(name for name in before if name not in after)]
     return {

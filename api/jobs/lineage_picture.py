@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from api.jobs.lineage import changes, segments
 from api.jobs.search_schemas import LineageSegment
+from domain.search_space import Value
 from domain.states import ModelState
 from store.tables import Decision, Job, Model
 
@@ -210,9 +211,9 @@ def _with_titles(picture: bytes, heading: str, titles: Mapping[str, Sequence[str
     return document
 
 
-def _listed(changed: Mapping[str, tuple[float | None, float | None]]) -> str:
+def _listed(changed: Mapping[str, tuple[Value | None, Value | None]]) -> str:
     return "".join(f"\n{name}: {_number(old)} → {_number(new)}" for name, (old, new) in changed.items())
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"
+def _number(value: Value | None) -> str:
+    return "none" if value is None else value if isinstance(value, str) else f"{value:.4g}"

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from domain.search_space import Value
+
 
 class DecisionDocument(BaseModel):
     """What the strategy decided about a model, and why."""
@@ -16,7 +18,7 @@ class DecisionDocument(BaseModel):
     smoothed_sv_loss: float | None = Field(description="Lowest up to then, in nats per sample.")
     latest_smoothed_sv_loss: float | None = Field(description="Of its last epoch then.")
     parent_number: int | None = Field(description="Of a copy: the model whose weights it took.")
-    hyperparameters: dict[str, float] = Field(description="From then on.")
+    hyperparameters: dict[str, Value] = Field(description="From then on.")
     reason: str
     created_at: datetime
 
@@ -27,8 +29,8 @@ class LineageSegment(BaseModel):
     model_number: int
     from_epoch: int
     to_epoch: int
-    hyperparameters: dict[str, float] = Field(description="Held in these epochs, with searched sizes.")
-    changes: dict[str, tuple[float | None, float | None]] = Field(
+    hyperparameters: dict[str, Value] = Field(description="Held in these epochs, with searched sizes.")
+    changes: dict[str, tuple[Value | None, Value | None]] = Field(
         description="What differs from the segment before: name, then the value before and after."
     )
     reason: str = Field(description="Why it began: where the model came from, or why it copied.")
@@ -53,8 +55,8 @@ class JobLineage(BaseModel):
 class MarginalPart(BaseModel):
     """Models, or with `pbt` segments, in one part of a range, or with one choice of a list."""
 
-    low: float = Field(description="The part's lower end, which belongs to it; or the choice.")
-    high: float = Field(
+    low: Value = Field(description="The part's lower end, which belongs to it; or the choice.")
+    high: Value = Field(
         description="The part's upper end, which belongs to the last part only; or the choice."
     )
     observations: int = Field(

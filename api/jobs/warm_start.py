@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid, NotFound
-from domain.architecture import SIZES, with_sizes
+from domain.architecture import SEARCHABLE, with_architecture
 from domain.field_problem import FieldProblem
 from domain.job_specification import JobSpecification, held_out_settings
 from domain.sessions import sessions_of
@@ -56,7 +56,7 @@ def find_models(
     searched = specification.searched_space()
     found = []
     for model in models:
-        values = with_sizes(model.shown_hyperparameters, model.architecture, searched)
+        values = with_architecture(model.shown_hyperparameters, model.architecture, searched)
         values = {name: value for name, value in values.items() if name in searched}
         start = {"start_key": model.checkpoint_key} if wanted.weights else {}
         found.append({"job_id": other.id, "number": model.number, "hyperparameters": values, **start})
@@ -123,7 +123,7 @@ def _check_weights(
             "give weights: false, which takes their hyperparameters alone",
         )
     ours = specification.architecture.of_model(
-        {name: model.architecture[name] for name in SIZES if name in model.architecture}, dataset.report
+        {name: model.architecture[name] for name in SEARCHABLE if name in model.architecture}, dataset.report
     )
     there = model.architecture
     differing = sorted(name for name in ours.keys() | there if ours.get(name) != there.get(name))

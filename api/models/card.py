@@ -10,6 +10,7 @@ from api.models.schemas import BASELINE_SETTINGS, BASELINES, SCORED_ON
 from api.models.service import scored_on_of
 from domain.job_specification import JobSpecification, scored_on
 from domain.latents import LATENTS
+from domain.search_space import Value
 from domain.sessions import sessions_of
 from domain.states import ModelState
 from store.lineage import lineage
@@ -52,7 +53,7 @@ class CardSegment(BaseModel):
     model_number: int
     from_epoch: int
     to_epoch: int | None = Field(description="null: until the model's end.")
-    hyperparameters: dict[str, float]
+    hyperparameters: dict[str, Value]
     reason: str
 
 
@@ -86,7 +87,7 @@ class ModelCard(BaseModel):
         description="Epoch of the kept weights, which the export contains; null without weights."
     )
     architecture: dict[str, Any] = Field(description="Every field.")
-    hyperparameters: dict[str, float] = Field(
+    hyperparameters: dict[str, Value] = Field(
         description="Hyperparameters that trained the kept weights. With `pbt`, earlier epochs had others: see `lineage`."
     )
     trained_by: int | None = Field(

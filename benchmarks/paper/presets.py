@@ -40,7 +40,8 @@ from benchmarks.paper.harness import (
     markdown_table,
     smooth,
 )
-from domain.job_specification import JobSpecification, Training, split_trials, without_sizes
+from domain.architecture import without_architecture
+from domain.job_specification import JobSpecification, Training, split_trials
 from domain.presets import PresetName
 from domain.scores import bits_per_spike
 from domain.scores.ridge import decode, divide, divide_in_folds, r2
@@ -191,7 +192,9 @@ class Search:
 
     def _carry_out(self, decision: Begin | Continue | Copy | End) -> None:
         if isinstance(decision, Begin):
-            new = _Candidate(decision, None, dict(decision.hyperparameters), decision.target_epochs)
+            new = _Candidate(
+                decision, None, without_architecture(decision.hyperparameters), decision.target_epochs
+            )
             self.models[decision.number] = new
             return
         model = self.models[decision.number]
@@ -202,7 +205,7 @@ class Search:
         if isinstance(decision, Copy):
             parent = self.models[decision.parent]
             model.state, model.scores = parent.state, parent.scores
-            model.hyperparameters = dict(decision.hyperparameters)
+            model.hyperparameters = without_architecture(decision.hyperparameters)
 
     def _train(self, chosen: Sequence[_Candidate]) -> None:
         if self._is_over():
@@ -210,7 +213,7 @@ class Search:
         begun = time.process_time()
         population = Population(
             self.architecture,
-            [Hyperparameters(**without_sizes(one.hyperparameters or {})) for one in chosen],
+            [Hyperparameters(**(one.hyperparameters or {})) for one in chosen],
             [one.begin.seed for one in chosen],
             self.training_data,
             self.options,

@@ -180,6 +180,21 @@ def test_sizes_may_be_lists() -> None:
     assert (described["factors"], described["generator_units"], described["encoder_units"]) == (4, 16, 64)
 
 
+def test_kinds_of_generators_may_be_a_list() -> None:
+    found = JobSpecification.model_validate({"dataset_id": "dat_1", "architecture": {"generator": ["gru"]}})
+    assert found.searched_space()["generator"] == ["gru"]
+    assert found.architecture.of_model({"generator": "gru"}, None)["generator"] == "gru"
+    assert found.architecture.largest().generator == "gru"
+    assert JobSpecification.model_validate(found.model_dump(mode="json")) == found
+    for wrong, said in (
+        ("gpu", "expected one of gru"),
+        (["gru", "gru"], "contains gru more than once"),
+        ([], "at least 1"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            JobSpecification.model_validate({"dataset_id": "dat_1", "architecture": {"generator": wrong}})
+
+
 @pytest.mark.parametrize("name", list(PRESETS))
 @pytest.mark.parametrize("trials", [4, 36, 86, 1040, 20_000])
 def test_every_preset_is_a_whole_search(name: str, trials: int) -> None:

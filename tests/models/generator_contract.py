@@ -103,6 +103,10 @@ class GeneratorContract:
         per_bin = multiply_accumulates(generator_shapes(self.kind, G, inputs))
         assert counted.get_total_flops() == 2 * M * B * per_bin
 
+    def test_the_guide_describes_it(self) -> None:
+        guide = Path(__file__).parents[2] / "docs" / "searches.md"
+        assert f"\n| `{self.kind}` | " in guide.read_text()
+
     @pytest.mark.parametrize("inputs", [0, 2])
     def test_a_run_repeats_the_step(self, inputs: int) -> None:
         parameters, start, v = self.parameters(inputs), draw(M, B, G), draw(M, T, B, inputs)

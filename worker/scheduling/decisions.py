@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from domain.architecture import with_sizes
-from domain.job_specification import JobSpecification, without_sizes
+from domain.architecture import with_architecture, without_architecture
+from domain.job_specification import JobSpecification
 from domain.states import ModelState
 from store import events
 from store.identifiers import new_id
@@ -49,12 +49,12 @@ def carry_out(
             _copy(session, by_number[one.number], one, parents[one.parent])
         elif isinstance(one, Continue):
             model = by_number[one.number]
-            values = with_sizes(model.hyperparameters, model.architecture, sizes)
+            values = with_architecture(model.hyperparameters, model.architecture, sizes)
             note_decision(session, model, "continue", values, reason=one.reason)
             model.target_epochs = one.target_epochs
         else:
             model = by_number[one.number]
-            values = with_sizes(model.hyperparameters, model.architecture, sizes)
+            values = with_architecture(model.hyperparameters, model.architecture, sizes)
             note_decision(session, model, "end", values, reason=one.reason)
             state = ModelState.STOPPED if one.is_given_up else ModelState.TRAINED
             end_model(session, model, state, one.reason)
@@ -73,7 +73,7 @@ def _copy(session: Session, model: Model, decision: Copy, parent: Mapping[str, A
     for name, value in parent.items():
         setattr(model, name, value)
     model.scores = model.scores | {OWN_LOSS: None}
-    model.hyperparameters = without_sizes(decision.hyperparameters)
+    model.hyperparameters = without_architecture(decision.hyperparameters)
     model.target_epochs = decision.target_epochs
     events.record(
         session,
@@ -109,7 +109,7 @@ def _begin(
                 state=ModelState.QUEUED,
                 seed=decision.seed,
                 architecture=architecture,
-                hyperparameters=without_sizes(values),
+                hyperparameters=without_architecture(values),
                 epochs_trained=0,
                 target_epochs=decision.target_epochs,
                 start_key=warm[0].get("start_key") if warm else None,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.architecture import with_sizes
+from domain.architecture import with_architecture
+from domain.search_space import Value
 from domain.states import ModelState
 from store import events
 from store.database import database_now
@@ -49,7 +50,7 @@ def record(model: Model, searched: Sequence[str], marks: Sequence[Mark] = ()) ->
     """
     return ModelRecord(
         number=model.number,
-        hyperparameters=with_sizes(model.hyperparameters, model.architecture, searched),
+        hyperparameters=with_architecture(model.hyperparameters, model.architecture, searched),
         epochs_trained=model.epochs_trained,
         smoothed_sv_loss=model.smoothed_sv_loss,
         is_final=ModelState(model.state).is_final,
@@ -63,7 +64,7 @@ def note_decision(
     session: Session,
     model: Model,
     kind: str,
-    hyperparameters: Mapping[str, float],
+    hyperparameters: Mapping[str, Value],
     *,
     reason: str,
     parent: int | None = None,

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.job_specification import MOST_MODELS, without_sizes
+from domain.architecture import without_architecture
+from domain.job_specification import MOST_MODELS
+from domain.search_space import Value
 from domain.states import ModelState
 from store.identifiers import new_id
 from store.lineage import Segment, lineage
@@ -50,7 +52,7 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
         state=ModelState.QUEUED,
         seed=selected.seed,
         architecture=selected.architecture,
-        hyperparameters=without_sizes(first.hyperparameters),
+        hyperparameters=without_architecture(first.hyperparameters),
         epochs_trained=0,
         target_epochs=first.to_epoch or end,
         scores={},
@@ -78,7 +80,7 @@ def continue_training(session: Session, models: Sequence[Model], busy: set[str])
         following = next(one for one in segments if (one.to_epoch or end) > final.epochs_trained)
         reason = f"as model {following.model_number} did"
         note_decision(session, final, "continue", following.hyperparameters, reason=reason)
-        final.hyperparameters = without_sizes(following.hyperparameters)
+        final.hyperparameters = without_architecture(following.hyperparameters)
         final.target_epochs = following.to_epoch or end
 
 
@@ -97,9 +99,9 @@ def schedule(decisions: Sequence[Decision], selected: Model) -> tuple[int, list[
     return segments[-1].to_epoch or selected.epochs_trained, segments
 
 
-def _changes(segments: Sequence[Segment]) -> list[tuple[int, dict[str, float]]]:
+def _changes(segments: Sequence[Segment]) -> list[tuple[int, dict[str, Value]]]:
     """Return each change of the hyperparameters, with its epoch."""
-    found: list[tuple[int, dict[str, float]]] = []
+    found: list[tuple[int, dict[str, Value]]] = []
     for one in segments:
         if not found or found[-1][1] != one.hyperparameters:
             found.append((one.from_epoch, one.hyperparameters))

@@ -141,9 +141,8 @@ def print_importance(found: Document, page: "Console") -> None:
             return "–"
         known = [one for one in dimension["marginals"] if one["median"] is not None]
         part = min(known, key=lambda one: one["median"])
-        return (
-            f"{part['low']:.3g}" if part["low"] == part["high"] else f"{part['low']:.3g} … {part['high']:.3g}"
-        )
+        ends = [end if isinstance(end, str) else f"{end:.3g}" for end in (part["low"], part["high"])]
+        return " … ".join(dict.fromkeys(ends))
 
     rows = (
         (

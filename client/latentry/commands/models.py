@@ -53,12 +53,10 @@ def list_models(
     In population-based training, models copy each other's weights: "own SV loss" is the lowest since the last copy.
     """
     found = sorted(call.items(f"/v1/jobs/{job_id}/models", None), key=selection_order)[:limit]
-    varied = [
-        name
-        for name in _hyperparameters(found)
-        if len({one["hyperparameters"].get(name) for one in found}) > 1
-    ]
-    # In a population: which model trained weights that several models hold, and the loss of each since the copy.
+    values = [_values(one) for one in found]
+    names = dict.fromkeys(name for of_model in values for name in of_model)
+    varied = [name for name in names if len({of_model.get(name) for of_model in values}) > 1]
+    # Of a population: who trained the weights that several models hold, and what each has come to since.
     inherits = any(is_inherited(one) for one in found)
     inherited_columns = (">trained by", ">own SV loss") if inherits else ()
     columns = (
@@ -80,10 +78,10 @@ def list_models(
             number(one["scores"].get("sv_bits_per_spike_valid"), 3),
             *(_inheritance(one) if inherits else ()),
             number(one["scores"].get("validation_loss")),
-            *(value_in_words(one["hyperparameters"].get(name)) for name in varied),
+            *(value_in_words(of_model.get(name)) for name in varied),
             "selected" if one["is_selected"] else "",
         )
-        for one in found
+        for one, of_model in zip(found, values, strict=True)
     )  # fmt: skip
 
     def show(page: Any) -> None:
@@ -260,8 +258,10 @@ def selected_model(call: Call, job_id: str) -> str:
     return str(selected)
 
 
-def _hyperparameters(models: list[Document]) -> list[str]:
-    return list(dict.fromkeys(name for one in models for name in one["hyperparameters"]))
+def _values(model: Document) -> Document:
+    """Return the hyperparameters of a model, and the kind and sizes of its network."""
+    sizes = {name: value for name, value in model["architecture"].items() if isinstance(value, int | str)}
+    return {**model["hyperparameters"], **sizes}
 
 
 def register_export(app: typer.Typer, panel: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from domain.job_specification import JobSpecification
+from domain.search_space import Value
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ModelRecord:
     """
 
     number: int
-    hyperparameters: dict[str, float]
+    hyperparameters: dict[str, Value]
     epochs_trained: int
     smoothed_sv_loss: float | None
     is_final: bool
@@ -77,7 +78,7 @@ class Begin:
     """Decision: begin a model with these hyperparameters and this seed, and train it until `target_epochs`."""
 
     number: int
-    hyperparameters: Mapping[str, float]
+    hyperparameters: Mapping[str, Value]
     seed: int
     target_epochs: int
     reason: str
@@ -98,7 +99,7 @@ class Copy:
 
     number: int
     parent: int
-    hyperparameters: Mapping[str, float]
+    hyperparameters: Mapping[str, Value]
     target_epochs: int
     reason: str
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from domain.architecture import SIZES
+from domain.architecture import SEARCHABLE
 from domain.job_specification import JobSpecification
-from domain.search_space import LIMITS, Range
+from domain.search_space import LIMITS, Range, Value
 from domain.strategies import PbtStrategy
 from worker.scheduling.strategies.base import Begin, Continue, Copy, Decision, End, ModelRecord, Strategy
 from worker.scheduling.strategies.samplers.random import RandomSampler, draw
@@ -124,18 +124,18 @@ class PopulationBasedTraining(Strategy):
         best = ranked[: min(cut, len(ranked) - cut)]
         return best[random.integers(len(best))], ranks
 
-    def _explore(self, parent: ModelRecord, random: np.random.Generator) -> dict[str, float]:
+    def _explore(self, parent: ModelRecord, random: np.random.Generator) -> dict[str, Value]:
         """Return the parent's hyperparameters, perturbed. The sizes of the network stay, since they are those of its weights."""
         changed = dict(parent.hyperparameters)
         perturbation = {str(name): most for name, most in self.wanted.perturbation.items()}
         for name, values in self.specification.searched_space().items():
-            if name in SIZES or isinstance(values, float):
+            if name in SEARCHABLE or isinstance(values, float):
                 continue
             if self.wanted.explore == "resample" or isinstance(values, list):
                 changed[name] = draw(values, random)
                 continue
             most = perturbation.get(name, 0.0)
-            value = changed[name] * random.uniform(1 - most, 1 + most)
+            value = float(changed[name]) * random.uniform(1 - most, 1 + most)
             changed[name] = _clipped(value, self._outer_range(name, values))
         return changed
 

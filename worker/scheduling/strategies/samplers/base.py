@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from domain.job_specification import JobSpecification
+from domain.search_space import Value
 from worker.scheduling.strategies.base import ModelRecord
 
 
@@ -27,7 +28,7 @@ class Suggestion:
     """
 
     number: int
-    hyperparameters: dict[str, float]
+    hyperparameters: dict[str, Value]
     seed: int
     reason: str
 

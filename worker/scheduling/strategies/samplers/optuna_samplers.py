@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 
 from domain.job_specification import JobSpecification
-from domain.search_space import Range, Searched
+from domain.search_space import Range, Searched, Value
 from domain.strategies import CmaEsStrategy, GpStrategy, GridStrategy, QmcStrategy, TpeStrategy
 from store.studies import distributions, finished_trial, fixed, make_study
 from worker.scheduling.strategies.base import ModelRecord
@@ -80,7 +80,7 @@ class LearningSampler(Sampler):
             asked = study.ask(
                 self.dimensions
             )  # it stays unfinished, so that the next suggestion keeps a distance
-            values = fixed(self.space) | {name: float(value) for name, value in asked.params.items()}
+            values = fixed(self.space) | asked.params
             seed = int(self.generator(number).integers(2**31))
             ordered = {name: values[name] for name in self.space}
             suggested.append(Suggestion(number, ordered, seed, reason))
@@ -183,9 +183,9 @@ def _at(values: Searched, share: float) -> float:
     return float(min(max(found, values.low), values.high))
 
 
-def _grid_values(values: Searched, points: int) -> list[float]:
+def _grid_values(values: Searched, points: int) -> Sequence[Value]:
     if isinstance(values, list):
-        return [float(value) for value in values]
+        return values
     if isinstance(values, Range):
         return list(dict.fromkeys(_at(values, float(share)) for share in np.linspace(0.0, 1.0, points)))
     return [float(values)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from domain.search_space import Range, Searched
+from domain.search_space import Range, Searched, Value
 from worker.scheduling.strategies.base import ModelRecord
 from worker.scheduling.strategies.samplers.base import Sampler, Suggestion
 
@@ -24,10 +24,10 @@ class RandomSampler(Sampler):
         return Suggestion(number, hyperparameters, int(random.integers(2**31)), "drawn at random")
 
 
-def draw(values: Searched, random: np.random.Generator) -> float:
+def draw(values: Searched, random: np.random.Generator) -> Value:
     """Draw from a range on its scale, or from a list; return a number as it is."""
     if isinstance(values, list):
-        return float(values[random.integers(len(values))])
+        return values[random.integers(len(values))]
     if not isinstance(values, Range):
         return values
     if values.scale == "log":
