@@ -20,6 +20,12 @@ GENERATORS: dict[str, Callable[[int, int], dict[str, Shape]]] = {
         "recurrent_weight": (G, 3 * G),
         "candidate_bias": (G,),
     },
+    "linear": lambda G, V: {
+        "input_weight": (V, G),
+        "input_bias": (G,),
+        "log_time_constant": ((G + 1) // 2,),
+        "angle": ((G + 1) // 2,),
+    },
 }
 """For each kind, the shapes of its parameters. A GRU's 3: reset gate, update gate, candidate."""
 
