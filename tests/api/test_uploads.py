@@ -3,9 +3,7 @@
 import asyncio
 import hashlib
 import socket
-import time
 import tracemalloc
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,19 +19,13 @@ from store.settings import Settings
 from store.tables import Dataset, OutboxMessage, Upload
 from tests.api.api_examples import PROBLEM, call, chunks, count, stream
 from tests.app_copies import app_of
+from tests.waiting import wait_until
 
 RAW = {"Content-Type": "application/octet-stream"}
 
 
 def files_left(settings: Settings) -> list[Path]:
     return sorted(settings.uploads_dir.iterdir()) if settings.uploads_dir.exists() else []
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.mark.parametrize("how", ["raw", "form"])
@@ -186,9 +178,9 @@ def test_cut_off_connection_leaves_nothing(light_url: str, settings: Settings) -
         connection.sendall(
             b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(5000)
         )
-        assert eventually(lambda: len(files_left(settings)) == 1)
+        assert wait_until(lambda: len(files_left(settings)) == 1)
         assert files_left(settings)[0].name.endswith(".partial")
-    assert eventually(lambda: files_left(settings) == [])
+    assert wait_until(lambda: files_left(settings) == [])
 
 
 def test_failed_transaction_leaves_no_file(

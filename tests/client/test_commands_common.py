@@ -233,7 +233,7 @@ def test_help_comes_at_once() -> None:
         "assert CliRunner().invoke(app, ['jobs', 'submit', '--help']).exit_code == 0\n"
         "print(*sorted({'httpx', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240)
     assert done.stdout == "\n", done.stderr
 
 
@@ -245,7 +245,7 @@ def test_completion_is_offered() -> None:
         "COMP_CWORD": "1",
     }
     script = Path(sys.executable).parent / "latentry"
-    done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=240)
     assert done.stdout.split() == ["jobs"]
 
 

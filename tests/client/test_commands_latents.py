@@ -124,7 +124,7 @@ def test_values_on_standard_output(example_url: str, example: Example) -> None:
         "--url",
         example_url,
     ]
-    done = subprocess.run([*command, "-o", "-", "-f", "npy"], capture_output=True, timeout=60, check=True)
+    done = subprocess.run([*command, "-o", "-", "-f", "npy"], capture_output=True, timeout=240, check=True)
     np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout)), SPIKES)
 
 

@@ -183,7 +183,7 @@ def test_a_service_that_is_not_there_is_told() -> None:
 def test_the_command_line_prints_a_problem_and_no_traceback(tmp_path: Path) -> None:
     environment = {**os.environ, "LATENTRY_DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "latentry.main", "demo", "--url", f"http://127.0.0.1:{free_port()}"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 5
     assert "Error: nothing answers at http://127.0.0.1" in done.stderr
     assert "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ from store.database import Database
 from store.tables import Dataset
 from store.tables import Job as JobRow
 from tests.api.api_examples import Example, add_dataset, add_job, add_population
+from tests.waiting import wait_until
 
 
 def test_a_resource_is_its_document(example_url: str, example: Example) -> None:
@@ -189,7 +190,7 @@ def test_a_job_is_shown_while_it_is_waited_for(
     )
 
     def end() -> None:
-        time.sleep(0.3)
+        wait_until(lambda: shown)
         with sqlite_database.write() as session:
             row = session.get_one(JobRow, job_id)
             row.state = JobState.DONE

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from store.database import Database
 from store.rpc import broker_url
 from store.settings import Settings
 from store.tables import CurvePoint, Job, Model, Slice
+from tests.waiting import wait_until
 from worker.embedded import EmbeddedService
 from worker.maintenance.garbage_collection import collect_all
 
@@ -29,15 +30,6 @@ HOOKS = Path(__file__).parent / "fault_hooks"
 ROOT = Path(__file__).resolve().parents[2]
 Curves = dict[int, list[dict[str, Any]]]
 EPOCHS = 250
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
-    return answer
 
 
 class FaultyService:

@@ -1,19 +1,25 @@
-"""The wheel in a fresh environment does the main job: nothing of the checkout is on its path, and its folder is elsewhere."""
+"""The wheel in a fresh environment does the main job: nothing of the checkout is on its path, and its folder is elsewhere.
+
+The environment has the wheel and the distributions that it requires, and no others. Their files are hard links to those of the
+tests' environment, so that nothing is downloaded or unpacked.
+"""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from tests.worker.ingest.reader_examples import EXAMPLE_FILES
 from tests.worker.ingest.test_confinement import needs_landlock, probe
@@ -22,8 +28,6 @@ from worker.child_processes import die_with_parent
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = {example.format: example for example in reversed(EXAMPLE_FILES)}
 """One file of each format."""
-TORCH = f"torch=={version('torch').split('+')[0]}"
-"""The build that is here: any other may be gigabytes."""
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -109,11 +113,53 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
     subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
     (wheel,) = wheels.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
-    install = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", TORCH, str(wheel)]
-    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    done = subprocess.run(
+        [*pip_for(environment), "install", "--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel)],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    (metadata,) = site_packages.glob("latentry-*.dist-info")
+    required = [
+        line for line in (metadata / "METADATA").read_text().splitlines() if "Requires-Dist: " in line
+    ]
+    link_requirements([line.removeprefix("Requires-Dist: ") for line in required], site_packages)
     return Installation(environment / "bin", folder)
+
+
+def pip_for(environment: Path) -> list[str]:
+    """Return the command of a pip that works on an environment that has none."""
+    return [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python")]
+
+
+def link_requirements(requirements: list[str], site_packages: Path) -> None:
+    """Link the files of all distributions that are required, and of those that they require, and so on."""
+    waiting, seen = [(Requirement(text), "") for text in requirements], set[tuple[str, str]]()
+    linked = set[str]()
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        found = distribution(requirement.name)
+        if requirement.name not in linked:
+            linked.add(requirement.name)
+            for file in found.files or ():
+                if ".." not in file.parts:  # programs, of which the service needs none but its own
+                    link(Path(str(file.locate())), site_packages / file)
+        for wanted in {"", *requirement.extras} - {one for name, one in seen if name == requirement.name}:
+            seen.add((requirement.name, wanted))
+            waiting += [(Requirement(text), wanted) for text in found.requires or ()]
+
+
+def link(file: Path, target: Path) -> None:
+    """Link a file, or copy it from another disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copy2(file, target)
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +196,13 @@ def test_nothing_of_the_checkout_is_on_the_path(bare: Installation) -> None:
     assert not any(Path(folder).is_relative_to(ROOT) for folder in path if folder)
     assert {Path(file).parents[1].name for file in files} == {"site-packages"}
     assert all(Path(file).is_relative_to(bare.programs.parent) for file in files)
-    bare.run("python", "-m", "pip", "check")
-    assert "tzdata" in bare.run("python", "-m", "pip", "list")
+    listed = subprocess.run(
+        [*pip_for(bare.programs.parent), "check"], capture_output=True, text=True, check=False
+    )
+    assert listed.returncode == 0, listed.stdout
+    assert "tzdata" in bare.run("python", "-c", "import tzdata; print(tzdata.__name__)")
+    with pytest.raises(AssertionError, match="No module named 'pytest'"):  # what only tests need is not there
+        bare.run("python", "-c", "import pytest")
 
 
 def test_the_main_job(installation: Installation, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class Laboratory:
     def run(self) -> str:
         """What Snakemake said; it has to end well."""
         process = self.begin()
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=280)
         assert process.returncode == 0, said[-4000:]
         return said
 
@@ -82,7 +82,7 @@ class Laboratory:
             assert process.poll() is None, process.communicate()[0][-4000:]
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_the_notebook(service: EmbeddedService, tmp_path: Path, monkeypatch: pyt
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells), "commit it without outputs"
     monkeypatch.setenv("LATENTRY_URL", service.url)
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     outputs = [output for cell in cells for output in cell.outputs]
     assert [output for output in outputs if output.get("name") == "stderr"] == []

@@ -60,7 +60,7 @@ def test_the_quickstart_works_as_written(tmp_path: Path) -> None:
         assert "xarray.DataArray 'factors' (trial: 24" in done.stdout
     finally:
         server.send_signal(signal.SIGINT)
-        server.communicate(timeout=40)
+        server.communicate(timeout=120)
     assert server.returncode == 0
     assert (tmp_path / "latentry-data" / "latentry.db").exists()
 

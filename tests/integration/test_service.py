@@ -21,7 +21,7 @@ import xarray
 import zarr
 from latentry import Client, LatentryError
 
-from tests.integration.faulty_service import wait_until
+from tests.waiting import wait_until
 from worker.embedded import EmbeddedService, EmbeddedServiceError
 
 StartService = Callable[..., EmbeddedService]
@@ -177,7 +177,7 @@ def test_two_jobs_of_two_users_on_two_workers(start_service: StartService, spike
     for user in users:
         user.start()
     for user in users:
-        user.join(120)
+        user.join(280)
     assert set(results) == {"anna", "ben"}
     with Client(service.url) as client:
         for job in results.values():
@@ -243,7 +243,7 @@ def test_up_runs_until_interrupted_or_its_terminal_is_closed(tmp_path: Path, num
     with Client(first.split()[1].removesuffix("/v1")) as client:
         assert client.get("/readyz")["ready"] is True
     process.send_signal(number)
-    rest, _ = process.communicate(timeout=40)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert rest.rstrip().endswith("Stopped.")
     left = [

@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 
 import store
 from domain.dataset_options import TrialOptions
+from tests.waiting import wait_until
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
 from tests.worker.ingest.test_confinement import landlock_version
 from tests.worker.ingest.test_hostile_files import mutate
@@ -61,15 +60,6 @@ def has_ended(process_id: int) -> bool:
         return Path(f"/proc/{process_id}/stat").read_text().split()[2] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def within_seconds(limit_s: float, condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_an_accepted_file(npz: Path, tmp_path: Path) -> None:
@@ -123,7 +113,7 @@ def test_a_file_that_needs_more_memory_than_allowed(tmp_path: Path) -> None:
     ("body", "limits", "code"),
     [
         ("while True: pass", ParseLimits(cpu_s=1), "file_too_demanding"),
-        ("import time; time.sleep(60)", ParseLimits(wall_s=1.0), "file_too_demanding"),
+        ("import time; time.sleep(600)", ParseLimits(wall_s=1.0), "file_too_demanding"),
         ("return bytearray(2**31)", ParseLimits(memory_bytes=2**30), "file_too_demanding"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ParseLimits(), "reader_crashed"),
         ("raise ZeroDivisionError", ParseLimits(), "reader_crashed"),
@@ -134,21 +124,22 @@ def test_a_reader_that_goes_astray(
     body: str, limits: ParseLimits, code: str, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, tmp_path, body)
-    began = time.monotonic()
     assert code_of(parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), limits)) == code
-    assert time.monotonic() - began < 10
 
 
 def test_children_of_the_subprocess_die_with_it(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = (
-        "import os, time\nchild = os.fork()\nchild and open('child', 'w').write(str(child))\ntime.sleep(60)"
+        "import os, time\nchild = os.fork()\nchild and open('child', 'w').write(str(child))\ntime.sleep(600)"
     )
     stand_in(monkeypatch, tmp_path, body)
-    parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), ParseLimits(wall_s=1.5))
-    child = int((tmp_path / "out" / "child").read_text())
-    assert within_seconds(5, lambda: has_ended(child))
+    note = tmp_path / "out" / "child"
+    for wall_s in (1.5, 10.0, 60.0):  # a busy machine needs more time until the child is there
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions(), ParseLimits(wall_s=wall_s))
+        if note.exists():
+            break
+    wait_until(lambda: has_ended(int(note.read_text())))
 
 
 def test_no_secret_and_no_open_file_reaches_the_subprocess(
@@ -192,11 +183,11 @@ def test_the_subprocess_dies_with_its_parent(
     )
     note = tmp_path / "out" / "child"
     try:
-        assert within_seconds(10, lambda: note.exists() and bool(note.read_text()))
+        wait_until(lambda: note.exists() and note.read_text())
     finally:
         parent.kill()
         parent.wait()
-    assert within_seconds(5, lambda: has_ended(int(note.read_text())))
+    wait_until(lambda: has_ended(int(note.read_text())))
 
 
 def can_leave_the_network() -> bool:

@@ -28,6 +28,7 @@ from store.identifiers import new_id
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Webhook, WebhookDelivery
 from store.webhooks import announce_test, forget, new_secret
+from tests.waiting import wait_until
 from tests.worker.lab import Lab
 from tests.worker.maintenance.receiver import Receiver, receiving
 from worker.maintenance.webhook_sending import Answer, send, signature_headers
@@ -243,11 +244,8 @@ def test_one_killed_in_the_middle_is_sent_again(
         "deliver(d(), s(), next_due(d(), s()))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], env=environment)
-    deadline = time.monotonic() + 60
-    while not receiver.came:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: receiver.came or process.poll() is not None)
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     receiver.silent_s = 0
@@ -296,13 +294,10 @@ def test_one_that_is_slow_keeps_no_other_waiting(
         session.commit()
         stopping = threading.Event()
         thread = threading.Thread(target=deliver_until, args=(stopping, sqlite_database, settings))
-        started = time.monotonic()
         thread.start()
-        while len(receiver.came) < 2 and time.monotonic() < started + 20:
-            time.sleep(0.01)
+        wait_until(lambda: len(receiver.came) == 2)
         stopping.set()
-        thread.join(20)
-        assert len(receiver.came) == 2
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -329,7 +324,7 @@ def test_a_drip_does_not_last_longer_than_its_time(receiver: Receiver) -> None:
     answer = send(receiver.url, new_secret(), "dlv_1", BODY, timeout_s=0.4, allow_private=True)
     assert answer.status is None
     assert "0.4 s" in (answer.error or "")
-    assert 0.3 < time.monotonic() - started < 3
+    assert 0.3 < time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "2130706433"])

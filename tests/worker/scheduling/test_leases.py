@@ -16,6 +16,7 @@ from store.database import LOCK, Database, database_now
 from store.migrate import migrate
 from store.settings import Settings
 from store.tables import Dataset, Job, OutboxMessage, Slice
+from tests.waiting import wait_until
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
 from worker.scheduling.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap, try_again_later
@@ -101,6 +102,11 @@ def test_a_claim_takes_another_job_while_one_is_held(postgres_database_url: str,
     database.close()
 
 
+def _waits_for_a_lock(database: Database) -> bool:
+    with database.read() as session:
+        return session.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one() > 0
+
+
 def test_a_job_whose_last_slice_another_takes_meanwhile_is_passed_over(
     postgres_database_url: str, settings: Settings
 ) -> None:
@@ -113,9 +119,9 @@ def test_a_job_whose_last_slice_another_takes_meanwhile_is_passed_over(
     with database.write() as session:
         assert claim_slice(session, "early", settings) is not None
         waiting.start()
-        time.sleep(0.3)  # it has chosen the same job by now, and waits for it
+        wait_until(lambda: _waits_for_a_lock(database))  # it has chosen the same job
         assert waiting.is_alive()
-    waiting.join(10)
+    waiting.join(120)
     assert late == [None]
     database.close()
 
