@@ -16,12 +16,12 @@ SECONDS_PER_UNIT = {
     "bin_width_s": 1.0, "bin_size_s": 1.0, "dt_s": 1.0, "dt": 1.0, "bin_width_ms": 1e-3, "bin_size_ms": 1e-3,
     "dt_ms": 1e-3,
 }  # fmt: skip
-"""Names under which a file may state its bin width, and what one unit of each is in seconds."""
+"""Names under which a file may give its bin width, and the value of one unit in seconds."""
 
 _UNIT_OF_WIDTH = {
     "binwidth": "", "binsize": "", "binwidths": "s", "binsizes": "s", "binwidthms": "ms", "binsizems": "ms",
 }  # fmt: skip
-"""Other names, without case and punctuation, and their unit; where it is empty, numbers from 1 on are milliseconds."""
+"""Other names, without case and punctuation, and their unit; without a unit, numbers from 1 on are milliseconds."""
 
 
 def stated_width(name: str, value: float, notes: list[str]) -> tuple[str, float] | None:
@@ -46,7 +46,7 @@ TIME_AXIS = re.compile(
 
 COMMON_WIDTHS_S = (0.001, 0.002, 0.004, 0.005, 0.008, 0.010, 0.020, 0.025, 0.040, 0.050, 0.100)
 FIT_TOLERANCE = 0.04
-"""True rates in Hz tell the bin width when they fit a common one as well as this, relatively."""
+"""True rates in Hz give the bin width if they fit a common one within this relative tolerance."""
 
 
 def is_even(times: NDArray[Any]) -> bool:
@@ -61,16 +61,16 @@ class BinWidthClues:
     Attributes
     ----------
     option_s
-        What the request said, in seconds.
+        Bin width of the request, in seconds.
     stated
-        What the file states: name (one of `SECONDS_PER_UNIT`) → value in that name's unit.
+        Bin widths in the file: name (one of `SECONDS_PER_UNIT`) → value in that name's unit.
     time_axes_s
         Time axes of the file: name → times of the bins, float [bins].
     counts_per_true_rate
         All spikes divided by the sum of all true rates: the bin width if those are in Hz, 1 if in counts per
         bin.
     usual
-        What files of this format have unless they say it, and how to say that it was taken: words → seconds.
+        The default of this format: text that explains it, and the bin width in seconds.
     """
 
     option_s: float | None = None
@@ -82,7 +82,7 @@ class BinWidthClues:
     def add_time_axis(self, name: str, values: NDArray[Any], options: DatasetOptions) -> None:
         """Add the times of the bins, in the unit that the options or the name give, else in seconds.
 
-        Integers in steps of 1 without a unit number the bins and say nothing of their width.
+        Integers in steps of 1 without a unit are numbers of bins and do not give their width.
         """
         times = values.reshape(-1).astype(np.float64)
         unit = options.trial_time_unit or unit_of(name) or options.time_unit
@@ -95,7 +95,7 @@ class BinWidthClues:
         Raises
         ------
         RejectedFile
-            When nothing tells it.
+            If nothing gives the bin width.
         """
         width_s = self._find(notes, warnings)
         for name, times_s in self.time_axes_s.items():

@@ -23,7 +23,7 @@ from worker.ingest.sandbox import Rejection
 from worker.scheduling.leases import Lease, LeaseLost
 
 _NOT_COPIED = ("trial", "neuron", "time_s", "trial_length_bins")
-"""Coordinates that the combined data set has of its own."""
+"""Coordinates that the combined data set computes itself."""
 
 
 def combine_sessions(
@@ -38,9 +38,9 @@ def combine_sessions(
     database, arrays, settings
         Of the service.
     lease
-        On the data set.
+        Lease on the data set.
     row
-        The data set; its `source` names those that are its sessions.
+        The data set; its `source` names the data sets of its sessions.
     """
     with database.read() as session:
         wanted = [session.get(Dataset, dataset_id) for dataset_id in row.source["dataset_ids"]]

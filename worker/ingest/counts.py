@@ -28,7 +28,7 @@ class CountsBuilder:
     Parameters
     ----------
     shape
-        Trials, bins, neurons of the whole.
+        Trials, bins, neurons of the whole recording.
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
@@ -45,7 +45,7 @@ class CountsBuilder:
         first
             Trial of that array at which the block begins.
         rows : int64, [trials of the block]
-            Where these trials go in the whole.
+            Index of each of these trials in the whole recording.
         block : any real dtype, [trials of the block, bins, neurons]
             The counts.
         """
@@ -63,7 +63,7 @@ class CountsBuilder:
         Raises
         ------
         RejectedFile
-            When any count was not finite, negative, not whole, or too large; every kind of fault is told.
+            If any count is not finite, negative, not whole, or too large; all kinds of faults are reported.
         """
         if self._faults:
             raise RejectedFile([_problem(kind, fault) for kind, fault in self._faults.items()])

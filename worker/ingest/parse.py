@@ -46,7 +46,7 @@ _SYSTEM_FILES = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/gnu/store", "/etc/ld.so.cache",
     "/usr/share/zoneinfo", "/etc/localtime", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu",
 )  # fmt: skip
-"""What libraries open of the system: each other, time zones, the number of processors."""
+"""System files that libraries open: other libraries, time zones, the number of processors."""
 
 
 def main(arguments: list[str]) -> int:
@@ -69,16 +69,16 @@ def main(arguments: list[str]) -> int:
 def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
     """Limit the resources of this process, tie its life to its parent, and cut its access to network and disk where allowed.
 
-    A reader that is tricked then finds no file to read but its own, and nobody to tell.
+    A compromised reader can then read no file but its own, and cannot send anything.
 
     Parameters
     ----------
     limits
-        `memory_bytes`, `cpu_s`, `output_bytes` of `ParseLimits`; what is absent is not limited.
+        `memory_bytes`, `cpu_s`, `output_bytes` of `ParseLimits`; an absent one is not limited.
     source
-        The one file of strangers that it may read.
+        The uploaded file, the only one that it may read.
     out_folder
-        The one folder that it may write to.
+        The only folder that it may write to.
     """
     limit_resources(limits)
     if sys.platform == "linux":
@@ -110,7 +110,7 @@ def limit_resources(limits: dict[str, Any]) -> None:
 def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:
     """Use Landlock to deny all files except the source, the results and the code; also programs, TCP and signals.
 
-    Linux has it from 5.13 on; where it is missing or switched off, nothing happens.
+    Linux has Landlock from 5.13 on; without it, this function does nothing.
     """
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     if version < 1:

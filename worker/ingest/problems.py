@@ -17,11 +17,11 @@ class Problem:
     code
         Stable and machine-readable, such as `counts_not_whole`.
     message
-        What came, and what was expected.
+        What was expected and what was found.
     hint
         What to do about it.
     pointer
-        Where: the array's name after a slash (`/spikes`), or the empty string for the file as a whole.
+        Position: the array's name after a slash (`/spikes`), or an empty string for the whole file.
     """
 
     code: str
@@ -61,7 +61,7 @@ def rejected(code: str, message: str, hint: str = "", pointer: str = "") -> Reje
 class Gatherer:
     """Collects the problems of independent checks, so that one rejection reports all of them.
 
-    Use it as a context around each check; then call `refuse`.
+    Use it as a context manager around each check; then call `refuse`.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     Raises
     ------
     RejectedFile
-        For every file that cannot be read, every option that does not fit it, and nothing that is ours to mend.
+        For every unreadable file and every option that does not fit it, but not for failures of the service.
     """
     found = read_file(path, options)
     try:

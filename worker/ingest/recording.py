@@ -30,9 +30,9 @@ class Understood:
     how
         Why: `given in the mapping`, `by its name`, `the only …`.
     shape
-        Of the variable; empty for what has none.
+        Shape of the variable; empty if it has none.
     alternatives
-        What else could have been taken, as `name (shape)`.
+        Alternatives, as `name (shape)`.
     """
 
     what: str
@@ -53,7 +53,7 @@ class Recording:
     bin_width_s : float
         Width of one bin, in seconds.
     time_zero_s : float
-        Time at which the first bin begins, in seconds from what trials are aligned to.
+        Time at which the first bin begins, in seconds from the alignment event.
     trial_start_s : float64, [trials], optional
         When each trial's first bin begins, in seconds of the session.
     trial_length_bins : int64, [trials]
@@ -81,11 +81,11 @@ class Recording:
     source_format : str
         The format of the file that it was read from.
     understood : list of Understood
-        What each variable of the file was taken for.
+        The meaning of each variable of the file.
     notes : list of str
-        What the reader understood, in sentences.
+        Notes on how the file was read.
     warnings : list of Problem
-        What the reader found odd, or left out.
+        Warnings of what looks wrong or was left out.
     """
 
     spikes: Rows
@@ -155,8 +155,8 @@ class Recording:
     def save(self, folder: Path) -> None:
         """Write `folder/recording.json` and one `folder/arrays/<name>.npy` for each array.
 
-        Behaviour is stored as `behaviour_000.npy` and so on: its names come from the upload, and no file is
-        named by it.
+        Behaviour is stored as `behaviour_000.npy` and so on: its names come from the upload and never become
+        names of files.
         """
         (folder / "arrays").mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Rows | None] = {

@@ -1,7 +1,7 @@
 """Arrays that are read and written by rows of their first axis; large ones are on disk.
 
-A recording may be larger than the memory it may be read with. What is large lies in a file without a name, is read and written
-by plain calls (a memory map would count as resident memory), and is gone with the process.
+A recording may be larger than the available memory. A large array is in a file without a name, is read and written
+by plain calls (a memory map would count as resident memory), and is deleted with the process.
 """
 
 import os
@@ -15,7 +15,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 BLOCK_BYTES = 32 * 2**20
-"""About this much of an array is in memory at a time while it is gone over."""
+"""Approximate size of the block of an array that is in memory at a time."""
 IN_MEMORY_BYTES = 32 * 2**20
 """Arrays up to this size are kept in memory."""
 
@@ -28,7 +28,7 @@ class RowFile:
     file
         Open for reading, and for writing if rows are to be set.
     shape, dtype
-        Of the array.
+        Shape and type of the array.
     offset
         Byte of the file at which it begins.
     """
@@ -170,9 +170,9 @@ def blocks(array: Rows, item_bytes: int | None = None) -> Iterator[tuple[int, ND
     Parameters
     ----------
     array
-        In memory or on disk.
+        The array, in memory or on disk.
     item_bytes
-        What one element takes in what is computed from a block; by default what it takes in the array.
+        Memory of one element in computations on a block; by default its size in the array.
     """
     if 0 in array.shape:
         return

@@ -37,7 +37,7 @@ class ParseLimits:
     cpu_s
         Processor time, in whole seconds.
     wall_s
-        Time on the clock, in seconds; then the subprocess and its children are killed.
+        Wall-clock time in seconds, after which the subprocess and its children are killed.
     output_bytes
         Size of the largest file that it may write.
     """
@@ -55,11 +55,11 @@ class ParsedFile:
     Attributes
     ----------
     folder
-        Where `recording.json`, `arrays/` and `report.json` lie.
+        Folder with `recording.json`, `arrays/` and `report.json`.
     report
         The report as JSON, as `Report.to_json` gives it.
     seconds
-        How long it took.
+        Duration in seconds.
     """
 
     folder: Path
@@ -78,11 +78,11 @@ class Rejection:
     Attributes
     ----------
     problems
-        Every reason that was found; at least one.
+        All reasons; at least one.
     seconds
-        How long it took.
+        Duration in seconds.
     log
-        Last lines of what the subprocess wrote, for the operator; not for the user.
+        Last lines of the subprocess's output, for the operator and not for the user.
     """
 
     problems: list[Problem]
@@ -108,22 +108,22 @@ def parse_in_sandbox(
     source
         The file.
     out_folder
-        Where to put the results: an empty folder, or one that will be made.
+        Folder for the results: an empty one, or one that is created.
     options
-        What the request says about the file.
+        Options of the request.
     limits
-        What it may take.
+        Limits of the subprocess.
 
     Returns
     -------
     ParsedFile or Rejection
-        A bad file is never an exception.
+        A bad file never raises an exception.
 
     Raises
     ------
     SandboxError
         If the subprocess does not start, lacks a library or a permission, cannot write its results (a full disk), or fails to
-        read even a file that is known to be good.
+        read a valid file.
     """
     limits = limits or ParseLimits()
     outcome = _parse_once(source, out_folder, options, limits)
@@ -143,7 +143,7 @@ def check_sandbox(limits: ParseLimits | None = None) -> None:
     Raises
     ------
     SandboxError
-        If it cannot.
+        If the installation cannot read files.
     """
     with tempfile.TemporaryDirectory(prefix="latentry-check-") as folder:
         source = Path(folder, "upload")

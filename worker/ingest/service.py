@@ -52,7 +52,7 @@ def ingest_dataset(
     database, arrays, settings
         Of the service.
     dataset_id
-        The data set, `ingesting`.
+        Id of the data set, whose state is `ingesting`.
     worker
         Name written into the lease.
     """
@@ -166,14 +166,14 @@ def _fetch_original(database: Database, settings: Settings, lease: Lease, row: D
     database, settings
         Of the service.
     lease, row
-        The data set, held.
+        The data set and the lease on it.
     folder
-        For a copy, where files are kept in a bucket.
+        Folder for a copy, if files are stored in a bucket.
 
     Raises
     ------
     RejectedFile
-        If the file is not there, or is another one than was announced.
+        If the file does not exist, or differs from the announced one.
     """
     originals = open_originals(settings)
     if row.original is None and row.direct_upload_id is not None and isinstance(originals, BucketOriginals):

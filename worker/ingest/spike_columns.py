@@ -16,7 +16,7 @@ from worker.ingest.trial_ids import TrialIds, find_trials, in_natural_order
 MOST_NEURONS = 20_000
 MOST_TRIALS = 1_000_000
 _FEWEST_TRIALS_TO_TELL, _SPIKES_TO_TELL = 3, 10
-"""Trials, and spikes of each on average, from which on it can be told whether times go on from trial to trial."""
+"""Fewest trials, and mean number of spikes in each, that are needed to tell whether times continue from trial to trial."""
 _TOLERANCE_S = 1e-6
 
 
@@ -85,9 +85,9 @@ class SpikeColumns:
     Parameters
     ----------
     by_trial
-        Whether each spike comes with a trial, and its time is from the trial's beginning.
+        Whether each spike has a trial and its time counts from the trial's beginning.
     options
-        With `trials.ids`: spikes of other trials are left out.
+        Options of the request; spikes of trials outside `trials.ids` are left out.
     """
 
     def __init__(self, by_trial: bool, options: DatasetOptions | None = None) -> None:
@@ -99,7 +99,7 @@ class SpikeColumns:
         self._last_trial, self._runs = -1, 0
         self._first_s, self._last_s = np.zeros(0), np.zeros(0)
         self.left_out = 0
-        """Spikes without a time."""
+        """Number of spikes without a time."""
 
     def add(
         self, times_s: NDArray[np.float64], neurons: NDArray[Any], trials: NDArray[Any] | None = None
@@ -109,9 +109,9 @@ class SpikeColumns:
         Parameters
         ----------
         times_s : float64, [spikes]
-            In seconds.
+            Spike times in seconds.
         neurons, trials : whole numbers or text, [spikes]
-            The label of each.
+            Label of each spike's neuron and trial.
         """
         codes_of_neurons = self._neurons.codes(neurons)
         if trials is not None and self._range is not None and trials.dtype.kind in "iuf":
@@ -180,22 +180,22 @@ class SpikeColumns:
         source_format
             Format of the file.
         options
-            As for `lay_trials_end_to_end`, and `trials.ids`.
+            Options of the request.
         trial_columns
             One value for each trial, in the order of the trials.
         of_trials
             The same, by the id of the trial.
         trial_ids
-            The ids of all trials, where the file says them.
+            The ids of all trials, if the file has them.
         neurons
-            Labels that may have no spike.
+            Labels of neurons that may have no spike.
         bounds
-            The columns of trials that say when each starts and stops in the session, if there are any.
+            Names of the columns with start and stop of each trial in the session, if there are any.
 
         Raises
         ------
         RejectedFile
-            When times go on from trial to trial, and nothing says when each begins.
+            If times continue from trial to trial and the start of trials is unknown.
         """
         for label in neurons:
             self._neurons.known.setdefault(label, len(self._neurons.known))

@@ -15,13 +15,13 @@ from worker.ingest.rows import RowFile, Rows
 
 DEFAULT_BIN_WIDTH_S = 0.01
 _UNSORTED_SHARE = 0.3
-"""Of the steps from spike to spike: if more go back, the spikes are in no order."""
+"""Share of the steps from spike to spike: if more steps go back, the spikes are not sorted."""
 _RESTART_SHARE = 0.1
-"""Of the time from the first spike to the last: a step back by more is a clock that starts again."""
+"""Share of the time from the first spike to the last: a larger step back is a restarted clock."""
 _SPAN_SLACK = 0.05
-"""Of the span of all spikes: trials.window_s may exceed it by so much and still be taken for the trials' length."""
+"""Share of the span of all spikes by which trials.window_s may exceed it and still be used as the length of trials."""
 _FEWEST_TO_TELL = 100
-"""Spikes; with fewer they do not tell how long trials are, and trials.window_s is taken for it."""
+"""With fewer spikes, their span does not give the length of trials, and trials.window_s is used."""
 
 
 class SpikeTimes:
@@ -34,7 +34,7 @@ class SpikeTimes:
     first_s, last_s
         The earliest and the latest time so far, in seconds.
     trial_last_s : float64, [trials]
-        The latest time of each trial, by the number that spikes carry; -inf of a trial without a spike.
+        The latest time of each trial, by the trial's number in the spikes; -inf for a trial without a spike.
     """
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ class SpikeTimes:
         Parameters
         ----------
         times_s : float64, [spikes]
-            In seconds: of the session, or of the trial if `trials` is given. Those that are not finite are left out; the
-            caller says so. The order within each neuron is remembered, for `steps_back`.
+            Seconds of the session, or of the trial if `trials` is given. Times that are not finite are dropped; the
+            caller reports it. The order within each neuron is remembered, for `steps_back`.
         neurons : integer, [spikes], or one for all
             From 0.
         trials : integer, [spikes], optional
@@ -115,7 +115,7 @@ class SpikeTimes:
         neuron
             From 0.
         trial_offset_s : float64, [trials], optional
-            Added to the times of each trial, where spikes were given by trial.
+            Added to the times of each trial, if spikes were given by trial.
         """
         pieces = self._pieces.get(neuron, [])
         times_s = _joined(self._times, pieces)
@@ -157,7 +157,7 @@ class TrialTable:
     Attributes
     ----------
     start_s, stop_s : float64, [trials]
-        In seconds of the session; NaN where the file does not say it.
+        Seconds of the session; NaN if the file does not give it.
     columns
         One value for each trial under each name.
     """
@@ -174,13 +174,13 @@ class Signal:
     Attributes
     ----------
     values : float, [samples, k]
-        In memory or on disk.
+        The values, in memory or on disk.
     times_s : float64, [samples], optional
-        When each sample was taken, rising.
+        Time of each sample, increasing.
     start_s, rate_hz
-        Of one that is sampled evenly.
+        Start and rate of a signal that is sampled evenly.
     unit
-        As the file has it. Angles are not averaged.
+        Unit in the file. Angles are not averaged.
     """
 
     values: Rows
@@ -209,21 +209,21 @@ class SpikeTrains:
     signals
         Behaviours by name.
     trial_offset_s : float64, [trials], optional
-        For spikes that were given by trial, in seconds of the trial: where each trial's time 0 is on a clock that runs
-        through all of them. Then `tables` has one, on that clock.
+        For spikes that were given in seconds of the trial: time 0 of each trial on a clock that runs
+        through all trials. Then `tables` has one table, on that clock.
     trial_offset_of_spikes_s : float64, optional
-        The same, by the numbers of trials that the spikes carry, where these are others.
+        The same, by the numbers of trials in the spikes, if these differ.
     sampling_rate_hz : float, optional
-        Samples per second, where the file says it: for times of trials in samples.
+        Samples per second, if the file has it, for times of trials in samples.
     column_unit : str, optional
-        Unit of the columns of times in tables, where the format says it.
+        Unit of the columns of times in tables, if the format defines it.
     is_by_trial
         Whether each spike belongs to one trial. Then a trial's `start_s` and `stop_s` in the table are the span that was
         recorded, and a window of a trial has only that trial's spikes.
     invalid_s : float64, [intervals, 2]
         Intervals of the session that the file excludes for all neurons.
     observed_s : list of float64 [intervals, 2], optional
-        For each neuron, when it was observed, where the file says it.
+        Intervals in which each neuron was observed, if the file has them.
     source_format, notes, warnings, understood
         As in `Recording`.
     """
@@ -257,8 +257,8 @@ def lay_trials_end_to_end(
 ) -> None:
     """Put trials one after another on one clock, for spikes that were given by trial, and add a table of trials.
 
-    Trials are taken to be recorded over one span: the whole bins from time 0, or the first spike of all trials if it is
-    earlier, to the last spike of all trials. `options.trials.window_s` is not that span: it says which part to cut.
+    All trials count as recorded over the same span: the whole bins from time 0, or the first spike of all trials if it is
+    earlier, to the last spike of all trials. `options.trials.window_s` is not that span: it selects a part of it.
     """
     times = trains.times
     width_s = options.bin_width_s or DEFAULT_BIN_WIDTH_S
@@ -286,8 +286,8 @@ def lay_trials_end_to_end(
 def tell_steps_back(trains: SpikeTrains) -> None:
     """Warn of a clock that restarts, and note spikes that are not sorted.
 
-    Few large steps back within neurons are parts of a recording whose clock starts again, which then lie on each other; many are
-    spikes in no order, which are sorted.
+    A few large steps back within neurons mean a recording with a restarted clock, whose parts then overlap. Many steps back
+    mean unsorted spikes, which are sorted.
     """
     times, back = trains.times, trains.times.steps_back()
     if not back:

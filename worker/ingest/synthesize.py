@@ -2,8 +2,8 @@
 
 ``python -m worker.ingest.synthesize lorenz out.npz conditions=65 seed=0 …``
 
-Beside the spikes and their true rates, the file has the states of the system as behaviour `true_latents`, and what
-drove it, if anything did, as `true_inputs`: those are for comparison, and no `external_inputs` that a model is given.
+Beside the spikes and their true rates, the file has the states of the system as behaviour `true_latents`, and its
+inputs, if any, as `true_inputs`. Both are for comparison; they are not `external_inputs` of a model.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Units of time: from the request and from names, and conversion to seconds.
 
-The unit of spike times is the first that is known of: `spike_time_unit`, `time_unit`, the name of the variable
+The unit of spike times is the first that is known: `spike_time_unit`, `time_unit`, the name of the variable
 (`spike_times_ms`), the format, seconds. The unit of all other times is the first of: `trial_time_unit`, the name (`go_cue_ms`),
-`time_unit`, the format, seconds. So a column with a unit in its name keeps it when `time_unit` is about the others.
+`time_unit`, the format, seconds. So a column with a unit in its name keeps it even if `time_unit` is given.
 """
 
 import re
@@ -19,7 +19,7 @@ from worker.ingest.recording import MetadataValue
 _LATEST_S = 1e11
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _WHOLE_FROM = 100.0
-"""Floats that are all whole numbers, some of them from here on, are probably in milliseconds or samples."""
+"""Floats that are all whole numbers, some of them this large, are probably in milliseconds or samples."""
 UNITS = {
     "s": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "ms": "ms", "msec": "ms", "msecs": "ms",
     "millis": "ms", "millisecond": "ms", "milliseconds": "ms", "us": "us", "µs": "us", "μs": "us", "usec": "us", "usecs": "us",
@@ -78,20 +78,20 @@ def in_seconds(
     Parameters
     ----------
     times
-        As the file has them.
+        Times in the file.
     options
-        `spike_time_unit`, `time_unit` and `sampling_rate_hz` go before what the file says.
+        Options of the request: `spike_time_unit`, `time_unit` and `sampling_rate_hz` take precedence over the file.
     variable
         Name in the file.
     file_unit
-        `s`, `ms`, `us` or `samples` where the format or the file says it.
+        `s`, `ms`, `us` or `samples`, if the format or the file gives it.
     file_rate_hz
-        Samples per second, where the file says it.
+        Samples per second, if the file has it.
 
     Raises
     ------
     RejectedFile
-        For whole numbers without a unit, samples without a rate, and times that no recording has.
+        For whole numbers without a unit, samples without a rate, and impossible times.
     """
     unit = spike_unit(options, variable) or file_unit
     return _converted(times, unit, options, variable, file_rate_hz=file_rate_hz, option="spike_time_unit")
@@ -126,7 +126,7 @@ def column_seconds(
     Raises
     ------
     RejectedFile
-        When the column holds text or truth values, or its unit is unclear.
+        If the column holds text or truth values, or its unit is unclear.
     """
     other = next((value for value in values if isinstance(value, str | bool)), None)
     if other is not None:
@@ -152,7 +152,7 @@ def columns_in_seconds(
 ) -> dict[str, list[MetadataValue]]:
     """Return columns of trials, times converted to seconds if the options give another unit; a note lists them.
 
-    Columns whose name ends with a unit keep their values, and their name stays true.
+    Columns whose name ends with a unit keep their values.
     """
     unit, found = options.trial_time_unit or options.time_unit, dict(columns)
     if unit in (None, "s"):

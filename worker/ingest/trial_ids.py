@@ -1,18 +1,18 @@
 """The trials of spikes that each name their trial, and the trial to which each value belongs.
 
 Trial ids are labels. The trials are the ids that spikes have: whole numbers in order, texts in the order in which they first
-appear. One value for each trial, of as many as there are ids, goes to the ids in this order, whatever the ids are.
+appear. If there is one value for each trial and as many values as ids, values belong to the ids in this order.
 
 | beside the spikes | trials |
 |---|---|
 | a column of ids (`trial_id`, `trial_number`, `id`, …) that has every id of the spikes once | the rows of this column, by value |
-| columns of as many values as there are ids | the ids |
-| columns of as many values as there are whole numbers from the lowest id to the highest | all these numbers |
-| columns of more values | whole numbers from 0 or 1, whichever fits; with a warning if both do |
+| columns with one value for each id | the ids |
+| columns with one value for each whole number from the lowest id to the highest | all these numbers |
+| columns with more values | whole numbers from 0 or 1, whichever fits; with a warning if both do |
 | columns of another length | these columns are left out |
 
-Texts of numbers are the ids of these numbers, where the spikes have numbers and the column of ids texts, or the reverse.
-Ids without a spike are then trials without a spike. `trials.ids` says otherwise.
+A text of a number equals the number, if the spikes have numbers and the column of ids texts, or the reverse.
+Ids without a spike are then trials without a spike. `trials.ids` takes precedence.
 """
 
 import re
@@ -41,7 +41,7 @@ class TrialIds:
     columns
         The columns that have one value for each trial.
     notes, warnings
-        What was understood; what was guessed or left out.
+        Notes; warnings of guesses and of what was left out.
     """
 
     labels: list[Label]
@@ -83,7 +83,7 @@ def find_trials(
     Raises
     ------
     RejectedFile
-        When `trials.ids` leaves out ids that spikes have.
+        If `trials.ids` excludes ids of spikes.
     """
     wanted = options.trials.ids
     if not seen:

@@ -11,7 +11,7 @@ from worker.ingest.recording import Recording
 from worker.ingest.rows import Rows, blocks
 
 SCALE_TOLERANCE = 1.5
-"""Rates are taken to be in a unit when the spikes agree with it within this factor."""
+"""Rates are in a unit if the spikes agree with it within this factor."""
 
 
 def _counts_per_true_rate(counts: Rows, rates: Rows, inside: NDArray[np.bool_]) -> float | None:
@@ -52,11 +52,11 @@ def settle_width_and_rates(
     recording
         Its `bin_width_s`, `true_rates_hz`, `notes` and `warnings` are written.
     clues
-        Everything else that tells the bin width.
+        All other clues to the bin width.
     rates : float32, [trials, bins, neurons]
         True rates as the file has them, if it has any.
     name
-        Of the array of true rates.
+        Name of the array of true rates.
     stated_hz
         Whether the file says that the rates are in Hz.
     """
@@ -81,9 +81,9 @@ def _settle_true_rates(recording: Recording, rates: Rows, name: str, stated_hz: 
     rates : float32, [trials, bins, neurons]
         True rates as the file has them.
     name
-        Of the array in the file.
+        Name of the array in the file.
     stated_hz
-        Whether the file says that they are in Hz.
+        Whether the file says that the rates are in Hz.
     """
     ratio = _counts_per_true_rate(recording.spikes, rates, recording.inside_trials())
     width_s = recording.bin_width_s

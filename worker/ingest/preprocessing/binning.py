@@ -27,9 +27,9 @@ from worker.ingest.time_units import columns_in_seconds
 
 MOST_BINS = 10**9
 _TOLERANCE = 1e-6
-"""Of a bin: a spike that close before an edge counts as on it, since times such as 0.3 have no exact binary form."""
+"""Tolerance in bins: a spike this close before an edge counts as on the edge, because 0.3 has no exact binary form."""
 _MOST_TRIALS_IN_A_WINDOW = 20
-"""A window as long as more trials is likely in milliseconds."""
+"""A window longer than this many trials is probably given in milliseconds."""
 
 
 @dataclass
@@ -39,17 +39,17 @@ class _Windows:
     Attributes
     ----------
     start_s : float64, [trials]
-        Where each begins, in seconds of the session.
+        Start of each trial, in seconds of the session.
     bins : int64, [trials]
-        How long each is.
+        Length of each trial.
     metadata
         One value for each trial under each name.
     zero_s
-        Time of the first bin, from what trials are aligned to.
+        Time of the first bin, in seconds from the alignment event.
     unobserved : int64, [trials]
-        How many of the first bins lie before what was recorded of the trial.
+        Number of bins at the start that lie before the recorded span of the trial.
     is_continuous
-        Whether it is the recording as a whole.
+        Whether the only trial is the whole recording.
     """
 
     start_s: NDArray[np.float64]
@@ -75,14 +75,14 @@ def bin_spikes(trains: SpikeTrains, options: ReadOptions) -> Recording:
     Parameters
     ----------
     trains
-        As a reader gave them.
+        Spike times from a reader.
     options
-        `bin_width_s`, `mapping.trials` and `trials` say how.
+        `bin_width_s`, `mapping.trials` and `trials` are used.
 
     Raises
     ------
     RejectedFile
-        When the options name what is not there, or no trial is left.
+        If the options name something that the file does not have, or no trial is left.
     """
     if trains.times.total == 0:
         said = f"The file has {trains.neurons} neurons but no spike time."
@@ -213,7 +213,7 @@ def _whole_bins(durations_s: NDArray[np.float64], width_s: float) -> NDArray[np.
     Raises
     ------
     RejectedFile
-        When they are more than any recording has.
+        If there are more than any recording has.
     """
     with np.errstate(over="ignore"):
         bins = np.floor(durations_s / width_s + _TOLERANCE)

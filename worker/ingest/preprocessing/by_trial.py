@@ -17,9 +17,9 @@ DURATIONS = (
     "duration_s", "duration_ms", "duration", "durations", "trial_duration_s", "trial_duration", "trial_durations",
     "trial_length_s",
 )  # fmt: skip
-"""Names of columns that say how long a trial lasts; the difference of a stop and a start says it too."""
+"""Names of columns with the duration of a trial; the difference of stop and start gives it too."""
 _LONGEST = 3.0
-"""Durations whose median is more than this many times the span of all spikes are in another unit, or of something else."""
+"""Durations are ignored if their median is more than this many times the span of all spikes: another unit or meaning."""
 _TOLERANCE_S = 1e-6
 
 
@@ -29,9 +29,9 @@ def take_durations(trains: SpikeTrains, options: ReadOptions) -> None:
     Parameters
     ----------
     trains
-        Whose trials were laid end to end; the table of trials is changed in place.
+        Spike times with trials put one after another; the table of trials is changed in place.
     options
-        Of the request: the unit of times.
+        Options of the request: the unit of times.
     """
     table, offset_s = trains.tables.get("trials"), trains.trial_offset_s
     if table is None or offset_s is None or trains.times.first_s < -_TOLERANCE_S:
@@ -92,18 +92,18 @@ def bins_of_own_trial(
     Parameters
     ----------
     table
-        From when to when each trial was recorded.
+        Recorded span of each trial.
     start_s, bins : [trials]
-        Where each window begins, and how many bins it has; NaN where that is not known.
+        Start and number of bins of each window; NaN if unknown.
     width_s
         Width of a bin, in seconds.
 
     Returns
     -------
     bins : float64, [trials]
-        How many bins of each window begin and end before the trial's recorded end; 0 if no bin is in the trial.
+        Number of bins of each window before the trial's recorded end; 0 if no bin is within the trial.
     unobserved : int64, [trials]
-        How many of these begin before the trial's recorded beginning.
+        Number of these bins that begin before the trial's recorded beginning.
     """
     slack = 1e-6
     with np.errstate(invalid="ignore"):

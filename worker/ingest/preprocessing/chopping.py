@@ -25,14 +25,14 @@ def rebin(recording: Recording, rebin_s: float) -> None:
     Parameters
     ----------
     recording
-        Is changed in place.
+        The recording, changed in place.
     rebin_s
         The new width, in seconds.
 
     Raises
     ------
     RejectedFile
-        When it is no multiple of the present width, or no trial is left.
+        If the new width is not a multiple of the present one, or no trial is left.
     """
     width_s = recording.bin_width_s
     longest = int(recording.trial_length_bins.max())
@@ -118,14 +118,14 @@ def chop(recording: Recording, options: ChopOptions) -> None:
     Parameters
     ----------
     recording
-        Is changed in place: its trials are windows from then on, and `windows` says where they lie.
+        The recording, changed in place: its trials become windows, and `windows` holds their positions.
     options
-        Length and overlap, in seconds.
+        Length and overlap of windows, in seconds.
 
     Raises
     ------
     RejectedFile
-        When a window has fewer than two bins.
+        If a window has fewer than two bins.
     """
     width_s = recording.bin_width_s
     lengths = recording.trial_length_bins

@@ -13,13 +13,13 @@ from worker.ingest.rows import rows_per_block, zeros
 from worker.ingest.spike_trains import SpikeTrains
 
 IN_INVALID_TIMES = "in_invalid_times"
-"""Metadata of trials: whether the trial, or the window, overlaps an interval that the file calls invalid."""
+"""Metadata of trials: whether the trial (or window) overlaps an interval of `invalid_times`."""
 MOST_CONTRADICTING = 0.5
-"""If more of a unit's spikes lie outside its intervals of observation, the intervals are not believed."""
+"""Intervals of observation are ignored for a unit with more than this share of its spikes outside them."""
 MOST_EDGE_BINS = 2
-"""Bins in which the observation begins and ends: that they are missing is worth a note, and no warning."""
+"""Bins in which the observation begins and ends: up to this many missing bins give a note instead of a warning."""
 _TOLERANCE = 1e-6
-"""Of a bin."""
+"""Tolerance in bins."""
 
 Intervals = NDArray[np.float64]
 """Float64 [intervals, 2]: start and stop in seconds of the session; disjoint and in order."""
@@ -68,14 +68,14 @@ def mask_intervals(
     start_s : float64, [trials]
         When each trial's first bin begins, on the clock of the intervals.
     intervals_s
-        Of each neuron.
+        Intervals of each neuron.
 
     Returns
     -------
     bins : int64, [neurons]
-        How many bins of each neuron overlap its intervals.
+        Number of bins of each neuron that overlap its intervals.
     spikes : int64, [neurons]
-        How many spikes were in these bins.
+        Number of spikes in these bins.
     """
     trials, bins, neurons = recording.spikes.shape
     groups: dict[bytes, list[int]] = {}
@@ -127,9 +127,9 @@ def mask_unobserved(
     Parameters
     ----------
     trains
-        With `invalid_s` and `observed_s`.
+        Spike times with `invalid_s` and `observed_s`.
     recording
-        Before it is chosen from and cut.
+        The recording before selection and cutting.
     start_s : float64, [trials]
         When each trial's first bin begins, in seconds of the session.
     handling
@@ -226,7 +226,7 @@ def drop_unobserved(recording: Recording, handling: Handling) -> None:
     Raises
     ------
     RejectedFile
-        When none is left.
+        If none is left.
     """
     if recording.missing is None:
         return

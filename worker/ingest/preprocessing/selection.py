@@ -22,18 +22,18 @@ def keep_where(
     metadata
         One value for each trial (or neuron) under each name.
     where
-        Name → a value, several, or a range of numbers; all must hold. A missing value never does.
+        Name → a value, several values, or a range of numbers; all conditions must hold. A missing value fulfils none.
     number
-        How many trials (or neurons) there are.
+        Number of trials (or neurons).
     of_what
         `trials` or `neurons`.
     notes
-        Is told how many were left out.
+        Gets a note on how many were kept.
 
     Raises
     ------
     RejectedFile
-        When there is no metadata of a name, or nothing is left.
+        If there is no metadata with a name, or nothing is left.
     """
     kept = np.ones(number, np.bool_)
     said = "{0}.where names `{1}`: the {0} of this file have {2}."
@@ -100,7 +100,7 @@ def select_neurons(recording: Recording, options: NeuronOptions) -> None:
     Raises
     ------
     RejectedFile
-        When none is left.
+        If none is left.
     """
     neurons = recording.spikes.shape[2]
     kept = keep_where(recording.neuron_metadata, options.where, neurons, "neurons", recording.notes)

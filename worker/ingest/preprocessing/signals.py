@@ -12,16 +12,16 @@ _ANGLES = {"rad", "radian", "radians", "deg", "degree", "degrees", "°"}
 def sample_in_bins(signal: Signal, start_s: float, bins: int, bin_width_s: float) -> NDArray[np.float32]:
     """Resample a signal to bins: the mean of the samples in each bin, or interpolation where samples are sparser.
 
-    Angles are not averaged, since they jump where a turn ends: the sample next to the middle of the bin stands for it.
+    Angles are not averaged, because they jump at a full turn: the sample nearest to the middle of the bin is used.
 
     Parameters
     ----------
     signal
-        Sampled evenly or at given times.
+        The signal, sampled evenly or at given times.
     start_s
         When the first bin begins.
     bins
-        How many there are.
+        Number of bins.
     bin_width_s
         Width of a bin, in seconds.
 

@@ -55,14 +55,14 @@ def apply_split(recording: Recording, options: SplitOptions) -> None:
     Parameters
     ----------
     recording
-        Its `split` is replaced, unless `options.kind` is `given` and trials have one or are no windows: each job draws then.
+        Its `split` is replaced. It stays if `options.kind` is `given` and the file has a split, or trials are no windows.
     options
-        As the request has them.
+        Options of the request.
 
     Raises
     ------
     RejectedFile
-        When there is no metadata to take shares of, or too few trials for all parts.
+        If there is no metadata to stratify by, or too few trials for all parts.
     """
     groups = split_groups(recording)
     if options.kind == "given" and (recording.split != SPLIT_NOT_GIVEN).any():
@@ -154,7 +154,7 @@ def _strata(recording: Recording, name: str, groups: SplitGroups) -> NDArray[np.
 def _draw(strata: NDArray[np.int64], options: SplitOptions, random: np.random.Generator) -> NDArray[np.int8]:
     """Draw units for validation and testing, in nearly equal shares of each stratum.
 
-    Units of a stratum stand side by side in random order, and every so-many-th of the whole row is picked.
+    Units are sorted by stratum, in random order within each, and every n-th unit is picked.
     """
     drawn = np.full(len(strata), SPLIT_TRAIN, np.int8)
     order = random.permutation(len(strata))

@@ -7,7 +7,7 @@ from worker.ingest.problems import Problem, rejected
 from worker.ingest.spike_trains import SpikeTrains
 
 _SCALES = (("ms", 300.0, 3000.0), ("samples", 8e3, 1e5), ("us", 3e5, 3e6))
-"""How many times longer a stretch of time seems when times in a unit are read as seconds: from, to."""
+"""Factor by which a time span grows if times in this unit are read as seconds: lowest, highest."""
 _FACTORS = {"ms": 1e3, "samples": 3e4, "us": 1e6}
 _NAMES = {"ms": "milliseconds", "samples": "samples at about 30 kHz", "us": "microseconds"}
 _FEWEST_TRIALS = 3
@@ -21,14 +21,14 @@ def check_time_scales(
     Parameters
     ----------
     trains
-        The spikes, and whether their times are from each trial's beginning.
+        The spikes; they know whether their times count from each trial's beginning.
     start_s, length_s : float64, [trials]
-        Where each trial begins on the clock of its spikes, and how long it is; NaN where this is not known.
+        Start of each trial on the clock of its spikes, and its length; NaN if unknown.
 
     Raises
     ------
     RejectedFile
-        When every trial is before the first spike or after the last.
+        If every trial lies before the first spike or after the last.
     """
     known = np.isfinite(start_s) & np.isfinite(length_s)
     start_s, stop_s = start_s[known], (start_s + length_s)[known]

@@ -33,7 +33,7 @@ def examine(recording: Recording) -> Report:
     Parameters
     ----------
     recording
-        As a reader gave it.
+        The recording.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def examine(recording: Recording) -> Report:
     Raises
     ------
     RejectedFile
-        With every reason that was found.
+        With all reasons.
     """
     _refuse_too_small(recording.spikes.shape)
     _, odd_width = implausible_width(recording.bin_width_s)

@@ -19,13 +19,13 @@ class Conditions:
     Attributes
     ----------
     name
-        Of the metadata.
+        Name of the metadata.
     values
         The conditions, in order.
     code : int64, [trials]
         Index into `values`; -1 where it is missing.
     trials : int64, [conditions]
-        How many trials each has.
+        Number of trials of each.
     alternatives
         Other metadata that look like conditions.
     """

@@ -1,7 +1,7 @@
 """Neurons that share spikes: the same unit on two electrodes, or an artefact that many electrodes pick up.
 
 Neurons that take part in the same dynamics are correlated too. Two things tell shared spikes from that: they are in the same
-bin, so the correlation within a bin exceeds what correlations across one and two bins let expect; and no other neurons
+bin, so the correlation within a bin exceeds what correlations across one and two bins predict; and
 account for it, so it remains as a partial correlation given those. In bins of up to 20 ms about a third of the spikes of both
 must be shared to be noticed, in wider ones two thirds: dynamics are quick against these, and neurons truly have more in
 common. What this cannot see: a unit that was split into two (its halves share no spike), and copies that are a bin or more
@@ -41,11 +41,11 @@ class Pair:
     Attributes
     ----------
     neurons
-        Their indices.
+        Indices of the neurons.
     correlation
-        Of their counts within a bin.
+        Correlation of their counts within a bin.
     beyond_neighbours
-        By how much that exceeds what neighbouring bins let expect.
+        Excess of that correlation over the prediction from neighbouring bins.
     partial
         Their correlation given the counts of other neurons.
     """
@@ -63,13 +63,13 @@ class Correlations:
     Attributes
     ----------
     bins, neurons
-        How many were looked at.
+        Numbers of bins and neurons that were examined.
     pairs
-        Those that seem to share spikes, the most suspicious first.
+        Pairs that seem to share spikes, the most suspicious first.
     groups
         Neurons joined by such pairs.
     variance_per_mean : float64, [neurons that were looked at and fire]
-        Of the counts of each neuron in a bin: 1 for a steady Poisson process.
+        Variance per mean of each neuron's counts in a bin: 1 for a steady Poisson process.
     """
 
     bins: int
@@ -89,9 +89,9 @@ def correlate(
     recording
         The recording.
     rates_hz : float64, [neurons]
-        Mean rate of each.
+        Mean rate of each neuron.
     duplicates
-        Groups of neurons with equal counts: only the first of each is looked at.
+        Groups of neurons with equal counts: only the first of each group is examined.
     """
     copies = {neuron for group in duplicates for neuron in group[1:]}
     active = [neuron for neuron in np.argsort(-rates_hz, kind="stable").tolist() if rates_hz[neuron] > 0]

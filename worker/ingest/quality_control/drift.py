@@ -1,10 +1,11 @@
 """Drift of activity over a session: neurons that fall silent or appear, and the population rate.
 
-The first third of the trials, in the order of time, is compared with the last, neuron by neuron and within each condition, so
-that conditions in blocks are no drift. The test is a Poisson test whose variance is raised to what trials, and stretches of
-trials, truly differ by. What it cannot tell: conditions that the file does not name and that come in blocks look like drift;
-a drift that goes with a condition that is in one third only is not seen; nor is one that comes and goes, or one in the last
-few trials.
+The first third of the trials, in the order of time, is compared with the last third, for each neuron and within each condition,
+so that blocks of conditions are not mistaken for drift. The test is a Poisson test; its variance is raised to the variability of
+trials and of groups of trials.
+
+Limits: blocks of conditions that the file does not name look like drift. These are not detected: drift of a condition that occurs
+in one third only, drift that comes and goes, and drift in the last few trials.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ LOST = 0.2
 LARGE, LARGE_OF_POPULATION = 2.0, 1.3
 """Ratios of the rates that are reported."""
 FEWEST_SPIKES = 20
-"""That the rate of one third lets expect in the other."""
+"""Spikes that the rate of one third predicts in the other."""
 MANY_NEURONS = 0.3
 _STRETCHES = 10
 
@@ -32,15 +33,15 @@ class Drift:
     Attributes
     ----------
     first_third_hz, last_third_hz
-        Mean rate of a neuron in each, in spikes per second.
+        Mean rate of a neuron in each third, in spikes per second.
     population_ratio
-        Last to first, within conditions; `population_deviations`: that difference in standard deviations.
+        Population rate of the last third divided by the first, within conditions; `population_deviations`: the difference in SDs.
     lost, appeared
         Neurons that are in one third only, or nearly.
     changed
         Neurons whose rate at least doubled or halved, these among them.
     neurons
-        Those that fire at all.
+        Number of neurons that fire.
     """
 
     first_third_hz: float
@@ -71,14 +72,14 @@ def find_drift(
     counts : float32, [trials, neurons]
         Spikes, trials in the order of time.
     durations_s : float64, [trials, 1 or neurons]
-        How long each neuron was observed in each trial; one column if all were observed alike.
+        Observed time of each neuron in each trial; one column if all were observed alike.
     condition : int64, [trials]
         Condition of each trial, any number; all equal if there are none.
 
     Returns
     -------
     Drift or None
-        None with too few trials.
+        None if there are too few trials.
     """
     trials = len(counts)
     if trials < FEWEST_TRIALS:

@@ -1,7 +1,7 @@
 """A small preview document of a recording: spikes of some trials, mean rates by condition, rate over the session, rates.
 
-It is made once, at ingest, and is bounded (under 300 kB) however large the recording: of a large one the means are over
-trials at even distances, which the document says.
+It is made once, at ingest, and is smaller than 300 kB for any recording: the means of a large recording are over
+trials at equal distances, which the document says.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ MOST_IN_A_BIN = 80
 """Spikes of one neuron that are shown; one bin of all trials and neurons stays below `MOST_SPIKES`."""
 MOST_TEXT = 60
 MOST_GAPS = 200
-"""Stretches of a trial that are shown as not observed."""
+"""Intervals of a trial that are shown as not observed."""
 MOST_COUNTS = 2 * 10**8
-"""Counts that the means are made of, at most."""
+"""Largest number of counts that enter the means."""
 MOST_PSTH_NEURONS = 2000
 USUAL_BIN_S, FEWEST_BINS = 0.02, 20
-"""Mean rates are shown in bins of this width, if that leaves enough of them."""
+"""Mean rates are shown in bins of this width if there are at least `FEWEST_BINS` of them."""
 FEWEST_SPIKES, LEAST_TRIALS = 30, 0.2
-"""Of a neuron that is shown as modulated, if there are such; the share of the trials in the bins that are judged."""
+"""Fewest spikes of a neuron that is shown as modulated; least share of the trials in the bins that are compared."""
 
 
 @dataclass
@@ -40,11 +40,11 @@ class _Sums:
     Attributes
     ----------
     trials : int64, [conditions, bins]
-        How many have the whole of a bin, observed in some neuron.
+        Number of trials with a whole bin, observed in any neuron.
     observed : int64, [conditions, bins, neurons]
-        How many have the whole of a bin, observed in the neuron.
+        Number of trials with a whole bin, observed in the neuron.
     spikes, squares : float64, [conditions, bins, neurons]
-        Of counts in each bin, and of their squares.
+        Sums of counts in each bin, and of their squares.
     population, population_squares : float64, [conditions, bins]
         The same of the spikes of all neurons together.
     per_trial, samples_per_trial : int64, [trials that were looked at]
@@ -71,7 +71,7 @@ def make_preview(recording: Recording) -> dict[str, Any]:
     Parameters
     ----------
     recording
-        As it was examined: with a spike, and two trials or more.
+        A recording that passed the checks: it has a spike, and at least two trials.
 
     Returns
     -------

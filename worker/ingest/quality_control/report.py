@@ -34,15 +34,15 @@ class Report:
     Attributes
     ----------
     format
-        The file's format.
+        Format of the file.
     shape
-        Trials, bins, neurons: by these names.
+        Numbers of trials, bins and neurons, by these names.
     bin_width_s
         Width of a bin, in seconds.
     time_zero_s
-        When the first bin of a trial begins, in seconds from what trials are aligned to.
+        When the first bin of a trial begins, in seconds from the alignment event.
     units
-        Of what is measured, by name.
+        Units of the quantities, by name.
     trial_length_bins
         `min`, `median`, `max` of the trials' lengths, `distinct` (how many lengths there are) and `ragged`.
     padding_fraction
@@ -50,11 +50,11 @@ class Report:
     missing_fraction
         Share of the samples within trials that were not observed.
     duration_s
-        Recorded time of all trials together, in seconds; what windows share counts once, and padding not at all.
+        Recorded time of all trials together, in seconds, without padding; bins that windows share count once.
     session_s
-        When the first trial begins and the last ends, in seconds of the session; None where it is not known.
+        When the first trial begins and the last ends, in seconds of the session; None if unknown.
     chopped
-        Of a recording that was cut into windows: how many `windows`, from how many `segments`, `window_s`, `overlap_s`.
+        For a recording that was cut into windows: the numbers of `windows` and `segments`, `window_s`, `overlap_s`.
     total_spikes
         Number of spikes; those in bins that windows share count once.
     mean_rate_hz
@@ -62,11 +62,11 @@ class Report:
     rate_quartiles_hz
         Over neurons: minimum, lower quartile, median, upper quartile, maximum.
     rates_hz
-        Of each neuron, of the first 2000 if there are more.
+        Rate of each neuron, at most of the first 2000.
     max_count_per_bin
         The highest count of one neuron in one bin.
     variance_per_mean_quartiles
-        Of each neuron's counts in a bin, over neurons as above; 1 for a steady Poisson process.
+        Quartiles over neurons of the variance per mean of counts in a bin; 1 for a steady Poisson process.
     drift
         The last third of the trials compared with the first; None with few trials.
     correlated_pairs
@@ -74,26 +74,26 @@ class Report:
     split
         Number of trials: `train`, `valid`, `not_given`, `gap`.
     silent_neurons, empty_trials
-        Indices of those without a spike.
+        Indices of neurons and trials without a spike.
     duplicate_neurons, correlated_neurons, duplicate_trials
         Groups of indices: of neurons whose counts are equal throughout, of neurons that seem to share spikes, of equal trials.
     conditions
-        Name of the trial metadata that were taken for the conditions.
+        Name of the trial metadata that hold the conditions.
     trial_metadata, neuron_metadata
         By name: `kind` (number, text, true or false), `distinct` values, `missing`, and the most frequent `values` with counts;
         of numbers with many values `min`, `median` and `max` instead.
     behaviour
-        Names, with the shape of each.
+        Name → shape.
     has_true_rates
-        Whether true rates came with it.
+        Whether the recording has true rates.
     external_inputs
-        How many external inputs there are in each bin.
+        Number of external inputs in each bin.
     understood
-        What each variable of the file was taken for, how that was decided, and what else it could have been.
+        The meaning of each variable of the file, the reason, and the alternatives.
     notes
-        What was understood, in sentences.
+        Notes on how the file was read.
     warnings
-        What looks odd, or was left out.
+        Warnings of what looks wrong or was left out.
     """
 
     format: str

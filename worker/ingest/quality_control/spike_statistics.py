@@ -11,7 +11,7 @@ from worker.ingest.recording import Recording
 from worker.ingest.rows import BLOCK_BYTES, Rows, blocks, rows_per_block
 
 MOST_TRIAL_COUNTS = 8 * 10**6
-"""Counts by trial and neuron that are kept; of more, those of trials at even distances."""
+"""Largest number of counts by trial and neuron that are kept; of more, trials at equal distances are kept."""
 FEWEST_SPIKES_OF_EQUAL_TRIALS = 10
 """Trials with fewer spikes may be equal by chance."""
 
@@ -21,12 +21,12 @@ class SpikeStatistics:
     """Statistics of the spikes.
 
     Windows that overlap share bins: numbers of spikes, bins and rates count each bin once. Samples that were not observed are
-    in no number of bins.
+    not counted in any number of bins.
 
     Attributes
     ----------
     total_spikes, max_count
-        Spikes in all; highest count of a neuron in a bin.
+        Total number of spikes; highest count of a neuron in a bin.
     recorded_bins, padding_bins
         Bins in which a neuron was observed, each once; bins after their trial's end.
     observed_bins : int64, [neurons]
@@ -45,13 +45,13 @@ class SpikeStatistics:
         Groups of indices of trials with equal counts throughout, those of few spikes aside.
     spread
         For `trials`, `bins`, `neurons`: squared coefficient of variation of mean activity across the axis,
-        less what Poisson noise alone gives.
+        minus the part of Poisson noise.
     trials_counted : int64, [some trials]
         Indices of the trials whose counts are kept.
     trial_counts : float32, [some trials, neurons]
-        Spikes of each neuron in each of them.
+        Spikes of each neuron in each of these trials.
     trial_bins : float32, [some trials, 1 or neurons]
-        Bins in which each neuron was observed in each of them; one column if all neurons were observed alike.
+        Observed bins of each neuron in each of these trials; one column if all neurons were observed alike.
     """
 
     total_spikes: int

@@ -9,7 +9,7 @@ from worker.ingest.recording import Recording
 
 HIGHEST_MEAN_RATE_HZ, LOWEST_MEAN_RATE_HZ = 200.0, 0.05
 FEWEST_SPIKES = 100
-"""With fewer, what the counts look like is chance."""
+"""With fewer spikes, regularities of the counts are chance."""
 LONG_SESSION_S = 86400.0
 SLOW_PLAUSIBLE_RATE_HZ = 0.5
 BINS_THAT_CLIP_S = 0.005

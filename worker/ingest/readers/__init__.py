@@ -36,7 +36,7 @@ READERS: dict[str, Reader] = {
         CsvReader(),
     )
 }
-"""Every reader by the name of its format, in the order in which they are asked to recognise a file."""
+"""Readers by the name of their format, in the order in which they try to recognise a file."""
 
 _DAMAGE = (
     OSError, ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, RuntimeError, SyntaxError,
@@ -72,7 +72,7 @@ def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
     Raises
     ------
     RejectedFile
-        For every file that cannot be read, and for nothing that is ours to mend.
+        For every unreadable file, but not for failures of the service.
     """
     reader = _choose(path, options)
     try:

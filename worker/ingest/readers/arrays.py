@@ -76,7 +76,7 @@ def read_arrays(file: ArrayFile, options: ReadOptions) -> Recording | SpikeTrain
     Raises
     ------
     RejectedFile
-        When there are neither counts nor spike times, it is unclear which array they are, or arrays do not fit together.
+        If there are neither counts nor spike times, the choice is ambiguous, or arrays do not fit together.
     """
     understood: list[Understood] = []
     times = _spike_times(file, options, understood)

@@ -20,7 +20,7 @@ class Axes:
     ----------
     names
         `trial`, `bin`, `neuron`, in the file's order; a continuous recording has no trials. In arrays beside the spikes, the
-        axis `neuron` is that of their components; where they have none, it is missing.
+        axis `neuron` is that of their components; it is missing if they have none.
     """
 
     names: tuple[str, ...]

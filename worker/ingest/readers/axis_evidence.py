@@ -2,7 +2,7 @@
 
 | evidence | says |
 |---|---|
-| a vector whose name tells what it is of, and whose length is that of one axis | which axis that is |
+| a vector whose name tells its axis, and whose length is that of one axis | which axis that is |
 | evenly spaced times of the bins (`time`, `bin_centers`, `timestamps`, …) or of their edges | which axis is that of bins |
 | `trial_length_bins` | which axes are too short for bins |
 | a vector such as `depth` | which order to guess |
@@ -10,7 +10,7 @@
 | a behaviour that shares two axes with the spikes | which order to guess, if the default is not possible |
 
 An order that the evidence leaves open, contradicts or puts in doubt is a guess: it gives the warning `axes_guessed`. The default
-order of three axes needs no warning in NPZ and HDF5 if nothing speaks against it, and no vector fits two axes of one length.
+order of three axes needs no warning in NPZ and HDF5 if nothing contradicts it, and no vector fits two axes of one length.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -77,17 +77,17 @@ class Evidence:
     Attributes
     ----------
     spikes
-        Name of the spikes, for messages and to know what lies in one group with them.
+        Name of the spikes, for messages and to find arrays of the same group.
     shape
-        Length of each axis that is to be told apart.
+        Length of each axis.
     clues
-        What must hold.
+        Evidence that must hold.
     hints
         Vectors that only make an order more likely.
     behaviours
-        Arrays that only make an order more likely, and less so than its being the default.
+        Arrays that only make an order more likely, with less weight than the default order.
     unknown
-        Vectors whose name does not tell what they are of, and the axes of their length.
+        Vectors whose name does not tell their axis, and the axes of their length.
     """
 
     spikes: str
@@ -105,7 +105,7 @@ class Evidence:
         lengths
             Name → number of values.
         known
-            Roles that the request gives; these go before the names.
+            Roles from the request; these take precedence over names.
         """
         for name, length in lengths.items():
             places = self._places(length)
@@ -143,10 +143,10 @@ class Evidence:
         Parameters
         ----------
         orders
-            All that are possible, the default first; where much is open, an earlier one is taken.
+            All possible orders, the default first; if several remain, the earliest is chosen.
         default_is_documented
-            Whether the default is taken without a warning where nothing speaks against it. Otherwise something must speak
-            against the second order.
+            Whether the default needs no warning if nothing contradicts it. Otherwise something must contradict
+            the second order.
         """
         foreign = [clue.variable for clue in self.clues if clue.role not in orders[0]]
         self.clues = [clue for clue in self.clues if clue.role in orders[0]]

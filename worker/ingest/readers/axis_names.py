@@ -54,7 +54,7 @@ def role_of(name: str, spikes: str = "") -> Role | None:
     name
         Path of the vector in the file.
     spikes
-        Path of the spikes. A group or struct that holds both says nothing.
+        Path of the spikes. A group or struct that holds both is ignored.
     """
     parts = re.split(r"[./]", name)
     around = re.split(r"[./]", spikes)

@@ -42,13 +42,13 @@ class Reader(Protocol):
         """Read the file: counts become a recording, spike times become trains, which the caller bins.
 
         A reader looks at `options.mapping`, at the bin width of counts and at the unit of times; it writes into `understood`
-        what each variable was taken for, and into `warnings` what it left out. What trials and neurons to keep, and all that
-        follows, is the caller's.
+        the meaning of each variable, and into `warnings` what it left out. Selection of trials and neurons and everything
+        after it is done by the caller.
 
         Raises
         ------
         RejectedFile
-            For what can't be read; a damaged file may raise others.
+            For unreadable files; a damaged file may raise other exceptions.
         """
 
 
@@ -60,11 +60,11 @@ def refuse_giant(
     Parameters
     ----------
     declared_bytes
-        Size, uncompressed.
+        Uncompressed size.
     options
-        Say how much may be read.
+        Options with the limit.
     what, hint, pointer
-        What is so large, what helps, and the option that decides it: the file's own arrays unless given.
+        What is too large, the remedy, and the option to change; by default the arrays of the file.
     """
     if declared_bytes > options.max_expanded_bytes:
         raise rejected(
@@ -89,11 +89,11 @@ def refuse_shape_of_spikes(name: str, shape: tuple[int, ...], kind: str) -> None
     Parameters
     ----------
     name
-        Of the array in the file.
+        Name of the array in the file.
     shape
-        Its shape; trials × bins × neurons is expected.
+        Shape of the array; trials × bins × neurons is expected.
     kind
-        Its dtype's kind, as numpy names it.
+        Kind of its dtype, as in numpy.
     """
     if len(shape) != 3:
         said = f"`{name}` has shape {shape}: expected three axes, trials × bins × neurons."
@@ -154,7 +154,7 @@ def unless_needed(unreadable: Mapping[str, Problem]) -> Iterator[None]:
     Parameters
     ----------
     unreadable
-        Array → why it cannot be read. Whoever reads the file leaves these arrays out with a warning.
+        Array → why it cannot be read. The reader leaves these arrays out with a warning.
     """
     try:
         yield

@@ -46,9 +46,9 @@ def owner_of_column(
     Parameters
     ----------
     name, length
-        Of the vector.
+        Name and length of the vector.
     numbers
-        How many trials and neurons there are, and bins, which have no metadata.
+        Numbers of trials and neurons, and of bins, which have no metadata.
     spikes
         Name of the spikes.
     known
@@ -91,11 +91,11 @@ def of_other_recording(name: str, spikes: str, names: Iterable[str]) -> str | No
     Parameters
     ----------
     name
-        Of the array.
+        Name of the array.
     spikes
-        Of the spikes that were taken.
+        Name of the chosen spikes.
     names
-        Of everything in the file.
+        Names of everything in the file.
     """
     own, other = part_of(spikes, SPLIT_WORDS), part_of(name, SPLIT_WORDS)
     if own is not None and other is not None and own[0] != other[0]:
@@ -126,13 +126,13 @@ def bin_width_clues(
     Parameters
     ----------
     file
-        Its `numbers` may state the bin width too.
+        The file; its `numbers` may give the bin width too.
     names
         The arrays to look at.
     recording
-        Has the bins; its notes and warnings are written.
+        The recording; its notes and warnings are written.
     options
-        The bin width of the request takes precedence.
+        Options of the request; its bin width takes precedence.
     """
     notes, bins, used = recording.notes, recording.spikes.shape[1], set[str]()
     clues = BinWidthClues(option_s=options.bin_width_s)

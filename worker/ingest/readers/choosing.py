@@ -15,7 +15,7 @@ SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "da
 """Names of arrays of counts, the likeliest first."""
 
 SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
-"""What names of spikes have in them."""
+"""Parts of names of spikes."""
 OTHER_SPIKES = (
     "it looks like the counts of a second recording. mapping.spikes can name it, or list several; "
     "mapping.behaviour makes it a behaviour"
@@ -107,7 +107,7 @@ def given(variables: Variables, role: str, name: str | None, understood: list[Un
     Raises
     ------
     RejectedFile
-        When the file has none of that name.
+        If the file has no variable with that name.
     """
     if name is None:
         return None

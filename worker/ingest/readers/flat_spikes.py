@@ -43,18 +43,18 @@ def read_flat_spikes(
     Parameters
     ----------
     file
-        With the array of times and the arrays beside it.
+        The file with the array of times and the arrays beside it.
     times
         Name of the array of times, one for each spike.
     options
-        Its mapping may name `neuron` and `trial`.
+        Options of the request; the mapping may name `neuron` and `trial`.
     understood
-        Is told what was taken for what.
+        Gets an entry for each variable that is used.
 
     Raises
     ------
     RejectedFile
-        When nothing tells which neuron each spike is of.
+        If the neuron of each spike is unknown.
     """
     spikes = file.variables[times].size
     beside = {name: v for name, v in file.variables.items() if name != times}
@@ -151,15 +151,15 @@ class _Beside:
     Parameters
     ----------
     file
-        With the arrays.
+        The file with the arrays.
     spikes
         Name of the spike times.
     used
-        Names of the arrays that were taken already.
+        Names of the arrays that are already used.
     options
-        Of the request.
+        Options of the request.
     numbers
-        How many trials and neurons there are. An array of as many values as spikes is of spikes, unless this is one of them.
+        Numbers of trials and neurons. An array as long as the spikes belongs to spikes, unless its length is one of these.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class _Beside:
     ) -> dict[str, list[MetadataValue]]:
         """Return the columns that may have one value for each trial.
 
-        A column of a name such as `depth`, of as many values as there are neurons, does not tell how many trials there are.
+        A column such as `depth` with one value for each neuron does not give the number of trials.
         """
         options, found = self._options, {}
         of_neurons = {len(spikes.neuron_labels), len(neurons)}

@@ -47,11 +47,11 @@ def read_splits(
     Parameters
     ----------
     file
-        Each split's spikes are trials × bins × neurons.
+        The file; the spikes of each split are trials × bins × neurons.
     layout
-        What belongs together, and where each trial goes.
+        The arrays that belong together, and the position of each trial.
     options
-        The bin width of the request goes first.
+        Options of the request; its bin width takes precedence.
     usual_width
         As `BinWidthClues.usual`.
     """
@@ -89,11 +89,11 @@ def read_parts(file: ArrayFile, layout: Layout, options: ReadOptions) -> Recordi
     Parameters
     ----------
     file
-        Axes may come in any order, the same in all arrays.
+        The file; axes may have any order, the same in all arrays.
     layout
-        Its spikes are known.
+        The layout; its spikes are known.
     options
-        `mapping.axes` may give the order.
+        Options of the request; `mapping.axes` may give the order.
     """
     layout.sort(file.variables)
     decision = _axes_of_parts(file, layout, options.mapping)

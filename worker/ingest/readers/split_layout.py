@@ -21,9 +21,9 @@ SPLIT_WORDS = {
     "train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid", "validation": "valid",
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
-"""Words in names → the split that they mean."""
+"""Word in a name → split."""
 _INDICES = ("inds", "ind", "indices", "index", "idx", "idxs", "trials")
-"""Names of the trials' places in the session, without their split."""
+"""Names of the positions of trials in the session, without the split."""
 WHY_NO_SPLIT = (
     "it holds indices of a split, which were not used. Together they must name each trial once, by its position from 0 or 1 "
     "or by its id, and nothing else may give the split; mapping.trial_metadata keeps it as metadata"
@@ -43,7 +43,7 @@ def part_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
     name
         Path in the file. The word is the first or the last of a group's or an array's own name; the first one counts.
     words
-        Word in small letters → part.
+        Word in lower case → part.
     """
     paths = name.replace("/", ".").split(".")
     for place, path in enumerate(paths):
@@ -104,9 +104,9 @@ def take_split_by_indices(file: ArrayFile, trains: SpikeTrains, is_given: bool) 
     Parameters
     ----------
     file
-        With the indices.
+        The file with the indices.
     trains
-        With one table of trials.
+        Spike times with one table of trials.
     is_given
         Whether the request names another variable for the split.
     """
@@ -137,7 +137,7 @@ class Layout:
     names
         Name without its part → part → full name, for all arrays of a part but the spikes.
     beside
-        Arrays whose names tell no part.
+        Arrays without a part in their names.
     rows
         Part → int64 [trials of the part]: where each of its trials goes in the recording.
     split : int8, [trials]
@@ -145,13 +145,13 @@ class Layout:
     used
         Names of arrays that were used.
     why_unused
-        Name → why it was not used, where that is known.
+        Name → why it was not used, if known.
     how
-        Why the spikes were taken.
+        Why these spikes were chosen.
     with_source
-        Whether the metadata `source` tells from which array each trial is.
+        Whether the metadata `source` gives the array of each trial.
     notes, warnings
-        What was understood, and what is odd.
+        Notes and warnings for the report.
     """
 
     spikes: dict[str, str]
@@ -203,7 +203,7 @@ class Layout:
         Parameters
         ----------
         variables
-            Of the file; the first axis of the spikes is that of trials.
+            Variables of the file; the first axis of the spikes is that of trials.
         indices
             Part → its `inds`: each trial's place in the session, counted from any number; or true for each trial of the
             session that is in this part.
@@ -261,14 +261,14 @@ def parts_by_name(variables: Variables, is_counts: Callable[[str], bool]) -> Lay
     Parameters
     ----------
     variables
-        Of the file.
+        Variables of the file.
     is_counts
         Whether a variable holds whole counts.
 
     Raises
     ------
     RejectedFile
-        When several groups of arrays may be the spikes.
+        If several groups of arrays may be the spikes.
     """
     groups: dict[str, dict[str, str]] = {}
     for full_name in variables:
@@ -302,7 +302,7 @@ def parts_by_name(variables: Variables, is_counts: Callable[[str], bool]) -> Lay
 def parts_given(names: list[str]) -> Layout:
     """Return the layout of the variables that `mapping.spikes` lists; trials come in the order of the list.
 
-    Where the names differ in one word, that word tells which other arrays belong to which. Words such as `train` and `valid`
+    If the names differ in one word, that word tells which other arrays belong to which. Words such as `train` and `valid`
     give the split.
     """
     tokens = [re.split(r"[._/\-\s]+|(?<=[a-z0-9])(?=[A-Z])", name) for name in names]
@@ -330,7 +330,7 @@ def spikes_of_lfads(variables: Variables) -> Layout:
     Raises
     ------
     RejectedFile
-        When there are none for training.
+        If there are none for training.
     """
     parts: dict[str, dict[str, str]] = {}
     for full_name in variables:

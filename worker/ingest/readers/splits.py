@@ -48,18 +48,18 @@ def parse_split(
     Parameters
     ----------
     values
-        One for each trial; None is for neither training nor validation.
+        One value for each trial; None means neither training nor validation.
     name
-        Of the column.
+        Name of the column.
     options
-        `split.values` goes before the table.
+        Options of the request; `split.values` takes precedence over the table.
     warnings
-        Are told of what was guessed.
+        Get a warning of each guess.
 
     Raises
     ------
     RejectedFile
-        When a value is not understood.
+        If a value is not understood.
     """
     texts = [_text(value) for value in values]
     found = set(texts) - {""}
@@ -129,7 +129,7 @@ def take_split(recording: Recording, options: ReadOptions) -> None:
     Raises
     ------
     RejectedFile
-        When the mapping names no column, or one that is not understood.
+        If the mapping names a column that does not exist or is not understood.
     """
     columns, wanted = recording.trial_metadata, options.mapping.split
     if wanted is not None:

@@ -36,7 +36,7 @@ _EXTENDED_BYTES, _MOST_PACKET_BYTES, _MOST_SEGMENTS = 32, 2**16, 1000
 _NOISE_UNIT = 255
 _COMMENT = 0xFFFF
 _RESET_S = 0.1
-"""Packets may be out of order by less; a clock that goes back further was set to 0."""
+"""Packets may be out of order by less than this; a clock that goes back further was reset."""
 _GAP_S = 1.0
 
 
@@ -46,7 +46,7 @@ def read_nev(path: Path, options: ReadOptions) -> SpikeTrains:
     Raises
     ------
     RejectedFile
-        For versions that are not known, and headers that contradict the file's size.
+        For unknown versions, and for headers that contradict the file's size.
     """
     with path.open("rb") as file:
         return _NevFile(file, options).read()

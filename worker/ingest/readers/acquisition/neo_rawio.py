@@ -25,7 +25,7 @@ _SMR_CHANNEL = np.dtype(
 )
 _STEP = 2**20
 _WHOLE_S = (0.0, 1e9)
-"""From when to when, for neo to give what lies between the stretches of a paused recording too."""
+"""Time range, so that neo also returns what lies between the parts of a paused recording."""
 _OF_NEO = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
 """What neo raises on damaged files beside `OSError`, `ValueError` and `TypeError`."""
 

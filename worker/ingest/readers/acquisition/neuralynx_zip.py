@@ -54,7 +54,7 @@ def read_neuralynx(path: Path, options: ReadOptions) -> SpikeTrains:
     Raises
     ------
     RejectedFile
-        When they lie in several folders, or two are of one name.
+        If the files lie in several folders, or two have the same name.
     """
     with ZipFolder(path) as archive:
         spikes = sorted(name for name in archive.files if _kind(name) in _WIRES)

@@ -28,9 +28,9 @@ class UnitSpikes:
     source_format
         Name of the reader's format.
     options
-        Of the request; spikes of noise units are left out unless its `neurons.where` names `unit_class`.
+        Options of the request; spikes of noise units are left out unless `neurons.where` names `unit_class`.
     noise_unit
-        The unit that the system marks noise with, if it does. Unit 0 holds what was not sorted.
+        The unit that marks noise, if the system has one. Unit 0 holds unsorted spikes.
     """
 
     def __init__(self, source_format: str, options: ReadOptions, noise_unit: int | None = None) -> None:
@@ -47,9 +47,9 @@ class UnitSpikes:
         Parameters
         ----------
         times_s : float64, [spikes]
-            In seconds.
+            Spike times in seconds.
         channels, units : integer, [spikes]
-            From 0; units below 65536.
+            Channel and unit of each spike, from 0; units are below 65536.
         """
         if len(units) and (int(units.max()) >= _UNITS or int(units.min()) < 0):
             raise ValueError(f"a spike has the unit {int(units.max())}")

@@ -32,9 +32,9 @@ class NpyMember(Variable):
     Attributes
     ----------
     info
-        Its member of the archive.
+        Member of the archive.
     fortran_order
-        Whether its first axis runs fastest.
+        Whether the first axis varies fastest.
     data_offset
         Byte of the member at which the numbers begin.
     """

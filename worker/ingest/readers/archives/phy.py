@@ -26,7 +26,7 @@ SPIKE_TIMES = "spike_times.npy"
 _NEURON = ("spike_clusters", "spike_templates")
 _CLUSTER_TABLE = re.compile(r"cluster_\w+\.(tsv|csv)")
 _ITEM_BYTES = 32
-"""What a spike takes while a block of them is sorted by cluster."""
+"""Memory of a spike while a block of spikes is sorted by cluster."""
 _CLUSTER_ID = ("cluster_id", "id")
 _RATE = re.compile(r"^\s*sample_rate\s*=\s*([^#\r\n]{1,60})", re.MULTILINE)
 _STARTS = ("start", "start_s", "start_time", "start_time_s", "trial_start", "trial_start_s", "onset")
@@ -302,14 +302,14 @@ def read_columns(text: str) -> tuple[dict[str, list[MetadataValue]], str]:
     Returns
     -------
     columns
-        Name → value of each line. Lines of too many values are cut, those of too few have None for the rest.
+        Name → value of each line. Extra values of a line are cut, missing ones are None.
     remark
-        What was wrong with lines; empty if nothing was.
+        Description of malformed lines; empty if there are none.
 
     Raises
     ------
     ValueError
-        For what is no such table.
+        If the text is no such table.
     """
     first = text.split("\n", 1)[0]
     delimiter = max("\t,;", key=first.count)

@@ -39,12 +39,12 @@ class ZipFolder:
     archive
         Opened.
     files
-        Its files by path. Folders and what macOS adds are not among them.
+        Path → file, without folders and the files that macOS adds.
 
     Raises
     ------
     RejectedFile
-        On opening, for too many members, and for names that lead out of the archive.
+        On opening, for too many members, and for paths outside the archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class ZipFolder:
         Raises
         ------
         RejectedFile
-            For one that is there twice, a link, encrypted, or compressed in an unusual way.
+            For a member that occurs twice, is a link, is encrypted, or has an unusual compression.
         """
         info = self.files[name]
         kind = stat.S_IFMT(info.external_attr >> 16)

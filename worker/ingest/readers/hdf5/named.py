@@ -1,6 +1,6 @@
 """HDF5 of any layout: named data sets, in groups or not.
 
-What the data sets are taken for: see the table of `worker.ingest.readers.arrays`. One in a group is called by its path.
+docs/file-formats.md says what the data sets become. A data set in a group is called by its path.
 """
 
 from collections.abc import Iterator

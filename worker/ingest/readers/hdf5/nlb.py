@@ -63,7 +63,7 @@ class Joined:
     parts
         Data sets of the same trials: rows of later bins, columns of further neurons; each [trials, bins, k].
     bins
-        Length to which it is filled up with NaN; that of the parts unless given.
+        Length to which the data are padded with NaN; by default that of the parts.
     """
 
     chunks = None
@@ -120,7 +120,7 @@ def _put_together(file: CheckedHdf5, layout: Layout) -> tuple[int, int]:
     Raises
     ------
     RejectedFile
-        When parts of one split do not fit together.
+        If parts of one split do not fit together.
     """
     neurons: dict[str, tuple[int, int]] = {}
     for split in _SPLITS:

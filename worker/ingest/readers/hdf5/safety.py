@@ -20,10 +20,10 @@ from worker.ingest.rows import rows_per_block
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ROWS_OF_TEXT = 64
-"""Read at a time: many long texts may be one in the file, repeated."""
+"""Rows read at a time: one long text in the file may be repeated many times."""
 _MOST_TEXT_BYTES = 256 * 2**20
 _SPARSE = 1000
-"""A data set that declares so many times what is stored of it, and more than may be read, is no recording."""
+"""A data set is rejected if it declares this many times what is stored, and more than may be read."""
 LARGEST_CHUNK_BYTES = 512 * 2**20
 _DEFLATE, _SHUFFLE, _FLETCHER32, _SCALEOFFSET, _LZF = 1, 2, 3, 6, 32000
 ALLOWED_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _SCALEOFFSET, _LZF}
@@ -39,11 +39,11 @@ class CheckedHdf5:
     datasets
         Path without the leading slash → data set of plain numbers or strings of fixed length.
     texts, references
-        The same for strings of any length, and for references where these are not refused.
+        The same for strings of variable length, and for references if these are accepted.
     attributes
-        Numbers among the root group's attributes.
+        Number attributes of the root group.
     set_aside
-        What is never read, though harmless: path → why (soft links, compound types).
+        Harmless objects that are not read: path → why (soft links, compound types).
     opened
         Path → declared bytes of what was opened for reading.
     unreadable
@@ -116,15 +116,15 @@ def open_checked(path: Path, options: ReadOptions, variable_length: bool = False
     path
         The file.
     options
-        A data set is refused if it declares more than `max_expanded_bytes` while the file holds next to nothing of it.
+        A data set is rejected if it declares more than `max_expanded_bytes` while the file stores nearly nothing of it.
     variable_length
-        Whether references and other values of variable length are set out, for formats that need them, rather than refused.
-        Strings of any length are always set out in `texts`.
+        Whether references and other values of variable length are accepted; otherwise they are rejected.
+        Strings of variable length are always accepted, in `texts`.
 
     Raises
     ------
     RejectedFile
-        When anything in the file is refused.
+        If anything in the file is rejected.
     """
     with h5py.File(path, "r", locking=False) as file:
         walk = _Walk(options, variable_length)
@@ -148,7 +148,7 @@ def read_texts(dataset: h5py.Dataset) -> NDArray[np.str_]:
     Raises
     ------
     RejectedFile
-        When they take too much memory.
+        If they need too much memory.
     """
     texts: list[str] = []
     longest = 0

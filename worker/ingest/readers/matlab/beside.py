@@ -61,11 +61,11 @@ class TimesBeside:
         Parameters
         ----------
         trains
-            Take them in.
+            The spike times that get the metadata.
         trials
-            Their number, if spikes come by trial.
+            Number of trials, if spikes are given by trial.
         any_name
-            Whether the length is enough. Otherwise the name must tell, or the struct that the spikes lie in.
+            Whether the length is sufficient. Otherwise the name must tell it, or the struct of the spikes.
         """
         prefix, wanted = prefix_of(self._spikes), self._options.mapping.neuron_metadata
         numbers: dict[Role, int] = {"neuron": trains.neurons}

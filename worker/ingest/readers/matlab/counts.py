@@ -32,20 +32,20 @@ def pad_counts(
     Parameters
     ----------
     name
-        Of the cell, and of the array that replaces it.
+        Name of the cell array, and of the array that replaces it.
     arrays
         Everything in the file.
     options
-        `mapping.axes` may say which axis of a matrix is which.
+        `mapping.axes` may give the order of axes of a matrix.
     understood
-        Is told what the cell was taken for, in the way that `how` says.
+        Gets an entry for the cell array, with the reason `how`.
     budget
-        Is asked for the size of the padded arrays.
+        Limits the size of the padded arrays.
 
     Returns
     -------
     warning
-        Where it was guessed which axis is which.
+        If the order of axes is a guess.
     """
     cell = arrays.cells.pop(name)
     matrices = [item if isinstance(item, Numbers) else None for item in cell.items]

@@ -28,12 +28,12 @@ class Joined:
 def join_trials(leaves: dict[str, Node], options: ReadOptions) -> Joined | None:
     """Replace the cell arrays of a recording's parts by one, and likewise everything that all parts have.
 
-    Parts are those that `mapping.spikes` lists, or those whose names differ by a split alone.
+    Parts are the variables that `mapping.spikes` lists, or those whose names differ only by a split.
 
     Raises
     ------
     RejectedFile
-        When listed variables are not all of one kind.
+        If listed variables are not all of one kind.
     """
     layout = _listed(leaves, options) if options.mapping.spikes is not None else _by_name(leaves)
     if layout is None:

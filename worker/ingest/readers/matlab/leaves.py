@@ -37,8 +37,8 @@ OBJECTS = np.dtype(object)
 def flatten(tree: Tree, options: ReadOptions) -> dict[str, Node]:
     """Return every variable by name.
 
-    These are `data.spikes` of a struct; of an array of structs the cell of what `trial(k).spikes` is; and the columns
-    `data(:,3)` of a cell array whose cells are of several kinds, or that the mapping names.
+    These are: `data.spikes` of a struct; for an array of structs, a cell array of all `trial(k).spikes`; and the columns
+    `data(:,3)` of a cell array that has cells of several kinds or whose columns the mapping names.
     """
     leaves: dict[str, Node] = {}
     for name, node in tree.variables.items():
@@ -129,14 +129,14 @@ class _Entry:
 class MatlabArrays:
     """The arrays of a MATLAB file as an `ArrayFile`, in MATLAB's order of axes; rows and columns are vectors.
 
-    Cells of one text or one number each are arrays too; other cells are in `cells`, what is not read in `unread` with the reason.
+    Cell arrays with one text or one number in each cell are arrays too; others are in `cells`, unreadable values in `unread`.
 
     Parameters
     ----------
     leaves
-        As `flatten` gave them.
+        The result of `flatten`.
     options
-        The mapping tells which vector is a matrix of one column.
+        Options of the request; the mapping tells which vector is a matrix with one column.
     """
 
     format = "matlab"

@@ -21,9 +21,9 @@ from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, lay_trials_end_t
 from worker.ingest.time_units import in_seconds, spike_unit
 
 _IMPLAUSIBLE_S = 200_000.0
-"""More than two days: a time beyond is in milliseconds or samples."""
+"""More than two days: later times are in milliseconds or samples."""
 _BATCH = 2**19
-"""Spikes that are taken in at a time."""
+"""Number of spikes that are added at a time."""
 _WHOLE_FROM = 100.0
 """Times that are all whole numbers, some of them above this, are in milliseconds or samples."""
 
@@ -36,13 +36,13 @@ class Clock:
     Parameters
     ----------
     name
-        Of the variable.
+        Name of the variable.
     vectors
-        All of its times.
+        All times of the variable.
     arrays
-        Beside it, perhaps with a sampling rate.
+        The arrays beside it, perhaps with a sampling rate.
     options
-        Of the request.
+        Options of the request.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Clock:
         self._unit_is_open = spike_unit(options, name) is None
         self._as_whole = self._unit_is_open and _are_whole(vectors)
         self.without_time = 0
-        """Times that are NaN or infinite."""
+        """Number of times that are NaN or infinite."""
 
     def seconds(self, times: NDArray[Any]) -> NDArray[np.float64]:
         """Convert some of the times to seconds."""
@@ -88,13 +88,13 @@ class CellOfTimes:
     Parameters
     ----------
     name
-        Of the cell array.
+        Name of the cell array.
     arrays
         Everything in the file.
     options
-        Of the request.
+        Options of the request.
     understood
-        Is told what was taken for what.
+        Gets an entry for each variable that is used.
     """
 
     def __init__(

@@ -18,9 +18,9 @@ from worker.ingest.readers.base import MOST_AXES, ReadOptions, refuse_giant
 from worker.ingest.rows import IN_MEMORY_BYTES, RowFile, Rows
 
 MOST_NODES = 2_000_000
-"""Numbers, texts, cells and structs of one file: 10,000 trials × 200 neurons."""
+"""Most values (numbers, texts, cells, structs) of one file: 10,000 trials × 200 neurons."""
 DEEPEST = 32
-"""Cells and structs within each other."""
+"""Deepest nesting of cells and structs."""
 LONGEST_TEXT = 1_000_000
 
 
@@ -30,7 +30,7 @@ class Budget:
     Parameters
     ----------
     options
-        `max_expanded_bytes` is the most, uncompressed.
+        `max_expanded_bytes` is the limit of the uncompressed size.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -65,9 +65,9 @@ class Numbers:
     shape
         MATLAB's.
     dtype
-        Of MATLAB's class.
+        Type of MATLAB's class.
     stored
-        Reads them, of the reversed shape, perhaps in a narrower type; what is large stays on disk.
+        Reads the numbers in the reversed shape, perhaps in a narrower type; large arrays stay on disk.
     """
 
     shape: tuple[int, ...]
@@ -139,9 +139,9 @@ class Tree:
     Attributes
     ----------
     variables
-        By name.
+        Name → value.
     budget
-        What may still be read.
+        The budget.
     """
 
     variables: dict[str, Node]
@@ -209,13 +209,13 @@ def full(
     Parameters
     ----------
     name, shape
-        Of the matrix.
+        Name and shape of the matrix.
     rows_of, values
         Row and value of each element that is stored, column by column.
     ends : [columns + 1]
-        Where each column's elements begin and the last's end.
+        Start of each column's elements, and end of the last column.
     budget
-        Is asked for the size of the full matrix.
+        Limits the size of the full matrix.
     """
     stored = product(shape)
     budget.expand(stored * values.dtype.itemsize)

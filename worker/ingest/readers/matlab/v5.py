@@ -70,7 +70,7 @@ def open_tree(path: Path, options: ReadOptions) -> Iterator[Tree]:
     Raises
     ------
     RejectedFile
-        When it declares more than may be read.
+        If the file declares more than may be read.
     """
     budget = Budget(options)
     with path.open("rb") as file, tempfile.TemporaryFile(prefix="latentry-matlab-") as expanded:

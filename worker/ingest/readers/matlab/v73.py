@@ -45,7 +45,7 @@ _NUMBERS = {
 _PLAIN = {*_NUMBERS, "char", ""}
 _OWN_GROUPS = (b"#refs#", b"#subsystem#")
 _SMALL_BYTES, _SMALL_IN_ALL_BYTES = 2**16, 2**26
-"""Numbers up to the first size are read when they are met, up to the second size in all: opening them again takes longer."""
+"""Arrays up to the first size are read at once, up to the second size in total: opening them again is slow."""
 
 
 def is_v73(path: Path) -> bool:
@@ -70,7 +70,7 @@ def open_tree(path: Path, options: ReadOptions) -> Iterator[Tree]:
     Raises
     ------
     RejectedFile
-        When it declares more than may be read, or an object in it is refused.
+        If the file declares more than may be read, or an object in it is rejected.
     """
     with h5py.File(path, "r", locking=False) as file:
         budget = Budget(options)

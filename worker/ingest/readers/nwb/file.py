@@ -1,6 +1,6 @@
 """An NWB file as names and values: links are followed, references become names, attributes are read one by one.
 
-`open_checked` has refused every link out of the file before, so whatever a link leads to lies in the file and was checked.
+`open_checked` has rejected every link to other files, so the target of each link is in this file and was checked.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from worker.ingest.recording import MetadataValue
 MOST_TEXT_BYTES = 64 * 2**20
 _LONGEST_ATTRIBUTE = 4096
 _LEADS_NOWHERE = (KeyError, OSError, RuntimeError, ValueError, TypeError)
-"""What h5py raises where a link, a reference or an attribute cannot be followed."""
+"""What h5py raises if a link, a reference or an attribute cannot be followed."""
 
 
 class NwbFile:
@@ -27,11 +27,11 @@ class NwbFile:
     Attributes
     ----------
     numbers
-        Data sets of numbers or of strings of fixed length; those that a link leads to under the link's path too.
+        Data sets of numbers or of strings of fixed length; the target of a link also under the link's path.
     texts, references
         Data sets of strings of any length, and of references to other objects.
     set_aside
-        What is not read: path → why.
+        Objects that are not read: path → why.
     """
 
     def __init__(self, checked: CheckedHdf5, options: ReadOptions) -> None:

@@ -17,19 +17,19 @@ from worker.ingest.time_units import trial_seconds
 
 LARGEST_BEHAVIOUR_BYTES = 256 * 2**20
 MOST_TIMESTAMP_BYTES = 96 * 2**20
-"""Of all behaviours together: timestamps are kept in memory."""
+"""Limit for all behaviours together: timestamps are kept in memory."""
 MOST_CHANNELS = 64
 MOST_EVENTS = 1_000_000
 MOST_CODES = 100
 _READ = ("acquisition", "processing", "events")
-"""Where series are read from unless the mapping says more."""
+"""Groups from which series are read; the mapping may name others."""
 _RAW = {
     "ElectricalSeries", "SpikeEventSeries", "FeatureExtraction", "DecompositionSeries", "ImageSeries", "ImageMaskSeries",
     "OpticalSeries", "IndexSeries", "TwoPhotonSeries", "OnePhotonSeries", "RoiResponseSeries", "PatchClampSeries",
     "CurrentClampSeries", "CurrentClampStimulusSeries", "IZeroClampSeries", "VoltageClampSeries",
     "VoltageClampStimulusSeries", "OptogeneticSeries", "FiberPhotometryResponseSeries",
 }  # fmt: skip
-"""Types of series that are no behaviour: voltages, fluorescence, images."""
+"""Types of series that are not behaviour: voltages, fluorescence, images."""
 _WITHOUT_UNIT = {
     "", "na", "n/a", "none", "no unit", "unknown", "unspecified", "not available", "unitless", "arbitrary", "a.u.", "au",
     "code", "codes", "event", "events", "event_code", "marker", "ttl", "integer", "int",
@@ -57,7 +57,7 @@ def read_series(file: NwbFile, trains: SpikeTrains, options: ReadOptions) -> Non
     Raises
     ------
     RejectedFile
-        When the mapping names a behaviour that is not there.
+        If the mapping names a behaviour that the file does not have.
     """
     paths = [path for path in file.groups if _is_series(file, path)]
     names = short_names(paths)

@@ -25,7 +25,7 @@ def choose_units(
     Raises
     ------
     RejectedFile
-        When there is none, or none of the name that the mapping gives.
+        If there is none, or none with the name in the mapping.
     """
     tables = [group for group in file.groups if "spike_times" in file.members(group)]
     wanted = options.mapping.spike_times
@@ -81,7 +81,7 @@ def read_units(file: NwbFile, table: str, options: ReadOptions) -> SpikeTrains:
     Raises
     ------
     RejectedFile
-        When the index of the spike times does not fit them.
+        If the index of the spike times does not fit them.
     """
     path, ends = f"{table}/spike_times", _ends_of_units(file, table)
     trains = SpikeTrains(SpikeTimes(), len(ends), column_unit="s")

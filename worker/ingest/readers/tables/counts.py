@@ -26,9 +26,9 @@ class TableOfCounts(ABC):
     Parameters
     ----------
     table, roles, options
-        The table, what its columns are, and what the request says.
+        The table, the roles of its columns, and the options of the request.
     rows_to_tell
-        Rows of a trial, on average, from which on it can be told whether its clock goes on from trial to trial.
+        Mean number of rows of a trial that is needed to tell whether the clock continues from trial to trial.
     """
 
     def __init__(self, table: Table, roles: Roles, options: ReadOptions, rows_to_tell: int) -> None:

@@ -25,7 +25,7 @@ from worker.ingest.readers.tables.table import (
 from worker.ingest.recording import MetadataValue
 
 _HEAD_BYTES = 2**20
-"""Dialect and header are told from this much of a file; it is also the longest line that is read."""
+"""Size of the part of a file from which dialect and header are determined; also the longest line that is read."""
 _BLOCK_BYTES = 4 * 2**20
 _SAMPLE_ROWS = 20
 _DELIMITERS = {"\t": "tab", ";": "semicolon", ",": "comma", " ": "whitespace"}
@@ -46,11 +46,11 @@ class Dialect:
     delimiter
         Tab, semicolon, comma, or a blank for any whitespace.
     header
-        Names of the columns; empty where the file has none.
+        Names of the columns; empty if the file has none.
     rows
         Cells of its first rows.
     first_byte
-        Where the first row begins.
+        Byte at which the first row begins.
     """
 
     delimiter: str

@@ -101,7 +101,7 @@ def find_roles(table: Table, options: ReadOptions) -> Roles:
     Raises
     ------
     RejectedFile
-        When the mapping names a column that is not there.
+        If the mapping names a column that does not exist.
     """
     mapping, roles = options.mapping, Roles()
     given = {
@@ -166,7 +166,7 @@ def seconds(
     Raises
     ------
     RejectedFile
-        When they are whole numbers and nothing tells their unit.
+        If they are whole numbers without a known unit.
     """
     may_be_whole = table.columns[name] in ("whole", "list")
     is_whole = may_be_whole and bool((np.abs(values) < 2**53).all() and (values == np.trunc(values)).all())

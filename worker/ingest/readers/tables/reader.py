@@ -20,7 +20,7 @@ from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 
 _NOT_BUILTIN = (pa.lib.ArrowCapacityError, pa.lib.ArrowSerializationError)
-"""What Arrow raises that is no kind of Python's own exceptions."""
+"""Exceptions of Arrow that are not subclasses of Python's own."""
 
 
 class CsvReader:

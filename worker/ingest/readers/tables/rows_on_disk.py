@@ -11,7 +11,7 @@ from worker.ingest.rows import BLOCK_BYTES, RowFile, rows_per_block
 
 _MOST_FILES = 400
 _OVERHEAD_BYTES = 24
-"""What a place takes beside its values while it is worked on."""
+"""Memory of a place in addition to its values while it is processed."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Stretch:
     first
         The first place.
     counts : uint16, [places, k]
-        Zero where nothing was put.
+        Zero if the place has no row.
     signals : float32, [places, s]
-        NaN where nothing was put.
+        NaN if the place has no row.
     """
 
     first: int
@@ -39,16 +39,16 @@ class Places:
     Parameters
     ----------
     places
-        How many there are.
+        Number of places.
     counts, signals
-        How many of these each row has.
+        Number of counts and signals in each row.
 
     Attributes
     ----------
     places
-        As given.
+        Number of places.
     repeated
-        A place that more than one row was put into, known after `stretches` came to its end.
+        A place with more than one row; known after `stretches` is exhausted.
     """
 
     def __init__(self, places: int, counts: int, signals: int = 0) -> None:

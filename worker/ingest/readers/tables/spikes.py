@@ -22,7 +22,7 @@ def read_spikes(table: Table, roles: Roles, options: ReadOptions) -> SpikeTrains
     Raises
     ------
     RejectedFile
-        When times are of no known unit, or go on from trial to trial.
+        If times have no known unit, or continue from trial to trial.
     """
     spikes = _Spikes(table, roles, options)
     spikes.survey()

@@ -14,7 +14,7 @@ _MOST_CONSTANTS = 50_000_000
 _MOST_VALUES = 1_000_000
 _FEWEST_TRIALS_TO_TELL = 3
 _EVEN = 0.25
-"""Of a bin: a time that lies so far from where its bin should begin is no time of a bin."""
+"""Tolerance in bins: a time further away from the start of a bin is not the time of a bin."""
 
 
 def codes_of_rows(labels: Labels, column: LabelColumn) -> NDArray[np.int64]:
@@ -108,7 +108,7 @@ class Clock:
     Parameters
     ----------
     step
-        From one bin to the next; found out unless given.
+        Step from one bin to the next; determined from the values unless given.
     """
 
     def __init__(self, step: float | None = None) -> None:
@@ -175,14 +175,14 @@ class Clock:
         Parameters
         ----------
         start : float64, [trials]
-            Where the first bin of each trial lies.
+            Clock value of the first bin of each trial.
         trials, values, name
             Trial and value of each row; the column's name, for messages.
 
         Raises
         ------
         RejectedFile
-            When a value lies between bins.
+            If a value lies between bins.
         """
         step = self.step or 1.0
         exact = (values - start[trials]) / step

@@ -14,10 +14,10 @@ from worker.ingest.recording import MetadataValue
 MOST_COLUMNS = 20_000
 
 Kind = Literal["whole", "number", "label", "list", "other"]
-"""Whole numbers, other numbers, text and truth values, lists of numbers, and what is not read."""
+"""Kinds of columns: whole numbers, other numbers, text and truth values, lists of numbers, and what is not read."""
 
 LabelColumn = tuple[list[MetadataValue], NDArray[np.int64]]
-"""Different values, and for each row which of them it has; -1 where it has none."""
+"""The different values, and the index of each row's value; -1 for a missing value."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Batch:
     Attributes
     ----------
     rows
-        How many.
+        Number of rows.
     numbers : float64, [rows]
-        By column; NaN where there is none.
+        Column → values; NaN for missing values.
     labels
-        By column.
+        Column → labels.
     lists : float64, [values]; int64, [rows]
-        By column: the values of all rows one after another, and how many each row has.
+        Column → the values of all rows one after another, and the number of values in each row.
     """
 
     rows: int
@@ -118,7 +118,7 @@ def as_numbers(column: pa.Array, name: str) -> NDArray[np.float64]:
     Raises
     ------
     RejectedFile
-        When it does not hold numbers.
+        If it does not hold numbers.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
