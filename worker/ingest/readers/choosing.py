@@ -16,6 +16,27 @@ SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "da
 
 SPIKE_LIKE = re.compile(r"spike|spk|raster|count")
 """Parts of names of spikes."""
+STARTS = ("trial_start_s", "trial_start_times", "trial_starts", "trial_start", "start_time", "start_times")
+STOPS = (
+    "trial_stop_s", "trial_stop_times", "trial_stops", "trial_stop", "trial_end", "trial_ends", "stop_time", "stop_times",
+)  # fmt: skip
+"""Names of the starts and stops of trials, wherever they lie."""
+TABLE_STARTS = (
+    *STARTS,
+    "start_s",
+    "start",
+    "start_time_s",
+    "t_start",
+    "tstart",
+    "onset",
+    "trialstart",
+    "starttime",
+)
+TABLE_STOPS = (
+    *STOPS, "stop_s", "stop", "stop_time_s", "end", "end_s", "t_stop", "tstop", "offset", "trialend", "trialstop", "stoptime",
+    "endtime", "end_time",
+)  # fmt: skip
+"""Their names within a table of trials."""
 OTHER_SPIKES = (
     "it looks like the counts of a second recording. mapping.spikes can name it, or list several; "
     "mapping.behaviour makes it a behaviour"

@@ -10,7 +10,7 @@ from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable, neurons_merged
 from worker.ingest.readers.beside import known_roles, owner_guessed, owner_of_column
-from worker.ingest.readers.choosing import Variable, choose, is_named, named
+from worker.ingest.readers.choosing import STARTS, STOPS, Variable, choose, is_named, named
 from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import rows_per_block
@@ -28,10 +28,6 @@ NEURON = (
 )  # fmt: skip
 TRIAL = ("spike_trials", "spike_trial", "trial", "trials", "trial_id", "trial_ids")
 _ENDS = ("spike_times_index", "spike_index")
-STARTS = ("trial_start_s", "trial_start_times", "trial_starts", "trial_start", "start_time", "start_times")
-STOPS = (
-    "trial_stop_s", "trial_stop_times", "trial_stops", "trial_stop", "trial_end", "trial_ends", "stop_time", "stop_times",
-)  # fmt: skip
 _RATES = ("sampling_rate_hz", "sampling_rate", "sample_rate", "fs")
 
 

@@ -16,7 +16,7 @@ from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.archives.npz_archive import NpyMember
 from worker.ingest.readers.archives.zip_folder import ZipFolder, folder_of, zip_names
 from worker.ingest.readers.base import ReadOptions, name_is_usable, refuse_giant
-from worker.ingest.readers.choosing import choose, given
+from worker.ingest.readers.choosing import TABLE_STARTS, TABLE_STOPS, choose, given
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.spike_columns import SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
@@ -29,10 +29,6 @@ _ITEM_BYTES = 32
 """Memory of a spike while a block of spikes is sorted by cluster."""
 _CLUSTER_ID = ("cluster_id", "id")
 _RATE = re.compile(r"^\s*sample_rate\s*=\s*([^#\r\n]{1,60})", re.MULTILINE)
-_STARTS = ("start", "start_s", "start_time", "start_time_s", "trial_start", "trial_start_s", "onset")
-_STOPS = (
-    "stop", "stop_s", "stop_time", "stop_time_s", "trial_stop", "trial_stop_s", "end", "end_s", "end_time", "offset",
-)  # fmt: skip
 _TIMES = ("time", "time_s", "times", "timestamp", "event_time", "onset")
 _LABELS = ("label", "event", "name", "type")
 MOST_ROWS = 1_000_000
@@ -206,7 +202,7 @@ class _PhyFolder:
 
     def _add_trials(self, trains: SpikeTrains) -> None:
         name, table = "trials.csv", self._table("trials.csv")
-        start, stop = _first(table, _STARTS), _first(table, _STOPS)
+        start, stop = _first(table, TABLE_STARTS), _first(table, TABLE_STOPS)
         if start is None or stop is None:
             if table:
                 self._table_left_out(

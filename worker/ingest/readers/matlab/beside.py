@@ -11,8 +11,8 @@ from worker.ingest.readers.axis_evidence import Decision, Evidence, Order
 from worker.ingest.readers.axis_names import Role, is_likely_of_neurons
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
 from worker.ingest.readers.beside import known_roles, of_other_recording, owner_guessed, owner_of_column
-from worker.ingest.readers.choosing import is_table_column, own_name
-from worker.ingest.readers.flat_spikes import STARTS, STOPS, take_events
+from worker.ingest.readers.choosing import STARTS, STOPS, TABLE_STARTS, TABLE_STOPS, is_table_column, own_name
+from worker.ingest.readers.flat_spikes import take_events
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
 from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
 from worker.ingest.recording import MetadataValue, Understood
@@ -21,11 +21,6 @@ from worker.ingest.time_units import trial_seconds
 
 _OF_TRIALS = re.compile(r"trial|trl|epoch|interval")
 _EVENTS = re.compile(r"time|event|onset|cue")
-_OWN_STARTS = (*STARTS, "start_s", "start", "t_start", "tstart", "onset", "trialstart", "starttime")
-_OWN_STOPS = (
-    *STOPS, "stop_s", "stop", "end", "t_stop", "tstop", "offset", "trialend", "trialstop", "stoptime", "endtime",
-    "end_time",
-)  # fmt: skip
 
 
 class TimesBeside:
@@ -149,8 +144,8 @@ class TimesBeside:
                 continue
             group = {name: n for name, n in columns.items() if prefix_of(name) == prefix}
             own = mapped is not None or bool(_OF_TRIALS.search(prefix.lower()))
-            start = _first(group, _OWN_STARTS if own else STARTS)
-            stop = _first(group, _OWN_STOPS if own else STOPS)
+            start = _first(group, TABLE_STARTS if own else STARTS)
+            stop = _first(group, TABLE_STOPS if own else STOPS)
             if start is None or stop is None or group[start] != group[stop]:
                 continue
             beside = {name for name, n in group.items() if n == group[start] and name not in (start, stop)}

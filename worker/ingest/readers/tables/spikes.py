@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem
 from worker.ingest.readers.base import ReadOptions, name_is_usable, neurons_merged
-from worker.ingest.readers.flat_spikes import STARTS, STOPS
+from worker.ingest.readers.choosing import STARTS, STOPS
 from worker.ingest.readers.tables.layouts import Roles, column_left_out, names_neurons, plain, seconds
 from worker.ingest.readers.tables.survey import Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, LabelColumn, Table
