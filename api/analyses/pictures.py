@@ -1,11 +1,7 @@
 """Pictures of analyses."""
 
-import io
-from threading import Lock
-
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -13,19 +9,16 @@ from numpy.typing import NDArray
 from api.analyses.analysis_request import Kind
 from api.analyses.decoding import Decoding
 from api.analyses.schemas import DecodingDocument, DistancesDocument
-from api.datasets.preview_picture import COLOURS, FAINT, GRID, INK
+from api.drawing import COLOURS, DRAWING, FAINT, INK, new_figure, printable, saved, style_axis
 
-DPI = 100
 MOST_LABELS, MOST_NUMBERS = 40, 12
 MOST_TRIALS, MOST_COMPONENTS = 5, 4
-_DRAWING = Lock()
-"""matplotlib is not made for threads."""
 
 
 def draw_distances(document: DistancesDocument, kind: Kind) -> bytes:
     """Draw distances between conditions as a heat map, 800 × 700 as PNG."""
-    with _DRAWING:
-        figure = _figure(8.0, 7.0)
+    with DRAWING:
+        figure = new_figure(8.0, 7.0)
         axis = figure.add_axes((0.16, 0.16, 0.68, 0.7))
         distances = np.array(document.distances, np.float64)
         shown = axis.imshow(distances, cmap="viridis", interpolation="nearest", aspect="equal")
@@ -39,7 +32,7 @@ def draw_distances(document: DistancesDocument, kind: Kind) -> bytes:
         axis.set_yticks(places, labels[::step], fontsize=size, parse_math=False)
         axis.tick_params(length=0, labelcolor=INK)
         axis.spines[:].set_visible(False)
-        axis.set_xlabel(_printable(document.by), color=FAINT, parse_math=False)
+        axis.set_xlabel(printable(document.by), color=FAINT, parse_math=False)
         if len(labels) <= MOST_NUMBERS:
             _write_numbers(axis, distances)
         bar = figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.03)
@@ -51,7 +44,7 @@ def draw_distances(document: DistancesDocument, kind: Kind) -> bytes:
         facts = [f"{len(labels)} conditions", f"{trials:,} trials", f"{document.bins:,} bins"]
         facts += ["unbiased"] if document.unbiased else []
         _heading(figure, f"Distances of mean {document.array}", facts)
-        return _saved(figure, kind)
+        return saved(figure, kind)
 
 
 def _write_numbers(axis: Axes, distances: NDArray[np.float64]) -> None:
@@ -70,8 +63,8 @@ def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: Kind) ->
     components = min(decoding.behaviour.components, MOST_COMPONENTS)
     time_s = decoding.behaviour.time_s
     assert time_s is not None
-    with _DRAWING:
-        figure = _figure(12.0, 1.6 + 1.7 * components)
+    with DRAWING:
+        figure = new_figure(12.0, 1.6 + 1.7 * components)
         top = 1 - 0.95 / figure.get_figheight()
         grid = figure.add_gridspec(
             components, len(rows), left=0.07, right=0.985, top=top, bottom=0.55 / figure.get_figheight(),
@@ -88,7 +81,9 @@ def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: Kind) ->
                 axis.plot(
                     time_s, decoded[place, :, component], color=COLOURS[1], linewidth=1.8, label="decoded"
                 )
-                _plain(axis)
+                style_axis(axis)
+                axis.xaxis.set_major_locator(MaxNLocator(4))
+                axis.yaxis.set_major_locator(MaxNLocator(4))
                 axis.set_xlim(time_s[0], time_s[-1])
                 axis.tick_params(labelleft=place == 0, labelbottom=component == components - 1)
                 if component == 0:
@@ -108,7 +103,7 @@ def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: Kind) ->
             f"lag {document.lag_s:g} s",
         ]
         _heading(figure, f"{document.behaviour}, decoded from {document.array}", facts)
-        return _saved(figure, kind)
+        return saved(figure, kind)
 
 
 def _some_predictions(decoding: Decoding) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -124,42 +119,15 @@ def _some_predictions(decoding: Decoding) -> tuple[NDArray[np.int64], NDArray[np
     return chosen, np.concatenate(found).astype(np.float64)
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _heading(figure: Figure, title: str, facts: list[str]) -> None:
     height = figure.get_figheight()
-    # Names are no mathematics: a `$` in one is a dollar.
+    # A `$` in a name is a dollar sign: do not let matplotlib parse it as mathematics.
     figure.text(
-        0.02, 1 - 0.27 / height, _printable(title, 80), fontsize=14, fontweight="bold", color=INK, va="center",
+        0.02, 1 - 0.27 / height, printable(title, 80), fontsize=14, fontweight="bold", color=INK, va="center",
         parse_math=False,
     )  # fmt: skip
     figure.text(0.02, 1 - 0.54 / height, "   ·   ".join(facts), fontsize=9.5, color=FAINT, va="center")
 
 
-def _plain(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#b6bfc6")
-    axis.tick_params(color="#b6bfc6", labelcolor=FAINT, labelsize=8, length=3)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.yaxis.set_major_locator(MaxNLocator(4))
-    axis.grid(axis="y", color=GRID, linewidth=0.8)
-
-
 def _word(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else _printable(str(value), 18)
-
-
-def _printable(text: str, most: int = 40) -> str:
-    """Cut, and without line breaks and what fonts and XML have no sign for."""
-    kept = "".join(letter if letter.isprintable() else " " for letter in text).strip()
-    return kept if len(kept) <= most else kept[: most - 1] + "…"
-
-
-def _saved(figure: Figure, kind: Kind) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return picture.getvalue()
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value), 18)

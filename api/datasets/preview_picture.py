@@ -1,20 +1,28 @@
 """Draw the preview of a data set."""
 
-import io
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-WIDTH_INCHES, HEIGHT_INCHES, DPI = 12.0, 8.0, 100
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc4778", "#56b4e9", "#8c5a2b", "#7a5195", "#5c6b73")
-"""Colours of conditions. People with colour blindness can distinguish them too."""
-INK, FAINT, GRID, PADDING, ACCENT = "#22303a", "#6c7a86", "#e4e9ed", "#f1f3f5", "#c92a2a"
+from api.drawing import (
+    COLOURS,
+    DRAWING,
+    FAINT,
+    INK,
+    PictureKind,
+    new_figure,
+    printable,
+    saved,
+    style_axis,
+)
+
+WIDTH_INCHES, HEIGHT_INCHES = 12.0, 8.0
+PADDING, ACCENT = "#f1f3f5", "#c92a2a"
 LEFT, MIDDLE, RIGHT = 0.05, 0.505, 0.985
 """Edges of the columns, as fractions of the width."""
 LEAST_TRIALS = 0.2
@@ -25,7 +33,7 @@ MOST_TITLE = 90
 LONG_SESSION_S = 600.0
 
 
-def draw_preview(document: dict[str, Any], name: str, kind: Literal["png", "svg"]) -> bytes:
+def draw_preview(document: dict[str, Any], name: str, kind: PictureKind) -> bytes:
     """Draw a preview.
 
     Parameters
@@ -42,21 +50,19 @@ def draw_preview(document: dict[str, Any], name: str, kind: Literal["png", "svg"
     bytes
         The picture, 1200 × 800 as PNG.
     """
-    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    _heading(figure, document, name)
-    _rasters(figure, document)
-    _psths(figure, document)
-    _session(figure.add_axes((LEFT, 0.075, 0.575, 0.15)), document["session"])
-    _histogram(figure.add_axes((0.7, 0.075, RIGHT - 0.7, 0.15)), document["rates"])
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return picture.getvalue()
+    with DRAWING:
+        figure = new_figure(WIDTH_INCHES, HEIGHT_INCHES)
+        _heading(figure, document, name)
+        _rasters(figure, document)
+        _psths(figure, document)
+        _session(figure.add_axes((LEFT, 0.075, 0.575, 0.15)), document["session"])
+        _histogram(figure.add_axes((0.7, 0.075, RIGHT - 0.7, 0.15)), document["rates"])
+        return saved(figure, kind)
 
 
 def _heading(figure: Figure, document: dict[str, Any], name: str) -> None:
     # A `$` in a name is a dollar sign: do not let matplotlib parse it as mathematics.
-    title = _printable(name, MOST_TITLE)
+    title = printable(name, MOST_TITLE)
     figure.text(0.013, 0.965, title, fontsize=15, fontweight="bold", color=INK, va="center", parse_math=False)
     facts = [
         f"{document['trials']:,} trials",
@@ -105,7 +111,7 @@ def _raster(axis: Axes, trial: dict[str, Any], document: dict[str, Any]) -> None
         axis.axvspan(zero_s + first * width_s, zero_s + last * width_s, color=PADDING, zorder=0, linewidth=0)
     axis.set_xlim(zero_s, end_s)
     axis.set_ylim(rows + 0.3, -0.3)
-    _plain(axis, grid=False)
+    style_axis(axis, grid=False)
     axis.set_yticks([])
     axis.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     _mark_zero(axis, zero_s, end_s)
@@ -114,7 +120,7 @@ def _raster(axis: Axes, trial: dict[str, Any], document: dict[str, Any]) -> None
     if trial["start_s"] is not None:
         parts.append(f"at {_duration(trial['start_s'])}")
     if condition is not None:
-        parts.append(f"{_printable(psth['by'] or '', 20)} {_word(condition)}")
+        parts.append(f"{printable(psth['by'] or '', 20)} {_word(condition)}")
     colours = {_word(one["value"]): colour for one, colour in zip(psth["conditions"], COLOURS, strict=False)}
     colour = INK if condition is None else colours.get(_word(condition), INK)
     axis.set_title("   ·   ".join(parts), loc="left", fontsize=9, color=colour, pad=3, parse_math=False)
@@ -169,7 +175,7 @@ def _rates(axis: Axes, psth: dict[str, Any], rates: dict[str, Any]) -> None:
         axis.plot(time_s, mean, color=colour, linewidth=1.5, solid_capstyle="round")
     last_s = float(time_s[is_shown.any(axis=0).nonzero()[0].max(initial=0)]) + width_s / 2
     axis.set_xlim(first_s, last_s)
-    _plain(axis)
+    style_axis(axis)
     axis.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
     axis.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
     _mark_zero(axis, first_s, last_s)
@@ -188,7 +194,7 @@ def _legend(figure: Figure, psth: dict[str, Any]) -> None:
     legend = figure.legend(
         lines,
         texts,
-        title=_printable(psth["by"], 22) + "  (trials)",
+        title=printable(psth["by"], 22) + "  (trials)",
         loc="upper left",
         bbox_to_anchor=(MIDDLE + 0.32, 0.872),
         fontsize=8.5,
@@ -217,7 +223,7 @@ def _session(axis: Axes, session: dict[str, Any]) -> None:
         axis.plot(at, _smoothed(rate_hz, window), color=ACCENT, linewidth=1.8)
     axis.set_ylim(0, float(np.nanmax(rate_hz)) * 1.08)
     axis.margins(x=0.01)
-    _plain(axis)
+    style_axis(axis)
     axis.set_xlabel(unit, fontsize=9, color=FAINT)
     axis.set_ylabel("spikes/s", fontsize=9, color=FAINT)
     axis.set_title(
@@ -242,7 +248,7 @@ def _histogram(axis: Axes, rates: dict[str, Any]) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda rate_hz, _: f"{rate_hz:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    _plain(axis)
+    style_axis(axis)
     axis.set_xlabel("mean rate (spikes/s)", fontsize=9, color=FAINT)
     axis.set_ylabel("neurons", fontsize=9, color=FAINT)
     silent = f"   ({rates['silent']:,} silent)" if rates["silent"] else ""
@@ -259,29 +265,13 @@ def _title(axis: Axes, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=9, color=INK, pad=3)
 
 
-def _plain(axis: Axes, *, grid: bool = True) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#b6bfc6")
-    axis.tick_params(which="both", color="#b6bfc6", labelcolor=FAINT, labelsize=8)
-    axis.tick_params(length=3)
-    axis.set_axisbelow(True)
-    if grid:
-        axis.grid(axis="y", color=GRID, linewidth=0.8)
-
-
 def _mark_zero(axis: Axes, first_s: float, last_s: float) -> None:
     if first_s < 0 < last_s:
         axis.axvline(0, color=ACCENT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
 
 
 def _word(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else _printable(str(value), 18)
-
-
-def _printable(text: str, most: int) -> str:
-    """Return the text cut to a length, without line breaks and other characters that cannot be printed."""
-    kept = "".join(letter if letter.isprintable() else " " for letter in text).strip()
-    return kept if len(kept) <= most else kept[: most - 1] + "…"
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value), 18)
 
 
 def _duration(time_s: float) -> str:

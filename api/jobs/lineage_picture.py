@@ -7,7 +7,6 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from threading import Lock
 from xml.etree import ElementTree
 
 import matplotlib
@@ -18,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from api.drawing import DRAWING
 from api.jobs.lineage import changes, segments
 from api.jobs.search_schemas import LineageSegment
 from domain.search_space import Value
@@ -37,8 +37,6 @@ _STATES: dict[ModelState, tuple[str, str]] = {
     ModelState.QUEUED: ("#91b8dc", "waits"),
 }
 """Colour of a model's line, and the word for its state."""
-_DRAWING = Lock()
-"""matplotlib is not made for threads."""
 
 _SVG = "{http://www.w3.org/2000/svg}"
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
@@ -53,7 +51,7 @@ def draw(job: Job, models: Sequence[Model], decisions: Sequence[Decision], follo
     selected = "selected " if followed.id == job.selected_model_id else ""
     heading = f"Lineage of the {selected}model {followed.number} of {job.id}"
     with (
-        _DRAWING,
+        DRAWING,
         matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}),
     ):
         figure = Figure(figsize=(_WIDTH, height), facecolor="white")

@@ -1,16 +1,16 @@
-"""Simple predictors of spikes, fitted to training trials: what a model must beat to be worth having.
+"""Simple predictors of spikes, fitted to training trials. A model should predict better than they do.
 
 | baseline | rate of neuron n in bin t of a trial |
 |---|---|
-| `mean` | m_n, its mean over the training samples that enter |
-| `psth` | its mean by bin over training trials (of the trial's condition), smoothed |
+| `mean` | m_n, its mean over the training samples that may be read |
+| `psth` | its mean in each bin over training trials (of the trial's condition), smoothed |
 | `smoothed_spikes` | its spikes in the same trial, smoothed |
 
 The last two are one formula, the posterior mean of a rate with prior Gamma(α, α / m_n):
 
     λ = m_n · (Σ_s k(t - s) x_s + α) / (m_n · Σ_s k(t - s) + α),    k(d) = exp(-d² / 2σ²).
 
-The sums are over observed samples only, so missing and held-out samples, ends of trials and trials of different lengths need
+The sums are over observed samples only. So missing and held-out samples, ends of trials and trials of different lengths need
 no correction, and no rate is zero. σ (in bins) and α (in spikes) are the same for all neurons and sessions. They maximise the
 likelihood of training samples, each predicted without itself (`smoothed_spikes`) or without its own trial (`psth`).
 Bins are integers s, t of one trial; counts x are spikes per bin.
@@ -32,9 +32,9 @@ Float32 = NDArray[np.float32]
 PRIOR_SPIKES = np.float32(2.0) ** np.arange(-2, 10)
 """Candidates for α."""
 NARROWEST_BINS = 0.5
-"""The first candidate for σ; each is √2 times the one before, up to the length of the trials."""
+"""The first candidate for σ. Each next one is √2 times larger, up to the length of the trials."""
 FITTED_SAMPLES = 300_000
-"""Training samples that σ and α are chosen on, over all sessions."""
+"""Number of training samples that choose σ and α, over all sessions."""
 FEWEST_FITTED_TRIALS = 8
 SAMPLES_AT_ONCE = 2_000_000
 NO_CONDITION = -1
@@ -49,7 +49,7 @@ class Recording:
     spikes
         Counts [trials, T, N].
     enters
-        bool [trials, T, N], samples that may be read.
+        bool [trials, T, N], the samples that may be read.
     condition
         Integers [trials] from 0 on, or `NO_CONDITION`.
     """
@@ -61,14 +61,14 @@ class Recording:
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How counts become rates.
+    """How counts are smoothed to rates.
 
     Parameters
     ----------
     sd_bins
         σ of the Gaussian, in bins.
     prior_spikes
-        α: the neuron's mean weighs as much as a stretch of time with so many spikes.
+        α: the weight of the neuron's mean, as a number of spikes.
     """
 
     sd_bins: float
@@ -77,20 +77,20 @@ class Smoothing:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Simple predictors of all sessions of a data set, from `fit_baselines`.
+    """The simple predictors of all sessions of a data set, see `fit_baselines`.
 
     Parameters
     ----------
     means
-        float32 [N] of each session, counts per bin.
+        For each session float32 [N], counts per bin.
     psths
-        Of each session float32 [C + 1, T, N], counts per bin: of each condition, and at the end of all trials together.
+        For each session float32 [C + 1, T, N], counts per bin: of each condition, and last of all trials together.
     psth_rows
-        Of each session, which row of its `psths` a condition has; other conditions have the last row.
+        For each session the row of `psths` of each condition; other conditions use the last row.
     psth, smoothed_spikes
-        The chosen smoothing.
+        The smoothing that was chosen.
     by_condition
-        Whether `psth` tells conditions apart: chosen like the smoothing.
+        Whether `psth` distinguishes conditions, which is chosen like the smoothing.
     """
 
     means: tuple[Float32, ...]
@@ -106,7 +106,7 @@ class Baselines:
         return self.psths[session][[rows.get(int(one), -1) for one in condition]]
 
     def predict_smoothed(self, session: int, spikes: NDArray[Any], enters: NDArray[np.bool_]) -> Float32:
-        """Return smoothed spikes of trials, float32 [trials, T, N], from the samples that enter alone."""
+        """Return smoothed spikes of trials, float32 [trials, T, N], from the samples that may be read alone."""
         kernel = _kernel(spikes.shape[1], self.smoothed_spikes.sd_bins)
         rates = np.empty(spikes.shape, np.float32)
         for rows in blocks(spikes.shape):
@@ -154,9 +154,9 @@ def fit_baselines(recordings: Sequence[Recording]) -> Baselines:
 
 
 def mean_counts(spikes: NDArray[Any], enters: NDArray[np.bool_]) -> Float32:
-    """Return each neuron's mean over the samples that enter, float32 [N], with half a spike in one sample more.
+    """Return each neuron's mean over the samples that may be read, float32 [N], with half a spike in one further sample.
 
-    These are the *constant rates* that models are compared to; half a spike keeps the mean of a silent neuron above zero.
+    Models are compared to these *constant rates*. The half spike keeps the mean of a silent neuron above zero.
     """
     total = np.zeros(spikes.shape[-1])
     for rows in blocks(spikes.shape):
@@ -167,7 +167,7 @@ def mean_counts(spikes: NDArray[Any], enters: NDArray[np.bool_]) -> Float32:
 
 @dataclass(frozen=True)
 class _Totals:
-    """Sums over trials, float32 [C + 1, T, N] each: counts, and samples that enter; `rows` of the conditions."""
+    """Sums over trials, float32 [C + 1, T, N]: counts, and numbers of samples that may be read; the rows of the conditions."""
 
     counts: Float32
     seen: Float32
@@ -194,7 +194,7 @@ def _totals(recording: Recording) -> _Totals:
 def _log_likelihoods(
     recordings: Sequence[Recording], totals: Sequence[_Totals], means: Sequence[Float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Cross-validated log-likelihoods [widths, priors] of smoothed spikes, and of the PSTH over all trials and by condition."""
+    """Return cross-validated log-likelihoods [widths, priors] of smoothed spikes, of one PSTH, and of PSTHs by condition."""
     widths = _widths(max(recording.spikes.shape[1] for recording in recordings))
     found = np.zeros((3, len(widths), len(PRIOR_SPIKES)))
     for recording, total, mean in zip(recordings, totals, means, strict=True):
@@ -227,7 +227,7 @@ def _log_likelihoods(
 
 
 def _fitted(shape: tuple[int, ...], samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Trials and neurons, evenly chosen, of about so many samples; fewer neurons only where a few trials have more."""
+    """Return evenly chosen trials and neurons with about this number of samples; neurons are left out only if need be."""
     trials, bins, neurons = shape
     count = min(trials, max(FEWEST_FITTED_TRIALS, samples // (bins * neurons)))
     of_trial = min(neurons, max(1, samples // (bins * count)))
@@ -243,7 +243,7 @@ def _best(log_likelihoods: NDArray[np.float64], widths: NDArray[np.float64]) -> 
 
 
 def _widths(bins: int) -> NDArray[np.float64]:
-    """Candidates for σ, in bins."""
+    """Return the candidates for σ, in bins."""
     steps = int(np.floor(2 * np.log2(max(bins, 1) / NARROWEST_BINS))) + 1
     widths: NDArray[np.float64] = NARROWEST_BINS * 2 ** (np.arange(max(steps, 1)) / 2)
     return widths
@@ -266,7 +266,7 @@ def _shrunk(
 
 
 def _time_first(spikes: NDArray[Any], enters: NDArray[np.bool_]) -> tuple[Float32, Float32]:
-    """Counts, zero where they do not enter, and which enter: float32 [T, trials · N] each."""
+    """Return counts, zero where they may not be read, and which may be read: float32 [T, trials · N] each."""
     bins = spikes.shape[1]
     counts = np.where(enters, spikes, 0).astype(np.float32)
     return (
@@ -284,14 +284,14 @@ def blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better a model predicts than a baseline, on the same samples.
+    """The gain of a model over a baseline, on the same samples.
 
     Parameters
     ----------
     difference
         Bits per spike of the model less those of the baseline.
     standard_error
-        Of the difference, from the spread of the trials' differences; None for fewer than two trials.
+        Standard error of the difference, from the spread over trials; None for fewer than two trials.
     """
 
     difference: float
@@ -319,7 +319,7 @@ def compare_predictions(
     model, baseline
         Log-likelihoods [trials], in nats, each summed over the samples of the trial that count.
     spikes
-        Spikes among all these samples.
+        Number of spikes in all these samples.
     """
     require(
         model.shape == baseline.shape,

@@ -1,9 +1,9 @@
-"""Few-shot co-smoothing: how little data it takes to read held-out neurons off the latents.
+"""Few-shot co-smoothing: how well a read-out of held-out neurons works if it is fitted to few trials.
 
 Dabholkar & Barak 2025, "When predict can also explain: few-shot prediction to select better neural latents".
-Models may tie in co-smoothing although some carry dynamics of their own invention beside the true ones: that
-costs nothing while plenty of trials fit the read-out. Fitted to a few trials the surplus dimensions mislead it,
-so that among models of equal co-smoothing the one of higher few-shot score has the plainer latents.
+Models may have equal scores in co-smoothing although some latents contain dynamics that are not in the data. Such extra
+dimensions do no harm if many trials fit the read-out, but mislead it if few trials do. So among models with equal co-smoothing,
+the one with the higher few-shot score has the simpler latents.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from domain.errors import require
 from domain.scores.likelihood import bits_per_spike
 
 Floats = NDArray[np.floating]
-HIGHEST_LOG_RATE = 50.0  # of a prediction: beyond, only the exponential's overflow would differ
+HIGHEST_LOG_RATE = 50.0  # of a prediction, so that the exponential does not overflow
 NEWTON_STEPS = 100
 HALVINGS = 40  # of a Newton step that does not lower the loss
-TOLERANCE = 1e-12  # of the loss that a Newton step promises to gain, nats per sample
+TOLERANCE = 1e-12  # expected decrease of the loss at which Newton's method stops, nats per sample
 
 
 def few_shot_bits_per_spike(
@@ -34,32 +34,32 @@ def few_shot_bits_per_spike(
     l2: float = 1e-3,
     mask: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Mean bits per spike on test trials of Poisson regressions fitted to `trials` random training trials.
+    """Return the mean bits per spike on test trials of Poisson regressions fitted to `trials` random training trials.
 
     ln λ = W z + c, where W and c minimise (1/S) Σ (λ - x ln λ) + (l2 / 2) ‖W‖² over the S bins of the training
-    trials drawn, each neuron by itself: the definition of scikit-learn's `PoissonRegressor`, which the authors
-    use with penalties of 0.001 to 0.1. Latents are taken as they are, so the penalty depends on their scale.
-    Trials are drawn without replacement, afresh for each repeat. The score is that of co-smoothing: λ̄ is each
-    neuron's mean over the test trials. A neuron silent in the trials drawn, whose regression has no minimum, is
-    predicted to fire half a spike in as many bins.
+    drawn training trials, for each neuron separately. This is the definition of scikit-learn's `PoissonRegressor`, which the
+    authors use with penalties of 0.001 to 0.1. Latents are not scaled, so the penalty depends on their scale.
+    Each repeat draws other trials, without replacement. The score is that of co-smoothing: λ̄ is each neuron's mean over
+    the test trials. If a neuron is silent in the drawn trials, its regression has no minimum, and its predicted rate is half
+    a spike in as many bins.
 
     Parameters
     ----------
     latents
-        [trials, T, D], of a model that never saw the neurons scored: factors, or generator states. NaN only
+        [trials, T, D], of a model that never read the scored neurons: factors, or generator states. NaN only
         where the mask is false.
     spikes
         Counts [trials, T, N] of the neurons to predict; NaN only where the mask is false.
     is_test
-        bool [trials]: scored, never fitted to.
+        bool [trials], trials that are scored and not fitted to.
     trials
-        k, training trials of a fit.
+        Number of training trials of a fit.
     repeats
-        Fits, each to its own draw of trials.
+        Number of fits, each to other trials.
     seed
-        Of the draws.
+        Seed of the draws.
     l2
-        Penalty of the weights, positive; the constant is not penalised.
+        Penalty of the weights, positive. The constant is not penalised.
     mask
         bool [trials, T], bins that exist.
     """
@@ -87,10 +87,10 @@ def few_shot_bits_per_spike(
 
 
 def poisson_regression(latents: Floats, spikes: NDArray[Any], l2: float) -> NDArray[np.float64]:
-    """Weights [N, D + 1] that minimise (1/S) Σ (λ - x ln λ) + (l2 / 2) ‖W‖², the constant last and unpenalised.
+    """Return weights [N, D + 1] that minimise (1/S) Σ (λ - x ln λ) + (l2 / 2) ‖W‖²; the last, constant, has no penalty.
 
-    Newton's method, each neuron's step halved until its loss falls; the loss is convex. A neuron without a
-    spike gets weights 0 and the constant ln(0.5 / S).
+    Newton's method finds them; the step of each neuron is halved until its loss falls. The loss is convex. A neuron
+    without a spike gets weights 0 and the constant ln(0.5 / S).
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def poisson_regression(latents: Floats, spikes: NDArray[Any], l2: float) -> NDAr
 
 
 def _descend(z: Floats, x: Floats, weights: Floats, step: Floats, penalty: Floats) -> Floats:
-    """Weights [N, D + 1] after a Newton step, halved for each neuron until its loss is no higher."""
+    """Return weights [N, D + 1] after a Newton step, which is halved for each neuron until its loss is no higher."""
 
     def loss(of: Floats, columns: NDArray[Any]) -> NDArray[np.float64]:
         log_rates = z @ of.T

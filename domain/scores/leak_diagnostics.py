@@ -1,9 +1,8 @@
-"""Which models of a job leak: they pass spikes from input to output, and ordinary validation does not see it.
+"""Find the models of a job that leak: they pass spikes from input to output, which the validation loss does not show.
 
-Held-out samples of a validation trial and samples that enter are draws of the same rates. A model of these rates gains as
-much over constant rates on the one as on the other, up to sampling error and to what its latents owe to the very
-spikes they were inferred from. A model that passes spikes through gains only on the samples that it reads
-(Keshtkaran & Pandarinath 2019).
+In a validation trial, held-out samples and samples that the model reads come from the same rates. A model of these rates gains
+as much over constant rates on both, apart from sampling error and from overfitting of the latents to the spikes that were
+read. A model that passes spikes through gains only on the samples that it reads (Keshtkaran & Pandarinath 2019).
 """
 
 from __future__ import annotations
@@ -19,27 +18,28 @@ from domain.scores.likelihood import ReferenceLosses
 
 Floats = NDArray[np.floating]
 LEAKING_SHARE = 0.5
-"""Weights leak if they lose more than this share of their gain on samples that they do not read. Models with coordinated
-dropout lost up to 0.39 where it was more than 4 standard errors; models that leak lose 0.5 to 3: `docs/scores.md`."""
+"""Weights leak if they lose more than this share of their gain on samples that the model does not read. Models with
+coordinated dropout lost up to 0.39 where this was more than 4 standard errors. Models that pass spikes through lose 0.5 to 3, see
+`docs/scores.md`."""
 RISE_SHARE = 0.05
-"""The SV loss rises if it rises by more than this share of the kept weights' gain. With coordinated dropout it rose by up to
-0.035 while the validation loss fell, in one of 200 models."""
-STANDARD_ERRORS = 5.0  # that a difference must exceed as well
-FEWEST_RANKED = 3  # models, for a rank correlation to say anything
+"""A rise of the SV loss counts if it is more than this share of the kept weights' gain. With coordinated dropout it rose by up
+to 0.035 while the validation loss fell, in one of 200 models."""
+STANDARD_ERRORS = 5.0  # a difference must exceed this number, too
+FEWEST_RANKED = 3  # models, for a meaningful rank correlation
 
 
 @dataclass(frozen=True)
 class ModelLosses:
-    """Losses of one model on validation trials, in nats per sample; None where they are not known or not finite.
+    """Losses of one model on validation trials, in nats per sample; None where they are unknown or not finite.
 
     Parameters
     ----------
     number
-        What the model is called in the result.
+        Number of the model in the result.
     sv_loss, validation_loss
-        Of the kept weights, which are those of the epoch of the lowest smoothed SV loss.
+        Losses of the kept weights, from the epoch with the lowest smoothed SV loss.
     last_sv_loss, last_validation_loss
-        Of the last epoch.
+        Losses of the last epoch.
     """
 
     number: int
@@ -51,19 +51,19 @@ class ModelLosses:
 
 @dataclass(frozen=True)
 class ValidationDisagreement:
-    """SV and ordinary validation of the models of a job, compared.
+    """A comparison of the SV loss and the validation loss of the models of a job.
 
     Parameters
     ----------
     rank_correlation
-        Spearman's, over models, between the SV loss of the kept weights and the lower of the two validation losses (what
-        ordinary validation would rank by); None for fewer than 3 models or equal losses.
+        Spearman's, over models, between the SV loss of the kept weights and the lower of the two validation losses, which
+        would rank models without sample validation. None for fewer than 3 models or equal losses.
     lost_shares
-        1 - (gain over constant rates at held-out samples) / (the same at samples that enter), of the kept weights of each
+        1 - (gain over constant rates at held-out samples) / (gain at samples that the model reads), of the kept weights of each
         model: near 0 for a model of the rates, 1 if the whole gain is lost, above 1 if held-out samples are predicted
-        worse than by constant rates. None for a model that gains nothing at samples that enter.
+        worse than by constant rates. None for a model without a gain at samples that it reads.
     last_lost_shares
-        The same of the last epoch.
+        The same for the last epoch.
     leaking
         Numbers of the models whose kept weights leak.
     leaking_later
@@ -86,30 +86,30 @@ class ValidationDisagreement:
 def validation_disagreement(
     models: Sequence[ModelLosses], reference: ReferenceLosses
 ) -> ValidationDisagreement:
-    """Compare SV and validation losses over the models of a job and say which models leak.
+    """Compare SV losses and validation losses of the models of a job, and find the models that leak.
 
     With the gains g_ordinary = reference.validation_loss - validation loss and g_sv = reference.sv_loss - SV loss, weights
     leak if the gain they lose, l = g_ordinary - g_sv, exceeds half of g_ordinary (`LEAKING_SHARE`), half of the best
-    g_sv of the job (so that models that have hardly begun to learn are let be), and 5 standard errors
+    g_sv of the job (to exclude models that have hardly begun to learn), and 5 standard errors
     √(2 max(l, g_ordinary) / held_out_samples), since the variance of a log-likelihood ratio is about twice its mean.
-    Differences to constant rates cancel what makes one set of samples harder than the other.
+    Differences to constant rates cancel out if one set of samples is harder to predict than the other.
 
-    Where rates vary much, constant rates are a poor yardstick: a leak is a small share of a large gain. So the last epoch
-    leaks also if, since the kept weights, the validation loss fell, the SV loss rose by more than 5 % of the kept weights'
-    g_sv (`RISE_SHARE`), and fall and rise together exceed 5 standard errors of that sum. (A model that fits its training
-    trials too closely has both losses rise.)
+    Where rates vary much, the gain over constant rates is large, and a leak is a small share of it. So the last epoch
+    also leaks if, since the kept weights, the validation loss fell, the SV loss rose by more than 5 % of the kept weights'
+    g_sv (`RISE_SHARE`), and the sum of both changes exceeds 5 of its standard errors. (If a model overfits its training
+    trials, both losses rise.)
 
     Parameters
     ----------
     models
-        Of the job. Where losses of the kept weights are not known, those of the last epoch are judged in their place.
+        Models of the job. Where losses of the kept weights are unknown, those of the last epoch replace them.
     reference
-        Of constant rates on the same samples, see `constant_rate_losses`; for training data as the service has them,
-        and other observation models than Poisson, `models.null_model.constant_output_losses`.
+        Losses of constant rates on the same samples, see `constant_rate_losses`; for the service's training data and for
+        other observation models than Poisson see `models.null_model.constant_output_losses`.
     """
     numbers = [model.number for model in models]
     require(len(set(numbers)) == len(models), f"expected different numbers of models, got {numbers}")
-    require(reference.held_out_samples > 0, "there is nothing to compare where no sample is held out")
+    require(reference.held_out_samples > 0, "expected held-out samples, got none")
     last = _Losses.of([(model.last_sv_loss, model.last_validation_loss) for model in models])
     kept = _Losses.of([(model.sv_loss, model.validation_loss) for model in models]).or_else(last)
     gain, last_gain = kept.gains(reference), last.gains(reference)
@@ -158,7 +158,7 @@ class _Losses:
         return _Losses(reference.sv_loss - self.sv, reference.validation_loss - self.ordinary)
 
     def lost_shares(self) -> tuple[float | None, ...]:
-        """Of gains: see `ValidationDisagreement`."""
+        """Return the lost shares of these gains, see `ValidationDisagreement`."""
         return tuple(
             float(1 - sv / ordinary) if ordinary > 0 else None
             for sv, ordinary in zip(self.sv, self.ordinary, strict=True)
@@ -166,7 +166,7 @@ class _Losses:
 
 
 def _leaks(gain: _Losses, learned: float, reference: ReferenceLosses) -> NDArray[np.bool_]:
-    """Whether models lose too much of their gain on samples that they do not read, bool [M]."""
+    """Return whether models lose too much of their gain on samples that they do not read, bool [M]."""
     lost = gain.ordinary - gain.sv
     large = lost > LEAKING_SHARE * np.maximum(gain.ordinary, learned)
     sure = lost > _certain(np.maximum(lost, gain.ordinary), reference)
@@ -174,7 +174,7 @@ def _leaks(gain: _Losses, learned: float, reference: ReferenceLosses) -> NDArray
 
 
 def _parted(kept: _Losses, last: _Losses, gain: _Losses, reference: ReferenceLosses) -> NDArray[np.bool_]:
-    """Whether the SV loss rose and the validation loss fell from the kept weights to the last epoch, bool [M]."""
+    """Return whether the SV loss rose and the validation loss fell from the kept weights to the last epoch, bool [M]."""
     rose, fell = last.sv - kept.sv, kept.ordinary - last.ordinary
     is_large = (rose > 0) & (rose > RISE_SHARE * gain.sv)
     return (fell > 0) & is_large & (rose + fell > _certain(rose + fell, reference))
@@ -191,7 +191,7 @@ def _lowest(numbers: Sequence[int], losses: NDArray[np.float64], finite: NDArray
 
 
 def spearman(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
-    """Rank correlation: Pearson's, of the ranks; equal values share the mean of their ranks.
+    """Return Spearman's rank correlation; equal values share the mean of their ranks.
 
     NaN for fewer than 2 pairs, or if all values on one side are equal.
 
@@ -214,7 +214,7 @@ def spearman(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
 
 
 def _centred_ranks(values: Floats) -> NDArray[np.float64]:
-    """Ranks less their mean; equal values share the mean of their ranks."""
+    """Return ranks minus their mean; equal values share the mean of their ranks."""
     _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
     centred: NDArray[np.float64] = ranks - ranks.mean()

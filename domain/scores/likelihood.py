@@ -1,7 +1,7 @@
 """Poisson likelihood of spikes under rates, and its gain over each neuron's mean in bits per spike.
 
-Bits per spike is one formula; which samples count gives it its name. On samples that sample validation held
-out, pass their mask to `bits_per_spike`; on held-out neurons it is co-smoothing, on bins beyond the encoded ones
+Bits per spike is one formula with several names, by the samples that are scored. For the samples that sample validation holds
+out, pass their mask to `bits_per_spike`. On held-out neurons the score is co-smoothing, on bins after the encoded ones it is
 forward prediction (Pei et al. 2021, Neural Latents Benchmark).
 """
 
@@ -19,7 +19,7 @@ from domain.errors import require
 from domain.scores.baselines import mean_counts
 
 Floats = NDArray[np.floating]
-LOWEST_RATE = 1e-9  # rates of zero are clipped here
+LOWEST_RATE = 1e-9  # smaller rates are clipped to this
 
 
 def poisson_nll(
@@ -29,7 +29,7 @@ def poisson_nll(
     *,
     include_ln_factorial: bool = True,
 ) -> float:
-    """Mean of λ - x ln λ + ln x! over the samples that count, in nats per sample.
+    """Return the mean of λ - x ln λ + ln x! over the samples that count, in nats per sample.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def poisson_nll(
     mask
         bool, broadcastable to that shape.
     include_ln_factorial
-        False leaves out ln x!, which no model can change.
+        False leaves out ln x!, which does not depend on the model.
     """
     rates, spikes, chosen = aligned(rates, spikes, mask)
     clipped = np.maximum(rates[chosen], LOWEST_RATE)
@@ -55,7 +55,7 @@ def bits_per_spike(
     mean_rates: Floats | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> float:
-    """(1 / (n_spikes · ln 2)) · Σ [(x ln λ - λ) - (x ln λ̄ - λ̄)], the gain over each neuron's mean λ̄.
+    """Return (1 / (n_spikes · ln 2)) · Σ [(x ln λ - λ) - (x ln λ̄ - λ̄)], the gain over each neuron's mean λ̄.
 
     Parameters
     ----------
@@ -85,11 +85,11 @@ def co_smoothing_bits_per_spike(
     held_out_neurons: Sequence[int] | NDArray[Any],
     mask: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Bits per spike of neurons that the encoder never saw, on trials not trained on: co-bps.
+    """Return the bits per spike of neurons that the encoder never read, on trials not trained on: co-bps.
 
-    As in the Neural Latents Benchmark: λ̄ of a neuron is its mean count over the trials and bins given (the
-    test trials themselves), all neurons share one sum and one count of spikes, a rate of zero (here: any below
-    1e-9) is taken as 1e-9, samples with NaN spikes do not count.
+    As in the Neural Latents Benchmark: λ̄ of a neuron is its mean count over the given trials and bins (the test trials
+    themselves), all neurons share one sum and one count of spikes, a rate below 1e-9 is taken as 1e-9, and samples with NaN
+    spikes do not count.
 
     Parameters
     ----------
@@ -120,10 +120,10 @@ def co_smoothing_bits_per_spike(
 def forward_prediction_bits_per_spike(
     rates: Floats, spikes: NDArray[Any], encoded_bins: int, mask: NDArray[np.bool_] | None = None
 ) -> float:
-    """Bits per spike of all neurons in the bins after those that the encoder saw: fp-bps.
+    """Return the bits per spike of all neurons in the bins after those that the encoder read: fp-bps.
 
-    As in the Neural Latents Benchmark, which scores held-in and held-out neurons together, on test trials; λ̄ is
-    each neuron's mean count over these forward bins alone. Otherwise like `co_smoothing_bits_per_spike`.
+    As in the Neural Latents Benchmark, held-in and held-out neurons are scored together, on test trials. λ̄ is each
+    neuron's mean count over these forward bins alone. All else is as for `co_smoothing_bits_per_spike`.
 
     Parameters
     ----------
@@ -144,16 +144,16 @@ def forward_prediction_bits_per_spike(
 
 @dataclass(frozen=True)
 class ReferenceLosses:
-    """What constant rates score on the validation trials of a job, in nats per sample with ln x!.
+    """The losses of constant rates on the validation trials of a job, in nats per sample with ln x!.
 
     Parameters
     ----------
     sv_loss
-        At the samples that sample validation holds out.
+        Loss at the samples that sample validation holds out.
     validation_loss
-        At the samples that enter.
+        Loss at the samples that the model reads.
     held_out_samples
-        How many samples the first of these is the mean of.
+        Number of held-out samples.
     """
 
     sv_loss: float
@@ -167,7 +167,7 @@ def constant_rate_losses(
     is_validation: NDArray[np.bool_],
     recorded: NDArray[np.bool_] | None = None,
 ) -> ReferenceLosses:
-    """Return the losses of constant rates: each neuron's mean count over the training samples that enter.
+    """Return the losses of constant rates: each neuron's mean count over the training samples that models read.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def aligned(
 
 
 def _benchmark_bits_per_spike(rates: Floats, spikes: NDArray[Any], mask: NDArray[np.bool_]) -> float:
-    """Bits per spike of [trials, T, N] with NaN spikes left out and rates held to what the benchmark demands."""
+    """Return the bits per spike of [trials, T, N] without NaN spikes; check that rates meet the benchmark's conditions."""
     rates, spikes, chosen = aligned(rates, spikes, mask)
     require(rates.ndim == 3, f"rates must be [trials, T, N], got {rates.shape}")
     chosen = chosen & ~np.isnan(spikes)

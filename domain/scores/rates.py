@@ -13,11 +13,11 @@ from domain.scores.likelihood import aligned
 from domain.smoothing import smoothed
 
 Floats = NDArray[np.floating]
-KERNEL_REACH_SDS = 3.0  # the smoothing kernel ends here
+KERNEL_REACH_SDS = 3.0  # the smoothing kernel is cut off here
 
 
 def r2_true_rates(rates: Floats, true_rates: Floats, mask: NDArray[np.bool_] | None = None) -> float:
-    """Mean over neurons of R² = 1 - Σ (λ - λ*)² / Σ (λ* - mean λ*)², sums over trials and bins.
+    """Return the mean over neurons of R² = 1 - Σ (λ - λ*)² / Σ (λ* - mean λ*)², with sums over trials and bins.
 
     Both in the same unit (counts per bin, or both in Hz). Neurons whose true rate is constant have no R²
     and are left out; if all are, the result is NaN.
@@ -49,15 +49,15 @@ def psth_r2(
     scored_trials: NDArray[np.bool_] | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> float:
-    """R² of condition-averaged rates to the PSTH, over conditions and bins, then the mean over neurons.
+    """Return R² of condition-averaged rates to the PSTH, over conditions and bins, then the mean over neurons.
 
     The PSTH is the mean over a condition's trials of spikes smoothed with a Gaussian; R² = 1 - Σ (λ̄ - p)² /
-    Σ (p - mean p)² with sums over conditions and bins. So it is in the Neural Latents Benchmark (sd 0.07 s for
-    MC_Maze and DMFC_RSG, 0.05 s for the smaller mazes, 0.04 s for Area2_Bump), which averages rates over test trials and
-    spikes over all, and smooths the continuous recording. Here a trial is all there is: near its ends the
-    kernel's weights within the trial are scaled to sum to 1. A bin of a condition counts if at least half of
-    the condition's trials, and one scored trial, have it. Neurons of constant PSTH have no R² and are left out;
-    if all are, the result is NaN.
+    Σ (p - mean p)² with sums over conditions and bins. The Neural Latents Benchmark does the same (sd 0.07 s for
+    MC_Maze and DMFC_RSG, 0.05 s for the smaller mazes, 0.04 s for Area2_Bump): it averages rates over test trials and
+    spikes over all trials, but smooths the continuous recording. Here spikes outside of a trial are unknown, so near its ends
+    the kernel's weights within the trial are scaled to sum to 1. A bin of a condition counts if at least half of
+    the condition's trials, and one scored trial, have it. Neurons with a constant PSTH have no R² and are left out;
+    if all neurons are, the result is NaN.
 
     Parameters
     ----------
@@ -70,10 +70,10 @@ def psth_r2(
     bin_width_s
         Seconds.
     smoothing_sd_s
-        Standard deviation of the Gaussian, seconds; it ends at 3 of them.
+        Standard deviation of the Gaussian, seconds; it is cut off at 3 of them.
     scored_trials
-        bool [trials], whose rates are averaged (the validation trials, say); None: all. A condition without
-        such a trial does not count.
+        bool [trials], trials whose rates are averaged, for example the validation trials; all unless given. A condition
+        without such a trial does not count.
     mask
         bool [trials, T], bins that exist.
     """
@@ -103,7 +103,7 @@ def psth_r2(
 
 
 def _mean_over_trials(values: Floats, exists: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean [T, N] of [trials, T, N] over the trials that have a bin, 0 where none has."""
+    """Return the mean over the trials that have a bin, [T, N] of [trials, T, N]; 0 where no trial has it."""
     total = np.where(exists[:, :, None], values, 0.0).sum(0)
     mean: NDArray[np.float64] = total / np.maximum(exists.sum(0), 1)[:, None]
     return mean

@@ -604,7 +604,7 @@ def test_disagreement_is_free_of_an_offset_of_the_losses():
 def test_disagreement_arguments_are_checked():
     with pytest.raises(ConfigurationError, match="different numbers"):
         validation_disagreement(of([1.0, 2.0], [1.0, 2.0], numbers=[1, 1]), OF_CONSTANT_RATES)
-    with pytest.raises(ConfigurationError, match="no sample is held out"):
+    with pytest.raises(ConfigurationError, match="expected held-out samples"):
         validation_disagreement(of([1.0], [1.0]), ReferenceLosses(1.0, 1.0, 0))
 
 

@@ -7,7 +7,7 @@ import torch
 
 
 def load(path: str) -> dict[str, torch.Tensor]:
-    """Each parameter by its name, as a float32 tensor."""
+    """Return each parameter by its name, as a float32 tensor."""
     data = bytearray(Path(path).read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
