@@ -185,3 +185,31 @@ def test_every_format_has_a_row() -> None:
     rows = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
     named = [name for row in rows if row != "`format`" for name in re.findall(r"`(\w+)`", row)]
     assert sorted(named) == sorted(get_args(FileFormat))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("[!C]*.md"), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=str,
+)
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\((?!http)([^)\s]+)\)", text):
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not heading or heading in _headings(target), link
+
+
+def _headings(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in plain}
+
+
+def test_the_start_page_leads_to_every_page() -> None:
+    linked = set(
+        re.findall(r"\]\((?!http|\.\.)([^)#]+)\)", (ROOT / "docs/index.md").read_text(encoding="utf-8"))
+    )
+    assert linked - {"decisions/"} == {one.name for one in (ROOT / "docs").glob("*.md")} - {"index.md"}

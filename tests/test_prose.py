@@ -11,7 +11,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "client/README.md",
-    *sorted(f"docs/{one.name}" for one in (ROOT / "docs").glob("*.md")),
+    *sorted(str(one.relative_to(ROOT)) for one in (ROOT / "docs").rglob("*.md")),
 ]
 MOST_WORDS = 35
 
