@@ -1,7 +1,7 @@
-"""Health check of the maintenance loop: exit 1 when one of its duties is overdue.
+"""Health check of the maintenance loop: exit with 1 if one of its duties is overdue.
 
-The loop has no port to ask, and a process that exists may still hang. What it is there for can be seen in the
-database: messages of the outbox are sent, and leases that ran out are taken back.
+The loop has no port, and an existing process may hang. But the database shows its work: it sends the messages of the outbox and
+takes back expired leases.
 """
 
 import sys
@@ -16,7 +16,7 @@ OVERDUE_SECONDS = 30.0
 
 
 def overdue_duties(database: Database) -> list[str]:
-    """Say what the maintenance loop should have done by now; empty when it keeps up."""
+    """Return the overdue duties of the maintenance loop; an empty list if there are none."""
     with database.read() as session:
         latest = database_now(session) - timedelta(seconds=OVERDUE_SECONDS)
         unsent = session.execute(select(func.count()).where(OutboxMessage.created_at < latest)).scalar_one()
