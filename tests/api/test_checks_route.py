@@ -287,7 +287,7 @@ def test_training_processes(parts: Parts) -> None:
     found = check_workers(parts)
     assert found.status == "ok"
     assert found.message.startswith("training processes alive: 1 × cuda:0, last seen ")
-    assert found.message.endswith("; pieces of work that wait: 1")
+    assert found.message.endswith("; queued slices: 1")
     assert list(found.details["workers"]) == ["host:1"]
 
 

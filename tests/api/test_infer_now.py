@@ -223,7 +223,7 @@ def test_whose_neurons_they_are_is_asked(
         both = add_dataset(session, neurons=11, splits=(None,) * 40)
         told = [{"dataset_id": f"dat_{n:024}", "trials": 20, "bins": 5, "neurons": n} for n in (7, 4)]
         session.get_one(Dataset, both).report = {"sessions": told}
-        model_id = add_trained(session, both)
+        model_id = add_trained(session, both, architecture={"read_in_dim": 3})
     assert "expected 0 … 1" in refused(light_client, model_id, {"spikes": COUNTS.tolist()})["detail"]
     assert post(light_client, model_id, {"spikes": COUNTS.tolist(), "session": 1}).json()["seed"] == 1
     assert (worker.asked["session"], worker.asked["neurons"]) == (1, [7, 4])

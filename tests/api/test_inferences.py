@@ -215,7 +215,7 @@ def test_which_session_is_meant_must_be_clear(light_client: TestClient, sqlite_d
         ]
         session.get_one(Dataset, both).report = {"sessions": told, "external_inputs": 0}
         assert len(sessions_of(session.get_one(Dataset, both))) == 2
-        model_id = add_trained(session, both)
+        model_id = add_trained(session, both, architecture={"read_in_dim": 3})
         of_one = add_trained(session, alone[0])
     found = refused(light_client, model_id, dataset_id=alone[2])
     assert found["errors"][0]["pointer"] == "/session"

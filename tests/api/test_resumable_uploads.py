@@ -126,7 +126,7 @@ def test_an_upload_from_begin_to_end(client: TestClient, database: Database, set
     assert (document["state"], document["sha256"], document["filename"]) == ("complete", SHA256, "Mäuse.npz")
     assert [path.name for path in settings.uploads_dir.iterdir()] == [SHA256]
     over = patch(client, url, len(CONTENT), b"")
-    assert (over.status_code, over.json()["detail"].endswith("is complete: it takes no bytes here")) == (
+    assert (over.status_code, over.json()["detail"].endswith("is complete: it accepts no bytes here")) == (
         409,
         True,
     )

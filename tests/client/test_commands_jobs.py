@@ -296,7 +296,7 @@ def test_lists_are_filtered_and_say_how_to_go_on(latentry: CommandLine, sqlite_d
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["datasets", "list", "--after", "yesterday"], "Error: --after: expected a time with its zone"),
+        (["datasets", "list", "--after", "yesterday"], "Error: --after: expected a time with a time zone"),
         (["jobs", "list", "--before", "x"], "Error: --before: expected a time"),
         (
             ["jobs", "list", "--dataset", "reaches"],

@@ -219,6 +219,6 @@ def test_a_wrong_password_is_refused_by_the_broker(image: Image) -> None:
 def test_the_image_alone_is_the_whole_service(image: Image) -> None:
     unset = ["env", "-u", "LATENTRY_REDIS_URL", "-u", "LATENTRY_DATABASE_URL"]
     container = image.start("alone", [*unset, *default_command(), "--port", str(free_port())])
-    container.wait_for_log("Ctrl-C stops everything")
+    container.wait_for_log("Ctrl-C stops the service")
     assert container.stop() == 0, container.log.read_text()
     assert "Stopped." in container.log.read_text()
