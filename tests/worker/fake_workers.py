@@ -8,7 +8,8 @@ from domain.states import JobState, ModelState, SliceState
 from store.database import Database, database_now
 from store.settings import Settings
 from store.tables import Decision, Job, Model, Slice
-from worker.scheduling.leases import Lease, claim_slice
+from worker.scheduling.fair_queue import claim_slice
+from worker.scheduling.leases import Lease
 from worker.scheduling.model_rows import end_model, note_best_weights
 from worker.scheduling.scheduler import advance
 

@@ -24,7 +24,7 @@ from tests.worker.real_training import ingest, run_job
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work, load_work
 from worker.ingest.service import ingest_dataset
-from worker.scheduling.leases import claim_slice
+from worker.scheduling.fair_queue import claim_slice
 from worker.scheduling.scheduler import advance
 
 

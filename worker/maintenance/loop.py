@@ -25,6 +25,7 @@ from store.tables import Dataset, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
 from worker.celery_app import SLICES, app
 from worker.maintenance.webhooks import deliver_until
+from worker.scheduling.fair_queue import may_begin
 from worker.scheduling.leases import reap
 
 logger = logging.getLogger("latentry.maintenance")
@@ -81,8 +82,7 @@ def sweep(session: Session, empty: Collection[str]) -> None:
         Queues without a message.
     """
     now = database_now(session)
-    may_begin = Slice.not_before.is_(None) | (Slice.not_before <= now)
-    waiting_slices = select(func.count()).where(Slice.state == SliceState.QUEUED, may_begin)
+    waiting_slices = select(func.count()).where(*may_begin(session))
     waiting_inferences = select(func.count()).where(Inference.state == InferenceState.QUEUED)
     queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
     pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()

@@ -1,17 +1,27 @@
-"""The fair queue: whether a training worker does an inference or a slice next.
+"""The fair queue: which inference or slice a training worker does next.
 
 An inference takes minutes at most and a user waits for it, so it goes before queued slices. But while slices wait, each process
 alternates between both: even with many inferences, training gets half of the turns.
 """
 
-from sqlalchemy import func, select
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Subquery, delete, func, select
 from sqlalchemy.orm import Session
 
-from domain.states import InferenceState
-from store.database import database_now
+from domain.states import InferenceState, JobState, ModelState, SliceState
+from store import events
+from store.database import LOCK, database_now
 from store.settings import Settings
-from store.tables import Inference
-from worker.scheduling.leases import TURNS_REMEMBERED, Lease, claim_slice, take
+from store.tables import CurvePoint, Inference, Job, Model, Slice
+from worker.scheduling.leases import Lease, record_slice_state, take
+from worker.scheduling.model_rows import record_state
+
+_WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
+"""States in which a job may begin slices. Paused and stopping jobs begin none."""
+TURNS_REMEMBERED = timedelta(hours=1)
+"""How long the fair queue remembers when a tenant was served."""
 
 
 def claim_next(session: Session, worker: str, settings: Settings, *, after_inference: bool) -> Lease | None:
@@ -29,23 +39,14 @@ def claim_next(session: Session, worker: str, settings: Settings, *, after_infer
 
 def claim_inference(session: Session, worker: str, settings: Settings) -> Lease | None:
     """Claim the oldest queued inference of the tenant that has the fewest running, or has waited longest."""
-    number = select(Inference.tenant_id, func.count().label("number"))
-    under_way = (
-        number.where(Inference.state == InferenceState.RUNNING).group_by(Inference.tenant_id).subquery()
-    )
-    recent = Inference.started_at > database_now(session) - TURNS_REMEMBERED
-    latest = select(Inference.tenant_id, func.max(Inference.started_at).label("at")).where(recent)
-    served = latest.group_by(Inference.tenant_id).subquery()
+    running = _running(Inference.tenant_id, Inference.state == InferenceState.RUNNING, "running")
+    served = _served(Inference.tenant_id, Inference.started_at, session)
     fairest = (
         select(Inference)
         .where(Inference.state == InferenceState.QUEUED)
-        .outerjoin(under_way, under_way.c.tenant_id == Inference.tenant_id)
-        .outerjoin(served, served.c.tenant_id == Inference.tenant_id)
-        .order_by(
-            func.coalesce(under_way.c.number, 0),
-            served.c.at.asc().nulls_first(),
-            Inference.id,
-        )
+        .outerjoin(running, running.c.id == Inference.tenant_id)
+        .outerjoin(served, served.c.id == Inference.tenant_id)
+        .order_by(func.coalesce(running.c.number, 0), served.c.at.asc().nulls_first(), Inference.id)
         .limit(1)
         .with_for_update(of=Inference, skip_locked=True)
     )
@@ -55,4 +56,107 @@ def claim_inference(session: Session, worker: str, settings: Settings) -> Lease 
     lease = take(session, row, worker, settings)
     row.state, row.error, row.trials_done = InferenceState.RUNNING, None, 0
     row.started_at = database_now(session)
+    return lease
+
+
+def _running(column: Any, is_running: ColumnElement[bool], name: str) -> Subquery:
+    """Count the rows that are running, by tenant or by job."""
+    number = select(column.label("id"), func.count().label("number"))
+    return number.where(is_running).group_by(column).subquery(name)
+
+
+def _served(tenant_id: Any, at: Any, session: Session) -> Subquery:
+    """Find when each tenant was served last, as far as that is remembered."""
+    latest = select(tenant_id.label("id"), func.max(at).label("at"))
+    recent = at > database_now(session) - TURNS_REMEMBERED
+    return latest.where(recent).group_by(tenant_id).subquery("served")
+
+
+def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | None:
+    """Claim the queued slice whose turn it is.
+
+    The order is: the tenant with the fewest running slices, or that has waited longest; of its jobs, the one with the highest
+    priority; of those, the one with the fewest running slices, or that has waited longest; of its slices, the oldest.
+
+    Returns
+    -------
+    Lease or None
+        None when nothing is queued.
+    """
+    while True:
+        # Locks are always taken in the order job, slice, models, so no two transactions wait for each other. If another worker
+        # has taken the job's last slice, the savepoint releases the job's lock before this worker waits for another one.
+        with session.begin_nested() as attempt:
+            job = _next_job(session, skip_held=True) or _next_job(session, skip_held=False)
+            if job is None:
+                return None
+            queued = select(Slice).where(Slice.job_id == job.id, *may_begin(session))
+            oldest = queued.order_by(Slice.id).limit(1).with_for_update()
+            if (row := session.execute(oldest).scalar_one_or_none()) is not None:
+                return _claim(session, job, row, worker, settings)
+            attempt.rollback()
+
+
+def may_begin(session: Session) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of slices that may be claimed."""
+    return (
+        Slice.state == SliceState.QUEUED,
+        Slice.not_before.is_(None) | (Slice.not_before <= database_now(session)),
+    )
+
+
+def _next_job(session: Session, *, skip_held: bool) -> Job | None:
+    """Lock the job whose turn it is.
+
+    Workers that claim at the same time skip jobs that others hold for a moment, and so take different jobs. Without `skip_held`
+    they wait. SQLite has only one writer anyway.
+    """
+    is_running = Slice.state == SliceState.LEASED
+    of_tenant = _running(Slice.tenant_id, is_running, "of_tenant")
+    of_job = _running(Slice.job_id, is_running, "of_job")
+    tenant = _served(Job.tenant_id, Job.served_at, session)
+    # Grouped first, so that the cost does not grow with queued slices times running slices.
+    waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(*may_begin(session))
+    queued = waiting.group_by(Slice.job_id).subquery("queued")
+    fairest = (
+        select(Job)
+        .where(Job.state.in_(_WORKED_ON))
+        .join(queued, queued.c.job_id == Job.id)
+        .outerjoin(of_tenant, of_tenant.c.id == Job.tenant_id)
+        .outerjoin(of_job, of_job.c.id == Job.id)
+        .outerjoin(tenant, tenant.c.id == Job.tenant_id)
+        .order_by(
+            func.coalesce(of_tenant.c.number, 0),
+            tenant.c.at.asc().nulls_first(),
+            Job.priority.desc(),
+            func.coalesce(of_job.c.number, 0),
+            Job.served_at.asc().nulls_first(),
+            queued.c.oldest,
+        )
+        .limit(1)
+        .with_for_update(**LOCK, of=Job, skip_locked=skip_held)
+    )
+    return session.execute(fairest.execution_options(populate_existing=True)).scalar_one_or_none()
+
+
+def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settings) -> Lease:
+    lease = take(session, row, worker, settings)
+    row.state = SliceState.LEASED
+    row.started_at = job.served_at = database_now(session)
+    row.error = None
+    # An interrupted attempt left points after the checkpoint. Training repeats these epochs.
+    if row.kind == "train":
+        session.execute(
+            delete(CurvePoint).where(
+                CurvePoint.model_id.in_(row.model_ids), CurvePoint.epoch > row.first_epoch
+            )
+        )
+        for model in session.execute(select(Model).where(Model.id.in_(row.model_ids))).scalars():
+            if model.state == ModelState.QUEUED:
+                model.state = ModelState.TRAINING
+                record_state(session, model)
+    if job.state == JobState.QUEUED:
+        job.state, job.started_at = JobState.RUNNING, job.started_at or database_now(session)
+        events.record(session, job.id, "job.state", state=job.state)
+    record_slice_state(session, row, worker=worker)
     return lease

@@ -10,22 +10,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Subquery, delete, func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from domain.states import DatasetState, InferenceState, JobState, ModelState, SliceState
+from domain.states import DatasetState, InferenceState, ModelState, SliceState
 from store import events, outbox
-from store.database import LOCK, database_now
+from store.database import database_now
 from store.settings import Settings
-from store.tables import CurvePoint, Dataset, Inference, Job, LeaseMixin, Model, Slice
-from worker.scheduling.model_rows import end_model, record_state
+from store.tables import Dataset, Inference, LeaseMixin, Model, Slice
+from worker.scheduling.model_rows import end_model
 
 Leased = Slice | Dataset | Inference
 """Rows that are worked on under a lease."""
-_WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
-"""States in which a job may begin slices. Paused and stopping jobs begin none."""
-TURNS_REMEMBERED = timedelta(hours=1)
-"""How long the fair queue remembers when a tenant was served."""
 
 
 class LeaseLost(Exception):
@@ -84,101 +80,6 @@ def take(session: Session, row: Leased, worker: str, settings: Settings) -> Leas
 def drop_lease(row: LeaseMixin) -> None:
     """Take the lease away: its holder can write no more."""
     row.lease_token = row.lease_expires_at = row.leased_by = None
-
-
-def claim_slice(session: Session, worker: str, settings: Settings) -> Lease | None:
-    """Claim the queued slice whose turn it is.
-
-    The order is: the tenant with the fewest running slices, or that has waited longest; of its jobs, the one with the highest
-    priority; of those, the one with the fewest running slices, or that has waited longest; of its slices, the oldest.
-
-    Returns
-    -------
-    Lease or None
-        None when nothing is queued.
-    """
-    while True:
-        # Locks are always taken in the order job, slice, models, so no two transactions wait for each other. If another worker
-        # has taken the job's last slice, the savepoint releases the job's lock before this worker waits for another one.
-        with session.begin_nested() as attempt:
-            job = _next_job(session, skip_held=True) or _next_job(session, skip_held=False)
-            if job is None:
-                return None
-            queued = select(Slice).where(Slice.job_id == job.id, *_may_begin(session))
-            oldest = queued.order_by(Slice.id).limit(1).with_for_update()
-            if (row := session.execute(oldest).scalar_one_or_none()) is not None:
-                return _claim(session, job, row, worker, settings)
-            attempt.rollback()
-
-
-def _may_begin(session: Session) -> tuple[ColumnElement[bool], ...]:
-    return (
-        Slice.state == SliceState.QUEUED,
-        Slice.not_before.is_(None) | (Slice.not_before <= database_now(session)),
-    )
-
-
-def _next_job(session: Session, *, skip_held: bool) -> Job | None:
-    """Lock the job whose turn it is.
-
-    Workers that claim at the same time skip jobs that others hold for a moment, and so take different jobs. Without `skip_held`
-    they wait. SQLite has only one writer anyway.
-    """
-
-    def under_way(column: Any, name: str) -> Subquery:
-        number = select(column.label("id"), func.count().label("slices"))
-        return number.where(Slice.state == SliceState.LEASED).group_by(column).subquery(name)
-
-    of_tenant, of_job = under_way(Slice.tenant_id, "of_tenant"), under_way(Slice.job_id, "of_job")
-    # Grouped first, so that the cost does not grow with queued slices times running slices.
-    waiting = select(Slice.job_id, func.min(Slice.id).label("oldest")).where(*_may_begin(session))
-    queued = waiting.group_by(Slice.job_id).subquery("queued")
-    served = select(Job.tenant_id, func.max(Job.served_at).label("at")).where(
-        Job.served_at > database_now(session) - TURNS_REMEMBERED
-    )
-    tenant = served.group_by(Job.tenant_id).subquery("tenant")
-    fairest = (
-        select(Job)
-        .where(Job.state.in_(_WORKED_ON))
-        .join(queued, queued.c.job_id == Job.id)
-        .outerjoin(of_tenant, of_tenant.c.id == Job.tenant_id)
-        .outerjoin(of_job, of_job.c.id == Job.id)
-        .outerjoin(tenant, tenant.c.tenant_id == Job.tenant_id)
-        .order_by(
-            func.coalesce(of_tenant.c.slices, 0),
-            tenant.c.at.asc().nulls_first(),
-            Job.priority.desc(),
-            func.coalesce(of_job.c.slices, 0),
-            Job.served_at.asc().nulls_first(),
-            queued.c.oldest,
-        )
-        .limit(1)
-        .with_for_update(**LOCK, of=Job, skip_locked=skip_held)
-    )
-    return session.execute(fairest.execution_options(populate_existing=True)).scalar_one_or_none()
-
-
-def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settings) -> Lease:
-    lease = take(session, row, worker, settings)
-    row.state = SliceState.LEASED
-    row.started_at = job.served_at = database_now(session)
-    row.error = None
-    # An interrupted attempt left points after the checkpoint. Training repeats these epochs.
-    if row.kind == "train":
-        session.execute(
-            delete(CurvePoint).where(
-                CurvePoint.model_id.in_(row.model_ids), CurvePoint.epoch > row.first_epoch
-            )
-        )
-        for model in session.execute(select(Model).where(Model.id.in_(row.model_ids))).scalars():
-            if model.state == ModelState.QUEUED:
-                model.state = ModelState.TRAINING
-                record_state(session, model)
-    if job.state == JobState.QUEUED:
-        job.state, job.started_at = JobState.RUNNING, job.started_at or database_now(session)
-        events.record(session, job.id, "job.state", state=job.state)
-    _record_state(session, row, worker=worker)
-    return lease
 
 
 def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Settings) -> Lease | None:
@@ -263,7 +164,7 @@ def try_again_later(
     drop_lease(row)
     row.error, row.state = problem, SliceState.QUEUED
     row.not_before = database_now(session) + timedelta(seconds=seconds)
-    _record_state(session, row, error=problem)
+    record_slice_state(session, row, error=problem)
 
 
 def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], settings: Settings) -> None:
@@ -284,7 +185,7 @@ def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], se
             outbox.post(session, outbox.RUN_SLICE)
         return
     row.state = SliceState.FAILED if spent else SliceState.QUEUED
-    _record_state(session, row, error=problem)
+    record_slice_state(session, row, error=problem)
     if spent:
         if row.kind == "train":
             _blame(session, row, problem)
@@ -307,6 +208,7 @@ def _blame(session: Session, row: Slice, problem: dict[str, Any]) -> None:
             model.is_alone = True
 
 
-def _record_state(session: Session, row: Slice, **details: Any) -> None:
+def record_slice_state(session: Session, row: Slice, **details: Any) -> None:
+    """Record the state of a slice as an event of its job."""
     state = {"slice_id": row.id, "state": row.state, "attempt": row.attempts}
     events.record(session, row.job_id, "slice.state", **state, **details)

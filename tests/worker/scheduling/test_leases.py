@@ -19,7 +19,8 @@ from store.tables import Dataset, Job, OutboxMessage, Slice
 from tests.waiting import wait_until
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
-from worker.scheduling.leases import Lease, LeaseLost, claim_dataset, claim_slice, reap, try_again_later
+from worker.scheduling.fair_queue import claim_slice
+from worker.scheduling.leases import Lease, LeaseLost, claim_dataset, reap, try_again_later
 from worker.scheduling.scheduler import advance
 
 

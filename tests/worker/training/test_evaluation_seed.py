@@ -18,7 +18,7 @@ from tests.worker.real_training import run_job
 from worker.context.data import read_array
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work, load_work
-from worker.scheduling.leases import claim_slice
+from worker.scheduling.fair_queue import claim_slice
 from worker.scheduling.scheduler import advance
 
 
