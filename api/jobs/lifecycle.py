@@ -1,7 +1,7 @@
-"""What is done to jobs that are there: pause, resume, stop, cancel, retry, extend.
+"""The verbs of jobs: pause, resume, stop, cancel, retry, extend.
 
-Each is one transaction under the lock of the job's row. Workers hear of it with their next heartbeat, and claim nothing of a
-job that is paused or stopping; the scheduler does what follows. The edges are drawn in `domain.states.JobState`.
+Each verb is one transaction that locks the job's row. Workers learn of it with their next heartbeat, and claim no slices of a
+paused or stopping job; the scheduler does the rest. `domain.states.JobState` draws the transitions.
 """
 
 from sqlalchemy import select
@@ -19,7 +19,7 @@ from store.tables import Job, Model, Slice
 
 
 def pause(session: Session, job: Job) -> None:
-    """Let a job rest: what is under way ends its epoch and is kept. One that is paused already stays so."""
+    """Pause a job: models in training finish their epoch, and their weights are kept. A paused job stays paused."""
     if job.state == JobState.PAUSED:
         return
     _require(job, "paused", JobState.QUEUED, JobState.RUNNING)
@@ -29,7 +29,7 @@ def pause(session: Session, job: Job) -> None:
 
 
 def resume(session: Session, job: Job) -> None:
-    """Go on with a job that was paused. One that goes on already stays so."""
+    """Resume a paused job. A queued or running job stays as it is."""
     if job.state in (JobState.QUEUED, JobState.RUNNING):
         return
     _require(job, "resumed", JobState.PAUSED)
@@ -39,7 +39,7 @@ def resume(session: Session, job: Job) -> None:
 
 
 def stop(session: Session, job: Job) -> None:
-    """End the training of a job with what is there: of that the best model is selected, and its latents are computed."""
+    """End the training of a job: the best model so far is selected, and its latents are computed."""
     if job.state in (JobState.STOPPING, JobState.INFERRING, JobState.DONE):
         return
     _require(job, "stopped", JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
@@ -49,7 +49,7 @@ def stop(session: Session, job: Job) -> None:
 
 
 def cancel(session: Session, job: Job) -> None:
-    """Drop a job now: what is under way loses its lease, and every result so far stays readable."""
+    """Cancel a job now: running slices lose their leases, and all results so far stay readable."""
     if job.state == JobState.CANCELLED:
         return
     _require(
@@ -75,7 +75,7 @@ def cancel(session: Session, job: Job) -> None:
 
 
 def retry(session: Session, job: Job) -> None:
-    """Go on with a job that failed or was cancelled, from what its models have learnt."""
+    """Continue a job that failed or was cancelled, from the last weights of its models."""
     _require(job, "retried", JobState.FAILED, JobState.CANCELLED)
     for model in _models(session, job, ModelState.FAILED, ModelState.CANCELLED):
         _reopen(session, model)
@@ -83,7 +83,7 @@ def retry(session: Session, job: Job) -> None:
 
 
 def extend(session: Session, job: Job, more: BudgetExtension) -> None:
-    """Add to the budget of a job that is done, or has not ended: more models begin, and those that came to their end go on."""
+    """Add to the budget of a job that is done or has not ended: new models begin, and models without epochs left continue."""
     _require(
         job,
         "extended",
@@ -105,7 +105,7 @@ def extend(session: Session, job: Job, more: BudgetExtension) -> None:
         has_more = model.epochs_trained < added["epochs"]
         if has_more and model.checkpoint_key is not None and model.refit_of is None:
             _reopen(session, model)
-            model.target_epochs = model.epochs_trained  # the strategy says how far
+            model.target_epochs = model.epochs_trained  # the strategy sets the next target
     for model in _models(session, job, ModelState.CANCELLED):
         if model.refit_of is None:
             _reopen(session, model)
@@ -121,7 +121,7 @@ def _check_extension(specification: JobSpecification, more: BudgetExtension) -> 
         FieldProblem(
             pointer=f"/{name}",
             code="too_many",
-            message=f"expected at most {most} in all; it would be {total}",
+            message=f"expected a total of at most {most}; it would be {total}",
         )
         for name, total, most in (
             ("models", budget.models + more.models, MOST_MODELS),
@@ -133,7 +133,7 @@ def _check_extension(specification: JobSpecification, more: BudgetExtension) -> 
         FieldProblem(
             pointer=f"/{name}",
             code="no_limit",
-            message=f"the job has no budget.{name}: there is nothing to add to",
+            message=f"the job has no budget.{name} that could be extended",
         )
         for name in ("wall_seconds", "device_seconds")
         if getattr(more, name) and getattr(budget, name) is None
@@ -147,7 +147,7 @@ def _check_extension(specification: JobSpecification, more: BudgetExtension) -> 
 
 
 def _reopen(session: Session, model: Model) -> None:
-    """Let a model that had ended train on, from what it has learnt."""
+    """Let a model that had ended continue from its last weights."""
     model.end_reason, model.ended_at, model.is_alone = None, None, False
     has_begun = model.checkpoint_key is not None
     _set_state(session, model, ModelState.TRAINING if has_begun else ModelState.QUEUED)

@@ -1,4 +1,4 @@
-"""What a search decided, and whose weights a model has."""
+"""The decisions of a search, and the lineage of a model: from which models its weights come."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from store.tables import Decision, Job, Model
 def list_decisions(
     session: Session, job: Job, page_size: int, page_token: str | None
 ) -> Page[DecisionDocument]:
-    """A page of what was decided about the models of a job, in order."""
+    """Return a page of the decisions about the models of a job, in order."""
     query = select(Decision).where(Decision.job_id == job.id).order_by(Decision.id)
     if (after := decode_number(page_token)) is not None:
         query = query.where(Decision.id > after)
@@ -41,18 +41,18 @@ def _decision_document(row: Decision) -> DecisionDocument:
 
 
 def read_models(session: Session, job: Job) -> Sequence[Model]:
-    """The models of a job, by number."""
+    """Return the models of a job, by number."""
     return session.execute(select(Model).where(Model.job_id == job.id).order_by(Model.number)).scalars().all()
 
 
 def read_decisions(session: Session, job: Job) -> Sequence[Decision]:
-    """Every decision of a job, in order."""
+    """Return all decisions of a job, in order."""
     of_job = select(Decision).where(Decision.job_id == job.id).order_by(Decision.id)
     return session.execute(of_job).scalars().all()
 
 
 def followed_model(job: Job, models: Sequence[Model], number: int | None) -> Model:
-    """The model whose lineage is asked for: the one with a number, else the selected one, else the best so far.
+    """Return the model whose lineage is requested: the one with this number, else the selected one, else the best so far.
 
     Raises
     ------
@@ -73,14 +73,14 @@ def followed_model(job: Job, models: Sequence[Model], number: int | None) -> Mod
     trained = [one for one in models if one.smoothed_sv_loss is not None and one.refit_of is None]
     if not trained:
         raise WrongState(
-            f"the job {job.id} is {job.state} and none of its models has trained: there is no lineage to follow",
-            hint="wait for the first losses, or name a model by ?model=",
+            f"the job {job.id} is {job.state} and none of its models has trained: no model has a lineage yet",
+            hint="wait for the first losses, or give the number of a model as ?model=",
         )
     return min(trained, key=selection_order)
 
 
 def job_lineage(session: Session, job: Job, number: int | None) -> JobLineage:
-    """Whose weights a model of a job has, from epoch to epoch; raises as `followed_model` does."""
+    """Return the lineage of a model of a job; raise as `followed_model` does."""
     model = followed_model(job, read_models(session, job), number)
     return JobLineage(
         job_id=job.id,
@@ -95,9 +95,9 @@ def job_lineage(session: Session, job: Job, number: int | None) -> JobLineage:
 
 
 def segments(model: Model, decisions: Sequence[Decision]) -> list[LineageSegment]:
-    """The lineage of a model as it is answered; one segment if nothing is kept of what was decided about it."""
+    """Return the lineage of a model as documents; a single segment if no decisions about it are stored."""
     found = lineage(decisions, model.number) or [
-        Segment(model.number, 0, None, model.hyperparameters, "begun before decisions were kept")
+        Segment(model.number, 0, None, model.hyperparameters, "begun before decisions were stored")
     ]
     documents: list[LineageSegment] = []
     for segment in found:
@@ -120,7 +120,7 @@ def segments(model: Model, decisions: Sequence[Decision]) -> list[LineageSegment
 def changes(
     before: Mapping[str, Value], after: Mapping[str, Value]
 ) -> dict[str, tuple[Value | None, Value | None]]:
-    """What differs between two sets of hyperparameters: values before and after, by name."""
+    """Return the values before and after of the hyperparameters that differ, by name."""
     names = [*after, *(name for name in before if name not in after)]
     return {
         name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)

@@ -56,7 +56,7 @@ _SPECIFICATIONS: dict[str, Example] = {
         },
     },
     "autolfads": {
-        "summary": "Population-based training as published, in six hours of devices",
+        "summary": "Population-based training as published, within six hours of device time",
         "value": {
             "dataset_id": _DATASET_ID,
             "preset": "autolfads",
@@ -64,7 +64,7 @@ _SPECIFICATIONS: dict[str, Example] = {
         },
     },
     "sizes": {
-        "summary": "TPE over sizes of the network too, the worst given up early",
+        "summary": "TPE that also searches the sizes of the network, and stops the worst models early",
         "value": {
             "dataset_id": _DATASET_ID,
             "strategy": {"kind": "hyperband", "sampler": {"kind": "tpe", "models_at_once": 9}},
@@ -81,7 +81,7 @@ _SPECIFICATIONS: dict[str, Example] = {
     status_code=202,
     response_model=None,
     responses={
-        200: {"model": JobPreview, "description": "With `validate_only`: what it would do."},
+        200: {"model": JobPreview, "description": "With `validate_only`: what the job would do."},
         202: {"model": JobDocument, "description": "The job, queued. `Location` has its path."},
         **problem_responses(400, 404, 409, 413, 415, 422),
     },
@@ -92,7 +92,8 @@ def create_job(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
     settings: SettingsDependency,
-    validate_only: Annotated[bool, Query(description="Check and preview; make nothing.")] = False,
+    *,
+    validate_only: Annotated[bool, Query(description="Check and preview the job; do not create it.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDocument | JobPreview:
     """Begin a search over models of a data set."""
@@ -112,21 +113,30 @@ def list_jobs(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
     filters: FiltersDependency,
-    state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
+    *,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     dataset_id: DatasetIdFilter = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[JobDocument]:
     """List jobs, newest first."""
     with database.read() as session:
-        return service.list_page(session, tenant_id, filters, state, dataset_id, page_size, page_token)
+        return service.list_page(
+            session,
+            tenant_id,
+            filters,
+            state=state,
+            dataset_id=dataset_id,
+            page_size=page_size,
+            page_token=page_token,
+        )
 
 
 @router.get("/v1/jobs/{job_id}", operation_id="get_job", responses=problem_responses(404))
 async def get_job(
     job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
 ) -> JobDocument:
-    """Read a job: state, progress, and the selected model once it is done."""
+    """Read a job: its state, its progress, and the selected model once it is done."""
 
     def read() -> JobDocument:
         with database.read() as session:
@@ -151,35 +161,35 @@ _CHANGES_STATE = problem_responses(404, 409, 413)
 
 @router.post("/v1/jobs/{job_id}:pause", operation_id="pause_job", responses=_CHANGES_STATE)
 def pause_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
-    """Let a job rest. What is under way ends its epoch and is kept; the time does not count."""
+    """Pause a job. Models in training finish their epoch, and their weights are kept. Paused time does not count."""
     with database.write() as session:
         return service.change_state(session, tenant_id, job_id, lifecycle.pause)
 
 
 @router.post("/v1/jobs/{job_id}:resume", operation_id="resume_job", responses=_CHANGES_STATE)
 def resume_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
-    """Go on with a paused job where it was."""
+    """Resume a paused job where it was."""
     with database.write() as session:
         return service.change_state(session, tenant_id, job_id, lifecycle.resume)
 
 
 @router.post("/v1/jobs/{job_id}:stop", operation_id="stop_job", responses=_CHANGES_STATE)
 def stop_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
-    """End the training with what is there: the best model so far is selected, and its latents are computed."""
+    """End the training of a job: select the best model so far and compute its latents."""
     with database.write() as session:
         return service.change_state(session, tenant_id, job_id, lifecycle.stop)
 
 
 @router.post("/v1/jobs/{job_id}:cancel", operation_id="cancel_job", responses=_CHANGES_STATE)
 def cancel_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
-    """Drop a job now. What its models have learnt so far stays readable; latents are not computed."""
+    """Cancel a job now. Results of its models so far stay readable; latents are not computed."""
     with database.write() as session:
         return service.change_state(session, tenant_id, job_id, lifecycle.cancel)
 
 
 @router.post("/v1/jobs/{job_id}:retry", operation_id="retry_job", responses=_CHANGES_STATE)
 def retry_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
-    """Go on with a job that failed or was cancelled, from what its models have learnt."""
+    """Continue a job that failed or was cancelled, from the last weights of its models."""
     with database.write() as session:
         return service.change_state(session, tenant_id, job_id, lifecycle.retry)
 
@@ -196,7 +206,7 @@ def extend_job(
     tenant_id: TenantDependency,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDocument:
-    """Add to the budget of a job, also of one that is done: models that came to their end go on, further ones begin."""
+    """Add to the budget of a job, which may be done: models that have trained all their epochs continue, and new models begin."""
     with database.write() as session:
         return service.extend(session, tenant_id, job_id, more, idempotency_key)
 
@@ -223,7 +233,7 @@ def list_events(
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Page[EventDocument]:
-    """List what happened to a job so far, in order. `events/stream` follows what happens later."""
+    """List the events of a job so far, in order. `events/stream` also sends later events."""
     with database.read() as session:
         service.find(session, tenant_id, job_id)
         return service.list_events(session, job_id, page_size, page_token)
@@ -246,10 +256,10 @@ async def stream_events(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
     last_event_id: Annotated[
-        str | None, Header(description="Id of the last event you have; those after it follow.")
+        str | None, Header(description="Id of the last event you have; later events follow.")
     ] = None,
 ) -> Response:
-    """Follow what happens to a job, from its beginning or from `Last-Event-ID`, until it ends."""
+    """Stream the events of a job, from the first or from `Last-Event-ID`, until the job ends."""
     after = _event_id(last_event_id)
 
     def read(from_id: int) -> tuple[list[EventDocument], bool]:
@@ -257,7 +267,7 @@ async def stream_events(
             is_final = JobState(service.find(session, tenant_id, job_id).state).is_final
             return service.events_after(session, job_id, from_id, 200), is_final
 
-    await to_thread.run_sync(read, after)  # 404 before the stream begins
+    await to_thread.run_sync(read, after)  # answers 404 before the stream begins
 
     async def stream() -> AsyncIterator[bytes]:
         position, quiet = after, 0
@@ -284,7 +294,7 @@ def _event_id(text: str | None) -> int:
     if text is None:
         return 0
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        message = f"expected the id of an event, a whole number; got {text!r}"
+        message = f"expected the id of an event, an integer; got {text!r}"
         raise Invalid(
             f"Last-Event-ID: {message}",
             errors=[FieldProblem(pointer="Last-Event-ID", code="event_id", message=message)],

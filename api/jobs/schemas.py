@@ -11,36 +11,36 @@ from domain.states import JobState
 
 
 class JobProgress(BaseModel):
-    """How far a job has come."""
+    """The progress of a job."""
 
     fraction: float = Field(
-        description="Epochs trained, of those and what is left to do at most, 0 to 1: it leaps when models end early."
+        description="Epochs trained, as a share of all epochs that can be trained, 0 to 1. It jumps when models end early."
     )
-    models: int = Field(description="Of the budget.")
+    models: int = Field(description="Models of the budget.")
     models_ended: int
-    epochs_trained: int = Field(description="Over all models.")
-    epochs_budget: int = Field(description="Over all models.")
+    epochs_trained: int = Field(description="Epochs trained, over all models.")
+    epochs_budget: int = Field(description="Epochs of the budget, over all models.")
     best_smoothed_sv_loss: float | None = Field(
-        description="Lowest of the weights that the models hold, in nats per sample. With `pbt` it can rise: a model that copies "
-        "another gives up its own kept weights."
+        description="Lowest smoothed SV loss of the weights that models hold, in nats per sample. With `pbt` it can rise: a "
+        "model that copies another loses its own kept weights."
     )
     best_sv_bits_per_spike_valid: float | None = Field(
         None,
-        description="What the SV loss of that epoch gains over each neuron's mean over the samples, in bits per spike. null: not "
-        "defined, see the "
-        "score `sv_bits_per_spike_valid`.",
+        description="Gain of the SV loss of that epoch over constant rates (the mean of each neuron), in bits per spike. null: "
+        "not defined, see the score `sv_bits_per_spike_valid`.",
     )
     best_model_id: str | None = Field(
-        description="Model that holds these weights; where several do, the one that trained them."
+        description="Model that holds these weights; if several models hold them, the one that trained them."
     )
-    seconds_elapsed: float | None = Field(description="Since the first slice began, without pauses.")
-    device_seconds: float = Field(description="Time of devices in training, over all of them.")
+    seconds_elapsed: float | None = Field(description="Time since the first slice began, without pauses.")
+    device_seconds: float = Field(description="Time of training, summed over devices.")
     seconds_left: float | None = Field(
-        description="Estimate of the seconds until the latents are there: before the first epoch that of `validate_only`, "
-        "then from the job's own pace. Models that end early make it shorter. null while it is paused and once it has ended."
+        description="Estimate of the seconds until the latents are stored: before the first epoch the estimate of "
+        "`validate_only`, then from the job's own pace. Models that end early make it shorter. null while the job is paused "
+        "and once it has ended."
     )
     waits_for: str | None = Field(
-        description="What keeps a part of it from going on for the moment, e.g. a full disk; it is tried again by itself."
+        description="Why a part of the job waits, e.g. for space on a full disk. The service tries again by itself."
     )
 
 
@@ -71,7 +71,7 @@ class ModelDiagnostics(BaseModel):
 
 
 class BaselineComparison(BaseModel):
-    """How much better the selected model predicts than a simple predictor, on the same held-out samples."""
+    """The score of the selected model relative to a simple predictor, on the same held-out samples."""
 
     score: str = Field(description="`sv_bits_per_spike_valid` or `sv_bits_per_spike_test`.")
     baseline: str = Field(description="`mean`, `psth` or `smoothed_spikes`, see `baselines` of the model.")
@@ -79,17 +79,18 @@ class BaselineComparison(BaseModel):
         description="The model's score less that of the simple predictor, in bits per spike."
     )
     standard_error: float | None = Field(
-        description="Of the difference, from its spread over trials; null for fewer than two trials."
+        description="Standard error of the difference over trials; null for fewer than two trials."
     )
     verdict: Literal["above", "about_as_good", "below"] = Field(
-        description="Of the model: `about_as_good` if the difference is within two standard errors."
+        description="Verdict on the model: `about_as_good` if the difference is within two standard errors."
     )
 
 
 class JobDiagnostics(BaseModel):
-    """Which models leak, and whether ordinary validation would have misled.
+    """Which models leak, and whether the validation loss would have misled.
 
-    All models of the search are judged that have losses and did not diverge: with their kept weights, and at their last epoch.
+    The diagnostics cover all models of the search that have losses and did not diverge, with their kept weights and at their last
+    epoch.
     """
 
     rank_correlation: float | None = Field(
@@ -113,12 +114,12 @@ class JobDiagnostics(BaseModel):
         "validation would select it."
     )
     selected: int | None = Field(
-        description="Number of the selected model: the lowest smoothed SV loss decides."
+        description="Number of the selected model, which has the lowest smoothed SV loss."
     )
     is_best_epoch_in_ramp: bool = Field(
         False,
         description="Whether the kept weights of the selected model are from an epoch within the ramp "
-        "(`training.ramp_epochs`), when the weights of KL and L2 do not count in full.",
+        "(`training.ramp_epochs`), when the penalties of KL and L2 have not reached their full weights.",
     )
     constant_sv_loss: float = Field(
         description="SV loss of constant rates, each neuron's mean over the training samples that enter, in nats per sample. "
@@ -131,10 +132,11 @@ class JobDiagnostics(BaseModel):
         [], description="The selected model against simple predictors."
     )
     warning: str | None = Field(
-        description="What to know before using the latents: models leak, the selected one is from within the ramp, it predicts "
-        "no better than a simple predictor, or its hyperparameters lie beyond their ranges. It says what to change."
+        description="What to know before you use the latents: models leak, the selected weights are from within the ramp, the "
+        "model predicts no better than a simple predictor, or its hyperparameters lie outside their ranges. It says what to "
+        "change."
     )
-    note: str | None = Field(description="Why leaks are not judged, where they are not.")
+    note: str | None = Field(description="Why leaks are not judged; null if they are.")
     models: list[ModelDiagnostics]
 
 
@@ -149,14 +151,16 @@ class JobDocument(BaseModel):
     progress: JobProgress
     selected_model_id: str | None = Field(
         None,
-        description="The model with the lowest smoothed SV loss; where several hold the same kept weights, the one that trained "
-        "them.",
+        description="The model with the lowest smoothed SV loss; if several models hold the same kept weights, the one that "
+        "trained them.",
     )
     final_model_id: str | None = Field(
         None,
-        description="With `inference.refit` the model trained on all trials, whose latents are stored.",
+        description="With `inference.refit`, the model trained on all trials, whose latents are stored.",
     )
-    warnings: list[str] = Field([], description="What of the request is allowed and probably not meant.")
+    warnings: list[str] = Field(
+        [], description="Settings of the request that are allowed and probably not intended."
+    )
     trained_with: list[dict[str, str | None]] = Field(
         [],
         description="Versions of Latentry and torch that trained it: several if the service was upgraded, or if its workers "
@@ -166,7 +170,7 @@ class JobDocument(BaseModel):
         None,
         description=f"{SCORED_ON} null: only in an answer that was stored for an `Idempotency-Key` before this field existed.",
     )
-    diagnostics: JobDiagnostics | None = Field(None, description="Once it is done.")
+    diagnostics: JobDiagnostics | None = Field(None, description="Diagnostics, once the job is done.")
     error: dict[str, Any] | None = None
     specification: JobSpecification
     created_at: datetime
@@ -176,42 +180,43 @@ class JobDocument(BaseModel):
 
 
 class JobPreview(BaseModel):
-    """What a job would do, without doing it."""
+    """What a job would do, and what it would need."""
 
     valid: bool
     models: int
     epochs: int = Field(
-        description="Over all models, at most; with successive halving of those that go on at each rung (with `asha` about)."
+        description="Largest number of epochs over all models; with successive halving, only of models that continue at each "
+        "rung (with `asha` approximately)."
     )
     training_trials: int
     validation_trials: int
-    test_trials: int = Field(description="Neither trained on nor used to select a model.")
+    test_trials: int = Field(description="Trials that neither train nor select a model.")
     steps_per_epoch: int
-    packs: int = Field(description="Groups of models that train together, with the workers there are now.")
-    slices: int = Field(description="Pieces of work, the last of which computes the latents.")
+    packs: int = Field(description="Groups of models that train together, with the workers that are alive.")
+    slices: int = Field(description="Number of slices; the last one computes the latents.")
     seconds: float = Field(
-        description="Estimate of the time in seconds until the latents are there, if the workers do nothing else and no model "
+        description="Estimate of the time in seconds until the latents are stored, if the workers do nothing else and no model "
         "ends early for lack of progress."
     )
     device_seconds: float = Field(
-        description="Estimate of the time in seconds that devices train, summed over them; without the latents."
+        description="Estimate of the time of training in seconds, summed over devices; without the latents."
     )
     seconds_basis: Literal["measured", "assumed"] = Field(
-        description="Whether the pace is that of the last trainings on this service, or assumed because there has been none yet: "
-        "from a short measurement that each worker makes when it starts."
+        description="`measured`: from the pace of the last trainings on this service. `assumed`: this service has not trained "
+        "anything yet; from a short measurement that each worker makes when it starts."
     )
-    workers: int = Field(description="Training processes seen lately; 1 if there are none.")
-    kept_bytes: int = Field(description="Weights of the models that are kept, and learning curves.")
-    latents_bytes: int = Field(description="Latents of one model with all arrays, before compression.")
-    step_memory_bytes: int = Field(description="Rough memory of one model's training step.")
-    external_inputs: int = Field(description="Known inputs in each bin, from the data set.")
+    workers: int = Field(description="Number of training processes that are alive; 1 if there are none.")
+    kept_bytes: int = Field(description="Size of the kept weights and of the learning curves.")
+    latents_bytes: int = Field(description="Size of all latents of one model before compression.")
+    step_memory_bytes: int = Field(description="Approximate memory of a training step of one model.")
+    external_inputs: int = Field(description="Number of known inputs in each bin, from the data set.")
     scored_on: str = Field(description=SCORED_ON)
-    specification: JobSpecification = Field(description="With every default written out.")
+    specification: JobSpecification = Field(description="The specification with all defaults.")
     warnings: list[str]
 
 
 class EventDocument(BaseModel):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     id: int
     kind: str = Field(
@@ -223,25 +228,26 @@ class EventDocument(BaseModel):
 
 
 class BudgetExtension(BaseModel):
-    """What is added to the budget of a job."""
+    """An addition to the budget of a job."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    models: int = Field(0, ge=0, le=1000, description="So many models more.")
-    epochs: int = Field(0, ge=0, le=100_000, description="So many epochs more for each model.")
-    wall_seconds: float = Field(0, ge=0, description="So many seconds more, where the job has such a limit.")
-    device_seconds: float = Field(
-        0, ge=0, description="So many seconds more, where the job has such a limit."
-    )
+    models: int = Field(0, ge=0, le=1000, description="Number of further models.")
+    epochs: int = Field(0, ge=0, le=100_000, description="Number of further epochs for each model.")
+    wall_seconds: float = Field(0, ge=0, description="Further seconds, if the job has this limit.")
+    device_seconds: float = Field(0, ge=0, description="Further seconds, if the job has this limit.")
 
 
 class JobChanges(BaseModel):
-    """What may change of a job at any time."""
+    """A change of the name or the priority of a job."""
 
     model_config = ConfigDict(extra="forbid")
 
-    # PostgreSQL's text has no NUL
+    # PostgreSQL cannot store NUL in text
     name: str | None = Field(None, max_length=200, pattern=r"^[^\x00]*$")
     priority: int | None = Field(
-        None, ge=-10, le=10, description="Of your own jobs, those of higher priority are trained first."
+        None,
+        ge=-10,
+        le=10,
+        description="Among your own jobs, those with a higher priority are trained first.",
     )

@@ -1,4 +1,4 @@
-"""Routes of what a search did and found: decisions, lineage, importance."""
+"""Routes of the results of a search: decisions, lineage, importance."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ ModelNumber = Annotated[
     Query(
         ge=0,
         le=2**31 - 1,
-        description="Number of the model to follow; unless given the selected one, else the best so far.",
+        description="Number of the model to follow; default: the selected model, else the best so far.",
     ),
 ]
 _FOLLOWS_A_MODEL = problem_responses(404, 409, 422)
@@ -34,7 +34,7 @@ def list_decisions(
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Page[DecisionDocument]:
-    """List what the strategy decided about the models of a job, in order: which begin, go on, copy another, end, and why."""
+    """List the decisions of the strategy in order: which models begin, continue, copy another or end, with reasons."""
     with database.read() as session:
         return lineage.list_decisions(
             session, service.find(session, tenant_id, job_id), page_size, page_token
@@ -45,7 +45,7 @@ def list_decisions(
 def get_lineage(
     job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, model: ModelNumber = None
 ) -> JobLineage:
-    """Follow a model back through the models whose weights it took, with the hyperparameters of every epoch."""
+    """Follow a model back through the models that it copied, with the hyperparameters of every epoch."""
     with database.read() as session:
         return lineage.job_lineage(session, service.find(session, tenant_id, job_id), model)
 
@@ -62,7 +62,7 @@ def get_lineage(
 def draw_lineage(
     job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, model: ModelNumber = None
 ) -> Response:
-    """Draw the whole search as an SVG picture: a line for each model, an arrow for each copy, one model's lineage thick."""
+    """Draw the whole search as SVG: a line for each model, an arrow for each copy, the lineage of one model highlighted."""
     with database.read() as session:
         job = service.find(session, tenant_id, job_id)
         models, decisions = lineage.read_models(session, job), lineage.read_decisions(session, job)
@@ -75,6 +75,6 @@ def draw_lineage(
 
 @router.get("/v1/jobs/{job_id}/importance", operation_id="get_importance", responses=problem_responses(404))
 def get_importance(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobImportance:
-    """Say which of the searched hyperparameters matter, and how models did along each of them."""
+    """Read which searched hyperparameters matter, and the losses of models along each of them."""
     with database.read() as session:
         return importance(session, service.find(session, tenant_id, job_id))

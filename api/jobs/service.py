@@ -1,4 +1,4 @@
-"""What routes of jobs do in the database."""
+"""The database operations of the routes of jobs."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 
 
 def document(session: Session, row: Job) -> JobDocument:
-    """A job as it is answered."""
+    """Return the document of a job."""
     specification = JobSpecification.model_validate(row.spec)
     dataset = session.get_one(Dataset, row.dataset_id)
     base = f"/v1/jobs/{row.id}"
@@ -112,7 +112,7 @@ def _best(session: Session, row: Job) -> tuple[float | None, float | None, str |
         .where(of_search, Model.smoothed_sv_loss.is_not(None))
         .order_by(Model.smoothed_sv_loss, is_copy, Model.number)  # as `store.lineage.selection_order`
     )
-    # The points are ahead of the models' rows, which change at the end of a slice.
+    # The points of a slice are written before the models' rows, which change when the slice ends.
     ahead = (
         select(CurvePoint.smoothed_sv_loss, CurvePoint.sv_bits_per_spike_valid, Model.id)
         .join(Model, Model.id == CurvePoint.model_id)
@@ -130,8 +130,8 @@ def _best(session: Session, row: Job) -> tuple[float | None, float | None, str |
 def _epochs(session: Session, row: Job, specification: JobSpecification) -> tuple[int, EpochCount]:
     """Return how many models ended, and the epochs of all models.
 
-    Of models that ended before their budget was spent nothing is left; of those that a job dropped when it ended itself, the
-    rest of their budget.
+    A model that ended before its budget was spent has no epochs left. A model that ended because its job failed or was
+    cancelled has the rest of its budget left.
     """
     budget, of_job = specification.budget, Model.job_id == row.id
     open_states = [ModelState.QUEUED, ModelState.TRAINING]
@@ -148,7 +148,7 @@ def _epochs(session: Session, row: Job, specification: JobSpecification) -> tupl
             func.coalesce(func.sum(Model.target_epochs).filter(Model.state.in_(open_states)), 0),
         ).where(of_job)
     ).one()
-    # The points are ahead of the models' rows, which change at the end of a slice.
+    # The points of a slice are written before the models' rows, which change when the slice ends.
     of_points = (
         select(
             func.count(),
@@ -198,12 +198,12 @@ def create(
 def change_state(
     session: Session, tenant_id: str, job_id: str, change: Callable[[Session, Job], None]
 ) -> JobDocument:
-    """Carry out a verb of `api.jobs.lifecycle` and answer the job.
+    """Carry out a verb of `api.jobs.lifecycle` and return the job.
 
     Raises
     ------
     NotFound, WrongState
-        If there is no such job, or the verb does not fit its state.
+        If the job does not exist, or the verb does not fit its state.
     """
     job = find(session, tenant_id, job_id, lock=True)
     change(session, job)
@@ -224,7 +224,7 @@ def extend(
 
 
 def amend(session: Session, tenant_id: str, job_id: str, changes: JobChanges) -> JobDocument:
-    """Change what may change of a job at any time."""
+    """Change the name or the priority of a job."""
     job = find(session, tenant_id, job_id, lock=True)
     given = changes.model_dump(exclude_none=True)
     job.name, job.priority = given.get("name", job.name), given.get("priority", job.priority)
@@ -237,6 +237,7 @@ def list_page(
     session: Session,
     tenant_id: str,
     filters: Filters,
+    *,
     state: JobState | None,
     dataset_id: str | None,
     page_size: int,
@@ -256,7 +257,7 @@ def list_page(
 
 
 def list_models(session: Session, job: Job, page_size: int, page_token: str | None) -> Page[ModelDocument]:
-    """A page of the models of a job, by number."""
+    """Return a page of the models of a job, by number."""
     query = select(Model).where(Model.job_id == job.id).order_by(Model.number)
     if (after := decode_number(page_token)) is not None:
         query = query.where(Model.number > after)
@@ -269,14 +270,14 @@ def list_models(session: Session, job: Job, page_size: int, page_token: str | No
 
 
 def list_events(session: Session, job_id: str, page_size: int, page_token: str | None) -> Page[EventDocument]:
-    """A page of what happened to a job, in order."""
+    """Return a page of the events of a job, in order."""
     found = events_after(session, job_id, decode_number(page_token) or 0, page_size + 1)
     items, token = cut_page(found, page_size, [str(event.id) for event in found])
     return Page(items=items, next_page_token=token)
 
 
 def events_after(session: Session, job_id: str, after: int, most: int) -> list[EventDocument]:
-    """Events of a job with a larger id, in order."""
+    """Return at most `most` events of a job with an id above `after`, in order."""
     rows = session.execute(
         select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(most)
     ).scalars()

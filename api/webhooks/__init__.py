@@ -1,1 +1,1 @@
-"""Webhooks: URLs that are told when jobs end."""
+"""Webhooks: URLs that the service notifies when jobs end."""

@@ -15,9 +15,9 @@ from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, 
 router = APIRouter(tags=["webhooks"])
 
 _REQUESTS: dict[str, Example] = {
-    "all": {"summary": "Told of every end", "value": {"url": "https://lab.example.org/latentry"}},
+    "all": {"summary": "Report every end", "value": {"url": "https://lab.example.org/latentry"}},
     "done": {
-        "summary": "Told of results only",
+        "summary": "Report results only",
         "value": {"url": "https://lab.example.org/latentry", "states": ["done"]},
     },
 }
@@ -35,9 +35,10 @@ def create_webhook(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
     settings: SettingsDependency,
+    *,
     idempotency_key: IdempotencyKey = None,
 ) -> NewWebhook:
-    """Have a URL told when jobs end. The secret in this answer, shown nowhere else, verifies what comes."""
+    """Add a URL that the service notifies when jobs end. Only this answer has the secret, which verifies the messages."""
     url = service.checked_url(request.url, settings)
     with database.write() as session:
         made = service.create(session, tenant_id, request, url, idempotency_key)
@@ -74,7 +75,7 @@ def get_webhook(
     responses=problem_responses(404),
 )
 def delete_webhook(webhook_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> None:
-    """Delete a webhook. What still waits to be sent to it is given up."""
+    """Delete a webhook. Messages that wait to be sent to it are dropped."""
     with database.write() as session:
         service.delete(session, tenant_id, webhook_id)
 
@@ -91,7 +92,7 @@ def list_webhook_deliveries(
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[DeliveryDocument]:
-    """List the messages to a webhook, newest first, and what came of them."""
+    """List the messages to a webhook, newest first, with the results of their delivery."""
     with database.read() as session:
         webhook = service.find(session, tenant_id, webhook_id)
         return service.list_deliveries(session, webhook, page_size, page_token)
@@ -106,7 +107,7 @@ def list_webhook_deliveries(
 def test_webhook(
     webhook_id: str, response: Response, database: DatabaseDependency, tenant_id: TenantDependency
 ) -> DeliveryDocument:
-    """Have a test message sent. The list of deliveries says what comes of it."""
+    """Send a test message. The list of deliveries has the result."""
     with database.write() as session:
         made = service.test(session, tenant_id, webhook_id)
     response.headers["Location"] = f"/v1/webhooks/{webhook_id}/deliveries"

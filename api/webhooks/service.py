@@ -1,4 +1,4 @@
-"""What routes of webhooks do in the database."""
+"""The database operations of the routes of webhooks."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -17,12 +17,12 @@ from store.tables import Webhook, WebhookDelivery
 from store.webhooks import announce_test, forget, new_secret
 
 MOST_WEBHOOKS = 20
-"""Of a tenant."""
+"""Webhooks of a tenant."""
 _MOST_WAITING_TESTS = 10
 
 
 def document(row: Webhook) -> WebhookDocument:
-    """A webhook as it is answered."""
+    """Return the document of a webhook."""
     base = f"/v1/webhooks/{row.id}"
     return WebhookDocument(
         id=row.id,
@@ -34,7 +34,7 @@ def document(row: Webhook) -> WebhookDocument:
 
 
 def delivery_document(row: WebhookDelivery) -> DeliveryDocument:
-    """A message as it is answered."""
+    """Return the document of a message."""
     return DeliveryDocument(
         id=row.id,
         webhook_id=row.webhook_id,
@@ -51,12 +51,12 @@ def delivery_document(row: WebhookDelivery) -> DeliveryDocument:
 
 
 def checked_url(given: str, settings: Settings) -> str:
-    """The URL of a webhook as it will be called; its name is resolved, which takes a moment.
+    """Return the URL of a webhook in its final form. This resolves the name of the host, which takes time.
 
     Raises
     ------
     Invalid
-        If the service does not call such URLs.
+        If the service does not send messages to such URLs.
     """
     allow_private = settings.webhook_allow_private
     try:
@@ -64,7 +64,7 @@ def checked_url(given: str, settings: Settings) -> str:
         resolve(url.raw_host.decode("ascii"), url.port or 443, allow_private=allow_private)
     except AddressRefused as refusal:
         hint = "a receiver must be reachable over the internet by HTTPS; "
-        hint += "whoever runs the service may allow others with LATENTRY_WEBHOOK_ALLOW_PRIVATE"
+        hint += "the operator of the service can allow others with LATENTRY_WEBHOOK_ALLOW_PRIVATE"
         problem = FieldProblem(pointer="/url", code="url", message=str(refusal), hint=hint)
         raise Invalid(f"/url: {refusal}", hint=hint, errors=[problem]) from refusal
     return str(url)
@@ -73,12 +73,12 @@ def checked_url(given: str, settings: Settings) -> str:
 def create(
     session: Session, tenant_id: str, request: WebhookRequest, url: str, idempotency_key: str | None
 ) -> NewWebhook:
-    """Make a webhook at a checked URL.
+    """Create a webhook for a checked URL.
 
     Raises
     ------
     WrongState
-        If the tenant has as many as there may be.
+        If the tenant has the largest allowed number of webhooks.
     """
     asked = fingerprint("POST /v1/webhooks", request.model_dump_json())
     if (stored := stored_answer(session, tenant_id, idempotency_key, asked)) is not None:
@@ -86,8 +86,8 @@ def create(
     of_tenant = select(func.count()).where(Webhook.tenant_id == tenant_id, Webhook.deleted_at.is_(None))
     if session.execute(of_tenant).scalar_one() >= MOST_WEBHOOKS:
         raise WrongState(
-            f"there are {MOST_WEBHOOKS} webhooks already, and no more than that may be",
-            hint="delete one that is not needed: GET /v1/webhooks lists them",
+            f"you already have {MOST_WEBHOOKS} webhooks, the largest allowed number",
+            hint="delete one that you do not need: GET /v1/webhooks lists them",
         )
     secret = new_secret()
     row = Webhook(
@@ -118,7 +118,7 @@ def find(session: Session, tenant_id: str, webhook_id: str, *, lock: bool = Fals
 def list_page(
     session: Session, tenant_id: str, page_size: int, page_token: str | None
 ) -> Page[WebhookDocument]:
-    """A page of the tenant's webhooks, newest first."""
+    """Return a page of the tenant's webhooks, newest first."""
     query = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.deleted_at.is_(None))
     if (before := decode_id(page_token)) is not None:
         query = query.where(Webhook.id < before)
@@ -128,14 +128,14 @@ def list_page(
 
 
 def delete(session: Session, tenant_id: str, webhook_id: str) -> None:
-    """Delete a webhook: nothing is sent to it any more."""
+    """Delete a webhook: no more messages are sent to it."""
     forget(session, find(session, tenant_id, webhook_id, lock=True), "the webhook was deleted")
 
 
 def list_deliveries(
     session: Session, webhook: Webhook, page_size: int, page_token: str | None
 ) -> Page[DeliveryDocument]:
-    """A page of the messages to a webhook, newest first."""
+    """Return a page of the messages to a webhook, newest first."""
     query = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook.id)
     if (before := decode_id(page_token)) is not None:
         query = query.where(WebhookDelivery.id < before)
@@ -145,12 +145,12 @@ def list_deliveries(
 
 
 def test(session: Session, tenant_id: str, webhook_id: str) -> DeliveryDocument:
-    """Have a test message sent.
+    """Write a test message, which is then sent.
 
     Raises
     ------
     NotFound, WrongState
-        If there is no such webhook, or earlier tests still wait.
+        If the webhook does not exist, or too many earlier test messages wait.
     """
     webhook = find(session, tenant_id, webhook_id, lock=True)
     waiting = select(func.count()).where(
@@ -160,8 +160,8 @@ def test(session: Session, tenant_id: str, webhook_id: str) -> DeliveryDocument:
     )
     if session.execute(waiting).scalar_one() >= _MOST_WAITING_TESTS:
         raise WrongState(
-            f"{_MOST_WAITING_TESTS} test messages to this webhook wait already",
-            hint=f"GET /v1/webhooks/{webhook_id}/deliveries says why they are not taken",
+            f"{_MOST_WAITING_TESTS} test messages to this webhook already wait",
+            hint=f"GET /v1/webhooks/{webhook_id}/deliveries says why they were not delivered",
         )
     row = announce_test(session, webhook)
     session.flush()

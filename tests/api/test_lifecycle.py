@@ -240,12 +240,12 @@ def test_extend_adds_to_the_budget_and_takes_models_up_again(
     [
         ({}, "", "expected something to add; got nothing"),
         ({"models": 0, "wall_seconds": 0}, "", "expected something to add; got nothing"),
-        ({"models": 993}, "/models", "expected at most 1000 in all; it would be 1001"),
-        ({"epochs": 99_801}, "/epochs", "expected at most 100000 in all; it would be 100001"),
+        ({"models": 993}, "/models", "expected a total of at most 1000; it would be 1001"),
+        ({"epochs": 99_801}, "/epochs", "expected a total of at most 100000; it would be 100001"),
         (
             {"wall_seconds": 5},
             "/wall_seconds",
-            "the job has no budget.wall_seconds: there is nothing to add to",
+            "the job has no budget.wall_seconds that could be extended",
         ),
         ({"device_seconds": 5}, "/device_seconds", "the job has no budget.device_seconds"),
         ({"models": -1}, "/models", "greater than or equal to 0; got -1"),

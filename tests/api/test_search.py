@@ -388,14 +388,14 @@ def test_few_models_have_no_importances(
 @pytest.mark.parametrize(
     ("models", "loss_of", "body", "says"),
     [
-        (10, lambda of: of["dropout"], {}, "10 models are few"),
+        (10, lambda of: of["dropout"], {}, "only 10 models"),
         (30, lambda of: 1.0, {}, "All models have the same loss"),
-        (30, lambda of: of["dropout"], {"strategy": {"kind": "asha"}}, "Models that were given up early"),
+        (30, lambda of: of["dropout"], {"strategy": {"kind": "asha"}}, "Models that were stopped early"),
         (
             30,
             lambda of: of["dropout"],
             {"strategy": {"kind": "hyperband"}},
-            "Models that were given up early",
+            "Models that were stopped early",
         ),
     ],
 )
@@ -442,7 +442,7 @@ def test_segments_of_a_population_are_compared_by_their_places(
     assert [part["median"] for part in parts] == pytest.approx([11 / 24, 1, 7 / 24])
     assert [part["lowest"] for part in parts] == pytest.approx([5 / 12, 1, 0])
     assert "Importances need 10 segments" in found["note"]
-    assert "With pbt segments are compared" in found["note"]
+    assert "With pbt, segments are compared" in found["note"]
 
 
 @pytest.mark.parametrize(("matters", "most"), [("dropout", 0.005), (None, 1.0)])
