@@ -80,11 +80,11 @@ def read_npz(name: str | None, content: bytes) -> LabelledArray:
     name = next(iter(described)) if name is None else name
     dims = described[name]["dims"]
     coords = {
-        other: Coordinate(other, along[0], members[other], *_said(told))
-        for other, told in described.items()
-        if other != name and len(along := told["dims"]) == 1 and along[0] in dims
+        other: Coordinate(other, along[0], members[other], *_described(one))
+        for other, one in described.items()
+        if other != name and len(along := one["dims"]) == 1 and along[0] in dims
     }
-    units, description, attributes = _said(described[name])
+    units, description, attributes = _described(described[name])
     return LabelledArray(name, tuple(dims), members[name], units, description, coords, attributes)
 
 
@@ -145,8 +145,8 @@ def needed(module: str, packages: str) -> Any:
         ) from error
 
 
-def _said(told: Document) -> tuple[str, str, Document]:
-    return told.get("units", ""), told.get("description", ""), told.get("attributes", {})
+def _described(array: Document) -> tuple[str, str, Document]:
+    return array.get("units", ""), array.get("description", ""), array.get("attributes", {})
 
 
 def _attributes(units: str, description: str, further: Mapping[str, Any]) -> Document:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.commands import administration, datasets, doctor, inferences, jobs, latents, models
-from latentry.commands.calling import DEFAULT_URL, Connection, UsageProblem, with_errors_told
+from latentry.commands import administration, datasets, doctor, jobs, latents, models
+from latentry.commands.calling import DEFAULT_URL, Connection, UsageProblem, with_errors_reported
 from latentry.installation import load_embedded_service, own_version
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ for name, group in (
     ("jobs", jobs.app),
     ("models", models.app),
     ("latents", latents.app),
-    ("inferences", inferences.app),
+    ("inferences", models.inferences),
     ("keys", administration.keys),
     ("webhooks", administration.webhooks),
 ):
@@ -98,7 +98,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine: API, worker, maintenance loop, broker, SQLite."""
     options = {"host": host, "port": port, "workers": workers, "threads": threads, "insecure": insecure}
-    with_errors_told(lambda: _run_service(data_dir, **options))
+    with_errors_reported(lambda: _run_service(data_dir, **options))
 
 
 def _run_service(data_dir: Path, **options: Any) -> None:
@@ -150,7 +150,7 @@ def demo(
     """Run a search on synthetic spikes with known rates, and show the selected model and its latents."""
     from latentry.demo import run_demo
 
-    with_errors_told(
+    with_errors_reported(
         lambda: run_demo(data_dir, url, json_line=json_line, workers=workers, seed=seed, epochs=epochs)
     )
 
@@ -168,7 +168,7 @@ def sample(
             raise UsageProblem(f"{file}: expected a name that ends with .npz", "such as spikes.npz")
         write_sample(file, seed)
 
-    with_errors_told(write)
+    with_errors_reported(write)
     typer.echo(
         f"{file}: 120 trials of 50 bins of 20 ms, 36 neurons; upload it: latentry datasets upload {file}"
     )

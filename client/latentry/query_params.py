@@ -48,8 +48,8 @@ def parameters_of(where: Where = None, **asked: Any) -> Document:
     """
     if (window := asked.get("window_s")) is not None and not isinstance(window, str):
         asked["window_s"] = _window(window)
-    said = {name: label_text(value) for name, value in asked.items() if value is not None}
-    return {**said, **({"where": where_texts(where)} if where else {})}
+    texts = {name: label_text(value) for name, value in asked.items() if value is not None}
+    return {**texts, **({"where": where_texts(where)} if where else {})}
 
 
 def check_spelling(labels: Iterable[str], parameters: Iterable[str]) -> None:
@@ -120,16 +120,16 @@ def infer_request(spikes: ArrayLike, asked: Document, further: Mapping[str, Arra
 
 
 def _condition(name: str, wanted: Any) -> str:
-    said = name if re.fullmatch(r"\w[\w.-]*", name) else json.dumps(name, ensure_ascii=False)
+    quoted = name if re.fullmatch(r"\w[\w.-]*", name) else json.dumps(name, ensure_ascii=False)
     if isinstance(wanted, slice):
         ends = [("ge", wanted.start), ("le", wanted.stop)]
         known = [(operator, _value(end)) for operator, end in ends if end is not None]
         if len(known) == 2:
-            return f"{said}:between:{known[0][1]},{known[1][1]}"
-        return f"{said}:{known[0][0]}:{known[0][1]}" if known else f"{said}:exists"
+            return f"{quoted}:between:{known[0][1]},{known[1][1]}"
+        return f"{quoted}:{known[0][0]}:{known[0][1]}" if known else f"{quoted}:exists"
     if isinstance(wanted, str) or not hasattr(wanted, "__iter__"):
-        return f"{said}:eq:{_value(wanted)}"
-    return f"{said}:in:{','.join(_value(one) for one in wanted)}"
+        return f"{quoted}:eq:{_value(wanted)}"
+    return f"{quoted}:in:{','.join(_value(one) for one in wanted)}"
 
 
 def _value(value: Any) -> str:

@@ -69,7 +69,7 @@ def test_large_body(light_app: FastAPI, path: str) -> None:
 def test_crash(
     light_client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise RuntimeError("the secret of the house")
 
     monkeypatch.setattr("api.jobs.service.list_page", crash)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.jobs import creation
 from domain.estimate import expected_epochs
 from domain.job_specification import JobSpecification
 from domain.states import SliceState
@@ -154,6 +155,28 @@ def test_no_preset_leaks(light_client: TestClient, light_dataset_id: str, preset
         "/v1/jobs?validate_only=true", json={"dataset_id": light_dataset_id, "preset": preset}
     )
     assert not [text for text in answer.json()["warnings"] if "controller" in text]
+
+
+def test_a_preview_and_a_creation_check_once_and_agree(
+    light_client: TestClient, light_dataset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both read, check once, and then preview or write what was checked."""
+    checked: list[creation.CheckedJob] = []
+
+    def check(*arguments: Any) -> creation.CheckedJob:
+        checked.append(real(*arguments))
+        return checked[-1]
+
+    real = creation.check
+    monkeypatch.setattr(creation, "check", check)
+    body = {"dataset_id": light_dataset_id, "preset": "quick", "training": {"ramp_epochs": 500}}
+    preview = light_client.post("/v1/jobs?validate_only=true", json=body).json()
+    job = light_client.post("/v1/jobs", json=body).json()
+    assert len(checked) == 2
+    assert checked[0].specification == checked[1].specification
+    assert preview["specification"] == job["specification"]
+    assert preview["warnings"] == job["warnings"] != []
+    assert preview["scored_on"] == job["scored_on"]
 
 
 def test_warnings_stay_with_the_job(client: TestClient, dataset_id: str) -> None:

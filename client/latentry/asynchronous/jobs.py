@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from latentry.asynchronous.models import AsyncModel
-from latentry.asynchronous.resources import AsyncPages, AsyncResource
+from latentry.asynchronous.resources import AsyncPages, AsyncTask
 from latentry.documents import (
     Answered,
     CurvePoint,
@@ -15,28 +14,22 @@ from latentry.documents import (
     Field,
     JobProgress,
     JobState,
-    TimeField,
     selection_order,
 )
-from latentry.errors import NotDone
 from latentry.notebook.pages import MOST_CURVES, job_html, shown
 
 if TYPE_CHECKING:
     from latentry.asynchronous.datasets import AsyncDataset
 
 
-class AsyncJob(AsyncResource):
+class AsyncJob(AsyncTask):
     """A job: one search over models of a data set."""
 
     _collection = "jobs"
+    _kind = "job"
 
     name = Field[str]("Its name.")
     state = Field[JobState]("State of the job.")
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether it has ended."""
-        return self.state in ("done", "failed", "cancelled")
 
     dataset_id = Field[str]("Id of the data set whose models it searches.")
     dataset_name = Field[str]("Name of that data set.")
@@ -50,10 +43,6 @@ class AsyncJob(AsyncResource):
     diagnostics = Field[Document | None](
         "Whether ordinary validation would have misled; None before it is done."
     )
-    error = Field[Document | None]("Why it failed.")
-    started_at = TimeField("When its first slice began (UTC).")
-    ended_at = TimeField("When it ended (UTC); None before.")
-    links = Field[dict[str, str]]("Paths of related resources.")
     selected_model_id = Field[str | None](
         "Id of the model with the lowest smoothed SV loss; None before the selection."
     )
@@ -108,16 +97,7 @@ class AsyncJob(AsyncResource):
                     if shown.is_due:
                         shown.renew(await self.refresh())
             await self.refresh()
-        started = monotonic()
-        while not self.is_final:
-            left_s = 30.0 if timeout_s is None else started + timeout_s - monotonic()
-            if left_s <= 0:
-                raise TimeoutError(f"the job {self.id} is {self.state} after {timeout_s:g} s; it continues")
-            wait = {"Prefer": f"wait={max(1, round(min(left_s, 30.0)))}"}
-            self._renew(await self._client.get(self.path, headers=wait))
-        if self.state != "done":
-            raise NotDone(f"the job {self.id} is {self.state}", (self.error or {}).get("message", ""))
-        return self
+        return await self._wait_until_done(timeout_s)
 
     def events(self, *, timeout_s: float | None = None) -> AsyncIterator[Document]:
         """Yield its events from the beginning to the end; after a lost connection, continue with the next event.
@@ -140,10 +120,6 @@ class AsyncJob(AsyncResource):
     async def stop(self) -> Self:
         """End the training: the service selects the best model so far and computes its latents."""
         return await self._act("stop")
-
-    async def cancel(self) -> Self:
-        """Cancel it now."""
-        return await self._act("cancel")
 
     async def retry(self) -> Self:
         """Continue after a failure or a cancellation, from the last weights of its models."""
@@ -192,7 +168,3 @@ class AsyncJob(AsyncResource):
         for model in models[:MOST_CURVES]:
             curves[model["number"]] = (await model.learning_curve).points
         return job_html(self, models, curves)
-
-    async def _act(self, verb: str) -> Self:
-        self._renew(await self._client.act(f"{self.path}:{verb}"))
-        return self

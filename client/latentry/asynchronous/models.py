@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from latentry.asynchronous.array_resources import AsyncLatentsOwner
-from latentry.documents import Document, Field, InferenceState, ModelState, TimeField
-from latentry.errors import NotDone
+from latentry.asynchronous.resources import AsyncTask
+from latentry.documents import Document, Field, InferenceState, ModelState
 from latentry.labelled import LearningCurve
 from latentry.notebook.pages import inference_html, model_html, shown
 from latentry.query_params import infer_request
@@ -169,17 +168,13 @@ class AsyncModel(AsyncLatentsOwner):
         return model_html(self, await self.learning_curve)
 
 
-class AsyncInference(AsyncLatentsOwner):
+class AsyncInference(AsyncTask, AsyncLatentsOwner):
     """A model that runs on a data set; when it is done, it has latents."""
 
     _collection = "inferences"
+    _kind = "inference"
 
     state = Field[InferenceState]("Its state.")
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether it has ended."""
-        return self.state in ("done", "failed", "cancelled")
 
     progress = Field[Document]("Its progress.")
     posterior_samples = Field[int]("Number of posterior samples that are averaged.")
@@ -189,8 +184,6 @@ class AsyncInference(AsyncLatentsOwner):
     baseline_settings = Field[dict[str, dict[str, float | bool]]](
         "Settings of the simple predictors, chosen on the training trials, with ``sd_s`` in seconds."
     )
-    error = Field[Document | None]("Why it failed, or why its last attempt failed.")
-    started_at = TimeField("When it began (UTC).")
     model_id = Field[str]("Id of the model.")
     dataset_id = Field[str]("Id of the data set.")
 
@@ -204,23 +197,7 @@ class AsyncInference(AsyncLatentsOwner):
         TimeoutError
             If it is not done after `timeout_s` seconds; it continues.
         """
-        started = monotonic()
-        while not self.is_final:
-            left_s = 30.0 if timeout_s is None else started + timeout_s - monotonic()
-            if left_s <= 0:
-                raise TimeoutError(
-                    f"the inference {self.id} is {self.state} after {timeout_s:g} s; it continues"
-                )
-            wait = {"Prefer": f"wait={max(1, round(min(left_s, 30.0)))}"}
-            self._renew(await self._client.get(self.path, headers=wait))
-        if self.state != "done":
-            raise NotDone(f"the inference {self.id} is {self.state}", (self.error or {}).get("message", ""))
-        return self
-
-    async def cancel(self) -> Self:
-        """Cancel it."""
-        self._renew(await self._client.act(f"{self.path}:cancel"))
-        return self
+        return await self._wait_until_done(timeout_s)
 
     def _repr_html_(self) -> str:
         return inference_html(self)

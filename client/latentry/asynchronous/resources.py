@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from latentry.documents import Answered, Document, Field, TimeField
+from latentry.errors import NotDone
 
 if TYPE_CHECKING:
     from latentry.asynchronous.client import AsyncClient
@@ -47,6 +49,47 @@ class AsyncResource(Answered):
     def __repr__(self) -> str:
         words = [type(self).__name__, self.id, str(self.get("state", "")), repr(self.get("name") or "")]
         return f"<{' '.join(word for word in words if word not in ('', repr('')))}>"
+
+
+class AsyncTask(AsyncResource):
+    """A resource that the service works on until it is done: a job or an inference."""
+
+    _kind = ""
+
+    error = Field[Document | None]("Why it failed, or why its last attempt failed.")
+    started_at = TimeField("When it began (UTC).")
+    ended_at = TimeField("When it ended (UTC); None before.")
+    links = Field[dict[str, str]]("Paths of related resources.")
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether it has ended."""
+        return self["state"] in ("done", "failed", "cancelled")
+
+    async def cancel(self) -> Self:
+        """Cancel it now."""
+        return await self._act("cancel")
+
+    async def _act(self, verb: str) -> Self:
+        self._renew(await self._client.act(f"{self.path}:{verb}"))
+        return self
+
+    async def _wait_until_done(self, timeout_s: float | None) -> Self:
+        """Wait for the end by long polling; raise `TimeoutError`, or `NotDone` if it failed or was cancelled."""
+        started = monotonic()
+        while not self.is_final:
+            left_s = 30.0 if timeout_s is None else started + timeout_s - monotonic()
+            if left_s <= 0:
+                state = self["state"]
+                raise TimeoutError(
+                    f"the {self._kind} {self.id} is {state} after {timeout_s:g} s; it continues"
+                )
+            wait = {"Prefer": f"wait={max(1, round(min(left_s, 30.0)))}"}
+            self._renew(await self._client.get(self.path, headers=wait))
+        if self["state"] != "done":
+            message = f"the {self._kind} {self.id} is {self['state']}"
+            raise NotDone(message, (self.error or {}).get("message", ""))
+        return self
 
 
 class AsyncPages(Generic[Item]):

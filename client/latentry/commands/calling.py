@@ -250,7 +250,7 @@ def command(
             before = context.find_object(Connection) or Connection(None, None)
             address = (url or before.url or DEFAULT_URL).rstrip("/").removesuffix("/v1")
             call = Call(address, key or before.key, as_json)
-            with_errors_told(lambda: function(call, **arguments), call.url, call.options)
+            with_errors_reported(lambda: function(call, **arguments), call.url, call.options)
 
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + common
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
@@ -261,7 +261,7 @@ def command(
     return register
 
 
-def with_errors_told(
+def with_errors_reported(
     run: Callable[[], None], url: str = DEFAULT_URL, options: Mapping[str, str] | None = None
 ) -> None:
     """Run a command; print an error with its hint on standard error, and exit with the code of its kind.

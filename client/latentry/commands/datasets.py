@@ -53,7 +53,7 @@ BinWidth = Annotated[
 ]
 
 
-def named_dataset(call: Call, said: str) -> str:
+def named_dataset(call: Call, name: str) -> str:
     """Return the id of the named data set; a file is uploaded first.
 
     Raises
@@ -61,13 +61,13 @@ def named_dataset(call: Call, said: str) -> str:
     UsageProblem
         If the name is neither an id nor a file.
     """
-    if Path(said).is_file():
-        dataset = upload_file(call, Path(said))
-        call.say(f"{said} is {dataset['id']}")
+    if Path(name).is_file():
+        dataset = upload_file(call, Path(name))
+        call.say(f"{name} is {dataset['id']}")
         return str(dataset["id"])
-    if not said.startswith("dat_"):
-        raise UsageProblem(f"{said!r} is neither the id of a data set (dat_…) nor a file")
-    return said
+    if not name.startswith("dat_"):
+        raise UsageProblem(f"{name!r} is neither the id of a data set (dat_…) nor a file")
+    return name
 
 
 def upload_file(
@@ -79,12 +79,12 @@ def upload_file(
     with downloads.transfer_progress(call) as progress:
         task = progress.add_task(file.name, total=file.stat().st_size)
 
-        def tell(sent: int, size: int) -> None:
+        def show(sent: int, size: int) -> None:
             words = f"{file.name} is uploaded and is being read" if sent == size else file.name
             progress.update(task, completed=sent, description=words)
 
         given = {field: value for field, value in fields.items() if value is not None}
-        dataset = call.client.upload_dataset(file, name=name, options=options or None, progress=tell, **given)
+        dataset = call.client.upload_dataset(file, name=name, options=options or None, progress=show, **given)
     say_warnings(call, dataset)
     return dict(dataset)
 

@@ -318,7 +318,7 @@ def lineage(
     found = call.client.lineage(job_id, model)
     if output is not None:
         output.write_text(call.client.lineage_picture(job_id, model), "utf-8")
-        call.say(f"The picture is {output}")
+        call.say(f"The picture is in {output}")
     call.answer(found, lambda page: job_pages.print_lineage(found, page))
 
 
@@ -353,10 +353,10 @@ def _begin(call: Call, specification: Document, idempotency_key: str | None) -> 
     return job
 
 
-def _dataset_id(call: Call, said: str | None) -> str:
+def _dataset_id(call: Call, name: str | None) -> str:
     """Return the id of the named data set; a file is uploaded first."""
-    if not said:
+    if not name:
         raise UsageProblem(
             "no data set is given", "give --dataset with an id or a file, or dataset_id in the specification"
         )
-    return named_dataset(call, said)
+    return named_dataset(call, name)

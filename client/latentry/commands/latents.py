@@ -185,10 +185,10 @@ def _path(call: Call, owner_id: str) -> str:
     return f"/v1/{_COLLECTIONS[kind]}/{owner_id}"
 
 
-def _format(to: Path, said: str | None) -> str:
+def _format(to: Path, given: str | None) -> str:
     """Return the given format, or the format for the ending of the file's name."""
-    if said is not None:
-        return said
+    if given is not None:
+        return given
     if to.suffix not in BY_ENDING:
         raise UsageProblem(
             f"the ending of {str(to)!r} is not that of a format",

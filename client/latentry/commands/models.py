@@ -1,4 +1,4 @@
-"""``latentry models``: the models of a job, their learning curves, and their latents for other data."""
+"""``latentry models`` and ``latentry inferences``: the models of a job, and their latents for other data."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +20,16 @@ from latentry.formatting import (
     print_plain,
     rows_table,
     scores_in_words,
+    time_in_words,
     value_in_words,
 )
 
 app = typer.Typer(
     help="Models of a job: scores, learning curves, latents of other data.", no_args_is_help=True
+)
+
+inferences = typer.Typer(
+    help="Models run on data sets (`models apply`): list, show, cancel.", no_args_is_help=True
 )
 
 ModelId = Annotated[str, typer.Argument(metavar="ID", help="Id of the model: mod_…")]
@@ -241,6 +246,48 @@ def infer(
     found = answer.json()
     rows = ((name, axes_in_words(one), one["units"]) for name, one in found["arrays"].items())
     call.answer_rows(found, ("latents", "axes", "units"), rows)
+
+
+InferenceId = Annotated[str, typer.Argument(metavar="ID", help="Id of the inference: inf_…")]
+
+
+@command(inferences, "list", example="inferences list")
+def list_inferences(
+    call: Call,
+    limit: Annotated[int, typer.Option(min=1, help="Number of entries at most, newest first.")] = 20,
+) -> None:
+    """List inferences."""
+    found = call.items("/v1/inferences", limit)
+    rows = (
+        (
+            one["id"], one["state"], f"{one['progress']['fraction']:.0%}", one["model_id"], one["dataset_id"],
+            time_in_words(one["created_at"]),
+        )
+        for one in found
+    )  # fmt: skip
+    call.answer_rows(found, ("id", "state", ">done", "model", "data set", "created"), rows)
+
+
+@command(inferences, "show", example="inferences show inf_0192f3c4a5b6aabbccddeeff")
+def show_inference(call: Call, inference_id: InferenceId) -> None:
+    """Show an inference: its progress and its scores."""
+    _answer_inference(call, call.client.get_inference(inference_id))
+
+
+@command(inferences, "cancel", example="inferences cancel inf_0192f3c4a5b6aabbccddeeff")
+def cancel_inference(call: Call, inference_id: InferenceId) -> None:
+    """Cancel an inference now."""
+    _answer_inference(call, call.client.act(f"/v1/inferences/{inference_id}:cancel"))
+
+
+def _answer_inference(call: Call, inference: Document) -> None:
+    shown = {
+        "inference": inference["id"], "state": inference["state"], "model": inference["model_id"],
+        "data set": inference["dataset_id"], "arrays": inference["arrays"],
+        "trials": f"{inference['progress']['trials_done']} of {inference['progress']['trials']}",
+        **dict(scores_in_words(inference)), "error": (inference.get("error") or {}).get("message"),
+    }  # fmt: skip
+    call.answer(dict(inference), lambda page: page.print(pairs_table(shown.items())))
 
 
 def selected_model(call: Call, job_id: str) -> str:

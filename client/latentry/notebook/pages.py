@@ -38,8 +38,8 @@ def dataset_html(dataset: Mapping[str, Any], picture_source: str) -> str:
     return block(
         heading("Data set", dataset.get("name", ""), dataset["id"], dataset.get("state", "")),
         line(size),
-        notes([_said(one) for one in dataset.get("problems") or []], "Rejected:", "#b83232"),
-        notes([_said(one) for one in report.get("warnings") or []], "Warnings:"),
+        notes([_with_hint(one) for one in dataset.get("problems") or []], "Rejected:", "#b83232"),
+        notes([_with_hint(one) for one in report.get("warnings") or []], "Warnings:"),
         notes([*_alternatives(report)], "Variables of the file that were not used:"),
         picture(picture_source, "preview of the data set"),
     )
@@ -157,18 +157,18 @@ def _losses_svg(points: Points) -> Html:
 def _progress_in_words(progress: Mapping[str, Any]) -> str:
     if not progress:
         return ""
-    said = f"{progress['epochs_trained']} of {progress['epochs_budget']} epochs, {progress['models']} models"
+    text = f"{progress['epochs_trained']} of {progress['epochs_budget']} epochs, {progress['models']} models"
     if (loss := progress.get("best_smoothed_sv_loss")) is not None:
-        said += f", lowest smoothed SV loss {loss:.4f}"
+        text += f", lowest smoothed SV loss {loss:.4f}"
     if (bits := progress.get("best_sv_bits_per_spike_valid")) is not None:
-        said += f" ({bits:.3f} bits per spike)"
+        text += f" ({bits:.3f} bits per spike)"
     if (left := left_in_words(progress.get("seconds_left"))) is not None:
-        said += f", {left}"
+        text += f", {left}"
     if waits := progress.get("waits_for"):
-        said += f"; waits for: {waits}"
-    return said
+        text += f"; waits for: {waits}"
+    return text
 
 
-def _said(problem: Mapping[str, Any]) -> str:
+def _with_hint(problem: Mapping[str, Any]) -> str:
     hint = problem.get("hint")
     return f"{problem.get('message', '')}{f' ({hint})' if hint else ''}"
