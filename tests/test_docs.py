@@ -119,7 +119,7 @@ def test_every_code_of_a_report_is_documented_once() -> None:
 
 
 def _codes_in(source: str) -> set[str]:
-    """Every code that a `Problem` made in a module may have: its first argument.
+    """Every code that a `Problem`, or a rejection, made in a module may have: its first argument.
 
     A text is the code, an f-string is completed as `ENDINGS` says. A variable may be any text that looks like a code in the
     function around it, or as the first argument in a call of that function.
@@ -138,7 +138,7 @@ def _codes_in(source: str) -> set[str]:
             found |= {"".join(parts).format(ending) for ending in ENDINGS["".join(parts)]}
         else:
             around = [one for one in functions if one.lineno <= call.lineno <= (one.end_lineno or 0)][-1]
-            if around.name == "rejected":
+            if around.name == "rejected":  # its callers have the codes
                 continue
             given = [one.args[0] for one in calls if one.args and _is_call_of(one, around.name)]
             texts = [

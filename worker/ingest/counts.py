@@ -90,30 +90,6 @@ class CountsBuilder:
         self._faults[kind] = _Fault(count, array, (first + trial, *rest), value)
 
 
-_WHAT = {
-    "counts_not_finite": "are NaN or infinite",
-    "counts_negative": "are negative",
-    "counts_not_whole": "are not whole numbers",
-    "counts_too_large": f"are above {LARGEST_COUNT}",
-}
-_IN_TABLES = "If a column of a table holds no counts, name it with mapping.behaviour."
-_HINTS = {
-    "counts_not_finite": (
-        "For trials of unequal length give trial_length_bins. Leave out trials in which nothing was recorded for a while, "
-        "or end them there: 0 would mean that the neuron did not fire."
-    ),
-    "counts_negative": "Give raw counts: not z-scored, not baseline-subtracted, and no -1 for padding.",
-    "counts_not_whole": (
-        "Give the number of spikes in each bin. These look like rates in Hz, or smoothed or normalised spikes. "
-        + _IN_TABLES
-    ),
-    "counts_too_large": (
-        "No neuron fires so often in one bin: check that these are counts and not times or voltages. "
-        + _IN_TABLES
-    ),
-}
-
-
 def count_faults(values: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
     """Return which values are not valid spike counts: code of the problem → mask of the shape of `values`."""
     if values.dtype.kind == "b":
@@ -131,9 +107,30 @@ def count_faults(values: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
 
 
 def counts_problem(code: str, number: int, where: str, value: object, pointer: str) -> Problem:
-    """Return the problem of invalid spike counts: their number, where the first is, and its value."""
-    said = f"{number} spike counts {_WHAT[code]}, {where}: {value!r}"
-    return Problem(code, said, _HINTS[code], pointer)
+    """Make the problem of values that are not valid spike counts: how many, where the first is, and its value."""
+    in_tables = "If a column of a table holds no counts, name it with mapping.behaviour."
+    what, hint = {
+        "counts_not_finite": (
+            "are NaN or infinite",
+            "For trials of unequal length give trial_length_bins. Leave out trials in which nothing was recorded for a while, "
+            "or end them there: 0 would mean that the neuron did not fire.",
+        ),
+        "counts_negative": (
+            "are negative",
+            "Give raw counts: not z-scored, not baseline-subtracted, and no -1 for padding.",
+        ),
+        "counts_not_whole": (
+            "are not whole numbers",
+            "Give the number of spikes in each bin. These look like rates in Hz, or smoothed or normalised spikes. "
+            + in_tables,
+        ),
+        "counts_too_large": (
+            f"are above {LARGEST_COUNT}",
+            "No neuron fires so often in one bin: check that these are counts and not times or voltages. "
+            + in_tables,
+        ),
+    }[code]
+    return Problem(code, f"{number} spike counts {what}, {where}: {value!r}", hint, pointer)
 
 
 def _problem(kind: str, fault: _Fault) -> Problem:

@@ -55,7 +55,7 @@ def test_a_group_of_pynapple_with_two_stretches(tmp_path: Path) -> None:
     np.testing.assert_array_equal(recording.spikes, expected)
     found = warnings_of(recording)
     assert set(found) == {"time_support_as_trials", "array_left_out"}
-    assert "2 stretches" in found["time_support_as_trials"].message
+    assert "2 intervals" in found["time_support_as_trials"].message
     assert "Pickles are never opened" in found["array_left_out"].message
 
 

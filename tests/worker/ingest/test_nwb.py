@@ -801,6 +801,6 @@ class TestSeveralTables:
         with h5py.File(path, "r+") as file:
             file.copy("units", file.require_group("processing/ecephys"), name="multi_units")
         warning = next(one for one in read(path).warnings if one.code == "units_table_guessed")
-        assert f"`units` ({UNITS} units) was taken" in warning.message
+        assert f"`units` ({UNITS} units) was used" in warning.message
         assert "processing/ecephys/multi_units" in warning.hint
         assert codes(read(path, mapping={"spike_times": "units"})) == []

@@ -232,7 +232,7 @@ def test_an_implausible_rate(tmp_path: Path) -> None:
     ("content", "found"),
     [
         (b"", "empty"),
-        (b"trial,spikes\n", "not known"),
+        (b"trial,spikes\n", "unknown"),
         (b"\x80\x04\x95", "a Python pickle"),
         (b"\x93NUMPY\x01\x00", "a single numpy array"),
         (b"\x1f\x8b\x08", "compressed with gzip"),

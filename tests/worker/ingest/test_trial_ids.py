@@ -223,7 +223,7 @@ class TestValuesForSilentTrials:
         assert found.neuron_metadata["depth"] == beside["depth"].tolist()
         (warning,) = found.warnings
         assert (warning.code, warning.pointer) == ("neuron_ids_ambiguous", "/depth")
-        assert "as text is another (u0, u1, u10, u11 and 8 more)" in warning.message
+        assert "as text differs (u0, u1, u10, u11 and 8 more)" in warning.message
         assert "unit_ids" in warning.hint
         labelled = {**beside, "unit_ids": np.array([f"u{one}" for one in range(11, -1, -1)])}
         found = read(write_flat(file_format, tmp_path / "f", spikes, labelled))
