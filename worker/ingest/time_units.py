@@ -1,9 +1,4 @@
-"""Units of time: from the request and from names, and conversion to seconds.
-
-The unit of spike times is the first that is known: `spike_time_unit`, `time_unit`, the name of the variable
-(`spike_times_ms`), the format, seconds. The unit of all other times is the first of: `trial_time_unit`, the name (`go_cue_ms`),
-`time_unit`, the format, seconds. So a column with a unit in its name keeps it even if `time_unit` is given.
-"""
+"""Units of time: from the request and from names, and conversion to seconds. docs/data.md has the order of precedence."""
 
 import re
 from collections.abc import Iterable, Mapping

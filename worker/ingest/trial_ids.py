@@ -1,18 +1,6 @@
 """The trials of spikes that each name their trial, and the trial to which each value belongs.
 
-Trial ids are labels. The trials are the ids that spikes have: whole numbers in order, texts in the order in which they first
-appear. If there is one value for each trial and as many values as ids, values belong to the ids in this order.
-
-| beside the spikes | trials |
-|---|---|
-| a column of ids (`trial_id`, `trial_number`, `id`, …) that has every id of the spikes once | the rows of this column, by value |
-| columns with one value for each id | the ids |
-| columns with one value for each whole number from the lowest id to the highest | all these numbers |
-| columns with more values | whole numbers from 0 or 1, whichever fits; with a warning if both do |
-| columns of another length | these columns are left out |
-
-A text of a number equals the number, if the spikes have numbers and the column of ids texts, or the reverse.
-Ids without a spike are then trials without a spike. `trials.ids` takes precedence.
+docs/data.md has the rules under "Which value belongs to which trial".
 """
 
 import re

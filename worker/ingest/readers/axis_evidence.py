@@ -1,16 +1,6 @@
 """Decide which axis of the spikes is that of trials, bins or neurons, from the lengths of the arrays beside them.
 
-| evidence | says |
-|---|---|
-| a vector whose name tells its axis, and whose length is that of one axis | which axis that is |
-| evenly spaced times of the bins (`time`, `bin_centers`, `timestamps`, …) or of their edges | which axis is that of bins |
-| `trial_length_bins` | which axes are too short for bins |
-| a vector such as `depth` | which order to guess |
-| a vector of another name | that its axis is not that of bins, and a doubt if it is that of neurons |
-| a behaviour that shares two axes with the spikes | which order to guess, if the default is not possible |
-
-An order that the evidence leaves open, contradicts or puts in doubt is a guess: it gives the warning `axes_guessed`. The default
-order of three axes needs no warning in NPZ and HDF5 if nothing contradicts it, and no vector fits two axes of one length.
+docs/data.md has the rules under "Which axis is which". A guess gives the warning `axes_guessed`.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence

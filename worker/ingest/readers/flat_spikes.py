@@ -1,7 +1,7 @@
 """Spike times in arrays: one time for each spike, and beside it the neuron and perhaps the trial."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable, neurons_merged
 from worker.ingest.readers.beside import known_roles, owner_guessed, owner_of_column
-from worker.ingest.readers.choosing import STARTS, STOPS, Variable, choose, is_named, named
+from worker.ingest.readers.choosing import STARTS, STOPS, ArrayFile, Variable, choose, is_named, named
 from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import rows_per_block
@@ -18,9 +18,6 @@ from worker.ingest.spike_columns import SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
 from worker.ingest.time_units import in_seconds, is_time, trial_seconds
 from worker.ingest.trial_ids import as_seen, has_text, whole_label
-
-if TYPE_CHECKING:
-    from worker.ingest.readers.choosing import ArrayFile
 
 NEURON = (
     "spike_clusters", "spike_neurons", "spike_units", "neuron", "neurons", "unit", "units", "unit_id", "unit_ids",
@@ -32,7 +29,7 @@ _RATES = ("sampling_rate_hz", "sampling_rate", "sample_rate", "fs")
 
 
 def read_flat_spikes(
-    file: "ArrayFile", times: str, options: ReadOptions, understood: list[Understood]
+    file: ArrayFile, times: str, options: ReadOptions, understood: list[Understood]
 ) -> SpikeTrains:
     """Read spike times from arrays.
 
@@ -102,7 +99,7 @@ def read_flat_spikes(
 
 
 def _tell_merged(
-    file: "ArrayFile", neuron: str, same_length: Mapping[str, Variable], trains: SpikeTrains
+    file: ArrayFile, neuron: str, same_length: Mapping[str, Variable], trains: SpikeTrains
 ) -> None:
     """Warn if another array of labels differs among the spikes of one neuron, and may be the label of neurons."""
     labels = np.unique(np.asarray(file.read(neuron)).reshape(-1), return_inverse=True)[1]
@@ -114,7 +111,7 @@ def _tell_merged(
                 trains.warnings.append(neurons_merged(name, neuron))
 
 
-def _read_ends(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:
+def _read_ends(file: ArrayFile, ends: str, spikes: int) -> NDArray[np.int64]:
     last = np.asarray(file.read(ends)).reshape(-1).astype(np.int64)
     if len(last) == 0 or (np.diff(last, prepend=0) < 0).any() or last[-1] != spikes:
         said = f"`{ends}` does not increase from 0 to {spikes}, the number of spike times."
@@ -122,7 +119,7 @@ def _read_ends(file: "ArrayFile", ends: str, spikes: int) -> NDArray[np.int64]:
     return last
 
 
-def sampling_rate(file: "ArrayFile") -> float | None:
+def sampling_rate(file: ArrayFile) -> float | None:
     """Return the samples per second if the file has them."""
     name = named(file.variables, _RATES, lambda variable: variable.size == 1 and variable.is_numbers)
     if name is not None:
@@ -159,7 +156,7 @@ class _Beside:
     """
 
     def __init__(
-        self, file: "ArrayFile", spikes: str, used: set[str], options: ReadOptions, numbers: set[int]
+        self, file: ArrayFile, spikes: str, used: set[str], options: ReadOptions, numbers: set[int]
     ) -> None:
         self._file, self._spikes, self.used, self._options = file, spikes, used, options
         self._known = known_roles(options.mapping, file.variables)

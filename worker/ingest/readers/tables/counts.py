@@ -11,7 +11,14 @@ from worker.ingest.counts import CountsBuilder, count_faults, counts_problem
 from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.base import ReadOptions, parse_trial_lengths, refuse_giant
 from worker.ingest.readers.splits import parse_split, settle_split
-from worker.ingest.readers.tables.layouts import Roles, column_left_out, known_column, plain, seconds
+from worker.ingest.readers.tables.layouts import (
+    Roles,
+    column_left_out,
+    known_column,
+    plain,
+    rows_without_label,
+    seconds,
+)
 from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
 from worker.ingest.readers.tables.survey import Clock, Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, Table
@@ -268,10 +275,7 @@ class TableOfCounts(ABC):
     def _settle_lengths(
         self, recording: Recording, order: NDArray[np.int64], bins: NDArray[np.int64]
     ) -> None:
-        if self._unlabelled:
-            said = f"{self._unlabelled} rows have no neuron or no trial, and were left out."
-            hint = "Fill in the label, or ignore this if they lie outside of trials."
-            recording.warnings.append(Problem("rows_without_label", said, hint))
+        recording.warnings += rows_without_label(self._unlabelled)
         if len(self._clock.rows) == 0:
             return
         lengths = self._lengths(bins, self._clock.rows[order], recording)

@@ -182,3 +182,12 @@ def column_left_out(name: str, why: str) -> Problem:
     """Return the warning for a column that was left out."""
     hint = "A column is kept as metadata if it has one value in all rows of a trial, or of a neuron."
     return Problem("column_left_out", f"`{name[:100]}` was left out: {why}.", hint, f"/{name[:100]}")
+
+
+def rows_without_label(number: int) -> list[Problem]:
+    """Return the warning for rows without a neuron or a trial, if there are any."""
+    if not number:
+        return []
+    said = f"{number} rows have no neuron or no trial, and were left out."
+    hint = "Fill in the label, or ignore this if they lie outside of trials."
+    return [Problem("rows_without_label", said, hint)]

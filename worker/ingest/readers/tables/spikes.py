@@ -5,10 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem
 from worker.ingest.readers.base import ReadOptions, name_is_usable, neurons_merged
 from worker.ingest.readers.choosing import STARTS, STOPS
-from worker.ingest.readers.tables.layouts import Roles, column_left_out, names_neurons, plain, seconds
+from worker.ingest.readers.tables.layouts import (
+    Roles,
+    column_left_out,
+    names_neurons,
+    plain,
+    rows_without_label,
+    seconds,
+)
 from worker.ingest.readers.tables.survey import Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, LabelColumn, Table
 from worker.ingest.recording import MetadataValue
@@ -137,7 +143,4 @@ class _Spikes:
                 trains.warnings.append(neurons_merged(name, self._roles.neuron))
             else:
                 trains.warnings.append(column_left_out(name, "it differs between rows, or cannot be read"))
-        if self._unlabelled:
-            said = f"{self._unlabelled} rows have no neuron or no trial, and were left out."
-            hint = "Fill in the label, or ignore this if they lie outside of trials."
-            trains.warnings.append(Problem("rows_without_label", said, hint))
+        trains.warnings += rows_without_label(self._unlabelled)
