@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from worker.ingest.readers.base import ReadOptions, left_out
+from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.hdf5.named import Hdf5Arrays
 from worker.ingest.readers.hdf5.safety import CheckedHdf5, looks_like, open_checked
 from worker.ingest.readers.split_arrays import read_parts
@@ -28,9 +28,7 @@ class LfadsHdf5Reader:
             file = Hdf5Arrays(checked, options, self.format)
             layout = spikes_of_lfads(file.variables)
             recording = read_parts(file, layout, options)
-            recording.warnings += [
-                left_out(name.removeprefix("/"), (), why) for name, why in checked.set_aside.items()
-            ]
+            recording.warnings += checked.left_out()
             return recording
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.readers.arrays import read_arrays
-from worker.ingest.readers.base import ReadOptions, left_out
+from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.choosing import Variable
 from worker.ingest.readers.hdf5.safety import (
     CheckedHdf5,
@@ -39,9 +39,7 @@ class Hdf5Reader:
         """Read `path`."""
         with open_checked(path, options) as checked:
             found = read_arrays(Hdf5Arrays(checked, options, self.format), options)
-            found.warnings += [
-                left_out(name.removeprefix("/"), (), why) for name, why in checked.set_aside.items()
-            ]
+            found.warnings += checked.left_out()
             return found
 
 

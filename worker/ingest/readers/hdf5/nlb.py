@@ -44,11 +44,8 @@ class NlbHdf5Reader:
             layout.sort(file.variables)
             layout.place_trials(file.variables, read_indices(file, layout))
             recording = read_splits(file, layout, options, _USUAL_WIDTH)
-            unread = dict.fromkeys(checked.references, "it holds references")
-            recording.warnings += [
-                left_out(name.removeprefix("/"), (), why)
-                for name, why in (checked.set_aside | unread).items()
-            ]
+            checked.set_aside |= dict.fromkeys(checked.references, "it holds references")
+            recording.warnings += checked.left_out()
             if held_out:
                 is_held_out: list[MetadataValue] = [*[False] * held_in, *[True] * held_out]
                 recording.neuron_metadata["held_out"] = is_held_out

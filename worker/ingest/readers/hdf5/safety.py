@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, rejected
-from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant, unless_needed
+from worker.ingest.readers.base import (
+    MOST_ARRAYS,
+    MOST_AXES,
+    ReadOptions,
+    left_out,
+    refuse_giant,
+    unless_needed,
+)
 from worker.ingest.rows import rows_per_block
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -63,6 +70,10 @@ class CheckedHdf5:
         self.opened[name] = _declared_bytes(dataset)
         refuse_giant(sum(self.opened.values()), options)
         return dataset
+
+    def left_out(self) -> list[Problem]:
+        """Return a warning for each object that was set aside."""
+        return [left_out(path.removeprefix("/"), (), why) for path, why in self.set_aside.items()]
 
     def refuse_giant(self, names: Iterable[str], options: ReadOptions) -> None:
         """Reject the file if the data sets to be read declare more bytes than the options allow."""
