@@ -33,7 +33,7 @@ class Combination(BaseModel):
 
 def combine(
     session: Session, tenant_id: str, wanted: Combination, idempotency_key: str | None
-) -> service.Made:
+) -> service.Creation:
     """Create a data set of several sessions. The same sessions in the same order are the same data set.
 
     Raises
@@ -42,18 +42,18 @@ def combine(
         If a data set does not exist or is not ready, or if the data sets do not match.
     """
     request = fingerprint("POST /v1/datasets:combine", wanted.model_dump_json())
-    if (stored := service.stored_result(session, tenant_id, idempotency_key, request)) is not None:
+    if (stored := service.stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
     sessions = [service.find_ready(session, tenant_id, dataset_id) for dataset_id in wanted.dataset_ids]
     _check(sessions)
-    made = service.make(
+    created = service.create_or_find(
         session,
         tenant_id,
         name=wanted.name or " + ".join(one.name for one in sessions)[:200],
         source={"kind": "sessions", "dataset_ids": wanted.dataset_ids},
         content=wanted.dataset_ids,
     )
-    return service.keep_answer(session, tenant_id, idempotency_key, request, made)
+    return service.store_creation(session, tenant_id, idempotency_key, request, created)
 
 
 def _check(sessions: list[Dataset]) -> None:

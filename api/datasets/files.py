@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from api.datasets.schemas import UploadFields, UploadReference
-from api.datasets.service import Made, find_content, keep_answer, make, stored_result
+from api.datasets.service import Creation, create_or_find, find_equal, store_creation, stored_creation
 from api.dependencies import Context
 from api.errors import Invalid, WrongState
 from api.idempotency import fingerprint
@@ -36,15 +36,15 @@ class WantedDataset:
         """The part that decides whether two data sets are equal."""
         return {"sha256": self.sha256, "options": self.options.canonical()}
 
-    def make(self, session: Session, tenant_id: str, key: str | None, **columns: str | None) -> Made:
+    def create(self, session: Session, tenant_id: str, key: str | None, **columns: str | None) -> Creation:
         """Make the data set or find an equal one, and store the response for the idempotency key."""
-        if (stored := stored_result(session, tenant_id, key, self.request)) is not None:
+        if (stored := stored_creation(session, tenant_id, key, self.request)) is not None:
             return stored
         source = {"kind": "upload", "filename": self.filename, "bytes": self.size_bytes, **self.content}
-        made = make(
+        created = create_or_find(
             session, tenant_id, name=self.name or self.filename, source=source, content=self.content, **columns
         )  # fmt: skip
-        return keep_answer(session, tenant_id, key, self.request, made)
+        return store_creation(session, tenant_id, key, self.request, created)
 
 
 def merged_options(fields: UploadFields) -> DatasetOptions:
@@ -75,7 +75,7 @@ def merged_options(fields: UploadFields) -> DatasetOptions:
 
 def create_from_file(
     context: Context, received: ReceivedFile, fields: UploadFields, options: DatasetOptions, key: str | None
-) -> Made:
+) -> Creation:
     """Store a received file and make a data set from it, or find an equal one."""
     tenant_id = context.tenant_id
     named = json.dumps([received.sha256, fields.name, fields.filename, options.canonical()], sort_keys=True)
@@ -86,22 +86,22 @@ def create_from_file(
     digest = content_digest("upload", wanted.content)
     try:
         with context.database.write() as session:
-            if (stored := stored_result(session, tenant_id, key, request)) is not None:
+            if (stored := stored_creation(session, tenant_id, key, request)) is not None:
                 return stored
-            if (found := find_content(session, tenant_id, digest)) is not None:
-                return keep_answer(session, tenant_id, key, request, found)
+            if (found := find_equal(session, tenant_id, digest)) is not None:
+                return store_creation(session, tenant_id, key, request, found)
         with (
-            uploads.taken_in(context, received, fields.filename) as upload_id,
+            uploads.stored_original(context, received, fields.filename) as upload_id,
             context.database.write() as session,
         ):
-            made = wanted.make(session, tenant_id, key, original=received.sha256)
+            created = wanted.create(session, tenant_id, key, original=received.sha256)
             session.delete(session.get_one(Upload, upload_id))  # from now on the data set keeps the file
-        return made
+        return created
     finally:
         received.path.unlink(missing_ok=True)
 
 
-def create_from_upload(context: Context, reference: UploadReference, key: str | None) -> Made:
+def create_from_upload(context: Context, reference: UploadReference, key: str | None) -> Creation:
     """Make a data set from an upload, or find an equal one.
 
     Raises
@@ -112,9 +112,9 @@ def create_from_upload(context: Context, reference: UploadReference, key: str | 
     tenant_id = context.tenant_id
     request = fingerprint("POST /v1/datasets", reference.model_dump_json())
     with context.database.read() as session:  # first, because the upload may be deleted since
-        if (stored := stored_result(session, tenant_id, key, request)) is not None:
+        if (stored := stored_creation(session, tenant_id, key, request)) is not None:
             return stored
-    row = uploads.settle(context, reference.upload_id)
+    row = uploads.complete_if_whole(context, reference.upload_id)
     if row.state != UploadState.COMPLETE:
         raise _incomplete(row, context.settings)
     with context.database.write() as session:
@@ -123,7 +123,7 @@ def create_from_upload(context: Context, reference: UploadReference, key: str | 
             request, reference.name, row.filename, row.size_bytes, str(row.sha256), reference.options
         )
         file = {"direct_upload_id": row.id} if row.is_direct else {"original": row.sha256}
-        return wanted.make(session, tenant_id, key, **file)
+        return wanted.create(session, tenant_id, key, **file)
 
 
 def _incomplete(row: Upload, settings: Settings) -> WrongState:

@@ -147,8 +147,8 @@ async def upload_dataset(
     digest = expected_sha256(content_digest, repr_digest)
     if content_type == "application/json":
         reference = _read_reference(await request.body(), fields)
-        made = await to_thread.run_sync(create_from_upload, context, reference, idempotency_key)
-        return respond(response, made)
+        created = await to_thread.run_sync(create_from_upload, context, reference, idempotency_key)
+        return respond(response, created)
     if content_type == "multipart/form-data":
         if content_digest is not None:
             message = (
@@ -168,8 +168,8 @@ async def upload_dataset(
     else:
         options = merged_options(fields)
         received = await receive(request.stream(), context.settings, digest)
-    made = await to_thread.run_sync(create_from_file, context, received, fields, options, idempotency_key)
-    return respond(response, made)
+    created = await to_thread.run_sync(create_from_file, context, received, fields, options, idempotency_key)
+    return respond(response, created)
 
 
 @router.post(
@@ -187,8 +187,8 @@ def derive_dataset(
 ) -> DatasetDocument:
     """Create another data set from the same file, with changed options. This also works for rejected data sets."""
     with context.database.write() as session:
-        made = service.derive(session, context.tenant_id, dataset_id, derivation, idempotency_key)
-    return respond(response, made)
+        created = service.derive(session, context.tenant_id, dataset_id, derivation, idempotency_key)
+    return respond(response, created)
 
 
 @router.post(
@@ -203,7 +203,7 @@ def retry_dataset(
     """Read the file of a failed data set again, after the service is repaired."""
     with database.write() as session:
         found = service.retry(session, tenant_id, dataset_id)
-    return respond(response, service.Made(found, is_new=True))
+    return respond(response, service.Creation(found, is_new=True))
 
 
 @router.post(
@@ -220,8 +220,8 @@ def synthesize_dataset(
 ) -> DatasetDocument:
     """Create a synthetic data set with known rates. The same parameters give the same data set."""
     with context.database.write() as session:
-        made = service.create_synthetic(session, context.tenant_id, system, idempotency_key)
-    return respond(response, made)
+        created = service.create_synthetic(session, context.tenant_id, system, idempotency_key)
+    return respond(response, created)
 
 
 @router.post(
@@ -238,8 +238,8 @@ def combine_datasets(
 ) -> DatasetDocument:
     """Combine data sets into one data set of several sessions. The same sessions in the same order are the same data set."""
     with context.database.write() as session:
-        made = combine(session, context.tenant_id, combination, idempotency_key)
-    return respond(response, made)
+        created = combine(session, context.tenant_id, combination, idempotency_key)
+    return respond(response, created)
 
 
 @router.get("/v1/datasets", operation_id="list_datasets", responses=problem_responses(422))
@@ -292,13 +292,13 @@ def list_trials(
         return service.list_trials(session, dataset_id, where, page_size, page_token)
 
 
-def respond(response: Response, made: service.Made) -> DatasetDocument:
+def respond(response: Response, created: service.Creation) -> DatasetDocument:
     """Set the status to 202 for a new data set and to 200 for an existing one, and return the document."""
-    response.headers["Location"] = made.document.links["self"]
-    response.status_code = 202 if made.is_new else 200
-    if made.document.state == DatasetState.INGESTING:
+    response.headers["Location"] = created.document.links["self"]
+    response.status_code = 202 if created.is_new else 200
+    if created.document.state == DatasetState.INGESTING:
         response.headers["Retry-After"] = "1"
-    return made.document
+    return created.document
 
 
 def _read_reference(body: bytes, fields: UploadFields) -> UploadReference:

@@ -129,7 +129,7 @@ def list_trials(
 
 
 @dataclass(frozen=True)
-class Made:
+class Creation:
     """The result of a request for a data set: a new data set, or the existing one of equal content."""
 
     document: DatasetDocument
@@ -138,25 +138,25 @@ class Made:
 
 def create_synthetic(
     session: Session, tenant_id: str, system: SyntheticSystem, idempotency_key: str | None
-) -> Made:
+) -> Creation:
     """Create a synthetic data set with known rates."""
     request = fingerprint("POST /v1/datasets:synthesize", system.model_dump_json())
-    if (stored := stored_result(session, tenant_id, idempotency_key, request)) is not None:
+    if (stored := stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
     parameters = system.model_dump(exclude={"name"})
-    made = make(
+    created = create_or_find(
         session,
         tenant_id,
         name=system.name or system.system,
         source={"kind": "synthetic", **parameters},
         content=parameters,
     )
-    return keep_answer(session, tenant_id, idempotency_key, request, made)
+    return store_creation(session, tenant_id, idempotency_key, request, created)
 
 
 def derive(
     session: Session, tenant_id: str, dataset_id: str, wanted: Derivation, idempotency_key: str | None
-) -> Made:
+) -> Creation:
     """Create a data set from the file of another one, with changed options.
 
     Raises
@@ -170,10 +170,10 @@ def derive(
     changed = changed_options(parent.source.get("options", {}), wanted.options)
     options = read_model(DatasetOptions, changed, below="options", body={"options": changed}).canonical()
     request = fingerprint(f"POST /v1/datasets/{dataset_id}:derive", content_digest(wanted.name, options))
-    if (stored := stored_result(session, tenant_id, idempotency_key, request)) is not None:
+    if (stored := stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
     original = _original(parent)
-    made = make(
+    created = create_or_find(
         session,
         tenant_id,
         name=wanted.name or parent.name,
@@ -182,7 +182,7 @@ def derive(
         original=original,
         derived_from=dataset_id,
     )
-    return keep_answer(session, tenant_id, idempotency_key, request, made)
+    return store_creation(session, tenant_id, idempotency_key, request, created)
 
 
 def retry(session: Session, tenant_id: str, dataset_id: str) -> DatasetDocument:
@@ -230,22 +230,24 @@ def _original(row: Dataset) -> str:
     )
 
 
-def stored_result(session: Session, tenant_id: str, key: str | None, request: str) -> Made | None:
+def stored_creation(session: Session, tenant_id: str, key: str | None, request: str) -> Creation | None:
     """Return the stored result of an earlier equal request, or None."""
     answer = stored_answer(session, tenant_id, key, request)
     if answer is None:
         return None
-    return Made(DatasetDocument.model_validate(answer), answer.get("is_new", True))
+    return Creation(DatasetDocument.model_validate(answer), answer.get("is_new", True))
 
 
-def keep_answer(session: Session, tenant_id: str, key: str | None, request: str, made: Made) -> Made:
+def store_creation(
+    session: Session, tenant_id: str, key: str | None, request: str, created: Creation
+) -> Creation:
     """Store a result for repetitions of the request, and return it."""
-    body = made.document.model_dump(mode="json") | {"is_new": made.is_new}
+    body = created.document.model_dump(mode="json") | {"is_new": created.is_new}
     store_answer(session, tenant_id, key, request, body)
-    return made
+    return created
 
 
-def make(
+def create_or_find(
     session: Session,
     tenant_id: str,
     *,
@@ -253,7 +255,7 @@ def make(
     source: dict[str, Any],
     content: Any,
     **columns: str | None,
-) -> Made:
+) -> Creation:
     """Create a data set and enqueue its ingest, or return the existing data set of equal content.
 
     Parameters
@@ -270,7 +272,7 @@ def make(
         `original`, `direct_upload_id` and `derived_from` of a new data set.
     """
     digest = content_digest(source["kind"], content)
-    if (found := find_content(session, tenant_id, digest)) is not None:
+    if (found := find_equal(session, tenant_id, digest)) is not None:
         return found
     try:
         with session.begin_nested():
@@ -289,14 +291,14 @@ def make(
             outbox.post(session, outbox.INGEST, dataset_id)
             session.flush()
     except IntegrityError:  # another request has created it in the meantime
-        found = find_content(session, tenant_id, digest)
+        found = find_equal(session, tenant_id, digest)
         if found is None:
             raise
         return found
-    return Made(document(row), is_new=True)
+    return Creation(document(row), is_new=True)
 
 
-def find_content(session: Session, tenant_id: str, digest: str) -> Made | None:
+def find_equal(session: Session, tenant_id: str, digest: str) -> Creation | None:
     """Return the tenant's data set of this content unless it was rejected; start the ingest of a failed one again."""
     same = select(Dataset).where(
         Dataset.tenant_id == tenant_id, Dataset.digest == digest, Dataset.state != DatasetState.REJECTED
@@ -306,4 +308,4 @@ def find_content(session: Session, tenant_id: str, digest: str) -> Made | None:
         return None
     if row.state == DatasetState.FAILED:
         _ingest_again(session, row)
-    return Made(document(row), is_new=False)
+    return Creation(document(row), is_new=False)

@@ -66,7 +66,7 @@ async def put_upload(
     """Upload a file in one request. The response contains its SHA-256."""
     digest = expected_sha256(content_digest, repr_digest)
     received = await receive(request.stream(), context.settings, digest)
-    row, is_new = await to_thread.run_sync(service.keep_whole, context, received, filename)
+    row, is_new = await to_thread.run_sync(service.store_received, context, received, filename)
     response.status_code = 201 if is_new else 200
     document = service.document(row, context)
     response.headers["Location"] = document.links["self"]
@@ -95,4 +95,4 @@ def begin_direct_upload(
 @router.get("/v1/uploads/{upload_id}", operation_id="get_upload", responses=problem_responses(404, 410))
 def get_upload(upload_id: str, context: ContextDependency) -> UploadDocument:
     """Return an upload: its state, and the number of bytes received."""
-    return service.document(service.settle(context, upload_id), context)
+    return service.document(service.complete_if_whole(context, upload_id), context)

@@ -189,7 +189,7 @@ def _busy_as_problem(upload_id: str) -> Iterator[None]:
         ) from None
 
 
-def settle(context: Context, upload_id: str) -> Upload:
+def complete_if_whole(context: Context, upload_id: str) -> Upload:
     """Return an upload. Complete it first if all bytes are there, for example after a crash."""
     with context.database.read() as session:
         row = find(session, context.tenant_id, upload_id)
@@ -198,19 +198,19 @@ def settle(context: Context, upload_id: str) -> Upload:
     if row.is_direct:
         bucket = context.originals
         if isinstance(bucket, BucketOriginals) and bucket.direct_size(row.id) == row.size_bytes:
-            return _complete(context, upload_id)
+            return _mark_complete(context, upload_id)
         return row
     path = partial_path(context.settings, upload_id)
     if row.sha256 is None and bytes_on_disk(path) != row.size_bytes:
         return row
     try:
         with locked(path):
-            return store_whole(context, upload_id)
+            return store_file(context, upload_id)
     except UploadBusy:
         return row  # the request that holds the lock completes it
 
 
-def store_whole(context: Context, upload_id: str) -> Upload:
+def store_file(context: Context, upload_id: str) -> Upload:
     """Store the file of an upload that has all its bytes. The caller holds the lock of the file."""
     originals = context.originals
     with context.database.read() as session:
@@ -229,10 +229,10 @@ def store_whole(context: Context, upload_id: str) -> Upload:
         path.unlink(missing_ok=True)
         if row.sha256 is None or originals.size(row.sha256) != row.size_bytes:
             return row
-    return _complete(context, upload_id)
+    return _mark_complete(context, upload_id)
 
 
-def _complete(context: Context, upload_id: str) -> Upload:
+def _mark_complete(context: Context, upload_id: str) -> Upload:
     with context.database.write() as session:
         row = find(session, context.tenant_id, upload_id, lock=True)
         row.state = UploadState.COMPLETE
@@ -240,7 +240,7 @@ def _complete(context: Context, upload_id: str) -> Upload:
     return row
 
 
-def keep_whole(context: Context, received: ReceivedFile, filename: str) -> tuple[Upload, bool]:
+def store_received(context: Context, received: ReceivedFile, filename: str) -> tuple[Upload, bool]:
     """Store a file that arrived in one request. An equal file with the same name is the same upload.
 
     Returns
@@ -266,14 +266,14 @@ def keep_whole(context: Context, received: ReceivedFile, filename: str) -> tuple
             if (row := session.execute(same).scalar_one_or_none()) is not None:
                 row.expires_at = expiry(session, context.settings)
                 return row, False
-        with taken_in(context, received, filename) as upload_id:
-            return _complete(context, upload_id), True
+        with stored_original(context, received, filename) as upload_id:
+            return _mark_complete(context, upload_id), True
     finally:
         received.path.unlink(missing_ok=True)
 
 
 @contextmanager
-def taken_in(context: Context, received: ReceivedFile, filename: str) -> Iterator[str]:
+def stored_original(context: Context, received: ReceivedFile, filename: str) -> Iterator[str]:
     """Store a received file as an original and give the id of a new upload that names it; delete both after an error."""
     with context.database.write() as session:
         upload = begin_upload(

@@ -229,7 +229,7 @@ async def _append(
             )
         size = await receiving.append(descriptor, request.stream(), row.size_bytes - offset, checksum)
         if size == row.size_bytes:
-            row = await to_thread.run_sync(service.store_whole, context, upload_id)
+            row = await to_thread.run_sync(service.store_file, context, upload_id)
     return row
 
 

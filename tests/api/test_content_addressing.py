@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.datasets.service import make
+from api.datasets.service import create_or_find
 from api.dependencies import _tenant
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions
@@ -93,11 +93,13 @@ def test_a_race_that_nobody_saw_coming_makes_one(database: Database, monkeypatch
     """Between the look and the insert another request committed the same."""
     source = {"kind": "synthetic", "system": "lorenz"}
     with database.write() as session:
-        first = make(session, "default", name="", source=source, content={}).document
-    look, blind = make.__globals__["find_content"], iter([True, False])
-    monkeypatch.setitem(make.__globals__, "find_content", lambda *args: None if next(blind) else look(*args))
+        first = create_or_find(session, "default", name="", source=source, content={}).document
+    look, blind = create_or_find.__globals__["find_equal"], iter([True, False])
+    monkeypatch.setitem(
+        create_or_find.__globals__, "find_equal", lambda *args: None if next(blind) else look(*args)
+    )
     with database.write() as session:
-        again = make(session, "default", name="", source=source, content={})
+        again = create_or_find(session, "default", name="", source=source, content={})
     assert (again.is_new, again.document.id) == (False, first.id)
     assert (count(database, Dataset), count(database, OutboxMessage)) == (1, 1)
 
