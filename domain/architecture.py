@@ -99,8 +99,8 @@ class ArchitectureSpecification(Document):
     )
     read_in_dim: Units | SeveralUnits | None = Field(
         None,
-        description="Dimension of the linear map of each session in front of the encoders. Unless given, there is none for one "
-        "session; for several it is as many as factors, but no more than all their neurons, or bins of the shortest.",
+        description="Size of the linear map of each session in front of the encoders. By default a single session has none. "
+        "Several sessions have as many as factors, but at most all their neurons, and the bins of the shortest session.",
     )
     initial_condition_bins: int = Field(
         0,

@@ -1,10 +1,16 @@
-"""The documentation uses short sentences and no riddles, as far as a machine can tell."""
+"""The documentation and the OpenAPI document use short sentences and no riddles, as far as a machine can tell."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from api import openapi
+from api.app import create_app
+from store.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -43,6 +49,19 @@ def sentences(text: str) -> Iterator[str]:
         )
 
 
+def descriptions(node: Any) -> Iterator[str]:
+    """Yield every description and summary in a JSON document."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("description", "summary") and isinstance(value, str):
+                yield value
+            else:
+                yield from descriptions(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from descriptions(value)
+
+
 def faults(text: str) -> list[str]:
     """Return what is wrong with a text: sentences that are too long, and unclear constructions."""
     found = []
@@ -61,6 +80,12 @@ def faults(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_are_plain(page: str) -> None:
     found = faults((ROOT / page).read_text(encoding="utf-8"))
+    assert not found, "\n".join(found)
+
+
+def test_descriptions_of_the_api_are_plain(tmp_path: Path) -> None:
+    document = json.loads(openapi.text(create_app(Settings(data_dir=tmp_path))))
+    found = [fault for text in sorted(set(descriptions(document))) for fault in faults(text)]
     assert not found, "\n".join(found)
 
 

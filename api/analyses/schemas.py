@@ -31,8 +31,8 @@ class DistancesPictureQuery(ArrayOfTrials, Selection, Transformation):
         None,
         min_length=1,
         max_length=200,
-        description="Metadata of the trials, or `split`, whose values are the conditions. Unless given, the conditions "
-        "that the data set's report names.",
+        description="Metadata of the trials, or `split`, whose values are the conditions. By default the conditions in "
+        "the report of the data set.",
     )
     metric: Literal["euclidean", "mahalanobis"] = Field(
         "euclidean", description="`mahalanobis`: in standard deviations of single trials around their means."
@@ -80,7 +80,7 @@ class DecodingQuery(ArrayOfTrials, Selection, Transformation):
         "rates",
         min_length=1,
         max_length=200,
-        description="Array of trials to decode from. Unless given: `rates`; `factors` if a model has no array `rates` "
+        description="Array of trials to decode from. By default `rates`; `factors` if a model has no array `rates` "
         "(of several sessions each has its own, such as `rates_0`), or more than 500 neurons; `spikes` of a data set.",
     )
 
@@ -88,7 +88,7 @@ class DecodingQuery(ArrayOfTrials, Selection, Transformation):
         None,
         min_length=1,
         max_length=200,
-        description="Array of the data set to decode; its only behaviour unless given.",
+        description="Array of the data set to decode; by default its only behaviour.",
     )
     lag_s: float = Field(
         0.0,
@@ -109,8 +109,8 @@ class DecodingQuery(ArrayOfTrials, Selection, Transformation):
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of the assignment of trials to folds.")
     baseline: bool | None = Field(
         None,
-        description="Decode smoothed spikes, too, for comparison with latents of a model. Unless given: if it takes at most "
-        "a few seconds.",
+        description="Decode smoothed spikes, too, for comparison with latents of a model. By default only if it takes "
+        "at most a few seconds.",
     )
 
 

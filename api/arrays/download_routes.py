@@ -35,7 +35,7 @@ class DownloadQuery(BaseModel):
     arrays: str | None = Field(
         None,
         max_length=4000,
-        description="Names, e.g. `rates,factors`; their coordinates come with them. All unless given.",
+        description="Names, e.g. `rates,factors`; their coordinates come with them. By default all.",
     )
 
 

@@ -9,8 +9,8 @@ from domain.states import ModelState
 
 SCORED_ON = (
     "Fingerprint of the samples that SV losses are means of: data set, split, held-out samples, and what models may read. SV "
-    "losses of two jobs can be compared only if it is the same. A model of `inference.refit` has one of its own, because it "
-    "was trained on the validation trials."
+    "losses of two jobs can be compared only if it is the same. A refit has a different fingerprint, because it was trained on "
+    "the validation trials."
 )
 BASELINES = (
     "Scores of simple predictors on the same samples, by score and predictor: `mean` (each neuron's mean over training trials), "

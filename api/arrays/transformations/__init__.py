@@ -34,7 +34,7 @@ class Transformation(BaseModel):
     )
     event_clock: EventClock | None = Field(
         None,
-        description="Clock of the event's times: the `session`'s, or the `trial`'s time axis. Told by the data unless given.",
+        description="Clock of the event's times: the `session`'s, or the `trial`'s time axis. By default the service detects it.",
     )
     smooth_s: float | None = Field(
         None,
@@ -55,7 +55,7 @@ class Transformation(BaseModel):
         description="Model with latents for the same trials, into whose space these latents are brought.",
     )
     rotation: RotationKind | None = Field(
-        None, description="How `rotate_to` is done: `procrustes` unless given, or `cca`."
+        None, description="Method of `rotate_to`: `procrustes` (default) or `cca`."
     )
     components: int | None = Field(
         None,
@@ -72,7 +72,7 @@ class Transformation(BaseModel):
     )
     statistic: Statistic | None = Field(
         None,
-        description="Of `average`, which comes first: `mean` unless given. Formats of several arrays have all of mean, standard "
+        description="The first array of `average`; by default `mean`. Formats of several arrays have all of mean, standard "
         "error and count.",
     )
 
