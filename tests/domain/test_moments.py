@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.moments import Moments, in_step, joined
@@ -10,6 +10,7 @@ from domain.moments import Moments, in_step, joined
 cuts = st.lists(st.integers(0, 20), max_size=4).map(sorted)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), cuts, st.integers(0, 10), st.sampled_from([0.0, 1e4]))
 def test_moments_are_numpy_s_however_rows_are_cut(
     seed: int, cut: list[int], absent: int, offset: float
@@ -31,6 +32,7 @@ def test_moments_take_samples_of_any_axes() -> None:
     assert np.isnan(Moments(2).add_all([np.ones((1, 2))]).covariance).all()
 
 
+@settings(deadline=None)
 @given(cuts, cuts)
 def test_arrays_in_step_have_the_same_rows(first: list[int], second: list[int]) -> None:
     rows = np.arange(20)[:, None]

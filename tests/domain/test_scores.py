@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.linear_model import PoissonRegressor, Ridge
@@ -397,6 +397,7 @@ def test_a_feature_constant_in_training_trials_gets_no_huge_weight():
     assert ridge_decode_r2(features, behaviour) > 0.5
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.floats(-1e6, 1e6)), min_size=3, max_size=30))
 def test_spearman_is_that_of_scipy(pairs):
     a, b = map(list, zip(*pairs, strict=True))
