@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.job_specification import JobSpecification
+from domain.ranks import ranks as ranks_of
 from domain.search_space import Range, Searched, Value
 from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
 
@@ -56,7 +57,7 @@ def p_value(name: str, values: Searched, observations: Sequence[Observation]) ->
     placed = [one for one in observations if name in one.values]
     ends, part_of = _parts(name, values, placed)
     counts = np.bincount(part_of, minlength=len(ends))
-    ranks = _ranks(np.array([one.loss for one in placed]))
+    ranks = ranks_of(np.array([one.loss for one in placed]))
 
     def difference(order: NDArray[np.float64]) -> float:
         sums = np.bincount(part_of, order, len(ends))[counts > 0]
@@ -106,15 +107,7 @@ def places(losses: Sequence[tuple[float | None, float]]) -> list[float]:
     variance = float(spread @ spread)
     slope = min(max(float(spread @ after) / variance, 0.0), 1.0) if variance > 0 else 0.0
     gained = after - slope * before
-    return [float(one) for one in (_ranks(gained) - 1) / (len(losses) - 1)]
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ranks from 1 on; equal values share the mean of their ranks."""
-    ordered = np.sort(values)
-    below, up_to = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
-    ranks: NDArray[np.float64] = (below + up_to + 1) / 2
-    return ranks
+    return [float(one) for one in (ranks_of(gained) - 1) / (len(losses) - 1)]
 
 
 def note(

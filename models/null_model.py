@@ -6,7 +6,6 @@ the very samples that `EpochScores.sv_loss` and `validation_loss` are means of, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from domain.architecture import Architecture
 from domain.parameter_shapes import session_prefix
-from domain.scores.likelihood import ReferenceLosses
+from domain.scores.likelihood import ReferenceLosses, in_bits_per_spike
 from models.data import Batch, TrainingData
 from models.network import initial_parameters
 from models.objective import negative_log_likelihood, never_read
@@ -72,7 +71,7 @@ class HeldOutSpikes:
 
     def bits_per_spike(self, sv_loss: float) -> float:
         """Return what an SV loss (nats per sample) gains over each neuron's mean over these samples, in bits per spike."""
-        return (self.constant_loss - self.samples * sv_loss) / (self.spikes * math.log(2))
+        return in_bits_per_spike(self.constant_loss - self.samples * sv_loss, self.spikes)
 
 
 @torch.inference_mode()

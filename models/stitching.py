@@ -18,6 +18,7 @@ from torch import Tensor
 from domain.architecture import Architecture
 from domain.errors import require
 from domain.parameter_shapes import OUTPUTS_PER_NEURON, session_prefix
+from domain.smoothing import gaussian
 from models.data import Session, check_spikes, recorded_samples, zero_unrecorded
 from models.observation import OBSERVATIONS
 
@@ -123,7 +124,7 @@ def _averages(
     values = zero_unrecorded(values, recorded)
     T = values.shape[1]
     distance = np.arange(T)[:, None] - np.arange(T)[None]
-    kernel = np.exp(-0.5 * (distance / max(smoothing_bins, 1e-6)) ** 2)
+    kernel = gaussian(distance, max(smoothing_bins, 1e-6))
     averages = []
     for number in shared:
         chosen = (condition == number) & session.is_training

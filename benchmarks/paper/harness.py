@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from domain.smoothing import gaussian
 from models import (
     Architecture,
     EpochScores,
@@ -274,7 +275,7 @@ LAGS_S = (0.0, 0.04, 0.08, 0.12, 0.16)
 def smooth(spikes: NDArray[Any], recorded: NDArray[np.bool_], sd_bins: float) -> NDArray[np.float64]:
     """Gaussian smoothing along bins, [trials, T, N]; bins past a trial's end weigh nothing."""
     reach = np.arange(spikes.shape[1])
-    kernel = np.exp(-0.5 * ((reach[:, None] - reach[None]) / sd_bins) ** 2)
+    kernel = gaussian(reach[:, None] - reach, sd_bins)
     weight = recorded.astype(float) @ kernel
     smoothed: NDArray[np.float64] = np.einsum("st,bsn->btn", kernel, spikes * recorded[:, :, None])
     smoothed /= np.maximum(weight, 1e-9)[:, :, None]

@@ -27,6 +27,7 @@ from benchmarks.paper.harness import (
     train_all,
 )
 from domain.scores import r2_true_rates
+from domain.smoothing import gaussian
 from models import Architecture, Hyperparameters, Latents, TrainingOptions, driven
 
 Floats = NDArray[np.float64]
@@ -100,7 +101,7 @@ def _selected(trained: Trained) -> Latents:
 def _smoothed(inputs: NDArray[Any]) -> Floats:
     """[trials, T], by a Gaussian."""
     bins = np.arange(inputs.shape[1])
-    kernel = np.exp(-0.5 * ((bins[:, None] - bins) / SMOOTHING_BINS) ** 2)
+    kernel = gaussian(bins[:, None] - bins, SMOOTHING_BINS)
     return np.asarray(inputs @ kernel, np.float64)
 
 

@@ -28,7 +28,8 @@ from benchmarks.paper.harness import (
     packs,
     train_all,
 )
-from domain.scores import r2_true_rates, spearman
+from domain.ranks import spearman
+from domain.scores import r2_true_rates
 from models import Architecture, EpochScores, Hyperparameters, TrainingOptions, lorenz
 
 WAYS = {  # name: whether with CD, share of samples held out

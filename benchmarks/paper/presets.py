@@ -45,6 +45,7 @@ from domain.job_specification import JobSpecification, Training, split_trials
 from domain.presets import PresetName
 from domain.scores import bits_per_spike
 from domain.scores.ridge import decode, divide, divide_in_folds, r2
+from domain.smoothing import gaussian
 from domain.split_groups import SplitGroups
 from models import (
     Architecture,
@@ -317,7 +318,7 @@ def _smoothed_bits(data: Data, seed: int, widths: Sequence[float]) -> float:
     mean = (spikes * seen).sum((0, 1)) / np.maximum(seen.sum((0, 1)), 1) + 1e-4
     bins, best = np.arange(spikes.shape[1]), (-np.inf, spikes)
     for width in widths:
-        kernel = np.exp(-0.5 * ((bins[:, None] - bins[None]) / width) ** 2)
+        kernel = gaussian(bins[:, None] - bins, width)
         total = np.einsum("st,btn->bsn", kernel, spikes * visible, optimize=True)
         weight = np.einsum("st,btn->bsn", kernel, visible.astype(float), optimize=True)
         for floor in FLOORS:

@@ -3,18 +3,18 @@
 Rates λ are in counts per bin. A mask says which samples count; without one, all do.
 """
 
-from domain.scores.baselines import Baselines, compare_predictions, fit_baselines
+from domain.scores.baselines import Baselines, fit_baselines
 from domain.scores.few_shot import few_shot_bits_per_spike
 from domain.scores.leak_diagnostics import (
     ModelLosses,
     ValidationDisagreement,
-    spearman,
     validation_disagreement,
 )
 from domain.scores.likelihood import (
     ReferenceLosses,
     bits_per_spike,
     co_smoothing_bits_per_spike,
+    compare_predictions,
     constant_rate_losses,
     forward_prediction_bits_per_spike,
     poisson_nll,
@@ -38,6 +38,5 @@ __all__ = [
     "psth_r2",
     "r2_true_rates",
     "ridge_decode_r2",
-    "spearman",
     "validation_disagreement",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.errors import require
+from domain.ranks import spearman
 from domain.scores.likelihood import ReferenceLosses
 
 Floats = NDArray[np.floating]
@@ -188,34 +189,3 @@ def _certain(difference: NDArray[np.float64], reference: ReferenceLosses) -> NDA
 
 def _lowest(numbers: Sequence[int], losses: NDArray[np.float64], finite: NDArray[np.bool_]) -> int | None:
     return numbers[int(np.argmin(np.where(finite, losses, np.inf)))] if finite.any() else None
-
-
-def spearman(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
-    """Return Spearman's rank correlation; equal values share the mean of their ranks.
-
-    NaN for fewer than 2 pairs, or if all values on one side are equal.
-
-    Parameters
-    ----------
-    a, b
-        Finite, of one length.
-    """
-    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    require(
-        left.ndim == 1 and left.shape == right.shape,
-        f"a and b must be of one length, got {left.shape} and {right.shape}",
-    )
-    require(bool(np.isfinite(left).all() and np.isfinite(right).all()), "a and b must be finite")
-    if len(left) < 2:
-        return float("nan")
-    x, y = _centred_ranks(left), _centred_ranks(right)
-    norm = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / norm if norm > 0 else float("nan")
-
-
-def _centred_ranks(values: Floats) -> NDArray[np.float64]:
-    """Return ranks minus their mean; equal values share the mean of their ranks."""
-    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
-    centred: NDArray[np.float64] = ranks - ranks.mean()
-    return centred

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from domain.errors import require
 from domain.scores.baselines import mean_counts
 
 Floats = NDArray[np.floating]
+Gain = TypeVar("Gain", float, NDArray[np.float64])
 LOWEST_RATE = 1e-9  # smaller rates are clipped to this
 
 
@@ -49,6 +50,11 @@ def poisson_nll(
     return float(nll.mean()) + constant
 
 
+def in_bits_per_spike(gain: Gain, spikes: float) -> Gain:
+    """Return a gain of log-likelihood, summed over samples and in nats, in bits per spike."""
+    return gain / (spikes * math.log(2))
+
+
 def bits_per_spike(
     rates: Floats,
     spikes: NDArray[Any],
@@ -76,7 +82,7 @@ def bits_per_spike(
         mean_rates = np.where(chosen, spikes, 0.0).sum(over) / np.maximum(chosen.sum(over), 1)
     constant = np.broadcast_to(mean_rates, rates.shape)
     gain = poisson_nll(constant, spikes, chosen) - poisson_nll(rates, spikes, chosen)
-    return gain * int(chosen.sum()) / (n_spikes * math.log(2))
+    return in_bits_per_spike(gain * int(chosen.sum()), n_spikes)
 
 
 def co_smoothing_bits_per_spike(
@@ -191,6 +197,55 @@ def constant_rate_losses(
         validation_loss=poisson_nll(constant, x, validation & ~hidden),
         held_out_samples=int((validation & hidden).sum()),
     )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The gain of a model over a baseline, on the same samples.
+
+    Parameters
+    ----------
+    difference
+        Bits per spike of the model less those of the baseline.
+    standard_error
+        Standard error of the difference, from the spread over trials; None for fewer than two trials.
+    """
+
+    difference: float
+    standard_error: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Return ``above``, ``below``, or ``about_as_good`` within two standard errors."""
+        error = 2 * self.standard_error if self.standard_error is not None else np.inf
+        return (
+            "above" if self.difference > error else "below" if self.difference < -error else "about_as_good"
+        )
+
+
+def compare_predictions(
+    model: NDArray[np.float64], baseline: NDArray[np.float64], spikes: float
+) -> Comparison:
+    """Compare two predictors trial by trial.
+
+    With d_i the difference of the log-likelihoods of trial i, the difference is Σ d_i / (spikes · ln 2) and its standard error
+    √(n · var(d)) / (spikes · ln 2): trials are independent, samples of one trial are not.
+
+    Parameters
+    ----------
+    model, baseline
+        Log-likelihoods [trials], in nats, each summed over the samples of the trial that count.
+    spikes
+        Number of spikes in all these samples.
+    """
+    require(
+        model.shape == baseline.shape,
+        f"got {len(model)} trials of the model and {len(baseline)} of the baseline",
+    )
+    require(spikes > 0, "bits per spike are not defined without a spike")
+    gains = in_bits_per_spike(model - baseline, spikes)
+    error = float(np.sqrt(len(gains) * gains.var(ddof=1))) if len(gains) > 1 else None
+    return Comparison(float(gains.sum()), error)
 
 
 def aligned(

@@ -7,13 +7,12 @@ import pytest
 from scipy import stats
 
 from domain.scores import baselines as module
-from domain.scores import bits_per_spike
+from domain.scores import bits_per_spike, compare_predictions
 from domain.scores.baselines import (
     NO_CONDITION,
     PRIOR_SPIKES,
     Recording,
     Smoothing,
-    compare_predictions,
     fit_baselines,
     mean_counts,
 )

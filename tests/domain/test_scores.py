@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import PoissonRegressor, Ridge
 from sklearn.metrics import r2_score
 
+from domain.ranks import spearman
 from domain.scores import (
     ModelLosses,
     ReferenceLosses,
@@ -22,7 +23,6 @@ from domain.scores import (
     psth_r2,
     r2_true_rates,
     ridge_decode_r2,
-    spearman,
     validation_disagreement,
 )
 from domain.scores.few_shot import poisson_regression

@@ -1,6 +1,5 @@
 """Scores of the selected model and of the baselines on the samples that sample validation holds out."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,8 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from domain.conditions import Condition
-from domain.scores.baselines import compare_predictions
-from domain.scores.likelihood import LOWEST_RATE
+from domain.scores.likelihood import LOWEST_RATE, compare_predictions, in_bits_per_spike
 from domain.split_groups import FEWEST_GROUPS_TO_DRAW
 from models.evaluation import MaskedPrediction, predict_held_out
 from worker.context.data import read_conditions
@@ -136,4 +134,4 @@ class _Sums:
         for spikes, samples in self.neurons:
             mean = spikes / np.maximum(samples, 1)
             total -= float((spikes * np.log(np.where(mean > 0, mean, 1)) - spikes).sum())
-        return total / (self.spikes * math.log(2))
+        return in_bits_per_spike(total, self.spikes)
