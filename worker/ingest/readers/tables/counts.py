@@ -48,6 +48,7 @@ class TableOfCounts(ABC):
         self._of_file = Constants([self._width] if self._width is not None else ())
         used = {*roles.used(), *([self._width] if self._width is not None else [])}
         self._others = [name for name in table.columns if name not in used]
+        self._of_trials = Constants(())
         self._unlabelled = self._rows_seen = 0
 
     def _width_column(self) -> str | None:
@@ -82,18 +83,12 @@ class TableOfCounts(ABC):
     ) -> NDArray[np.int64] | None:
         """Return the length of each trial from the bin of its last row and its number of rows; None if all have full length."""
 
-    @abstractmethod
-    def _take(self, stretch: Stretch) -> None:
+    def _take(self, stretch: Stretch) -> None:  # noqa: B027 long tables have no signals
         """Store the signals of some places."""
 
     @abstractmethod
     def _finish(self, recording: Recording) -> list[str]:
         """Add what does not belong to trials to the recording; return the names of the columns that were used."""
-
-    @property
-    @abstractmethod
-    def _constants(self) -> Constants:
-        """Return the columns that are constant in each trial."""
 
     def survey(self) -> None:
         """Run the first pass: find the labels, constant columns, and where bins lie."""
@@ -244,8 +239,8 @@ class TableOfCounts(ABC):
         mapping = self._options.mapping
         if self._roles.trial is not None:
             recording.trial_metadata["trial_id"] = self._labels.array()[order].tolist()
-        for name in self._constants.names if self._roles.trial is not None else ():
-            values = self._constants.values(name)
+        for name in self._of_trials.names if self._roles.trial is not None else ():
+            values = self._of_trials.values(name)
             in_order: list[MetadataValue] = [values[number] for number in order.tolist()]
             if name == mapping.split or (mapping.split is None and plain(name) == "split"):
                 how = "by its name" if mapping.split is None else "given in the mapping"

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.tables.counts import TableOfCounts, understood_counts, whole_counts
 from worker.ingest.readers.tables.layouts import Roles
-from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
+from worker.ingest.readers.tables.rows_on_disk import Places
 from worker.ingest.readers.tables.survey import Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, Table
 from worker.ingest.recording import Recording
@@ -29,10 +29,6 @@ class LongCounts(TableOfCounts):
         readable = [name for name in readable if name_is_usable(name)]
         self._of_trials = Constants(readable if roles.trial is not None else ())
         self._of_neurons = Constants(readable)
-
-    @property
-    def _constants(self) -> Constants:
-        return self._of_trials
 
     def _wanted(self, is_survey: bool) -> tuple[list[str], list[str]]:
         others = dict.fromkeys([*self._of_trials.names, *self._of_neurons.names]) if is_survey else {}
@@ -59,9 +55,6 @@ class LongCounts(TableOfCounts):
             gathered.add(place + place_of_neuron[self._numbers[rows]], counts[rows, None])
             self._rows_seen += batch.rows
         return gathered
-
-    def _take(self, stretch: Stretch) -> None:
-        """Do nothing: long tables have no signals."""
 
     def _finish(self, recording: Recording) -> list[str]:
         understood_counts([self._count], "one for each row", recording)

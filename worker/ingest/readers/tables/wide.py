@@ -44,10 +44,6 @@ class WideCounts(TableOfCounts):
         self._behaviour: list[str] = []
         self._outputs: dict[str, Rows] = {}
 
-    @property
-    def _constants(self) -> Constants:
-        return self._of_trials
-
     def _wanted(self, is_survey: bool) -> tuple[list[str], list[str]]:
         if not is_survey:
             return [*self._neurons, *self._behaviour], []
