@@ -37,8 +37,8 @@ from store.uploads import begin_upload
 from tests.api.api_examples import fill
 
 OPERATOR = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
-MOST_EXAMPLES = 6
-"""Of each route."""
+EXAMPLES = [3, pytest.param(15, marks=pytest.mark.slow)]
+"""Number of requests to each route."""
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +119,14 @@ ROUTES = [
 ]
 
 
+@pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize(("path", "method", "mode"), ROUTES, ids=str)
-def test_route(fuzzed: schemathesis.BaseSchema, path: str, method: str, mode: GenerationMode) -> None:
+def test_route(
+    fuzzed: schemathesis.BaseSchema, path: str, method: str, mode: GenerationMode, examples: int
+) -> None:
     @given(fuzzed[path][method.upper()].as_strategy(generation_mode=mode))
     @hypothesis_settings(
-        max_examples=MOST_EXAMPLES,
+        max_examples=examples,
         deadline=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),

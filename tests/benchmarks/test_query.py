@@ -7,6 +7,7 @@ import pytest
 from benchmarks import query
 
 
+@pytest.mark.slow
 def test_every_question_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,7 +190,9 @@ def test_migration_says_that_it_is_done(image: Image, containers: dict[str, Cont
     assert (image.folder / "migrate.log").read_text() == "The database is at the newest schema.\n"
 
 
-@pytest.mark.parametrize("name", sorted(READY))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name != "api" else ()) for name in sorted(READY)]
+)
 def test_starts_answers_its_health_check_and_stops(
     name: str, image: Image, containers: dict[str, Container]
 ) -> None:

@@ -60,6 +60,14 @@ def test_a_short_run(tmp_path: Path) -> None:
     assert len(list((tmp_path / "kept").glob("*.json"))) == len(found["faults"])
 
 
+@pytest.mark.slow
+def test_an_eighth_of_the_corpus_and_damaged_files_show_no_fault() -> None:
+    found = run(seconds=20.0, quick=True, files=lambda: islice(corpus(), 0, None, 8))
+    assert found["files"] > found["corpus_files"] > 200
+    assert found["faults"] == {}
+    assert found["unexpected"] == []
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """A server whose readers do what the file says."""

@@ -117,7 +117,12 @@ def test_a_model_that_never_fits_fails_alone(on_sqlite: FaultyService) -> None:
 
 
 @pytest.mark.parametrize(
-    ("database", "victim"), [("sqlite", "worker"), ("postgresql", "worker"), ("sqlite", "pool child")]
+    ("database", "victim"),
+    [
+        ("sqlite", "worker"),
+        ("postgresql", "worker"),
+        pytest.param("sqlite", "pool child", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_worker_loses_nothing(request: pytest.FixtureRequest, database: str, victim: str) -> None:
     """What it started dies with it. Its slice is claimed when the lease is over, and no attempt is counted."""
@@ -149,6 +154,7 @@ def test_a_killed_training_process_is_an_attempt(on_sqlite: FaultyService) -> No
     assert on_sqlite.lost_and_failed(job_id) == (0, 1)
 
 
+@pytest.mark.slow
 def test_killed_while_writing_and_before_reporting(on_sqlite: FaultyService) -> None:
     """Half a checkpoint, and a whole one that nobody knows of: neither is read, both are deleted."""
     job_id = on_sqlite.begin(models=1)
@@ -161,6 +167,7 @@ def test_killed_while_writing_and_before_reporting(on_sqlite: FaultyService) -> 
     assert on_sqlite.lost_and_failed(job_id) == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_stalled_process_writes_no_more(service: FaultyService) -> None:
     """It wakes after its slice went to another worker, and goes on as if nothing had been."""
     service.wait_for_workers()
@@ -208,6 +215,7 @@ def test_a_killed_broker(on_sqlite: FaultyService) -> None:
     assert on_sqlite.lost_and_failed(job_id) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_keeps_nobody_from_writing(on_sqlite: FaultyService) -> None:
     """SQLite has one writer: no transaction may be open while the broker is waited for."""
     broker = on_sqlite.child("broker")
@@ -224,6 +232,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_writing(on_sqlite: FaultyService)
     on_sqlite.check(job_id)
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_and_comes_back_empty(on_sqlite: FaultyService) -> None:
     """What is under way is reported meanwhile; what is asked for meanwhile is accepted, and done afterwards."""
     under_way = on_sqlite.begin(models=1)
@@ -244,6 +253,7 @@ def test_a_broker_that_is_away_and_comes_back_empty(on_sqlite: FaultyService) ->
         assert on_sqlite.lost_and_failed(job_id) == (0, 0)
 
 
+@pytest.mark.slow
 def test_every_message_ten_times(on_sqlite: FaultyService) -> None:
     service = on_sqlite
     job_id = service.begin()
@@ -255,6 +265,7 @@ def test_every_message_ten_times(on_sqlite: FaultyService) -> None:
     assert service.lost_and_failed(job_id) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_message_that_comes_again_while_its_task_runs(on_postgresql: FaultyService) -> None:
     """The broker gives out again what was not acknowledged in time; here after a second."""
     service = on_postgresql
@@ -273,6 +284,7 @@ def test_a_message_that_comes_again_while_its_task_runs(on_postgresql: FaultySer
     assert service.lost_and_failed(job_id) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_database_that_restarts_twice(on_postgresql: FaultyService, postgres: PostgresServer) -> None:
     """``pg_ctl stop -m immediate``, then ``-m fast``, in the middle of a slice, which trains on."""
     service = on_postgresql
@@ -288,6 +300,7 @@ def test_a_database_that_restarts_twice(on_postgresql: FaultyService, postgres: 
     assert service.lost_and_failed(job_id) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler to make a library that shifts the clock")
 def test_clocks_that_are_a_minute_off(on_postgresql: FaultyService) -> None:
     """Healthy leases are kept, though workers and maintenance disagree; that dead ones are not, the kills show."""
@@ -306,6 +319,7 @@ def test_clocks_that_are_a_minute_off(on_postgresql: FaultyService) -> None:
     assert sorted(off) == [-1, 1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for(on_sqlite: FaultyService, small_disk: Path) -> None:
     if not small_disk.is_mount():
         pytest.skip("mounting a small disk is not permitted here")

@@ -91,6 +91,7 @@ def client(service: EmbeddedService) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SNAKEMAKE.exists(), reason="no Snakemake in .venv/snakemake: `make test` installs it")
 def test_the_workflow(service: EmbeddedService, client: Client, tmp_path: Path) -> None:
     before = {job.id for job in client.jobs()}

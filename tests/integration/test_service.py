@@ -218,7 +218,7 @@ def test_a_taken_port_is_told(service: EmbeddedService, tmp_path: Path) -> None:
     other.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_up_runs_until_interrupted_or_its_terminal_is_closed(tmp_path: Path, number: signal.Signals) -> None:
     command = [
         sys.executable,

@@ -118,7 +118,7 @@ def test_several_processes_may_migrate_at_once(postgres_database_url: str, tmp_p
         command = [sys.executable, "-m", "store.migrate"]
         processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
         for process in processes:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors.decode()
 
 

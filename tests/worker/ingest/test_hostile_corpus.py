@@ -20,7 +20,7 @@ LIMITS = ParseLimits(memory_bytes=1536 * 2**20, cpu_s=20, wall_s=20.0)
 CHEAP = [file for file in corpus() if not file.is_slow]
 IN_SANDBOX = CHEAP[:: len(CHEAP) // 12]
 """Some of each part of the corpus."""
-BY_FORK = CHEAP[3 :: len(CHEAP) // 60]
+BY_FORK = CHEAP[3 :: len(CHEAP) // 30]
 """More of them, by the same code in children of a warm process, which is many times faster."""
 
 

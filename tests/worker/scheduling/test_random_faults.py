@@ -185,10 +185,11 @@ class Faults(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
+@pytest.mark.parametrize("examples", [15, pytest.param(60, marks=pytest.mark.slow)])
 def test_random_faults_never_lose_or_double_an_epoch(
-    sqlite_database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    examples: int, sqlite_database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = itertools.count()
+    Faults.steps, numbers = 0, itertools.count()
     for module in ("worker.scheduling.scheduler", "worker.scheduling.decisions"):
         monkeypatch.setattr(f"{module}.new_id", lambda prefix: f"{prefix}_{next(numbers):024x}")
     sqlite_database.close()
@@ -196,8 +197,8 @@ def test_random_faults_never_lose_or_double_an_epoch(
     run_state_machine_as_test(
         Faults,
         settings=hypothesis_settings(
-            max_examples=40, stateful_step_count=55, deadline=None,
+            max_examples=examples, stateful_step_count=55, deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
         ),
     )  # fmt: skip
-    assert Faults.steps > 1000
+    assert Faults.steps > 25 * examples

@@ -414,7 +414,10 @@ class TestSamplers:
             f"chosen by {kind} from 4 models" == one.reason for one in second if isinstance(one, Begin)
         )
 
-    @pytest.mark.parametrize("kind", sorted(LEARNING))
+    @pytest.mark.parametrize(
+        "kind",
+        [pytest.param(kind, marks=pytest.mark.slow if kind == "gp" else ()) for kind in sorted(LEARNING)],
+    )
     def test_they_learn(self, kind: str) -> None:
         """Later models are better than drawn at random, on average over seeds."""
         gains = []
