@@ -101,9 +101,9 @@ class JobImportance(BaseModel):
 
     job_id: str
     measure: Literal["lowest_smoothed_sv_loss", "place_in_generation"] = Field(
-        description="What is compared: `lowest_smoothed_sv_loss` of models, in nats per sample; with `pbt`, "
-        "`place_in_generation` of segments, from 0 for the best to 1 for the worst model of a generation, by the smoothed SV "
-        "loss at its end given the loss at its beginning, as a mean over the generations of the segment."
+        description="The compared quantity: `lowest_smoothed_sv_loss` of models, in nats per sample. With `pbt` it is "
+        "`place_in_generation` of segments: 0 for the best and 1 for the worst model of a generation, by the smoothed SV loss "
+        "at its end given the loss at its start. A segment has the mean over its generations."
     )
     observations: int = Field(description="Number of models with a loss; with `pbt`, of segments.")
     dimensions: list[SearchedDimension] = Field(description="Dimensions, the most important first.")
