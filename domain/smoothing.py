@@ -44,9 +44,9 @@ def smoothed(
     axis
         The axis of time.
     recorded
-        bool, broadcastable to the values, whole along `axis`; the finite values unless given.
+        bool, broadcastable to the values, whole along `axis`; by default the finite values.
     reach
-        Bins to either side that have a weight; four standard deviations unless given.
+        Number of bins on each side with a weight; by default four standard deviations.
     """
     reach = reach_of(sd_bins) if reach is None else reach
     if not values.size or reach == 0:  # no neighbour has weight; tiny deviations divide by zero

@@ -46,7 +46,7 @@ class SplitGroups:
     def of(
         cls, group: Sequence[int | None], first_bin: Sequence[float | None], bins: Sequence[int] | Integers
     ) -> Self:
-        """Return the groups from the columns of the database; a trial whose group is None is a group of its own."""
+        """Return the groups from the columns of the database; a trial whose group is None forms a separate group."""
         numbers: dict[int, int] = {}
         codes = [
             numbers.setdefault(-1 - trial if one is None else one, len(numbers))

@@ -87,7 +87,7 @@ def condition_distances(
     NoValues
         If no bin has values.
     NoVariance
-        If `mahalanobis` is asked for, and no condition has two trials that differ.
+        If `mahalanobis` is requested and no condition has two trials that differ.
     """
     conditions = int(codes.max()) + 1
     centre = centre_of(trajectories)

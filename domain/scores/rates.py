@@ -72,7 +72,7 @@ def psth_r2(
     smoothing_sd_s
         Standard deviation of the Gaussian, seconds; it is cut off at 3 of them.
     scored_trials
-        bool [trials], trials whose rates are averaged, for example the validation trials; all unless given. A condition
+        bool [trials], trials whose rates are averaged, for example the validation trials; by default all. A condition
         without such a trial does not count.
     mask
         bool [trials, T], bins that exist.
