@@ -138,6 +138,15 @@ class Checksum:
             )
         return cls(algorithm, digest)
 
+    def check(self, digest: bytes, size_bytes: int) -> None:
+        """Raise `ChecksumMismatch` unless the digest of the received bytes is the expected one."""
+        if digest != self.digest:
+            raise ChecksumMismatch(
+                f"the {self.algorithm} of the {size_bytes} received bytes is {base64.b64encode(digest).decode()}, which differs "
+                "from Upload-Checksum",
+                hint="the bytes were damaged during the transfer; send them again from the same offset",
+            )
+
 
 async def append(
     descriptor: int, chunks: AsyncIterator[bytes], room: int, checksum: Checksum | None = None
@@ -184,12 +193,7 @@ async def append(
                 buffer.clear()  # before the write: if the disk is full, no byte is written twice
                 await to_thread.run_sync(_write_all, descriptor, block)
         if checksum and digest:
-            if digest.digest() != checksum.digest:
-                raise ChecksumMismatch(
-                    f"the {checksum.algorithm} of the {received} received bytes is "
-                    f"{base64.b64encode(digest.digest()).decode()}, which differs from Upload-Checksum",
-                    hint="the bytes were damaged during the transfer; send them again from the same offset",
-                )
+            checksum.check(digest.digest(), received)
             is_kept = True
     finally:
         with anyio.CancelScope(shield=True):
