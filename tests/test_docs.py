@@ -232,3 +232,11 @@ def test_the_start_page_leads_to_every_page() -> None:
         re.findall(r"\]\((?!http|\.\.)([^)#]+)\)", (ROOT / "docs/index.md").read_text(encoding="utf-8"))
     )
     assert linked - {"decisions/"} == {one.name for one in (ROOT / "docs").glob("*.md")} - {"index.md"}
+
+
+def test_contributing_names_existing_files() -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = re.findall(r"`([a-z_]+/[\w./-]*)`", text)
+    assert len(named) > 60
+    for name in named:
+        assert "NAME" in name or (ROOT / name).exists(), name
