@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from domain.errors import ConfigurationError, require
+from domain.errors import ConfigurationError, require, require_whole_number
 from domain.generators import GeneratorName, costliest_first
 from domain.search_space import (
     Document,
@@ -46,25 +46,28 @@ class ArchitectureSpecification(Document):
     """Form and sizes of the network. A field that is a list is searched: every model draws one of its values."""
 
     encoder_units: Units | SeveralUnits = Field(
-        64, description="Of each of the two encoders of the initial condition."
+        64,
+        description="Units of each of the two encoders (forward and backward in time) of the initial condition.",
     )
     initial_condition_dim: Units | SeveralUnits = Field(
-        64, description="Dimension of the generator's initial condition."
+        64, description="Dimension of the posterior of the generator's initial condition."
     )
     generator: GeneratorName | SeveralGenerators = Field(
         "gru",
-        description="Kind of the generator, the recurrence that makes the latent dynamics: see the guide.",
+        description="Kind of the generator, the recurrence of the latent dynamics. The guide describes each kind.",
     )
     generator_units: MoreUnits | SeveralMoreUnits = Field(100, description="Units of the generator.")
-    factors: Units | SeveralUnits = Field(20, description="Linear factors between generator and rates.")
+    factors: Units | SeveralUnits = Field(
+        20, description="Number of factors, the linear layer between generator and rates."
+    )
     controller_units: Annotated[int, Field(ge=0, le=1024)] | SeveralUnits = Field(
         0,
-        description="Units of the controller, which infers inputs to the generator bin by bin; 0: no controller. "
-        "Needs `inferred_inputs`.",
+        description="Units of the controller, which infers an input to the generator in each bin. 0: no controller. Needs "
+        "`inferred_inputs`.",
     )
     controller_encoder_units: Units | SeveralUnits = Field(
         64,
-        description="Of each of the controller's own two encoders. Not read without a controller.",
+        description="Units of each of the controller's two encoders. Not used without a controller.",
     )
     inferred_inputs: Annotated[int, Field(ge=0, le=256)] | SeveralInputs = Field(
         0,
@@ -74,17 +77,17 @@ class ArchitectureSpecification(Document):
         1,
         ge=0,
         le=10_000,
-        description="At bin t the controller reads what the encoders knew this many bins before and after it: "
-        "with 1 or more it never reads the bin's own spikes.",
+        description="In bin t the controller reads the forward encoder's state this many bins earlier and the backward encoder's "
+        "state this many bins later. With 1 or more, it does not read the spikes of bin t.",
     )
     use_external_inputs: bool = Field(
         True,
-        description="Whether controller and generator get the data set's array `external_inputs`, where it has one.",
+        description="Whether controller and generator read the array `external_inputs` of the data set, if it has one.",
     )
     input_prior: Literal["autoregressive", "gaussian"] = Field(
         "autoregressive",
-        description="Prior of the inferred inputs: smooth in time (one time constant and variance each, from 10 bins "
-        "and 0.1 on), or independent over bins.",
+        description="Prior of the inferred inputs. `autoregressive`: smooth in time, with a time constant (at first 10 bins) and "
+        "a variance (at first 0.1) for each input. `gaussian`: independent in each bin.",
     )
     learn_input_prior: bool = Field(
         True, description="Whether the variance and time constant of the input prior are learned."
@@ -94,8 +97,8 @@ class ArchitectureSpecification(Document):
     )
     observation: Literal["poisson", "negative_binomial"] = Field(
         "poisson",
-        description="How spike counts arise from the rates; `negative_binomial` allows more variance than mean. Data "
-        "sets hold whole counts, so the distributions of continuous signals are not offered.",
+        description="Distribution of the spike counts given the rates. With `negative_binomial`, the variance may exceed the "
+        "mean.",
     )
     read_in_dim: Units | SeveralUnits | None = Field(
         None,
@@ -106,21 +109,22 @@ class ArchitectureSpecification(Document):
         0,
         ge=0,
         le=1_000_000,
-        description="Bins at a trial's beginning from which alone the initial condition is read; the generator "
-        "begins after them, and they have no rates. Without a controller no later bin is read, so all rates are predictions "
-        "from the past; a controller reads later bins too, forward and backward in time. 0: it is read from all encoded bins.",
+        description="Number of first bins of a trial that determine the initial condition alone. The generator begins after "
+        "them, so they have no rates. Without a controller the model reads no later bin, and all rates are predictions from the "
+        "past. A controller reads later bins too, forward and backward in time. 0: all encoded bins determine the initial "
+        "condition.",
     )
     encoded_bins: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="Bins that models read; later ones are only predicted (forward prediction). Rates of earlier bins depend on "
-        "all these bins, also on those that follow them. 0: all.",
+        description="Number of first bins that models read; later bins are only predicted (forward prediction). Rates in a read "
+        "bin depend on all read bins, also on later ones. 0: all.",
     )
     held_out_neurons: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=list,
         max_length=10_000,
-        description="Indices, from 0, of neurons that models never read, only predict (co-smoothing).",
+        description="Indices (from 0) of neurons that models predict but do not read (co-smoothing).",
     )
 
     @model_validator(mode="after")
@@ -198,7 +202,7 @@ class ArchitectureSpecification(Document):
         return described
 
     def _read_in_dim(self, report: Mapping[str, Any] | None) -> int | None:
-        """Of one model, whose sizes are chosen; None: it has no read-in."""
+        """Return the read-in of one model, whose fields are chosen; None: it has no read-in."""
         assert not isinstance(self.read_in_dim, list)
         assert isinstance(self.factors, int)
         sessions = sessions_in(report)
@@ -207,7 +211,7 @@ class ArchitectureSpecification(Document):
         return min(self.factors, largest_read_in(sessions))
 
     def external_inputs(self, report: Mapping[str, Any] | None) -> int:
-        """Known inputs in each bin that models get, by the data set's report."""
+        """Return the number of external inputs that models read, by the data set's report."""
         return int((report or {}).get("external_inputs", 0)) if self.use_external_inputs else 0
 
 
@@ -290,9 +294,9 @@ class Architecture:
     def __post_init__(self) -> None:
         require(len(self.session_neurons) > 0, "neurons must name at least one session, got ()")
         for neurons in self.session_neurons:
-            _check_whole_number("neurons", neurons, least=1)
-        _check_whole_number("external_inputs", self.external_inputs, least=0)
-        _check_whole_number("read_in_dim", self.read_in_dim, least=0)
+            require_whole_number("neurons", neurons, least=1)
+        require_whole_number("external_inputs", self.external_inputs, least=0)
+        require_whole_number("read_in_dim", self.read_in_dim, least=0)
         specified = {
             one.name: getattr(self, one.name) for one in fields(self) if one.name not in _OF_DATA
         } | {"held_out_neurons": list(self.held_out_neurons)}
@@ -353,11 +357,6 @@ class Architecture:
 
 _OF_DATA = ("neurons", "external_inputs", "read_in_dim", "observation")
 """Fields that depend on the data, and `observation`, of which jobs offer a part."""
-
-
-def _check_whole_number(name: str, value: object, least: int) -> None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(is_whole, f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def _in_words(error: ValidationError) -> str:

@@ -17,3 +17,9 @@ class NoValues(ValueError):
 
 class NoVariance(ValueError):
     """The values do not vary, so the result is not defined."""
+
+
+def require_whole_number(name: str, value: object, least: int) -> None:
+    """Raise `ConfigurationError` unless the value is an integer of at least `least`."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    require(is_whole, f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -9,16 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from domain.errors import ConfigurationError as ConfigurationError
-from domain.errors import require
+from domain.errors import require, require_whole_number
 
 VARIANCE_FLOOR = 1e-4
 """Of every Gaussian in the network: added to the exponential of its log-variance."""
-
-
-def _check_whole_number(name: str, value: object, least: int) -> None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    require(is_whole and value >= least, f"{name} must be a whole number of at least {least}, got {value!r}")  # type: ignore[operator]  # a number, by then
 
 
 def _check_range(name: str, value: float, low: float, high: float, *, open_high: bool = False) -> None:
@@ -122,15 +116,15 @@ class TrainingOptions:
     precision: Precision = "bfloat16"
 
     def __post_init__(self) -> None:
-        _check_whole_number("batch_size", self.batch_size, least=1)
-        _check_whole_number("ramp_epochs", self.ramp_epochs, least=0)
+        require_whole_number("batch_size", self.batch_size, least=1)
+        require_whole_number("ramp_epochs", self.ramp_epochs, least=0)
         require(
             math.isfinite(self.gradient_clip) and self.gradient_clip > 0,
             f"gradient_clip must be positive and finite, got {self.gradient_clip!r}",
         )
         _check_range("score_smoothing", self.score_smoothing, 0.0, 1.0, open_high=True)
         _check_range("decay_factor", self.decay_factor, 0.01, 1.0)
-        _check_whole_number("decay_patience", self.decay_patience, least=1)
+        require_whole_number("decay_patience", self.decay_patience, least=1)
         _check_range("min_learning_rate", self.min_learning_rate, 0.0, 1.0)
         require(
             self.precision in get_args(Precision),

@@ -1,4 +1,4 @@
-"""Recordings on the device, with what was recorded, the split and the sample-validation mask."""
+"""Recordings on the device, with masks of recorded samples, the split and the sample-validation mask."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def sample_validation_mask(
 def visible_and_held_out(
     session: Session, sv_rate: float, sv_seed: int, number: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which samples of a session enter and which are held out, bool [trials, T, N] each.
+    """Return which samples of a session are visible and which are held out, bool [trials, T, N] each.
 
     Samples that were not recorded are neither.
     """
@@ -209,7 +209,7 @@ class TrainingData:
         self._all_seen = all(session.seen is None for session in self._sessions)
 
     def batch(self, trials: Sequence[Tensor]) -> Batch:
-        """Trials of each session (indices [B], on the device) as a `Batch`."""
+        """Return trials of each session (indices [B], on the device) as a `Batch`."""
         picked = list(zip(self._sessions, trials, strict=True))
         return Batch(
             parts=tuple(session.part(chosen) for session, chosen in picked),
@@ -288,7 +288,7 @@ class _SessionOnDevice:
         )
 
     def part(self, trials: Tensor) -> Part:
-        """Some trials of this session."""
+        """Return some trials of this session."""
         values = self._values.index_select(1, trials)
         return Part(
             values.float(),
@@ -319,7 +319,7 @@ class _SessionOnDevice:
 def recorded_samples(
     shape: tuple[int, ...], lengths: NDArray[np.int64], missing: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which bins are inside their trial, bool [trials, T], and which samples were recorded, bool [trials, T, N]."""
+    """Return which bins are inside their trial, bool [trials, T], and which samples were recorded, bool [trials, T, N]."""
     inside: NDArray[np.bool_] = np.arange(shape[1])[None, :] < lengths[:, None]
     if missing is None:
         return inside, np.broadcast_to(inside[:, :, None], shape)
@@ -332,7 +332,7 @@ def recorded_samples(
 
 
 def zero_unrecorded(values: NDArray[Any], recorded: NDArray[np.bool_]) -> NDArray[Any]:
-    """The values [trials, T, N], zero where nothing was recorded."""
+    """Return the values [trials, T, N], zero where nothing was recorded."""
     zeroed = np.where(recorded, values, values.dtype.type(0))
     require(bool(np.isfinite(zeroed).all()), "data must be finite wherever they were recorded")
     return zeroed
@@ -341,7 +341,7 @@ def zero_unrecorded(values: NDArray[Any], recorded: NDArray[np.bool_]) -> NDArra
 def checked_external_inputs(
     external: NDArray[np.floating] | None, inside: NDArray[np.bool_]
 ) -> NDArray[np.float32] | None:
-    """External inputs as float32 [trials, T, X], zero past each trial's end; None where there are none."""
+    """Return external inputs as float32 [trials, T, X], zero past each trial's end; None without external inputs."""
     if external is None:
         return None
     external = np.asarray(external, np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from domain.architecture import Architecture
 from domain.errors import require
 from models.data import TrainingData, evenly
-from models.objective import never_read
+from models.objective import never_read, read_samples
 
 CHECKED_AT_ONCE = 256  # trials
 
@@ -32,10 +32,10 @@ def check_data(architecture: Architecture, data: TrainingData) -> None:
 
 
 def _check_what_counts(architecture: Architecture, data: TrainingData) -> None:
-    """There must be samples to learn from and to score by in the bins that have rates."""
+    """Check that bins with rates have samples to learn from and samples to score."""
     first = architecture.initial_condition_bins
     unread = never_read(architecture, data.bins, data.device)
-    number = {"training": 0, "held-out validation": 0, "entering validation": 0}
+    number = {"training": 0, "held-out validation": 0, "visible validation": 0}
     for name, trials in (("training", data.training_trials), ("validation", data.validation_trials)):
         for chosen in evenly(trials, CHECKED_AT_ONCE):
             for part in data.batch(chosen).parts:
@@ -44,8 +44,7 @@ def _check_what_counts(architecture: Architecture, data: TrainingData) -> None:
                     number["training"] += int(visible.sum())
                     continue
                 number["held-out validation"] += int(part.held_out[first:].sum())
-                entering_ = visible if unread is None else visible & ~unread[first:]
-                number["entering validation"] += int(entering_.sum())
+                number["visible validation"] += int(read_samples(part, unread)[first:].sum())
     for name, found in number.items():
         if name == "held-out validation" and data.sv_rate == 0:
             continue

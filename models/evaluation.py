@@ -1,10 +1,9 @@
-"""Evaluation under sample validation: the network reads the samples that enter, and is scored on those that do not."""
+"""Evaluation under sample validation: the network reads the visible samples and is scored on the held-out ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from domain.architecture import Architecture
-from domain.parameter_shapes import parameter_shapes
-from models.data import Batch, TrainingData, evenly
-from models.network import Parameters, forward
-from models.objective import masked_input, negative_log_likelihood, never_read
+from models.data import Batch, Part, TrainingData, evenly
+from models.model_state import checked_parameters
+from models.network import Parameters, forward, trials_first
+from models.objective import masked_input, negative_log_likelihood, never_read, read_samples
 from models.observation import OBSERVATIONS
 
 EVALUATION_ELEMENTS = 1 << 24  # of the largest tensor of an evaluation step, unless one batch has more
@@ -67,9 +66,31 @@ def masked_outputs(
         yield chosen, batch, found.outputs
 
 
+class MaskedLosses:
+    """Mean negative log-likelihoods of M models at the held-out samples and at the samples that are read, step by step."""
+
+    def __init__(self, architecture: Architecture, data: TrainingData, models: int) -> None:
+        self._first = architecture.initial_condition_bins
+        self._unread = never_read(architecture, data.bins, data.device)
+        self._total = torch.zeros(2, models, dtype=torch.float64, device=data.device)
+        self.samples = torch.zeros(2, 1, dtype=torch.float64, device=data.device)
+        """Held-out samples and read samples so far."""
+
+    def add(self, nll: Tensor, part: Part) -> None:
+        """Add the samples of one session's trials in a step, `nll` [M, T - W, B, N]."""
+        masks = part.held_out[self._first :], read_samples(part, self._unread)[self._first :]
+        for row, mask in enumerate(masks):
+            self._total[row] += (nll * mask).flatten(1).sum(1)
+            self.samples[row] += mask.sum()
+
+    def means(self) -> Tensor:
+        """Return the means at held-out samples and at read samples, float64 [2, M]; 0 without a sample."""
+        return self._total / self.samples.clamp(min=1)
+
+
 @dataclass(frozen=True)
 class MaskedPrediction:
-    """What one model predicts for some trials of one session, of which it read the samples that enter.
+    """What one model predicts for some trials of one session, from their visible samples.
 
     Parameters
     ----------
@@ -82,7 +103,7 @@ class MaskedPrediction:
     values
         float32 [B, T, N], the data; 0 where nothing was recorded.
     visible
-        bool [B, T, N], samples that enter.
+        bool [B, T, N], samples that are not held out.
     held_out
         bool [B, T, N], samples that sample validation holds out, without the first W bins.
     nll
@@ -121,9 +142,7 @@ def predict_held_out(
     """
     if not sum(map(len, trials)):
         return
-    parameters = {
-        name: state[f"best.{name}"].to(data.device)[None] for name in parameter_shapes(architecture)
-    }
+    parameters = checked_parameters(architecture, state, "best.", data.device)
     first = architecture.initial_condition_bins
     for chosen, batch, outputs in masked_outputs(architecture, parameters, 1, data, trials):
         for session, (part, output) in enumerate(zip(batch.parts, outputs, strict=True)):
@@ -133,19 +152,13 @@ def predict_held_out(
             held_out = part.held_out.clone()
             held_out[:first] = False
             rates = OBSERVATIONS[architecture.observation].mean(output)[0]
-            whole = torch.nn.functional.pad(rates, (0, 0, 0, 0, first, 0), value=torch.nan)
             yield MaskedPrediction(
                 session,
                 chosen[session].cpu().numpy(),
-                _trials_first(whole),
-                _trials_first(part.values),
-                _trials_first(part.visible),
-                _trials_first(held_out),
+                trials_first(rates, first).cpu().numpy(),
+                trials_first(part.values).cpu().numpy(),
+                trials_first(part.visible).cpu().numpy(),
+                trials_first(held_out).cpu().numpy(),
                 float((nll * held_out[first:]).sum(dtype=torch.float64)),
             )
         on_step()
-
-
-def _trials_first(values: Tensor) -> NDArray[Any]:
-    """[T, B, N] → [B, T, N]."""
-    return np.ascontiguousarray(values.transpose(0, 1).cpu().numpy())

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from domain.architecture import Architecture
 from domain.errors import require
-from domain.parameter_shapes import parameter_shapes
 from models.data import check_spikes, checked_external_inputs, recorded_samples, zero_unrecorded
-from models.network import PosteriorNoise, forward
+from models.model_state import checked_parameters
+from models.network import PosteriorNoise, forward, trials_first
 from models.objective import never_read, noise_generator
 from models.observation import OBSERVATIONS
 
@@ -65,7 +65,7 @@ def infer_latents(
     weights: Literal["best", "last"] = "best",
     on_step: Callable[[], None] | None = None,
 ) -> Latents:
-    """Return posterior-averaged latents of all trials; `iterate_latents` tells more and needs less memory."""
+    """Return posterior-averaged latents of all trials. See `iterate_latents`, which needs less memory."""
     parts = [
         part
         for _, part in iterate_latents(
@@ -116,7 +116,7 @@ def iterate_latents(
     weights: Literal["best", "last"] = "best",
     on_step: Callable[[], None] | None = None,
 ) -> Iterator[tuple[slice, Latents]]:
-    """Latents batch by batch, in the trials' order. No mask of sample validation, no dropout: all that the model may read.
+    """Yield latents batch by batch, in the trials' order, from all samples that the model may read, without dropout.
 
     The trials need not be those of the training: any of the same neurons, in bins of the same width.
 
@@ -172,7 +172,7 @@ def iterate_latents(
     target = torch.device(device)
     inference = _Inference(
         architecture,
-        _parameters(architecture, state, "best" if weights == "best" else "weights", target),
+        checked_parameters(architecture, state, "best." if weights == "best" else "weights.", target),
         session,
         posterior_samples,
         seed,
@@ -198,7 +198,7 @@ def iterate_latents(
 
 @dataclass(frozen=True)
 class _Inference:
-    """What all batches have in common."""
+    """What all batches share."""
 
     architecture: Architecture
     parameters: Mapping[str, Tensor]
@@ -243,8 +243,7 @@ class _Inference:
         def average(values: Tensor) -> Float32:
             """[1, T - W, B · S, ·] → mean over draws [B, T, ·], NaN past the end and in the first W bins."""
             mean = values.view(T - first, B, S, -1).mean(2).masked_fill_(~mask, torch.nan)
-            whole = torch.nn.functional.pad(mean, (0, 0, 0, 0, first, 0), value=torch.nan)
-            averaged: Float32 = whole.transpose(0, 1).cpu().numpy()
+            averaged: Float32 = trials_first(mean, first).cpu().numpy()
             return averaged
 
         return Latents(
@@ -273,19 +272,3 @@ class _Inference:
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         """[B, T, ·] → [T, B, ·] on the device."""
         return torch.from_numpy(np.ascontiguousarray(array.swapaxes(0, 1))).to(self.device)
-
-
-def _parameters(
-    architecture: Architecture, state: Mapping[str, Tensor], kind: str, device: torch.device
-) -> dict[str, Tensor]:
-    """Parameters of one model as a pack of one, checked against the architecture."""
-    parameters = {}
-    for name, shape in parameter_shapes(architecture).items():
-        key = f"{kind}.{name}"
-        require(key in state, f"the model's state lacks {key!r}")
-        require(
-            tuple(state[key].shape) == shape,
-            f"the model's {key!r} has shape {tuple(state[key].shape)}, the architecture needs {shape}",
-        )
-        parameters[name] = state[key].to(device)[None]
-    return parameters

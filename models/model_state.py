@@ -1,4 +1,4 @@
-"""What a model in training consists of, by name: the form of its checkpoint, see `Population.state`."""
+"""The state of a model in training, by name: the form of its checkpoint, see `Population.state`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from domain.architecture import Architecture
 from domain.errors import require
+from domain.parameter_shapes import parameter_shapes
 
 PACKED = ("weights", "best", "adam_first", "adam_second")
 """Kinds of values that every parameter has."""
@@ -29,7 +31,7 @@ ADDED_LATER = ("best_sv_loss", "best_validation_loss")
 
 
 def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a model that has not been trained yet, from its parameters."""
+    """Return the state of a model before its training, from its parameters."""
     state = {"epoch": torch.tensor(0), "adam_steps": torch.tensor(0), "best_epoch": torch.tensor(0)}
     state |= {"alive": torch.tensor(1), "stalled_epochs": torch.tensor(0)}
     state["learning_rate_decay"] = torch.tensor(1.0, dtype=torch.float64)
@@ -48,7 +50,7 @@ def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def checked_state(
     state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], index: int
 ) -> dict[str, Tensor]:
-    """Return a state with what older checkpoints lack; raise `ConfigurationError` if it does not fit these shapes."""
+    """Return a state, with NaN for what older checkpoints lack; raise `ConfigurationError` if it does not fit these shapes."""
     state = _unknown() | dict(state)
     expected = {f"{kind}.{name}": shape for kind in PACKED for name, shape in shapes.items()}
     expected |= dict.fromkeys(("epoch", *VECTORS), ())
@@ -59,6 +61,35 @@ def checked_state(
             f"state {index} has {name!r} of shape {tuple(state[name].shape)}, the architecture needs {shape}",
         )
     return state
+
+
+def checked_parameters(
+    architecture: Architecture,
+    state: Mapping[str, Tensor],
+    prefix: str = "",
+    device: str | torch.device = "cpu",
+) -> dict[str, Tensor]:
+    """Return the parameters of one model as a pack of one; raise `ConfigurationError` if they do not fit the architecture.
+
+    Parameters
+    ----------
+    architecture, state
+        Of the model.
+    prefix
+        What the names in the state begin with, e.g. "best.".
+    device
+        Where to put them.
+    """
+    parameters = {}
+    for name, shape in parameter_shapes(architecture).items():
+        key = prefix + name
+        require(key in state, f"the model's state lacks {key!r}")
+        require(
+            tuple(state[key].shape) == shape,
+            f"the model's {key!r} has shape {tuple(state[key].shape)}, the architecture needs {shape}",
+        )
+        parameters[name] = state[key].to(device)[None]
+    return parameters
 
 
 def _unknown() -> dict[str, Tensor]:

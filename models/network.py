@@ -329,6 +329,13 @@ def read_out(
     return factors, outputs
 
 
+def trials_first(values: Tensor, first: int = 0) -> Tensor:
+    """Return values by bin, [T - W, B, ·], as contiguous [B, T, ·], NaN in the first W bins."""
+    if first:
+        values = torch.nn.functional.pad(values, (0, 0, 0, 0, first, 0), value=torch.nan)
+    return values.transpose(0, 1).contiguous()
+
+
 def prior(architecture: Architecture, parameters: Parameters) -> Gaussian:
     """Return p(g0): learned mean, variance learned or fixed, [M, 1, I] each."""
     log_variance = parameters["prior.log_variance"][:, None]

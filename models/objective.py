@@ -73,7 +73,7 @@ class Loss(NamedTuple):
 
 
 def noise_generator(device: torch.device, *counters: int) -> torch.Generator:
-    """Return a generator that depends on its counters (model seed, epoch, …) alone: none needs saving."""
+    """Return random numbers that depend only on the counters (model seed, epoch, …), so that no state needs saving."""
     text = ",".join(str(int(counter)) for counter in counters).encode()
     seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
     return torch.Generator(device).manual_seed(seed)
@@ -88,7 +88,7 @@ def draw_noise(
     trials: Sequence[int],
     device: torch.device,
 ) -> Noise:
-    """Noise of every model for one step, from (model seed, epoch, step): the same alone and in any pack."""
+    """Draw the noise of every model for one step from (model seed, epoch, step): it does not depend on the pack."""
     sessions = list(zip(trials, architecture.session_neurons, strict=True))
     B, generated = sum(trials), bins - architecture.initial_condition_bins
     coordinated: list[list[Tensor]] = [[] for _ in sessions]
@@ -111,7 +111,7 @@ def draw_noise(
 
 
 def _uniform_levels(shape: tuple[int, int, int], random: torch.Generator) -> Tensor:
-    """int16, uniform on the 15-bit levels -16384 … 16383: four numbers for one draw of 64 bits."""
+    """Draw int16 values, uniform on the 15-bit levels -16384 … 16383; one draw of 64 bits gives four."""
     count = shape[0] * shape[1] * shape[2]
     words = torch.empty((count + 3) // 4, dtype=torch.int64, device=random.device)
     words.random_(-(2**63), None, generator=random)
@@ -119,12 +119,12 @@ def _uniform_levels(shape: tuple[int, int, int], random: torch.Generator) -> Ten
 
 
 def _level(probability: Tensor) -> Tensor:
-    """Threshold [M, 1, 1, 1] below which a uniform level falls with this probability [M]."""
+    """Return the threshold [M, 1, 1, 1] below which a uniform level falls with this probability [M]."""
     return (probability * UNIFORM_LEVELS - UNIFORM_LEVELS // 2).round().to(torch.int16)[:, None, None, None]
 
 
 def coordinated_dropout(uniform: Tensor, cd_rate: Tensor, cd_pass_rate: Tensor) -> tuple[Tensor, Tensor]:
-    """Which samples enter, and which are targets.
+    """Draw which samples are input and which are targets.
 
     A sample is dropped with probability `cd_rate`; the dropped are the targets, and of the kept ones a share
     `cd_pass_rate`. With `cd_rate` 0 every sample is both.
@@ -151,7 +151,7 @@ def coordinated_dropout(uniform: Tensor, cd_rate: Tensor, cd_pass_rate: Tensor) 
 
 
 def never_read(architecture: Architecture, bins: int, device: torch.device) -> Tensor | None:
-    """Bool [T, 1, N or 1], true at samples the encoders never read: held-out neurons, bins to predict; or None."""
+    """Return bool [T, 1, N or 1], true at samples that the encoders never read (held-out neurons, bins to predict); or None."""
     encoded = architecture.encoded_bins or bins
     if encoded >= bins and not architecture.held_out_neurons:
         return None
@@ -163,7 +163,7 @@ def never_read(architecture: Architecture, bins: int, device: torch.device) -> T
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
-    """KL(q || p) = ½ Σ_i [ln σp² / σq² + (σq² + (μq - μp)²) / σp² - 1], in nats, summed over the last axis."""
+    """Return KL(q || p) = ½ Σ_i [ln σp² / σq² + (σq² + (μq - μp)²) / σp² - 1], in nats, summed over the last axis."""
     ratio = q.variance / p.variance
     return 0.5 * ((q.mean - p.mean).square() / p.variance + ratio - 1 - ratio.log()).sum(-1)
 
@@ -171,7 +171,7 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
 def kl_inputs(
     architecture: Architecture, parameters: Parameters, q: Gaussian, drawn: Tensor, inside: Tensor | None
 ) -> Tensor:
-    """KL(q(u | x) || p(u)) of each trial's inferred inputs, in nats, summed over bins and inputs: [M, B].
+    """Return KL(q(u | x) || p(u)) of each trial's inferred inputs, in nats, summed over bins and inputs: [M, B].
 
     Gaussian prior: u_t ~ N(0, v) in every bin, closed form. Autoregressive prior: u_1 ~ N(0, v / (1 - a²)),
     u_t ~ N(a u_(t-1), v), a = e^(-1/τ); one draw's ln q(u) - ln p(u).
@@ -205,13 +205,13 @@ def kl_inputs(
 
 
 def _input_prior(architecture: Architecture, parameters: Parameters, name: str) -> Tensor:
-    """A parameter of the input prior, [M, 1, 1, U], learned or fixed."""
+    """Return a parameter of the input prior, [M, 1, 1, U], learned or fixed."""
     values = parameters[f"input_prior.{name}"][:, None, None]
     return values if architecture.learn_input_prior else values.detach()
 
 
 def _log_density(p: Gaussian, x: Tensor) -> Tensor:
-    """Ln of the normal density, without the constant that cancels between two of them."""
+    """Return the log of the normal density, without the constant that cancels between two of them."""
     return -0.5 * ((x - p.mean).square() / p.variance + p.variance.log())
 
 
@@ -225,7 +225,7 @@ def training_loss(
     sv_rate: float,
     ramp: float,
 ) -> Loss:
-    """Loss of every model on one batch.
+    """Return the loss of every model on one batch.
 
     loss = mean NLL of the samples that count + ramp · (w_kl_ic · KL(q(g0 | x) || p(g0)) + w_kl_in · KL(q(u | x) ||
     p(u)) + w_l2 · mean U² of generator and controller). The samples that count were recorded, are not held out by
@@ -278,16 +278,20 @@ def training_loss(
     return Loss(reconstruction + ramp * penalty, reconstruction, kl_ic, kl_u)
 
 
+def read_samples(part: Part, unread: Tensor | None) -> Tensor:
+    """Return which samples the encoders may read: visible, and not of `never_read`; bool [T, B, N]."""
+    return part.visible if unread is None else part.visible & ~unread
+
+
 def masked_input(part: Part, unread: Tensor | None) -> Tensor:
-    """The data that enter, before coordinated dropout and scaling: [T, B, N]."""
-    values = part.values * part.visible
-    return values if unread is None else values * ~unread
+    """Return the data that the encoders may read, before coordinated dropout and scaling, zero elsewhere: [T, B, N]."""
+    return part.values * read_samples(part, unread)
 
 
 def negative_log_likelihood(
     architecture: Architecture, parameters: Parameters, session: int, outputs: Tensor, part: Part
 ) -> Tensor:
-    """Of every sample of a session's trials in the generated bins, nats: [M, T - W, B, N]."""
+    """Return -ln p of every sample of a session's trials from bin W on, in nats: [M, T - W, B, N]."""
     first = architecture.initial_condition_bins
     constant = parameters.get(f"{session_prefix(architecture, session)}rates.constant")
     return OBSERVATIONS[architecture.observation].negative_log_likelihood(
@@ -305,7 +309,7 @@ def _mean_over_targets(
     outputs: Sequence[Tensor],
     targets: Sequence[Tensor],
 ) -> Tensor:
-    """Mean NLL [M] over the samples that count; 0 where there is none."""
+    """Return the mean NLL [M] over the samples that count; 0 without such samples."""
     first = architecture.initial_condition_bins
     total: Tensor | float = 0.0
     count: Tensor | float = 0.0

@@ -16,7 +16,7 @@ from models.compiled import bfloat16_products
 from models.config import Hyperparameters, TrainingOptions
 from models.data import TrainingData, evenly
 from models.data_checks import check_data
-from models.evaluation import masked_outputs
+from models.evaluation import MaskedLosses, masked_outputs
 from models.model_state import PACKED, VECTORS, checked_state, fresh_state
 from models.network import initial_parameters
 from models.null_model import constant_output_losses
@@ -24,7 +24,6 @@ from models.objective import (
     PackHyperparameters,
     draw_noise,
     negative_log_likelihood,
-    never_read,
     noise_generator,
     training_loss,
 )
@@ -38,7 +37,7 @@ EXPLOSION = (
 
 @dataclass(frozen=True)
 class EpochScores:
-    """What one epoch of one model came to. Losses are in nats per sample and include ln x!.
+    """Losses and state of one model after an epoch. Losses are in nats per sample and include ln x!.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ class EpochScores:
         Mean NLL at the held-out samples of the validation trials: what selects. With `sv_rate` 0 nothing is
         held out, and this is the validation loss.
     validation_loss
-        Mean NLL at the samples of the validation trials that did enter, from the same pass.
+        Mean NLL at the samples of the validation trials that the model read, from the same pass.
     sv_loss_train
         Mean NLL at held-out samples of training trials (evenly chosen, no more than there are validation
         trials); None with `sv_rate` 0.
@@ -63,7 +62,7 @@ class EpochScores:
     gradient_norm
         Before clipping, mean over the steps.
     learning_rate
-        The model's in this epoch, as far as it has decayed.
+        Of this epoch, after its decay.
     diverged
         The model produced a loss or gradient that is not finite, or exploded; its weights are those before
         that step and stay so. Losses may then be NaN.
@@ -179,8 +178,8 @@ class Population:
         Parameters
         ----------
         on_step
-            Called after every optimizer and evaluation step. It may raise: the population is then amid an
-            epoch and is to be thrown away; go on from the last saved state.
+            Called after every optimizer and evaluation step. It may raise. The population is then in the middle of an
+            epoch: discard it, and continue from the last saved state.
 
         Returns
         -------
@@ -230,7 +229,7 @@ class Population:
 
     @property
     def alive(self) -> list[bool]:
-        """False for models that diverged: they are frozen, and their neighbours never notice."""
+        """Return false for models that diverged: their weights stay frozen, without effect on the other models."""
         return [bool(alive) for alive in self._alive.tolist()]
 
     def _training_batches(self) -> Iterator[list[Tensor]]:
@@ -243,12 +242,12 @@ class Population:
         yield from evenly(shuffled, self.options.batch_size)
 
     def _some_training_trials(self) -> list[Tensor]:
-        """Training trials, evenly chosen, no more of a session than it has validation trials."""
+        """Return evenly chosen training trials, no more of a session than it has validation trials."""
         pairs = zip(self.data.training_trials, self.data.validation_trials, strict=True)
         return [training[:: max(1, len(training) // len(valid))][: len(valid)] for training, valid in pairs]
 
     def _train_step(self, trials: Sequence[Tensor], step: int, steps: int) -> tuple[Tensor, ...]:
-        """One update of every model; reconstruction loss, both KLs and gradient norm, [M] each."""
+        """Update every model once; return reconstruction loss, both KLs and gradient norm, [M] each."""
         batch = self.data.batch(trials)
         noise = draw_noise(
             self.architecture, self.seeds, self.epoch, step, self.data.bins, batch.trials, self.data.device
@@ -281,7 +280,7 @@ class Population:
 
     @torch.no_grad()
     def _adam(self, gradient: Tensor, norm: Tensor) -> None:
-        """Kingma & Ba 2015; each model has its own rate and clipping, the diverged stay as they are."""
+        """Update the weights (Kingma & Ba 2015). Each model has its own rate and clipping; diverged models stay as they are."""
         alive = self._alive
         gradient *= (self.options.gradient_clip / norm).clamp(max=1.0)[:, None]
         if not alive.all():
@@ -297,33 +296,26 @@ class Population:
         self._weights -= torch.div(self._first, spread, out=spread).mul_(rate[:, None])
 
     def _learning_rates(self) -> Tensor:
-        """The models' learning rates as far as they have decayed, float32 [M]."""
+        """Return the learning rates after their decay, float32 [M]."""
         begun = self._hyper.learning_rate
         least = begun.clamp(max=self.options.min_learning_rate)
         return torch.maximum(begun * self._decay.float(), least)
 
     @torch.inference_mode()
     def _evaluate(self, trials: Sequence[Tensor], on_step: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Mean NLL at held-out samples and at those that enter, float64 [M] each: posterior means, no dropout."""
-        architecture, parameters = self.architecture, self._named(self._weights)
-        M, first = len(self.seeds), architecture.initial_condition_bins
-        unread = never_read(architecture, self.data.bins, self.data.device)
-        total = torch.zeros(2, M, dtype=torch.float64, device=self.data.device)
-        count = torch.zeros(2, 1, dtype=torch.float64, device=self.data.device)
+        """Return the mean NLL at held-out samples and at read samples, float64 [M] each, from posterior means without dropout."""
+        architecture, parameters, M = self.architecture, self._named(self._weights), len(self.seeds)
+        losses = MaskedLosses(architecture, self.data, M)
         steps = masked_outputs(architecture, parameters, M, self.data, trials, self.options.batch_size)
         for _, batch, outputs in steps:
             for session, (part, output) in enumerate(zip(batch.parts, outputs, strict=True)):
-                nll = negative_log_likelihood(architecture, parameters, session, output, part)
-                entered = part.visible if unread is None else part.visible & ~unread
-                for row, mask in enumerate((part.held_out[first:], entered[first:])):
-                    total[row] += (nll * mask).flatten(1).sum(1)
-                    count[row] += mask.sum()
+                losses.add(negative_log_likelihood(architecture, parameters, session, output, part), part)
             on_step()
-        held_out, entered_loss = total / count.clamp(min=1)
-        return (held_out if self.data.sv_rate > 0 else entered_loss), entered_loss
+        held_out, read = losses.means()
+        return (held_out if self.data.sv_rate > 0 else read), read
 
     def _update_scores(self, sv_loss: Tensor, validation_loss: Tensor) -> None:
-        """Smooth the score, keep the weights of models at their best, decay the rates of those that stall."""
+        """Smooth the scores, keep the weights of models at their best, decay the rates of models that stall."""
         past = self.options.score_smoothing
         smoothed = torch.where(self._smoothed.isinf(), sv_loss, past * self._smoothed + (1 - past) * sv_loss)
         self._smoothed = torch.where(self._alive & smoothed.isfinite(), smoothed, self._smoothed)
@@ -340,7 +332,7 @@ class Population:
         self._stalled_epochs = torch.where(decays, 0, self._stalled_epochs)
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Go on with these models alone, in this order: the others leave, and cost nothing more."""
+        """Keep these models alone, in this order; the others take no more time or memory."""
         require(len(indices) > 0, "a population keeps at least one model, got no index")
         for index in indices:
             self._require_index(index)
@@ -355,7 +347,7 @@ class Population:
         require(0 <= index < len(self.seeds), f"index must lie in 0 … {len(self.seeds) - 1}, got {index}")
 
     def state(self, index: int) -> dict[str, Tensor]:
-        """Everything needed to resume model `index`, alone or in another pack: bit for bit on the same machine.
+        """Return all that is needed to resume model `index`, alone or in another pack, bit for bit on the same machine.
 
         Another processor, compiler or number of threads rounds differently.
 
@@ -438,4 +430,4 @@ _VECTOR_ATTRIBUTES = (
 
 
 def _nothing() -> None:
-    """Stand in for a step's callback."""
+    """Do nothing: the default callback of a step."""

@@ -1,4 +1,4 @@
-"""A trained model as a program by itself: from spikes to latents with no code of ours.
+"""A trained model as a program of its operations: from spikes to latents without this package.
 
 `torch.export` writes `models.network.forward` down as a graph of torch's operations,
 with the weights in it. Where the service averages over draws from the posterior, the program takes the posterior's means: it
@@ -18,8 +18,8 @@ from torch.export import Dim, ExportedProgram
 from domain.architecture import Architecture
 from domain.errors import require
 from domain.latents import LATENTS
-from domain.parameter_shapes import parameter_shapes
-from models.network import forward
+from models.model_state import checked_parameters
+from models.network import forward, trials_first
 from models.observation import OBSERVATIONS
 
 _EXAMPLE_TRIALS = 3
@@ -50,20 +50,16 @@ class PosteriorMeans(nn.Module):
         sessions = len(architecture.session_neurons)
         require(0 <= session < sessions, f"session must lie in 0 … {sessions - 1}, got {session}")
         self.architecture, self.session, self._bin_width_s = architecture, session, bin_width_s
-        self._names = {name: name.replace(".", "_") for name in parameter_shapes(architecture)}
-        for name, shape in parameter_shapes(architecture).items():
-            require(name in weights, f"the model's weights lack {name!r}")
-            require(
-                tuple(weights[name].shape) == shape,
-                f"the model's {name!r} has shape {tuple(weights[name].shape)}, the architecture needs {shape}",
-            )
-            self.register_buffer(self._names[name], weights[name].detach().clone()[None])
+        parameters = checked_parameters(architecture, weights)
+        self._names = {name: name.replace(".", "_") for name in parameters}
+        for name, values in parameters.items():
+            self.register_buffer(self._names[name], values.detach().clone())
         is_read = torch.ones(architecture.session_neurons[session])
         is_read[list(architecture.held_out_neurons)] = 0
         self.register_buffer("is_read", is_read)
 
     def forward(self, spikes: Tensor, external_inputs: Tensor | None = None) -> dict[str, Tensor]:
-        """Infer.
+        """Infer the latents.
 
         Parameters
         ----------
@@ -89,22 +85,17 @@ class PosteriorMeans(nn.Module):
         found = forward(architecture, parameters, inputs, external=external)
         rates = OBSERVATIONS[architecture.observation].mean(found.outputs[session]) / self._bin_width_s
         latents = {
-            "rates": _trials_first(rates, first),
-            "factors": _trials_first(found.factors, first),
+            "rates": trials_first(rates[0], first),
+            "factors": trials_first(found.factors[0], first),
             "initial_conditions": found.initial_condition.mean[0],
-            "inputs": None if found.inputs is None else _trials_first(found.inputs, first),
-            "generator_states": _trials_first(found.states, first),
+            "inputs": None if found.inputs is None else trials_first(found.inputs[0], first),
+            "generator_states": trials_first(found.states[0], first),
         }
         return {name: values for name, values in latents.items() if values is not None}
 
 
-def _trials_first(values: Tensor, first: int) -> Tensor:
-    """[1, T - W, trials, ·] → [trials, T, ·], NaN in the first W bins."""
-    return nn.functional.pad(values[0], (0, 0, 0, 0, first, 0), value=torch.nan).transpose(0, 1)
-
-
 def least_bins(architecture: Architecture) -> int | None:
-    """The fewest bins that a trial of an exported program may have; None: it takes trials of one length only."""
+    """Return the fewest bins of a trial that an exported program takes; None: it takes trials of one length only."""
     if architecture.has_controller and architecture.encoded_bins:
         return None  # how its codes are shifted depends on how many bins are not encoded
     lag = architecture.controller_lag_bins if architecture.has_controller else 0
@@ -112,7 +103,7 @@ def least_bins(architecture: Architecture) -> int | None:
 
 
 def export(model: PosteriorMeans, bins: int) -> ExportedProgram:
-    """Write a model down as a graph of torch's operations.
+    """Export a model as a graph of torch operations.
 
     Parameters
     ----------
@@ -138,14 +129,14 @@ def export(model: PosteriorMeans, bins: int) -> ExportedProgram:
 
 
 def torch_program(model: PosteriorMeans, bins: int) -> bytes:
-    """What `torch.export.load` reads; arguments as `export`'s."""
+    """Export a model as the bytes that `torch.export.load` reads; arguments as in `export`."""
     file = io.BytesIO()
     torch.export.save(export(model, bins), file)
     return file.getvalue()
 
 
 def onnx_program(model: PosteriorMeans, bins: int) -> bytes:
-    """The same as an ONNX model, for runtimes that are no torch; arguments as `export`'s.
+    """Export a model as an ONNX model, for runtimes other than torch; arguments as in `export`.
 
     Raises
     ------

@@ -25,11 +25,7 @@ from models.config import VARIANCE_FLOOR
 
 
 class _Steps:
-    """A GRU going forward, bin by bin, keeping what its gradient needs.
-
-    With a the projection (W x + b) and c = U h, each in three parts (r, z, n):
-    r = σ(a_r + c_r), z = σ(a_z + c_z), n = tanh(a_n + r · (c_n + b_c)), h ← (1 - z) · n + z · h.
-    """
+    """Steps of GRUs as in `models.recurrence.gru_step`, which keep what the gradient needs."""
 
     def __init__(
         self, start: Tensor, weight: Tensor, candidate_bias: Tensor, bins: int, *, keep: bool
@@ -48,7 +44,7 @@ class _Steps:
         self.h = self.states.unbind(1)  # h[t] is the state before bin t
 
     def step(self, t: int, a_rz: Tensor, a_n: Tensor, frozen: Tensor | None = None) -> Tensor:
-        """Go through bin t; the state after it, [P, B, H]. Where `frozen` [P, B, 1], the state stays."""
+        """Compute bin t; return the state after it, [P, B, H]. Where `frozen` [P, B, 1] is true, the state stays."""
         s = t if self._keep else 0
         torch.bmm(self.h[t], self._weight, out=self._gate[s])
         self._rz[s].add_(a_rz).sigmoid_()
@@ -59,7 +55,7 @@ class _Steps:
 
 
 class _StepsBack:
-    """The gradient of `_Steps`, going back bin by bin."""
+    """The gradient of `_Steps`, bin by bin from the last one."""
 
     def __init__(self, gates: Tensor, candidates: Tensor, states: Tensor, weight: Tensor) -> None:
         self._states, self._H = states, candidates.shape[-1]
@@ -88,13 +84,13 @@ class _StepsBack:
         d_h.mul_(self._z[t]).baddbmm_(self._d_gate[t], self._weight_t)
 
     def through_projection(self, t: int, weight: Tensor) -> Tensor:
-        """Gradient [P, B, D] at an input of bin t that enters by weight [P, D, 3H]; call after `step`."""
+        """Return the gradient [P, B, D] at an input of bin t with the weight [P, D, 3H]; call after `step`."""
         to_rz, to_n = weight[..., : 2 * self._H], weight[..., 2 * self._H :]
         from_rz = torch.bmm(self._d_rz[t], to_rz.transpose(1, 2))
         return from_rz.baddbmm_(self._d_n[t], to_n.transpose(1, 2))
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients at projection [P, T, B, 3H], recurrent weight [P, H, 3H] and candidate bias [P, H]."""
+        """Return gradients at projection [P, T, B, 3H], recurrent weight [P, H, 3H] and candidate bias [P, H]."""
         d_weight = summed_products(self._states[:, :-1], self._d_gates)
         d_candidate_bias = self._d_gates[..., 2 * self._H :].sum((1, 2))
         self._d_gates[..., 2 * self._H :] = self._d_n_all  # at a = W x + b: r · no longer in front
@@ -102,7 +98,7 @@ class _StepsBack:
 
 
 def summed_products(inputs: Tensor, gradients: Tensor) -> Tensor:
-    """Gradient at a weight: Σ over bins and trials of inputs [P, T, B, D] ⊗ gradients [P, T, B, H], [P, D, H]."""
+    """Return the gradient at a weight: Σ over bins and trials of inputs [P, T, B, D] ⊗ gradients [P, T, B, H], [P, D, H]."""
     return torch.bmm(inputs.flatten(1, 2).transpose(1, 2), gradients.flatten(1, 2))
 
 
@@ -112,7 +108,7 @@ class Scan(torch.autograd.Function):
     Inputs: x [M, T, B, D], start [P, B, H], input weight [P, D, 3H] and bias [P, 3H], recurrent weight [P, H, 3H],
     candidate bias [P, H], unseen bool [T, B] or None (true where the state is carried unchanged), both_ways. Outputs, in
     the order in which each GRU reads: states after each bin [P, T, B, H], the last of them. On a CPU, with
-    one thread of torch, the compiled library does the same where it is there.
+    one thread of torch, the compiled library computes the same if it is available.
     """
 
     @staticmethod
@@ -164,7 +160,7 @@ def _run(
     *,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `_Steps` keeps of a scan: gates, candidates, states."""
+    """Run a scan; return gates, candidates and states as `_Steps` keeps them."""
     input_weight, input_bias, weight, candidate_bias = parameters
     read = _in_order(x, both_ways)
     P, T, B, _ = read.shape
@@ -190,7 +186,7 @@ def _run_back(
     both_ways: bool,
     wants_d_x: bool,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """Gradient at x (if wanted) and at the parameters; `d_h` [P, B, H] becomes that at the start, in place."""
+    """Return the gradients at x (if wanted) and at the parameters; `d_h` [P, B, H] becomes that at the start, in place."""
     input_weight, _, weight, _ = parameters
     back = _StepsBack(*kept, weight)
     for t in reversed(range(kept[1].shape[1])):
@@ -207,12 +203,12 @@ def _run_back(
 
 
 def _in_order(values: Tensor, both_ways: bool) -> Tensor:
-    """[M, T, …] as each GRU reads it: as it is, or [2M, T, …] with every second one reversed in time."""
+    """Return [M, T, …] as each GRU reads it: unchanged, or [2M, T, …] with every second one reversed in time."""
     return torch.stack((values, values.flip(1)), dim=1).flatten(0, 1) if both_ways else values
 
 
 def _out_of_order(gradients: Tensor, both_ways: bool) -> Tensor:
-    """The gradient of `_in_order`."""
+    """Return the gradient of `_in_order`."""
     if not both_ways:
         return gradients
     return gradients[0::2] + gradients[1::2].flip(1)
@@ -289,7 +285,7 @@ class ControlledScan(torch.autograd.Function):
 
 
 def _run_controlled(given: ControlledInputs, *, keep: bool) -> ControlledRun:
-    """What the gradient of a controlled scan needs."""
+    """Run a controlled scan; return what its gradient needs."""
     assert given.controller_projection is not None
     assert given.generator_projection is not None
     P, T, B, _ = given.controller_projection.shape
@@ -343,7 +339,7 @@ def _run_controlled(given: ControlledInputs, *, keep: bool) -> ControlledRun:
 def _run_controlled_back(
     given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
-    """Gradients at all inputs but dropout_mask and noise, from those at states, moments and u (None where nothing arrives)."""
+    """Return gradients at all inputs except mask and noise, from those at states, moments and u (None: no gradient)."""
     d_states, d_moments_given, d_inputs_given = gradients
     dropout_mask, noise, moments = given.dropout_mask, given.noise, kept.moments
     controller = _StepsBack(*kept[:3], given.controller_weight)

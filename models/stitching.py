@@ -34,7 +34,7 @@ def principal_components_initial_values(
     ridge: float = 1e-2,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Where read-ins and read-outs begin, for `Population(initial_values=…)`.
+    """Return initial values of read-ins and read-outs, for `Population(initial_values=…)`.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _averages(
     smoothing_bins: float,
     architecture: Architecture,
 ) -> Floats:
-    """Smoothed averages over the training trials of each condition, [conditions · T, N]."""
+    """Return smoothed averages over the training trials of each condition, [conditions · T, N]."""
     values, lengths = check_spikes(
         session.spikes, session.trial_length_bins, architecture.observation, session.missing
     )
@@ -135,7 +135,7 @@ def _averages(
 
 
 def _scaled(average: Floats) -> Floats:
-    """Centred, and divided by each neuron's spread; quiet neurons do not gain by it."""
+    """Center each neuron and divide it by its spread; the mean spread is added so that quiet neurons gain no weight."""
     centred = average - average.mean(0)
     spread = centred.std(0)
     scaled: Floats = centred / (spread + spread.mean() + 1e-12)
@@ -143,7 +143,7 @@ def _scaled(average: Floats) -> Floats:
 
 
 def _principal_components(centred: Floats, number: int) -> Floats:
-    """The first principal components, each of variance 1: [samples, number]."""
+    """Return the first principal components, each of variance 1: [samples, number]."""
     require(
         number <= min(centred.shape),
         f"read_in_dim is {number}, but the averages have only {centred.shape[0]} samples of {centred.shape[1]} neurons",
@@ -154,7 +154,7 @@ def _principal_components(centred: Floats, number: int) -> Floats:
 
 
 def _regression(x: Floats, y: Floats, ridge: float) -> Floats:
-    """W that brings x W near y, with a ridge."""
+    """Return W such that x W is near y, by ridge regression."""
     gram = x.T @ x
     penalty = ridge * float(np.trace(gram)) / len(gram) + 1e-12
     return np.asarray(np.linalg.solve(gram + penalty * np.eye(len(gram)), x.T @ y), np.float64)

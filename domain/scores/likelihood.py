@@ -85,6 +85,35 @@ def bits_per_spike(
     return in_bits_per_spike(gain * int(chosen.sum()), n_spikes)
 
 
+@dataclass(frozen=True)
+class SampleCounts:
+    """Spikes and samples of each neuron among the samples that count: bits per spike from sums, without the samples.
+
+    Parameters
+    ----------
+    spikes, samples
+        [N] each; neurons of all sessions.
+    """
+
+    spikes: Floats
+    samples: Floats
+
+    def bits_per_spike(self, log_likelihood: float) -> float | None:
+        """Return the gain over each neuron's mean over these samples; None without a spike.
+
+        Parameters
+        ----------
+        log_likelihood
+            Σ (x ln λ - λ) over all samples, in nats, without ln x!.
+        """
+        total = float(self.spikes.sum())
+        if not total:
+            return None
+        mean = self.spikes / np.maximum(self.samples, 1)
+        of_means = float((self.spikes * np.log(np.where(mean > 0, mean, 1)) - self.spikes).sum())
+        return in_bits_per_spike(log_likelihood - of_means, total)
+
+
 def co_smoothing_bits_per_spike(
     rates: Floats,
     spikes: NDArray[Any],

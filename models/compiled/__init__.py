@@ -1,8 +1,8 @@
-"""Both scans in C, compiled for this machine's CPU when they are first used; optional.
+"""Both scans of GRUs in C, compiled for the CPU of this machine at their first use. They are optional.
 
-Where there is no C compiler, `library` is None and `models.scan` does the same in tensors. The compiled library is kept in
-the user's cache folder, by source, compiler and CPU. Within `bfloat16_products` it is one whose products of states with
-weights read bfloat16, if the CPU has the instructions for it.
+Without a C compiler, `library` is None and `models.scan` computes the same in tensors. The user's cache folder keeps the compiled
+library, by source, compiler and CPU. Within `bfloat16_products`, products of states with weights read bfloat16 if the CPU has
+instructions for it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _bfloat16 = ContextVar("bfloat16", default=False)
 
 @contextlib.contextmanager
 def bfloat16_products(wanted: bool) -> Iterator[None]:
-    """Within it scans that start, and their gradients, take products with bfloat16 operands, if that is `wanted`."""
+    """Let scans that start in this context, and their gradients, multiply bfloat16 operands, if that is `wanted`."""
     before = _bfloat16.set(wanted)
     try:
         yield
@@ -57,49 +57,51 @@ def bfloat16_products(wanted: bool) -> Iterator[None]:
 
 
 def has_bfloat16() -> bool:
-    """Whether compiled scans can read bfloat16 here."""
+    """Return whether compiled scans can read bfloat16 on this machine."""
     found = library(bfloat16=True)
     return found is not None and bool(found.reads_bfloat16())
 
 
 def usable(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
-    """The library, if it can take these tensors: float32 on the CPU, while torch has one thread."""
+    """Return the library if it can take these tensors: float32 on the CPU, while torch has one thread."""
     if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in tensors):
         return None
     if torch.get_num_threads() != 1:
-        _say_that_threads_are_in_the_way()
+        _log_that_threads_prevent_it()
         return None
     return library(bfloat16=True) if _bfloat16.get() else library()
 
 
 @cache
-def _say_that_threads_are_in_the_way() -> None:
+def _log_that_threads_prevent_it() -> None:
     logger.info(
-        "torch has several threads: recurrences run in its own operations; the compiled ones want one thread"
+        "torch has several threads: recurrences run in torch operations, since the compiled ones need one thread"
     )
 
 
 @cache
 def library(*, bfloat16: bool = False) -> ctypes.CDLL | None:
-    """Find or compile the library, once in a process; None where that cannot be done.
+    """Find or compile the library, once in a process; return None if that is not possible.
 
-    The one with `bfloat16` is the same as the other on a CPU that has no instructions for it.
+    On a CPU without instructions for bfloat16 both libraries compute the same.
     """
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
-        logger.info("no C compiler (%s): recurrences run in torch's own operations", ", ".join(COMPILERS))
+        logger.info("no C compiler (%s): recurrences run in torch operations", ", ".join(COMPILERS))
         return None
     try:
         return _find_or_compile(compiler, [*FLAGS, "-DBFLOAT16"] if bfloat16 else FLAGS)
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         logger.warning(
-            "the compiled scans are not used, torch's own operations are: %s", _reason(error), exc_info=error
+            "recurrences run in torch operations, the compiled scans cannot be used: %s",
+            _reason(error),
+            exc_info=error,
         )
         return None
 
 
 def _find_or_compile(compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
-    """The library for this source, compiler, flags and CPU: from the cache folder, or new."""
+    """Return the library for this source, compiler, flags and CPU, from the cache folder or compiled now."""
     described = [
         *(source.read_bytes() for source in SOURCES),
         compiler.encode(),
@@ -111,7 +113,7 @@ def _find_or_compile(compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
     if folder is not None and (folder / name).exists():
         with contextlib.suppress(
             OSError, AttributeError
-        ):  # cut off, or of a folder that runs nothing: made anew
+        ):  # truncated, or on a file system without execution: compile it again
             return _loaded(folder / name)
     keeps = folder is not None and os.access(folder, os.W_OK)
     with tempfile.TemporaryDirectory(prefix="latentry-", dir=folder if keeps else None) as scratch:
@@ -126,7 +128,7 @@ def _find_or_compile(compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
-    """Load a library that has all we call."""
+    """Load a library and declare its functions."""
     loaded = ctypes.CDLL(str(path))
     for name, types in _SIGNATURES.items():
         getattr(loaded, name).argtypes = types
@@ -134,7 +136,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
 
 
 def _cache_folder() -> Path | None:
-    """A folder of this user's that nobody else can write to, for code is loaded from it; None if there is none."""
+    """Return a folder that only this user can write to, since code is loaded from it; None if there is none."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = base / "latentry"
@@ -146,7 +148,7 @@ def _cache_folder() -> Path | None:
 
 
 def _cpu() -> str:
-    """What the machine says of its processor: code for one may not run on another."""
+    """Describe the processor: code for one may not run on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -10,15 +10,15 @@
 
 #include "gru.h"
 
-/* One of the two GRUs. Names of gradients begin with d_; they are written, or where it is said so, changed in place. */
+/* One of the two GRUs. Gradients have the prefix d_. They are written, unless the comment says that they change in place. */
 typedef struct {
-    const float *projection;                      /* [P, T, B, 3H] by its strides */
-    long projection_unit, projection_bin, projection_trial; /*   (in floats) */
-    const float *weight, *bias;              /* U [P, H, 3H] and that of the candidate [P, H] */
-    const float *input_weight;               /* of what comes from the other one: W_cf [P, F, 3C], W_gu [P, U, 3G] */
-    float *gates, *candidates, *states;      /* as in gru_forward; of states the first of each unit is given */
+    const float *projection; /* [P, T, B, 3H] by its strides (in floats) */
+    long projection_unit, projection_bin, projection_trial;
+    const float *weight, *bias;         /* U [P, H, 3H] and the candidate's bias [P, H] */
+    const float *input_weight;          /* for the input from the other GRU: W_cf [P, F, 3C], W_gu [P, U, 3G] */
+    float *gates, *candidates, *states; /* as in gru_forward; the first state of each unit is given */
     float *d_projection, *d_weight, *d_bias, *d_input_weight;
-    float *d_state; /* [P, B, H]: zeros to begin with; in the end the gradient at the first state */
+    float *d_state; /* [P, B, H]: zeros at first; at the end the gradient at the first state */
 } Gru;
 
 typedef struct {

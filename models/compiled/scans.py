@@ -59,7 +59,7 @@ def run(
     *,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `models.scan._run`: gates, candidates, states."""
+    """Do what `models.scan._run` does: return gates, candidates and states."""
     x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
     M, T, B, D = x.shape
     P, H = parameters[3].shape
@@ -86,7 +86,7 @@ def run_back(
     both_ways: bool,
     wants_d_x: bool,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """As `models.scan._run_back`; `d_h` must be contiguous."""
+    """Do what `models.scan._run_back` does; `d_h` must be contiguous."""
     x, parameters = _row_by_row(x), [values.contiguous() for values in parameters]
     input_weight, _, weight, _ = parameters
     M, T, B, D = x.shape
@@ -103,7 +103,7 @@ def run_back(
 
 
 def run_controlled(library: CDLL, given: ControlledInputs, *, keep: bool) -> tuple[Tensor, ...]:
-    """As `models.scan._run_controlled`: the fields of a `ControlledRun`."""
+    """Do what `models.scan._run_controlled` does: return the fields of a `ControlledRun`."""
     assert given.controller_projection is not None
     assert given.generator_projection is not None
     P, T, B, C3 = given.controller_projection.shape
@@ -127,7 +127,7 @@ def run_controlled(library: CDLL, given: ControlledInputs, *, keep: bool) -> tup
 def run_controlled_back(
     library: CDLL, given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
-    """As `models.scan._run_controlled_back`."""
+    """Do what `models.scan._run_controlled_back` does."""
     for gradient, output in zip(
         gradients, (kept.generator_states[:, 1:], kept.moments, kept.inputs), strict=True
     ):
@@ -160,7 +160,7 @@ def run_controlled_back(
 
 
 class _Passed:
-    """The argument of a controlled scan, and the tensors whose memory it points to."""
+    """The argument of a controlled scan, with the tensors that its pointers refer to."""
 
     def __init__(self, given: ControlledInputs, kept: Sequence[Tensor], bins: int, *, keep: bool) -> None:
         self._held: list[Tensor] = []
@@ -180,7 +180,7 @@ class _Passed:
         arguments.factors, arguments.moments, arguments.inputs = map(self.pointer, kept[6:])
 
     def pointer(self, tensor: Tensor | None) -> int | None:
-        """Where a tensor lies, row by row; what is not contiguous is copied."""
+        """Return the address of a tensor, or of a contiguous copy."""
         if tensor is None:
             return None
         self._held.append(tensor.contiguous())
@@ -192,7 +192,7 @@ class _Passed:
 
 
 def _check_controlled(given: ControlledInputs, T: int) -> None:
-    """All shapes, since C would read past a tensor's end."""
+    """Check all shapes, since C would read past the end of a tensor."""
     P, B, C = given.controller_initial_state.shape
     G, U, F = given.generator_initial_state.shape[-1], given.input_weight.shape[1], given.directions.shape[1]
     shapes: dict[str, tuple[int, ...]] = {
@@ -233,7 +233,7 @@ def _call(library: CDLL, name: str, *arguments: object) -> None:
 
 
 def _room(start: Tensor, bins: int, gates: int, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """For gates, candidates (of one bin, unless they are to be kept) and states, of which the first are given."""
+    """Allocate gates, candidates (of one bin unless they are kept) and states, with the first states filled in."""
     P, B, H = start.shape
     kept = bins if keep else 1
     states = start.new_empty(P, bins + 1, B, H)
@@ -242,5 +242,5 @@ def _room(start: Tensor, bins: int, gates: int, *, keep: bool) -> tuple[Tensor, 
 
 
 def _row_by_row(x: Tensor) -> Tensor:
-    """The same, its last axis lying together."""
+    """Return the tensor with a contiguous last axis."""
     return x if x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous()

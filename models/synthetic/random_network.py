@@ -173,7 +173,7 @@ def _trajectories(
 
 
 def _rates(states: NDArray[np.float32], max_rate_hz: float, bin_width_s: float) -> NDArray[np.float32]:
-    """Counts per bin [rows, T, N]."""
+    """Return counts per bin [rows, T, N]."""
     rates = np.tanh(states)
     rates += 1
     rates *= max_rate_hz * bin_width_s / 2
@@ -181,7 +181,7 @@ def _rates(states: NDArray[np.float32], max_rate_hz: float, bin_width_s: float) 
 
 
 def _normalised(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same array, each state of mean 0 and variance 1 (in place: it may be large)."""
+    """Standardise each state to mean 0 and variance 1, in place since the array may be large; return it."""
     states -= states.mean((0, 1), dtype=np.float64).astype(np.float32)
     states /= states.std((0, 1), dtype=np.float64).astype(np.float32)
     return states

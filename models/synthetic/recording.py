@@ -101,7 +101,7 @@ def record(
 
 
 def _poisson(random: np.random.Generator, rates: Floats, repeats: int) -> NDArray[np.integer]:
-    """Counts [rows · repeats, T, N] of rates [rows, T, N], a block of rows at a time to spare memory."""
+    """Draw counts [rows · repeats, T, N] from rates [rows, T, N], a block of rows at a time to save memory."""
     rows = max(1, SAMPLES_PER_BLOCK // (repeats * rates[0].size))
     blocks: list[NDArray[np.integer]] = []
     for first in range(0, len(rates), rows):

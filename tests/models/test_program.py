@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused() -> None:
     given = weights(ARCHITECTURE)
     with pytest.raises(ConfigurationError, match="session must lie in 0 … 0"):
         PosteriorMeans(ARCHITECTURE, given, BIN_WIDTH_S, session=1)
-    with pytest.raises(ConfigurationError, match=r"lack 'factors\.weight'"):
+    with pytest.raises(ConfigurationError, match=r"lacks 'factors\.weight'"):
         PosteriorMeans(ARCHITECTURE, {k: v for k, v in given.items() if k != "factors.weight"}, BIN_WIDTH_S)
     with pytest.raises(ConfigurationError, match="has shape"):
         PosteriorMeans(dataclasses.replace(ARCHITECTURE, factors=2), given, BIN_WIDTH_S)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from domain.conditions import Condition
-from domain.scores.likelihood import LOWEST_RATE, compare_predictions, in_bits_per_spike
+from domain.scores.likelihood import LOWEST_RATE, SampleCounts, compare_predictions
 from domain.split_groups import FEWEST_GROUPS_TO_DRAW
 from models.evaluation import MaskedPrediction, predict_held_out
 from worker.context.data import read_conditions
@@ -128,10 +128,6 @@ class _Sums:
 
     def bits_per_spike(self, name: str) -> float | None:
         """Return the gain over each neuron's mean over these very samples, in bits per spike; None without a spike."""
-        if not self.spikes:
-            return None
+        spikes, samples = (np.concatenate(part) for part in zip(*self.neurons, strict=True))
         total = sum(float(part.sum()) for part in self.log_likelihoods[name])
-        for spikes, samples in self.neurons:
-            mean = spikes / np.maximum(samples, 1)
-            total -= float((spikes * np.log(np.where(mean > 0, mean, 1)) - spikes).sum())
-        return in_bits_per_spike(total, self.spikes)
+        return SampleCounts(spikes, samples).bits_per_spike(total)
