@@ -111,8 +111,8 @@ class EmbeddedService:
             self._take_folder()
         except OSError as error:
             raise EmbeddedServiceError(
-                f"the folder {self.data_dir} cannot be used ({error.strerror}): give this user permission to write, or "
-                "another --data-dir"
+                f"the folder {self.data_dir} cannot be used ({error.strerror}): let this user write to it, or "
+                "give another --data-dir"
             ) from error
         self._take_port()
         redis_url, broker = self._broker()

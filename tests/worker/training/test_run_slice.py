@@ -125,7 +125,7 @@ def test_a_job_with_everything_stores_inputs_and_its_scores(
     assert all(found.keys() == predicted for found in model.baselines.values())
     assert job.diagnostics is not None
     assert job.diagnostics["leaking"] is None
-    assert "leave samples that no model reads" in job.diagnostics["note"]
+    assert "models never read some samples" in job.diagnostics["note"]
 
 
 def test_external_inputs_may_be_left_out(
