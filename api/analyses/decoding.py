@@ -155,9 +155,9 @@ class Decoding:
             fitted = int(found[poor].is_fitted.sum())
             raise invalid_parameter(
                 "folds" if self.held_out == "folds" else "held_out",
-                f"the {len(self.groups)} selected trials are of {self.groups.number} recorded trials or stretches of time, and "
-                f"{found[poor].left_out} of them share bins with those that decoder {poor} is tested on. That leaves {fitted} to "
-                "fit it on; expected two at least that share no bins, so that a penalty can be chosen",
+                f"expected at least two trials without shared bins, to fit decoder {poor} and choose its penalty; got {fitted}. "
+                f"The {len(self.groups)} selected trials form {self.groups.number} recorded trials or stretches of time, and "
+                f"{found[poor].left_out} of them share bins with the tested trials",
                 "select more trials, change folds, or derive a data set with shorter windows or less overlap",
             )
         return found

@@ -190,13 +190,13 @@ def begin_decoding(query: DecodingQuery, context: ReadContext) -> AskedDecoding:
     decoding = Decoding(
         latents,
         behaviour,
-        _lag_bins(query.lag_s, width_s),
-        width_s,
-        query.held_out,
-        query.folds,
-        query.seed,
-        groups.take(latents.trials),
-        split_of(latents.trials, context) if query.held_out != "folds" else None,
+        lag_bins=_lag_bins(query.lag_s, width_s),
+        bin_width_s=width_s,
+        held_out=query.held_out,
+        folds=query.folds,
+        seed=query.seed,
+        groups=groups.take(latents.trials),
+        split=split_of(latents.trials, context) if query.held_out != "folds" else None,
     )
     is_of_model = context.group.path != of_dataset.group.path
     is_wanted = is_of_model and query.baseline is not False

@@ -130,7 +130,16 @@ class Search:
             if not is_transformed(shared):
                 by_itself = ArrayQuery.model_validate({"slice": f"{row}:{row + 1}"})
                 alone = query_trajectories(query.array, by_itself, context)
-        return cls(query, trajectories, candidates, split, row, alone, context, request)
+        return cls(
+            query,
+            trajectories,
+            candidates,
+            split=split,
+            row=row,
+            alone=alone,
+            context=context,
+            request=request,
+        )
 
     def nearest_to_trial(self) -> Response:
         """Return the trials nearest to the given trial."""

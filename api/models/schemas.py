@@ -33,21 +33,21 @@ class ModelDocument(BaseModel):
     is_selected: bool = Field(description="Whether the job selected it, for the lowest smoothed SV loss.")
     seed: int
     architecture: dict[str, Any] = Field(
-        description="As the job asks, with the number of external inputs that the data set has."
+        description="As in the job, with the number of external inputs of the data set."
     )
     hyperparameters: dict[str, float] = Field(
-        description="Of the space, without those of a controller that it does not have. They are those that its kept weights "
-        "were trained with: with `pbt` of the segment of its lineage that holds their epoch, `scores.best_epoch`. Before it "
-        "has weights they are those that it begins with."
+        description="Hyperparameters that trained the kept weights; without those of a controller if the model has none. With "
+        "`pbt`, they are those of the lineage's segment with the epoch `scores.best_epoch`. Before there are weights, they are "
+        "the first ones."
     )
     present_hyperparameters: dict[str, float] = Field(
-        description="With which it trains, or trained last. They differ from `hyperparameters` where `pbt` changed them after "
-        "the epoch of the kept weights."
+        description="Hyperparameters of the present or last training. They differ from `hyperparameters` if `pbt` changed them "
+        "after the epoch of the kept weights."
     )
     trained_by: int | None = Field(
-        description="Number of the model that trained its kept weights: its own, or with `pbt` that of a model from which it "
-        "inherited them by copying, as long as it has not come to a lower smoothed SV loss itself. null before it has weights, "
-        "and if it was not recorded."
+        description="Number of the model that trained the kept weights. With `pbt` it may be another model, which this one "
+        "copied, until this one reaches a lower smoothed SV loss itself. null before there are weights, and if it was not "
+        "recorded."
     )
     epochs_trained: int
     scores: dict[str, int | float | None] = Field(

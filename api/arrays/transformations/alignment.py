@@ -195,7 +195,7 @@ def find_event(event: str, clock: EventClock | None, context: ReadContext, width
             raise invalid_parameter(
                 "align_to",
                 f"{event} lies within its trial in {within[clock]} of the {known} trials that have it: is it a time in seconds?",
-                f"if it is meant, say event_clock={clock}",
+                f"if it is, choose event_clock={clock}",
             )
     return Event(by_clock[clock], clock)
 
@@ -221,12 +221,12 @@ def _likeliest(event: str, within: dict[EventClock, int]) -> EventClock:
         if number and all(number >= 2 * other for clock, other in within.items() if clock != name):
             return name
     counted = " and ".join(
-        f"{number} trials have theirs within by that of the {name}" for name, number in within.items()
+        f"{number} trials contain the event by the clock of the {name}" for name, number in within.items()
     )
     raise invalid_parameter(
         "align_to",
-        f"in which clock the times of {event} are can't be told: {counted}",
-        "say it: event_clock=session or event_clock=trial (from what trials are aligned to)",
+        f"the clock of {event} is ambiguous: {counted}",
+        "choose event_clock=session, or event_clock=trial for times from what trials are aligned to",
     )
 
 
