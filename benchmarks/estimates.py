@@ -9,7 +9,6 @@ On a machine that does other work too, jobs wait for processors, and the ratio t
 processor time of the service meanwhile, without the API: with one worker about what a quiet machine takes.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 from latentry import Client
 
-from benchmarks.paper.harness import machine, markdown_table
+from benchmarks import report
 from worker.embedded import EmbeddedService
 
 DATASETS: dict[str, dict[str, Any]] = {
@@ -101,12 +100,9 @@ def _cpu_seconds(process: int) -> float:
 
 def main() -> None:
     """Run all jobs on all data sets."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.parser(__doc__ or "")
     parser.add_argument("files", nargs="*", type=Path, help="further recordings")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="one line of JSON for each job, and nothing else")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for source in [*DATASETS, *arguments.files]:
@@ -128,8 +124,8 @@ def main() -> None:
             finally:
                 service.stop()
     if not arguments.json:
-        print(machine())
-        print(markdown_table([list(rows[0]), *(list(row.values()) for row in rows)]))
+        print(report.machine())
+        print(report.markdown_table([list(rows[0]), *(list(row.values()) for row in rows)]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Makes a recording of each kind in a temporary folder, ingests it as the service 
 of arrays by the worker), and tells the peak of resident memory of both processes.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -17,6 +16,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+
+from benchmarks import report
 
 NEURONS, BINS, WIDTH_S = 200, 500, 0.01
 
@@ -121,10 +122,9 @@ def _own_peak_kb() -> int:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__ or "")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of each file")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--json", action="store_true", help="one line of JSON for each kind")
     arguments = parser.parse_args()
     for kind in arguments.kinds:
         name, make = KINDS[kind]

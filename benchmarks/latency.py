@@ -5,7 +5,6 @@ Starts the embedded service (real processes), trains one model of the default si
 has been read. Cold are the first request of all, which imports torch, and the first of another model, which reads its weights.
 """
 
-import argparse
 import io
 import json
 import tempfile
@@ -19,6 +18,7 @@ import httpx
 import numpy as np
 from latentry import Client
 
+from benchmarks import report
 from worker.embedded import EmbeddedService
 
 BINS, NEURONS, WIDTH_S = 100, 100, 0.01
@@ -82,29 +82,28 @@ def measure(send: Callable[[httpx.Client], None], clients: int, requests: int) -
 
 
 def measure_all(
-    url: str, models: Sequence[str], requests: int, report: Callable[[dict[str, Any]], None]
+    url: str, models: Sequence[str], requests: int, show: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Measure a service that has answered nothing yet, with two models; report each row of figures as it comes."""
+    """Measure a service that has answered nothing yet, with two models; show each row of figures as it comes."""
     for name, model_id in zip(("first request", "first of a model"), models, strict=True):
         found = measure(request_of(url, model_id, 1, "npy"), 1, 1)
-        report({"what": name, "trials": 1, "clients": 1, **found})
+        show({"what": name, "trials": 1, "clients": 1, **found})
     for kind, trials in [*(("npy", trials) for trials in TRIALS), ("json", 1)]:
         send = request_of(url, models[0], trials, kind)
         measure(send, 1, 5)
         for clients in CLIENTS:
             found = measure(send, clients, requests)
-            report({"what": f"warm, {kind}", "trials": trials, "clients": clients, **found})
+            show({"what": f"warm, {kind}", "trials": trials, "clients": clients, **found})
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__ or "")
     parser.add_argument("--requests", type=int, default=200, help="of each warm row")
     parser.add_argument("--units", type=int, default=100, help="of the generator")
-    parser.add_argument("--json", action="store_true", help="one line of JSON for each row")
     arguments = parser.parse_args()
 
-    def report(row: dict[str, Any]) -> None:
+    def show(row: dict[str, Any]) -> None:
         if arguments.json:
             print(json.dumps(row), flush=True)
             return
@@ -118,7 +117,7 @@ def main() -> None:
         try:
             service.start()
             models = trained_models(service, Path(folder), {"generator_units": arguments.units})
-            measure_all(service.url, models, arguments.requests, report)
+            measure_all(service.url, models, arguments.requests, show)
         finally:
             service.stop()
 

@@ -14,7 +14,6 @@ and database share the machine, so many clients tell how waiting grows, not what
 Quick: SQLite, 10 MB, 1 and 10 clients, two seconds each.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -27,6 +26,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report
 from benchmarks.querying.result import store_result
 from store.settings import Settings
 from tests.servers import free_port, postgresql
@@ -96,11 +96,7 @@ def measure(
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", action="store_true", help="one line of JSON for each measurement")
+    parser = report.parser(__doc__ or "", quick="SQLite, 10 MB, 1 and 10 clients, two seconds each")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], help="one of them alone")
     parser.add_argument("--megabytes", type=int, nargs="*", help="sizes of the stored result")
     parser.add_argument("--clients", type=int, nargs="*")

@@ -17,16 +17,14 @@ Quick: 1 and 8 workers, 10 jobs, SQLite unless another is named. PostgreSQL come
 extra `test`.
 """
 
-import argparse
 import json
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.harness import machine, markdown_table
+from benchmarks import report
 from benchmarks.scaling_figures import describe
 from benchmarks.scaling_parts import loading_seconds, message_milliseconds
 from tests.servers import PostgresServer, postgresql
@@ -131,13 +129,7 @@ def measure_parts(server: PostgresServer | None, quick: bool) -> dict[str, float
 
 def main() -> None:
     """Simulate the grid, and print a table and a line of JSON for each simulation."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="a run of less than a minute")
-    parser.add_argument(
-        "--json", action="store_true", help="nothing but a line of JSON for each simulation, and one of parts"
-    )
+    parser = report.parser(__doc__ or "", quick="a run of less than a minute")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], help="one of them alone")
     arguments = parser.parse_args()
     lines: list[dict[str, Any]] = []
@@ -153,8 +145,8 @@ def main() -> None:
                 print(json.dumps(measure_parts(server, arguments.quick)), flush=True)
     if not arguments.json:
         shown = [["" if line[key] is None else str(line[key]) for key in COLUMNS] for line in lines]
-        print(markdown_table([list(COLUMNS.values()), *shown]))
-        print(f"\n{date.today()}, {machine()}. Jobs of 16 models of default sizes, 100 neurons.")
+        print(report.markdown_table([list(COLUMNS.values()), *shown]))
+        print(f"\n{report.machine()}. Jobs of 16 models of default sizes, 100 neurons.")
 
 
 if __name__ == "__main__":

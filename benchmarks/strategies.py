@@ -11,18 +11,17 @@ What is compared is the lowest smoothed SV loss, in nats per sample; the R² to 
 search sees, says whether it means anything. Quick: 40 s each.
 """
 
-import argparse
 import json
 import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from latentry import Client
 
-from benchmarks.paper.harness import machine, markdown_table
+from benchmarks import report
 from worker.embedded import EmbeddedService
 
 GENERATION_EPOCHS, RAMP_EPOCHS = 15, 30
@@ -108,19 +107,13 @@ def _at(losses: list[tuple[float, float]], seconds: float) -> float | None:
 
 def main() -> None:
     """Run the strategies, two at a time, and print a line of JSON for each, and a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.parser(__doc__ or "", quick="40 s each: shows that it runs, and nothing else")
     parser.add_argument(
         "file", nargs="?", type=Path, help="spikes with true rates, e.g. HDF5 in the LFADS layout"
     )
     parser.add_argument("--seconds", type=float, default=1500.0, help="of one device, for each strategy")
     parser.add_argument("--strategies", nargs="+", choices=SPECIFICATIONS, default=["random", "pbt"])
     parser.add_argument("--seed", type=int, default=0, help="of the searches")
-    parser.add_argument(
-        "--quick", action="store_true", help="40 s each: shows that it runs, and nothing else"
-    )
-    parser.add_argument("--json", action="store_true", help="nothing but a line of JSON for each strategy")
     arguments = parser.parse_args()
     seconds = 40.0 if arguments.quick else arguments.seconds
     lines = []
@@ -133,8 +126,8 @@ def main() -> None:
             print(json.dumps(lines[-1]), flush=True)
     if not arguments.json:
         rows = [[_shown(value) for value in line.values()] for line in lines]
-        print(markdown_table([list(lines[0]), *rows]))
-        print(f"\n{date.today()}, {machine()}.")
+        print(report.markdown_table([list(lines[0]), *rows]))
+        print(f"\n{report.machine()}.")
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,6 @@ epoch counts. ``--json``: one line each, and nothing else; without it CPUs have 
 reach. Quick: the first shape, M of 1 and 16, all batches.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -26,14 +25,14 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from benchmarks import report
 from benchmarks.baseline import PlainLFADS, PlainTraining, checked
-from benchmarks.paper.harness import ENVIRONMENT, machine, markdown_table
+from benchmarks.paper.harness import ENVIRONMENT
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
 from models.config import Precision
 from models.network import initial_parameters
@@ -248,13 +247,7 @@ def record(task: Measurement, measured: Measured | str, plain: Measured | str) -
 
 def main() -> None:
     """Measure, line by line, and print a table at the end."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="the first shape, packs of 1 and 16")
-    parser.add_argument(
-        "--json", action="store_true", help="nothing but one line of JSON for each measurement"
-    )
+    parser = report.parser(__doc__ or "", quick="the first shape, packs of 1 and 16")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="one of them; both, where there is a GPU")
     parser.add_argument(
         "--precision",
@@ -305,8 +298,8 @@ def main() -> None:
         if device == "cpu" and (os.cpu_count() or 1) > 1 and not arguments.json:
             print(json.dumps(two_workers(arguments.precision)), flush=True)
     if not arguments.json:
-        print(markdown_table(rows))
-        print(f"\n{date.today()}, {machine()}.")
+        print(report.markdown_table(rows))
+        print(f"\n{report.machine()}.")
 
 
 def two_workers(precision: Precision) -> dict[str, Any]:

@@ -1,15 +1,12 @@
 """What the experiments have in common: the command line, training in packs on several processes, tables and figures."""
 
-import argparse
 import json
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from benchmarks import report
 from domain.smoothing import gaussian
 from models import (
     Architecture,
@@ -223,11 +221,7 @@ def main(
     flags
         Name and help of the experiment's own flags.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="a run of minutes: smaller, so less certain")
-    parser.add_argument("--json", action="store_true", help="nothing but one closing line of JSON")
+    parser = report.parser(description, quick="a run of minutes: smaller, so less certain")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="where the picture goes (PNG)")
@@ -246,26 +240,9 @@ def main(
     path.parent.mkdir(parents=True, exist_ok=True)
     result.figure.savefig(path, dpi=110, bbox_inches="tight")
     if not arguments.json:
-        print(markdown_table(result.table))
-        print(f"\n{date.today()}, {machine()}. Figure: {path}")
+        print(report.markdown_table(result.table))
+        print(f"\n{report.machine()}. Figure: {path}")
     print(json.dumps(summary))
-
-
-def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
-    """Header and rows as a Markdown table."""
-
-    def text(value: Any) -> str:
-        return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    head, *body = [[text(value) for value in row] for row in rows]
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def machine() -> str:
-    """The machine in words."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return f"{device}, {platform.machine()}, torch {torch.__version__}"
 
 
 LAGS_S = (0.0, 0.04, 0.08, 0.12, 0.16)

@@ -17,13 +17,11 @@ Smoothed spikes are scored on the same samples and trials. Width and floor of th
 decoding with the lag.
 """
 
-import argparse
 import json
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -32,12 +30,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import report
 from benchmarks.paper.harness import (
     data_folder,
     iterate_processes,
     lags_in_bins,
-    machine,
-    markdown_table,
     smooth,
 )
 from domain.architecture import without_architecture
@@ -364,15 +361,11 @@ def _r2(features: Floats, data: Data, trials: NDArray[np.int64], lag: int, divis
 
 def main() -> None:
     """Run all presets and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.parser(__doc__ or "", quick="one seed and one recording, 20 s a preset")
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--seconds", type=float, default=120.0, help="CPU time of paper-2019 and autolfads")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
-    parser.add_argument("--quick", action="store_true", help="one seed and one recording, 20 s a preset")
-    parser.add_argument("--json", action="store_true", help="nothing but a line of JSON for each run")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     suffixes = {".npz", ".h5", ".nwb"}
@@ -395,8 +388,8 @@ def main() -> None:
         found.append(one)
         print(json.dumps(one), flush=True)
     if not arguments.json:
-        print(markdown_table(table(found)))
-        print(f"\n{date.today()}, {machine()}.")
+        print(report.markdown_table(table(found)))
+        print(f"\n{report.machine()}.")
 
 
 def table(found: Sequence[dict[str, Any]]) -> list[list[Any]]:
