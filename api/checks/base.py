@@ -4,16 +4,48 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from importlib.metadata import version
 from threading import Lock, Thread
 from typing import Any
 
+from pydantic import BaseModel, Field
 from zarr.abc.store import Store
 
-from api.checks.schemas import CheckDocument, ChecksDocument, CheckStatus
 from store.database import Database
 from store.originals import OriginalStore
 from store.settings import Settings
+
+
+class CheckStatus(StrEnum):
+    """Severity of a finding, in rising order."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+class CheckDocument(BaseModel):
+    """One check of the service."""
+
+    name: str = Field(examples=["broker"])
+    status: CheckStatus
+    message: str = Field(description="The result in words.")
+    hint: str | None = Field(None, description="What to do.")
+    seconds: float = Field(description="Duration of the check.")
+    details: dict[str, Any] | None = Field(
+        None,
+        description="Numbers and addresses, without passwords. Only the operator of the service sees them.",
+    )
+
+
+class ChecksDocument(BaseModel):
+    """All checks of the service."""
+
+    status: CheckStatus = Field(description="The worst status of all checks.")
+    checked_at: datetime
+    version: str = Field(description="Version of the service.")
+    checks: list[CheckDocument]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request
 
 from api.auth import CallerDependency
-from api.checks.base import Check, Checks, Parts
+from api.checks.base import Check, Checks, ChecksDocument, Parts
 from api.checks.brokers import check_broker, check_queues
 from api.checks.databases import check_database, check_migrations
 from api.checks.machine import check_array_storage, check_disk, check_originals, check_versions
-from api.checks.schemas import ChecksDocument
 from api.checks.work import check_ingest, check_maintenance, check_workers
 
 router = APIRouter(tags=["service"])

@@ -15,12 +15,11 @@ from sqlalchemy import text
 
 from api.auth import secret_digest
 from api.checks import base, brokers, databases, machine, work
-from api.checks.base import Check, Checks, Parts, failed, ok, warning
+from api.checks.base import Check, Checks, CheckStatus, Parts, failed, ok, warning
 from api.checks.brokers import check_broker, check_queues
 from api.checks.databases import check_database, check_migrations
 from api.checks.machine import check_array_storage, check_disk, check_originals
 from api.checks.routes import CHECKS
-from api.checks.schemas import CheckStatus
 from api.checks.work import check_ingest, check_maintenance, check_workers
 from domain.states import DatasetState, DeliveryState, SliceState
 from store import outbox
