@@ -69,7 +69,7 @@ def find_document(session: Session, tenant_id: str, model_id: str) -> ModelDocum
 
 def scored_on_of(row: Model, of_job: str) -> str:
     """Return the fingerprint of a model's SV loss, given its job's. A refit was trained on the validation trials."""
-    return of_job if row.refit_of is None else f"{of_job}-final-fit"
+    return of_job if row.refit_of is None else f"{of_job}-refit"
 
 
 def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:

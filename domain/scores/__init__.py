@@ -4,7 +4,6 @@ Rates λ are in counts per bin. A mask says which samples count; without one, al
 """
 
 from domain.scores.baselines import Baselines, fit_baselines
-from domain.scores.few_shot import few_shot_bits_per_spike
 from domain.scores.leak_diagnostics import (
     ModelLosses,
     ValidationDisagreement,
@@ -31,7 +30,6 @@ __all__ = [
     "co_smoothing_bits_per_spike",
     "compare_predictions",
     "constant_rate_losses",
-    "few_shot_bits_per_spike",
     "fit_baselines",
     "forward_prediction_bits_per_spike",
     "poisson_nll",

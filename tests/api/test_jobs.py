@@ -58,7 +58,7 @@ def test_jobs_and_models_say_what_they_are_scored_on(
     of_job = light_client.get(f"/v1/jobs/{jobs[0]}/models").json()["items"]
     assert {one["id"]: one["scored_on"] for one in of_job} == {
         models[0]: found[0],
-        final: f"{found[0]}-final-fit",
+        final: f"{found[0]}-refit",
     }
 
 

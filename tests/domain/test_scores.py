@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.linear_model import PoissonRegressor, Ridge
+from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from domain.ranks import spearman
@@ -17,7 +17,6 @@ from domain.scores import (
     bits_per_spike,
     co_smoothing_bits_per_spike,
     constant_rate_losses,
-    few_shot_bits_per_spike,
     forward_prediction_bits_per_spike,
     poisson_nll,
     psth_r2,
@@ -25,7 +24,6 @@ from domain.scores import (
     ridge_decode_r2,
     validation_disagreement,
 )
-from domain.scores.few_shot import poisson_regression
 from models import ConfigurationError
 
 
@@ -114,109 +112,6 @@ def regression(samples=400, D=5, N=4, seed=0):
     random = np.random.default_rng(seed)
     z = random.normal(size=(samples, D)) * [1, 0.3, 2, 0.1, 1][:D]
     return z, random.poisson(np.exp(z @ random.normal(0, 0.5, (D, N)) - 1.5))
-
-
-@pytest.mark.parametrize("l2", [1e-6, 1e-3, 0.1])
-@pytest.mark.parametrize("samples", [12, 400])
-def test_poisson_regression_is_that_of_scikit_learn(l2, samples):
-    z, x = regression(samples)
-    assert (x.sum(0) > 0).all()
-    weights = poisson_regression(z, x, l2)
-    log_rates = z @ weights[:, :-1].T + weights[:, -1]
-    slope = (np.exp(log_rates) - x).T @ z / samples + l2 * weights[:, :-1]
-    np.testing.assert_allclose(slope, 0.0, atol=1e-7)  # the definition of the minimum
-    np.testing.assert_allclose((np.exp(log_rates) - x).mean(0), 0.0, atol=1e-7)
-    if samples > 100:  # scikit-learn's own solver stops early where the loss is flat
-        for n in range(x.shape[1]):
-            theirs = PoissonRegressor(alpha=l2, tol=1e-9, max_iter=10_000).fit(z, x[:, n])
-            np.testing.assert_allclose(weights[n, :-1], theirs.coef_, atol=2e-4)
-            assert weights[n, -1] == pytest.approx(theirs.intercept_, abs=2e-4)
-
-
-def test_poisson_regression_converges_from_afar():
-    """Latents of large scale and counts far apart, where undamped Newton steps overflow."""
-    z, x = regression()
-    z, x = z * 30 + 100, x.copy()
-    x[:, 0] = np.where(np.arange(len(x)) == 7, 10_000, 0)
-    weights = poisson_regression(z, x, 1e-3)
-    rates = np.exp(z @ weights[:, :-1].T + weights[:, -1])
-    np.testing.assert_allclose((rates - x).mean(0), 0.0, atol=1e-4)
-    slope = (rates - x).T @ z / len(x) + 1e-3 * weights[:, :-1]
-    np.testing.assert_allclose(slope, 0.0, atol=1e-2)  # of 3e4 at the start
-
-
-def few_shot_data(trials=30, T=20, D=3, N=4, seed=0):
-    random = np.random.default_rng(seed)
-    z = np.cumsum(random.normal(0, 0.3, (trials, T, D)), axis=1)
-    x = random.poisson(np.exp(z @ random.normal(0, 0.7, (D, N)) - 1.0))
-    return z, x, np.arange(trials) >= 20
-
-
-def test_few_shot_score_is_that_of_regressions_by_scikit_learn():
-    z, x, is_test = few_shot_data()
-    random = np.random.default_rng(5)
-    expected = []
-    for _ in range(3):
-        drawn = random.choice(20, 6, replace=False)
-        fits = [
-            PoissonRegressor(alpha=1e-2, tol=1e-9, max_iter=10_000).fit(
-                z[drawn].reshape(-1, 3), x[drawn][..., n].ravel()
-            )
-            for n in range(4)
-        ]
-        rates = np.stack([fit.predict(z[is_test].reshape(-1, 3)) for fit in fits], axis=1)
-        expected.append(gain_in_bits(rates, x[is_test].reshape(-1, 4)))
-    ours = few_shot_bits_per_spike(z, x, is_test, trials=6, repeats=3, seed=5, l2=1e-2)
-    assert ours == pytest.approx(np.mean(expected), abs=1e-4)
-
-
-def test_few_shot_score_tells_plain_latents_from_those_with_dynamics_of_their_own():
-    """With all trials both read out alike; with few, surplus dimensions mislead the read-out."""
-    z, x, is_test = few_shot_data(trials=120)
-    is_test = np.arange(120) >= 100
-    extraneous = np.concatenate((z, np.random.default_rng(1).normal(size=(120, 20, 12))), axis=2)
-    few = [few_shot_bits_per_spike(one, x, is_test, trials=3, repeats=8) for one in (z, extraneous)]
-    many = [few_shot_bits_per_spike(one, x, is_test, trials=100, repeats=1) for one in (z, extraneous)]
-    assert few[0] > few[1] + 0.05
-    assert many[0] == pytest.approx(many[1], abs=0.03)
-
-
-def test_few_shot_score_never_reads_masked_bins_nor_fits_test_trials():
-    z, x, is_test = few_shot_data()
-    valid = np.arange(20) < np.random.default_rng(2).integers(15, 21, 30)[:, None]
-    score = few_shot_bits_per_spike(z, x, is_test, trials=20, repeats=1, mask=valid)
-    hidden_z = np.where(valid[..., None], z, np.nan)
-    hidden_x = np.where(valid[..., None], x, np.nan)
-    again = few_shot_bits_per_spike(hidden_z, hidden_x, is_test, trials=20, repeats=1, mask=valid)
-    assert again == score
-    weights = poisson_regression(z[:20][valid[:20]], x[:20][valid[:20]], 1e-3)
-    rates = np.exp(z[20:][valid[20:]] @ weights[:, :-1].T + weights[:, -1])
-    assert score == pytest.approx(gain_in_bits(rates, x[20:][valid[20:]]))
-
-
-def test_a_neuron_silent_in_the_trials_drawn_is_predicted_half_a_spike():
-    z, x, is_test = few_shot_data()
-    x[:20, :, 2] = 0
-    weights = poisson_regression(z[:20].reshape(-1, 3), x[:20].reshape(-1, 4), 1e-3)
-    np.testing.assert_array_equal(weights[2, :-1], 0.0)
-    assert weights[2, -1] == pytest.approx(math.log(0.5 / 400))
-    assert math.isfinite(few_shot_bits_per_spike(z, x, is_test, trials=2))
-
-
-def test_few_shot_arguments_are_checked():
-    z, x, is_test = few_shot_data()
-    for changed, said in [
-        ({"trials": 0}, "trials must"),
-        ({"trials": 21}, "1 … 20"),
-        ({"trials": 1, "repeats": 0}, "repeats"),
-        ({"trials": 1, "l2": 0.0}, "l2"),
-    ]:
-        with pytest.raises(ConfigurationError, match=said):
-            few_shot_bits_per_spike(z, x, is_test, **changed)
-    with pytest.raises(ConfigurationError, match="test trial"):
-        few_shot_bits_per_spike(z, x, is_test & False, trials=1)
-    with pytest.raises(ConfigurationError, match="alike"):
-        few_shot_bits_per_spike(z[:5], x, is_test, trials=1)
 
 
 def test_r2_is_that_of_scikit_learn_and_leaves_constant_neurons_out():

@@ -8,11 +8,9 @@ on, and its module of scores runs beside present numpy, scipy and scikit-learn. 
 
 import numpy as np
 import pytest
-from sklearn.linear_model import PoissonRegressor
 
 from domain.scores import (
     co_smoothing_bits_per_spike,
-    few_shot_bits_per_spike,
     forward_prediction_bits_per_spike,
     psth_r2,
 )
@@ -92,23 +90,3 @@ def test_psth_r2_is_theirs():
         mask=valid,
     )
     assert ours == pytest.approx(theirs, abs=1e-9)
-
-
-def test_few_shot_co_smoothing_is_their_score_of_scikit_learn_regressions():
-    rates, _, spikes, _ = recording(4)
-    latents, held_out = np.log(rates[..., :3]), spikes[..., 8:]
-    is_test = np.arange(40) >= 30
-    random = np.random.default_rng(7)
-    scores = []
-    for _ in range(4):
-        drawn = random.choice(30, 5, replace=False)
-        predicted = [
-            PoissonRegressor(alpha=1e-3, tol=1e-9, max_iter=10_000)
-            .fit(latents[drawn].reshape(-1, 3), held_out[drawn][..., n].ravel())
-            .predict(latents[is_test].reshape(-1, 3))
-            for n in range(4)
-        ]
-        shaped = np.stack(predicted, axis=1).reshape(10, 50, 4)
-        scores.append(reference.bits_per_spike(shaped, held_out[is_test]))
-    ours = few_shot_bits_per_spike(latents, held_out, is_test, trials=5, repeats=4, seed=7, l2=1e-3)
-    assert ours == pytest.approx(np.mean(scores), abs=1e-4)

@@ -56,7 +56,7 @@ def test_a_group_of_pynapple_with_two_stretches(tmp_path: Path) -> None:
     found = warnings_of(recording)
     assert set(found) == {"time_support_as_trials", "array_left_out"}
     assert "2 intervals" in found["time_support_as_trials"].message
-    assert "Pickles are never opened" in found["array_left_out"].message
+    assert "pickles are never opened" in found["array_left_out"].message
 
 
 def test_a_group_of_pynapple_with_one_stretch_is_continuous(tmp_path: Path) -> None:
