@@ -191,8 +191,7 @@ class TrainingData:
         shapes = [np.shape(session.spikes) for session in given]
         self.bins = max((shape[1] for shape in shapes if len(shape) == 3), default=0)
         self._sessions = [
-            _SessionOnDevice(session, number, self.bins, self.sv_rate, sv_seed, observation, self.device)
-            for number, session in enumerate(given)
+            _SessionOnDevice(session, number, self, sv_seed) for number, session in enumerate(given)
         ]
         widths = {session.external_width for session in self._sessions}
         require(len(widths) == 1, f"all sessions must have the same external inputs, got {sorted(widths)}")
@@ -228,12 +227,10 @@ class _SessionOnDevice:
         self,
         session: Session,
         number: int,
-        bins: int,
-        sv_rate: float,
+        data: TrainingData,
         sv_seed: int,
-        observation: ObservationName,
-        device: torch.device,
     ) -> None:
+        bins, sv_rate, observation, device = data.bins, data.sv_rate, data.observation, data.device
         values, lengths = check_spikes(
             session.spikes, session.trial_length_bins, observation, session.missing
         )

@@ -26,6 +26,7 @@ def masked_outputs(
     models: int,
     data: TrainingData,
     trials: Sequence[Tensor],
+    *,
     least_trials: int = 1,
 ) -> Iterator[tuple[list[Tensor], Batch, list[Tensor]]]:
     """Yield the outputs of M models for some trials, from posterior means, without dropout.

@@ -84,6 +84,7 @@ def draw_noise(
     seeds: Sequence[int],
     epoch: int,
     step: int,
+    *,
     bins: int,
     trials: Sequence[int],
     device: torch.device,

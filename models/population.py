@@ -250,7 +250,13 @@ class Population:
         """Update every model once; return reconstruction loss, both KLs and gradient norm, [M] each."""
         batch = self.data.batch(trials)
         noise = draw_noise(
-            self.architecture, self.seeds, self.epoch, step, self.data.bins, batch.trials, self.data.device
+            self.architecture,
+            self.seeds,
+            self.epoch,
+            step,
+            bins=self.data.bins,
+            trials=batch.trials,
+            device=self.data.device,
         )
         progress = self.epoch + step / steps
         ramp = min(1.0, progress / self.options.ramp_epochs) if self.options.ramp_epochs else 1.0
@@ -306,7 +312,9 @@ class Population:
         """Return the mean NLL at held-out samples and at read samples, float64 [M] each, from posterior means without dropout."""
         architecture, parameters, M = self.architecture, self._named(self._weights), len(self.seeds)
         losses = MaskedLosses(architecture, self.data, M)
-        steps = masked_outputs(architecture, parameters, M, self.data, trials, self.options.batch_size)
+        steps = masked_outputs(
+            architecture, parameters, M, self.data, trials, least_trials=self.options.batch_size
+        )
         for _, batch, outputs in steps:
             for session, (part, output) in enumerate(zip(batch.parts, outputs, strict=True)):
                 losses.add(negative_log_likelihood(architecture, parameters, session, output, part), part)

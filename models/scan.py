@@ -127,7 +127,7 @@ class Scan(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         ctx.library = compiled.usable((x, start, *parameters))
         run = _run if ctx.library is None else partial(scans.run, ctx.library)
-        gates, candidates, states = run(x, start, parameters, unseen, both_ways, keep=keep)
+        gates, candidates, states = run(x, start, parameters, unseen, both_ways=both_ways, keep=keep)
         if keep:
             ctx.save_for_backward(x, *parameters, gates, candidates, states)
             ctx.both_ways = both_ways
@@ -146,7 +146,13 @@ class Scan(torch.autograd.Function):
         )
         back = _run_back if ctx.library is None else partial(scans.run_back, ctx.library)
         d_x, d_parameters = back(
-            x, parameters, (gates, candidates, states), d_states, d_h, ctx.both_ways, ctx.needs_input_grad[0]
+            x,
+            parameters,
+            (gates, candidates, states),
+            d_h,
+            d_states=d_states,
+            both_ways=ctx.both_ways,
+            wants_d_x=ctx.needs_input_grad[0],
         )
         return d_x, d_h, *d_parameters, None, None
 
@@ -156,8 +162,8 @@ def _run(
     start: Tensor,
     parameters: Sequence[Tensor],
     unseen: Tensor | None,
-    both_ways: bool,
     *,
+    both_ways: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a scan; return gates, candidates and states as `_Steps` keeps them."""
@@ -181,8 +187,9 @@ def _run_back(
     x: Tensor,
     parameters: Sequence[Tensor],
     kept: tuple[Tensor, Tensor, Tensor],
-    d_states: Tensor | None,
     d_h: Tensor,
+    *,
+    d_states: Tensor | None,
     both_ways: bool,
     wants_d_x: bool,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:

@@ -55,8 +55,8 @@ def run(
     start: Tensor,
     parameters: Sequence[Tensor],
     unseen: Tensor | None,
-    both_ways: bool,
     *,
+    both_ways: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do what `models.scan._run` does: return gates, candidates and states."""
@@ -81,8 +81,9 @@ def run_back(
     x: Tensor,
     parameters: Sequence[Tensor],
     kept: tuple[Tensor, Tensor, Tensor],
-    d_states: Tensor | None,
     d_h: Tensor,
+    *,
+    d_states: Tensor | None,
     both_ways: bool,
     wants_d_x: bool,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:

@@ -21,6 +21,7 @@ def lorenz(
     trials_per_condition: int = 20,
     bins: int = 50,
     neurons: int = 29,
+    *,
     mean_count_per_bin: float = 0.2,
     bin_width_s: float = 0.01,
     seed: int = 0,
@@ -46,11 +47,18 @@ def lorenz(
     seed
         Of everything random.
     """
-    _require(conditions, trials_per_condition, bins, neurons, mean_count_per_bin, bin_width_s)
+    _require(
+        conditions,
+        trials_per_condition,
+        bins,
+        neurons,
+        mean_count_per_bin=mean_count_per_bin,
+        bin_width_s=bin_width_s,
+    )
     random = np.random.default_rng(seed)
     states = _states(random, conditions, bins)
     rates = _rates(random, states, neurons, mean_count_per_bin)
-    return record(random, rates, states, conditions, trials_per_condition, bin_width_s)
+    return record(random, rates, states, conditions, trials_per_condition, bin_width_s=bin_width_s)
 
 
 def two_sessions(
@@ -58,6 +66,7 @@ def two_sessions(
     trials_per_condition: int = 20,
     bins: int = 50,
     neurons: tuple[int, int] = (29, 29),
+    *,
     mean_count_per_bin: float = 0.2,
     bin_width_s: float = 0.01,
     seed: int = 0,
@@ -74,9 +83,9 @@ def two_sessions(
     neurons
         N of the first and of the second session.
     """
-    shared = (mean_count_per_bin, bin_width_s, seed)
+    sizes = {"mean_count_per_bin": mean_count_per_bin, "bin_width_s": bin_width_s}
     first, second = (
-        lorenz_session(session, conditions, trials_per_condition, bins, neurons[session], *shared)
+        lorenz_session(session, conditions, trials_per_condition, bins, neurons[session], **sizes, seed=seed)
         for session in range(2)
     )
     return first, second
@@ -88,6 +97,7 @@ def lorenz_session(
     trials_per_condition: int = 20,
     bins: int = 50,
     neurons: int = 29,
+    *,
     mean_count_per_bin: float = 0.2,
     bin_width_s: float = 0.01,
     seed: int = 0,
@@ -102,11 +112,18 @@ def lorenz_session(
         As for `lorenz`.
     """
     require(session >= 0, f"session must be 0 or more, got {session}")
-    _require(conditions, trials_per_condition, bins, neurons, mean_count_per_bin, bin_width_s)
+    _require(
+        conditions,
+        trials_per_condition,
+        bins,
+        neurons,
+        mean_count_per_bin=mean_count_per_bin,
+        bin_width_s=bin_width_s,
+    )
     states = _states(np.random.default_rng((seed, 0)), conditions, bins)
     random = np.random.default_rng((seed, 1 + session))
     rates = _rates(random, states, neurons, mean_count_per_bin)
-    return record(random, rates, states, conditions, trials_per_condition, bin_width_s)
+    return record(random, rates, states, conditions, trials_per_condition, bin_width_s=bin_width_s)
 
 
 def _require(
@@ -114,6 +131,7 @@ def _require(
     trials_per_condition: int,
     bins: int,
     neurons: int,
+    *,
     mean_count_per_bin: float,
     bin_width_s: float,
 ) -> None:

@@ -25,6 +25,7 @@ def chaotic_rnn(
     trials_per_condition: int = 10,
     bins: int = 100,
     neurons: int = 50,
+    *,
     gain: float = 2.5,
     max_rate_hz: float = 30.0,
     bin_width_s: float = 0.01,
@@ -52,14 +53,24 @@ def chaotic_rnn(
     seed
         Of everything random.
     """
-    _require(conditions, trials_per_condition, bins, neurons, gain, max_rate_hz, bin_width_s)
+    _require(
+        conditions,
+        trials_per_condition,
+        bins,
+        neurons,
+        gain=gain,
+        max_rate_hz=max_rate_hz,
+        bin_width_s=bin_width_s,
+    )
     random = np.random.default_rng(seed)
     weights = random.normal(0.0, gain / math.sqrt(neurons), (neurons, neurons))
     start = random.normal(size=(conditions, neurons))
     no_inputs = np.zeros((conditions, bins, 0), np.float32)
     states = _trajectories(start, weights, no_inputs, np.zeros((0, neurons)), bin_width_s)
     rates = _rates(states, max_rate_hz, bin_width_s)
-    return record(random, rates, _normalised(states), conditions, trials_per_condition, bin_width_s)
+    return record(
+        random, rates, _normalised(states), conditions, trials_per_condition, bin_width_s=bin_width_s
+    )
 
 
 def driven(
@@ -67,6 +78,7 @@ def driven(
     trials_per_condition: int = 10,
     bins: int = 100,
     neurons: int = 50,
+    *,
     inputs: int = 1,
     gain: float = 1.5,
     pulse: float = 50.0,
@@ -91,7 +103,15 @@ def driven(
         Size of a pulse in units of the state: it moves y by about `pulse` · `bin_width_s` / τ, 20 by default,
         in the direction of its column of B.
     """
-    _require(conditions, trials_per_condition, bins, neurons, gain, max_rate_hz, bin_width_s)
+    _require(
+        conditions,
+        trials_per_condition,
+        bins,
+        neurons,
+        gain=gain,
+        max_rate_hz=max_rate_hz,
+        bin_width_s=bin_width_s,
+    )
     require(1 <= inputs <= neurons, f"inputs must be 1 … {neurons}, the number of neurons, got {inputs}")
     require(pulse > 0, f"pulse must be positive, got {pulse}")
     random = np.random.default_rng(seed)
@@ -102,7 +122,15 @@ def driven(
     pulses = pulse * _pulses(random, len(start), bins, inputs)
     states = _trajectories(start, weights, pulses, input_weights, bin_width_s)
     rates = _rates(states, max_rate_hz, bin_width_s)
-    return record(random, rates, _normalised(states), conditions, trials_per_condition, bin_width_s, pulses)
+    return record(
+        random,
+        rates,
+        _normalised(states),
+        conditions,
+        trials_per_condition,
+        bin_width_s=bin_width_s,
+        inputs=pulses,
+    )
 
 
 def _require(
@@ -110,6 +138,7 @@ def _require(
     trials_per_condition: int,
     bins: int,
     neurons: int,
+    *,
     gain: float,
     max_rate_hz: float,
     bin_width_s: float,

@@ -65,6 +65,7 @@ def record(
     states: Floats,
     conditions: int,
     trials_per_condition: int,
+    *,
     bin_width_s: float,
     inputs: NDArray[np.float32] | None = None,
 ) -> SyntheticRecording:

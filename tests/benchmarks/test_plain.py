@@ -34,7 +34,7 @@ def test_loss_and_gradients_are_those_of_a_pack_of_one(architecture: Architectur
     batch = data.batch([torch.arange(5)])
     parameters = initial_parameters(architecture, data.statistics, seed=3)
     pack = {name: values[None].clone().requires_grad_() for name, values in parameters.items()}
-    noise = draw_noise(architecture, [4], 0, 0, 9, [5], torch.device("cpu"))
+    noise = draw_noise(architecture, [4], 0, 0, bins=9, trials=[5], device=torch.device("cpu"))
     hyper = PackHyperparameters.of([HYPER], torch.device("cpu"))
     ours = training_loss(architecture, pack, hyper, batch, noise, sv_rate=SV_RATE, ramp=0.5).total[0]
     ours.backward()

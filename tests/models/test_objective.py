@@ -98,7 +98,9 @@ def losses_and_gradients(architecture, members, weights, batch, sv_rate):
     """Of a pack of some of the five models: every part [M] and every gradient [M, …]."""
     parameters = {name: v.requires_grad_() for name, v in stacked([weights[m] for m in members]).items()}
     hyper = pack_of([HYPERPARAMETERS[m] for m in members])
-    noise = double(draw_noise(architecture, [10 + m for m in members], 4, 2, T, batch.trials, CPU))
+    noise = double(
+        draw_noise(architecture, [10 + m for m in members], 4, 2, bins=T, trials=batch.trials, device=CPU)
+    )
     loss = training_loss(architecture, parameters, hyper, batch, noise, sv_rate=sv_rate, ramp=RAMP)
     gradients = torch.autograd.grad(
         loss.total.sum(), list(parameters.values()), allow_unused=True, materialize_grads=True

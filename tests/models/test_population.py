@@ -422,7 +422,9 @@ def test_steps_are_those_of_torchs_adam(clip):
             batches = list(alone._training_batches())
             for step, trials in enumerate(batches):
                 count = [len(part) for part in trials]
-                noise = draw_noise(ARCHITECTURE, [SEEDS[m]], epoch, step, 9, count, torch.device("cpu"))
+                noise = draw_noise(
+                    ARCHITECTURE, [SEEDS[m]], epoch, step, bins=9, trials=count, device=torch.device("cpu")
+                )
                 loss = training_loss(
                     ARCHITECTURE,
                     alone._named(weights),
