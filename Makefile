@@ -30,7 +30,7 @@ test: $(VENV)/test
 test-all: $(VENV)/test
 	@status=0; \
 	$(MAKE) test || status=1; \
-	$(PYTEST) -n 2 --dist load -m slow || status=1; \
+	$(PYTEST) -n 2 --dist loadfile -m slow || status=1; \
 	exit $$status
 
 check: $(VENV)/test synchronous
