@@ -135,7 +135,7 @@ class PlainLFADS(nn.Module):
         sv_rate: float,
         ramp: float,
     ) -> Tensor:
-        """The loss of `models.objective.training_loss`, for given masks [T, B, ·] and noise."""
+        """Return the loss of `models.objective.training_loss` for given masks [T, B, ·] and noise."""
         h = self.hyperparameters
         entered = x * visible * kept / ((1 - sv_rate) * (1 - h.cd_rate))
         mean, variance, codes = self.encode(entered)
@@ -241,7 +241,7 @@ class PlainTraining:
 
 
 def _cell(parameters: Mapping[str, Tensor], name: str, direction: int | None = None) -> nn.GRUCell:
-    """A GRU cell that begins at our parameters; its second bias, zero for two gates here, is free there."""
+    """Return a GRU cell that begins with our parameters. Its second bias is free; ours is zero for two gates."""
 
     def part(of: str) -> Tensor | None:
         values = parameters.get(f"{name}.{of}")
@@ -276,7 +276,7 @@ def _linear(
 
 
 def checked(architecture: Architecture) -> Architecture:
-    """The architecture, if the plain implementation has all that it asks for.
+    """Return the architecture if the plain implementation supports all of it.
 
     Raises
     ------

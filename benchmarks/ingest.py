@@ -23,13 +23,13 @@ NEURONS, BINS, WIDTH_S = 200, 500, 0.01
 
 
 def counts(random: np.random.Generator, trials: int) -> np.ndarray[Any, Any]:
-    """Counts [trials, bins, neurons] of neurons of different rates."""
+    """Return counts [trials, bins, neurons] of neurons with different rates."""
     rates_hz = random.gamma(2.0, 5.0, NEURONS)
     return (random.random((trials, BINS, NEURONS), np.float32) < rates_hz * WIDTH_S).astype(np.uint8)
 
 
 def npz_counts(path: Path, size: int) -> None:
-    """Counts in an NPZ that is not compressed."""
+    """Write counts as an NPZ without compression."""
     random, rows = np.random.default_rng(0), 100
     blocks = size // (rows * BINS * NEURONS)
     spikes = np.lib.format.open_memmap(
@@ -43,7 +43,7 @@ def npz_counts(path: Path, size: int) -> None:
 
 
 def hdf5_counts(path: Path, size: int) -> None:
-    """Counts in the LFADS layout, float32 as its users have them."""
+    """Write counts in the LFADS layout, as float32 like its users."""
     random, rows = np.random.default_rng(1), 100
     blocks = max(2, size // (4 * rows * BINS * NEURONS))
     with h5py.File(path, "w") as file:
@@ -56,7 +56,7 @@ def hdf5_counts(path: Path, size: int) -> None:
 
 
 def nwb_times(path: Path, size: int) -> None:
-    """Spike times of units with a table of trials, in an NWB file."""
+    """Write spike times of units with a table of trials as an NWB file."""
     random = np.random.default_rng(2)
     per_unit = size // (8 * NEURONS)
     trials = 2000

@@ -27,12 +27,12 @@ _NPY, _JSON = {"Content-Type": "application/x-npy"}, {"Content-Type": "applicati
 
 
 def spikes_of(trials: int) -> "np.ndarray[Any, Any]":
-    """Counts [trials, bins, neurons] at 10 spikes/s."""
+    """Return counts [trials, bins, neurons] at 10 spikes/s."""
     return np.random.default_rng(0).poisson(10 * WIDTH_S, (trials, BINS, NEURONS)).astype(np.uint8)
 
 
 def trained_models(service: EmbeddedService, folder: Path, architecture: dict[str, Any]) -> list[str]:
-    """Ids of two models of one job."""
+    """Return the ids of two models of one job."""
     np.savez(folder / "spikes.npz", spikes=spikes_of(40), bin_width_s=WIDTH_S)
     with Client(service.url) as client:
         dataset = client.upload_dataset(folder / "spikes.npz")
@@ -44,7 +44,7 @@ def trained_models(service: EmbeddedService, folder: Path, architecture: dict[st
 
 
 def request_of(url: str, model_id: str, trials: int, kind: str) -> Callable[[httpx.Client], None]:
-    """A request of some trials, as npy answered as npz, or as JSON both ways."""
+    """Return the function that sends a request of some trials: npy answered as npz, or JSON both ways."""
     spikes, target = spikes_of(trials), f"{url}/v1/models/{model_id}:infer"
     if kind == "npy":
         file = io.BytesIO()

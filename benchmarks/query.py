@@ -39,7 +39,7 @@ _START_SECONDS = 60.0
 
 @contextmanager
 def server(settings: Settings) -> Iterator[tuple[str, int]]:
-    """The API in a process of its own; yields its URL and process id."""
+    """Run the API in its own process; yield its URL and process id."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port)]
     environment = os.environ | {

@@ -120,7 +120,7 @@ def run(cell: Cell, database: str, server: PostgresServer | None) -> dict[str, A
 
 
 def measure_parts(server: PostgresServer | None, quick: bool) -> dict[str, float]:
-    """What is paid apart from slices."""
+    """Return the time outside of slices."""
     with tempfile.TemporaryDirectory(prefix="latentry-parts-") as name:
         url = None if server is None else server.new_database()
         found = {} if quick else loading_seconds(Path(name), url)

@@ -96,7 +96,7 @@ class Measured:
 
 
 def operations_per_epoch(shape: Shape) -> float:
-    """Useful floating-point operations of one model-epoch: products alone."""
+    """Return the useful floating-point operations of one model-epoch: products alone."""
     a = shape.architecture()
     E, G, F, N = a.encoder_units, a.generator_units, a.factors, shape.neurons
     products = 2 * (N + E) * 3 * E + G * 3 * G + G * F + F * N

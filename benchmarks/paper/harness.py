@@ -181,7 +181,7 @@ def data_folder() -> Path:
 def full_session(
     spikes: NDArray[Any], is_validation: NDArray[np.bool_], external_inputs: NDArray[Any] | None = None
 ) -> Session:
-    """A session whose trials all have the same length."""
+    """Return a session whose trials all have the same length."""
     lengths = np.full(len(spikes), spikes.shape[1])
     return Session(spikes, lengths, is_validation, external_inputs=external_inputs)
 
@@ -265,7 +265,7 @@ def lags_in_bins(bin_width_s: float) -> list[int]:
 
 
 def loguniform(random: np.random.Generator, low: float, high: float) -> float:
-    """A draw, uniform in the logarithm."""
+    """Draw a value, uniform in the logarithm."""
     return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 

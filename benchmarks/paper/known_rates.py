@@ -163,7 +163,7 @@ def run(search: Search) -> Found:
 
 
 def standard(seed: int) -> Recording:
-    """The standard Lorenz set."""
+    """Return the standard Lorenz set."""
     made = lorenz(seed=seed)
     return Recording(
         "standard Lorenz",
@@ -173,7 +173,7 @@ def standard(seed: int) -> Recording:
 
 
 def sparse() -> Recording | None:
-    """The sparse set, if it is there."""
+    """Return the sparse set if its file exists."""
     path = data_folder() / "lorenz_lfads_format.h5"
     if not path.exists():
         return None
@@ -249,7 +249,7 @@ def experiment(*, quick: bool, processes: int, seed: int) -> Result:
 
 
 def make_searches(recording: Recording, workers: int, seconds: float, seed: int) -> list[Search]:
-    """The packs of a search, one for each process."""
+    """Return the packs of a search, one for each process."""
     is_sparse = recording.name != "standard Lorenz"
     neurons = recording.session.spikes.shape[2]
     architecture = SPARSE_ARCHITECTURE if is_sparse else STANDARD_ARCHITECTURE

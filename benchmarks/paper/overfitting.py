@@ -42,7 +42,7 @@ SMOOTHING = TrainingOptions(1).score_smoothing
 
 
 def draw(random: np.random.Generator) -> Hyperparameters:
-    """A wide search: some models leak, some cannot. The evidence bound's own weight of a KL is 1 / (T · N) = 7e-4."""
+    """Draw a wide search: some models leak, some cannot. The weight of a KL in the evidence bound is 1 / (T · N) = 7e-4."""
     return Hyperparameters(
         learning_rate=loguniform(random, 1e-3, 1e-2),
         dropout=float(random.uniform(0.0, 0.6)),
@@ -55,7 +55,7 @@ def draw(random: np.random.Generator) -> Hyperparameters:
 
 
 def smoothed(curve: Sequence[EpochScores], name: str) -> float:
-    """The last value of a curve, smoothed over its epochs as the score that selects is."""
+    """Return the last value of a curve, smoothed over epochs like the score that selects."""
     value = float(getattr(curve[0], name))
     for scores in curve[1:]:
         value = SMOOTHING * value + (1 - SMOOTHING) * float(getattr(scores, name))

@@ -119,7 +119,7 @@ def experiment(*, quick: bool, processes: int, seed: int) -> Result:
 
 
 def make_tasks(recording: Recording, drawn: list[Hyperparameters], epochs: int) -> list[Task]:
-    """A search with held-out neurons, and one with all."""
+    """Run a search with held-out neurons, and one with all."""
     session = Session(recording.spikes, recording.lengths, recording.is_validation)
     options = TrainingOptions(batch_size=32, ramp_epochs=epochs // 4)
     return [

@@ -44,7 +44,7 @@ FIXED = Hyperparameters(
 
 
 def draw(random: np.random.Generator) -> Hyperparameters:
-    """The published ranges, but for the lowest learning rates, which a short training cannot use."""
+    """Draw from the published ranges, without the lowest learning rates, which a short training cannot use."""
     return Hyperparameters(
         learning_rate=loguniform(random, 1e-3, 5e-3),
         dropout=float(random.uniform(0.0, 0.6)),
@@ -130,7 +130,7 @@ def experiment(*, quick: bool, processes: int, seed: int, full_size: bool) -> Re
 
 
 def subset(made: SyntheticRecording, trials: NDArray[np.int64], training: int) -> Session:
-    """These trials, the first of them for training."""
+    """Return these trials, the first of them for training."""
     return full_session(made.spikes[trials], np.arange(len(trials)) >= training)
 
 

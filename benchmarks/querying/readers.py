@@ -15,7 +15,7 @@ PIECE_BYTES = 2**16
 
 
 def parameters(kind: str, trials: int, chance: random.Random) -> dict[str, str]:
-    """What one reader asks for."""
+    """Draw the query parameters of one request."""
     trial, bin_, neuron = chance.randrange(trials), chance.randrange(BINS - 5), chance.randrange(NEURONS - 10)
     if kind in ("slice", "unchanged"):
         return {"slice": f"{trial},{bin_}:{bin_ + 5},{neuron}:{neuron + 10}"}
