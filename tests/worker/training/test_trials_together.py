@@ -86,7 +86,7 @@ def test_few_groups_are_divided_by_time_and_a_few_windows_not_at_all(lab: Lab, t
     assert ask(lab, path, folds=4)["groups"] == {"number": 4, "kept_together": True, "left_out": 0.0}
     refused = ask(lab, path, 422, folds=3, slice="0:3")
     assert refused["errors"][0]["pointer"] == "folds"
-    assert "the 3 selected trials are of 1 recorded trials" in refused["errors"][0]["message"]
+    assert "The 3 selected trials form 1 recorded trials" in refused["errors"][0]["message"]
     assert "less overlap" in refused["errors"][0]["hint"]
 
 
