@@ -204,8 +204,8 @@ class SplitOptions(_Options):
     kind: Literal["trial", "condition", "time", "given"] = Field(
         "given",
         description="`trial`: random trials. `condition`: random trials, with equal fractions of each condition. `time`: a block "
-        "in the middle of the session for validation, and the last block for testing. `given`: the split in the file; without "
-        "one, each job draws its own.",
+        "in the middle of the session for validation, and the last block for testing. `given`: the split in the file. If "
+        "the file has no validation or test trials, each job draws them.",
     )
     valid_fraction: float = Field(0.2, gt=0, lt=1, description="Fraction of validation trials.")
     test_fraction: float = Field(0.0, ge=0, lt=1, description="Fraction of test trials.")

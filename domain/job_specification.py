@@ -70,7 +70,7 @@ class Training(Document):
         0.2, gt=0, le=0.9, description="Sample validation: fraction of the samples that are held out."
     )
     valid_fraction: float = Field(
-        0.2, gt=0, lt=1, description="Fraction of validation trials, unless the data set has a split."
+        0.2, gt=0, lt=1, description="Fraction of validation trials, unless the data set has validation trials."
     )
     test_fraction: float = Field(
         0.0,
@@ -151,8 +151,8 @@ class Inference(Document):
     )
     refit: bool = Field(
         False,
-        description="Train one more model on all trials, including validation trials, in the same way as the selected model. The "
-        "latents then come from this refit.",
+        description="Train one more model on the training and validation trials, in the same way as the selected model. Test "
+        "trials stay out. The latents then come from this refit. Do not compare its `_valid` scores with other models.",
     )
 
     @model_validator(mode="after")

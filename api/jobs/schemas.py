@@ -156,7 +156,7 @@ class JobDocument(BaseModel):
     )
     final_model_id: str | None = Field(
         None,
-        description="With `inference.refit`, the model trained on all trials, whose latents are stored.",
+        description="With `inference.refit`, the model trained on training and validation trials, whose latents are stored.",
     )
     warnings: list[str] = Field(
         [], description="Settings of the request that are allowed and probably not intended."

@@ -75,7 +75,7 @@ class ModelCard(BaseModel):
     state: ModelState
     is_selected: bool
     refit_of: int | None = Field(
-        description="Number of the model whose training this one repeats on all trials."
+        description="Number of the model whose training this refit repeats on training and validation trials."
     )
     seed: int
     job_seed: int = Field(

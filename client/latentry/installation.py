@@ -25,6 +25,6 @@ def load_embedded_service() -> Any:
     if not found:
         raise LatentryError(
             "this installation has only the client",
-            "install the service, `pip install latentry`, to run it on this machine",
+            "install the service, `pip install .` in a clone of Latentry, to run it on this machine",
         )
     return next(iter(found)).load()

@@ -31,7 +31,7 @@ class Job(Base):
     warm_models: Mapped[list[Any] | None]  # what the first models begin with, see `api.jobs.warm_start`
     final_model_id: Mapped[str | None] = mapped_column(
         String(40)
-    )  # the refit of the selected model on all trials
+    )  # the refit of the selected model
     selected_model_id: Mapped[str | None] = mapped_column(String(40))
     warnings: Mapped[list[Any] | None]  # settings that are valid but probably not intended
     # Versions that trained parts of it, in order: [{"latentry": …, "torch": …}, …].
@@ -61,7 +61,7 @@ class Model(Base):
     pack: Mapped[int]  # models of one pack train together
     # Its pack failed, so it trains alone until one slice has succeeded.
     is_alone: Mapped[bool] = mapped_column(default=False, server_default=false())
-    refit_of: Mapped[int | None]  # number of the model whose training it repeats on all trials
+    refit_of: Mapped[int | None]  # number of the model whose training this refit repeats
     state: Mapped[ModelState] = mapped_column(String(20))
     seed: Mapped[int]
     architecture: Mapped[Document]

@@ -330,7 +330,7 @@ def test_of_several_sessions_one_is_named(
     ("error", "status", "told"),
     [
         (WorkersAway("no process answered"), 503, "no process answered"),
-        (CallFailed("not_installed", "onnx not installed"), 409, "latentry[onnx]"),
+        (CallFailed("not_installed", "onnx not installed"), 409, "pip install '.[onnx]'"),
         (CallFailed("no_weights", "gone"), 409, "dropped"),
         (CallFailed("internal", "an error of its own"), 500, "an error of its own"),
     ],

@@ -170,7 +170,7 @@ def test_nothing_answers_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert f"a service runs on {tmp_path}/kept, but not at this address" in hint()
     assert "continues where it stopped" in hint()
     monkeypatch.setattr(doctor, "entry_points", lambda **_group: ())
-    assert "`pip install latentry` installs the service" in hint()
+    assert "`pip install .` in a clone of Latentry installs the service" in hint()
 
 
 def test_nothing_answers_elsewhere() -> None:

@@ -43,7 +43,7 @@ class Work:
 
     @property
     def is_refit(self) -> bool:
-        """Whether the model trains on all trials."""
+        """Whether the model trains on training and validation trials."""
         return self.models[0].refit_of is not None
 
     def split(self) -> NDArray[np.str_]:

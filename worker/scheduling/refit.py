@@ -1,4 +1,4 @@
-"""The refit: train the selected model again on all trials, including the validation trials.
+"""The refit: train the selected model again on the training and validation trials, without the test trials.
 
 A refit repeats the training that led to the best weights of the selected model, with the hyperparameters of each epoch. (In
 population-based training they change with every copy.) It ends at the next change of the hyperparameters, or where the model
@@ -38,7 +38,7 @@ def of(session: Session, models: Sequence[Model], selected: Model) -> Model | No
 
 
 def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) -> Model:
-    """Add the model that repeats the training of another on all trials."""
+    """Add the model that repeats the training of another on training and validation trials."""
     end, segments = schedule(_decisions(session, job.id), selected)
     first = segments[0]
     final = Model(
@@ -59,7 +59,7 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
     )
     session.add(final)
     session.flush()
-    reason = f"trains on all trials as model {selected.number} was trained"
+    reason = f"trains on training and validation trials as model {selected.number} was trained"
     note_decision(session, final, "begin", first.hyperparameters, reason=reason)
     record_state(session, final, reason=reason)
     return final

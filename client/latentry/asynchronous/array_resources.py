@@ -59,7 +59,7 @@ class AsyncArrayOwner(AsyncResource):
         return await self._client.download(f"{self.path}/download", path, parameters)
 
     def open_zarr(self, **arguments: Any) -> xarray.Dataset:
-        """Open all arrays lazily over HTTP with xarray; needs `pip install "latentry-client[xarray]"`.
+        """Open all arrays lazily over HTTP with xarray; needs `pip install "./client[xarray]"`.
 
         Parameters
         ----------

@@ -47,7 +47,7 @@ class AsyncJob(AsyncTask):
         "Id of the model with the lowest smoothed SV loss; None before the selection."
     )
     final_model_id = Field[str | None](
-        "Id of the model that was trained on all trials; None unless `refit` was requested."
+        "Id of the refit, trained on training and validation trials; None unless `refit` was requested."
     )
 
     @property
@@ -67,7 +67,7 @@ class AsyncJob(AsyncTask):
 
     @property
     async def final_model(self) -> AsyncModel | None:
-        """Return the model that was trained on all trials; None unless `refit` was requested."""
+        """Return the refit, trained on training and validation trials; None unless `refit` was requested."""
         return await self._client.get_model(self.final_model_id) if self.final_model_id else None
 
     async def wait(self, *, timeout_s: float | None = None, display: bool = True) -> Self:
