@@ -70,7 +70,10 @@ class Training(Document):
         0.2, gt=0, le=0.9, description="Sample validation: fraction of the samples that are held out."
     )
     valid_fraction: float = Field(
-        0.2, gt=0, lt=1, description="Fraction of validation trials, unless the data set has validation trials."
+        0.2,
+        gt=0,
+        lt=1,
+        description="Fraction of validation trials, unless the data set has validation trials.",
     )
     test_fraction: float = Field(
         0.0,

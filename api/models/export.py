@@ -158,7 +158,8 @@ def _failure(error: CallFailed) -> Problem:
     if error.code == "not_installed":
         return NotConfigured(
             f"this service makes no ONNX programs: {error.message}",
-            hint="on the machine of the queue `infer`: pip install '.[onnx]' in a clone of Latentry; or ask for program=torch_export",
+            hint="on the machine of the queue `infer`, in a clone of Latentry: pip install '.[onnx]'; or ask for "
+            "program=torch_export",
         )
     if error.code == "no_weights":
         return WrongState("the weights of the model were dropped this moment", hint="try again")

@@ -29,9 +29,7 @@ class Job(Base):
     spec: Mapped[Document]  # a `domain.job_specification.JobSpecification`
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     warm_models: Mapped[list[Any] | None]  # what the first models begin with, see `api.jobs.warm_start`
-    final_model_id: Mapped[str | None] = mapped_column(
-        String(40)
-    )  # the refit of the selected model
+    final_model_id: Mapped[str | None] = mapped_column(String(40))  # the refit of the selected model
     selected_model_id: Mapped[str | None] = mapped_column(String(40))
     warnings: Mapped[list[Any] | None]  # settings that are valid but probably not intended
     # Versions that trained parts of it, in order: [{"latentry": …, "torch": …}, …].

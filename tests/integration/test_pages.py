@@ -115,7 +115,8 @@ def shell(service: EmbeddedService, tmp_path_factory: pytest.TempPathFactory) ->
     write_sample(folder / "spikes.npz")
     sample = np.load(folder / "spikes.npz")
     scipy.io.savemat(
-        folder / "recording.mat", {"counts": sample["spikes"].transpose(2, 1, 0), "target": sample["direction"]}
+        folder / "recording.mat",
+        {"counts": sample["spikes"].transpose(2, 1, 0), "target": sample["direction"]},
     )
     with Client(service.url) as client:
         dataset = client.upload_dataset(folder / "spikes.npz", name="sample of the pages")

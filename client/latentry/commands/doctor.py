@@ -128,7 +128,10 @@ def start_hint(url: str) -> str:
     if parts.hostname not in _LOCAL:
         return "is the address correct (--url, LATENTRY_URL)? Is the machine running? Is there a firewall or a proxy in between?"
     if not entry_points(group="latentry.service"):
-        return "only the client is installed here: `pip install .` in a clone of Latentry installs the service, or set LATENTRY_URL to a service"
+        return (
+            "only the client is installed here: `pip install .` in a clone of Latentry installs the service, or set LATENTRY_URL "
+            "to a service"
+        )
     folder = Path(os.environ.get("LATENTRY_DATA_DIR", "latentry-data")).expanduser().absolute()
     if _is_taken(folder):
         return (
