@@ -356,7 +356,7 @@ class Architecture:
 
 
 _OF_DATA = ("neurons", "external_inputs", "read_in_dim", "observation")
-"""Fields that depend on the data, and `observation`, of which jobs offer a part."""
+"""Fields that `ArchitectureSpecification` does not check: they depend on the data, and jobs allow only some of `observation`."""
 
 
 def _in_words(error: ValidationError) -> str:

@@ -56,11 +56,11 @@ _STEP_S = 2e-3  # of a training step, whatever its size
 _EVALUATION_S = 0.8e-3
 _WEIGHT_UPDATE_S = 6.6e-9  # for each weight: Adam
 _WEIGHT_S = 2.6e-11  # for each weight, bin and trial of a training step: products forward and backward
-_NUMBER_S = 1.0e-9  # for each number that a training step keeps: element by element
-_CONTROLLER_UNIT_S = (
-    3.4e-8  # for each unit of the controller and its encoders, bin and trial, beside the last two
-)
-_FORWARD_SHARE = 0.4  # of the last three, that evaluation and inference take
+_NUMBER_S = 1.0e-9  # for each number that a training step keeps: element-wise operations
+# For each unit of the controller and its encoders, bin and trial, in addition to _WEIGHT_S and _NUMBER_S.
+_CONTROLLER_UNIT_S = 3.4e-8
+# Fraction of _WEIGHT_S, _NUMBER_S and _CONTROLLER_UNIT_S that evaluation and inference take.
+_FORWARD_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class CoreTime:
 
 
 _ENCODERS = ("read_in", "encoder", "controller_encoder", "posterior")
-"""What the names of the parameters begin with that a trial passes once, however many draws are made from its posterior."""
+"""Prefixes of encoder parameters. A trial passes through them once, whatever the number of posterior draws."""
 
 
 def _network(architecture: Mapping[str, Any], neurons: int) -> Architecture:

@@ -90,6 +90,10 @@ class Training(Document):
         "same evaluation seed are scored on the same samples, so you can compare their SV losses.",
     )
 
+    def steps_per_epoch(self, training_trials: int) -> int:
+        """Return the number of optimizer steps of an epoch."""
+        return max(1, math.ceil(training_trials / self.batch_size))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.valid_fraction + self.test_fraction >= 1:
@@ -227,7 +231,8 @@ class JobSpecification(Document):
         """
         lengths = LENGTHS[self.preset]
         batch_size = _given(self.training, "batch_size", batch_size_for(training_trials))
-        steps = max(1, math.ceil(training_trials / batch_size))
+        training = self.training.model_copy(update={"batch_size": batch_size})
+        steps = training.steps_per_epoch(training_trials)
         epochs = _given(self.budget, "epochs", min(lengths.training.in_epochs(steps), MOST_EPOCHS))
         ramp = min(lengths.ramp.in_epochs(steps), int(MOST_RAMP_SHARE * epochs))
         patience = None
@@ -237,8 +242,7 @@ class JobSpecification(Document):
             patience = max(lengths.patience.in_epochs(steps), int(share * epochs))
         chosen: dict[str, Document] = {
             "training": _updated(
-                self.training,
-                batch_size=batch_size,
+                training,
                 ramp_epochs=_given(self.training, "ramp_epochs", ramp),
                 decay_patience=_given(
                     self.training, "decay_patience", lengths.decay_patience.in_epochs(steps)

@@ -31,7 +31,7 @@ def warnings(specification: JobSpecification, data: JobData, time: Estimate) -> 
             f"budget.epochs is {specification.budget.epochs} and training.ramp_epochs is {training.ramp_epochs}: training "
             "ends before the weights of KL and L2 have reached their full values; give more epochs or a shorter ramp"
         )
-    steps_per_epoch = math.ceil(data.training_trials / training.batch_size)
+    steps_per_epoch = training.steps_per_epoch(data.training_trials)
     if (steps := steps_per_epoch * specification.budget.epochs) < FEW_STEPS:
         found.append(
             f"each model trains for {steps} optimizer steps: budget.epochs is {specification.budget.epochs}, and an epoch has "
@@ -89,7 +89,7 @@ def _of_search(specification: JobSpecification) -> list[str]:
     strategy, budget, space = specification.strategy, specification.budget, specification.searched_space()
     found = []
     if isinstance(strategy, PbtStrategy):
-        first = _first_copy(strategy, specification.training.ramp_epochs)
+        first = strategy.first_copy_epoch(specification.training.ramp_epochs)
         if budget.epochs <= first:
             found.append(
                 f"budget.epochs is {budget.epochs} and no model copies another before epoch {first}: this is a random search"
@@ -144,7 +144,7 @@ def _milestones(specification: JobSpecification) -> list[tuple[int, str]]:
     ramp = training.ramp_epochs
     found = [(ramp, f"The weights of KL and L2 rise until epoch {ramp} (training.ramp_epochs)")]
     if isinstance(strategy, PbtStrategy):
-        first = _first_copy(strategy, ramp)
+        first = strategy.first_copy_epoch(ramp)
         named = (
             "training.ramp_epochs and one generation"
             if strategy.burn_in_epochs is None
@@ -159,15 +159,6 @@ def _milestones(specification: JobSpecification) -> list[tuple[int, str]]:
         epoch = ramp + budget.patience_epochs
         found.append((epoch, f"budget.patience_epochs ends no model before epoch {epoch}"))
     return found
-
-
-def _first_copy(strategy: PbtStrategy, ramp_epochs: int) -> int:
-    """Return the epoch in which a model of a population may first copy another."""
-    return (
-        ramp_epochs + strategy.generation_epochs
-        if strategy.burn_in_epochs is None
-        else strategy.burn_in_epochs
-    )
 
 
 def _unused(specification: JobSpecification, data: JobData) -> list[str]:

@@ -84,8 +84,8 @@ class ModelState(StrEnum):
 
         queued    ──its slice claimed──▶ training
         queued    ──cancel, stop, or a budget over before it began──▶ cancelled
-        training  ──its own budget spent, or the job's; no more gain──▶ trained
-        training  ──the strategy gave it up──▶ stopped
+        training  ──its budget or the job's is spent, or its loss no longer improves──▶ trained
+        training  ──the strategy ends it early──▶ stopped
         training  ──loss not finite──▶ diverged
         training  ──failed alone after its attempts──▶ failed
         training  ──cancel──▶ cancelled

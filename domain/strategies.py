@@ -205,6 +205,10 @@ class PbtStrategy(Document):
         description="Minimum relative improvement of the best smoothed SV loss that counts.",
     )
 
+    def first_copy_epoch(self, ramp_epochs: int) -> int:
+        """Return the epoch from which a model may copy another."""
+        return ramp_epochs + self.generation_epochs if self.burn_in_epochs is None else self.burn_in_epochs
+
     @model_validator(mode="before")
     @classmethod
     def _fill_perturbation(cls, given: object) -> object:

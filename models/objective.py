@@ -144,7 +144,7 @@ def coordinated_dropout(uniform: Tensor, cd_rate: Tensor, cd_pass_rate: Tensor) 
     """
     pass_rate = torch.where(cd_rate == 0, torch.ones_like(cd_rate), cd_pass_rate)
     kept = uniform >= _level(cd_rate)
-    # One threshold more on the same number: the lowest levels are dropped, those above them pass.
+    # The same random number decides both: levels below `cd_rate` are dropped, the next ones are kept and are also targets.
     below = cd_rate + (1 - cd_rate) * pass_rate
     everything = (below >= 1)[:, None, None, None]
     target = (uniform < _level(below.clamp(max=1 - 1 / UNIFORM_LEVELS))) | everything

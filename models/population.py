@@ -161,7 +161,7 @@ class Population:
         unknown = sorted(set(initial_values or ()) - set(self._shapes))
         require(
             not unknown,
-            f"initial_values names parameters that this architecture has not: {', '.join(unknown)}",
+            f"initial_values has parameters that this architecture does not have: {', '.join(unknown)}",
         )
         if states is None:
             states = [

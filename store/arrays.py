@@ -14,13 +14,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from domain.windows import RowArray
 
-class RowArray(Protocol):
-    """An array that is read by rows of its first axis, in memory or on disk."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
+class StoredArray(RowArray, Protocol):
+    """An array with all that a store writes: also its type and its number of axes."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -29,9 +27,6 @@ class RowArray(Protocol):
     @property
     def ndim(self) -> int:
         """Number of axes."""
-
-    def __getitem__(self, rows: Any, /) -> Any:
-        """Return some rows, in memory."""
 
 
 CHUNK_BYTES = 2**20
@@ -59,7 +54,7 @@ class NamedArray:
     """
 
     name: str
-    values: RowArray
+    values: StoredArray
     dims: tuple[str, ...]
     units: str = ""
     description: str = ""

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from domain.states import JobState
 from store import webhooks
-from store.tables import Event
+from store.tables import Event, Model
 
 
 def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
@@ -22,3 +22,9 @@ def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
     session.add(Event(job_id=job_id, kind=kind, data=data))
     if kind == "job.state" and (state := JobState(data["state"])).is_final:
         webhooks.announce_end(session, job_id, state)
+
+
+def record_model_state(session: Session, model: Model, **details: str) -> None:
+    """Record the state of a model as an event of its job."""
+    identity = {"model_id": model.id, "number": model.number}
+    record(session, model.job_id, "model.state", state=model.state, **identity, **details)

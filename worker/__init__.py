@@ -1,1 +1,1 @@
-"""The Celery workers: ingest of files, the scheduler, the slice runner. Imports `store` and `models`."""
+"""The Celery workers: ingest of files, the scheduler, the slice runner. Imports `store`, `models` and `domain`."""

@@ -1,4 +1,4 @@
-"""The way of every analysis from a request to a response."""
+"""The steps that every analysis takes from a request to a response."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -197,7 +197,13 @@ def with_recorded_bins(array: LabelledArray, context: ReadContext) -> LabelledAr
         for trial in trials_along(array, dim)
     ]
     return array.with_coordinate(
-        Coordinate(LENGTH, dim, np.array(recorded, np.int64), "bins", "bins recorded, of those answered")
+        Coordinate(
+            LENGTH,
+            dim,
+            np.array(recorded, np.int64),
+            "bins",
+            "number of recorded bins among the bins in this response",
+        )
     )
 
 

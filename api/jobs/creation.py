@@ -112,7 +112,7 @@ def preview(job: CheckedJob, settings: Settings) -> JobPreview:
         training_trials=data.training_trials,
         validation_trials=data.validation_trials,
         test_trials=data.test_trials,
-        steps_per_epoch=-(-data.training_trials // specification.training.batch_size),
+        steps_per_epoch=specification.training.steps_per_epoch(data.training_trials),
         packs=packs,
         slices=max(packs, math.ceil(time.device_seconds / settings.slice_seconds)) + 1,
         seconds=round(time.seconds, 1),

@@ -155,7 +155,7 @@ def _reopen(session: Session, model: Model) -> None:
 
 def _set_state(session: Session, model: Model, state: ModelState) -> None:
     model.state = state
-    events.record(session, model.job_id, "model.state", model_id=model.id, state=state, number=model.number)
+    events.record_model_state(session, model)
 
 
 def _begin_again(session: Session, job: Job) -> None:

@@ -167,7 +167,17 @@ def mean_counts(spikes: NDArray[Any], enters: NDArray[np.bool_]) -> Float32:
 
 @dataclass(frozen=True)
 class _Totals:
-    """Sums over trials, float32 [C + 1, T, N]: counts, and numbers of samples that may be read; the rows of the conditions."""
+    """Sums over the trials of each of C conditions, and over all trials.
+
+    Parameters
+    ----------
+    counts
+        float32 [C + 1, T, N]: spike counts of the samples that may be read. The last row is the sum over all trials.
+    seen
+        float32 [C + 1, T, N]: numbers of samples that may be read.
+    rows
+        The row of each condition.
+    """
 
     counts: Float32
     seen: Float32

@@ -87,7 +87,7 @@ def bits_per_spike(
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """Spikes and samples of each neuron among the samples that count: bits per spike from sums, without the samples.
+    """Number of spikes and samples of each neuron. They suffice to compute bits per spike.
 
     Parameters
     ----------

@@ -2,7 +2,8 @@
 
 from store.tables.base import Base, Document, LeaseMixin, UtcDateTime, utc_now
 from store.tables.datasets import Dataset, Trial, Upload
-from store.tables.jobs import CurvePoint, Decision, Event, Inference, Job, Model, Slice
+from store.tables.jobs import Event, Job, Slice
+from store.tables.models import CurvePoint, Decision, Inference, Model
 from store.tables.service import ArrayObject, OutboxMessage, Worker
 from store.tables.tenants import DEFAULT_TENANT, IdempotentRequest, Key, Tenant, Webhook, WebhookDelivery
 

@@ -12,7 +12,7 @@ from store import events
 from store.identifiers import new_id
 from store.lineage import OWN_LOSS
 from store.tables import Dataset, Job, Model
-from worker.scheduling.model_rows import end_model, note_decision, record_state
+from worker.scheduling.model_rows import end_model, note_decision
 from worker.scheduling.strategies import Begin, Continue, Copy, Decision
 
 _COPIED = (
@@ -121,5 +121,5 @@ def _begin(
     session.add_all(models)
     session.flush()
     for model in models:
-        record_state(session, model)
+        events.record_model_state(session, model)
     return models

@@ -16,7 +16,6 @@ from store.database import LOCK, database_now
 from store.settings import Settings
 from store.tables import CurvePoint, Inference, Job, Model, Slice
 from worker.scheduling.leases import Lease, record_slice_state, take
-from worker.scheduling.model_rows import record_state
 
 _WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
 """States in which a job may begin slices. Paused and stopping jobs begin none."""
@@ -154,7 +153,7 @@ def _claim(session: Session, job: Job, row: Slice, worker: str, settings: Settin
         for model in session.execute(select(Model).where(Model.id.in_(row.model_ids))).scalars():
             if model.state == ModelState.QUEUED:
                 model.state = ModelState.TRAINING
-                record_state(session, model)
+                events.record_model_state(session, model)
     if job.state == JobState.QUEUED:
         job.state, job.started_at = JobState.RUNNING, job.started_at or database_now(session)
         events.record(session, job.id, "job.state", state=job.state)

@@ -102,10 +102,4 @@ def note_best_weights(model: Model, best_epoch: int, first_epoch: int) -> None:
 def end_model(session: Session, model: Model, state: ModelState, reason: str) -> None:
     """Record that a model trains no more, and why."""
     model.state, model.end_reason, model.ended_at = state, reason, database_now(session)
-    record_state(session, model, reason=reason)
-
-
-def record_state(session: Session, model: Model, **details: str) -> None:
-    """Record the state of a model as an event of its job."""
-    identity = {"model_id": model.id, "number": model.number}
-    events.record(session, model.job_id, "model.state", state=model.state, **identity, **details)
+    events.record_model_state(session, model, reason=reason)

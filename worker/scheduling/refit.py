@@ -14,10 +14,11 @@ from domain.architecture import without_architecture
 from domain.job_specification import MOST_MODELS
 from domain.search_space import Value
 from domain.states import ModelState
+from store import events
 from store.identifiers import new_id
 from store.lineage import Segment, lineage
 from store.tables import Decision, Job, Model
-from worker.scheduling.model_rows import end_model, note_decision, record_state
+from worker.scheduling.model_rows import end_model, note_decision
 
 
 def of(session: Session, models: Sequence[Model], selected: Model) -> Model | None:
@@ -61,7 +62,7 @@ def begin(session: Session, job: Job, models: Sequence[Model], selected: Model) 
     session.flush()
     reason = f"trains on training and validation trials as model {selected.number} was trained"
     note_decision(session, final, "begin", first.hyperparameters, reason=reason)
-    record_state(session, final, reason=reason)
+    events.record_model_state(session, final, reason=reason)
     return final
 
 

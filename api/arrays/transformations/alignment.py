@@ -165,8 +165,8 @@ def _cut(array: LabelledArray, first: NDArray[np.float64], bins: NDArray[np.int6
 def find_event(event: str, clock: EventClock | None, context: ReadContext, width_s: float) -> Event:
     """Return when an event happens in each trial of the data set.
 
-    Unless it is given, the clock is the one by which more times lie within their trials: more than half of them, and at least
-    twice as many as by the other clock.
+    Without `clock`, choose the clock that places more events inside their trials: more than half of all events, and at least
+    twice as many as the other clock.
 
     Raises
     ------

@@ -61,7 +61,7 @@ def list_models(
     values = [_values(one) for one in found]
     names = dict.fromkeys(name for of_model in values for name in of_model)
     varied = [name for name in names if len({of_model.get(name) for of_model in values}) > 1]
-    # Of a population: who trained the weights that several models hold, and what each has come to since.
+    # In a population: which model trained the shared weights, and the lowest loss of each model since it copied them.
     inherits = any(is_inherited(one) for one in found)
     inherited_columns = (">trained by", ">own SV loss") if inherits else ()
     columns = (

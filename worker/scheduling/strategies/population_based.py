@@ -28,9 +28,7 @@ class PopulationBasedTraining(Strategy):
     def __init__(self, specification: JobSpecification, wanted: PbtStrategy) -> None:
         super().__init__(specification)
         self.wanted = wanted
-        ramp = specification.training.ramp_epochs
-        given = wanted.burn_in_epochs
-        self.burn_in_epochs = ramp + wanted.generation_epochs if given is None else given
+        self.burn_in_epochs = wanted.first_copy_epoch(specification.training.ramp_epochs)
 
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
         """Begin the population; when all models have trained a generation, begin the next one or end the search."""
