@@ -32,9 +32,9 @@ from benchmarks.paper.harness import (
     main,
     train_all,
 )
+from domain.job_specification import Precision
 from domain.scores import r2_true_rates, ridge_decode_r2
 from models import Architecture, Session, TrainingOptions
-from models.config import Precision
 
 ARMS: tuple[tuple[Precision, int], ...] = (
     ("float32", 0), ("float32", 1000), ("bfloat16", 0), ("bfloat16", 1000),

@@ -33,8 +33,8 @@ import torch
 from benchmarks import report
 from benchmarks.baseline import PlainLFADS, PlainTraining, checked
 from benchmarks.paper.harness import ENVIRONMENT
+from domain.job_specification import Precision
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
-from models.config import Precision
 from models.network import initial_parameters
 
 SIZES: dict[str, Any] = {

@@ -9,9 +9,9 @@ from dataclasses import KW_ONLY, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from domain.errors import ConfigurationError, require, require_whole_number
+from domain.errors import require, require_valid, require_whole_number
 from domain.generators import GeneratorName, costliest_first
 from domain.search_space import (
     Document,
@@ -302,10 +302,7 @@ class Architecture:
         } | {"held_out_neurons": list(self.held_out_neurons)}
         searched = [name for name in SEARCHABLE if isinstance(specified.get(name), list)]
         require(not searched, f"a model has one value of each size, got lists of {', '.join(searched)}")
-        try:
-            ArchitectureSpecification.model_validate(specified, strict=True)
-        except ValidationError as error:
-            raise ConfigurationError(_in_words(error)) from error
+        require_valid(ArchitectureSpecification, specified)
         require(
             self.read_in_dim > 0 or len(self.session_neurons) == 1,
             f"{len(self.session_neurons)} sessions need a read-in: give read_in_dim, e.g. the number of factors",
@@ -357,11 +354,3 @@ class Architecture:
 
 _OF_DATA = ("neurons", "external_inputs", "read_in_dim", "observation")
 """Fields that `ArchitectureSpecification` does not check: they depend on the data, and jobs allow only some of `observation`."""
-
-
-def _in_words(error: ValidationError) -> str:
-    """Return the first problem, with the field and the value that was given."""
-    problem = error.errors()[0]
-    message = problem["msg"].removeprefix("Value error, ")
-    name = ".".join(str(part) for part in problem["loc"][:1])
-    return f"{name}: {message}, got {problem['input']!r}" if name else message

@@ -1,5 +1,10 @@
 """Errors of arguments and of values that a method does not allow."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
 
 class ConfigurationError(ValueError):
     """An argument is outside what the method allows; the message says what is expected and what was given."""
@@ -23,3 +28,15 @@ def require_whole_number(name: str, value: object, least: int) -> None:
     """Raise `ConfigurationError` unless the value is an integer of at least `least`."""
     is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     require(is_whole, f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def require_valid(document: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` with the first problem unless the document accepts the values, without conversions."""
+    try:
+        document.model_validate(values, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        name = ".".join(str(part) for part in problem["loc"][:1])
+        text = f"{name}: {message}, got {problem['input']!r}" if name else message
+        raise ConfigurationError(text) from error

@@ -3,14 +3,21 @@
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 from domain import cost
 from domain.cost import CoreTime, Extent, Pace
 from domain.job_specification import JobSpecification
 from domain.sessions import DescribedDataset, neurons_per_trial
 from domain.states import JobState
-from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
+from domain.strategies import (
+    AshaStrategy,
+    HyperbandStrategy,
+    IndependentSampler,
+    LearningSampler,
+    PbtStrategy,
+    Strategy,
+)
 
 SLICE_S = 0.5
 """Time of a slice beside its epochs: claiming it, loading data and checkpoints, saving them, and deciding what comes next."""
@@ -193,9 +200,8 @@ class Work:
         self.architectures = [one.of_model({}, report) for one in (architecture.largest(), smallest)]
         # Networks of different sizes train one after the other.
         self.kinds = math.prod(len(choices) for choices in architecture.searched().values())
-        strategy, models = specification.strategy, specification.budget.models
-        at_once = getattr(getattr(strategy, "sampler", strategy), "models_at_once", models)
-        self.models_at_once = models if isinstance(strategy, HyperbandStrategy) else min(models, at_once)
+        models = specification.budget.models
+        self.models_at_once = min(models, _models_at_once(specification.strategy, models))
         self.rounds = -(-models // self.models_at_once)
 
     def search_seconds(self, epochs: float, models: int, workers: Workers) -> float:
@@ -231,7 +237,20 @@ class Work:
             return -(-epochs // strategy.generation_epochs)
         if isinstance(strategy, AshaStrategy | HyperbandStrategy):
             return self.rounds * (1 + len(strategy.rungs(epochs, self.specification.training.ramp_epochs)))
-        return self.rounds
+        if isinstance(strategy, IndependentSampler | LearningSampler):
+            return self.rounds
+        assert_never(strategy)
+
+
+def _models_at_once(strategy: Strategy, models: int) -> int:
+    """Return how many of `models` models the strategy lets train at the same time."""
+    if isinstance(strategy, LearningSampler):
+        return strategy.models_at_once
+    if isinstance(strategy, AshaStrategy):
+        return _models_at_once(strategy.sampler, models)
+    if isinstance(strategy, IndependentSampler | HyperbandStrategy | PbtStrategy):
+        return models
+    assert_never(strategy)
 
 
 def _busy_workers(models: int, workers: int) -> float:
@@ -257,8 +276,10 @@ def extent_of(specification: JobSpecification, dataset: DescribedDataset) -> Ext
 def expected_epochs(specification: JobSpecification) -> int:
     """Return the largest number of epochs over all models; successive halving is taken into account."""
     budget, strategy = specification.budget, specification.strategy
-    if not isinstance(strategy, AshaStrategy | HyperbandStrategy):
+    if isinstance(strategy, IndependentSampler | LearningSampler | PbtStrategy):
         return budget.models * budget.epochs
+    if not isinstance(strategy, AshaStrategy | HyperbandStrategy):
+        assert_never(strategy)
     rungs = strategy.rungs(budget.epochs, specification.training.ramp_epochs)
     epochs = 0
     for skipped, models in _brackets(strategy, len(rungs), budget.models):

@@ -18,6 +18,8 @@ from domain.sessions import DescribedDataset, RecordedSession
 from domain.split_groups import Split, SplitGroups, draw_split
 from domain.strategies import PbtStrategy, RandomStrategy, Strategy
 
+Precision = Literal["bfloat16", "float32"]
+
 
 class Training(Document):
     """Options of the training of every model."""
@@ -60,7 +62,7 @@ class Training(Document):
     min_learning_rate: float = Field(
         1e-5, ge=0, le=1, description="Lower limit of the decayed learning rate."
     )
-    precision: Literal["bfloat16", "float32"] = Field(
+    precision: Precision = Field(
         "bfloat16",
         description="Precision of the operands in the matrix products of the recurrences, during training only. bfloat16 is "
         "faster on CPUs with bfloat16 instructions; other CPUs use float32. Sums, weights, scores and latents "

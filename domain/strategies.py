@@ -80,11 +80,11 @@ class CmaEsStrategy(_Learning):
     kind: Literal["cmaes"]
 
 
-Sampler = Annotated[
-    RandomStrategy | QmcStrategy | GridStrategy | TpeStrategy | GpStrategy | CmaEsStrategy,
-    Field(discriminator="kind"),
-]
-
+IndependentSampler = RandomStrategy | QmcStrategy | GridStrategy
+"""The samplers that do not read results."""
+LearningSampler = TpeStrategy | GpStrategy | CmaEsStrategy
+"""The samplers that choose each round of models from the results of earlier rounds."""
+Sampler = Annotated[IndependentSampler | LearningSampler, Field(discriminator="kind")]
 
 _EPOCHS_AFTER_THE_RAMP = 10
 
@@ -219,14 +219,6 @@ class PbtStrategy(Document):
 
 
 Strategy = Annotated[
-    RandomStrategy
-    | QmcStrategy
-    | GridStrategy
-    | TpeStrategy
-    | GpStrategy
-    | CmaEsStrategy
-    | AshaStrategy
-    | HyperbandStrategy
-    | PbtStrategy,
+    IndependentSampler | LearningSampler | AshaStrategy | HyperbandStrategy | PbtStrategy,
     Field(discriminator="kind"),
 ]

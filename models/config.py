@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from domain.errors import require, require_whole_number
+from domain.errors import require, require_valid
+from domain.job_specification import Precision, Training
 
 VARIANCE_FLOOR = 1e-4
 """Of every Gaussian in the network: added to the exponential of its log-variance."""
@@ -21,12 +22,9 @@ def _check_range(name: str, value: float, low: float, high: float, *, open_high:
     require(inside, f"{name} must lie in [{low:g}, {high:g}{bracket}, got {value!r}")
 
 
-Precision = Literal["float32", "bfloat16"]
-
-
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What a search varies: one set per model.
+    """What a search varies: one set per model. The fields are those of `domain.search_space.Space`.
 
     Parameters
     ----------
@@ -78,55 +76,29 @@ class Hyperparameters:
             )
 
 
+_DEFAULTS: dict[str, Any] = {name: field.default for name, field in Training.model_fields.items()}
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How the models of a job are trained, equal for all of them.
+    """Options of training that are equal for all models of a job.
 
-    Parameters
-    ----------
-    batch_size
-        Most trials of an optimizer step; those of an epoch are spread evenly over its steps, and over the
-        sessions. More than there are training trials means one step an epoch on all of them.
-    ramp_epochs
-        Epochs over which the weights of KL and L2 grow linearly from 0 to their values.
-    gradient_clip
-        Largest gradient norm of one model. The public scripts use 200 with losses scaled by 1e4: 0.02 here.
-    score_smoothing
-        Weight `a` of the past in the smoothed SV loss: `s_e = a · s_(e-1) + (1 - a) · loss_e`, `s_1 =
-        loss_1`.
-    decay_factor
-        The learning rate of a model is multiplied by this each time its smoothed SV loss has not improved for
-        `decay_patience` epochs. 1 leaves it as it is.
-    decay_patience
-        Epochs, counted from the ramp's end.
-    min_learning_rate
-        No decay goes below this.
-    precision
-        What the recurrences' products of states with weights read while training: "bfloat16" (on CPUs that have
-        instructions for it; float32 elsewhere) or "float32". Sums, states, weights and all scores are float32 always.
+    `domain.job_specification.Training` describes the fields, sets their defaults and checks their ranges.
     """
 
     batch_size: int
-    ramp_epochs: int = 80
-    gradient_clip: float = 0.02
-    score_smoothing: float = 0.7
-    decay_factor: float = 0.95
-    decay_patience: int = 6
-    min_learning_rate: float = 1e-5
-    precision: Precision = "bfloat16"
+    ramp_epochs: int = _DEFAULTS["ramp_epochs"]
+    gradient_clip: float = _DEFAULTS["gradient_clip"]
+    score_smoothing: float = _DEFAULTS["score_smoothing"]
+    decay_factor: float = _DEFAULTS["decay_factor"]
+    decay_patience: int = _DEFAULTS["decay_patience"]
+    min_learning_rate: float = _DEFAULTS["min_learning_rate"]
+    precision: Precision = _DEFAULTS["precision"]
 
     def __post_init__(self) -> None:
-        require_whole_number("batch_size", self.batch_size, least=1)
-        require_whole_number("ramp_epochs", self.ramp_epochs, least=0)
-        require(
-            math.isfinite(self.gradient_clip) and self.gradient_clip > 0,
-            f"gradient_clip must be positive and finite, got {self.gradient_clip!r}",
-        )
-        _check_range("score_smoothing", self.score_smoothing, 0.0, 1.0, open_high=True)
-        _check_range("decay_factor", self.decay_factor, 0.01, 1.0)
-        require_whole_number("decay_patience", self.decay_patience, least=1)
-        _check_range("min_learning_rate", self.min_learning_rate, 0.0, 1.0)
-        require(
-            self.precision in get_args(Precision),
-            f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}",
-        )
+        require_valid(Training, asdict(self))
+
+    @classmethod
+    def of(cls, training: Training) -> TrainingOptions:
+        """Return the options in the specification of a job."""
+        return cls(**{field.name: getattr(training, field.name) for field in fields(cls)})

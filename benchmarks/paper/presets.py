@@ -161,8 +161,7 @@ class Search:
         described.pop("external_inputs")
         self.architecture = Architecture(neurons=data.spikes.shape[2], **described)
         self.training_data = TrainingData(data.session("valid"), sv_rate=0.2, sv_seed=seed)
-        kept = specification.training.model_dump(include=set(TrainingOptions.__dataclass_fields__))
-        self.options = TrainingOptions(**kept)
+        self.options = TrainingOptions.of(specification.training)
         self.models: dict[int, _Candidate] = {}
         self.spent = 0.0
 

@@ -85,8 +85,7 @@ def _is_stalled(work: Work, scores: EpochScores) -> bool:
 def _populations(process: TrainingProcess, work: Work, data: LoadedData) -> MakePopulation:
     """Return a function that makes populations of the slice's models."""
     training, architecture = work.specification.training, work.architecture()
-    of_the_data = {"sv_rate", "valid_fraction", "test_fraction", "evaluation_seed"}
-    options = TrainingOptions(**training.model_dump(exclude=of_the_data))
+    options = TrainingOptions.of(training)
     is_fresh = all(model.checkpoint_key is None and model.start_key is None for model in work.models)
     initial_values = None
     if is_fresh and architecture.read_in_dim:

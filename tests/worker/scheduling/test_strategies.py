@@ -3,15 +3,19 @@
 import itertools
 import math
 import random as python_random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain.cost import Pace
+from domain.estimate import Work, Workers, estimate, expected_epochs
 from domain.job_specification import JobSpecification
-from domain.search_space import CONTROLLER_HYPERPARAMETERS, LIMITS, Range, Space
+from domain.search_space import CONTROLLER_HYPERPARAMETERS, LIMITS, Document, Range, Space
+from domain.strategies import Sampler, Strategy
+from store.tables import Dataset
 from worker.scheduling.strategies import (
     Begin,
     Continue,
@@ -22,6 +26,7 @@ from worker.scheduling.strategies import (
     ModelRecord,
     make_strategy,
 )
+from worker.scheduling.strategies.samplers import make_sampler
 from worker.scheduling.strategies.samplers.random import draw
 
 SAMPLERS = ["random", "qmc", "grid", "tpe", "gp", "cmaes"]
@@ -130,7 +135,42 @@ def strategy(request: pytest.FixtureRequest) -> dict[str, Any]:
     return wanted
 
 
+class UnknownStrategy(Document):
+    """A kind that no factory knows."""
+
+    kind: str = "unknown"
+    points: int = 3
+
+
+def kinds(union: Any) -> set[str]:
+    return {one.model_fields["kind"].annotation.__args__[0] for one in get_args(get_args(union)[0])}
+
+
+def test_the_contract_covers_every_kind() -> None:
+    assert {wanted["kind"] for wanted in STRATEGIES.values()} == kinds(Strategy)
+    assert set(SAMPLERS) == kinds(Sampler)
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    given = specification({"kind": "random"})
+    unknown = given.model_copy(update={"strategy": UnknownStrategy()})
+    dataset = Dataset(trials=100, bins=50, neurons=10)
+    for call in (
+        lambda: make_strategy(unknown),
+        lambda: make_sampler(given, unknown.strategy),  # type: ignore[arg-type]  # the error under test
+        lambda: expected_epochs(unknown),
+        lambda: Work(unknown, dataset),
+    ):
+        with pytest.raises(AssertionError, match="unreachable"):
+            call()
+
+
 class TestContract:
+    def test_a_job_has_an_estimated_time(self, strategy: dict[str, Any]) -> None:
+        dataset = Dataset(trials=100, bins=50, neurons=10)
+        found = estimate(specification(strategy), dataset, Workers(1, Pace(), "assumed"))
+        assert found.seconds > 0
+
     def test_equal_inputs_give_equal_decisions(self, strategy: dict[str, Any]) -> None:
         one, other = Job(specification(strategy)).run(), Job(specification(strategy)).run()
         assert one.decisions == other.decisions

@@ -1,7 +1,15 @@
 """Search strategies: after each slice they decide which models begin, continue, copy another, or end. One file for each kind."""
 
+from typing import assert_never
+
 from domain.job_specification import JobSpecification
-from domain.strategies import AshaStrategy, HyperbandStrategy, PbtStrategy
+from domain.strategies import (
+    AshaStrategy,
+    HyperbandStrategy,
+    IndependentSampler,
+    LearningSampler,
+    PbtStrategy,
+)
 from worker.scheduling.strategies.base import (
     Begin,
     Continue,
@@ -29,4 +37,6 @@ def make_strategy(specification: JobSpecification) -> Strategy:
         return Asha(specification, wanted, make_sampler(specification, wanted.sampler))
     if isinstance(wanted, HyperbandStrategy):
         return Hyperband(specification, wanted, make_sampler(specification, wanted.sampler))
-    return WholeTraining(specification, make_sampler(specification, wanted))
+    if isinstance(wanted, IndependentSampler | LearningSampler):
+        return WholeTraining(specification, make_sampler(specification, wanted))
+    assert_never(wanted)

@@ -6,29 +6,32 @@ seed and the models of earlier rounds, so the order in which models end does not
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import optuna
 
 from domain.job_specification import JobSpecification
 from domain.search_space import Range, Searched, Value
-from domain.strategies import CmaEsStrategy, GpStrategy, GridStrategy, QmcStrategy, TpeStrategy
+from domain.strategies import GridStrategy, QmcStrategy
+from domain.strategies import LearningSampler as LearningSpecification
 from store.studies import distributions, finished_trial, fixed, make_study
 from worker.scheduling.strategies.base import ModelRecord
 from worker.scheduling.strategies.samplers.base import Sampler, Suggestion
 from worker.scheduling.strategies.samplers.random import RandomSampler
 
-Learning = TpeStrategy | GpStrategy | CmaEsStrategy
 
-
-def make(specification: JobSpecification, wanted: Learning | QmcStrategy | GridStrategy) -> Sampler:
+def make(
+    specification: JobSpecification, wanted: LearningSpecification | QmcStrategy | GridStrategy
+) -> Sampler:
     """Return the sampler of a kind."""
     if isinstance(wanted, QmcStrategy):
         return QmcSampler(specification)
     if isinstance(wanted, GridStrategy):
         return GridSampler(specification, wanted.points)
-    return LearningSampler(specification, wanted)
+    if isinstance(wanted, LearningSpecification):
+        return LearningSampler(specification, wanted)
+    assert_never(wanted)
 
 
 class LearningSampler(Sampler):
@@ -44,7 +47,7 @@ class LearningSampler(Sampler):
 
     takes_seconds = True
 
-    def __init__(self, specification: JobSpecification, wanted: Learning) -> None:
+    def __init__(self, specification: JobSpecification, wanted: LearningSpecification) -> None:
         super().__init__(specification)
         self.wanted = wanted
         self.dimensions = distributions(self.space)

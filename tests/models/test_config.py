@@ -1,0 +1,34 @@
+"""The options of a job and those of the models have the same names: a slice would fail with a field that only one of them has."""
+
+import dataclasses
+
+from domain.job_specification import Training
+from domain.search_space import LIMITS, Space
+from models import Hyperparameters, TrainingOptions
+from models.objective import PackHyperparameters
+
+NOT_FOR_THE_MODEL = {"sv_rate", "valid_fraction", "test_fraction", "evaluation_seed"}
+"""Fields of `Training` that choose the samples to train on."""
+
+
+def names(of: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(of)}
+
+
+def test_models_have_every_option_of_training():
+    assert names(TrainingOptions) == set(Training.model_fields) - NOT_FOR_THE_MODEL
+
+
+def test_models_have_every_hyperparameter_of_a_search():
+    assert names(Hyperparameters) == names(PackHyperparameters) == set(Space.model_fields)
+
+
+def test_defaults_of_hyperparameters_may_be_searched():
+    for name, value in dataclasses.asdict(Hyperparameters()).items():
+        LIMITS[name].check(value)
+
+
+def test_options_are_those_of_the_job():
+    given = {"batch_size": 8, "ramp_epochs": 3, "precision": "float32", "sv_rate": 0.3}
+    options = TrainingOptions.of(Training.model_validate(given))
+    assert options == TrainingOptions(8, ramp_epochs=3, precision="float32")
