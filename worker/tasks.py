@@ -45,7 +45,7 @@ def run_slice() -> None:
     except TrainingProcessDied as death:
         logger.error("%s", death)
         with get_database().write() as session:
-            reap(session, get_settings(), held_by=death.name, died_at_it=True)
+            reap(session, get_settings(), held_by=death.name, process_died=True)
             session.execute(
                 delete(Worker).where(Worker.name == death.name)
             )  # so that the scheduler forms no packs for it

@@ -199,7 +199,7 @@ class FaultInjector:
         self.pool.start("worker")
         self.deaths += [Death(fault, piece.id, at) for piece in self._leases(name)]
         if fault == Fault.KILL_AND_REAP:
-            self._write(lambda session: reap(session, self.settings, held_by=name, died_at_it=False))
+            self._write(lambda session: reap(session, self.settings, held_by=name, process_died=False))
         return True
 
     def _freeze(self, _fault: Fault, now: float) -> bool:

@@ -13,16 +13,14 @@ from sqlalchemy.orm import Session
 
 from domain.states import SliceState
 from store import events, outbox
-from store.database import LOCK, Database, database_now
+from store.database import LOCK, database_now
 from store.tables import Job, Slice
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work
+from worker.scheduling.failures import write_with_retry
 from worker.scheduling.leases import Lease
 
 logger = logging.getLogger("latentry.training")
-
-_LONGEST_OUTAGE_SECONDS = 600.0
-"""How long the report of a slice waits for a database that does not answer."""
 
 
 @contextmanager
@@ -93,18 +91,3 @@ def end_slice(process: TrainingProcess, work: Work, write: Callable[[Session, Jo
         write(session, job, piece)
 
     write_with_retry(process.database, end)
-
-
-def write_with_retry(database: Database, write: Callable[[Session], None]) -> None:
-    """Write in one transaction; wait for a database that does not answer, since the work should not be lost."""
-    deadline = time.monotonic() + _LONGEST_OUTAGE_SECONDS
-    while True:
-        try:
-            with database.write() as session:
-                write(session)
-            return
-        except OperationalError as error:
-            if time.monotonic() > deadline:
-                raise
-            logger.warning("the database does not answer; the report waits: %s", error.orig)
-            time.sleep(1.0)

@@ -13,10 +13,11 @@ from store.datasets import given_splits, recordings_of
 from store.tables import Dataset, Inference, Job, Model
 from worker.context.checkpoints import load_checkpoint
 from worker.context.process import TrainingProcess
-from worker.context.reports import Heartbeat, leased_transaction, write_with_retry
+from worker.context.reports import Heartbeat, leased_transaction
 from worker.context.slices import architecture_of
 from worker.inference.baselines import TrainingSet, fit
 from worker.inference.latents import LatentsRequest, store_latents
+from worker.scheduling.failures import write_with_retry
 from worker.scheduling.leases import Lease, drop_lease
 
 

@@ -13,6 +13,7 @@ anything large, reads and examines the file, and leaves in OUT_FOLDER either `re
 | 5 | the reader failed in a way it should not: see the standard error |
 | 6 | the results could not be written |
 | 7 | this installation lacks something: a library, or the permission to read a file of its own; see the standard error |
+| 8 | the disk is full or read-only |
 """
 
 import ctypes
@@ -28,7 +29,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-ACCEPTED, REJECTED, OUT_OF_MEMORY, READER_FAILED, NOT_WRITTEN, NOT_INSTALLED = 0, 3, 4, 5, 6, 7
+from worker.disk_errors import is_disk_error
+
+ACCEPTED, REJECTED, OUT_OF_MEMORY, READER_FAILED, NOT_WRITTEN, NOT_INSTALLED, DISK_ERROR = 0, 3, 4, 5, 6, 7, 8
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -61,9 +64,9 @@ def main(arguments: list[str]) -> int:
     except (ImportError, PermissionError):
         traceback.print_exc(limit=-5)
         return NOT_INSTALLED
-    except Exception:
+    except Exception as error:
         traceback.print_exc(limit=-5)
-        return READER_FAILED
+        return DISK_ERROR if is_disk_error(error) else READER_FAILED
 
 
 def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
@@ -181,9 +184,9 @@ def _parse(source: Path, out_folder: Path, options: dict[str, Any]) -> int:
         recording.save(out_folder)
         (out_folder / "preview.json").write_text(preview_json)
         (out_folder / "report.json").write_text(report_json)
-    except OSError:
+    except OSError as error:
         traceback.print_exc(limit=-5)
-        return NOT_WRITTEN
+        return DISK_ERROR if is_disk_error(error) else NOT_WRITTEN
     return ACCEPTED
 
 

@@ -1,6 +1,7 @@
 """Parse uploaded files in a subprocess with limited memory, time and access."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -177,6 +178,10 @@ def _parse_once(
         return Rejection([_too_demanding(code, limits)], seconds, log)
     if code == parse.READER_FAILED or code < 0:
         return Rejection([_crashed()], seconds, log)
+    if code == parse.DISK_ERROR:
+        raise SandboxError(f"the parsing subprocess cannot write: {log.strip()}") from OSError(
+            errno.ENOSPC, os.strerror(errno.ENOSPC)
+        )
     if code == parse.NOT_INSTALLED:
         raise SandboxError(f"this installation lacks a library or a permission: {log.strip()}")
     raise SandboxError(f"the parsing subprocess ended with code {code}: {log}")

@@ -1,6 +1,8 @@
 """Ingest: an uploaded file, or a synthetic system, becomes a data set that is `ready`, `rejected` or `failed`."""
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from store.tables import Dataset, Trial, Upload
 from store.uploads import begin_upload
 from worker.ingest.combine import combine_sessions
 from worker.ingest.dataset_arrays import write_dataset
+from worker.ingest.parse import DISK_ERROR
 from worker.ingest.preprocessing.splits import given_split, split_groups
 from worker.ingest.problems import MOST_TEXT, RejectedFile, rejected
 from worker.ingest.readers import ReadOptions
@@ -36,7 +39,8 @@ from worker.ingest.sandbox import (
     check_sandbox,
     parse_in_sandbox,
 )
-from worker.scheduling.leases import Lease, LeaseLost, claim_dataset, count_attempt
+from worker.scheduling.failures import report_failure
+from worker.scheduling.leases import Lease, LeaseLost, claim_dataset
 
 logger = logging.getLogger(__name__)
 _AGAIN = "Upload the file again."
@@ -88,10 +92,8 @@ def ingest_dataset(
             "hint": "Run `latentry doctor`, repair what it names, then retry: `latentry datasets retry` or POST …:retry. The "
             "log of the control worker has the details.",
         }
-        with database.write() as session:
-            lease.keep(session, settings)
-            count_attempt(session, session.get_one(Dataset, dataset_id), problem, settings)
-        raise
+        if report_failure(database, settings, lease, error, problem):
+            raise  # for the log
 
 
 @contextmanager
@@ -141,11 +143,14 @@ def _parse(
         path = folder / "synthetic.npz"
         parameters = {key: value for key, value in source.items() if key not in ("kind", "system")}
         arguments = [f"{key}={value}" for key, value in parameters.items()]
-        subprocess.run(
+        made = subprocess.run(
             [sys.executable, "-m", "worker.ingest.synthesize", source["system"], str(path), *arguments],
-            check=True,
+            check=False,
             timeout=settings.parse_seconds,
         )
+        if made.returncode == DISK_ERROR:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        made.check_returncode()
         options = ReadOptions(format="npz", bin_width_s=None)
     else:
         try:

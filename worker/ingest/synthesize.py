@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from models import synthetic
+from worker.disk_errors import is_disk_error
+from worker.ingest.parse import DISK_ERROR, NOT_WRITTEN
 
 SYSTEMS: dict[str, Callable[..., synthetic.SyntheticRecording]] = {
     "lorenz": synthetic.lorenz,
@@ -44,7 +46,10 @@ def main(arguments: list[str]) -> None:
     }
     if recording.inputs is not None:
         arrays["true_inputs"] = recording.inputs
-    np.savez(Path(path), **arrays)
+    try:
+        np.savez(Path(path), **arrays)
+    except OSError as error:
+        sys.exit(DISK_ERROR if is_disk_error(error) else NOT_WRITTEN)
 
 
 def _number(text: str) -> int | float:

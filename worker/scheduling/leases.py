@@ -91,7 +91,7 @@ def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Sett
 
 
 def reap(
-    session: Session, settings: Settings, *, held_by: str | None = None, died_at_it: bool = False
+    session: Session, settings: Settings, *, held_by: str | None = None, process_died: bool = False
 ) -> int:
     """Take slices, inferences and ingests from workers that are lost, and queue them again.
 
@@ -99,7 +99,7 @@ def reap(
     ----------
     held_by
         Take the work of this worker, which is known to be dead, without waiting for its leases to expire.
-    died_at_it
+    process_died
         Whether only the process died. Then the work may have caused it (by its memory), and an attempt is counted. Else the
         whole worker was lost, which the work did not cause.
 
@@ -109,7 +109,7 @@ def reap(
         Number of rows.
     """
     return sum(
-        _reap_table(session, table, settings, held_by, died_at_it) for table in (Slice, Inference, Dataset)
+        _reap_table(session, table, settings, held_by, process_died) for table in (Slice, Inference, Dataset)
     )
 
 
@@ -118,7 +118,7 @@ def _reap_table(
     table: type[Leased],
     settings: Settings,
     held_by: str | None,
-    died_at_it: bool,
+    process_died: bool,
 ) -> int:
     overdue: Any = (
         table.lease_expires_at < database_now(session) if held_by is None else table.leased_by == held_by
@@ -131,8 +131,11 @@ def _reap_table(
         .all()
     )
     for row in rows:
-        worker, code = row.leased_by, "process_died" if died_at_it else "worker_lost"
-        if died_at_it:
+        if row.leased_by is None:  # `try_again_later` put it off, and the delay is over
+            try_again_or_fail(session, row, getattr(row, "error", None) or {}, settings)
+            continue
+        worker, code = row.leased_by, "process_died" if process_died else "worker_lost"
+        if process_died:
             row.attempts += 1
             message = f"the process {worker} died while it worked on this, {_times(row.attempts)}"
         else:
@@ -153,18 +156,18 @@ def count_attempt(session: Session, row: Leased, problem: dict[str, Any], settin
     try_again_or_fail(session, row, problem, settings)
 
 
-def try_again_later(
-    session: Session, row: Slice | Inference, problem: dict[str, Any], seconds: float
-) -> None:
-    """Queue a row again, from later on, after an attempt that the environment made fail."""
-    if isinstance(row, Inference):
-        # The lease keeps the row until it expires. Then `reap` counts a loss, of which many are allowed.
-        row.error, row.lease_expires_at = problem, database_now(session) + timedelta(seconds=seconds)
-        return
+def try_again_later(session: Session, row: Leased, problem: dict[str, Any], seconds: float) -> None:
+    """Queue a row again after a delay, because the disk or the database caused the failure."""
     drop_lease(row)
-    row.error, row.state = problem, SliceState.QUEUED
-    row.not_before = database_now(session) + timedelta(seconds=seconds)
-    record_slice_state(session, row, error=problem)
+    later = database_now(session) + timedelta(seconds=seconds)
+    if isinstance(row, Slice):
+        row.error, row.state, row.not_before = problem, SliceState.QUEUED, later
+        record_slice_state(session, row, error=problem)
+        return
+    # A lease that no worker holds delays the row. When it expires, `reap` queues the row.
+    row.lease_token, row.lease_expires_at = secrets.token_hex(8), later
+    if isinstance(row, Inference):
+        row.error = problem
 
 
 def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], settings: Settings) -> None:

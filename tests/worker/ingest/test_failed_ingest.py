@@ -1,11 +1,13 @@
 """A service that cannot read files says so of itself: data sets are `failed`, never `rejected`, and can be retried."""
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
 from domain.states import DatasetState
 from store import outbox
@@ -13,7 +15,10 @@ from store.database import Database
 from store.tables import Dataset, OutboxMessage
 from tests.worker.ingest.ingest_examples import example_recording, write_npz
 from tests.worker.lab import Lab
-from worker.ingest import sandbox, service
+from worker.ingest import parse, sandbox, service
+from worker.ingest.readers import ReadOptions
+from worker.scheduling.failures import is_environmental
+from worker.scheduling.leases import LeaseLost, claim_dataset, reap, try_again_later
 
 
 @pytest.fixture
@@ -106,3 +111,61 @@ def test_the_log_of_a_process_that_starts_says_that_it_cannot_read_files(
     with caplog.at_level(logging.ERROR):
         assert not service.log_sandbox(lab.settings)
     assert "cannot read uploads" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OperationalError("INSERT", {}, Exception("full"))],
+)
+def test_a_full_disk_or_a_database_that_is_away_puts_an_ingest_off_and_no_attempt_is_counted(
+    lab: Lab, content: bytes, error: Exception
+) -> None:
+    lab.settings.full_disk_seconds = 0.01
+    dataset_id = upload(lab.client, content)["id"]
+    assert waiting(lab.database) == 1
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "write_dataset", fail)
+        for _ in range(lab.settings.max_attempts + 1):
+            with pytest.raises(type(error)):
+                service.ingest_dataset(lab.database, lab.arrays, lab.settings, dataset_id, "test")
+            _wait_until_it_is_queued_again(lab)
+    service.ingest_dataset(lab.database, lab.arrays, lab.settings, dataset_id, "test")
+    with lab.database.read() as session:
+        row = session.get_one(Dataset, dataset_id)
+        assert (row.state, row.attempts, row.losses) == (DatasetState.READY, 0, 0)
+
+
+def _wait_until_it_is_queued_again(lab: Lab) -> None:
+    taken = 0
+    while not taken:
+        with lab.database.write() as session:
+            taken = reap(session, lab.settings)
+    assert waiting(lab.database) == 1
+
+
+def test_an_ingest_that_is_put_off_is_claimed_by_nobody(lab: Lab, content: bytes) -> None:
+    dataset_id = upload(lab.client, content)["id"]
+    with lab.database.write() as session:
+        lease = claim_dataset(session, dataset_id, "w", lab.settings)
+        try_again_later(session, session.get_one(Dataset, dataset_id), {"message": "full"}, 60)
+    assert lease is not None
+    with lab.database.write() as session:
+        assert reap(session, lab.settings) == reap(session, lab.settings, held_by="w") == 0
+        assert claim_dataset(session, dataset_id, "w", lab.settings) is None
+        with pytest.raises(LeaseLost):
+            lease.keep(session, lab.settings)
+
+
+@pytest.mark.parametrize("code", [parse.DISK_ERROR, parse.NOT_WRITTEN])
+def test_the_parser_tells_a_full_disk_from_other_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (tmp_path / "upload").write_bytes(b"")
+    monkeypatch.setattr(sandbox, "_run", lambda *_: (tmp_path / "out" / "parse.log").touch() or code)
+    with pytest.raises(sandbox.SandboxError) as caught:
+        sandbox.parse_in_sandbox(tmp_path / "upload", tmp_path / "out", ReadOptions())
+    assert is_environmental(caught.value) is (code == parse.DISK_ERROR)

@@ -138,6 +138,12 @@ def test_a_full_disk_is_waited_for(database: Database, settings: Settings) -> No
         assert reap(session, settings) == 0
     row = read(database, inference_id)
     assert (row.state, row.attempts, row.error) == ("running", 0, {"message": "full"})
+    with database.write() as session:
+        session.get_one(Inference, inference_id).lease_expires_at = database_now(session)
+        session.flush()
+        assert reap(session, settings) == 1
+    row = read(database, inference_id)
+    assert (row.state, row.attempts, row.losses) == ("queued", 0, 0)
 
 
 def test_a_forgotten_one_is_rung_for_again(database: Database) -> None:

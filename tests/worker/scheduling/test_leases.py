@@ -166,7 +166,7 @@ def test_attempts_are_capped(database: Database, settings: Settings, make_job: C
         lease = claim(database, settings, f"doomed-{attempt}")
         assert lease is not None
         with database.write() as session:
-            assert reap(session, settings, held_by=f"doomed-{attempt}", died_at_it=True) == 1
+            assert reap(session, settings, held_by=f"doomed-{attempt}", process_died=True) == 1
     assert claim(database, settings) is None
     with database.read() as session:
         piece = session.execute(select(Slice)).scalar_one()
@@ -201,7 +201,7 @@ def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(
             assert claim_dataset(session, dataset_id, "w", settings) is not None
         with database.write() as session:
             assert claim_dataset(session, dataset_id, "other", settings) is None
-            reap(session, settings, held_by="w", died_at_it=True)
+            reap(session, settings, held_by="w", process_died=True)
         with database.read() as session:
             messages = session.execute(select(OutboxMessage.task)).scalars().all()
             assert messages.count("ingest") == min(attempt + 1, settings.max_attempts - 1)

@@ -199,7 +199,7 @@ def test_a_failed_job_that_is_tried_again_gives_its_models_new_attempts(
     for _ in range(settings.max_attempts):
         assert workers.claim("victim") is not None
         with database.write() as session:
-            reap(session, settings, held_by="victim", died_at_it=True)
+            reap(session, settings, held_by="victim", process_died=True)
         workers.advance(job_id)
     assert read_job(database, job_id).state == JobState.FAILED
     change(database, job_id, lifecycle.retry)
@@ -220,7 +220,7 @@ def test_a_failed_inference_is_tried_again(
     for _ in range(settings.max_attempts):
         assert workers.claim("victim") is not None
         with database.write() as session:
-            reap(session, settings, held_by="victim", died_at_it=True)
+            reap(session, settings, held_by="victim", process_died=True)
     workers.advance(job_id)
     assert read_job(database, job_id).state == JobState.FAILED
     change(database, job_id, lifecycle.retry)
@@ -307,7 +307,7 @@ def test_every_edge_drawn_is_walked(
     def kill() -> None:
         workers.claim("victim")
         with database.write() as session:
-            reap(session, settings, held_by="victim", died_at_it=True)
+            reap(session, settings, held_by="victim", process_died=True)
 
     def to_inference() -> str:
         job_id = begin()

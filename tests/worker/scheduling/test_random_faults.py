@@ -107,15 +107,15 @@ class Faults(RuleBasedStateMachine):
         losses = {number: 0.3 + 0.01 * ((7 * number + self.seed) % 5) for number in range(20)}
         self.workers.report(lease, losses=losses, diverged=diverged)
 
-    @rule(which=which, died_at_it=st.booleans())
-    def lose(self, which: int, died_at_it: bool) -> None:
+    @rule(which=which, process_died=st.booleans())
+    def lose(self, which: int, process_died: bool) -> None:
         if not self.held:
             return
         lease = self.held.pop(which % len(self.held))
         with self.database.write() as session:
             row = session.get_one(Slice, lease.row_id)
             was_ours = row.lease_token == lease.token
-            taken = reap(session, self.settings, held_by=row.leased_by or "", died_at_it=died_at_it)
+            taken = reap(session, self.settings, held_by=row.leased_by or "", process_died=process_died)
             assert taken == was_ours
         self.lost.append(lease)
 

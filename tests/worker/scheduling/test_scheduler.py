@@ -141,7 +141,7 @@ def test_a_pack_that_always_fails_is_tried_model_by_model(
             kills = deadly in session.get_one(Slice, lease.row_id).model_ids
         if kills:
             with database.write() as session:
-                reap(session, settings, held_by="victim", died_at_it=True)
+                reap(session, settings, held_by="victim", process_died=True)
         else:
             workers.report(lease)
         workers.advance(job_id)
@@ -203,7 +203,7 @@ def test_a_failed_inference_fails_the_job(
     for _ in range(settings.max_attempts):
         assert workers.claim("victim") is not None
         with database.write() as session:
-            reap(session, settings, held_by="victim", died_at_it=True)
+            reap(session, settings, held_by="victim", process_died=True)
     workers.advance(job_id)
     job = read_job(database, job_id)
     assert job.state == JobState.FAILED
@@ -317,7 +317,7 @@ def test_models_of_a_failed_pack_train_alone_once_and_then_together_again(
     for _ in range(settings.max_attempts):
         assert workers.claim("victim") is not None
         with database.write() as session:
-            reap(session, settings, held_by="victim", died_at_it=True)
+            reap(session, settings, held_by="victim", process_died=True)
     workers.advance(job_id)
     sizes = []
     for _ in range(3):

@@ -275,6 +275,37 @@ def test_a_full_disk_is_waited_for_and_no_attempt_is_counted(
     assert curves(database, job_id) == curves(database, undisturbed)
 
 
+def test_a_failure_is_reported_when_the_full_database_can_be_written_again(
+    database: Database, process: TrainingProcess, dataset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = add_job(database, dataset_id)
+    with database.write() as session:
+        advance(session, job_id, process.settings)
+    tries = 0
+    write = Database.write
+
+    def fail(*_: Any) -> None:
+        monkeypatch.setattr(Database, "write", write_when_there_is_space)
+        raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    def write_when_there_is_space(self: Database) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            raise OperationalError("BEGIN IMMEDIATE", {}, Exception("database or disk is full"))
+        return write(self)
+
+    monkeypatch.setattr(worker.process.run_next, "train", fail)
+    monkeypatch.setattr("worker.scheduling.failures.time.sleep", lambda _seconds: None)
+    with pytest.raises(OperationalError):
+        run_next(process)
+    assert tries == 5
+    [piece] = read_slices(database, job_id)
+    assert (piece.state, piece.lease_token) == (SliceState.QUEUED, None)
+    assert (piece.attempts, piece.losses) == (0, 0)
+    assert piece.not_before is not None
+
+
 def _is_due(database: Database, piece: Slice) -> bool:
     from store.database import database_now
 
@@ -291,7 +322,7 @@ def test_a_database_that_is_away_interrupts_no_training(
     job_id = add_job(database, dataset_id)
     with database.write() as session:
         advance(session, job_id, process.settings)
-    monkeypatch.setattr("worker.context.reports.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("worker.scheduling.failures.time.sleep", lambda _seconds: None)
     write, asked = Database.write, {"leased_transaction": 0, "write_with_retry": 0}
 
     def write_or_fail(self: Database) -> Any:
