@@ -1,15 +1,13 @@
 """Readers of file formats: the registry, and reading a file of any known format."""
 
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 
+from worker.disk_errors import is_disk_error
 from worker.ingest.problems import listed, rejected
 from worker.ingest.readers.acquisition.reader import NeoReader
 from worker.ingest.readers.archives.npz import NpzReader
 from worker.ingest.readers.archives.phy import PhyReader
-from worker.ingest.readers.base import Reader, ReadOptions
+from worker.ingest.readers.base import DAMAGED_FILE, Reader, ReadOptions, is_short_of_memory
 from worker.ingest.readers.hdf5.lfads import LfadsHdf5Reader
 from worker.ingest.readers.hdf5.named import Hdf5Reader
 from worker.ingest.readers.hdf5.nlb import NlbHdf5Reader
@@ -37,12 +35,6 @@ READERS: dict[str, Reader] = {
     )
 }
 """Readers by the name of their format, in the order in which they try to recognise a file."""
-
-_DAMAGE = (
-    OSError, ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, RuntimeError, SyntaxError,
-    NotImplementedError, RecursionError, struct.error, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
-"""What numpy, zipfile and h5py raise on damaged files."""
 
 _OTHER_FORMATS = (
     (
@@ -79,9 +71,10 @@ def read_file(path: Path, options: ReadOptions) -> Recording | SpikeTrains:
         return reader.read(path, options)
     except PermissionError:  # of this installation, not of the file
         raise
-    except _DAMAGE as error:
-        # HDF5 tells a lack of memory so, and of a damaged file that an object lies "past end of allocation".
-        if isinstance(error, OSError) and "allocat" in str(error) and "end of allocation" not in str(error):
+    except DAMAGED_FILE as error:
+        if is_disk_error(error):
+            raise
+        if is_short_of_memory(error):
             raise MemoryError(str(error)) from error
         raise rejected(
             "file_damaged",

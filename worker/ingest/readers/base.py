@@ -1,6 +1,7 @@
 """The protocol of a reader of a file format, and what readers share."""
 
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from domain.dataset_options import DatasetOptions
+from worker.disk_errors import is_disk_error
 from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.spike_trains import SpikeTrains
@@ -128,21 +130,25 @@ def left_out(name: str, shape: tuple[int, ...], why: str) -> Problem:
 
 
 UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 """What numpy, zipfile and h5py raise for one array that is damaged."""
+
+DAMAGED_FILE = (
+    *UNREADABLE, IndexError, OverflowError, SyntaxError, NotImplementedError, RecursionError, struct.error,
+)  # fmt: skip
+"""What numpy, zipfile and h5py raise for a damaged file."""
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    """Return whether an array could not be read for lack of memory."""
+    # HDF5 reports a lack of memory with this word. For a damaged file it says 'past end of allocation'.
+    return "allocat" in str(error) and "end of allocation" not in str(error)
 
 
 def why_unreadable(error: Exception) -> str:
-    """Return why an array of metadata was left out; raise the error again if memory was short."""
-    if "allocat" in str(error):
+    """Return why an array of metadata was left out; raise the error again if memory was short or the disk is full."""
+    if is_short_of_memory(error) or is_disk_error(error):
         raise error
     return f"it cannot be read ({str(error)[:100]})"
 
