@@ -14,6 +14,7 @@ from tests.worker.ingest.test_nwb import new_file, save
 from tests.worker.ingest.test_phy import folder, pack
 from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers import ReadOptions
+from worker.ingest.readers.split_layout import SPLIT_WORDS, SPLITS, part_of
 from worker.ingest.readers.splits import parse_split
 
 TRIALS = 10
@@ -185,3 +186,10 @@ def test_values_that_are_not_understood(values: list[Any]) -> None:
     with pytest.raises(RejectedFile) as caught:
         parse_split(values, "split", ReadOptions(), warnings)
     assert caught.value.problems[0].code == "split_not_understood"
+
+
+@pytest.mark.parametrize("word", SPLIT_WORDS)
+def test_a_word_means_the_same_split_in_a_name_and_as_a_value(word):
+    split = SPLIT_WORDS[word]
+    assert part_of(f"{word}_data", SPLIT_WORDS) == (split, "data")
+    assert parse_split([word], "split", ReadOptions(), []).tolist() == [SPLITS[split]]

@@ -316,5 +316,5 @@ def _is_behaviour(file: ArrayFile, name: str) -> bool:
         return False
     try:
         return not looks_like_counts(file, name)
-    except UNREADABLE:  # which is told when the array is left out
+    except UNREADABLE:  # The reader warns of this array when it leaves it out.
         return False

@@ -80,7 +80,7 @@ def read_time_axis(file: ArrayFile, name: str, mapping: MappingOptions) -> NDArr
         return None
     try:
         values = np.asarray(file.read(name)).reshape(-1)
-    except UNREADABLE:  # which is told when the array is left out
+    except UNREADABLE:  # The reader warns of this array when it leaves it out.
         return None
     return values if is_given or is_even(values) else None
 

@@ -18,10 +18,11 @@ from worker.ingest.spike_trains import SpikeTrains
 
 SPLITS = {"train": SPLIT_TRAIN, "valid": SPLIT_VALID, "test": SPLIT_NOT_GIVEN}
 SPLIT_WORDS = {
-    "train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid", "validation": "valid",
-    "test": "test", "testing": "test", "tst": "test",
-}  # fmt: skip
-"""Word in a name → split."""
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "development"), "valid"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+"""Word in the name of an array, or value of a split → split."""
 _INDICES = ("inds", "ind", "indices", "index", "idx", "idxs", "trials")
 """Names of the positions of trials in the session, without the split."""
 WHY_NO_SPLIT = (

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.base import ReadOptions
+from worker.ingest.readers.split_layout import SPLIT_WORDS, SPLITS
 from worker.ingest.recording import (
     SPLIT_GAP,
     SPLIT_NOT_GIVEN,
@@ -19,11 +20,11 @@ from worker.ingest.recording import (
 )
 
 _WORDS = {
-    **dict.fromkeys(("train", "training", "trn"), SPLIT_TRAIN),
-    **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "development"), SPLIT_VALID),
-    **dict.fromkeys(("test", "testing", "none", "neither", ""), SPLIT_NOT_GIVEN),
+    **{word: SPLITS[split] for word, split in SPLIT_WORDS.items()},
+    **dict.fromkeys(("none", "neither", ""), SPLIT_NOT_GIVEN),
     "gap": SPLIT_GAP,
 }
+"""Value of a split → its code."""
 _NAMES = ("split", "splits", "datasplit", "datasetsplit", "trialsplit", "traintestsplit", "trainvalidsplit")
 _LOOSE_NAMES = ("partition", "subset", "set", "dataset", "phase")
 _FLAGS = re.compile(r"(is|in|for)?(trial)?(?P<part>[a-z]+?)(set|trials?|mask|flag)?")
