@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.choosing import STARTS, STOPS
+from worker.ingest.readers.variables import STARTS, STOPS
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import zeros
 from worker.ingest.spike_trains import SpikeTrains, TrialTable

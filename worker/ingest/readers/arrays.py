@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 from domain.dataset_options import Mapping
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
+from worker.ingest.readers.auxiliary_arrays import (
+    bin_width_clues,
+    is_other_spikes,
+    known_roles,
+    of_other_recording,
+    owner_guessed,
+    owner_of_column,
+)
 from worker.ingest.readers.axes import Axes
 from worker.ingest.readers.axis_evidence import as_option, decide_axes, said
 from worker.ingest.readers.axis_names import Role, base_of
@@ -24,15 +32,19 @@ from worker.ingest.readers.base import (
     refuse_text_for_spikes,
     why_unreadable,
 )
-from worker.ingest.readers.beside import (
-    bin_width_clues,
-    is_other_spikes,
-    known_roles,
-    of_other_recording,
-    owner_guessed,
-    owner_of_column,
+from worker.ingest.readers.spike_time_arrays import read_flat_spikes
+from worker.ingest.readers.split_arrays import read_parts
+from worker.ingest.readers.split_layout import (
+    SPLIT_WORDS,
+    Layout,
+    is_index,
+    part_of,
+    parts_by_name,
+    parts_given,
+    split_by_indices,
 )
-from worker.ingest.readers.choosing import (
+from worker.ingest.readers.splits import parse_split, settle_split
+from worker.ingest.readers.variables import (
     OTHER_SPIKES,
     SPIKES,
     ArrayFile,
@@ -45,18 +57,6 @@ from worker.ingest.readers.choosing import (
     named,
     own_name,
 )
-from worker.ingest.readers.flat_spikes import read_flat_spikes
-from worker.ingest.readers.split_arrays import read_parts
-from worker.ingest.readers.split_layout import (
-    SPLIT_WORDS,
-    Layout,
-    is_index,
-    part_of,
-    parts_by_name,
-    parts_given,
-    split_by_indices,
-)
-from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Recording, Understood
 from worker.ingest.rows import Rows, zeros
 from worker.ingest.spike_trains import SpikeTrains

@@ -10,6 +10,7 @@ import numpy as np
 
 from domain.dataset_options import Mapping as MappingOptions
 from worker.ingest.problems import Problem, listed
+from worker.ingest.readers.auxiliary_arrays import known_roles, of_other_recording, read_time_axis
 from worker.ingest.readers.axes import refuse_wrong_axes
 from worker.ingest.readers.axis_names import (
     Role,
@@ -20,13 +21,12 @@ from worker.ingest.readers.axis_names import (
     role_of,
 )
 from worker.ingest.readers.base import UNREADABLE
-from worker.ingest.readers.beside import known_roles, of_other_recording, read_time_axis
-from worker.ingest.readers.choosing import (
+from worker.ingest.readers.split_layout import is_index, split_by_indices
+from worker.ingest.readers.variables import (
     SPIKE_LIKE,
     ArrayFile,
     looks_like_counts,
 )
-from worker.ingest.readers.split_layout import is_index, split_by_indices
 
 Order = tuple[Role, ...]
 

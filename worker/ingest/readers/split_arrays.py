@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 from domain.dataset_options import Mapping
 from worker.ingest.counts import CountsBuilder
 from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from worker.ingest.readers.auxiliary_arrays import (
+    bin_width_clues,
+    is_other_spikes,
+    known_roles,
+    owner_guessed,
+    owner_of_column,
+)
 from worker.ingest.readers.axes import Axes, refuse_wrong_axes
 from worker.ingest.readers.axis_evidence import Clue, Decision, evidence_beside, orders_of_counts
 from worker.ingest.readers.axis_names import Role, base_of
@@ -20,16 +27,9 @@ from worker.ingest.readers.base import (
     parse_trial_lengths,
     refuse_shape_of_spikes,
 )
-from worker.ingest.readers.beside import (
-    bin_width_clues,
-    is_other_spikes,
-    known_roles,
-    owner_guessed,
-    owner_of_column,
-)
-from worker.ingest.readers.choosing import OTHER_SPIKES, ArrayFile, Variable, is_named
 from worker.ingest.readers.split_layout import Layout
 from worker.ingest.readers.splits import settle_split
+from worker.ingest.readers.variables import OTHER_SPIKES, ArrayFile, Variable, is_named
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, blocks, filled, zeros
 from worker.ingest.true_rates import settle_width_and_rates

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant
-from worker.ingest.readers.choosing import Variable
+from worker.ingest.readers.variables import Variable
 from worker.ingest.rows import rows_per_block
 
 PICKLED_METADATA = "_metadata"

@@ -16,7 +16,7 @@ from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.archives.npz_archive import NpyMember
 from worker.ingest.readers.archives.zip_folder import ZipFolder, folder_of, zip_names
 from worker.ingest.readers.base import ReadOptions, name_is_usable, refuse_giant
-from worker.ingest.readers.choosing import TABLE_STARTS, TABLE_STOPS, choose, given
+from worker.ingest.readers.variables import TABLE_STARTS, TABLE_STOPS, choose, given
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.spike_columns import SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains, TrialTable

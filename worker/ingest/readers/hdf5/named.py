@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from worker.ingest.readers.arrays import read_arrays
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.choosing import Variable
 from worker.ingest.readers.hdf5.safety import (
     CheckedHdf5,
     blocks,
@@ -22,6 +21,7 @@ from worker.ingest.readers.hdf5.safety import (
     open_checked,
     read_texts,
 )
+from worker.ingest.readers.variables import Variable
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 

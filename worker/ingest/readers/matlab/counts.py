@@ -9,9 +9,9 @@ from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.axis_evidence import Order, evidence_beside
 from worker.ingest.readers.axis_names import base_of
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.choosing import OTHER_SPIKES, SPIKE_LIKE, are_counts, is_named
 from worker.ingest.readers.matlab.leaves import MatlabArrays
 from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers
+from worker.ingest.readers.variables import OTHER_SPIKES, SPIKE_LIKE, are_counts, is_named
 from worker.ingest.recording import Understood
 from worker.ingest.rows import filled
 

@@ -7,10 +7,10 @@ import numpy as np
 from worker.ingest.problems import listed, rejected
 from worker.ingest.readers.axis_names import base_of
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.choosing import SPIKE_LIKE, SPIKES, are_counts
 from worker.ingest.readers.matlab.leaves import prefix_of
 from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, Text, Unread, kind_of_cell
 from worker.ingest.readers.split_layout import SPLIT_WORDS, Layout, part_of, parts_given
+from worker.ingest.readers.variables import SPIKE_LIKE, SPIKES, are_counts
 from worker.ingest.recording import SPLIT_NOT_GIVEN, Understood
 
 _JOINED = "joined"

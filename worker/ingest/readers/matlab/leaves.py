@@ -12,7 +12,6 @@ from worker.ingest import rows
 from worker.ingest.bin_width import SECONDS_PER_UNIT, stated_width
 from worker.ingest.problems import rejected
 from worker.ingest.readers.base import MOST_ARRAYS, ReadOptions
-from worker.ingest.readers.choosing import Variable, is_named
 from worker.ingest.readers.matlab.tree import (
     MOST_NODES,
     Cell,
@@ -27,6 +26,7 @@ from worker.ingest.readers.matlab.tree import (
     kind_of_cell,
     product,
 )
+from worker.ingest.readers.variables import Variable, is_named
 from worker.ingest.rows import Rows
 
 _MOST_COLUMNS = 100

@@ -9,14 +9,14 @@ import numpy as np
 from worker.ingest.problems import Problem, listed, rejected
 from worker.ingest.readers.arrays import SPIKE_TIMES, read_arrays
 from worker.ingest.readers.base import ReadOptions, left_out
-from worker.ingest.readers.choosing import SPIKES, described, given, named
 from worker.ingest.readers.matlab import v5, v73
-from worker.ingest.readers.matlab.beside import TimesBeside
+from worker.ingest.readers.matlab.auxiliary_arrays import TimesBeside
 from worker.ingest.readers.matlab.counts import pad_counts
 from worker.ingest.readers.matlab.joined_trials import join_trials
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, flatten, short_name
 from worker.ingest.readers.matlab.spikes import CellOfTimes
 from worker.ingest.readers.matlab.tree import Budget, Cell, Numbers, Tree, kind_of_cell
+from worker.ingest.readers.variables import SPIKES, described, given, named
 from worker.ingest.recording import Recording, Understood
 from worker.ingest.spike_trains import SpikeTrains
 

@@ -10,11 +10,11 @@ from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.axis_evidence import Order
 from worker.ingest.readers.axis_names import is_of_neurons
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.choosing import is_table_column
-from worker.ingest.readers.flat_spikes import NEURON, sampling_rate
-from worker.ingest.readers.matlab.beside import TimesBeside
+from worker.ingest.readers.matlab.auxiliary_arrays import TimesBeside
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of
 from worker.ingest.readers.matlab.tree import Cell, Node, Numbers, kind_of_cell, product
+from worker.ingest.readers.spike_time_arrays import NEURON, sampling_rate
+from worker.ingest.readers.variables import is_table_column
 from worker.ingest.recording import Understood
 from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, SpikeColumns
 from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, lay_trials_end_to_end

@@ -11,6 +11,7 @@ from worker.ingest.counts import CountsBuilder, count_faults, counts_problem
 from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.base import ReadOptions, parse_trial_lengths, refuse_giant
 from worker.ingest.readers.splits import parse_split, settle_split
+from worker.ingest.readers.tables.first_pass import Clock, Constants, codes_of_rows
 from worker.ingest.readers.tables.layouts import (
     Roles,
     column_left_out,
@@ -20,7 +21,6 @@ from worker.ingest.readers.tables.layouts import (
     seconds,
 )
 from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
-from worker.ingest.readers.tables.survey import Clock, Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, Table
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording, Understood
 from worker.ingest.rows import Rows, zeros

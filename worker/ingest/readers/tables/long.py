@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.tables.counts import TableOfCounts, understood_counts, whole_counts
+from worker.ingest.readers.tables.first_pass import Constants, codes_of_rows
 from worker.ingest.readers.tables.layouts import Roles
 from worker.ingest.readers.tables.rows_on_disk import Places
-from worker.ingest.readers.tables.survey import Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, Table
 from worker.ingest.recording import Recording
 from worker.ingest.spike_columns import MOST_NEURONS, Labels

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.readers.base import ReadOptions, name_is_usable, neurons_merged
-from worker.ingest.readers.choosing import STARTS, STOPS
+from worker.ingest.readers.tables.first_pass import Constants, codes_of_rows
 from worker.ingest.readers.tables.layouts import (
     Roles,
     column_left_out,
@@ -15,8 +15,8 @@ from worker.ingest.readers.tables.layouts import (
     rows_without_label,
     seconds,
 )
-from worker.ingest.readers.tables.survey import Constants, codes_of_rows
 from worker.ingest.readers.tables.table import Batch, LabelColumn, Table
+from worker.ingest.readers.variables import STARTS, STOPS
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_columns import MOST_NEURONS, MOST_TRIALS, Labels, SpikeColumns
 from worker.ingest.spike_trains import SpikeTrains

@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from worker.ingest.problems import Gatherer, Problem, listed, rejected
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.tables.counts import TableOfCounts, understood_counts, whole_counts
+from worker.ingest.readers.tables.first_pass import Constants
 from worker.ingest.readers.tables.layouts import Roles, is_of_neuron
 from worker.ingest.readers.tables.rows_on_disk import Places, Stretch
-from worker.ingest.readers.tables.survey import Constants
 from worker.ingest.readers.tables.table import Batch, Table
 from worker.ingest.recording import Recording
 from worker.ingest.rows import Rows, filled

@@ -7,14 +7,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import listed, rejected
+from worker.ingest.readers.auxiliary_arrays import (
+    known_roles,
+    of_other_recording,
+    owner_guessed,
+    owner_of_column,
+)
 from worker.ingest.readers.axis_evidence import Decision, Evidence, Order
 from worker.ingest.readers.axis_names import Role, is_likely_of_neurons
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable
-from worker.ingest.readers.beside import known_roles, of_other_recording, owner_guessed, owner_of_column
-from worker.ingest.readers.choosing import STARTS, STOPS, TABLE_STARTS, TABLE_STOPS, is_table_column, own_name
-from worker.ingest.readers.flat_spikes import take_events
 from worker.ingest.readers.matlab.leaves import MatlabArrays, base_name, prefix_of, short_name
+from worker.ingest.readers.spike_time_arrays import take_events
 from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
+from worker.ingest.readers.variables import (
+    STARTS,
+    STOPS,
+    TABLE_STARTS,
+    TABLE_STOPS,
+    is_table_column,
+    own_name,
+)
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.spike_trains import SpikeTrains, TrialTable
 from worker.ingest.time_units import trial_seconds

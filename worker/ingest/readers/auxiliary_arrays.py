@@ -14,7 +14,8 @@ from worker.ingest.bin_width import SECONDS_PER_UNIT, TIME_AXIS, BinWidthClues, 
 from worker.ingest.problems import Problem
 from worker.ingest.readers.axis_names import Role, base_of, fits_bins, role_of
 from worker.ingest.readers.base import UNREADABLE, left_out
-from worker.ingest.readers.choosing import (
+from worker.ingest.readers.split_layout import SPLIT_WORDS, part_of
+from worker.ingest.readers.variables import (
     SPIKE_LIKE,
     SPIKES,
     ArrayFile,
@@ -23,7 +24,6 @@ from worker.ingest.readers.choosing import (
     is_table_column,
     looks_like_counts,
 )
-from worker.ingest.readers.split_layout import SPLIT_WORDS, part_of
 from worker.ingest.recording import Recording
 
 

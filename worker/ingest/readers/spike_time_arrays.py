@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from worker.ingest.readers.auxiliary_arrays import known_roles, owner_guessed, owner_of_column
 from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable, neurons_merged
-from worker.ingest.readers.beside import known_roles, owner_guessed, owner_of_column
-from worker.ingest.readers.choosing import STARTS, STOPS, ArrayFile, Variable, choose, is_named, named
 from worker.ingest.readers.split_layout import WHY_NO_SPLIT, is_index, take_split_by_indices
+from worker.ingest.readers.variables import STARTS, STOPS, ArrayFile, Variable, choose, is_named, named
 from worker.ingest.recording import MetadataValue, Understood
 from worker.ingest.rows import rows_per_block
 from worker.ingest.spike_columns import SpikeColumns
