@@ -92,10 +92,10 @@ def procrustes(moments: Moments, features: int) -> AffineMap:
 def cca(moments: Moments, features: int) -> AffineMap:
     """Return the map that puts canonical variates of the features in the place of the reference's own.
 
-    With covariances ``C_xx``, ``C_yy``, ``C_xy`` and ``C_xx^(-1/2) C_xy C_yy^(-1/2) = U R Vᵀ`` (Hotelling 1936), the variates of
-    the features are ``X C_xx^(-1/2) U``, those of the reference ``Y C_yy^(-1/2) V``, and ``R`` has their correlations. The map
-    takes the former through the inverse of the latter, ``C_xx^(-1/2) U Vᵀ C_yy^(1/2)``, as Gallego et al. (2020) align latent
-    dynamics across days. Directions without variance are left out.
+    The covariances are ``C_xx``, ``C_yy`` and ``C_xy``, with ``C_xx^(-1/2) C_xy C_yy^(-1/2) = U R Vᵀ`` (Hotelling 1936). The
+    variates of the features are ``X C_xx^(-1/2) U``, those of the reference ``Y C_yy^(-1/2) V``. ``R`` has their correlations.
+    The map takes the former through the inverse of the latter, ``C_xx^(-1/2) U Vᵀ C_yy^(1/2)``, as Gallego et al. (2020) align
+    latent dynamics across days. Directions without variance are left out.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 Trials belong to one group if they are windows of one recorded trial, or share bins in time. All trials of a group go into one
 part. If that is impossible (a continuous recording, too few groups, a long chain of overlapping trials), the parts are blocks of
-time, and trials that share bins with a trial of another part are left out.
+time. Trials that share bins with a trial of another part are then left out.
 """
 
 from collections.abc import Mapping, Sequence

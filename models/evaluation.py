@@ -40,7 +40,7 @@ def masked_outputs(
     data, trials
         The data, and the indices of each session's trials.
     least_trials
-        A step has at least so many trials, however large they are.
+        Minimum number of trials per step, whatever their size.
 
     Yields
     ------

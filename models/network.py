@@ -2,8 +2,8 @@
 
 x → encoders → q(g0 | x) and a code per bin → generator (with the controller's inferred inputs u) → factors f → outputs.
 
-Shapes: M models, B trials, S draws from the posterior per trial, T bins, W bins of a separate initial-condition window, N
-neurons, E and K units of the encoders, I initial-condition dimensions, C controller units, U inferred inputs, X external inputs,
+Shapes: M models, B trials, S draws from the posterior per trial, T bins, W bins of a separate initial-condition window; N
+neurons, E and K units of the encoders, I initial-condition dimensions, C controller units, U inferred inputs, X external inputs;
 G generator units, F factors, D read-in dimensions, O outputs per neuron. Every parameter has a leading axis M; one model is
 M = 1. Read top-down: `forward`, which training, evaluation, inference and export call, then its four parts.
 

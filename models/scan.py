@@ -105,8 +105,8 @@ def summed_products(inputs: Tensor, gradients: Tensor) -> Tensor:
 class Scan(torch.autograd.Function):
     """P GRUs over T bins: one for each of M models, or with `both_ways` two, of which the second reads time reversed.
 
-    Inputs: x [M, T, B, D], start [P, B, H], input weight [P, D, 3H] and bias [P, 3H], recurrent weight [P, H, 3H],
-    candidate bias [P, H], unseen bool [T, B] or None (true where the state is carried unchanged), both_ways. Outputs, in
+    Inputs: x [M, T, B, D], start [P, B, H]; input weight [P, D, 3H] and bias [P, 3H]; recurrent weight [P, H, 3H],
+    candidate bias [P, H]; unseen bool [T, B] or None (true where the state is carried unchanged), both_ways. Outputs, in
     the order in which each GRU reads: states after each bin [P, T, B, H], the last of them. On a CPU, with
     one thread of torch, the compiled library computes the same if it is available.
     """

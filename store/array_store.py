@@ -1,6 +1,6 @@
 """Arrays and checkpoints behind Zarr's store interface, in rows of the database or files of a folder.
 
-All objects are immutable, and each attempt writes under a path of its own. A row of the database names the current path. So a
+All objects are immutable, and each attempt writes under its own path. A row of the database names the current path. So a
 worker that lost its lease can only leave objects that no row names.
 """
 
@@ -29,7 +29,7 @@ class SqlArrayStore(Store):
     Parameters
     ----------
     database
-        The database. Each read and each write is its own transaction, on connections of its own.
+        The database. Each read and each write is its own transaction, on separate connections.
     read_only
         Refuse writes.
     """

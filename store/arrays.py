@@ -62,7 +62,7 @@ class NamedArray:
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Return the shape of a chunk: so many whole rows of the first axis that it has about `CHUNK_BYTES`."""
+    """Return the shape of a chunk: whole rows of the first axis, about `CHUNK_BYTES` in all."""
     row_bytes = max(1, int(np.prod(shape[1:])) * itemsize)
     rows = min(max(1, CHUNK_BYTES // row_bytes), max(1, shape[0])) if shape else 1
     return (rows, *(max(1, size) for size in shape[1:])) if shape else ()

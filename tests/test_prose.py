@@ -1,7 +1,11 @@
-"""The documentation and the OpenAPI document use short sentences and no riddles, as far as a machine can tell."""
+"""Pages, the OpenAPI document, docstrings and comments use short sentences and no riddles, as far as a machine can tell."""
 
+import ast
+import inspect
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ PAGES = [
     "client/README.md",
     *sorted(str(one.relative_to(ROOT)) for one in (ROOT / "docs").rglob("*.md")),
 ]
+PACKAGES = ["api", "client/latentry", "domain", "models", "store"]
 MOST_WORDS = 35
 
 UNCLEAR = {
@@ -62,6 +67,32 @@ def descriptions(node: Any) -> Iterator[str]:
             yield from descriptions(value)
 
 
+def docstrings(source: str) -> Iterator[str]:
+    """Yield the docstrings of a module, also those below constants."""
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for one in body if isinstance(body, list) else ():
+            value = one.value if isinstance(one, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield inspect.cleandoc(value.value)
+
+
+def comments(source: str) -> Iterator[str]:
+    """Yield the comments of a module. Comments on successive lines of their own are one text."""
+    block, after = "", -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        text, line = token.string.lstrip("# "), token.start[0]
+        if line == after:
+            block += " " + text
+        else:
+            yield block
+            block = text
+        after = line + 1 if token.line.lstrip().startswith("#") else -1
+    yield block
+
+
 def faults(text: str) -> list[str]:
     """Return what is wrong with a text: sentences that are too long, and unclear constructions."""
     found = []
@@ -80,6 +111,16 @@ def faults(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_are_plain(page: str) -> None:
     found = faults((ROOT / page).read_text(encoding="utf-8"))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_and_comments_are_plain(package: str) -> None:
+    found = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        texts = [*docstrings(source), *comments(source)]
+        found += [f"{path.relative_to(ROOT)}: {fault}" for text in texts for fault in faults(text)]
     assert not found, "\n".join(found)
 
 
@@ -103,3 +144,9 @@ def test_faults_are_found(text: str) -> None:
 
 def test_code_and_lists_are_no_sentences() -> None:
     assert faults("Run `what there is` and\n\n```\nwho asks\n```\n" + "- one two three\n" * 20) == []
+
+
+def test_docstrings_and_comments_are_read() -> None:
+    source = '"""One."""\n\nA = 1  # two\n"""Three."""\n# four\n# five\n\n\ndef f():\n    """Six."""\n'
+    assert list(docstrings(source)) == ["One.", "Three.", "Six."]
+    assert [one for one in comments(source) if one] == ["two", "four five"]

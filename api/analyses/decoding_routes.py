@@ -152,7 +152,7 @@ class AskedDecoding:
 
 
 def _array_of(query: DecodingQuery, context: ReadContext) -> str:
-    """Return the name of the array to decode from; unless given, the first that exists and is small enough."""
+    """Return the name of the array to decode from: by default the first that exists and is small enough."""
     if "array" in query.model_fields_set:
         return query.array
     arrays = context.opened.arrays

@@ -177,9 +177,9 @@ def first_bin_s(context: ReadContext) -> float | None:
 
 
 def with_recorded_bins(array: LabelledArray, context: ReadContext) -> LabelledArray:
-    """Return the array with a coordinate that says how many of its own bins were recorded in each trial.
+    """Return the array with a coordinate that contains the number of recorded bins of each trial.
 
-    The data set knows the length of the whole trial; this counts the selected bins among it. Arrays without trials and time
+    The data set knows the length of the whole trial; the coordinate counts only selected bins. Arrays without trials and time
     are returned unchanged.
     """
     dim = trial_dim(array)

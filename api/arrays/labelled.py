@@ -141,7 +141,7 @@ def coordinates_of(arrays: Sequence[LabelledArray]) -> list[Coordinate]:
 
 
 class RowReader:
-    """Reads as many rows at a time as are asked for, however they are cut into blocks."""
+    """Reads a given number of rows at a time, whatever the sizes of the blocks."""
 
     def __init__(self, blocks: Iterator[NDArray[Any]]) -> None:
         self._blocks = blocks

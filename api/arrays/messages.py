@@ -10,7 +10,7 @@ _MOST_NAMED = 20
 def invalid_parameter(
     parameter: str, message: str, hint: str | None = None, *, code: str | None = None
 ) -> Invalid:
-    """Return the error of one parameter of a request; its code is the parameter's name unless given."""
+    """Return the error of one parameter of a request; by default its code is the parameter's name."""
     return Invalid.field(parameter, code or parameter, message, hint)
 
 

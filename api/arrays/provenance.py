@@ -70,7 +70,7 @@ _OF_OWNER = ("model_id", "job_id", "inference_id", "posterior_samples")
 
 
 def find_provenance(context: ReadContext, database: Database) -> Provenance:
-    """Return where the arrays of a group come from; trials are read later, in sessions of their own."""
+    """Return where the arrays of a group come from; trials are read later, in separate sessions."""
     dataset = context.session.get_one(Dataset, context.group.dataset_id)
     of_dataset = open_cached(context.store, dataset.array_path) if dataset.array_path else None
     times = _values(of_dataset, "time_s")

@@ -76,7 +76,7 @@ ConditionsDependency = Annotated[Conditions, Depends(_conditions)]
 
 
 async def in_thread(chosen: Format, make: Callable[[], Response]) -> Response:
-    """Make a response in a thread; formats that write a whole file first share a few threads of their own."""
+    """Make a response in a thread; formats that write a whole file first share a few separate threads."""
     return await to_thread.run_sync(make, limiter=_writing_files if chosen.is_written_first else None)
 
 
@@ -166,7 +166,7 @@ class ArrayResponse:
         return Streamed(pieces, status, headers, chosen.media_type)
 
     def _tag(self, coding: str | None) -> str:
-        # Each coding is another representation, so it has an entity tag of its own (RFC 9110, 8.8.3).
+        # Each coding is another representation, so it has its own entity tag (RFC 9110, 8.8.3).
         tag = etag(_VERSION, *self.key, self.format.name, coding or "identity")
         return tag if self.format.is_reproducible else f"W/{tag}"
 

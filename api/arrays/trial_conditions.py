@@ -1,6 +1,6 @@
 """Conditions on trials as SQL over the table of trials, with the same result on SQLite and on PostgreSQL.
 
-A value is compared with stored values of its own kind: number, text, or boolean. Texts are ordered by their code points.
+A value is compared with stored values of the same kind: number, text, or boolean. Texts are ordered by their code points.
 """
 
 import difflib

@@ -32,7 +32,7 @@ _MODULES = {
     "Inference": "latentry.synchronous.models",
     "Model": "latentry.synchronous.models",
 }
-"""Where each name is: nothing is imported before it is asked for, so that scripts and the command line begin at once."""
+"""The module of each name. A module is imported at its first use, so that scripts and the command line start fast."""
 
 __all__ = ["Array", "AsyncClient", "Client", "Dataset", "Inference", "Job", "LatentryError", "Model"]
 

@@ -193,7 +193,7 @@ class JobDisplay:
 
 
 class TerminalDisplay(JobDisplay):
-    """The table, drawn again and again in a terminal; `console` is standard error unless given."""
+    """The table, drawn again and again in a terminal; `console` is standard error by default."""
 
     def __init__(self, epochs: int, models: int, console: Console | None = None) -> None:
         super().__init__(epochs, models)

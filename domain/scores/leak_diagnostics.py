@@ -89,16 +89,19 @@ def validation_disagreement(
 ) -> ValidationDisagreement:
     """Compare SV losses and validation losses of the models of a job, and find the models that leak.
 
-    With the gains g_ordinary = reference.validation_loss - validation loss and g_sv = reference.sv_loss - SV loss, weights
-    leak if the gain they lose, l = g_ordinary - g_sv, exceeds half of g_ordinary (`LEAKING_SHARE`), half of the best
-    g_sv of the job (to exclude models that have hardly begun to learn), and 5 standard errors
-    √(2 max(l, g_ordinary) / held_out_samples), since the variance of a log-likelihood ratio is about twice its mean.
-    Differences to constant rates cancel out if one set of samples is harder to predict than the other.
+    The gains are g_ordinary = reference.validation_loss - validation loss and g_sv = reference.sv_loss - SV loss. Differences
+    to constant rates cancel out if one set of samples is harder to predict than the other. Weights leak if the gain that
+    they lose, l = g_ordinary - g_sv, exceeds each of three limits:
+
+    - half of g_ordinary (`LEAKING_SHARE`);
+    - half of the best g_sv of the job, which excludes models that have hardly begun to learn;
+    - 5 standard errors √(2 max(l, g_ordinary) / held_out_samples). The variance of a log-likelihood ratio is about twice its
+      mean.
 
     Where rates vary much, the gain over constant rates is large, and a leak is a small share of it. So the last epoch
-    also leaks if, since the kept weights, the validation loss fell, the SV loss rose by more than 5 % of the kept weights'
-    g_sv (`RISE_SHARE`), and the sum of both changes exceeds 5 of its standard errors. (If a model overfits its training
-    trials, both losses rise.)
+    also leaks if three conditions hold since the kept weights: the validation loss fell; the SV loss rose by more than 5 % of
+    the kept weights' g_sv (`RISE_SHARE`); and the sum of both changes exceeds 5 of its standard errors. (If a model overfits
+    its training trials, both losses rise.)
 
     Parameters
     ----------

@@ -123,7 +123,7 @@ def co_smoothing_bits_per_spike(
     """Return the bits per spike of neurons that the encoder never read, on trials not trained on: co-bps.
 
     As in the Neural Latents Benchmark: λ̄ of a neuron is its mean count over the given trials and bins (the test trials
-    themselves), all neurons share one sum and one count of spikes, a rate below 1e-9 is taken as 1e-9, and samples with NaN
+    themselves). All neurons share one sum and one count of spikes. A rate below 1e-9 is taken as 1e-9. Samples with NaN
     spikes do not count.
 
     Parameters

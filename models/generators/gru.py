@@ -1,4 +1,4 @@
-"""The generator of LFADS: a gated recurrent unit. Outside of exports it runs in scans with a gradient of their own.
+"""The generator of LFADS: a gated recurrent unit. Outside of exports it runs in scans, which compute their own gradient.
 
 Since the next state lies between the last one and a candidate within ±1, |g| never exceeds max(|g0|, 1).
 """

@@ -71,7 +71,7 @@ def two_sessions(
     bin_width_s: float = 0.01,
     seed: int = 0,
 ) -> tuple[SyntheticRecording, SyntheticRecording]:
-    """One Lorenz system recorded in two sessions, each with neurons and trials of its own.
+    """One Lorenz system recorded in two sessions, each with its own neurons and trials.
 
     The test of models that share their dynamics between sessions: `latents` of a condition are the same in
     both recordings, and nothing else is. Otherwise as `lorenz`.

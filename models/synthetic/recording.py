@@ -34,7 +34,7 @@ class SyntheticRecording:
     bin_width_s
         Seconds.
     inputs
-        float32 [trials, T, U], what drove the system in each bin; None for a system of its own.
+        float32 [trials, T, U], the inputs of the system in each bin; None for a system without inputs.
     """
 
     spikes: NDArray[np.integer]

@@ -85,7 +85,7 @@ class Trial(Base):
     trial: Mapped[int] = mapped_column(primary_key=True)
     length_bins: Mapped[int]
     split: Mapped[str | None] = mapped_column(String(10))  # given by the data set: train, valid, test or gap
-    # Trials of a group belong together, see `domain.split_groups`; None: the trial is a group of its own.
+    # Trials of a group belong together, see `domain.split_groups`; None: the trial is a separate group.
     split_group: Mapped[int | None]
     group_first_bin: Mapped[float | None]  # where the trial begins in its group, in bins
     details: Mapped[Document]  # metadata: condition, outcome, …

@@ -68,7 +68,7 @@ def align(
     window_s
         ``from:to`` in seconds around the event: the bins that begin within.
     clock
-        Clock of the times; derived from the data unless given.
+        Clock of the times; by default derived from the data.
     context
         Context of the request.
 

@@ -81,7 +81,7 @@ class AsyncConnection:
         is_repeatable: bool | None = None,
         **arguments: Any,
     ) -> httpx.Response:
-        """Send a request until it is answered, or the time for retries is over.
+        """Send a request until a response arrives, or the time for retries is over.
 
         Parameters
         ----------

@@ -45,7 +45,7 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
 
 
 def upgrade() -> None:
-    """Apply. Models that are under way go on to the budget they have."""
+    """Apply. Models in training continue to the end of their budget."""
     for table, columns in _columns().items():
         for column in columns:
             op.add_column(table, column)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sqlalchemy import select
 
+from domain.generators import GENERATORS
 from store.tables import Model, Slice
 from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_models
@@ -17,7 +18,7 @@ from tests.worker.lab import Lab
 from worker.inference.program_process import write_program
 from worker.process.run_next import run_next
 
-KINDS = ["gru", "linear"]
+KINDS = list(GENERATORS)
 SIZES: dict[str, Any] = SPECIFICATION["architecture"] | {
     "controller_units": 6,
     "controller_encoder_units": 4,
