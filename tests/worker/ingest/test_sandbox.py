@@ -19,9 +19,11 @@ from tests.waiting import wait_until
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
 from tests.worker.ingest.test_confinement import landlock_version
 from tests.worker.ingest.test_hostile_files import mutate
+from worker import disk_errors
 from worker.ingest import parse, sandbox
 from worker.ingest.readers import READERS, ReadOptions, read_file
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, SandboxError, parse_in_sandbox
+from worker.scheduling.failures import is_environmental
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "parse.py").write_text(Path(parse.__file__).read_text())
+    (package.parent / "disk_errors.py").write_text(Path(disk_errors.__file__).read_text())
     (package / "quality_control" / "__init__.py").touch()
     (package / "quality_control" / "checks.py").write_text("def examine(recording): ...")
     (package / "quality_control" / "preview.py").write_text("def make_preview(recording): ...")
@@ -308,3 +311,12 @@ def test_the_parser_imports_no_more_than_it_needs() -> None:
         check=True,
     ).stdout.split()
     assert not {"torch", "celery", "sqlalchemy", "zarr", "models", "matplotlib"} & set(found)
+
+
+def test_a_disk_that_is_full_while_a_file_is_read_is_no_fault_of_the_file(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, tmp_path, "import errno\nraise OSError(errno.ENOSPC, 'No space left on device')")
+    with pytest.raises(SandboxError, match="No space left") as caught:
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
+    assert is_environmental(caught.value)
