@@ -119,6 +119,7 @@ class SliceState(StrEnum):
         queued ──cancel, pause, stop, or a budget over──▶ cancelled
         leased ──reported──▶ done
         leased ──worker lost, or an attempt failed──▶ queued
+        leased ──the disk or the database failed: queued until `not_before`, no attempt spent──▶ queued
         leased ──attempts spent──▶ failed
         leased ──cancel──▶ cancelled
     """
@@ -139,6 +140,7 @@ class InferenceState(StrEnum):
         queued  ──cancel──▶ cancelled
         running ──latents stored──▶ done
         running ──worker lost, or an attempt failed──▶ queued
+        running ──the disk or the database failed: delayed, no attempt spent──▶ queued
         running ──attempts spent──▶ failed
         running ──cancel──▶ cancelled
     """

@@ -2,6 +2,9 @@
 
 There is no long-lived driver. The end of each slice posts a message to advance the job, and the maintenance loop posts one for
 jobs whose message was lost. `advance` reads the rows, asks the strategy, writes the decisions and queues slices.
+
+Epochs have one name at each level: `budget.epochs` limits a job, `target_epochs` is where a model trains to next, `last_epoch` is
+where a slice ends at the latest, and the epochs of a pack are those that its models train together.
 """
 
 from collections.abc import Sequence
