@@ -1,7 +1,7 @@
 """The Celery app. Messages are hints and the database owns the work, so a lost or repeated message does no harm.
 
 There are three queues: ``slices`` for training (one worker for each device, one task at a time), ``control`` for ingest and
-`advance`, and ``infer`` for calls that are answered at once (`worker.inference.rpc_tasks`).
+`advance`, and ``infer`` for calls that the worker answers at once (`worker.inference.rpc_tasks`).
 """
 
 import multiprocessing
@@ -55,4 +55,4 @@ def _refuse_newer_database(**_: Any) -> None:
         refuse_newer(get_database())
     except DatabaseUnusable as error:
         sys.exit(str(error))  # after any other exception of a signal, Celery continues
-    get_database().close()  # children open connections of their own
+    get_database().close()  # each child opens its own connections

@@ -41,7 +41,7 @@ def run_slice() -> None:
         return  # the slice stays queued; the maintenance loop sends another message
     handle = training_handle()
     try:
-        handle.run_next(shutting_down.is_set)
+        handle.request_slice(shutting_down.is_set)
     except TrainingProcessDied as death:
         logger.error("%s", death)
         with get_database().write() as session:

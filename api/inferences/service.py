@@ -128,7 +128,7 @@ def cancel(session: Session, tenant_id: str, inference_id: str) -> InferenceDocu
             )
         return document(session, row)
     row.state, row.ended_at = InferenceState.CANCELLED, database_now(session)
-    row.lease_token = row.lease_expires_at = None  # the worker that holds the lease can no longer write
+    row.drop_lease()
     session.flush()
     return document(session, row)
 

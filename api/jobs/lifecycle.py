@@ -66,7 +66,7 @@ def cancel(session: Session, job: Job) -> None:
         select(Slice).where(Slice.job_id == job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
     ).scalars():
         piece.state, piece.ended_at = SliceState.CANCELLED, now
-        piece.lease_token = piece.lease_expires_at = None
+        piece.drop_lease()
     for model in _models(session, job, ModelState.QUEUED, ModelState.TRAINING):
         model.end_reason, model.ended_at = "the job was cancelled", now
         _set_state(session, model, ModelState.CANCELLED)

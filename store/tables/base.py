@@ -73,3 +73,7 @@ class LeaseMixin:
     leased_by: Mapped[str | None] = mapped_column(String(200))
     attempts: Mapped[int] = mapped_column(default=0)  # that failed or whose process died
     losses: Mapped[int] = mapped_column(default=0, server_default="0")  # attempts whose worker was lost
+
+    def drop_lease(self) -> None:
+        """End the lease: its holder can write no more. `leased_by` still shows who worked on the row last."""
+        self.lease_token = self.lease_expires_at = None

@@ -1,4 +1,4 @@
-"""Checkpoints of models: safetensors in the array store, each attempt under a path of its own."""
+"""Checkpoints of models: safetensors in the array store, each attempt under its own path."""
 
 from collections.abc import Mapping
 

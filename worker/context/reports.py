@@ -85,7 +85,7 @@ def end_slice(process: TrainingProcess, work: Work, write: Callable[[Session, Jo
         now = database_now(session)
         piece.state, piece.ended_at = SliceState.DONE, now
         piece.device_seconds = (now - piece.started_at).total_seconds() if piece.started_at else 0.0
-        piece.lease_token = piece.lease_expires_at = None  # leased_by stays, to show who did the work
+        piece.drop_lease()
         events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
         outbox.post(session, outbox.ADVANCE, job.id)
         write(session, job, piece)

@@ -18,7 +18,7 @@ from worker.context.slices import architecture_of
 from worker.inference.baselines import TrainingSet, fit
 from worker.inference.latents import LatentsRequest, store_latents
 from worker.scheduling.failures import write_with_retry
-from worker.scheduling.leases import Lease, drop_lease
+from worker.scheduling.leases import Lease
 
 
 class _GivenBack(Exception):
@@ -37,7 +37,7 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
     except _GivenBack:
         with leased_transaction(process, lease) as session:
             row = session.get_one(Inference, lease.row_id)
-            drop_lease(row)
+            row.drop_lease()
             row.state = InferenceState.QUEUED
             outbox.post(session, outbox.RUN_SLICE)
         return
@@ -48,14 +48,14 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
         row.state, row.ended_at = InferenceState.DONE, database_now(session)
         row.latents_path, row.scores, row.trials_done = request.path, scores, progress.trials_done
         row.baselines, row.baseline_settings = baselines, fitted.settings()
-        row.lease_token = row.lease_expires_at = None  # leased_by stays, to show who did the work
+        row.drop_lease()
         _give_to_model(session, row)
 
     write_with_retry(process.database, end)
 
 
 def _give_to_model(session: Session, row: Inference) -> None:
-    """Give the model these latents if they are of its own data set and weights, and its job stored none."""
+    """Use these latents as those of the model if its job stored none, and data set and weights are those of the model."""
     model = session.get_one(Model, row.model_id, with_for_update=LOCK, populate_existing=True)
     if session.get_one(Job, model.job_id).dataset_id != row.dataset_id:
         return

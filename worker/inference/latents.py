@@ -152,7 +152,7 @@ def _write_latents(
     rates: Sequence[NDArray[np.float32]],
     heartbeat: Heartbeat,
 ) -> None:
-    """Infer batch by batch; write the arrays that are asked for, and all rates of each session (counts per bin) into `rates`."""
+    """Infer batch by batch; write the requested arrays, and all rates of each session (counts per bin) into `rates`."""
     attributes = {
         "model_id": request.model.id,
         "job_id": request.model.job_id,
@@ -235,7 +235,7 @@ def _stored(
 
 
 def _create_latent_arrays(writer: ArrayGroupWriter, request: LatentsRequest) -> dict[str, RowWriter]:
-    """Create the arrays that are asked for, and return them by name. Each session has its own rates."""
+    """Create the requested arrays and return them by name. Each session has its own rates."""
     architecture, bins, trials = (
         request.architecture,
         request.dataset.bins or 0,

@@ -69,7 +69,7 @@ def combine_sessions(
             stored.trials, stored.bins, stored.neurons = sizes["trials"], sizes["bins"], sizes["neurons"]
             stored.bin_width_s, stored.array_path, stored.report = given[0].bin_width_s, path, report
             stored.state, stored.ended_at = DatasetState.READY, database_now(session)
-            stored.lease_token = stored.lease_expires_at = None
+            stored.drop_lease()
             session.add_all(trials)
     except LeaseLost:
         delete_objects(arrays, path)

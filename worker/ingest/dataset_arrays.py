@@ -78,7 +78,7 @@ def dataset_arrays(recording: Recording) -> Iterator[NamedArray]:
     for dim, columns in (("trial", recording.trial_metadata), ("neuron", recording.neuron_metadata)):
         for original, column in columns.items():
             if recording.windows is not None and original in ("segment", "segment_first_bin"):
-                continue  # an array of its own already
+                continue  # already a separate array
             name = _free_name(original, taken)
             values, attributes = _coordinate(column)
             yield NamedArray(name, values, (dim,), "", f"{original}, as uploaded", attributes)

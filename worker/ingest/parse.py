@@ -12,7 +12,7 @@ anything large, reads and examines the file, and leaves in OUT_FOLDER either `re
 | 4 | not enough memory |
 | 5 | the reader failed in a way it should not: see the standard error |
 | 6 | the results could not be written |
-| 7 | this installation lacks something: a library, or the permission to read a file of its own; see the standard error |
+| 7 | this installation lacks something: a library, or the permission to read one of its files; see the standard error |
 | 8 | the disk is full or read-only |
 """
 

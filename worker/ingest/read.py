@@ -29,7 +29,7 @@ def read_recording(path: Path, options: ReadOptions) -> Recording:
     found = read_file(path, options)
     try:
         return _shaped(found, options)
-    except RejectedFile as error:  # what was odd before may be the reason
+    except RejectedFile as error:  # A warning of the reader may explain the rejection.
         explaining = [warning for warning in found.warnings if warning not in error.problems]
         raise RejectedFile([*error.problems, *explaining]) from error
 

@@ -132,7 +132,7 @@ class Recording:
         if starts_s is None or not np.isfinite(starts_s).all():
             return None
         stretches_s = starts_s if windows is None else windows.segment_start_s
-        # Long trials without times of their own all begin at 0.
+        # Long trials whose times are unknown all begin at 0.
         return None if len(stretches_s) > 1 and np.ptp(stretches_s) == 0 else starts_s
 
     def per_bin(self) -> dict[str, Rows]:

@@ -231,7 +231,7 @@ def _reject(database: Database, settings: Settings, lease: Lease, problems: list
         lease.keep(session, settings)
         row = session.get_one(Dataset, lease.row_id)
         row.state, row.problems, row.ended_at = DatasetState.REJECTED, problems, database_now(session)
-        row.lease_token = row.lease_expires_at = None
+        row.drop_lease()
 
 
 def _store(database: Database, arrays: Store, settings: Settings, lease: Lease, parsed: ParsedFile) -> None:
@@ -248,7 +248,7 @@ def _store(database: Database, arrays: Store, settings: Settings, lease: Lease, 
             row.array_path = path
             row.report = {**parsed.report, "arrays": names}
             row.state, row.ended_at = DatasetState.READY, database_now(session)
-            row.lease_token = row.lease_expires_at = None
+            row.drop_lease()
             trials = trial_rows(lease.row_id, recording)
             while rows := list(islice(trials, 5000)):
                 session.execute(insert(Trial), rows)

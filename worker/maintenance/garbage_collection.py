@@ -5,7 +5,7 @@ them. Those that no row names and whose lease has ended are orphans. Orphans are
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
 from sqlalchemy import or_, select
@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from domain.job_specification import JobSpecification
-from domain.states import InferenceState, JobState
+from domain.states import JobState
 from store.array_store import delete_object, delete_objects
 from store.database import LOCK, Database, database_now
 from store.lineage import selection_order
@@ -22,31 +22,11 @@ from store.originals import open_originals
 from store.settings import Settings
 from store.tables import Inference, Job, Model, Slice, Upload
 from store.uploads import UploadBusy, delete_stray_partials, forget_upload, is_read_by_dataset
+from worker.scheduling.model_rows import UNFINISHED_INFERENCES, UNFINISHED_JOBS, checkpoints_in_use
 
 logger = logging.getLogger("latentry.maintenance")
 
 _ENDED_WITHIN = timedelta(days=1)
-_UNFINISHED = [state for state in JobState if not state.is_final]
-_UNFINISHED_INFERENCES = [state for state in InferenceState if not state.is_final]
-
-
-def still_read(session: Session, keys: Collection[str]) -> set[str]:
-    """Return which of these checkpoints are still needed.
-
-    Models continue from them or begin with them (a copy shares its parent's checkpoint until it has its own), or inferences read
-    them.
-    """
-    if not keys:
-        return set()
-    found: set[str] = set()
-    for column in (Model.checkpoint_key, Model.start_key):
-        found |= {key for key in session.execute(select(column).where(column.in_(keys))).scalars() if key}
-    inferred_with = select(Inference.checkpoint_key).where(Inference.state.in_(_UNFINISHED_INFERENCES))
-    found |= set(session.execute(inferred_with.where(Inference.checkpoint_key.in_(keys))).scalars())
-    unfinished = Job.state.in_(_UNFINISHED) & Job.warm_models.is_not(None)
-    for warm_models in session.execute(select(Job.warm_models).where(unfinished)).scalars():
-        found |= {one.get("start_key") for one in warm_models or []} & set(keys)
-    return found
 
 
 def drop_weights(session: Session, job: Job) -> int:
@@ -81,7 +61,7 @@ def collect(database: Database, arrays: Store, job_id: str) -> int:
         alive = set(session.execute(select(Slice.lease_token).where(Slice.job_id == job_id)).scalars()) - {
             None
         }
-        read = still_read(session, {name for name in names if "/checkpoints/" in name})
+        read = checkpoints_in_use(session, {name for name in names if "/checkpoints/" in name})
         latents = select(Model.latents_path).where(Model.job_id == job_id, Model.latents_path.is_not(None))
         read |= {path for path in session.execute(latents).scalars() if path}
     orphans = [name for name in names - read if _token(name) not in alive]
@@ -101,7 +81,7 @@ def collect_all(database: Database, arrays: Store) -> int:
         # An inference may have kept weights that its job dropped long before.
         inferred = select(Model.job_id).join(Inference).where(Inference.ended_at > recent)
         due = select(Job.id).where(
-            or_(Job.state.in_(_UNFINISHED), Job.ended_at > recent, Job.id.in_(inferred))
+            or_(Job.state.in_(UNFINISHED_JOBS), Job.ended_at > recent, Job.id.in_(inferred))
         )
         job_ids = list(session.execute(due).scalars())
     for job_id in job_ids:
@@ -121,7 +101,7 @@ def collect_inferences(database: Database, arrays: Store) -> int:
     deleted = 0
     with database.read() as session:
         recent = Inference.ended_at > database_now(session) - _ENDED_WITHIN
-        due = select(Inference.id).where(or_(Inference.state.in_(_UNFINISHED_INFERENCES), recent))
+        due = select(Inference.id).where(or_(Inference.state.in_(UNFINISHED_INFERENCES), recent))
         inference_ids = list(session.execute(due).scalars())
     for inference_id in inference_ids:
         # Listed first, as in `collect`.

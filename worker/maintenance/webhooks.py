@@ -107,7 +107,7 @@ def finish(session: Session, settings: Settings, claimed: Claimed, answer: Answe
     if row is None or row.lease_token != claimed.token:
         return
     now = database_now(session)
-    row.lease_token = row.lease_expires_at = None
+    row.drop_lease()
     row.status, row.error, row.attempts = answer.status, answer.error, row.attempts + 1
     if answer.is_taken:
         row.state, row.ended_at = DeliveryState.DELIVERED, now
@@ -125,7 +125,7 @@ def finish(session: Session, settings: Settings, claimed: Claimed, answer: Answe
 
 
 def delay_s(attempts: int) -> float:
-    """Return the delay after so many attempts, in seconds, with exponential backoff and jitter."""
+    """Return the delay after a number of attempts, in seconds, with exponential backoff and jitter."""
     delay = min(FIRST_DELAY_S * GROWTH ** (attempts - 1), LONGEST_DELAY_S)
     return delay * random.uniform(0.75, 1.25)
 

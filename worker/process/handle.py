@@ -49,7 +49,7 @@ class TrainingHandle:
         self._process: subprocess.Popen[str] | None = None
         self.name = ""
 
-    def run_next(self, should_yield: Callable[[], bool]) -> bool:
+    def request_slice(self, should_yield: Callable[[], bool]) -> bool:
         """Tell the process to run the next queued slice, and wait for its end.
 
         Parameters

@@ -17,7 +17,7 @@ from domain.states import DatasetState, InferenceState, ModelState, SliceState
 from store import events, outbox
 from store.database import database_now
 from store.settings import Settings
-from store.tables import Dataset, Inference, LeaseMixin, Model, Slice
+from store.tables import Dataset, Inference, Model, Slice
 from worker.scheduling.model_rows import end_model
 
 Leased = Slice | Dataset | Inference
@@ -75,11 +75,6 @@ def take(session: Session, row: Leased, worker: str, settings: Settings) -> Leas
     row.lease_expires_at = _expiry(session, settings)
     row.leased_by = worker
     return Lease(type(row), row.id, row.lease_token)
-
-
-def drop_lease(row: LeaseMixin) -> None:
-    """Take the lease away: its holder can write no more."""
-    row.lease_token = row.lease_expires_at = row.leased_by = None
 
 
 def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Settings) -> Lease | None:
@@ -158,21 +153,21 @@ def count_attempt(session: Session, row: Leased, problem: dict[str, Any], settin
 
 def try_again_later(session: Session, row: Leased, problem: dict[str, Any], seconds: float) -> None:
     """Queue a row again after a delay, because the disk or the database caused the failure."""
-    drop_lease(row)
+    row.drop_lease()
     later = database_now(session) + timedelta(seconds=seconds)
     if isinstance(row, Slice):
         row.error, row.state, row.not_before = problem, SliceState.QUEUED, later
         record_slice_state(session, row, error=problem)
         return
     # A lease that no worker holds delays the row. When it expires, `reap` queues the row.
-    row.lease_token, row.lease_expires_at = secrets.token_hex(8), later
+    row.lease_token, row.lease_expires_at, row.leased_by = secrets.token_hex(8), later, None
     if isinstance(row, Inference):
         row.error = problem
 
 
 def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], settings: Settings) -> None:
     """Queue a row again, or fail it when it has no attempts or losses left."""
-    drop_lease(row)
+    row.drop_lease()
     spent = row.attempts >= settings.max_attempts or row.losses >= settings.max_losses
     if isinstance(row, Dataset):
         if spent:

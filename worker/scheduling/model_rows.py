@@ -1,18 +1,21 @@
 """Rows of models as strategies see them, and the decisions about them."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.architecture import with_architecture
 from domain.search_space import Value
-from domain.states import ModelState
+from domain.states import InferenceState, JobState, ModelState
 from store import events
 from store.database import database_now
-from store.tables import Decision, Model
+from store.tables import Decision, Inference, Job, Model
 from worker.scheduling.strategies import Mark, ModelRecord
+
+UNFINISHED_JOBS = [state for state in JobState if not state.is_final]
+UNFINISHED_INFERENCES = [state for state in InferenceState if not state.is_final]
 
 
 def read_models(session: Session, job_id: str) -> list[Model]:
@@ -103,3 +106,22 @@ def end_model(session: Session, model: Model, state: ModelState, reason: str) ->
     """Record that a model trains no more, and why."""
     model.state, model.end_reason, model.ended_at = state, reason, database_now(session)
     events.record_model_state(session, model, reason=reason)
+
+
+def checkpoints_in_use(session: Session, keys: Collection[str]) -> set[str]:
+    """Return which of these checkpoints are still needed.
+
+    Models continue from them or begin with them (a copy shares its parent's checkpoint until it has its own), or inferences read
+    them.
+    """
+    if not keys:
+        return set()
+    found: set[str] = set()
+    for column in (Model.checkpoint_key, Model.start_key):
+        found |= {key for key in session.execute(select(column).where(column.in_(keys))).scalars() if key}
+    inferred_with = select(Inference.checkpoint_key).where(Inference.state.in_(UNFINISHED_INFERENCES))
+    found |= set(session.execute(inferred_with.where(Inference.checkpoint_key.in_(keys))).scalars())
+    unfinished = Job.state.in_(UNFINISHED_JOBS) & Job.warm_models.is_not(None)
+    for warm_models in session.execute(select(Job.warm_models).where(unfinished)).scalars():
+        found |= {one.get("start_key") for one in warm_models or []} & set(keys)
+    return found

@@ -76,7 +76,7 @@ def _divide(members: Sequence[Model], packs: int, most: int) -> list[list[Model]
 
 
 def _spare_workers(session: Session, packs: int, busy_packs: int) -> int:
-    """Return how many workers of the job's share would be idle if it had so many packs more."""
+    """Return how many more packs the job may form: workers that would otherwise be idle, up to the job's share."""
     workers = len(alive_workers(session))
     if workers <= 1:
         return 0

@@ -33,9 +33,8 @@ from worker.context.data import LoadedData, finite, read_conditions, read_sessio
 from worker.context.process import TrainingProcess
 from worker.context.reports import end_slice
 from worker.context.slices import Work
-from worker.maintenance.garbage_collection import still_read
 from worker.scheduling.leases import LeaseLost
-from worker.scheduling.model_rows import end_model, note_best_weights
+from worker.scheduling.model_rows import checkpoints_in_use, end_model, note_best_weights
 from worker.training.micro_batching import MakePopulation, Pack, States, find_group_size
 from worker.training.progress import Progress, lowest
 
@@ -213,7 +212,7 @@ def _report(
                 end_model(session, model, ModelState.TRAINED, reason)
             model.epochs_trained, model.is_alone = progress.latest[index].epoch, False
         session.flush()
-        replaced.difference_update(still_read(session, replaced))
+        replaced.difference_update(checkpoints_in_use(session, replaced))
 
     try:
         end_slice(process, work, write)

@@ -242,7 +242,7 @@ def _with_a_bin(
 def _settle_overlap(trains: SpikeTrains, windows: _Windows, options: ReadOptions, width_s: float) -> None:
     """Handle trials that overlap the trial before them, as `trials.overlap` says."""
     if trains.is_by_trial:
-        return  # a window has the spikes of its own trial only
+        return  # each window has only the spikes of its trial
     order = np.argsort(windows.start_s, kind="stable")
     start_s, bins = windows.start_s[order], windows.bins[order]
     stop_s = start_s + bins * width_s

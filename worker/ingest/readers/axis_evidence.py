@@ -193,7 +193,7 @@ class Evidence:
         return ""
 
     def _ground(self, chosen: Order, likely: Sequence[Order]) -> str:
-        """Return a phrase on the weak reason for an order that nothing puts in doubt."""
+        """Return why an order was guessed although no array contradicts it."""
         led = self._led(chosen, likely)
         if self.clues:
             return f"the length of {self._told()} leaves more than one order open{led}"

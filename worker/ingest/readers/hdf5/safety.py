@@ -1,8 +1,8 @@
 """Untrusted HDF5 files, read by h5py: what could read other files, run plugins or exhaust memory is rejected first.
 
-Only hard links are followed. A data set is rejected, before any of its values is read, if it is stored in other
-files (external storage, virtual data sets), needs a filter plugin, holds references or values of variable
-length, or declares too much.
+Only hard links are followed. The reader checks each data set before it reads a value. It rejects a data set that lies in other
+files (external storage, virtual data sets), needs a filter plugin, holds references or values of variable length, or
+declares too much.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -108,7 +108,7 @@ class Clock:
     Parameters
     ----------
     step
-        Step from one bin to the next; determined from the values unless given.
+        Step from one bin to the next; by default determined from the values.
     """
 
     def __init__(self, step: float | None = None) -> None:
@@ -129,7 +129,7 @@ class Clock:
             self._measure(trials, values)
 
     def extend(self, trials: int) -> None:
-        """Extend to at least so many trials, perhaps without any row."""
+        """Extend to at least `trials` trials; some may have no row."""
         more = trials - len(self.first)
         if more > 0:
             self.first = np.concatenate([self.first, np.full(more, np.inf)])

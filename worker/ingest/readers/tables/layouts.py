@@ -135,7 +135,7 @@ def find_roles(table: Table, options: ReadOptions) -> Roles:
             fits += [name for name in free if table.columns[name] == "list" and plain(name) in _LISTS]
         else:
             fits = [name for name in free if plain(name) in names[role]]
-        # Text where numbers are expected is told when it is read; but beside bins, a time of day in text is no harm.
+        # Text in place of numbers is rejected when it is read. But if there are bins, a time of day in text does no harm.
         numbers = [name for name in fits if _may_be(role, table.columns[name])]
         fits = numbers or ([] if role == "time" and roles.bin is not None else fits)
         if getattr(roles, role) is None and fits:

@@ -36,7 +36,7 @@ class CsvReader:
         known = sum(map(is_known, dialect.header))
         if dialect.is_even:
             return known > 0 or dialect.has_column_of_numbers()
-        return known > 1 and dialect.delimiter != " "  # a table with a fault, which is told when it is read
+        return known > 1 and dialect.delimiter != " "  # a table with a fault; `read` rejects it
 
     def read(self, path: Path, options: ReadOptions) -> Recording | SpikeTrains:
         """Read `path`."""
