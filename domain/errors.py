@@ -1,6 +1,6 @@
-"""Errors of arguments and of values that a method does not allow."""
+"""Errors of arguments and of values that a method does not allow, and lists of names in their messages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -40,3 +40,12 @@ def require_valid(document: type[BaseModel], values: Mapping[str, Any]) -> None:
         name = ".".join(str(part) for part in problem["loc"][:1])
         text = f"{name}: {message}, got {problem['input']!r}" if name else message
         raise ConfigurationError(text) from error
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """Join names (or numbers) for a message, and shorten a long list; without names return ``none``."""
+    texts = [str(name)[:100] for name in names]
+    if not texts:
+        return "none"
+    rest = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + rest

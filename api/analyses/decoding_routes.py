@@ -32,12 +32,13 @@ from api.analyses.trajectories import Trajectories, query_trajectories, shared_q
 from api.arrays.axes import bin_width_s
 from api.arrays.formats import WriteContext, choose_format
 from api.arrays.groups import ArrayResource, ReadContext
-from api.arrays.messages import invalid_parameter, listed
+from api.arrays.messages import invalid_parameter
 from api.arrays.provenance import find_provenance
 from api.arrays.query import ArrayQuery, cache_key
 from api.arrays.responses import ArrayResponse, ConditionsDependency, values_responses
 from api.errors import problem_responses
 from api.http_cache import NOT_MODIFIED, REVALIDATED
+from domain.errors import listed
 from domain.scores.ridge import r2
 from store.datasets import given_splits
 

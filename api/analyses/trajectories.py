@@ -13,10 +13,11 @@ from sqlalchemy import select
 from api.arrays.axes import column, floating, splits_of_trials, trials_of, with_recorded_bins
 from api.arrays.groups import ReadContext
 from api.arrays.labelled import LabelledArray
-from api.arrays.messages import invalid_parameter, listed
+from api.arrays.messages import invalid_parameter
 from api.arrays.query import ArrayQuery, query_array
 from api.arrays.transformations import Transformation
 from api.arrays.trial_conditions import condition_candidates, condition_name, metadata_kinds
+from domain.errors import listed
 from store.tables import Trial
 
 Value = str | int | float | bool

@@ -11,8 +11,9 @@ from sqlalchemy import select
 
 from api.arrays.groups import ReadContext
 from api.arrays.labelled import Coordinate, LabelledArray, RowReader, as_words
-from api.arrays.messages import invalid_parameter, listed
+from api.arrays.messages import invalid_parameter
 from api.arrays.trial_conditions import condition_candidates
+from domain.errors import listed
 from store.tables import Trial
 
 LENGTH = "trial_length_bins"

@@ -83,12 +83,3 @@ class Gatherer:
         """Raise `RejectedFile` with all problems, if there are any."""
         if self.problems:
             raise RejectedFile(self.problems)
-
-
-def listed(names: Iterable[object], most: int = 12) -> str:
-    """Join names (or numbers) for a sentence, and shorten a long list."""
-    texts = [str(name)[:100] for name in names]
-    if not texts:
-        return "none"
-    rest = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + rest

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import DatasetOptions
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.recording import MetadataValue
 from worker.ingest.spike_trains import SpikeTimes, SpikeTrains, TrialTable, lay_trials_end_to_end
 from worker.ingest.time_units import column_seconds

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import DatasetOptions
-from worker.ingest.problems import listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import rejected
 from worker.ingest.recording import MetadataValue
 
 _LATEST_S = 1e11

@@ -25,7 +25,8 @@ from api.arrays.axes import (
 )
 from api.arrays.groups import ReadContext, dims_of, open_cached
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.messages import described, invalid_parameter, listed
+from api.arrays.messages import described, invalid_parameter
+from domain.errors import listed
 from store.tables import Dataset, Trial
 
 EventClock = Literal["session", "trial"]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from api.arrays.axes import column, floating, splits_of_trials, trials_of
 from api.arrays.groups import ReadContext
 from api.arrays.labelled import Coordinate, LabelledArray, flags_of
-from api.arrays.messages import described, invalid_parameter, listed
+from api.arrays.messages import described, invalid_parameter
 from api.arrays.trial_conditions import condition_name
+from domain.errors import listed
 from domain.moments import GroupedMoments
 
 Statistic = Literal["mean", "sem", "count", "std"]

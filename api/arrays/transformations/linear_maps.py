@@ -16,10 +16,10 @@ from zarr.abc.store import Store
 from api.arrays.axes import floating, time_dim
 from api.arrays.groups import ReadContext
 from api.arrays.labelled import Coordinate, LabelledArray
-from api.arrays.messages import described, invalid_parameter, listed
+from api.arrays.messages import described, invalid_parameter
 from api.errors import NotFound, WrongState
 from domain import linear_maps
-from domain.errors import NoVariance
+from domain.errors import NoVariance, listed
 from domain.latents import LATENTS, SHARED_LATENTS
 from domain.linear_maps import AffineMap
 from domain.moments import Moments, joined

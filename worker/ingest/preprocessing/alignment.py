@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import Understood
 from worker.ingest.spike_trains import SpikeTrains, TrialTable

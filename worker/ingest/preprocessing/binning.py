@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.errors import listed
 from worker.ingest.counts import LARGEST_COUNT, CountsBuilder
 from worker.ingest.preprocessing.alignment import choose_trials
 from worker.ingest.preprocessing.by_trial import (
@@ -17,7 +18,7 @@ from worker.ingest.preprocessing.observation import IN_INVALID_TIMES, mark_inval
 from worker.ingest.preprocessing.selection import keep_where
 from worker.ingest.preprocessing.signals import sample_in_bins
 from worker.ingest.preprocessing.time_scales import check_time_scales
-from worker.ingest.problems import Problem, listed, rejected
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.base import ReadOptions, refuse_giant
 from worker.ingest.readers.splits import take_split
 from worker.ingest.recording import SPLIT_NOT_GIVEN, MetadataValue, Recording

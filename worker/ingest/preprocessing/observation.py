@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.errors import listed
 from worker.ingest.preprocessing.selection import select_trials
-from worker.ingest.problems import Problem, listed, rejected
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import rows_per_block, zeros
 from worker.ingest.spike_trains import SpikeTrains

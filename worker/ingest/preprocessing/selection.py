@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import NeuronOptions, Range, Where
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.rows import Rows, blocks, zeros
 

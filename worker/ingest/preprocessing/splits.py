@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from domain.conditions import CONDITION, condition_names
 from domain.dataset_options import SplitOptions
+from domain.errors import listed
 from domain.split_groups import FEWEST_GROUPS_TO_DRAW, TOLERANCE, Split, SplitGroups, blocks_of_time
-from worker.ingest.problems import Problem, listed, rejected
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.recording import SPLIT_GAP, SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID, Recording
 
 

@@ -3,11 +3,12 @@
 import numpy as np
 
 from domain.cost import FEWEST_TRAINING_TRIALS, FEWEST_VALIDATION_TRIALS, Extent
+from domain.errors import listed
 from domain.feasibility import MANY_BINS, MUCH_STEP_BYTES, least_step_bytes
 from domain.job_specification import Training, split_trials
 from worker.ingest.bin_width import implausible_width
 from worker.ingest.preprocessing.splits import given_split, split_groups
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.quality_control.conditions import Conditions, find_conditions
 from worker.ingest.quality_control.correlations import Correlations, correlate
 from worker.ingest.quality_control.drift import Drift, find_drift

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from worker.ingest.problems import Problem, listed
+from domain.errors import listed
+from worker.ingest.problems import Problem
 from worker.ingest.quality_control.conditions import Conditions
 from worker.ingest.quality_control.correlations import Correlations
 from worker.ingest.quality_control.drift import Drift

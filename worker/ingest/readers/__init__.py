@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from domain.errors import listed
 from worker.disk_errors import is_disk_error
 from worker.ingest.problems import listed, rejected
 from worker.ingest.readers.acquisition.reader import NeoReader

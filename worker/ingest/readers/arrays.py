@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.dataset_options import Mapping
+from domain.errors import listed
 from worker.ingest.counts import CountsBuilder
-from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, rejected
 from worker.ingest.readers.auxiliary_arrays import (
     bin_width_clues,
     is_other_spikes,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.errors import listed
 from worker.ingest.problems import Problem, RejectedFile, listed, rejected
 from worker.ingest.readers.auxiliary_arrays import known_roles, owner_guessed, owner_of_column
 from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.split_layout import SPLIT_WORDS, SPLITS
 from worker.ingest.recording import (

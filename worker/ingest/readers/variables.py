@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import rejected
 from worker.ingest.recording import Understood
 
 SPIKES = ("spikes", "spike_counts", "counts", "binned_spikes", "spike_data", "data", "y", "x_spikes")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.ingest.problems import listed
+from domain.errors import listed
 from worker.ingest.readers.acquisition.sorted_units import EventLists, add_segments, broken_events
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import MetadataValue, Understood

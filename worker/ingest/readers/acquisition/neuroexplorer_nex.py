@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, listed
+from domain.errors import listed
+from worker.ingest.problems import Problem
 from worker.ingest.readers.acquisition.sorted_units import EventLists, broken_events
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.recording import Understood

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.errors import listed
 from worker.ingest.bin_width import BinWidthClues
 from worker.ingest.counts import CountsBuilder
-from worker.ingest.problems import Problem, listed, rejected
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.archives.npz_archive import PICKLED_METADATA, NpzArchive
 from worker.ingest.readers.arrays import read_arrays
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable, unless_needed

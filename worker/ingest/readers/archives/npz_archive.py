@@ -15,7 +15,8 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.base import MOST_ARRAYS, MOST_AXES, ReadOptions, refuse_giant
 from worker.ingest.readers.variables import Variable
 from worker.ingest.rows import rows_per_block

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.archives.npz_archive import NpyMember
 from worker.ingest.readers.archives.zip_folder import ZipFolder, folder_of, zip_names
 from worker.ingest.readers.base import ReadOptions, name_is_usable, refuse_giant

@@ -6,7 +6,8 @@ from collections.abc import Container
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import rejected
 from worker.ingest.readers.auxiliary_arrays import (
     known_roles,
     of_other_recording,

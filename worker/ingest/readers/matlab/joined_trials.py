@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.ingest.problems import listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import rejected
 from worker.ingest.readers.axis_names import base_of
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.matlab.leaves import prefix_of

@@ -6,7 +6,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from worker.ingest.problems import Problem, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.arrays import SPIKE_TIMES, read_arrays
 from worker.ingest.readers.base import ReadOptions, left_out
 from worker.ingest.readers.matlab import v5, v73

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.hdf5.safety import blocks
 from worker.ingest.readers.nwb.file import NwbFile, short_names

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed
+from domain.errors import listed
+from worker.ingest.problems import Problem, RejectedFile
 from worker.ingest.readers.base import UNREADABLE, ReadOptions, name_is_usable, why_unreadable
 from worker.ingest.readers.nwb.file import NwbFile, short_names
 from worker.ingest.recording import MetadataValue

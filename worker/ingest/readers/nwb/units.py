@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.hdf5.safety import blocks
 from worker.ingest.readers.nwb.file import NwbFile

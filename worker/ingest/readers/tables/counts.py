@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.errors import listed
 from worker.ingest.bin_width import SECONDS_PER_UNIT, BinWidthClues, bin_width_missing
 from worker.ingest.counts import CountsBuilder, count_faults, counts_problem
-from worker.ingest.problems import Gatherer, Problem, RejectedFile, listed, rejected
+from worker.ingest.problems import Gatherer, Problem, RejectedFile, rejected
 from worker.ingest.readers.base import ReadOptions, parse_trial_lengths, refuse_giant
 from worker.ingest.readers.splits import parse_split, settle_split
 from worker.ingest.readers.tables.first_pass import Clock, Constants, codes_of_rows

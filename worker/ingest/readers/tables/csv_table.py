@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.tables.table import (
     Batch,
     Kind,

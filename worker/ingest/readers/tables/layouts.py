@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Gatherer, Problem, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Gatherer, Problem, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.tables.table import Table
 from worker.ingest.recording import Understood

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from worker.ingest.problems import Problem, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.base import ReadOptions
 from worker.ingest.readers.tables.csv_table import CsvTable, is_number, sniff
 from worker.ingest.readers.tables.layouts import find_roles, is_known

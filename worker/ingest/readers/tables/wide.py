@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.ingest.problems import Gatherer, Problem, listed, rejected
+from domain.errors import listed
+from worker.ingest.problems import Gatherer, Problem, rejected
 from worker.ingest.readers.base import ReadOptions, name_is_usable
 from worker.ingest.readers.tables.counts import TableOfCounts, understood_counts, whole_counts
 from worker.ingest.readers.tables.first_pass import Constants
