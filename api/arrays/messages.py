@@ -1,4 +1,4 @@
-"""Texts about arrays: errors of parameters, lists of names, descriptions."""
+"""Texts about arrays: errors of parameters, descriptions."""
 
 from api.errors import Invalid
 
