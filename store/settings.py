@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     full_disk_seconds: float = Field(
         30.0,
         gt=0,
-        description="Delay before a slice is retried after a full disk or a missing database, in seconds. This does not count "
+        description="Delay before work is retried after a full disk or a missing database, in seconds. This does not count "
         "as an attempt.",
     )
     broker_visibility_seconds: int = Field(
