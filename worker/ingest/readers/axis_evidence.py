@@ -10,7 +10,7 @@ import numpy as np
 
 from domain.dataset_options import Mapping as MappingOptions
 from domain.errors import listed
-from worker.ingest.problems import Problem, listed
+from worker.ingest.problems import Problem
 from worker.ingest.readers.auxiliary_arrays import known_roles, of_other_recording, read_time_axis
 from worker.ingest.readers.axes import refuse_wrong_axes
 from worker.ingest.readers.axis_names import (

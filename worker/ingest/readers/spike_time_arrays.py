@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.errors import listed
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.auxiliary_arrays import known_roles, owner_guessed, owner_of_column
 from worker.ingest.readers.axis_names import Role, base_of, is_likely_of_neurons, is_of_trials, role_of
 from worker.ingest.readers.base import ReadOptions, left_out, metadata_values, name_is_usable, neurons_merged

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.errors import listed
-from worker.ingest.problems import Problem, RejectedFile, listed, rejected
+from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.readers.variables import SPIKE_LIKE, ArrayFile, Variables
 from worker.ingest.recording import SPLIT_NOT_GIVEN, SPLIT_TRAIN, SPLIT_VALID
 from worker.ingest.spike_trains import SpikeTrains
