@@ -23,7 +23,7 @@ PAGES = [
     "client/README.md",
     *sorted(str(one.relative_to(ROOT)) for one in (ROOT / "docs").rglob("*.md")),
 ]
-PACKAGES = ["api", "client/latentry", "domain", "models", "store"]
+PACKAGES = ["api", "client/latentry", "domain", "models", "store", "worker"]
 MOST_WORDS = 35
 
 UNCLEAR = {
