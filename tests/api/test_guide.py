@@ -17,23 +17,29 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def run_commands(page: Path, folder: Path, first: int | None = None, **environment: str) -> list[str]:
-    """Run the first or all blocks of commands of a page in a folder, and return the output of each."""
+    """Run the first or all blocks of curl commands of a page in a folder, and return the output of each.
+
+    Blocks of the command line need a worker: tests/integration/test_pages.py runs them.
+    """
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     return [
         subprocess.run(
             # these examples have no pictures; tests/integration/test_pages.py lets no request be refused
             ["bash", "-euo", "pipefail", "-c", block.replace("--fail-with-body ", "")],
             cwd=folder, env={**os.environ, **environment}, capture_output=True, check=True, text=True,
         ).stdout
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[:first]
+        for block in [one for one in blocks if not one.startswith("latentry ")][:first]
     ]  # fmt: skip
 
 
 def test_commands_of_the_guide_to_data(light_url: str, spikes_file: Path, tmp_path: Path) -> None:
     (tmp_path / "spikes.npz").write_bytes(spikes_file.read_bytes())
+    (tmp_path / "recording.mat").write_bytes(b"no worker reads it here")
     _, with_options, derived = run_commands(DOCS / "data.md", tmp_path, LATENTRY=light_url)
     first = json.loads((tmp_path / "dataset.json").read_text())
-    wanted = {"rebin_s": 0.04, "neurons": {"minimum_rate_hz": 0.5}}
-    assert json.loads(with_options)["options"] == wanted
+    axes = ["neuron", "bin", "trial"]
+    mapping = {"spikes": "counts", "axes": axes, "trial_metadata": ["target"]}
+    assert json.loads(with_options)["options"] == {"bin_width_s": 0.02, "mapping": mapping}
     assert json.loads(derived)["derived_from"] == first["id"]
     assert {json.loads(text)["state"] for text in (with_options, derived)} == {"ingesting"}
 

@@ -51,7 +51,8 @@ def test_jobs_and_models_say_what_they_are_scored_on(
         final = add_model(session, jobs[0], 1000, losses=(0.4,), refit_of=0)
     found = [light_client.get(f"/v1/jobs/{job_id}").json()["scored_on"] for job_id in jobs]
     assert found[0] == found[1] != found[2]
-    assert [one["scored_on"] for one in light_client.get("/v1/jobs").json()["items"]] == found[::-1]
+    listed = light_client.get("/v1/jobs").json()["items"]
+    assert {one["id"]: one["scored_on"] for one in listed} == dict(zip(jobs, found, strict=True))
     for model_id, of_job in zip(models, found, strict=True):
         assert light_client.get(f"/v1/models/{model_id}").json()["scored_on"] == of_job
         assert light_client.get(f"/v1/models/{model_id}/card").json()["scored_on"] == of_job
