@@ -241,10 +241,12 @@ def _fitted(shape: tuple[int, ...], samples: int) -> tuple[NDArray[np.int64], ND
     trials, bins, neurons = shape
     count = min(trials, max(FEWEST_FITTED_TRIALS, samples // (bins * neurons)))
     of_trial = min(neurons, max(1, samples // (bins * count)))
-    return tuple(
-        np.unique(np.linspace(0, number - 1, chosen).round().astype(np.int64))
-        for number, chosen in ((trials, count), (neurons, of_trial))
-    )  # type: ignore[return-value]
+    return _spread(trials, count), _spread(neurons, of_trial)
+
+
+def _spread(number: int, chosen: int) -> NDArray[np.int64]:
+    """Return `chosen` indices spread evenly over 0 … `number` - 1."""
+    return np.unique(np.linspace(0, number - 1, chosen).round().astype(np.int64))
 
 
 def _best(log_likelihoods: NDArray[np.float64], widths: NDArray[np.float64]) -> Smoothing:
