@@ -16,14 +16,14 @@ demo: $(VENV)/service synchronous
 up: $(VENV)/service synchronous
 	$(BIN)/latentry up
 
-# Unit tests run in as many processes as there are cores. Tests that start whole services mostly wait for them; of these, two
-# files run at a time. Both groups always run, so a failure in one does not hide the other's result.
+# Two groups at the same time: unit tests in as many processes as there are cores, and tests that start whole services, which
+# mostly wait for them. Both always run, so a failure in one does not hide the other's result.
 SERVICES := tests/integration
 PYTEST := $(BIN)/python -m pytest
 test: $(VENV)/test
-	@status=0; \
-	$(PYTEST) -n logical --dist worksteal --ignore=$(SERVICES) || status=1; \
-	$(PYTEST) -n 2 --dist loadfile $(SERVICES) || status=1; \
+	@$(PYTEST) -n logical --dist worksteal --ignore=$(SERVICES) & unit=$$!; \
+	$(PYTEST) -n 2 --dist loadfile $(SERVICES); status=$$?; \
+	wait $$unit || status=1; \
 	exit $$status
 
 # And the slow tests: long soaks, fault injection and trainings, more hostile files, experiments of benchmarks/.

@@ -227,6 +227,7 @@ class GeneratorContract:
         changed = infer(architecture, state, dataclasses.replace(recording, spikes=earlier)).rates
         assert not np.allclose(changed[:, 6:], rates[:, 6:])
 
+    @pytest.mark.slow
     def test_an_exported_program_runs_without_this_code(self, tmp_path: Path) -> None:
         model = self.program("controller and external")
         (tmp_path / "model.pt2").write_bytes(torch_program(model, BINS))

@@ -58,6 +58,7 @@ def diagnostics(
     return job.diagnostics
 
 
+@pytest.mark.slow
 def test_a_leak_of_the_only_model_is_told(
     database: Database, arrays: Store, process: TrainingProcess, settings: Settings
 ) -> None:

@@ -68,6 +68,7 @@ def read_in_sandbox(file: HostileFile, folder: Path, canary: Canary) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_hostile_files_in_the_sandbox(tmp_path: Path) -> None:
     before = running_children()
     with listening_canary(tmp_path / "server") as (canary, server), ThreadPoolExecutor(2) as threads:

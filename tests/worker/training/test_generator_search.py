@@ -81,6 +81,7 @@ def test_decisions_and_importances_name_the_kind(lab: Lab, job_id: str) -> None:
     assert lab.client.get(f"/v1/jobs/{job_id}/lineage.svg").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_and_the_exported_program_agree(lab: Lab, job_id: str, dataset_id: str, kind: str) -> None:
     model = of_kind(lab, job_id, kind)
