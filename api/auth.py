@@ -158,7 +158,15 @@ def _caller(
     _by_bearer: Annotated[None, Depends(_BEARER)],
     _by_password: Annotated[None, Depends(_BASIC)],
 ) -> Caller:
-    return authenticate(request)
+    return caller_of(request)
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the caller of a request, which is authenticated once."""
+    if not hasattr(request.state, "caller"):
+        request.state.caller = authenticate(request)
+    caller: Caller = request.state.caller
+    return caller
 
 
 CALLER = Depends(_caller)

@@ -1,19 +1,37 @@
-"""The size limit of request bodies."""
+"""Limits of requests: the size of bodies, and the number of parameters in the query."""
 
 import re
+from typing import NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import CarriedProblem, TooLarge
+from api.errors import CarriedProblem, Invalid, TooLarge
 from store.settings import Settings
 
-_INFER = re.compile(r"POST /v1/models/[^/]+:infer")
+MOST_PARAMETERS = 500
+"""Maximum number of parameters in a query."""
+
+_KIB = 2**10
 _FILE_ROUTES = re.compile(r"(POST /v1/datasets|(POST|PUT) /v1/uploads|PATCH /v1/uploads/[^/]+)")
+_INFER = re.compile(r"POST /v1/models/[^/]+:infer")
+_NEAREST = re.compile(r"POST /v1/[^/]+/[^/]+/nearest")
+_LARGE_DOCUMENTS = re.compile(r"POST /v1/(jobs|datasets(:combine|/[^/]+:derive)?)")
+"""Jobs, and documents with options of data sets, which may list trials and neurons. All other documents are small."""
+
+
+class _Limit(NamedTuple):
+    """The most bytes of a body, and the setting of this limit. Limits of kinds of documents have no setting."""
+
+    bytes: int
+    setting: str | None
 
 
 class BodyLimit:
     """Middleware that refuses a body above the limit with 413: by its `Content-Length`, or while the bytes arrive.
+
+    It also refuses queries with too many parameters, and drops cookies, which no route reads: the framework would parse both on
+    the event loop.
 
     Parameters
     ----------
@@ -29,11 +47,18 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"cookie"]
+        if (parameters := scope["query_string"].count(b"&") + 1) > MOST_PARAMETERS:
+            message = f"expected at most {MOST_PARAMETERS} parameters; got {parameters}"
+            await Invalid.field("query", "too_many", message).response()(scope, receive, send)
+            return
         headers = Headers(scope=scope)
-        limit, setting = _limit(f"{scope['method']} {scope['path']}", headers, scope["app"].state.settings)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        limit = _limit(f"{scope['method']} {path}", headers, scope["app"].state.settings)
         length = headers.get("content-length", "")
-        if length.isascii() and length.isdigit() and int(length[:20]) > limit:
-            await TooLarge.of(limit, setting, f"it has {length[:20]}").response()(scope, receive, send)
+        if length.isascii() and length.isdigit() and int(length[:20]) > limit.bytes:
+            problem = TooLarge.of(limit.bytes, limit.setting, f"it has {length[:20]}")
+            await problem.response()(scope, receive, send)
             return
         received = 0
 
@@ -41,18 +66,22 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > limit:
-                raise CarriedProblem(TooLarge.of(limit, setting, "it has more"))
+            if received > limit.bytes:
+                raise CarriedProblem(TooLarge.of(limit.bytes, limit.setting, "it has more"))
             return message
 
         await self._app(scope, counted, send)
 
 
-def _limit(route: str, headers: Headers, settings: Settings) -> tuple[int, str]:
-    """Return the most bytes that the body of a request may have, and the setting of this limit."""
+def _limit(route: str, headers: Headers, settings: Settings) -> _Limit:
+    """Return the limit of the body of a request."""
     if _INFER.fullmatch(route):
-        return settings.infer_max_bytes, "LATENTRY_INFER_MAX_BYTES"
+        return _Limit(settings.infer_max_bytes, "LATENTRY_INFER_MAX_BYTES")
     is_json = headers.get("content-type", "").startswith("application/json")
     if not is_json and _FILE_ROUTES.fullmatch(route):
-        return settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES"
-    return settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES"
+        return _Limit(settings.upload_max_bytes, "LATENTRY_UPLOAD_MAX_BYTES")
+    most = _Limit(settings.body_max_bytes, "LATENTRY_BODY_MAX_BYTES")
+    if _NEAREST.fullmatch(route):
+        return most
+    of_kind = _Limit(256 * _KIB if _LARGE_DOCUMENTS.fullmatch(route) else 64 * _KIB, None)
+    return min(most, of_kind, key=lambda limit: limit.bytes)

@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -15,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api.validation_errors import FieldProblem, field_problems
+from api.validation_errors import MOST_PROBLEMS, FieldProblem, field_problems
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,10 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     hint: str | None = None
-    errors: list[FieldProblem] | None = None
+    errors: list[FieldProblem] | None = Field(
+        None, description=f"The first {MOST_PROBLEMS} problems.", max_length=MOST_PROBLEMS
+    )
+    more_errors: int | None = Field(None, description="Number of problems that `errors` leaves out.", ge=1)
 
 
 class Problem(Exception):
@@ -48,7 +52,9 @@ class Problem(Exception):
     hint
         What to do.
     errors
-        One entry for each invalid field.
+        One entry for each invalid field. The response has the first `MOST_PROBLEMS` of them.
+    more_errors
+        Number of problems that are not in `errors`.
     headers
         Headers of the response.
     """
@@ -63,10 +69,13 @@ class Problem(Exception):
         *,
         hint: str | None = None,
         errors: list[FieldProblem] | None = None,
+        more_errors: int = 0,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.detail, self.hint, self.errors, self.headers = detail, hint, errors, headers
+        self.detail, self.hint, self.headers = detail, hint, headers
+        self.errors = errors and errors[:MOST_PROBLEMS]
+        self.more_errors = more_errors + len((errors or [])[MOST_PROBLEMS:])
 
     def response(self) -> JSONResponse:
         """Return the HTTP response."""
@@ -77,6 +86,7 @@ class Problem(Exception):
             detail=self.detail,
             hint=self.hint,
             errors=self.errors,
+            more_errors=self.more_errors or None,
         )
         return JSONResponse(
             document.model_dump(exclude_none=True),
@@ -146,11 +156,13 @@ class TooLarge(Problem):
     status, code, title = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", "Body too large"
 
     @classmethod
-    def of(cls, limit: int, setting: str, given: str) -> Self:
-        """Return an error that names the limit, the given size, and the setting that changes the limit."""
+    def of(cls, limit: int, setting: str | None, given: str) -> Self:
+        """Return an error that names the limit, the given size, and the setting that changes the limit, if there is one."""
         return cls(
             f"the body may have at most {limit} bytes; {given}",
-            hint=f"ask the operator of this service to raise {setting}",
+            hint=f"ask the operator of this service to raise {setting}"
+            if setting
+            else "send a smaller document",
             headers={"Connection": "close"},
         )
 
@@ -183,6 +195,13 @@ class Invalid(Problem):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         detail = f"{first.pointer or 'the body'}: {first.message}{more}"
         return cls(detail, hint=first.hint, errors=list(problems))
+
+    @classmethod
+    def of_request(cls, error: RequestValidationError, route: Callable[..., Any] | None) -> Self:
+        """Return the error of a request that does not fit the parameters of its route. Call it in a thread."""
+        errors, more = field_problems(error.errors(), error.body, route)
+        detail = "; ".join(f"{item.pointer or 'the body'}: {item.message}" for item in errors)
+        return cls(f"{detail}; and {more} more" if more else detail, errors=errors, more_errors=more)
 
     @classmethod
     def field(cls, pointer: str, code: str, message: str, hint: str | None = None) -> Self:
@@ -276,9 +295,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, bytes):
             return _not_json(request).response()
-        errors = field_problems(error.errors(), error.body, request.scope.get("endpoint"))
-        detail = "; ".join(f"{item.pointer or 'the body'}: {item.message}" for item in errors)
-        return Invalid(detail, errors=errors).response()
+        problem = await to_thread.run_sync(Invalid.of_request, error, request.scope.get("endpoint"))
+        return problem.response()
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import pydantic_core
@@ -16,13 +17,24 @@ _NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
 _LISTED = "/docs lists the fields with their defaults and bounds"
 _PARAMETERS_LISTED = "/docs lists the parameters"
 
+MOST_PROBLEMS = 20
+"""Maximum number of problems in a response."""
+_MOST_EXAMINED = 400
+"""Maximum number of pydantic's errors that are converted. A union of models has several errors for one problem."""
+_MOST_SUGGESTIONS = 8
+_LONGEST_NAME = 60
+"""Longer names get no suggestion: the search for similar names takes quadratic time."""
+_LONGEST_TEXT = 600
+_LONGEST_PART = 200
+"""Maximum number of characters of a message, and of a part of a pointer."""
+
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def field_problems(
-    errors: Iterable[Any], body: Any, route: Callable[..., Any] | None = None
-) -> list[FieldProblem]:
-    """Convert pydantic's errors.
+    errors: Sequence[Any], body: Any, route: Callable[..., Any] | None = None
+) -> tuple[list[FieldProblem], int]:
+    """Convert pydantic's errors into at most `MOST_PROBLEMS` problems. The work is bounded, however many errors there are.
 
     Parameters
     ----------
@@ -33,47 +45,94 @@ def field_problems(
         The document that the client sent.
     route
         The function of the route. The annotations of its parameters tell the valid names of fields.
+
+    Returns
+    -------
+    tuple
+        The first problems, and the number of the others.
     """
+    suggestions = _Suggestions(route)
     found: dict[tuple[str, str], FieldProblem] = {}
     other_members: dict[str, FieldProblem] = {}
-    for error in map(_locate_discriminator, errors):
+    for error in map(_locate_discriminator, islice(errors, _MOST_EXAMINED)):
         where, *path = error["loc"]
-        types = [error["model"]] if "model" in error else _types_of(route)
+        is_told = len(found) < MOST_PROBLEMS
         if where != "body":
-            pointer = ".".join(str(part) for part in path)
-            problem = _parameter_problem(pointer, error, types)
+            pointer = _cut(".".join(str(part) for part in path))
+            problem = _parameter_problem(pointer, error, suggestions if is_told else None)
         elif error["type"] == "json_invalid":
             message = f"expected JSON; {error['ctx']['error']} at character {path[0]}"
             problem = FieldProblem(pointer="", code="json_invalid", message=message)
         else:
             path, is_member = _path_in_document(path, body, error["type"])
-            pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-            hint = _suggestion(path, types) if error["type"] == "extra_forbidden" else None
+            pointer = "".join(f"/{_cut(str(part)).replace('~', '~0').replace('/', '~1')}" for part in path)
+            is_unknown = error["type"] == "extra_forbidden" and is_told
             problem = FieldProblem(
-                pointer=pointer, code=error["type"], message=_message(error, is_member), hint=hint
+                pointer=pointer,
+                code=error["type"],
+                message=_message(error, is_member),
+                hint=suggestions.hint(path, error.get("model")) if is_unknown else None,
             )
             if is_member and not _is_of_intended_member(error):
                 other_members.setdefault(pointer, problem)
                 continue
         found.setdefault((problem.pointer, problem.message), problem)
-    reported = [pointer for pointer, _ in found]
+    reported = {pointer for pointer, _ in found}
     # If no member of a union fits the value, only the errors of other members are left.
-    return [
-        *found.values(),
-        *(
-            problem
-            for pointer, problem in other_members.items()
-            if not any(one == pointer or one.startswith(pointer + "/") for one in reported)
-        ),
-    ]
+    found |= {
+        (pointer, problem.message): problem
+        for pointer, problem in other_members.items()
+        if not any(one == pointer or one.startswith(pointer + "/") for one in reported)
+    }
+    told = list(islice(found.values(), MOST_PROBLEMS))
+    return told, len(found) - len(told) + max(0, len(errors) - _MOST_EXAMINED)
 
 
-def read_json(text: str | bytes, refuse: Callable[[str], Exception]) -> Any:
-    """Return parsed JSON, or raise the error that `refuse` makes from the reason."""
+MOST_VALUES = 10_000
+"""Maximum number of values in a JSON document: members of objects and items of lists, at all levels."""
+_MOST_NAMES = 1_000
+_MOST_LEVELS = 32
+
+
+def excess_of(document: Any, most_values: int = MOST_VALUES) -> str | None:
+    """Return which size of a parsed JSON document is above its maximum, or None."""
+    level, depth, values, names = [document], 0, 0, 0
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        depth += 1
+        values += sum(map(len, level))
+        names += sum(len(part) for part in level if isinstance(part, dict))
+        if depth > _MOST_LEVELS:
+            return f"more than {_MOST_LEVELS} levels of lists and objects"
+        if names > _MOST_NAMES:
+            return f"more than {_MOST_NAMES} names of fields"
+        if values > most_values:
+            return f"more than {most_values} values"
+        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part)]
+    return None
+
+
+def read_json(
+    text: str | bytes, refuse: Callable[[str], Exception], most_values: int | None = MOST_VALUES
+) -> Any:
+    """Return parsed JSON, or raise the error that `refuse` makes from the reason.
+
+    Parameters
+    ----------
+    text, refuse
+        The document, and the function that makes the error.
+    most_values
+        Maximum number of values. None for a document of large arrays: then only the names of its fields are counted.
+    """
     try:
-        return pydantic_core.from_json(text, allow_inf_nan=False)
+        document = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise refuse(str(error)) from None
+        raise refuse(_cut(str(error))) from None
+    part = document
+    if most_values is None:
+        part = dict.fromkeys(document) if isinstance(document, dict) else None
+    if (excess := excess_of(part, most_values or MOST_VALUES)) is not None:
+        raise refuse(f"the document has {excess}")
+    return document
 
 
 def read_model(kind: type[Kind], part: Any, *, below: str | None = None, body: Any = None) -> Kind:
@@ -90,28 +149,41 @@ def read_model(kind: type[Kind], part: Any, *, below: str | None = None, body: A
         return kind.model_validate(part)
     except ValidationError as error:
         above = ("body",) if below is None else ("body", below)
-        details = [{**item, "loc": (*above, *item["loc"]), "model": kind} for item in error.errors()]
+        details = [
+            {**item, "loc": (*above, *item["loc"]), "model": kind} for item in error.errors(include_url=False)
+        ]
         raise RequestValidationError(details, body=part if body is None else body) from error
 
 
-def _types_of(route: Callable[..., Any] | None) -> list[Any]:
-    return [] if route is None else list(get_type_hints(route).values())
+class _Suggestions:
+    """Hints for unknown names: the most similar name, and where all names are listed.
 
+    Only the first names of a request get a similar name, because the search takes a millisecond for each.
+    """
 
-def _suggestion(path: Sequence[Any], types: Iterable[Any], listed: str = _LISTED) -> str:
-    """Return the hint for an unknown field: the most similar name, and where all names are listed."""
-    *parents, name = path
-    models = [model for one in types for model in _models_in(one)]
-    for part in parents:
-        fields = [model.model_fields[part] for model in models if part in model.model_fields]
-        models = [model for field in fields for model in _models_in(field.annotation)] if fields else models
-    others = {field.alias or own for model in models for own, field in model.model_fields.items()} - {name}
-    return _most_similar(str(name), others, listed)
+    def __init__(self, route: Callable[..., Any] | None) -> None:
+        self._types = [] if route is None else list(get_type_hints(route).values())
+        self._left = _MOST_SUGGESTIONS
 
+    def hint(self, path: Sequence[Any], model: Any = None, listed: str = _LISTED) -> str:
+        """Return the hint for a field at a path below the types of the route, or below `model`."""
+        *parents, name = path
+        models = [found for one in ([model] if model else self._types) for found in _models_in(one)]
+        for part in parents:
+            fields = [model.model_fields[part] for model in models if part in model.model_fields]
+            models = (
+                [model for field in fields for model in _models_in(field.annotation)] if fields else models
+            )
+        others = {field.alias or own for model in models for own, field in model.model_fields.items()}
+        return self.most_similar(str(name), others - {name}, listed)
 
-def _most_similar(name: str, others: Iterable[str], listed: str) -> str:
-    similar = difflib.get_close_matches(name, sorted(others), 1)
-    return f"did you mean {similar[0]}? {listed}" if similar else listed
+    def most_similar(self, name: str, others: Iterable[str], listed: str) -> str:
+        """Return the hint that names the most similar of some names."""
+        if len(name) > _LONGEST_NAME or not self._left:
+            return listed
+        self._left -= 1
+        similar = difflib.get_close_matches(name, sorted(others), 1)
+        return f"did you mean {similar[0]}? {listed}" if similar else listed
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -122,14 +194,14 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(member)
 
 
-def _parameter_problem(name: str, error: Any, types: Iterable[Any]) -> FieldProblem:
+def _parameter_problem(name: str, error: Any, suggestions: _Suggestions | None) -> FieldProblem:
     if error["type"] != "extra_forbidden":
         return FieldProblem(pointer=name, code=error["type"], message=_message(error))
-    hint = (
-        _most_similar(name, error["known"], _PARAMETERS_LISTED)
-        if "known" in error
-        else _suggestion([name], types, _PARAMETERS_LISTED)
-    )
+    hint = None
+    if suggestions is not None and "known" in error:
+        hint = suggestions.most_similar(name, error["known"], _PARAMETERS_LISTED)
+    elif suggestions is not None:
+        hint = suggestions.hint([name], error.get("model"), _PARAMETERS_LISTED)
     return FieldProblem(pointer=name, code=error["type"], message="there is no such parameter", hint=hint)
 
 
@@ -190,7 +262,9 @@ def _message(error: Any, is_member: bool = False) -> str:
         return f"expected at least {_items(error['ctx']['min_length'])}; got {len(given)}"
     if kind == "too_long":
         return f"expected at most {_items(error['ctx']['max_length'])}; got {len(given)}"
-    text = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    text = (
+        _cut(str(error["msg"]), _LONGEST_TEXT).removeprefix("Value error, ").replace("Input should", "should")
+    )
     return text if kind == "value_error" else f"{text}; got {_shown(given)}"
 
 
@@ -203,5 +277,11 @@ def _shown(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
+    if isinstance(value, str):
+        value = value[:101]
     shown = json.dumps(value) if value is None or isinstance(value, bool | float) else repr(value)
-    return shown if len(shown) <= 100 else shown[:97] + "…"
+    return _cut(shown, 100)
+
+
+def _cut(text: str, length: int = _LONGEST_PART) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

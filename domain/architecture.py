@@ -121,7 +121,7 @@ class ArchitectureSpecification(Document):
         description="Number of first bins that models read; later bins are only predicted (forward prediction). Rates in a read "
         "bin depend on all read bins, also on later ones. 0: all.",
     )
-    held_out_neurons: list[Annotated[int, Field(ge=0)]] = Field(
+    held_out_neurons: Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)] = Field(
         default_factory=list,
         max_length=10_000,
         description="Indices (from 0) of neurons that models predict but do not read (co-smoothing).",

@@ -17,6 +17,7 @@ VariableName = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\
 Label = str | int | float | bool
 TimeUnit = Literal["s", "ms", "us", "samples"]
 SplitPart = Literal["train", "valid", "test"]
+VariableNames = Annotated[list[VariableName], Field(fail_fast=True)]
 Seconds = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
@@ -36,7 +37,7 @@ class _Options(BaseModel):
 class Mapping(_Options):
     """Names of variables in the file. The service guesses the names that you do not give; the report lists each guess."""
 
-    spikes: VariableName | Annotated[list[VariableName], Field(min_length=1, max_length=100)] | None = Field(
+    spikes: VariableName | Annotated[VariableNames, Field(min_length=1, max_length=100)] | None = Field(
         None,
         description="Spike counts: trials × bins × neurons, or bins × neurons for a continuous recording. For arrays and MATLAB "
         "files, a list joins the trials of several variables in this order. The trial metadata `source` then names the variable.",
@@ -60,14 +61,14 @@ class Mapping(_Options):
     external_inputs: VariableName | None = Field(
         None, description="Known external inputs: trials × bins × inputs."
     )
-    behaviour: list[VariableName] | None = Field(
+    behaviour: VariableNames | None = Field(
         None, description="Behaviours to keep; by default all arrays of a matching shape. `[]` keeps none."
     )
-    trial_metadata: list[VariableName] | None = Field(
+    trial_metadata: VariableNames | None = Field(
         None,
         description="Trial metadata to keep; by default all arrays of a matching shape. `[]` keeps none.",
     )
-    neuron_metadata: list[VariableName] | None = Field(
+    neuron_metadata: VariableNames | None = Field(
         None,
         description="In arrays and MATLAB files: neuron metadata to keep; by default all arrays of a matching shape. `[]` keeps "
         "none.",
@@ -113,7 +114,7 @@ class Range(_Options):
         return self
 
 
-Where = dict[VariableName, Label | list[Label] | Range]
+Where = dict[VariableName, Label | Annotated[list[Label], Field(fail_fast=True)] | Range]
 """Conditions on metadata: for each name, a value, a list of values, or a range of numbers. All conditions must hold."""
 
 

@@ -32,6 +32,7 @@ from api.arrays.messages import invalid_parameter
 from api.arrays.query import ArrayQuery, query_array
 from api.errors import problem_responses
 from api.http_cache import NOT_MODIFIED
+from api.json_bodies import NumbersRoute
 from domain.scores.distances import Nearest, nearest_states, nearest_trials
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,7 @@ Floats = NDArray[np.float64]
 
 def make_nearest_router(resource: ArrayResource) -> APIRouter:
     """Return the routes of the nearest trials and states of one kind of resource."""
-    router = APIRouter(tags=["analyses"])
+    router = APIRouter(tags=["analyses"], route_class=NumbersRoute)
     base = "/v1/" + resource.plural + "/{owner_id}/nearest"
 
     @router.get(

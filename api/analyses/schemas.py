@@ -1,6 +1,6 @@
 """Parameters and documents of the analyses."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -203,13 +203,18 @@ class NearestToTrialQuery(NearestQuery):
     exclude_own_trial: bool = Field(True, description="Leave out the states of the given trial itself.")
 
 
+_Vector = Annotated[list[FiniteFloat], Field(fail_fast=True)]
+
+
 class Vectors(BaseModel):
     """One vector, or several."""
 
     model_config = ConfigDict(extra="forbid")
 
-    vector: list[FiniteFloat] | None = Field(None, min_length=1, max_length=10_000)
-    vectors: list[list[FiniteFloat]] | None = Field(None, min_length=1, max_length=MOST_VECTORS)
+    vector: _Vector | None = Field(None, min_length=1, max_length=10_000)
+    vectors: Annotated[list[_Vector], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, max_length=MOST_VECTORS
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

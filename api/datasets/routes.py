@@ -23,6 +23,7 @@ from api.datasets.schemas import (
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import BadRequest, Invalid, problem_responses
 from api.idempotency import IdempotencyKey
+from api.json_bodies import JsonRoute
 from api.long_poll import Prefer, wait_for
 from api.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.uploads.receiving import expected_sha256, receive
@@ -31,7 +32,7 @@ from api.validation_errors import read_json, read_model
 from domain.dataset_options import FileFormat
 from domain.states import DatasetState
 
-router = APIRouter(tags=["data sets"])
+router = APIRouter(tags=["data sets"], route_class=JsonRoute)
 
 _UPLOAD_BODY = {
     "requestBody": {

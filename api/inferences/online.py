@@ -81,7 +81,11 @@ def read_body(content_type: str, body: bytes, query: dict[str, Any]) -> Body:
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
-        given = read_json(body, lambda reason: Invalid.field("", "json_invalid", f"expected JSON; {reason}"))
+        given = read_json(
+            body,
+            lambda reason: Invalid.field("", "json_invalid", f"expected JSON; {reason}"),
+            most_values=None,
+        )
         merged = {**given, **query} if isinstance(given, dict) else given
         wanted = read_model(OnlineRequest, merged, body=given)
         return Body(

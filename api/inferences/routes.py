@@ -10,10 +10,11 @@ from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.inferences import service
 from api.inferences.schemas import Application, InferenceDocument
+from api.json_bodies import JsonRoute
 from api.long_poll import Prefer, wait_for
 from api.pagination import DatasetIdFilter, ModelIdFilter, Page, PageSize, PageToken
 
-router = APIRouter(tags=["inferences"])
+router = APIRouter(tags=["inferences"], route_class=JsonRoute)
 
 _APPLICATIONS: dict[str, Example] = {
     "own": {"summary": "Latents of a model that was not selected", "value": {}},

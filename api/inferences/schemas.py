@@ -137,7 +137,7 @@ class OnlineRequest(OnlineOptions):
     """A request for the latents of a few trials."""
 
     spikes: list[Any] = Field(description=_SPIKES, min_length=1)
-    trial_length_bins: list[Annotated[int, Field(ge=1)]] | None = Field(
+    trial_length_bins: Annotated[list[Annotated[int, Field(ge=1)]], Field(fail_fast=True)] | None = Field(
         None, description="Number of recorded bins of each trial; by default all bins."
     )
     external_inputs: list[Any] | None = Field(

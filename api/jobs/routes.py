@@ -15,6 +15,7 @@ from api.errors import Invalid, problem_responses
 from api.idempotency import IdempotencyKey
 from api.jobs import creation, lifecycle, service
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
+from api.json_bodies import JsonRoute
 from api.long_poll import Prefer, wait_for
 from api.models.schemas import ModelDocument
 from api.pagination import DatasetIdFilter, FiltersDependency, Page, PageSize, PageToken
@@ -22,7 +23,7 @@ from api.validation_errors import FieldProblem
 from domain.job_specification import JobSpecification
 from domain.states import JobState
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 
 _SERVER_SENT_EVENT = {
     "type": "object",

@@ -9,11 +9,12 @@ from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
+from api.json_bodies import JsonRoute
 from api.keys import service
 from api.keys.schemas import CallerDocument, KeyDocument, KeyRequest, NewKey
 from api.pagination import Page, PageSize, PageToken
 
-router = APIRouter(tags=["keys"])
+router = APIRouter(tags=["keys"], route_class=JsonRoute)
 
 _REQUESTS: dict[str, Example] = {
     "person": {"summary": "For a person of your lab", "value": {"name": "Ada's laptop"}},

@@ -9,11 +9,12 @@ from fastapi.openapi.models import Example
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
+from api.json_bodies import JsonRoute
 from api.uploads import service
 from api.uploads.receiving import expected_sha256, receive
 from api.uploads.schemas import DirectUpload, Filename, UploadDocument
 
-router = APIRouter(tags=["uploads"])
+router = APIRouter(tags=["uploads"], route_class=JsonRoute)
 
 ContentDigest = Annotated[
     str | None,

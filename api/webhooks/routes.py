@@ -8,11 +8,12 @@ from fastapi.openapi.models import Example
 from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
+from api.json_bodies import JsonRoute
 from api.pagination import Page, PageSize, PageToken
 from api.webhooks import service
 from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, WebhookRequest
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], route_class=JsonRoute)
 
 _REQUESTS: dict[str, Example] = {
     "all": {"summary": "Report every end", "value": {"url": "https://lab.example.org/latentry"}},
