@@ -61,4 +61,8 @@ def store_answer(
 ) -> None:
     """Store the response body of a request for its repetitions."""
     if key is not None:
-        session.add(IdempotentRequest(tenant_id=tenant_id, key=key, fingerprint=request, body=body))
+        session.add(
+            IdempotentRequest(
+                tenant_id=tenant_id, key=key, fingerprint=request, body=body, resource_id=body.get("id")
+            )
+        )

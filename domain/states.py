@@ -24,12 +24,19 @@ class DatasetState(StrEnum):
         ingesting ──the file cannot be used──▶ rejected
         ingesting ──the service cannot read files, attempts spent──▶ failed
         failed    ──retry, or the same upload again──▶ ingesting
+        ingesting ──delete──▶ deleting
+        ready     ──delete──▶ deleting
+        rejected  ──delete──▶ deleting
+        failed    ──delete──▶ deleting
+
+    Workers delete what belongs to it, and its row at last.
     """
 
     INGESTING = "ingesting"
     READY = "ready"
     REJECTED = "rejected"
     FAILED = "failed"
+    DELETING = "deleting"
 
 
 class JobState(StrEnum):
@@ -60,6 +67,16 @@ class JobState(StrEnum):
         failed    ──retry──▶ queued
         cancelled ──retry──▶ queued
         done      ──extend──▶ queued
+        queued    ──delete──▶ deleting
+        running   ──delete──▶ deleting
+        paused    ──delete──▶ deleting
+        stopping  ──delete──▶ deleting
+        inferring ──delete──▶ deleting
+        done      ──delete──▶ deleting
+        failed    ──delete──▶ deleting
+        cancelled ──delete──▶ deleting
+
+    Workers delete what belongs to it, and its row at last.
     """
 
     QUEUED = "queued"
@@ -70,11 +87,12 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    DELETING = "deleting"
 
     @property
     def is_final(self) -> bool:
-        """Whether the job stays in this state unless the user acts."""
-        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+        """Whether no worker trains or infers for the job any more unless the user acts."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.DELETING)
 
 
 class ModelState(StrEnum):
@@ -122,6 +140,8 @@ class SliceState(StrEnum):
         leased ──the disk or the database failed: queued until `not_before`, no attempt spent──▶ queued
         leased ──attempts spent──▶ failed
         leased ──cancel──▶ cancelled
+
+    The deletion of its job cancels it too.
     """
 
     QUEUED = "queued"
@@ -143,6 +163,13 @@ class InferenceState(StrEnum):
         running ──the disk or the database failed: delayed, no attempt spent──▶ queued
         running ──attempts spent──▶ failed
         running ──cancel──▶ cancelled
+        queued    ──delete──▶ deleting
+        running   ──delete──▶ deleting
+        done      ──delete──▶ deleting
+        failed    ──delete──▶ deleting
+        cancelled ──delete──▶ deleting
+
+    Workers delete its latents, and its row at last. It also goes with its model or its data set.
     """
 
     QUEUED = "queued"
@@ -150,6 +177,7 @@ class InferenceState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    DELETING = "deleting"
 
     @property
     def is_final(self) -> bool:

@@ -5,7 +5,7 @@ worker that lost its lease can only leave objects that no row names.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
@@ -21,6 +21,9 @@ from zarr.storage import LocalStore
 from store.database import Database, get_database
 from store.settings import get_settings
 from store.tables import ArrayObject
+
+_DELETED_AT_ONCE = 32
+"""Objects that one transaction deletes. Most have about `store.arrays.CHUNK_BYTES`."""
 
 
 class SqlArrayStore(Store):
@@ -116,9 +119,26 @@ class SqlArrayStore(Store):
         await asyncio.to_thread(self._delete, ArrayObject.key == key)
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete every key under a path."""
+        """Delete every key under a path, in transactions of some megabytes, so that other writers wait for none of them."""
         self._check_writable()
-        await asyncio.to_thread(self._delete, _below(prefix.rstrip("/") + "/" if prefix else ""))
+        below = _below(prefix.rstrip("/") + "/" if prefix else "")
+        while keys := await asyncio.to_thread(self._some_keys, below):
+            await asyncio.to_thread(self._delete, ArrayObject.key.in_(keys))
+
+    def _some_keys(self, condition: ColumnElement[bool]) -> Sequence[str]:
+        with self._database.read() as session:
+            found = select(ArrayObject.key).where(condition).order_by(ArrayObject.key).limit(_DELETED_AT_ONCE)
+            return session.execute(found).scalars().all()
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Return the size of everything under a path, in bytes."""
+        return await asyncio.to_thread(self._size_below, prefix.rstrip("/") + "/" if prefix else "")
+
+    def _size_below(self, prefix: str) -> int:
+        # Databases know the length of a value without reading it; SQLite reads it to find the column after it.
+        with self._database.read() as session:
+            size = select(func.coalesce(func.sum(func.length(ArrayObject.value)), 0))
+            return int(session.execute(size.where(_below(prefix))).scalar_one())
 
     def _delete(self, condition: ColumnElement[bool]) -> None:
         with self._database.write() as session:
@@ -137,9 +157,21 @@ class SqlArrayStore(Store):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names directly under a path."""
         path = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
-        names = {key[len(path) :].split("/", 1)[0] for key in await asyncio.to_thread(self._keys, path)}
-        for name in sorted(names):
+        for name in await asyncio.to_thread(self._names, path):
             yield name
+
+    def _names(self, path: str) -> Iterable[str]:
+        """Find each name by the index, without reading the keys below it."""
+        names, after = set[str](), path
+        with self._database.read() as session:
+            while True:
+                next_key = select(ArrayObject.key).where(_below(path), ArrayObject.key >= after)
+                key = session.execute(next_key.order_by(ArrayObject.key).limit(1)).scalar_one_or_none()
+                if key is None:
+                    return sorted(names)
+                name, slash, _ = key[len(path) :].partition("/")
+                names.add(name)
+                after = f"{path}{name}0" if slash else f"{key}\1"  # "0" comes after "/"
 
     def _keys(self, prefix: str) -> Iterable[str]:
         with self._database.read() as session:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -73,6 +73,25 @@ class Database:
         with Session(self._reading, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def truncate_log(self) -> bool:
+        """Copy SQLite's write-ahead log into the database and empty it, so that it has no deleted content.
+
+        Returns
+        -------
+        bool
+            False if another connection was reading an older state. Other databases need nothing.
+        """
+        if not self.is_sqlite:
+            return True
+        with closing(self.engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute("PRAGMA busy_timeout=200")  # writers wait meanwhile
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (busy, *_) = cursor.fetchone() or (1,)
+            finally:
+                cursor.execute("PRAGMA busy_timeout=30000")
+        return not busy
+
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
@@ -84,6 +103,7 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # `_begin_sqlite` sends BEGIN
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")  # free pages have no deleted content
     # The switch to WAL, once for each database, does not wait for locks. So it is tried again.
     deadline = time.monotonic() + 30
     while True:

@@ -12,6 +12,7 @@ INGEST = "ingest"  # (dataset_id)
 RUN_SLICE = "run_slice"  # (): a slice or an inference is queued
 ADVANCE = "advance"  # (job_id)
 COLLECT = "collect"  # (): collect garbage
+DELETE = "delete"  # (): something is to be deleted
 
 
 def post(session: Session, task: str, *arguments: str) -> None:

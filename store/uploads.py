@@ -133,13 +133,20 @@ def forget_upload(session: Session, originals: OriginalStore, settings: Settings
         if isinstance(originals, BucketOriginals):
             originals.delete_direct(upload.id)
     elif upload.sha256 is not None:
-        lock_original(session, upload.sha256)
-        others = or_(
-            exists().where(Upload.sha256 == upload.sha256, ~Upload.is_direct),
-            exists().where(Dataset.original == upload.sha256),
-        )
-        if not session.execute(select(others)).scalar_one():
-            originals.delete(upload.sha256)
+        release_original(session, originals, upload.sha256)
+
+
+def release_original(
+    session: Session, originals: OriginalStore, sha256: str, *, dataset_id: str | None = None
+) -> None:
+    """Delete an original, unless the row of an upload or of a data set other than `dataset_id` names it."""
+    lock_original(session, sha256)
+    others = or_(
+        exists().where(Upload.sha256 == sha256, ~Upload.is_direct),
+        exists().where(Dataset.original == sha256, Dataset.id.is_distinct_from(dataset_id)),
+    )
+    if not session.execute(select(others)).scalar_one():
+        originals.delete(sha256)
 
 
 def delete_stray_partials(settings: Settings) -> int:

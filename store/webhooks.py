@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from domain.states import DeliveryState, JobState
 from store.database import database_now
+from store.deletion import request_deletion
 from store.identifiers import new_id
 from store.tables import Job, Model, Webhook, WebhookDelivery
 
@@ -60,7 +61,7 @@ def post(
 
 
 def forget(session: Session, webhook: Webhook, reason: str) -> None:
-    """Delete a webhook, and give up its waiting messages."""
+    """Delete a webhook: give up its waiting messages now, and let workers delete its rows."""
     now = database_now(session)
     webhook.deleted_at = now
     waiting = select(WebhookDelivery).where(
@@ -69,6 +70,7 @@ def forget(session: Session, webhook: Webhook, reason: str) -> None:
     for row in session.execute(waiting.with_for_update()).scalars():
         row.state, row.ended_at, row.error = DeliveryState.GIVEN_UP, now, reason
         row.lease_token = row.lease_expires_at = None  # a sender that holds it can write no more
+    request_deletion(session, "webhook", webhook.id, webhook.tenant_id)
 
 
 def _job_data(session: Session, job: Job, state: JobState) -> dict[str, Any]:

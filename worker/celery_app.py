@@ -31,6 +31,7 @@ app.conf.update(
         "ingest": {"queue": CONTROL},
         "advance": {"queue": CONTROL},
         "collect": {"queue": CONTROL},
+        "delete": {"queue": CONTROL},
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # wait for a broker that does not answer

@@ -9,8 +9,10 @@ from typing import Any
 from celery.signals import worker_process_init
 from sqlalchemy import delete
 
+from store import outbox
 from store.array_store import get_array_store
 from store.database import get_database
+from store.originals import open_originals
 from store.rpc import CONTROL
 from store.settings import get_settings
 from store.tables import Worker
@@ -18,6 +20,7 @@ from worker.celery_app import SLICES, app, shutting_down
 from worker.child_processes import die_with_parent
 from worker.ingest.sandbox import SandboxError, check_sandbox
 from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
+from worker.maintenance.deletion import Storage, work_off
 from worker.maintenance.garbage_collection import collect_all, collect_uploads
 from worker.process.handle import TrainingHandle, TrainingProcessDied
 from worker.rpc_server import CannotAnswer, answered
@@ -26,6 +29,9 @@ from worker.scheduling.scheduler import advance as advance_job
 from worker.scheduling.scheduler import precompute
 
 logger = logging.getLogger(__name__)
+
+_SECONDS_OF_DELETION = 3.0
+"""After this time, other tasks of the queue have their turn."""
 
 
 @lru_cache
@@ -81,6 +87,16 @@ def collect() -> None:
     """Delete checkpoints, latents and uploads that are no longer used."""
     collect_all(get_database(), get_array_store())
     collect_uploads(get_database(), get_settings())
+
+
+@app.task(name="delete")
+def delete_requested() -> None:
+    """Delete what was requested, for some seconds; then let other tasks have their turn."""
+    database, settings = get_database(), get_settings()
+    storage = Storage(database, get_array_store(), open_originals(settings), settings)
+    if work_off(storage, _SECONDS_OF_DELETION):
+        with database.write() as session:
+            outbox.post(session, outbox.DELETE)
 
 
 @worker_process_init.connect

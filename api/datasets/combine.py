@@ -44,7 +44,9 @@ def combine(
     request = fingerprint("POST /v1/datasets:combine", wanted.model_dump_json())
     if (stored := service.stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
-    sessions = [service.find_ready(session, tenant_id, dataset_id) for dataset_id in wanted.dataset_ids]
+    sessions = [
+        service.find_ready(session, tenant_id, dataset_id, to_refer=True) for dataset_id in wanted.dataset_ids
+    ]
     _check(sessions)
     created = service.create_or_find(
         session,

@@ -1,6 +1,7 @@
 """Routes of data sets."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, get_args
 
 from anyio import to_thread
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.openapi.models import Example
 from starlette.datastructures import UploadFile as ReceivedUpload
 
+from api import deletion
 from api.arrays.grammar import MOST_CONDITIONS, WHERE_DESCRIPTION
 from api.datasets import service
 from api.datasets.combine import Combination, combine
@@ -20,6 +22,7 @@ from api.datasets.schemas import (
     UploadFields,
     UploadReference,
 )
+from api.deletion import DELETES, Cascade, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import BadRequest, Invalid, problem_responses
 from api.idempotency import IdempotencyKey
@@ -271,6 +274,21 @@ async def get_dataset(
             return service.document(service.find(session, tenant_id, dataset_id))
 
     return await wait_for(read, lambda found: found.state != DatasetState.INGESTING, prefer)
+
+
+@router.delete("/v1/datasets/{dataset_id}", operation_id="delete_dataset", status_code=202, responses=DELETES)
+def delete_dataset(
+    dataset_id: str,
+    response: Response,
+    context: ContextDependency,
+    *,
+    cascade: Cascade = False,
+    dry_run: DryRun = False,
+) -> DeletionDocument:
+    """Delete a data set with its arrays, and its file unless another data set uses it. The service does it in the background."""
+    find = partial(service.find, tenant_id=context.tenant_id, dataset_id=dataset_id)
+    response.status_code = 200 if dry_run else 202
+    return deletion.delete_dataset(context, find, cascade=cascade, dry_run=dry_run)
 
 
 @router.get(

@@ -18,6 +18,7 @@ from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions, changed_options
 from domain.states import DatasetState
 from store import outbox
+from store.deletion import SHARED
 from store.identifiers import PATTERN, new_id
 from store.tables import Dataset, Trial
 
@@ -50,17 +51,34 @@ def document(row: Dataset) -> DatasetDocument:
     )
 
 
-def find(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
-    """Return the tenant's data set, or raise `NotFound`."""
-    row = session.get(Dataset, dataset_id) if PATTERN.fullmatch(dataset_id) else None
+def find(session: Session, tenant_id: str, dataset_id: str, *, to_refer: bool = False) -> Dataset:
+    """Return the tenant's data set, or raise `NotFound`.
+
+    Parameters
+    ----------
+    to_refer
+        The transaction writes a row that refers to the data set. So nobody may delete the data set before the transaction ends.
+    """
+    lock = SHARED if to_refer else None
+    row = session.get(Dataset, dataset_id, with_for_update=lock) if PATTERN.fullmatch(dataset_id) else None
     if row is None or row.tenant_id != tenant_id:
         raise NotFound(f"there is no data set {dataset_id}", hint="GET /v1/datasets lists yours")
+    if to_refer:
+        _check_not_deleting(row)
     return row
 
 
-def find_ready(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
-    """Return the tenant's data set if it is ready, or raise `NotFound` or `WrongState`."""
-    row = find(session, tenant_id, dataset_id)
+def _check_not_deleting(row: Dataset) -> None:
+    if row.state == DatasetState.DELETING:
+        raise NotFound(
+            f"the data set {row.id} is being deleted", hint="upload its file again to use it again"
+        )
+
+
+def find_ready(session: Session, tenant_id: str, dataset_id: str, *, to_refer: bool = False) -> Dataset:
+    """Return the tenant's data set if it is ready, or raise `NotFound` or `WrongState`; `to_refer` as of `find`."""
+    row = find(session, tenant_id, dataset_id, to_refer=to_refer)
+    _check_not_deleting(row)
     if row.state == DatasetState.REJECTED:
         raise WrongState(
             f"the data set {dataset_id} is rejected; expected one that is ready",
@@ -99,8 +117,7 @@ def list_page(
 ) -> Page[DatasetDocument]:
     """Return a page of the tenant's data sets, newest first."""
     query = select(Dataset).where(Dataset.tenant_id == tenant_id, *filters.conditions(Dataset))
-    if state is not None:
-        query = query.where(Dataset.state == state)
+    query = query.where(Dataset.state != DatasetState.DELETING if state is None else Dataset.state == state)
     rows, token = newest_page(session, query, Dataset, page_size, page_token)
     return Page(items=[document(row) for row in rows], next_page_token=token)
 
@@ -166,7 +183,7 @@ def derive(
     RequestValidationError
         If the changed options are invalid.
     """
-    parent = find(session, tenant_id, dataset_id)
+    parent = find(session, tenant_id, dataset_id, to_refer=True)
     changed = changed_options(parent.source.get("options", {}), wanted.options)
     options = read_model(DatasetOptions, changed, below="options", body={"options": changed}).canonical()
     request = fingerprint(f"POST /v1/datasets/{dataset_id}:derive", content_digest(wanted.name, options))

@@ -14,10 +14,15 @@ from domain.sessions import sessions_of
 from store.tables import Dataset
 
 
-def find_target(session: Session, tenant_id: str, model: TrainedModel, dataset_id: str | None) -> Dataset:
-    """Return the data set to run a model on, which must be ready. By default it is the model's own."""
+def find_target(
+    session: Session, tenant_id: str, model: TrainedModel, dataset_id: str | None, *, to_refer: bool = False
+) -> Dataset:
+    """Return the data set to run a model on, which must be ready. By default it is the model's own.
+
+    If the transaction writes a row that refers to the data set (`to_refer`), the data set is not deleted before its end.
+    """
     try:
-        return datasets.find_ready(session, tenant_id, dataset_id or model.dataset.id)
+        return datasets.find_ready(session, tenant_id, dataset_id or model.dataset.id, to_refer=to_refer)
     except NotFound as error:
         problem = FieldProblem(
             pointer="/dataset_id", code="not_found", message=error.detail, hint="GET /v1/datasets lists yours"

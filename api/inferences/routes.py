@@ -1,10 +1,13 @@
 """Routes of inferences: run a trained model on a data set."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
+from api import deletion
+from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
@@ -77,6 +80,18 @@ async def get_inference(
             return service.find_document(session, tenant_id, inference_id)
 
     return await wait_for(read, lambda found: found.state.is_final, prefer)
+
+
+@router.delete(
+    "/v1/inferences/{inference_id}", operation_id="delete_inference", status_code=202, responses=DELETES
+)
+def delete_inference(
+    inference_id: str, response: Response, context: ContextDependency, dry_run: DryRun = False
+) -> DeletionDocument:
+    """Delete an inference with its latents, in the background. If it runs, it ends."""
+    find = partial(service.find, tenant_id=context.tenant_id, inference_id=inference_id)
+    response.status_code = 200 if dry_run else 202
+    return deletion.delete_inference(context, find, dry_run=dry_run)
 
 
 @router.post(

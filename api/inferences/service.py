@@ -62,6 +62,8 @@ def find_document(session: Session, tenant_id: str, inference_id: str) -> Infere
 def find_latents(session: Session, tenant_id: str, inference_id: str) -> ArrayGroup:
     """Return the latents of the tenant's inference, or raise `NotFound` or `WrongState`."""
     row = find(session, tenant_id, inference_id)
+    if row.state == InferenceState.DELETING:
+        raise NotFound(f"the inference {inference_id} is being deleted")
     if row.latents_path is None:
         raise WrongState(
             f"the inference {inference_id} is {row.state}; expected one that is done",
@@ -84,7 +86,7 @@ def create(
     if (stored := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return InferenceDocument.model_validate(stored)
     model = find_trained(session, tenant_id, model_id, lock=True)
-    dataset = find_target(session, tenant_id, model, wanted.dataset_id)
+    dataset = find_target(session, tenant_id, model, wanted.dataset_id, to_refer=True)
     sessions = choose_sessions(model, dataset, wanted.session)
     Invalid.check([*check_dataset(model, dataset, sessions), *check_arrays(model, wanted.arrays)])
     of_job = model.specification.inference
@@ -137,6 +139,7 @@ def list_page(
     session: Session, tenant_id: str, columns: Mapping[str, str], page_size: int, page_token: str | None
 ) -> Page[InferenceDocument]:
     """Return a page of the tenant's inferences with these values of columns, newest first."""
-    query = select(Inference).where(Inference.tenant_id == tenant_id).filter_by(**columns)
+    is_shown = (Inference.tenant_id == tenant_id) & (Inference.state != InferenceState.DELETING)
+    query = select(Inference).where(is_shown).filter_by(**columns)
     rows, token = newest_page(session, query, Inference, page_size, page_token)
     return Page(items=[document(session, row) for row in rows], next_page_token=token)

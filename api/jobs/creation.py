@@ -53,8 +53,8 @@ class CheckedJob:
     warnings: list[str]
 
 
-def check(session: Session, tenant_id: str, given: JobSpecification) -> CheckedJob:
-    """Check a specification against its data set and its warm start.
+def check(session: Session, tenant_id: str, given: JobSpecification, *, to_write: bool = False) -> CheckedJob:
+    """Check a specification against its data set and its warm start. If the job is then written, neither may be deleted before.
 
     Raises
     ------
@@ -63,12 +63,12 @@ def check(session: Session, tenant_id: str, given: JobSpecification) -> CheckedJ
     Invalid
         If the specification does not fit the data set, or the weights of the warm start do not fit.
     """
-    dataset = find_ready(session, tenant_id, given.dataset_id)
+    dataset = find_ready(session, tenant_id, given.dataset_id, to_refer=to_write)
     data = JobData.of(dataset, *given_splits(session, dataset.id), given.training)
     specification = given.for_trials(data.training_trials)
     if problems := problems_of(specification, data):
         raise Invalid.of(problems)
-    warm_models = warm_start.find_models(session, tenant_id, specification, dataset)
+    warm_models = warm_start.find_models(session, tenant_id, specification, dataset, to_refer=to_write)
     time = estimate(specification, dataset, read_workers(session))
     found = warnings(specification, data, time) + warm_start.warnings(session, specification, dataset)
     return CheckedJob(specification, data, time, warm_models, found)

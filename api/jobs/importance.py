@@ -99,7 +99,7 @@ def _segments(session: Session, job: Job) -> list[Observation]:
         if one.model_number in models:
             decided[one.model_number].append(one)
     latest = {(one.model_number, one.epoch): one.latest_sv_loss for of in decided.values() for one in of}
-    warm = {number for number, one in enumerate(job.warm_models or []) if one.get("start_key")}
+    warm = {number for number, one in enumerate(job.warm_models or []) if "start_key" in one}
     segments: list[_Segment] = []
     generations: dict[tuple[int, int], list[tuple[_Segment, float | None, float]]] = defaultdict(list)
     for number, of_model in decided.items():

@@ -1,6 +1,7 @@
 """Routes of jobs."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -10,8 +11,10 @@ from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
-from api.errors import Invalid, problem_responses
+from api import deletion
+from api.deletion import DELETES, DeletionDocument, DryRun
+from api.dependencies import ContextDependency, DatabaseDependency, SettingsDependency, TenantDependency
+from api.errors import Invalid, NotFound, problem_responses
 from api.idempotency import IdempotencyKey
 from api.jobs import creation, lifecycle, service
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
@@ -157,6 +160,16 @@ def change_job(
         return service.amend(session, tenant_id, job_id, changes)
 
 
+@router.delete("/v1/jobs/{job_id}", operation_id="delete_job", status_code=202, responses=DELETES)
+def delete_job(
+    job_id: str, response: Response, context: ContextDependency, dry_run: DryRun = False
+) -> DeletionDocument:
+    """Delete a job that has ended, with its models, their weights and latents, and their inferences, in the background."""
+    find = partial(service.find, tenant_id=context.tenant_id, job_id=job_id)
+    response.status_code = 200 if dry_run else 202
+    return deletion.delete_job(context, find, dry_run=dry_run)
+
+
 _CHANGES_STATE = problem_responses(404, 409, 413)
 
 
@@ -273,7 +286,10 @@ async def stream_events(
     async def stream() -> AsyncIterator[bytes]:
         position, quiet = after, 0
         while True:
-            found, is_final = await to_thread.run_sync(read, position)
+            try:
+                found, is_final = await to_thread.run_sync(read, position)
+            except NotFound:  # it was deleted
+                return
             for event in found:
                 yield format_sse_event(event=event.kind, id=str(event.id), data_str=event.model_dump_json())
                 position = event.id

@@ -189,7 +189,7 @@ def create(
     request = fingerprint("POST /v1/jobs", specification.model_dump_json())
     if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return JobDocument.model_validate(answer)
-    row = creation.write(session, tenant_id, creation.check(session, tenant_id, specification))
+    row = creation.write(session, tenant_id, creation.check(session, tenant_id, specification, to_write=True))
     created = document(session, row)
     store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
     return created
@@ -245,8 +245,7 @@ def list_page(
 ) -> Page[JobDocument]:
     """Return a page of the tenant's jobs, newest first."""
     query = select(Job).where(Job.tenant_id == tenant_id, *filters.conditions(Job)).order_by(Job.id.desc())
-    if state is not None:
-        query = query.where(Job.state == state)
+    query = query.where(Job.state != JobState.DELETING if state is None else Job.state == state)
     if dataset_id is not None:
         query = query.where(Job.dataset_id == dataset_id)
     if (before := decode_id(page_token)) is not None:

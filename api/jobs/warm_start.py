@@ -11,14 +11,21 @@ from domain.architecture import SEARCHABLE, with_architecture
 from domain.field_problem import FieldProblem
 from domain.job_specification import JobSpecification, held_out_settings
 from domain.sessions import sessions_of
+from domain.states import JobState
 from store.datasets import recordings_of
+from store.deletion import SHARED
 from store.identifiers import PATTERN
 from store.lineage import selection_order, without_copies
 from store.tables import Dataset, Job, Model
 
 
 def find_models(
-    session: Session, tenant_id: str, specification: JobSpecification, dataset: Dataset
+    session: Session,
+    tenant_id: str,
+    specification: JobSpecification,
+    dataset: Dataset,
+    *,
+    to_refer: bool = False,
 ) -> list[dict[str, Any]]:
     """Return what the first models begin with: hyperparameters, and where their weights are stored; empty without a warm start.
 
@@ -32,8 +39,11 @@ def find_models(
     wanted = specification.warm_start
     if wanted is None:
         return []
-    other = session.get(Job, wanted.job_id) if PATTERN.fullmatch(wanted.job_id) else None
-    if other is None or other.tenant_id != tenant_id:
+    lock = SHARED if to_refer else None
+    other = (
+        session.get(Job, wanted.job_id, with_for_update=lock) if PATTERN.fullmatch(wanted.job_id) else None
+    )
+    if other is None or other.tenant_id != tenant_id or other.state == JobState.DELETING:
         raise NotFound(
             f"/warm_start/job_id: there is no job {wanted.job_id}", hint="GET /v1/jobs lists yours"
         )

@@ -1,5 +1,6 @@
 """Routes of models: documents, learning curves, cards and exports."""
 
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -7,6 +8,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
+from api import deletion
+from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import problem_responses
 from api.http_cache import NOT_MODIFIED, REVALIDATED, matches_tag
@@ -42,6 +45,18 @@ def get_learning_curve(
     with database.read() as session:
         service.find(session, tenant_id, model_id)
         return service.learning_curve(session, model_id)
+
+
+@router.delete(
+    "/v1/models/{model_id}/latents", operation_id="delete_latents", status_code=202, responses=DELETES
+)
+def delete_latents(
+    model_id: str, response: Response, context: ContextDependency, dry_run: DryRun = False
+) -> DeletionDocument:
+    """Delete the latents of a model whose job has ended. Its weights and scores stay, and `:apply` computes latents again."""
+    find = partial(service.find, tenant_id=context.tenant_id, model_id=model_id)
+    response.status_code = 200 if dry_run else 202
+    return deletion.delete_latents(context, find, dry_run=dry_run)
 
 
 @router.get("/v1/models/{model_id}/card", operation_id="get_model_card", responses=problem_responses(404))

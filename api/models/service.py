@@ -11,7 +11,7 @@ from api.errors import Invalid, NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
 from domain.job_specification import JobSpecification, scored_on
 from domain.sessions import RecordedSession, sessions_of
-from domain.states import ModelState
+from domain.states import JobState, ModelState
 from store.database import LOCK
 from store.identifiers import PATTERN
 from store.tables import CurvePoint, Dataset, Job, Model
@@ -56,7 +56,13 @@ def find(session: Session, tenant_id: str, model_id: str) -> Model:
         raise NotFound(
             f"there is no model {model_id}", hint="GET /v1/jobs/{job_id}/models lists those of a job"
         )
+    _check_not_deleting(session.get_one(Job, row.job_id))
     return row
+
+
+def _check_not_deleting(job: Job) -> None:
+    if job.state == JobState.DELETING:
+        raise NotFound(f"the job {job.id} is being deleted, with its models")
 
 
 def find_document(session: Session, tenant_id: str, model_id: str) -> ModelDocument:
@@ -76,6 +82,11 @@ def find_latents(session: Session, tenant_id: str, model_id: str) -> ArrayGroup:
     """Return the latents of the tenant's model, or raise `NotFound` or `WrongState`."""
     row = find(session, tenant_id, model_id)
     job = session.get_one(Job, row.job_id)
+    if row.latents_path is None and row.latents_deleted_at is not None:
+        raise NotFound(
+            f"the latents of the model {model_id} were deleted at {row.latents_deleted_at:%Y-%m-%d %H:%M:%S} UTC",
+            hint=f"to compute them again: POST /v1/models/{model_id}:apply",
+        )
     if row.latents_path is None:
         raise WrongState(
             f"the model {model_id} is {row.state} and has no latents: its job {job.id} is {job.state}",
@@ -132,6 +143,7 @@ def find_trained(session: Session, tenant_id: str, model_id: str, *, lock: bool 
     row = find(session, tenant_id, model_id)
     job = session.get_one(Job, row.job_id, with_for_update=LOCK if lock else None, populate_existing=lock)
     if lock:
+        _check_not_deleting(job)
         session.refresh(row)
     if not ModelState(row.state).is_final:
         raise WrongState(

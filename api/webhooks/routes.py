@@ -1,11 +1,14 @@
 """Routes of webhooks."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
-from api.dependencies import DatabaseDependency, SettingsDependency, TenantDependency
+from api import deletion
+from api.deletion import DELETES, DeletionDocument, DryRun
+from api.dependencies import ContextDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.json_bodies import JsonRoute
@@ -97,6 +100,21 @@ def list_webhook_deliveries(
     with database.read() as session:
         webhook = service.find(session, tenant_id, webhook_id)
         return service.list_deliveries(session, webhook, page_size, page_token)
+
+
+@router.delete(
+    "/v1/webhooks/{webhook_id}/deliveries",
+    operation_id="delete_webhook_deliveries",
+    status_code=202,
+    responses=DELETES,
+)
+def delete_webhook_deliveries(
+    webhook_id: str, response: Response, context: ContextDependency, dry_run: DryRun = False
+) -> DeletionDocument:
+    """Delete the messages to a webhook that were delivered or given up, in the background. Others are still sent."""
+    find = partial(service.find, tenant_id=context.tenant_id, webhook_id=webhook_id)
+    response.status_code = 200 if dry_run else 202
+    return deletion.delete_deliveries(context, find, dry_run=dry_run)
 
 
 @router.post(

@@ -4,7 +4,7 @@ from store.tables.base import Base, Document, LeaseMixin, UtcDateTime, utc_now
 from store.tables.datasets import Dataset, Trial, Upload
 from store.tables.jobs import Event, Job, Slice
 from store.tables.models import CurvePoint, Decision, Inference, Model
-from store.tables.service import ArrayObject, OutboxMessage, Worker
+from store.tables.service import ArrayObject, Deletion, OutboxMessage, Worker
 from store.tables.tenants import DEFAULT_TENANT, IdempotentRequest, Key, Tenant, Webhook, WebhookDelivery
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "CurvePoint",
     "Dataset",
     "Decision",
+    "Deletion",
     "Document",
     "Event",
     "IdempotentRequest",

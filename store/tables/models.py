@@ -44,6 +44,7 @@ class Model(Base):
     checkpoint_key: Mapped[str | None] = mapped_column(String(200))  # may be that of a model it copied
     start_key: Mapped[str | None] = mapped_column(String(200))  # checkpoint with whose best weights it begins
     latents_path: Mapped[str | None] = mapped_column(String(200))
+    latents_deleted_at: Mapped[datetime | None]  # when a user deleted them, unless there are new ones
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     ended_at: Mapped[datetime | None]
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import String
+from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, counter_type, utc_now
@@ -22,6 +22,18 @@ class OutboxMessage(Base):
     task: Mapped[str] = mapped_column(String(60))
     arguments: Mapped[list[Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Deletion(Base):
+    """Something that workers delete in the background, see `store.deletion`. The row itself goes last."""
+
+    __tablename__ = "deletions"
+
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    target_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    requested_at: Mapped[datetime] = mapped_column(default=utc_now)
+    held_until: Mapped[datetime | None]  # until when one process works on it
 
 
 class Worker(Base):

@@ -85,9 +85,11 @@ class IdempotentRequest(Base):
     """The stored response to a POST with an `Idempotency-Key`."""
 
     __tablename__ = "idempotent_requests"
+    __table_args__ = (Index("ix_idempotent_requests_resource", "resource_id"),)
 
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))  # SHA-256 of method, path and body
     body: Mapped[Document]
+    resource_id: Mapped[str | None] = mapped_column(String(40))  # the response is deleted with this resource
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -12,6 +12,7 @@ from zarr.abc.store import Store
 
 from domain.conditions import Condition, condition_names_of_trials
 from domain.sessions import RecordedSession
+from domain.states import DatasetState
 from models import Architecture, TrainingData
 from models import Session as TrainingSession
 from models.null_model import HeldOutSpikes, held_out_spikes
@@ -126,6 +127,14 @@ class DataCache:
         self._arrays, self._device = arrays, device
         self._kept: tuple[tuple[Any, ...], LoadedData] | None = None
         self.data_sets_read = 0
+
+    def forget_deleted(self, database: Database) -> None:
+        """Free the data of a data set that is deleted, or is being deleted."""
+        if self._kept is not None:
+            with database.read() as session:
+                row = session.get(Dataset, self._kept[0][0])
+            if row is None or row.state == DatasetState.DELETING:
+                self._kept = None
 
     def load(self, work: Work) -> LoadedData:
         """Return the data of a slice, from memory if they are those of the slice before."""

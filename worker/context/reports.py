@@ -18,7 +18,7 @@ from store.tables import Job, Slice
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work
 from worker.scheduling.failures import write_with_retry
-from worker.scheduling.leases import Lease
+from worker.scheduling.leases import Lease, LeaseLost
 
 logger = logging.getLogger("latentry.training")
 
@@ -79,7 +79,9 @@ def end_slice(process: TrainingProcess, work: Work, write: Callable[[Session, Jo
     """End a slice as done and ask the scheduler to advance the job, in one transaction with what `write` writes."""
 
     def end(session: Session) -> None:
-        job = session.get_one(Job, work.job.id, with_for_update=LOCK)
+        job = session.get(Job, work.job.id, with_for_update=LOCK)
+        if job is None:
+            raise LeaseLost(f"{work.piece.id} ends with its job {work.job.id}, which was deleted")
         work.lease.keep(session, process.settings)
         piece = session.get_one(Slice, work.piece.id)
         now = database_now(session)

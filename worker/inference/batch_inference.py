@@ -62,7 +62,7 @@ def _give_to_model(session: Session, row: Inference) -> None:
     if model.checkpoint_key not in (None, row.checkpoint_key):
         return
     if model.latents_path is None or model.latents_path.startswith("inferences/"):
-        model.latents_path = row.latents_path
+        model.latents_path, model.latents_deleted_at = row.latents_path, None
 
 
 class _Progress(Heartbeat):

@@ -37,7 +37,7 @@ def infer(process: TrainingProcess, work: Work) -> None:
     def write(session: Session, job: Job, _piece: Slice) -> None:
         row = session.get_one(Model, request.model.id)
         replaced[:] = [old] if (old := row.latents_path) and old.startswith(f"models/{row.id}/") else []
-        row.latents_path = request.path
+        row.latents_path, row.latents_deleted_at = request.path, None
         row.scores = {**row.scores, **scores}
         row.baselines, row.baseline_settings = baselines, fitted.settings()
         job.diagnostics = diagnostics

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 from zarr.abc.store import Store
 
 from domain.states import DatasetState
@@ -23,7 +23,7 @@ from store.database import Database, database_now
 from store.originals import BucketOriginals, open_originals
 from store.settings import Settings
 from store.tables import Dataset, Trial, Upload
-from store.uploads import begin_upload
+from store.uploads import begin_upload, release_original
 from worker.ingest.combine import combine_sessions
 from worker.ingest.dataset_arrays import write_dataset
 from worker.ingest.parse import DISK_ERROR
@@ -219,10 +219,16 @@ def _take_in_direct(
             size_bytes=path.stat().st_size, filename=row.source["filename"], sha256=sha256,
         )  # fmt: skip
     originals.put(path, sha256)
-    with database.write() as session:
-        lease.keep(session, settings)
-        session.get_one(Dataset, row.id).original = sha256
-        session.delete(session.get_one(Upload, holder.id))  # from here on the data set keeps the file
+    try:
+        with database.write() as session:
+            lease.keep(session, settings)
+            session.get_one(Dataset, row.id).original = sha256
+            session.delete(session.get_one(Upload, holder.id))  # from here on the data set keeps the file
+    except LeaseLost:  # the data set may be deleted already
+        with database.write() as session:
+            session.execute(delete(Upload).where(Upload.id == holder.id))
+            release_original(session, originals, sha256)
+        raise
     return path
 
 

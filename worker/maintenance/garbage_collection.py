@@ -20,7 +20,7 @@ from store.database import LOCK, Database, database_now
 from store.lineage import selection_order
 from store.originals import open_originals
 from store.settings import Settings
-from store.tables import Inference, Job, Model, Slice, Upload
+from store.tables import Dataset, Inference, Job, Model, Slice, Upload
 from store.uploads import UploadBusy, delete_stray_partials, forget_upload, is_read_by_dataset
 from worker.scheduling.model_rows import UNFINISHED_INFERENCES, UNFINISHED_JOBS, checkpoints_in_use
 
@@ -86,14 +86,46 @@ def collect_all(database: Database, arrays: Store) -> int:
         job_ids = list(session.execute(due).scalars())
     for job_id in job_ids:
         with database.write() as session:
-            job = session.get_one(Job, job_id, with_for_update=LOCK)
-            if job.state == JobState.DONE:
+            job = session.get(Job, job_id, with_for_update=LOCK)
+            if job is not None and job.state == JobState.DONE:
                 drop_weights(session, job)
         deleted += collect(database, arrays, job_id)
     deleted += collect_inferences(database, arrays)
+    deleted += collect_strays(database, arrays)
     if deleted:
         logger.info("deleted %d checkpoints and latents that are no longer used", deleted)
     return deleted
+
+
+def collect_strays(database: Database, arrays: Store) -> int:
+    """Delete objects of resources without a row: a worker may have written them while its job was deleted. Return how many.
+
+    The row of a resource is committed before its first object. So an id that was listed and then has no row was deleted.
+    """
+    deleted = 0
+    for folder, table in (("datasets", Dataset), ("models", Model), ("inferences", Inference)):
+        names = _names(arrays, folder)
+        for start in range(0, len(names), 500):
+            ids = names[start : start + 500]
+            with database.read() as session:
+                alive = set(session.execute(select(table.id).where(table.id.in_(ids))).scalars())
+            for stray in set(ids) - alive:
+                delete_objects(arrays, f"{folder}/{stray}")
+                deleted += 1
+    return deleted
+
+
+def delete_old_latents(database: Database, arrays: Store, model_id: str) -> None:
+    """Delete the latents of a model that its row does not name and that no slice is writing."""
+    groups = {name for name in _objects(arrays, model_id) if "/latents/" in name}
+    with database.read() as session:
+        row = session.get(Model, model_id)
+        job_id = None if row is None else row.job_id
+        tokens = select(Slice.lease_token).where(Slice.job_id == job_id, Slice.lease_token.is_not(None))
+        alive = set(session.execute(tokens).scalars())
+    for name in groups - {None if row is None else row.latents_path}:
+        if _token(str(name)) not in alive:
+            delete_objects(arrays, str(name))
 
 
 def collect_inferences(database: Database, arrays: Store) -> int:
@@ -110,7 +142,9 @@ def collect_inferences(database: Database, arrays: Store) -> int:
         if not paths:
             continue
         with database.read() as session:
-            row = session.get_one(Inference, inference_id)
+            row = session.get(Inference, inference_id)
+        if row is None:
+            continue  # deleted meanwhile, with its latents
         for path in paths - {row.latents_path}:
             if _token(path) != row.lease_token:
                 delete_objects(arrays, path)
@@ -157,6 +191,13 @@ def _objects(arrays: Store, model_id: str) -> set[str]:
         elif parts[2] == "latents" and len(parts) > 4:
             found.add("/".join(parts[:4]))
     return found
+
+
+def _names(arrays: Store, folder: str) -> list[str]:
+    async def read() -> list[str]:
+        return [name async for name in arrays.list_dir(folder)]
+
+    return sync(read())
 
 
 def _keys(arrays: Store, prefix: str) -> Iterable[str]:

@@ -21,7 +21,7 @@ from store.database import Database, DatabaseUnusable, database_now, get_databas
 from store.migrate import refuse_newer
 from store.rpc import CONTROL
 from store.settings import get_settings
-from store.tables import Dataset, Inference, Job, OutboxMessage, Slice, Worker
+from store.tables import Dataset, Deletion, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
 from worker.celery_app import SLICES, app
 from worker.maintenance.webhooks import deliver_until
@@ -100,6 +100,9 @@ def sweep(session: Session, empty: Collection[str]) -> None:
         ).scalars()
         for dataset_id in waiting:
             outbox.post(session, outbox.INGEST, dataset_id)
+        is_free = Deletion.held_until.is_(None) | (Deletion.held_until < now)
+        if session.execute(select(Deletion.kind).where(is_free).limit(1)).first() is not None:
+            outbox.post(session, outbox.DELETE)
         active = exists().where(
             Slice.job_id == Job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])
         )

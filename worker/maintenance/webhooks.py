@@ -102,9 +102,9 @@ def claim(session: Session, settings: Settings) -> Claimed | None:
 def finish(session: Session, settings: Settings, claimed: Claimed, answer: Answer) -> None:
     """Write the result of an attempt; nothing if the lease was lost or the message given up."""
     # The deletion of a webhook also locks the webhook before its messages.
-    webhook = session.get_one(Webhook, claimed.webhook_id, with_for_update=LOCK)
+    webhook = session.get(Webhook, claimed.webhook_id, with_for_update=LOCK)
     row = session.get(WebhookDelivery, claimed.delivery_id, with_for_update=LOCK)
-    if row is None or row.lease_token != claimed.token:
+    if webhook is None or row is None or row.lease_token != claimed.token:
         return
     now = database_now(session)
     row.drop_lease()

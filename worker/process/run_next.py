@@ -1,15 +1,19 @@
 """One turn of a training process: claim a slice or an inference, load it, train or infer, report."""
 
 import logging
+from collections.abc import Sequence
 
-from store.tables import Inference
+from sqlalchemy import select
+
+from store.array_store import delete_objects
+from store.tables import Inference, Model
 from worker.context.process import TrainingProcess
 from worker.context.slices import load_work
 from worker.inference.batch_inference import apply
 from worker.inference.job_results import infer
 from worker.scheduling.failures import report_failure
 from worker.scheduling.fair_queue import claim_next
-from worker.scheduling.leases import LeaseLost
+from worker.scheduling.leases import Lease, LeaseLost
 from worker.training.train import train
 
 logger = logging.getLogger("latentry.training")
@@ -22,17 +26,21 @@ def run_next(process: TrainingProcess) -> bool:
             session, process.name, process.settings, after_inference=process.last_was_inference
         )
     if lease is None:
+        process.data.forget_deleted(process.database)
         return False
     process.last_was_inference = lease.table is Inference
+    model_ids: Sequence[str] = ()
     try:
         if lease.table is Inference:
             apply(process, lease)
         else:
             work = load_work(process.database, lease)
+            model_ids = [model.id for model in work.models]
             run = train if work.piece.kind == "train" else infer
             run(process, work)
     except LeaseLost as lost:
         logger.info("gave up %s, of which nothing was written: %s", lease.row_id, lost)
+        _discard_if_deleted(process, lease, model_ids)
     except Exception as error:
         problem = {
             "code": type(error).__name__,
@@ -41,4 +49,19 @@ def run_next(process: TrainingProcess) -> bool:
         }
         if report_failure(process.database, process.settings, lease, error, problem):
             raise  # for the log
+        _discard_if_deleted(process, lease, model_ids)
     return True
+
+
+def _discard_if_deleted(process: TrainingProcess, lease: Lease, model_ids: Sequence[str]) -> None:
+    """Delete what was written for a job or an inference that was deleted meanwhile."""
+    if lease.table is Inference:
+        with process.database.read() as session:
+            is_kept = session.get(Inference, lease.row_id) is not None
+        gone = [] if is_kept else [f"inferences/{lease.row_id}"]
+    else:
+        with process.database.read() as session:
+            kept = set(session.execute(select(Model.id).where(Model.id.in_(model_ids))).scalars())
+        gone = [f"models/{model_id}" for model_id in model_ids if model_id not in kept]
+    for path in gone:
+        delete_objects(process.arrays, path)
