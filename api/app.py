@@ -16,7 +16,8 @@ from api.arrays.download_routes import make_download_router
 from api.arrays.groups import ArrayResource
 from api.arrays.routes import make_array_router
 from api.arrays.zarr_routes import make_zarr_router
-from api.auth import CALLER
+from api.audit import routes as audit_routes
+from api.auth import ACTING, CALLER
 from api.body_limit import BodyLimit
 from api.checks import routes as check_routes
 from api.datasets import preview_routes
@@ -76,7 +77,7 @@ def create_app(
     for router in _resources():
         app.include_router(
             router,
-            dependencies=[CALLER, KNOWN_PARAMETERS],
+            dependencies=[CALLER, ACTING, KNOWN_PARAMETERS],
             responses=errors.problem_responses(401, 403, 422, 503),
         )
     app.include_router(health.router)
@@ -103,6 +104,7 @@ def _resources() -> list[APIRouter]:
     """Return the routers that require authentication."""
     return [
         key_routes.router,
+        audit_routes.router,
         dataset_routes.router,
         preview_routes.router,
         tus_routes.router,

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from api.errors import Forbidden, Unauthorized
 from store.database import Database, database_now
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Key
+from store.tables import DEFAULT_TENANT, Actor, Key, acting
 
 Scope = Literal["read", "write", "admin"]
 """`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage the keys of the tenant."""
@@ -60,12 +60,15 @@ class Caller:
         Id of the key; None without a key, and for the key of the settings.
     is_operator
         Whether the caller operates the service: holds the key of the settings, or the service requires no key.
+    name
+        Name of the key; None without a key.
     """
 
     tenant_id: str
     scopes: frozenset[Scope]
     key_id: str | None = None
     is_operator: bool = False
+    name: str | None = None
 
 
 def secret_digest(secret: str) -> str:
@@ -132,7 +135,7 @@ def _caller_of_key(database: Database, settings: Settings, secret: str) -> Calle
     digest = secret_digest(secret)
     operator = settings.admin_key.get_secret_value()
     if operator and hmac.compare_digest(digest, secret_digest(operator)):
-        return Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
+        return Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True, name="operator")
     with database.read() as session:
         now = database_now(session)
         row = session.execute(select(Key).where(Key.digest == digest)).scalar_one_or_none()
@@ -145,7 +148,7 @@ def _caller_of_key(database: Database, settings: Settings, secret: str) -> Calle
         )
     if row.last_used_at is None or now - row.last_used_at > _USED_EVERY:
         _write_use(database, row.id, now)
-    return Caller(row.tenant_id, frozenset(row.scopes) & ALL_SCOPES, row.id)
+    return Caller(row.tenant_id, frozenset(row.scopes) & ALL_SCOPES, row.id, name=row.name)
 
 
 def _write_use(database: Database, key_id: str, now: datetime) -> None:
@@ -172,3 +175,12 @@ def caller_of(request: Request) -> Caller:
 CALLER = Depends(_caller)
 """The dependency of every router that requires authentication."""
 CallerDependency = Annotated[Caller, CALLER]
+
+
+async def _act(caller: CallerDependency) -> None:
+    """Let the rest of the request act for its caller. A dependency that is not `async` could not: it has its own context."""
+    acting.set(Actor(caller.key_id, caller.name))
+
+
+ACTING = Depends(_act)
+"""The dependency of every router that requires authentication: rows and `store.audit` name the caller."""

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from fastapi import Depends, Query
 from pydantic import AfterValidator, BaseModel, Field
-from sqlalchemy import ColumnElement, Select, func
+from sqlalchemy import ColumnElement, Select, func, or_
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid
+from domain.labels import Tag
 from store import identifiers
+from store.tables import folded, tag_text
 
 PageSize = Annotated[int, Query(ge=1, le=500, description="Maximum number of items on a page.")]
 PageToken = Annotated[
@@ -44,38 +46,81 @@ class Page(BaseModel, Generic[Item]):
     )
 
 
+CreatedAfter = Annotated[
+    datetime | None,
+    Query(description="Only items created at this time or later (UTC unless the time has a zone)."),
+]
+CreatedBefore = Annotated[datetime | None, Query(description="Only items created before this time.")]
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL has no NUL in text
+
+
 @dataclass(frozen=True)
 class Filters:
     """The filters that the lists of jobs and of data sets share."""
 
+    text: Annotated[
+        str | None,
+        Query(
+            max_length=200,
+            pattern=_NO_NUL,
+            description="Only items that have this text in their name, notes, tags or file name, or whose id begins with it; of "
+            "jobs also those whose data set has it. Case is ignored.",
+        ),
+    ] = None
+    tag: Annotated[
+        list[Tag] | None,
+        Query(max_length=20, description="Only items with all of these tags; case is ignored. Repeatable."),
+    ] = None
+    created_by: Annotated[
+        str | None,
+        Query(
+            max_length=200,
+            pattern=_NO_NUL,
+            description="Only items made by this key: its id, or its name as in `created_by.name`.",
+        ),
+    ] = None
+
     name: Annotated[
         str | None,
-        Query(max_length=200, description="Only items whose name contains this text; case is ignored."),
+        Query(
+            max_length=200,
+            pattern=_NO_NUL,
+            description="Only items whose name contains this text; case is ignored.",
+        ),
     ] = None
-    created_after: Annotated[
-        datetime | None,
-        Query(description="Only items created at this time or later (UTC unless the time has a zone)."),
-    ] = None
-    created_before: Annotated[datetime | None, Query(description="Only items created before this time.")] = (
-        None
-    )
+    created_after: CreatedAfter = None
+    created_before: CreatedBefore = None
 
-    def conditions(self, table: Any) -> list[ColumnElement[bool]]:
-        """Return the SQL conditions on the rows of a table."""
+    def has_text(self, table: Any) -> ColumnElement[bool]:
+        """Return the SQL condition that a row has the text."""
+        text = folded(self.text or "")
+        return or_(
+            table.search_text.contains(text, autoescape=True), table.id.startswith(text, autoescape=True)
+        )
+
+    def conditions(self, table: Any, *also_with_text: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+        """Return the SQL conditions on the rows of a table; a row of the last kind also counts as one that has the text."""
         found = []
+        if self.text is not None:
+            found.append(or_(self.has_text(table), *also_with_text))
+        found += [table.search_text.contains(tag_text(tag), autoescape=True) for tag in self.tag or ()]
+        if self.created_by is not None:
+            found.append(
+                or_(table.created_by_key == self.created_by, table.created_by_name == self.created_by)
+            )
         if self.name is not None:
             found.append(func.lower(table.name).contains(self.name.lower(), autoescape=True))
         if self.created_after is not None:
-            found.append(table.created_at >= _aware(self.created_after))
+            found.append(table.created_at >= utc(self.created_after))
         if self.created_before is not None:
-            found.append(table.created_at < _aware(self.created_before))
+            found.append(table.created_at < utc(self.created_before))
         return found
 
 
 FiltersDependency = Annotated[Filters, Depends()]
 
 
-def _id_of(prefix: str, what: str) -> Any:
+def _id_of(prefix: str, what: str, description: str = "") -> Any:
     """Return the type of a query parameter that selects by the id of a resource. An id that does not exist selects nothing."""
     example = f"{prefix}_0192f3c4a5b6aabbccddeeff"
 
@@ -87,16 +132,22 @@ def _id_of(prefix: str, what: str) -> Any:
 
     extra = {"pattern": f"^{prefix}_[0-9a-f]{{24}}$"}
     described = Query(
-        description=f"Only the items of this {what}.", examples=[example], json_schema_extra=extra
+        description=description or f"Only the items of this {what}.",
+        examples=[example],
+        json_schema_extra=extra,
     )
     return Annotated[Annotated[str, AfterValidator(check)] | None, described]
 
 
 DatasetIdFilter = _id_of("dat", "data set")
+ParentIdFilter = _id_of("dat", "data set", "Only data sets that were derived from this one.")
+SessionIdFilter = _id_of("dat", "data set", "Only combined data sets of which this one is a session.")
+JobIdFilter = _id_of("job", "job")
 ModelIdFilter = _id_of("mod", "model")
 
 
-def _aware(time: datetime) -> datetime:
+def utc(time: datetime) -> datetime:
+    """Return a time in UTC. A time without a zone is one in UTC."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from domain.architecture import ArchitectureSpecification
 from domain.generators import takes_l2
+from domain.labels import Name, Notes, Tags
 from domain.latents import LatentArray
 from domain.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, with_preset
 from domain.search_space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
@@ -193,8 +194,9 @@ class JobSpecification(Document):
         description="The data set, which must be `ready`.",
         examples=["dat_0192f3c4a5b6aabbccddeeff"],
     )
-    # PostgreSQL cannot store NUL in text.
-    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Name of the job.")
+    name: Name = Field("", description="Name of the job.")
+    notes: Notes = ""
+    tags: Tags = Field(default_factory=list)
     preset: PresetName | None = Field(
         None,
         description="Default values for strategy, sizes, ranges and budget. `quick`: a first result in minutes. `paper-2019`: "

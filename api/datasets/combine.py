@@ -3,21 +3,21 @@
 import math
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from api.datasets import service
-from api.datasets.schemas import Name
 from api.errors import Invalid
 from api.idempotency import fingerprint
 from api.validation_errors import FieldProblem
+from domain.labels import Labels, Name
 from store.tables import Dataset
 
 SAME_WIDTH = 1e-6
 """Bin widths with a smaller relative difference count as equal."""
 
 
-class Combination(BaseModel):
+class Combination(Labels):
     """A request to combine data sets."""
 
     model_config = ConfigDict(extra="forbid")
@@ -54,6 +54,8 @@ def combine(
         name=wanted.name or " + ".join(one.name for one in sessions)[:200],
         source={"kind": "sessions", "dataset_ids": wanted.dataset_ids},
         content=wanted.dataset_ids,
+        notes=wanted.notes,
+        tags=wanted.tags,
     )
     return service.store_creation(session, tenant_id, idempotency_key, request, created)
 

@@ -15,6 +15,7 @@ from api.uploads.receiving import ReceivedFile
 from api.validation_errors import read_json, read_model
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions
+from domain.labels import Labels
 from domain.states import UploadState
 from store.settings import Settings
 from store.tables import Upload
@@ -30,6 +31,7 @@ class WantedDataset:
     size_bytes: int
     sha256: str
     options: DatasetOptions
+    labels: Labels
 
     @property
     def content(self) -> dict[str, object]:
@@ -42,7 +44,8 @@ class WantedDataset:
             return stored
         source = {"kind": "upload", "filename": self.filename, "bytes": self.size_bytes, **self.content}
         created = create_or_find(
-            session, tenant_id, name=self.name or self.filename, source=source, content=self.content, **columns
+            session, tenant_id, name=self.name or self.filename, source=source, content=self.content,
+            notes=self.labels.notes, tags=self.labels.tags, **columns,
         )  # fmt: skip
         return store_creation(session, tenant_id, key, self.request, created)
 
@@ -78,10 +81,10 @@ def create_from_file(
 ) -> Creation:
     """Store a received file and make a data set from it, or find an equal one."""
     tenant_id = context.tenant_id
-    named = json.dumps([received.sha256, fields.name, fields.filename, options.canonical()], sort_keys=True)
-    request = fingerprint("POST /v1/datasets", named)
+    named = [received.sha256, fields.name, fields.filename, options.canonical(), fields.notes, fields.tags]
+    request = fingerprint("POST /v1/datasets", json.dumps(named, sort_keys=True))
     wanted = WantedDataset(
-        request, fields.name, fields.filename, received.size_bytes, received.sha256, options
+        request, fields.name, fields.filename, received.size_bytes, received.sha256, options, fields
     )
     digest = content_digest("upload", wanted.content)
     try:
@@ -120,7 +123,13 @@ def create_from_upload(context: Context, reference: UploadReference, key: str | 
     with context.database.write() as session:
         row = uploads.find(session, tenant_id, reference.upload_id, lock=True)
         wanted = WantedDataset(
-            request, reference.name, row.filename, row.size_bytes, str(row.sha256), reference.options
+            request,
+            reference.name,
+            row.filename,
+            row.size_bytes,
+            str(row.sha256),
+            reference.options,
+            reference,
         )
         file = {"direct_upload_id": row.id} if row.is_direct else {"original": row.sha256}
         return wanted.create(session, tenant_id, key, **file)

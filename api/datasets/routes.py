@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any, get_args
 
 from anyio import to_thread
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.openapi.models import Example
 from starlette.datastructures import UploadFile as ReceivedUpload
 
@@ -27,6 +27,8 @@ from api.dependencies import ContextDependency, DatabaseDependency, TenantDepend
 from api.errors import BadRequest, Invalid, problem_responses
 from api.idempotency import IdempotencyKey
 from api.json_bodies import JsonRoute
+from api.datasets.service import DatasetFilters
+from api.labels import LABEL_CHANGES, LabelChanges
 from api.long_poll import Prefer, wait_for
 from api.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.uploads.receiving import expected_sha256, receive
@@ -49,6 +51,8 @@ _UPLOAD_BODY = {
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "name": {"type": "string"},
+                        "notes": {"type": "string"},
+                        "tags": {"type": "array", "items": {"type": "string"}},
                         "format": {"enum": list(get_args(FileFormat))},
                         "bin_width_s": {"type": "number", "exclusiveMinimum": 0},
                         "options": {
@@ -68,6 +72,8 @@ _UPLOAD_BODY = {
                     "properties": {
                         "upload_id": {"type": "string"},
                         "name": {"type": "string"},
+                        "notes": {"type": "string"},
+                        "tags": {"type": "array", "items": {"type": "string"}},
                         "options": {"$ref": "#/components/schemas/DatasetOptions"},
                     },
                     "required": ["upload_id"],
@@ -159,13 +165,17 @@ async def upload_dataset(
                 "Content-Digest is the digest of the whole form; send Repr-Digest with the digest of the file"
             )
             raise Invalid.field("Content-Digest", "form", message)
-        async with request.form(max_files=1, max_fields=10) as form:
+        async with request.form(max_files=1, max_fields=30) as form:
             file = form.get("file")
             if not isinstance(file, ReceivedUpload):
                 message = f"expected a part named `file` with a file; got {sorted(form) or 'no parts'}"
                 raise Invalid.field("/file", "missing", message)
-            parts = {key: value for key, value in form.items() if key != "file" and value != ""}
+            parts: dict[str, Any] = {
+                key: value for key, value in form.items() if key != "file" and value != ""
+            }
             parts = {"filename": file.filename or "", **parts}
+            if tags := form.getlist("tags"):
+                parts["tags"] = tags
             fields = read_model(UploadFields, {**parts, **fields.model_dump(exclude_unset=True)}, body=parts)
             options = merged_options(fields)
             received = await receive(_chunks(file), context.settings, digest)
@@ -251,15 +261,15 @@ def list_datasets(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
     filters: FiltersDependency,
+    wanted: Annotated[DatasetFilters, Depends()],
     *,
-    state: Annotated[DatasetState | None, Query(description="Only data sets in this state.")] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[DatasetDocument]:
     """List data sets, newest first."""
     with database.read() as session:
         return service.list_page(
-            session, tenant_id, filters, state, page_size=page_size, page_token=page_token
+            session, tenant_id, filters, wanted, page_size=page_size, page_token=page_token
         )
 
 
@@ -289,6 +299,22 @@ def delete_dataset(
     find = partial(service.find, tenant_id=context.tenant_id, dataset_id=dataset_id)
     response.status_code = 200 if dry_run else 202
     return deletion.delete_dataset(context, find, cascade=cascade, dry_run=dry_run)
+
+
+@router.patch(
+    "/v1/datasets/{dataset_id}",
+    operation_id="change_dataset",
+    responses=problem_responses(400, 404, 413, 415, 422),
+)
+def change_dataset(
+    dataset_id: str,
+    changes: Annotated[LabelChanges, Body(openapi_examples=LABEL_CHANGES)],
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+) -> DatasetDocument:
+    """Change the name, the notes or the tags of a data set. They are no part of its content."""
+    with database.write() as session:
+        return service.amend(session, tenant_id, dataset_id, changes)
 
 
 @router.get(

@@ -5,14 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.audit.schemas import CreatedBy
 from domain.dataset_options import DatasetOptions, FileFormat
+from domain.labels import Labels, Name
 from domain.states import DatasetState
 
-Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-"""Text without NUL, which PostgreSQL cannot store."""
 
-
-class DatasetDocument(BaseModel):
+class DatasetDocument(Labels):
     """A data set."""
 
     id: str
@@ -44,11 +43,12 @@ class DatasetDocument(BaseModel):
         None, description="Why the data set was rejected, or why the service could not read the file."
     )
     created_at: datetime
+    created_by: CreatedBy = None
     ended_at: datetime | None = None
     links: dict[str, str]
 
 
-class UploadFields(BaseModel):
+class UploadFields(Labels):
     """The description of an uploaded file in a query or a form."""
 
     model_config = ConfigDict(extra="forbid")
@@ -73,7 +73,7 @@ class UploadFields(BaseModel):
     )
 
 
-class UploadReference(BaseModel):
+class UploadReference(Labels):
     """A request to make a data set from a complete upload."""
 
     model_config = ConfigDict(extra="forbid")
@@ -83,7 +83,7 @@ class UploadReference(BaseModel):
     options: DatasetOptions = Field(default_factory=DatasetOptions)
 
 
-class Derivation(BaseModel):
+class Derivation(Labels):
     """A request to make a data set from the file of another data set."""
 
     model_config = ConfigDict(extra="forbid")
@@ -105,7 +105,7 @@ _GAIN = "Gain of the recurrent weights: 1.5 is weakly chaotic, 2.5 strongly."
 _MEAN_COUNT = "Mean number of spikes per neuron and bin."
 
 
-class _System(BaseModel):
+class _System(Labels):
     """The parameters that all synthetic systems have."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -1,8 +1,9 @@
 """The database operations of the routes of data sets."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Query
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -12,13 +13,22 @@ from api.arrays.trial_conditions import trial_conditions
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
-from api.pagination import Filters, Page, cut_page, decode_number, newest_page
+from api.labels import LabelChanges, change
+from api.pagination import (
+    Filters,
+    Page,
+    ParentIdFilter,
+    SessionIdFilter,
+    cut_page,
+    decode_number,
+    newest_page,
+)
 from api.validation_errors import read_model
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions, changed_options
 from domain.states import DatasetState
-from store import outbox
 from store.deletion import SHARED
+from store import audit, outbox
 from store.identifiers import PATTERN, new_id
 from store.tables import Dataset, Trial
 
@@ -26,7 +36,15 @@ from store.tables import Dataset, Trial
 def document(row: Dataset) -> DatasetDocument:
     """Return the document of a data set."""
     base = f"/v1/datasets/{row.id}"
-    links = {"self": base}
+    links = {
+        "self": base,
+        "jobs": f"/v1/jobs?dataset_id={row.id}",
+        "inferences": f"/v1/inferences?dataset_id={row.id}",
+        "derived": f"/v1/datasets?derived_from={row.id}",
+        "combined": f"/v1/datasets?session_id={row.id}",
+    }
+    if row.derived_from is not None:
+        links["derived_from"] = f"/v1/datasets/{row.derived_from}"
     if row.state == DatasetState.READY:
         links |= {"trials": f"{base}/trials", "arrays": f"{base}/arrays", "zarr": f"{base}/zarr"}
         if row.source["kind"] != "sessions":
@@ -34,6 +52,8 @@ def document(row: Dataset) -> DatasetDocument:
     return DatasetDocument(
         id=row.id,
         name=row.name,
+        notes=row.notes,
+        tags=row.tags,
         state=row.state,
         digest=row.digest,
         derived_from=row.derived_from,
@@ -46,6 +66,7 @@ def document(row: Dataset) -> DatasetDocument:
         report=row.report,
         problems=row.problems,
         created_at=row.created_at,
+        created_by=row.created_by,
         ended_at=row.ended_at,
         links=links,
     )
@@ -106,18 +127,46 @@ def find_arrays(session: Session, tenant_id: str, dataset_id: str) -> ArrayGroup
     return ArrayGroup(row.array_path or "", row.id, f"the dataset {row.id}")
 
 
+def amend(session: Session, tenant_id: str, dataset_id: str, changes: LabelChanges) -> DatasetDocument:
+    """Change the name, the notes or the tags of a data set. An empty name is the default: that of its source."""
+    row = find(session, tenant_id, dataset_id)
+    default = str(row.source.get("filename") or row.source.get("system") or row.id)
+    if changes.name == "":
+        changes.name = None
+    change(session, row, changes, {"name": default})
+    session.flush()
+    return document(row)
+
+
+@dataclass(frozen=True)
+class DatasetFilters:
+    """The filters of the list of data sets, besides those that jobs have too."""
+
+    state: Annotated[
+        list[DatasetState] | None,
+        Query(max_length=10, description="Only data sets in one of these states. Repeatable."),
+    ] = None
+    derived_from: ParentIdFilter = None
+    session_id: SessionIdFilter = None
+
+
 def list_page(
     session: Session,
     tenant_id: str,
     filters: Filters,
-    state: DatasetState | None,
+    wanted: DatasetFilters,
     *,
     page_size: int,
     page_token: str | None,
 ) -> Page[DatasetDocument]:
     """Return a page of the tenant's data sets, newest first."""
     query = select(Dataset).where(Dataset.tenant_id == tenant_id, *filters.conditions(Dataset))
-    query = query.where(Dataset.state != DatasetState.DELETING if state is None else Dataset.state == state)
+    query = query.where(Dataset.state.in_(wanted.state) if wanted.state else Dataset.state != DatasetState.DELETING)
+    if wanted.derived_from is not None:
+        query = query.where(Dataset.derived_from == wanted.derived_from)
+    if wanted.session_id is not None:
+        sessions = Dataset.source["dataset_ids"].as_string()
+        query = query.where(sessions.contains(wanted.session_id, autoescape=True))
     rows, token = newest_page(session, query, Dataset, page_size, page_token)
     return Page(items=[document(row) for row in rows], next_page_token=token)
 
@@ -160,13 +209,15 @@ def create_synthetic(
     request = fingerprint("POST /v1/datasets:synthesize", system.model_dump_json())
     if (stored := stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
-    parameters = system.model_dump(exclude={"name"})
+    parameters = system.model_dump(exclude={"name", "notes", "tags"})
     created = create_or_find(
         session,
         tenant_id,
         name=system.name or system.system,
         source={"kind": "synthetic", **parameters},
         content=parameters,
+        notes=system.notes,
+        tags=system.tags,
     )
     return store_creation(session, tenant_id, idempotency_key, request, created)
 
@@ -186,7 +237,10 @@ def derive(
     parent = find(session, tenant_id, dataset_id, to_refer=True)
     changed = changed_options(parent.source.get("options", {}), wanted.options)
     options = read_model(DatasetOptions, changed, below="options", body={"options": changed}).canonical()
-    request = fingerprint(f"POST /v1/datasets/{dataset_id}:derive", content_digest(wanted.name, options))
+    request = fingerprint(
+        f"POST /v1/datasets/{dataset_id}:derive",
+        content_digest(wanted.name, [options, wanted.notes, wanted.tags]),
+    )
     if (stored := stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
     original = _original(parent)
@@ -196,6 +250,8 @@ def derive(
         name=wanted.name or parent.name,
         source={**parent.source, "options": options},
         content={"sha256": original, "options": options},
+        notes=wanted.notes,
+        tags=wanted.tags,
         original=original,
         derived_from=dataset_id,
     )
@@ -223,6 +279,7 @@ def retry(session: Session, tenant_id: str, dataset_id: str) -> DatasetDocument:
 def _ingest_again(session: Session, row: Dataset) -> None:
     row.state, row.problems, row.ended_at = DatasetState.INGESTING, None, None
     row.attempts = row.losses = 0
+    audit.record(session, "dataset.retried", row)
     outbox.post(session, outbox.INGEST, row.id)
     session.flush()
 
@@ -271,7 +328,7 @@ def create_or_find(
     name: str,
     source: dict[str, Any],
     content: Any,
-    **columns: str | None,
+    **columns: Any,
 ) -> Creation:
     """Create a data set and enqueue its ingest, or return the existing data set of equal content.
 
@@ -286,7 +343,7 @@ def create_or_find(
     content
         The part of the source that decides, together with its kind, whether two data sets are equal.
     columns
-        `original`, `direct_upload_id` and `derived_from` of a new data set.
+        `notes`, `tags`, `original`, `direct_upload_id` and `derived_from` of a new data set.
     """
     digest = content_digest(source["kind"], content)
     if (found := find_equal(session, tenant_id, digest)) is not None:
@@ -305,6 +362,7 @@ def create_or_find(
                 **columns,
             )
             session.add(row)
+            audit.record(session, "dataset.created", row)
             outbox.post(session, outbox.INGEST, dataset_id)
             session.flush()
     except IntegrityError:  # another request has created it in the meantime

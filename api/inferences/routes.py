@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Depends, Response
 from fastapi.openapi.models import Example
 
 from api import deletion
@@ -13,9 +13,10 @@ from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.inferences import service
 from api.inferences.schemas import Application, InferenceDocument
+from api.inferences.service import InferenceFilters
 from api.json_bodies import JsonRoute
 from api.long_poll import Prefer, wait_for
-from api.pagination import DatasetIdFilter, ModelIdFilter, Page, PageSize, PageToken
+from api.pagination import Page, PageSize, PageToken
 
 router = APIRouter(tags=["inferences"], route_class=JsonRoute)
 
@@ -56,17 +57,14 @@ def apply_model(
 def list_inferences(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    wanted: Annotated[InferenceFilters, Depends()],
     *,
-    model_id: ModelIdFilter = None,
-    dataset_id: DatasetIdFilter = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[InferenceDocument]:
-    """List inferences, newest first, optionally of one model or one data set."""
-    columns = {"model_id": model_id, "dataset_id": dataset_id}
-    given = {name: value for name, value in columns.items() if value is not None}
+    """List inferences, newest first, optionally of one model, one job or one data set."""
     with database.read() as session:
-        return service.list_page(session, tenant_id, given, page_size, page_token)
+        return service.list_page(session, tenant_id, wanted, page_size, page_token)
 
 
 @router.get("/v1/inferences/{inference_id}", operation_id="get_inference", responses=problem_responses(404))

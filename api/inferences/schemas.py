@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
+from api.audit.schemas import CreatedBy
 from api.models.schemas import BASELINE_SETTINGS, BASELINES
 from domain.latents import LatentArray
 from domain.search_space import Document
@@ -75,6 +76,7 @@ class InferenceDocument(BaseModel):
     baseline_settings: dict[str, dict[str, float | bool]] = Field({}, description=BASELINE_SETTINGS)
     error: dict[str, Any] | None = Field(None, description="Why the inference or its last attempt failed.")
     created_at: datetime
+    created_by: CreatedBy = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     links: dict[str, str]

@@ -1,6 +1,6 @@
 """The database operations of the routes of inferences."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,12 +11,12 @@ from api.idempotency import fingerprint, store_answer, stored_answer
 from api.inferences.checks import check_arrays, check_dataset, choose_sessions, find_target
 from api.inferences.schemas import Application, InferenceDocument, InferenceProgress
 from api.models.service import find_trained
-from api.pagination import Page, newest_page
+from api.pagination import DatasetIdFilter, JobIdFilter, ModelIdFilter, Page, newest_page
 from domain.states import InferenceState
-from store import outbox
+from store import audit, outbox
 from store.database import database_now
 from store.identifiers import PATTERN, new_id
-from store.tables import Dataset, Inference
+from store.tables import Dataset, Inference, Model
 
 
 def document(session: Session, row: Inference) -> InferenceDocument:
@@ -39,6 +39,7 @@ def document(session: Session, row: Inference) -> InferenceDocument:
         baseline_settings=row.baseline_settings or {},
         error=row.error,
         created_at=row.created_at,
+        created_by=row.created_by,
         started_at=row.started_at,
         ended_at=row.ended_at,
         links=links,
@@ -107,6 +108,7 @@ def create(
         created_at=database_now(session),
     )
     session.add(row)
+    audit.record(session, "inference.created", row)
     outbox.post(session, outbox.RUN_SLICE)
     session.flush()
     created = document(session, row)
@@ -131,15 +133,32 @@ def cancel(session: Session, tenant_id: str, inference_id: str) -> InferenceDocu
         return document(session, row)
     row.state, row.ended_at = InferenceState.CANCELLED, database_now(session)
     row.drop_lease()
+    audit.record(session, "inference.cancelled", row)
     session.flush()
     return document(session, row)
 
 
+@dataclass(frozen=True)
+class InferenceFilters:
+    """The filters of the list of inferences."""
+
+    model_id: ModelIdFilter = None
+    job_id: JobIdFilter = None
+    dataset_id: DatasetIdFilter = None
+
+
 def list_page(
-    session: Session, tenant_id: str, columns: Mapping[str, str], page_size: int, page_token: str | None
+    session: Session, tenant_id: str, wanted: InferenceFilters, page_size: int, page_token: str | None
 ) -> Page[InferenceDocument]:
-    """Return a page of the tenant's inferences with these values of columns, newest first."""
-    is_shown = (Inference.tenant_id == tenant_id) & (Inference.state != InferenceState.DELETING)
-    query = select(Inference).where(is_shown).filter_by(**columns)
+    """Return a page of the tenant's inferences, newest first."""
+    query = select(Inference).where(
+        Inference.tenant_id == tenant_id, Inference.state != InferenceState.DELETING
+    )
+    if wanted.model_id is not None:
+        query = query.where(Inference.model_id == wanted.model_id)
+    if wanted.dataset_id is not None:
+        query = query.where(Inference.dataset_id == wanted.dataset_id)
+    if wanted.job_id is not None:
+        query = query.where(Inference.model_id.in_(select(Model.id).where(Model.job_id == wanted.job_id)))
     rows, token = newest_page(session, query, Inference, page_size, page_token)
     return Page(items=[document(session, row) for row in rows], next_page_token=token)

@@ -18,7 +18,7 @@ from domain.job_specification import JobSpecification, scored_on
 from domain.job_warnings import warnings
 from domain.sessions import neurons_per_trial
 from domain.states import JobState
-from store import events, outbox
+from store import audit, events, outbox
 from store.database import database_now
 from store.datasets import given_splits
 from store.identifiers import new_id
@@ -85,12 +85,15 @@ def write(session: Session, tenant_id: str, job: CheckedJob) -> Job:
         state=JobState.QUEUED,
         spec=specification.model_dump(mode="json"),
         priority=specification.priority,
+        notes=specification.notes,
+        tags=specification.tags,
         warm_models=job.warm_models or None,
         warnings=job.warnings,
         created_at=database_now(session),
     )
     session.add(row)
     session.flush()
+    audit.record(session, "job.created", row)
     events.record(session, row.id, "job.state", state=row.state)
     outbox.post(session, outbox.ADVANCE, row.id)
     session.flush()

@@ -12,7 +12,7 @@ from api.jobs.schemas import BudgetExtension
 from domain.field_problem import FieldProblem
 from domain.job_specification import MOST_EPOCHS, MOST_MODELS, JobSpecification
 from domain.states import JobState, ModelState, SliceState
-from store import events, outbox
+from store import audit, events, outbox
 from store.budget import end_rest
 from store.database import database_now
 from store.tables import Job, Model, Slice
@@ -23,6 +23,7 @@ def pause(session: Session, job: Job) -> None:
     if job.state == JobState.PAUSED:
         return
     _require(job, "paused", JobState.QUEUED, JobState.RUNNING)
+    audit.record(session, "job.paused", job)
     job.paused_at = database_now(session)
     _become(session, job, JobState.PAUSED)
     outbox.post(session, outbox.ADVANCE, job.id)
@@ -33,6 +34,7 @@ def resume(session: Session, job: Job) -> None:
     if job.state in (JobState.QUEUED, JobState.RUNNING):
         return
     _require(job, "resumed", JobState.PAUSED)
+    audit.record(session, "job.resumed", job)
     end_rest(job, database_now(session))
     _become(session, job, JobState.QUEUED)
     outbox.post(session, outbox.ADVANCE, job.id)
@@ -43,6 +45,7 @@ def stop(session: Session, job: Job) -> None:
     if job.state in (JobState.STOPPING, JobState.INFERRING, JobState.DONE):
         return
     _require(job, "stopped", JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+    audit.record(session, "job.stopped", job)
     end_rest(job, database_now(session))
     _become(session, job, JobState.STOPPING)
     outbox.post(session, outbox.ADVANCE, job.id)
@@ -61,6 +64,7 @@ def cancel(session: Session, job: Job) -> None:
         JobState.STOPPING,
         JobState.INFERRING,
     )
+    audit.record(session, "job.cancelled", job)
     now = database_now(session)
     for piece in session.execute(
         select(Slice).where(Slice.job_id == job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
@@ -77,6 +81,7 @@ def cancel(session: Session, job: Job) -> None:
 def retry(session: Session, job: Job) -> None:
     """Continue a job that failed or was cancelled, from the last weights of its models."""
     _require(job, "retried", JobState.FAILED, JobState.CANCELLED)
+    audit.record(session, "job.retried", job)
     for model in _models(session, job, ModelState.FAILED, ModelState.CANCELLED):
         _reopen(session, model)
     _begin_again(session, job)
@@ -100,6 +105,7 @@ def extend(session: Session, job: Job, more: BudgetExtension) -> None:
         limit, seconds = getattr(budget, name), getattr(more, name)
         added |= {name: limit + seconds} if limit is not None and seconds else {}
     job.spec = job.spec | {"budget": job.spec["budget"] | added}
+    audit.record(session, "job.extended", job, **more.model_dump(exclude_defaults=True))
     events.record(session, job.id, "job.extended", budget=job.spec["budget"])
     for model in _models(session, job, ModelState.TRAINED):
         has_more = model.epochs_trained < added["epochs"]

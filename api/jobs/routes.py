@@ -19,6 +19,7 @@ from api.idempotency import IdempotencyKey
 from api.jobs import creation, lifecycle, service
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
 from api.json_bodies import JsonRoute
+from api.labels import LABEL_CHANGES
 from api.long_poll import Prefer, wait_for
 from api.models.schemas import ModelDocument
 from api.pagination import DatasetIdFilter, FiltersDependency, Page, PageSize, PageToken
@@ -118,7 +119,10 @@ def list_jobs(
     tenant_id: TenantDependency,
     filters: FiltersDependency,
     *,
-    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    state: Annotated[
+        list[JobState] | None,
+        Query(max_length=20, description="Only jobs in one of these states. Repeatable."),
+    ] = None,
     dataset_id: DatasetIdFilter = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
@@ -129,7 +133,7 @@ def list_jobs(
             session,
             tenant_id,
             filters,
-            state=state,
+            state=state or (),
             dataset_id=dataset_id,
             page_size=page_size,
             page_token=page_token,
@@ -153,9 +157,12 @@ async def get_job(
     "/v1/jobs/{job_id}", operation_id="change_job", responses=problem_responses(400, 404, 413, 415, 422)
 )
 def change_job(
-    job_id: str, changes: JobChanges, database: DatabaseDependency, tenant_id: TenantDependency
+    job_id: str,
+    changes: Annotated[JobChanges, Body(openapi_examples=LABEL_CHANGES)],
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
 ) -> JobDocument:
-    """Change the name or the priority of a job."""
+    """Change the name, the notes, the tags or the priority of a job."""
     with database.write() as session:
         return service.amend(session, tenant_id, job_id, changes)
 

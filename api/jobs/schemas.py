@@ -5,8 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.audit.schemas import CreatedBy
+from api.labels import LabelChanges
 from api.models.schemas import SCORED_ON
 from domain.job_specification import JobSpecification
+from domain.labels import Labels
 from domain.states import JobState
 
 
@@ -140,7 +143,7 @@ class JobDiagnostics(BaseModel):
     models: list[ModelDiagnostics]
 
 
-class JobDocument(BaseModel):
+class JobDocument(Labels):
     """A job."""
 
     id: str
@@ -174,6 +177,7 @@ class JobDocument(BaseModel):
     error: dict[str, Any] | None = None
     specification: JobSpecification
     created_at: datetime
+    created_by: CreatedBy = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     links: dict[str, str]
@@ -238,13 +242,9 @@ class BudgetExtension(BaseModel):
     device_seconds: float = Field(0, ge=0, description="Further seconds, if the job has this limit.")
 
 
-class JobChanges(BaseModel):
-    """A change of the name or the priority of a job."""
+class JobChanges(LabelChanges):
+    """A JSON Merge Patch (RFC 7396): fields that you do not give stay, and `null` resets a field to its default."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    # PostgreSQL cannot store NUL in text
-    name: str | None = Field(None, max_length=200, pattern=r"^[^\x00]*$")
     priority: int | None = Field(
         None,
         ge=-10,

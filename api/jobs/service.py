@@ -1,6 +1,6 @@
 """The database operations of the routes of jobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -17,9 +17,10 @@ from api.jobs.schemas import (
     JobProgress,
 )
 from api.jobs.timing import seconds_left
+from api.labels import change
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
-from api.pagination import Filters, Page, cut_page, decode_id, decode_number
+from api.pagination import Filters, Page, cut_page, decode_number, newest_page
 from domain.estimate import EpochCount
 from domain.job_specification import JobSpecification, scored_on
 from domain.states import JobState, ModelState
@@ -37,6 +38,7 @@ def document(session: Session, row: Job) -> JobDocument:
     links = {
         "self": base,
         "dataset": f"/v1/datasets/{row.dataset_id}",
+        "inferences": f"/v1/inferences?job_id={row.id}",
         "models": f"{base}/models",
         "events": f"{base}/events",
         "decisions": f"{base}/decisions",
@@ -52,6 +54,8 @@ def document(session: Session, row: Job) -> JobDocument:
     return JobDocument(
         id=row.id,
         name=row.name,
+        notes=row.notes,
+        tags=row.tags,
         dataset_id=row.dataset_id,
         dataset_name=dataset.name,
         state=row.state,
@@ -65,6 +69,7 @@ def document(session: Session, row: Job) -> JobDocument:
         error=row.error,
         specification=specification,
         created_at=row.created_at,
+        created_by=row.created_by,
         started_at=row.started_at,
         ended_at=row.ended_at,
         links=links,
@@ -224,11 +229,9 @@ def extend(
 
 
 def amend(session: Session, tenant_id: str, job_id: str, changes: JobChanges) -> JobDocument:
-    """Change the name or the priority of a job."""
+    """Change the name, the notes, the tags or the priority of a job."""
     job = find(session, tenant_id, job_id, lock=True)
-    given = changes.model_dump(exclude_none=True)
-    job.name, job.priority = given.get("name", job.name), given.get("priority", job.priority)
-    job.spec = job.spec | given
+    job.spec = job.spec | change(session, job, changes, {"name": "", "priority": 0})
     session.flush()
     return document(session, job)
 
@@ -238,20 +241,19 @@ def list_page(
     tenant_id: str,
     filters: Filters,
     *,
-    state: JobState | None,
+    state: Sequence[JobState],
     dataset_id: str | None,
     page_size: int,
     page_token: str | None,
 ) -> Page[JobDocument]:
     """Return a page of the tenant's jobs, newest first."""
-    query = select(Job).where(Job.tenant_id == tenant_id, *filters.conditions(Job)).order_by(Job.id.desc())
-    query = query.where(Job.state != JobState.DELETING if state is None else Job.state == state)
+    datasets = select(Dataset.id).where(Dataset.tenant_id == tenant_id, filters.has_text(Dataset))
+    conditions = filters.conditions(Job, Job.dataset_id.in_(datasets))
+    query = select(Job).where(Job.tenant_id == tenant_id, *conditions)
+    query = query.where(Job.state.in_(state) if state else Job.state != JobState.DELETING)
     if dataset_id is not None:
         query = query.where(Job.dataset_id == dataset_id)
-    if (before := decode_id(page_token)) is not None:
-        query = query.where(Job.id < before)
-    rows = session.execute(query.limit(page_size + 1)).scalars().all()
-    rows, token = cut_page(rows, page_size, [row.id for row in rows])
+    rows, token = newest_page(session, query, Job, page_size, page_token)
     return Page(items=[document(session, row) for row in rows], next_page_token=token)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from api.audit.schemas import CreatedBy
 from api.auth import Scope
 
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
@@ -40,6 +41,7 @@ class KeyDocument(BaseModel):
     scopes: list[Scope]
     beginning: str = Field(description="The first characters of the secret, to distinguish keys.")
     created_at: datetime
+    created_by: CreatedBy = None
     expires_at: datetime | None
     last_used_at: datetime | None = Field(description="Accurate to the minute.")
     revoked_at: datetime | None

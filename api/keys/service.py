@@ -11,6 +11,7 @@ from api.errors import Forbidden, Invalid, NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.keys.schemas import KeyDocument, KeyRequest, NewKey
 from api.pagination import Page, newest_page
+from store import audit
 from store.database import database_now
 from store.identifiers import PATTERN, new_id
 from store.tables import Key, Tenant
@@ -28,6 +29,7 @@ def document(row: Key) -> KeyDocument:
         scopes=sorted(ALL_SCOPES & set(row.scopes)),
         beginning=row.beginning,
         created_at=row.created_at,
+        created_by=row.created_by,
         expires_at=row.expires_at,
         last_used_at=row.last_used_at,
         revoked_at=row.revoked_at,
@@ -79,6 +81,7 @@ def create(session: Session, caller: Caller, request: KeyRequest, idempotency_ke
         expires_at=expires_at,
     )
     session.add(row)
+    audit.record(session, "key.created", row)
     session.flush()
     made = NewKey(**document(row).model_dump(), secret=secret)
     kept = made.model_copy(update={"secret": None})  # the secret itself is never stored
@@ -108,5 +111,7 @@ def find(session: Session, caller: Caller, key_id: str) -> Key:
 def revoke(session: Session, caller: Caller, key_id: str) -> KeyDocument:
     """Revoke a key. Revoking it again changes nothing."""
     row = find(session, caller, key_id)
-    row.revoked_at = row.revoked_at or database_now(session)
+    if row.revoked_at is None:
+        row.revoked_at = database_now(session)
+        audit.record(session, "key.revoked", row)
     return document(row)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.audit.schemas import CreatedBy
 from domain.states import UploadState
 
 Filename = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -31,6 +32,7 @@ class UploadDocument(BaseModel):
     sha256: str | None = Field(None, description="SHA-256 of the file, once the upload is complete.")
     direct: DirectRequest | None = Field(None, description="Where to send a direct upload.")
     created_at: datetime
+    created_by: CreatedBy = None
     expires_at: datetime = Field(
         description="When the upload is deleted. New bytes move this time; a data set made from the upload keeps the file."
     )

@@ -13,6 +13,7 @@ from api.idempotency import fingerprint, store_answer, stored_answer
 from api.uploads.receiving import ReceivedFile
 from api.uploads.schemas import DirectRequest, DirectUpload, UploadDocument
 from domain.states import DatasetState, UploadState
+from store import audit
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN
 from store.originals import MOST_DIRECT_BYTES, BucketOriginals, file_sha256
@@ -76,6 +77,7 @@ def document(row: Upload, context: Context) -> UploadDocument:
         sha256=row.sha256 if is_complete or row.is_direct else None,
         direct=direct,
         created_at=row.created_at,
+        created_by=row.created_by,
         expires_at=row.expires_at,
         links={"self": f"/v1/uploads/{row.id}"},
     )
@@ -109,6 +111,7 @@ def create(
             session, context.tenant_id, context.settings,
             size_bytes=length, filename=filename, tus_metadata=tus_metadata,
         )  # fmt: skip
+        audit.record(session, "upload.created", row)
         store_answer(session, context.tenant_id, idempotency_key, request, {"id": row.id})
     return row
 
@@ -144,6 +147,7 @@ def create_direct(context: Context, wanted: DirectUpload, idempotency_key: str |
             session, context.tenant_id, context.settings,
             size_bytes=wanted.bytes, filename=wanted.filename, sha256=wanted.sha256, is_direct=True,
         )  # fmt: skip
+        audit.record(session, "upload.created", row)
         store_answer(session, context.tenant_id, idempotency_key, request, {"id": row.id})
     return row
 
@@ -232,9 +236,11 @@ def store_file(context: Context, upload_id: str) -> Upload:
     return _mark_complete(context, upload_id)
 
 
-def _mark_complete(context: Context, upload_id: str) -> Upload:
+def _mark_complete(context: Context, upload_id: str, action: str = "upload.completed") -> Upload:
     with context.database.write() as session:
         row = find(session, context.tenant_id, upload_id, lock=True)
+        if row.state != UploadState.COMPLETE:
+            audit.record(session, action, row)
         row.state = UploadState.COMPLETE
         row.expires_at = expiry(session, context.settings)
     return row
@@ -267,7 +273,7 @@ def store_received(context: Context, received: ReceivedFile, filename: str) -> t
                 row.expires_at = expiry(session, context.settings)
                 return row, False
         with stored_original(context, received, filename) as upload_id:
-            return _mark_complete(context, upload_id), True
+            return _mark_complete(context, upload_id, "upload.created"), True
     finally:
         received.path.unlink(missing_ok=True)
 
@@ -307,5 +313,6 @@ def delete(context: Context, upload_id: str) -> None:
                 f"the upload {upload_id} is in use: a data set made from it is {DatasetState.INGESTING}",
                 hint="wait until the data set is ready or rejected",
             )
+        audit.record(session, "upload.deleted", row)
         with _busy_as_problem(upload_id):
             forget_upload(session, context.originals, context.settings, row)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.audit.schemas import CreatedBy
 from domain.states import DeliveryState
 
 EndState = Literal["done", "failed", "cancelled"]
@@ -33,6 +34,7 @@ class WebhookDocument(BaseModel):
     url: str
     states: list[EndState]
     created_at: datetime
+    created_by: CreatedBy = None
     links: dict[str, str]
 
 

@@ -9,6 +9,7 @@ from api.pagination import Page, cut_page, decode_id
 from api.validation_errors import FieldProblem
 from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, WebhookRequest
 from domain.states import DeliveryState
+from store import audit
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN, new_id
 from store.public_addresses import AddressRefused, check_url, resolve
@@ -29,6 +30,7 @@ def document(row: Webhook) -> WebhookDocument:
         url=row.url,
         states=row.states,
         created_at=row.created_at,
+        created_by=row.created_by,
         links={"self": base, "deliveries": f"{base}/deliveries"},
     )
 
@@ -99,6 +101,7 @@ def create(
         created_at=database_now(session),
     )
     session.add(row)
+    audit.record(session, "webhook.created", row)
     session.flush()
     made = NewWebhook(**document(row).model_dump(), secret=secret)
     kept = made.model_copy(update={"secret": None})
@@ -129,7 +132,9 @@ def list_page(
 
 def delete(session: Session, tenant_id: str, webhook_id: str) -> None:
     """Delete a webhook: no more messages are sent to it."""
-    forget(session, find(session, tenant_id, webhook_id, lock=True), "the webhook was deleted")
+    webhook = find(session, tenant_id, webhook_id, lock=True)
+    audit.record(session, "webhook.deleted", webhook)
+    forget(session, webhook, "the webhook was deleted")
 
 
 def list_deliveries(
@@ -163,6 +168,7 @@ def test(session: Session, tenant_id: str, webhook_id: str) -> DeliveryDocument:
             f"{_MOST_WAITING_TESTS} test messages to this webhook already wait",
             hint=f"GET /v1/webhooks/{webhook_id}/deliveries says why they were not delivered",
         )
+    audit.record(session, "webhook.tested", webhook)
     row = announce_test(session, webhook)
     session.flush()
     return delivery_document(row)

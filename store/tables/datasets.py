@@ -7,10 +7,12 @@ from sqlalchemy import BigInteger, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import DatasetState, UploadState
+from store.tables.audit import CreatedByMixin
 from store.tables.base import Base, Document, LeaseMixin, utc_now
+from store.tables.labels import LabelsMixin
 
 
-class Upload(Base):
+class Upload(CreatedByMixin, Base):
     """A file that is being uploaded, or is complete but no data set yet. The file on disk says how many bytes have arrived."""
 
     __tablename__ = "uploads"
@@ -33,13 +35,14 @@ class Upload(Base):
     expires_at: Mapped[datetime]
 
 
-class Dataset(LeaseMixin, Base):
+class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
     """Spike counts `trials × bins × neurons`, with their metadata and arrays."""
 
     __tablename__ = "datasets"
     __table_args__ = (
         Index("ix_datasets_tenant", "tenant_id", "id"),
         Index("ix_datasets_original", "original"),
+        Index("ix_datasets_derived_from", "derived_from"),
         # One data set for each content, but a rejected one may be tried again.
         Index(
             "uq_datasets_content",
@@ -74,6 +77,10 @@ class Dataset(LeaseMixin, Base):
     problems: Mapped[list[Any] | None]  # why it was rejected, or could not be read
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     ended_at: Mapped[datetime | None]
+
+    def search_parts(self) -> list[str]:
+        """Return the texts that a search looks in, besides the tags: also the name of the file."""
+        return [*super().search_parts(), self.source.get("filename") or ""]
 
 
 class Trial(Base):

@@ -7,10 +7,12 @@ from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import JobState, SliceState
+from store.tables.audit import CreatedByMixin
 from store.tables.base import Base, Document, LeaseMixin, counter_type, utc_now
+from store.tables.labels import LabelsMixin
 
 
-class Job(Base):
+class Job(LabelsMixin, CreatedByMixin, Base):
     """One request: a data set, a search strategy, a budget."""
 
     __tablename__ = "jobs"

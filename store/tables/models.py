@@ -6,6 +6,7 @@ from sqlalchemy import ForeignKey, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import InferenceState, ModelState
+from store.tables.audit import CreatedByMixin
 from store.tables.base import Base, Document, LeaseMixin, counter_type, utc_now
 
 
@@ -99,7 +100,7 @@ class CurvePoint(Base):
     learning_rate: Mapped[float | None]
 
 
-class Inference(LeaseMixin, Base):
+class Inference(LeaseMixin, CreatedByMixin, Base):
     """Latents of a model for a data set: for another one of the same neurons, or for its own if the job stored none."""
 
     __tablename__ = "inferences"

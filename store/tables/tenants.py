@@ -7,6 +7,7 @@ from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import DeliveryState
+from store.tables.audit import CreatedByMixin
 from store.tables.base import Base, Document, LeaseMixin, utc_now
 
 DEFAULT_TENANT = "default"
@@ -22,7 +23,7 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Key(Base):
+class Key(CreatedByMixin, Base):
     """An API key of a tenant. Only the digest of its secret is stored."""
 
     __tablename__ = "keys"
@@ -43,7 +44,7 @@ class Key(Base):
     revoked_at: Mapped[datetime | None]
 
 
-class Webhook(Base):
+class Webhook(CreatedByMixin, Base):
     """A URL to which a message is sent when a job ends."""
 
     __tablename__ = "webhooks"

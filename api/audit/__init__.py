@@ -1,0 +1,1 @@
+"""The log of all changes: who made, changed, cancelled or deleted what."""

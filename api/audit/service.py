@@ -1,0 +1,75 @@
+"""The database operations of the log of changes: it is only read here, and only written by `store.audit`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from api.audit.schemas import AuditDocument
+from api.auth import Caller, require_scope
+from api.pagination import CreatedAfter, CreatedBefore, Page, cut_page, decode_number, utc
+from store.tables import AuditEntry, actor_document
+
+
+@dataclass(frozen=True)
+class AuditFilters:
+    """The filters of the log."""
+
+    action: Annotated[
+        str | None, Query(max_length=60, description="Only this action, such as `job.cancelled`.")
+    ] = None
+    kind: Annotated[
+        str | None, Query(max_length=20, description="Only changes of this kind of object, such as `job`.")
+    ] = None
+    object_id: Annotated[str | None, Query(max_length=40, description="Only changes of this object.")] = None
+    key_id: Annotated[str | None, Query(max_length=40, description="Only changes by this key.")] = None
+    tenant: Annotated[
+        str | None, Query(max_length=40, description="Only this tenant; for the operator of the service.")
+    ] = None
+    created_after: CreatedAfter = None
+    created_before: CreatedBefore = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the SQL conditions."""
+        equal = {"action": self.action, "kind": self.kind, "object_id": self.object_id, "key_id": self.key_id}
+        found = [getattr(AuditEntry, name) == value for name, value in equal.items() if value is not None]
+        if self.tenant is not None:
+            found.append(AuditEntry.tenant_id == self.tenant)
+        if self.created_after is not None:
+            found.append(AuditEntry.at >= utc(self.created_after))
+        if self.created_before is not None:
+            found.append(AuditEntry.at < utc(self.created_before))
+        return found
+
+
+AuditFiltersDependency = Annotated[AuditFilters, Depends()]
+
+
+def list_page(
+    session: Session, caller: Caller, filters: AuditFilters, page_size: int, page_token: str | None
+) -> Page[AuditDocument]:
+    """Return a page of the tenant's log, newest first; the operator sees the log of all tenants."""
+    require_scope(caller, "admin")
+    query = select(AuditEntry).where(*filters.conditions())
+    if not caller.is_operator:
+        query = query.where(AuditEntry.tenant_id == caller.tenant_id)
+    if (before := decode_number(page_token)) is not None:
+        query = query.where(AuditEntry.id < before)
+    rows = session.execute(query.order_by(AuditEntry.id.desc()).limit(page_size + 1)).scalars().all()
+    rows, token = cut_page(rows, page_size, [str(row.id) for row in rows])
+    return Page[AuditDocument](items=[_document(row) for row in rows], next_page_token=token)
+
+
+def _document(row: AuditEntry) -> AuditDocument:
+    return AuditDocument(
+        id=row.id,
+        tenant=row.tenant_id,
+        at=row.at,
+        by=actor_document(row.key_id, row.key_name),
+        action=row.action,
+        kind=row.kind,
+        object_id=row.object_id,
+        details=row.details,
+    )

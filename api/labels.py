@@ -1,0 +1,56 @@
+"""Change the name, notes and tags of a data set or a job, by a JSON Merge Patch."""
+
+from typing import Any
+
+from fastapi.openapi.models import Example
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.orm import Session
+
+from domain.labels import Name, Notes, Tags
+from store import audit
+from store.tables import Dataset, Job
+
+
+class LabelChanges(BaseModel):
+    """A JSON Merge Patch (RFC 7396): fields that you do not give stay, and `null` resets a field to its default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name | None = None
+    notes: Notes | None = None
+    tags: Tags | None = None
+
+
+LABEL_CHANGES: dict[str, Example] = {
+    "tag": {"summary": "Name and tag it", "value": {"name": "day 3", "tags": ["pilot", "monkey J"]}},
+    "notes": {
+        "summary": "Write notes, and remove the tags",
+        "value": {"notes": "Arm was tired.", "tags": None},
+    },
+}
+
+
+def change(
+    session: Session, row: Dataset | Job, changes: LabelChanges, defaults: dict[str, Any]
+) -> dict[str, Any]:
+    """Change fields of a row, record which, and return the new values of all given fields.
+
+    Parameters
+    ----------
+    session, row
+        The transaction, and a row of it.
+    changes
+        The changes.
+    defaults
+        The defaults of fields, besides no notes and no tags.
+    """
+    empty = {"notes": "", "tags": [], **defaults}
+    given = {name: getattr(changes, name) for name in changes.model_fields_set}
+    new = {name: empty[name] if value is None else value for name, value in given.items()}
+    changed = sorted(name for name, value in new.items() if getattr(row, name) != value)
+    for name in changed:
+        setattr(row, name, new[name])
+    if changed:
+        kind = "job" if isinstance(row, Job) else "dataset"
+        audit.record(session, f"{kind}.changed", row, fields=changed)
+    return new

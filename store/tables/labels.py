@@ -1,0 +1,53 @@
+"""What people write on a data set or a job: its name, notes and tags; and the text in which a search looks for them."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Text, event, inspect
+from sqlalchemy.orm import Mapped, Mapper, mapped_column
+
+_TAG_EDGE = "\x1f"
+"""Encloses each tag in the text of a search. No other part of the text contains it."""
+
+
+class LabelsMixin:
+    """Notes and tags of a row that has a name.
+
+    `search_text` is kept up to date by itself. Python folds its case, because SQLite folds ASCII alone, and PostgreSQL as its
+    locale says.
+    """
+
+    notes: Mapped[str] = mapped_column(Text, default="", server_default="")
+    tags: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    search_text: Mapped[str] = mapped_column(Text, default="", server_default="", deferred=True)
+
+    def search_parts(self) -> list[str]:
+        """Return the texts that a search looks in, besides the tags."""
+        return [getattr(self, "name", ""), self.notes or ""]
+
+
+def search_text(parts: list[str], tags: list[str]) -> str:
+    """Return the text in which a search looks."""
+    texts = [part.replace(_TAG_EDGE, " ") for part in parts]
+    return folded("\n".join(texts) + "".join(_TAG_EDGE + tag for tag in tags) + _TAG_EDGE)
+
+
+def tag_text(tag: str) -> str:
+    """Return what the text of a search contains if the row has this tag."""
+    return folded(_TAG_EDGE + tag.replace(_TAG_EDGE, " ") + _TAG_EDGE)
+
+
+def folded(text: str) -> str:
+    """Return the text without the difference of upper and lower case."""
+    return text.casefold()
+
+
+@event.listens_for(LabelsMixin, "before_insert", propagate=True)
+@event.listens_for(LabelsMixin, "before_update", propagate=True)
+def _write_search_text(_mapper: Mapper[Any], _connection: Connection, row: LabelsMixin) -> None:
+    attributes = inspect(row).attrs
+    if any(
+        attributes[name].history.has_changes()
+        for name in ("name", "notes", "tags", "source")
+        if name in attributes
+    ):
+        row.search_text = search_text(row.search_parts(), row.tags or [])
