@@ -32,6 +32,7 @@ from api.jobs import search_routes
 from api.keys import routes as key_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
+from api.retention import routes as retention_routes
 from api.uploads import routes as upload_routes
 from api.uploads import tus_routes
 from api.webhooks import routes as webhook_routes
@@ -116,6 +117,7 @@ def _resources() -> list[APIRouter]:
         inference_routes.router,
         online_routes.router,
         check_routes.router,
+        retention_routes.router,
         *(
             make(ArrayResource(kind, plural, find, find_reference=find_latents))
             for make in (make_array_router, make_zarr_router, make_download_router, make_analyses_router)

@@ -139,7 +139,7 @@ class WrongState(Problem):
 
 
 class Gone(Problem):
-    """The resource has expired."""
+    """The resource, or this part of it, was removed because of its age."""
 
     status, code, title = HTTPStatus.GONE, "gone", "No longer there"
 

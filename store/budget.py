@@ -47,7 +47,8 @@ def spent(session: Session, job: Job) -> Spent:
         select(Slice.started_at).where(training, Slice.state == SliceState.LEASED)
     ).scalars()
     under_way = sum((now - started).total_seconds() for started in begun if started is not None)
-    return Spent(wall_seconds(job, now), float(reported or 0.0) + under_way)
+    before = job.swept_device_seconds or 0.0
+    return Spent(wall_seconds(job, now), before + float(reported or 0.0) + under_way)
 
 
 def wall_seconds(job: Job, now: datetime) -> float:

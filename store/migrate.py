@@ -12,6 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from store.database import Database, DatabaseUnusable, get_database
+from store.sqlite_space import vacuum_once
 from store.tables import DEFAULT_TENANT, Tenant
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def migrate(database: Database) -> None:
     try:
         _refuse_newer(database)
         _migrate(database)
+        vacuum_once(database)
     except OperationalError as error:
         raise DatabaseUnusable(
             f"the database {name} cannot be opened: {_first_line(error)}. Check that it is there and running, and that this user "

@@ -3,11 +3,17 @@
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _SHORTEST_SECRET = 20
+
+KeptDays = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | Literal["forever"]
+"""An age in days after which something is removed, or `forever`."""
+MonthOfDays = Annotated[float, Field(ge=32, le=100_000, allow_inf_nan=False)] | Literal["forever"]
+"""The same for what the quotas of a month count."""
 
 
 class Settings(BaseSettings):
@@ -124,6 +130,39 @@ class Settings(BaseSettings):
         gt=0,
         description="Interval at which the service deletes unused objects: files of lost workers, weights that are not kept, "
         "and unused uploads.",
+    )
+    keep_originals_days: KeptDays = Field(
+        365.0,
+        description="Days for which an uploaded file is kept after its upload or its last `:derive`. Data sets stay.",
+    )
+    keep_checkpoints_days: KeptDays = Field(
+        90.0,
+        description="Days after the end of a job for which it keeps the weights of all its best models. The weights of the "
+        "selected model and of its refit stay as long as the job.",
+    )
+    keep_curves_days: KeptDays = Field(
+        30.0,
+        description="Days after the end of a job for which its learning curves have every epoch. Then about 50 points of each "
+        "curve stay.",
+    )
+    keep_thinned_curves_days: KeptDays = Field(
+        365.0,
+        description="Days after the end of a job for which the thinned learning curves are kept. Those of the selected model and "
+        "of its refit stay as long as the job.",
+    )
+    keep_events_days: KeptDays = Field(
+        90.0, description="Days after the end of a job for which its events are kept."
+    )
+    keep_slices_days: MonthOfDays = Field(
+        90.0,
+        description="Days after the end of a job for which the rows of its slices are kept; at least 32. Their device time is "
+        "then added up in the job.",
+    )
+    keep_idempotency_days: KeptDays = Field(
+        7.0, description="Days for which the response to a request with an `Idempotency-Key` is kept."
+    )
+    keep_deliveries_days: KeptDays = Field(
+        30.0, description="Days for which a message to a webhook is kept after it was delivered or given up."
     )
     webhook_seconds: float = Field(
         86_400.0,

@@ -138,15 +138,17 @@ def forget_upload(session: Session, originals: OriginalStore, settings: Settings
 
 def release_original(
     session: Session, originals: OriginalStore, sha256: str, *, dataset_id: str | None = None
-) -> None:
-    """Delete an original, unless the row of an upload or of a data set other than `dataset_id` names it."""
+) -> bool:
+    """Delete an original, unless the row of an upload or of a data set other than `dataset_id` names it; return whether it was."""
     lock_original(session, sha256)
     others = or_(
         exists().where(Upload.sha256 == sha256, ~Upload.is_direct),
         exists().where(Dataset.original == sha256, Dataset.id.is_distinct_from(dataset_id)),
     )
-    if not session.execute(select(others)).scalar_one():
-        originals.delete(sha256)
+    if session.execute(select(others)).scalar_one():
+        return False
+    originals.delete(sha256)
+    return True
 
 
 def delete_stray_partials(settings: Settings) -> int:

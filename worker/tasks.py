@@ -22,6 +22,7 @@ from worker.ingest.sandbox import SandboxError, check_sandbox
 from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
 from worker.maintenance.deletion import Storage, work_off
 from worker.maintenance.garbage_collection import collect_all, collect_uploads
+from worker.maintenance.retention import Sweep
 from worker.process.handle import TrainingHandle, TrainingProcessDied
 from worker.rpc_server import CannotAnswer, answered
 from worker.scheduling.leases import reap
@@ -84,9 +85,11 @@ def advance(job_id: str) -> None:
 
 @app.task(name="collect")
 def collect() -> None:
-    """Delete checkpoints, latents and uploads that are no longer used."""
-    collect_all(get_database(), get_array_store())
-    collect_uploads(get_database(), get_settings())
+    """Delete checkpoints, latents and uploads that are no longer used, and old checkpoints and originals."""
+    database, arrays = get_database(), get_array_store()
+    collect_all(database, arrays)
+    collect_uploads(database, get_settings())
+    Sweep(database, get_settings()).files(arrays)
 
 
 @app.task(name="delete")

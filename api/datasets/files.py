@@ -91,7 +91,8 @@ def create_from_file(
         with context.database.write() as session:
             if (stored := stored_creation(session, tenant_id, key, request)) is not None:
                 return stored
-            if (found := find_equal(session, tenant_id, digest)) is not None:
+            found = find_equal(session, tenant_id, digest)
+            if found is not None and found.document.original_removed_at is None:
                 return store_creation(session, tenant_id, key, request, found)
         with (
             uploads.stored_original(context, received, fields.filename) as upload_id,

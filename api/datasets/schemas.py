@@ -25,6 +25,9 @@ class DatasetDocument(Labels):
     derived_from: str | None = Field(
         None, description="The data set that was made from the same file with other options."
     )
+    original_removed_at: datetime | None = Field(
+        None, description="When its age removed the uploaded file. The data set stays."
+    )
     options: dict[str, Any] | None = Field(
         None,
         description="The options for reading the file (`DatasetOptions`) that differ from their defaults.",

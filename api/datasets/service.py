@@ -27,10 +27,13 @@ from api.validation_errors import read_model
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions, changed_options
 from domain.states import DatasetState
-from store.deletion import SHARED
 from store import audit, outbox
+from store.database import database_now
+from store.deletion import SHARED
 from store.identifiers import PATTERN, new_id
+from store.retention import why_gone
 from store.tables import Dataset, Trial
+from store.uploads import lock_original
 
 
 def document(row: Dataset) -> DatasetDocument:
@@ -57,6 +60,7 @@ def document(row: Dataset) -> DatasetDocument:
         state=row.state,
         digest=row.digest,
         derived_from=row.derived_from,
+        original_removed_at=row.original_removed_at,
         options=row.source.get("options"),
         source={key: value for key, value in row.source.items() if key not in ("path", "options")},
         trials=row.trials,
@@ -244,6 +248,10 @@ def derive(
     if (stored := stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
     original = _original(parent)
+    lock_original(session, original)  # so that its age does not remove it before this transaction ends
+    session.refresh(parent)
+    original = _original(parent)
+    parent.original_since = database_now(session)
     created = create_or_find(
         session,
         tenant_id,
@@ -272,6 +280,7 @@ def retry(session: Session, tenant_id: str, dataset_id: str) -> DatasetDocument:
             f"the data set {dataset_id} is {row.state}; only a failed data set can be retried",
             hint=f"to read its file with other options: POST /v1/datasets/{dataset_id}:derive",
         )
+    _refuse_removed(row)
     _ingest_again(session, row)
     return document(row)
 
@@ -299,9 +308,19 @@ def _original(row: Dataset) -> str:
             hint=f"wait for it: GET /v1/datasets/{row.id} with the header Prefer: wait=30",
             headers={"Retry-After": "1"},
         )
+    _refuse_removed(row)
     raise WrongState(
         f"the data set {row.id} is {row.state} and its file is not stored", hint="upload the file again"
     )
+
+
+def _refuse_removed(row: Dataset) -> None:
+    """Raise `WrongState` if the age of the file of a data set has removed it."""
+    if row.original is None and row.original_removed_at is not None:
+        raise WrongState(
+            f"the file of the data set {row.id} is not stored any more: {why_gone('originals')}",
+            hint="upload the same file with the same options again: this data set then has its file again",
+        )
 
 
 def stored_creation(session: Session, tenant_id: str, key: str | None, request: str) -> Creation | None:
@@ -346,7 +365,7 @@ def create_or_find(
         `notes`, `tags`, `original`, `direct_upload_id` and `derived_from` of a new data set.
     """
     digest = content_digest(source["kind"], content)
-    if (found := find_equal(session, tenant_id, digest)) is not None:
+    if (found := find_equal(session, tenant_id, digest, columns.get("original"))) is not None:
         return found
     try:
         with session.begin_nested():
@@ -366,21 +385,26 @@ def create_or_find(
             outbox.post(session, outbox.INGEST, dataset_id)
             session.flush()
     except IntegrityError:  # another request has created it in the meantime
-        found = find_equal(session, tenant_id, digest)
+        found = find_equal(session, tenant_id, digest, columns.get("original"))
         if found is None:
             raise
         return found
     return Creation(document(row), is_new=True)
 
 
-def find_equal(session: Session, tenant_id: str, digest: str) -> Creation | None:
-    """Return the tenant's data set of this content unless it was rejected; start the ingest of a failed one again."""
+def find_equal(session: Session, tenant_id: str, digest: str, original: str | None = None) -> Creation | None:
+    """Return the tenant's data set of this content unless it was rejected; start the ingest of a failed one again.
+
+    If its age has removed the file of the data set, it gets `original`, which was uploaded again.
+    """
     same = select(Dataset).where(
         Dataset.tenant_id == tenant_id, Dataset.digest == digest, Dataset.state != DatasetState.REJECTED
     )
     row = session.execute(same).scalar_one_or_none()
     if row is None:
         return None
+    if original is not None and row.original is None and row.original_removed_at is not None:
+        row.original, row.original_removed_at, row.original_since = original, None, database_now(session)
     if row.state == DatasetState.FAILED:
         _ingest_again(session, row)
     return Creation(document(row), is_new=False)

@@ -15,6 +15,7 @@ from domain.states import JobState, ModelState, SliceState
 from store import audit, events, outbox
 from store.budget import end_rest
 from store.database import database_now
+from store.retention import is_swept, why_gone
 from store.tables import Job, Model, Slice
 
 
@@ -81,6 +82,7 @@ def cancel(session: Session, job: Job) -> None:
 def retry(session: Session, job: Job) -> None:
     """Continue a job that failed or was cancelled, from the last weights of its models."""
     _require(job, "retried", JobState.FAILED, JobState.CANCELLED)
+    _require_weights(session, job, "retried")
     audit.record(session, "job.retried", job)
     for model in _models(session, job, ModelState.FAILED, ModelState.CANCELLED):
         _reopen(session, model)
@@ -97,6 +99,7 @@ def extend(session: Session, job: Job, more: BudgetExtension) -> None:
         JobState.PAUSED,
         JobState.DONE,
     )
+    _require_weights(session, job, "extended")
     specification = JobSpecification.model_validate(job.spec)
     budget = specification.budget
     _check_extension(specification, more)
@@ -179,6 +182,15 @@ def _models(session: Session, job: Job, *states: ModelState) -> list[Model]:
 def _become(session: Session, job: Job, state: JobState) -> None:
     job.state = state
     events.record(session, job.id, "job.state", state=state)
+
+
+def _require_weights(session: Session, job: Job, verb: str) -> None:
+    if is_swept(session, job, "checkpoints"):
+        raise WrongState(
+            f"the job {job.id} cannot be {verb}: the weights of its models are gone, {why_gone('checkpoints')}",
+            hint="start a new job with the same specification; if this one selected a model, its weights stay: "
+            f'"warm_start": {{"job_id": "{job.id}"}} begins with them',
+        )
 
 
 def _require(job: Job, verb: str, *states: JobState) -> None:

@@ -246,7 +246,9 @@ def list_models(
         return service.list_models(session, job, page_size, page_token)
 
 
-@router.get("/v1/jobs/{job_id}/events", operation_id="list_events", responses=problem_responses(404, 422))
+@router.get(
+    "/v1/jobs/{job_id}/events", operation_id="list_events", responses=problem_responses(404, 410, 422)
+)
 def list_events(
     job_id: str,
     database: DatabaseDependency,
@@ -269,7 +271,7 @@ def list_events(
             "description": "Server-sent events; the data of each is an EventDocument.",
             "content": {"text/event-stream": {"schema": _SERVER_SENT_EVENT}},
         },
-        **problem_responses(404, 422),
+        **problem_responses(404, 410, 422),
     },
 )
 async def stream_events(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.errors import NotFound
+from api.errors import Gone, NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.jobs import creation, lifecycle
 from api.jobs.schemas import (
@@ -27,6 +27,7 @@ from domain.states import JobState, ModelState
 from store.budget import spent
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN
+from store.retention import is_swept, why_gone
 from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
 
 
@@ -153,18 +154,28 @@ def _epochs(session: Session, row: Job, specification: JobSpecification) -> tupl
             func.coalesce(func.sum(Model.target_epochs).filter(Model.state.in_(open_states)), 0),
         ).where(of_job)
     ).one()
-    # The points of a slice are written before the models' rows, which change when the slice ends.
-    of_points = (
+    # The points of a slice are written before the models' rows, which change when the slice ends. Older points are not counted:
+    # there are many, and old ones are removed.
+    ahead = (
+        select(Model.id.label("model_id"), func.count().label("number"))
+        .join(CurvePoint, (CurvePoint.model_id == Model.id) & (CurvePoint.epoch > Model.epochs_trained))
+        .where(of_job)
+        .group_by(Model.id)
+        .subquery("ahead")
+    )
+    epochs = Model.epochs_trained + func.coalesce(ahead.c.number, 0)
+    of_models = (
         select(
-            func.count(),
-            func.count().filter(Model.state.in_(left_states)),
-            func.count().filter(Model.state.in_(open_states)),
+            func.sum(epochs),
+            func.sum(epochs).filter(Model.state.in_(left_states)),
+            func.sum(epochs).filter(Model.state.in_(open_states)),
         )
-        .select_from(CurvePoint)
-        .join(Model, Model.id == CurvePoint.model_id)
+        .outerjoin(ahead, ahead.c.model_id == Model.id)
         .where(of_job)
     )
-    trained, trained_of_unfinished, trained_of_open = session.execute(of_points).one()
+    trained, trained_of_unfinished, trained_of_open = (
+        int(number or 0) for number in session.execute(of_models).one()
+    )
     begins_more = row.state not in (JobState.STOPPING, JobState.INFERRING)
     to_come = max(0, budget.models - begun) if begins_more else 0
     return ended, EpochCount(
@@ -278,8 +289,17 @@ def list_events(session: Session, job_id: str, page_size: int, page_token: str |
 
 
 def events_after(session: Session, job_id: str, after: int, most: int) -> list[EventDocument]:
-    """Return at most `most` events of a job with an id above `after`, in order."""
-    rows = session.execute(
-        select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(most)
-    ).scalars()
+    """Return at most `most` events of a job with an id above `after`, in order; raise `Gone` if their age removed them."""
+    rows = (
+        session.execute(
+            select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(most)
+        )
+        .scalars()
+        .all()
+    )
+    if not rows and not after and is_swept(session, session.get_one(Job, job_id), "events"):
+        raise Gone(
+            f"the job {job_id} has no events any more: {why_gone('events')}",
+            hint=f"its times and its results stay: GET /v1/jobs/{job_id}",
+        )
     return [EventDocument.model_validate(row, from_attributes=True) for row in rows]

@@ -16,6 +16,7 @@ from store.datasets import recordings_of
 from store.deletion import SHARED
 from store.identifiers import PATTERN
 from store.lineage import selection_order, without_copies
+from store.retention import is_swept, why_gone
 from store.tables import Dataset, Job, Model
 
 
@@ -55,11 +56,11 @@ def find_models(
     ranked = without_copies(sorted(session.execute(of_job).scalars(), key=selection_order))
     models = ranked[: min(wanted.models, specification.budget.models)]
     if not models:
-        kept = "with weights that are kept " if wanted.weights else ""
+        kept = " with weights that are kept" if wanted.weights else ""
+        if wanted.weights and is_swept(session, other, "checkpoints"):
+            kept += f": {why_gone('checkpoints')}"
         raise _invalid(
-            "job_id",
-            "no_models",
-            f"expected a job that has trained models; {other.id} has none {kept}".rstrip(),
+            "job_id", "no_models", f"expected a job that has trained models; {other.id} has none{kept}"
         )
     if wanted.weights:
         _check_weights(session, specification, dataset, other, models[0])

@@ -36,15 +36,14 @@ def get_model(model_id: str, database: DatabaseDependency, tenant_id: TenantDepe
 @router.get(
     "/v1/models/{model_id}/learning_curve",
     operation_id="get_learning_curve",
-    responses=problem_responses(404),
+    responses=problem_responses(404, 410),
 )
 def get_learning_curve(
     model_id: str, database: DatabaseDependency, tenant_id: TenantDependency
 ) -> LearningCurve:
     """Read the learning curve of a model, as far as it has come."""
     with database.read() as session:
-        service.find(session, tenant_id, model_id)
-        return service.learning_curve(session, model_id)
+        return service.learning_curve(session, tenant_id, model_id)
 
 
 @router.delete(

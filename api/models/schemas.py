@@ -91,7 +91,11 @@ class CurvePointDocument(BaseModel):
 
 
 class LearningCurve(BaseModel):
-    """Every epoch of a model so far."""
+    """Every epoch of a model so far, or some of them if the curve is old."""
 
     model_id: str
+    is_thinned: bool = Field(
+        False,
+        description="Whether the curve is old and has only some epochs: the first, the last, the best, and about 50 in between.",
+    )
     points: list[CurvePointDocument]

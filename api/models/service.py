@@ -7,13 +7,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.arrays.groups import ArrayGroup
-from api.errors import Invalid, NotFound, WrongState
+from api.errors import Gone, Invalid, NotFound, WrongState
 from api.models.schemas import CurvePointDocument, LearningCurve, ModelDocument
 from domain.job_specification import JobSpecification, scored_on
 from domain.sessions import RecordedSession, sessions_of
 from domain.states import JobState, ModelState
 from store.database import LOCK
 from store.identifiers import PATTERN
+from store.retention import is_swept, why_gone
 from store.tables import CurvePoint, Dataset, Job, Model
 
 
@@ -154,6 +155,11 @@ def find_trained(session: Session, tenant_id: str, model_id: str, *, lock: bool 
         kept = JobSpecification.model_validate(job.spec).budget.top_k
         if not row.epochs_trained:
             raise WrongState(f"the model {model_id} is {row.state} and was never trained")
+        if is_swept(session, job, "checkpoints"):
+            raise WrongState(
+                f"the model {model_id} has no weights any more: {why_gone('checkpoints')}",
+                hint=f"the selected model of the job and its refit keep their weights: GET /v1/jobs/{job.id}",
+            )
         raise WrongState(
             f"the model {model_id} is {row.state} and has no weights any more: its job kept those of its {kept} best models",
             hint=f"use one of the best models, GET /v1/jobs/{job.id}; a job with a larger budget.top_k keeps more weights",
@@ -181,12 +187,25 @@ def choose_session(model: TrainedModel, given: int | None) -> int:
     return given
 
 
-def learning_curve(session: Session, model_id: str) -> LearningCurve:
-    """Return every epoch of a model so far."""
-    points = session.execute(
-        select(CurvePoint).where(CurvePoint.model_id == model_id).order_by(CurvePoint.epoch)
-    ).scalars()
+def learning_curve(session: Session, tenant_id: str, model_id: str) -> LearningCurve:
+    """Return the learning curve of the tenant's model so far.
+
+    Raises
+    ------
+    NotFound, Gone
+        If the model does not exist, or the age of its curve has removed it.
+    """
+    row = find(session, tenant_id, model_id)
+    of_model = select(CurvePoint).where(CurvePoint.model_id == model_id)
+    points = session.execute(of_model.order_by(CurvePoint.epoch)).scalars().all()
+    job = session.get_one(Job, row.job_id)
+    if not points and row.epochs_trained and is_swept(session, job, "thinned_curves"):
+        raise Gone(
+            f"the model {model_id} has no learning curve any more: {why_gone('thinned_curves')}",
+            hint=f"its scores stay: GET /v1/models/{model_id}; so do the curves of the selected model and of its refit",
+        )
     return LearningCurve(
         model_id=model_id,
+        is_thinned=row.epochs_trained > len(points) and is_swept(session, job, "curves"),
         points=[CurvePointDocument.model_validate(point, from_attributes=True) for point in points],
     )

@@ -30,6 +30,7 @@ for name, group in (
     ("latents", latents.app),
     ("inferences", models.inferences),
     ("keys", administration.keys),
+    ("retention", administration.retention),
     ("webhooks", administration.webhooks),
 ):
     app.add_typer(group, name=name, rich_help_panel=USE)

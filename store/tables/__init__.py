@@ -7,7 +7,15 @@ from store.tables.jobs import Event, Job, Slice
 from store.tables.labels import folded, tag_text
 from store.tables.models import CurvePoint, Decision, Inference, Model
 from store.tables.service import ArrayObject, Deletion, OutboxMessage, Worker
-from store.tables.tenants import DEFAULT_TENANT, IdempotentRequest, Key, Tenant, Webhook, WebhookDelivery
+from store.tables.tenants import (
+    DEFAULT_TENANT,
+    IdempotentRequest,
+    Key,
+    RetentionProgress,
+    Tenant,
+    Webhook,
+    WebhookDelivery,
+)
 
 __all__ = [
     "DEFAULT_TENANT",
@@ -29,6 +37,7 @@ __all__ = [
     "LeaseMixin",
     "Model",
     "OutboxMessage",
+    "RetentionProgress",
     "Slice",
     "Tenant",
     "Trial",

@@ -43,6 +43,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
         Index("ix_datasets_tenant", "tenant_id", "id"),
         Index("ix_datasets_original", "original"),
         Index("ix_datasets_derived_from", "derived_from"),
+        Index("ix_datasets_original_since", "tenant_id", "original_since"),
         # One data set for each content, but a rejected one may be tried again.
         Index(
             "uq_datasets_content",
@@ -64,6 +65,9 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
     original: Mapped[str | None] = mapped_column(
         String(64)
     )  # SHA-256 of its uploaded file, see `store.originals`
+    # When the file was uploaded or last used; its age counts from then.
+    original_since: Mapped[datetime | None] = mapped_column(default=utc_now)
+    original_removed_at: Mapped[datetime | None]  # by the retention
     direct_upload_id: Mapped[str | None] = mapped_column(
         String(40)
     )  # the upload that holds its file until it is read

@@ -21,6 +21,7 @@ class Job(LabelsMixin, CreatedByMixin, Base):
         Index("ix_jobs_state", "state"),
         Index("ix_jobs_served", "served_at"),
         Index("ix_jobs_dataset", "dataset_id"),
+        Index("ix_jobs_ended", "tenant_id", "ended_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -46,6 +47,8 @@ class Job(LabelsMixin, CreatedByMixin, Base):
     ]  # since when it is paused; of a job that ended and was resumed, see `store.budget`
     paused_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")  # all pauses before
     ended_at: Mapped[datetime | None]
+    # Of the slices whose rows the retention has removed.
+    swept_device_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class Slice(LeaseMixin, Base):

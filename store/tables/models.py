@@ -14,7 +14,11 @@ class Model(Base):
     """One candidate of a job."""
 
     __tablename__ = "models"
-    __table_args__ = (Index("ix_models_job", "job_id", "number"),)
+    __table_args__ = (
+        Index("ix_models_job", "job_id", "number"),
+        Index("ix_models_checkpoint", "checkpoint_key"),
+        Index("ix_models_start", "start_key"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -108,6 +112,7 @@ class Inference(LeaseMixin, CreatedByMixin, Base):
         Index("ix_inferences_tenant", "tenant_id", "id"),
         Index("ix_inferences_state", "state"),
         Index("ix_inferences_model", "model_id"),
+        Index("ix_inferences_ended", "ended_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

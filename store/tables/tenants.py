@@ -20,7 +20,23 @@ class Tenant(Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
+    # Days by kind, where they differ from the settings, see `store.retention`.
+    retention: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class RetentionProgress(Base):
+    """How far the sweep of one kind has come: it has swept the jobs of the tenant that ended before `swept_until`.
+
+    Of the jobs that ended exactly then, it has swept those up to `job_id`.
+    """
+
+    __tablename__ = "retention_progress"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    swept_until: Mapped[datetime]
+    job_id: Mapped[str] = mapped_column(String(40), default="")
 
 
 class Key(CreatedByMixin, Base):
@@ -66,6 +82,7 @@ class WebhookDelivery(LeaseMixin, Base):
     __table_args__ = (
         Index("ix_webhook_deliveries_due", "state", "due_at"),
         Index("ix_webhook_deliveries_webhook", "webhook_id", "id"),
+        Index("ix_webhook_deliveries_ended", "webhook_id", "ended_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -86,7 +103,10 @@ class IdempotentRequest(Base):
     """The stored response to a POST with an `Idempotency-Key`."""
 
     __tablename__ = "idempotent_requests"
-    __table_args__ = (Index("ix_idempotent_requests_resource", "resource_id"),)
+    __table_args__ = (
+        Index("ix_idempotent_requests_resource", "resource_id"),
+        Index("ix_idempotent_requests_created", "tenant_id", "created_at"),
+    )
 
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)

@@ -24,6 +24,7 @@ from store.settings import get_settings
 from store.tables import Dataset, Deletion, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
 from worker.celery_app import SLICES, app
+from worker.maintenance.retention import sweep_until
 from worker.maintenance.webhooks import deliver_until
 from worker.scheduling.fair_queue import may_begin
 from worker.scheduling.leases import reap
@@ -171,11 +172,14 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    sender = threading.Thread(target=deliver_until, args=(stopping, get_database(), get_settings()))
-    sender.start()
+    parts = (stopping, get_database(), get_settings())
+    threads = [threading.Thread(target=target, args=parts) for target in (deliver_until, sweep_until)]
+    for thread in threads:
+        thread.start()
     logger.info("ready")
     run(stopping)
-    sender.join()
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":

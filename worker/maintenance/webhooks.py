@@ -11,13 +11,12 @@ import random
 import secrets
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased
 
 from domain.states import DeliveryState
@@ -35,8 +34,6 @@ LONGEST_DELAY_S = 4 * 3600.0
 SENT_AT_ONCE = 8
 _MARGIN_S = 30.0
 """How much longer a lease lasts than a receiver may take, since resolving a name takes time too."""
-_KEPT = timedelta(days=30)
-"""Messages that were delivered or given up are deleted after this time."""
 _GONE = 410
 
 
@@ -161,15 +158,9 @@ def deliver(database: Database, settings: Settings, claimed: Claimed) -> None:
         )
 
 
-def forget_old(session: Session) -> None:
-    """Delete messages that ended long ago."""
-    ended = WebhookDelivery.ended_at < database_now(session) - _KEPT
-    session.execute(delete(WebhookDelivery).where(ended))
-
-
 def deliver_until(stopping: threading.Event, database: Database, settings: Settings) -> None:
     """Send due messages, several at the same time, until told to stop."""
-    free, failing, next_forgetting = threading.Semaphore(SENT_AT_ONCE), False, 0.0
+    free, failing = threading.Semaphore(SENT_AT_ONCE), False
 
     def work(claimed: Claimed) -> None:
         try:
@@ -199,10 +190,6 @@ def deliver_until(stopping: threading.Event, database: Database, settings: Setti
             try:
                 while not stopping.is_set() and begin_next():
                     pass
-                if time.monotonic() > next_forgetting:
-                    with database.write() as session:
-                        forget_old(session)
-                    next_forgetting = time.monotonic() + settings.collect_seconds
                 failing = False
             except Exception:
                 if not failing:

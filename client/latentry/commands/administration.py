@@ -1,6 +1,6 @@
 """``latentry keys`` and ``latentry webhooks``: who may use the service, and which URLs it notifies when jobs end."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from latentry.formatting import time_in_words, value_in_words
 
 keys = typer.Typer(help="Keys of the service: create, list, revoke.", no_args_is_help=True)
 webhooks = typer.Typer(help="URLs that the service notifies when jobs end.", no_args_is_help=True)
+retention = typer.Typer(help="How long the service keeps old data: show, set.", no_args_is_help=True)
 
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="Id of the webhook: whk_…")]
 
@@ -134,3 +135,55 @@ def send_test(call: Call, webhook_id: WebhookId) -> None:
     """Send a test message; `webhooks deliveries` shows the response."""
     delivery = call.client.post(f"/v1/webhooks/{webhook_id}:test")
     call.answer_text(delivery, f"{delivery['id']} is {delivery['state']}")
+
+
+@command(retention, "show", example="retention show")
+def show_retention(
+    call: Call,
+    tenant: Annotated[
+        str | None, typer.Option(help="Only this tenant; default: all that you may see.")
+    ] = None,
+) -> None:
+    """Show for how long old data is kept, and what the next sweep removes. This removes nothing."""
+    report = call.client.get("/v1/retention", params={"tenant": tenant} if tenant else None)
+    _show_retention(call, report)
+
+
+@command(retention, "set", example="retention set smith events=30 originals=forever")
+def set_retention(
+    call: Call,
+    tenant: Annotated[str, typer.Argument(help="Name of the tenant.")],
+    days: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KIND=DAYS", help="Kind and days or `forever`; `retention show` lists the kinds."
+        ),
+    ] = None,
+) -> None:
+    """Replace the days of a tenant. Kinds that you omit are kept as the settings say. Only for the operator."""
+    pairs = (one.partition("=") for one in days or [])
+    body = {kind: value if value == "forever" else _number(kind, value) for kind, _, value in pairs}
+    report = call.client.request("PUT", f"/v1/retention/{tenant}", json=body).json()
+    _show_retention(call, report)
+
+
+def _number(kind: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected KIND=DAYS, such as events=30 or events=forever; got {kind}={text}"
+        ) from None
+
+
+def _show_retention(call: Call, report: dict[str, Any]) -> None:
+    columns = ("tenant", "kind", ">days", "set by", "removes what is older than", ">due", ">MB")
+    rows = (
+        (
+            one["tenant"], one["kind"], "forever" if one["days"] is None else f"{one['days']:g}",
+            "the operator" if one["is_own"] else one["setting"], time_in_words(one["older_than"]), str(one["due"]),
+            f"{one['due_bytes'] / 1e6:.1f}",
+        )
+        for one in report["items"]
+    )  # fmt: skip
+    call.answer_rows(report["items"], columns, rows)

@@ -31,6 +31,7 @@ from store.webhooks import announce_test, forget, new_secret
 from tests.waiting import wait_until
 from tests.worker.lab import Lab
 from tests.worker.maintenance.receiver import Receiver, receiving
+from worker.maintenance.retention import Sweep
 from worker.maintenance.webhook_sending import Answer, send, signature_headers
 from worker.maintenance.webhooks import (
     FIRST_DELAY_S,
@@ -41,7 +42,6 @@ from worker.maintenance.webhooks import (
     deliver,
     deliver_until,
     finish,
-    forget_old,
     next_due,
 )
 
@@ -176,11 +176,10 @@ def test_it_is_given_up_in_the_end(
     row = attempt(database, settings)
     assert row.state == DeliveryState.GIVEN_UP
     assert row.ended_at is not None
-    with database.write() as session:
-        forget_old(session)
-        session.get_one(WebhookDelivery, row.id).ended_at = row.ended_at - dt.timedelta(days=31)
-        session.flush()
-        forget_old(session)
+    for age, kept in ((29, True), (31, False)):
+        Sweep(database, settings, now=row.ended_at + dt.timedelta(days=age)).rows()
+        with database.read() as session:
+            assert (session.get(WebhookDelivery, row.id) is not None) == kept
     with database.read() as session:
         assert session.get(WebhookDelivery, row.id) is None
 

@@ -1,0 +1,1 @@
+"""Retention: for how long a tenant's old data is kept, and what the next sweep removes."""

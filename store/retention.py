@@ -1,0 +1,208 @@
+"""Retention: for how many days each kind of old data is kept, and which of it is due for removal.
+
+The settings give the days of each kind, and the row of a tenant may override them. What belongs to a job is removed some days
+after the end of the job. The table `retention_progress` stores how far each sweep has come, in the order in which jobs ended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, literal, or_, select, tuple_
+from sqlalchemy.orm import Session, aliased
+
+from domain.states import DatasetState
+from store.settings import Settings
+from store.tables import (
+    ArrayObject,
+    CurvePoint,
+    Dataset,
+    Event,
+    IdempotentRequest,
+    Job,
+    Model,
+    RetentionProgress,
+    Slice,
+    UtcDateTime,
+    Webhook,
+    WebhookDelivery,
+)
+
+OF_JOBS = ("events", "slices", "curves", "thinned_curves", "checkpoints")
+"""Kinds whose age counts from the end of a job."""
+KINDS = ("originals", *OF_JOBS, "idempotency", "deliveries")
+CURVE_POINTS = 50
+"""Number of points, spread over the epochs, that a thinned learning curve keeps besides the first, the best and the last."""
+MOST_COUNTED = 1_000_000
+ROW_BYTES = {
+    "events": 400,
+    "slices": 600,
+    "curves": 250,
+    "thinned_curves": 250,
+    "idempotency": 4000,
+    "deliveries": 1000,
+}
+"""Estimated size of a row with its indexes."""
+
+
+def setting_of(kind: str) -> str:
+    """Return the name of the environment variable that sets the days of a kind."""
+    return f"LATENTRY_KEEP_{kind.upper()}_DAYS"
+
+
+def kept_days(settings: Settings, own: Mapping[str, Any] | None, kind: str) -> float | None:
+    """Return the number of days for which a kind is kept; None: for ever.
+
+    Parameters
+    ----------
+    settings
+        The settings of the service.
+    own
+        The days that the tenant has instead.
+    kind
+        One of `KINDS`.
+    """
+    days = (own or {}).get(kind, getattr(settings, f"keep_{kind}_days"))
+    return None if days == "forever" else float(days)
+
+
+def cutoff(settings: Settings, own: Mapping[str, Any] | None, now: datetime, kind: str) -> datetime | None:
+    """Return the time before which a kind is removed; None if it is kept for ever."""
+    days = kept_days(settings, own, kind)
+    return None if days is None else now - timedelta(days=days)
+
+
+def is_swept(session: Session, job: Job, kind: str) -> bool:
+    """Return whether a kind of old data was removed from a job that has ended."""
+    if job.ended_at is None:
+        return False
+    row = session.get(RetentionProgress, (job.tenant_id, kind))
+    return row is not None and (job.ended_at, job.id) <= (row.swept_until, row.job_id)
+
+
+def why_gone(kind: str) -> str:
+    """Return the part of an error message that says why old data is gone."""
+    return f"the retention of the service removed it because of its age ({setting_of(kind)})"
+
+
+def due_jobs(session: Session, tenant_id: str, kind: str, before: datetime) -> Select[str, datetime | None]:
+    """Select the jobs of a tenant, oldest first, from which a kind has still to be removed."""
+    due = select(Job.id, Job.ended_at).where(Job.tenant_id == tenant_id, Job.ended_at < before)
+    row = session.get(RetentionProgress, (tenant_id, kind))
+    if row is not None:
+        swept = tuple_(literal(row.swept_until, UtcDateTime()), literal(row.job_id))
+        due = due.where(tuple_(Job.ended_at, Job.id) > swept)
+    return due.order_by(Job.ended_at, Job.id)
+
+
+def removable_points(kind: str) -> ColumnElement[bool]:
+    """Return the condition for points of learning curves, joined with their models and jobs, that a kind removes."""
+    if kind == "thinned_curves":
+        kept = or_(Model.id == Job.selected_model_id, Model.id == Job.final_model_id)
+        return ~func.coalesce(kept, False)
+    step = (Model.epochs_trained + (CURVE_POINTS - 1)) // CURVE_POINTS
+    best = func.coalesce(Model.scores["best_epoch"].as_integer(), 0)
+    return (
+        (Model.epochs_trained > CURVE_POINTS)
+        & (CurvePoint.epoch % step != 0)
+        & (CurvePoint.epoch != 1)
+        & (CurvePoint.epoch != best)
+        & (CurvePoint.epoch != Model.epochs_trained)
+    )
+
+
+def due_idempotent_requests(tenant_id: str, before: datetime) -> Select[str]:
+    """Select the keys of stored responses that are older."""
+    of_tenant = IdempotentRequest.tenant_id == tenant_id
+    return select(IdempotentRequest.key).where(of_tenant, IdempotentRequest.created_at < before)
+
+
+def due_deliveries(tenant_id: str, before: datetime) -> Select[str]:
+    """Select the messages to webhooks that ended before."""
+    webhooks = select(Webhook.id).where(Webhook.tenant_id == tenant_id)
+    ended = WebhookDelivery.ended_at < before
+    return select(WebhookDelivery.id).where(WebhookDelivery.webhook_id.in_(webhooks), ended)
+
+
+def due_originals(tenant_id: str, before: datetime) -> Select[Any]:
+    """Select the SHA-256 of files that no data set of the tenant has used since."""
+    other = aliased(Dataset)
+    used = exists().where(
+        other.tenant_id == tenant_id,
+        other.original == Dataset.original,
+        (other.original_since >= before) | (other.state == DatasetState.INGESTING),
+    )
+    of_tenant = (Dataset.tenant_id == tenant_id) & (Dataset.original_since < before)
+    return select(Dataset.original).where(of_tenant, Dataset.original.is_not(None), ~used).distinct()
+
+
+@dataclass(frozen=True)
+class Due:
+    """What the next sweep removes of one kind.
+
+    Parameters
+    ----------
+    items
+        Number of files, checkpoints or rows, at most `MOST_COUNTED`.
+    size_bytes
+        Their size. That of rows is an estimate.
+    """
+
+    items: int
+    size_bytes: int
+
+
+def count_due(session: Session, tenant_id: str, kind: str, before: datetime) -> Due:
+    """Count what the next sweep removes, and remove nothing."""
+    if kind == "originals":
+        return _due_originals(session, tenant_id, before)
+    jobs = due_jobs(session, tenant_id, kind, before).order_by(None).subquery("due")
+    if kind == "checkpoints":
+        return _due_checkpoints(session, jobs)
+    rows: Select[Any] | Select[str, int]
+    if kind == "idempotency":
+        rows = due_idempotent_requests(tenant_id, before)
+    elif kind == "deliveries":
+        rows = due_deliveries(tenant_id, before)
+    elif kind == "events":
+        rows = select(Event.id).join(jobs, jobs.c.id == Event.job_id)
+    elif kind == "slices":
+        rows = select(Slice.id).join(jobs, jobs.c.id == Slice.job_id)
+    else:
+        rows = points_of_jobs(kind).join(jobs, jobs.c.id == Job.id)
+    number = session.execute(
+        select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
+    ).scalar_one()
+    return Due(number, number * ROW_BYTES[kind])
+
+
+def points_of_jobs(kind: str) -> Select[str, int]:
+    """Select the points of learning curves that a kind removes, of all jobs."""
+    points = select(CurvePoint.model_id, CurvePoint.epoch).join(Model, Model.id == CurvePoint.model_id)
+    return points.join(Job, Job.id == Model.job_id).where(removable_points(kind))
+
+
+def weights_removed(job: Any) -> ColumnElement[bool]:
+    """Return the condition for models whose weights the sweep removes from a job: all but the selected one and its refit."""
+    kept = or_(Model.id == job.selected_model_id, Model.id == job.final_model_id)
+    has_weights = Model.checkpoint_key.is_not(None) | Model.start_key.is_not(None)
+    return and_(Model.job_id == job.id, has_weights, ~func.coalesce(kept, False))
+
+
+def _due_originals(session: Session, tenant_id: str, before: datetime) -> Due:
+    files = session.execute(due_originals(tenant_id, before)).scalars().all()
+    sizes = select(Dataset.original, Dataset.source).where(
+        Dataset.tenant_id == tenant_id, Dataset.original.in_(files)
+    )
+    by_file = {original: int(source.get("bytes") or 0) for original, source in session.execute(sizes)}
+    return Due(len(files), sum(by_file.values()))
+
+
+def _due_checkpoints(session: Session, jobs: Any) -> Due:
+    removed = select(Model.checkpoint_key).join(Job, weights_removed(Job)).join(jobs, jobs.c.id == Job.id)
+    keys = removed.where(Model.checkpoint_key.is_not(None)).distinct().subquery("removed")
+    number = session.execute(select(func.count()).select_from(keys)).scalar_one()
+    size = select(func.coalesce(func.sum(ArrayObject.size_bytes), 0))
+    stored = size.join(keys, keys.c.checkpoint_key == ArrayObject.key)
+    return Due(number, int(session.execute(stored).scalar_one()))

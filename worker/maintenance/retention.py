@@ -1,0 +1,279 @@
+"""Retention: remove old data in small transactions. `store.retention` says what is due; docs/retention.md lists all kinds.
+
+A sweep may end at any time, and the next one continues. A repeated sweep changes nothing. Every transaction ends after
+`_BATCH_ROWS` rows or `_BATCH_SECONDS`, and then pauses, so that other writers wait briefly.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from sqlalchemy import CursorResult, Delete, delete, func, select, update
+from sqlalchemy.orm import Session
+from zarr.abc.store import Store
+
+from store.database import LOCK, Database, database_now
+from store.originals import open_originals
+from store.retention import (
+    cutoff,
+    due_deliveries,
+    due_idempotent_requests,
+    due_jobs,
+    due_originals,
+    points_of_jobs,
+    weights_removed,
+)
+from store.settings import Settings
+from store.sqlite_space import give_back_space
+from store.tables import (
+    CurvePoint,
+    Dataset,
+    Event,
+    IdempotentRequest,
+    Job,
+    Model,
+    RetentionProgress,
+    Slice,
+    Tenant,
+    Webhook,
+    WebhookDelivery,
+)
+from store.uploads import release_original, lock_original
+from worker.maintenance.garbage_collection import collect
+
+logger = logging.getLogger("latentry.maintenance")
+
+_BATCH_ROWS = 1000
+_BATCH_SECONDS = 0.03
+_BATCH_JOBS = 50
+_SWEEP_LOCK = 0x5EE9  # PostgreSQL's advisory lock: two sweeps of the same rows take turns
+_FILES_SECONDS = 20.0
+"""Time of one sweep of files. It runs in the queue that also advances jobs; the next sweep continues."""
+
+
+@dataclass
+class Sweep:
+    """One sweep of all tenants.
+
+    Parameters
+    ----------
+    database, settings
+        The database, and the settings with the days of each kind.
+    now
+        The time from which ages count; the database's clock if None.
+    stopping
+        Ends the sweep between two transactions.
+    """
+
+    database: Database
+    settings: Settings
+    now: datetime | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+    removed: Counter[str] = field(default_factory=Counter)
+
+    def rows(self) -> Counter[str]:
+        """Remove old rows; return their numbers by kind."""
+        for tenant_id, before in self._cutoffs():
+            for kind, step in _STEPS.items():
+                if (limit := before(kind)) is not None:
+                    self._jobs(tenant_id, kind, limit, step)
+            if (limit := before("idempotency")) is not None:
+                self._repeat("idempotency", partial(_forget_answers, tenant_id, limit))
+            if (limit := before("deliveries")) is not None:
+                self._repeat("deliveries", partial(_forget_deliveries, tenant_id, limit))
+        return self.removed
+
+    def files(self, arrays: Store) -> Counter[str]:
+        """Remove old checkpoints and originals, for a limited time; return their numbers by kind."""
+        deadline = time.monotonic() + _FILES_SECONDS
+        for tenant_id, before in self._cutoffs():
+            if (limit := before("checkpoints")) is not None:
+                self._checkpoints(arrays, tenant_id, limit, deadline)
+            if (limit := before("originals")) is not None:
+                self._originals(tenant_id, limit, deadline)
+        return self.removed
+
+    def _cutoffs(self) -> Iterator[tuple[str, Callable[[str], datetime | None]]]:
+        with self.database.read() as session:
+            now = self.now or database_now(session)
+            tenants = session.execute(select(Tenant.id, Tenant.retention).order_by(Tenant.id)).all()
+        for tenant_id, own in tenants:
+            yield tenant_id, partial(cutoff, self.settings, own, now)
+
+    def _repeat(self, kind: str, batch: Callable[[Session], int]) -> None:
+        """Run a batch in transactions of its own until it removes nothing more."""
+        while not self.stopping.is_set():
+            begun = time.monotonic()
+            with self.database.write() as session:
+                _take_turn(session)
+                number = batch(session)
+            self.removed[kind] += number
+            if number == 0:
+                return
+            self.stopping.wait(time.monotonic() - begun)
+
+    def _jobs(self, tenant_id: str, kind: str, before: datetime, step: "Step") -> None:
+        """Remove one kind from all jobs that ended before, in the order of their ends."""
+        with self.database.read() as session:
+            if session.execute(due_jobs(session, tenant_id, kind, before).limit(1)).first() is None:
+                return
+        while not self.stopping.is_set():
+            begun = time.monotonic()
+            with self.database.write() as session:
+                _take_turn(session)
+                jobs = session.execute(due_jobs(session, tenant_id, kind, before).limit(_BATCH_JOBS)).all()
+                if not jobs:
+                    return
+                for job_id, _ended in jobs:
+                    self._job(session, kind, job_id, step)
+                    if time.monotonic() > begun + _BATCH_SECONDS:
+                        break
+            self.stopping.wait(time.monotonic() - begun)
+
+    def _job(self, session: Session, kind: str, job_id: str, step: "Step") -> None:
+        """Remove a batch of one kind from a job, and write the progress if none is left."""
+        job = session.get_one(Job, job_id, with_for_update=LOCK)
+        if job.ended_at is None:
+            return  # it was resumed meanwhile
+        number = step(session, job)
+        self.removed[kind] += number
+        if number < _BATCH_ROWS:
+            _advance(session, job, kind, job.ended_at)
+
+    def _checkpoints(self, arrays: Store, tenant_id: str, before: datetime, deadline: float) -> None:
+        while not self.stopping.is_set() and time.monotonic() < deadline:
+            with self.database.read() as session:
+                due = session.execute(due_jobs(session, tenant_id, "checkpoints", before).limit(1)).first()
+            if due is None:
+                return
+            with self.database.write() as session:
+                job = session.get_one(Job, due.id, with_for_update=LOCK)
+                if job.ended_at is None:
+                    continue
+                forgotten = (
+                    update(Model).where(weights_removed(job)).values(checkpoint_key=None, start_key=None)
+                )
+                session.execute(forgotten)
+            # The progress is written after the bytes are deleted. If this process dies before, the next sweep deletes them.
+            self.removed["checkpoints"] += collect(self.database, arrays, job.id)
+            with self.database.write() as session:
+                _advance(session, job, "checkpoints", job.ended_at)
+
+    def _originals(self, tenant_id: str, before: datetime, deadline: float) -> None:
+        originals = open_originals(self.settings)
+        with self.database.read() as session:
+            files = session.execute(due_originals(tenant_id, before)).scalars().all()
+        for sha256 in files:
+            if self.stopping.is_set() or time.monotonic() > deadline:
+                return
+            with self.database.write() as session:
+                lock_original(session, sha256)
+                still_due = due_originals(tenant_id, before).where(Dataset.original == sha256)
+                if session.execute(still_due).first() is None:
+                    continue  # a data set was derived from it meanwhile
+                of_tenant = (Dataset.tenant_id == tenant_id) & (Dataset.original == sha256)
+                removed = {"original": None, "original_removed_at": database_now(session)}
+                session.execute(update(Dataset).where(of_tenant).values(removed))
+                release_original(session, originals, sha256)
+            self.removed["originals"] += 1
+
+
+Step = Callable[[Session, Job], int]
+"""Removes at most `_BATCH_ROWS` rows of a job, and returns how many. Fewer mean that none is left."""
+
+
+def _take_turn(session: Session) -> None:
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_SWEEP_LOCK)))
+
+
+def _advance(session: Session, job: Job, kind: str, ended_at: datetime) -> None:
+    row = session.get(RetentionProgress, (job.tenant_id, kind))
+    if row is None:
+        row = RetentionProgress(tenant_id=job.tenant_id, kind=kind, swept_until=ended_at)
+        session.add(row)
+    row.swept_until, row.job_id = ended_at, job.id
+    session.flush()
+
+
+def _remove_events(session: Session, job: Job) -> int:
+    some = select(Event.id).where(Event.job_id == job.id).order_by(Event.id).limit(_BATCH_ROWS)
+    return _number(session, delete(Event).where(Event.id.in_(some)))
+
+
+def _remove_slices(session: Session, job: Job) -> int:
+    """Remove rows of slices, and add their device time to the job's, as `store.budget` counts it."""
+    of_job = select(Slice.id, Slice.kind, Slice.device_seconds).where(Slice.job_id == job.id)
+    rows = session.execute(of_job.order_by(Slice.id).limit(_BATCH_ROWS)).all()
+    job.swept_device_seconds += sum(row.device_seconds or 0.0 for row in rows if row.kind == "train")
+    session.execute(delete(Slice).where(Slice.id.in_([row.id for row in rows])))
+    return len(rows)
+
+
+def _thin_curves(session: Session, job: Job) -> int:
+    return _remove_points(session, job, "curves")
+
+
+def _remove_thinned_curves(session: Session, job: Job) -> int:
+    return _remove_points(session, job, "thinned_curves")
+
+
+def _remove_points(session: Session, job: Job, kind: str) -> int:
+    found = session.execute(points_of_jobs(kind).where(Job.id == job.id).limit(_BATCH_ROWS)).all()
+    by_model: dict[str, list[int]] = {}
+    for model_id, epoch in found:
+        by_model.setdefault(model_id, []).append(epoch)
+    for model_id, epochs in by_model.items():
+        points = (CurvePoint.model_id == model_id) & CurvePoint.epoch.in_(epochs)
+        session.execute(delete(CurvePoint).where(points))
+    return len(found)
+
+
+_STEPS: dict[str, Step] = {
+    "events": _remove_events,
+    "slices": _remove_slices,
+    "curves": _thin_curves,
+    "thinned_curves": _remove_thinned_curves,
+}
+
+
+def _forget_answers(tenant_id: str, before: datetime, session: Session) -> int:
+    keys = due_idempotent_requests(tenant_id, before).limit(_BATCH_ROWS)
+    of_tenant = IdempotentRequest.tenant_id == tenant_id
+    return _number(session, delete(IdempotentRequest).where(of_tenant, IdempotentRequest.key.in_(keys)))
+
+
+def _forget_deliveries(tenant_id: str, before: datetime, session: Session) -> int:
+    """Remove messages that ended before, and then the deleted webhooks that have no messages left."""
+    ids = due_deliveries(tenant_id, before).limit(_BATCH_ROWS)
+    number = _number(session, delete(WebhookDelivery).where(WebhookDelivery.id.in_(ids)))
+    if number == 0:
+        left = select(WebhookDelivery.id).where(WebhookDelivery.webhook_id == Webhook.id).exists()
+        is_over = (Webhook.tenant_id == tenant_id) & (Webhook.deleted_at < before) & ~left
+        session.execute(delete(Webhook).where(is_over))
+    return number
+
+
+def _number(session: Session, statement: Delete) -> int:
+    result = session.execute(statement)
+    assert isinstance(result, CursorResult)
+    return result.rowcount
+
+
+def sweep_until(stopping: threading.Event, database: Database, settings: Settings) -> None:
+    """Sweep old rows and give SQLite's space back, every `collect_seconds`, until told to stop."""
+    while not stopping.wait(min(settings.collect_seconds, 600.0)):
+        try:
+            removed = Sweep(database, settings, stopping=stopping).rows()
+            if removed.total():
+                logger.info(
+                    "removed by age: %s", ", ".join(f"{number} {kind}" for kind, number in removed.items())
+                )
+            give_back_space(database, stopping)
+        except Exception:
+            logger.exception("the sweep of old data failed; it is tried again")
