@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import CursorResult, Delete, delete, func, select, update
+from sqlalchemy import CursorResult, Delete, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
@@ -83,9 +83,11 @@ class Sweep:
                 if (limit := before(kind)) is not None:
                     self._jobs(tenant_id, kind, limit, step)
             if (limit := before("idempotency")) is not None:
-                self._repeat("idempotency", partial(_forget_answers, tenant_id, limit))
+                answers = due_idempotent_requests(tenant_id, limit)
+                self._repeat("idempotency", answers, partial(_forget_answers, tenant_id, limit))
             if (limit := before("deliveries")) is not None:
-                self._repeat("deliveries", partial(_forget_deliveries, tenant_id, limit))
+                messages = due_deliveries(tenant_id, limit)
+                self._repeat("deliveries", messages, partial(_forget_deliveries, tenant_id, limit))
         return self.removed
 
     def files(self, arrays: Store) -> Counter[str]:
@@ -105,16 +107,16 @@ class Sweep:
         for tenant_id, own in tenants:
             yield tenant_id, partial(cutoff, self.settings, own, now)
 
-    def _repeat(self, kind: str, batch: Callable[[Session], int]) -> None:
-        """Run a batch in transactions of its own until it removes nothing more."""
+    def _repeat(self, kind: str, due: Select[str], batch: Callable[[Session], int]) -> None:
+        """Run a batch in transactions of its own while something is due."""
         while not self.stopping.is_set():
+            with self.database.read() as session:
+                if session.execute(due.limit(1)).first() is None:
+                    return
             begun = time.monotonic()
             with self.database.write() as session:
                 _take_turn(session)
-                number = batch(session)
-            self.removed[kind] += number
-            if number == 0:
-                return
+                self.removed[kind] += batch(session)
             self.stopping.wait(time.monotonic() - begun)
 
     def _jobs(self, tenant_id: str, kind: str, before: datetime, step: "Step") -> None:
@@ -141,7 +143,8 @@ class Sweep:
         if job.ended_at is None:
             return  # it was resumed meanwhile
         number = step(session, job)
-        self.removed[kind] += number
+        if number:
+            self.removed[kind] += number
         if number < _BATCH_ROWS:
             _advance(session, job, kind, job.ended_at)
 
@@ -249,13 +252,12 @@ def _forget_answers(tenant_id: str, before: datetime, session: Session) -> int:
 
 
 def _forget_deliveries(tenant_id: str, before: datetime, session: Session) -> int:
-    """Remove messages that ended before, and then the deleted webhooks that have no messages left."""
+    """Remove messages that ended before, and the deleted webhooks that have no messages left."""
     ids = due_deliveries(tenant_id, before).limit(_BATCH_ROWS)
     number = _number(session, delete(WebhookDelivery).where(WebhookDelivery.id.in_(ids)))
-    if number == 0:
-        left = select(WebhookDelivery.id).where(WebhookDelivery.webhook_id == Webhook.id).exists()
-        is_over = (Webhook.tenant_id == tenant_id) & (Webhook.deleted_at < before) & ~left
-        session.execute(delete(Webhook).where(is_over))
+    left = select(WebhookDelivery.id).where(WebhookDelivery.webhook_id == Webhook.id).exists()
+    is_over = (Webhook.tenant_id == tenant_id) & (Webhook.deleted_at < before) & ~left
+    session.execute(delete(Webhook).where(is_over))
     return number
 
 
