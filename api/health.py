@@ -1,5 +1,6 @@
 """Health and readiness."""
 
+import logging
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Annotated
@@ -11,8 +12,11 @@ from sqlalchemy import func, select
 from api.dependencies import DatabaseDependency
 from domain.states import SliceState
 from store.database import database_now
+from store.migrate import schema_problem
 from store.tables import OutboxMessage, Slice
 from store.workers import alive_workers
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["service"])
 
@@ -34,9 +38,8 @@ class Service(BaseModel):
 
 
 class WorkerHealth(BaseModel):
-    """A training process that was active recently."""
+    """A training process that was active recently. `GET /v1/checks`, which needs a key, also returns the names."""
 
-    name: str
     device: str
     seen_at: datetime
 
@@ -45,7 +48,8 @@ class Readiness(BaseModel):
     """Whether the service accepts requests and has workers."""
 
     ready: bool = Field(
-        description="Whether the database responds. If so, the service handles requests and accepts jobs."
+        description="Whether the database responds and has the schema of this version. If so, the service handles requests "
+        "and accepts jobs."
     )
     workers: list[WorkerHealth] = Field(
         description="Training processes seen in the last 30 s. A worker starts its process with the first slice."
@@ -78,12 +82,20 @@ async def get_health() -> Health:
 @router.get(
     "/readyz",
     operation_id="get_readiness",
-    responses={503: {"model": Readiness, "description": "The database does not respond."}},
+    responses={
+        503: {"model": Readiness, "description": "The database does not respond, or has another schema."}
+    },
 )
 def get_readiness(response: Response, database: DatabaseDependency) -> Readiness:
-    """Return whether the database responds, the workers, and the queued and running slices."""
+    """Return whether the database responds and has the schema of this version, the workers, and the queued and running slices.
+
+    The answer needs no key, so it contains no names of hosts, no addresses and no paths.
+    """
     try:
         with database.read() as session:
+            if problem := schema_problem(session):
+                response.status_code = 503
+                return _not_ready("{}: {}".format(*problem))
             now = database_now(session)
             workers = alive_workers(session)
             counts = {
@@ -104,19 +116,23 @@ def get_readiness(response: Response, database: DatabaseDependency) -> Readiness
                 )
             return Readiness(
                 ready=True,
-                workers=[WorkerHealth(name=w.name, device=w.device, seen_at=w.seen_at) for w in workers],
+                workers=[WorkerHealth(device=w.device, seen_at=w.seen_at) for w in workers],
                 slices_queued=counts.get(SliceState.QUEUED, 0),
                 slices_running=counts.get(SliceState.LEASED, 0),
                 messages_waiting=waiting,
                 warnings=warnings,
             )
     except Exception as error:
-        response.status_code = 503
-        return Readiness(
-            ready=False,
-            workers=[],
-            slices_queued=0,
-            slices_running=0,
-            messages_waiting=0,
-            warnings=[f"the database does not respond: {type(error).__name__}"],
+        logger.warning(
+            "the database does not respond: %s: %s", type(error).__name__, str(error).partition("\n")[0]
         )
+        response.status_code = 503
+        return _not_ready(
+            f"the database does not respond: {type(error).__name__}. The log of the API has the details."
+        )
+
+
+def _not_ready(why: str) -> Readiness:
+    return Readiness(
+        ready=False, workers=[], slices_queued=0, slices_running=0, messages_waiting=0, warnings=[why]
+    )

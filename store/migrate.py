@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -10,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.orm import Session
 
 from store.database import Database, DatabaseUnusable, get_database
 from store.sqlite_space import vacuum_once
@@ -62,14 +64,47 @@ def refuse_newer(database: Database) -> None:
         logger.warning("the database %s does not answer: %s", _name(database), _first_line(error))
 
 
+def schema_problem(session: Session) -> tuple[str, str] | None:
+    """Return why this version cannot work with the schema of the database, and what to do; None if it can."""
+    known, newest = _revisions()
+    current = _schema(session)
+    if current == newest:
+        return None
+    if unknown := current - known:
+        return (
+            f"the database has the schema {_listed(unknown)}, which this version of Latentry does not know: its newest is "
+            f"{_listed(newest)}",
+            "install the version of Latentry that migrated the database, or a newer one",
+        )
+    has = f"the schema {_listed(current)}" if current else "no schema"
+    return (
+        f"the database has {has}, but this version of Latentry needs {_listed(newest)}",
+        "run `python -m store.migrate`; `latentry up` and the compose file migrate when they start",
+    )
+
+
+@cache
+def _revisions() -> tuple[frozenset[str], frozenset[str]]:
+    """Return all schemas that this version knows, and the newest one."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return frozenset(one.revision for one in scripts.walk_revisions()), frozenset(scripts.get_heads())
+
+
+def _schema(session: Session) -> frozenset[str]:
+    return frozenset(MigrationContext.configure(session.connection()).get_current_heads())
+
+
+def _listed(schemas: frozenset[str]) -> str:
+    return ", ".join(sorted(schemas))
+
+
 def _refuse_newer(database: Database) -> None:
-    known = {one.revision for one in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
     with database.read() as session:
-        schema = MigrationContext.configure(session.connection()).get_current_revision()
-    if schema is not None and schema not in known:
+        unknown = _schema(session) - _revisions()[0]
+    if unknown:
         raise DatabaseUnusable(
-            f"the database {_name(database)} was made by a newer version of Latentry: its schema is {schema}, which this version "
-            "does not know. Install that version or a newer one, or use another data folder or database."
+            f"the database {_name(database)} was made by a newer version of Latentry: its schema is {_listed(unknown)}, which "
+            "this version does not know. Install that version or a newer one, or use another data folder or database."
         )
 
 

@@ -3,13 +3,11 @@
 import time
 from typing import Any
 
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 
 from api.checks.base import DATABASE_AWAY, Finding, Parts, failed, ok, reason, unknown, warning
 from store.database import database_now
-from store.migrate import alembic_config
+from store.migrate import schema_problem
 from store.tables import utc_now
 
 _SLOW_SECONDS = 0.1
@@ -45,20 +43,14 @@ def check_database(parts: Parts) -> Finding:
 
 def check_migrations(parts: Parts) -> Finding:
     """Check that the schema of the database belongs to this version of the service."""
-    scripts = ScriptDirectory.from_config(alembic_config())
-    newest = scripts.get_current_head()
     try:
         with parts.database.read() as session:
-            here = MigrationContext.configure(session.connection()).get_current_revision()
+            problem = schema_problem(session)
     except Exception as error:
         return unknown(error)
-    if here == newest:
-        return ok(f"the schema is the newest, {newest}")
-    if here not in {one.revision for one in scripts.walk_revisions()} and here is not None:
-        hint = "a newer version of the service has migrated the database: install that version here"
-        return failed(f"this version does not know the schema {here}", hint)
-    hint = "run `python -m store.migrate` (`latentry up` and the compose files do so by themselves)"
-    return failed(f"the schema is {here or 'empty'}, the newest is {newest}", hint)
+    if problem is None:
+        return ok("the schema is the newest")
+    return failed(*problem)
 
 
 def _where(url: str) -> dict[str, Any]:

@@ -189,9 +189,9 @@ def test_the_worst_counts(bare_parts: Parts, statuses: tuple[Any, ...], worst: s
 @pytest.mark.parametrize(
     ("revision", "status", "says"),
     [
-        ("0001", "failed", "the newest is"),
-        ("ffff", "failed", "does not know the schema"),
-        (None, "failed", "empty"),
+        ("0001", "failed", "has the schema 0001, but this version"),
+        ("ffff", "failed", "has the schema ffff, which this version of Latentry does not know"),
+        (None, "failed", "no schema"),
     ],
 )
 def test_a_schema_that_is_not_the_newest(

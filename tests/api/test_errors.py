@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from latentry import Client
 from latentry.errors import LatentryError
 from pydantic import ValidationError
+from sqlalchemy import make_url, text
 from zarr.storage import MemoryStore
 
 from api.errors import TYPE_PREFIX
@@ -19,6 +20,7 @@ from api.validation_errors import field_problems
 from domain.job_specification import JobSpecification
 from store.database import Database
 from store.settings import Settings
+from store.tables import Worker
 from tests.api.api_examples import PROBLEM, Example, call, chunks
 from tests.app_copies import app_of
 from tests.servers import free_port
@@ -93,6 +95,40 @@ def test_readiness_without_database(
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
     assert "password" not in answer.text
     assert light_client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("revision", "says"),
+    [
+        ("0001", ("has the schema 0001, but", "python -m store.migrate")),
+        ("ffff", ("has the schema ffff, which", "does not know", "install the version")),
+        (None, ("has no schema", "python -m store.migrate")),
+    ],
+)
+def test_readiness_on_another_schema(
+    client: TestClient, database: Database, revision: str | None, says: tuple[str, ...]
+) -> None:
+    with database.write() as session:
+        session.add(Worker(name="laboratory-host:1:ab", device="cpu"))
+        before = session.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+    ready = client.get("/readyz")
+    assert (ready.status_code, len(ready.json()["workers"])) == (200, 1)
+
+    def write(*revisions: str) -> None:
+        with database.write() as session:
+            session.execute(text("DELETE FROM alembic_version"))
+            for one in revisions:
+                session.execute(text("INSERT INTO alembic_version VALUES (:it)"), {"it": one})
+
+    write(*([revision] if revision else []))
+    answer = client.get("/readyz")
+    write(*before)
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+    (warning,) = answer.json()["warnings"]
+    assert all(part in warning for part in says), warning
+    # Strangers may read both answers.
+    for secret in ("laboratory-host", "127.0.0.1", str(make_url(database.url).database)):
+        assert secret not in ready.text + answer.text
 
 
 def test_database_that_is_away(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
