@@ -139,7 +139,7 @@ def forget_upload(session: Session, originals: OriginalStore, settings: Settings
 def release_original(
     session: Session, originals: OriginalStore, sha256: str, *, dataset_id: str | None = None
 ) -> bool:
-    """Delete an original, unless the row of an upload or of a data set other than `dataset_id` names it; return whether it was."""
+    """Delete an original unless an upload or a data set other than `dataset_id` names it; return whether it was deleted."""
     lock_original(session, sha256)
     others = or_(
         exists().where(Upload.sha256 == sha256, ~Upload.is_direct),

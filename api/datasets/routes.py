@@ -22,12 +22,12 @@ from api.datasets.schemas import (
     UploadFields,
     UploadReference,
 )
+from api.datasets.service import DatasetFilters
 from api.deletion import DELETES, Cascade, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import BadRequest, Invalid, problem_responses
 from api.idempotency import IdempotencyKey
 from api.json_bodies import JsonRoute
-from api.datasets.service import DatasetFilters
 from api.labels import LABEL_CHANGES, LabelChanges
 from api.long_poll import Prefer, wait_for
 from api.pagination import FiltersDependency, Page, PageSize, PageToken

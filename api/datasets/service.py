@@ -165,7 +165,9 @@ def list_page(
 ) -> Page[DatasetDocument]:
     """Return a page of the tenant's data sets, newest first."""
     query = select(Dataset).where(Dataset.tenant_id == tenant_id, *filters.conditions(Dataset))
-    query = query.where(Dataset.state.in_(wanted.state) if wanted.state else Dataset.state != DatasetState.DELETING)
+    query = query.where(
+        Dataset.state.in_(wanted.state) if wanted.state else Dataset.state != DatasetState.DELETING
+    )
     if wanted.derived_from is not None:
         query = query.where(Dataset.derived_from == wanted.derived_from)
     if wanted.session_id is not None:

@@ -1,8 +1,8 @@
 """Delete in the background what `store.deletion` was asked for: in small transactions, in an order that may stop anywhere.
 
 Each kind of resource has a generator of steps. A step is one short transaction, or deletes some objects or a file, and finds by
-itself what is left to do. So a process may die between any two steps, and the next one continues. The last step deletes the row of
-the resource together with the request.
+itself what is left to do. So a process may die between any two steps, and the next one continues. The last step deletes the
+row of the resource together with the request.
 """
 
 import logging

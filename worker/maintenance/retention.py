@@ -43,7 +43,7 @@ from store.tables import (
     Webhook,
     WebhookDelivery,
 )
-from store.uploads import release_original, lock_original
+from store.uploads import lock_original, release_original
 from worker.maintenance.garbage_collection import collect
 
 logger = logging.getLogger("latentry.maintenance")
