@@ -6,11 +6,12 @@ from typing import NamedTuple
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import CarriedProblem, Invalid, TooLarge
+from api.errors import CarriedProblem, Invalid, NotFound, Problem, TooLarge, UnsupportedMediaType
 from store.settings import Settings
 
-MOST_PARAMETERS = 500
-"""Maximum number of parameters in a query."""
+_MOST_PARAMETERS = 500
+_LONGEST_PATH = 2_000
+_LONGEST_MEDIA_TYPE = 1_000
 
 _KIB = 2**10
 _FILE_ROUTES = re.compile(r"(POST /v1/datasets|(POST|PUT) /v1/uploads|PATCH /v1/uploads/[^/]+)")
@@ -30,8 +31,8 @@ class _Limit(NamedTuple):
 class BodyLimit:
     """Middleware that refuses a body above the limit with 413: by its `Content-Length`, or while the bytes arrive.
 
-    It also refuses queries with too many parameters, and drops cookies, which no route reads: the framework would parse both on
-    the event loop.
+    It also refuses queries, paths and media types that the framework would parse on the event loop for milliseconds, and drops
+    cookies, which no route reads.
 
     Parameters
     ----------
@@ -48,11 +49,10 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         scope["headers"] = [header for header in scope["headers"] if header[0] != b"cookie"]
-        if (parameters := scope["query_string"].count(b"&") + 1) > MOST_PARAMETERS:
-            message = f"expected at most {MOST_PARAMETERS} parameters; got {parameters}"
-            await Invalid.field("query", "too_many", message).response()(scope, receive, send)
-            return
         headers = Headers(scope=scope)
+        if (problem := _excess(scope, headers)) is not None:
+            await problem.response()(scope, receive, send)
+            return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         limit = _limit(f"{scope['method']} {path}", headers, scope["app"].state.settings)
         length = headers.get("content-length", "")
@@ -71,6 +71,20 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+def _excess(scope: Scope, headers: Headers) -> Problem | None:
+    """Return the error of a request whose path, query or media type is too long to be valid."""
+    if len(scope["path"]) > _LONGEST_PATH:
+        return NotFound(f"there is no route with a path of {len(scope['path'])} characters")
+    if (parameters := scope["query_string"].count(b"&") + 1) > _MOST_PARAMETERS:
+        message = f"expected at most {_MOST_PARAMETERS} parameters; got {parameters}"
+        return Invalid.field("query", "too_many", message)
+    if (length := len(headers.get("content-type", ""))) > _LONGEST_MEDIA_TYPE:
+        return UnsupportedMediaType(
+            f"expected a Content-Type of at most {_LONGEST_MEDIA_TYPE} characters; got {length}"
+        )
+    return None
 
 
 def _limit(route: str, headers: Headers, settings: Settings) -> _Limit:

@@ -24,6 +24,8 @@ TYPE_PREFIX = "urn:latentry:problem:"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
 """Sent with a 503 when the database does not respond."""
+_LONGEST_DETAIL = 4_000
+"""Maximum number of characters of `detail`, which may repeat what the client sent."""
 
 
 class ProblemDocument(BaseModel):
@@ -73,7 +75,8 @@ class Problem(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.detail, self.hint, self.headers = detail, hint, headers
+        self.detail = detail if len(detail) <= _LONGEST_DETAIL else detail[:_LONGEST_DETAIL] + "…"
+        self.hint, self.headers = hint, headers
         self.errors = errors and errors[:MOST_PROBLEMS]
         self.more_errors = more_errors + len((errors or [])[MOST_PROBLEMS:])
 

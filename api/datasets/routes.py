@@ -34,7 +34,7 @@ from api.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.uploads.receiving import expected_sha256, receive
 from api.uploads.routes import ContentDigest, ReprDigest
 from api.validation_errors import read_json, read_model
-from domain.dataset_options import FileFormat
+from domain.dataset_options import DatasetOptions, FileFormat
 from domain.states import DatasetState
 
 router = APIRouter(tags=["data sets"], route_class=JsonRoute)
@@ -156,7 +156,8 @@ async def upload_dataset(
     content_type = request.headers.get("content-type", "").partition(";")[0].strip()
     digest = expected_sha256(content_digest, repr_digest)
     if content_type == "application/json":
-        reference = _read_reference(await request.body(), fields)
+        body = await request.body()
+        reference = await to_thread.run_sync(_read_reference, body, fields)
         created = await to_thread.run_sync(create_from_upload, context, reference, idempotency_key)
         return respond(response, created)
     if content_type == "multipart/form-data":
@@ -176,11 +177,10 @@ async def upload_dataset(
             parts = {"filename": file.filename or "", **parts}
             if tags := form.getlist("tags"):
                 parts["tags"] = tags
-            fields = read_model(UploadFields, {**parts, **fields.model_dump(exclude_unset=True)}, body=parts)
-            options = merged_options(fields)
+            fields, options = await to_thread.run_sync(_read_fields, fields, parts)
             received = await receive(_chunks(file), context.settings, digest)
     else:
-        options = merged_options(fields)
+        fields, options = await to_thread.run_sync(_read_fields, fields)
         received = await receive(request.stream(), context.settings, digest)
     created = await to_thread.run_sync(create_from_file, context, received, fields, options, idempotency_key)
     return respond(response, created)
@@ -344,6 +344,15 @@ def respond(response: Response, created: service.Creation) -> DatasetDocument:
     if created.document.state == DatasetState.INGESTING:
         response.headers["Retry-After"] = "1"
     return created.document
+
+
+def _read_fields(
+    fields: UploadFields, parts: dict[str, Any] | None = None
+) -> tuple[UploadFields, DatasetOptions]:
+    """Return the fields of a query and of the parts of a form, and the options in them."""
+    if parts is not None:
+        fields = read_model(UploadFields, {**parts, **fields.model_dump(exclude_unset=True)}, body=parts)
+    return fields, merged_options(fields)
 
 
 def _read_reference(body: bytes, fields: UploadFields) -> UploadReference:

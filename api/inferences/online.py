@@ -118,7 +118,8 @@ def _read_npy(body: bytes) -> NDArray[Any]:
 
 def _as_array(values: list[Any], pointer: str) -> NDArray[Any]:
     try:
-        found = np.asarray(values)
+        # One array for each trial: a single conversion of the whole list would stop all other threads for its whole duration.
+        found = np.stack([np.asarray(item) for item in values]) if values else np.asarray(values)
     except (ValueError, OverflowError):
         found = np.empty(0, object)
     if found.dtype.kind not in "uif":

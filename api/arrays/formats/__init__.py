@@ -58,13 +58,16 @@ def choose_format(given: str | None, accept: str) -> Format:
         if kind in by_type:
             return by_type[kind]
     types = ", ".join(f"{one.media_type} ({one.name})" for one in FORMATS)
-    raise UnsupportedFormat(f"arrays are offered as {types}; Accept is {accept!r}")
+    raise UnsupportedFormat(f"arrays are offered as {types}; Accept is {accept[:_LONGEST_ACCEPT]!r}")
+
+
+_LONGEST_ACCEPT = 1_000
 
 
 def _by_preference(accept: str) -> list[str]:
     """Return the media types of an `Accept` header, the preferred first; types with `q=0` are left out."""
     weighted = []
-    for item in accept.split(","):
+    for item in accept[:_LONGEST_ACCEPT].split(","):
         kind, *parameters = (part.strip().lower() for part in item.split(";"))
         weight = next((_WEIGHT.fullmatch(part) for part in parameters if part.startswith("q=")), None)
         weighted.append((float(weight[1]) if weight else 1.0, kind))
