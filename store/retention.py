@@ -96,20 +96,17 @@ def due_jobs(session: Session, tenant_id: str, kind: str, before: datetime) -> S
     return due.order_by(Job.ended_at, Job.id)
 
 
-def removable_points(kind: str) -> ColumnElement[bool]:
-    """Return the condition for points of learning curves, joined with their models and jobs, that a kind removes."""
-    if kind == "thinned_curves":
-        kept = or_(Model.id == Job.selected_model_id, Model.id == Job.final_model_id)
-        return ~func.coalesce(kept, False)
-    step = (Model.epochs_trained + (CURVE_POINTS - 1)) // CURVE_POINTS
-    best = func.coalesce(Model.scores["best_epoch"].as_integer(), 0)
-    return (
-        (Model.epochs_trained > CURVE_POINTS)
-        & (CurvePoint.epoch % step != 0)
-        & (CurvePoint.epoch != 1)
-        & (CurvePoint.epoch != best)
-        & (CurvePoint.epoch != Model.epochs_trained)
-    )
+def thinned_points(epochs_trained: Any, best_epoch: Any) -> ColumnElement[bool]:
+    """Return the condition for the points of a model that thinning removes.
+
+    Parameters
+    ----------
+    epochs_trained, best_epoch
+        Values of one model, or columns of several.
+    """
+    step = (epochs_trained + (CURVE_POINTS - 1)) // CURVE_POINTS
+    kept = (CurvePoint.epoch == 1) | (CurvePoint.epoch == best_epoch) | (CurvePoint.epoch == epochs_trained)
+    return and_(CurvePoint.epoch % step != 0, ~kept)
 
 
 def due_idempotent_requests(tenant_id: str, before: datetime) -> Select[str]:
@@ -170,17 +167,22 @@ def count_due(session: Session, tenant_id: str, kind: str, before: datetime) -> 
     elif kind == "slices":
         rows = select(Slice.id).join(jobs, jobs.c.id == Slice.job_id)
     else:
-        rows = points_of_jobs(kind).join(jobs, jobs.c.id == Job.id)
+        rows = _points_of_jobs(kind).join(jobs, jobs.c.id == Job.id)
     number = session.execute(
         select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
     ).scalar_one()
     return Due(number, number * ROW_BYTES[kind])
 
 
-def points_of_jobs(kind: str) -> Select[str, int]:
+def _points_of_jobs(kind: str) -> Select[str, int]:
     """Select the points of learning curves that a kind removes, of all jobs."""
     points = select(CurvePoint.model_id, CurvePoint.epoch).join(Model, Model.id == CurvePoint.model_id)
-    return points.join(Job, Job.id == Model.job_id).where(removable_points(kind))
+    points = points.join(Job, Job.id == Model.job_id)
+    if kind == "curves":
+        best = func.coalesce(Model.scores["best_epoch"].as_integer(), 0)
+        return points.where(Model.epochs_trained > 0, thinned_points(Model.epochs_trained, best))
+    kept = or_(Model.id == Job.selected_model_id, Model.id == Job.final_model_id)
+    return points.where(~func.coalesce(kept, False))
 
 
 def weights_removed(job: Any) -> ColumnElement[bool]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import CursorResult, Delete, Select, delete, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, Delete, Select, delete, func, select, true, update
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
@@ -25,7 +25,7 @@ from store.retention import (
     due_idempotent_requests,
     due_jobs,
     due_originals,
-    points_of_jobs,
+    thinned_points,
     weights_removed,
 )
 from store.settings import Settings
@@ -51,6 +51,7 @@ logger = logging.getLogger("latentry.maintenance")
 _BATCH_ROWS = 1000
 _BATCH_SECONDS = 0.03
 _BATCH_JOBS = 50
+_BATCH_MODELS = 20
 _SWEEP_LOCK = 0x5EE9  # PostgreSQL's advisory lock: two sweeps of the same rows take turns
 _FILES_SECONDS = 20.0
 """Time of one sweep of files. It runs in the queue that also advances jobs; the next sweep continues."""
@@ -75,6 +76,7 @@ class Sweep:
     now: datetime | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     removed: Counter[str] = field(default_factory=Counter)
+    _places: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def rows(self) -> Counter[str]:
         """Remove old rows; return their numbers by kind."""
@@ -132,21 +134,25 @@ class Sweep:
                 if not jobs:
                     return
                 for job_id, _ended in jobs:
-                    self._job(session, kind, job_id, step)
+                    self._job(session, kind, job_id, step, begun + _BATCH_SECONDS)
                     if time.monotonic() > begun + _BATCH_SECONDS:
                         break
             self.stopping.wait(time.monotonic() - begun)
 
-    def _job(self, session: Session, kind: str, job_id: str, step: "Step") -> None:
-        """Remove a batch of one kind from a job, and write the progress if none is left."""
+    def _job(self, session: Session, kind: str, job_id: str, step: "Step", deadline: float) -> None:
+        """Remove one kind from a job until `deadline`, and write the progress if none is left."""
         job = session.get_one(Job, job_id, with_for_update=LOCK)
         if job.ended_at is None:
             return  # it was resumed meanwhile
-        number = step(session, job)
-        if number:
-            self.removed[kind] += number
-        if number < _BATCH_ROWS:
-            _advance(session, job, kind, job.ended_at)
+        place: int | None = self._places.pop((job_id, kind), 0)
+        while place is not None:
+            number, place = step(session, job, place)
+            if number:
+                self.removed[kind] += number
+            if place is not None and time.monotonic() > deadline:
+                self._places[job_id, kind] = place
+                return
+        _advance(session, job, kind, job.ended_at)
 
     def _checkpoints(self, arrays: Store, tenant_id: str, before: datetime, deadline: float) -> None:
         while not self.stopping.is_set() and time.monotonic() < deadline:
@@ -186,8 +192,8 @@ class Sweep:
             self.removed["originals"] += 1
 
 
-Step = Callable[[Session, Job], int]
-"""Removes at most `_BATCH_ROWS` rows of a job, and returns how many. Fewer mean that none is left."""
+Step = Callable[[Session, Job, int], tuple[int, int | None]]
+"""Removes at most `_BATCH_ROWS` rows of a job, from a place on. Returns how many, and the next place; None if none is left."""
 
 
 def _take_turn(session: Session) -> None:
@@ -204,37 +210,48 @@ def _advance(session: Session, job: Job, kind: str, ended_at: datetime) -> None:
     session.flush()
 
 
-def _remove_events(session: Session, job: Job) -> int:
+def _remove_events(session: Session, job: Job, _place: int) -> tuple[int, int | None]:
     some = select(Event.id).where(Event.job_id == job.id).order_by(Event.id).limit(_BATCH_ROWS)
-    return _number(session, delete(Event).where(Event.id.in_(some)))
+    number = _number(session, delete(Event).where(Event.id.in_(some)))
+    return number, 0 if number == _BATCH_ROWS else None
 
 
-def _remove_slices(session: Session, job: Job) -> int:
+def _remove_slices(session: Session, job: Job, _place: int) -> tuple[int, int | None]:
     """Remove rows of slices, and add their device time to the job's, as `store.budget` counts it."""
     of_job = select(Slice.id, Slice.kind, Slice.device_seconds).where(Slice.job_id == job.id)
     rows = session.execute(of_job.order_by(Slice.id).limit(_BATCH_ROWS)).all()
     job.swept_device_seconds += sum(row.device_seconds or 0.0 for row in rows if row.kind == "train")
     session.execute(delete(Slice).where(Slice.id.in_([row.id for row in rows])))
-    return len(rows)
+    return len(rows), 0 if len(rows) == _BATCH_ROWS else None
 
 
-def _thin_curves(session: Session, job: Job) -> int:
-    return _remove_points(session, job, "curves")
+def _thin_curves(session: Session, job: Job, place: int) -> tuple[int, int | None]:
+    return _remove_points(
+        session, job, place, lambda one: thinned_points(one.epochs_trained, one.best_epoch or 0)
+    )
 
 
-def _remove_thinned_curves(session: Session, job: Job) -> int:
-    return _remove_points(session, job, "thinned_curves")
+def _remove_thinned_curves(session: Session, job: Job, place: int) -> tuple[int, int | None]:
+    kept = (job.selected_model_id, job.final_model_id)
+    return _remove_points(session, job, place, lambda one: None if one.id in kept else true())
 
 
-def _remove_points(session: Session, job: Job, kind: str) -> int:
-    found = session.execute(points_of_jobs(kind).where(Job.id == job.id).limit(_BATCH_ROWS)).all()
-    by_model: dict[str, list[int]] = {}
-    for model_id, epoch in found:
-        by_model.setdefault(model_id, []).append(epoch)
-    for model_id, epochs in by_model.items():
-        points = (CurvePoint.model_id == model_id) & CurvePoint.epoch.in_(epochs)
-        session.execute(delete(CurvePoint).where(points))
-    return len(found)
+def _remove_points(
+    session: Session, job: Job, place: int, which: Callable[[Model], ColumnElement[bool] | None]
+) -> tuple[int, int | None]:
+    """Remove points of the models of a job, from the model of the number `place` on."""
+    of_job = select(Model).where(Model.job_id == job.id, Model.number >= place, Model.epochs_trained > 0)
+    models = session.execute(of_job.order_by(Model.number).limit(_BATCH_MODELS)).scalars().all()
+    removed = 0
+    for model in models:
+        if (condition := which(model)) is None:
+            continue
+        of_model = CurvePoint.model_id == model.id
+        some = select(CurvePoint.epoch).where(of_model, condition).limit(_BATCH_ROWS - removed)
+        removed += _number(session, delete(CurvePoint).where(of_model, CurvePoint.epoch.in_(some)))
+        if removed == _BATCH_ROWS:
+            return removed, model.number
+    return removed, models[-1].number + 1 if len(models) == _BATCH_MODELS else None
 
 
 _STEPS: dict[str, Step] = {

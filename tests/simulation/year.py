@@ -1,0 +1,420 @@
+"""A simulated year of a busy lab: its rows, the daily sweep of old data, and what the main queries cost in each month.
+
+    python -m tests.simulation.year --jobs 10000 --points-a-day 1000000
+
+Rows are inserted in bulk with the times of the simulated day; then the sweep of the service runs with that day as "now".
+"""
+
+import argparse
+import json
+import secrets
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, insert, select, text
+from sqlalchemy.orm import Session
+
+from api.jobs import service as jobs_service
+from api.models.service import learning_curve
+from api.pagination import Filters
+from domain.job_specification import JobSpecification
+from domain.states import DatasetState, DeliveryState, JobState, ModelState, SliceState
+from store import tables
+from store.array_store import open_array_store, write_object
+from store.migrate import migrate
+from store.settings import Settings
+from store.sqlite_space import give_back_space
+from store.tables import DEFAULT_TENANT
+from tests.servers import postgresql
+from tests.simulation.measured_database import MeasuredDatabase
+from worker.context.checkpoints import checkpoint_key
+from worker.maintenance.retention import Sweep
+from worker.scheduling.fair_queue import claim_next
+
+GROWING = (
+    "jobs",
+    "models",
+    "curve_points",
+    "slices",
+    "events",
+    "idempotent_requests",
+    "webhook_deliveries",
+    "array_objects",
+)
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_MONTH_DAYS = 30
+_TIMED = 15
+_WITH_WEIGHTS = 4
+_EVENTS_OF_SLICE = 15
+
+
+@dataclass(frozen=True)
+class Year:
+    """What is simulated.
+
+    Parameters
+    ----------
+    database_url
+        URL of a new database.
+    jobs, points_a_day, epochs, slices
+        Jobs of the year, points of learning curves of a day, epochs of a model, slices of a job.
+    days, step_days
+        Simulated days, and days between two sweeps.
+    """
+
+    database_url: str
+    jobs: int = 10_000
+    points_a_day: int = 1_000_000
+    epochs: int = 500
+    slices: int = 20
+    days: int = 360
+    step_days: int = 1
+
+    @property
+    def models(self) -> int:
+        """Models of each job."""
+        return max(1, round(self.points_a_day * self.days / self.jobs / self.epochs))
+
+
+@dataclass
+class Month:
+    """The database at the end of a month.
+
+    Parameters
+    ----------
+    rows
+        Rows of each table that grows.
+    size_mb
+        Size of the database on disk.
+    inserted
+        Points of learning curves that were written so far.
+    longest_ms
+        The longest writing transaction of the sweeps of this month. On SQLite, others cannot write meanwhile.
+    sweep_s
+        Time of the sweeps of this month, with their pauses.
+    queries
+        By name: median time in ms, work (steps of SQLite's machine / pages that PostgreSQL reads), and full scans.
+    """
+
+    month: int
+    rows: dict[str, int]
+    size_mb: float
+    inserted: int
+    longest_ms: float
+    sweep_s: float
+    queries: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _id(prefix: str, at: datetime) -> str:
+    return f"{prefix}_{int(at.timestamp() * 1000):012x}{secrets.token_hex(6)}"
+
+
+class SimulatedYear:
+    """The service's database while a year passes."""
+
+    def __init__(self, year: Year, folder: Path) -> None:
+        self.year = year
+        self.settings = Settings(data_dir=folder, database_url=year.database_url)
+        self.database = MeasuredDatabase(year.database_url)
+        migrate(self.database)
+        self.arrays = open_array_store("sql:", self.database)
+        self.inserted, self.longest_s = 0, 0.0
+        self.specification = JobSpecification(dataset_id="dat_" + "0" * 24).model_dump(mode="json")
+        with self.database.write() as session:
+            hook = tables.Webhook(
+                id="whk_" + "0" * 24, tenant_id=DEFAULT_TENANT, url="http://x", states=[], secret="x"
+            )
+            session.add_all([hook, _dataset(self.specification["dataset_id"])])
+        self._live_jobs()
+
+    def _live_jobs(self) -> None:
+        """Add jobs that are running all year, with queued slices for the claim."""
+        for _ in range(10):
+            job = self._job(_START, JobState.RUNNING, None)
+            with self.database.write() as session:
+                session.execute(insert(tables.Job), [job])
+                session.execute(
+                    insert(tables.Slice),
+                    [_slice(job["id"], _START, SliceState.QUEUED, []) for _ in range(5)],
+                )
+
+    def _job(self, at: datetime, state: JobState, ended_at: datetime | None) -> dict[str, Any]:
+        return {
+            "id": _id("job", at), "tenant_id": DEFAULT_TENANT, "dataset_id": self.specification["dataset_id"],
+            "name": "simulated", "state": state, "spec": self.specification, "priority": 0, "paused_seconds": 0.0,
+            "created_at": at, "started_at": at, "ended_at": ended_at,
+        }  # fmt: skip
+
+    def run(self) -> Iterator[Month]:
+        """Simulate the year, and yield each month."""
+        jobs, sweeps_s = 0, 0.0
+        for day in range(0, self.year.days, self.year.step_days):
+            now = _START + timedelta(days=day + self.year.step_days)
+            until = self.year.jobs * (day + self.year.step_days) // self.year.days
+            self._work(now, until - jobs)
+            jobs = until
+            self.database.transactions.clear()
+            begun = time.monotonic()
+            sweep = Sweep(self.database, self.settings, now=now)
+            sweep.rows()
+            sweep.files(self.arrays)
+            give_back_space(self.database, threading.Event())
+            sweeps_s += time.monotonic() - begun
+            self.longest_s = max(
+                self.longest_s, *(one.open_s for one in self.database.transactions if one.writes), 0.0
+            )
+            if not self.database.is_sqlite and (day // self.year.step_days) % 5 == 0:
+                self._vacuum()
+            if (day + self.year.step_days) % _MONTH_DAYS == 0:
+                yield self._month((day + self.year.step_days) // _MONTH_DAYS, now, sweeps_s)
+                sweeps_s = self.longest_s = 0.0
+
+    def _work(self, now: datetime, number: int) -> None:
+        """Insert what the jobs of a day leave."""
+        for _ in range(number):
+            begun = now - timedelta(hours=5)
+            job = self._job(begun, JobState.DONE, now - timedelta(hours=1))
+            models = [self._model(job["id"], begun, number) for number in range(self.year.models)]
+            job["selected_model_id"] = models[0]["id"]
+            slices = [
+                _slice(job["id"], begun, SliceState.DONE, [one["id"] for one in models])
+                for _ in range(self.year.slices)
+            ]
+            data = {"slice_id": slices[0]["id"], "models": {"0": 0.5}}
+            progress = {"job_id": job["id"], "kind": "progress", "created_at": begun, "data": data}
+            events = [progress] * self.year.slices * _EVENTS_OF_SLICE
+            for model in models[:_WITH_WEIGHTS]:
+                write_object(self.arrays, model["checkpoint_key"], bytes(2000))
+            answer = {
+                "tenant_id": DEFAULT_TENANT,
+                "key": job["id"],
+                "fingerprint": "",
+                "body": job["spec"],
+                "created_at": now,
+            }
+            message = {
+                "id": _id("dlv", now), "webhook_id": "whk_" + "0" * 24, "job_id": job["id"], "body": {},
+                "state": DeliveryState.DELIVERED, "attempts": 1, "due_at": now, "created_at": now, "ended_at": now,
+            }  # fmt: skip
+            with self.database.write() as session:
+                session.execute(insert(tables.Job), [job])
+                session.execute(insert(tables.Model), models)
+                session.execute(insert(tables.Slice), slices)
+                session.execute(insert(tables.Event), events)
+                session.execute(insert(tables.IdempotentRequest), [answer])
+                session.execute(insert(tables.WebhookDelivery), [message])
+                session.execute(
+                    text(_POINTS[self.database.is_sqlite]), {"job": job["id"], "epochs": self.year.epochs}
+                )
+            self.inserted += self.year.models * self.year.epochs
+
+    def _model(self, job_id: str, at: datetime, number: int) -> dict[str, Any]:
+        model_id = _id("mod", at)
+        return {
+            "id": model_id, "tenant_id": DEFAULT_TENANT, "job_id": job_id, "number": number, "pack": 0, "is_alone": False,
+            "state": ModelState.TRAINED, "seed": 0, "architecture": {}, "hyperparameters": {"learning_rate": 0.01},
+            "epochs_trained": self.year.epochs, "target_epochs": self.year.epochs, "smoothed_sv_loss": 0.1 + number,
+            "scores": {"best_epoch": self.year.epochs * 3 // 4}, "created_at": at, "ended_at": at,
+            "checkpoint_key": checkpoint_key(model_id, self.year.epochs, "reported") if number < _WITH_WEIGHTS else None,
+        }  # fmt: skip
+
+    def _vacuum(self) -> None:
+        """Do what PostgreSQL's autovacuum does within days; here a day lasts a second."""
+        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM (ANALYZE) " + ", ".join(GROWING))
+
+    def _month(self, month: int, now: datetime, sweep_s: float) -> Month:
+        with self.database.read() as session:
+            rows = {
+                name: session.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in GROWING
+            }
+        found = Month(
+            month, rows, self._size_mb(), self.inserted, round(1e3 * self.longest_s, 1), round(sweep_s, 1)
+        )
+        if month in (1, self.year.days // _MONTH_DAYS):
+            found.queries = {name: self._measure(query) for name, query in self._queries(now).items()}
+        return found
+
+    def _size_mb(self) -> float:
+        if self.database.is_sqlite:
+            path = str(self.database.engine.url.database)
+            return (
+                sum(
+                    Path(path + ending).stat().st_size
+                    for ending in ("", "-wal")
+                    if Path(path + ending).exists()
+                )
+                / 1e6
+            )
+        with self.database.read() as session:
+            return (
+                int(session.execute(text("SELECT pg_database_size(current_database())")).scalar_one()) / 1e6
+            )
+
+    def _queries(self, now: datetime) -> Mapping[str, Callable[[Session], object]]:
+        """Return the main queries, as the routes and the workers make them."""
+        with self.database.read() as session:
+            recent = select(tables.Job).where(tables.Job.ended_at < now - timedelta(days=2))
+            job = session.execute(recent.order_by(tables.Job.ended_at.desc()).limit(1)).scalar_one()
+        model_id = str(job.selected_model_id)
+
+        def list_jobs(session: Session) -> object:
+            return jobs_service.list_page(
+                session, DEFAULT_TENANT, Filters(), state=None, dataset_id=None, page_size=50, page_token=None
+            )
+
+        return {
+            "list of jobs": list_jobs,
+            "a job": lambda session: jobs_service.document(session, session.get_one(tables.Job, job.id)),
+            "its models": lambda session: jobs_service.list_models(session, session.get_one(tables.Job, job.id), 50, None),
+            "a learning curve": lambda session: learning_curve(session, DEFAULT_TENANT, model_id),
+            "events": lambda session: jobs_service.list_events(session, job.id, 100, None),
+            "claim": lambda session: claim_next(session, "simulated", self.settings, after_inference=True),
+        }  # fmt: skip
+
+    def _measure(self, query: Callable[[Session], object]) -> dict[str, Any]:
+        times, statements = [], list[tuple[str, Any]]()
+
+        def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
+            statements.append((statement, parameters))
+
+        for _ in range(_TIMED):
+            with Session(self.database.engine, expire_on_commit=False) as session:
+                begun = time.perf_counter()
+                query(session)
+                times.append(time.perf_counter() - begun)
+                session.rollback()
+        with Session(self.database.engine) as session:
+            connection = session.connection()
+            event.listen(self.database.engine, "before_cursor_execute", note)
+            work = [0]
+            driver: Any = connection.connection.driver_connection
+            if self.database.is_sqlite:
+                driver.set_progress_handler(lambda: work.__setitem__(0, work[0] + 10), 10)
+            query(session)
+            event.remove(self.database.engine, "before_cursor_execute", note)
+            if self.database.is_sqlite:
+                driver.set_progress_handler(None, 0)
+            session.rollback()
+        scanned, pages = self._plans(statements)
+        return {
+            "ms": round(1e3 * statistics.median(times), 2),
+            "work": work[0] + pages,
+            "scans": sorted(scanned),
+        }
+
+    def _plans(self, statements: list[tuple[str, Any]]) -> tuple[set[str], int]:
+        """Return the growing tables that statements read whole, and the pages that PostgreSQL reads."""
+        scanned, pages = set[str](), 0
+        with Session(self.database.engine) as session:
+            connection = session.connection()
+            for statement, parameters in statements:
+                if not statement.lstrip().startswith(("SELECT", "WITH")):
+                    continue
+                if self.database.is_sqlite:
+                    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                    scanned |= {row[-1].split()[1] for row in plan if row[-1].startswith("SCAN")}
+                    continue
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+                [[possible]] = connection.exec_driver_sql(
+                    f"EXPLAIN (FORMAT JSON) {statement}", parameters
+                ).all()
+                scanned |= {
+                    one["Relation Name"] for one in _nodes(possible) if one["Node Type"] == "Seq Scan"
+                }
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
+                [[plan]] = connection.exec_driver_sql(
+                    f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
+                ).all()
+                pages += plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+            session.rollback()
+        return scanned & set(GROWING), pages
+
+
+def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(plan, list):
+        for one in plan:
+            yield from _nodes(one)
+    elif isinstance(plan, dict):
+        if "Node Type" in plan:
+            yield plan
+        for value in plan.values():
+            yield from _nodes(value)
+
+
+def _dataset(dataset_id: str) -> tables.Dataset:
+    return tables.Dataset(
+        id=dataset_id, tenant_id=DEFAULT_TENANT, name="simulated", state=DatasetState.READY, source={"kind": "simulated"},
+        trials=40, bins=25, neurons=100, bin_width_s=0.02, array_path="nowhere", report={"warnings": []},
+    )  # fmt: skip
+
+
+def _slice(job_id: str, at: datetime, state: SliceState, model_ids: list[str]) -> dict[str, Any]:
+    return {
+        "id": _id("sli", at), "tenant_id": DEFAULT_TENANT, "job_id": job_id, "kind": "train", "pack": 0, "model_ids": model_ids,
+        "first_epoch": 0, "last_epoch": 25, "epochs_trained": 25, "device_seconds": 60.0, "state": state, "attempts": 0,
+        "losses": 0, "created_at": at, "started_at": at, "ended_at": at if state == SliceState.DONE else None,
+    }  # fmt: skip
+
+
+_SELECTED = (
+    "INSERT INTO curve_points (model_id, epoch, slice_id, train_loss, sv_loss, validation_loss, smoothed_sv_loss, learning_rate) "
+    "SELECT models.id, numbers.n, 'sli_000000000000000000000000', 0.5, 0.25, 0.75, 0.125, 0.01 FROM models, numbers "
+    "WHERE models.job_id = :job"
+)
+_POINTS = {
+    True: f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :epochs) {_SELECTED}",
+    False: _SELECTED.replace("FROM models, numbers", "FROM models, generate_series(1, :epochs) AS numbers(n)"),
+}  # fmt: skip
+
+
+def _show(found: Month) -> None:
+    points = found.rows["curve_points"]
+    print(
+        f"month {found.month:2}: {found.size_mb:7.0f} MB, {points:,} of {found.inserted:,} points; "
+        + ", ".join(f"{number:,} {name}" for name, number in found.rows.items() if name != "curve_points")
+        + f"; longest writing transaction {found.longest_ms:.0f} ms, sweeps {found.sweep_s} s",
+        flush=True,
+    )
+    for name, query in found.queries.items():
+        scans = f", scans {', '.join(query['scans'])}" if query["scans"] else ""
+        print(f"    {name:18} {query['ms']:8.2f} ms, work {query['work']}{scans}", flush=True)
+
+
+def main() -> None:
+    """Simulate a year on SQLite and on PostgreSQL."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    for name, default in (("jobs", 10_000), ("points-a-day", 1_000_000), ("days", 360), ("step-days", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON for each month")
+    given = parser.parse_args()
+    for kind in given.database or ["sqlite", "postgresql"]:
+        with tempfile.TemporaryDirectory() as folder:
+            if kind == "sqlite":
+                _run(given, kind, f"sqlite:///{folder}/latentry.db", Path(folder))
+                continue
+            with postgresql(durable=True) as server:
+                _run(given, kind, server.new_database(), Path(folder))
+
+
+def _run(given: argparse.Namespace, kind: str, url: str, folder: Path) -> None:
+    year = Year(url, given.jobs, given.points_a_day, days=given.days, step_days=given.step_days)
+    print(f"{kind}: {year.jobs} jobs of {year.models} models with {year.epochs} epochs", file=sys.stderr)
+    for month in SimulatedYear(year, folder).run():
+        if given.json:
+            print(json.dumps({"database": kind, **asdict(month)}), flush=True)
+        else:
+            _show(month)
+
+
+if __name__ == "__main__":
+    main()
