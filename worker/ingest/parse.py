@@ -17,8 +17,10 @@ anything large, reads and examines the file, and leaves in OUT_FOLDER either `re
 """
 
 import ctypes
+import errno
 import json
 import os
+import platform
 import resource
 import signal
 import struct
@@ -33,8 +35,15 @@ from worker.disk_errors import is_disk_error
 
 ACCEPTED, REJECTED, OUT_OF_MEMORY, READER_FAILED, NOT_WRITTEN, NOT_INSTALLED, DISK_ERROR = 0, 3, 4, 5, 6, 7, 8
 
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+_SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""Architecture, as seccomp calls it, and the number of the system call `socket`."""
+_IO_URING_SETUP, _X32 = (
+    425,
+    0x40000000,
+)  # the first opens sockets, too; the second marks a second set of calls on x86-64
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = (
     444,
@@ -72,7 +81,8 @@ def main(arguments: list[str]) -> int:
 def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
     """Limit the resources of this process, tie its life to its parent, and cut its access to network and disk where allowed.
 
-    A compromised reader can then read no file but its own, and cannot send anything.
+    A compromised reader can then read no file but its own, and cannot send anything: it has no network where that is allowed, and
+    no sockets.
 
     Parameters
     ----------
@@ -89,6 +99,7 @@ def confine(limits: dict[str, Any], source: Path, out_folder: Path) -> None:
         if libc.unshare(_CLONE_NEWNET) != 0:
             libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _deny_sockets(libc)
         _close_the_disk(libc, source, out_folder)
         # Last, since a new user namespace clears it.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -108,6 +119,29 @@ def limit_resources(limits: dict[str, Any]) -> None:
             _, hard = resource.getrlimit(kind)
             most = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (most, most))
+
+
+def _deny_sockets(libc: ctypes.CDLL) -> None:
+    """Use seccomp to refuse new sockets, since containers may have a network and usually cannot create network namespaces."""
+    if platform.machine() not in _SOCKET:
+        return
+    architecture, socket = _SOCKET[platform.machine()]
+    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06  # instructions of the classic Berkeley Packet Filter
+    allowed, refused = 0x7FFF0000, 0x00050000 | errno.EACCES
+    # Each has the distances to the next instruction if true and if false. `data` has the call at 0, the architecture at 4.
+    program = [
+        (load, 0, 0, 4),
+        (equal, 0, 5, architecture),
+        (load, 0, 0, 0),
+        (equal, 3, 0, socket),
+        (equal, 2, 0, _IO_URING_SETUP),
+        (at_least, 1, 0, _X32),
+        (end, 0, 0, allowed),
+        (end, 0, 0, refused),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
+    described = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
+    libc.prctl(_PR_SET_SECCOMP, 2, described, 0, 0)
 
 
 def _close_the_disk(libc: ctypes.CDLL, source: Path, out_folder: Path) -> None:

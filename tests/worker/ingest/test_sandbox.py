@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -216,6 +217,17 @@ def test_the_subprocess_reaches_no_network(
         except SandboxError as refused:  # Landlock denies it, and a permission may be ours to give
             log = str(refused)
     assert "unreachable" in log or "Permission denied" in log
+
+
+@pytest.mark.skipif(platform.machine() not in parse._SOCKET, reason="seccomp needs the number of the call")
+@pytest.mark.parametrize("kind", ["AF_INET, socket.SOCK_DGRAM", "AF_INET6", "AF_UNIX", "AF_NETLINK, 3"])
+def test_the_subprocess_opens_no_socket_even_where_it_has_a_network(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A container may reach the internet and usually cannot create network namespaces; Landlock knows TCP alone."""
+    stand_in(monkeypatch, tmp_path, f"import socket\nsocket.socketpair()\nsocket.socket(socket.{kind})")
+    with pytest.raises(SandboxError, match=r"(?s)lacks a library or a permission.*Permission denied"):
+        parse_in_sandbox(npz, tmp_path / "out", ReadOptions())
 
 
 def test_our_own_faults_are_exceptions(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
