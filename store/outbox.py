@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from store.tables import OutboxMessage
 
-INGEST = "ingest"  # (dataset_id)
+INGEST = "ingest"  # (): a data set waits for its ingest
 RUN_SLICE = "run_slice"  # (): a slice or an inference is queued
 ADVANCE = "advance"  # (job_id)
 COLLECT = "collect"  # (): collect garbage

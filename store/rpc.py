@@ -23,8 +23,8 @@ from store.settings import get_settings
 if TYPE_CHECKING:
     from celery import Celery
 
-CALLS, CONTROL = "infer", "control"
-"""Queues of the processes that answer calls, and names of these processes."""
+CALLS, INGEST = "infer", "ingest"
+"""Queues of the processes that answer calls: for online inference, and for the reading of uploads."""
 
 _ANSWER_KEPT_SECONDS = 60
 _LONGEST_PAUSE_SECONDS = 5.0

@@ -1,7 +1,8 @@
 """The Celery app. Messages are hints and the database owns the work, so a lost or repeated message does no harm.
 
-There are three queues: ``slices`` for training (one worker for each device, one task at a time), ``control`` for ingest and
-`advance`, and ``infer`` for calls that the worker answers at once (`worker.inference.rpc_tasks`).
+There are four queues: ``slices`` for training (one worker for each device, one task at a time), ``ingest`` for reading uploads,
+``control`` for `advance` and other short steps, and ``infer`` for calls that the worker answers at once
+(`worker.inference.rpc_tasks`).
 """
 
 import multiprocessing
@@ -13,10 +14,10 @@ from celery.signals import worker_init, worker_shutting_down
 
 from store.database import DatabaseUnusable, get_database
 from store.migrate import refuse_newer
-from store.rpc import CONTROL, broker_url
+from store.rpc import INGEST, broker_url
 from store.settings import get_settings
 
-SLICES = "slices"
+SLICES, CONTROL = "slices", "control"
 
 app = Celery("latentry", broker=broker_url(get_settings().redis_url), include=["worker.tasks"])
 app.conf.update(
@@ -28,7 +29,7 @@ app.conf.update(
     task_acks_late=True,
     task_routes={
         "run_slice": {"queue": SLICES},
-        "ingest": {"queue": CONTROL},
+        "ingest": {"queue": INGEST},
         "advance": {"queue": CONTROL},
         "collect": {"queue": CONTROL},
         "delete": {"queue": CONTROL},

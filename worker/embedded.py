@@ -141,6 +141,7 @@ class EmbeddedService:
         self._spawn("api", uvicorn)
         self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance.loop"])
         self._spawn("control", [*celery, "prefork", "-Q", "control", "-c", "1", "-n", "control@%h"])
+        self._spawn("ingest", [*celery, "prefork", "-Q", "ingest", "-c", "1", "-n", "ingest@%h"])
         slices = [*celery, "prefork", "-Q", "slices", "-c", "1", "-n"]
         for number in range(self.workers):
             self._spawn(f"worker-{number}", [*slices, f"slices-{number}@%h"])

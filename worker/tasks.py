@@ -13,7 +13,7 @@ from store import outbox
 from store.array_store import get_array_store
 from store.database import get_database
 from store.originals import open_originals
-from store.rpc import CONTROL
+from store.rpc import INGEST
 from store.settings import get_settings
 from store.tables import Worker
 from worker.celery_app import SLICES, app, shutting_down
@@ -59,10 +59,10 @@ def run_slice() -> None:
 
 
 @app.task(name="ingest")
-def ingest(dataset_id: str) -> None:
-    """Parse, check and store an uploaded or synthetic data set."""
+def ingest() -> None:
+    """Parse, check and store the data set whose turn it is, if any."""
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    ingest_dataset(get_database(), get_array_store(), get_settings(), dataset_id, worker)
+    ingest_dataset(get_database(), get_array_store(), get_settings(), None, worker)
 
 
 @answered("check_ingest")
@@ -107,5 +107,5 @@ def _prepare_child(**_: Any) -> None:
     die_with_parent()
     if SLICES in app.amqp.queues.consume_from:
         training_handle().warm_up()  # imports torch and writes the worker's row before the first slice
-    if CONTROL in app.amqp.queues.consume_from:
+    if INGEST in app.amqp.queues.consume_from:
         log_sandbox(get_settings())

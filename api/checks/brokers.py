@@ -9,10 +9,10 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from api.checks.base import Finding, Parts, failed, ok, reason, warning
-from store.rpc import CALLS, broker_url
+from store.rpc import CALLS, INGEST, broker_url
 
 SLICES, CONTROL = "slices", "control"
-"""The queue of training, and the queue of ingest and of the scheduler."""
+"""The queue of training, and the queue of the scheduler."""
 _TIMEOUT_SECONDS = 2.0
 _MANY_MESSAGES = 1000
 AWAY_HINT = (
@@ -20,7 +20,8 @@ AWAY_HINT = (
 )
 _IDLE = {
     SLICES: "no model is trained: start `celery -A worker.celery_app worker -Q slices -c 1`",
-    CONTROL: "no upload is read and no job advances: start `celery -A worker.celery_app worker -Q control -c 1`",
+    CONTROL: "no job advances: start `celery -A worker.celery_app worker -Q control -c 1`",
+    INGEST: "no upload is read: start `celery -A worker.celery_app worker -Q ingest -c 1`",
     CALLS: "online inference does not work: start `celery -A worker.celery_app worker -Q infer --pool solo --include "
     "worker.inference.rpc_tasks`",
 }

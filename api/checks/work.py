@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from api.checks.base import Finding, Parts, failed, ok, unknown, warning
 from domain.states import DatasetState, DeliveryState, SliceState
 from store.database import database_now
-from store.rpc import CONTROL, CallFailed, WorkersAway, call_worker
+from store.rpc import INGEST, CallFailed, WorkersAway, call_worker
 from store.tables import Dataset, Inference, OutboxMessage, Slice, WebhookDelivery, Worker
 from store.workers import alive_workers
 
@@ -43,7 +43,7 @@ def check_workers(parts: Parts) -> Finding:
 
 
 def check_ingest(parts: Parts) -> Finding:
-    """Check that the control worker can read a small valid file, and look for failed data sets."""
+    """Check that an ingest worker can read a small valid file, and look for failed data sets."""
     try:
         with parts.database.read() as session:
             is_busy = select(Dataset.id).where(Dataset.lease_token.is_not(None)).limit(1)
@@ -53,17 +53,17 @@ def check_ingest(parts: Parts) -> Finding:
     except Exception as error:
         return unknown(error)
     try:
-        call_worker("check_ingest", {}, timeout_s=_INGEST_ANSWER_SECONDS, queue=CONTROL)
+        call_worker("check_ingest", {}, timeout_s=_INGEST_ANSWER_SECONDS, queue=INGEST)
     except CallFailed as error:
-        hint = "reinstall the service with its dependencies; the log of the control worker has the details"
+        hint = "reinstall the service with its dependencies; the log of the ingest worker has the details"
         return failed(
             "the service cannot read uploads: even a small valid file fails", hint, error=error.message
         )
     except WorkersAway as error:
         if not busy:
-            hint = "check that a worker of the queue `control` is running and not busy with a large file, and read its log"
+            hint = "check that a worker of the queue `ingest` is running and not busy with a large file, and read its log"
             return warning(
-                f"no control worker responded within {_INGEST_ANSWER_SECONDS:g} s",
+                f"no ingest worker responded within {_INGEST_ANSWER_SECONDS:g} s",
                 hint,
                 error=str(error),
             )

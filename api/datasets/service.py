@@ -291,7 +291,7 @@ def _ingest_again(session: Session, row: Dataset) -> None:
     row.state, row.problems, row.ended_at = DatasetState.INGESTING, None, None
     row.attempts = row.losses = 0
     audit.record(session, "dataset.retried", row)
-    outbox.post(session, outbox.INGEST, row.id)
+    outbox.post(session, outbox.INGEST)
     session.flush()
 
 
@@ -384,7 +384,7 @@ def create_or_find(
             )
             session.add(row)
             audit.record(session, "dataset.created", row)
-            outbox.post(session, outbox.INGEST, dataset_id)
+            outbox.post(session, outbox.INGEST)
             session.flush()
     except IntegrityError:  # another request has created it in the meantime
         found = find_equal(session, tenant_id, digest, columns.get("original"))

@@ -44,6 +44,8 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
         Index("ix_datasets_original", "original"),
         Index("ix_datasets_derived_from", "derived_from"),
         Index("ix_datasets_original_since", "tenant_id", "original_since"),
+        Index("ix_datasets_state", "state"),
+        Index("ix_datasets_started", "started_at"),
         # One data set for each content, but a rejected one may be tried again.
         Index(
             "uq_datasets_content",
@@ -80,6 +82,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
     report: Mapped[Document | None]
     problems: Mapped[list[Any] | None]  # why it was rejected, or could not be read
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]  # when a worker last began its ingest
     ended_at: Mapped[datetime | None]
 
     def search_parts(self) -> list[str]:

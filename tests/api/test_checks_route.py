@@ -27,7 +27,7 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.identifiers import new_id
 from store.originals import open_originals
-from store.rpc import CallFailed, WorkersAway, broker_url
+from store.rpc import CALLS, INGEST, CallFailed, WorkersAway, broker_url
 from store.settings import Settings
 from store.tables import (
     DEFAULT_TENANT,
@@ -45,7 +45,7 @@ from tests.api.api_examples import add_dataset, add_job, count
 from tests.app_copies import app_of
 from tests.servers import broker, free_port
 from tests.waiting import wait_until
-from worker.celery_app import CONTROL, SLICES
+from worker.celery_app import CONTROL, SLICES, app
 
 NOBODY = f"redis://:broker-secret@127.0.0.1:{free_port()}/0"
 
@@ -221,7 +221,8 @@ def test_a_database_that_is_slow(bare_parts: Parts, monkeypatch: pytest.MonkeyPa
 
 
 def test_queues_are_those_of_the_workers() -> None:
-    assert (brokers.SLICES, brokers.CONTROL) == (SLICES, CONTROL)
+    routed = {route["queue"] for route in app.conf.task_routes.values()}
+    assert set(brokers._IDLE) == {*routed, CALLS} == {SLICES, CONTROL, INGEST, CALLS}
 
 
 def test_a_broker_and_who_takes_work(bare_parts: Parts, live_broker: str, tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_a_broker_and_who_takes_work(bare_parts: Parts, live_broker: str, tmp_pa
         broker.rpush(CONTROL, "a", "b")
         found = check_broker(parts)
         assert found.status == "ok"
-        assert "0 in slices, 2 in control, 0 in infer" in found.message
+        assert "0 in slices, 2 in control, 0 in ingest, 0 in infer" in found.message
         broker.delete(CONTROL)
         broker.config_set("maxmemory", "100mb")
         broker.config_set("maxmemory-policy", "allkeys-lru")
@@ -238,18 +239,18 @@ def test_a_broker_and_who_takes_work(bare_parts: Parts, live_broker: str, tmp_pa
         broker.config_set("maxmemory", "0")
     nobody = check_queues(parts)
     assert nobody.status == "failed"
-    assert all(queue in nobody.message for queue in (SLICES, CONTROL, "infer"))
+    assert all(queue in nobody.message for queue in (SLICES, CONTROL, INGEST, CALLS))
     assert "no model is trained" in nobody.hint
     application = Celery("test", broker=broker_url(live_broker), set_as_current=False)
     application.conf.task_queues = None
-    application.amqp.queues.select([SLICES, CONTROL])
+    application.amqp.queues.select([SLICES, CONTROL, INGEST])
     with start_worker(application, pool="solo", perform_ping_check=False, shutdown_timeout=10):
         for _ in range(5):
             some = check_queues(parts)
             if some.status != CheckStatus.FAILED:
                 break
     assert some.status == "warning"  # only what is answered at once is missing
-    assert "1 of slices, 1 of control, 0 of infer" in some.message
+    assert "1 of slices, 1 of control, 1 of ingest, 0 of infer" in some.message
     assert "no model is trained" not in some.hint
 
 
@@ -380,14 +381,14 @@ def test_room_on_the_disk(bare_parts: Parts, monkeypatch: pytest.MonkeyPatch, fr
             "failed",
             "even a small valid file fails",
         ),
-        (WorkersAway("no process"), "warning", "no control worker responded"),
+        (WorkersAway("no process"), "warning", "no ingest worker responded"),
     ],
 )
 def test_whether_uploads_can_be_read(
     light_parts: Parts, monkeypatch: pytest.MonkeyPatch, answer: Any, status: str, told: str
 ) -> None:
     def call(task: str, _arguments: Any, *, timeout_s: float, queue: str) -> Any:
-        assert (task, queue) == ("check_ingest", CONTROL)
+        assert (task, queue) == ("check_ingest", INGEST)
         assert timeout_s < base.LIMIT_SECONDS
         if isinstance(answer, Exception):
             raise answer

@@ -34,7 +34,7 @@ LONG_RUNNING = [
     for name, service in found.items()
     if name != "migrate"
 ]
-OF_THE_IMAGE = ["api", "worker", "worker-gpu", "control", "maintenance", "migrate"]
+OF_THE_IMAGE = ["api", "worker", "worker-gpu", "control", "ingest", "maintenance", "migrate"]
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_uploads_are_shared_by_those_that_need_them_alone() -> None:
         for name, service in MAIN.items()
         if any(v.startswith("uploads:") for v in service.get("volumes", []))
     }
-    assert with_uploads == {"api", "control"}
+    assert with_uploads == {"api", "control", "ingest"}
     for name in with_uploads:
         folder = Settings(data_dir=Path(MAIN[name]["environment"]["LATENTRY_DATA_DIR"])).uploads_dir
         assert MAIN[name]["volumes"] == [f"uploads:{folder}"]
 
 
 def test_the_ingest_has_more_memory_than_the_parser_may_take() -> None:
-    limit = MAIN["control"]["deploy"]["resources"]["limits"]["memory"]
+    limit = MAIN["ingest"]["deploy"]["resources"]["limits"]["memory"]
     assert int(limit.removesuffix("g")) * 2**30 > Settings().parse_memory_bytes + 2**30
 
 
@@ -174,7 +174,7 @@ def test_commands_are_those_of_the_embedded_service(tmp_path: Path, monkeypatch:
     service = EmbeddedService(tmp_path, port=0, workers=1)
     service.start()
     service.stop()
-    assert set(started) == {"api", "maintenance", "control", "worker-0", "infer"}
+    assert set(started) == {"api", "maintenance", "control", "ingest", "worker-0", "infer"}
     assert MAIN["infer"]["environment"].items() >= TORCH_ENVIRONMENT.items()
     for name, command in started.items():
         for ours in ("worker", "worker-gpu") if name == "worker-0" else (name,):

@@ -26,11 +26,12 @@ READY = {
     "api": "Application startup complete",
     "worker": "ready.",
     "control": "ready.",
+    "ingest": "ready.",
     "infer": "torch is loaded",
     "maintenance": "ready",
 }
 # After an orderly end uvicorn raises the signal that ended it once more; the others return.
-EXIT_STATUS = {"api": -signal.SIGTERM, "worker": 0, "control": 0, "infer": 0, "maintenance": 0}
+EXIT_STATUS = {"api": -signal.SIGTERM, "worker": 0, "control": 0, "ingest": 0, "infer": 0, "maintenance": 0}
 START_SECONDS, STOP_SECONDS = 60.0, 20.0
 
 

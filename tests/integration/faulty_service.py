@@ -101,6 +101,19 @@ class FaultyService:
         (found,) = [one for one in self.embedded._children if one.name == name]
         return psutil.Process(found.process.pid)
 
+    @contextmanager
+    def suspended(self, name: str) -> Iterator[None]:
+        """One of the processes that ``latentry up`` starts stands still, with its children."""
+        main = self.child(name)
+        processes = [main, *main.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
     def processes(self, word: str) -> list[psutil.Process]:
         """Processes of this service whose command line has a word."""
         found = []

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from sqlalchemy import select
@@ -366,11 +367,18 @@ def test_pause_resume_cancel_retry(on_postgresql: FaultyService) -> None:
 
 
 def test_a_stopped_job_selects_from_what_is_there(on_postgresql: FaultyService) -> None:
+    """It does so while no ingest makes progress."""
     service = on_postgresql
-    job_id = service.begin()
-    service.slice_under_way(job_id)
-    assert service.verb(job_id, "stop")["state"] == JobState.STOPPING
-    job = service.client.wait_for_job(job_id)
+    with service.suspended("ingest"):
+        system = {"system": "lorenz", "conditions": 4, "trials_per_condition": 4, "bins": 20, "neurons": 5}
+        answer = httpx.post(f"{service.embedded.url}/v1/datasets:synthesize", json=system)
+        waiting = answer.json()["id"]
+        job_id = service.begin()
+        service.slice_under_way(job_id)
+        assert service.verb(job_id, "stop")["state"] == JobState.STOPPING
+        job = service.client.wait_for_job(job_id)
+        assert service.client.get_dataset(waiting)["state"] == "ingesting"
+    wait_until(lambda: service.client.get_dataset(waiting)["state"] == "ready")
     models = service.client.list_models(job_id)
     assert all(0 < model["epochs_trained"] < EPOCHS for model in models)
     for number, points in service.curves(job_id).items():

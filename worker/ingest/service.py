@@ -40,29 +40,30 @@ from worker.ingest.sandbox import (
     parse_in_sandbox,
 )
 from worker.scheduling.failures import report_failure
-from worker.scheduling.leases import Lease, LeaseLost, claim_dataset
+from worker.scheduling.fair_queue import claim_ingest
+from worker.scheduling.leases import Lease, LeaseLost
 
 logger = logging.getLogger(__name__)
 _AGAIN = "Upload the file again."
 
 
 def ingest_dataset(
-    database: Database, arrays: Store, settings: Settings, dataset_id: str, worker: str
+    database: Database, arrays: Store, settings: Settings, dataset_id: str | None, worker: str
 ) -> None:
-    """Parse, check and store a data set; do nothing if it is done or another worker has it.
+    """Parse, check and store a data set; do nothing if none waits.
 
     Parameters
     ----------
     database, arrays, settings
         Of the service.
     dataset_id
-        Id of the data set, whose state is `ingesting`.
+        Id of the data set. None: the one whose turn it is.
     worker
         Name written into the lease.
     """
     with database.write() as session:
-        lease = claim_dataset(session, dataset_id, worker, settings)
-        row = None if lease is None else session.get_one(Dataset, dataset_id)
+        lease = claim_ingest(session, worker, settings, dataset_id)
+        row = None if lease is None else session.get_one(Dataset, lease.row_id)
     if lease is None or row is None:
         return
     try:
@@ -76,13 +77,13 @@ def ingest_dataset(
                 else _parse(database, settings, lease, row, Path(folder))
             )
             if isinstance(outcome, Rejection):
-                logger.info("%s is rejected: %s", dataset_id, outcome.log or outcome.problems)
+                logger.info("%s is rejected: %s", row.id, outcome.log or outcome.problems)
                 problems = [problem.to_json() for problem in outcome.problems]
                 _reject(database, settings, lease, problems)
             elif outcome is not None:
                 _store(database, arrays, settings, lease, outcome)
     except LeaseLost:
-        logger.warning("the ingest of %s went to another worker", dataset_id)
+        logger.warning("the ingest of %s went to another worker", row.id)
     except Exception as error:
         problem = {
             "code": "ingest_failed",
@@ -90,7 +91,7 @@ def ingest_dataset(
                 :MOST_TEXT
             ],
             "hint": "Run `latentry doctor`, repair what it names, then retry: `latentry datasets retry` or POST …:retry. The "
-            "log of the control worker has the details.",
+            "log of the ingest worker has the details.",
         }
         if report_failure(database, settings, lease, error, problem):
             raise  # for the log

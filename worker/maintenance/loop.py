@@ -19,12 +19,13 @@ from domain.states import DatasetState, InferenceState, JobState, SliceState
 from store import outbox
 from store.database import Database, DatabaseUnusable, database_now, get_database
 from store.migrate import refuse_newer
-from store.rpc import CONTROL
+from store.rpc import INGEST
 from store.settings import get_settings
 from store.tables import Dataset, Deletion, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
 from worker.celery_app import SLICES, app
 from worker.maintenance.retention import sweep_until
+from worker.celery_app import CONTROL, SLICES, app
 from worker.maintenance.webhooks import deliver_until
 from worker.scheduling.fair_queue import may_begin
 from worker.scheduling.leases import reap
@@ -69,7 +70,7 @@ def queue_length(queue: str) -> int:
 
 def empty_queues() -> set[str]:
     """Return the queues without a message. Messages for their work may have been lost."""
-    return {queue for queue in (SLICES, CONTROL) if queue_length(queue) == 0}
+    return {queue for queue in (SLICES, CONTROL, INGEST) if queue_length(queue) == 0}
 
 
 def sweep(session: Session, empty: Collection[str]) -> None:
@@ -91,16 +92,15 @@ def sweep(session: Session, empty: Collection[str]) -> None:
         for _ in range(min(queued, max(1, len(alive_workers(session))))):
             outbox.post(session, outbox.RUN_SLICE)
     forgotten = now - timedelta(seconds=_FORGOTTEN_AFTER_SECONDS)
+    if not pending and INGEST in empty:
+        waiting = select(func.count()).where(
+            Dataset.state == DatasetState.INGESTING,
+            Dataset.lease_token.is_(None),
+            Dataset.created_at < forgotten,
+        )
+        for _ in range(session.execute(waiting).scalar_one()):
+            outbox.post(session, outbox.INGEST)
     if not pending and CONTROL in empty:
-        waiting = session.execute(
-            select(Dataset.id).where(
-                Dataset.state == DatasetState.INGESTING,
-                Dataset.lease_token.is_(None),
-                Dataset.created_at < forgotten,
-            )
-        ).scalars()
-        for dataset_id in waiting:
-            outbox.post(session, outbox.INGEST, dataset_id)
         is_free = Deletion.held_until.is_(None) | (Deletion.held_until < now)
         if session.execute(select(Deletion.kind).where(is_free).limit(1)).first() is not None:
             outbox.post(session, outbox.DELETE)

@@ -1,26 +1,30 @@
-"""The fair queue: which inference or slice a training worker does next.
+"""The fair queue: which inference or slice a training worker does next, and which data set an ingest worker reads next.
 
 An inference takes minutes at most and a user waits for it, so it goes before queued slices. But while slices wait, each process
 alternates between both: even with many inferences, training gets half of the turns.
+
+Ingests take turns by tenant too. A running ingest is never interrupted: the ingest of another tenant begins as soon as one of
+the workers has finished the ingest that it has.
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Subquery, delete, func, select
+from sqlalchemy import ColumnElement, Select, Subquery, and_, delete, func, select
 from sqlalchemy.orm import Session
 
-from domain.states import InferenceState, JobState, ModelState, SliceState
+from domain.states import DatasetState, InferenceState, JobState, ModelState, SliceState
 from store import events
 from store.database import LOCK, database_now
 from store.settings import Settings
-from store.tables import CurvePoint, Inference, Job, Model, Slice
+from store.tables import CurvePoint, Dataset, Inference, Job, Model, Slice
 from worker.scheduling.leases import Lease, record_slice_state, take
 
 _WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
 """States in which a job may begin slices. Paused and stopping jobs begin none."""
 TURNS_REMEMBERED = timedelta(hours=1)
 """How long the fair queue remembers when a tenant was served."""
+_Row = TypeVar("_Row", Dataset, Inference)
 
 
 def claim_next(session: Session, worker: str, settings: Settings, *, after_inference: bool) -> Lease | None:
@@ -38,24 +42,56 @@ def claim_next(session: Session, worker: str, settings: Settings, *, after_infer
 
 def claim_inference(session: Session, worker: str, settings: Settings) -> Lease | None:
     """Claim the oldest queued inference of the tenant that has the fewest running, or has waited longest."""
-    running = _running(Inference.tenant_id, Inference.state == InferenceState.RUNNING, "running")
-    served = _served(Inference.tenant_id, Inference.started_at, session)
-    fairest = (
-        select(Inference)
-        .where(Inference.state == InferenceState.QUEUED)
-        .outerjoin(running, running.c.id == Inference.tenant_id)
-        .outerjoin(served, served.c.id == Inference.tenant_id)
-        .order_by(func.coalesce(running.c.number, 0), served.c.at.asc().nulls_first(), Inference.id)
-        .limit(1)
-        .with_for_update(of=Inference, skip_locked=True)
-    )
-    row = session.execute(fairest.execution_options(populate_existing=True)).scalar_one_or_none()
+    waits, runs = Inference.state == InferenceState.QUEUED, Inference.state == InferenceState.RUNNING
+    row = session.execute(_fairest(session, Inference, waits, runs)).scalar_one_or_none()
     if row is None:
         return None
     lease = take(session, row, worker, settings)
     row.state, row.error, row.trials_done = InferenceState.RUNNING, None, 0
     row.started_at = database_now(session)
     return lease
+
+
+def claim_ingest(
+    session: Session, worker: str, settings: Settings, dataset_id: str | None = None
+) -> Lease | None:
+    """Claim the oldest waiting data set of the tenant that has the fewest running ingests, or has waited longest.
+
+    Parameters
+    ----------
+    dataset_id
+        Claim this data set, if it waits, and no other.
+    """
+    ingesting = Dataset.state == DatasetState.INGESTING
+    waits = and_(ingesting, Dataset.lease_token.is_(None))
+    # The lease of an ingest that is put off has no holder.
+    runs = and_(ingesting, Dataset.lease_token.is_not(None), Dataset.leased_by.is_not(None))
+    query = _fairest(session, Dataset, waits, runs)
+    if dataset_id is not None:
+        query = query.where(Dataset.id == dataset_id)
+    row = session.execute(query).scalar_one_or_none()
+    if row is None:
+        return None
+    row.started_at = database_now(session)
+    return take(session, row, worker, settings)
+
+
+def _fairest(
+    session: Session, table: type[_Row], waits: ColumnElement[bool], runs: ColumnElement[bool]
+) -> Select[_Row]:
+    """Select and lock the oldest waiting row of the tenant that has the fewest running ones, or has waited longest."""
+    running = _running(table.tenant_id, runs, "running")
+    served = _served(table.tenant_id, table.started_at, session)
+    return (
+        select(table)
+        .where(waits)
+        .outerjoin(running, running.c.id == table.tenant_id)
+        .outerjoin(served, served.c.id == table.tenant_id)
+        .order_by(func.coalesce(running.c.number, 0), served.c.at.asc().nulls_first(), table.id)
+        .limit(1)
+        .with_for_update(of=table, skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
 
 
 def _running(column: Any, is_running: ColumnElement[bool], name: str) -> Subquery:

@@ -77,14 +77,6 @@ def take(session: Session, row: Leased, worker: str, settings: Settings) -> Leas
     return Lease(type(row), row.id, row.lease_token)
 
 
-def claim_dataset(session: Session, dataset_id: str, worker: str, settings: Settings) -> Lease | None:
-    """Claim a data set for ingest; return None if it is done, or if another worker has it."""
-    row = session.get(Dataset, dataset_id, with_for_update=True)
-    if row is None or row.state != DatasetState.INGESTING or row.lease_token is not None:
-        return None
-    return take(session, row, worker, settings)
-
-
 def reap(
     session: Session, settings: Settings, *, held_by: str | None = None, process_died: bool = False
 ) -> int:
@@ -173,7 +165,7 @@ def try_again_or_fail(session: Session, row: Leased, problem: dict[str, Any], se
         if spent:
             row.state, row.problems, row.ended_at = DatasetState.FAILED, [problem], database_now(session)
         else:
-            outbox.post(session, outbox.INGEST, row.id)
+            outbox.post(session, outbox.INGEST)
         return
     row.error = problem
     row.ended_at = database_now(session) if spent else None

@@ -18,7 +18,8 @@ from tests.worker.lab import Lab
 from worker.ingest import parse, sandbox, service
 from worker.ingest.readers import ReadOptions
 from worker.scheduling.failures import is_environmental
-from worker.scheduling.leases import LeaseLost, claim_dataset, reap, try_again_later
+from worker.scheduling.fair_queue import claim_ingest
+from worker.scheduling.leases import LeaseLost, reap, try_again_later
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_the_same_upload_again_retries_a_failed_data_set(lab: Lab, content: byte
         ingest_until_given_up(lab, dataset_id)
     assert upload(lab.client, content)["id"] == dataset_id
     assert waiting(lab.database) == 1
-    service.ingest_dataset(lab.database, lab.arrays, lab.settings, dataset_id, "test")
+    service.ingest_dataset(lab.database, lab.arrays, lab.settings, None, "test")  # the one whose turn it is
     with lab.database.read() as session:
         row = session.get_one(Dataset, dataset_id)
         assert (row.state, row.attempts, row.problems) == (DatasetState.READY, 0, None)
@@ -150,12 +151,12 @@ def _wait_until_it_is_queued_again(lab: Lab) -> None:
 def test_an_ingest_that_is_put_off_is_claimed_by_nobody(lab: Lab, content: bytes) -> None:
     dataset_id = upload(lab.client, content)["id"]
     with lab.database.write() as session:
-        lease = claim_dataset(session, dataset_id, "w", lab.settings)
+        lease = claim_ingest(session, "w", lab.settings)
         try_again_later(session, session.get_one(Dataset, dataset_id), {"message": "full"}, 60)
     assert lease is not None
     with lab.database.write() as session:
         assert reap(session, lab.settings) == reap(session, lab.settings, held_by="w") == 0
-        assert claim_dataset(session, dataset_id, "w", lab.settings) is None
+        assert claim_ingest(session, "w", lab.settings) is None
         with pytest.raises(LeaseLost):
             lease.keep(session, lab.settings)
 

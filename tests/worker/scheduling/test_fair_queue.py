@@ -5,19 +5,20 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from domain.states import InferenceState, ModelState
+from domain.states import DatasetState, InferenceState, ModelState
 from store import outbox
 from store.database import Database, database_now
 from store.identifiers import new_id
+from store.rpc import INGEST
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Inference, Job, Model, OutboxMessage, Slice
+from store.tables import DEFAULT_TENANT, Dataset, Inference, Job, Model, OutboxMessage, Slice
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
-from worker.celery_app import SLICES
+from worker.celery_app import CONTROL, SLICES
 from worker.maintenance.loop import sweep
-from worker.scheduling.fair_queue import claim_inference, claim_next
+from worker.scheduling.fair_queue import claim_inference, claim_ingest, claim_next
 from worker.scheduling.leases import Lease, LeaseLost, count_attempt, reap, try_again_later
 
 
@@ -159,6 +160,77 @@ def test_a_forgotten_one_is_rung_for_again(database: Database) -> None:
         assert rung(session) == 1
 
 
-def rung(session: "object") -> int:
-    of_task = select(func.count()).where(OutboxMessage.task == outbox.RUN_SLICE)
+def add_waiting_dataset(database: Database, tenant_id: str = DEFAULT_TENANT) -> str:
+    dataset_id = add_dataset(database, tenant_id=tenant_id)
+    with database.write() as session:
+        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(state=DatasetState.INGESTING))
+    return dataset_id
+
+
+def ingest_next(database: Database, settings: Settings) -> str | None:
+    with database.write() as session:
+        lease = claim_ingest(session, "w", settings)
+        return None if lease is None else lease.row_id
+
+
+def end_ingest(database: Database, dataset_id: str | None) -> None:
+    with database.write() as session:
+        row = session.get_one(Dataset, dataset_id)
+        row.state = DatasetState.READY
+        row.drop_lease()
+
+
+def test_a_small_ingest_of_another_tenant_begins_before_the_waiting_ones(
+    database: Database, settings: Settings
+) -> None:
+    large = [add_waiting_dataset(database) for _ in range(6)]
+    running = [ingest_next(database, settings) for _ in range(2)]
+    assert running == large[:2]
+    small = [add_waiting_dataset(database, "other") for _ in range(2)]
+    end_ingest(database, running[0])
+    assert ingest_next(database, settings) == small[0]
+    # Of tenants with equally many running ingests, the one that has waited longest goes first.
+    assert [ingest_next(database, settings) for _ in range(2)] == [large[2], small[1]]
+
+
+def test_an_ingest_that_is_put_off_takes_no_turn(database: Database, settings: Settings) -> None:
+    mine = [add_waiting_dataset(database) for _ in range(2)]
+    assert ingest_next(database, settings) == mine[0]
+    with database.write() as session:
+        try_again_later(session, session.get_one(Dataset, mine[0]), {"message": "full"}, 60)
+    theirs = add_waiting_dataset(database, "other")
+    assert [ingest_next(database, settings) for _ in range(3)] == [theirs, mine[1], None]
+
+
+def test_many_workers_claim_each_ingest_once(database: Database, settings: Settings) -> None:
+    wanted = {add_waiting_dataset(database, tenant) for tenant in (DEFAULT_TENANT, "other") for _ in range(3)}
+    claimed: list[str] = []
+
+    def work() -> None:
+        while (dataset_id := ingest_next(database, settings)) is not None:
+            claimed.append(dataset_id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(claimed), set(claimed)) == (6, wanted)
+
+
+def test_lost_messages_of_ingests_are_sent_again_to_their_own_queue(
+    database: Database, settings: Settings
+) -> None:
+    for _ in range(2):
+        add_waiting_dataset(database)
+    with database.write() as session:
+        session.execute(update(Dataset).values(created_at=database_now(session) - timedelta(minutes=1)))
+        sweep(session, {SLICES, CONTROL})
+        assert rung(session, outbox.INGEST) == 0
+        sweep(session, {INGEST})
+        assert rung(session, outbox.INGEST) == 2
+
+
+def rung(session: "object", task: str = outbox.RUN_SLICE) -> int:
+    of_task = select(func.count()).where(OutboxMessage.task == task)
     return int(session.execute(of_task).scalar_one())  # type: ignore[attr-defined]

@@ -19,8 +19,8 @@ from store.tables import Dataset, Job, OutboxMessage, Slice
 from tests.waiting import wait_until
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
-from worker.scheduling.fair_queue import claim_slice
-from worker.scheduling.leases import Lease, LeaseLost, claim_dataset, reap, try_again_later
+from worker.scheduling.fair_queue import claim_ingest, claim_slice
+from worker.scheduling.leases import Lease, LeaseLost, reap, try_again_later
 from worker.scheduling.scheduler import advance
 
 
@@ -198,9 +198,9 @@ def test_an_ingest_is_claimed_once_and_given_up_after_its_attempts(
         session.execute(update(Dataset).values(state=DatasetState.INGESTING))
     for attempt in range(settings.max_attempts):
         with database.write() as session:
-            assert claim_dataset(session, dataset_id, "w", settings) is not None
+            assert claim_ingest(session, "w", settings, dataset_id) is not None
         with database.write() as session:
-            assert claim_dataset(session, dataset_id, "other", settings) is None
+            assert claim_ingest(session, "other", settings) is None
             reap(session, settings, held_by="w", process_died=True)
         with database.read() as session:
             messages = session.execute(select(OutboxMessage.task)).scalars().all()
