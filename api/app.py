@@ -32,9 +32,11 @@ from api.jobs import search_routes
 from api.keys import routes as key_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
+from api.quotas import RequestRates
 from api.retention import routes as retention_routes
 from api.uploads import routes as upload_routes
 from api.uploads import tus_routes
+from api.usage import routes as usage_routes
 from api.webhooks import routes as webhook_routes
 from store.array_store import get_array_store
 from store.database import Database, get_database
@@ -79,7 +81,7 @@ def create_app(
         app.include_router(
             router,
             dependencies=[CALLER, ACTING, KNOWN_PARAMETERS],
-            responses=errors.problem_responses(401, 403, 422, 503),
+            responses=errors.problem_responses(401, 403, 422, 429, 503, 507),
         )
     app.include_router(health.router)
     app.include_router(_home())
@@ -97,7 +99,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def make_state(settings: Settings, database: Database, arrays: Store) -> State:
     """Return the state of the app, which the dependencies of routes read."""
     return State(
-        {"settings": settings, "database": database, "arrays": arrays, "originals": open_originals(settings)}
+        {
+            "settings": settings,
+            "database": database,
+            "arrays": arrays,
+            "originals": open_originals(settings),
+            "request_rates": RequestRates(settings),
+        }
     )
 
 
@@ -106,6 +114,7 @@ def _resources() -> list[APIRouter]:
     return [
         key_routes.router,
         audit_routes.router,
+        usage_routes.router,
         dataset_routes.router,
         preview_routes.router,
         tus_routes.router,

@@ -4,7 +4,9 @@ import base64
 import binascii
 import hashlib
 import hmac
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, get_args
 
@@ -12,11 +14,16 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBase
 from fastapi.security.base import SecurityBase
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from api.errors import Forbidden, Unauthorized
+from api.quotas import RequestRates
 from store.database import Database, database_now
+from store.disk_errors import is_disk_error
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Actor, Key, acting
+from store.tables import DEFAULT_TENANT, Actor, Key, Tenant, acting
+
+logger = logging.getLogger(__name__)
 
 Scope = Literal["read", "write", "admin"]
 """`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage the keys of the tenant."""
@@ -62,6 +69,8 @@ class Caller:
         Whether the caller operates the service: holds the key of the settings, or the service requires no key.
     name
         Name of the key; None without a key.
+    quotas
+        The tenant's own amounts, which replace those of the settings.
     """
 
     tenant_id: str
@@ -69,6 +78,7 @@ class Caller:
     key_id: str | None = None
     is_operator: bool = False
     name: str | None = None
+    quotas: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def secret_digest(secret: str) -> str:
@@ -138,7 +148,8 @@ def _caller_of_key(database: Database, settings: Settings, secret: str) -> Calle
         return Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True, name="operator")
     with database.read() as session:
         now = database_now(session)
-        row = session.execute(select(Key).where(Key.digest == digest)).scalar_one_or_none()
+        of_tenant = select(Key, Tenant.quotas).join(Tenant, Tenant.id == Key.tenant_id)
+        row, own = session.execute(of_tenant.where(Key.digest == digest)).one_or_none() or (None, None)
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         why = "is unknown" if row is None else "was revoked" if row.revoked_at else "has expired"
         raise Unauthorized(
@@ -148,12 +159,17 @@ def _caller_of_key(database: Database, settings: Settings, secret: str) -> Calle
         )
     if row.last_used_at is None or now - row.last_used_at > _USED_EVERY:
         _write_use(database, row.id, now)
-    return Caller(row.tenant_id, frozenset(row.scopes) & ALL_SCOPES, row.id, name=row.name)
+    return Caller(row.tenant_id, frozenset(row.scopes) & ALL_SCOPES, row.id, name=row.name, quotas=own or {})
 
 
 def _write_use(database: Database, key_id: str, now: datetime) -> None:
-    with database.write() as session:
-        session.execute(update(Key).where(Key.id == key_id).values(last_used_at=now))
+    try:
+        with database.write() as session:
+            session.execute(update(Key).where(Key.id == key_id).values(last_used_at=now))
+    except OperationalError as error:
+        if not is_disk_error(error):
+            raise
+        logger.warning("the last use of the key %s is not stored: the disk is full", key_id)
 
 
 def _caller(
@@ -165,11 +181,19 @@ def _caller(
 
 
 def caller_of(request: Request) -> Caller:
-    """Return the caller of a request, which is authenticated once."""
+    """Return the caller of a request, which is authenticated and counted once."""
     if not hasattr(request.state, "caller"):
         request.state.caller = authenticate(request)
+        _count_request(request.app.state.request_rates, request.state.caller)
     caller: Caller = request.state.caller
     return caller
+
+
+def _count_request(rates: RequestRates, caller: Caller) -> None:
+    """Count a request for the quotas of its key and its tenant. The operator can always reach the service."""
+    if not caller.is_operator:
+        rates.count("key_requests_per_minute", caller.key_id or "", caller.quotas)
+        rates.count("requests_per_minute", caller.tenant_id, caller.quotas)
 
 
 CALLER = Depends(_caller)

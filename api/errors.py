@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.validation_errors import MOST_PROBLEMS, FieldProblem, field_problems
+from domain.quotas import QUOTAS, QuotaState, Use
+from store.disk_errors import is_disk_error
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class ProblemDocument(BaseModel):
         None, description=f"The first {MOST_PROBLEMS} problems.", max_length=MOST_PROBLEMS
     )
     more_errors: int | None = Field(None, description="Number of problems that `errors` leaves out.", ge=1)
+    quota: QuotaState | None = Field(None, description="The quota that the request would exceed.")
 
 
 class Problem(Exception):
@@ -59,8 +62,14 @@ class Problem(Exception):
         Number of problems that are not in `errors`.
     headers
         Headers of the response.
+
+    Attributes
+    ----------
+    quota
+        The quota that the request would exceed.
     """
 
+    quota: QuotaState | None = None
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal"
     title = "Internal error"
@@ -90,9 +99,10 @@ class Problem(Exception):
             hint=self.hint,
             errors=self.errors,
             more_errors=self.more_errors or None,
+            quota=self.quota,
         )
         return JSONResponse(
-            document.model_dump(exclude_none=True),
+            document.model_dump(mode="json", exclude_none=True),
             status_code=self.status,
             headers=self.headers,
             media_type=MEDIA_TYPE,
@@ -252,6 +262,39 @@ class NotConfigured(Problem):
     status, code, title = HTTPStatus.CONFLICT, "not-configured", "Not configured"
 
 
+class QuotaReached(Problem):
+    """The request goes beyond an amount that the tenant may use; the answer says what to delete or when it frees."""
+
+    status, code, title = HTTPStatus.CONFLICT, "quota-reached", "Quota reached"
+
+    @classmethod
+    def of(cls, use: Use, more: float = 0) -> Self:
+        """Return the error of a quota that `more` goes beyond."""
+        problem = cls(use.sentence(more), hint=QUOTAS[use.name].remedy)
+        problem.quota = QuotaState.of(use)
+        return problem
+
+
+class TooManyRequests(Problem):
+    """The tenant or the key sends more requests than it may; `Retry-After` says when to go on."""
+
+    status, code, title = HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"
+
+
+class DiskFull(Problem):
+    """The disk of the service is full, or has no space for this file. Nothing was changed."""
+
+    status, code, title = HTTPStatus.INSUFFICIENT_STORAGE, "disk-full", "Disk full"
+
+    @classmethod
+    def of_service(cls) -> Self:
+        """Return the error of a write that failed."""
+        return cls(
+            "the service cannot write: its disk, or that of its database, is full or read-only",
+            hint="ask the operator of the service to free space, then repeat the request with the same Idempotency-Key",
+        )
+
+
 class Unavailable(Problem):
     """The database or the worker does not respond at the moment."""
 
@@ -311,12 +354,20 @@ def install(app: FastAPI) -> None:
         return BadRequest("the connection closed before the whole body arrived").response()
 
     async def on_database_away(request: Request, error: Exception) -> JSONResponse:
+        if is_disk_error(error):
+            return await on_os_error(request, error)
         logger.error("%s %s: no connection to the database: %s", request.method, request.url.path, error)
         return Unavailable(
             f"the database does not respond; try again in {RETRY_AFTER_SECONDS} s",
             hint="repeat the request with the same Idempotency-Key, so that nothing is done twice",
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         ).response()
+
+    async def on_os_error(request: Request, error: Exception) -> JSONResponse:
+        if not is_disk_error(error):
+            return await on_crash(request, error)
+        logger.error("%s %s: the disk is full or read-only: %s", request.method, request.url.path, error)
+        return DiskFull.of_service().response()
 
     async def on_crash(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -331,6 +382,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, on_disconnect)
     for kind in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(kind, on_database_away)
+    app.add_exception_handler(OSError, on_os_error)
     app.add_exception_handler(Exception, on_crash)
 
 

@@ -23,6 +23,7 @@ PageToken = Annotated[
 ]
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 Item = TypeVar("Item", bound=BaseModel)
 Row = TypeVar("Row")
@@ -165,6 +166,11 @@ def decode_id(token: str | None) -> str | None:
         If the token does not belong to such a list.
     """
     return _decode(token, identifiers.PATTERN)
+
+
+def decode_tenant(token: str | None) -> str | None:
+    """Return the tenant in the page token of the list of tenants; None without a token, or raise `Invalid`."""
+    return _decode(token, _TENANT)
 
 
 def decode_number(token: str | None) -> int | None:

@@ -95,6 +95,10 @@ class JobState(StrEnum):
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.DELETING)
 
 
+WORKED_ON = (JobState.QUEUED, JobState.RUNNING, JobState.INFERRING)
+"""States in which a job may begin slices. Paused and stopping jobs begin none."""
+
+
 class ModelState(StrEnum):
     """State of a model.
 

@@ -250,6 +250,11 @@ def object_size(store: Store, key: str) -> int | None:
     return sync(store.getsize(key))
 
 
+def objects_size(store: Store, path: str) -> int:
+    """Return the size of everything under a path, in bytes."""
+    return sync(store.getsize_prefix(path))
+
+
 def delete_object(store: Store, key: str) -> None:
     """Delete an object if it exists."""
     sync(store.delete(key))

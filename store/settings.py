@@ -79,6 +79,51 @@ class Settings(BaseSettings):
         description="Maximum number of elements in a JSON response; use npy or Zarr for larger arrays.",
     )
 
+    disk_min_free_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="Free space that uploads leave on the disk of `data_dir`, in bytes. An upload that needs it gets 507. Set at "
+        "least what the database and the jobs write in a day.",
+    )
+    quota_stored_bytes: int = Field(
+        500 * 2**30,
+        ge=0,
+        description="Maximum size of a tenant's uploaded files, arrays and weights, in bytes. For all quotas: 0 means no limit, "
+        "and the operator can set another amount for a tenant.",
+    )
+    quota_upload_bytes: int = Field(
+        50 * 2**30,
+        ge=0,
+        description="Maximum size of a tenant's unfinished uploads, in bytes. An upload counts with its announced size.",
+    )
+    quota_open_jobs: int = Field(
+        200, ge=0, description="Maximum number of jobs of a tenant that have not ended; paused jobs count."
+    )
+    quota_job_model_epochs: int = Field(
+        2_000_000, ge=0, description="Maximum of models × epochs in the budget of a job."
+    )
+    quota_device_seconds_per_day: float = Field(
+        1_382_400.0,
+        ge=0,
+        description="Device time of a tenant in a day (UTC), in seconds; the default is 16 devices for 24 hours. After it, jobs "
+        "and inferences wait for the next day.",
+    )
+    quota_device_seconds_per_month: float = Field(
+        20_736_000.0,
+        ge=0,
+        description="Device time of a tenant in a month (UTC), in seconds; the default is 8 devices for 30 days.",
+    )
+    quota_requests_per_minute: int = Field(
+        30_000,
+        ge=0,
+        description="Maximum number of requests of a tenant in a minute, counted in each process of the API.",
+    )
+    quota_key_requests_per_minute: int = Field(
+        12_000,
+        ge=0,
+        description="Maximum number of requests with one key in a minute, counted in the same way.",
+    )
+
     lease_seconds: float = Field(
         45.0,
         gt=0,

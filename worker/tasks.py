@@ -22,6 +22,7 @@ from worker.ingest.sandbox import SandboxError, check_sandbox
 from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
 from worker.maintenance.deletion import Storage, work_off
 from worker.maintenance.garbage_collection import collect_all, collect_uploads
+from worker.maintenance.measuring import measure
 from worker.maintenance.retention import Sweep
 from worker.process.handle import TrainingHandle, TrainingProcessDied
 from worker.rpc_server import CannotAnswer, answered
@@ -90,6 +91,7 @@ def collect() -> None:
     collect_all(database, arrays)
     collect_uploads(database, get_settings())
     Sweep(database, get_settings()).files(arrays)
+    measure(database, arrays, get_settings())
 
 
 @app.task(name="delete")

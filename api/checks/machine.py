@@ -3,7 +3,6 @@
 import hashlib
 import platform
 import secrets
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.request import url2pathname
 
 from api.checks.base import Finding, Parts, failed, ok, reason, warning
 from store.array_store import delete_object, read_object, write_object
+from store.disk_errors import free_bytes
 from store.versions import installed
 
 _CORRUPT, _CORRUPT_HINT = "read other bytes than were written", "do not trust the data that are stored there"
@@ -73,21 +73,22 @@ def check_disk(parts: Parts) -> Finding:
     folders = {"LATENTRY_DATA_DIR": parts.settings.data_dir}
     if (url := urlsplit(parts.settings.array_url)).scheme == "file":
         folders["LATENTRY_ARRAY_URL"] = Path(url2pathname(url.path))
-    free = {name: shutil.disk_usage(_existing(folder)).free for name, folder in folders.items()}
+    free = {name: free_bytes(folder) for name, folder in folders.items()}
     name, least = min(free.items(), key=lambda item: item[1])
     message = f"{least / 1e9:.1f} GB are free on the disk of {name}"
     details = {"free_bytes": free, "folders": {name: str(folder) for name, folder in folders.items()}}
     hint = "free some space, or move the folder to a larger disk"
+    kept = parts.settings.disk_min_free_bytes
+    if free["LATENTRY_DATA_DIR"] < kept:
+        refused = (
+            f"{message}; uploads are refused, because LATENTRY_DISK_MIN_FREE_BYTES keeps {kept / 1e9:.1f} GB"
+        )
+        return failed(refused, hint, **details)
     if least < _TOO_LITTLE_BYTES:
         return failed(message, hint, **details)
-    if least < _LITTLE_BYTES:
+    if least < _LITTLE_BYTES + kept:
         return warning(message, hint, **details)
     return ok(message, **details)
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or its first parent that exists."""
-    return next(one for one in (folder, *folder.parents) if one.exists())
 
 
 def check_versions(_parts: Parts) -> Finding:

@@ -11,6 +11,7 @@ from api.errors import Invalid
 from api.idempotency import fingerprint
 from api.validation_errors import FieldProblem
 from domain.labels import Labels, Name
+from store.settings import Settings
 from store.tables import Dataset
 
 SAME_WIDTH = 1e-6
@@ -32,7 +33,11 @@ class Combination(Labels):
 
 
 def combine(
-    session: Session, tenant_id: str, wanted: Combination, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    wanted: Combination,
+    idempotency_key: str | None,
 ) -> service.Creation:
     """Create a data set of several sessions. The same sessions in the same order are the same data set.
 
@@ -50,6 +55,7 @@ def combine(
     _check(sessions)
     created = service.create_or_find(
         session,
+        settings,
         tenant_id,
         name=wanted.name or " + ".join(one.name for one in sessions)[:200],
         source={"kind": "sessions", "dataset_ids": wanted.dataset_ids},

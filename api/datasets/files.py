@@ -38,13 +38,15 @@ class WantedDataset:
         """The part that decides whether two data sets are equal."""
         return {"sha256": self.sha256, "options": self.options.canonical()}
 
-    def create(self, session: Session, tenant_id: str, key: str | None, **columns: str | None) -> Creation:
+    def create(self, session: Session, context: Context, key: str | None, **columns: str | None) -> Creation:
         """Make the data set or find an equal one, and store the response for the idempotency key."""
+        tenant_id = context.tenant_id
         if (stored := stored_creation(session, tenant_id, key, self.request)) is not None:
             return stored
         source = {"kind": "upload", "filename": self.filename, "bytes": self.size_bytes, **self.content}
         created = create_or_find(
-            session, tenant_id, name=self.name or self.filename, source=source, content=self.content,
+            session, context.settings, tenant_id,
+            name=self.name or self.filename, source=source, content=self.content,
             notes=self.labels.notes, tags=self.labels.tags, **columns,
         )  # fmt: skip
         return store_creation(session, tenant_id, key, self.request, created)
@@ -98,7 +100,7 @@ def create_from_file(
             uploads.stored_original(context, received, fields.filename) as upload_id,
             context.database.write() as session,
         ):
-            created = wanted.create(session, tenant_id, key, original=received.sha256)
+            created = wanted.create(session, context, key, original=received.sha256)
             session.delete(session.get_one(Upload, upload_id))  # from now on the data set keeps the file
         return created
     finally:
@@ -133,7 +135,7 @@ def create_from_upload(context: Context, reference: UploadReference, key: str | 
             reference,
         )
         file = {"direct_upload_id": row.id} if row.is_direct else {"original": row.sha256}
-        return wanted.create(session, tenant_id, key, **file)
+        return wanted.create(session, context, key, **file)
 
 
 def _incomplete(row: Upload, settings: Settings) -> WrongState:

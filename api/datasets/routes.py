@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.openapi.models import Example
 from starlette.datastructures import UploadFile as ReceivedUpload
 
@@ -24,15 +25,16 @@ from api.datasets.schemas import (
 )
 from api.datasets.service import DatasetFilters
 from api.deletion import DELETES, Cascade, DeletionDocument, DryRun
-from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
+from api.dependencies import Context, ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import BadRequest, Invalid, problem_responses
 from api.idempotency import IdempotencyKey
 from api.json_bodies import JsonRoute
 from api.labels import LABEL_CHANGES, LabelChanges
 from api.long_poll import Prefer, wait_for
 from api.pagination import FiltersDependency, Page, PageSize, PageToken
-from api.uploads.receiving import expected_sha256, receive
-from api.uploads.routes import ContentDigest, ReprDigest
+from api.uploads.receiving import ReceivedFile, expected_sha256, receive
+from api.uploads.routes import ContentDigest, ReprDigest, body_size
+from api.uploads.service import reserved
 from api.validation_errors import read_json, read_model
 from domain.dataset_options import DatasetOptions, FileFormat
 from domain.states import DatasetState
@@ -160,28 +162,18 @@ async def upload_dataset(
         reference = await to_thread.run_sync(_read_reference, body, fields)
         created = await to_thread.run_sync(create_from_upload, context, reference, idempotency_key)
         return respond(response, created)
-    if content_type == "multipart/form-data":
-        if content_digest is not None:
-            message = (
-                "Content-Digest is the digest of the whole form; send Repr-Digest with the digest of the file"
-            )
-            raise Invalid.field("Content-Digest", "form", message)
-        async with request.form(max_files=1, max_fields=30) as form:
-            file = form.get("file")
-            if not isinstance(file, ReceivedUpload):
-                message = f"expected a part named `file` with a file; got {sorted(form) or 'no parts'}"
-                raise Invalid.field("/file", "missing", message)
-            parts: dict[str, Any] = {
-                key: value for key, value in form.items() if key != "file" and value != ""
-            }
-            parts = {"filename": file.filename or "", **parts}
-            if tags := form.getlist("tags"):
-                parts["tags"] = tags
-            fields, options = await to_thread.run_sync(_read_fields, fields, parts)
-            received = await receive(_chunks(file), context.settings, digest)
-    else:
-        fields, options = await to_thread.run_sync(_read_fields, fields)
-        received = await receive(request.stream(), context.settings, digest)
+    is_form = content_type == "multipart/form-data"
+    if is_form and content_digest is not None:
+        message = (
+            "Content-Digest is the digest of the whole form; send Repr-Digest with the digest of the file"
+        )
+        raise Invalid.field("Content-Digest", "form", message)
+    async with contextmanager_in_threadpool(reserved(context, body_size(request))):
+        if is_form:
+            fields, options, received = await _receive_form(request, fields, context, digest)
+        else:
+            fields, options = await to_thread.run_sync(_read_fields, fields)
+            received = await receive(request.stream(), context.settings, digest)
     created = await to_thread.run_sync(create_from_file, context, received, fields, options, idempotency_key)
     return respond(response, created)
 
@@ -201,7 +193,9 @@ def derive_dataset(
 ) -> DatasetDocument:
     """Create another data set from the same file, with changed options. This also works for rejected data sets."""
     with context.database.write() as session:
-        created = service.derive(session, context.tenant_id, dataset_id, derivation, idempotency_key)
+        created = service.derive(
+            session, context.settings, context.tenant_id, dataset_id, derivation, idempotency_key
+        )
     return respond(response, created)
 
 
@@ -224,7 +218,7 @@ def retry_dataset(
     "/v1/datasets:synthesize",
     operation_id="synthesize_dataset",
     status_code=202,
-    responses=_FOUND | problem_responses(400, 413, 415, 422),
+    responses=_FOUND | problem_responses(400, 409, 413, 415, 422),
 )
 def synthesize_dataset(
     system: Annotated[SyntheticSystem, Body(discriminator="system", openapi_examples=_SYSTEMS)],
@@ -234,7 +228,9 @@ def synthesize_dataset(
 ) -> DatasetDocument:
     """Create a synthetic data set with known rates. The same parameters give the same data set."""
     with context.database.write() as session:
-        created = service.create_synthetic(session, context.tenant_id, system, idempotency_key)
+        created = service.create_synthetic(
+            session, context.settings, context.tenant_id, system, idempotency_key
+        )
     return respond(response, created)
 
 
@@ -252,7 +248,7 @@ def combine_datasets(
 ) -> DatasetDocument:
     """Combine data sets into one data set of several sessions. The same sessions in the same order are the same data set."""
     with context.database.write() as session:
-        created = combine(session, context.tenant_id, combination, idempotency_key)
+        created = combine(session, context.settings, context.tenant_id, combination, idempotency_key)
     return respond(response, created)
 
 
@@ -366,6 +362,23 @@ def _read_reference(body: bytes, fields: UploadFields) -> UploadReference:
         )
 
     return read_model(UploadReference, read_json(body, refuse))
+
+
+async def _receive_form(
+    request: Request, fields: UploadFields, context: Context, digest: str | None
+) -> tuple[UploadFields, DatasetOptions, ReceivedFile]:
+    """Receive a form; return the fields of query and form, the options, and the file."""
+    async with request.form(max_files=1, max_fields=30) as form:
+        file = form.get("file")
+        if not isinstance(file, ReceivedUpload):
+            message = f"expected a part named `file` with a file; got {sorted(form) or 'no parts'}"
+            raise Invalid.field("/file", "missing", message)
+        parts: dict[str, Any] = {key: value for key, value in form.items() if key != "file" and value != ""}
+        parts = {"filename": file.filename or "", **parts}
+        if tags := form.getlist("tags"):
+            parts["tags"] = tags
+        fields, options = await to_thread.run_sync(_read_fields, fields, parts)
+        return fields, options, await receive(_chunks(file), context.settings, digest)
 
 
 async def _chunks(file: ReceivedUpload) -> AsyncIterator[bytes]:

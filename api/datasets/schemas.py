@@ -45,6 +45,9 @@ class DatasetDocument(Labels):
     problems: list[dict[str, Any]] | None = Field(
         None, description="Why the data set was rejected, or why the service could not read the file."
     )
+    stored_bytes: int = Field(
+        0, description="Size of its file and arrays, in bytes. Data sets from one file have one file."
+    )
     created_at: datetime
     created_by: CreatedBy = None
     ended_at: datetime | None = None

@@ -23,6 +23,7 @@ from api.pagination import (
     decode_number,
     newest_page,
 )
+from api.quotas import check_amounts
 from api.validation_errors import read_model
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions, changed_options
@@ -32,6 +33,7 @@ from store.database import database_now
 from store.deletion import SHARED
 from store.identifiers import PATTERN, new_id
 from store.retention import why_gone
+from store.settings import Settings
 from store.tables import Dataset, Trial
 from store.uploads import lock_original
 
@@ -69,6 +71,7 @@ def document(row: Dataset) -> DatasetDocument:
         bin_width_s=row.bin_width_s,
         report=row.report,
         problems=row.problems,
+        stored_bytes=(row.original_bytes or 0) * (row.original is not None) + (row.array_bytes or 0),
         created_at=row.created_at,
         created_by=row.created_by,
         ended_at=row.ended_at,
@@ -209,7 +212,7 @@ class Creation:
 
 
 def create_synthetic(
-    session: Session, tenant_id: str, system: SyntheticSystem, idempotency_key: str | None
+    session: Session, settings: Settings, tenant_id: str, system: SyntheticSystem, idempotency_key: str | None
 ) -> Creation:
     """Create a synthetic data set with known rates."""
     request = fingerprint("POST /v1/datasets:synthesize", system.model_dump_json())
@@ -218,6 +221,7 @@ def create_synthetic(
     parameters = system.model_dump(exclude={"name", "notes", "tags"})
     created = create_or_find(
         session,
+        settings,
         tenant_id,
         name=system.name or system.system,
         source={"kind": "synthetic", **parameters},
@@ -229,7 +233,12 @@ def create_synthetic(
 
 
 def derive(
-    session: Session, tenant_id: str, dataset_id: str, wanted: Derivation, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    dataset_id: str,
+    wanted: Derivation,
+    idempotency_key: str | None,
 ) -> Creation:
     """Create a data set from the file of another one, with changed options.
 
@@ -256,6 +265,7 @@ def derive(
     parent.original_since = database_now(session)
     created = create_or_find(
         session,
+        settings,
         tenant_id,
         name=wanted.name or parent.name,
         source={**parent.source, "options": options},
@@ -344,6 +354,7 @@ def store_creation(
 
 def create_or_find(
     session: Session,
+    settings: Settings,
     tenant_id: str,
     *,
     name: str,
@@ -355,8 +366,8 @@ def create_or_find(
 
     Parameters
     ----------
-    session, tenant_id
-        The transaction, and the tenant.
+    session, settings, tenant_id
+        The transaction, the settings, and the tenant.
     name
         Name of a new data set; its id if empty.
     source
@@ -365,10 +376,16 @@ def create_or_find(
         The part of the source that decides, together with its kind, whether two data sets are equal.
     columns
         `notes`, `tags`, `original`, `direct_upload_id` and `derived_from` of a new data set.
+
+    Raises
+    ------
+    QuotaReached
+        If the tenant may store nothing more.
     """
     digest = content_digest(source["kind"], content)
     if (found := find_equal(session, tenant_id, digest, columns.get("original"))) is not None:
         return found
+    check_amounts(session, settings, tenant_id, stored_bytes=1)
     try:
         with session.begin_nested():
             dataset_id = new_id("dat")
@@ -379,6 +396,7 @@ def create_or_find(
                 state=DatasetState.INGESTING,
                 source=source,
                 digest=digest,
+                original_bytes=source.get("bytes"),
                 attempts=0,
                 **columns,
             )

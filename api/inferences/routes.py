@@ -47,7 +47,9 @@ def apply_model(
     Workers prefer inferences over training. Latents of the model's own data set also appear as arrays of the model.
     """
     with context.database.write() as session:
-        created = service.create(session, context.tenant_id, model_id, wanted, idempotency_key)
+        created = service.create(
+            session, context.settings, context.tenant_id, model_id, wanted, idempotency_key
+        )
     response.headers["Location"] = created.links["self"]
     response.headers["Retry-After"] = "1"
     return created

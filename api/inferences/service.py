@@ -12,10 +12,12 @@ from api.inferences.checks import check_arrays, check_dataset, choose_sessions, 
 from api.inferences.schemas import Application, InferenceDocument, InferenceProgress
 from api.models.service import find_trained
 from api.pagination import DatasetIdFilter, JobIdFilter, ModelIdFilter, Page, newest_page
+from api.quotas import check_amounts
 from domain.states import InferenceState
 from store import audit, outbox
 from store.database import database_now
 from store.identifiers import PATTERN, new_id
+from store.settings import Settings
 from store.tables import Dataset, Inference, Model
 
 
@@ -74,7 +76,12 @@ def find_latents(session: Session, tenant_id: str, inference_id: str) -> ArrayGr
 
 
 def create(
-    session: Session, tenant_id: str, model_id: str, wanted: Application, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    model_id: str,
+    wanted: Application,
+    idempotency_key: str | None,
 ) -> InferenceDocument:
     """Create an inference and notify a worker.
 
@@ -90,6 +97,7 @@ def create(
     dataset = find_target(session, tenant_id, model, wanted.dataset_id, to_refer=True)
     sessions = choose_sessions(model, dataset, wanted.session)
     Invalid.check([*check_dataset(model, dataset, sessions), *check_arrays(model, wanted.arrays)])
+    check_amounts(session, settings, tenant_id, stored_bytes=1)
     of_job = model.specification.inference
     row = Inference(
         id=new_id("inf"),

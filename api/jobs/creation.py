@@ -7,18 +7,20 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.datasets.service import find_ready
-from api.errors import Invalid
+from api.errors import Invalid, QuotaReached
 from api.jobs import warm_start
 from api.jobs.schemas import JobPreview
 from api.jobs.timing import read_workers
+from api.quotas import model_epochs
 from domain import cost, feasibility
 from domain.estimate import Estimate, estimate, expected_epochs
 from domain.job_checks import JobData, problems_of
 from domain.job_specification import JobSpecification, scored_on
 from domain.job_warnings import warnings
+from domain.quotas import Use
 from domain.sessions import neurons_per_trial
 from domain.states import JobState
-from store import audit, events, outbox
+from store import audit, events, outbox, quotas
 from store.database import database_now
 from store.datasets import given_splits
 from store.identifiers import new_id
@@ -74,9 +76,18 @@ def check(session: Session, tenant_id: str, given: JobSpecification, *, to_write
     return CheckedJob(specification, data, time, warm_models, found)
 
 
-def write(session: Session, tenant_id: str, job: CheckedJob) -> Job:
-    """Write a checked job and ask the scheduler to begin it."""
+def write(session: Session, settings: Settings, tenant_id: str, job: CheckedJob) -> Job:
+    """Write a checked job and ask the scheduler to begin it.
+
+    Raises
+    ------
+    QuotaReached
+        If the job goes beyond a quota of the tenant.
+    """
     specification = job.specification
+    quotas.lock_tenant(session, tenant_id)
+    if refused := refused_by(session, settings, tenant_id, job):
+        raise QuotaReached.of(*refused[0])
     row = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -100,14 +111,36 @@ def write(session: Session, tenant_id: str, job: CheckedJob) -> Job:
     return row
 
 
-def preview(job: CheckedJob, settings: Settings) -> JobPreview:
-    """Say what a checked job would do, and the time, memory and storage that it would need."""
+def refused_by(
+    session: Session, settings: Settings, tenant_id: str, job: CheckedJob
+) -> list[tuple[Use, float]]:
+    """Return the quotas that refuse a job now, each with the amount that the job asks for."""
+    uses = quotas.amounts_in_use(session, settings, tenant_id)
+    budget, (kept, latents) = job.specification.budget, _kept_bytes(job)
+    asked = (
+        (uses["open_jobs"], 1),
+        (uses["stored_bytes"], kept + latents),
+        model_epochs(session, settings, tenant_id, budget),
+    )
+    return [(use, more) for use, more in asked if use.refuses(more)]
+
+
+def _kept_bytes(job: CheckedJob) -> tuple[int, int]:
+    """Return the sizes of the kept weights and of the latents of a job."""
+    data, budget = job.data, job.specification.budget
+    largest = job.specification.architecture.largest().of_model({}, data.dataset.report)
+    kept = min(budget.models, budget.top_k) * cost.checkpoint_bytes(largest, data.dataset.neurons or 0)
+    return kept, cost.latents_bytes(largest, neurons_per_trial(data.dataset), data.bins, len(data.lengths))
+
+
+def preview(session: Session, settings: Settings, tenant_id: str, job: CheckedJob) -> JobPreview:
+    """Say what a checked job would do, the time, memory and storage that it would need, and which quotas refuse it."""
     specification, data, time = job.specification, job.data, job.estimate
     dataset, budget = data.dataset, specification.budget
-    largest = specification.architecture.largest().of_model({}, dataset.report)
-    neurons, epochs = neurons_per_trial(dataset), expected_epochs(specification)
+    epochs = expected_epochs(specification)
     packs = max(min(budget.models, time.workers), -(-budget.models // settings.pack_models))
-    kept = min(budget.models, budget.top_k) * cost.checkpoint_bytes(largest, dataset.neurons or 0)
+    kept, latents = _kept_bytes(job)
+    waits = quotas.spent_device_time(session, settings, tenant_id)
     return JobPreview(
         valid=True,
         models=budget.models,
@@ -124,7 +157,9 @@ def preview(job: CheckedJob, settings: Settings) -> JobPreview:
         workers=time.workers,
         step_memory_bytes=feasibility.step_bytes(specification, data.extent),
         kept_bytes=kept + epochs * _CURVE_POINT_BYTES,
-        latents_bytes=cost.latents_bytes(largest, neurons, data.bins, len(data.lengths)),
+        latents_bytes=latents,
+        refused_by=[use.sentence(more) for use, more in refused_by(session, settings, tenant_id, job)],
+        waits_for=None if waits is None else waits.sentence(),
         external_inputs=specification.architecture.external_inputs(dataset.report),
         scored_on=scored_on(specification, dataset),
         specification=specification,

@@ -105,9 +105,11 @@ def create_job(
     if validate_only:
         response.status_code = 200
         with database.read() as session:
-            return creation.preview(creation.check(session, tenant_id, specification), settings)
+            return creation.preview(
+                session, settings, tenant_id, creation.check(session, tenant_id, specification)
+            )
     with database.write() as session:
-        created = service.create(session, tenant_id, specification, idempotency_key)
+        created = service.create(session, settings, tenant_id, specification, idempotency_key)
     response.headers["Location"] = created.links["self"]
     response.headers["Retry-After"] = "5"
     return created
@@ -209,10 +211,12 @@ def cancel_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDepen
 
 
 @router.post("/v1/jobs/{job_id}:retry", operation_id="retry_job", responses=_CHANGES_STATE)
-def retry_job(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobDocument:
+def retry_job(
+    job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, settings: SettingsDependency
+) -> JobDocument:
     """Continue a job that failed or was cancelled, from the last weights of its models."""
     with database.write() as session:
-        return service.change_state(session, tenant_id, job_id, lifecycle.retry)
+        return service.retry(session, settings, tenant_id, job_id)
 
 
 @router.post(
@@ -225,11 +229,12 @@ def extend_job(
     more: BudgetExtension,
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    settings: SettingsDependency,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDocument:
     """Add to the budget of a job, which may be done: models that have trained all their epochs continue, and new models begin."""
     with database.write() as session:
-        return service.extend(session, tenant_id, job_id, more, idempotency_key)
+        return service.extend(session, settings, tenant_id, job_id, more, idempotency_key)
 
 
 @router.get("/v1/jobs/{job_id}/models", operation_id="list_models", responses=problem_responses(404, 422))

@@ -43,7 +43,8 @@ class JobProgress(BaseModel):
         "and once it has ended."
     )
     waits_for: str | None = Field(
-        description="Why a part of the job waits, e.g. for space on a full disk. The service tries again by itself."
+        description="Why a part of the job waits: for device time of your tenant, or for space on a full disk. The service "
+        "continues by itself."
     )
 
 
@@ -175,6 +176,7 @@ class JobDocument(Labels):
     )
     diagnostics: JobDiagnostics | None = Field(None, description="Diagnostics, once the job is done.")
     error: dict[str, Any] | None = None
+    stored_bytes: int = Field(0, description="Size of the weights and latents that it keeps, in bytes.")
     specification: JobSpecification
     created_at: datetime
     created_by: CreatedBy = None
@@ -212,6 +214,12 @@ class JobPreview(BaseModel):
     workers: int = Field(description="Number of training processes that are alive; 1 if there are none.")
     kept_bytes: int = Field(description="Size of the kept weights and of the learning curves.")
     latents_bytes: int = Field(description="Size of all latents of one model before compression.")
+    refused_by: list[str] = Field(
+        description="Quotas that would refuse this job now, with what is used and allowed. Empty: none."
+    )
+    waits_for: str | None = Field(
+        description="Why the job would not begin at once: the device time of your tenant is spent. null: it would."
+    )
     step_memory_bytes: int = Field(description="Approximate memory of a training step of one model.")
     external_inputs: int = Field(description="Number of known inputs in each bin, from the data set.")
     scored_on: str = Field(description=SCORED_ON)

@@ -21,14 +21,16 @@ from api.labels import change
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Filters, Page, cut_page, decode_number, newest_page
+from api.quotas import check_amounts, check_budget
 from domain.estimate import EpochCount
 from domain.job_specification import JobSpecification, scored_on
-from domain.states import JobState, ModelState
+from domain.states import WORKED_ON, JobState, ModelState
 from store.budget import spent
 from store.database import LOCK, database_now
 from store.identifiers import PATTERN
 from store.retention import is_swept, why_gone
-from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice
+from store.settings import Settings
+from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice, Tenant
 
 
 def document(session: Session, row: Job) -> JobDocument:
@@ -68,6 +70,7 @@ def document(session: Session, row: Job) -> JobDocument:
         scored_on=scored_on(specification, dataset),
         diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,
+        stored_bytes=_stored_bytes(session, row),
         specification=specification,
         created_at=row.created_at,
         created_by=row.created_by,
@@ -86,10 +89,6 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
     left = None
     if not state.is_final and state != JobState.PAUSED:
         left = seconds_left(session, row, specification, count, time_spent)
-    waits = (
-        select(Slice.error).where(Slice.job_id == row.id, Slice.not_before > database_now(session)).limit(1)
-    )
-    waiting = session.execute(waits).scalar_one_or_none()
     return JobProgress(
         fraction=fraction,
         models=budget.models,
@@ -102,8 +101,37 @@ def _progress(session: Session, row: Job, specification: JobSpecification) -> Jo
         seconds_elapsed=None if row.started_at is None else time_spent.wall_seconds,
         device_seconds=time_spent.device_seconds,
         seconds_left=left,
-        waits_for=None if waiting is None else str(waiting.get("message")),
+        waits_for=_reason_to_wait(session, row),
     )
+
+
+def _reason_to_wait(session: Session, row: Job) -> str | None:
+    """Return why a part of a job waits: for device time of the tenant, or for space on a full disk."""
+    now, tenant = database_now(session), session.get_one(Tenant, row.tenant_id)
+    if row.state in WORKED_ON and tenant.has_no_device_time(now):
+        return (
+            f"the device time of your tenant is spent; the job continues at {tenant.device_time_frees_at:%Y-%m-%dT%H:%M:%SZ}. "
+            "GET /v1/usage shows what is used and allowed"
+        )
+    waits = select(Slice.error).where(Slice.job_id == row.id, Slice.not_before > now).limit(1)
+    waiting = session.execute(waits).scalar_one_or_none()
+    return None if waiting is None else str(waiting.get("message"))
+
+
+def _stored_bytes(session: Session, row: Job) -> int:
+    """Return the size of the weights and latents that a job keeps. A checkpoint that several models hold counts once."""
+    of_job = Model.job_id == row.id
+    checkpoints = (
+        select(func.max(Model.checkpoint_bytes).label("size"))
+        .where(of_job, Model.checkpoint_bytes > 0)
+        .group_by(Model.checkpoint_key)
+        .subquery()
+    )
+    sums = (
+        select(func.coalesce(func.sum(checkpoints.c.size), 0)),
+        select(func.coalesce(func.sum(Model.latents_bytes), 0)).where(of_job),
+    )
+    return sum(int(session.execute(query).scalar_one()) for query in sums)
 
 
 def _best(session: Session, row: Job) -> tuple[float | None, float | None, str | None]:
@@ -199,13 +227,18 @@ def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -
 
 
 def create(
-    session: Session, tenant_id: str, specification: JobSpecification, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    specification: JobSpecification,
+    idempotency_key: str | None,
 ) -> JobDocument:
     """Check and write a job; the same key again returns the answer of the first request."""
     request = fingerprint("POST /v1/jobs", specification.model_dump_json())
     if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return JobDocument.model_validate(answer)
-    row = creation.write(session, tenant_id, creation.check(session, tenant_id, specification, to_write=True))
+    checked = creation.check(session, tenant_id, specification, to_write=True)
+    row = creation.write(session, settings, tenant_id, checked)
     created = document(session, row)
     store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
     return created
@@ -227,14 +260,28 @@ def change_state(
     return document(session, job)
 
 
+def retry(session: Session, settings: Settings, tenant_id: str, job_id: str) -> JobDocument:
+    """Continue a job that failed or was cancelled, if the tenant may have one more open job."""
+    retried = change_state(session, tenant_id, job_id, lifecycle.retry)
+    check_amounts(session, settings, tenant_id, open_jobs=0)  # it is counted already
+    return retried
+
+
 def extend(
-    session: Session, tenant_id: str, job_id: str, more: BudgetExtension, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    job_id: str,
+    more: BudgetExtension,
+    idempotency_key: str | None,
 ) -> JobDocument:
     """Add to a job's budget; the same key again adds nothing."""
     request = fingerprint(f"POST /v1/jobs/{job_id}:extend", more.model_dump_json())
     if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return JobDocument.model_validate(answer)
     extended = change_state(session, tenant_id, job_id, lambda _, job: lifecycle.extend(session, job, more))
+    check_budget(session, settings, tenant_id, extended.specification.budget)
+    check_amounts(session, settings, tenant_id, open_jobs=0)
     store_answer(session, tenant_id, idempotency_key, request, extended.model_dump(mode="json"))
     return extended
 

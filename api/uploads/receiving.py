@@ -14,6 +14,7 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
 from api.errors import BadRequest, ChecksumMismatch, DigestMismatch, Invalid, TooLarge
+from api.quotas import check_disk
 from store.identifiers import new_id
 from store.settings import Settings
 from store.uploads import partial_path
@@ -64,6 +65,7 @@ async def receive(
             async for chunk in _with_timeout(chunks):
                 found.update(chunk)
                 size += len(chunk)
+                check_disk(settings, len(chunk))
                 await file.write(chunk)
         if size == 0:
             raise _empty_upload()
@@ -149,7 +151,12 @@ class Checksum:
 
 
 async def append(
-    descriptor: int, chunks: AsyncIterator[bytes], room: int, checksum: Checksum | None = None
+    descriptor: int,
+    chunks: AsyncIterator[bytes],
+    room: int,
+    checksum: Checksum | None = None,
+    *,
+    settings: Settings,
 ) -> int:
     """Append a stream to a partial file. If the stream breaks off, the bytes that arrived stay in the file.
 
@@ -163,6 +170,8 @@ async def append(
         Maximum number of bytes.
     checksum
         Checksum of all bytes. With a checksum, the bytes stay only if all of them arrive and match.
+    settings
+        The settings, which tell how much space the disk keeps.
 
     Returns
     -------
@@ -173,6 +182,8 @@ async def append(
     ------
     TooLarge, ChecksumMismatch
         If there are too many bytes, or the checksum does not match. The file is then unchanged.
+    DiskFull
+        If the disk has no space. Bytes that arrived before stay in the file.
     """
     start = os.lseek(descriptor, 0, os.SEEK_END)
     digest = hashlib.new(checksum.algorithm) if checksum else None
@@ -191,6 +202,7 @@ async def append(
             if len(buffer) >= _BLOCK_BYTES:
                 block = bytes(buffer)
                 buffer.clear()  # before the write: if the disk is full, no byte is written twice
+                check_disk(settings, len(block))
                 await to_thread.run_sync(_write_all, descriptor, block)
         if checksum and digest:
             checksum.check(digest.digest(), received)

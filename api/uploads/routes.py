@@ -4,6 +4,7 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.openapi.models import Example
 
 from api.dependencies import ContextDependency
@@ -39,6 +40,12 @@ _DIRECT: dict[str, Example] = {
 }
 
 
+def body_size(request: Request) -> int | None:
+    """Return the size of the body that the client announces; None if it sends the body in chunks."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else None
+
+
 @router.put(
     "/v1/uploads",
     operation_id="put_upload",
@@ -52,7 +59,7 @@ _DIRECT: dict[str, Example] = {
     },
     responses={
         200: {"model": UploadDocument, "description": "The service has this file already."},
-        **problem_responses(400, 413, 422),
+        **problem_responses(400, 409, 413, 422),
     },
 )
 async def put_upload(
@@ -66,7 +73,8 @@ async def put_upload(
 ) -> UploadDocument:
     """Upload a file in one request. The response contains its SHA-256."""
     digest = expected_sha256(content_digest, repr_digest)
-    received = await receive(request.stream(), context.settings, digest)
+    async with contextmanager_in_threadpool(service.reserved(context, body_size(request))):
+        received = await receive(request.stream(), context.settings, digest)
     row, is_new = await to_thread.run_sync(service.store_received, context, received, filename)
     response.status_code = 201 if is_new else 200
     document = service.document(row, context)

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.dependencies import Context
 from api.errors import Gone, Invalid, NotConfigured, NotFound, TooLarge, UploadInUse, WrongState
 from api.idempotency import fingerprint, store_answer, stored_answer
+from api.quotas import check_disk, check_upload, largest_upload
 from api.uploads.receiving import ReceivedFile
 from api.uploads.schemas import DirectRequest, DirectUpload, UploadDocument
 from domain.states import DatasetState, UploadState
@@ -103,10 +105,12 @@ def create(
         If the file is larger than the limit.
     """
     _check_size(context, length)
+    check_disk(context.settings, length)
     request = fingerprint("POST /v1/uploads", f"{length} {tus_metadata}")
     with context.database.write() as session:
         if (stored := stored_answer(session, context.tenant_id, idempotency_key, request)) is not None:
             return find(session, context.tenant_id, stored["id"])
+        check_upload(session, context.settings, context.tenant_id, length)
         row = begin_upload(
             session, context.tenant_id, context.settings,
             size_bytes=length, filename=filename, tus_metadata=tus_metadata,
@@ -143,6 +147,7 @@ def create_direct(context: Context, wanted: DirectUpload, idempotency_key: str |
     with context.database.write() as session:
         if (stored := stored_answer(session, context.tenant_id, idempotency_key, request)) is not None:
             return find(session, context.tenant_id, stored["id"])
+        check_upload(session, context.settings, context.tenant_id, wanted.bytes)
         row = begin_upload(
             session, context.tenant_id, context.settings,
             size_bytes=wanted.bytes, filename=wanted.filename, sha256=wanted.sha256, is_direct=True,
@@ -150,6 +155,34 @@ def create_direct(context: Context, wanted: DirectUpload, idempotency_key: str |
         audit.record(session, "upload.created", row)
         store_answer(session, context.tenant_id, idempotency_key, request, {"id": row.id})
     return row
+
+
+@contextmanager
+def reserved(context: Context, size_bytes: int | None) -> Iterator[None]:
+    """Count the body of a request as an unfinished upload while it arrives.
+
+    Parameters
+    ----------
+    size_bytes
+        Size of the body; if None, it counts as the largest upload that the service and the quotas allow.
+
+    Raises
+    ------
+    QuotaReached, DiskFull
+        If the quotas or the disk have no space for it.
+    """
+    settings, tenant_id = context.settings, context.tenant_id
+    check_disk(settings, size_bytes or 0)
+    with context.database.write() as session:
+        if size_bytes is None:
+            size_bytes = largest_upload(session, settings, tenant_id)
+        check_upload(session, settings, tenant_id, size_bytes)
+        row = begin_upload(session, tenant_id, settings, size_bytes=size_bytes, filename="")
+    try:
+        yield
+    finally:
+        with context.database.write() as session:
+            session.execute(delete_rows(Upload).where(Upload.id == row.id))
 
 
 @contextmanager
@@ -282,6 +315,7 @@ def store_received(context: Context, received: ReceivedFile, filename: str) -> t
 def stored_original(context: Context, received: ReceivedFile, filename: str) -> Iterator[str]:
     """Store a received file as an original and give the id of a new upload that names it; delete both after an error."""
     with context.database.write() as session:
+        check_upload(session, context.settings, context.tenant_id, received.size_bytes)
         upload = begin_upload(
             session, context.tenant_id, context.settings,
             size_bytes=received.size_bytes, filename=filename, sha256=received.sha256,

@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from email.utils import format_datetime
 from typing import Annotated, Any
 
@@ -11,10 +12,12 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import OperationalError
 
 from api.dependencies import Context, ContextDependency, SettingsDependency
 from api.errors import (
     BadRequest,
+    DiskFull,
     Invalid,
     Problem,
     UnsupportedMediaType,
@@ -25,6 +28,7 @@ from api.errors import (
 from api.idempotency import IdempotencyKey
 from api.uploads import receiving, service
 from api.uploads.schemas import UploadDocument
+from store.disk_errors import is_disk_error
 from store.tables import Upload
 from store.uploads import delete_stray_partials
 
@@ -219,7 +223,10 @@ async def _append(
     request: Request, context: Context, upload_id: str, start: int, checksum: receiving.Checksum | None
 ) -> Upload:
     """Append the body of a request to an upload, and store the file once it is whole."""
-    async with contextmanager_in_threadpool(service.writing(context, upload_id)) as (row, descriptor):
+    async with (
+        full_disk_as_problem(),
+        contextmanager_in_threadpool(service.writing(context, upload_id)) as (row, descriptor),
+    ):
         offset = service.offset(row, context.settings)
         if start != offset:
             raise WrongState(
@@ -227,10 +234,23 @@ async def _append(
                 hint="continue at this offset",
                 headers={"Upload-Offset": str(offset)},
             )
-        size = await receiving.append(descriptor, request.stream(), row.size_bytes - offset, checksum)
+        size = await receiving.append(
+            descriptor, request.stream(), row.size_bytes - offset, checksum, settings=context.settings
+        )
         if size == row.size_bytes:
             row = await to_thread.run_sync(service.store_file, context, upload_id)
     return row
+
+
+@asynccontextmanager
+async def full_disk_as_problem() -> AsyncIterator[None]:
+    """Turn the error of a full disk into `DiskFull`, whose response names the version of the protocol."""
+    try:
+        yield
+    except (OSError, OperationalError) as error:
+        if is_disk_error(error):
+            raise DiskFull.of_service() from error
+        raise
 
 
 def _check_version(version: str | None) -> None:

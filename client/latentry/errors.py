@@ -73,6 +73,10 @@ class WrongState(LatentryError):
     """The request does not fit the state of the resource."""
 
 
+class QuotaReached(WrongState):
+    """The request goes beyond a quota of the tenant; ``problem["quota"]`` says what is used and allowed."""
+
+
 class NotConfigured(LatentryError):
     """The service is not configured for this."""
 
@@ -105,6 +109,10 @@ class TooManyRequests(LatentryError):
     """The service asks to wait longer than the client retries."""
 
 
+class DiskFull(LatentryError):
+    """The disk of the service is full, or has no space for this file."""
+
+
 class ServiceFault(LatentryError):
     """The service has an internal error; its log has the details."""
 
@@ -132,6 +140,7 @@ BY_TYPE: dict[str, type[LatentryError]] = {
     "not-found": NotFound,
     "not-acceptable": UnsupportedFormat,
     "wrong-state": WrongState,
+    "quota-reached": QuotaReached,
     "not-configured": NotConfigured,
     "gone": Gone,
     "too-large": TooLarge,
@@ -139,6 +148,8 @@ BY_TYPE: dict[str, type[LatentryError]] = {
     "idempotency-key-reused": IdempotencyMismatch,
     "digest-mismatch": DigestMismatch,
     "upload-in-use": UploadInUse,
+    "too-many-requests": TooManyRequests,
+    "disk-full": DiskFull,
     "internal": ServiceFault,
     "unavailable": Unavailable,
 }
@@ -159,6 +170,7 @@ _BY_STATUS: dict[int, type[LatentryError]] = {
     502: Unavailable,
     503: Unavailable,
     504: Unavailable,
+    507: DiskFull,
 }
 """Classes for problems of other types, and for answers without a problem document, such as those of a proxy."""
 

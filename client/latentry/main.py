@@ -35,6 +35,7 @@ for name, group in (
 ):
     app.add_typer(group, name=name, rich_help_panel=USE)
 models.register_export(app, USE)
+administration.register_usage(app, USE)
 doctor.register(app, RUN)
 
 Workers = Annotated[

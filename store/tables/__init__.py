@@ -9,6 +9,7 @@ from store.tables.models import CurvePoint, Decision, Inference, Model
 from store.tables.service import ArrayObject, Deletion, OutboxMessage, Worker
 from store.tables.tenants import (
     DEFAULT_TENANT,
+    DeviceUsage,
     IdempotentRequest,
     Key,
     RetentionProgress,
@@ -28,6 +29,7 @@ __all__ = [
     "Dataset",
     "Decision",
     "Deletion",
+    "DeviceUsage",
     "Document",
     "Event",
     "IdempotentRequest",

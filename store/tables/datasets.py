@@ -19,6 +19,7 @@ class Upload(CreatedByMixin, Base):
     __table_args__ = (
         Index("ix_uploads_sha256", "sha256"),
         Index("ix_uploads_expires", "expires_at"),
+        Index("ix_uploads_bytes", "tenant_id", "state", "sha256", "size_bytes"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -46,6 +47,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
         Index("ix_datasets_original_since", "tenant_id", "original_since"),
         Index("ix_datasets_state", "state"),
         Index("ix_datasets_started", "started_at"),
+        Index("ix_datasets_bytes", "tenant_id", "original", "original_bytes", "array_bytes"),
         # One data set for each content, but a rejected one may be tried again.
         Index(
             "uq_datasets_content",
@@ -70,6 +72,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
     # When the file was uploaded or last used; its age counts from then.
     original_since: Mapped[datetime | None] = mapped_column(default=utc_now)
     original_removed_at: Mapped[datetime | None]  # by the retention
+    original_bytes: Mapped[int | None] = mapped_column(BigInteger)
     direct_upload_id: Mapped[str | None] = mapped_column(
         String(40)
     )  # the upload that holds its file until it is read
@@ -79,6 +82,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
     neurons: Mapped[int | None]
     bin_width_s: Mapped[float | None]
     array_path: Mapped[str | None] = mapped_column(String(200))  # Zarr group in the array store
+    array_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of the group; None: not measured
     report: Mapped[Document | None]
     problems: Mapped[list[Any] | None]  # why it was rejected, or could not be read
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

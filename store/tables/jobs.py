@@ -18,6 +18,7 @@ class Job(LabelsMixin, CreatedByMixin, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_tenant", "tenant_id", "id"),
+        Index("ix_jobs_tenant_state", "tenant_id", "state"),
         Index("ix_jobs_state", "state"),
         Index("ix_jobs_served", "served_at"),
         Index("ix_jobs_dataset", "dataset_id"),

@@ -2,12 +2,15 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, false
+from sqlalchemy import BigInteger, ForeignKey, Index, String, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import InferenceState, ModelState
 from store.tables.audit import CreatedByMixin
 from store.tables.base import Base, Document, LeaseMixin, counter_type, utc_now
+
+HAS_BYTES = "checkpoint_bytes > 0 OR latents_bytes > 0"
+"""Condition of the index of models by bytes. A query must have it literally, so that the database uses the index."""
 
 
 class Model(Base):
@@ -18,6 +21,15 @@ class Model(Base):
         Index("ix_models_job", "job_id", "number"),
         Index("ix_models_checkpoint", "checkpoint_key"),
         Index("ix_models_start", "start_key"),
+        # Of the few models whose weights or latents are kept.
+        Index(
+            "ix_models_bytes",
+            "tenant_id",
+            "checkpoint_bytes",
+            "latents_bytes",
+            sqlite_where=text(HAS_BYTES),
+            postgresql_where=text(HAS_BYTES),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -47,9 +59,11 @@ class Model(Base):
     baseline_settings: Mapped[Document | None]  # what each baseline chose on the training trials
     end_reason: Mapped[str | None]
     checkpoint_key: Mapped[str | None] = mapped_column(String(200))  # may be that of a model it copied
+    checkpoint_bytes: Mapped[int | None] = mapped_column(BigInteger)  # None: not measured
     start_key: Mapped[str | None] = mapped_column(String(200))  # checkpoint with whose best weights it begins
     latents_path: Mapped[str | None] = mapped_column(String(200))
     latents_deleted_at: Mapped[datetime | None]  # when a user deleted them, unless there are new ones
+    latents_bytes: Mapped[int | None] = mapped_column(BigInteger)  # 0 if an inference has stored them
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     ended_at: Mapped[datetime | None]
 
@@ -113,6 +127,7 @@ class Inference(LeaseMixin, CreatedByMixin, Base):
         Index("ix_inferences_state", "state"),
         Index("ix_inferences_model", "model_id"),
         Index("ix_inferences_ended", "ended_at"),
+        Index("ix_inferences_bytes", "tenant_id", "latents_bytes"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -127,6 +142,7 @@ class Inference(LeaseMixin, CreatedByMixin, Base):
     baselines: Mapped[Document | None]  # as of a model
     baseline_settings: Mapped[Document | None]
     latents_path: Mapped[str | None] = mapped_column(String(200))
+    latents_bytes: Mapped[int | None] = mapped_column(BigInteger)  # None: not measured
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]

@@ -1,9 +1,9 @@
 """Tables of tenants: their keys, webhooks and idempotent requests."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import Date, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import DeliveryState
@@ -22,7 +22,24 @@ class Tenant(Base):
     name: Mapped[str] = mapped_column(String(200))
     # Days by kind, where they differ from the settings, see `store.retention`.
     retention: Mapped[Document | None]
+    quotas: Mapped[Document | None]  # {quota: amount} that the operator set instead of the settings
+    # Since its device time is spent, its work waits until then; see `store.quotas`.
+    device_time_frees_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    def has_no_device_time(self, now: datetime) -> bool:
+        """Return whether the work of the tenant waits for device time."""
+        return self.device_time_frees_at is not None and self.device_time_frees_at > now
+
+
+class DeviceUsage(Base):
+    """Device time of a tenant on one day (UTC). It outlives the slices and inferences that used it."""
+
+    __tablename__ = "device_usage"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    device_seconds: Mapped[float] = mapped_column(default=0.0)
 
 
 class RetentionProgress(Base):

@@ -93,13 +93,13 @@ def test_a_race_that_nobody_saw_coming_makes_one(database: Database, monkeypatch
     """Between the look and the insert another request committed the same."""
     source = {"kind": "synthetic", "system": "lorenz"}
     with database.write() as session:
-        first = create_or_find(session, "default", name="", source=source, content={}).document
+        first = create_or_find(session, Settings(), "default", name="", source=source, content={}).document
     look, blind = create_or_find.__globals__["find_equal"], iter([True, False])
     monkeypatch.setitem(
         create_or_find.__globals__, "find_equal", lambda *args: None if next(blind) else look(*args)
     )
     with database.write() as session:
-        again = create_or_find(session, "default", name="", source=source, content={})
+        again = create_or_find(session, Settings(), "default", name="", source=source, content={})
     assert (again.is_new, again.document.id) == (False, first.id)
     assert (count(database, Dataset), count(database, OutboxMessage)) == (1, 1)
 

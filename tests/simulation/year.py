@@ -268,7 +268,7 @@ class SimulatedYear:
 
         def list_jobs(session: Session) -> object:
             return jobs_service.list_page(
-                session, DEFAULT_TENANT, Filters(), state=None, dataset_id=None, page_size=50, page_token=None
+                session, DEFAULT_TENANT, Filters(), state=[], dataset_id=None, page_size=50, page_token=None
             )
 
         return {

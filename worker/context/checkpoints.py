@@ -16,9 +16,11 @@ def checkpoint_key(model_id: str, epoch: int, token: str) -> str:
     return f"models/{model_id}/checkpoints/{epoch:06d}-{token}.safetensors"
 
 
-def save_checkpoint(store: Store, key: str, state: Mapping[str, Tensor]) -> None:
-    """Write the state of a model (`models.Population.state`)."""
-    write_object(store, key, save(dict(state)))
+def save_checkpoint(store: Store, key: str, state: Mapping[str, Tensor]) -> int:
+    """Write the state of a model (`models.Population.state`); return the size of the checkpoint in bytes."""
+    value = save(dict(state))
+    write_object(store, key, value)
+    return len(value)
 
 
 def load_checkpoint(store: Store, key: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from domain.states import SliceState
 from store import events, outbox
 from store.database import LOCK, database_now
+from store.quotas import use_device_time
 from store.tables import Job, Slice
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work
@@ -91,5 +92,6 @@ def end_slice(process: TrainingProcess, work: Work, write: Callable[[Session, Jo
         events.record(session, job.id, "slice.state", slice_id=piece.id, state=piece.state)
         outbox.post(session, outbox.ADVANCE, job.id)
         write(session, job, piece)
+        use_device_time(session, process.settings, piece)
 
     write_with_retry(process.database, end)

@@ -8,8 +8,10 @@ from domain.job_specification import JobSpecification, split_trials
 from domain.sessions import RecordedSession, sessions_of
 from domain.states import InferenceState
 from store import outbox
+from store.array_store import objects_size
 from store.database import LOCK, database_now
 from store.datasets import given_splits, recordings_of
+from store.quotas import use_device_time
 from store.tables import Dataset, Inference, Job, Model
 from worker.context.checkpoints import load_checkpoint
 from worker.context.process import TrainingProcess
@@ -42,14 +44,18 @@ def apply(process: TrainingProcess, lease: Lease) -> None:
             outbox.post(session, outbox.RUN_SLICE)
         return
 
+    latents_bytes = objects_size(process.arrays, request.path)
+
     def end(session: Session) -> None:
         lease.keep(session, process.settings)
         row = session.get_one(Inference, lease.row_id)
         row.state, row.ended_at = InferenceState.DONE, database_now(session)
+        row.latents_bytes = latents_bytes
         row.latents_path, row.scores, row.trials_done = request.path, scores, progress.trials_done
         row.baselines, row.baseline_settings = baselines, fitted.settings()
         row.drop_lease()
         _give_to_model(session, row)
+        use_device_time(session, process.settings, row)
 
     write_with_retry(process.database, end)
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from domain.states import JobState
 from models.null_model import constant_output_losses
 from store import events
-from store.array_store import delete_objects
+from store.array_store import delete_objects, objects_size
 from store.database import database_now
 from store.tables import Job, Model, Slice
 from worker.context.process import TrainingProcess
@@ -27,6 +27,7 @@ def infer(process: TrainingProcess, work: Work) -> None:
     fitted = fit(process, TrainingSet.of(work), request.architecture)
     heartbeat.beat()
     scores, baselines = store_latents(process, request, fitted, heartbeat)
+    latents_bytes = objects_size(process.arrays, request.path)
     held_out = score_held_out(process, work, request.state, fitted, heartbeat.beat)
     scores |= held_out.scores
     baselines |= held_out.baselines
@@ -37,7 +38,7 @@ def infer(process: TrainingProcess, work: Work) -> None:
     def write(session: Session, job: Job, _piece: Slice) -> None:
         row = session.get_one(Model, request.model.id)
         replaced[:] = [old] if (old := row.latents_path) and old.startswith(f"models/{row.id}/") else []
-        row.latents_path, row.latents_deleted_at = request.path, None
+        row.latents_path, row.latents_bytes, row.latents_deleted_at = request.path, latents_bytes, None
         row.scores = {**row.scores, **scores}
         row.baselines, row.baseline_settings = baselines, fitted.settings()
         job.diagnostics = diagnostics

@@ -12,7 +12,7 @@ from zarr.abc.store import Store
 
 from domain.sessions import RecordedSession, sessions_in
 from domain.states import DatasetState
-from store.array_store import delete_objects
+from store.array_store import delete_objects, objects_size
 from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array, open_group
 from store.database import Database, database_now
 from store.datasets import session_coordinates
@@ -62,9 +62,11 @@ def combine_sessions(
         report["arrays"] = _write_arrays(
             arrays, path, row.id, given, sessions=sessions_in(report), trials=trials, start_s=starts_s[0]
         )
+        array_bytes = objects_size(arrays, path)
         with database.write() as session:
             lease.keep(session, settings)
             stored = session.get_one(Dataset, row.id)
+            stored.array_bytes = array_bytes
             sizes = report["shape"]
             stored.trials, stored.bins, stored.neurons = sizes["trials"], sizes["bins"], sizes["neurons"]
             stored.bin_width_s, stored.array_path, stored.report = given[0].bin_width_s, path, report

@@ -31,7 +31,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from worker.disk_errors import is_disk_error
+from store.disk_errors import is_disk_error
 
 ACCEPTED, REJECTED, OUT_OF_MEMORY, READER_FAILED, NOT_WRITTEN, NOT_INSTALLED, DISK_ERROR = 0, 3, 4, 5, 6, 7, 8
 

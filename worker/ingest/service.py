@@ -18,7 +18,7 @@ from sqlalchemy import delete, insert
 from zarr.abc.store import Store
 
 from domain.states import DatasetState
-from store.array_store import delete_objects, write_object
+from store.array_store import delete_objects, objects_size, write_object
 from store.database import Database, database_now
 from store.originals import BucketOriginals, open_originals
 from store.settings import Settings
@@ -223,7 +223,8 @@ def _take_in_direct(
     try:
         with database.write() as session:
             lease.keep(session, settings)
-            session.get_one(Dataset, row.id).original = sha256
+            stored = session.get_one(Dataset, row.id)
+            stored.original, stored.original_bytes = sha256, holder.size_bytes
             session.delete(session.get_one(Upload, holder.id))  # from here on the data set keeps the file
     except LeaseLost:  # the data set may be deleted already
         with database.write() as session:
@@ -247,9 +248,11 @@ def _store(database: Database, arrays: Store, settings: Settings, lease: Lease, 
     try:
         names = write_dataset(arrays, path, lease.row_id, recording)
         write_object(arrays, f"{path}/preview.json", (parsed.folder / "preview.json").read_bytes())
+        array_bytes = objects_size(arrays, path)
         with database.write() as session:
             lease.keep(session, settings)
             row = session.get_one(Dataset, lease.row_id)
+            row.array_bytes = array_bytes
             row.trials, row.bins, row.neurons = recording.spikes.shape
             row.bin_width_s = recording.bin_width_s
             row.array_path = path

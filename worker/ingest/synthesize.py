@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models import synthetic
-from worker.disk_errors import is_disk_error
+from store.disk_errors import is_disk_error
 from worker.ingest.parse import DISK_ERROR, NOT_WRITTEN
 
 SYSTEMS: dict[str, Callable[..., synthetic.SyntheticRecording]] = {

@@ -23,9 +23,8 @@ from store.rpc import INGEST
 from store.settings import get_settings
 from store.tables import Dataset, Deletion, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
-from worker.celery_app import SLICES, app
-from worker.maintenance.retention import sweep_until
 from worker.celery_app import CONTROL, SLICES, app
+from worker.maintenance.retention import sweep_until
 from worker.maintenance.webhooks import deliver_until
 from worker.scheduling.fair_queue import may_begin
 from worker.scheduling.leases import reap

@@ -18,6 +18,7 @@ from worker.scheduling.strategies import Begin, Continue, Copy, Decision
 _COPIED = (
     "architecture",
     "checkpoint_key",
+    "checkpoint_bytes",
     "epochs_trained",
     "best_hyperparameters",
     "trained_by",

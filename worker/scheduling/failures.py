@@ -12,9 +12,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from store.database import Database
+from store.disk_errors import is_disk_error
+from store.quotas import use_device_time
 from store.settings import Settings
 from store.tables import Dataset, Inference, Slice
-from worker.disk_errors import is_disk_error
 from worker.scheduling.leases import Lease, LeaseLost, count_attempt, try_again_later
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def report_failure(
             try_again_later(session, row, problem, settings.full_disk_seconds)
         else:
             count_attempt(session, row, problem, settings)
+            if not isinstance(row, Dataset):
+                use_device_time(session, settings, row)
 
     try:
         write_with_retry(database, write)

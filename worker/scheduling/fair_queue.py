@@ -13,15 +13,13 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Select, Subquery, and_, delete, func, select
 from sqlalchemy.orm import Session
 
-from domain.states import DatasetState, InferenceState, JobState, ModelState, SliceState
+from domain.states import WORKED_ON, DatasetState, InferenceState, JobState, ModelState, SliceState
 from store import events
 from store.database import LOCK, database_now
 from store.settings import Settings
-from store.tables import CurvePoint, Dataset, Inference, Job, Model, Slice
+from store.tables import CurvePoint, Dataset, Inference, Job, Model, Slice, Tenant
 from worker.scheduling.leases import Lease, record_slice_state, take
 
-_WORKED_ON = [JobState.QUEUED, JobState.RUNNING, JobState.INFERRING]
-"""States in which a job may begin slices. Paused and stopping jobs begin none."""
 TURNS_REMEMBERED = timedelta(hours=1)
 """How long the fair queue remembers when a tenant was served."""
 _Row = TypeVar("_Row", Dataset, Inference)
@@ -42,7 +40,8 @@ def claim_next(session: Session, worker: str, settings: Settings, *, after_infer
 
 def claim_inference(session: Session, worker: str, settings: Settings) -> Lease | None:
     """Claim the oldest queued inference of the tenant that has the fewest running, or has waited longest."""
-    waits, runs = Inference.state == InferenceState.QUEUED, Inference.state == InferenceState.RUNNING
+    waits = (Inference.state == InferenceState.QUEUED) & has_device_time(Inference.tenant_id, session)
+    runs = Inference.state == InferenceState.RUNNING
     row = session.execute(_fairest(session, Inference, waits, runs)).scalar_one_or_none()
     if row is None:
         return None
@@ -137,7 +136,16 @@ def may_begin(session: Session) -> tuple[ColumnElement[bool], ...]:
     return (
         Slice.state == SliceState.QUEUED,
         Slice.not_before.is_(None) | (Slice.not_before <= database_now(session)),
+        has_device_time(Slice.tenant_id, session),
     )
+
+
+def has_device_time(tenant_id: Any, session: Session) -> ColumnElement[bool]:
+    """Return the condition of work whose tenant has device time left. Other work waits in the queue."""
+    condition: ColumnElement[bool] = tenant_id.not_in(
+        select(Tenant.id).where(Tenant.device_time_frees_at > database_now(session))
+    )
+    return condition
 
 
 def _next_job(session: Session, *, skip_held: bool) -> Job | None:
@@ -155,7 +163,7 @@ def _next_job(session: Session, *, skip_held: bool) -> Job | None:
     queued = waiting.group_by(Slice.job_id).subquery("queued")
     fairest = (
         select(Job)
-        .where(Job.state.in_(_WORKED_ON))
+        .where(Job.state.in_(WORKED_ON))
         .join(queued, queued.c.job_id == Job.id)
         .outerjoin(of_tenant, of_tenant.c.id == Job.tenant_id)
         .outerjoin(of_job, of_job.c.id == Job.id)

@@ -199,7 +199,8 @@ def _report(
         replaced.update(key for model in models for key in (model.checkpoint_key, model.start_key) if key)
         for index, model in enumerate(models):
             if index in keys:
-                model.checkpoint_key, model.start_key = keys[index], None
+                model.checkpoint_key, model.checkpoint_bytes = keys[index]
+                model.start_key = None
                 _write_scores(work, progress, model, index)
             else:
                 reason = (
@@ -217,7 +218,7 @@ def _report(
     try:
         end_slice(process, work, write)
     except LeaseLost:
-        for key in keys.values():  # no row refers to them
+        for key, _ in keys.values():  # no row refers to them
             delete_object(process.arrays, key)
         raise
     for key in replaced:
@@ -226,13 +227,13 @@ def _report(
 
 def _save_checkpoints(
     process: TrainingProcess, work: Work, progress: Progress, pack: Pack, stalled: Sequence[int]
-) -> Mapping[int, str]:
-    """Save the models that have not diverged, and return the keys of their checkpoints by their places in the slice."""
+) -> Mapping[int, tuple[str, int]]:
+    """Save the models that have not diverged; return the key and the size of each checkpoint by its place in the slice."""
     keys = {}
     for index in [*pack.alive, *stalled]:
         epoch = progress.latest[index].epoch
-        keys[index] = checkpoint_key(work.models[index].id, epoch, work.lease.token)
-        save_checkpoint(process.arrays, keys[index], pack.state(index))
+        key = checkpoint_key(work.models[index].id, epoch, work.lease.token)
+        keys[index] = key, save_checkpoint(process.arrays, key, pack.state(index))
         progress.beat()
     return keys
 

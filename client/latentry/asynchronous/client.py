@@ -384,6 +384,19 @@ class AsyncClient(AsyncRequests):
                 raise
             return error.problem
 
+    async def usage(self, tenant: str | None = None) -> Document:
+        """Return what your tenant uses of its quotas, and what is left; the operator may name another tenant."""
+        return await self.get("/v1/usage", {"tenant": tenant} if tenant else None)
+
+    async def change_quotas(self, tenant: str, **amounts: float | None) -> Document:
+        """Set quotas of a tenant, for the operator; 0: no limit, None: the amount of the settings. Return its usage."""
+        usage: Document = (await self.request("PATCH", f"/v1/usage/tenants/{tenant}", json=amounts)).json()
+        return usage
+
+    def all_usage(self) -> AsyncPages[Answered]:
+        """List the usage of all tenants, for the operator."""
+        return AsyncPages(self, "/v1/usage/tenants", Answered)
+
     async def caller(self) -> Document:
         """Return your tenant and the scopes of your key."""
         return await self.get("/v1/caller")

@@ -33,6 +33,7 @@ class AsyncDataset(AsyncArrayOwner):
     options = Field[Document | None]("Options for reading the file that differ from their defaults.")
     derived_from = Field[str | None]("Id of the data set whose file was read again with other options.")
     digest = Field[str | None]("SHA-256 of its source and its options.")
+    stored_bytes = Field[int]("Size of its file and arrays, in bytes.")
     report = Field[Document | None]("Report of what was found in the file.")
 
     @property

@@ -43,6 +43,7 @@ class AsyncJob(AsyncTask):
     diagnostics = Field[Document | None](
         "Whether ordinary validation would have misled; None before it is done."
     )
+    stored_bytes = Field[int]("Size of the weights and latents that it keeps, in bytes.")
     selected_model_id = Field[str | None](
         "Id of the model with the lowest smoothed SV loss; None before the selection."
     )

@@ -1,17 +1,76 @@
-"""``latentry keys`` and ``latentry webhooks``: who may use the service, and which URLs it notifies when jobs end."""
+"""``latentry keys``, ``latentry webhooks`` and ``latentry usage``: who may use the service, and how much of it."""
 
 from typing import Annotated, Any
 
 import typer
 
-from latentry.commands.calling import Call, command
-from latentry.formatting import time_in_words, value_in_words
+from latentry.commands.calling import Call, UsageProblem, command
+from latentry.formatting import bytes_in_words, seconds_in_words, time_in_words, value_in_words
 
 keys = typer.Typer(help="Keys of the service: create, list, revoke.", no_args_is_help=True)
 webhooks = typer.Typer(help="URLs that the service notifies when jobs end.", no_args_is_help=True)
 retention = typer.Typer(help="How long the service keeps old data: show, set.", no_args_is_help=True)
 
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="Id of the webhook: whk_…")]
+
+
+def register_usage(app: typer.Typer, panel: str) -> None:
+    """Add ``latentry usage`` to a panel of the main help."""
+
+    @command(app, "usage", panel=panel, example="usage --tenant smith --set stored_bytes=2e12")
+    def usage(
+        call: Call,
+        tenant: Annotated[
+            str | None, typer.Option(help="Another tenant, for the operator; default: yours.")
+        ] = None,
+        everyone: Annotated[bool, typer.Option("--all", help="All tenants, for the operator.")] = False,
+        amounts: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set",
+                metavar="QUOTA=AMOUNT",
+                help="Set a quota of --tenant, for the operator; repeatable. 0: no limit, default: as the settings.",
+            ),
+        ] = None,
+    ) -> None:
+        """Show what your tenant uses of its quotas, what is allowed, and when it frees."""
+        if amounts:
+            if tenant is None:
+                raise UsageProblem("--set: expected --tenant, whose quotas to set", "add --tenant NAME")
+            found = [call.client.change_quotas(tenant, **dict(map(_amount, amounts)))]
+        elif everyone:
+            found = call.items("/v1/usage/tenants", None)
+        else:
+            found = [call.client.usage(tenant)]
+        rows = (
+            (one["tenant"], quota["name"], *_quota_in_words(quota), time_in_words(quota["frees_at"]))
+            for one in found
+            for quota in one["quotas"]
+        )
+        call.answer_rows(
+            found if everyone else found[0], ("tenant", "quota", ">used", ">allowed", ">left", "frees"), rows
+        )
+
+
+def _amount(text: str) -> tuple[str, float | None]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), None if value == "default" else float(value)
+    except ValueError:
+        raise UsageProblem(
+            f"--set: expected QUOTA=AMOUNT; got {text!r}", "such as --set stored_bytes=2e12"
+        ) from None
+
+
+def _quota_in_words(quota: dict[str, Any]) -> tuple[str, ...]:
+    """Return what is used, allowed and left of a quota, with units."""
+
+    def words(value: float | None) -> str:
+        if value is None:
+            return "–"
+        return {"bytes": bytes_in_words, "s": seconds_in_words}.get(quota["unit"], "{:.0f}".format)(value)
+
+    return words(quota["used"]), words(quota["allowed"]), words(quota["rest"])
 
 
 @command(keys, "create", example='keys create "the dashboard" --scope read --expires 2027-01-01T00:00:00Z')

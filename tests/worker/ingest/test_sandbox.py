@@ -16,11 +16,11 @@ import pytest
 
 import store
 from domain.dataset_options import TrialOptions
+from store import disk_errors
 from tests.waiting import wait_until
 from tests.worker.ingest.ingest_examples import example_recording, write_lfads_hdf5, write_npz
 from tests.worker.ingest.test_confinement import landlock_version
 from tests.worker.ingest.test_hostile_files import mutate
-from worker import disk_errors
 from worker.ingest import parse, sandbox
 from worker.ingest.readers import READERS, ReadOptions, read_file
 from worker.ingest.sandbox import ParsedFile, ParseLimits, Rejection, SandboxError, parse_in_sandbox
@@ -47,7 +47,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "parse.py").write_text(Path(parse.__file__).read_text())
-    (package.parent / "disk_errors.py").write_text(Path(disk_errors.__file__).read_text())
+    (folder / "stand_in" / "store").mkdir()
+    (folder / "stand_in" / "store" / "__init__.py").touch()
+    (folder / "stand_in" / "store" / "disk_errors.py").write_text(Path(disk_errors.__file__).read_text())
     (package / "quality_control" / "__init__.py").touch()
     (package / "quality_control" / "checks.py").write_text("def examine(recording): ...")
     (package / "quality_control" / "preview.py").write_text("def make_preview(recording): ...")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from domain.errors import listed
-from worker.disk_errors import is_disk_error
+from store.disk_errors import is_disk_error
 from worker.ingest.problems import rejected
 from worker.ingest.readers.acquisition.reader import NeoReader
 from worker.ingest.readers.archives.npz import NpzReader

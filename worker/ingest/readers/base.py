@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from domain.dataset_options import DatasetOptions
-from worker.disk_errors import is_disk_error
+from store.disk_errors import is_disk_error
 from worker.ingest.problems import Problem, RejectedFile, rejected
 from worker.ingest.recording import MetadataValue, Recording
 from worker.ingest.spike_trains import SpikeTrains

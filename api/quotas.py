@@ -1,0 +1,140 @@
+"""The checks of quotas, before a request uses anything: amounts (409), requests in a minute (429) and the disk (507)."""
+
+import time
+from collections.abc import Mapping
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from sqlalchemy.orm import Session
+
+from api.errors import DiskFull, QuotaReached, TooManyRequests
+from domain.job_specification import Budget
+from domain.quotas import QUOTAS, QuotaName, QuotaState, Use
+from store import quotas
+from store.disk_errors import free_bytes
+from store.settings import Settings
+
+
+def check_amounts(session: Session, settings: Settings, tenant_id: str, **more: float) -> None:
+    """Check that the tenant may use more of these quotas. Others of the tenant wait until the transaction ends.
+
+    Parameters
+    ----------
+    session
+        A writing transaction.
+    settings, tenant_id
+        Of the service, and the tenant.
+    more
+        The amount that the request adds to each quota, by name. 0 for what is already counted.
+
+    Raises
+    ------
+    QuotaReached
+        If the sum goes beyond a quota.
+    """
+    quotas.lock_tenant(session, tenant_id)
+    uses = quotas.amounts_in_use(session, settings, tenant_id)
+    for use in uses.values():
+        if use.name in more and use.refuses(asked := more[use.name]):
+            raise QuotaReached.of(use, asked)
+
+
+def model_epochs(session: Session, settings: Settings, tenant_id: str, budget: Budget) -> tuple[Use, float]:
+    """Return the quota of models × epochs of a job, and what a budget asks of it."""
+    name: QuotaName = "job_model_epochs"
+    allowed = quotas.allowed(session, settings, tenant_id)[name]
+    return Use(name, 0, allowed), budget.models * budget.epochs
+
+
+def check_budget(session: Session, settings: Settings, tenant_id: str, budget: Budget) -> None:
+    """Raise `QuotaReached` if a job has more models × epochs than its tenant may ask for."""
+    use, asked = model_epochs(session, settings, tenant_id, budget)
+    if use.refuses(asked):
+        raise QuotaReached.of(use, asked)
+
+
+def check_upload(session: Session, settings: Settings, tenant_id: str, size_bytes: int) -> None:
+    """Check that an announced upload fits into the tenant's quotas: all unfinished uploads count with their sizes.
+
+    Raises
+    ------
+    QuotaReached
+        If it does not.
+    """
+    quotas.lock_tenant(session, tenant_id)
+    uses = quotas.amounts_in_use(session, settings, tenant_id)
+    if (under_way := uses["upload_bytes"]).refuses(size_bytes):
+        raise QuotaReached.of(under_way, size_bytes)
+    stored = uses["stored_bytes"]
+    if stored.refuses(under_way.used + size_bytes):
+        raise QuotaReached.of(stored, under_way.used + size_bytes)
+
+
+def largest_upload(session: Session, settings: Settings, tenant_id: str) -> int:
+    """Return the size of the largest upload that the service and the tenant's quotas allow now; 1 if they allow none."""
+    uses = quotas.amounts_in_use(session, settings, tenant_id)
+    rests = [use.rest for use in (uses["upload_bytes"], uses["stored_bytes"]) if use.rest is not None]
+    return int(max(1, min([settings.upload_max_bytes, *rests])))
+
+
+def check_disk(settings: Settings, size_bytes: int) -> None:
+    """Check that the disk has space for a file and keeps `disk_min_free_bytes` free.
+
+    Raises
+    ------
+    DiskFull
+        If it does not.
+    """
+    free = free_bytes(settings.uploads_dir)
+    if free - size_bytes < settings.disk_min_free_bytes:
+        raise DiskFull(
+            f"the disk for uploads has {free} bytes free and keeps {settings.disk_min_free_bytes} of them; the file needs "
+            f"{size_bytes}",
+            hint="ask the operator of the service to free space, then send the file again",
+        )
+
+
+class RequestRates:
+    """Counts the requests of tenants and of keys in a minute, in this process.
+
+    Parameters
+    ----------
+    settings
+        The default amounts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._defaults = quotas.default_amounts(settings)
+        self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def count(self, name: QuotaName, of: str, own: Mapping[str, float] | None) -> None:
+        """Count a request of a tenant or a key.
+
+        Raises
+        ------
+        TooManyRequests
+            If the minute has too many.
+        """
+        allowed = int((own or {}).get(name, self._defaults[name]))
+        if not allowed:
+            return
+        window = RateLimitItemPerMinute(allowed)
+        if self._windows.hit(window, name, of):
+            return
+        wait = max(1, round(self._windows.get_window_stats(window, name, of).reset_time - time.time()))
+        problem = TooManyRequests(
+            f"{QUOTAS[name].what}: {allowed} are allowed; try again in {wait} s",
+            hint="send requests more slowly; the operator of the service can allow more",
+            headers={"Retry-After": str(wait), "RateLimit": f'"{name}";r=0;t={wait}'},
+        )
+        problem.quota = QuotaState.of(Use(name, allowed, allowed))
+        raise problem
+
+    def use(self, name: QuotaName, of: str, own: Mapping[str, float] | None) -> Use:
+        """Return how many requests the running minute has."""
+        allowed = int((own or {}).get(name, self._defaults[name]))
+        if not allowed:
+            return Use(name, 0, 0)
+        stats = self._windows.get_window_stats(RateLimitItemPerMinute(allowed), name, of)
+        return Use(name, allowed - stats.remaining, allowed)

@@ -1,0 +1,1 @@
+"""Usage: what tenants use of their quotas."""

@@ -1,0 +1,86 @@
+"""Routes of usage and quotas."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi.openapi.models import Example
+
+from api.auth import CallerDependency
+from api.dependencies import DatabaseDependency, SettingsDependency
+from api.errors import problem_responses
+from api.keys.schemas import TenantName
+from api.pagination import Page, PageSize, PageToken
+from api.quotas import RequestRates
+from api.usage import service
+from api.usage.schemas import QuotaAmounts, UsageDocument
+
+router = APIRouter(tags=["usage"])
+
+
+def _rates(request: Request) -> RequestRates:
+    rates: RequestRates = request.app.state.request_rates
+    return rates
+
+
+RatesDependency = Annotated[RequestRates, Depends(_rates)]
+_AMOUNTS: dict[str, Example] = {
+    "more": {
+        "summary": "More space and more device time",
+        "value": {"stored_bytes": 2e12, "device_seconds_per_day": 4e6},
+    },
+    "default": {"summary": "Back to the amount of the settings", "value": {"stored_bytes": None}},
+}
+
+
+@router.get("/v1/usage", operation_id="get_usage", responses=problem_responses(404))
+def get_usage(
+    database: DatabaseDependency,
+    settings: SettingsDependency,
+    caller: CallerDependency,
+    rates: RatesDependency,
+    tenant: Annotated[
+        TenantName | None, Query(description="Another tenant, for the operator of the service.")
+    ] = None,
+) -> UsageDocument:
+    """Return what your tenant uses of each quota, what is allowed, what is left, and when it frees."""
+    with database.read() as session:
+        row = service.find(session, caller, tenant)
+        key_id = caller.key_id if row.id == caller.tenant_id else None
+        return service.document(session, settings, rates, row, key_id)
+
+
+@router.get("/v1/usage/tenants", operation_id="list_usage")
+def list_usage(
+    database: DatabaseDependency,
+    settings: SettingsDependency,
+    caller: CallerDependency,
+    rates: RatesDependency,
+    *,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[UsageDocument]:
+    """List the usage of all tenants, for the operator of the service."""
+    service.require_operator(caller)
+    with database.read() as session:
+        return service.list_page(session, settings, rates, page_size, page_token)
+
+
+@router.patch(
+    "/v1/usage/tenants/{tenant}",
+    operation_id="change_quotas",
+    responses=problem_responses(400, 404, 413, 415),
+)
+def change_quotas(
+    tenant: TenantName,
+    amounts: Annotated[QuotaAmounts, Body(openapi_examples=_AMOUNTS)],
+    database: DatabaseDependency,
+    settings: SettingsDependency,
+    caller: CallerDependency,
+    rates: RatesDependency,
+) -> UsageDocument:
+    """Set the quotas of a tenant, for the operator of the service. They replace the amounts of the settings at once."""
+    service.require_operator(caller)
+    with database.write() as session:
+        row = service.find(session, caller, tenant)
+        service.change(session, settings, row, amounts)
+        return service.document(session, settings, rates, row)

@@ -1,0 +1,43 @@
+"""Documents of usage and quotas."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domain.quotas import QuotaState
+
+_Amount = Annotated[
+    float | None, Field(ge=0, le=2**62, description="0: no limit. null: the amount of the settings.")
+]
+
+
+class QuotaAmounts(BaseModel):
+    """Amounts of a tenant that replace those of the settings. Quotas that are not named keep theirs."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    stored_bytes: _Amount = None
+    upload_bytes: _Amount = None
+    open_jobs: _Amount = None
+    job_model_epochs: _Amount = None
+    device_seconds_per_day: _Amount = None
+    device_seconds_per_month: _Amount = None
+    requests_per_minute: _Amount = None
+    key_requests_per_minute: _Amount = None
+
+
+class UsageDocument(BaseModel):
+    """What a tenant uses of its quotas."""
+
+    tenant: str
+    quotas: list[QuotaState] = Field(
+        description="The use of each quota. `job_model_epochs` applies to each job, so nothing of it is used. Requests are those "
+        "that one process of the API counted; those of a key are only shown to its holder."
+    )
+    own_amounts: dict[str, float] = Field(
+        description="Amounts that the operator set for this tenant; the others are those of the settings."
+    )
+    waits_for: str | None = Field(
+        description="Why jobs and inferences of the tenant do not begin: its device time is spent. null: they may begin."
+    )
+    links: dict[str, str]
