@@ -364,11 +364,12 @@ def test_a_writer_that_never_ends_shows(light_parts: Parts) -> None:
     assert document.checks[0].message.startswith("no response within")
 
 
-@pytest.mark.parametrize(("free", "status"), [(10**8, "failed"), (10**9, "warning"), (10**11, "ok")])
+@pytest.mark.parametrize(("free", "status"), [(10**9, "failed"), (2 * 10**9, "warning"), (10**11, "ok")])
 def test_room_on_the_disk(bare_parts: Parts, monkeypatch: pytest.MonkeyPatch, free: int, status: str) -> None:
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(machine, "free_bytes", lambda _folder: free)
     found = check_disk(bare_parts)
     assert found.status == status
+    assert ("uploads are refused" in found.message) == (status == "failed")
     assert "LATENTRY_DATA_DIR" in found.message
 
 

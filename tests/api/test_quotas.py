@@ -1,0 +1,261 @@
+"""Quotas of tenants and keys: what is refused, what is told, and that two requests at once do not pass beyond."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from domain.quotas import QUOTAS
+from domain.states import JobState, ModelState, SliceState
+from store import quotas
+from store.array_store import open_array_store
+from store.database import Database, database_now
+from store.quotas import add_device_seconds, note_device_time
+from store.settings import Settings
+from store.tables import DEFAULT_TENANT, Dataset, Slice, Tenant
+from tests.api.api_examples import add_dataset, add_job, add_model, count
+from tests.api.test_keys import ADMIN, OPERATOR, bearer, make
+from tests.app_copies import app_of
+
+TUS = {"Tus-Resumable": "1.0.0"}
+GB = 10**9
+
+
+def client_with(database: Database, folder: Path, **changes: Any) -> TestClient:
+    settings = Settings(data_dir=folder, **changes)
+    return TestClient(
+        app_of(settings, database, open_array_store("sql:", database)), raise_server_exceptions=False
+    )
+
+
+def quota(usage: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(one for one in usage["quotas"] if one["name"] == name)
+
+
+def assert_refused(answer: httpx.Response, name: str, status: int = 409) -> None:
+    assert answer.status_code == status, answer.text
+    problem = answer.json()
+    assert problem["quota"]["name"] == name
+    assert str(int(problem["quota"]["allowed"])) in problem["detail"]
+    assert problem["hint"]
+
+
+def test_usage_tells_every_quota(client: TestClient, dataset_id: str) -> None:
+    before = client.get("/v1/usage").json()
+    assert {one["name"] for one in before["quotas"]} <= set(QUOTAS)
+    assert quota(before, "open_jobs") == {
+        "name": "open_jobs", "used": 0, "allowed": 200, "rest": 200, "unit": "jobs", "frees_at": None,
+    }  # fmt: skip
+    assert quota(before, "device_seconds_per_day")["frees_at"]
+    client.post("/v1/jobs", json={"dataset_id": dataset_id})
+    begun = client.post("/v1/uploads", headers={**TUS, "Upload-Length": "1000000"})
+    assert begun.status_code == 201
+    after = client.get("/v1/usage").json()
+    assert quota(after, "open_jobs")["used"] == 1
+    assert quota(after, "upload_bytes")["used"] == 2**20  # each upload counts as 1 MiB at least
+
+
+def test_what_is_stored(client: TestClient, database: Database, dataset_id: str) -> None:
+    client.put("/v1/uploads", content=b"x" * 7)
+    client.put("/v1/uploads?filename=other", content=b"x" * 7)  # the same file
+    with database.write() as session:
+        row = session.get_one(Dataset, dataset_id)
+        row.original, row.original_bytes, row.array_bytes = "aa", 100, 1000
+        derived = session.get_one(Dataset, add_dataset(session))
+        derived.original, derived.original_bytes, derived.array_bytes = (
+            "aa",
+            100,
+            None,
+        )  # the same file, not measured
+        job_id = add_job(session, dataset_id)
+        add_model(session, job_id, checkpoint_key="one", checkpoint_bytes=10_000, latents_bytes=100_000)
+        add_model(session, job_id, 1, checkpoint_key="one", checkpoint_bytes=10_000)
+    assert quota(client.get("/v1/usage").json(), "stored_bytes")["used"] == 7 + 100 + 1000 + 120_000
+    assert client.get(f"/v1/datasets/{dataset_id}").json()["stored_bytes"] == 1100
+    assert client.get(f"/v1/jobs/{job_id}").json()["stored_bytes"] == 110_000
+
+
+def test_bytes_refuse_everything_that_stores(database: Database, dataset_id: str, tmp_path: Path) -> None:
+    client = client_with(database, tmp_path, quota_stored_bytes=GB)
+    with database.write() as session:
+        session.get_one(Dataset, dataset_id).array_bytes = GB
+        job_id = add_job(session, dataset_id, state=JobState.DONE)
+        model_id = add_model(session, job_id, state=ModelState.TRAINED, losses=(1.0,), checkpoint_key="k")
+    for answer in (
+        client.post("/v1/datasets?filename=a.npz", content=b"1"),
+        client.post("/v1/datasets", files={"file": ("a.npz", b"1")}),
+        client.put("/v1/uploads", content=b"1"),
+        client.post("/v1/uploads", headers={**TUS, "Upload-Length": "5"}),
+        client.post("/v1/datasets:synthesize", json={"system": "lorenz"}),
+        client.post("/v1/jobs", json={"dataset_id": dataset_id}),
+        client.post(f"/v1/models/{model_id}:apply", json={"dataset_id": dataset_id}),
+    ):
+        assert_refused(answer, "stored_bytes")
+    preview = client.post("/v1/jobs?validate_only=true", json={"dataset_id": dataset_id}).json()
+    assert "1000000000 are allowed" in preview["refused_by"][0]
+    assert count(database, Dataset) == 1
+    assert client.get("/v1/usage").json()["quotas"][0]["rest"] == 0
+
+
+def test_uploads_count_as_announced(database: Database, tmp_path: Path) -> None:
+    client = client_with(database, tmp_path, quota_upload_bytes=3 * 2**20)
+    begin = {**TUS, "Upload-Length": str(2 * 2**20)}
+    path = client.post("/v1/uploads", headers=begin).headers["Location"]
+    assert_refused(client.post("/v1/uploads", headers=begin), "upload_bytes")
+    assert client.put("/v1/uploads", content=b"1" * 2**20).status_code == 201
+    assert_refused(client.put("/v1/uploads", content=b"2" * 2 * 2**20), "upload_bytes")
+    assert client.delete(path, headers=TUS).status_code == 204
+    assert client.post("/v1/uploads", headers=begin).status_code == 201
+    assert (
+        client.put("/v1/uploads", content=iter([b"3"])).status_code == 201
+    )  # of a size that is not announced
+
+
+def test_open_jobs_and_their_size(database: Database, dataset_id: str, tmp_path: Path) -> None:
+    client = client_with(database, tmp_path, quota_open_jobs=1, quota_job_model_epochs=1000)
+    body = {"dataset_id": dataset_id, "budget": {"models": 2, "epochs": 50}}
+    job = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "a"})
+    assert job.status_code == 202
+    assert_refused(client.post("/v1/jobs", json=body), "open_jobs")
+    again = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "a"})
+    assert again.json()["id"] == job.json()["id"]  # a repetition is answered as before
+    path = job.json()["links"]["self"]
+    assert_refused(client.post(f"{path}:extend", json={"models": 30}), "job_model_epochs")
+    assert client.get(path).json()["specification"]["budget"]["models"] == 2
+    client.post(f"{path}:cancel")
+    assert client.post("/v1/jobs", json=body).status_code == 202
+    assert_refused(client.post(f"{path}:retry"), "open_jobs")
+    assert client.get(path).json()["state"] == "cancelled"
+    larger = {**body, "budget": {"models": 50, "epochs": 50}}
+    told = client.post("/v1/jobs?validate_only=true", json=larger).json()["refused_by"]
+    assert ["jobs" in told[0], "2500" in told[1]] == [True, True]
+
+
+@pytest.mark.parametrize("what", ["jobs", "uploads"])
+def test_requests_at_once_do_not_pass_beyond(
+    database: Database, dataset_id: str, tmp_path: Path, what: str
+) -> None:
+    client = client_with(database, tmp_path, quota_open_jobs=2, quota_upload_bytes=2 * 2**20)
+    barrier = Barrier(6)
+
+    def send(_: int) -> int:
+        barrier.wait()
+        if what == "jobs":
+            return client.post("/v1/jobs", json={"dataset_id": dataset_id}).status_code
+        return client.post("/v1/uploads", headers={**TUS, "Upload-Length": "5"}).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        codes = sorted(pool.map(send, range(6)))
+    assert codes == [202 if what == "jobs" else 201] * 2 + [409] * 4
+
+
+def test_a_job_waits_for_device_time(database: Database, dataset_id: str, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, quota_device_seconds_per_day=100)
+    client = client_with(database, tmp_path, quota_device_seconds_per_day=100)
+    job = client.post("/v1/jobs", json={"dataset_id": dataset_id}).json()
+    assert job["progress"]["waits_for"] is None
+    with database.write() as session:
+        add_device_seconds(session, DEFAULT_TENANT, 120)
+        note_device_time(session, settings, session.get_one(Tenant, DEFAULT_TENANT))
+    waiting = client.get(job["links"]["self"]).json()
+    assert waiting["state"] == "queued"
+    assert "device time" in waiting["progress"]["waits_for"]
+    usage = client.get("/v1/usage").json()
+    assert "120 s are used, and 100 are allowed; it frees at" in usage["waits_for"]
+    preview = client.post("/v1/jobs?validate_only=true", json={"dataset_id": dataset_id}).json()
+    assert preview["waits_for"] == usage["waits_for"]
+    assert preview["refused_by"] == []
+    more = client.patch("/v1/usage/tenants/default", json={"device_seconds_per_day": 1000}).json()
+    assert (more["waits_for"], more["own_amounts"]) == (None, {"device_seconds_per_day": 1000})
+    assert client.get(job["links"]["self"]).json()["progress"]["waits_for"] is None
+
+
+def test_a_cancelled_slice_has_used_device_time(
+    client: TestClient, database: Database, dataset_id: str
+) -> None:
+    with database.write() as session:
+        job_id = add_job(session, dataset_id)
+        began = database_now(session) - timedelta(seconds=50)
+        session.add(
+            Slice(
+                id="sli_1", tenant_id=DEFAULT_TENANT, job_id=job_id, kind="train", pack=0, model_ids=[], first_epoch=0,
+                last_epoch=1, state=SliceState.LEASED, started_at=began, lease_token="x",
+            )
+        )  # fmt: skip
+    client.post(f"/v1/jobs/{job_id}:cancel")
+    assert 50 <= quota(client.get("/v1/usage").json(), "device_seconds_per_day")["used"] < 100
+
+
+def test_requests_in_a_minute(database: Database, tmp_path: Path) -> None:
+    client = client_with(
+        database,
+        tmp_path,
+        require_key=True,
+        admin_key=ADMIN,
+        quota_key_requests_per_minute=5,
+        quota_requests_per_minute=8,
+    )
+    first, second = (bearer(make(client, tenant="lab", scopes=["read"])["secret"]) for _ in range(2))
+    answers = [client.get("/v1/jobs", headers=first) for _ in range(6)]
+    assert [one.status_code for one in answers] == [200] * 5 + [429]
+    assert_refused(answers[-1], "key_requests_per_minute", 429)
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+    usage = client.get("/v1/usage", headers=second).json()
+    assert [quota(usage, name)["used"] for name in ("requests_per_minute", "key_requests_per_minute")] == [
+        6,
+        1,
+    ]
+    answers = [client.get("/v1/jobs", headers=second) for _ in range(3)]
+    assert_refused(answers[-1], "requests_per_minute", 429)
+    assert (
+        client.patch("/v1/usage/tenants/lab", json={"requests_per_minute": 0}, headers=OPERATOR).status_code
+        == 200
+    )
+    assert client.get("/v1/jobs", headers=second).status_code == 200
+    assert all(client.get("/v1/jobs", headers=OPERATOR).status_code == 200 for _ in range(12))
+
+
+def test_the_operator_sees_all_and_sets_amounts(database: Database, tmp_path: Path) -> None:
+    client = client_with(database, tmp_path, require_key=True, admin_key=ADMIN)
+    key = bearer(make(client, tenant="smith", scopes=["read", "write", "admin"])["secret"])
+    change = {"stored_bytes": 5, "open_jobs": 0}
+    path = "/v1/usage/tenants/smith"
+    for refused in (
+        client.patch(path, json=change, headers=key),
+        client.get("/v1/usage/tenants", headers=key),
+        client.get("/v1/usage?tenant=default", headers=key),
+    ):
+        assert refused.status_code == 403
+    changed = client.patch(path, json=change, headers=OPERATOR).json()
+    assert [quota(changed, name)["allowed"] for name in change] == [5, None]
+    assert client.get("/v1/usage", headers=key).json()["own_amounts"] == change
+    assert client.get("/v1/usage?tenant=smith", headers=OPERATOR).json()["tenant"] == "smith"
+    assert client.patch(path, json={"stored_bytes": None}, headers=OPERATOR).json()["own_amounts"] == {
+        "open_jobs": 0
+    }
+    assert client.patch(path, json={"space": 5}, headers=OPERATOR).status_code == 422
+    assert client.patch("/v1/usage/tenants/nobody", json={}, headers=OPERATOR).status_code == 404
+    page = client.get("/v1/usage/tenants?page_size=1", headers=OPERATOR).json()
+    rest = client.get(f"/v1/usage/tenants?page_token={page['next_page_token']}", headers=OPERATOR).json()
+    assert [one["tenant"] for one in (*page["items"], *rest["items"])] == ["default", "smith"]
+
+
+def test_sums_read_indexes_alone(sqlite_database: Database) -> None:
+    queries = [
+        *quotas._stored_bytes(DEFAULT_TENANT),
+        quotas._upload_bytes(DEFAULT_TENANT),
+        quotas._open_jobs(DEFAULT_TENANT),
+    ]
+    for query in queries:
+        statement = str(query.compile(sqlite_database.engine, compile_kwargs={"literal_binds": True}))
+        with sqlite_database.read() as session:
+            plan = [row[3] for row in session.execute(text(f"EXPLAIN QUERY PLAN {statement}"))]
+        reads = [step for step in plan if step.startswith(("SEARCH", "SCAN")) and "anon" not in step]
+        assert reads
+        assert all("USING COVERING INDEX" in step for step in reads), plan
