@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from anyio import to_thread
+from anyio import create_task_group, to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import State
@@ -19,6 +19,7 @@ from api.arrays.zarr_routes import make_zarr_router
 from api.audit import routes as audit_routes
 from api.auth import ACTING, CALLER
 from api.body_limit import BodyLimit
+from api.caches import forget_deleted_until_cancelled
 from api.checks import routes as check_routes
 from api.datasets import preview_routes
 from api.datasets import routes as dataset_routes
@@ -91,9 +92,12 @@ def create_app(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Refuse to start on a database of a newer version."""
+    """Refuse to start on a database of a newer version; while the app runs, let its caches forget what was deleted."""
     await to_thread.run_sync(refuse_newer, app.state.database)
-    yield
+    async with create_task_group() as tasks:
+        tasks.start_soon(forget_deleted_until_cancelled, app.state.database)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 def make_state(settings: Settings, database: Database, arrays: Store) -> State:

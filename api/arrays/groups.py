@@ -19,6 +19,7 @@ from zarr.abc.store import Store
 from zarr.errors import GroupNotFoundError
 
 from api.arrays.labelled import Coordinate, LabelledArray
+from api.caches import of_resources
 from api.dependencies import Context
 from api.errors import NotFound, WrongState
 from store.array_store import object_size
@@ -220,11 +221,11 @@ class OpenedGroup:
 
 
 # The cache holds the store itself, so that another store cannot have the same id.
-_groups: LRUCache[tuple[int, str], OpenedGroup] = LRUCache(MOST_GROUPS)
-_values: LRUCache[tuple[int, str, str], tuple[Store, NDArray[Any]]] = LRUCache(
-    MOST_COORDINATE_BYTES, getsizeof=lambda held: held[1].nbytes
-)
 _lock = Lock()
+_groups: LRUCache[tuple[int, str], OpenedGroup] = of_resources(LRUCache(MOST_GROUPS), _lock)
+_values: LRUCache[tuple[int, str, str], tuple[Store, NDArray[Any]]] = of_resources(
+    LRUCache(MOST_COORDINATE_BYTES, getsizeof=lambda held: held[1].nbytes), _lock
+)
 
 
 def open_cached(store: Store, path: str) -> OpenedGroup:

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from api.arrays.grammar import ORDERING, Condition, Value, parse_conditions, where_error
+from api.caches import of_resources
 from api.errors import Invalid
 from domain.conditions import CONDITION, condition_names_of_trials
 from store.tables import Trial
@@ -48,9 +49,9 @@ _KINDS = {
 _IN_WORDS = {"number": "numbers", "text": "text", "boolean": "true and false", "other": "lists or objects"}
 _MOST_NAMED = 30
 
-_metadata: LRUCache[tuple[str, str], dict[str, frozenset[str]]] = LRUCache(1000)
-_conditions: LRUCache[tuple[str, str], list[str]] = LRUCache(1000)
 _lock = Lock()
+_metadata: LRUCache[tuple[str, str], dict[str, frozenset[str]]] = of_resources(LRUCache(1000), _lock)
+_conditions: LRUCache[tuple[str, str], list[str]] = of_resources(LRUCache(1000), _lock)
 
 
 def trial_conditions(session: Session, dataset_id: str, given: list[str]) -> list[ColumnElement[bool]]:

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from celery.signals import worker_ready
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from store.array_store import get_array_store
+from store.array_store import get_array_store, object_size
 from store.rpc import pack_array, unpack_array
 from store.settings import get_settings
 from worker.rpc_server import CannotAnswer, answered
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+_FORGET_SECONDS = 10.0
 
 
 class LoadedModels:
@@ -42,6 +45,7 @@ class LoadedModels:
     def __init__(self, arrays: Store, device: str, most_bytes: int) -> None:
         self._arrays, self._device, self._most_bytes = arrays, device, most_bytes
         self._loaded: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._lock = Lock()
 
     def weights(self, checkpoint_key: str) -> Mapping[str, "Tensor"]:
         """Return the best weights of a model, as `models.iterate_latents` reads them.
@@ -53,17 +57,24 @@ class LoadedModels:
         """
         from worker.context.checkpoints import load_checkpoint
 
-        if checkpoint_key not in self._loaded:
-            state = load_checkpoint(self._arrays, checkpoint_key)
-            self._loaded[checkpoint_key] = {
-                name: values.to(self._device, copy=True)
-                for name, values in state.items()
-                if name.startswith("best.")
-            }
-        self._loaded.move_to_end(checkpoint_key)
-        while len(self._loaded) > 1 and self._bytes() > self._most_bytes:
-            self._loaded.popitem(last=False)
-        return self._loaded[checkpoint_key]
+        with self._lock:
+            if checkpoint_key not in self._loaded:
+                state = load_checkpoint(self._arrays, checkpoint_key)
+                self._loaded[checkpoint_key] = {
+                    name: values.to(self._device, copy=True)
+                    for name, values in state.items()
+                    if name.startswith("best.")
+                }
+            self._loaded.move_to_end(checkpoint_key)
+            while len(self._loaded) > 1 and self._bytes() > self._most_bytes:
+                self._loaded.popitem(last=False)
+            return self._loaded[checkpoint_key]
+
+    def forget_deleted(self) -> None:
+        """Remove the weights whose checkpoint is no longer in the array store."""
+        with self._lock:
+            for key in [key for key in self._loaded if object_size(self._arrays, key) is None]:
+                del self._loaded[key]
 
     def _bytes(self) -> int:
         return sum(values.nbytes for state in self._loaded.values() for values in state.values())
@@ -75,7 +86,19 @@ def _models() -> LoadedModels:
 
     settings = get_settings()
     torch.set_num_threads(settings.threads)
-    return LoadedModels(get_array_store(), settings.infer_device, settings.infer_cache_bytes)
+    loaded = LoadedModels(get_array_store(), settings.infer_device, settings.infer_cache_bytes)
+    Thread(target=_forget_deleted, args=(loaded,), daemon=True).start()
+    return loaded
+
+
+def _forget_deleted(loaded: LoadedModels) -> None:
+    """Remove the weights of deleted models at regular intervals, also while no request comes."""
+    while True:
+        time.sleep(_FORGET_SECONDS)
+        try:
+            loaded.forget_deleted()
+        except Exception as error:  # the database does not answer
+            logger.debug("the weights in memory were not checked: %s", error)
 
 
 @worker_ready.connect

@@ -83,7 +83,8 @@ def ingest_dataset(
             elif outcome is not None:
                 _store(database, arrays, settings, lease, outcome)
     except LeaseLost:
-        logger.warning("the ingest of %s went to another worker", row.id)
+        logger.warning("the ingest of %s went to another worker, or it was deleted", row.id)
+        _discard_if_deleted(database, arrays, row.id)
     except Exception as error:
         problem = {
             "code": "ingest_failed",
@@ -95,6 +96,15 @@ def ingest_dataset(
         }
         if report_failure(database, settings, lease, error, problem):
             raise  # for the log
+        _discard_if_deleted(database, arrays, dataset_id)
+
+
+def _discard_if_deleted(database: Database, arrays: Store, dataset_id: str) -> None:
+    """Delete what was written for a data set that was deleted meanwhile."""
+    with database.read() as session:
+        is_kept = session.get(Dataset, dataset_id) is not None
+    if not is_kept:
+        delete_objects(arrays, f"datasets/{dataset_id}")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from domain.job_specification import JobSpecification
 from domain.states import JobState
 from store.array_store import delete_object, delete_objects
 from store.database import LOCK, Database, database_now
+from store.identifiers import PATTERN
 from store.lineage import selection_order
 from store.originals import open_originals
 from store.settings import Settings
@@ -104,7 +105,7 @@ def collect_strays(database: Database, arrays: Store) -> int:
     """
     deleted = 0
     for folder, table in (("datasets", Dataset), ("models", Model), ("inferences", Inference)):
-        names = _names(arrays, folder)
+        names = [name for name in _names(arrays, folder) if PATTERN.fullmatch(name)]
         for start in range(0, len(names), 500):
             ids = names[start : start + 500]
             with database.read() as session:

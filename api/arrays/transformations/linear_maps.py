@@ -17,6 +17,7 @@ from api.arrays.axes import floating, time_dim
 from api.arrays.groups import ReadContext
 from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.messages import described, invalid_parameter
+from api.caches import of_resources
 from api.errors import NotFound, WrongState
 from domain import linear_maps
 from domain.errors import NoVariance, listed
@@ -33,8 +34,10 @@ _DIMS = tuple(LATENTS[name].feature for name in SHARED_LATENTS)
 _MOST_FITS = 64
 
 # The cache holds the store itself, so that another store cannot have the same id.
-_fits: LRUCache[tuple[int, str, str, str, str], tuple[Store, AffineMap]] = LRUCache(_MOST_FITS)
 _lock = Lock()
+_fits: LRUCache[tuple[int, str, str, str, str], tuple[Store, AffineMap]] = of_resources(
+    LRUCache(_MOST_FITS), _lock
+)
 
 
 def principal_components(array: LabelledArray, number: int) -> LabelledArray:

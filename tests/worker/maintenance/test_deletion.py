@@ -1,37 +1,37 @@
 """Deletion: nothing of what is deleted stays anywhere, everything else stays, and a process may die between any two steps."""
 
-import hashlib
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
-import numpy as np
 import pytest
+import zarr
 from fastapi.testclient import TestClient
 from moto.server import ThreadedMotoServer
 from sqlalchemy import select
-from zarr.abc.store import Store
-from zarr.core.sync import sync
 
-from domain.states import InferenceState, JobState, ModelState, SliceState
-from store import outbox
+from api import caches
+from domain.states import DeliveryState, JobState
 from store.array_store import open_array_store, write_object
-from store.arrays import ArrayGroupWriter, NamedArray
-from store.database import Database
-from store.events import record
+from store.database import Database, database_now
 from store.identifiers import new_id
 from store.originals import open_originals
 from store.settings import Settings
-from store.tables import Base, Inference, Job, Model, Slice
-from tests.api.api_examples import add_decision, add_job, add_model
+from store.tables import Deletion, Job, Model, WebhookDelivery
+from tests.api.api_examples import add_job, add_model
 from tests.app_copies import app_of
+from tests.worker.conftest import SPECIFICATION
+from tests.worker.maintenance.stored_world import BUCKET, World, recording
+from worker.context.process import TrainingProcess
+from worker.ingest import service as ingest_service
 from worker.ingest.service import ingest_dataset
-from worker.maintenance.deletion import Storage, work_off
-
-BUCKET = "lab"
+from worker.maintenance import deletion
+from worker.maintenance.deletion import Storage, steps, work_off
+from worker.maintenance.garbage_collection import collect_strays
+from worker.process.run_next import run_next
+from worker.scheduling.scheduler import advance
 
 
 @pytest.fixture(scope="module")
@@ -41,130 +41,6 @@ def bucket_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
-
-
-@dataclass
-class World:
-    """A service in this process whose storage can be looked at as a whole."""
-
-    storage: Storage
-    client: TestClient
-    folder: Path
-    bucket: Any = None
-
-    @property
-    def database(self) -> Database:
-        return self.storage.database
-
-    def snapshot(self) -> dict[str, Any]:
-        """Every row, object and file, without the messages to workers."""
-        found: dict[str, Any] = {}
-        with self.database.read() as session:
-            for table in Base.metadata.sorted_tables:
-                rows = session.execute(select(table)).all()
-                found[table.name] = sorted(repr(tuple(row)) for row in rows)
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
-        found["files"] = {
-            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-            if "test.db" not in path.name
-        }
-        found["objects"] = sorted(sync(_listed(self.storage.arrays)))
-        if self.bucket is not None:
-            listed = self.bucket.list_objects(Bucket=BUCKET).get("Contents", [])
-            found["bucket"] = [one["Key"] for one in listed]
-        return found
-
-    def traces(self, *texts: str) -> list[str]:
-        """Where any of these texts is in a row, a name or the bytes of a file, the database's own included."""
-        self.database.close()
-        found = [name for name, value in self.snapshot().items() if any(one in repr(value) for one in texts)]
-        for path in self.folder.rglob("*"):
-            content = path.read_bytes() if path.is_file() else b""
-            found += [str(path) for one in texts if one.encode() in content or one in path.name]
-        return found
-
-    def upload(self, marker: str, **parameters: str) -> str:
-        """A data set that is ingested. The marker is in its file, its names and its metadata."""
-        answer = self.client.post(
-            "/v1/datasets",
-            params={"filename": f"{marker}.npz", "name": f"of {marker}", **parameters},
-            content=recording(marker),
-            headers={"Content-Type": "application/octet-stream", "Idempotency-Key": f"upload {marker}"},
-        )
-        assert answer.status_code == 202, answer.text
-        dataset_id: str = answer.json()["id"]
-        self.ingest(dataset_id)
-        return dataset_id
-
-    def ingest(self, dataset_id: str) -> None:
-        storage = self.storage
-        ingest_dataset(storage.database, storage.arrays, storage.settings, dataset_id, "test")
-        assert self.client.get(f"/v1/datasets/{dataset_id}").json()["state"] == "ready"
-
-    def search(self, dataset_id: str, marker: str) -> tuple[str, str, str]:
-        """A job with everything that a job may have, its selected model and an inference; each with the marker."""
-        arrays = self.storage.arrays
-        with self.database.write() as session:
-            job_id = add_job(session, dataset_id, state=JobState.DONE, name=marker)
-            models = [
-                add_model(session, job_id, number, state=ModelState.TRAINED, losses=(2.0, 1.0))
-                for number in range(2)
-            ]
-            add_decision(session, job_id, 0, "begin", 0, f"because of {marker}")
-            record(session, job_id, "progress", text=marker)
-            session.add(
-                Slice(
-                    id=new_id("sli"), tenant_id="default", job_id=job_id, kind="train", pack=0, model_ids=models,
-                    first_epoch=0, last_epoch=2, state=SliceState.DONE, error={"message": marker}, attempts=0,
-                )
-            )  # fmt: skip
-            inference = Inference(
-                id=new_id("inf"), tenant_id="default", model_id=models[0], dataset_id=dataset_id, attempts=0,
-                state=InferenceState.DONE, options={"arrays": ["rates"], "posterior_samples": 1, "sessions": [0]},
-                checkpoint_key=f"models/{models[0]}/checkpoints/000002-a.safetensors",
-            )  # fmt: skip
-            inference.latents_path = f"inferences/{inference.id}/a"
-            session.add(inference)
-            session.get_one(Job, job_id).selected_model_id = models[0]
-            for model_id in models:
-                row = session.get_one(Model, model_id)
-                row.checkpoint_key = f"models/{model_id}/checkpoints/000002-a.safetensors"
-                row.latents_path = f"models/{model_id}/latents/a"
-            outbox.post(session, outbox.ADVANCE, job_id)
-        for model_id in models:
-            write_object(arrays, f"models/{model_id}/checkpoints/000002-a.safetensors", marker.encode())
-            write_group(arrays, f"models/{model_id}/latents/a", marker)
-        write_group(arrays, f"inferences/{inference.id}/a", marker)
-        return job_id, models[0], inference.id
-
-    def work_off(self) -> None:
-        assert not work_off(self.storage, 60)
-
-    def delete(self, path: str, expected: int = 202, **parameters: Any) -> dict[str, Any]:
-        answer = self.client.delete(path, params=parameters)
-        assert answer.status_code == expected, answer.text
-        document: dict[str, Any] = answer.json()
-        return document
-
-
-async def _listed(arrays: Store) -> list[str]:
-    return [key async for key in arrays.list()]
-
-
-def recording(marker: str) -> bytes:
-    file = io.BytesIO()
-    spikes = np.random.default_rng(len(marker)).poisson(0.5, (20, 20, 6)).astype(np.uint8)
-    np.savez(
-        file, spikes=spikes, bin_width_s=0.02, condition=np.array([f"{marker}{i % 4}" for i in range(20)])
-    )
-    return file.getvalue()
-
-
-def write_group(arrays: Store, path: str, marker: str) -> None:
-    writer = ArrayGroupWriter(arrays, path, {"note": marker})
-    writer.write(NamedArray("rates", np.ones((4, 3), np.float32), ("trial", "neuron"), "spikes/s", marker))
-    writer.close()
 
 
 @pytest.fixture
@@ -185,6 +61,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, database: Database) ->
     arrays = open_array_store("sql:" if is_sqlite else f"file://{tmp_path / 'arrays'}", database)
     storage = Storage(database, arrays, open_originals(settings), settings)
     client = TestClient(app_of(settings, database, arrays))
+    for folder in ("datasets", "models", "inferences"):
+        zarr.create_group(arrays, path=folder, zarr_format=3)  # as the first array does
     yield World(storage, client, tmp_path, bucket)
     if bucket is not None:
         for one in bucket.list_objects(Bucket=BUCKET).get("Contents", []):
@@ -195,7 +73,7 @@ MARKER, OTHER = "zebrafinch", "bystander"
 
 
 def test_nothing_of_a_deleted_data_set_stays_anywhere(world: World) -> None:
-    kept = world.upload(OTHER)
+    kept = world.add_dataset()
     world.search(kept, OTHER)
     client = world.client
     webhook = client.post("/v1/webhooks", json={"url": "https://8.8.8.8/hook"}).json()["id"]
@@ -209,7 +87,6 @@ def test_nothing_of_a_deleted_data_set_stays_anywhere(world: World) -> None:
     assert client.post(f"/v1/jobs/{made.json()['id']}:cancel").status_code == 200  # a message to the webhook
     client.put("/v1/uploads", params={"filename": f"{MARKER}.npz"}, content=recording(MARKER))
     combined = client.post("/v1/datasets:combine", json={"dataset_ids": [kept, dataset_id], "name": "both"})
-    world.ingest(combined.json()["id"])
     ids = [dataset_id, job_id, model_id, inference_id, made.json()["id"], combined.json()["id"]]
     paths = [f"/v1/datasets/{dataset_id}", f"/v1/jobs/{job_id}", f"/v1/models/{model_id}"]
     paths += [f"/v1/models/{model_id}/arrays/rates", f"/v1/inferences/{inference_id}/zarr/zarr.json"]
@@ -237,9 +114,259 @@ def test_nothing_of_a_deleted_data_set_stays_anywhere(world: World) -> None:
         404
     ] * 5
     after = world.snapshot()
-    assert {name: after[name] for name in before if name not in ("outbox", "workers")} == {
-        name: before[name] for name in before if name not in ("outbox", "workers")
-    }
+    assert without_messages(after) == without_messages(before)
     assert webhook in repr(after["webhooks"])
     assert world.traces(MARKER, digest, *ids) == []
-    assert world.upload(MARKER) != dataset_id
+    assert world.upload(MARKER, ingests=False) != dataset_id
+
+
+def without_messages(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name not in ("outbox", "workers")}
+
+
+def test_a_process_may_die_between_any_two_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deletion, "ROWS_AT_ONCE", 7)
+    before = world.snapshot()
+    dataset_id = world.upload(MARKER)
+    world.search(dataset_id, MARKER)
+    world.delete(f"/v1/datasets/{dataset_id}", cascade=True)
+    most = 0
+    while requests := _requests(world.database):
+        most += 1
+        for kind, target_id in requests:
+            for _ in zip(range(most), steps(world.storage, kind, target_id), strict=False):
+                pass
+    assert most > 8
+    assert without_messages(world.snapshot()) == without_messages(before)
+    assert world.traces(MARKER, dataset_id) == []
+
+
+def test_a_step_that_fails_is_tried_again_and_others_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (world.search(world.add_dataset(), MARKER)[0] for _ in range(2))
+    for job_id in (first, second):
+        world.delete(f"/v1/jobs/{job_id}")
+    with monkeypatch.context() as patch:
+        patch.setattr(deletion, "delete_curves", _failing(first, deletion.delete_curves))
+        world.work_off()
+    assert f"the deletion of the job {first} did not finish" in caplog.text
+    assert [world.client.get(f"/v1/jobs/{one}").status_code for one in (first, second)] == [200, 404]
+    assert work_off(world.storage, 0)  # the time is over after a step
+    with world.database.write() as session:
+        row = session.get_one(Deletion, ("job", first))
+        assert row.held_until is None
+        row.held_until = database_now(session) + timedelta(seconds=60)  # by another process
+    world.work_off()
+    assert world.client.get(f"/v1/jobs/{first}").json()["state"] == "deleting"
+    with world.database.write() as session:
+        session.get_one(Deletion, ("job", first)).held_until = database_now(session) - timedelta(seconds=1)
+    world.work_off()
+    assert world.client.get(f"/v1/jobs/{first}").status_code == 404
+
+
+def _requests(database: Database) -> list[tuple[str, str]]:
+    with database.read() as session:
+        found = session.execute(
+            select(Deletion.kind, Deletion.target_id).order_by(Deletion.kind.desc())
+        ).all()
+    return [(one.kind, one.target_id) for one in found]
+
+
+def _failing(job_id: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def steps(database: Database, given: str) -> Iterator[None]:
+        if given == job_id:
+            raise OSError("the disk is broken")
+        yield from real(database, given)
+
+    return steps
+
+
+def test_a_slice_of_a_deleted_job_ends_and_leaves_nothing(world: World) -> None:
+    before = world.snapshot()
+    dataset_id = world.upload(MARKER)
+    job_id = post_job(world, dataset_id)
+    storage = world.storage
+    process = TrainingProcess(storage.database, storage.arrays, storage.settings, name="here", device="cpu")
+    with world.database.write() as session:
+        advance(session, job_id, storage.settings)
+    asked = []
+
+    def delete_meanwhile() -> bool:
+        if not asked:
+            asked.append(world.delete(f"/v1/jobs/{job_id}", 409)["detail"])
+            world.delete(f"/v1/datasets/{dataset_id}", cascade=True)
+            world.work_off()
+        return False
+
+    process.should_yield = delete_meanwhile
+    assert run_next(process)
+    assert "is running; only a job that has ended" in asked[0]
+    assert not run_next(process)
+    with world.database.write() as session:
+        advance(session, job_id, storage.settings)
+    assert without_messages(world.snapshot()) == without_messages(before)
+    assert process.data._kept is None
+
+
+def post_job(world: World, dataset_id: str, **more: Any) -> str:
+    answer = world.client.post("/v1/jobs", json={**SPECIFICATION, "dataset_id": dataset_id, **more})
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+def test_a_shared_file_stays_until_the_last_data_set_goes(world: World) -> None:
+    before = world.snapshot()
+    first = world.upload(MARKER, ingests=False)
+    derived = world.client.post(f"/v1/datasets/{first}:derive", json={"options": {"rebin_s": 0.04}}).json()[
+        "id"
+    ]
+    kept = world.delete(f"/v1/datasets/{first}")["kept"]
+    assert kept == [f"data sets derived from it, with the file that they share with it: {derived}"]
+    assert world.client.post(f"/v1/datasets/{first}:derive", json={"options": {}}).status_code == 404
+    world.work_off()
+    assert world.client.get(f"/v1/datasets/{derived}").json()["derived_from"] is None
+    assert (
+        world.client.post(f"/v1/datasets/{derived}:derive", json={"options": {"rebin_s": 0.08}}).status_code
+        == 202
+    )
+    for item in world.client.get("/v1/datasets").json()["items"]:
+        assert world.delete(f"/v1/datasets/{item['id']}")["id"] == item["id"]
+    world.work_off()
+    assert without_messages(world.snapshot()) == without_messages(before)
+
+
+def test_an_ingest_that_is_under_way_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = world.snapshot()
+    answer = world.client.post("/v1/datasets", content=recording(MARKER)).json()
+    real = ingest_service.write_dataset
+
+    def delete_meanwhile(*arguments: Any) -> Any:
+        world.delete(f"/v1/datasets/{answer['id']}")
+        world.work_off()
+        return real(*arguments)
+
+    monkeypatch.setattr(ingest_service, "write_dataset", delete_meanwhile)
+    storage = world.storage
+    ingest_dataset(storage.database, storage.arrays, storage.settings, answer["id"], "test")
+    assert without_messages(world.snapshot()) == without_messages(before)
+
+
+def test_jobs_that_began_with_deleted_weights(world: World) -> None:
+    dataset_id = world.add_dataset()
+    source, model_id, _ = world.search(dataset_id, MARKER)
+    warm = {"job_id": source, "models": 1, "weights": True}
+    with world.database.write() as session:
+        key = str(session.get_one(Model, model_id).checkpoint_key)
+        job_id = add_job(session, dataset_id, state=JobState.RUNNING, name="warm", warm_start=warm)
+        job = session.get_one(Job, job_id)
+        job.warm_models = [{"job_id": source, "number": 0, "hyperparameters": {}, "start_key": key}]
+        job.warnings = [f"warm_start: its weights were trained in {source}"]
+    refused = world.delete(f"/v1/jobs/{source}", 409)
+    assert job_id in refused["detail"]
+    assert world.delete(f"/v1/jobs/{source}", 200, dry_run=True)["refused"] == refused["detail"]
+    with world.database.write() as session:  # it has begun, with weights of its own
+        add_model(session, job_id, losses=(1.0,))
+    assert f"weights of their own: {job_id}" in world.delete(f"/v1/jobs/{source}")["kept"][0]
+    answer = world.client.post("/v1/jobs", json={"dataset_id": dataset_id, "warm_start": warm})
+    assert (answer.status_code, source in answer.json()["detail"]) == (404, True)
+    world.work_off()
+    assert world.traces(source, model_id) == []
+    job_document = world.client.get(f"/v1/jobs/{job_id}").json()
+    assert job_document["specification"]["warm_start"]["job_id"] == "deleted"
+
+
+def test_latents_go_and_the_model_stays(world: World) -> None:
+    job_id, model_id, inference_id = world.search(world.add_dataset(), MARKER)
+    path = f"/v1/models/{model_id}"
+    assert world.client.get(f"{path}/arrays/rates").status_code == 200
+    assert world.delete(f"{path}/latents", 200, dry_run=True)["array_bytes"] > 100
+    for _ in range(2):
+        assert world.delete(f"{path}/latents")["kind"] == "latents"
+        assert ":apply" in world.client.get(f"{path}/arrays/rates").json()["hint"]
+        world.work_off()
+    objects = world.snapshot()["objects"]
+    left = {one for one in objects if model_id in one and not one.endswith("zarr.json")}
+    assert left == {f"models/{model_id}/checkpoints/000002-a.safetensors"}
+    assert not any(f"{model_id}/latents/a" in one for one in objects)
+    assert any(inference_id in one for one in objects)
+    assert world.client.get(path).json()["state"] == "trained"
+    with world.database.write() as session:  # an inference stored the latents of the model
+        model = session.get_one(Model, model_id)
+        model.latents_path, model.latents_deleted_at = f"inferences/{inference_id}/a", None
+    assert world.delete(f"{path}/latents", 200, dry_run=True)["inferences"]["ids"] == [inference_id]
+    world.delete(f"/v1/inferences/{inference_id}")
+    assert world.client.get(f"{path}/arrays/rates").status_code == 404
+    assert world.client.get(f"/v1/inferences/{inference_id}").json()["state"] == "deleting"
+    world.work_off()
+    assert world.client.get(f"/v1/inferences/{inference_id}").status_code == 404
+    assert not any(inference_id in one for one in world.snapshot()["objects"])
+    with world.database.write() as session:
+        running = add_job(session, session.get_one(Job, job_id).dataset_id, state=JobState.RUNNING)
+        unfinished = add_model(session, running)
+    assert "cancel it first" in world.delete(f"/v1/models/{unfinished}/latents", 409)["hint"]
+
+
+def test_messages_to_webhooks_go(world: World) -> None:
+    client = world.client
+    webhook = client.post("/v1/webhooks", json={"url": "https://8.8.8.8/hook"}).json()["id"]
+    for _ in range(3):
+        client.post(f"/v1/webhooks/{webhook}:test")
+    with world.database.write() as session:
+        for row in session.execute(select(WebhookDelivery)).scalars().all()[:2]:
+            row.state, row.ended_at = DeliveryState.DELIVERED, database_now(session)
+    path = f"/v1/webhooks/{webhook}/deliveries"
+    planned = world.delete(path, 200, dry_run=True)
+    assert (planned["rows"], planned["kept"]) == (
+        {"deliveries": 2},
+        ["1 messages that are still to be delivered"],
+    )
+    world.delete(path)
+    world.work_off()
+    assert len(client.get(path).json()["items"]) == 1
+    assert client.delete(f"/v1/webhooks/{webhook}").status_code == 204
+    world.work_off()
+    assert world.traces(webhook) == []
+
+
+def test_caches_and_the_log_of_sqlite_forget(world: World) -> None:
+    dataset_id = world.add_dataset()
+    _, model_id, _ = world.search(dataset_id, MARKER)
+    for path in (f"datasets/{dataset_id}/arrays/rates", f"models/{model_id}/arrays/rates"):
+        assert world.client.get(f"/v1/{path}").status_code == 200
+    where = {"where": "condition:eq:1"}
+    assert len(world.client.get(f"/v1/datasets/{dataset_id}/trials", params=where).json()["items"]) == 5
+    held = [
+        key
+        for cache, _ in caches._caches
+        for key in cache
+        if model_id in repr(key) or dataset_id in repr(key)
+    ]
+    assert len(held) >= 3
+    caches.forget_deleted(world.database)
+    assert all(any(key in cache for cache, _ in caches._caches) for key in held)
+    world.delete(f"/v1/datasets/{dataset_id}", cascade=True)
+    caches.forget_deleted(world.database)
+    assert not any(key in cache for cache, _ in caches._caches for key in held)
+    world.work_off()
+    if world.database.is_sqlite:
+        assert (world.folder / "test.db-wal").stat().st_size == 0
+        with world.database.read() as reading:
+            reading.execute(select(Job.id)).all()
+            world.add_dataset()
+            assert not world.database.truncate_log()
+        assert world.database.truncate_log()
+
+
+def test_objects_without_a_row_are_garbage(world: World) -> None:
+    world.search(world.add_dataset(), MARKER)
+    before = world.snapshot()["objects"]
+    for path in (
+        f"datasets/{new_id('dat')}/a/x",
+        f"models/{new_id('mod')}/latents/a/x",
+        f"inferences/{new_id('inf')}/x",
+    ):
+        write_object(world.storage.arrays, path, b"x")
+    assert collect_strays(world.database, world.storage.arrays) == 3
+    assert world.snapshot()["objects"] == before
