@@ -40,7 +40,9 @@ def amounts_in_use(session: Session, settings: Settings, tenant_id: str) -> dict
     limits = allowed(session, settings, tenant_id)
     used: dict[QuotaName, float] = {
         "stored_bytes": stored_bytes(session, tenant_id),
-        "upload_bytes": int(session.execute(_upload_bytes(tenant_id)).scalar_one()),  # PostgreSQL adds decimals
+        "upload_bytes": int(
+            session.execute(_upload_bytes(tenant_id)).scalar_one()
+        ),  # PostgreSQL adds decimals
         "open_jobs": session.execute(_open_jobs(tenant_id)).scalar_one(),
     }
     return {name: Use(name, value, limits[name]) for name, value in used.items()}
