@@ -96,7 +96,7 @@ def ingest_dataset(
         }
         if report_failure(database, settings, lease, error, problem):
             raise  # for the log
-        _discard_if_deleted(database, arrays, dataset_id)
+        _discard_if_deleted(database, arrays, row.id)
 
 
 def _discard_if_deleted(database: Database, arrays: Store, dataset_id: str) -> None:
