@@ -25,6 +25,7 @@ from api.datasets import preview_routes
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
 from api.dependencies import KNOWN_PARAMETERS
+from api.fair_executor import FairExecutor
 from api.inferences import online_routes
 from api.inferences import routes as inference_routes
 from api.inferences.service import find_latents as find_inferred
@@ -102,6 +103,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def make_state(settings: Settings, database: Database, arrays: Store) -> State:
     """Return the state of the app, which the dependencies of routes read."""
+    executor = FairExecutor(
+        settings.computation_threads, settings.computation_seconds, settings.computations_per_tenant
+    )
     return State(
         {
             "settings": settings,
@@ -109,6 +113,7 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "arrays": arrays,
             "originals": open_originals(settings),
             "request_rates": RequestRates(settings),
+            "executor": executor,
         }
     )
 

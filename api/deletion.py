@@ -12,7 +12,7 @@ from zarr.core.sync import sync
 from api.dependencies import Context
 from api.errors import WrongState, problem_responses
 from domain.states import JobState
-from store import deletion
+from store import audit, deletion
 from store.database import LOCK
 from store.deletion import Scope
 from store.tables import (
@@ -217,6 +217,7 @@ def delete_deliveries(context: Context, find: Callable[..., Webhook], *, dry_run
     if not dry_run:
         with context.database.write() as session:
             row = find(session)
+            audit.record(session, "webhook.deliveries_deleted", row)
             deletion.request_deletion(session, "deliveries", row.id, row.tenant_id)
     return _would(document, None, dry_run)
 

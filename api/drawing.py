@@ -1,6 +1,8 @@
 """The style of the service's pictures, and the lock that lets one be drawn at a time."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Literal
 
@@ -8,15 +10,27 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from domain.cancellation import cancellation_point
+
 PictureKind = Literal["png", "svg"]
 
-DRAWING = Lock()
-"""Held while a picture is drawn: matplotlib is not thread-safe."""
+_LOCK = Lock()
 DPI = 100
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc4778", "#56b4e9", "#8c5a2b", "#7a5195", "#5c6b73")
 """Colours of conditions. People with colour blindness can distinguish them, too."""
 INK, FAINT, GRID = "#22303a", "#6c7a86", "#e4e9ed"
 _FRAME = "#b6bfc6"
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw no other picture meanwhile: matplotlib is not thread-safe. There must be no cancellation point within."""
+    while not _LOCK.acquire(timeout=0.01):
+        cancellation_point()
+    try:
+        yield
+    finally:
+        _LOCK.release()
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:

@@ -295,10 +295,22 @@ class DiskFull(Problem):
         )
 
 
+class TooManyComputations(Problem):
+    """Too many analyses and other long computations of the tenant run or wait."""
+
+    status, code, title = HTTPStatus.TOO_MANY_REQUESTS, "too-many-computations", "Too many computations"
+
+
 class Unavailable(Problem):
-    """The database or the worker does not respond at the moment."""
+    """The database or the worker does not respond at the moment, or the service is busy."""
 
     status, code, title = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable"
+
+
+class ComputationTimeout(Problem):
+    """The computation takes longer than the service allows."""
+
+    status, code, title = HTTPStatus.GATEWAY_TIMEOUT, "computation-timeout", "Computation too long"
 
 
 class CarriedProblem(HTTPException):

@@ -1,6 +1,8 @@
 """Responses whose body is produced while it is sent."""
 
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import anyio
 from anyio import to_thread
@@ -9,6 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 _producers = anyio.CapacityLimiter(8)
 """Threads that produce pieces. They are separate from the threads of other requests, so that downloads never block those."""
+
+_BEGINNING_BYTES = 2**12
+"""More than the header of a file."""
 
 
 class Streamed(StreamingResponse):
@@ -31,8 +36,22 @@ class Streamed(StreamingResponse):
         headers: Mapping[str, str] | None = None,
         media_type: str | None = None,
     ) -> None:
-        super().__init__(_produce(pieces), status_code, headers, media_type)
-        self._pieces = pieces
+        super().__init__(self._produce(), status_code, headers, media_type)
+        self._pieces, self._begun = pieces, list[bytes]()
+        self._run: Callable[[Callable[[], Any]], Awaitable[Any]] = partial(
+            to_thread.run_sync, limiter=_producers
+        )
+
+    def produce_by(self, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
+        """Produce each piece by a function that runs it in a thread, instead of in a thread of all responses."""
+        self._run = run
+
+    def begin(self) -> None:
+        """Make the first bytes now, so that an error gets a response of its own."""
+        while (
+            sum(map(len, self._begun)) < _BEGINNING_BYTES and (piece := next(self._pieces, None)) is not None
+        ):
+            self._begun.append(piece)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
@@ -43,7 +62,8 @@ class Streamed(StreamingResponse):
                 with anyio.CancelScope(shield=True):
                     await to_thread.run_sync(self._pieces.close, limiter=_producers)
 
-
-async def _produce(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (piece := await to_thread.run_sync(next, pieces, None, limiter=_producers)) is not None:
-        yield piece
+    async def _produce(self) -> AsyncIterator[bytes]:
+        for piece in self._begun:
+            yield piece
+        while (piece := await self._run(partial(next, self._pieces, None))) is not None:
+            yield piece

@@ -10,6 +10,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.cancellation import cancellation_point
+
 
 class Moments:
     """Mean and scatter of features. A row with a value that is not finite is left out.
@@ -50,6 +52,7 @@ class Moments:
     def add_all(self, blocks: Iterable[NDArray[np.generic]]) -> "Moments":
         """Add the rows of several blocks, and return the moments."""
         for block in blocks:
+            cancellation_point()
             self.add(block)
         return self
 
@@ -80,6 +83,7 @@ class GroupedMoments:
     def add(self, block: NDArray[np.floating], groups: NDArray[np.int64]) -> None:
         """Add rows [R, …] of the given groups [R]; rows of negative groups are left out."""
         for group in np.unique(groups[groups >= 0]):
+            cancellation_point()
             values = block[groups == group].astype(np.float64)
             there = ~np.isnan(values)
             n = there.sum(axis=0)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.cancellation import cancellation_point
+
 Floats = NDArray[np.float64]
 
 REACH_SDS = 4.0
@@ -67,6 +69,7 @@ def _weighted_sums(values: NDArray[Any], sd_bins: float, reach: int, axis: int) 
     columns = along.reshape(len(along), -1)
     found = np.empty_like(columns)
     for start in range(0, len(columns), rows := max(reach, _ROWS_AT_ONCE)):
+        cancellation_point()
         stop = min(start + rows, len(columns))
         first, last = max(0, start - reach), min(len(columns), stop + reach)
         distance = np.abs(np.arange(start, stop)[:, None] - np.arange(first, last))

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, String, cast, or_, select, update
 from sqlalchemy.orm import Session
 
 from domain.states import DatasetState, InferenceState, JobState, ModelState, SliceState
-from store import outbox
+from store import audit, outbox
 from store.database import LOCK, database_now
 from store.tables import Dataset, Deletion, Inference, Job, Model, Slice
 
@@ -107,6 +107,7 @@ def request_deletion(session: Session, kind: DeletionKind, target_id: str, tenan
 
 def delete_job(session: Session, job: Job) -> None:
     """Let workers delete a job with its models, their arrays and their inferences. The caller holds the lock of the job."""
+    audit.record(session, "job.deleted", job)
     now = database_now(session)
     job.state, job.ended_at = JobState.DELETING, job.ended_at or now
     session.flush()
@@ -123,6 +124,7 @@ def delete_dataset(session: Session, dataset: Dataset, scope: Scope) -> None:
     rows = select(Dataset).where(Dataset.id.in_(scope.dataset_ids)).order_by(Dataset.id)
     locked = rows.with_for_update(**LOCK).execution_options(populate_existing=True)
     for row in session.execute(locked).scalars():
+        audit.record(session, "dataset.deleted", row)
         row.state, row.digest = DatasetState.DELETING, None
         row.drop_lease()
         request_deletion(session, "dataset", row.id, row.tenant_id)
@@ -134,6 +136,7 @@ def delete_dataset(session: Session, dataset: Dataset, scope: Scope) -> None:
 
 def delete_inference(session: Session, row: Inference) -> None:
     """Let workers delete an inference and its latents. The model loses them too, if it has no others."""
+    audit.record(session, "inference.deleted", row)
     row.state = InferenceState.DELETING
     row.drop_lease()
     taken = (Model.id == row.model_id) & Model.latents_path.like(f"inferences/{row.id}/%")
@@ -150,6 +153,7 @@ def inference_with_latents(model: Model) -> str | None:
 
 def delete_latents(session: Session, model: Model) -> None:
     """Let workers delete the latents of a model. If an inference stored them, it is deleted too."""
+    audit.record(session, "model.latents_deleted", model)
     inference_id = inference_with_latents(model)
     inference = None if inference_id is None else session.get(Inference, inference_id, with_for_update=True)
     model.latents_path, model.latents_deleted_at = None, database_now(session)

@@ -236,6 +236,24 @@ class Settings(BaseSettings):
         "thread, and several workers scale better than one worker with several threads.",
     )
 
+    computation_threads: int = Field(
+        2,
+        ge=1,
+        description="Analyses, pictures, transformations and pieces of downloads that one API process computes at a time. "
+        "Tenants take turns.",
+    )
+    computation_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Time limit of one such computation, in seconds; after it, the response is 504. After the same time without "
+        "a turn, the response is 503.",
+    )
+    computations_per_tenant: int = Field(
+        16,
+        ge=1,
+        description="Maximum number of such computations of one tenant that run and wait in one API process. A further one gets "
+        "429.",
+    )
     infer_max_bytes: int = Field(
         4 * 2**20,
         gt=0,

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Header, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -13,16 +12,14 @@ from pydantic import BaseModel
 from api.analyses.schemas import ArrayOfTrials
 from api.arrays.groups import ArrayGroup, ArrayResource, ReadContext
 from api.arrays.query import ArrayQuery, cache_key
+from api.computing import ComputingDependency
 from api.dependencies import ContextDependency
 from api.http_cache import NOT_MODIFIED, REVALIDATED, etag, matches_tag
 from store.tables import Dataset
 
 VERSION = "2"
 """Raise it when an analysis computes something else, so that clients drop their copies."""
-HEAVY = CapacityLimiter(2)
-"""Analyses at a time: each uses a core for its whole time. Others wait without a thread."""
 
-T = TypeVar("T")
 Work = Callable[[], Response]
 Kind = Literal["png", "svg"]
 MEDIA_TYPES: dict[Kind, str] = {"png": "image/png", "svg": "image/svg+xml"}
@@ -34,6 +31,7 @@ class AnalysisRequest:
 
     owner_id: str
     service: ContextDependency
+    computing: ComputingDependency
     if_none_match: Annotated[str | None, Header()] = None
 
     async def answer(
@@ -57,28 +55,28 @@ class AnalysisRequest:
         others
             What else the response depends on, such as its format.
         """
+        headers = {"Cache-Control": REVALIDATED}
 
-        def key(context: ReadContext) -> tuple[str, ...]:
+        def check(context: ReadContext) -> Work:
             asked = type(query).__name__, query.model_dump_json(exclude_defaults=True)
-            return VERSION, *asked, *cache_key(query.array, shared, context), *others
+            tag = headers["ETag"] = etag(VERSION, *asked, *cache_key(query.array, shared, context), *others)
+            if matches_tag(self.if_none_match, tag):
+                return lambda: Response(status_code=304)
+            return begin(context)
 
-        tag = etag(*await to_thread.run_sync(self._with_context, resource, key))
-        headers = {"ETag": tag, "Cache-Control": REVALIDATED}
-        if matches_tag(self.if_none_match, tag):
-            return Response(status_code=304, headers=headers)
-        response = await self.compute(resource, begin)
+        response = await self.compute(resource, check)
         response.headers.update(headers)
         return response
 
     async def compute(self, resource: ArrayResource, begin: Callable[[ReadContext], Work]) -> Response:
-        """Do the work of a request, when a thread is free."""
-        return await to_thread.run_sync(
-            lambda: self._with_context(resource, begin)(), limiter=HEAVY, abandon_on_cancel=False
-        )
+        """Do the work of a request, when it is the tenant's turn."""
 
-    def _with_context(self, resource: ArrayResource, look: Callable[[ReadContext], T]) -> T:
-        with self.service.database.read() as session:
-            return look(resource.context(session, self.service, self.owner_id))
+        def run() -> Response:
+            with self.service.database.read() as session:
+                work = begin(resource.context(session, self.service, self.owner_id))
+            return work()
+
+        return await self.computing.run(run)
 
 
 RequestDependency = Annotated[AnalysisRequest, Depends()]

@@ -3,8 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import zarr
@@ -14,11 +13,13 @@ from api.analyses.trajectories import TIME, Trajectories
 from api.arrays.groups import dims_of
 from api.arrays.labelled import Coordinate, LabelledArray
 from api.arrays.messages import invalid_parameter
+from domain.cancellation import cancellation_point
 from domain.errors import NoValues
 from domain.scores.distances import centre_of
 from domain.scores.ridge import NOWHERE, Division, Fitted, decode, divide, divide_in_folds
 from domain.split_groups import SplitGroups
 
+T = TypeVar("T")
 Floats = NDArray[np.float64]
 HeldOut = Literal["folds", "valid", "test"]
 
@@ -37,6 +38,20 @@ def behaviours_in(group: zarr.Group) -> list[str]:
         for name, dims in found
         if len(dims) == 3 and dims[0].startswith("trial") and dims[1] == TIME and "_component" in dims[2]
     )
+
+
+class computed_once(Generic[T]):  # noqa: N801 (a decorator)
+    """A property that is computed when it is first read.
+
+    `functools.cached_property` of Python 3.11 holds a lock of all instances meanwhile, so a paused one would block the others.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute, self.__doc__ = compute, compute.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        found = vars(instance)[self._compute.__name__] = self._compute(instance)
+        return found
 
 
 class KeptTrials:
@@ -122,7 +137,7 @@ class Decoding:
                 "fewer folds, or principal components of the latents: components=",
             )
 
-    @cached_property
+    @computed_once
     def bins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the bins of the latents, and the bins of the behaviour one lag later, where both exist."""
         latents_s, behaviour_s = self.latents.time_s, self.behaviour.time_s
@@ -135,12 +150,12 @@ class Decoding:
         same = np.abs(behaviour_s[at[inside]] - wanted_s[inside]) < TOLERANCE * width_s
         return inside[same], at[inside[same]]
 
-    @cached_property
+    @computed_once
     def kept(self) -> KeptTrials:
         """Return the behaviour by trial."""
         return KeptTrials(self.behaviour)
 
-    @cached_property
+    @computed_once
     def divisions(self) -> list[Division]:
         """Return which trials are fitted on and tested on; trials that belong together are on one side.
 
@@ -215,7 +230,7 @@ class Decoding:
             "choose other trials, bins or lag_s",
         )
 
-    @cached_property
+    @computed_once
     def fitted(self) -> list[Fitted]:
         """Return the decoder of each division."""
         try:
@@ -238,7 +253,7 @@ class Decoding:
             self._known[row] = known
             yield row, x[known], y[known]
 
-    @cached_property
+    @computed_once
     def _known(self) -> NDArray[np.bool_]:
         """Return where both are finite, bool [rows, bins]; filled when the decoders are fitted."""
         return np.zeros((len(self.latents.trials), len(self.bins[0])), np.bool_)
@@ -261,6 +276,7 @@ class Decoding:
                 trial, known = int(self.latents.trials[row]), self._known[row]
                 behaviour = self.kept.of(trial)
                 assert behaviour is not None
+                cancellation_point()
                 yield row, of_trial(trial)[from_bins][known], behaviour[to_bins][known] - self._mean
 
         return decode(samples(), self.divisions, features, self.behaviour.components)
@@ -270,10 +286,11 @@ class Decoding:
         for rows, values in self.latents.blocks():
             for row, states in zip(range(rows.start, rows.stop), values, strict=True):
                 behaviour = self.kept.of(int(self.latents.trials[row]))
+                cancellation_point()
                 if behaviour is not None:
                     yield row, states, behaviour
 
-    @cached_property
+    @computed_once
     def _centre(self) -> Floats:
         """Return what is subtracted from the latents, so that sums of squares lose no digits."""
         try:
@@ -281,16 +298,16 @@ class Decoding:
         except NoValues:
             return np.zeros(self.latents.components)
 
-    @cached_property
+    @computed_once
     def _mean(self) -> Floats:
         return self.kept.sum / max(1, self.kept.known)
 
-    @cached_property
+    @computed_once
     def tested_rows(self) -> NDArray[np.int64]:
         """Return the rows of the latents that are predicted, in order."""
         return np.flatnonzero(self._division_of >= 0)
 
-    @cached_property
+    @computed_once
     def _division_of(self) -> NDArray[np.int64]:
         found = np.full(len(self.latents.trials), NOWHERE)
         for number, division in enumerate(self.divisions):

@@ -20,7 +20,6 @@ from api.analyses.schemas import (
 )
 from api.analyses.trajectories import (
     Trajectories,
-    is_transformed,
     metadata_of,
     query_trajectories,
     shared_query,
@@ -128,7 +127,7 @@ class Search:
         row = alone = None
         if isinstance(query, NearestToTrialQuery):
             row = _row_of(query.trial, trajectories)
-            if not is_transformed(shared):
+            if not shared.is_transformation:
                 by_itself = ArrayQuery.model_validate({"slice": f"{row}:{row + 1}"})
                 alone = query_trajectories(query.array, by_itself, context)
         return cls(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from api.analyses.analysis_request import Kind
 from api.analyses.decoding import Decoding
 from api.analyses.schemas import DecodingDocument, DistancesDocument
-from api.drawing import COLOURS, DRAWING, FAINT, INK, new_figure, printable, saved, style_axis
+from api.drawing import COLOURS, FAINT, INK, drawing, new_figure, printable, saved, style_axis
 
 MOST_LABELS, MOST_NUMBERS = 40, 12
 MOST_TRIALS, MOST_COMPONENTS = 5, 4
@@ -17,7 +17,7 @@ MOST_TRIALS, MOST_COMPONENTS = 5, 4
 
 def draw_distances(document: DistancesDocument, kind: Kind) -> bytes:
     """Draw distances between conditions as a heat map, 800 × 700 as PNG."""
-    with DRAWING:
+    with drawing():
         figure = new_figure(8.0, 7.0)
         axis = figure.add_axes((0.16, 0.16, 0.68, 0.7))
         distances = np.array(document.distances, np.float64)
@@ -63,7 +63,7 @@ def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: Kind) ->
     components = min(decoding.behaviour.components, MOST_COMPONENTS)
     time_s = decoding.behaviour.time_s
     assert time_s is not None
-    with DRAWING:
+    with drawing():
         figure = new_figure(12.0, 1.6 + 1.7 * components)
         top = 1 - 0.95 / figure.get_figheight()
         grid = figure.add_gridspec(

@@ -15,8 +15,8 @@ from api.arrays.groups import ReadContext
 from api.arrays.labelled import LabelledArray
 from api.arrays.messages import invalid_parameter
 from api.arrays.query import ArrayQuery, query_array
-from api.arrays.transformations import Transformation
 from api.arrays.trial_conditions import condition_candidates, condition_name, metadata_kinds
+from domain.cancellation import cancellation_point
 from domain.errors import listed
 from store.tables import Trial
 
@@ -62,6 +62,7 @@ class Trajectories:
         row = 0
         for block in self.array.blocks():
             for start in range(0, len(block), rows_at_once):
+                cancellation_point()
                 part = block[start : start + rows_at_once]
                 values = np.asarray(part, np.float64).reshape(len(part), self.bins, self.components)
                 yield slice(row, row + len(part)), values
@@ -72,11 +73,6 @@ def shared_query(query: BaseModel, *leave_out: str) -> ArrayQuery:
     """Return the part of a request that every array understands: selection and transformations, without some of them."""
     given = query.model_fields_set & set(ArrayQuery.model_fields) - set(leave_out)
     return ArrayQuery.model_construct(given, **{name: getattr(query, name) for name in given})
-
-
-def is_transformed(query: ArrayQuery) -> bool:
-    """Return whether a request contains a transformation."""
-    return any(getattr(query, name) is not None for name in Transformation.model_fields)
 
 
 def query_trajectories(
@@ -115,7 +111,7 @@ def query_trajectories(
         )
     time = array.index(TIME)
     time_s = None if time is None or TIME not in others else np.asarray(time.values, np.float64)
-    if not is_transformed(query):
+    if not query.is_transformation:
         array = with_recorded_bins(array, context)
     return Trajectories(floating(array), trials, time_s)
 

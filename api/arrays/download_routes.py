@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +17,8 @@ from api.arrays.formats.zarr import Zarr
 from api.arrays.groups import ArrayResource
 from api.arrays.lfads_hdf5 import encode_lfads_hdf5
 from api.arrays.provenance import find_provenance
-from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, in_thread
+from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency
+from api.computing import ComputingDependency
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED
@@ -70,6 +72,7 @@ def make_download_router(resource: ArrayResource) -> APIRouter:
         query: Annotated[DownloadQuery, Query()],
         service: ContextDependency,
         conditions: ConditionsDependency,
+        computing: ComputingDependency,
     ) -> Response:
         """Download all arrays, or some, as one file: with coordinates, units, splits and the original order of trials."""
         chosen, encode = _DOWNLOADS[query.format_]
@@ -85,6 +88,8 @@ def make_download_router(resource: ArrayResource) -> APIRouter:
             kept = REVALIDATED if group.may_change else CACHE
             return ArrayResponse(chosen, key, kept, conditions).send(owner_id, lambda: encode(contents))
 
-        return await in_thread(chosen, make)
+        if chosen.is_written_first:
+            return await computing.run(make)
+        return computing.in_turns(await to_thread.run_sync(make))
 
     return router

@@ -22,6 +22,7 @@ from api.arrays.labelled import Coordinate, LabelledArray
 from api.caches import of_resources
 from api.dependencies import Context
 from api.errors import NotFound, WrongState
+from domain.cancellation import cancellation_point
 from store.array_store import object_size
 from store.arrays import open_group
 
@@ -333,6 +334,7 @@ class StoredRows:
             row = last
 
     def _read(self, first: int | slice) -> NDArray[Any]:
+        cancellation_point()
         block = self._checked(self._array[(first, *self._others)])
         for axis, positions in self._picked:
             block = np.take(block, positions, axis)

@@ -8,10 +8,8 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Annotated, Any
 
-import anyio
 import numpy as np
 import zstandard
-from anyio import to_thread
 from fastapi import Depends, Header, Request, Response
 from numpy.typing import NDArray
 from zarr.abc.store import RangeByteRequest
@@ -29,9 +27,6 @@ _VERSION = version("latentry")
 """Another version may write the same values in other bytes."""
 _AT_ONCE_BYTES = 2**16
 """A body of known size up to this is made before the first byte is sent: this is faster, and an error gets its own status."""
-_writing_files = anyio.CapacityLimiter(4)
-"""Threads that may write files of responses. Other requests have other threads, so large files do not keep them waiting."""
-
 _LEVEL = 1
 """Level of zstd and gzip. Higher ones take several times as long for a tenth less: docs/formats.md has the figures."""
 _GZIP = 16 + zlib.MAX_WBITS
@@ -73,11 +68,6 @@ def _conditions(
 
 
 ConditionsDependency = Annotated[Conditions, Depends(_conditions)]
-
-
-async def in_thread(chosen: Format, make: Callable[[], Response]) -> Response:
-    """Make a response in a thread; formats that write a whole file first share a few separate threads."""
-    return await to_thread.run_sync(make, limiter=_writing_files if chosen.is_written_first else None)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ A request passes these steps: parameters (`query.ArrayQuery`) → the part that 
 
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response
 
 from api.arrays.formats import WriteContext, choose_format
 from api.arrays.groups import ArrayResource
 from api.arrays.provenance import find_provenance
 from api.arrays.query import ArrayList, ArrayQuery, cache_control, cache_key, describe_arrays, query_array
-from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, in_thread, values_responses
+from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, values_responses
+from api.computing import ComputingDependency
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
 
@@ -55,6 +57,7 @@ def make_array_router(resource: ArrayResource) -> APIRouter:
         query: Annotated[ArrayQuery, Query()],
         service: ContextDependency,
         conditions: ConditionsDependency,
+        computing: ComputingDependency,
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
     ) -> Response:
         """Read an array, or a part of it, or what is made of it."""
@@ -73,6 +76,8 @@ def make_array_router(resource: ArrayResource) -> APIRouter:
                 )
             return response.send(name, lambda: chosen.encode(found, writing), found[0], has_ranges=True)
 
-        return await in_thread(chosen, make)
+        if chosen.is_written_first or query.is_transformation:
+            return await computing.run(make)
+        return computing.in_turns(await to_thread.run_sync(make))
 
     return router

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from api.drawing import (
     COLOURS,
-    DRAWING,
     FAINT,
     INK,
     PictureKind,
+    drawing,
     new_figure,
     printable,
     saved,
@@ -50,7 +50,7 @@ def draw_preview(document: dict[str, Any], name: str, kind: PictureKind) -> byte
     bytes
         The picture, 1200 × 800 as PNG.
     """
-    with DRAWING:
+    with drawing():
         figure = new_figure(WIDTH_INCHES, HEIGHT_INCHES)
         _heading(figure, document, name)
         _rasters(figure, document)

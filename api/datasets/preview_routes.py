@@ -3,12 +3,12 @@
 import json
 from typing import Annotated, Any, Literal
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from zarr.abc.store import Store
 
+from api.computing import ComputingDependency
 from api.datasets.service import find_ready
 from api.dependencies import Context, ContextDependency
 from api.errors import NotFound, problem_responses
@@ -21,8 +21,6 @@ router = APIRouter(tags=["data sets"])
 DRAWING = "1"
 """Version of the drawing. It is part of the `ETag`, so that a changed drawing replaces cached ones."""
 _MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
-_ONE_DRAWING = CapacityLimiter(1)
-"""One drawing at a time: matplotlib is not thread-safe, and a drawing keeps one core busy for a second."""
 
 IfNoneMatch = Annotated[str | None, Header()]
 Rows = list[list[float | None]]
@@ -165,10 +163,13 @@ def get_dataset_preview(
     },
 )
 async def draw_dataset_preview(
-    dataset_id: str, context: ContextDependency, if_none_match: IfNoneMatch = None
+    dataset_id: str,
+    context: ContextDependency,
+    computing: ComputingDependency,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Draw the preview as PNG."""
-    return await _draw("png", dataset_id, context, if_none_match)
+    return await computing.run(lambda: _draw("png", dataset_id, context, if_none_match))
 
 
 @router.get(
@@ -182,10 +183,13 @@ async def draw_dataset_preview(
     },
 )
 async def draw_dataset_preview_svg(
-    dataset_id: str, context: ContextDependency, if_none_match: IfNoneMatch = None
+    dataset_id: str,
+    context: ContextDependency,
+    computing: ComputingDependency,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Draw the preview as SVG."""
-    return await _draw("svg", dataset_id, context, if_none_match)
+    return await computing.run(lambda: _draw("svg", dataset_id, context, if_none_match))
 
 
 def read_preview(arrays: Store, row: Dataset) -> dict[str, Any] | None:
@@ -197,22 +201,18 @@ def read_preview(arrays: Store, row: Dataset) -> dict[str, Any] | None:
     return document
 
 
-async def _draw(
+def _draw(
     kind: Literal["png", "svg"], dataset_id: str, context: Context, if_none_match: str | None
 ) -> Response:
-    row, document = await to_thread.run_sync(_find, context, dataset_id)
+    row, document = _find(context, dataset_id)
     tag = etag(row.array_path or "", f"preview.{kind}", DRAWING, ascii(row.name))
     headers = {"ETag": tag, "Cache-Control": CACHE}
     if matches_tag(if_none_match, tag):
         return Response(status_code=304, headers=headers)
 
-    def draw() -> bytes:
-        from api.datasets.preview_picture import draw_preview  # matplotlib takes a second to import
+    from api.datasets.preview_picture import draw_preview  # matplotlib takes a second to import
 
-        return draw_preview(document, row.name, kind)
-
-    picture = await to_thread.run_sync(draw, limiter=_ONE_DRAWING)
-    return Response(picture, media_type=_MEDIA_TYPES[kind], headers=headers)
+    return Response(draw_preview(document, row.name, kind), media_type=_MEDIA_TYPES[kind], headers=headers)
 
 
 def _find(context: Context, dataset_id: str) -> tuple[Dataset, dict[str, Any]]:

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from api.drawing import DRAWING
+from api.drawing import drawing
 from api.jobs.lineage import changes, segments
 from api.jobs.search_schemas import LineageSegment
 from domain.search_space import Value
@@ -51,7 +51,7 @@ def draw(job: Job, models: Sequence[Model], decisions: Sequence[Decision], follo
     selected = "selected " if followed.id == job.selected_model_id else ""
     heading = f"Lineage of the {selected}model {followed.number} of {job.id}"
     with (
-        DRAWING,
+        drawing(),
         matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}),
     ):
         figure = Figure(figsize=(_WIDTH, height), facecolor="white")

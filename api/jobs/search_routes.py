@@ -3,7 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
 
+from api.computing import ComputingDependency
 from api.dependencies import DatabaseDependency, TenantDependency
 from api.errors import problem_responses
 from api.jobs import lineage, service
@@ -59,22 +61,42 @@ def get_lineage(
         **_FOLLOWS_A_MODEL,
     },
 )
-def draw_lineage(
-    job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, model: ModelNumber = None
+async def draw_lineage(
+    job_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    computing: ComputingDependency,
+    model: ModelNumber = None,
 ) -> Response:
     """Draw the whole search as SVG: a line for each model, an arrow for each copy, the lineage of one model highlighted."""
-    with database.read() as session:
-        job = service.find(session, tenant_id, job_id)
-        models, decisions = lineage.read_models(session, job), lineage.read_decisions(session, job)
-        followed = lineage.followed_model(job, models, model)
-    from api.jobs.lineage_picture import draw  # matplotlib takes a second to import
 
-    picture = draw(job, models, decisions, followed)
-    return Response(picture, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+    def work() -> Response:
+        with database.read() as session:
+            job = service.find(session, tenant_id, job_id)
+            models, decisions = lineage.read_models(session, job), lineage.read_decisions(session, job)
+            followed = lineage.followed_model(job, models, model)
+        from api.jobs.lineage_picture import draw  # matplotlib takes a second to import
+
+        picture = draw(job, models, decisions, followed)
+        return Response(picture, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+
+    return await computing.run(work)
 
 
-@router.get("/v1/jobs/{job_id}/importance", operation_id="get_importance", responses=problem_responses(404))
-def get_importance(job_id: str, database: DatabaseDependency, tenant_id: TenantDependency) -> JobImportance:
+@router.get(
+    "/v1/jobs/{job_id}/importance",
+    operation_id="get_importance",
+    response_model=JobImportance,
+    responses=problem_responses(404),
+)
+async def get_importance(
+    job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, computing: ComputingDependency
+) -> Response:
     """Read which searched hyperparameters matter, and the losses of models along each of them."""
-    with database.read() as session:
-        return importance(session, service.find(session, tenant_id, job_id))
+
+    def work() -> Response:
+        with database.read() as session:
+            found = importance(session, service.find(session, tenant_id, job_id))
+        return JSONResponse(found.model_dump(mode="json"))
+
+    return await computing.run(work)

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 from api.auth import Caller, require_scope
 from api.errors import Forbidden, NotFound
 from api.retention.schemas import RetentionItem, RetentionReport, TenantDays
+from store import audit
 from store.database import LOCK, database_now
 from store.retention import KINDS, Due, count_due, cutoff, kept_days, setting_of
 from store.settings import Settings
@@ -49,6 +50,7 @@ def set_days(
         )
     tenant = _find(session, caller, tenant_id, lock=True)
     tenant.retention = days.model_dump(exclude_none=True) or None
+    audit.record(session, "tenant.retention_changed", tenant, days=tenant.retention)
     session.flush()
     return report(session, caller, settings, tenant_id)
 

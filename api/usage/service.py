@@ -11,7 +11,7 @@ from api.pagination import Page, cut_page, decode_tenant
 from api.quotas import RequestRates
 from api.usage.schemas import QuotaAmounts, UsageDocument
 from domain.quotas import QuotaName, QuotaState, Use
-from store import quotas
+from store import audit, quotas
 from store.settings import Settings
 from store.tables import Tenant
 
@@ -80,6 +80,7 @@ def change(session: Session, settings: Settings, row: Tenant, amounts: QuotaAmou
     changed: Mapping[str, float | None] = amounts.model_dump(exclude_unset=True)
     merged = {**(row.quotas or {}), **changed}
     row.quotas = {name: value for name, value in merged.items() if value is not None} or None
+    audit.record(session, "tenant.quotas_changed", row, **changed)
     session.flush()
     quotas.note_device_time(session, settings, row)
     session.flush()

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.cancellation import cancellation_point
 from domain.errors import NoValues, NoVariance
 
 Floats = NDArray[np.float64]
@@ -101,6 +102,7 @@ def condition_distances(
         of_noise = np.where(sums.number > 1, spread / sums.number, np.nan)
     squared = np.empty((means.shape[1], conditions, conditions))
     for code in range(conditions):
+        cancellation_point()
         apart = means - means[code]
         squared[:, code] = np.einsum("ctd,ctd->tc", apart, apart)
     if unbiased:
@@ -162,6 +164,7 @@ class _Sums:
                 flat = states.reshape(-1, dimensions)
                 products += flat.T @ flat
             for code in np.unique(codes[rows][codes[rows] >= 0]):
+                cancellation_point()
                 mine = codes[rows] == code
                 number[code] += known[mine].sum(0)
                 total[code] += states[mine].sum(0)
@@ -251,6 +254,7 @@ def nearest_states(
         positions = (rows[:, None] * trajectories.bins + bins).ravel()
         lengths = np.linalg.norm(states, axis=1) if metric == "cosine" else None
         for nearest, vector in zip(found, vectors, strict=True):
+            cancellation_point()
             if lengths is None:
                 apart = states - vector
                 distances = np.sqrt(np.einsum("sd,sd->s", apart, apart))

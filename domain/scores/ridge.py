@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.cancellation import cancellation_point
 from domain.errors import require
 from domain.split_groups import SplitGroups
 
@@ -253,6 +254,7 @@ def _best_alpha(sums: Floats, features: int, spread: Floats, alphas: Sequence[fl
         if number == 0:
             continue
         for place, alpha in enumerate(alphas):
+            cancellation_point()
             found = _squared_errors(part, features, _solve(whole - part, features, alpha))
             errors[place] += (found / spread).mean() / number
     return alphas[int(errors.argmin())], float(errors.min())

@@ -27,6 +27,11 @@ class Tenant(Base):
     device_time_frees_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
+    @property
+    def tenant_id(self) -> str:
+        """Its id, as of everything that a tenant owns."""
+        return self.id
+
     def has_no_device_time(self, now: datetime) -> bool:
         """Return whether the work of the tenant waits for device time."""
         return self.device_time_frees_at is not None and self.device_time_frees_at > now

@@ -17,7 +17,7 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.originals import BucketOriginals
 from store.settings import Settings
-from store.tables import AuditEntry, Dataset, Job
+from store.tables import DEFAULT_TENANT, AuditEntry, Dataset, Job
 from tests.api.api_examples import add_dataset, add_job, add_upload
 from tests.api.test_inferences import add_trained
 from tests.api.test_keys import OPERATOR, asks, bearer, guarded, make
@@ -122,6 +122,10 @@ def _key(lab: Lab) -> str:
     return str(lab.send("POST", "/v1/keys", json={"name": "Bob"})["id"])
 
 
+def _tenant(lab: Lab) -> str:
+    return DEFAULT_TENANT
+
+
 def _put(lab: Lab) -> str:
     return str(lab.send("PUT", "/v1/uploads", content=b"whole")["id"])
 
@@ -165,6 +169,22 @@ CHANGES: dict[str, tuple[str, Callable[[Lab], str]]] = {
     "test_webhook": ("webhook.tested", _of("/v1/webhooks/{}:test", _webhook)),
     "create_key": ("key.created", _key),
     "revoke_key": ("key.revoked", _of("/v1/keys/{}", _key, "DELETE")),
+    "delete_dataset": ("dataset.deleted", _of("/v1/datasets/{}", Lab.dataset, "DELETE")),
+    "delete_job": ("job.deleted", _of("/v1/jobs/{}", lambda lab: lab.job(JobState.DONE), "DELETE")),
+    "delete_latents": ("model.latents_deleted", _of("/v1/models/{}/latents", Lab.model, "DELETE")),
+    "delete_inference": ("inference.deleted", _of("/v1/inferences/{}", _applied, "DELETE")),
+    "delete_webhook_deliveries": (
+        "webhook.deliveries_deleted",
+        _of("/v1/webhooks/{}/deliveries", _webhook, "DELETE"),
+    ),
+    "set_retention": (
+        "tenant.retention_changed",
+        _of("/v1/retention/{}", _tenant, "PUT", json={"events": 30}, headers=OPERATOR),
+    ),
+    "change_quotas": (
+        "tenant.quotas_changed",
+        _of("/v1/usage/tenants/{}", _tenant, "PATCH", json={"stored_bytes": 2e12}, headers=OPERATOR),
+    ),
 }  # fmt: skip
 """For each route that changes something, the action that it records, and a request whose object is returned."""
 
@@ -193,7 +213,10 @@ def test_every_route_that_changes_something_records_who_did_it(
         new = [(one.action, one.object_id) for one in lab.entries()[before:]]
         assert new[-1:] == [(action, object_id)], route
         entry = lab.entries()[-1]
-        assert (entry.key_id, entry.key_name) == (lab.key["id"], "Ada"), route
+        by_operator = action.startswith("tenant.")
+        assert (entry.key_id, entry.key_name) == (
+            (None, "operator") if by_operator else (lab.key["id"], "Ada")
+        ), route
         assert (entry.tenant_id, entry.kind) == ("default", action.partition(".")[0]), route
 
 

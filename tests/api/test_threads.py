@@ -8,11 +8,8 @@ import anyio
 import httpx
 import pytest
 from anyio import to_thread
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 
-from api.arrays.formats.hdf5 import Hdf5
-from api.arrays.formats.npy import Npy
-from api.arrays.responses import in_thread
 from api.errors import NotFound
 from api.models import routes as model_routes
 from api.streamed import Streamed
@@ -45,14 +42,6 @@ async def while_many_run(begin: Callable[[threading.Event], Awaitable[Any]]) -> 
     return "not answered"
 
 
-async def write_file(goes_on: threading.Event) -> Response:
-    def write() -> Response:
-        goes_on.wait()
-        return Response()
-
-    return await in_thread(Hdf5(), write)
-
-
 async def stream(goes_on: threading.Event) -> None:
     await Streamed(blocked_pieces(goes_on))(SCOPE, anyio.sleep_forever, drop)
 
@@ -61,26 +50,8 @@ async def drop(_message: Message) -> None:
     pass
 
 
-@pytest.mark.parametrize("begin", [write_file, stream])
-def test_long_work_has_threads_of_its_own(begin: Callable[[threading.Event], Awaitable[Any]]) -> None:
-    assert anyio.run(while_many_run, begin) == "quick"
-
-
-def test_what_is_made_while_it_is_sent_waits_for_no_file() -> None:
-    async def run() -> int:
-        goes_on = threading.Event()
-        async with anyio.create_task_group() as tasks:
-            for _ in range(MORE_THAN_THREADS):
-                tasks.start_soon(write_file, goes_on)
-            await anyio.sleep(0.05)
-            with anyio.move_on_after(5):
-                answer = await in_thread(Npy(), Response)
-                goes_on.set()
-                return answer.status_code
-            goes_on.set()
-        return 0
-
-    assert anyio.run(run) == 200
+def test_streams_have_threads_of_their_own() -> None:
+    assert anyio.run(while_many_run, stream) == "quick"
 
 
 def test_a_process_that_has_all_threads_at_work_is_alive(light_app: FastAPI) -> None:

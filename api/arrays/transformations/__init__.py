@@ -76,6 +76,11 @@ class Transformation(BaseModel):
         "error and count.",
     )
 
+    @property
+    def is_transformation(self) -> bool:
+        """Return whether a transformation is requested."""
+        return any(getattr(self, name) is not None for name in Transformation.model_fields)
+
 
 _NEEDS = (
     ("window_s", "align_to"),
@@ -102,7 +107,7 @@ def transform(
     for name, other in _NEEDS:
         if getattr(wanted, name) is not None and getattr(wanted, other) is None:
             raise invalid_parameter(other, f"expected {other} with {name}; there is {name} alone")
-    if not any(getattr(wanted, name) is not None for name in Transformation.model_fields):
+    if not wanted.is_transformation:
         return (array,)
     _check_values(array)
     array = with_recorded_bins(array, context)

@@ -1,0 +1,73 @@
+"""Long computations of requests: in turns by tenant, with a deadline, and only while the client waits for them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+
+from api.dependencies import TenantDependency
+from api.fair_executor import Abandoned, Computation, FairExecutor
+from api.streamed import Streamed
+
+_CLIENT_LEFT = 499
+"""Status in the access log if the client has left; nobody reads the response."""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """The executor of the service, for the tenant of a request.
+
+    Everything that may take more than about 50 ms of a core belongs here: threads of other requests stay free.
+    """
+
+    request: Request
+    tenant_id: TenantDependency
+
+    async def run(self, work: Callable[[], Response]) -> Response:
+        """Return what `work` returns. It runs in a thread when it is the tenant's turn, unless the client leaves before.
+
+        Raises
+        ------
+        TooManyComputations, ComputationTimeout, Unavailable
+            See `api.fair_executor.FairExecutor`.
+        """
+
+        def begin() -> Response:
+            response = work()
+            if isinstance(response, Streamed):
+                response.begin()
+            return response
+
+        turn = self._executor.submit(self.tenant_id, begin)
+        watching = asyncio.create_task(self._abandon_without_client(turn))
+        try:
+            response: Response = await self._executor.result(turn)
+        except Abandoned:
+            return Response(status_code=_CLIENT_LEFT)
+        finally:
+            watching.cancel()
+        return self.in_turns(response)
+
+    def in_turns(self, response: Response) -> Response:
+        """Return a response whose body, if it is made piece by piece, is made in turns, too."""
+        if isinstance(response, Streamed):
+            response.produce_by(self._piece)
+        return response
+
+    @property
+    def _executor(self) -> FairExecutor:
+        executor: FairExecutor = self.request.app.state.executor
+        return executor
+
+    async def _piece(self, make: Callable[[], Any]) -> Any:
+        return await self._executor.result(self._executor.submit(self.tenant_id, make, is_piece=True))
+
+    async def _abandon_without_client(self, turn: Computation) -> None:
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
+        self._executor.abandon(turn)
+
+
+ComputingDependency = Annotated[Computing, Depends()]
