@@ -35,6 +35,7 @@ from api.keys import routes as key_routes
 from api.models import routes as model_routes
 from api.models.service import find_latents
 from api.quotas import RequestRates
+from api.request_turns import RequestTurns
 from api.retention import routes as retention_routes
 from api.uploads import routes as upload_routes
 from api.uploads import tus_routes
@@ -79,6 +80,7 @@ def create_app(
     app.state = make_state(settings, database or get_database(), arrays or get_array_store())
     errors.install(app)
     app.add_middleware(BodyLimit)
+    app.add_middleware(RequestTurns, at_once=settings.requests_at_once)
     for router in _resources():
         app.include_router(
             router,

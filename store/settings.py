@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Device time of a tenant in a month (UTC), in seconds; the default is 8 devices for 30 days.",
     )
+    requests_at_once: int = Field(
+        4,
+        ge=1,
+        description="Number of requests with one key that run at a time in each process of the API. Further ones wait for their "
+        "turn, so that a client with many requests does not delay others.",
+    )
     quota_requests_per_minute: int = Field(
         30_000,
         ge=0,

@@ -1,0 +1,107 @@
+"""Turns of requests: a client with many requests keeps no other waiting."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from api.request_turns import RequestTurns
+
+
+class Handler:
+    """An app whose requests run until they are told to end."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.may_begin_response, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.running.append(scope["path"])
+        if not scope["path"].startswith("/quick"):
+            await self.may_begin_response.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"].startswith("/download"):
+            await self.may_end.wait()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def settle() -> None:
+    """Let all tasks run until they wait."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def client_of(app: Any, key: str) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service", headers=headers)
+
+
+@pytest.mark.anyio
+async def test_many_requests_of_one_key_run_one_after_the_other_and_others_at_once() -> None:
+    handler = Handler()
+    app = RequestTurns(handler, at_once=2)
+    async with client_of(app, "busy") as busy, client_of(app, "quiet") as quiet:
+        asked = [asyncio.create_task(busy.get(f"/{number}")) for number in range(9)]
+        await settle()
+        assert handler.running == ["/0", "/1"]
+        assert (await quiet.get("/quick")).status_code == 200
+        handler.may_begin_response.set()
+        answers = await asyncio.gather(*asked)
+    assert [one.status_code for one in answers] == [200] * 9
+    assert [path for path in handler.running if path != "/quick"] == [f"/{number}" for number in range(9)]
+    assert not app._turns
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v1/jobs/one/events/stream", {}),
+        ("/v1/jobs/one", {"Prefer": "wait=30"}),
+        ("/v1/uploads", {"Content-Length": "5000000"}),
+        ("/v1/uploads", {"Transfer-Encoding": "chunked"}),
+    ],
+)
+async def test_what_waits_needs_no_turn(path: str, headers: dict[str, str]) -> None:
+    handler = Handler()
+    app = RequestTurns(handler, at_once=1)
+    async with client_of(app, "one") as client:
+        asked = [asyncio.create_task(client.get(path, headers=headers)) for _ in range(3)]
+        await settle()
+        assert handler.running == [path] * 3
+        handler.may_begin_response.set()
+        await asyncio.gather(*asked)
+
+
+@pytest.mark.anyio
+async def test_a_download_that_has_begun_needs_no_turn() -> None:
+    handler = Handler()
+    handler.may_begin_response.set()
+    app = RequestTurns(handler, at_once=1)
+    async with client_of(app, "one") as client:
+        asked = [asyncio.create_task(client.get("/download")) for _ in range(3)]
+        await settle()
+        assert len(handler.running) == 3
+        handler.may_end.set()
+        await asyncio.gather(*asked)
+
+
+@pytest.mark.anyio
+async def test_a_request_that_fails_or_is_given_up_gives_its_turn_back() -> None:
+    handler = Handler()
+    app = RequestTurns(handler, at_once=1)
+    async with client_of(app, "one") as client:
+        running, waiting = (asyncio.create_task(client.get(path)) for path in ("/first", "/second"))
+        await settle()
+        for task in (waiting, running):
+            task.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        assert (await client.get("/quick")).status_code == 200
+    assert not app._turns
