@@ -180,6 +180,28 @@ class TooLarge(Problem):
         )
 
 
+class RequestTimeout(Problem):
+    """The request did not arrive in time."""
+
+    status, code, title = HTTPStatus.REQUEST_TIMEOUT, "request-timeout", "Request too slow"
+
+
+class TooManyRequests(Problem):
+    """The client has too many connections, or has sent too many requests or wrong keys."""
+
+    status, code, title = HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"
+
+
+class HeadersTooLarge(Problem):
+    """The header of the request is larger than the limit."""
+
+    status, code, title = (
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "headers-too-large",
+        "Header too large",
+    )
+
+
 class UnsupportedMediaType(Problem):
     """The route does not read bodies of this media type."""
 

@@ -93,7 +93,7 @@ def _cpu_seconds(process: int) -> float:
             command = (folder / "cmdline").read_bytes()
         except OSError:  # it has ended
             continue
-        if int(fields[1]) == process and b"uvicorn" not in command:  # its parent
+        if int(fields[1]) == process and b"api.server" not in command:  # its parent
             total += sum(int(one) for one in fields[11:15]) / ticks + _cpu_seconds(int(folder.name))
     return total
 

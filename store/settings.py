@@ -67,6 +67,45 @@ class Settings(BaseSettings):
     body_max_bytes: int = Field(
         2**20, gt=0, description="Largest accepted body of any other request, in bytes."
     )
+    max_header_bytes: int = Field(
+        2**15, gt=0, description="Maximum size of the header of a request, in bytes. A larger one gets 431."
+    )
+    header_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Time in which the whole header of a request must arrive, in seconds. After it the API closes the "
+        "connection.",
+    )
+    stall_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="The API closes a connection whose body does not arrive, or whose response is not read, for this long, in "
+        "seconds.",
+    )
+    keep_alive_seconds: int = Field(
+        30, gt=0, description="Time after which the API closes a connection without requests, in seconds."
+    )
+    max_connections: int = Field(
+        1000,
+        gt=0,
+        description="Maximum number of connections to a process of the API. Above it, the API closes connections that wait for "
+        "a request.",
+    )
+    max_connections_per_client: int = Field(
+        200,
+        gt=0,
+        description="Maximum number of connections of one address, except those of `trusted_proxies`. More get 429.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks of reverse proxies, separated by commas: `127.0.0.1,10.0.0.0/8`. The API reads the "
+        "`X-Forwarded-…` headers of these alone.",
+    )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path of the service behind a reverse proxy that removes it: `/latentry`. Links then begin with it.",
+    )
     parse_memory_bytes: int = Field(
         4 * 2**30,
         gt=0,

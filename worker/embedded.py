@@ -136,9 +136,8 @@ class EmbeddedService:
         """Start all processes except the broker, and wait until the API answers."""
         celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
         celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--pool"]
-        uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--host", self.host]
-        uvicorn += ["--port", str(self.port), "--timeout-graceful-shutdown", "3"]
-        self._spawn("api", uvicorn)
+        server = [sys.executable, "-m", "api.server", "--host", self.host, "--port", str(self.port)]
+        self._spawn("api", server)
         self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance.loop"])
         self._spawn("control", [*celery, "prefork", "-Q", "control", "-c", "1", "-n", "control@%h"])
         self._spawn("ingest", [*celery, "prefork", "-Q", "ingest", "-c", "1", "-n", "ingest@%h"])

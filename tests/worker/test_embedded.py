@@ -163,7 +163,7 @@ def test_a_database_that_cannot_be_used_is_told_in_a_sentence(
 @pytest.mark.parametrize(
     "command",
     [
-        ["uvicorn", "--factory", "api.app:create_app", "--port", "0"],
+        ["api.server", "--port", "0"],
         ["celery", "-A", "worker.celery_app", "worker", "--pool", "solo"],
         ["worker.maintenance.loop"],
     ],
