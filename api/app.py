@@ -41,6 +41,7 @@ from api.uploads import routes as upload_routes
 from api.uploads import tus_routes
 from api.usage import routes as usage_routes
 from api.webhooks import routes as webhook_routes
+from api.wrong_keys import WrongKeys
 from store.array_store import get_array_store
 from store.database import Database, get_database
 from store.migrate import refuse_newer
@@ -84,8 +85,13 @@ def create_app(
     for router in _resources():
         app.include_router(
             router,
+<<<<<<< HEAD
             dependencies=[CALLER, ACTING, KNOWN_PARAMETERS],
             responses=errors.problem_responses(401, 403, 422, 429, 503, 507),
+=======
+            dependencies=[CALLER, KNOWN_PARAMETERS],
+            responses=errors.problem_responses(401, 403, 422, 429, 503),
+>>>>>>> 66548cf (Wrong keys are limited by address and in all, while a right key always works)
         )
     app.include_router(health.router)
     app.include_router(_home())
@@ -114,8 +120,12 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "database": database,
             "arrays": arrays,
             "originals": open_originals(settings),
+<<<<<<< HEAD
             "request_rates": RequestRates(settings),
             "executor": executor,
+=======
+            "wrong_keys": WrongKeys(settings),
+>>>>>>> 66548cf (Wrong keys are limited by address and in all, while a right key always works)
         }
     )
 

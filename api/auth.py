@@ -93,6 +93,8 @@ def authenticate(request: Request) -> Caller:
     ------
     Unauthorized
         If the service requires a key and the request has none, or an invalid one.
+    TooManyRequests
+        If the key is invalid and too many invalid ones came before.
     Forbidden
         If the key lacks the scope that the method needs.
     """
@@ -108,7 +110,11 @@ def authenticate(request: Request) -> Caller:
             )
         caller = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
     else:
-        caller = _caller_of_key(request.app.state.database, settings, _secret(header))
+        try:
+            caller = _caller_of_key(request.app.state.database, settings, _secret(header))
+        except Unauthorized as error:
+            host = request.client.host if request.client else ""
+            raise request.app.state.wrong_keys.count(host, error) from None
     require_scope(caller, "read" if request.method in _READ_METHODS else "write")
     return caller
 

@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.errors import BadRequest, HeadersTooLarge, Problem, RequestTimeout, TooManyRequests, Unavailable
+from api.wrong_keys import network_of
 from store.settings import Settings, get_settings
 
 _MOST_HEADERS = 100
@@ -61,7 +62,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_since = self._write_since = self.loop.time()
         self._check_timer = self.loop.call_later(self._check_seconds(), self._check)
         host = self.client[0] if self.client else ""
-        self.network = _network_of(host)
+        self.network = network_of(host)
         if host and not _is_in(host, self.settings.trusted_proxies):
             number = sum(
                 other.network == self.network for other in others if isinstance(other, LimitedProtocol)
@@ -252,15 +253,6 @@ def _too_large(limit: str) -> Problem:
 
 def _timeout(expected: str) -> Problem:
     return RequestTimeout(f"expected {expected}", hint="check the connection, and send the request again")
-
-
-def _network_of(host: str) -> str:
-    """Return the addresses that count as one client: an IPv4 address, or the /64 of an IPv6 address."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
 
 
 def _is_in(host: str, networks: str) -> bool:

@@ -51,6 +51,14 @@ class Settings(BaseSettings):
         description="Key of the operator, which can create the first other keys; at least 20 characters. Required with "
         "`require_key`.",
     )
+    wrong_keys_per_minute: int = Field(
+        30,
+        gt=0,
+        description="Maximum number of requests with a wrong key from one address in a minute. More get 429.",
+    )
+    wrong_keys_per_minute_in_all: int = Field(
+        600, gt=0, description="Maximum number of requests with a wrong key from all addresses in a minute."
+    )
     upload_max_bytes: int = Field(
         10 * 2**30, gt=0, description="Largest accepted upload, in bytes. A larger one gets 413."
     )

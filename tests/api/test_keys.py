@@ -1,6 +1,7 @@
 """Keys: nothing opens without one where one is asked for, and each opens what it may."""
 
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from sqlalchemy import select, update
 
+from api.wrong_keys import network_of
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
@@ -23,6 +25,7 @@ from store.tables import IdempotentRequest, Key
 from tests.api.api_examples import PROBLEM, Example, fill
 from tests.api.conftest import serve
 from tests.app_copies import app_of
+from tests.servers import broker
 
 ADMIN = "operator-" + "0" * 20
 OPEN = {"/v1", "/healthz", "/readyz"}
@@ -256,3 +259,60 @@ def test_stock_xarray_and_zarr_open_latents_by_url_with_a_key(
     assert xarray.open_zarr(by_url, consolidated=True)["factors"].equals(found["factors"])
     with pytest.raises(ClientResponseError, match="401"):
         xarray.open_zarr(group, consolidated=True)
+
+
+def wrong_statuses(client: TestClient, number: int) -> list[int]:
+    answers = [client.get("/v1/jobs", headers=bearer(f"lat_{i}")) for i in range(number)]
+    assert all(
+        (one.status_code == 401) == ("Retry-After" not in one.headers)
+        and one.headers["content-type"] == PROBLEM
+        and "the key is unknown" in one.json()["detail"]
+        for one in answers
+    )
+    return [one.status_code for one in answers]
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "broker").mkdir()
+    with broker(tmp_path / "broker") as found:
+        yield found.url
+
+
+@pytest.mark.parametrize("has_redis", [True, False])
+def test_wrong_keys_slow_down(
+    tmp_path: Path, sqlite_database: Database, redis_url: str, has_redis: bool
+) -> None:
+    """Of one address and of all; two processes count together if they have a Redis. A right key always works."""
+    while time.time() % 60 > 55:  # a new minute would begin during the test
+        time.sleep(0.1)
+    settings = Settings(
+        data_dir=tmp_path, require_key=True, admin_key=ADMIN, wrong_keys_per_minute=4, wrong_keys_per_minute_in_all=7,
+        redis_url=redis_url if has_redis else "redis://127.0.0.1:9/0",
+    )  # fmt: skip
+    arrays = open_array_store("sql:", sqlite_database)
+    first, second = (app_of(settings, sqlite_database, arrays) for _ in range(2))
+    of_a, of_a_elsewhere = (TestClient(app, client=("192.0.2.1", 1)) for app in (first, second))
+    of_b, of_c = (TestClient(first, client=(f"192.0.2.{number}", 1)) for number in (2, 3))
+    right = bearer(make(of_b)["secret"])
+    assert wrong_statuses(of_a, 6) == [401] * 4 + [429] * 2
+    assert wrong_statuses(of_a_elsewhere, 1) == ([429] if has_redis else [401])
+    assert 0 < int(of_a.get("/v1/jobs", headers=bearer("lat_x")).headers["Retry-After"]) <= 120
+    assert wrong_statuses(of_b, 3) == [401] * 3
+    assert wrong_statuses(of_c, 1) == [429]  # of all addresses together
+    for client in (of_a, of_b, of_c, of_a_elsewhere):
+        assert client.get("/v1/jobs", headers=right).status_code == 200
+    assert of_c.get("/v1/jobs").status_code == 401  # no key is no guess
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("testclient", "testclient", True),
+    ],
+)
+def test_addresses_of_one_client(one: str, other: str, is_same: bool) -> None:
+    assert (network_of(one) == network_of(other)) is is_same

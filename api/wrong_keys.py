@@ -1,0 +1,79 @@
+"""Limits of wrong keys. A right key always works, so nobody can lock out others with wrong ones."""
+
+import hashlib
+import ipaddress
+import logging
+import math
+import time
+
+import redis
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from api.errors import Problem, TooManyRequests, Unauthorized
+from store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_AWAY_SECONDS = 30.0
+_REDIS_OPTIONS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+
+
+class WrongKeys:
+    """Counts of wrong keys in the last minute, by address and in all.
+
+    The processes of the API share the counts in Redis. If Redis does not respond, each process has its own for a while.
+
+    Parameters
+    ----------
+    settings
+        The limits, and the URL of Redis.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._by_address = RateLimitItemPerMinute(settings.wrong_keys_per_minute)
+        self._in_all = RateLimitItemPerMinute(settings.wrong_keys_per_minute_in_all)
+        # Services with other databases may share the Redis.
+        self._service = hashlib.sha256(settings.database_url.encode()).hexdigest()[:12]
+        url = settings.redis_url.replace("unix://", "redis+unix://", 1)
+        self._shared = SlidingWindowCounterRateLimiter(storage_from_string(url, **_REDIS_OPTIONS))
+        self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._away_until = 0.0
+
+    def count(self, host: str, error: Unauthorized) -> Problem:
+        """Count a wrong key from an address, and return the error for its client: `error` itself, or 429 above a limit."""
+        address = network_of(host)
+        for limit, key, what in (
+            (self._by_address, address, "from your address"),
+            (self._in_all, "", "from all addresses together"),
+        ):
+            if (seconds := self._excess_seconds(limit, key)) is not None:
+                return TooManyRequests(
+                    f"{error.detail}; {limit.amount} wrong keys in a minute came {what}",
+                    hint=f"send the right key, which works at once; or wait {seconds} s before you try another one",
+                    headers={"Retry-After": str(seconds), **(error.headers or {})},
+                )
+        return error
+
+    def _excess_seconds(self, limit: RateLimitItem, key: str) -> int | None:
+        """Count a wrong key, and return the seconds until the next one is allowed, or None below the limit."""
+        limiter = self._own if time.monotonic() < self._away_until else self._shared
+        try:
+            if limiter.hit(limit, self._service, key):
+                return None
+            reset = limiter.get_window_stats(limit, self._service, key).reset_time
+        except redis.RedisError as error:
+            logger.warning("wrong keys are counted by each process for %g s: %s", _AWAY_SECONDS, error)
+            self._away_until = time.monotonic() + _AWAY_SECONDS
+            return self._excess_seconds(limit, key)
+        return max(1, math.ceil(reset - time.time()))
+
+
+def network_of(host: str) -> str:
+    """Return the addresses that count as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
