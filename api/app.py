@@ -85,13 +85,8 @@ def create_app(
     for router in _resources():
         app.include_router(
             router,
-<<<<<<< HEAD
             dependencies=[CALLER, ACTING, KNOWN_PARAMETERS],
             responses=errors.problem_responses(401, 403, 422, 429, 503, 507),
-=======
-            dependencies=[CALLER, KNOWN_PARAMETERS],
-            responses=errors.problem_responses(401, 403, 422, 429, 503),
->>>>>>> 66548cf (Wrong keys are limited by address and in all, while a right key always works)
         )
     app.include_router(health.router)
     app.include_router(_home())
@@ -120,12 +115,9 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "database": database,
             "arrays": arrays,
             "originals": open_originals(settings),
-<<<<<<< HEAD
             "request_rates": RequestRates(settings),
             "executor": executor,
-=======
             "wrong_keys": WrongKeys(settings),
->>>>>>> 66548cf (Wrong keys are limited by address and in all, while a right key always works)
         }
     )
 

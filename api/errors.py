@@ -187,7 +187,7 @@ class RequestTimeout(Problem):
 
 
 class TooManyRequests(Problem):
-    """The client has too many connections, or has sent too many requests or wrong keys."""
+    """The client has too many connections, or sends too many requests or wrong keys; `Retry-After` says when to go on."""
 
     status, code, title = HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"
 
@@ -295,12 +295,6 @@ class QuotaReached(Problem):
         problem = cls(use.sentence(more), hint=QUOTAS[use.name].remedy)
         problem.quota = QuotaState.of(use)
         return problem
-
-
-class TooManyRequests(Problem):
-    """The tenant or the key sends more requests than it may; `Retry-After` says when to go on."""
-
-    status, code, title = HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"
 
 
 class DiskFull(Problem):

@@ -12,8 +12,8 @@ class RequestTurns:
     """Middleware that lets some requests of one key run at a time. Further ones wait, in their order, without a thread.
 
     A request has its turn until its response begins, so downloads and streams hold none. Requests that wait for a change need no
-    turn. Nor do those with a body of unknown length or of more than a megabyte, which mostly wait for the client. Requests without
-    a key count by the address of the client.
+    turn. Nor do those with a body of unknown length or of more than a megabyte, which mostly wait for the client. Requests
+    without a key count by the address of the client.
 
     Parameters
     ----------
