@@ -32,6 +32,7 @@ from api.inferences.service import find_latents as find_inferred
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.keys import routes as key_routes
+from api.links import RootPath
 from api.models import routes as model_routes
 from api.models.service import find_latents
 from api.quotas import RequestRates
@@ -82,6 +83,7 @@ def create_app(
     errors.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestTurns, at_once=settings.requests_at_once)
+    app.add_middleware(RootPath)
     for router in _resources():
         app.include_router(
             router,

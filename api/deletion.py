@@ -11,6 +11,7 @@ from zarr.core.sync import sync
 
 from api.dependencies import Context
 from api.errors import WrongState, problem_responses
+from api.links import Link
 from domain.states import JobState
 from store import audit, deletion
 from store.database import LOCK
@@ -74,7 +75,7 @@ class DeletionDocument(BaseModel):
         description="Size of the uploaded files that no other data set or upload uses, in bytes."
     )
     kept: list[str] = Field(description="What stays although it is related, and why.")
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 DELETES: dict[int | str, dict[str, Any]] = {

@@ -434,7 +434,7 @@ def _allowed_methods(request: Request) -> list[str]:
     allowed: set[str] = set()
     for template, operations in request.app.openapi()["paths"].items():
         pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template).replace(r"\{key\}", ".*"))
-        if re.fullmatch(pattern, request.url.path):
+        if re.fullmatch(pattern, request.url.path.removeprefix(request.scope.get("root_path", ""))):
             allowed |= {method.upper() for method in operations}
     return sorted(allowed) or ["GET"]
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 
 from api.dependencies import DatabaseDependency
+from api.links import Link
 from domain.states import SliceState
 from store.database import database_now
 from store.migrate import schema_problem
@@ -34,7 +35,7 @@ class Service(BaseModel):
 
     name: str = "Latentry"
     version: str
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 class WorkerHealth(BaseModel):

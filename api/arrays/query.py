@@ -10,6 +10,7 @@ from api.arrays.labelled import LabelledArray
 from api.arrays.selection import Selection, select
 from api.arrays.transformations import Transformation, depends_on, transform
 from api.http_cache import CACHE, REVALIDATED
+from api.links import Link
 
 
 class ArrayQuery(Selection, Transformation, FormatChoice):
@@ -65,14 +66,14 @@ class ArrayDocument(BaseModel):
         default_factory=list,
         description="Arrays that describe the entries along its dims, such as `time_s` and `split`.",
     )
-    href: str
+    href: Link
 
 
 class ArrayList(BaseModel):
     """The arrays of a data set or a model."""
 
     items: list[ArrayDocument]
-    zarr: str = Field(description="URL path that zarr and xarray open as a Zarr v3 group.")
+    zarr: Link = Field(description="URL path that zarr and xarray open as a Zarr v3 group.")
 
 
 def describe_arrays(group: OpenedGroup, base_url: str) -> ArrayList:

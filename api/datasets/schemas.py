@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.audit.schemas import CreatedBy
+from api.links import Link
 from domain.dataset_options import DatasetOptions, FileFormat
 from domain.labels import Labels, Name
 from domain.states import DatasetState
@@ -51,7 +52,7 @@ class DatasetDocument(Labels):
     created_at: datetime
     created_by: CreatedBy = None
     ended_at: datetime | None = None
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 class UploadFields(Labels):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from api.audit.schemas import CreatedBy
+from api.links import Link
 from api.models.schemas import BASELINE_SETTINGS, BASELINES
 from domain.latents import LatentArray
 from domain.search_space import Document
@@ -79,7 +80,7 @@ class InferenceDocument(BaseModel):
     created_by: CreatedBy = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 _SPIKES = (

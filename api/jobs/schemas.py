@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.audit.schemas import CreatedBy
 from api.labels import LabelChanges
+from api.links import Link
 from api.models.schemas import SCORED_ON
 from domain.job_specification import JobSpecification
 from domain.labels import Labels
@@ -182,7 +183,7 @@ class JobDocument(Labels):
     created_by: CreatedBy = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 class JobPreview(BaseModel):

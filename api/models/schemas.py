@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from api.links import Link
 from domain.states import ModelState
 
 SCORED_ON = (
@@ -64,7 +65,7 @@ class ModelDocument(BaseModel):
     end_reason: str | None = None
     created_at: datetime
     ended_at: datetime | None = None
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 class CurvePointDocument(BaseModel):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.audit.schemas import CreatedBy
+from api.links import Link
 from domain.states import UploadState
 
 Filename = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -36,7 +37,7 @@ class UploadDocument(BaseModel):
     expires_at: datetime = Field(
         description="When the upload is deleted. New bytes move this time; a data set made from the upload keeps the file."
     )
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 class DirectUpload(BaseModel):

@@ -40,4 +40,4 @@ class UsageDocument(BaseModel):
     waits_for: str | None = Field(
         description="Why jobs and inferences of the tenant do not begin: its device time is spent. null: they may begin."
     )
-    links: dict[str, str]
+    links: dict[str, Link]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.audit.schemas import CreatedBy
+from api.links import Link
 from domain.states import DeliveryState
 
 EndState = Literal["done", "failed", "cancelled"]
@@ -35,7 +36,7 @@ class WebhookDocument(BaseModel):
     states: list[EndState]
     created_at: datetime
     created_by: CreatedBy = None
-    links: dict[str, str]
+    links: dict[str, Link]
 
 
 class NewWebhook(WebhookDocument):

@@ -112,7 +112,8 @@ class AsyncResumableUpload:
             "Idempotency-Key": uuid.uuid4().hex,
         }
         answer = await self._connection.request("POST", "/v1/uploads", headers=headers)
-        return str(answer.headers["Location"])
+        # Behind a reverse proxy, `Location` begins with the path of the service.
+        return str(answer.url.join(answer.headers["Location"]))
 
     async def _send_piece(self, url: str, file: BinaryIO, offset: int) -> httpx.Response:
         end = min(offset + _PIECE_BYTES, self._size)
