@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
+_LOG_BYTES = 10 * 2**20
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
@@ -165,7 +166,15 @@ class EmbeddedService:
                     if child.name == "broker" and child.restarts > 1:
                         self._empty_broker()
                     child.process = self._popen(child.name, child.command, child.environment)
+            self._cut_logs()
             time.sleep(0.2)
+
+    def _cut_logs(self) -> None:
+        """Keep the last part of each large log as `NAME.log.1`, and empty the log. Processes append, so they go on at its begin."""
+        for path in self.log_dir.glob("*.log"):
+            if path.stat().st_size > _LOG_BYTES:
+                shutil.copyfile(path, path.with_suffix(".log.1"))
+                os.truncate(path, 0)
 
     def stop(self) -> None:
         """Stop all processes. Workers end their slices at the next epoch and return them; the broker stops last."""

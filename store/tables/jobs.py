@@ -20,7 +20,7 @@ class Job(LabelsMixin, CreatedByMixin, Base):
         Index("ix_jobs_tenant", "tenant_id", "id"),
         Index("ix_jobs_tenant_state", "tenant_id", "state"),
         Index("ix_jobs_state", "state"),
-        Index("ix_jobs_served", "served_at"),
+        Index("ix_jobs_served", "served_at", "tenant_id"),
         Index("ix_jobs_dataset", "dataset_id"),
         Index("ix_jobs_ended", "tenant_id", "ended_at", "id"),
     )

@@ -126,6 +126,7 @@ class Inference(LeaseMixin, CreatedByMixin, Base):
         Index("ix_inferences_tenant", "tenant_id", "id"),
         Index("ix_inferences_state", "state"),
         Index("ix_inferences_model", "model_id"),
+        Index("ix_inferences_started", "started_at", "tenant_id"),
         Index("ix_inferences_ended", "ended_at"),
         Index("ix_inferences_bytes", "tenant_id", "latents_bytes"),
     )

@@ -43,6 +43,18 @@ def test_a_key_from_its_making_to_its_end(latentry: CommandLine, sqlite_database
         assert "expected a time with a time zone, such as 2027-01-31T00:00:00Z" in refused
 
 
+def test_days_of_a_tenant(latentry: CommandLine) -> None:
+    shown = latentry("retention", "show")
+    assert "LATENTRY_KEEP_EVENTS_DAYS" in shown.out
+    changed = latentry("retention", "set", "default", "events=30", "originals=forever", "--json").json()
+    days = {one["kind"]: (one["days"], one["is_own"]) for one in changed}
+    assert (days["events"], days["originals"], days["curves"]) == ((30, True), (None, True), (30, False))
+    assert "the operator" in latentry("retention", "show", "--tenant", "default").out
+    wrong = latentry("retention", "set", "default", "events=soon", expect=2).messages
+    assert "expected KIND=DAYS, such as events=30" in wrong
+    assert "no tenant nobody" in latentry("retention", "show", "--tenant", "nobody", expect=3).messages
+
+
 def test_a_webhook_from_its_making_to_its_end(latentry: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.webhooks.service.resolve", lambda *_arguments, **_options: ["93.184.216.34"])
     asked = ("webhooks", "add", "https://hooks.example.org/latentry", "--state", "done", "--state", "failed")

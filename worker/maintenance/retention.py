@@ -279,7 +279,7 @@ def _forget_deliveries(tenant_id: str, before: datetime, session: Session) -> in
 
 
 def _number(session: Session, statement: Delete) -> int:
-    result = session.execute(statement)
+    result = session.execute(statement, execution_options={"synchronize_session": False})
     assert isinstance(result, CursorResult)
     return result.rowcount
 

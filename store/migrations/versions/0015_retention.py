@@ -16,6 +16,7 @@ _INDEXES = (
     ("ix_jobs_ended", "jobs", ["tenant_id", "ended_at", "id"]),
     ("ix_models_checkpoint", "models", ["checkpoint_key"]),
     ("ix_models_start", "models", ["start_key"]),
+    ("ix_inferences_started", "inferences", ["started_at", "tenant_id"]),
     ("ix_inferences_ended", "inferences", ["ended_at"]),
     ("ix_datasets_original_since", "datasets", ["tenant_id", "original_since"]),
     ("ix_idempotent_requests_created", "idempotent_requests", ["tenant_id", "created_at"]),
@@ -45,6 +46,8 @@ def upgrade() -> None:
     )
     for name, table, columns in _INDEXES:
         op.create_index(name, table, columns)
+    op.drop_index("ix_jobs_served", table_name="jobs")
+    op.create_index("ix_jobs_served", "jobs", ["served_at", "tenant_id"])
     if op.get_bind().dialect.name == "postgresql":
         for table in _OFTEN_DELETED:
             op.execute(f"ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.02)")
@@ -55,6 +58,8 @@ def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         for table in _OFTEN_DELETED:
             op.execute(f"ALTER TABLE {table} RESET (autovacuum_vacuum_scale_factor)")
+    op.drop_index("ix_jobs_served", table_name="jobs")
+    op.create_index("ix_jobs_served", "jobs", ["served_at"])
     for name, table, _columns in reversed(_INDEXES):
         op.drop_index(name, table_name=table)
     op.drop_table("retention_progress")
