@@ -170,7 +170,7 @@ class EmbeddedService:
             time.sleep(0.2)
 
     def _cut_logs(self) -> None:
-        """Keep the last part of each large log as `NAME.log.1`, and empty the log. Processes append, so they go on at its begin."""
+        """Copy each large log to `NAME.log.1`, and empty it. Processes open logs to append, so they continue at its begin."""
         for path in self.log_dir.glob("*.log"):
             if path.stat().st_size > _LOG_BYTES:
                 shutil.copyfile(path, path.with_suffix(".log.1"))

@@ -7,11 +7,13 @@ import pytest
 from tests.simulation.year import Month, SimulatedYear, Year
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_year_stays_bounded(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     is_sqlite = kind == "sqlite"
     url = f"sqlite:///{tmp_path}/year.db" if is_sqlite else request.getfixturevalue("postgres_database_url")
-    year = Year(url, jobs=60, points_a_day=100, epochs=300, slices=2, days=480, step_days=15)
+    year = Year(url, jobs=64, points_a_day=120, epochs=300, slices=2, days=480, step_days=30, timed=1)
     months: list[Month] = list(SimulatedYear(year, tmp_path).run())
     early, late = months[0], months[-1]
     assert late.inserted == 16 * early.inserted

@@ -51,7 +51,6 @@ GROWING = (
 )
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MONTH_DAYS = 30
-_TIMED = 15
 _WITH_WEIGHTS = 3
 _EVENTS_OF_SLICE = 12
 
@@ -68,6 +67,8 @@ class Year:
         Jobs of the year, points of learning curves of a day, epochs of a model, slices of a job.
     days, step_days
         Simulated days, and days between two sweeps.
+    timed
+        How often each query is timed.
     """
 
     database_url: str
@@ -77,6 +78,7 @@ class Year:
     slices: int = 20
     days: int = 360
     step_days: int = 1
+    timed: int = 15
 
     @property
     def models(self) -> int:
@@ -294,7 +296,7 @@ class SimulatedYear:
         def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
             statements.append((statement, parameters))
 
-        for _ in range(_TIMED):
+        for _ in range(self.year.timed):
             with Session(self.database.engine, expire_on_commit=False) as session:
                 begun = time.perf_counter()
                 query(session)
