@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Two environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-all check up clean synchronous
+.PHONY: demo test test-all test-containers check up clean synchronous
 
 demo: $(VENV)/service synchronous
 	$(BIN)/latentry demo
@@ -32,6 +32,10 @@ test-all: $(VENV)/test
 	$(MAKE) test || status=1; \
 	$(PYTEST) -n 2 --dist loadfile -m slow || status=1; \
 	exit $$status
+
+# Builds and runs the images of docker/, where Podman is installed; says why it skips where it cannot.
+test-containers: $(VENV)/test
+	$(PYTEST) -n 0 -s -m containers tests/docker
 
 check: $(VENV)/test synchronous
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
-"""Health check of the maintenance loop: exit with 1 if one of its duties is overdue.
+"""Health checks of the services without a port: exit with 1 if a service is not healthy.
 
-The loop has no port, and an existing process may hang. But the database shows its work: it sends the messages of the outbox and
-takes back expired leases.
+``health.py maintenance`` checks that no duty of the maintenance loop is overdue. A process that exists may hang, but the database
+shows its work: it sends the messages of the outbox and takes back expired leases. ``health.py QUEUE`` pings this container's
+worker of that queue through the broker, for at most 10 s.
 """
 
+import socket
 import sys
 from datetime import timedelta
 
@@ -32,11 +34,25 @@ def overdue_duties(database: Database) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Check the database of the settings."""
-    if overdue := overdue_duties(get_database()):
+def answering_nodes(queue: str, seconds: float) -> list[str]:
+    """Return the names of the nodes of this host that respond for a queue; the first one ends the wait."""
+    from worker.celery_app import app
+
+    # The name ends in a random part, see `worker.celery_app`.
+    pattern = f"{queue}-*@{socket.gethostname()}"
+    return list(app.control.inspect(timeout=seconds, limit=1, pattern=pattern, matcher="glob").ping() or ())
+
+
+def main(kind: str, seconds: float = 10.0) -> None:
+    """Check one service."""
+    if kind != "maintenance":
+        if not answering_nodes(kind, seconds):
+            sys.exit(
+                f"no worker of the queue {kind!r} on {socket.gethostname()} responds within {seconds:g} s"
+            )
+    elif overdue := overdue_duties(get_database()):
         sys.exit("; ".join(overdue))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], *map(float, sys.argv[2:]))

@@ -6,11 +6,12 @@ There are four queues: ``slices`` for training (one worker for each device, one 
 """
 
 import multiprocessing
+import secrets
 import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import celeryd_init, worker_init, worker_shutting_down
 
 from store.database import DatabaseUnusable, get_database
 from store.migrate import refuse_newer
@@ -44,6 +45,16 @@ app.conf.update(
 
 # Created before the pool forks, so that the children see the shutdown and return their slices in time.
 shutting_down = multiprocessing.get_context("fork").Event()
+
+
+@celeryd_init.connect
+def _make_name_unique(instance: Any, **_: Any) -> None:
+    """Add a random part to the name of the node: `slices@host` becomes `slices-1f2e3d4c@host`.
+
+    Two workers of one name would answer for each other, and containers can share their host name.
+    """
+    kind, _, host = instance.hostname.partition("@")
+    instance.hostname = f"{kind}-{secrets.token_hex(4)}@{host}"
 
 
 @worker_shutting_down.connect

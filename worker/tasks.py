@@ -1,8 +1,6 @@
 """The Celery tasks. They are thin, since the database says what is to do."""
 
 import logging
-import os
-import socket
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +15,7 @@ from store.rpc import INGEST
 from store.settings import get_settings
 from store.tables import Worker
 from worker.celery_app import SLICES, app, shutting_down
-from worker.child_processes import die_with_parent
+from worker.child_processes import die_with_parent, process_name
 from worker.ingest.sandbox import SandboxError, check_sandbox
 from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
 from worker.maintenance.deletion import Storage, work_off
@@ -62,8 +60,7 @@ def run_slice() -> None:
 @app.task(name="ingest")
 def ingest() -> None:
     """Parse, check and store the data set whose turn it is, if any."""
-    worker = f"{socket.gethostname()}:{os.getpid()}"
-    ingest_dataset(get_database(), get_array_store(), get_settings(), None, worker)
+    ingest_dataset(get_database(), get_array_store(), get_settings(), None, process_name())
 
 
 @answered("check_ingest")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.links import Link
 from domain.quotas import QuotaState
 
 _Amount = Annotated[

@@ -21,6 +21,7 @@ from tests.docker.compose_document import (
     read_document,
     services,
 )
+from tests.docker.dockerfile_document import instructions
 from worker import embedded
 from worker.child_processes import TORCH_ENVIRONMENT
 from worker.embedded import EmbeddedService
@@ -34,7 +35,7 @@ LONG_RUNNING = [
     for name, service in found.items()
     if name != "migrate"
 ]
-OF_THE_IMAGE = ["api", "worker", "worker-gpu", "control", "ingest", "maintenance", "migrate"]
+OF_THE_IMAGE = [name for name in MAIN if name not in ("postgres", "redis")]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,13 @@ def test_every_service_of_the_image(name: str) -> None:
     if name != "migrate":
         assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
         assert service["depends_on"]["redis"] == {"condition": "service_healthy"}
+    # Those that import torch have it; `control` needs it for searches by Gaussian processes.
+    without_torch = name not in ("worker", "worker-gpu", "control", "infer")
+    assert service["image"] == (
+        "latentry-service:local" if without_torch else f"latentry{'-gpu' * (name == 'worker-gpu')}:local"
+    )
     build = service["build"]
+    assert build.get("target") == ("service" if without_torch else None)
     assert (DOCKER / build["context"]).resolve() == REPOSITORY
     assert (REPOSITORY / build["dockerfile"]).is_file()
 
@@ -135,19 +142,42 @@ def test_only_the_api_has_a_port_and_only_on_this_machine() -> None:
     assert {name for name, service in MAIN.items() if "ports" in service} == {"api"}
     assert MAIN["api"]["ports"] == ["127.0.0.1:8000:8000"]
     assert not any("ports" in service for service in WORKERS.values())
-    assert {name for name, service in MAIN.items() if service["networks"] != ["backend"]} == {"api"}
+
+
+def test_those_that_need_it_reach_the_outside_and_nothing_reaches_the_database_from_there() -> None:
+    networks = read_document("compose.yaml", SECRETS)["networks"]
+    open_ones = {name for name, network in networks.items() if not network.get("internal")}
+    assert open_ones == {"frontend", "outside"}
+    on = {name: set(service["networks"]) for name, service in MAIN.items()}
+    assert all("backend" in found for found in on.values())
+    # Webhooks are sent by `maintenance`; files in a bucket are read, written and deleted where the uploads are.
+    need = {"maintenance"} | {name for name, service in MAIN.items() if mounts(service, "uploads")}
+    assert {name for name, found in on.items() if found & open_ones} == need
+    assert {name for name, found in on.items() if "frontend" in found} == {"api"}
+
+
+def mounts(service: dict[str, Any], volume: str) -> bool:
+    return any(one.startswith(f"{volume}:") for one in service.get("volumes", []))
+
+
+def test_caches_have_volumes_and_workers_load_no_code_that_others_wrote() -> None:
+    environment = dict(
+        re.findall(r"([A-Z_]+)=(\S+)", " ".join(rest for keyword, rest in instructions() if keyword == "ENV"))
+    )
+    assert environment["MPLCONFIGDIR"].startswith(environment["XDG_CACHE_HOME"])
+    place = environment["XDG_CACHE_HOME"]
+    for volume, users in (("analyses", {"api"}), ("kernels", {"worker", "worker-gpu", "infer"})):
+        assert {name for name, service in MAIN.items() if mounts(service, volume)} == users
+        for name in users:
+            assert f"{volume}:{place}" in MAIN[name]["volumes"]
 
 
 def test_uploads_are_shared_by_those_that_need_them_alone() -> None:
-    with_uploads = {
-        name
-        for name, service in MAIN.items()
-        if any(v.startswith("uploads:") for v in service.get("volumes", []))
-    }
+    with_uploads = {name for name, service in MAIN.items() if mounts(service, "uploads")}
     assert with_uploads == {"api", "control", "ingest"}
     for name in with_uploads:
         folder = Settings(data_dir=Path(MAIN[name]["environment"]["LATENTRY_DATA_DIR"])).uploads_dir
-        assert MAIN[name]["volumes"] == [f"uploads:{folder}"]
+        assert f"uploads:{folder}" in MAIN[name]["volumes"]
 
 
 def test_the_ingest_has_more_memory_than_the_parser_may_take() -> None:

@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.docker.compose_document import DOCKER, REPOSITORY, SECRETS, services
 from tests.docker.dockerfile_document import copies, instructions
 
@@ -56,20 +58,48 @@ def test_source_is_copied_after_the_packages_are_installed() -> None:
     assert before_packages == {"pyproject.toml"}
 
 
-def test_the_last_stage_is_not_root_and_installs_a_compiler_alone() -> None:
-    found = instructions()
-    last = found[max(number for number, (keyword, _) in enumerate(found) if keyword == "FROM") :]
-    users = [rest for keyword, rest in last if keyword == "USER"]
-    assert len(users) == 1
-    assert int(users[0].split(":")[0]) > 0
-    (installs,) = [rest for _, rest in last if "apt-get" in rest]
-    packages = installs.split("--no-install-recommends")[1].split("&&")[0].replace("\\", " ").split()
-    assert packages == ["gcc", "libc6-dev"]  # for models/compiled
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Return the instructions of each stage, with those of the stages that it begins from; the last one has no name."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    stage = ""
+    for keyword, rest in instructions():
+        if keyword == "FROM":
+            base, _, stage = rest.partition(" AS ")
+            found[stage] = list(found.get(base, []))
+        elif keyword != "ARG" or found:
+            found[stage].append((keyword, rest))
+    return found
+
+
+@pytest.mark.parametrize(("stage", "packages"), [("service", []), ("", ["gcc", "libc6-dev"])])
+def test_both_images_are_not_root_and_one_has_a_compiler_alone(stage: str, packages: list[str]) -> None:
+    found = stages()[stage]
+    (user,) = [rest for keyword, rest in found if keyword == "USER"]
+    assert int(user.split(":")[0]) > 0
+    installs = [rest for _, rest in found if "apt-get" in rest]
+    listed = [
+        word for rest in installs for word in rest.split("--no-install-recommends")[1].split("&&")[0].split()
+    ]
+    assert listed == packages  # for models/compiled
+    has_torch = any("torch.txt" in rest for keyword, rest in found if keyword == "RUN")
+    assert has_torch == bool(packages)
+
+
+def test_torch_is_the_build_without_cuda_unless_another_is_wanted() -> None:
+    assert ("ARG", 'TORCH_BACKEND="cpu"') in stages()[""]
+    built = {
+        name: service["build"]["args"]
+        for name, service in services("compose.yaml", SECRETS).items()
+        if "build" in service
+    }
+    assert {name: args["TORCH_BACKEND"] or "" for name, args in built.items()} == {
+        name: "" if name == "worker-gpu" else "cpu" for name in built
+    }
 
 
 def test_the_base_image_has_a_tag_and_the_files_name_no_registry() -> None:
-    bases = [rest for keyword, rest in instructions() if keyword == "FROM"]
-    assert all(rest.startswith("${PYTHON_IMAGE}") for rest in bases)
+    bases = [rest.split()[0] for keyword, rest in instructions() if keyword == "FROM"]
+    assert set(bases) <= {"${PYTHON_IMAGE}", *stages()}
     default = next(
         rest for keyword, rest in instructions() if keyword == "ARG" and rest.startswith("PYTHON_IMAGE=")
     )

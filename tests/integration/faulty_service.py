@@ -194,7 +194,7 @@ class FaultyService:
     def training_process(self, piece: Slice) -> psutil.Process:
         """The process that works on a slice."""
         assert piece.leased_by is not None
-        return psutil.Process(int(piece.leased_by.split(":")[-1]))
+        return psutil.Process(int(piece.leased_by.split(":")[1]))
 
     def curves(self, job_id: str) -> Curves:
         """Every point of the learning curves of a job, by model number."""

@@ -6,10 +6,8 @@ with the same id.
 """
 
 import logging
-import os
 import random
 import secrets
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from store.database import LOCK, Database, database_now
 from store.settings import Settings
 from store.tables import Document, Webhook, WebhookDelivery
 from store.webhooks import forget
+from worker.child_processes import process_name
 from worker.maintenance.webhook_sending import Answer, send
 
 logger = logging.getLogger("latentry.maintenance")
@@ -91,7 +90,7 @@ def claim(session: Session, settings: Settings) -> Claimed | None:
         return claim(session, settings)
     row.losses += row.lease_token is not None  # the sender before was lost
     row.lease_token = secrets.token_hex(8)
-    row.leased_by = f"{socket.gethostname()}:{os.getpid()}"
+    row.leased_by = process_name()
     row.lease_expires_at = now + timedelta(seconds=settings.webhook_timeout_seconds + _MARGIN_S)
     return Claimed(row.id, webhook.id, row.lease_token, webhook.url, webhook.secret, row.body)
 

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -57,6 +56,7 @@ def _make_process(stopping: threading.Event) -> "TrainingProcess":
     from store.array_store import get_array_store
     from store.database import get_database
     from store.settings import get_settings
+    from worker.child_processes import process_name
     from worker.context.process import TrainingProcess
     from worker.process.calibration import measure_pace
 
@@ -66,7 +66,7 @@ def _make_process(stopping: threading.Event) -> "TrainingProcess":
         database=get_database(),
         arrays=get_array_store(),
         settings=settings,
-        name=f"{socket.gethostname()}:{os.getpid()}",
+        name=process_name(),
         device=choose_device(settings.device),
         should_yield=stopping.is_set,
     )
