@@ -26,9 +26,12 @@ _INDEXES = {"index-url", "extra-index-url", "find-links"}
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
-def podman(*arguments: str, check: bool = True, seconds: float = 120) -> str:
-    """Run podman and return its standard output, or if it failed, an empty text unless `check`."""
-    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=seconds)
+def podman(*arguments: str, check: bool = True, seconds: float = 120, both: bool = False) -> str:
+    """Run podman and return its output, with its errors if `both`; if it failed, an empty text unless `check`."""
+    errors = subprocess.STDOUT if both else subprocess.PIPE
+    done = subprocess.run(
+        ["podman", *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, timeout=seconds
+    )
     assert done.returncode == 0 or not check, f"podman {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -155,7 +158,7 @@ class Compose:
             for dependency, waited in self.services[name].get("depends_on", {}).items():
                 if waited["condition"] == "service_completed_successfully":
                     code = podman("wait", self.containers(dependency)[0], seconds=_START_SECONDS)
-                    assert code == "0", podman("logs", self.containers(dependency)[0])
+                    assert code == "0", podman("logs", self.containers(dependency)[0], both=True)
                 else:
                     self.wait_until_healthy(dependency)
             for container in self.containers(name):

@@ -43,9 +43,11 @@ def compose(images: dict[str, str]) -> Iterator[Compose]:
     variables = SECRETS | images | {"API_PORT": str(free_port()), "WORKERS": "2"}
     project = Compose(PREFIX, variables | {"LATENTRY_LEASE_SECONDS": "10", "LATENTRY_HEARTBEAT_SECONDS": "2"})
     project.remove()
-    project.up()
-    yield project
-    project.remove()
+    try:
+        project.up()
+        yield project
+    finally:
+        project.remove()
 
 
 @pytest.fixture
