@@ -1,8 +1,13 @@
 """The FastAPI app: ``uvicorn --factory api.app:create_app``."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from types import FrameType
+from typing import Any
 
 from anyio import create_task_group, to_thread
 from fastapi import APIRouter, FastAPI
@@ -26,11 +31,13 @@ from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
 from api.dependencies import KNOWN_PARAMETERS
 from api.fair_executor import FairExecutor
+from api.feed import Feed
 from api.inferences import online_routes
 from api.inferences import routes as inference_routes
 from api.inferences.service import find_latents as find_inferred
 from api.jobs import routes as job_routes
 from api.jobs import search_routes
+from api.jobs.event_stream import encode
 from api.keys import routes as key_routes
 from api.links import RootPath
 from api.models import routes as model_routes
@@ -98,12 +105,38 @@ def create_app(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Refuse to start on a database of a newer version; while the app runs, let its caches forget what was deleted."""
+    """Refuse to start on a database of a newer version; while the app runs, let its caches forget what was deleted.
+
+    End the event streams at the signal to stop.
+    """
     await to_thread.run_sync(refuse_newer, app.state.database)
-    async with create_task_group() as tasks:
-        tasks.start_soon(forget_deleted_until_cancelled, app.state.database)
+    with _at_signals(app.state.feed.close):
+        async with create_task_group() as tasks:
+            tasks.start_soon(forget_deleted_until_cancelled, app.state.database)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def _at_signals(end: Callable[[], None]) -> Iterator[None]:
+    """Call a function at SIGTERM and SIGINT, before the server's own handler, which waits for open responses."""
+    handlers: dict[signal.Signals, Any] = {}
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(end)
+        handlers[signal.Signals(number)](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, handle)
+    try:
         yield
-        tasks.cancel_scope.cancel()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def make_state(settings: Settings, database: Database, arrays: Store) -> State:
@@ -120,6 +153,7 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "request_rates": RequestRates(settings),
             "executor": executor,
             "wrong_keys": WrongKeys(settings),
+            "feed": Feed(database, encode),
         }
     )
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from zarr.abc.store import Store
 
 from api.auth import CallerDependency
+from api.feed import Feed
 from store.database import Database
 from store.originals import OriginalStore
 from store.settings import Settings
@@ -37,6 +38,11 @@ def _originals(request: Request) -> OriginalStore:
     return originals
 
 
+def _feed(request: Request) -> Feed:
+    feed: Feed = request.app.state.feed
+    return feed
+
+
 def _tenant(caller: CallerDependency) -> str:
     return caller.tenant_id
 
@@ -45,6 +51,7 @@ SettingsDependency = Annotated[Settings, Depends(_settings)]
 DatabaseDependency = Annotated[Database, Depends(_database)]
 ArraysDependency = Annotated[Store, Depends(_arrays)]
 OriginalsDependency = Annotated[OriginalStore, Depends(_originals)]
+FeedDependency = Annotated[Feed, Depends(_feed)]
 TenantDependency = Annotated[str, Depends(_tenant)]
 
 

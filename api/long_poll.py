@@ -3,11 +3,12 @@
 import re
 import time
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
-import anyio
 from anyio import to_thread
 from fastapi import Header
+
+from api.feed import Feed, Listener, Watched
 
 Prefer = Annotated[
     str | None,
@@ -16,7 +17,17 @@ Prefer = Annotated[
     ),
 ]
 _LONGEST_WAIT_SECONDS = 60.0
-Document = TypeVar("Document")
+
+
+class _HasState(Protocol):
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+
+Document = TypeVar("Document", bound=_HasState)
 
 
 def wanted_wait_seconds(prefer: str | None) -> float:
@@ -26,12 +37,21 @@ def wanted_wait_seconds(prefer: str | None) -> float:
 
 
 async def wait_for(
-    read: Callable[[], Document], is_final: Callable[[Document], bool], prefer: str | None
+    feed: Feed,
+    table: Watched,
+    read: Callable[[], Document],
+    is_final: Callable[[Document], bool],
+    prefer: str | None,
 ) -> Document:
-    """Read a document repeatedly until it is final or the requested time is over."""
+    """Return a document when it is final or the requested time is over. It is read again when the state of its row changes."""
     deadline = time.monotonic() + wanted_wait_seconds(prefer)
     while True:
         document = await to_thread.run_sync(read)
-        if is_final(document) or time.monotonic() >= deadline:
+        seconds = deadline - time.monotonic()
+        if is_final(document) or seconds <= 0:
             return document
-        await anyio.sleep(0.25)
+        listener = Listener(table, document.id, document.state)
+        with feed.listening(listener):
+            await listener.wait(seconds)
+        if listener.ended_because:
+            deadline = 0.0

@@ -125,6 +125,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Maximum number of elements in a JSON response; use npy or Zarr for larger arrays.",
     )
+    streams_per_key: int = Field(
+        64,
+        ge=1,
+        description="Maximum number of event streams that one key may have open at each process of the API. A further one gets "
+        "429.",
+    )
 
     disk_min_free_bytes: int = Field(
         2**30,

@@ -25,7 +25,7 @@ from api.datasets.schemas import (
 )
 from api.datasets.service import DatasetFilters
 from api.deletion import DELETES, Cascade, DeletionDocument, DryRun
-from api.dependencies import Context, ContextDependency, DatabaseDependency, TenantDependency
+from api.dependencies import Context, ContextDependency, DatabaseDependency, FeedDependency, TenantDependency
 from api.errors import BadRequest, Invalid, problem_responses
 from api.idempotency import IdempotencyKey
 from api.json_bodies import JsonRoute
@@ -38,6 +38,7 @@ from api.uploads.service import reserved
 from api.validation_errors import read_json, read_model
 from domain.dataset_options import DatasetOptions, FileFormat
 from domain.states import DatasetState
+from store.tables import Dataset
 
 router = APIRouter(tags=["data sets"], route_class=JsonRoute)
 
@@ -271,7 +272,11 @@ def list_datasets(
 
 @router.get("/v1/datasets/{dataset_id}", operation_id="get_dataset", responses=problem_responses(404))
 async def get_dataset(
-    dataset_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
+    dataset_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    feed: FeedDependency,
+    prefer: Prefer = None,
 ) -> DatasetDocument:
     """Return a data set: its state, and its report or the reasons for its rejection."""
 
@@ -279,7 +284,7 @@ async def get_dataset(
         with database.read() as session:
             return service.document(service.find(session, tenant_id, dataset_id))
 
-    return await wait_for(read, lambda found: found.state != DatasetState.INGESTING, prefer)
+    return await wait_for(feed, Dataset, read, lambda found: found.state != DatasetState.INGESTING, prefer)
 
 
 @router.delete("/v1/datasets/{dataset_id}", operation_id="delete_dataset", status_code=202, responses=DELETES)

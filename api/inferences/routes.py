@@ -8,7 +8,7 @@ from fastapi.openapi.models import Example
 
 from api import deletion
 from api.deletion import DELETES, DeletionDocument, DryRun
-from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
+from api.dependencies import ContextDependency, DatabaseDependency, FeedDependency, TenantDependency
 from api.errors import problem_responses
 from api.idempotency import IdempotencyKey
 from api.inferences import service
@@ -17,6 +17,7 @@ from api.inferences.service import InferenceFilters
 from api.json_bodies import JsonRoute
 from api.long_poll import Prefer, wait_for
 from api.pagination import Page, PageSize, PageToken
+from store.tables import Inference
 
 router = APIRouter(tags=["inferences"], route_class=JsonRoute)
 
@@ -71,7 +72,11 @@ def list_inferences(
 
 @router.get("/v1/inferences/{inference_id}", operation_id="get_inference", responses=problem_responses(404))
 async def get_inference(
-    inference_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
+    inference_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    feed: FeedDependency,
+    prefer: Prefer = None,
 ) -> InferenceDocument:
     """Return an inference: its state, its progress, and its scores once it is done."""
 
@@ -79,7 +84,7 @@ async def get_inference(
         with database.read() as session:
             return service.find_document(session, tenant_id, inference_id)
 
-    return await wait_for(read, lambda found: found.state.is_final, prefer)
+    return await wait_for(feed, Inference, read, lambda found: found.state.is_final, prefer)
 
 
 @router.delete(

@@ -1,22 +1,28 @@
 """Routes of jobs."""
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
-import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
 
 from api import deletion
+from api.auth import CallerDependency
 from api.deletion import DELETES, DeletionDocument, DryRun
-from api.dependencies import ContextDependency, DatabaseDependency, SettingsDependency, TenantDependency
-from api.errors import Invalid, NotFound, problem_responses
+from api.dependencies import (
+    ContextDependency,
+    DatabaseDependency,
+    FeedDependency,
+    SettingsDependency,
+    TenantDependency,
+)
+from api.errors import Invalid, problem_responses
+from api.feed import StreamListener
 from api.idempotency import IdempotencyKey
 from api.jobs import creation, lifecycle, service
+from api.jobs.event_stream import EventStream
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
 from api.json_bodies import JsonRoute
 from api.labels import LABEL_CHANGES
@@ -26,6 +32,7 @@ from api.pagination import DatasetIdFilter, FiltersDependency, Page, PageSize, P
 from api.validation_errors import FieldProblem
 from domain.job_specification import JobSpecification
 from domain.states import JobState
+from store.tables import Job
 
 router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 
@@ -144,7 +151,11 @@ def list_jobs(
 
 @router.get("/v1/jobs/{job_id}", operation_id="get_job", responses=problem_responses(404))
 async def get_job(
-    job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, prefer: Prefer = None
+    job_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    feed: FeedDependency,
+    prefer: Prefer = None,
 ) -> JobDocument:
     """Read a job: its state, its progress, and the selected model once it is done."""
 
@@ -152,7 +163,7 @@ async def get_job(
         with database.read() as session:
             return service.document(session, service.find(session, tenant_id, job_id))
 
-    return await wait_for(read, lambda found: found.state.is_final, prefer)
+    return await wait_for(feed, Job, read, lambda found: found.state.is_final, prefer)
 
 
 @router.patch(
@@ -276,49 +287,34 @@ def list_events(
             "description": "Server-sent events; the data of each is an EventDocument.",
             "content": {"text/event-stream": {"schema": _SERVER_SENT_EVENT}},
         },
-        **problem_responses(404, 410, 422),
+        **problem_responses(404, 410, 422, 429),
     },
 )
 async def stream_events(
     job_id: str,
+    caller: CallerDependency,
     database: DatabaseDependency,
-    tenant_id: TenantDependency,
+    settings: SettingsDependency,
+    feed: FeedDependency,
     last_event_id: Annotated[
         str | None, Header(description="Id of the last event you have; later events follow.")
     ] = None,
 ) -> Response:
-    """Stream the events of a job, from the first or from `Last-Event-ID`, until the job ends."""
+    """Stream the events of a job, from the first or from `Last-Event-ID`, until the job ends.
+
+    If the stream ends before the job, its last message has the field `retry`: connect again with `Last-Event-ID`.
+    """
     after = _event_id(last_event_id)
 
-    def read(from_id: int) -> tuple[list[EventDocument], bool]:
+    def check_job() -> None:
         with database.read() as session:
-            is_final = JobState(service.find(session, tenant_id, job_id).state).is_final
-            return service.events_after(session, job_id, from_id, 200), is_final
+            job = service.find(session, caller.tenant_id, job_id)
+            if not after:
+                service.require_events(session, job)
 
-    await to_thread.run_sync(read, after)  # answers 404 before the stream begins
-
-    async def stream() -> AsyncIterator[bytes]:
-        position, quiet = after, 0
-        while True:
-            try:
-                found, is_final = await to_thread.run_sync(read, position)
-            except NotFound:  # it was deleted
-                return
-            for event in found:
-                yield format_sse_event(event=event.kind, id=str(event.id), data_str=event.model_dump_json())
-                position = event.id
-            if is_final and not found:
-                return
-            quiet = 0 if found else quiet + 1
-            if quiet % 30 == 29:
-                yield b": still here\n\n"
-            await anyio.sleep(0 if found else 0.5)
-
-    return StreamingResponse(
-        stream(),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    await to_thread.run_sync(check_job)
+    listener = StreamListener(job_id, caller.tenant_id, caller.key_id, after)
+    return EventStream(feed, database, listener, settings.streams_per_key)
 
 
 def _event_id(text: str | None) -> int:

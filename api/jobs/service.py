@@ -330,23 +330,29 @@ def list_models(session: Session, job: Job, page_size: int, page_token: str | No
 
 def list_events(session: Session, job_id: str, page_size: int, page_token: str | None) -> Page[EventDocument]:
     """Return a page of the events of a job, in order."""
-    found = events_after(session, job_id, decode_number(page_token) or 0, page_size + 1)
+    after = decode_number(page_token) or 0
+    found = events_after(session, job_id, after, page_size + 1)
+    if not found and not after:
+        require_events(session, session.get_one(Job, job_id))
     items, token = cut_page(found, page_size, [str(event.id) for event in found])
     return Page(items=items, next_page_token=token)
 
 
-def events_after(session: Session, job_id: str, after: int, most: int) -> list[EventDocument]:
-    """Return at most `most` events of a job with an id above `after`, in order; raise `Gone` if their age removed them."""
-    rows = (
-        session.execute(
-            select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(most)
-        )
-        .scalars()
-        .all()
-    )
-    if not rows and not after and is_swept(session, session.get_one(Job, job_id), "events"):
+def require_events(session: Session, job: Job) -> None:
+    """Raise `Gone` if the age of a job's events has removed them."""
+    if is_swept(session, job, "events"):
         raise Gone(
-            f"the job {job_id} has no events any more: {why_gone('events')}",
-            hint=f"its times and its results stay: GET /v1/jobs/{job_id}",
+            f"the job {job.id} has no events any more: {why_gone('events')}",
+            hint=f"its times and its results stay: GET /v1/jobs/{job.id}",
         )
+
+
+def events_after(
+    session: Session, job_id: str, after: int, most: int, until: int | None = None
+) -> list[EventDocument]:
+    """Return at most `most` events of a job with an id above `after`, and up to `until`, in order."""
+    query = select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(most)
+    if until is not None:
+        query = query.where(Event.id <= until)
+    rows = session.execute(query).scalars()
     return [EventDocument.model_validate(row, from_attributes=True) for row in rows]

@@ -129,10 +129,13 @@ class AsyncConnection:
         """
         started, patience, last_id = monotonic(), self._patience(), "0"
         while True:
+            is_complete = True
             try:
                 async with self._open.stream("GET", path, headers={"Last-Event-ID": last_id}) as answer:
                     await self._check(answer)
                     async for line in answer.aiter_lines():
+                        if line.startswith("retry:"):  # the stream ends, but not the events
+                            is_complete = False
                         patience = self._patience()  # a comment, too, shows that the service is alive
                         if timeout_s is not None and monotonic() - started > timeout_s:
                             raise TimeoutError(f"{path} did not end in {timeout_s:g} s")
@@ -140,7 +143,9 @@ class AsyncConnection:
                             event: Document = json.loads(line[5:])
                             last_id = str(event["id"])
                             yield event
-                return
+                if is_complete:
+                    return
+                delay = 1.0
             except (LatentryError, httpx.TransportError) as error:
                 delay = self._delay_after(error, patience)
             await asyncio.sleep(delay)
