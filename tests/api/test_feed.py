@@ -153,7 +153,7 @@ def test_resumption_over_two_processes_loses_and_repeats_nothing(
 
         def write(seed: int) -> None:
             chance = random.Random(seed)
-            for epoch in range(25):
+            for epoch in range(40):
                 with database.write() as session:
                     events.record(session, job_id, "progress", epoch=epoch)
                     session.flush()
@@ -163,17 +163,23 @@ def test_resumption_over_two_processes_loses_and_repeats_nothing(
                         session.rollback()
 
         writers = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
-        for writer in writers:
-            writer.start()
+
+        def finish() -> None:
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
+            end_job(database, job_id)
+
+        threading.Thread(target=finish).start()
         stack.callback(lambda: [next(server, None) for server in servers])
         found: list[int] = []
         for turn in range(100):
-            is_last = not any(writer.is_alive() for writer in writers)
-            if is_last:
-                end_job(database, job_id)
+            most = 20 + turn
             with open_stream(urls[turn % 2], job_id, found[-1] if found else 0) as answer:
-                found += ids_of(answer, most=10**6 if is_last else 7)
-            if is_last:
+                new = list(ids_of(answer, most))
+            found += new
+            if len(new) < most:
                 break
         with database.read() as session:
             assert found == [
