@@ -201,9 +201,10 @@ class Feed:
                 is_failing = False
             except Exception as error:
                 if not is_failing:
-                    logger.exception("event streams wait: the database does not answer")
+                    logger.exception("event streams wait: their events could not be read")
                 logger.debug("still failing: %s", error)
                 is_failing, pause = True, _FAILED_SECONDS
+                self._start_again()
             time.sleep(_SOON_SECONDS)
             if self._reader.has_all or is_failing:
                 self._soon.wait(pause - _SOON_SECONDS)
@@ -212,6 +213,14 @@ class Feed:
                 if not self._listeners:
                     self._thread = None
                     return
+
+    def _start_again(self) -> None:
+        """After a failed tick, let each stream read from the database what it does not have."""
+        with self._lock:
+            self._reader = EventReader()
+            for one in self._listeners:
+                if isinstance(one, StreamListener):
+                    one.is_joined = False
 
     def _tick(self) -> None:
         """Read what is new, and give it to the listeners."""

@@ -315,22 +315,28 @@ def test_long_polls_wait_without_reading_and_see_the_change(
     assert not feed._listeners
 
 
-def test_a_database_that_is_away_ends_no_stream(
-    light_url: str, sqlite_database: Database, light_job_id: str, monkeypatch: pytest.MonkeyPatch
+def test_a_database_that_is_away_ends_no_stream_and_loses_no_event(
+    light_url: str,
+    light_app: FastAPI,
+    sqlite_database: Database,
+    light_job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(feed_module, "_FAILED_SECONDS", 0.1)
-    failures: list[int] = []
-    whole = Feed._tick
+    failures: list[Event] = []
+
+    def fail(row: Event) -> bytes:  # when the feed has passed the event
+        failures.append(row)
+        raise OSError("away")
+
     with open_stream(light_url, light_job_id) as answer:
         lines = answer.iter_lines()
         next(lines)
-
-        def fail(_: Feed) -> None:
-            failures.append(1)
-            raise OSError("away")
-
-        monkeypatch.setattr(Feed, "_tick", fail)
-        wait_until(lambda: len(failures) > 1)
+        feed = light_app.state.feed
+        wait_until(lambda: any(one.is_joined for one in feed._listeners))
+        monkeypatch.setattr(feed, "_encode", fail)
+        record(sqlite_database, light_job_id, 7)
+        wait_until(lambda: failures)
+        monkeypatch.setattr(feed, "_encode", encode)
         end_job(sqlite_database, light_job_id)
-        monkeypatch.setattr(Feed, "_tick", whole)
-        assert any("done" in line for line in lines)
+        assert len([line for line in lines if '"epoch":7' in line or '"done"' in line]) == 2

@@ -278,15 +278,14 @@ def test_events_go_on_after_the_last_that_came() -> None:
 
     def service(request: httpx.Request) -> httpx.Response:
         asked.append(request.headers["Last-Event-ID"])
-        return (
-            httpx.Response(200, stream=Broken())
-            if len(asked) == 1
-            else httpx.Response(200, content=events(3))
-        )
+        if len(asked) == 1:
+            return httpx.Response(200, stream=Broken())
+        stops = b"retry: 1000\n: the stream ends: the service stops\n\n"
+        return httpx.Response(200, content=events(3) + stops if len(asked) == 2 else events(4))
 
     client = Client("http://service", transport=httpx.MockTransport(service))
-    assert [event["id"] for event in client.events("job_1")] == [1, 2, 3]
-    assert asked == ["0", "2"]
+    assert [event["id"] for event in client.events("job_1")] == [1, 2, 3, 4]
+    assert asked == ["0", "2", "3"]
 
 
 def test_a_quiet_stream_that_breaks_often_is_followed(slept: list[float]) -> None:
