@@ -144,16 +144,18 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
     executor = FairExecutor(
         settings.computation_threads, settings.computation_seconds, settings.computations_per_tenant
     )
+    rates = RequestRates(settings)
     return State(
         {
             "settings": settings,
             "database": database,
             "arrays": arrays,
             "originals": open_originals(settings),
-            "request_rates": RequestRates(settings),
+            "request_rates": rates,
             "executor": executor,
             "wrong_keys": WrongKeys(settings),
             "feed": Feed(database, encode),
+            "live_uses": [rates.of_tenant, rates.of_key],  # of quotas that each process counts for itself
         }
     )
 

@@ -1,7 +1,8 @@
 """The checks of quotas, before a request uses anything: amounts (409), requests in a minute (429) and the disk (507)."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -95,6 +96,19 @@ def check_disk(settings: Settings, size_bytes: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A tenant whose use is asked for, with its own amounts; `key_id` is the caller's key if it is of this tenant."""
+
+    tenant_id: str
+    key_id: str | None
+    own: Mapping[str, float]
+
+
+LiveUse = Callable[[Holder], Use | None]
+"""Return how much of a quota a holder uses in this process; None if it does not apply."""
+
+
 class RequestRates:
     """Counts the requests of tenants and of keys in a minute, in this process.
 
@@ -131,9 +145,18 @@ class RequestRates:
         problem.quota = QuotaState.of(Use(name, allowed, allowed))
         raise problem
 
-    def use(self, name: QuotaName, of: str, own: Mapping[str, float] | None) -> Use:
-        """Return how many requests the running minute has."""
-        allowed = int((own or {}).get(name, self._defaults[name]))
+    def of_tenant(self, holder: Holder) -> Use:
+        """Return how many requests of a tenant the running minute has."""
+        return self._use("requests_per_minute", holder.tenant_id, holder.own)
+
+    def of_key(self, holder: Holder) -> Use | None:
+        """Return how many requests with a key the running minute has."""
+        if holder.key_id is None:
+            return None
+        return self._use("key_requests_per_minute", holder.key_id, holder.own)
+
+    def _use(self, name: QuotaName, of: str, own: Mapping[str, float]) -> Use:
+        allowed = int(own.get(name, self._defaults[name]))
         if not allowed:
             return Use(name, 0, 0)
         stats = self._windows.get_window_stats(RateLimitItemPerMinute(allowed), name, of)

@@ -1,5 +1,6 @@
 """Routes of usage and quotas."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Query, Request
@@ -10,19 +11,19 @@ from api.dependencies import DatabaseDependency, SettingsDependency
 from api.errors import problem_responses
 from api.keys.schemas import TenantName
 from api.pagination import Page, PageSize, PageToken
-from api.quotas import RequestRates
+from api.quotas import LiveUse
 from api.usage import service
 from api.usage.schemas import QuotaAmounts, UsageDocument
 
 router = APIRouter(tags=["usage"])
 
 
-def _rates(request: Request) -> RequestRates:
-    rates: RequestRates = request.app.state.request_rates
-    return rates
+def _live_uses(request: Request) -> Sequence[LiveUse]:
+    live_uses: Sequence[LiveUse] = request.app.state.live_uses
+    return live_uses
 
 
-RatesDependency = Annotated[RequestRates, Depends(_rates)]
+LiveUsesDependency = Annotated[Sequence[LiveUse], Depends(_live_uses)]
 _AMOUNTS: dict[str, Example] = {
     "more": {
         "summary": "More space and more device time",
@@ -37,7 +38,7 @@ def get_usage(
     database: DatabaseDependency,
     settings: SettingsDependency,
     caller: CallerDependency,
-    rates: RatesDependency,
+    live_uses: LiveUsesDependency,
     tenant: Annotated[
         TenantName | None, Query(description="Another tenant, for the operator of the service.")
     ] = None,
@@ -46,7 +47,7 @@ def get_usage(
     with database.read() as session:
         row = service.find(session, caller, tenant)
         key_id = caller.key_id if row.id == caller.tenant_id else None
-        return service.document(session, settings, rates, row, key_id)
+        return service.document(session, settings, live_uses, row, key_id)
 
 
 @router.get("/v1/usage/tenants", operation_id="list_usage")
@@ -54,7 +55,7 @@ def list_usage(
     database: DatabaseDependency,
     settings: SettingsDependency,
     caller: CallerDependency,
-    rates: RatesDependency,
+    live_uses: LiveUsesDependency,
     *,
     page_size: PageSize = 50,
     page_token: PageToken = None,
@@ -62,7 +63,7 @@ def list_usage(
     """List the usage of all tenants, for the operator of the service."""
     service.require_operator(caller)
     with database.read() as session:
-        return service.list_page(session, settings, rates, page_size, page_token)
+        return service.list_page(session, settings, live_uses, page_size, page_token)
 
 
 @router.patch(
@@ -76,11 +77,11 @@ def change_quotas(
     database: DatabaseDependency,
     settings: SettingsDependency,
     caller: CallerDependency,
-    rates: RatesDependency,
+    live_uses: LiveUsesDependency,
 ) -> UsageDocument:
     """Set the quotas of a tenant, for the operator of the service. They replace the amounts of the settings at once."""
     service.require_operator(caller)
     with database.write() as session:
         row = service.find(session, caller, tenant)
         service.change(session, settings, row, amounts)
-        return service.document(session, settings, rates, row)
+        return service.document(session, settings, live_uses, row)

@@ -1,6 +1,6 @@
 """The database operations of the routes of usage."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import Forbidden, NotFound
 from api.pagination import Page, cut_page, decode_tenant
-from api.quotas import RequestRates
+from api.quotas import Holder, LiveUse
 from api.usage.schemas import QuotaAmounts, UsageDocument
 from domain.quotas import QuotaName, QuotaState, Use
 from store import audit, quotas
@@ -17,17 +17,20 @@ from store.tables import Tenant
 
 
 def document(
-    session: Session, settings: Settings, rates: RequestRates, tenant: Tenant, key_id: str | None = None
+    session: Session,
+    settings: Settings,
+    live_uses: Sequence[LiveUse],
+    tenant: Tenant,
+    key_id: str | None = None,
 ) -> UsageDocument:
-    """Return the use of a tenant; with the id of a key also the requests of the key."""
+    """Return the use of a tenant; with the id of a key also the use of the key."""
     own = tenant.quotas or {}
     limits = quotas.allowed(session, settings, tenant.id)
     uses: dict[QuotaName, Use] = dict(quotas.amounts_in_use(session, settings, tenant.id))
     uses["job_model_epochs"] = Use("job_model_epochs", 0, limits["job_model_epochs"])
     uses |= {use.name: use for use in quotas.device_time(session, settings, tenant.id)}
-    uses["requests_per_minute"] = rates.use("requests_per_minute", tenant.id, own)
-    if key_id is not None:
-        uses["key_requests_per_minute"] = rates.use("key_requests_per_minute", key_id, own)
+    holder = Holder(tenant.id, key_id, own)
+    uses |= {use.name: use for live in live_uses if (use := live(holder)) is not None}
     spent = quotas.spent_device_time(session, settings, tenant.id)
     return UsageDocument(
         tenant=tenant.id,
@@ -64,7 +67,7 @@ def require_operator(caller: Caller) -> None:
 
 
 def list_page(
-    session: Session, settings: Settings, rates: RequestRates, page_size: int, page_token: str | None
+    session: Session, settings: Settings, live_uses: Sequence[LiveUse], page_size: int, page_token: str | None
 ) -> Page[UsageDocument]:
     """Return a page of the use of all tenants, by their names."""
     query = select(Tenant).order_by(Tenant.id).limit(page_size + 1)
@@ -72,7 +75,7 @@ def list_page(
         query = query.where(Tenant.id > after)
     found = session.execute(query).scalars().all()
     rows, token = cut_page(found, page_size, [row.id for row in found])
-    return Page(items=[document(session, settings, rates, row) for row in rows], next_page_token=token)
+    return Page(items=[document(session, settings, live_uses, row) for row in rows], next_page_token=token)
 
 
 def change(session: Session, settings: Settings, row: Tenant, amounts: QuotaAmounts) -> None:

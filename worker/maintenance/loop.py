@@ -26,7 +26,7 @@ from store.workers import alive_workers
 from worker.celery_app import CONTROL, SLICES, app
 from worker.maintenance.retention import sweep_until
 from worker.maintenance.webhooks import deliver_until
-from worker.scheduling.fair_queue import may_begin
+from worker.scheduling.fair_queue import has_device_time, may_begin
 from worker.scheduling.leases import reap
 
 logger = logging.getLogger("latentry.maintenance")
@@ -84,7 +84,9 @@ def sweep(session: Session, empty: Collection[str]) -> None:
     """
     now = database_now(session)
     waiting_slices = select(func.count()).where(*may_begin(session))
-    waiting_inferences = select(func.count()).where(Inference.state == InferenceState.QUEUED)
+    waiting_inferences = select(func.count()).where(
+        Inference.state == InferenceState.QUEUED, has_device_time(Inference.tenant_id, session)
+    )
     queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
     pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
     if queued and not pending and SLICES in empty:

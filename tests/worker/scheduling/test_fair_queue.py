@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from sqlalchemy import func, select, update
@@ -11,9 +11,20 @@ from domain.states import DatasetState, InferenceState, ModelState
 from store import outbox
 from store.database import Database, database_now
 from store.identifiers import new_id
+from store.quotas import add_device_seconds, device_time, note_device_times, use_device_time
 from store.rpc import INGEST
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Dataset, Inference, Job, Model, OutboxMessage, Slice
+from store.tables import (
+    DEFAULT_TENANT,
+    Dataset,
+    DeviceUsage,
+    Inference,
+    Job,
+    Model,
+    OutboxMessage,
+    Slice,
+    Tenant,
+)
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
 from worker.celery_app import CONTROL, SLICES
@@ -229,6 +240,62 @@ def test_lost_messages_of_ingests_are_sent_again_to_their_own_queue(
         assert rung(session, outbox.INGEST) == 0
         sweep(session, {INGEST})
         assert rung(session, outbox.INGEST) == 2
+
+
+def test_work_of_a_tenant_without_device_time_waits_until_the_day_turns(
+    database: Database, make_job: Callable[..., str], settings: Settings
+) -> None:
+    limited = settings.model_copy(update={"quota_device_seconds_per_day": 100.0})
+    workers = FakeWorkers(database, limited)
+    for _ in range(2):
+        workers.advance(make_job())
+    inference_id = add_inference(database)
+    lease = workers.claim()
+    assert lease is not None
+    with database.write() as session:
+        piece = session.get_one(Slice, lease.row_id)
+        piece.started_at = database_now(session) - timedelta(seconds=120)
+        use_device_time(session, limited, piece)
+    assert workers.claim() is None
+    assert claim(database, limited) is None
+    workers.report(lease)  # the slice under way ends as it would
+    with database.write() as session:
+        session.execute(OutboxMessage.__table__.delete())
+        sweep(session, {SLICES})
+        assert rung(session) == 0
+    others = add_inference(database, "other")
+    found = claim(database, limited)
+    assert found is not None
+    assert found.row_id == others
+    with database.write() as session:
+        session.execute(OutboxMessage.__table__.delete())
+        session.get_one(Tenant, DEFAULT_TENANT).device_time_frees_at = database_now(session)  # midnight
+        sweep(session, {SLICES})
+        assert rung(session) > 0
+    assert workers.claim() is not None
+    assert read(database, inference_id).state == "queued"
+    with database.write() as session:  # without a limit, the collection lets work begin, and with one wait
+        note_device_times(session, limited)
+        assert session.get_one(Tenant, DEFAULT_TENANT).has_no_device_time(database_now(session))
+        note_device_times(session, settings)
+        assert not session.get_one(Tenant, DEFAULT_TENANT).has_no_device_time(database_now(session))
+
+
+def test_the_month_counts_the_days_before(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        today = database_now(session).date()
+        add_device_seconds(session, DEFAULT_TENANT, 5.0)
+        add_device_seconds(session, DEFAULT_TENANT, 6.0)
+        last_month = today.replace(day=1) - timedelta(days=1)
+        session.add(DeviceUsage(tenant_id=DEFAULT_TENANT, day=last_month, device_seconds=1000.0))
+        if today.day > 1:
+            session.add(DeviceUsage(tenant_id=DEFAULT_TENANT, day=today.replace(day=1), device_seconds=100.0))
+        session.flush()
+        day, month = device_time(session, settings, DEFAULT_TENANT)
+    assert (day.used, month.used) == (11.0, 111.0 if today.day > 1 else 11.0)
+    assert day.frees_at == datetime.combine(today + timedelta(days=1), time(), UTC)
+    assert month.frees_at is not None
+    assert (month.frees_at.day, month.frees_at > day.frees_at - timedelta(seconds=1)) == (1, True)
 
 
 def rung(session: "object", task: str = outbox.RUN_SLICE) -> int:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 
 import worker.training.train
 from api.jobs import lifecycle
@@ -18,6 +19,7 @@ from domain.states import JobState, ModelState, SliceState
 from store.arrays import open_array
 from store.database import Database
 from store.lineage import lineage
+from store.quotas import device_time, stored_bytes
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Decision, Job, Model, Slice
 from tests.worker.conftest import SPECIFICATION, add_job
@@ -26,6 +28,7 @@ from tests.worker.real_training import curves, run_job
 from worker.context.checkpoints import load_checkpoint
 from worker.context.process import TrainingProcess
 from worker.maintenance.garbage_collection import collect
+from worker.maintenance.measuring import measure
 from worker.process.run_next import run_next
 from worker.scheduling.model_rows import end_model
 from worker.scheduling.scheduler import advance
@@ -72,6 +75,20 @@ def test_a_copy_has_its_parent_s_weights_and_goes_on_by_itself(
     collect(database, arrays, job_id)  # what copies left behind
     assert all(checkpoint(arrays, model) for model in read_models(database, job_id))
     assert collect(database, arrays, job_id) == 0
+    with database.write() as session:  # also the store has a little metadata of folders
+        assert stored_bytes(session, DEFAULT_TENANT) == pytest.approx(
+            sync(arrays.getsize_prefix("")), rel=0.01
+        )
+        day, _ = device_time(session, process.settings, DEFAULT_TENANT)
+        of_slices = select(func.sum(Slice.device_seconds)).where(Slice.job_id == job_id)
+        assert day.used == pytest.approx(session.execute(of_slices).scalar_one(), rel=0.1)
+        session.execute(update(Model).values(checkpoint_bytes=None, latents_bytes=None))
+        session.execute(update(Dataset).values(array_bytes=None))
+    measure(database, arrays, process.settings)
+    with database.read() as session:
+        assert stored_bytes(session, DEFAULT_TENANT) == pytest.approx(
+            sync(arrays.getsize_prefix("")), rel=0.01
+        )
 
 
 def test_losses_of_kept_weights_are_those_of_the_epoch_that_trained_them_also_in_copies(
