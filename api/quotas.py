@@ -98,7 +98,7 @@ def check_disk(settings: Settings, size_bytes: int) -> None:
 
 @dataclass(frozen=True)
 class Holder:
-    """A tenant whose use is asked for, with its own amounts; `key_id` is the caller's key if it is of this tenant."""
+    """A tenant with its own amounts, for `LiveUse`; `key_id` is the caller's key if it is of this tenant."""
 
     tenant_id: str
     key_id: str | None

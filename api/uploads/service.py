@@ -34,6 +34,8 @@ from store.uploads import (
 )
 
 _DIRECT_URL_DURATION = timedelta(hours=1)
+_LONGEST_RESERVATION = timedelta(hours=1)
+"""After it, the collection deletes what a killed process has reserved."""
 
 
 def find(session: Session, tenant_id: str, upload_id: str, *, lock: bool = False) -> Upload:
@@ -178,6 +180,7 @@ def reserved(context: Context, size_bytes: int | None) -> Iterator[None]:
             size_bytes = largest_upload(session, settings, tenant_id)
         check_upload(session, settings, tenant_id, size_bytes)
         row = begin_upload(session, tenant_id, settings, size_bytes=size_bytes, filename="")
+        row.expires_at = database_now(session) + _LONGEST_RESERVATION
     try:
         yield
     finally:

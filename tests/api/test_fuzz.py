@@ -55,7 +55,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
         under_way = begin_upload(session, DEFAULT_TENANT, settings, size_bytes=10**6, filename="").id
         key_id = create(session, OPERATOR, KeyRequest(name="known"), None).id
         session.get_one(Model, example.model_id).checkpoint_key = "models/weights"
-        inference_id = create_inference(session, DEFAULT_TENANT, example.model_id, Application(), None).id
+        inference_id = create_inference(
+            session, settings, DEFAULT_TENANT, example.model_id, Application(), None
+        ).id
         webhook = WebhookRequest(url="https://receiver.example/")
         webhook_id = create_webhook(session, DEFAULT_TENANT, webhook, webhook.url, None).id
     schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")

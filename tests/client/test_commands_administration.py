@@ -55,6 +55,24 @@ def test_days_of_a_tenant(latentry: CommandLine) -> None:
     assert "no tenant nobody" in latentry("retention", "show", "--tenant", "nobody", expect=3).messages
 
 
+def test_usage_and_quotas_of_tenants(latentry: CommandLine) -> None:
+    shown = latentry("usage").out
+    assert [word in shown for word in ("stored_bytes", "537 GB", "device_seconds_per_day", "16 days")] == [
+        True
+    ] * 4
+    latentry("keys", "create", "person", "--tenant", "smith")
+    asked = ("usage", "--tenant", "smith", "--set", "stored_bytes=2e12", "--set", "open_jobs=0", "--json")
+    assert latentry(*asked).json()["own_amounts"] == {"stored_bytes": 2e12, "open_jobs": 0}
+    latentry("usage", "--tenant", "smith", "--set", "open_jobs=default")
+    assert latentry("usage", "--tenant", "smith", "--json").json()["own_amounts"] == {"stored_bytes": 2e12}
+    assert [one["tenant"] for one in latentry("usage", "--all", "--json").json()] == ["default", "smith"]
+    assert "expected --tenant" in latentry("usage", "--set", "open_jobs=1", expect=2).messages
+    assert (
+        "got 'open_jobs=few'"
+        in latentry("usage", "--tenant", "smith", "--set", "open_jobs=few", expect=2).messages
+    )
+
+
 def test_a_webhook_from_its_making_to_its_end(latentry: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.webhooks.service.resolve", lambda *_arguments, **_options: ["93.184.216.34"])
     asked = ("webhooks", "add", "https://hooks.example.org/latentry", "--state", "done", "--state", "failed")
