@@ -10,10 +10,12 @@ from typing import Any, Generic, Literal, NoReturn, Self, TypedDict, TypeVar, ov
 Document = dict[str, Any]
 """A JSON object."""
 
-DatasetState = Literal["ingesting", "ready", "rejected", "failed"]
-JobState = Literal["queued", "running", "paused", "stopping", "inferring", "done", "failed", "cancelled"]
+DatasetState = Literal["ingesting", "ready", "rejected", "failed", "deleting"]
+JobState = Literal[
+    "queued", "running", "paused", "stopping", "inferring", "done", "failed", "cancelled", "deleting"
+]
 ModelState = Literal["queued", "training", "trained", "stopped", "diverged", "failed", "cancelled"]
-InferenceState = Literal["queued", "running", "done", "failed", "cancelled"]
+InferenceState = Literal["queued", "running", "done", "failed", "cancelled", "deleting"]
 
 Value = TypeVar("Value")
 

@@ -13,12 +13,12 @@ from latentry import Client
 from latentry.commands.report_page import print_page
 from rich.console import Console
 
-from domain.states import DatasetState
+from domain.states import DatasetState, JobState
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
 from store.tables import Dataset
-from tests.api.api_examples import Example, add_dataset
+from tests.api.api_examples import Example, add_dataset, add_job, add_model
 from tests.client.command_line import CommandLine
 from worker.ingest.service import ingest_dataset
 
@@ -165,3 +165,27 @@ def test_what_stands_in_a_file_is_no_markup() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for part in ("[red]name[/red]", "[bold]a.npz", "variable [x] is odd", "see [y]"):
         assert part in shown
+
+
+def test_what_goes_is_shown_before_it_is_deleted(
+    light_url: str, sqlite_database: Database, light_dataset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latentry = CommandLine(light_url)
+    with sqlite_database.write() as session:
+        job_id = add_job(session, light_dataset_id, state=JobState.DONE)
+        model_id = add_model(session, job_id, latents_path="groups/a")
+    delete = ("datasets", "delete", light_dataset_id)
+    refused = latentry(*delete, "--yes", expect=1)
+    assert "cascade=true" in refused.messages
+    shown = latentry(*delete, "--cascade", "--dry-run").out
+    assert f"1 jobs: {job_id}" in shown
+    assert "20 trials" in shown
+    assert "give --yes" in latentry(*delete, "--cascade", expect=2).messages
+    for answer, expected in ((False, 1), (True, 0)):
+        monkeypatch.setattr("typer.confirm", lambda *_, answer=answer, **__: answer)
+        assert f"1 models: {model_id}" in latentry("jobs", "delete", job_id, expect=expected).messages
+    assert latentry("jobs", "list", "--json").json() == []
+    assert latentry("jobs", "list", "--state", "deleting", "--json").json()[0]["id"] == job_id
+    planned = latentry(*delete, "--cascade", "--yes", "--json").json()
+    assert planned["dry_run"] is False
+    assert latentry("datasets", "show", light_dataset_id, "--json").json()["state"] == "deleting"

@@ -76,6 +76,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "checks": lambda one: one.checks(),
         "get": lambda one: one.get("/v1/jobs"),
         "post": lambda one: one.post("/v1/jobs", {"dataset_id": "dat_1"}),
+        "delete": lambda one: one.delete("/v1/jobs/job_1", dry_run=True),
         "act": lambda one: one.act("/v1/jobs/job_1:pause"),
         "request": lambda one: one.request("GET", "/v1/jobs", params={"page_size": 3}),
         "download": lambda one: one.download("/v1/models/mod_1/download", FOLDER),
@@ -85,6 +86,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "list_trials": lambda one: list(one.list_trials(where={"condition": [3, 4]})),
         "retry": lambda one: one.retry(),
         "derive": lambda one: one.derive({}),
+        "delete": lambda one: one.delete(cascade=True, dry_run=True),
         "submit": lambda one: one.submit(preset="quick"),
         "preview": lambda one: one.preview(),
         "preview_picture": lambda one: (one.preview_picture(), one.preview_picture("svg")),
@@ -103,6 +105,7 @@ CALLS: dict[type, dict[str, Call]] = {
             for verb in ("pause", "resume", "stop", "cancel", "retry")
         },
         "extend": lambda one: one.extend(epochs=10),
+        "delete": lambda one: one.delete(),
         "change": lambda one: one.change(priority=2),
         "decisions": lambda one: list(one.decisions),
         "importance": lambda one: one.importance(),
@@ -114,6 +117,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "job": lambda one: one.job,
         "learning_curve": lambda one: one.learning_curve,
         "card": lambda one: one.card(),
+        "delete_latents": lambda one: one.delete_latents(),
         "export": lambda one: one.export(FOLDER, program="onnx", session=0),
         "apply": lambda one: one.apply("dat_1", arrays=["rates"], posterior_samples=5, session=0),
         "infer": lambda one: (
@@ -122,11 +126,12 @@ CALLS: dict[type, dict[str, Call]] = {
         ),
         "html": lambda one: one.html(),
     },
-    Inference: {"wait": lambda one: one.wait(), "cancel": lambda one: one.cancel()},
+    Inference: {"wait": lambda one: one.wait(), "cancel": lambda one: one.cancel(), "delete": lambda one: one.delete()},
     Key: {"revoke": lambda one: one.revoke()},
     Webhook: {
         "delete": lambda one: one.delete(),
         "test": lambda one: one.test(),
+        "delete_deliveries": lambda one: one.delete_deliveries(),
         "deliveries": lambda one: list(one.deliveries),
     },
     Array: {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from latentry.asynchronous.resources import AsyncPages, AsyncResource
-from latentry.documents import Answered, Field, TimeField
+from latentry.documents import Answered, Document, Field, TimeField
 
 
 class AsyncKey(AsyncResource):
@@ -52,3 +52,7 @@ class AsyncWebhook(AsyncResource):
     async def delete(self) -> None:
         """Delete it: the service sends it no more messages."""
         await self._client.request("DELETE", self.path)
+
+    async def delete_deliveries(self, *, dry_run: bool = False) -> Document:
+        """Delete the messages to it that were delivered or given up, and return how many; with `dry_run`, delete nothing."""
+        return await self._client.delete(f"{self.path}/deliveries", dry_run=dry_run)

@@ -83,6 +83,18 @@ class AsyncDataset(AsyncArrayOwner):
         """Begin a search over models of it, see `Client.submit`."""
         return await self._client.submit(self, **specification)
 
+    async def delete(self, *, cascade: bool = False, dry_run: bool = False) -> Document:
+        """Delete it, and return what goes with it. The service deletes in the background; then it is not found.
+
+        Parameters
+        ----------
+        cascade
+            Also delete the jobs, inferences and combined data sets that use it; else the service refuses if there are any.
+        dry_run
+            Delete nothing.
+        """
+        return await self._client.delete(self.path, cascade=cascade, dry_run=dry_run)
+
     async def preview(self) -> Document:
         """Return the numbers of its preview: rates, rasters and histograms."""
         return await self._client.get(f"{self.path}/preview")

@@ -109,6 +109,10 @@ class AsyncModel(AsyncLatentsOwner):
         given = {name: value for name, value in asked.items() if value is not None}
         return self._client.inference_of(await self._client.post(f"{self.path}:apply", given))
 
+    async def delete_latents(self, *, dry_run: bool = False) -> Document:
+        """Delete its latents, and return what goes with them; `apply` computes them again. With `dry_run`, delete nothing."""
+        return await self._client.delete(f"{self.path}/latents", dry_run=dry_run)
+
     async def card(self) -> Document:
         """Return its description: what it is, how it was trained, and its scores."""
         return await self._client.get(f"{self.path}/card")

@@ -63,6 +63,12 @@ class AsyncRequests:
         document: Document = (await self.request("POST", path)).json()
         return document
 
+    async def delete(self, path: str, **parameters: Any) -> Document:
+        """DELETE what the service deletes in the background, and return what goes with it; ``dry_run=True`` deletes nothing."""
+        given = {name: str(value).lower() for name, value in parameters.items() if value}
+        document: Document = (await self.request("DELETE", path, params=given)).json()
+        return document
+
     async def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """Send any request, and again where that is safe.
 

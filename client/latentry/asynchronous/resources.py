@@ -64,11 +64,18 @@ class AsyncTask(AsyncResource):
     @property
     def is_final(self) -> bool:
         """Return whether it has ended."""
-        return self["state"] in ("done", "failed", "cancelled")
+        return self["state"] in ("done", "failed", "cancelled", "deleting")
 
     async def cancel(self) -> Self:
         """Cancel it now."""
         return await self._act("cancel")
+
+    async def delete(self, *, dry_run: bool = False) -> Document:
+        """Delete it with all that it contains, and return what that is; with `dry_run`, delete nothing.
+
+        A job must have ended. The service deletes in the background; then it is not found.
+        """
+        return await self._client.delete(self.path, dry_run=dry_run)
 
     async def _act(self, verb: str) -> Self:
         self._renew(await self._client.act(f"{self.path}:{verb}"))

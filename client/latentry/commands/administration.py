@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from latentry.commands import deletion
 from latentry.commands.calling import Call, UsageProblem, command
 from latentry.formatting import bytes_in_words, seconds_in_words, time_in_words, value_in_words
 
@@ -187,6 +188,14 @@ def list_deliveries(
         for one in found
     )  # fmt: skip
     call.answer_rows(found, ("id", "job", "state", ">attempts", ">status", "error", "created"), rows)
+
+
+@command(webhooks, "clear", example="webhooks clear whk_0192f3c4a5b6aabbccddeeff")
+def clear_deliveries(
+    call: Call, webhook_id: WebhookId, *, yes: deletion.Yes = False, dry_run: deletion.DryRun = False
+) -> None:
+    """Delete the messages to a webhook that were delivered or given up. Shows how many, and asks."""
+    deletion.delete(call, f"/v1/webhooks/{webhook_id}/deliveries", yes=yes, dry_run=dry_run)
 
 
 @command(webhooks, "test", example="webhooks test whk_0192f3c4a5b6aabbccddeeff")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.commands import downloads, report_page
+from latentry.commands import deletion, downloads, report_page
 from latentry.commands.calling import (
     After,
     Before,
@@ -188,6 +188,24 @@ def retry(call: Call, dataset_id: DatasetId) -> None:
     dataset = call.client.retry_dataset(dataset_id)
     say_warnings(call, dataset)
     _answer(call, dataset)
+
+
+@command(app, "delete", example="datasets delete dat_0192f3c4a5b6aabbccddeeff --cascade")
+def delete(
+    call: Call,
+    dataset_id: DatasetId,
+    *,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade", help="Also delete the jobs, inferences and combined data sets that use it."
+        ),
+    ] = False,
+    yes: deletion.Yes = False,
+    dry_run: deletion.DryRun = False,
+) -> None:
+    """Delete a data set, with its file unless another data set uses it. Shows what goes, and asks."""
+    deletion.delete(call, f"/v1/datasets/{dataset_id}", yes=yes, dry_run=dry_run, cascade=cascade)
 
 
 @command(app, "combine", example="datasets combine dat_…a dat_…b --name 'both days'")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentry.commands import downloads, job_pages
+from latentry.commands import deletion, downloads, job_pages
 from latentry.commands.calling import (
     After,
     Before,
@@ -277,6 +277,12 @@ def extend(
         _watch(call, job_id)
     else:
         call.answer_text(job, f"{job['id']} is {job['state']}")
+
+
+@command(app, "delete", example="jobs delete job_0192f3c4a5b6aabbccddeeff")
+def delete(call: Call, job_id: JobId, *, yes: deletion.Yes = False, dry_run: deletion.DryRun = False) -> None:
+    """Delete a job that has ended, with its models, their weights and latents. Shows what goes, and asks."""
+    deletion.delete(call, f"/v1/jobs/{job_id}", yes=yes, dry_run=dry_run)
 
 
 @command(app, "events", example="jobs events job_0192f3c4a5b6aabbccddeeff --json | tail -1")

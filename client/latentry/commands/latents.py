@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.commands import downloads
+from latentry.commands import deletion, downloads
 from latentry.commands.calling import Call, UsageProblem, command
 from latentry.commands.models import selected_model
 from latentry.formatting import axes_in_words, pairs_table
@@ -51,6 +51,18 @@ def list_arrays(call: Call, owner_id: OwnerId) -> None:
         for one in found["items"]
     )
     call.answer_rows(found, ("name", "axes", "type", "units", "description"), rows)
+
+
+@command(app, "delete", example="latents delete mod_0192f3c4a5b6aabbccddeeff")
+def delete(
+    call: Call,
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the model: mod_…")],
+    *,
+    yes: deletion.Yes = False,
+    dry_run: deletion.DryRun = False,
+) -> None:
+    """Delete the latents of a model; `models apply` computes them again. Shows what goes, and asks."""
+    deletion.delete(call, f"/v1/models/{model_id}/latents", yes=yes, dry_run=dry_run)
 
 
 @command(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.commands import downloads
+from latentry.commands import deletion, downloads
 from latentry.commands.calling import Call, Document, command
 from latentry.commands.datasets import named_dataset
 from latentry.commands.reading import read_spikes
@@ -278,6 +278,14 @@ def show_inference(call: Call, inference_id: InferenceId) -> None:
 def cancel_inference(call: Call, inference_id: InferenceId) -> None:
     """Cancel an inference now."""
     _answer_inference(call, call.client.act(f"/v1/inferences/{inference_id}:cancel"))
+
+
+@command(inferences, "delete", example="inferences delete inf_0192f3c4a5b6aabbccddeeff")
+def delete_inference(
+    call: Call, inference_id: InferenceId, *, yes: deletion.Yes = False, dry_run: deletion.DryRun = False
+) -> None:
+    """Delete an inference with its latents. Shows what goes, and asks."""
+    deletion.delete(call, f"/v1/inferences/{inference_id}", yes=yes, dry_run=dry_run)
 
 
 def _answer_inference(call: Call, inference: Document) -> None:
