@@ -69,7 +69,7 @@ class DeletionDocument(BaseModel):
         description="Numbers of other rows: trials, slices, events, decisions, points of learning curves, messages to webhooks."
     )
     array_bytes: int | None = Field(
-        description="Size of arrays and checkpoints, in bytes. Null if there are too many to add up."
+        description="Size of arrays and weights, in bytes. Null if there are too many to add up."
     )
     file_bytes: int = Field(
         description="Size of the uploaded files that no other data set or upload uses, in bytes."

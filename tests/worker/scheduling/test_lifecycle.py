@@ -13,9 +13,11 @@ from api.jobs.schemas import BudgetExtension
 from domain.states import JobState, ModelState, SliceState
 from store.budget import spent
 from store.database import Database
+from store.deletion import delete_job
+from store.identifiers import new_id
 from store.settings import Settings
-from store.tables import Job, Model, OutboxMessage, Slice
-from tests.worker.conftest import drawn_edges
+from store.tables import DEFAULT_TENANT, Job, Model, OutboxMessage, Slice
+from tests.worker.conftest import SPECIFICATION, drawn_edges
 from tests.worker.fake_workers import FakeWorkers, read_decisions, read_job, read_models, read_slices
 from worker.scheduling.leases import LeaseLost, reap
 
@@ -382,6 +384,17 @@ def test_every_edge_drawn_is_walked(
     report(job_id)
     workers.run(job_id)
     change(database, job_id, extend(device_seconds=1))
+    # Deleted from everywhere.
+    dataset_id = read_job(database, job_id).dataset_id
+    for state in [one for one in JobState if one != JobState.DELETING]:
+        with database.write() as session:
+            specification = {"dataset_id": dataset_id, **SPECIFICATION}
+            row = Job(
+                id=new_id("job"), tenant_id=DEFAULT_TENANT, dataset_id=dataset_id, name="", state=state, spec=specification
+            )  # fmt: skip
+            session.add(row)
+            session.flush()
+            delete_job(session, row)
 
     for table, states in ((Job, JobState), (Model, ModelState), (Slice, SliceState)):
         assert walked_edges[table] == drawn_edges(states), table.__name__
