@@ -1,5 +1,6 @@
 """The time that a job has used of its budget."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,17 +39,22 @@ class Spent:
 
 def spent(session: Session, job: Job) -> Spent:
     """Return the time that a job has used."""
+    return spent_by(session, [job])[job.id]
+
+
+def spent_by(session: Session, jobs: Sequence[Job]) -> dict[str, Spent]:
+    """Return the time that each job has used, by the id of the job."""
     now = database_now(session)
-    training = (Slice.job_id == job.id) & (Slice.kind == "train")
-    reported = session.execute(
-        select(func.coalesce(func.sum(Slice.device_seconds), 0.0)).where(training)
-    ).scalar_one()
-    begun = session.execute(
-        select(Slice.started_at).where(training, Slice.state == SliceState.LEASED)
-    ).scalars()
-    under_way = sum((now - started).total_seconds() for started in begun if started is not None)
-    before = job.swept_device_seconds or 0.0
-    return Spent(wall_seconds(job, now), before + float(reported or 0.0) + under_way)
+    training = Slice.job_id.in_([job.id for job in jobs]) & (Slice.kind == "train")
+    reported = select(Slice.job_id, func.sum(Slice.device_seconds)).where(training).group_by(Slice.job_id)
+    device_seconds = {job.id: job.swept_device_seconds or 0.0 for job in jobs}
+    for job_id, seconds in session.execute(reported):
+        device_seconds[job_id] += float(seconds or 0.0)
+    begun = select(Slice.job_id, Slice.started_at).where(training, Slice.state == SliceState.LEASED)
+    for job_id, started in session.execute(begun):
+        if started is not None:
+            device_seconds[job_id] += (now - started).total_seconds()
+    return {job.id: Spent(wall_seconds(job, now), device_seconds[job.id]) for job in jobs}
 
 
 def wall_seconds(job: Job, now: datetime) -> float:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from api.errors import Gone, NotFound
 from api.idempotency import fingerprint, store_answer, stored_answer
 from api.jobs import creation, lifecycle
+from api.jobs.progress import read_progress
 from api.jobs.schemas import (
     BudgetExtension,
     EventDocument,
@@ -16,27 +17,41 @@ from api.jobs.schemas import (
     JobDocument,
     JobProgress,
 )
-from api.jobs.timing import seconds_left
 from api.labels import change
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from api.pagination import Filters, Page, cut_page, decode_number, newest_page
 from api.quotas import check_amounts, check_budget
-from domain.estimate import EpochCount
 from domain.job_specification import JobSpecification, scored_on
-from domain.states import WORKED_ON, JobState, ModelState
-from store.budget import spent
-from store.database import LOCK, database_now
+from domain.states import JobState
+from store.database import LOCK
 from store.identifiers import PATTERN
 from store.retention import is_swept, why_gone
 from store.settings import Settings
-from store.tables import CurvePoint, Dataset, Event, Job, Model, Slice, Tenant
+from store.tables import Dataset, Event, Job, Model
 
 
 def document(session: Session, row: Job) -> JobDocument:
     """Return the document of a job."""
-    specification = JobSpecification.model_validate(row.spec)
-    dataset = session.get_one(Dataset, row.dataset_id)
+    return documents(session, [row])[0]
+
+
+def documents(session: Session, rows: Sequence[Job]) -> list[JobDocument]:
+    """Return the documents of jobs. The number of queries does not depend on the number of jobs that have ended."""
+    specifications = {row.id: JobSpecification.model_validate(row.spec) for row in rows}
+    datasets = select(Dataset).where(Dataset.id.in_({row.dataset_id for row in rows}))
+    held = {dataset.id: dataset for dataset in session.execute(datasets).scalars()}
+    progress = read_progress(session, rows, specifications)
+    sizes = _stored_bytes(session, [row.id for row in rows])
+    return [
+        _document(row, specifications[row.id], held[row.dataset_id], progress[row.id], sizes[row.id])
+        for row in rows
+    ]
+
+
+def _document(
+    row: Job, specification: JobSpecification, dataset: Dataset, progress: JobProgress, stored_bytes: int
+) -> JobDocument:
     base = f"/v1/jobs/{row.id}"
     links = {
         "self": base,
@@ -62,7 +77,7 @@ def document(session: Session, row: Job) -> JobDocument:
         dataset_id=row.dataset_id,
         dataset_name=dataset.name,
         state=row.state,
-        progress=_progress(session, row, specification),
+        progress=progress,
         selected_model_id=row.selected_model_id,
         final_model_id=row.final_model_id,
         warnings=row.warnings or [],
@@ -70,7 +85,7 @@ def document(session: Session, row: Job) -> JobDocument:
         scored_on=scored_on(specification, dataset),
         diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,
-        stored_bytes=_stored_bytes(session, row),
+        stored_bytes=stored_bytes,
         specification=specification,
         created_at=row.created_at,
         created_by=row.created_by,
@@ -80,138 +95,24 @@ def document(session: Session, row: Job) -> JobDocument:
     )
 
 
-def _progress(session: Session, row: Job, specification: JobSpecification) -> JobProgress:
-    budget, state = specification.budget, JobState(row.state)
-    ended, count = _epochs(session, row, specification)
-    fraction = 1.0 if state == JobState.DONE else count.trained / max(1, count.trained + count.to_do)
-    best_loss, best_bits, best_id = _best(session, row)
-    time_spent = spent(session, row)
-    left = None
-    if not state.is_final and state != JobState.PAUSED:
-        left = seconds_left(session, row, specification, count, time_spent)
-    return JobProgress(
-        fraction=fraction,
-        models=budget.models,
-        models_ended=ended,
-        epochs_trained=count.trained,
-        epochs_budget=budget.models * budget.epochs,
-        best_smoothed_sv_loss=best_loss,
-        best_sv_bits_per_spike_valid=best_bits,
-        best_model_id=best_id,
-        seconds_elapsed=None if row.started_at is None else time_spent.wall_seconds,
-        device_seconds=time_spent.device_seconds,
-        seconds_left=left,
-        waits_for=_reason_to_wait(session, row),
-    )
-
-
-def _reason_to_wait(session: Session, row: Job) -> str | None:
-    """Return why a part of a job waits: for device time of the tenant, or for space on a full disk."""
-    now, tenant = database_now(session), session.get_one(Tenant, row.tenant_id)
-    if row.state in WORKED_ON and tenant.has_no_device_time(now):
-        return (
-            f"the device time of your tenant is spent; the job continues at {tenant.device_time_frees_at:%Y-%m-%dT%H:%M:%SZ}. "
-            "GET /v1/usage shows what is used and allowed"
-        )
-    waits = select(Slice.error).where(Slice.job_id == row.id, Slice.not_before > now).limit(1)
-    waiting = session.execute(waits).scalar_one_or_none()
-    return None if waiting is None else str(waiting.get("message"))
-
-
-def _stored_bytes(session: Session, row: Job) -> int:
-    """Return the size of the weights and latents that a job keeps. A checkpoint that several models hold counts once."""
-    of_job = Model.job_id == row.id
+def _stored_bytes(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+    """Return the size of the weights and latents that each job keeps. A checkpoint that several models hold counts once."""
+    of_jobs = Model.job_id.in_(job_ids)
     checkpoints = (
-        select(func.max(Model.checkpoint_bytes).label("size"))
-        .where(of_job, Model.checkpoint_bytes > 0)
-        .group_by(Model.checkpoint_key)
-        .subquery()
+        select(Model.job_id, func.max(Model.checkpoint_bytes))
+        .where(of_jobs, Model.checkpoint_bytes > 0)
+        .group_by(Model.job_id, Model.checkpoint_key)
     )
-    sums = (
-        select(func.coalesce(func.sum(checkpoints.c.size), 0)),
-        select(func.coalesce(func.sum(Model.latents_bytes), 0)).where(of_job),
+    latents = (
+        select(Model.job_id, func.sum(Model.latents_bytes))
+        .where(of_jobs, Model.latents_bytes > 0)
+        .group_by(Model.job_id)
     )
-    return sum(int(session.execute(query).scalar_one()) for query in sums)
-
-
-def _best(session: Session, row: Job) -> tuple[float | None, float | None, str | None]:
-    """Return the lowest smoothed SV loss of the weights that the models hold, its bits per spike, and the id of the model.
-
-    A model that copied another does not hold the weights that it had before.
-    """
-    of_search = (Model.job_id == row.id) & Model.refit_of.is_(None)
-    is_copy = func.coalesce(Model.trained_by, Model.number) != Model.number
-    held = (
-        select(Model.smoothed_sv_loss, Model.scores, Model.id)
-        .where(of_search, Model.smoothed_sv_loss.is_not(None))
-        .order_by(Model.smoothed_sv_loss, is_copy, Model.number)  # as `store.lineage.selection_order`
-    )
-    # The points of a slice are written before the models' rows, which change when the slice ends.
-    ahead = (
-        select(CurvePoint.smoothed_sv_loss, CurvePoint.sv_bits_per_spike_valid, Model.id)
-        .join(Model, Model.id == CurvePoint.model_id)
-        .where(of_search, CurvePoint.smoothed_sv_loss.is_not(None), CurvePoint.epoch > Model.epochs_trained)
-        .order_by(CurvePoint.smoothed_sv_loss, Model.number)
-    )
-    found = [one for query in (held, ahead) if (one := session.execute(query.limit(1)).first()) is not None]
-    best = min(found, key=lambda one: float(one[0] or 0.0), default=None)
-    if best is None:
-        return None, None, None
-    loss, bits, model_id = best
-    return loss, bits.get("sv_bits_per_spike_valid") if isinstance(bits, dict) else bits, model_id
-
-
-def _epochs(session: Session, row: Job, specification: JobSpecification) -> tuple[int, EpochCount]:
-    """Return how many models ended, and the epochs of all models.
-
-    A model that ended before its budget was spent has no epochs left. A model that ended because its job failed or was
-    cancelled has the rest of its budget left.
-    """
-    budget, of_job = specification.budget, Model.job_id == row.id
-    open_states = [ModelState.QUEUED, ModelState.TRAINING]
-    left_states = open_states + (
-        [ModelState.CANCELLED, ModelState.FAILED]
-        if row.state in (JobState.CANCELLED, JobState.FAILED)
-        else []
-    )
-    begun, ended, unfinished, target = session.execute(
-        select(
-            func.count(),
-            func.count().filter(Model.state.not_in(open_states)),
-            func.count().filter(Model.state.in_(left_states)),
-            func.coalesce(func.sum(Model.target_epochs).filter(Model.state.in_(open_states)), 0),
-        ).where(of_job)
-    ).one()
-    # The points of a slice are written before the models' rows, which change when the slice ends. Older points are not counted:
-    # there are many, and old ones are removed.
-    ahead = (
-        select(Model.id.label("model_id"), func.count().label("number"))
-        .join(CurvePoint, (CurvePoint.model_id == Model.id) & (CurvePoint.epoch > Model.epochs_trained))
-        .where(of_job)
-        .group_by(Model.id)
-        .subquery("ahead")
-    )
-    epochs = Model.epochs_trained + func.coalesce(ahead.c.number, 0)
-    of_models = (
-        select(
-            func.sum(epochs),
-            func.sum(epochs).filter(Model.state.in_(left_states)),
-            func.sum(epochs).filter(Model.state.in_(open_states)),
-        )
-        .outerjoin(ahead, ahead.c.model_id == Model.id)
-        .where(of_job)
-    )
-    trained, trained_of_unfinished, trained_of_open = (
-        int(number or 0) for number in session.execute(of_models).one()
-    )
-    begins_more = row.state not in (JobState.STOPPING, JobState.INFERRING)
-    to_come = max(0, budget.models - begun) if begins_more else 0
-    return ended, EpochCount(
-        trained=trained,
-        to_do=max(0, (to_come + unfinished) * budget.epochs - trained_of_unfinished),
-        committed=max(0, target - trained_of_open),
-        models_left=to_come + unfinished,
-    )
+    sizes = dict.fromkeys(job_ids, 0)
+    for query in (checkpoints, latents):
+        for job_id, size in session.execute(query):
+            sizes[job_id] += int(size)
+    return sizes
 
 
 def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
@@ -312,7 +213,7 @@ def list_page(
     if dataset_id is not None:
         query = query.where(Job.dataset_id == dataset_id)
     rows, token = newest_page(session, query, Job, page_size, page_token)
-    return Page(items=[document(session, row) for row in rows], next_page_token=token)
+    return Page(items=documents(session, rows), next_page_token=token)
 
 
 def list_models(session: Session, job: Job, page_size: int, page_token: str | None) -> Page[ModelDocument]:

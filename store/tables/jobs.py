@@ -17,8 +17,18 @@ class Job(LabelsMixin, CreatedByMixin, Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_tenant", "tenant_id", "id"),
         Index("ix_jobs_tenant_state", "tenant_id", "state"),
+        # All that lists are filtered by, except texts: SQLite then reads no row, which can have many kilobytes.
+        Index(
+            "ix_jobs_listed",
+            "tenant_id",
+            "id",
+            "state",
+            "dataset_id",
+            "created_at",
+            "created_by_key",
+            "created_by_name",
+        ),
         Index("ix_jobs_state", "state"),
         Index("ix_jobs_served", "served_at", "tenant_id"),
         Index("ix_jobs_dataset", "dataset_id"),

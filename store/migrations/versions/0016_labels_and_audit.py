@@ -17,6 +17,7 @@ depends_on = None
 _MADE = ("datasets", "inferences", "jobs", "keys", "uploads", "webhooks")
 _LABELLED = ("datasets", "jobs")
 _INDEXED = ("tenant", "object", "key")
+_LISTED = ("tenant_id", "id", "state", "dataset_id", "created_at", "created_by_key", "created_by_name")
 
 
 def _columns(table: str) -> list[sa.Column[Any]]:
@@ -60,6 +61,8 @@ def upgrade() -> None:
         for column in _columns(table):
             op.add_column(table, column)
     _write_search_texts()
+    op.create_index("ix_jobs_listed", "jobs", list(_LISTED))
+    op.drop_index("ix_jobs_tenant", table_name="jobs")
 
 
 def _write_search_texts() -> None:
@@ -76,6 +79,8 @@ def _write_search_texts() -> None:
 
 def downgrade() -> None:
     """Undo."""
+    op.create_index("ix_jobs_tenant", "jobs", ["tenant_id", "id"])
+    op.drop_index("ix_jobs_listed", table_name="jobs")
     op.drop_index("ix_datasets_derived_from", table_name="datasets")
     for table in _MADE:
         for column in _columns(table):
