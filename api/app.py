@@ -42,7 +42,7 @@ from api.keys import routes as key_routes
 from api.links import RootPath
 from api.models import routes as model_routes
 from api.models.service import find_latents
-from api.quotas import RequestRates
+from api.quotas import Holder, RequestRates
 from api.request_turns import RequestTurns
 from api.retention import routes as retention_routes
 from api.uploads import routes as upload_routes
@@ -50,6 +50,7 @@ from api.uploads import tus_routes
 from api.usage import routes as usage_routes
 from api.webhooks import routes as webhook_routes
 from api.wrong_keys import WrongKeys
+from domain.quotas import Use
 from store.array_store import get_array_store
 from store.database import Database, get_database
 from store.migrate import refuse_newer
@@ -145,6 +146,15 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
         settings.computation_threads, settings.computation_seconds, settings.computations_per_tenant
     )
     rates = RequestRates(settings)
+    feed = Feed(database, encode)
+
+    def streams(holder: Holder) -> Use:
+        number = feed.streams()[holder.tenant_id, holder.key_id]
+        return Use("streams", number, settings.streams_per_key)
+
+    def analyses(holder: Holder) -> Use:
+        return Use("analyses", executor.number(holder.tenant_id), settings.computations_per_tenant)
+
     return State(
         {
             "settings": settings,
@@ -154,8 +164,8 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "request_rates": rates,
             "executor": executor,
             "wrong_keys": WrongKeys(settings),
-            "feed": Feed(database, encode),
-            "live_uses": [rates.of_tenant, rates.of_key],  # of quotas that each process counts for itself
+            "feed": feed,
+            "live_uses": [rates.of_tenant, rates.of_key, streams, analyses],
         }
     )
 

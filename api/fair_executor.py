@@ -229,7 +229,7 @@ class FairExecutor:
 
     def _count(self, turn: Computation) -> None:
         with self._lock:
-            number = sum(one.tenant_id == turn.tenant_id for one in self._under_way)
+            number = self._number(turn.tenant_id)
             if number >= self._most_of_tenant:
                 raise TooManyComputations(
                     f"{number} analyses and other long computations of yours run or wait; at most {self._most_of_tenant} may",
@@ -238,6 +238,14 @@ class FairExecutor:
                 )
             self._under_way.add(turn)
         turn.result.add_done_callback(lambda _: self._uncount(turn))
+
+    def number(self, tenant_id: str) -> int:
+        """Return how many computations of a tenant run and wait."""
+        with self._lock:
+            return self._number(tenant_id)
+
+    def _number(self, tenant_id: str) -> int:
+        return sum(one.tenant_id == tenant_id for one in self._under_way)
 
     def _uncount(self, turn: Computation) -> None:
         with self._lock:

@@ -70,8 +70,12 @@ QUOTAS: Mapping[QuotaName, Quota] = MappingProxyType(
         "key_requests_per_minute": Quota(
             "the requests with your key in a minute", "requests", "wait as `Retry-After` says"
         ),
-        "streams": Quota("the open event streams of your tenant", "streams", "close a stream"),
-        "analyses": Quota("the analyses of your tenant at one time", "analyses", "wait until one has ended"),
+        "streams": Quota("the open event streams of your key", "streams", "close a stream"),
+        "analyses": Quota(
+            "the analyses and other long computations of your tenant",
+            "computations",
+            "wait until one has ended",
+        ),
     }
 )
 DEVICE_TIME: tuple[QuotaName, QuotaName] = ("device_seconds_per_day", "device_seconds_per_month")

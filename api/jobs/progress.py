@@ -41,7 +41,7 @@ class _Epochs(NamedTuple):
 def read_progress(
     session: Session, jobs: Sequence[Job], specifications: Mapping[str, JobSpecification]
 ) -> dict[str, JobProgress]:
-    """Return the progress of each job, by the id of the job. Only jobs that have not ended need queries of their own."""
+    """Return the progress of each job, by the id of the job. Only jobs that have not ended need further queries."""
     ids = [job.id for job in jobs]
     best, epochs, times = _best(session, ids), _epochs(session, ids), spent_by(session, jobs)
     waiting = _reasons_to_wait(session, jobs)
@@ -84,8 +84,9 @@ def _reasons_to_wait(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
     for job in jobs:
         tenant = session.get_one(Tenant, job.tenant_id)  # all jobs are of one tenant, which is read once
         if job.state in WORKED_ON and tenant.has_no_device_time(now):
+            frees_at = f"{tenant.device_time_frees_at:%Y-%m-%dT%H:%M:%SZ}"
             found[job.id] = (
-                f"the device time of your tenant is spent; the job continues at {tenant.device_time_frees_at:%Y-%m-%dT%H:%M:%SZ}. "
+                f"the device time of your tenant is spent; the job continues at {frees_at}. "
                 "GET /v1/usage shows what is used and allowed"
             )
     return found

@@ -111,7 +111,7 @@ def _stored_bytes(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     sizes = dict.fromkeys(job_ids, 0)
     for query in (checkpoints, latents):
         for job_id, size in session.execute(query):
-            sizes[job_id] += int(size)
+            sizes[job_id] += int(size or 0)
     return sizes
 
 

@@ -36,6 +36,7 @@ for name, group in (
     app.add_typer(group, name=name, rich_help_panel=USE)
 models.register_export(app, USE)
 administration.register_usage(app, USE)
+administration.register_audit(app, USE)
 doctor.register(app, RUN)
 
 Workers = Annotated[

@@ -32,7 +32,7 @@ FILE, FOLDER = Path("spikes.npz"), Path()  # in the folder of the test
 Call = Callable[[Any], Any]
 CALLS: dict[type, dict[str, Call]] = {
     Client: {
-        "upload_dataset": lambda one: (one.upload_dataset(FILE), one.upload_dataset(FILE, resumable=True)),
+        "upload_dataset": lambda one: (one.upload_dataset(FILE), one.upload_dataset(FILE, resumable=True, notes="a", tags=["b"])),
         "upload_file": lambda one: one.upload_file(FILE),
         "retry_dataset": lambda one: one.retry_dataset("dat_1"),
         "derive_dataset": lambda one: one.derive_dataset("dat_1", {"rebin_s": 0.02}, "coarse"),
@@ -44,9 +44,10 @@ CALLS: dict[type, dict[str, Call]] = {
         "submit": lambda one: one.submit("dat_1", preset="autolfads", budget={"models": 4}),
         "create_job": lambda one: one.create_job({"dataset_id": "dat_1"}),
         "preview_job": lambda one: one.preview_job({"dataset_id": "dat_1"}),
-        "jobs": lambda one: list(one.jobs(state="running")),
+        "jobs": lambda one: list(one.jobs(state=["running", "queued"], tag=["a", "b"], text="x", created_by="Ada")),
         "get_job": lambda one: one.get_job("job_1"),
         "change_job": lambda one: one.change_job("job_1", name="a", priority=1),
+        "change_dataset": lambda one: one.change_dataset("dat_1", notes=None, tags=["a"]),
         **{
             f"{verb}_job": lambda one, verb=verb: getattr(one, f"{verb}_job")("job_1")
             for verb in ("pause", "resume", "stop", "cancel", "retry")
@@ -60,7 +61,8 @@ CALLS: dict[type, dict[str, Call]] = {
         "events": lambda one: list(one.events("job_1")),
         "list_models": lambda one: one.list_models("job_1"),
         "get_model": lambda one: one.get_model("mod_1"),
-        "inferences": lambda one: list(one.inferences(model_id="mod_1", dataset_id="dat_1")),
+        "inferences": lambda one: list(one.inferences(model_id="mod_1", job_id="job_1", dataset_id="dat_1")),
+        "audit": lambda one: list(one.audit(object_id="job_1")),
         "get_inference": lambda one: one.get_inference("inf_1"),
         "read_dataset_array": lambda one: one.read_dataset_array("dat_1", "spikes", "0:5"),
         "read_model_array": lambda one: one.read_model_array("mod_1", "rates", "0:5"),
@@ -83,6 +85,8 @@ CALLS: dict[type, dict[str, Call]] = {
     },
     Dataset: {
         "wait": lambda one: one.wait(),
+        "change": lambda one: one.change(name="a", tags=[]),
+        **{name: lambda one, name=name: list(getattr(one, name)) for name in ("jobs", "inferences", "derived", "combined")},
         "list_trials": lambda one: list(one.list_trials(where={"condition": [3, 4]})),
         "retry": lambda one: one.retry(),
         "derive": lambda one: one.derive({}),
@@ -95,6 +99,7 @@ CALLS: dict[type, dict[str, Call]] = {
     Job: {
         "dataset": lambda one: one.dataset,
         "models": lambda one: list(one.models),
+        "inferences": lambda one: list(one.inferences),
         "selected_model": lambda one: one.selected_model,
         "final_model": lambda one: one.final_model,
         "wait": lambda one: one.wait(),

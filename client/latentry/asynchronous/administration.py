@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from latentry.asynchronous.resources import AsyncPages, AsyncResource
+from latentry.asynchronous.resources import CREATED_BY, AsyncPages, AsyncResource
 from latentry.documents import Answered, Document, Field, TimeField
 
 
@@ -13,6 +13,7 @@ class AsyncKey(AsyncResource):
 
     _collection = "keys"
 
+    created_by = Field[Document | None](CREATED_BY)
     name = Field[str]("Owner or purpose of the key.")
     scopes = Field[list[str]]("What the key permits: ``read``, ``write``, ``admin``.")
     secret = Field[str | None]("The `key` for `Client`; only the answer that creates the key has it.")
@@ -33,6 +34,7 @@ class AsyncWebhook(AsyncResource):
 
     _collection = "webhooks"
 
+    created_by = Field[Document | None](CREATED_BY)
     url = Field[str]("URL that receives the messages.")
     states = Field[list[str]]("States of jobs that are reported: ``done``, ``failed``, ``cancelled``.")
     links = Field[dict[str, str]]("Paths of related resources.")

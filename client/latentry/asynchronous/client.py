@@ -48,6 +48,8 @@ class AsyncClient(AsyncRequests):
         path: str | Path,
         *,
         name: str = "",
+        notes: str = "",
+        tags: Sequence[str] = (),
         options: Document | None = None,
         resumable: bool | None = None,
         progress: Progress | None = None,
@@ -61,6 +63,8 @@ class AsyncClient(AsyncRequests):
             The file; the service recognizes its format from its contents.
         name
             Name of the data set; default: the name of the file.
+        notes, tags
+            What you write on it; it can be changed later and is no part of its content.
         options
             Options for reading the file, such as ``{"trials": {"align_to": "go_cue_time", "window_s": [-0.25, 0.75]}}``.
         resumable
@@ -77,11 +81,12 @@ class AsyncClient(AsyncRequests):
         """
         path = Path(path)
         size = path.stat().st_size
+        labels = {"name": name, "notes": notes, "tags": list(tags)}
         if resumable if resumable is not None else size > _WHOLE_BYTES:
             upload_id = await self.upload_file(path, progress=progress)
-            body = {"upload_id": upload_id, "name": name, "options": {**(options or {}), **fields}}
+            body = {"upload_id": upload_id, **labels, "options": {**(options or {}), **fields}}
             return await self._made("/v1/datasets", body)
-        parameters = {"filename": path.name, "name": name, **fields}
+        parameters = {"filename": path.name, **labels, **fields}
         if options is not None:
             parameters["options"] = json.dumps(options)
         answer = await upload_whole(self._connection, path, parameters, progress)
@@ -168,7 +173,8 @@ class AsyncClient(AsyncRequests):
         Parameters
         ----------
         filters
-            ``state``; ``name``, a part of the name; ``created_after`` and ``created_before``, as ``2026-01-31`` or a datetime.
+            ``state``, one or a list; ``text`` in name, notes, tags or file name; ``tag``, one or a list, all of which it has;
+            ``created_by``; ``created_after`` and ``created_before``, as ``2026-01-31`` or a datetime; ``derived_from``.
         """
         return AsyncPages(self, "/v1/datasets", self.dataset_of, **filters)
 
@@ -219,15 +225,15 @@ class AsyncClient(AsyncRequests):
         """Return what a search would do and need, without creating it: epochs, seconds, memory, warnings, and all defaults."""
         return await self.post("/v1/jobs", specification, params={"validate_only": "true"})
 
-    def jobs(self, state: str | None = None, **filters: Any) -> AsyncPages[AsyncJob]:
+    def jobs(self, state: str | Sequence[str] | None = None, **filters: Any) -> AsyncPages[AsyncJob]:
         """List your jobs, newest first.
 
         Parameters
         ----------
         state
-            Only jobs in this state.
+            Only jobs in this state, or in one of these.
         filters
-            ``dataset_id``; ``name``, a part of it; ``created_after`` and ``created_before``, as ``2026-01-31`` or a datetime.
+            ``dataset_id``; ``text``, ``tag``, ``created_by``, ``created_after``, ``created_before`` as for `datasets`.
         """
         return AsyncPages(self, "/v1/jobs", self.job_of, state=state, **filters)
 
@@ -235,15 +241,13 @@ class AsyncClient(AsyncRequests):
         """Read a job."""
         return self.job_of(await self.get(f"/v1/jobs/{job_id}"))
 
-    async def change_job(
-        self, job_id: str, *, name: str | None = None, priority: int | None = None
-    ) -> AsyncJob:
-        """Change the name of a job, or its priority (-10 … 10) among your jobs; None changes nothing."""
-        changes = {"name": name, "priority": priority}
-        body = {field: value for field, value in changes.items() if value is not None}
-        return self.job_of(
-            (await self.request("PATCH", f"/v1/jobs/{job_id}", json=body, is_repeatable=True)).json()
-        )
+    async def change_job(self, job_id: str, **changes: Any) -> AsyncJob:
+        """Change the ``name``, ``notes``, ``tags`` or ``priority`` (-10 … 10) of a job; None resets one to its default."""
+        return await self.job_of({"id": job_id}).change(**changes)
+
+    async def change_dataset(self, dataset_id: str, **changes: Any) -> AsyncDataset:
+        """Change the ``name``, ``notes`` or ``tags`` of a data set; None resets one to its default."""
+        return await self.dataset_of({"id": dataset_id}).change(**changes)
 
     async def pause_job(self, job_id: str) -> AsyncJob:
         """Pause a job. Models in training finish their epoch, and their weights are kept."""
@@ -336,10 +340,10 @@ class AsyncClient(AsyncRequests):
         return self.model_of(await self.get(f"/v1/models/{model_id}"))
 
     def inferences(
-        self, *, model_id: str | None = None, dataset_id: str | None = None
+        self, *, model_id: str | None = None, job_id: str | None = None, dataset_id: str | None = None
     ) -> AsyncPages[AsyncInference]:
-        """List your inferences, newest first; all of them, or those of a model or of a data set."""
-        chosen = {"model_id": model_id, "dataset_id": dataset_id}
+        """List your inferences, newest first; all of them, or those of a model, of a job or of a data set."""
+        chosen = {"model_id": model_id, "job_id": job_id, "dataset_id": dataset_id}
         return AsyncPages(self, "/v1/inferences", self.inference_of, **chosen)
 
     async def get_inference(self, inference_id: str) -> AsyncInference:
@@ -374,6 +378,16 @@ class AsyncClient(AsyncRequests):
         body = {"url": url, **fields}
         answer = await self.request("POST", "/v1/webhooks", json=body)
         return AsyncWebhook(self, answer.json())
+
+    def audit(self, **filters: Any) -> AsyncPages[Answered]:
+        """List who changed what, newest first; this needs a key with the scope ``admin``.
+
+        Parameters
+        ----------
+        filters
+            ``object_id``, ``action`` such as ``job.cancelled``, ``kind``, ``key_id``, ``created_after``, ``created_before``.
+        """
+        return AsyncPages(self, "/v1/audit", Answered, **filters)
 
     async def readiness(self) -> Document:
         """Return whether the service can accept and do work, and its workers; also if it cannot."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from latentry.asynchronous.array_resources import AsyncArrayOwner
 from latentry.asynchronous.arrays import AsyncArray
-from latentry.asynchronous.resources import AsyncPages
+from latentry.asynchronous.resources import AsyncLabelled, AsyncPages
 from latentry.documents import Answered, DatasetState, Document, Field
 from latentry.errors import NotFound
 from latentry.notebook.pages import dataset_html, shown
@@ -16,9 +16,10 @@ from latentry.query_params import Where, where_texts
 
 if TYPE_CHECKING:
     from latentry.asynchronous.jobs import AsyncJob
+    from latentry.asynchronous.models import AsyncInference
 
 
-class AsyncDataset(AsyncArrayOwner):
+class AsyncDataset(AsyncLabelled, AsyncArrayOwner):
     """A data set."""
 
     _collection = "datasets"
@@ -50,6 +51,26 @@ class AsyncDataset(AsyncArrayOwner):
     def spikes(self) -> AsyncArray:
         """Return the spike counts: trials × bins × neurons."""
         return self.arrays["spikes"]
+
+    @property
+    def jobs(self) -> AsyncPages[AsyncJob]:
+        """List its jobs, newest first."""
+        return self._client.jobs(dataset_id=self.id)
+
+    @property
+    def inferences(self) -> AsyncPages[AsyncInference]:
+        """List the inferences of models on it, newest first."""
+        return self._client.inferences(dataset_id=self.id)
+
+    @property
+    def derived(self) -> AsyncPages[AsyncDataset]:
+        """List the data sets that were read from its file with other options."""
+        return self._client.datasets(derived_from=self.id)
+
+    @property
+    def combined(self) -> AsyncPages[AsyncDataset]:
+        """List the combined data sets of which it is a session."""
+        return self._client.datasets(session_id=self.id)
 
     async def wait(self) -> Self:
         """Wait until it is ready.

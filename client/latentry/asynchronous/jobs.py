@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Self
 
-from latentry.asynchronous.models import AsyncModel
-from latentry.asynchronous.resources import AsyncPages, AsyncTask
+from latentry.asynchronous.models import AsyncInference, AsyncModel
+from latentry.asynchronous.resources import AsyncLabelled, AsyncPages, AsyncTask
 from latentry.documents import (
     Answered,
     CurvePoint,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentry.asynchronous.datasets import AsyncDataset
 
 
-class AsyncJob(AsyncTask):
+class AsyncJob(AsyncLabelled, AsyncTask):
     """A job: one search over models of a data set."""
 
     _collection = "jobs"
@@ -60,6 +60,11 @@ class AsyncJob(AsyncTask):
     def models(self) -> AsyncPages[AsyncModel]:
         """List its models by number."""
         return AsyncPages(self._client, f"{self.path}/models", self._client.model_of)
+
+    @property
+    def inferences(self) -> AsyncPages[AsyncInference]:
+        """List the inferences of its models, newest first."""
+        return self._client.inferences(job_id=self.id)
 
     @property
     async def selected_model(self) -> AsyncModel | None:
@@ -129,11 +134,6 @@ class AsyncJob(AsyncTask):
     async def extend(self, **more: float) -> Self:
         """Add to its budget: ``models``, ``epochs``, ``wall_seconds``, ``device_seconds``; see `Client.extend_job`."""
         self._renew(await self._client.extend_job(self.id, **more))  # type: ignore[arg-type]  # models and epochs are integers
-        return self
-
-    async def change(self, *, name: str | None = None, priority: int | None = None) -> Self:
-        """Change its name, or its priority (-10 … 10) among your jobs; None changes nothing."""
-        self._renew(await self._client.change_job(self.id, name=name, priority=priority))
         return self
 
     @property

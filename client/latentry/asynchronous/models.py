@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from latentry.asynchronous.array_resources import AsyncLatentsOwner
-from latentry.asynchronous.resources import AsyncTask
+from latentry.asynchronous.resources import CREATED_BY, AsyncTask
 from latentry.documents import Document, Field, InferenceState, ModelState
 from latentry.labelled import LearningCurve
 from latentry.notebook.pages import inference_html, model_html, shown
@@ -188,6 +188,7 @@ class AsyncInference(AsyncTask, AsyncLatentsOwner):
     baseline_settings = Field[dict[str, dict[str, float | bool]]](
         "Settings of the simple predictors, chosen on the training trials, with ``sd_s`` in seconds."
     )
+    created_by = Field[Document | None](CREATED_BY)
     model_id = Field[str]("Id of the model.")
     dataset_id = Field[str]("Id of the data set.")
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from latentry.asynchronous.client import AsyncClient
 
 Item = TypeVar("Item")
+CREATED_BY = "Who made it: ``key_id`` and ``name`` of the key; None if the service requires no key."
 
 
 class AsyncResource(Answered):
@@ -49,6 +50,20 @@ class AsyncResource(Answered):
     def __repr__(self) -> str:
         words = [type(self).__name__, self.id, str(self.get("state", "")), repr(self.get("name") or "")]
         return f"<{' '.join(word for word in words if word not in ('', repr('')))}>"
+
+
+class AsyncLabelled(AsyncResource):
+    """A resource that people name, annotate and tag: a data set or a job."""
+
+    notes = Field[str]("Notes.")
+    tags = Field[list[str]]("Tags.")
+    created_by = Field[Document | None](CREATED_BY)
+
+    async def change(self, **changes: Any) -> Self:
+        """Change its ``name``, ``notes`` or ``tags``, and of a job its ``priority`` (-10 … 10); None resets a field."""
+        answer = await self._client.request("PATCH", self.path, json=changes, is_repeatable=True)
+        self._renew(answer.json())
+        return self
 
 
 class AsyncTask(AsyncResource):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from latentry.commands import deletion
-from latentry.commands.calling import Call, UsageProblem, command
+from latentry.commands.calling import After, Before, Call, Everything, Limit, PageToken, UsageProblem, command
 from latentry.formatting import bytes_in_words, seconds_in_words, time_in_words, value_in_words
 
 keys = typer.Typer(help="Keys of the service: create, list, revoke.", no_args_is_help=True)
@@ -134,6 +134,42 @@ def whoami(call: Call) -> None:
     caller = call.client.get("/v1/caller")
     operator = ", and you run the service" if caller["is_operator"] else ""
     call.answer_text(caller, f"{caller['tenant']}: {', '.join(caller['scopes'])}{operator}")
+
+
+def register_audit(app: typer.Typer, panel: str) -> None:
+    """Add ``latentry audit`` to a panel of the main help."""
+
+    @command(app, "audit", panel=panel, example="audit --object job_0192f3c4a5b6aabbccddeeff")
+    def audit(
+        call: Call,
+        *,
+        object_id: Annotated[
+            str | None, typer.Option("--object", metavar="ID", help="Only changes of this object.")
+        ] = None,
+        action: Annotated[str | None, typer.Option(help="Only this action, such as job.cancelled.")] = None,
+        kind: Annotated[str | None, typer.Option(help="Only changes of this kind of object: job.")] = None,
+        by: Annotated[
+            str | None, typer.Option("--by", metavar="ID", help="Only changes by the key with this id.")
+        ] = None,
+        after: After = None,
+        before: Before = None,
+        limit: Limit = 20,
+        everything: Everything = False,
+        page_token: PageToken = None,
+    ) -> None:
+        """List who made, changed, cancelled or deleted what, newest first. This needs a key with the scope admin."""
+        found = call.page_of(
+            "/v1/audit", limit=limit, everything=everything, page_token=page_token,
+            object_id=object_id, action=action, kind=kind, key_id=by, created_after=after, created_before=before,
+        )  # fmt: skip
+        rows = (
+            (
+                time_in_words(one["at"]), (one["by"] or {}).get("name", "anyone"), one["action"], one["object_id"],
+                value_in_words(one["details"].get("fields")), one["tenant"],
+            )
+            for one in found
+        )  # fmt: skip
+        call.answer_rows(found, ("at", "by", "action", "object", "fields", "tenant"), rows)
 
 
 @command(

@@ -191,7 +191,8 @@ class Call:
 
 
 _OPTIONS_OF_LISTS = {
-    "state": "--state", "dataset_id": "--dataset", "name": "--name", "created_after": "--after", "created_before": "--before",
+    "text": "--text", "tag": "--tag", "created_by": "--by", "state": "--state", "dataset_id": "--dataset",
+    "name": "--name", "created_after": "--after", "created_before": "--before",
     "page_size": "--limit", "page_token": "--page-token",
 }  # fmt: skip
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Number of entries at most, newest first.")]
@@ -201,6 +202,27 @@ PageToken = Annotated[
 ]
 NameFilter = Annotated[
     str | None, typer.Option("--name", metavar="TEXT", help="Only entries whose name contains this text.")
+]
+TextFilter = Annotated[
+    str | None,
+    typer.Option(
+        "--text", metavar="TEXT", help="Only entries with this text in name, notes, tags or file name."
+    ),
+]
+TagFilter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag", metavar="TAG", help="Only entries with this tag; repeatable: with all of these tags."
+    ),
+]
+ByFilter = Annotated[
+    str | None,
+    typer.Option("--by", metavar="KEY", help="Only entries that this key made: its id or its name."),
+]
+Notes = Annotated[str | None, typer.Option("--notes", metavar="TEXT", help="Notes.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; repeatable.")]
+Untag = Annotated[
+    list[str] | None, typer.Option("--untag", metavar="TAG", help="A tag to remove; repeatable.")
 ]
 After = Annotated[
     str | None,
@@ -213,6 +235,21 @@ After = Annotated[
 Before = Annotated[
     str | None, typer.Option("--before", metavar="TIME", help="Only entries created before this time.")
 ]
+
+
+def edit(call: Call, path: str, tag: list[str] | None, untag: list[str] | None, **fields: Any) -> None:
+    """Change fields of a data set or a job, those that are not None; add and remove tags."""
+    changes = {name: value for name, value in fields.items() if value is not None}
+    if tag or untag:
+        removed = {one.casefold() for one in untag or ()}
+        kept = [one for one in call.client.get(path)["tags"] if one.casefold() not in removed]
+        changes["tags"] = kept + (tag or [])
+    if not changes:
+        raise UsageProblem("nothing to change is given", "give --name, --notes, --tag or --untag")
+    call.options |= {f"/{name}": f"--{name}" for name in fields} | {"/tags": "--tag"}
+    done = call.client.request("PATCH", path, json=changes, is_repeatable=True).json()
+    tags = ", ".join(done["tags"]) or "none"
+    call.answer_text(done, f"{done['id']} is named {done['name']!r}; tags: {tags}")
 
 
 def _width(is_terminal: bool) -> int | None:
@@ -309,7 +346,8 @@ def fail(code: ExitCode, message: str, hint: str = "", fields: list[str] | None 
 def _with_options(text: str, options: Mapping[str, str]) -> str:
     """Replace the field at the beginning of a text by the option that is sent as this field."""
     pointer, colon, rest = text.partition(": ")
-    return f"{options.get(pointer, pointer)}{colon}{rest}"
+    of_list = pointer.rstrip("0123456789").rstrip("./")  # an item of a repeatable option
+    return f"{options.get(pointer) or options.get(of_list, pointer)}{colon}{rest}"
 
 
 def _fields(error: LatentryError, options: Mapping[str, str]) -> list[str]:

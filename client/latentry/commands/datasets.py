@@ -9,14 +9,21 @@ from latentry.commands import deletion, downloads, report_page
 from latentry.commands.calling import (
     After,
     Before,
+    ByFilter,
     Call,
     Document,
     Everything,
     Limit,
     NameFilter,
+    Notes,
     PageToken,
+    TagFilter,
+    Tags,
+    TextFilter,
+    Untag,
     UsageProblem,
     command,
+    edit,
 )
 from latentry.commands.reading import read_document, set_values
 from latentry.formatting import time_in_words, value_in_words
@@ -107,6 +114,8 @@ def upload(
     ],
     *,
     name: Name = "",
+    notes: Notes = None,
+    tag: Tags = None,
     format: Format = None,
     bin_width_s: BinWidth = None,
     options: OptionsFile = None,
@@ -118,7 +127,10 @@ def upload(
     same data set.
     """
     whole = set_values(read_document(options) if options else {}, option or [])
-    _answer(call, upload_file(call, file, name, whole, format=format, bin_width_s=bin_width_s))
+    _answer(
+        call,
+        upload_file(call, file, name, whole, notes=notes, tags=tag, format=format, bin_width_s=bin_width_s),
+    )
 
 
 @command(app, "list", example="datasets list --limit 5")
@@ -126,9 +138,13 @@ def list_datasets(
     call: Call,
     *,
     state: Annotated[
-        str | None, typer.Option(help="Only data sets in this state: ingesting, ready, rejected or failed.")
+        list[str] | None,
+        typer.Option(help="Only data sets in this state: ingesting, ready, rejected or failed; repeatable."),
     ] = None,
+    text: TextFilter = None,
+    tag: TagFilter = None,
     name: NameFilter = None,
+    by: ByFilter = None,
     after: After = None,
     before: Before = None,
     limit: Limit = 20,
@@ -138,12 +154,23 @@ def list_datasets(
     """List data sets, newest first."""
     found = call.page_of(
         "/v1/datasets", limit=limit, everything=everything, page_token=page_token,
-        state=state, name=name, created_after=after, created_before=before,
+        state=state, text=text, tag=tag, name=name, created_by=by, created_after=after, created_before=before,
     )  # fmt: skip
-    columns = ("id", "name", "source", "state", ">trials", ">bins", ">neurons", ">bin (ms)", "created")
+    columns = (
+        "id",
+        "name",
+        "source",
+        "tags",
+        "state",
+        ">trials",
+        ">bins",
+        ">neurons",
+        ">bin (ms)",
+        "created",
+    )
     rows = (
         (
-            one["id"], one["name"], _made_of(one), one["state"],
+            one["id"], one["name"], _made_of(one), ", ".join(one["tags"]), one["state"],
             *(value_in_words(one[name]) for name in ("trials", "bins", "neurons")),
             value_in_words(one["bin_width_s"] and one["bin_width_s"] * 1000), time_in_words(one["created_at"]),
         )
@@ -165,6 +192,20 @@ def show(call: Call, dataset_id: DatasetId) -> None:
     """Show a data set: its report, its warnings, or why it was rejected."""
     dataset = call.client.get(f"/v1/datasets/{dataset_id}")
     call.answer(dataset, lambda page: report_page.print_page(dataset, page))
+
+
+@command(app, "edit", example="datasets edit dat_0192f3c4a5b6aabbccddeeff --name 'day 3' --tag pilot")
+def edit_dataset(
+    call: Call,
+    dataset_id: DatasetId,
+    *,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    notes: Notes = None,
+    tag: Tags = None,
+    untag: Untag = None,
+) -> None:
+    """Change the name or the notes of a data set, and add or remove tags."""
+    edit(call, f"/v1/datasets/{dataset_id}", tag, untag, name=name, notes=notes)
 
 
 @command(app, "derive", example="datasets derive dat_0192f3c4a5b6aabbccddeeff --option rebin_s=0.02")

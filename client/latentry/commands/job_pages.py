@@ -42,6 +42,9 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
     progress, specification = job["progress"], job["specification"]
     yield "job", job["id"]
     yield "name", job["name"] or None
+    yield "notes", job["notes"] or None
+    yield "tags", ", ".join(job["tags"]) or None
+    yield "made by", (job["created_by"] or {}).get("name")
     yield "state", job["state"]
     yield "data set", f"{job['dataset_id']} ({job['dataset_name']})"
     yield "preset", specification["preset"]

@@ -9,15 +9,22 @@ from latentry.commands import deletion, downloads, job_pages
 from latentry.commands.calling import (
     After,
     Before,
+    ByFilter,
     Call,
     Document,
     Everything,
     ExitCode,
     Limit,
     NameFilter,
+    Notes,
     PageToken,
+    TagFilter,
+    Tags,
+    TextFilter,
+    Untag,
     UsageProblem,
     command,
+    edit,
 )
 from latentry.commands.datasets import named_dataset
 from latentry.commands.reading import read_document, set_values
@@ -53,6 +60,8 @@ def submit(
         int | None, typer.Option(min=1, help="Number of epochs of each model, at most.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
+    notes: Notes = None,
+    tag: Tags = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -97,6 +106,7 @@ def submit(
     """Begin a search over models of one data set. Options take precedence over the file."""
     values = {
         "--dataset": ("dataset_id", dataset), "--preset": ("preset", preset), "--name": ("name", name),
+        "--notes": ("notes", notes), "--tag": ("tags", tag),
         "--seed": ("seed", seed), "--priority": ("priority", priority), "--models": ("budget.models", models),
         "--epochs": ("budget.epochs", epochs),
     }  # fmt: skip
@@ -125,8 +135,12 @@ def list_jobs(
     call: Call,
     *,
     state: Annotated[
-        str | None, typer.Option(help="Only jobs in this state: queued, running, paused, done, failed, …")
+        list[str] | None,
+        typer.Option(help="Only jobs in this state: queued, running, paused, done, failed, …; repeatable."),
     ] = None,
+    text: TextFilter = None,
+    tag: TagFilter = None,
+    by: ByFilter = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", "-d", metavar="ID", help="Only jobs of this data set.")
     ] = None,
@@ -140,15 +154,16 @@ def list_jobs(
     """List jobs, newest first."""
     found = call.page_of(
         "/v1/jobs", limit=limit, everything=everything, page_token=page_token,
-        state=state, dataset_id=dataset, name=name, created_after=after, created_before=before,
+        state=state, text=text, tag=tag, dataset_id=dataset, name=name, created_by=by, created_after=after, created_before=before,
     )  # fmt: skip
     columns = (
-        "id", "name", "data set", "preset", "state", ">models", ">done", ">smoothed SV loss", ">bits/spike", "selected model",
-        "created",
+        "id", "name", "tags", "data set", "preset", "state", ">models", ">done", ">smoothed SV loss", ">bits/spike",
+        "selected model", "created",
     )  # fmt: skip
     rows = (
         (
-            one["id"], one["name"], one["dataset_name"], value_in_words(one["specification"]["preset"]), one["state"],
+            one["id"], one["name"], ", ".join(one["tags"]), one["dataset_name"],
+            value_in_words(one["specification"]["preset"]), one["state"],
             str(one["progress"]["models"]), f"{one['progress']['fraction']:.0%}",
             number(one["progress"]["best_smoothed_sv_loss"]), number(one["progress"]["best_sv_bits_per_spike_valid"], 3),
             value_in_words(one["selected_model_id"]), time_in_words(one["created_at"]),
@@ -231,6 +246,23 @@ def follow(client: "Client", job_id: str, console: "Console") -> Document:
 
 def _not_done(job: Document) -> NotDone:
     return NotDone(f"the job {job['id']} is {job['state']}", (job["error"] or {}).get("message", ""))
+
+
+@command(app, "edit", example="jobs edit job_0192f3c4a5b6aabbccddeeff --notes 'for the paper' --tag pilot")
+def edit_job(
+    call: Call,
+    job_id: JobId,
+    *,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    notes: Notes = None,
+    tag: Tags = None,
+    untag: Untag = None,
+    priority: Annotated[
+        int | None, typer.Option(min=-10, max=10, help="Priority among your own jobs.")
+    ] = None,
+) -> None:
+    """Change the name, the notes or the priority of a job, and add or remove tags."""
+    edit(call, f"/v1/jobs/{job_id}", tag, untag, name=name, notes=notes, priority=priority)
 
 
 def _verb(name: str, method: str, does: str) -> None:

@@ -66,6 +66,9 @@ def print_page(dataset: Document, page: "Console") -> None:
 def _origin(dataset: Document) -> Iterator[tuple[str, Any]]:
     source = dataset["source"]
     yield "created", time_in_words(dataset["created_at"])
+    yield "made by", (dataset.get("created_by") or {}).get("name")
+    yield "notes", dataset.get("notes") or None
+    yield "tags", ", ".join(dataset.get("tags") or ()) or None
     yield "file", source.get("filename")
     yield "system", source.get("system")
     yield "derived from", dataset.get("derived_from")
