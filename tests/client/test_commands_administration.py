@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from domain.states import JobState
 from store.database import Database
 from store.tables import Key
+from tests.api.api_examples import add_dataset, add_job
 from tests.client.command_line import CommandLine
 
 
@@ -92,3 +94,39 @@ def test_a_webhook_from_its_making_to_its_end(latentry: CommandLine, monkeypatch
     assert made["id"] not in [one["id"] for one in latentry("webhooks", "list", "--json").json()]
     assert latentry("webhooks", "remove", made["id"], expect=3).out == ""
     assert latentry("webhooks", "add", "nonsense", expect=2).messages.startswith("Error: ")
+
+
+def test_labels_are_edited_and_found_and_the_log_says_by_whom(
+    latentry: CommandLine, sqlite_database: Database
+) -> None:
+    with sqlite_database.write() as session:
+        dataset_id = add_dataset(session)
+        job_id = add_job(session, dataset_id, state=JobState.DONE)
+    key = latentry("keys", "create", "Ada", "--scope", "read", "--scope", "write", "--scope", "admin")
+    ada = CommandLine(latentry.url, key=key.out.strip())
+    for kind, one in (("datasets", dataset_id), ("jobs", job_id)):
+        done = ada(
+            kind, "edit", one, "--name", "day 3", "--notes", "arm tired", "--tag", "Pilot", "--tag", "b"
+        )
+        assert done.out == f"{one} is named 'day 3'; tags: Pilot, b\n"
+        edited = ada(kind, "edit", one, "--tag", "c", "--untag", "pilot", "--json").json()
+        assert (edited["notes"], edited["tags"]) == ("arm tired", ["b", "c"])
+        found = ("--text", "TIRED", "--tag", "B", "--tag", "c", "--state", "done", "--state", "running")
+        found = found if kind == "jobs" else (*found[:6], "--state", "ready")
+        assert [row["id"] for row in ada(kind, "list", *found, "--json").json()] == [one]
+        assert "b, c" in ada(kind, "list").out
+        assert ada(kind, "list", "--tag", "pilot", "--json").json() == []
+        assert ada(kind, "list", "--by", "nobody", "--json").json() == []
+        assert [row["id"] for row in ada(kind, "list", "--by", "service", "--json").json()] == [one]
+        page = ada(kind, "show", one).out
+        assert all(part in page for part in ("arm tired", "b, c", "service"))
+        assert "give --name, --notes" in ada(kind, "edit", one, expect=2).messages
+        assert (
+            "--tag: String should have at most 50"
+            in ada(kind, "edit", one, "--tag", "x" * 51, expect=2).messages
+        )
+    assert "Error: --state: " in ada("jobs", "list", "--state", "ready", expect=2).messages
+    assert [row["action"] for row in ada("audit", "--object", job_id, "--json").json()] == ["job.changed"] * 2
+    shown = ada("audit", "--kind", "dataset").out
+    assert all(part in shown for part in ("Ada", "dataset.changed", dataset_id, "name, notes, tags"))
+    assert ada("audit", "--action", "job.cancelled", "--json").json() == []
