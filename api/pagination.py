@@ -52,7 +52,7 @@ CreatedAfter = Annotated[
     Query(description="Only items created at this time or later (UTC unless the time has a zone)."),
 ]
 CreatedBefore = Annotated[datetime | None, Query(description="Only items created before this time.")]
-_NO_NUL = r"^[^\x00]*$"  # PostgreSQL has no NUL in text
+NO_NUL = r"^[^\x00]*$"  # PostgreSQL has no NUL in text
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Filters:
         str | None,
         Query(
             max_length=200,
-            pattern=_NO_NUL,
+            pattern=NO_NUL,
             description="Only items that have this text in their name, notes, tags or file name, or whose id begins with it; of "
             "jobs also those whose data set has it. Case is ignored.",
         ),
@@ -76,7 +76,7 @@ class Filters:
         str | None,
         Query(
             max_length=200,
-            pattern=_NO_NUL,
+            pattern=NO_NUL,
             description="Only items made by this key: its id, or its name as in `created_by.name`.",
         ),
     ] = None
@@ -85,7 +85,7 @@ class Filters:
         str | None,
         Query(
             max_length=200,
-            pattern=_NO_NUL,
+            pattern=NO_NUL,
             description="Only items whose name contains this text; case is ignored.",
         ),
     ] = None

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.audit.schemas import AuditDocument
 from api.auth import Caller, require_scope
-from api.pagination import CreatedAfter, CreatedBefore, Page, cut_page, decode_number, utc
+from api.pagination import NO_NUL, CreatedAfter, CreatedBefore, Page, cut_page, decode_number, utc
 from store.tables import AuditEntry, actor_document
 
 
@@ -18,15 +18,26 @@ class AuditFilters:
     """The filters of the log."""
 
     action: Annotated[
-        str | None, Query(max_length=60, description="Only this action, such as `job.cancelled`.")
+        str | None,
+        Query(max_length=60, pattern=NO_NUL, description="Only this action, such as `job.cancelled`."),
     ] = None
     kind: Annotated[
-        str | None, Query(max_length=20, description="Only changes of this kind of object, such as `job`.")
+        str | None,
+        Query(
+            max_length=20, pattern=NO_NUL, description="Only changes of this kind of object, such as `job`."
+        ),
     ] = None
-    object_id: Annotated[str | None, Query(max_length=40, description="Only changes of this object.")] = None
-    key_id: Annotated[str | None, Query(max_length=40, description="Only changes by this key.")] = None
+    object_id: Annotated[
+        str | None, Query(max_length=40, pattern=NO_NUL, description="Only changes of this object.")
+    ] = None
+    key_id: Annotated[
+        str | None, Query(max_length=40, pattern=NO_NUL, description="Only changes by this key.")
+    ] = None
     tenant: Annotated[
-        str | None, Query(max_length=40, description="Only this tenant; for the operator of the service.")
+        str | None,
+        Query(
+            max_length=40, pattern=NO_NUL, description="Only this tenant; for the operator of the service."
+        ),
     ] = None
     created_after: CreatedAfter = None
     created_before: CreatedBefore = None

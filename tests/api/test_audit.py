@@ -295,6 +295,8 @@ def test_the_log_is_for_admins_of_the_tenant_and_the_operator(lab: Lab, asks: Te
     assert len(actions(mine, key_id=lab.key["id"])) == 3
     assert actions(mine, created_after=changed[0]["at"], created_before="2999-01-01")[-1] == "job.changed"
     assert actions(mine, created_before="2020-01-01") == []
+    for name in ("action", "kind", "object_id", "key_id", "tenant"):
+        assert asks.get("/v1/audit", params={name: "a\x00"}, headers=mine).status_code == 422
     seen: list[str] = []
     token: str | None = ""
     while token is not None:
