@@ -26,7 +26,9 @@ from store.tables import DEFAULT_TENANT, Actor, Key, Tenant, acting
 logger = logging.getLogger(__name__)
 
 Scope = Literal["read", "write", "admin"]
-"""`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage the keys of the tenant."""
+"""`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage the keys of the tenant, and read its
+log of changes.
+"""
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="latentry", Basic realm="latentry"'}

@@ -20,7 +20,8 @@ class KeyRequest(BaseModel):
     scopes: list[Scope] = Field(
         ["read", "write"],
         min_length=1,
-        description="`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage keys.",
+        description="`read`: read and download. `write`: change data sets, jobs and models. `admin`: manage keys, "
+        "and read the log of changes.",
     )
     tenant: TenantName | None = Field(
         None,

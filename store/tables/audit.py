@@ -53,6 +53,15 @@ def actor_document(key_id: str | None, name: str | None) -> Document | None:
     return None if name is None else {"key_id": key_id, "name": name}
 
 
+def listed(table: str, column: str) -> Index:
+    """Return the index of a table's list: the tenant, the order, and all columns that filters read, except texts.
+
+    SQLite then reads no row to find one. Rows have many kilobytes.
+    """
+    filters = ("state", column, "created_at", "created_by_key", "created_by_name")
+    return Index(f"ix_{table}_listed", "tenant_id", "id", *filters)
+
+
 class AuditEntry(Base):
     """One change: who made it, to what and when. Entries are only ever added, see `store.audit.record`."""
 

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import DatasetState, UploadState
-from store.tables.audit import CreatedByMixin
+from store.tables.audit import CreatedByMixin, listed
 from store.tables.base import Base, Document, LeaseMixin, utc_now
 from store.tables.labels import LabelsMixin
 
@@ -41,7 +41,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
 
     __tablename__ = "datasets"
     __table_args__ = (
-        Index("ix_datasets_tenant", "tenant_id", "id"),
+        listed("datasets", "derived_from"),
         Index("ix_datasets_original", "original"),
         Index("ix_datasets_derived_from", "derived_from"),
         Index("ix_datasets_original_since", "tenant_id", "original_since"),

@@ -7,7 +7,7 @@ from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.states import JobState, SliceState
-from store.tables.audit import CreatedByMixin
+from store.tables.audit import CreatedByMixin, listed
 from store.tables.base import Base, Document, LeaseMixin, counter_type, utc_now
 from store.tables.labels import LabelsMixin
 
@@ -18,17 +18,7 @@ class Job(LabelsMixin, CreatedByMixin, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_tenant_state", "tenant_id", "state"),
-        # All that lists are filtered by, except texts: SQLite then reads no row, which can have many kilobytes.
-        Index(
-            "ix_jobs_listed",
-            "tenant_id",
-            "id",
-            "state",
-            "dataset_id",
-            "created_at",
-            "created_by_key",
-            "created_by_name",
-        ),
+        listed("jobs", "dataset_id"),
         Index("ix_jobs_state", "state"),
         Index("ix_jobs_served", "served_at", "tenant_id"),
         Index("ix_jobs_dataset", "dataset_id"),

@@ -1,5 +1,6 @@
 """Names, notes and tags of data sets and jobs: written, changed, and found again."""
 
+import itertools
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -215,18 +216,17 @@ def test_a_long_list_of_jobs_takes_as_many_queries_as_a_short_one(
 
 def test_filters_of_ten_thousand_jobs_read_an_index_alone(sqlite_database: Database) -> None:
     """Rows have many kilobytes; SQLite would read all of them to find a rare state."""
-    query = "SELECT id FROM jobs WHERE tenant_id = 'default' AND {} ORDER BY id DESC LIMIT 51"
+    query = "SELECT id FROM {} WHERE tenant_id = 'default' AND {} ORDER BY id DESC LIMIT 51"
     conditions = (
         "1", "state IN ('failed', 'running')", "created_at < '2026-01-01'", "dataset_id = 'dat_1'",
         "(created_by_key = 'key_1' OR created_by_name = 'Ada')",
     )  # fmt: skip
     with sqlite_database.engine.connect() as connection:
-        for condition in conditions:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query.format(condition)}").all()
-            assert [row[-1].split(" (")[0] for row in plan] == [
-                "SEARCH jobs USING COVERING INDEX ix_jobs_listed"
-            ]
-    assert Job.__table__.name == "jobs"
+        for table, condition in itertools.product(("jobs", "datasets"), conditions):
+            condition = condition if table == "jobs" else condition.replace("dataset_id", "derived_from")
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query.format(table, condition)}").all()
+            wanted = f"SEARCH {table} USING COVERING INDEX ix_{table}_listed"
+            assert [row[-1].split(" (")[0] for row in plan] == [wanted], (table, condition)
 
 
 def test_rows_of_before_are_found(sqlite_database: Database) -> None:

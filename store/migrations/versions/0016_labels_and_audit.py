@@ -17,7 +17,7 @@ depends_on = None
 _MADE = ("datasets", "inferences", "jobs", "keys", "uploads", "webhooks")
 _LABELLED = ("datasets", "jobs")
 _INDEXED = ("tenant", "object", "key")
-_LISTED = ("tenant_id", "id", "state", "dataset_id", "created_at", "created_by_key", "created_by_name")
+_LISTED = {"datasets": "derived_from", "jobs": "dataset_id"}
 
 
 def _columns(table: str) -> list[sa.Column[Any]]:
@@ -61,8 +61,10 @@ def upgrade() -> None:
         for column in _columns(table):
             op.add_column(table, column)
     _write_search_texts()
-    op.create_index("ix_jobs_listed", "jobs", list(_LISTED))
-    op.drop_index("ix_jobs_tenant", table_name="jobs")
+    for table, filtered in _LISTED.items():
+        filters = ("state", filtered, "created_at", "created_by_key", "created_by_name")
+        op.create_index(f"ix_{table}_listed", table, ["tenant_id", "id", *filters])
+        op.drop_index(f"ix_{table}_tenant", table_name=table)
 
 
 def _write_search_texts() -> None:
@@ -79,8 +81,9 @@ def _write_search_texts() -> None:
 
 def downgrade() -> None:
     """Undo."""
-    op.create_index("ix_jobs_tenant", "jobs", ["tenant_id", "id"])
-    op.drop_index("ix_jobs_listed", table_name="jobs")
+    for table in _LISTED:
+        op.create_index(f"ix_{table}_tenant", table, ["tenant_id", "id"])
+        op.drop_index(f"ix_{table}_listed", table_name=table)
     op.drop_index("ix_datasets_derived_from", table_name="datasets")
     for table in _MADE:
         for column in _columns(table):
