@@ -47,7 +47,7 @@ class Streamed(StreamingResponse):
         self._run = run
 
     def begin(self) -> None:
-        """Make the first bytes now, so that an error gets a response of its own."""
+        """Make the first bytes now, so that an error still has its own status."""
         while (
             sum(map(len, self._begun)) < _BEGINNING_BYTES and (piece := next(self._pieces, None)) is not None
         ):
