@@ -200,7 +200,8 @@ WHERE_DESCRIPTION = (
     "`outcome:exists`; of several, all hold. `trial`, `split` and `length_bins` are names too."
 )
 MOST_CONDITIONS = 20
-_MOST_VALUES = 500
+_MOST_VALUES, _MOST_VALUES_IN_ALL = 500, 2000
+"""Most values of one condition, and of all conditions of a request."""
 
 Operator = Literal["eq", "ne", "in", "notin", "lt", "le", "gt", "ge", "between", "exists", "missing"]
 _OPERATORS: dict[str, Operator] = {one: one for one in get_args(Operator)}
@@ -264,7 +265,14 @@ def parse_conditions(given: Sequence[str]) -> list[Condition]:
     Invalid
         If one cannot be parsed.
     """
-    return [_parse_condition(text) for text in given]
+    conditions = [_parse_condition(text) for text in given]
+    values = sum(len(one.values) for one in conditions)
+    if values > _MOST_VALUES_IN_ALL:
+        message = f"expected at most {_MOST_VALUES_IN_ALL} values in all conditions; got {values}"
+        hint = "use a range, as in trial:between:0,999, or several requests"
+        problem = FieldProblem(pointer="where", code="where", message=message, hint=hint)
+        raise Invalid(f"where: {message}", hint=hint, errors=[problem])
+    return conditions
 
 
 def _parse_condition(given: str) -> Condition:

@@ -4,6 +4,7 @@ A value is compared with stored values of the same kind: number, text, or boolea
 """
 
 import difflib
+import json
 import operator
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 from cachetools import LRUCache
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Numeric,
     Text,
+    any_,
     case,
     cast,
     collate,
@@ -201,9 +204,9 @@ def _as_sql(condition: Condition, meant: list[_Meant], is_sqlite: bool) -> Colum
         case "missing":
             return not_(stored.holds(stored.is_known))
         case "eq" | "in":
-            return _equals(stored, meant)
+            return _equals(stored, meant, is_sqlite)
         case "ne" | "notin":
-            return not_(_equals(stored, meant))
+            return not_(_equals(stored, meant, is_sqlite))
         case "between":
             low, high = (_operand(one) for one in meant)
             return stored.holds(stored.of_kind(meant[0].kind).between(low, high))
@@ -300,14 +303,26 @@ def _by_code_point(text: ColumnElement[Any], is_sqlite: bool) -> ColumnElement[A
     return text if is_sqlite else collate(text, "C")
 
 
-def _equals(stored: _Stored, meant: list[_Meant]) -> ColumnElement[bool]:
+def _equals(stored: _Stored, meant: list[_Meant], is_sqlite: bool) -> ColumnElement[bool]:
     """Return whether the stored value is one of several."""
     some: list[ColumnElement[bool]] = [false()]
     for kind in sorted({one.kind for one in meant if one.kind is not None}):
-        some.append(stored.of_kind(kind).in_([_operand(one) for one in meant if one.kind == kind]))
+        wanted = sorted({str(one.value) for one in meant if one.kind == kind})
+        some.append(_is_among(stored.of_kind(kind), wanted, kind, is_sqlite))
     is_one = stored.holds(or_(*some))
     is_unknown = not_(stored.holds(stored.is_known))
     return or_(is_one, is_unknown) if any(one.kind is None for one in meant) else is_one
+
+
+def _is_among(
+    stored: ColumnElement[Any], wanted: list[str], kind: str, is_sqlite: bool
+) -> ColumnElement[bool]:
+    """Return whether the stored value is among others, which are a single parameter: thousands of them are slow to compile."""
+    if is_sqlite:
+        value = func.json_each(literal(json.dumps(wanted), Text)).table_valued("value", name="wanted").c.value
+        return stored.in_(select(cast(value, Numeric) if kind == "number" else value))
+    texts = literal(wanted, ARRAY(Text))
+    return stored == any_(cast(texts, ARRAY(Numeric)) if kind == "number" else texts)
 
 
 def _operand(meant: _Meant) -> ColumnElement[Any]:

@@ -113,6 +113,10 @@ class DiskFull(LatentryError):
     """The disk of the service is full, or has no space for this file."""
 
 
+class ComputationTimeout(LatentryError):
+    """The computation takes longer than the service allows. A repetition would take as long."""
+
+
 class ServiceFault(LatentryError):
     """The service has an internal error; its log has the details."""
 
@@ -151,6 +155,7 @@ BY_TYPE: dict[str, type[LatentryError]] = {
     "too-many-requests": TooManyRequests,
     "disk-full": DiskFull,
     "internal": ServiceFault,
+    "computation-timeout": ComputationTimeout,
     "unavailable": Unavailable,
 }
 """Classes by the last part of a problem's type."""

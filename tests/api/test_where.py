@@ -443,3 +443,25 @@ def test_quoted_texts_come_back(texts: list[str]) -> None:
     assert condition == Condition(
         "na:me", "in", tuple(Value(None, text, None, False, ANY) for text in texts), ANY
     )
+
+
+def test_values_of_all_conditions_are_bounded(recorded: Recorded) -> None:
+    condition = f"number:in:{','.join(map(str, range(500)))}"
+    answer = recorded.client.get(f"{recorded.url}/arrays/spikes", params={"where": [condition] * 4})
+    assert answer.status_code == 200
+    answer = recorded.client.get(f"{recorded.url}/arrays/spikes", params={"where": [condition] * 5})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "where")
+    assert "at most 2000" in answer.json()["detail"]
+
+
+def test_many_values_are_one_parameter(recorded: Recorded) -> None:
+    """Compiling a parameter for each of thousands of values took seconds."""
+    with recorded.database.read() as session:
+        few, many = (
+            trial_conditions(
+                session, recorded.dataset_id, [f"mixed:in:{','.join(map(str, range(number)))},a"]
+            )
+            for number in (2, 499)
+        )
+        compiled = [select(Trial.trial).where(*one).compile(session.get_bind()) for one in (few, many)]
+    assert len(compiled[0].params) == len(compiled[1].params)

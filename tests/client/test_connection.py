@@ -358,3 +358,17 @@ def test_a_query_in_the_path_is_kept_and_merged(name: str, is_async: bool, tmp_p
     with pytest.raises(LatentryError, match="'page_size' is 3 in the path and 4 in params"):
         send("/v1/jobs?page_size=3", {"page_size": 4})
     assert len(service.requests) == sent
+
+
+def test_a_computation_that_takes_too_long_is_not_tried_again(slept: list[float]) -> None:
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(
+            504, json={"type": "urn:latentry:problem:computation-timeout", "detail": "too long"}
+        )
+
+    with pytest.raises(errors.ComputationTimeout):
+        Client("http://test", transport=httpx.MockTransport(answer)).get("/v1/models/any/decoding")
+    assert (len(requests), slept) == (1, [])

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import httpx
 
 from latentry.documents import Document
-from latentry.errors import LatentryError, NoAnswer, error_of
+from latentry.errors import ComputationTimeout, LatentryError, NoAnswer, error_of
 from latentry.installation import own_version
 from latentry.retry import Patience
 
@@ -219,7 +219,8 @@ class AsyncConnection:
     def _delay_after(self, error: LatentryError | httpx.TransportError, patience: Patience) -> float:
         """Return the seconds to wait before the request is sent again; raise the error if it is not to be sent again."""
         if isinstance(error, LatentryError):
-            delay = patience.after_answer(error.status, error.retry_after)
+            may_pass = not isinstance(error, ComputationTimeout)
+            delay = patience.after_answer(error.status, error.retry_after) if may_pass else None
         else:
             was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             delay = patience.after_failure(was_sent) if self._has_answered or not was_sent else None
