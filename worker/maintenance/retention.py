@@ -110,7 +110,7 @@ class Sweep:
             yield tenant_id, partial(cutoff, self.settings, own, now)
 
     def _repeat(self, kind: str, due: Select[str], batch: Callable[[Session], int]) -> None:
-        """Run a batch in transactions of its own while something is due."""
+        """Run a batch in separate transactions while something is due."""
         while not self.stopping.is_set():
             with self.database.read() as session:
                 if session.execute(due.limit(1)).first() is None:
