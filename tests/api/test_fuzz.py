@@ -34,7 +34,7 @@ from store.migrate import migrate
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Model
 from store.uploads import begin_upload
-from tests.api.api_examples import fill
+from tests.api.api_examples import OTHER_TENANT, fill
 
 OPERATOR = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
 EXAMPLES = [3, pytest.param(15, marks=pytest.mark.slow)]
@@ -72,6 +72,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
             "model_id": example.model_id,
             "upload_id": under_way,
             "key_id": key_id,
+            "tenant": OTHER_TENANT,
             "inference_id": inference_id,
             "webhook_id": webhook_id,
             "owner_id": example.dataset_id if "/datasets/" in context.operation.path else example.model_id,
