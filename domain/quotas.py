@@ -70,10 +70,10 @@ QUOTAS: Mapping[QuotaName, Quota] = MappingProxyType(
         "key_requests_per_minute": Quota(
             "the requests with your key in a minute", "requests", "wait as `Retry-After` says"
         ),
-        "streams": Quota("the open event streams of your key", "streams", "close a stream"),
+        "streams": Quota("the open event streams with your key", "streams", "close a stream"),
         "analyses": Quota(
-            "the analyses and other long computations of your tenant",
-            "computations",
+            "the analyses and other long computations of your tenant that run or wait",
+            "analyses",
             "wait until one has ended",
         ),
     }
