@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import exists, func, or_, select
+from sqlalchemy import delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from domain.states import DatasetState, UploadState
@@ -20,7 +20,7 @@ from store.database import database_now
 from store.identifiers import new_id
 from store.originals import BucketOriginals, OriginalStore
 from store.settings import Settings
-from store.tables import Dataset, Upload
+from store.tables import Dataset, IdempotentRequest, Upload
 
 _ENDING = ".partial"
 
@@ -128,6 +128,7 @@ def forget_upload(session: Session, originals: OriginalStore, settings: Settings
         with locked(path):
             path.unlink(missing_ok=True)
     session.delete(upload)
+    session.execute(delete(IdempotentRequest).where(IdempotentRequest.resource_id == upload.id))
     session.flush()
     if upload.is_direct:
         if isinstance(originals, BucketOriginals):

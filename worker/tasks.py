@@ -83,12 +83,13 @@ def advance(job_id: str) -> None:
 
 @app.task(name="collect")
 def collect() -> None:
-    """Delete checkpoints, latents and uploads that are no longer used, and old checkpoints and originals."""
+    """Delete checkpoints, latents and uploads that are no longer used, and old checkpoints and originals. Then SQLite's log has no deleted content."""
     database, arrays = get_database(), get_array_store()
     collect_all(database, arrays)
     collect_uploads(database, get_settings())
     Sweep(database, get_settings()).files(arrays)
     measure(database, arrays, get_settings())
+    database.truncate_log()
 
 
 @app.task(name="delete")

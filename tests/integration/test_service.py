@@ -206,6 +206,30 @@ def test_a_running_job_can_be_cancelled(service: EmbeddedService, spikes_file: P
             client.wait_for_job(job_id)
 
 
+def test_a_deleted_data_set_leaves_nothing(service: EmbeddedService) -> None:
+    with Client(service.url) as client:
+        dataset = client.synthesize_dataset("lorenz", conditions=4, trials_per_condition=5, neurons=8, seed=9)
+        job = dataset.submit(**LONG)
+        wait_until(lambda: epochs(client, job.id) > 0)
+        with pytest.raises(LatentryError, match=job.id):
+            dataset.delete()
+        assert dataset.delete(cascade=True)["jobs"]["ids"] == [job.id]
+
+        def is_gone() -> bool:
+            paths = (dataset.path, job.path, f"{dataset.path}/arrays")
+            return all(httpx.get(service.url + path).status_code == 404 for path in paths)
+
+        wait_until(is_gone)
+        database = service.data_dir / "latentry.db"
+        ids = (dataset.id.encode(), job.id.encode())
+
+        def holds_nothing() -> bool:
+            files = (database, database.with_name("latentry.db-wal"))
+            return not any(one in path.read_bytes() for path in files for one in ids)
+
+        wait_until(holds_nothing)
+
+
 def test_two_services_never_share_a_folder(service: EmbeddedService) -> None:
     with pytest.raises(EmbeddedServiceError, match="give another --data-dir"):
         EmbeddedService(service.data_dir, port=0).start()

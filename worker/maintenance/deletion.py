@@ -50,6 +50,7 @@ ROWS_AT_ONCE = 1000
 """Rows that one transaction deletes."""
 _HELD = timedelta(seconds=60)
 """How long a request stays with a process that may have died."""
+_ATTEMPTS = 10
 _REMOVED = "deleted"
 """Written in place of the id of a deleted job."""
 
@@ -95,8 +96,16 @@ def work_off(storage: Storage, seconds: float) -> bool:
         ):  # idle training processes forget the data of deleted data sets
             for _ in alive_workers(session):
                 outbox.post(session, outbox.RUN_SLICE)
-        storage.database.truncate_log()
+        _empty_log(storage.database)
     return False
+
+
+def _empty_log(database: Database) -> None:
+    """Empty the log of SQLite. If other processes read all the time, the next deletion or collection of garbage does it."""
+    for _ in range(_ATTEMPTS):
+        if database.truncate_log():
+            return
+        time.sleep(0.1)
 
 
 def steps(storage: Storage, kind: str, target_id: str) -> Steps:
@@ -365,7 +374,6 @@ def _forget_file(storage: Storage, dataset: Dataset) -> Steps:
                 forget_upload(session, storage.originals, storage.settings, upload)
             except UploadBusy:
                 continue
-            _forget_answers(session, [upload_id])
         yield
     if dataset.original is not None:
         with storage.database.write() as session:

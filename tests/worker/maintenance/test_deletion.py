@@ -11,15 +11,19 @@ import zarr
 from fastapi.testclient import TestClient
 from moto.server import ThreadedMotoServer
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from api import caches
+from api.errors import NotFound
+from api.jobs import creation
+from domain.job_specification import JobSpecification
 from domain.states import DeliveryState, JobState
 from store.array_store import open_array_store, write_object
-from store.database import Database, database_now
+from store.database import LOCK, Database, database_now
 from store.identifiers import new_id
 from store.originals import open_originals
 from store.settings import Settings
-from store.tables import Deletion, Job, Model, WebhookDelivery
+from store.tables import Dataset, Deletion, Inference, Job, Model, WebhookDelivery
 from tests.api.api_examples import add_job, add_model
 from tests.app_copies import app_of
 from tests.worker.conftest import SPECIFICATION
@@ -30,7 +34,9 @@ from worker.ingest.service import ingest_dataset
 from worker.maintenance import deletion
 from worker.maintenance.deletion import Storage, steps, work_off
 from worker.maintenance.garbage_collection import collect_strays
+from worker.process import run_next as run_next_module
 from worker.process.run_next import run_next
+from worker.scheduling.leases import Lease
 from worker.scheduling.scheduler import advance
 
 
@@ -182,6 +188,7 @@ def _failing(job_id: str, real: Callable[..., Any]) -> Callable[..., Any]:
     return steps
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # it trains, and leases are the same
 def test_a_slice_of_a_deleted_job_ends_and_leaves_nothing(world: World) -> None:
     before = world.snapshot()
     dataset_id = world.upload(MARKER)
@@ -370,3 +377,35 @@ def test_objects_without_a_row_are_garbage(world: World) -> None:
         write_object(world.storage.arrays, path, b"x")
     assert collect_strays(world.database, world.storage.arrays) == 3
     assert world.snapshot()["objects"] == before
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_what_is_being_referred_to_is_not_deleted_before(world: World) -> None:
+    dataset_id = world.add_dataset()
+    job_id, _, _ = world.search(dataset_id, MARKER)
+    specification = JobSpecification(
+        dataset_id=dataset_id, warm_start={"job_id": job_id, "models": 1, "weights": False}
+    )
+    with world.database.write() as creating, world.database.write() as deleting:
+        creation.check(creating, "default", specification, to_write=True)
+        for table, row_id in ((Dataset, dataset_id), (Job, job_id)):
+            with pytest.raises(OperationalError, match="could not obtain lock"), deleting.begin_nested():
+                deleting.get(table, row_id, with_for_update={**LOCK, "nowait": True})
+    world.delete(f"/v1/datasets/{dataset_id}", cascade=True)
+    with world.database.write() as session, pytest.raises(NotFound, match="is being deleted"):
+        creation.check(session, "default", specification, to_write=True)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_an_inference_that_is_under_way_leaves_nothing(world: World) -> None:
+    _, _, inference_id = world.search(world.add_dataset(), MARKER)
+    storage = world.storage
+    process = TrainingProcess(storage.database, storage.arrays, storage.settings, name="here", device="cpu")
+    lease = Lease(Inference, inference_id, "a")
+    run_next_module._discard_if_deleted(process, lease, [])
+    assert any(inference_id in one for one in world.snapshot()["objects"])
+    world.delete(f"/v1/inferences/{inference_id}")
+    world.work_off()
+    write_object(storage.arrays, f"inferences/{inference_id}/a/x", b"written late")
+    run_next_module._discard_if_deleted(process, lease, [])
+    assert not any(inference_id in one for one in world.snapshot()["objects"])
