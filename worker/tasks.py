@@ -83,7 +83,7 @@ def advance(job_id: str) -> None:
 
 @app.task(name="collect")
 def collect() -> None:
-    """Delete checkpoints, latents and uploads that are no longer used, and old checkpoints and originals. Then SQLite's log has no deleted content."""
+    """Delete unused checkpoints, latents and uploads, and old checkpoints and originals; then SQLite's log has none of it."""
     database, arrays = get_database(), get_array_store()
     collect_all(database, arrays)
     collect_uploads(database, get_settings())
