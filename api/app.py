@@ -1,4 +1,4 @@
-"""The FastAPI app: ``uvicorn --factory api.app:create_app``."""
+"""The FastAPI app. ``python -m api.server`` serves it."""
 
 import asyncio
 import signal

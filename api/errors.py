@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -26,6 +26,8 @@ TYPE_PREFIX = "urn:latentry:problem:"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
 """Sent with a 503 when the database does not respond."""
+_describing = CapacityLimiter(1)
+"""Threads that describe invalid requests."""
 _LONGEST_DETAIL = 4_000
 """Maximum number of characters of `detail`, which may repeat what the client sent."""
 
@@ -369,7 +371,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, bytes):
             return _not_json(request).response()
-        problem = await to_thread.run_sync(Invalid.of_request, error, request.scope.get("endpoint"))
+        endpoint = request.scope.get("endpoint")
+        problem = await to_thread.run_sync(Invalid.of_request, error, endpoint, limiter=_describing)
         return problem.response()
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:

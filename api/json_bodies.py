@@ -15,8 +15,9 @@ from api.errors import BadRequest, CarriedProblem, Invalid, Problem
 from api.validation_errors import MOST_VALUES, excess_of
 
 _SMALL_BYTES = 2**14
-_few = anyio.CapacityLimiter(2)
-"""Threads for documents above `_SMALL_BYTES`. Small documents have other threads, so they do not wait for large ones."""
+_small, _large = anyio.CapacityLimiter(2), anyio.CapacityLimiter(1)
+"""Threads that read documents up to `_SMALL_BYTES`, and larger ones. They are few, since they compute: each running one delays
+the event loop by the time after which Python switches threads."""
 
 
 class JsonRoute(APIRoute):
@@ -69,7 +70,7 @@ class _JsonRequest(Request):
             If the body is invalid.
         """
         body = await self.body()
-        limiter = None if len(body) <= _SMALL_BYTES else _few
+        limiter = _small if len(body) <= _SMALL_BYTES else _large
         try:
             return await to_thread.run_sync(self._read, body, limiter=limiter)
         except Problem as problem:

@@ -11,6 +11,7 @@
 import argparse
 import asyncio
 import fcntl
+import gc
 import ipaddress
 import resource
 import sys
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from api.app import create_app
 from api.errors import BadRequest, HeadersTooLarge, Problem, RequestTimeout, TooManyRequests, Unavailable
 from api.wrong_keys import network_of
 from store.settings import Settings, get_settings
@@ -34,6 +36,8 @@ _MIN_CHUNK_BYTES = 16
 _PROGRESS_BYTES = 1024
 """A body that brings fewer bytes than this in `stall_seconds` is stalled."""
 _MOST_FILES = 65_536
+_SWITCH_SECONDS = 0.001
+"""Time after which a thread that computes must let the event loop run; Python's own is 5 ms for each such thread."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -290,9 +294,12 @@ def main() -> None:
     given = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_FILES), most))
-    uvicorn.run(
-        "api.app:create_app", factory=True, host=given.host, port=given.port, **options_of(get_settings())
-    )
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    app = create_app()
+    # The app stays, so the garbage collector need not go through it while requests wait.
+    gc.collect()
+    gc.freeze()
+    uvicorn.run(app, host=given.host, port=given.port, **options_of(get_settings()))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _PARAMETERS_LISTED = "/docs lists the parameters"
 
 MOST_PROBLEMS = 20
 """Maximum number of problems in a response."""
-_MOST_EXAMINED = 400
+_MOST_EXAMINED = 200
 """Maximum number of pydantic's errors that are converted. A union of models has several errors for one problem."""
 _MOST_SUGGESTIONS = 8
 _LONGEST_NAME = 60

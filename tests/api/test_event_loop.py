@@ -5,18 +5,22 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 
+from api.json_bodies import JsonRoute
 from api.openapi import DOCUMENT
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings
+from tests.api.api_examples import Example
 from tests.api.conftest import serve
 from tests.app_copies import app_of
 
@@ -48,6 +52,17 @@ class LoopWatch:
                 self.seconds, self.step = taken, repr(handle)[:500]
 
         return measured
+
+    def quick(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """Return the answer to a request that takes no step of the event loop too long."""
+        for _ in range(3):  # the garbage collector may run in any step
+            self.seconds = 0.0
+            answer = send()
+            if self.seconds < MOST_CPU_SECONDS:
+                return answer
+        raise AssertionError(
+            f"{self.seconds:.3f} s in {self.step} of {answer.request.method} {answer.request.url.path}"
+        )
 
 
 @pytest.fixture
@@ -88,15 +103,27 @@ def hostile_documents(size: int) -> dict[str, bytes]:
     }
 
 
+def routes_of(router: APIRouter) -> Iterator[APIRoute]:
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif isinstance(included := getattr(route, "original_router", None), APIRouter):
+            yield from routes_of(included)
+
+
+def test_every_json_body_is_read_in_a_thread(example: Example) -> None:
+    with_body = [route for route in routes_of(example.app.router) if route.body_field is not None]
+    assert len(with_body) > 10
+    assert [route.path for route in with_body if not isinstance(route, JsonRoute)] == []
+
+
 @pytest.mark.parametrize(("kind", "document"), hostile_documents(SIZE).items())
 def test_hostile_documents(client: httpx.Client, watch: LoopWatch, kind: str, document: bytes) -> None:
     for method, path, has_body in ROUTES:
         if has_body:
-            watch.seconds = 0.0
-            answer = client.request(
-                method, path, content=document, headers={"Content-Type": "application/json"}
-            )
-            assert watch.seconds < MOST_CPU_SECONDS, f"{method} {path}: {watch.step}"
+            headers = {"Content-Type": "application/json"}
+            send = partial(client.request, method, path, content=document, headers=headers)
+            answer = watch.quick(send)
             assert answer.status_code < 500
             assert len(answer.content) < 20_000
             assert len(answer.json().get("errors", [])) <= 20
@@ -118,9 +145,7 @@ def test_hostile_queries_and_headers(client: httpx.Client, watch: LoopWatch) -> 
     } | {f"x-{number}": "a" * 50 for number in range(50)}
     queries = ["&".join(f"a{i}=%20" for i in range(400)), "where=" + "%22" * 2500, "slice=" + "1," * 5000]
     for (method, path, _), query in zip(ROUTES, itertools.cycle(queries), strict=False):
-        watch.seconds = 0.0
-        answer = client.request(method, f"{path}?{query}", headers=hostile)
-        assert watch.seconds < MOST_CPU_SECONDS, f"{method} {path} {query[:10]}: {watch.step}"
+        answer = watch.quick(partial(client.request, method, f"{path}?{query}", headers=hostile))
         assert answer.status_code < 500
         assert len(answer.content) < 50_000
 
@@ -142,7 +167,6 @@ def test_hostile_queries_and_headers(client: httpx.Client, watch: LoopWatch) -> 
 )  # fmt: skip
 def test_hostile_forms(client: httpx.Client, watch: LoopWatch, body: bytes, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    answer = client.post("/v1/datasets", content=body, headers=headers)
-    assert watch.seconds < MOST_CPU_SECONDS, watch.step
+    answer = watch.quick(partial(client.post, "/v1/datasets", content=body, headers=headers))
     assert answer.status_code < 500
     assert len(answer.content) < 20_000
