@@ -223,3 +223,15 @@ def test_everyone_on_the_network_is_let_in_only_on_request(
     with pytest.raises(Begun):
         EmbeddedService(tmp_path, host=host).start()
     shutil.rmtree(tmp_path / "logs")
+
+
+def test_large_logs_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_LOG_BYTES", 10)
+    service = EmbeddedService(tmp_path)
+    service.log_dir.mkdir()
+    with (service.log_dir / "api.log").open("ab", buffering=0) as log:
+        log.write(b"a long beginning\n")
+        service._cut_logs()
+        log.write(b"more\n")
+    assert (service.log_dir / "api.log").read_bytes() == b"more\n"
+    assert (service.log_dir / "api.log.1").read_bytes() == b"a long beginning\n"

@@ -48,12 +48,12 @@ from worker.maintenance.garbage_collection import collect
 
 logger = logging.getLogger("latentry.maintenance")
 
-_BATCH_ROWS = 1000
-_BATCH_SECONDS = 0.03
+_BATCH_ROWS = 500
+_BATCH_SECONDS = 0.015
 _BATCH_JOBS = 50
 _BATCH_MODELS = 20
 _SWEEP_LOCK = 0x5EE9  # PostgreSQL's advisory lock: two sweeps of the same rows take turns
-_FILES_SECONDS = 20.0
+_FILES_SECONDS = 5.0
 """Time of one sweep of files. It runs in the queue that also advances jobs; the next sweep continues."""
 
 
