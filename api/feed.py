@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import anyio
 from sqlalchemy import select
@@ -58,7 +58,7 @@ class Listener:
 
     def wake(self) -> None:
         """Wake the listener, from any thread."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # its event loop has ended
             self._loop.call_soon_threadsafe(self._woken.set)
 
     def end(self, why: str) -> None:
@@ -149,11 +149,12 @@ class Feed:
                 of_key = self._streams()[listener.tenant_id, listener.key_id]
                 if of_key >= most:
                     return False
-            self._listeners.add(listener)
             if self._thread is None:
                 self._reader = EventReader()
-                self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="feed", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._listeners.add(listener)
         self._soon.set()
         return True
 
@@ -236,6 +237,8 @@ class Feed:
         for event in events:
             encoded[event.job_id].append((event.id, self._encode(event)))
         with self._lock:
+            if not streams:  # the next stream need not wait until the events since the last one are read
+                self._reader = EventReader()
             for one in self._listeners:
                 state = states.get((one.table, one.row_id))
                 if not isinstance(one, StreamListener):

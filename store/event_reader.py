@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from store.tables import Event
 
 _MOST_EVENTS = 1000  # of one read
-_LOOK_BACK = 200
-"""How many ids before the newest one the first read looks for events that are not committed yet."""
+_LOOK_BACK = 5000
+"""How many ids before the newest one the first read looks for events that are not committed yet. One transaction writes fewer."""
 _GAP_SECONDS = 10.0
 """Longest wait for an event that is not committed, for example because the machine of its writer is lost."""
 _SNAPSHOT = text("SELECT pg_current_snapshot()::text")
@@ -36,18 +36,19 @@ class EventReader:
         self._gaps: dict[int, tuple[int | None, float]] = {}  # id: first transaction that began later, time
 
     def read(self, session: Session, job_ids: Collection[str]) -> list[Event]:
-        """Return the new events of these jobs, and move on.
+        """Return the new events of these jobs, and move on. The first read only finds the position, and returns none.
 
-        Afterwards `has_all` says whether they are all events that are committed.
+        Afterwards `has_all` says whether all committed events are read.
         """
-        oldest_running = self._observe_transactions(session)
-        after = self._first_position(session) if self.position is None else self.position
+        oldest_running, is_first = self._observe_transactions(session), self.position is None
+        after = self.position if self.position is not None else self._first_position(session)
+        most = _LOOK_BACK + 1 if is_first else _MOST_EVENTS
         newer = select(Event.id, Event.job_id).where(Event.id > after).order_by(Event.id)
-        rows = session.execute(newer.limit(_MOST_EVENTS)).all()
+        rows = session.execute(newer.limit(most)).all()
         last = rows[-1].id if rows else after
         until = min(last, self._before_gaps(session, after, [row.id for row in rows], oldest_running))
-        self.position, self.has_all = until, until == last and len(rows) < _MOST_EVENTS
-        if not any(row.job_id in job_ids and row.id <= until for row in rows):
+        self.position, self.has_all = until, until == last and len(rows) < most
+        if is_first or not any(row.job_id in job_ids and row.id <= until for row in rows):
             return []
         wanted = select(Event).where(Event.id > after, Event.id <= until, Event.job_id.in_(job_ids))
         return list(session.execute(wanted.order_by(Event.id)).scalars())
