@@ -1,9 +1,8 @@
 """Quotas of tenants and keys: what is refused, what is told, and that two requests at once do not pass beyond."""
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 from datetime import timedelta
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import httpx
@@ -141,17 +140,19 @@ def test_open_jobs_and_their_size(database: Database, dataset_id: str, tmp_path:
 def test_requests_at_once_do_not_pass_beyond(
     database: Database, dataset_id: str, tmp_path: Path, what: str
 ) -> None:
-    client = client_with(database, tmp_path, quota_open_jobs=2, quota_upload_bytes=2 * 2**20)
-    barrier = Barrier(6)
+    app = client_with(database, tmp_path, quota_open_jobs=2, quota_upload_bytes=2 * 2**20).app
 
-    def send(_: int) -> int:
-        barrier.wait()
-        if what == "jobs":
-            return client.post("/v1/jobs", json={"dataset_id": dataset_id}).status_code
-        return client.post("/v1/uploads", headers={**TUS, "Upload-Length": "5"}).status_code
+    async def send(number: int) -> int:
+        transport = httpx.ASGITransport(app, client=(f"192.0.2.{number}", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            if what == "jobs":
+                return (await client.post("/v1/jobs", json={"dataset_id": dataset_id})).status_code
+            return (await client.post("/v1/uploads", headers={**TUS, "Upload-Length": "5"})).status_code
 
-    with ThreadPoolExecutor(6) as pool:
-        codes = sorted(pool.map(send, range(6)))
+    async def send_all() -> list[int]:
+        return await asyncio.gather(*map(send, range(6)))
+
+    codes = sorted(asyncio.run(send_all()))
     assert codes == [202 if what == "jobs" else 201] * 2 + [409] * 4
 
 
