@@ -5,6 +5,7 @@ worker that lost its lease can only leave objects that no row names.
 """
 
 import asyncio
+import builtins
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import lru_cache
 from typing import Self
@@ -24,6 +25,8 @@ from store.tables import ArrayObject
 
 _DELETED_AT_ONCE = 32
 """Objects that one transaction deletes. Most have about `store.arrays.CHUNK_BYTES`."""
+_Asked = tuple[str, "asyncio.Future[bytes | None]"]
+"""A key, and the future that gets its bytes."""
 
 
 class SqlArrayStore(Store):
@@ -44,6 +47,8 @@ class SqlArrayStore(Store):
     def __init__(self, database: Database, *, read_only: bool = False) -> None:
         super().__init__(read_only=read_only)
         self._given, self._database = database, database.apart
+        self._asked: dict[asyncio.AbstractEventLoop, builtins.list[_Asked]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return the same store, read-only or not."""
@@ -63,10 +68,48 @@ class SqlArrayStore(Store):
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return the bytes of `key`, or of a range; None if the key does not exist."""
-        value = await asyncio.to_thread(self._get, key, byte_range)
+        if byte_range is None:
+            value = await self._get_with_others(key)
+        else:
+            value = await asyncio.to_thread(self._get, key, byte_range)
         if value is None:
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(value)
+
+    async def _get_with_others(self, key: str) -> bytes | None:
+        """Return the bytes of a key. One query reads all keys that are requested at the same time."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[bytes | None] = loop.create_future()
+        if loop not in self._asked:
+            self._asked[loop] = []
+            loop.call_soon(self._begin_answer, loop)  # after the others of this moment
+        self._asked[loop].append((key, found))
+        return await found
+
+    def _begin_answer(self, loop: asyncio.AbstractEventLoop) -> None:
+        task = loop.create_task(self._answer(self._asked.pop(loop)))
+        self._answering.add(task)  # the loop itself does not keep it
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, asked: "builtins.list[_Asked]") -> None:
+        values: dict[str, bytes] = {}
+        failed: Exception | None = None
+        try:
+            values = await asyncio.to_thread(self._values_of, [key for key, _ in asked])
+        except Exception as error:
+            failed = error
+        for key, found in asked:
+            if found.done():  # it was cancelled
+                continue
+            if failed is not None:
+                found.set_exception(failed)
+            else:
+                found.set_result(values.get(key))
+
+    def _values_of(self, keys: Sequence[str]) -> dict[str, bytes]:
+        query = select(ArrayObject.key, ArrayObject.value).where(ArrayObject.key.in_(keys))
+        with self._database.read() as session:
+            return {key: bytes(value) for key, value in session.execute(query)}
 
     def _get(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
         with self._database.read() as session:

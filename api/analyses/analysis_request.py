@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from api.analyses.schemas import ArrayOfTrials
@@ -88,9 +87,9 @@ def dataset_context(context: ReadContext) -> ReadContext:
     return replace(context, group=ArrayGroup(row.array_path or "", row.id, f"the data set {row.id}"))
 
 
-def json_response(document: BaseModel) -> JSONResponse:
-    """Return a document as a response."""
-    return JSONResponse(document.model_dump(mode="json"))
+def json_response(document: BaseModel) -> Response:
+    """Return a document as a response. A large one is written several times as fast as by `JSONResponse`."""
+    return Response(document.model_dump_json(), media_type="application/json")
 
 
 def picture_response(picture: bytes, kind: Kind) -> Response:

@@ -83,11 +83,18 @@ _DECIMAL = re.compile(r"-?(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:[eE][+-]
 _TOLERANCE = 1e-3
 """Share of the distance between neighbours by which a decimal may miss a label: 0.3 is the bin at 0.30000000000000004."""
 _FEW = 20
+_MOST_ECHOED = 1000
+"""Most characters of a message that repeats what was given."""
+
+
+def shorten(text: str, most: int) -> str:
+    """Return the beginning of a text, so that an error is not longer than a page."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def label_error(name: str, message: str, hint: str | None = None) -> Invalid:
     """Return the error of a parameter that selects entries of a dim."""
-    return invalid_parameter(name, message, hint, code="label")
+    return invalid_parameter(shorten(name, 100), shorten(message, _MOST_ECHOED), hint, code="label")
 
 
 def labelled_positions(
@@ -253,8 +260,9 @@ class Condition:
 
 def where_error(given: str, message: str, hint: str | None = _GRAMMAR) -> Invalid:
     """Return the error of a condition."""
+    message = shorten(message, _MOST_ECHOED)
     problem = FieldProblem(pointer="where", code="where", message=message, hint=hint)
-    return Invalid(f"where={given}: {message}", hint=hint, errors=[problem])
+    return Invalid(f"where={shorten(given, 100)}: {message}", hint=hint, errors=[problem])
 
 
 def parse_conditions(given: Sequence[str]) -> list[Condition]:
@@ -292,7 +300,7 @@ def _parse_condition(given: str) -> Condition:
         raise where_error(given, f"{operator} needs a value; none is given")
     parts = _items(values, given) if operator in _OF_SEVERAL else [values]
     if len(parts) > _MOST_VALUES:
-        raise where_error(given[:100] + "…", f"expected at most {_MOST_VALUES} values; got {len(parts)}")
+        raise where_error(given, f"expected at most {_MOST_VALUES} values; got {len(parts)}")
     if operator == "between" and len(parts) != 2:
         raise where_error(given, f"between needs two values, as in between:0.2,0.5; got {len(parts)}")
     return Condition(name, operator, tuple(_value(part, given) for part in parts), given)

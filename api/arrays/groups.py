@@ -7,6 +7,7 @@ If a group is deleted meanwhile, this is found when its values are read (`check_
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from threading import Lock
 from typing import Any
 
@@ -28,6 +29,8 @@ from store.arrays import open_group
 
 MOST_GROUPS = 64
 MOST_COORDINATE_BYTES = 2**26
+_MOST_CHUNKS_AT_ONCE = 10
+"""Most chunks that are read by one query, and are in memory together: 10 MiB."""
 
 Taken = int | slice | NDArray[np.int64]
 """What is taken along an axis: one entry, and the axis is dropped; a range with a step of 1 or more; or increasing positions."""
@@ -311,43 +314,55 @@ class StoredRows:
         return self.starting_at(0)
 
     def starting_at(self, row: int) -> Iterator[NDArray[Any]]:
-        """Yield the blocks from a row on; earlier rows are not read."""
+        """Yield the blocks from a row on; earlier rows are not read, and chunks of which little is taken are read together."""
         if isinstance(self._first, int):
             block = self._read(self._first) if self._array.ndim else self._checked(self._array[...])
             yield block[row:] if block.ndim else block
             return
-        rows = self._array.chunks[0]
-        if isinstance(self._first, slice):
-            positions = range(self._first.start, self._first.stop, self._first.step)
-            while row < len(positions):
-                edge = (positions[row] // rows + 1) * rows
-                last = min(len(positions), row + -(-(edge - positions[row]) // positions.step))
-                yield self._read(slice(positions[row], positions[last - 1] + 1, positions.step))
-                row = last
-            return
-        chosen = self._first
-        while row < len(chosen):
-            edge = (chosen[row] // rows + 1) * rows
-            last = int(np.searchsorted(chosen, edge))
-            part = chosen[row:last]
-            yield self._read(_around(part))[part - part[0]]
-            row = last
+        taken = np.r_[self._first]
+        # Where each chunk's rows end, among the rows that are taken.
+        ends = np.append(np.flatnonzero(np.diff(taken // self._array.chunks[0])) + 1, len(taken))
+        ends = ends[ends > row]
+        at_once = self._chunks_at_once(len(taken) / len(ends)) if len(ends) else 1
+        for last in (*ends[at_once - 1 :: at_once], *ends[-1:]):
+            if row < last:
+                yield self._read_rows(taken[row:last])
+                row = int(last)
 
-    def _read(self, first: int | slice) -> NDArray[Any]:
+    def _chunks_at_once(self, rows_of_chunk: float) -> int:
+        """Return how many chunks are read together: more than one if little is taken of each."""
+        taken = rows_of_chunk * prod(
+            1 if isinstance(one, int) else taken_entries(one) for one in self._others
+        )
+        return int(max(1, min(_MOST_CHUNKS_AT_ONCE, prod(self._array.chunks) // max(1.0, taken))))
+
+    def _read_rows(self, taken: NDArray[np.int64]) -> NDArray[Any]:
+        """Return rows in increasing order."""
+        first, last, rows = int(taken[0]), int(taken[-1]) + 1, self._array.chunks[0]
+        if isinstance(self._first, slice):
+            return self._read(slice(first, last, self._first.step))
+        if first // rows == (last - 1) // rows:
+            return self._read(slice(first, last))[taken - first]
+        return self._read(taken)
+
+    def _read(self, first: int | slice | NDArray[np.int64]) -> NDArray[Any]:
         cancellation_point()
-        block = self._checked(self._array[(first, *self._others)])
+        where = (first, *self._others)
+        whole = self._array.oindex[where] if isinstance(first, np.ndarray) else self._array[where]
+        block = self._checked(whole)
         for axis, positions in self._picked:
             block = np.take(block, positions, axis)
         return block
 
     def _checked(self, values: Any) -> NDArray[Any]:
         # A chunk of zeros may never have been written, or have been deleted meanwhile; any other chunk was read.
+        # Of several chunks, some may have been deleted, so each row is looked at.
         block = np.asarray(values)
-        if not block.any():
+        if not (block.any(axis=tuple(range(1, block.ndim))).all() if block.ndim else block):
             check_exists(self._array)
         return block
 
 
 def _around(positions: NDArray[np.int64]) -> slice:
     """Return the shortest range that contains all positions."""
-    return slice(int(positions[0]), int(positions[-1]) + 1) if len(positions) else slice(0, 0)
+    return slice(int(positions[0]), int(positions[-1]) + 1, 1) if len(positions) else slice(0, 0, 1)

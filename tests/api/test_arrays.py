@@ -340,13 +340,13 @@ def test_a_range_is_of_the_bytes_as_they_are() -> None:
 def test_a_range_reads_only_the_chunks_that_it_has(reader: TestClient, example: Example) -> None:
     size = int(reader.head(url(example, "rates")).headers["Content-Length"])
     read: list[str] = []
-    get = SqlArrayStore._get
+    get = SqlArrayStore._values_of
 
-    def noted(self: SqlArrayStore, key: str, byte_range: Any) -> Any:
-        read.append(key)
-        return get(self, key, byte_range)
+    def noted(self: SqlArrayStore, keys: list[str]) -> Any:
+        read.extend(keys)
+        return get(self, keys)
 
-    with patch.object(SqlArrayStore, "_get", noted):
+    with patch.object(SqlArrayStore, "_values_of", noted):
         for header, chunks in (
             (f"bytes={size - 8}-", [2]),
             ("bytes=0-99", []),

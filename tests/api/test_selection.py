@@ -378,16 +378,16 @@ def test_entries_that_share_a_label_are_all_taken() -> None:
 
 def test_only_chunks_with_selected_rows_are_read_each_once(latents: Latents) -> None:
     read: list[str] = []
-    get = SqlArrayStore._get
+    get = SqlArrayStore._values_of
 
-    def noted(self: SqlArrayStore, key: str, byte_range: Any) -> Any:
-        read.append(key)
-        return get(self, key, byte_range)
+    def noted(self: SqlArrayStore, keys: list[str]) -> Any:
+        read.extend(keys)
+        return get(self, keys)
 
     latents.read(
         "rates", trial="0", time_s="0", neuron="0", split="train"
     )  # coordinates are known from now on
-    with patch.object(SqlArrayStore, "_get", noted):
+    with patch.object(SqlArrayStore, "_values_of", noted):
         for query, chunks in [
             ({"trial": "3,5,7,33"}, [0, 4]),
             ({"trial": "6:18", "neuron": "0,8"}, [0, 1, 2]),

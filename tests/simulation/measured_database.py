@@ -21,6 +21,7 @@ KIND_OF_CALLER = {  # function of the service that opens a transaction → purpo
     "leased_transaction": "heartbeat",
     "say_alive": "alive",
     "_get": "array read",
+    "_values_of": "array read",
     "_set": "array write",
     "_delete": "array delete",
     "_size": "array size",

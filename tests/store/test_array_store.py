@@ -10,11 +10,13 @@ import pytest
 import xarray
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from store.array_store import (
+    SqlArrayStore,
     delete_object,
     delete_objects,
     object_size,
@@ -173,3 +175,35 @@ def test_arrays_are_read_while_all_other_connections_are_held(database: Database
         with pytest.raises(PoolTimeout):
             hold_all()
         assert read_object(store, "models/a") == b"values"
+
+
+@pytest.mark.parametrize("arrays", ["sqlite", "postgresql"], indirect=True)
+def test_objects_that_are_read_at_the_same_time_are_one_query(arrays: Store) -> None:
+    for number in range(5):
+        write_object(arrays, f"a/{number}", bytes([number]))
+    assert isinstance(arrays, SqlArrayStore)
+    statements: list[str] = []
+    engine = arrays._database.engine
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+
+    async def read() -> list[bytes | None]:
+        found = await asyncio.gather(*(arrays.get(f"a/{number}") for number in range(6)))
+        return [None if one is None else one.to_bytes() for one in found]
+
+    assert asyncio.run(read()) == [b"\0", b"\1", b"\2", b"\3", b"\4", None]
+    assert sum("SELECT" in one for one in statements) == 1
+
+
+@pytest.mark.parametrize("arrays", ["sqlite"], indirect=True)
+def test_an_error_reaches_everyone_who_reads_at_the_same_time(
+    arrays: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError("no database")
+
+    monkeypatch.setattr(SqlArrayStore, "_values_of", fail)
+
+    async def read() -> list[object]:
+        return await asyncio.gather(*(arrays.get(key) for key in "ab"), return_exceptions=True)
+
+    assert [type(one) for one in asyncio.run(read())] == [OSError, OSError]
