@@ -148,13 +148,7 @@ class Compose:
             podman(
                 "network", "create", *(["--internal"] if network.get("internal") else []), self._named(name)
             )
-        started: list[str] = []
-        while len(started) < len(self.services):
-            name = next(
-                name
-                for name, service in self.services.items()
-                if name not in started and set(service.get("depends_on", {})) <= set(started)
-            )
+        for name in self.in_order():
             for dependency, waited in self.services[name].get("depends_on", {}).items():
                 if waited["condition"] == "service_completed_successfully":
                     code = podman("wait", self.containers(dependency)[0], seconds=_START_SECONDS)
@@ -163,14 +157,13 @@ class Compose:
                     self.wait_until_healthy(dependency)
             for container in self.containers(name):
                 self._start(container, self.services[name])
-            started.append(name)
         for name, service in self.services.items():
             if "healthcheck" in service:
                 self.wait_until_healthy(name)
 
     def down(self) -> None:
         """Stop and remove the containers, in the opposite order, and the networks; volumes stay."""
-        for name in reversed(list(self.services)):
+        for name in reversed(self.in_order()):
             grace = self.services[name].get("stop_grace_period", "10s")
             seconds = int(grace[:-1]) * (60 if grace.endswith("m") else 1)
             for container in self.containers(name):
@@ -184,6 +177,19 @@ class Compose:
         self.down()
         for name in self.document["volumes"]:
             podman("volume", "rm", "--force", self._named(name), check=False)
+
+    def in_order(self) -> list[str]:
+        """Return the services, each one after those that it depends on."""
+        order: list[str] = []
+        while len(order) < len(self.services):
+            order.append(
+                next(
+                    name
+                    for name, service in self.services.items()
+                    if name not in order and set(service.get("depends_on", {})) <= set(order)
+                )
+            )
+        return order
 
     def containers(self, service: str) -> list[str]:
         """Return the names of the containers of a service, one for each replica."""
