@@ -12,6 +12,7 @@ from sqlalchemy import select
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
+from api.idempotency import store_answer
 from domain.states import InferenceState, JobState, ModelState, SliceState
 from store import outbox
 from store.array_store import write_object
@@ -111,6 +112,7 @@ class World:
             )  # fmt: skip
             inference.latents_path = f"inferences/{inference.id}/a"
             session.add(inference)
+            store_answer(session, "default", f"apply {marker}", "", {"id": inference.id})
             session.get_one(Job, job_id).selected_model_id = models[0]
             for model_id in models:
                 row = session.get_one(Model, model_id)
