@@ -52,6 +52,7 @@ def test_usage_tells_every_quota(client: TestClient, dataset_id: str) -> None:
         "name": "open_jobs", "used": 0, "allowed": 200, "rest": 200, "unit": "jobs", "frees_at": None,
     }  # fmt: skip
     assert quota(before, "device_seconds_per_day")["frees_at"]
+    assert [quota(before, name)["used"] for name in ("streams", "analyses")] == [0, 0]
     client.post("/v1/jobs", json={"dataset_id": dataset_id})
     begun = client.post("/v1/uploads", headers={**TUS, "Upload-Length": "1000000"})
     assert begun.status_code == 201
