@@ -8,9 +8,12 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 
 from api.dependencies import TenantDependency
+from api.errors import problem_responses
 from api.fair_executor import Abandoned, Computation, FairExecutor
 from api.streamed import Streamed
 
+COMPUTING_RESPONSES = problem_responses(429, 504)
+"""Error responses of a route that computes, for the OpenAPI document."""
 _CLIENT_LEFT = 499
 """Status in the access log if the client has left; nobody reads the response."""
 

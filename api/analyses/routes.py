@@ -6,11 +6,12 @@ from api.analyses.decoding_routes import make_decoding_router
 from api.analyses.distances import make_distance_router
 from api.analyses.nearest import make_nearest_router
 from api.arrays.groups import ArrayResource
+from api.computing import COMPUTING_RESPONSES
 
 
 def make_analyses_router(resource: ArrayResource) -> APIRouter:
     """Return the routes of the analyses of one kind of resource."""
-    router = APIRouter()
+    router = APIRouter(responses=COMPUTING_RESPONSES)
     router.include_router(make_distance_router(resource))
     router.include_router(make_decoding_router(resource))
     if resource.kind != "dataset":

@@ -18,7 +18,7 @@ from api.arrays.groups import ArrayResource
 from api.arrays.lfads_hdf5 import encode_lfads_hdf5
 from api.arrays.provenance import find_provenance
 from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency
-from api.computing import ComputingDependency
+from api.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED
@@ -52,7 +52,7 @@ _DOWNLOADS: dict[str, tuple[Format, Callable[[Contents], Encoded]]] = {
 
 def make_download_router(resource: ArrayResource) -> APIRouter:
     """Return the route of the downloads of one kind of resource."""
-    router = APIRouter(tags=["arrays"])
+    router = APIRouter(tags=["arrays"], responses=COMPUTING_RESPONSES)
 
     @router.get(
         "/v1/" + resource.plural + "/{owner_id}/download",

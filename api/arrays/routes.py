@@ -14,7 +14,7 @@ from api.arrays.groups import ArrayResource
 from api.arrays.provenance import find_provenance
 from api.arrays.query import ArrayList, ArrayQuery, cache_control, cache_key, describe_arrays, query_array
 from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, values_responses
-from api.computing import ComputingDependency
+from api.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
 
@@ -28,7 +28,7 @@ _RANGE: dict[int | str, dict[str, Any]] = {
 
 def make_array_router(resource: ArrayResource) -> APIRouter:
     """Return the routes of the arrays of one kind of resource."""
-    router = APIRouter(tags=["arrays"])
+    router = APIRouter(tags=["arrays"], responses=COMPUTING_RESPONSES)
     kind = resource.kind
     base = "/v1/" + resource.plural + "/{owner_id}"
 

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from zarr.abc.store import Store
 
-from api.computing import ComputingDependency
+from api.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.datasets.service import find_ready
 from api.dependencies import Context, ContextDependency
 from api.errors import NotFound, problem_responses
@@ -16,7 +16,7 @@ from api.http_cache import CACHE, NOT_MODIFIED, etag, matches_tag
 from store.array_store import read_object
 from store.tables import Dataset
 
-router = APIRouter(tags=["data sets"])
+router = APIRouter(tags=["data sets"], responses=COMPUTING_RESPONSES)
 
 DRAWING = "1"
 """Version of the drawing. It is part of the `ETag`, so that a changed drawing replaces cached ones."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from api.computing import ComputingDependency
+from api.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.dependencies import DatabaseDependency, TenantDependency
 from api.errors import problem_responses
 from api.jobs import lineage, service
@@ -59,6 +59,7 @@ def get_lineage(
     responses={
         200: {"description": "The picture.", "content": {"image/svg+xml": {"schema": {"type": "string"}}}},
         **_FOLLOWS_A_MODEL,
+        **COMPUTING_RESPONSES,
     },
 )
 async def draw_lineage(
@@ -87,7 +88,7 @@ async def draw_lineage(
     "/v1/jobs/{job_id}/importance",
     operation_id="get_importance",
     response_model=JobImportance,
-    responses=problem_responses(404),
+    responses=problem_responses(404) | COMPUTING_RESPONSES,
 )
 async def get_importance(
     job_id: str, database: DatabaseDependency, tenant_id: TenantDependency, computing: ComputingDependency
