@@ -8,7 +8,6 @@ Rows are inserted in bulk with the times of the simulated day; then the sweep of
 import argparse
 import json
 import secrets
-import statistics
 import sys
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, insert, select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
 from api.jobs import service as jobs_service
@@ -35,20 +34,11 @@ from store.sqlite_space import give_back_space
 from store.tables import DEFAULT_TENANT
 from tests.servers import postgresql
 from tests.simulation.measured_database import MeasuredDatabase
+from tests.simulation.query_cost import GROWING, measure
 from worker.context.checkpoints import checkpoint_key
 from worker.maintenance.retention import Sweep
 from worker.scheduling.fair_queue import claim_next
 
-GROWING = (
-    "jobs",
-    "models",
-    "curve_points",
-    "slices",
-    "events",
-    "idempotent_requests",
-    "webhook_deliveries",
-    "array_objects",
-)
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MONTH_DAYS = 30
 _WITH_WEIGHTS = 3
@@ -257,7 +247,10 @@ class SimulatedYear:
             round(1e3 * self.longest_cpu_s, 1), round(sweep_s, 1),
         )  # fmt: skip
         if month in (1, self.year.days // _MONTH_DAYS):
-            found.queries = {name: self._measure(query) for name, query in self._queries(now).items()}
+            found.queries = {
+                name: measure(self.database, query, self.year.timed)
+                for name, query in self._queries(now).items()
+            }
         return found
 
     def _size_mb(self) -> float:
@@ -289,75 +282,6 @@ class SimulatedYear:
             "events": lambda session: jobs_service.list_events(session, job.id, 100, None),
             "claim": lambda session: claim_next(session, "simulated", self.settings, after_inference=True),
         }  # fmt: skip
-
-    def _measure(self, query: Callable[[Session], object]) -> dict[str, Any]:
-        times, statements = [], list[tuple[str, Any]]()
-
-        def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
-            statements.append((statement, parameters))
-
-        for _ in range(self.year.timed):
-            with Session(self.database.engine, expire_on_commit=False) as session:
-                begun = time.perf_counter()
-                query(session)
-                times.append(time.perf_counter() - begun)
-                session.rollback()
-        with Session(self.database.engine) as session:
-            connection = session.connection()
-            event.listen(self.database.engine, "before_cursor_execute", note)
-            work = [0]
-            driver: Any = connection.connection.driver_connection
-            if self.database.is_sqlite:
-                driver.set_progress_handler(lambda: work.__setitem__(0, work[0] + 10), 10)
-            query(session)
-            event.remove(self.database.engine, "before_cursor_execute", note)
-            if self.database.is_sqlite:
-                driver.set_progress_handler(None, 0)
-            session.rollback()
-        scanned, pages = self._plans(statements)
-        return {
-            "ms": round(1e3 * statistics.median(times), 2),
-            "work": work[0] + pages,
-            "scans": sorted(scanned),
-        }
-
-    def _plans(self, statements: list[tuple[str, Any]]) -> tuple[set[str], int]:
-        """Return the growing tables that statements read whole, and the pages that PostgreSQL reads."""
-        scanned, pages = set[str](), 0
-        with Session(self.database.engine) as session:
-            connection = session.connection()
-            for statement, parameters in statements:
-                if not statement.lstrip().startswith(("SELECT", "WITH")):
-                    continue
-                if self.database.is_sqlite:
-                    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-                    scanned |= {row[-1].split()[1] for row in plan if row[-1].startswith("SCAN")}
-                    continue
-                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-                [[possible]] = connection.exec_driver_sql(
-                    f"EXPLAIN (FORMAT JSON) {statement}", parameters
-                ).all()
-                scanned |= {
-                    one["Relation Name"] for one in _nodes(possible) if one["Node Type"] == "Seq Scan"
-                }
-                connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
-                [[plan]] = connection.exec_driver_sql(
-                    f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
-                ).all()
-                pages += plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
-            session.rollback()
-        return scanned & set(GROWING), pages
-
-
-def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(plan, list):
-        for one in plan:
-            yield from _nodes(one)
-    elif isinstance(plan, dict):
-        if "Node Type" in plan:
-            yield plan
-        for value in plan.values():
-            yield from _nodes(value)
 
 
 def _dataset(dataset_id: str) -> tables.Dataset:
