@@ -112,7 +112,7 @@ class World:
             )  # fmt: skip
             inference.latents_path = f"inferences/{inference.id}/a"
             session.add(inference)
-            store_answer(session, "default", f"apply {marker}", "", {"id": inference.id})
+            store_answer(session, "default", f"apply {job_id}", "", {"id": inference.id})
             session.get_one(Job, job_id).selected_model_id = models[0]
             for model_id in models:
                 row = session.get_one(Model, model_id)
