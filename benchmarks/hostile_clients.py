@@ -36,7 +36,9 @@ class Attacker:
     async def connect(self, pieces: list[bytes], seconds: float) -> None:
         """Send raw bytes piece by piece, and keep the connection without reading."""
         address = urlsplit(self.url)
-        _, writer = await asyncio.open_connection(address.hostname, address.port, limit=1024)
+        _, writer = await asyncio.open_connection(
+            address.hostname, address.port, limit=1024, local_addr=(_ADDRESS, 0)
+        )
         try:
             for piece in pieces:
                 writer.write(piece)
@@ -52,6 +54,8 @@ class Attacker:
 
 Session = aiohttp.ClientSession
 Action = Callable[[Attacker, Session], Awaitable[None]]
+_ADDRESS = "127.0.0.2"
+"""Another address than that of the quiet tenant. Linux has all of 127.0.0.0/8."""
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -188,7 +192,7 @@ async def attack(name: str, attacker: Attacker) -> None:
                 await asyncio.sleep(0.05)  # the service has closed the connection
             await asyncio.sleep(0.01)
 
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, local_addr=(_ADDRESS, 0))
     headers = {"Authorization": f"Bearer {attacker.key}"}
     async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
         await asyncio.gather(*(repeat(session) for _ in range(clients)))
