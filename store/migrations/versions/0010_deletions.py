@@ -1,13 +1,13 @@
 """What is being deleted, when latents were deleted, and the resource of each stored response.
 
-Revision ID: 0014
+Revision ID: 0010
 Revises: 0009
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0014"
+revision = "0010"
 down_revision = "0009"
 branch_labels = None
 depends_on = None

@@ -1,14 +1,14 @@
 """Quotas: amounts by tenant, device time by day, and the sizes of what is stored.
 
-Revision ID: 0013
-Revises: 0009
+Revision ID: 0014
+Revises: 0013
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

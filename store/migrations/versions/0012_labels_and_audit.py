@@ -1,7 +1,7 @@
 """Notes and tags of data sets and jobs, who made what, and the log of all changes.
 
-Revision ID: 0016
-Revises: 0009
+Revision ID: 0012
+Revises: 0011
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
-down_revision = "0015"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
