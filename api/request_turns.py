@@ -5,6 +5,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_Client = tuple[asyncio.AbstractEventLoop, str]
 _WAITS_ITSELF = "/events/stream"
 
 
@@ -25,8 +26,8 @@ class RequestTurns:
 
     def __init__(self, app: ASGIApp, at_once: int) -> None:
         self._app, self._at_once = app, at_once
-        self._turns: dict[str, asyncio.Semaphore] = {}
-        self._users: dict[str, int] = {}
+        self._turns: dict[_Client, asyncio.Semaphore] = {}
+        self._users: dict[_Client, int] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for a turn, and pass the request on."""
@@ -34,7 +35,8 @@ class RequestTurns:
         if headers is None or _waits_for_others(scope, headers):
             await self._app(scope, receive, send)
             return
-        client = headers.get("authorization") or (scope.get("client") or ("",))[0]
+        loop = asyncio.get_running_loop()  # a process has one; tests have several
+        client = (loop, headers.get("authorization") or (scope.get("client") or ("",))[0])
         turn = self._turns.setdefault(client, asyncio.Semaphore(self._at_once))
         self._users[client] = self._users.get(client, 0) + 1
         try:
