@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from domain import cost
 from domain.architecture import ArchitectureSpecification
 from domain.states import DatasetState
+from store import outbox
 from store.database import Database
 from store.identifiers import new_id
 from store.tables import DEFAULT_TENANT, Dataset, OutboxMessage, Trial
@@ -37,7 +38,7 @@ def test_a_combination_is_ingested_by_a_worker(client: TestClient, database: Dat
     assert client.get(answer.headers["Location"]).json() == created
     with database.read() as session:
         [message] = session.query(OutboxMessage).all()
-    assert message.arguments == [created["id"]]
+    assert (message.task, message.arguments) == (outbox.INGEST, [])  # whose turn it is, the database says
 
 
 def test_a_repeated_request_is_answered_from_the_first_time(
