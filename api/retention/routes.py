@@ -7,10 +7,11 @@ from fastapi import APIRouter, Query
 from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency, SettingsDependency
 from api.errors import problem_responses
+from api.json_bodies import JsonRoute
 from api.retention import service
 from api.retention.schemas import RetentionReport, TenantDays
 
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], route_class=JsonRoute)
 
 
 @router.get("/v1/retention", operation_id="get_retention", responses=problem_responses(403, 404, 422))

@@ -9,13 +9,14 @@ from fastapi.openapi.models import Example
 from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency, SettingsDependency
 from api.errors import problem_responses
+from api.json_bodies import JsonRoute
 from api.keys.schemas import TenantName
 from api.pagination import Page, PageSize, PageToken
 from api.quotas import LiveUse
 from api.usage import service
 from api.usage.schemas import QuotaAmounts, UsageDocument
 
-router = APIRouter(tags=["usage"])
+router = APIRouter(tags=["usage"], route_class=JsonRoute)
 
 
 def _live_uses(request: Request) -> Sequence[LiveUse]:

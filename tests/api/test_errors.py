@@ -42,7 +42,7 @@ def test_no_such_route(reader: TestClient, method: str, path: str) -> None:
     [
         ("DELETE", "/v1/jobs", "GET, POST"),
         ("PUT", "/v1/datasets", "GET, POST"),
-        ("PUT", "/v1/datasets/x", "GET, PATCH"),
+        ("PUT", "/v1/datasets/x", "DELETE, GET, PATCH"),
         ("GET", "/v1/datasets:synthesize", "POST"),
         ("POST", "/v1/models/x/zarr/a/b", "GET, HEAD"),
         ("POST", "/healthz", "GET"),
