@@ -113,6 +113,14 @@ def test_every_long_running_service(service: dict[str, Any]) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
+@pytest.mark.parametrize("service", LONG_RUNNING)
+def test_every_worker_has_the_health_check_that_finds_its_random_name(service: dict[str, Any]) -> None:
+    command = service.get("command", [])
+    if "-Q" in command:
+        queue = command[command.index("-Q") + 1]
+        assert service["healthcheck"]["test"] == ["CMD", "python", "/opt/latentry/health.py", queue]
+
+
 @pytest.mark.parametrize("name", OF_THE_IMAGE)
 def test_every_service_of_the_image(name: str) -> None:
     service = MAIN[name]
