@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from domain.states import DatasetState, InferenceState, JobState, ModelState, SliceState
 from store import audit, outbox
 from store.database import LOCK, database_now
+from store.quotas import add_device_seconds, seconds_since_claim
 from store.tables import Dataset, Deletion, Inference, Job, Model, Slice
 
 DeletionKind = Literal["inference", "latents", "deliveries", "webhook", "job", "dataset"]
@@ -107,15 +108,25 @@ def request_deletion(session: Session, kind: DeletionKind, target_id: str, tenan
 
 def delete_job(session: Session, job: Job) -> None:
     """Let workers delete a job with its models, their arrays and their inferences. The caller holds the lock of the job."""
-    audit.record(session, "job.deleted", job)
+    add_device_seconds(session, job.tenant_id, _end_job(session, job))
+
+
+def _end_job(session: Session, job: Job) -> float:
+    """Let workers delete a job; return the device time of its running work."""
+    if job.state != JobState.DELETING:
+        audit.record(session, "job.deleted", job)
     now = database_now(session)
     job.state, job.ended_at = JobState.DELETING, job.ended_at or now
     session.flush()
+    of_job = Slice.job_id == job.id
+    running = session.execute(select(Slice).where(of_job, Slice.state == SliceState.LEASED)).scalars()
+    used = sum(seconds_since_claim(session, piece) for piece in running)
     active = Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])
-    ended = {"state": SliceState.CANCELLED, "ended_at": now, **_NO_LEASE}
-    session.execute(_update(Slice).where(Slice.job_id == job.id, active).values(ended))
-    _mark_inferences(session, Inference.model_id.in_(select(Model.id).where(Model.job_id == job.id)))
+    ended = {"state": SliceState.CANCELLED, "ended_at": now, "lease_token": None, "lease_expires_at": None}
+    session.execute(_update(Slice).where(of_job, active).values(ended))
+    used += _end_inferences(session, Inference.model_id.in_(select(Model.id).where(Model.job_id == job.id)))
     request_deletion(session, "job", job.id, job.tenant_id)
+    return used
 
 
 def delete_dataset(session: Session, dataset: Dataset, scope: Scope) -> None:
@@ -124,25 +135,27 @@ def delete_dataset(session: Session, dataset: Dataset, scope: Scope) -> None:
     rows = select(Dataset).where(Dataset.id.in_(scope.dataset_ids)).order_by(Dataset.id)
     locked = rows.with_for_update(**LOCK).execution_options(populate_existing=True)
     for row in session.execute(locked).scalars():
-        audit.record(session, "dataset.deleted", row)
+        if row.state != DatasetState.DELETING:
+            audit.record(session, "dataset.deleted", row)
         row.state, row.digest = DatasetState.DELETING, None
         row.drop_lease()
         request_deletion(session, "dataset", row.id, row.tenant_id)
     jobs = select(Job).where(Job.id.in_(scope.job_ids)).order_by(Job.id).with_for_update(**LOCK)
+    used = 0.0
     for job in session.execute(jobs.execution_options(populate_existing=True)).scalars():
-        delete_job(session, job)
-    _mark_inferences(session, Inference.dataset_id.in_(scope.dataset_ids))
+        used += _end_job(session, job)
+    used += _end_inferences(session, Inference.dataset_id.in_(scope.dataset_ids))
+    add_device_seconds(session, dataset.tenant_id, used)
 
 
 def delete_inference(session: Session, row: Inference) -> None:
     """Let workers delete an inference and its latents. The model loses them too, if it has no others."""
-    audit.record(session, "inference.deleted", row)
-    row.state = InferenceState.DELETING
-    row.drop_lease()
+    used = _end_inferences(session, Inference.id == row.id)
     taken = (Model.id == row.model_id) & Model.latents_path.like(f"inferences/{row.id}/%")
     gone = {"latents_path": None, "latents_deleted_at": database_now(session)}
     session.execute(_update(Model).where(taken).values(gone))
     request_deletion(session, "inference", row.id, row.tenant_id)
+    add_device_seconds(session, row.tenant_id, used)
 
 
 def inference_with_latents(model: Model) -> str | None:
@@ -163,13 +176,20 @@ def delete_latents(session: Session, model: Model) -> None:
     request_deletion(session, "latents", model.id, model.tenant_id)
 
 
-_NO_LEASE = {"lease_token": None, "lease_expires_at": None}
-
-
 def _update(table: type[Any]) -> Any:
     return update(table).execution_options(synchronize_session=False)
 
 
-def _mark_inferences(session: Session, condition: ColumnElement[bool]) -> None:
-    values = {"state": InferenceState.DELETING, **_NO_LEASE}
-    session.execute(_update(Inference).where(condition).values(values))
+def _end_inferences(session: Session, condition: ColumnElement[bool]) -> float:
+    """Let no worker continue these inferences, which workers delete; return the device time of the running ones."""
+    rows = (
+        select(Inference).where(condition, Inference.state != InferenceState.DELETING).order_by(Inference.id)
+    )
+    used = 0.0
+    for row in session.execute(rows.with_for_update().execution_options(populate_existing=True)).scalars():
+        audit.record(session, "inference.deleted", row)
+        used += seconds_since_claim(session, row) if row.state == InferenceState.RUNNING else 0.0
+        row.state = InferenceState.DELETING
+        row.drop_lease()
+    session.flush()
+    return used

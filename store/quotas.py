@@ -94,13 +94,17 @@ def use_device_time(session: Session, settings: Settings, row: Slice | Inference
     if row.started_at is None:
         return
     session.flush()
-    seconds = (database_now(session) - row.started_at).total_seconds()
-    add_device_seconds(session, row.tenant_id, seconds)
+    add_device_seconds(session, row.tenant_id, seconds_since_claim(session, row))
     note_device_time(session, settings, session.get_one(Tenant, row.tenant_id))
 
 
+def seconds_since_claim(session: Session, row: Slice | Inference) -> float:
+    """Return the time since a slice or an inference was claimed; 0 if it was not."""
+    return 0.0 if row.started_at is None else (database_now(session) - row.started_at).total_seconds()
+
+
 def add_device_seconds(session: Session, tenant_id: str, seconds: float) -> None:
-    """Add device time to the tenant's day."""
+    """Add device time to the tenant's day. Call this last in a transaction, as `use_device_time`."""
     if seconds <= 0:
         return
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert

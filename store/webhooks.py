@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.states import DeliveryState, JobState
+from store import audit
 from store.database import database_now
 from store.deletion import request_deletion
 from store.identifiers import new_id
@@ -62,6 +63,7 @@ def post(
 
 def forget(session: Session, webhook: Webhook, reason: str) -> None:
     """Delete a webhook: give up its waiting messages now, and let workers delete its rows."""
+    audit.record(session, "webhook.deleted", webhook, reason=reason)
     now = database_now(session)
     webhook.deleted_at = now
     waiting = select(WebhookDelivery).where(

@@ -17,6 +17,7 @@ from domain.states import InferenceState
 from store import audit, outbox
 from store.database import database_now
 from store.identifiers import PATTERN, new_id
+from store.quotas import add_device_seconds, seconds_since_claim
 from store.settings import Settings
 from store.tables import Dataset, Inference, Model
 
@@ -139,10 +140,12 @@ def cancel(session: Session, tenant_id: str, inference_id: str) -> InferenceDocu
                 f"the inference {inference_id} is {row.state}; only a queued or running inference can be cancelled"
             )
         return document(session, row)
+    used = seconds_since_claim(session, row) if row.state == InferenceState.RUNNING else 0.0
     row.state, row.ended_at = InferenceState.CANCELLED, database_now(session)
     row.drop_lease()
     audit.record(session, "inference.cancelled", row)
     session.flush()
+    add_device_seconds(session, tenant_id, used)
     return document(session, row)
 
 

@@ -15,7 +15,7 @@ from domain.states import JobState, ModelState, SliceState
 from store import audit, events, outbox
 from store.budget import end_rest
 from store.database import database_now
-from store.quotas import add_device_seconds
+from store.quotas import add_device_seconds, seconds_since_claim
 from store.retention import is_swept, why_gone
 from store.tables import Job, Model, Slice
 
@@ -72,8 +72,8 @@ def cancel(session: Session, job: Job) -> None:
     for piece in session.execute(
         select(Slice).where(Slice.job_id == job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
     ).scalars():
-        if piece.state == SliceState.LEASED and piece.started_at is not None:
-            device_seconds += (now - piece.started_at).total_seconds()
+        if piece.state == SliceState.LEASED:
+            device_seconds += seconds_since_claim(session, piece)
         piece.state, piece.ended_at = SliceState.CANCELLED, now
         piece.drop_lease()
     for model in _models(session, job, ModelState.QUEUED, ModelState.TRAINING):
@@ -81,6 +81,7 @@ def cancel(session: Session, job: Job) -> None:
         _set_state(session, model, ModelState.CANCELLED)
     job.ended_at = now
     _become(session, job, JobState.CANCELLED)
+    session.flush()
     add_device_seconds(session, job.tenant_id, device_seconds)
 
 

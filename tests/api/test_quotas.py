@@ -11,13 +11,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from domain.quotas import QUOTAS
-from domain.states import JobState, ModelState, SliceState
+from domain.states import InferenceState, JobState, ModelState, SliceState
 from store import quotas
 from store.array_store import open_array_store
 from store.database import Database, database_now
 from store.quotas import add_device_seconds, note_device_time
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Dataset, Slice, Tenant
+from store.tables import DEFAULT_TENANT, Dataset, Inference, Slice, Tenant
 from tests.api.api_examples import add_dataset, add_job, add_model, count
 from tests.api.test_keys import ADMIN, OPERATOR, bearer, make
 from tests.app_copies import app_of
@@ -178,20 +178,35 @@ def test_a_job_waits_for_device_time(database: Database, dataset_id: str, tmp_pa
     assert client.get(job["links"]["self"]).json()["progress"]["waits_for"] is None
 
 
-def test_a_cancelled_slice_has_used_device_time(
-    client: TestClient, database: Database, dataset_id: str
+@pytest.mark.parametrize("ends", ["cancel", "delete"])
+def test_work_that_is_cancelled_or_deleted_has_used_device_time(
+    client: TestClient, database: Database, dataset_id: str, ends: str
 ) -> None:
     with database.write() as session:
         job_id = add_job(session, dataset_id)
         began = database_now(session) - timedelta(seconds=50)
+        session.add(
+            Inference(
+                id="inf_0123456789abcdef01234567", tenant_id=DEFAULT_TENANT, model_id=add_model(session, job_id),
+                dataset_id=dataset_id, state=InferenceState.RUNNING, checkpoint_key="", started_at=began,
+                options={"arrays": ["rates"], "posterior_samples": 1, "sessions": [0]},
+                lease_token="y",
+            )
+        )  # fmt: skip
         session.add(
             Slice(
                 id="sli_1", tenant_id=DEFAULT_TENANT, job_id=job_id, kind="train", pack=0, model_ids=[], first_epoch=0,
                 last_epoch=1, state=SliceState.LEASED, started_at=began, lease_token="x",
             )
         )  # fmt: skip
-    client.post(f"/v1/jobs/{job_id}:cancel")
-    assert 50 <= quota(client.get("/v1/usage").json(), "device_seconds_per_day")["used"] < 100
+    if ends == "cancel":
+        for path in (f"jobs/{job_id}", "inferences/inf_0123456789abcdef01234567"):
+            assert client.post(f"/v1/{path}:cancel").status_code == 200
+    for _ in range(2):
+        assert client.delete(f"/v1/datasets/{dataset_id}?cascade=true").status_code == 202
+    assert 100 <= quota(client.get("/v1/usage").json(), "device_seconds_per_day")["used"] < 200
+    deleted = [one["action"] for one in client.get("/v1/audit").json()["items"] if "deleted" in one["action"]]
+    assert sorted(deleted) == ["dataset.deleted", "inference.deleted", "job.deleted"]
 
 
 def test_requests_in_a_minute(database: Database, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from domain.states import DeliveryState
 from store.database import Database, database_now
 from store.identifiers import new_id
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Webhook, WebhookDelivery
+from store.tables import DEFAULT_TENANT, AuditEntry, Webhook, WebhookDelivery
 from store.webhooks import announce_test, forget, new_secret
 from tests.waiting import wait_until
 from tests.worker.lab import Lab
@@ -202,6 +202,12 @@ def test_one_that_is_gone_is_deleted(
     assert (row.state, row.status) == (DeliveryState.GIVEN_UP, 410)
     with database.read() as session:
         assert session.get_one(Webhook, webhook.id).deleted_at is not None
+        entry = session.execute(select(AuditEntry)).scalar_one()
+        assert (entry.action, entry.key_name, "410" in entry.details["reason"]) == (
+            "webhook.deleted",
+            "service",
+            True,
+        )
 
 
 def test_a_lost_sender_leaves_it_to_another(
