@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from fastapi.testclient import TestClient
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
@@ -20,7 +20,7 @@ from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database
 from store.events import record
 from store.identifiers import new_id
-from store.tables import Base, Dataset, Inference, Job, Model, Slice
+from store.tables import AuditEntry, Base, Dataset, Inference, Job, Model, Slice
 from tests.api.api_examples import add_dataset, add_decision, add_job, add_model
 from worker.ingest.service import ingest_dataset
 from worker.maintenance.deletion import Storage, work_off
@@ -61,7 +61,15 @@ class World:
         return found
 
     def traces(self, *texts: str) -> list[str]:
-        """Where any of these texts is in a row, a name or the bytes of a file, the database's own included."""
+        """Where any of these texts is in a row, a name or the bytes of a file, the database's own included.
+
+        The audit log keeps the ids of what was deleted, but nothing else of it. Its rows are removed before the search.
+        """
+        with self.database.write() as session:
+            details = repr(session.execute(select(AuditEntry.details, AuditEntry.key_name)).all())
+            assert not any(one in details for one in texts), details
+            session.execute(delete(AuditEntry))
+        assert self.database.truncate_log()
         self.database.close()
         found = [name for name, value in self.snapshot().items() if any(one in repr(value) for one in texts)]
         for path in self.folder.rglob("*"):
