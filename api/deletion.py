@@ -1,12 +1,12 @@
 """What a deletion takes with it, why it is refused, and the request itself. `store.deletion` has the rules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 from zarr.core.sync import sync
 
 from api.dependencies import Context
@@ -16,19 +16,7 @@ from domain.states import JobState
 from store import audit, deletion
 from store.database import LOCK
 from store.deletion import Scope
-from store.tables import (
-    CurvePoint,
-    Dataset,
-    Decision,
-    Event,
-    Inference,
-    Job,
-    Model,
-    Slice,
-    Trial,
-    Webhook,
-    WebhookDelivery,
-)
+from store.tables import Dataset, Inference, Job, Model, Webhook, WebhookDelivery
 
 _MOST_IDS = 20
 _MOST_PATHS = 500
@@ -252,13 +240,15 @@ def _document(
     """Return what is deleted with a scope, and with further paths of the array store."""
     of_jobs = Model.job_id.in_(scope.job_ids)
     models = session.execute(select(Model.id).where(of_jobs).order_by(Model.id)).scalars().all()
-    counted: dict[str, tuple[type[Any], ColumnElement[bool]]] = {
-        "trials": (Trial, Trial.dataset_id.in_(scope.dataset_ids)),
-        "slices": (Slice, Slice.job_id.in_(scope.job_ids)),
-        "events": (Event, Event.job_id.in_(scope.job_ids)),
-        "decisions": (Decision, Decision.job_id.in_(scope.job_ids)),
-        "curve_points": (CurvePoint, CurvePoint.model_id.in_(select(Model.id).where(of_jobs))),
-        "deliveries": (WebhookDelivery, WebhookDelivery.job_id.in_(scope.job_ids)),
+    counted: list[tuple[Mapping[str, InstrumentedAttribute[Any]], Any]] = [
+        (deletion.OF_DATASET, scope.dataset_ids),
+        (deletion.OF_JOB, scope.job_ids),
+        (deletion.OF_MODEL, select(Model.id).where(of_jobs)),
+    ]
+    rows = {
+        name: _count(session, column.parent.class_, column.in_(ids))
+        for columns, ids in counted
+        for name, column in columns.items()
     }
     folders = [f"datasets/{one}" for one in scope.dataset_ids] + [f"models/{one}" for one in models]
     folders += [f"inferences/{one}" for one in scope.inference_ids] + list(paths)
@@ -270,7 +260,7 @@ def _document(
         jobs=_part(scope.job_ids),
         models=_part(models),
         inferences=_part(scope.inference_ids),
-        rows={name: _count(session, table, condition) for name, (table, condition) in counted.items()},
+        rows=rows,
         array_bytes=None
         if len(folders) > _MOST_PATHS
         else sum(sync(context.arrays.getsize_prefix(f"{folder}/")) for folder in folders),

@@ -9,19 +9,45 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, String, cast, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from domain.states import DatasetState, InferenceState, JobState, ModelState, SliceState
 from store import audit, outbox
 from store.database import LOCK, database_now
 from store.quotas import add_device_seconds, seconds_since_claim
-from store.tables import Dataset, Deletion, Inference, Job, Model, Slice
+from store.tables import (
+    CurvePoint,
+    Dataset,
+    Decision,
+    Deletion,
+    Event,
+    Inference,
+    Job,
+    Model,
+    Slice,
+    Trial,
+    WebhookDelivery,
+)
 
 DeletionKind = Literal["inference", "latents", "deliveries", "webhook", "job", "dataset"]
 """What can be deleted in the background, in the order in which workers delete it."""
 
+OF_DATASET: dict[str, InstrumentedAttribute[str]] = {"trials": Trial.dataset_id}
+OF_JOB: dict[str, InstrumentedAttribute[Any]] = {
+    "slices": Slice.job_id,
+    "events": Event.job_id,
+    "decisions": Decision.job_id,
+    "deliveries": WebhookDelivery.job_id,
+}
+OF_MODEL: dict[str, InstrumentedAttribute[str]] = {"curve_points": CurvePoint.model_id}
+"""Tables whose rows go with a data set, a job or a model, as the column that refers to it, by the name that clients see.
+
+A new table needs only its line here: workers delete its rows, and the answer to a DELETE counts them.
+"""
+
 SHARED: dict[str, Any] = {"read": True}
-"""Arguments of `with_for_update` for a row that a new row refers to: only a deletion of the row waits for the transaction."""
+"""Arguments of `with_for_update` for a row that a new row refers to. FOR SHARE: the row cannot be deleted until this transaction
+ends."""
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,17 @@ from domain.states import UploadState
 from store import outbox
 from store.array_store import delete_objects
 from store.database import LOCK, Database, database_now
-from store.deletion import DeletionKind, mentions
+from store.deletion import OF_DATASET, OF_JOB, OF_MODEL, DeletionKind, mentions
 from store.originals import OriginalStore
 from store.settings import Settings
 from store.tables import (
-    CurvePoint,
     Dataset,
-    Decision,
     Deletion,
-    Event,
     IdempotentRequest,
     Inference,
     Job,
     Model,
     OutboxMessage,
-    Slice,
-    Trial,
     Upload,
     Webhook,
     WebhookDelivery,
@@ -138,9 +133,6 @@ def _release(database: Database, kind: str, target_id: str) -> None:
             row.held_until = None
 
 
-# Steps that retention may use too: each deletes one kind of data of a job.
-
-
 def delete_rows(database: Database, table: type[Any], *conditions: ColumnElement[bool]) -> Steps:
     """Delete the rows of a table that satisfy the conditions, `ROWS_AT_ONCE` in each transaction."""
     key = inspect(table).primary_key
@@ -154,28 +146,12 @@ def delete_rows(database: Database, table: type[Any], *conditions: ColumnElement
         yield
 
 
-def delete_curves(database: Database, job_id: str) -> Steps:
-    """Delete the learning curves of a job."""
+def delete_rows_of_models(database: Database, job_id: str) -> Steps:
+    """Delete the rows that go with the models of a job: learning curves."""
     model_ids = _model_ids(database, job_id)
-    for start in range(0, len(model_ids), 100):
-        of_some = CurvePoint.model_id.in_(model_ids[start : start + 100])
-        yield from delete_rows(database, CurvePoint, of_some)
-
-
-def delete_events(database: Database, job_id: str) -> Steps:
-    """Delete the events of a job."""
-    yield from delete_rows(database, Event, Event.job_id == job_id)
-
-
-def delete_checkpoints(database: Database, arrays: Store, job_id: str) -> Steps:
-    """Delete the checkpoints of a job that has ended. The rows first: a checkpoint that no row names is garbage."""
-    with database.write() as session:
-        of_job = update(Model).where(Model.job_id == job_id)
-        session.execute(of_job.values(checkpoint_key=None, start_key=None))
-    yield
-    for model_id in _model_ids(database, job_id):
-        delete_objects(arrays, f"models/{model_id}/checkpoints")
-        yield
+    for column in OF_MODEL.values():
+        for start in range(0, len(model_ids), 100):
+            yield from delete_rows(database, column.parent.class_, column.in_(model_ids[start : start + 100]))
 
 
 def _model_ids(database: Database, job_id: str) -> Sequence[str]:
@@ -269,11 +245,9 @@ def _job(storage: Storage, job_id: str) -> Steps:
     for model_id in _model_ids(database, job_id):
         delete_objects(storage.arrays, f"models/{model_id}")
         yield
-    yield from delete_curves(database, job_id)
-    yield from delete_events(database, job_id)
-    yield from delete_rows(database, Decision, Decision.job_id == job_id)
-    yield from delete_rows(database, Slice, Slice.job_id == job_id)
-    yield from delete_rows(database, WebhookDelivery, WebhookDelivery.job_id == job_id)
+    yield from delete_rows_of_models(database, job_id)
+    for column in OF_JOB.values():
+        yield from delete_rows(database, column.parent.class_, column == job_id)
     with database.read() as session:
         row = session.get(Job, job_id)
     if row is not None:
@@ -333,7 +307,8 @@ def _dataset(storage: Storage, dataset_id: str) -> Steps:
     yield from _inferences(storage, Inference.dataset_id == dataset_id)
     delete_objects(storage.arrays, f"datasets/{dataset_id}")
     yield
-    yield from delete_rows(database, Trial, Trial.dataset_id == dataset_id)
+    for column in OF_DATASET.values():
+        yield from delete_rows(database, column.parent.class_, column == dataset_id)
     if row is not None:
         yield from _forget_file(storage, row)
         with database.write() as session:

@@ -20,10 +20,11 @@ from domain.job_specification import JobSpecification
 from domain.states import DeliveryState, JobState
 from store.array_store import open_array_store, write_object
 from store.database import LOCK, Database, database_now
+from store.deletion import OF_DATASET, OF_JOB, OF_MODEL
 from store.identifiers import new_id
 from store.originals import open_originals
 from store.settings import Settings
-from store.tables import Dataset, Deletion, Inference, Job, Model, WebhookDelivery
+from store.tables import Base, Dataset, Deletion, Inference, Job, Model, WebhookDelivery
 from tests.api.api_examples import add_job, add_model
 from tests.app_copies import app_of
 from tests.worker.conftest import SPECIFICATION
@@ -77,6 +78,25 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, database: Database) ->
 
 MARKER, OTHER = "zebrafinch", "bystander"
 
+HAS_STEPS = {Job.dataset_id, Model.job_id, Inference.model_id, Inference.dataset_id}
+"""References of resources. `worker.maintenance.deletion` deletes these rows with their arrays, in steps of their own."""
+
+
+def test_each_table_of_a_resource_is_deleted_with_it() -> None:
+    """A new table that refers to a data set, a job or a model needs its line in `store.deletion`."""
+    own: dict[str, dict[str, Any]] = {"datasets": OF_DATASET, "jobs": OF_JOB, "models": OF_MODEL}
+    found = {
+        key.parent: key.column.table.name
+        for table in Base.metadata.tables.values()
+        for key in table.foreign_keys
+        if key.column.table.name in own
+    }
+    known = {
+        column.property.columns[0]: target for target, columns in own.items() for column in columns.values()
+    }
+    known |= {column.property.columns[0]: found[column.property.columns[0]] for column in HAS_STEPS}
+    assert found == known
+
 
 def test_nothing_of_a_deleted_data_set_stays_anywhere(world: World) -> None:
     kept = world.add_dataset()
@@ -127,7 +147,7 @@ def test_nothing_of_a_deleted_data_set_stays_anywhere(world: World) -> None:
 
 
 def without_messages(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name not in ("outbox", "workers")}
+    return {name: value for name, value in found.items() if name not in ("outbox", "workers", "audit")}
 
 
 def test_a_process_may_die_between_any_two_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +174,7 @@ def test_a_step_that_fails_is_tried_again_and_others_go_on(
     for job_id in (first, second):
         world.delete(f"/v1/jobs/{job_id}")
     with monkeypatch.context() as patch:
-        patch.setattr(deletion, "delete_curves", _failing(first, deletion.delete_curves))
+        patch.setattr(deletion, "delete_rows_of_models", _failing(first, deletion.delete_rows_of_models))
         world.work_off()
     assert f"the deletion of the job {first} did not finish" in caplog.text
     assert [world.client.get(f"/v1/jobs/{one}").status_code for one in (first, second)] == [200, 404]
