@@ -4,9 +4,10 @@ The settings give the days of each kind, and the row of a tenant may override th
 after the end of the job. The table `retention_progress` stores how far each sweep has come, in the order in which jobs ended.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, literal, or_, select, tuple_
@@ -29,21 +30,9 @@ from store.tables import (
     WebhookDelivery,
 )
 
-OF_JOBS = ("events", "slices", "curves", "thinned_curves", "checkpoints")
-"""Kinds whose age counts from the end of a job."""
-KINDS = ("originals", *OF_JOBS, "idempotency", "deliveries")
 CURVE_POINTS = 50
 """Number of points, spread over the epochs, that a thinned learning curve keeps besides the first, the best and the last."""
 MOST_COUNTED = 1_000_000
-ROW_BYTES = {
-    "events": 400,
-    "slices": 600,
-    "curves": 250,
-    "thinned_curves": 250,
-    "idempotency": 4000,
-    "deliveries": 1000,
-}
-"""Estimated size of a row with its indexes."""
 
 
 def setting_of(kind: str) -> str:
@@ -151,38 +140,55 @@ class Due:
 
 
 def count_due(session: Session, tenant_id: str, kind: str, before: datetime) -> Due:
-    """Count what the next sweep removes, and remove nothing."""
-    if kind == "originals":
-        return _due_originals(session, tenant_id, before)
-    jobs = due_jobs(session, tenant_id, kind, before).order_by(None).subquery("due")
-    if kind == "checkpoints":
-        return _due_checkpoints(session, jobs)
-    rows: Select[Any] | Select[str, int]
-    if kind == "idempotency":
-        rows = due_idempotent_requests(tenant_id, before)
-    elif kind == "deliveries":
-        rows = due_deliveries(tenant_id, before)
-    elif kind == "events":
-        rows = select(Event.id).join(jobs, jobs.c.id == Event.job_id)
-    elif kind == "slices":
-        rows = select(Slice.id).join(jobs, jobs.c.id == Slice.job_id)
-    else:
-        rows = _points_of_jobs(kind).join(jobs, jobs.c.id == Job.id)
-    number = session.execute(
-        select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
-    ).scalar_one()
-    return Due(number, number * ROW_BYTES[kind])
+    """Count what the next sweep removes of one of `KINDS`, and remove nothing."""
+    return KINDS[kind](session, tenant_id, before)
 
 
-def _points_of_jobs(kind: str) -> Select[str, int]:
-    """Select the points of learning curves that a kind removes, of all jobs."""
+Count = Callable[[Session, str, datetime], Due]
+"""Counts what of a tenant is older than a time."""
+
+
+def _rows(due: Callable[[str, datetime], Select[str]], row_bytes: int) -> Count:
+    """Return how to count rows with an age of their own; `row_bytes` estimates the size of a row with its indexes."""
+
+    def count(session: Session, tenant_id: str, before: datetime) -> Due:
+        return _count_rows(session, due(tenant_id, before), row_bytes)
+
+    return count
+
+
+def _rows_of_jobs(kind: str, rows: Select[Any] | Select[str, int], job_id: Any, row_bytes: int) -> Count:
+    """Return how to count rows whose age counts from the end of their job, which the column `job_id` names."""
+
+    def count(session: Session, tenant_id: str, before: datetime) -> Due:
+        jobs = due_jobs(session, tenant_id, kind, before).order_by(None).subquery("due")
+        return _count_rows(session, rows.join(jobs, jobs.c.id == job_id), row_bytes)
+
+    return count
+
+
+def _count_rows(session: Session, rows: Select[Any] | Select[str, int], row_bytes: int) -> Due:
+    some = rows.limit(MOST_COUNTED).subquery()
+    number = session.execute(select(func.count()).select_from(some)).scalar_one()
+    return Due(number, number * row_bytes)
+
+
+def _points_of_jobs(*conditions: ColumnElement[bool]) -> Select[str, int]:
+    """Select points of learning curves, of all jobs."""
     points = select(CurvePoint.model_id, CurvePoint.epoch).join(Model, Model.id == CurvePoint.model_id)
-    points = points.join(Job, Job.id == Model.job_id)
-    if kind == "curves":
-        best = func.coalesce(Model.scores["best_epoch"].as_integer(), 0)
-        return points.where(Model.epochs_trained > 0, thinned_points(Model.epochs_trained, best))
+    return points.join(Job, Job.id == Model.job_id).where(*conditions)
+
+
+def _thinned_curves() -> Select[str, int]:
+    """Select the points that thinning removes."""
+    best = func.coalesce(Model.scores["best_epoch"].as_integer(), 0)
+    return _points_of_jobs(Model.epochs_trained > 0, thinned_points(Model.epochs_trained, best))
+
+
+def _curves_of_others() -> Select[str, int]:
+    """Select the points of all models but the selected one and its refit."""
     kept = or_(Model.id == Job.selected_model_id, Model.id == Job.final_model_id)
-    return points.where(~func.coalesce(kept, False))
+    return _points_of_jobs(~func.coalesce(kept, False))
 
 
 def weights_removed(job: Any) -> ColumnElement[bool]:
@@ -201,10 +207,26 @@ def _due_originals(session: Session, tenant_id: str, before: datetime) -> Due:
     return Due(len(files), sum(by_file.values()))
 
 
-def _due_checkpoints(session: Session, jobs: Any) -> Due:
+def _due_checkpoints(session: Session, tenant_id: str, before: datetime) -> Due:
+    jobs = due_jobs(session, tenant_id, "checkpoints", before).order_by(None).subquery("due")
     removed = select(Model.checkpoint_key).join(Job, weights_removed(Job)).join(jobs, jobs.c.id == Job.id)
     keys = removed.where(Model.checkpoint_key.is_not(None)).distinct().subquery("removed")
     number = session.execute(select(func.count()).select_from(keys)).scalar_one()
     size = select(func.coalesce(func.sum(ArrayObject.size_bytes), 0))
     stored = size.join(keys, keys.c.checkpoint_key == ArrayObject.key)
     return Due(number, int(session.execute(stored).scalar_one()))
+
+
+KINDS: Mapping[str, Count] = MappingProxyType(
+    {
+        "originals": _due_originals,
+        "events": _rows_of_jobs("events", select(Event.id), Event.job_id, 400),
+        "slices": _rows_of_jobs("slices", select(Slice.id), Slice.job_id, 600),
+        "curves": _rows_of_jobs("curves", _thinned_curves(), Job.id, 250),
+        "thinned_curves": _rows_of_jobs("thinned_curves", _curves_of_others(), Job.id, 250),
+        "checkpoints": _due_checkpoints,
+        "idempotency": _rows(due_idempotent_requests, 4000),
+        "deliveries": _rows(due_deliveries, 1000),
+    }
+)
+"""The kinds of old data, and how to count what is due. `worker.maintenance.retention` removes each of them."""

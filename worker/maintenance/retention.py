@@ -81,25 +81,21 @@ class Sweep:
     def rows(self) -> Counter[str]:
         """Remove old rows; return their numbers by kind."""
         for tenant_id, before in self._cutoffs():
-            for kind, step in _STEPS.items():
+            for kind, step in ROWS_OF_JOBS.items():
                 if (limit := before(kind)) is not None:
                     self._jobs(tenant_id, kind, limit, step)
-            if (limit := before("idempotency")) is not None:
-                answers = due_idempotent_requests(tenant_id, limit)
-                self._repeat("idempotency", answers, partial(_forget_answers, tenant_id, limit))
-            if (limit := before("deliveries")) is not None:
-                messages = due_deliveries(tenant_id, limit)
-                self._repeat("deliveries", messages, partial(_forget_deliveries, tenant_id, limit))
+            for kind, (due, forget) in ROWS.items():
+                if (limit := before(kind)) is not None:
+                    self._repeat(kind, due(tenant_id, limit), partial(forget, tenant_id, limit))
         return self.removed
 
     def files(self, arrays: Store) -> Counter[str]:
         """Remove old checkpoints and originals, for a limited time; return their numbers by kind."""
         deadline = time.monotonic() + _FILES_SECONDS
         for tenant_id, before in self._cutoffs():
-            if (limit := before("checkpoints")) is not None:
-                self._checkpoints(arrays, tenant_id, limit, deadline)
-            if (limit := before("originals")) is not None:
-                self._originals(tenant_id, limit, deadline)
+            for kind, remove in FILES.items():
+                if (limit := before(kind)) is not None:
+                    remove(self, arrays, tenant_id, limit, deadline)
         return self.removed
 
     def _cutoffs(self) -> Iterator[tuple[str, Callable[[str], datetime | None]]]:
@@ -173,7 +169,7 @@ class Sweep:
             with self.database.write() as session:
                 _advance(session, job, "checkpoints", job.ended_at)
 
-    def _originals(self, tenant_id: str, before: datetime, deadline: float) -> None:
+    def _originals(self, _arrays: Store, tenant_id: str, before: datetime, deadline: float) -> None:
         originals = open_originals(self.settings)
         with self.database.read() as session:
             files = session.execute(due_originals(tenant_id, before)).scalars().all()
@@ -254,14 +250,6 @@ def _remove_points(
     return removed, models[-1].number + 1 if len(models) == _BATCH_MODELS else None
 
 
-_STEPS: dict[str, Step] = {
-    "events": _remove_events,
-    "slices": _remove_slices,
-    "curves": _thin_curves,
-    "thinned_curves": _remove_thinned_curves,
-}
-
-
 def _forget_answers(tenant_id: str, before: datetime, session: Session) -> int:
     keys = due_idempotent_requests(tenant_id, before).limit(_BATCH_ROWS)
     of_tenant = IdempotentRequest.tenant_id == tenant_id
@@ -276,6 +264,26 @@ def _forget_deliveries(tenant_id: str, before: datetime, session: Session) -> in
     is_over = (Webhook.tenant_id == tenant_id) & (Webhook.deleted_at < before) & ~left
     session.execute(delete(Webhook).where(is_over))
     return number
+
+
+# Every kind of `store.retention.KINDS` has a line in one of these.
+ROWS_OF_JOBS: dict[str, Step] = {
+    "events": _remove_events,
+    "slices": _remove_slices,
+    "curves": _thin_curves,
+    "thinned_curves": _remove_thinned_curves,
+}
+ROWS: dict[
+    str,
+    tuple[Callable[[str, datetime], Select[str]], Callable[[str, datetime, Session], int]],
+] = {
+    "idempotency": (due_idempotent_requests, _forget_answers),
+    "deliveries": (due_deliveries, _forget_deliveries),
+}
+FILES: dict[str, Callable[[Sweep, Store, str, datetime, float], None]] = {
+    "checkpoints": Sweep._checkpoints,
+    "originals": Sweep._originals,
+}
 
 
 def _number(session: Session, statement: Delete) -> int:

@@ -13,11 +13,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 from zarr.abc.store import Store
 
+from api.retention.schemas import TenantDays
 from domain.states import DatasetState, JobState
 from store import events, sqlite_space
 from store.array_store import read_object, write_object
 from store.database import Database, database_now
-from store.retention import KINDS, OF_JOBS, count_due, cutoff
+from store.retention import KINDS, count_due, cutoff
 from store.settings import Settings
 from store.sqlite_space import give_back_space, vacuum_once
 from store.tables import (
@@ -94,6 +95,11 @@ def sweep(database: Database, settings: Settings, arrays: Store, now: datetime) 
     assert again.removed.total() == 0
     assert not any(due(database, settings, now).values())
     return expected
+
+
+def test_each_kind_is_removed_by_one_place() -> None:
+    removed = [*retention.ROWS_OF_JOBS, *retention.ROWS, *retention.FILES]
+    assert sorted(removed) == sorted(KINDS) == sorted(TenantDays.model_fields)
 
 
 @pytest.mark.parametrize("batch_rows", [1000, 7])
@@ -281,7 +287,7 @@ def test_an_operator_sees_what_is_due_and_sets_days_and_others_do_not(
     assert (report["curves"]["days"], report["curves"]["is_own"]) == (30, False)
     assert report["curves"]["due"] > 200
     assert report["curves"]["due_bytes"] > 50_000
-    assert {report[kind]["due"] for kind in OF_JOBS if kind != "curves"} == {0}
+    assert {report[kind]["due"] for kind in {"checkpoints", *retention.ROWS_OF_JOBS} - {"curves"}} == {0}
     changed = client.put("/v1/retention/default", json={"curves": "forever", "events": 40, "slices": 40})
     assert changed.status_code == 200, changed.text
     report = {one["kind"]: one for one in changed.json()["items"]}
