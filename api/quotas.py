@@ -33,9 +33,13 @@ def check_amounts(session: Session, settings: Settings, tenant_id: str, **more: 
     ------
     QuotaReached
         If the sum goes beyond a quota.
+    ValueError
+        If a name is not one of `store.quotas.amounts_in_use`.
     """
     quotas.lock_tenant(session, tenant_id)
     uses = quotas.amounts_in_use(session, settings, tenant_id)
+    if unknown := more.keys() - uses.keys():
+        raise ValueError(f"expected some of {sorted(uses)}; got {sorted(unknown)}")
     for use in uses.values():
         if use.name in more and use.refuses(asked := more[use.name]):
             raise QuotaReached.of(use, asked)

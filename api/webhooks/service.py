@@ -18,7 +18,7 @@ from store.tables import Webhook, WebhookDelivery
 from store.webhooks import announce_test, forget, new_secret
 
 MOST_WEBHOOKS = 20
-"""Webhooks of a tenant."""
+"""Webhooks of a tenant. It is no quota, since it bounds the messages of one event, and no group needs more."""
 _MOST_WAITING_TESTS = 10
 
 

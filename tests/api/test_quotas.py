@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from api.quotas import check_amounts
 from domain.quotas import QUOTAS
 from domain.states import InferenceState, JobState, ModelState, SliceState
 from store import quotas
@@ -101,6 +102,11 @@ def test_bytes_refuse_everything_that_stores(database: Database, dataset_id: str
     assert "1000000000 are allowed" in preview["refused_by"][0]
     assert count(database, Dataset) == 1
     assert client.get("/v1/usage").json()["quotas"][0]["rest"] == 0
+
+
+def test_only_quotas_of_amounts_are_checked(database: Database) -> None:
+    with database.write() as session, pytest.raises(ValueError, match="got \\['jobs'\\]"):
+        check_amounts(session, Settings(), DEFAULT_TENANT, jobs=1)
 
 
 def test_uploads_count_as_announced(database: Database, tmp_path: Path) -> None:
