@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 from redis import Redis
 from redis.exceptions import RedisError
 
+from store.queues import INFER
 from store.settings import get_settings
 
 if TYPE_CHECKING:
     from celery import Celery
-
-CALLS, INGEST = "infer", "ingest"
-"""Queues of the processes that answer calls: for online inference, and for the reading of uploads."""
 
 _ANSWER_KEPT_SECONDS = 60
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -52,7 +50,7 @@ class CallFailed(Exception):
 
 
 def call_worker(
-    task: str, arguments: Mapping[str, Any], *, timeout_s: float, queue: str = CALLS
+    task: str, arguments: Mapping[str, Any], *, timeout_s: float, queue: str = INFER
 ) -> dict[str, Any]:
     """Call a task of a worker, and return its answer.
 

@@ -1,8 +1,6 @@
 """The Celery app. Messages are hints and the database owns the work, so a lost or repeated message does no harm.
 
-There are four queues: ``slices`` for training (one worker for each device, one task at a time), ``ingest`` for reading uploads,
-``control`` for `advance` and other short steps, and ``infer`` for calls that the worker answers at once
-(`worker.inference.rpc_tasks`).
+`store.queues` has the queues.
 """
 
 import multiprocessing
@@ -13,12 +11,12 @@ from typing import Any
 from celery import Celery
 from celery.signals import celeryd_init, worker_init, worker_shutting_down
 
+from store import outbox
 from store.database import DatabaseUnusable, get_database
 from store.migrate import refuse_newer
-from store.rpc import INGEST, broker_url
+from store.queues import CONTROL, INGEST, SLICES
+from store.rpc import broker_url
 from store.settings import get_settings
-
-SLICES, CONTROL = "slices", "control"
 
 app = Celery("latentry", broker=broker_url(get_settings().redis_url), include=["worker.tasks"])
 app.conf.update(
@@ -29,11 +27,11 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     task_acks_late=True,
     task_routes={
-        "run_slice": {"queue": SLICES},
-        "ingest": {"queue": INGEST},
-        "advance": {"queue": CONTROL},
-        "collect": {"queue": CONTROL},
-        "delete": {"queue": CONTROL},
+        outbox.RUN_SLICE: {"queue": SLICES},
+        outbox.INGEST: {"queue": INGEST},
+        outbox.ADVANCE: {"queue": CONTROL},
+        outbox.COLLECT: {"queue": CONTROL},
+        outbox.DELETE: {"queue": CONTROL},
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # wait for a broker that does not answer

@@ -23,6 +23,7 @@ from typing import IO
 
 from store.database import Database
 from store.migrate import migrate
+from store.queues import CONTROL, INFER, INGEST, QUEUES, SLICES
 from store.settings import Settings
 from worker.child_processes import TORCH_ENVIRONMENT, die_with_parent
 
@@ -136,22 +137,22 @@ class EmbeddedService:
     def _spawn_all(self, settings: Settings) -> None:
         """Start all processes except the broker, and wait until the API answers."""
         celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
-        celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--pool"]
+        celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
         server = [sys.executable, "-m", "api.server", "--host", self.host, "--port", str(self.port)]
         self._spawn("api", server)
         self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance.loop"])
-        self._spawn("control", [*celery, "prefork", "-Q", "control", "-c", "1", "-n", "control@%h"])
-        self._spawn("ingest", [*celery, "prefork", "-Q", "ingest", "-c", "1", "-n", "ingest@%h"])
-        slices = [*celery, "prefork", "-Q", "slices", "-c", "1", "-n"]
+        for queue in (CONTROL, INGEST):
+            self._spawn(queue, [*celery, *QUEUES[queue].options, "-n", f"{queue}@%h"])
         for number in range(self.workers):
-            self._spawn(f"worker-{number}", [*slices, f"slices-{number}@%h"])
+            node = f"{SLICES}-{number}@%h"
+            self._spawn(f"worker-{number}", [*celery, *QUEUES[SLICES].options, "-n", node])
         from worker.ingest.service import log_sandbox  # takes a second, while the processes start
 
         log_sandbox(settings)
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
         # The process for online inference comes last. It imports torch at its first call, so the start does not wait for it.
-        infer = [*celery, "solo", "-Q", "infer", "-n", "infer@%h", "--include", "worker.inference.rpc_tasks"]
-        self._spawn("infer", infer, TORCH_ENVIRONMENT)
+        infer = [*celery, *QUEUES[INFER].options, "-n", f"{INFER}@%h"]
+        self._spawn(INFER, infer, TORCH_ENVIRONMENT)
 
     def watch(self, stopping: Callable[[], bool]) -> None:
         """Restart processes that die, until told to stop. Their work continues from its last checkpoint."""

@@ -11,10 +11,10 @@ from store import outbox
 from store.array_store import get_array_store
 from store.database import get_database
 from store.originals import open_originals
-from store.rpc import INGEST
+from store.queues import INGEST, SLICES
 from store.settings import get_settings
 from store.tables import Worker
-from worker.celery_app import SLICES, app, shutting_down
+from worker.celery_app import app, shutting_down
 from worker.child_processes import die_with_parent, process_name
 from worker.ingest.sandbox import SandboxError, check_sandbox
 from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
@@ -40,7 +40,7 @@ def training_handle() -> TrainingHandle:
     return TrainingHandle(get_settings().threads)
 
 
-@app.task(name="run_slice")
+@app.task(name=outbox.RUN_SLICE)
 def run_slice() -> None:
     """Run the next queued slice, if any."""
     if shutting_down.is_set():
@@ -57,7 +57,7 @@ def run_slice() -> None:
             )  # so that the scheduler forms no packs for it
 
 
-@app.task(name="ingest")
+@app.task(name=outbox.INGEST)
 def ingest() -> None:
     """Parse, check and store the data set whose turn it is, if any."""
     ingest_dataset(get_database(), get_array_store(), get_settings(), None, process_name())
@@ -73,7 +73,7 @@ def check_ingest() -> dict[str, bool]:
     return {"reads": True}
 
 
-@app.task(name="advance")
+@app.task(name=outbox.ADVANCE)
 def advance(job_id: str) -> None:
     """Write what a job does next."""
     precomputed = precompute(get_database(), job_id)
@@ -81,7 +81,7 @@ def advance(job_id: str) -> None:
         advance_job(session, job_id, get_settings(), precomputed)
 
 
-@app.task(name="collect")
+@app.task(name=outbox.COLLECT)
 def collect() -> None:
     """Delete unused checkpoints, latents and uploads, and old checkpoints and originals; then SQLite's log has none of it."""
     database, arrays = get_database(), get_array_store()
@@ -92,7 +92,7 @@ def collect() -> None:
     database.truncate_log()
 
 
-@app.task(name="delete")
+@app.task(name=outbox.DELETE)
 def delete_requested() -> None:
     """Delete what was requested, for some seconds; then let other tasks have their turn."""
     database, settings = get_database(), get_settings()

@@ -9,22 +9,14 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from api.checks.base import Finding, Parts, failed, ok, reason, warning
-from store.rpc import CALLS, INGEST, broker_url
+from store.queues import QUEUES, QueueWorker
+from store.rpc import broker_url
 
-SLICES, CONTROL = "slices", "control"
-"""The queue of training, and the queue of the scheduler."""
 _TIMEOUT_SECONDS = 2.0
 _MANY_MESSAGES = 1000
 AWAY_HINT = (
     "is it running, and is LATENTRY_REDIS_URL correct? No message is lost: messages wait in the database"
 )
-_IDLE = {
-    SLICES: "no model is trained: start `celery -A worker.celery_app worker -Q slices -c 1`",
-    CONTROL: "no job advances: start `celery -A worker.celery_app worker -Q control -c 1`",
-    INGEST: "no upload is read: start `celery -A worker.celery_app worker -Q ingest -c 1`",
-    CALLS: "online inference does not work: start `celery -A worker.celery_app worker -Q infer --pool solo --include "
-    "worker.inference.rpc_tasks`",
-}
 
 
 def check_broker(parts: Parts) -> Finding:
@@ -37,7 +29,7 @@ def check_broker(parts: Parts) -> Finding:
             broker.ping()
             seconds = time.monotonic() - begun
             server, memory = broker.info("server"), broker.info("memory")
-            waiting = {queue: int(broker.llen(queue)) for queue in _IDLE}
+            waiting = {queue: int(broker.llen(queue)) for queue in QUEUES}
     except AuthenticationError as error:
         return failed(
             "the broker rejects the password",
@@ -81,14 +73,20 @@ def check_queues(parts: Parts) -> Finding:
         application.close()
     workers = {
         queue: sorted(node for node, queues in answers.items() if queue in {one["name"] for one in queues})
-        for queue in _IDLE
+        for queue in QUEUES
     }
     idle = [queue for queue, nodes in workers.items() if not nodes]
     message = "workers: " + ", ".join(f"{len(nodes)} of {queue}" for queue, nodes in workers.items())
     if not idle:
         return ok(message, workers=workers)
-    hint = "; ".join(_IDLE[queue] for queue in idle) + ". `latentry up` starts all of them: see its logs"
-    return (warning if idle == [CALLS] else failed)(message, hint, workers=workers)
+    hint = "; ".join(_how_to_serve(QUEUES[queue]) for queue in idle)
+    hint += ". `latentry up` starts all of them: see its logs"
+    judge = warning if all(QUEUES[queue].answers_calls for queue in idle) else failed
+    return judge(message, hint, workers=workers)
+
+
+def _how_to_serve(worker: QueueWorker) -> str:
+    return f"{worker.purpose_missed}: start `celery -A worker.celery_app worker {' '.join(worker.options)}`"
 
 
 def _connect(url: str) -> "Redis":

@@ -8,7 +8,8 @@ from sqlalchemy import func, select
 from api.checks.base import Finding, Parts, failed, ok, unknown, warning
 from domain.states import DatasetState, DeliveryState, SliceState
 from store.database import database_now
-from store.rpc import INGEST, CallFailed, WorkersAway, call_worker
+from store.queues import INGEST
+from store.rpc import CallFailed, WorkersAway, call_worker
 from store.tables import Dataset, Inference, OutboxMessage, Slice, WebhookDelivery, Worker
 from store.workers import alive_workers
 

@@ -14,7 +14,7 @@ from redis import Redis
 from sqlalchemy import text
 
 from api.auth import secret_digest
-from api.checks import base, brokers, databases, machine, work
+from api.checks import base, databases, machine, work
 from api.checks.base import Check, Checks, CheckStatus, Parts, failed, ok, warning
 from api.checks.brokers import check_broker, check_queues
 from api.checks.databases import check_database, check_migrations
@@ -27,7 +27,8 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.identifiers import new_id
 from store.originals import open_originals
-from store.rpc import CALLS, INGEST, CallFailed, WorkersAway, broker_url
+from store.queues import CONTROL, INFER, INGEST, QUEUES, SLICES
+from store.rpc import CallFailed, WorkersAway, broker_url
 from store.settings import Settings
 from store.tables import (
     DEFAULT_TENANT,
@@ -45,7 +46,7 @@ from tests.api.api_examples import add_dataset, add_job, count
 from tests.app_copies import app_of
 from tests.servers import broker, free_port
 from tests.waiting import wait_until
-from worker.celery_app import CONTROL, SLICES, app
+from worker.celery_app import app
 
 NOBODY = f"redis://:broker-secret@127.0.0.1:{free_port()}/0"
 
@@ -222,7 +223,7 @@ def test_a_database_that_is_slow(bare_parts: Parts, monkeypatch: pytest.MonkeyPa
 
 def test_queues_are_those_of_the_workers() -> None:
     routed = {route["queue"] for route in app.conf.task_routes.values()}
-    assert set(brokers._IDLE) == {*routed, CALLS} == {SLICES, CONTROL, INGEST, CALLS}
+    assert set(QUEUES) == {*routed, INFER} == {SLICES, CONTROL, INGEST, INFER}
 
 
 def test_a_broker_and_who_takes_work(bare_parts: Parts, live_broker: str, tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_a_broker_and_who_takes_work(bare_parts: Parts, live_broker: str, tmp_pa
         broker.config_set("maxmemory", "0")
     nobody = check_queues(parts)
     assert nobody.status == "failed"
-    assert all(queue in nobody.message for queue in (SLICES, CONTROL, INGEST, CALLS))
+    assert all(queue in nobody.message for queue in (SLICES, CONTROL, INGEST, INFER))
     assert "no model is trained" in nobody.hint
     application = Celery("test", broker=broker_url(live_broker), set_as_current=False)
     application.conf.task_queues = None

@@ -19,9 +19,10 @@ from api.jobs import lifecycle
 from domain.states import JobState
 from store import outbox
 from store.database import LOCK, Database
+from store.queues import CONTROL, SLICES
 from store.settings import Settings
 from store.tables import Job, Slice
-from tests.simulation.processes import CONTROL, SLICES, ProcessPool, Role
+from tests.simulation.processes import ProcessPool, Role
 from worker.scheduling.leases import reap
 
 _REPEATS = 10

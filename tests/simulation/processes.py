@@ -30,6 +30,7 @@ from zarr.abc.store import Store
 from store.array_store import open_array_store
 from store.database import Database
 from store.outbox import COLLECT
+from store.queues import CONTROL, SLICES
 from store.settings import Settings, get_settings
 from store.tables import Worker
 from tests.simulation.fake_training import Pace, instead_of_the_network
@@ -40,8 +41,6 @@ from worker.process.run_next import run_next
 from worker.scheduling.leases import Lease, LeaseLost
 from worker.scheduling.scheduler import advance
 
-# As in `worker.celery_app`, which must be imported late: it reads the settings.
-SLICES, CONTROL = "slices", "control"
 Role = Literal["worker", "control", "maintenance"]
 
 

@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from store import rpc as calls
+from store.queues import INFER
 from store.rpc import (
     CallFailed,
     WorkersAway,
@@ -54,7 +55,7 @@ def answering(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> threading.T
     import json
 
     def work() -> None:
-        found = calls._broker().brpop([calls.CALLS], timeout=10)
+        found = calls._broker().brpop([INFER], timeout=10)
         assert found is not None
         body = json.loads(base64.b64decode(json.loads(found[1])["body"]))
         [[call_id], _, _] = body
@@ -108,7 +109,7 @@ def test_a_broker_that_hangs_in_the_middle_is_given_up(
 ) -> None:
     monkeypatch.setattr(calls, "_LONGEST_PAUSE_SECONDS", 0.1)
     calls._broker.cache_clear()
-    calls._celery().send_task("another", queue=calls.CALLS)
+    calls._celery().send_task("another", queue=INFER)
 
     def set_and_hang(self: Redis, *arguments: Any, **options: Any) -> None:
         self.execute_command("SET", *arguments)

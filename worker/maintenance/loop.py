@@ -16,14 +16,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from domain.states import DatasetState, InferenceState, JobState, SliceState
-from store import outbox
+from store import outbox, queues
 from store.database import Database, DatabaseUnusable, database_now, get_database
 from store.migrate import refuse_newer
-from store.rpc import INGEST
 from store.settings import get_settings
 from store.tables import Dataset, Deletion, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
-from worker.celery_app import CONTROL, SLICES, app
+from worker.celery_app import app
 from worker.maintenance.retention import sweep_until
 from worker.maintenance.webhooks import deliver_until
 from worker.scheduling.fair_queue import has_device_time, may_begin
@@ -69,7 +68,7 @@ def queue_length(queue: str) -> int:
 
 def empty_queues() -> set[str]:
     """Return the queues without a message. Messages for their work may have been lost."""
-    return {queue for queue in (SLICES, CONTROL, INGEST) if queue_length(queue) == 0}
+    return {name for name, one in queues.QUEUES.items() if not one.answers_calls and queue_length(name) == 0}
 
 
 def sweep(session: Session, empty: Collection[str]) -> None:
@@ -89,11 +88,11 @@ def sweep(session: Session, empty: Collection[str]) -> None:
     )
     queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
     pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
-    if queued and not pending and SLICES in empty:
+    if queued and not pending and queues.SLICES in empty:
         for _ in range(min(queued, max(1, len(alive_workers(session))))):
             outbox.post(session, outbox.RUN_SLICE)
     forgotten = now - timedelta(seconds=_FORGOTTEN_AFTER_SECONDS)
-    if not pending and INGEST in empty:
+    if not pending and queues.INGEST in empty:
         waiting = select(func.count()).where(
             Dataset.state == DatasetState.INGESTING,
             Dataset.lease_token.is_(None),
@@ -101,7 +100,7 @@ def sweep(session: Session, empty: Collection[str]) -> None:
         )
         for _ in range(session.execute(waiting).scalar_one()):
             outbox.post(session, outbox.INGEST)
-    if not pending and CONTROL in empty:
+    if not pending and queues.CONTROL in empty:
         is_free = Deletion.held_until.is_(None) | (Deletion.held_until < now)
         if session.execute(select(Deletion.kind).where(is_free).limit(1)).first() is not None:
             outbox.post(session, outbox.DELETE)

@@ -11,8 +11,8 @@ from domain.states import DatasetState, InferenceState, ModelState
 from store import outbox
 from store.database import Database, database_now
 from store.identifiers import new_id
+from store.queues import CONTROL, INGEST, SLICES
 from store.quotas import add_device_seconds, device_time, note_device_times, use_device_time
-from store.rpc import INGEST
 from store.settings import Settings
 from store.tables import (
     DEFAULT_TENANT,
@@ -27,7 +27,6 @@ from store.tables import (
 )
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
-from worker.celery_app import CONTROL, SLICES
 from worker.maintenance.loop import sweep
 from worker.scheduling.fair_queue import claim_inference, claim_ingest, claim_next
 from worker.scheduling.leases import Lease, LeaseLost, count_attempt, reap, try_again_later
