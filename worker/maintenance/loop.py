@@ -30,7 +30,7 @@ from worker.scheduling.leases import reap
 
 logger = logging.getLogger("latentry.maintenance")
 
-_FORGOTTEN_AFTER_SECONDS = 5.0
+_FORGOTTEN_AFTER = timedelta(seconds=5)
 _BROKER_SECONDS = 5.0
 
 
@@ -81,42 +81,55 @@ def sweep(session: Session, empty: Collection[str]) -> None:
     empty
         Queues without a message.
     """
-    now = database_now(session)
+    pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
+    if not pending:
+        if queues.SLICES in empty:
+            _repeat_slices(session)
+        if queues.INGEST in empty:
+            _repeat_ingests(session)
+        if queues.CONTROL in empty:
+            _repeat_control(session)
+    session.execute(delete(Worker).where(Worker.seen_at < database_now(session) - timedelta(hours=1)))
+
+
+def _repeat_slices(session: Session) -> None:
+    """Send messages for queued slices and inferences: at most one for each worker."""
     waiting_slices = select(func.count()).where(*may_begin(session))
     waiting_inferences = select(func.count()).where(
         Inference.state == InferenceState.QUEUED, has_device_time(Inference.tenant_id, session)
     )
     queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
-    pending = session.execute(select(func.count()).select_from(OutboxMessage)).scalar_one()
-    if queued and not pending and queues.SLICES in empty:
-        for _ in range(min(queued, max(1, len(alive_workers(session))))):
-            outbox.post(session, outbox.RUN_SLICE)
-    forgotten = now - timedelta(seconds=_FORGOTTEN_AFTER_SECONDS)
-    if not pending and queues.INGEST in empty:
-        waiting = select(func.count()).where(
-            Dataset.state == DatasetState.INGESTING,
-            Dataset.lease_token.is_(None),
-            Dataset.created_at < forgotten,
+    for _ in range(min(queued, max(1, len(alive_workers(session))))):
+        outbox.post(session, outbox.RUN_SLICE)
+
+
+def _repeat_ingests(session: Session) -> None:
+    """Send a message for each data set that waits for its ingest."""
+    waiting = select(func.count()).where(
+        Dataset.state == DatasetState.INGESTING,
+        Dataset.lease_token.is_(None),
+        Dataset.created_at < database_now(session) - _FORGOTTEN_AFTER,
+    )
+    for _ in range(session.execute(waiting).scalar_one()):
+        outbox.post(session, outbox.INGEST)
+
+
+def _repeat_control(session: Session) -> None:
+    """Send messages for deletions that nobody works on, and for jobs without a queued or running slice."""
+    now = database_now(session)
+    is_free = Deletion.held_until.is_(None) | (Deletion.held_until < now)
+    if session.execute(select(Deletion.kind).where(is_free).limit(1)).first() is not None:
+        outbox.post(session, outbox.DELETE)
+    active = exists().where(Slice.job_id == Job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED]))
+    idle = session.execute(
+        select(Job.id).where(
+            Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.INFERRING]),
+            Job.created_at < now - _FORGOTTEN_AFTER,
+            ~active | (Job.state == JobState.STOPPING),
         )
-        for _ in range(session.execute(waiting).scalar_one()):
-            outbox.post(session, outbox.INGEST)
-    if not pending and queues.CONTROL in empty:
-        is_free = Deletion.held_until.is_(None) | (Deletion.held_until < now)
-        if session.execute(select(Deletion.kind).where(is_free).limit(1)).first() is not None:
-            outbox.post(session, outbox.DELETE)
-        active = exists().where(
-            Slice.job_id == Job.id, Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])
-        )
-        idle = session.execute(
-            select(Job.id).where(
-                Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.INFERRING]),
-                Job.created_at < forgotten,
-                ~active | (Job.state == JobState.STOPPING),
-            )
-        ).scalars()
-        for job_id in idle:
-            outbox.post(session, outbox.ADVANCE, job_id)
-    session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
+    ).scalars()
+    for job_id in idle:
+        outbox.post(session, outbox.ADVANCE, job_id)
 
 
 def run(stopping: threading.Event) -> None:
