@@ -4,15 +4,13 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from api.picture_types import PictureKind
 from domain.cancellation import cancellation_point
-
-PictureKind = Literal["png", "svg"]
 
 _LOCK = Lock()
 DPI = 100
@@ -24,7 +22,10 @@ _FRAME = "#b6bfc6"
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw no other picture meanwhile: matplotlib is not thread-safe. There must be no cancellation point within."""
+    """Draw no other picture meanwhile, since matplotlib is not thread-safe.
+
+    While the lock is held, do not call `cancellation_point`: a paused picture would block all others.
+    """
     while not _LOCK.acquire(timeout=0.01):
         cancellation_point()
     try:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Response
 from pydantic import BaseModel
@@ -13,15 +13,13 @@ from api.arrays.groups import ArrayGroup, ArrayResource, ReadContext
 from api.arrays.query import ArrayQuery, cache_key
 from api.computing import ComputingDependency
 from api.dependencies import ContextDependency
-from api.http_cache import NOT_MODIFIED, REVALIDATED, etag, matches_tag
+from api.http_cache import REVALIDATED, etag, matches_tag
 from store.tables import Dataset
 
 VERSION = "2"
 """Raise it when an analysis computes something else, so that clients drop their copies."""
 
 Work = Callable[[], Response]
-Kind = Literal["png", "svg"]
-MEDIA_TYPES: dict[Kind, str] = {"png": "image/png", "svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
@@ -90,20 +88,6 @@ def dataset_context(context: ReadContext) -> ReadContext:
 def json_response(document: BaseModel) -> Response:
     """Return a document as a response. A large one is written several times as fast as by `JSONResponse`."""
     return Response(document.model_dump_json(), media_type="application/json")
-
-
-def picture_response(picture: bytes, kind: Kind) -> Response:
-    """Return a picture as a response."""
-    return Response(picture, media_type=MEDIA_TYPES[kind])
-
-
-def picture_answers(kind: Kind) -> dict[int | str, dict[str, Any]]:
-    """Describe the response of a route that draws for OpenAPI."""
-    schema = {"type": "string", "format": "binary"} if kind == "png" else {"type": "string"}
-    return {
-        200: {"description": "The picture.", "content": {MEDIA_TYPES[kind]: {"schema": schema}}},
-        **NOT_MODIFIED,
-    }
 
 
 def or_none(values: Any) -> Any:

@@ -9,14 +9,11 @@ from numpy.typing import NDArray
 
 from api.analyses.analysis_request import (
     VERSION,
-    Kind,
     RequestDependency,
     Work,
     dataset_context,
     json_response,
     or_none,
-    picture_answers,
-    picture_response,
 )
 from api.analyses.baselines import SmoothedSpikes, smoothed_spikes, spikes_of
 from api.analyses.decoding import MOST_FEATURES, TOLERANCE, Decoding, behaviours_in
@@ -38,6 +35,7 @@ from api.arrays.query import ArrayQuery, cache_key
 from api.arrays.responses import ArrayResponse, ConditionsDependency, values_responses
 from api.errors import problem_responses
 from api.http_cache import NOT_MODIFIED, REVALIDATED
+from api.picture_types import PictureKind, picture_answers, picture_response
 from domain.errors import listed
 from domain.scores.ridge import r2
 from store.datasets import given_splits
@@ -72,7 +70,7 @@ def make_decoding_router(resource: ArrayResource) -> APIRouter:
     return router
 
 
-def _add_picture(router: APIRouter, base: str, resource: ArrayResource, picture: Kind) -> None:
+def _add_picture(router: APIRouter, base: str, resource: ArrayResource, picture: PictureKind) -> None:
     @router.get(
         f"{base}.{picture}",
         operation_id=f"draw_{resource.kind}_decoding_{picture}",

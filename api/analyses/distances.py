@@ -7,13 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.analyses.analysis_request import (
-    Kind,
     RequestDependency,
     Work,
     json_response,
     or_none,
-    picture_answers,
-    picture_response,
 )
 from api.analyses.schemas import Condition, DistancesDocument, DistancesPictureQuery, DistancesQuery
 from api.analyses.trajectories import Trajectories, conditions_of, query_trajectories, shared_query
@@ -21,6 +18,7 @@ from api.arrays.groups import ArrayResource, ReadContext
 from api.arrays.messages import invalid_parameter
 from api.errors import problem_responses
 from api.http_cache import NOT_MODIFIED
+from api.picture_types import PictureKind, picture_answers, picture_response
 from domain.errors import NoValues, NoVariance
 from domain.scores.distances import condition_distances
 
@@ -57,7 +55,7 @@ def make_distance_router(resource: ArrayResource) -> APIRouter:
     return router
 
 
-def _add_picture(router: APIRouter, base: str, resource: ArrayResource, picture: Kind) -> None:
+def _add_picture(router: APIRouter, base: str, resource: ArrayResource, picture: PictureKind) -> None:
     @router.get(
         f"{base}.{picture}",
         operation_id=f"draw_{resource.kind}_distances_{picture}",

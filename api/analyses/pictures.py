@@ -6,16 +6,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from api.analyses.analysis_request import Kind
 from api.analyses.decoding import Decoding
 from api.analyses.schemas import DecodingDocument, DistancesDocument
 from api.drawing import COLOURS, FAINT, INK, drawing, new_figure, printable, saved, style_axis
+from api.picture_types import PictureKind
 
 MOST_LABELS, MOST_NUMBERS = 40, 12
 MOST_TRIALS, MOST_COMPONENTS = 5, 4
 
 
-def draw_distances(document: DistancesDocument, kind: Kind) -> bytes:
+def draw_distances(document: DistancesDocument, kind: PictureKind) -> bytes:
     """Draw distances between conditions as a heat map, 800 × 700 as PNG."""
     with drawing():
         figure = new_figure(8.0, 7.0)
@@ -56,7 +56,7 @@ def _write_numbers(axis: Axes, distances: NDArray[np.float64]) -> None:
             axis.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=8, color=colour)
 
 
-def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: Kind) -> bytes:
+def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: PictureKind) -> bytes:
     """Draw true and decoded behaviour of a few trials that were held out, a row for each component."""
     rows, decoded = _some_predictions(decoding)
     trials = decoding.latents.trials[decoding.tested_rows[rows]]

@@ -13,13 +13,13 @@ from api.drawing import (
     COLOURS,
     FAINT,
     INK,
-    PictureKind,
     drawing,
     new_figure,
     printable,
     saved,
     style_axis,
 )
+from api.picture_types import PictureKind
 
 WIDTH_INCHES, HEIGHT_INCHES = 12.0, 8.0
 PADDING, ACCENT = "#f1f3f5", "#c92a2a"

@@ -13,6 +13,7 @@ from api.datasets.service import find_ready
 from api.dependencies import Context, ContextDependency
 from api.errors import NotFound, problem_responses
 from api.http_cache import CACHE, NOT_MODIFIED, etag, matches_tag
+from api.picture_types import PictureKind, picture_answers, picture_response
 from store.array_store import read_object
 from store.tables import Dataset
 
@@ -20,7 +21,6 @@ router = APIRouter(tags=["data sets"], responses=COMPUTING_RESPONSES)
 
 DRAWING = "1"
 """Version of the drawing. It is part of the `ETag`, so that a changed drawing replaces cached ones."""
-_MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 
 IfNoneMatch = Annotated[str | None, Header()]
 Rows = list[list[float | None]]
@@ -176,11 +176,7 @@ async def draw_dataset_preview(
     "/v1/datasets/{dataset_id}/preview.svg",
     operation_id="draw_dataset_preview_svg",
     response_class=Response,
-    responses={
-        200: {"description": "The picture.", "content": {"image/svg+xml": {"schema": {"type": "string"}}}},
-        **NOT_MODIFIED,
-        **problem_responses(404, 409),
-    },
+    responses=picture_answers("svg") | problem_responses(404, 409),
 )
 async def draw_dataset_preview_svg(
     dataset_id: str,
@@ -201,9 +197,7 @@ def read_preview(arrays: Store, row: Dataset) -> dict[str, Any] | None:
     return document
 
 
-def _draw(
-    kind: Literal["png", "svg"], dataset_id: str, context: Context, if_none_match: str | None
-) -> Response:
+def _draw(kind: PictureKind, dataset_id: str, context: Context, if_none_match: str | None) -> Response:
     row, document = _find(context, dataset_id)
     tag = etag(row.array_path or "", f"preview.{kind}", DRAWING, ascii(row.name))
     headers = {"ETag": tag, "Cache-Control": CACHE}
@@ -212,7 +206,7 @@ def _draw(
 
     from api.datasets.preview_picture import draw_preview  # matplotlib takes a second to import
 
-    return Response(draw_preview(document, row.name, kind), media_type=_MEDIA_TYPES[kind], headers=headers)
+    return picture_response(draw_preview(document, row.name, kind), kind, headers)
 
 
 def _find(context: Context, dataset_id: str) -> tuple[Dataset, dict[str, Any]]:
