@@ -119,7 +119,7 @@ class FairTurns:
             self._grant()
 
     def withdraw(self, turn: Turn) -> bool:
-        """End the wait of a computation; return whether it had not begun, and so never will."""
+        """Return True if a waiting computation was removed before it began; the caller must then set its result."""
         with self._lock:
             if turn not in self._waiting:
                 return False
@@ -154,7 +154,10 @@ class FairTurns:
         return self._used_s[other.tenant_id] + QUANTUM_S <= self._used_s[turn.tenant_id]
 
     def _may_pause(self, turn: Turn, first: Turn) -> bool:
-        """Return whether memory allows that `first` begins. Computations of one tenant make room for each other only once."""
+        """Return whether `turn` may be paused, in memory, while `first` runs.
+
+        At most one computation of a tenant is paused for another of the same tenant.
+        """
         paused = [one.tenant_id for one in self._waiting if one.has_begun]
         is_same_tenant = first.tenant_id == turn.tenant_id
         return first.has_begun or (

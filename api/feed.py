@@ -224,7 +224,10 @@ class Feed:
                     one.is_joined = False
 
     def _tick(self) -> None:
-        """Read what is new, and give it to the listeners."""
+        """Read what is new, and give it to the listeners.
+
+        Example: two streams listen to job A. One query reads the new events of A, they are encoded once, and both streams get them.
+        """
         with self._lock:
             listeners, is_first = set(self._listeners), self.position is None
         streams = [one for one in listeners if isinstance(one, StreamListener)]
@@ -255,6 +258,10 @@ class Feed:
                         one.wake()
 
     def _give(self, stream: StreamListener, state: str | None, events: list[Encoded]) -> None:
+        """Give a stream the new events of its job.
+
+        Example: the job became `done` and its last event was read. The stream gets the event, and then ends.
+        """
         if state is None:
             stream.end(_DELETED)
         elif stream.is_joined:

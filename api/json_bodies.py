@@ -55,7 +55,7 @@ class NumbersRoute(JsonRoute):
 
 
 class _JsonRequest(Request):
-    """A request whose `json` is the validated model. The framework does not validate a model again."""
+    """A request whose `json` is the validated model. The framework does not validate a model a second time."""
 
     def __init__(self, request: Request, read: Callable[[bytes], Any]) -> None:
         super().__init__(request.scope, request.receive)

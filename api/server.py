@@ -203,7 +203,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _is_body_stalled(self, now: float) -> bool:
-        """Return whether the server waits for a body that does not come. The rest of an answered request has the same time."""
+        """Return whether the server waits for a body that does not come.
+
+        After the response, the client has the same time to send the rest of its body.
+        """
         since, marked = self._body_mark
         is_answered = self.cycle is not None and self.cycle.response_complete
         has_moved = self._body_bytes - marked >= _PROGRESS_BYTES and not is_answered

@@ -1,4 +1,8 @@
-"""The log of all changes. This is the one place that writes it, and nothing changes or deletes its entries."""
+"""The log of all changes. This is the one place that writes it.
+
+Nothing changes or deletes its entries, not even retention: who deleted data must stay known. Entries are small, and each
+change by a user makes one.
+"""
 
 from typing import Any, Protocol
 

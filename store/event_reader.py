@@ -68,7 +68,11 @@ class EventReader:
         return int(oldest)
 
     def _before_gaps(self, session: Session, after: int, ids: Sequence[int], oldest_running: int) -> int:
-        """Return the id before the first gap that a transaction may still fill."""
+        """Return the id before the first gap that a transaction may still fill.
+
+        Example: the ids 1, 2 and 4 are visible. While the transaction that took 3 may still commit, return 2: else a reader that
+        has passed 4 never sees 3. Once it has rolled back, return 4.
+        """
         if not ids or session.get_bind().dialect.name != "postgresql":  # SQLite has one writer at a time
             return ids[-1] if ids else after
         now = time.monotonic()

@@ -314,7 +314,10 @@ class StoredRows:
         return self.starting_at(0)
 
     def starting_at(self, row: int) -> Iterator[NDArray[Any]]:
-        """Yield the blocks from a row on; earlier rows are not read, and chunks of which little is taken are read together."""
+        """Yield the blocks from a row on; earlier rows are not read, and chunks of which little is taken are read together.
+
+        Example: with chunks of 10 rows, all of 25 rows taken and `row` 12, the blocks are the rows 12–19 and 20–24.
+        """
         if isinstance(self._first, int):
             block = self._read(self._first) if self._array.ndim else self._checked(self._array[...])
             yield block[row:] if block.ndim else block

@@ -63,7 +63,7 @@ def claim_ingest(
     """
     ingesting = Dataset.state == DatasetState.INGESTING
     waits = and_(ingesting, Dataset.lease_token.is_(None))
-    # The lease of an ingest that is put off has no holder.
+    # `try_again_later` keeps the token and clears `leased_by`, so this row waits for its delay.
     runs = and_(ingesting, Dataset.lease_token.is_not(None), Dataset.leased_by.is_not(None))
     query = _fairest(session, Dataset, waits, runs)
     if dataset_id is not None:
