@@ -226,7 +226,7 @@ class Feed:
     def _tick(self) -> None:
         """Read what is new, and give it to the listeners.
 
-        Example: two streams listen to job A. One query reads the new events of A, they are encoded once, and both streams get them.
+        Example: two streams listen to job A. One query reads its new events. They are encoded once, and both streams get them.
         """
         with self._lock:
             listeners, is_first = set(self._listeners), self.position is None
