@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from api.audit.schemas import AuditDocument
@@ -30,8 +30,9 @@ class AuditFilters:
     object_id: Annotated[
         str | None, Query(max_length=40, pattern=NO_NUL, description="Only changes of this object.")
     ] = None
-    key_id: Annotated[
-        str | None, Query(max_length=40, pattern=NO_NUL, description="Only changes by this key.")
+    by: Annotated[
+        str | None,
+        Query(max_length=200, pattern=NO_NUL, description="Only changes by this key: its id, or its name."),
     ] = None
     tenant: Annotated[
         str | None,
@@ -44,8 +45,10 @@ class AuditFilters:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions."""
-        equal = {"action": self.action, "kind": self.kind, "object_id": self.object_id, "key_id": self.key_id}
+        equal = {"action": self.action, "kind": self.kind, "object_id": self.object_id}
         found = [getattr(AuditEntry, name) == value for name, value in equal.items() if value is not None]
+        if self.by is not None:
+            found.append(or_(AuditEntry.key_id == self.by, AuditEntry.key_name == self.by))
         if self.tenant is not None:
             found.append(AuditEntry.tenant_id == self.tenant)
         if self.created_after is not None:

@@ -130,7 +130,11 @@ class NoAnswer(Unavailable):
 
 
 class DatasetRejected(LatentryError):
-    """A file cannot be used as a data set; the message has the reasons."""
+    """A file cannot be used as a data set; the message has the reasons, and `dataset_id` says which data set it is."""
+
+    def __init__(self, message: str, hint: str = "", dataset_id: str = "") -> None:
+        super().__init__(message, hint)
+        self.dataset_id = dataset_id
 
 
 class NotDone(LatentryError):

@@ -129,4 +129,10 @@ def test_labels_are_edited_and_found_and_the_log_says_by_whom(
     assert [row["action"] for row in ada("audit", "--object", job_id, "--json").json()] == ["job.changed"] * 2
     shown = ada("audit", "--kind", "dataset").out
     assert all(part in shown for part in ("Ada", "dataset.changed", dataset_id, "name, notes, tags"))
+    by_name = ada("audit", "--by", "Ada", "--json").json()
+    assert (
+        by_name
+        == [row for row in ada("audit", "--json").json() if (row["by"] or {}).get("name") == "Ada"]
+        != []
+    )
     assert ada("audit", "--action", "job.cancelled", "--json").json() == []

@@ -123,8 +123,9 @@ def test_a_rejected_data_set_says_why(light_url: str, sqlite_database: Database)
     with sqlite_database.write() as session:
         dataset_id = add_dataset(session, state=DatasetState.REJECTED)
     with Client(light_url) as client:
-        with pytest.raises(DatasetRejected, match=r"rejected: no spikes \(add some\)"):
+        with pytest.raises(DatasetRejected, match=r"rejected: no spikes \(add some\)") as raised:
             client.get_dataset(dataset_id).wait()
+        assert raised.value.dataset_id == dataset_id
         assert client.get_dataset(dataset_id).problems[0]["hint"] == "add some"
 
 

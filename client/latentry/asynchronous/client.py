@@ -199,7 +199,7 @@ class AsyncClient(AsyncRequests):
                 hint = "; ".join(problem["hint"] for problem in dataset.problems if problem.get("hint"))
                 if dataset.state == "failed":
                     raise NotDone(f"the data set {dataset.id} failed: {message}", hint)
-                raise DatasetRejected(f"the data set {dataset.id} was rejected: {message}", hint)
+                raise DatasetRejected(f"the data set {dataset.id} was rejected: {message}", hint, dataset.id)
             if dataset.state == "ready":
                 return dataset
 
@@ -385,7 +385,7 @@ class AsyncClient(AsyncRequests):
         Parameters
         ----------
         filters
-            ``object_id``, ``action`` such as ``job.cancelled``, ``kind``, ``key_id``, ``created_after``, ``created_before``.
+            ``object_id``, ``action`` such as ``job.cancelled``, ``kind``, ``by``, ``created_after``, ``created_before``.
         """
         return AsyncPages(self, "/v1/audit", Answered, **filters)
 

@@ -5,7 +5,17 @@ from typing import Annotated, Any
 import typer
 
 from latentry.commands import deletion
-from latentry.commands.calling import After, Before, Call, Everything, Limit, PageToken, UsageProblem, command
+from latentry.commands.calling import (
+    After,
+    Before,
+    ByFilter,
+    Call,
+    Everything,
+    Limit,
+    PageToken,
+    UsageProblem,
+    command,
+)
 from latentry.formatting import bytes_in_words, seconds_in_words, time_in_words, value_in_words
 
 keys = typer.Typer(help="Keys of the service: create, list, revoke.", no_args_is_help=True)
@@ -148,9 +158,7 @@ def register_audit(app: typer.Typer, panel: str) -> None:
         ] = None,
         action: Annotated[str | None, typer.Option(help="Only this action, such as job.cancelled.")] = None,
         kind: Annotated[str | None, typer.Option(help="Only changes of this kind of object: job.")] = None,
-        by: Annotated[
-            str | None, typer.Option("--by", metavar="ID", help="Only changes by the key with this id.")
-        ] = None,
+        by: ByFilter = None,
         after: After = None,
         before: Before = None,
         limit: Limit = 20,
@@ -160,7 +168,7 @@ def register_audit(app: typer.Typer, panel: str) -> None:
         """List who made, changed, cancelled or deleted what, newest first. This needs a key with the scope admin."""
         found = call.page_of(
             "/v1/audit", limit=limit, everything=everything, page_token=page_token,
-            object_id=object_id, action=action, kind=kind, key_id=by, created_after=after, created_before=before,
+            object_id=object_id, action=action, kind=kind, by=by, created_after=after, created_before=before,
         )  # fmt: skip
         rows = (
             (

@@ -217,7 +217,7 @@ TagFilter = Annotated[
 ]
 ByFilter = Annotated[
     str | None,
-    typer.Option("--by", metavar="KEY", help="Only entries that this key made: its id or its name."),
+    typer.Option("--by", metavar="KEY", help="Only what this key did: its id, or its exact name."),
 ]
 Notes = Annotated[str | None, typer.Option("--notes", metavar="TEXT", help="Notes.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; repeatable.")]
