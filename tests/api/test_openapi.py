@@ -82,7 +82,7 @@ def test_nothing_internal_is_told(document: dict[str, Any]) -> None:
         "lease",
         "outbox",
         "array_path",
-        "checkpoint",
+        "checkpoint_key",
         "sqlalchemy",
         "httpvalidationerror",
     ):

@@ -163,8 +163,8 @@ def test_a_preview_and_a_creation_check_once_and_agree(
     """Both read, check once, and then preview or write what was checked."""
     checked: list[creation.CheckedJob] = []
 
-    def check(*arguments: Any) -> creation.CheckedJob:
-        checked.append(real(*arguments))
+    def check(*arguments: Any, **options: Any) -> creation.CheckedJob:
+        checked.append(real(*arguments, **options))
         return checked[-1]
 
     real = creation.check
