@@ -149,7 +149,7 @@ Count = Callable[[Session, str, datetime], Due]
 
 
 def _rows(due: Callable[[str, datetime], Select[str]], row_bytes: int) -> Count:
-    """Return how to count rows with an age of their own; `row_bytes` estimates the size of a row with its indexes."""
+    """Return how to count rows whose age is not that of a job; `row_bytes` estimates the size of a row with its indexes."""
 
     def count(session: Session, tenant_id: str, before: datetime) -> Due:
         return _count_rows(session, due(tenant_id, before), row_bytes)

@@ -193,6 +193,8 @@ def test_every_problem_has_a_class(kind: type[Problem]) -> None:
         "unsupported-media-type",
         "range",
         "checksum-mismatch",
+        "request-timeout",
+        "headers-too-large",
     }
     assert (type(error) is LatentryError) == (kind.code in of_protocol)
 

@@ -72,6 +72,8 @@ CALLS: dict[type, dict[str, Call]] = {
         "create_webhook": lambda one: one.create_webhook("https://lab.example/hook", states=["done"]),
         "readiness": lambda one: one.readiness(),
         "usage": lambda one: one.usage(),
+        "retention": lambda one: one.retention(),
+        "set_retention": lambda one: one.set_retention("smith", events=30),
         "all_usage": lambda one: list(one.all_usage()),
         "change_quotas": lambda one: one.change_quotas("smith", open_jobs=5),
         "caller": lambda one: one.caller(),

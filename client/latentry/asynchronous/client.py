@@ -411,6 +411,15 @@ class AsyncClient(AsyncRequests):
         """List the usage of all tenants, for the operator."""
         return AsyncPages(self, "/v1/usage/tenants", Answered)
 
+    async def retention(self, tenant: str | None = None) -> Document:
+        """Return for how long old data is kept, and what the next sweep removes; the operator may name a tenant."""
+        return await self.get("/v1/retention", {"tenant": tenant} if tenant else None)
+
+    async def set_retention(self, tenant: str, **days: float | str) -> Document:
+        """Replace the days (or ``forever``) of a tenant, for the operator. Kinds that you omit are those of the settings."""
+        report: Document = (await self.request("PUT", f"/v1/retention/{tenant}", json=days)).json()
+        return report
+
     async def caller(self) -> Document:
         """Return your tenant and the scopes of your key."""
         return await self.get("/v1/caller")

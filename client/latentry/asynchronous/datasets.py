@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from latentry.asynchronous.array_resources import AsyncArrayOwner
 from latentry.asynchronous.arrays import AsyncArray
 from latentry.asynchronous.resources import AsyncLabelled, AsyncPages
-from latentry.documents import Answered, DatasetState, Document, Field
+from latentry.documents import Answered, DatasetState, Document, Field, TimeField
 from latentry.errors import NotFound
 from latentry.notebook.pages import dataset_html, shown
 from latentry.query_params import Where, where_texts
@@ -33,6 +33,7 @@ class AsyncDataset(AsyncLabelled, AsyncArrayOwner):
     source = Field[Document]("The upload (file name, bytes, SHA-256) or the synthetic system.")
     options = Field[Document | None]("Options for reading the file that differ from their defaults.")
     derived_from = Field[str | None]("Id of the data set whose file was read again with other options.")
+    original_removed_at = TimeField("When its file was removed because of its age (UTC); None: it is kept.")
     digest = Field[str | None]("SHA-256 of its source and its options.")
     stored_bytes = Field[int]("Size of its file and arrays, in bytes.")
     report = Field[Document | None]("Report of what was found in the file.")

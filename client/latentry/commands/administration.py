@@ -257,7 +257,7 @@ def show_retention(
     ] = None,
 ) -> None:
     """Show for how long old data is kept, and what the next sweep removes. This removes nothing."""
-    report = call.client.get("/v1/retention", params={"tenant": tenant} if tenant else None)
+    report = call.client.retention(tenant)
     _show_retention(call, report)
 
 
@@ -275,7 +275,7 @@ def set_retention(
     """Replace the days of a tenant. Kinds that you omit are kept as the settings say. Only for the operator."""
     pairs = (one.partition("=") for one in days or [])
     body = {kind: value if value == "forever" else _number(kind, value) for kind, _, value in pairs}
-    report = call.client.request("PUT", f"/v1/retention/{tenant}", json=body).json()
+    report = call.client.set_retention(tenant, **body)
     _show_retention(call, report)
 
 
