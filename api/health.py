@@ -64,7 +64,18 @@ class Readiness(BaseModel):
 @router.get("/v1", operation_id="get_service")
 async def get_service() -> Service:
     """Return the version of the service and links to its resources."""
-    own = ("datasets", "jobs", "inferences", "keys", "audit", "webhooks", "caller", "checks")
+    own = (
+        "datasets",
+        "jobs",
+        "inferences",
+        "keys",
+        "usage",
+        "retention",
+        "audit",
+        "webhooks",
+        "caller",
+        "checks",
+    )
     links = {name: f"/v1/{name}" for name in own} | {
         "readiness": "/readyz",
         "docs": "/docs",
