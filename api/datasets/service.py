@@ -29,13 +29,12 @@ from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions, changed_options
 from domain.states import DatasetState
 from store import audit, outbox
-from store.database import database_now
+from store.database import LOCK, database_now
 from store.deletion import SHARED
 from store.identifiers import PATTERN, new_id
 from store.retention import why_gone
 from store.settings import Settings
 from store.tables import Dataset, Trial
-from store.uploads import lock_original
 
 
 def document(row: Dataset) -> DatasetDocument:
@@ -79,19 +78,23 @@ def document(row: Dataset) -> DatasetDocument:
     )
 
 
-def find(session: Session, tenant_id: str, dataset_id: str, *, to_refer: bool = False) -> Dataset:
+def find(
+    session: Session, tenant_id: str, dataset_id: str, *, to_refer: bool = False, to_change: bool = False
+) -> Dataset:
     """Return the tenant's data set, or raise `NotFound`.
 
     Parameters
     ----------
     to_refer
         The transaction writes a row that refers to the data set. So nobody may delete the data set before the transaction ends.
+    to_change
+        The transaction also changes the data set. Two such transactions that only referred to it at first would deadlock.
     """
-    lock = SHARED if to_refer else None
+    lock = LOCK if to_change else SHARED if to_refer else None
     row = session.get(Dataset, dataset_id, with_for_update=lock) if PATTERN.fullmatch(dataset_id) else None
     if row is None or row.tenant_id != tenant_id:
         raise NotFound(f"there is no data set {dataset_id}", hint="GET /v1/datasets lists yours")
-    if to_refer:
+    if to_refer or to_change:
         _check_not_deleting(row)
     return row
 
@@ -249,7 +252,8 @@ def derive(
     RequestValidationError
         If the changed options are invalid.
     """
-    parent = find(session, tenant_id, dataset_id, to_refer=True)
+    # The lock also keeps the retention from removing the file before this transaction ends.
+    parent = find(session, tenant_id, dataset_id, to_change=True)
     changed = changed_options(parent.source.get("options", {}), wanted.options)
     options = read_model(DatasetOptions, changed, below="options", body={"options": changed}).canonical()
     request = fingerprint(
@@ -258,9 +262,6 @@ def derive(
     )
     if (stored := stored_creation(session, tenant_id, idempotency_key, request)) is not None:
         return stored
-    original = _original(parent)
-    lock_original(session, original)  # so that its age does not remove it before this transaction ends
-    session.refresh(parent)
     original = _original(parent)
     parent.original_since = database_now(session)
     created = create_or_find(

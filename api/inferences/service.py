@@ -94,8 +94,10 @@ def create(
     request = fingerprint(f"POST /v1/models/{model_id}:apply", wanted.model_dump_json())
     if (stored := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
         return InferenceDocument.model_validate(stored)
-    model = find_trained(session, tenant_id, model_id, lock=True)
+    # The data set is locked before the job, as a deletion does.
+    model = find_trained(session, tenant_id, model_id)
     dataset = find_target(session, tenant_id, model, wanted.dataset_id, to_refer=True)
+    model = find_trained(session, tenant_id, model_id, lock=True)
     sessions = choose_sessions(model, dataset, wanted.session)
     Invalid.check([*check_dataset(model, dataset, sessions), *check_arrays(model, wanted.arrays)])
     check_amounts(session, settings, tenant_id, stored_bytes=1)

@@ -1,5 +1,6 @@
 """The same bytes with the same options are the same data set; other options of the same file are another one."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -311,3 +312,21 @@ def test_what_was_not_uploaded_has_no_file(light_client: TestClient, sqlite_data
     wrong = derive(light_client, old, options={"chop": {"overlap_s": 3}})
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/options/chop")
     assert derive(light_client, "dat_0", options={}).status_code == 404
+
+
+def test_derivations_of_one_data_set_at_the_same_time_wait_for_each_other(
+    app: FastAPI, client: TestClient
+) -> None:
+    """On PostgreSQL, transactions that lock the same rows in different orders would deadlock."""
+    parent = post(client).json()["id"]
+
+    async def derive(number: int) -> int:
+        transport = httpx.ASGITransport(app, client=(f"192.0.2.{number}", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as one:
+            body = {"options": {"bin_width_s": 0.01 * (number + 1)}}
+            return (await one.post(f"/v1/datasets/{parent}:derive", json=body)).status_code
+
+    async def derive_all() -> list[int]:
+        return await asyncio.gather(*map(derive, range(8)))
+
+    assert asyncio.run(derive_all()) == [202] * 8

@@ -43,7 +43,7 @@ from store.tables import (
     Webhook,
     WebhookDelivery,
 )
-from store.uploads import lock_original, release_original
+from store.uploads import release_original
 from worker.maintenance.garbage_collection import collect
 
 logger = logging.getLogger("latentry.maintenance")
@@ -137,9 +137,9 @@ class Sweep:
 
     def _job(self, session: Session, kind: str, job_id: str, step: "Step", deadline: float) -> None:
         """Remove one kind from a job until `deadline`, and write the progress if none is left."""
-        job = session.get_one(Job, job_id, with_for_update=LOCK)
-        if job.ended_at is None:
-            return  # it was resumed meanwhile
+        job = session.get(Job, job_id, with_for_update=LOCK)
+        if job is None or job.ended_at is None:
+            return  # it was deleted or resumed meanwhile
         place: int | None = self._places.pop((job_id, kind), 0)
         while place is not None:
             number, place = step(session, job, place)
@@ -157,9 +157,9 @@ class Sweep:
             if due is None:
                 return
             with self.database.write() as session:
-                job = session.get_one(Job, due.id, with_for_update=LOCK)
-                if job.ended_at is None:
-                    continue
+                job = session.get(Job, due.id, with_for_update=LOCK)
+                if job is None or job.ended_at is None:
+                    continue  # it was deleted or resumed meanwhile
                 forgotten = (
                     update(Model).where(weights_removed(job)).values(checkpoint_key=None, start_key=None)
                 )
@@ -177,13 +177,15 @@ class Sweep:
             if self.stopping.is_set() or time.monotonic() > deadline:
                 return
             with self.database.write() as session:
-                lock_original(session, sha256)
+                # Everywhere, rows of data sets are locked before the file.
+                of_tenant = (Dataset.tenant_id == tenant_id) & (Dataset.original == sha256)
+                rows = select(Dataset.id).where(of_tenant).order_by(Dataset.id).with_for_update(**LOCK)
+                dataset_ids = session.execute(rows).scalars().all()
                 still_due = due_originals(tenant_id, before).where(Dataset.original == sha256)
                 if session.execute(still_due).first() is None:
                     continue  # a data set was derived from it meanwhile
-                of_tenant = (Dataset.tenant_id == tenant_id) & (Dataset.original == sha256)
                 removed = {"original": None, "original_removed_at": database_now(session)}
-                session.execute(update(Dataset).where(of_tenant).values(removed))
+                session.execute(update(Dataset).where(Dataset.id.in_(dataset_ids)).values(removed))
                 release_original(session, originals, sha256)
             self.removed["originals"] += 1
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
 from api.retention.schemas import TenantDays
@@ -31,6 +33,7 @@ from store.tables import (
     Model,
     Slice,
     Tenant,
+    UtcDateTime,
     WebhookDelivery,
 )
 from tests.app_copies import app_of
@@ -190,6 +193,25 @@ def test_a_tenant_may_keep_things_longer_and_a_resumed_job_is_left_alone(
         session.get_one(Job, job_id).ended_at = None
         session.get_one(Tenant, DEFAULT_TENANT).retention = None
     assert Sweep(database, settings, now=later + timedelta(days=1000)).rows().total() == 0
+
+
+def test_a_job_that_is_deleted_during_a_sweep_is_left_alone(
+    database: Database, arrays: Store, settings: Settings, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep has read the id of a job whose row then goes; it goes on with the next job."""
+    real, calls = retention.due_jobs, [0]
+
+    def due_jobs(session: Session, tenant_id: str, kind: str, before: datetime) -> Any:
+        calls[0] += 1
+        if calls[0] == 1:
+            gone = sa.literal("job_gone").label("id"), sa.literal(before, UtcDateTime()).label("ended_at")
+            return select(*gone)
+        return real(session, tenant_id, kind, before)
+
+    monkeypatch.setattr(retention, "due_jobs", due_jobs)
+    with database.read() as session:
+        now = database_now(session) + timedelta(days=100)
+    assert Sweep(database, settings, now=now).files(arrays)["checkpoints"] == 2
 
 
 def test_a_sweep_of_checkpoints_that_died_is_completed(
