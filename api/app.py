@@ -23,15 +23,15 @@ from api.arrays.routes import make_array_router
 from api.arrays.zarr_routes import make_zarr_router
 from api.audit import routes as audit_routes
 from api.auth import ACTING, CALLER
-from api.body_limit import BodyLimit
 from api.caches import forget_deleted_until_cancelled
 from api.checks import routes as check_routes
+from api.computing.fair_executor import FairExecutor
 from api.datasets import preview_routes
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
 from api.dependencies import KNOWN_PARAMETERS
-from api.fair_executor import FairExecutor
-from api.feed import Feed
+from api.events.event_poller import Feed
+from api.http.links import RootPath
 from api.inferences import online_routes
 from api.inferences import routes as inference_routes
 from api.inferences.service import find_latents as find_inferred
@@ -39,17 +39,17 @@ from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.jobs.event_stream import encode
 from api.keys import routes as key_routes
-from api.links import RootPath
+from api.limits.quotas import Holder, RequestRates
+from api.limits.request_limits import BodyLimit
+from api.limits.request_turns import RequestTurns
+from api.limits.wrong_keys import WrongKeys
 from api.models import routes as model_routes
 from api.models.service import find_latents
-from api.quotas import Holder, RequestRates
-from api.request_turns import RequestTurns
 from api.retention import routes as retention_routes
 from api.uploads import routes as upload_routes
 from api.uploads import tus_routes
 from api.usage import routes as usage_routes
 from api.webhooks import routes as webhook_routes
-from api.wrong_keys import WrongKeys
 from domain.quotas import Use
 from store.array_store import get_array_store
 from store.database import Database, get_database

@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from api.errors import Forbidden, Unauthorized
-from api.quotas import RequestRates
+from api.limits.quotas import RequestRates
 from store.database import Database, database_now
 from store.disk_errors import is_disk_error
 from store.settings import Settings

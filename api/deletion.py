@@ -11,7 +11,7 @@ from zarr.core.sync import sync
 
 from api.dependencies import Context
 from api.errors import WrongState, problem_responses
-from api.links import Link
+from api.http.links import Link
 from domain.states import JobState
 from store import audit, deletion
 from store.database import LOCK

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from zarr.abc.store import Store
 
 from api.auth import CallerDependency
-from api.feed import Feed
+from api.events.event_poller import Feed
 from store.database import Database
 from store.originals import OriginalStore
 from store.settings import Settings

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 
 from api.dependencies import DatabaseDependency
-from api.links import Link
+from api.http.links import Link
 from domain.states import SliceState
 from store.database import database_now
 from store.migrate import schema_problem

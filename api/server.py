@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.app import create_app
 from api.errors import BadRequest, HeadersTooLarge, Problem, RequestTimeout, TooManyRequests, Unavailable
-from api.wrong_keys import network_of
+from api.limits.wrong_keys import network_of
 from store.settings import Settings, get_settings
 
 _MOST_HEADERS = 100

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from api.analyses.schemas import ArrayOfTrials
 from api.arrays.groups import ArrayGroup, ArrayResource, ReadContext
 from api.arrays.query import ArrayQuery, cache_key
-from api.computing import ComputingDependency
+from api.computing.computing import ComputingDependency
 from api.dependencies import ContextDependency
-from api.http_cache import REVALIDATED, etag, matches_tag
+from api.http.http_cache import REVALIDATED, etag, matches_tag
 from store.tables import Dataset
 
 VERSION = "2"

@@ -33,9 +33,9 @@ from api.arrays.messages import invalid_parameter
 from api.arrays.provenance import find_provenance
 from api.arrays.query import ArrayQuery, cache_key
 from api.arrays.responses import ArrayResponse, ConditionsDependency, values_responses
+from api.computing.picture_types import PictureKind, picture_answers, picture_response
 from api.errors import problem_responses
-from api.http_cache import NOT_MODIFIED, REVALIDATED
-from api.picture_types import PictureKind, picture_answers, picture_response
+from api.http.http_cache import NOT_MODIFIED, REVALIDATED
 from domain.errors import listed
 from domain.scores.ridge import r2
 from store.datasets import given_splits

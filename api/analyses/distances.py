@@ -16,9 +16,9 @@ from api.analyses.schemas import Condition, DistancesDocument, DistancesPictureQ
 from api.analyses.trajectories import Trajectories, conditions_of, query_trajectories, shared_query
 from api.arrays.groups import ArrayResource, ReadContext
 from api.arrays.messages import invalid_parameter
+from api.computing.picture_types import PictureKind, picture_answers, picture_response
 from api.errors import problem_responses
-from api.http_cache import NOT_MODIFIED
-from api.picture_types import PictureKind, picture_answers, picture_response
+from api.http.http_cache import NOT_MODIFIED
 from domain.errors import NoValues, NoVariance
 from domain.scores.distances import condition_distances
 

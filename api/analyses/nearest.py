@@ -30,7 +30,7 @@ from api.arrays.groups import ArrayResource, ReadContext
 from api.arrays.messages import invalid_parameter
 from api.arrays.query import ArrayQuery, query_array
 from api.errors import problem_responses
-from api.http_cache import NOT_MODIFIED
+from api.http.http_cache import NOT_MODIFIED
 from api.json_bodies import NumbersRoute
 from domain.scores.distances import Nearest, nearest_states, nearest_trials
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from api.analyses.decoding import Decoding
 from api.analyses.schemas import DecodingDocument, DistancesDocument
-from api.drawing import COLOURS, FAINT, INK, drawing, new_figure, printable, saved, style_axis
-from api.picture_types import PictureKind
+from api.computing.drawing import COLOURS, FAINT, INK, drawing, new_figure, printable, saved, style_axis
+from api.computing.picture_types import PictureKind
 
 MOST_LABELS, MOST_NUMBERS = 40, 12
 MOST_TRIALS, MOST_COMPONENTS = 5, 4

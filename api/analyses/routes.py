@@ -6,7 +6,7 @@ from api.analyses.decoding_routes import make_decoding_router
 from api.analyses.distances import make_distance_router
 from api.analyses.nearest import make_nearest_router
 from api.arrays.groups import ArrayResource
-from api.computing import COMPUTING_RESPONSES
+from api.computing.computing import COMPUTING_RESPONSES
 
 
 def make_analyses_router(resource: ArrayResource) -> APIRouter:

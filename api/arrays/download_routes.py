@@ -18,10 +18,10 @@ from api.arrays.groups import ArrayResource
 from api.arrays.lfads_hdf5 import encode_lfads_hdf5
 from api.arrays.provenance import find_provenance
 from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency
-from api.computing import COMPUTING_RESPONSES, ComputingDependency
+from api.computing.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
-from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED
+from api.http.http_cache import CACHE, NOT_MODIFIED, REVALIDATED
 
 
 class DownloadQuery(BaseModel):

@@ -9,8 +9,8 @@ from api.arrays.groups import ArrayGroup, OpenedGroup, ReadContext, dims_of
 from api.arrays.labelled import LabelledArray
 from api.arrays.selection import Selection, select
 from api.arrays.transformations import Transformation, depends_on, transform
-from api.http_cache import CACHE, REVALIDATED
-from api.links import Link
+from api.http.http_cache import CACHE, REVALIDATED
+from api.http.links import Link
 
 
 class ArrayQuery(Selection, Transformation, FormatChoice):

@@ -19,9 +19,9 @@ from api.arrays.formats.json import ArrayValues
 from api.arrays.formats.npy import npy_header
 from api.arrays.groups import StoredRows
 from api.arrays.labelled import LabelledArray
+from api.computing.streamed_response import Streamed
 from api.errors import RangeNotSatisfiable
-from api.http_cache import NOT_MODIFIED, etag, matches_tag
-from api.streamed import Streamed
+from api.http.http_cache import NOT_MODIFIED, etag, matches_tag
 
 _VERSION = version("latentry")
 """Another version may write the same values in other bytes."""

@@ -14,7 +14,7 @@ from api.arrays.groups import ArrayResource
 from api.arrays.provenance import find_provenance
 from api.arrays.query import ArrayList, ArrayQuery, cache_control, cache_key, describe_arrays, query_array
 from api.arrays.responses import BINARY, ArrayResponse, ConditionsDependency, values_responses
-from api.computing import COMPUTING_RESPONSES, ComputingDependency
+from api.computing.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
 

@@ -10,7 +10,7 @@ from api.arrays.groups import ArrayResource
 from api.arrays.responses import BINARY, Conditions, ConditionsDependency, wanted_range
 from api.dependencies import ContextDependency
 from api.errors import NotFound, problem_responses
-from api.http_cache import CACHE, NOT_MODIFIED, REVALIDATED, etag, matches_tag
+from api.http.http_cache import CACHE, NOT_MODIFIED, REVALIDATED, etag, matches_tag
 from store.array_store import object_size, read_object
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")

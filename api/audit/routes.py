@@ -8,7 +8,7 @@ from api.audit.service import AuditFiltersDependency
 from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency
 from api.errors import problem_responses
-from api.pagination import Page, PageSize, PageToken
+from api.http.pagination import Page, PageSize, PageToken
 
 router = APIRouter(tags=["audit"])
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.audit.schemas import AuditDocument
 from api.auth import Caller, require_scope
-from api.pagination import NO_NUL, CreatedAfter, CreatedBefore, Page, cut_page, decode_number, utc
+from api.http.pagination import NO_NUL, CreatedAfter, CreatedBefore, Page, cut_page, decode_number, utc
 from store.tables import AuditEntry, actor_document
 
 

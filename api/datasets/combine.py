@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.datasets import service
 from api.errors import Invalid
-from api.idempotency import fingerprint
+from api.http.idempotency import fingerprint
 from api.validation_errors import FieldProblem
 from domain.labels import Labels, Name
 from store.settings import Settings

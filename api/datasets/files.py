@@ -9,7 +9,7 @@ from api.datasets.schemas import UploadFields, UploadReference
 from api.datasets.service import Creation, create_or_find, find_equal, store_creation, stored_creation
 from api.dependencies import Context
 from api.errors import Invalid, WrongState
-from api.idempotency import fingerprint
+from api.http.idempotency import fingerprint
 from api.uploads import service as uploads
 from api.uploads.receiving import ReceivedFile
 from api.validation_errors import read_json, read_model

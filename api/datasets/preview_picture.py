@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from api.drawing import (
+from api.computing.drawing import (
     COLOURS,
     FAINT,
     INK,
@@ -19,7 +19,7 @@ from api.drawing import (
     saved,
     style_axis,
 )
-from api.picture_types import PictureKind
+from api.computing.picture_types import PictureKind
 
 WIDTH_INCHES, HEIGHT_INCHES = 12.0, 8.0
 PADDING, ACCENT = "#f1f3f5", "#c92a2a"

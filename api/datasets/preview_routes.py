@@ -8,12 +8,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from zarr.abc.store import Store
 
-from api.computing import COMPUTING_RESPONSES, ComputingDependency
+from api.computing.computing import COMPUTING_RESPONSES, ComputingDependency
+from api.computing.picture_types import PictureKind, picture_answers, picture_response
 from api.datasets.service import find_ready
 from api.dependencies import Context, ContextDependency
 from api.errors import NotFound, problem_responses
-from api.http_cache import CACHE, NOT_MODIFIED, etag, matches_tag
-from api.picture_types import PictureKind, picture_answers, picture_response
+from api.http.http_cache import CACHE, NOT_MODIFIED, etag, matches_tag
 from store.array_store import read_object
 from store.tables import Dataset
 

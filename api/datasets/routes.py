@@ -27,11 +27,11 @@ from api.datasets.service import DatasetFilters
 from api.deletion import DELETES, Cascade, DeletionDocument, DryRun
 from api.dependencies import Context, ContextDependency, DatabaseDependency, FeedDependency, TenantDependency
 from api.errors import BadRequest, Invalid, problem_responses
-from api.idempotency import IdempotencyKey
+from api.events.long_poll import Prefer, wait_for
+from api.http.idempotency import IdempotencyKey
+from api.http.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.labels import LABEL_CHANGES, LabelChanges
-from api.long_poll import Prefer, wait_for
-from api.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.uploads.receiving import ReceivedFile, expected_sha256, receive
 from api.uploads.routes import ContentDigest, ReprDigest, body_size
 from api.uploads.service import reserved

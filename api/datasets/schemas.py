@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.audit.schemas import CreatedBy
-from api.links import Link
+from api.http.links import Link
 from domain.dataset_options import DatasetOptions, FileFormat
 from domain.labels import Labels, Name
 from domain.states import DatasetState

@@ -12,9 +12,8 @@ from api.arrays.groups import ArrayGroup
 from api.arrays.trial_conditions import trial_conditions
 from api.datasets.schemas import DatasetDocument, Derivation, SyntheticSystem, TrialDocument
 from api.errors import NotFound, WrongState
-from api.idempotency import fingerprint, store_answer, stored_answer
-from api.labels import LabelChanges, change
-from api.pagination import (
+from api.http.idempotency import fingerprint, store_answer, stored_answer
+from api.http.pagination import (
     Filters,
     Page,
     ParentIdFilter,
@@ -23,7 +22,8 @@ from api.pagination import (
     decode_number,
     newest_page,
 )
-from api.quotas import check_amounts
+from api.labels import LabelChanges, change
+from api.limits.quotas import check_amounts
 from api.validation_errors import read_model
 from domain.content_hash import content_digest
 from domain.dataset_options import DatasetOptions, changed_options

@@ -10,13 +10,13 @@ from api import deletion
 from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, FeedDependency, TenantDependency
 from api.errors import problem_responses
-from api.idempotency import IdempotencyKey
+from api.events.long_poll import Prefer, wait_for
+from api.http.idempotency import IdempotencyKey
+from api.http.pagination import Page, PageSize, PageToken
 from api.inferences import service
 from api.inferences.schemas import Application, InferenceDocument
 from api.inferences.service import InferenceFilters
 from api.json_bodies import JsonRoute
-from api.long_poll import Prefer, wait_for
-from api.pagination import Page, PageSize, PageToken
 from store.tables import Inference
 
 router = APIRouter(tags=["inferences"], route_class=JsonRoute)

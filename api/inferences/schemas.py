@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from api.audit.schemas import CreatedBy
-from api.links import Link
+from api.http.links import Link
 from api.models.schemas import BASELINE_SETTINGS, BASELINES
 from domain.latents import LatentArray
 from domain.search_space import Document

@@ -7,12 +7,12 @@ from sqlalchemy.orm import Session
 
 from api.arrays.groups import ArrayGroup
 from api.errors import Invalid, NotFound, WrongState
-from api.idempotency import fingerprint, store_answer, stored_answer
+from api.http.idempotency import fingerprint, store_answer, stored_answer
+from api.http.pagination import DatasetIdFilter, JobIdFilter, ModelIdFilter, Page, newest_page
 from api.inferences.checks import check_arrays, check_dataset, choose_sessions, find_target
 from api.inferences.schemas import Application, InferenceDocument, InferenceProgress
+from api.limits.quotas import check_amounts
 from api.models.service import find_trained
-from api.pagination import DatasetIdFilter, JobIdFilter, ModelIdFilter, Page, newest_page
-from api.quotas import check_amounts
 from domain.states import InferenceState
 from store import audit, outbox
 from store.database import database_now

@@ -11,7 +11,7 @@ from api.errors import Invalid, QuotaReached
 from api.jobs import warm_start
 from api.jobs.schemas import JobPreview
 from api.jobs.timing import read_workers
-from api.quotas import model_epochs
+from api.limits.quotas import model_epochs
 from domain import cost, feasibility
 from domain.estimate import Estimate, estimate, expected_epochs
 from domain.job_checks import JobData, problems_of

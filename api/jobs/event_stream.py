@@ -9,7 +9,7 @@ from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from api.errors import TooManyRequests
-from api.feed import Feed, StreamListener
+from api.events.event_poller import Feed, StreamListener
 from api.jobs.schemas import EventDocument
 from api.jobs.service import events_after
 from store.database import Database

@@ -6,8 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.errors import NotFound, WrongState
+from api.http.pagination import Page, cut_page, decode_number
 from api.jobs.search_schemas import DecisionDocument, JobLineage, LineageSegment
-from api.pagination import Page, cut_page, decode_number
 from domain.search_space import Value
 from store.lineage import Segment, lineage, selection_order
 from store.tables import Decision, Job, Model

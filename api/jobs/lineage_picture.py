@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from api.drawing import drawing
+from api.computing.drawing import drawing
 from api.jobs.lineage import changes, segments
 from api.jobs.search_schemas import LineageSegment
 from domain.search_space import Value

@@ -19,16 +19,16 @@ from api.dependencies import (
     TenantDependency,
 )
 from api.errors import Invalid, problem_responses
-from api.feed import StreamListener
-from api.idempotency import IdempotencyKey
+from api.events.event_poller import StreamListener
+from api.events.long_poll import Prefer, wait_for
+from api.http.idempotency import IdempotencyKey
+from api.http.pagination import DatasetIdFilter, FiltersDependency, Page, PageSize, PageToken
 from api.jobs import creation, lifecycle, service
 from api.jobs.event_stream import EventStream
 from api.jobs.schemas import BudgetExtension, EventDocument, JobChanges, JobDocument, JobPreview
 from api.json_bodies import JsonRoute
 from api.labels import LABEL_CHANGES
-from api.long_poll import Prefer, wait_for
 from api.models.schemas import ModelDocument
-from api.pagination import DatasetIdFilter, FiltersDependency, Page, PageSize, PageToken
 from api.validation_errors import FieldProblem
 from domain.job_specification import JobSpecification
 from domain.states import JobState

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.audit.schemas import CreatedBy
+from api.http.links import Link
 from api.labels import LabelChanges
-from api.links import Link
 from api.models.schemas import SCORED_ON
 from domain.job_specification import JobSpecification
 from domain.labels import Labels

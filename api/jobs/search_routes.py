@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from api.computing import COMPUTING_RESPONSES, ComputingDependency
+from api.computing.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.dependencies import DatabaseDependency, TenantDependency
 from api.errors import problem_responses
+from api.http.pagination import Page, PageSize, PageToken
 from api.jobs import lineage, service
 from api.jobs.importance import importance
 from api.jobs.search_schemas import DecisionDocument, JobImportance, JobLineage
-from api.pagination import Page, PageSize, PageToken
 
 router = APIRouter(tags=["jobs"])
 

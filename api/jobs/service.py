@@ -6,7 +6,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.errors import Gone, NotFound
-from api.idempotency import fingerprint, store_answer, stored_answer
+from api.http.idempotency import fingerprint, store_answer, stored_answer
+from api.http.pagination import Filters, Page, cut_page, decode_number, newest_page
 from api.jobs import creation, lifecycle
 from api.jobs.progress import read_progress
 from api.jobs.schemas import (
@@ -18,10 +19,9 @@ from api.jobs.schemas import (
     JobProgress,
 )
 from api.labels import change
+from api.limits.quotas import check_amounts, check_budget
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
-from api.pagination import Filters, Page, cut_page, decode_number, newest_page
-from api.quotas import check_amounts, check_budget
 from domain.job_specification import JobSpecification, scored_on
 from domain.states import JobState
 from store.database import LOCK

@@ -8,11 +8,11 @@ from fastapi.openapi.models import Example
 from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency
 from api.errors import problem_responses
-from api.idempotency import IdempotencyKey
+from api.http.idempotency import IdempotencyKey
+from api.http.pagination import Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.keys import service
 from api.keys.schemas import CallerDocument, KeyDocument, KeyRequest, NewKey
-from api.pagination import Page, PageSize, PageToken
 
 router = APIRouter(tags=["keys"], route_class=JsonRoute)
 

@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 
 from api.auth import ALL_SCOPES, Caller, require_scope, secret_digest
 from api.errors import Forbidden, Invalid, NotFound
-from api.idempotency import fingerprint, store_answer, stored_answer
+from api.http.idempotency import fingerprint, store_answer, stored_answer
+from api.http.pagination import Page, newest_page
 from api.keys.schemas import KeyDocument, KeyRequest, NewKey
-from api.pagination import Page, newest_page
 from store import audit
 from store.database import database_now
 from store.identifiers import PATTERN, new_id

@@ -10,7 +10,7 @@ from zarr.abc.store import Store
 
 from api.arrays.formats.streams import zip_pieces
 from api.errors import Invalid, NotConfigured, Problem, Unavailable, WrongState
-from api.http_cache import etag
+from api.http.http_cache import etag
 from api.models.card import ModelCard, make_card
 from api.models.export_readme import readme
 from api.models.service import TrainedModel, choose_session, find, find_trained

@@ -9,15 +9,15 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api import deletion
+from api.computing.streamed_response import Streamed
 from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import problem_responses
-from api.http_cache import NOT_MODIFIED, REVALIDATED, matches_tag
+from api.http.http_cache import NOT_MODIFIED, REVALIDATED, matches_tag
 from api.models import service
 from api.models.card import ModelCard
 from api.models.export import ProgramKind, find_card, find_export
 from api.models.schemas import LearningCurve, ModelDocument
-from api.streamed import Streamed
 
 router = APIRouter(tags=["models"])
 

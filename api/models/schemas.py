@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from api.links import Link
+from api.http.links import Link
 from domain.states import ModelState
 
 SCORED_ON = (

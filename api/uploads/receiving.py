@@ -14,7 +14,7 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
 from api.errors import BadRequest, ChecksumMismatch, DigestMismatch, Invalid, TooLarge
-from api.quotas import check_disk
+from api.limits.quotas import check_disk
 from store.identifiers import new_id
 from store.settings import Settings
 from store.uploads import partial_path

@@ -9,7 +9,7 @@ from fastapi.openapi.models import Example
 
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
-from api.idempotency import IdempotencyKey
+from api.http.idempotency import IdempotencyKey
 from api.json_bodies import JsonRoute
 from api.uploads import service
 from api.uploads.receiving import expected_sha256, receive

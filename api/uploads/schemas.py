@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.audit.schemas import CreatedBy
-from api.links import Link
+from api.http.links import Link
 from domain.states import UploadState
 
 Filename = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]

@@ -25,7 +25,7 @@ from api.errors import (
     WrongTusVersion,
     problem_responses,
 )
-from api.idempotency import IdempotencyKey
+from api.http.idempotency import IdempotencyKey
 from api.uploads import receiving, service
 from api.uploads.schemas import UploadDocument
 from store.disk_errors import is_disk_error

@@ -9,10 +9,10 @@ from fastapi.openapi.models import Example
 from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency, SettingsDependency
 from api.errors import problem_responses
+from api.http.pagination import Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.keys.schemas import TenantName
-from api.pagination import Page, PageSize, PageToken
-from api.quotas import LiveUse
+from api.limits.quotas import LiveUse
 from api.usage import service
 from api.usage.schemas import QuotaAmounts, UsageDocument
 

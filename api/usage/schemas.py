@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.links import Link
+from api.http.links import Link
 from domain.quotas import QuotaState
 
 _Amount = Annotated[

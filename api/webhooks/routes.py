@@ -10,9 +10,9 @@ from api import deletion
 from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, SettingsDependency, TenantDependency
 from api.errors import problem_responses
-from api.idempotency import IdempotencyKey
+from api.http.idempotency import IdempotencyKey
+from api.http.pagination import Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
-from api.pagination import Page, PageSize, PageToken
 from api.webhooks import service
 from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, WebhookRequest
 

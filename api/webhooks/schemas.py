@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.audit.schemas import CreatedBy
-from api.links import Link
+from api.http.links import Link
 from domain.states import DeliveryState
 
 EndState = Literal["done", "failed", "cancelled"]

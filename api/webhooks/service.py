@@ -4,8 +4,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid, NotFound, WrongState
-from api.idempotency import fingerprint, store_answer, stored_answer
-from api.pagination import Page, cut_page, decode_id
+from api.http.idempotency import fingerprint, store_answer, stored_answer
+from api.http.pagination import Page, cut_page, decode_id
 from api.validation_errors import FieldProblem
 from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, WebhookRequest
 from domain.states import DeliveryState

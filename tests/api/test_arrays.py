@@ -22,7 +22,7 @@ from api.arrays.labelled import LabelledArray
 from api.arrays.query import ArrayQuery, cache_key
 from api.arrays.responses import Conditions, coding_of
 from api.errors import Invalid, Problem
-from api.http_cache import CACHE
+from api.http.http_cache import CACHE
 from api.models.service import find_latents
 from store.array_store import SqlArrayStore
 from store.tables import DEFAULT_TENANT

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api.long_poll import wanted_wait_seconds
-from api.pagination import encode_token
+from api.events.long_poll import wanted_wait_seconds
+from api.http.pagination import encode_token
 from domain.states import DatasetState
 from store.database import Database
 from store.tables import Dataset, Job

@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
+from api.computing.fair_executor import MOST_PAUSED, QUANTUM_S, Abandoned, FairExecutor, FairTurns, Turn
 from api.errors import ComputationTimeout, TooManyComputations, Unavailable
-from api.fair_executor import MOST_PAUSED, QUANTUM_S, Abandoned, FairExecutor, FairTurns, Turn
 from domain.cancellation import cancellation_point
 
 

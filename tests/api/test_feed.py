@@ -18,10 +18,10 @@ from fastapi import FastAPI
 from sqlalchemy import event, update
 from zarr.abc.store import Store
 
-from api import feed as feed_module
 from api.app import _at_signals
 from api.auth import secret_digest
-from api.feed import Feed, Listener, StreamListener
+from api.events import event_poller
+from api.events.event_poller import Feed, Listener, StreamListener
 from api.jobs.event_stream import encode
 from domain.states import DatasetState, JobState
 from store import events
@@ -241,7 +241,7 @@ def test_a_key_has_a_number_of_streams_and_others_have_theirs(
 async def test_a_slow_reader_is_ended(
     sqlite_database: Database, light_job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "_MOST_WAITING", 3)
+    monkeypatch.setattr(event_poller, "_MOST_WAITING", 3)
     feed = Feed(sqlite_database, encode)
     slow, quick = (StreamListener(light_job_id, "t", None, 0) for _ in range(2))
     feed._listeners.update([slow, quick])
@@ -322,7 +322,7 @@ def test_a_database_that_is_away_ends_no_stream_and_loses_no_event(
     light_job_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(feed_module, "_FAILED_SECONDS", 0.1)
+    monkeypatch.setattr(event_poller, "_FAILED_SECONDS", 0.1)
     failures: list[Event] = []
 
     def fail(row: Event) -> bytes:  # when the feed has passed the event

@@ -163,7 +163,7 @@ def test_a_nearly_full_disk_refuses_uploads_before_it_is_full(
     sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = client_with(sqlite_database, tmp_path, disk_min_free_bytes=10**6)
-    monkeypatch.setattr("api.quotas.free_bytes", lambda _folder: 10**6 + 10)
+    monkeypatch.setattr("api.limits.quotas.free_bytes", lambda _folder: 10**6 + 10)
     assert client.post("/v1/uploads", headers={**TUS, "Upload-Length": "10"}).status_code == 201
     refused = client.post("/v1/uploads", headers={**TUS, "Upload-Length": "11"})
     assert_full(refused)

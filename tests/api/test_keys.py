@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from sqlalchemy import select, update
 
-from api.wrong_keys import network_of
+from api.limits.wrong_keys import network_of
 from store.array_store import open_array_store
 from store.database import Database
 from store.settings import Settings

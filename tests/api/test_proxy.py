@@ -16,8 +16,8 @@ import pytest
 from latentry import Client
 
 from api.errors import Unauthorized
+from api.limits.wrong_keys import WrongKeys
 from api.server import options_of
-from api.wrong_keys import WrongKeys
 from store.settings import Settings
 from tests.api.api_examples import Example
 from tests.api.conftest import serve

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from api.quotas import check_amounts
+from api.limits.quotas import check_amounts
 from domain.quotas import QUOTAS
 from domain.states import InferenceState, JobState, ModelState, SliceState
 from store import quotas

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from api.request_turns import RequestTurns
+from api.limits.request_turns import RequestTurns
 
 
 class Handler:

@@ -11,9 +11,9 @@ import pytest
 from anyio import to_thread
 from fastapi import FastAPI
 
+from api.computing.streamed_response import Streamed
 from api.errors import NotFound
 from api.models import routes as model_routes
-from api.streamed import Streamed
 
 MORE_THAN_THREADS = 50
 SCOPE: dict[str, Any] = {"type": "http", "asgi": {"spec_version": "2.3"}}

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from api.arrays.responses import Conditions, parse_range
 from api.arrays.zarr_routes import zarr_object
 from api.errors import NotFound, RangeNotSatisfiable
-from api.http_cache import CACHE
+from api.http.http_cache import CACHE
 from store.array_store import open_array_store, read_object, write_object
 from store.database import Database
 from tests.api.api_examples import PROBLEM, Example, call, example_arrays, write_arrays

@@ -21,9 +21,9 @@ from typing import Any
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
+from api.http.pagination import Filters
 from api.jobs import service as jobs_service
 from api.models.service import learning_curve
-from api.pagination import Filters
 from domain.job_specification import JobSpecification
 from domain.states import DatasetState, DeliveryState, JobState, ModelState, SliceState
 from store import tables

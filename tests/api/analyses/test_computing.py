@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.analyses import decoding_routes
-from api.computing import Computing
-from api.fair_executor import FairExecutor
+from api.computing.computing import Computing
+from api.computing.fair_executor import FairExecutor
 from api.openapi import DOCUMENT
 from domain.cancellation import cancellation_point
 from tests.api.analyses.conftest import Lab

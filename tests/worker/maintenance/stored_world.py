@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
-from api.idempotency import store_answer
+from api.http.idempotency import store_answer
 from domain.states import InferenceState, JobState, ModelState, SliceState
 from store import outbox
 from store.array_store import write_object

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from api.picture_types import PictureKind
+from api.computing.picture_types import PictureKind
 from domain.cancellation import cancellation_point
 
 _LOCK = Lock()

@@ -1,10 +1,10 @@
-"""The kinds of pictures, without matplotlib, which takes a second to import; `api.drawing` draws them."""
+"""The kinds of pictures, without matplotlib, which takes a second to import; `api.computing.drawing` draws them."""
 
 from typing import Any, Literal
 
 from fastapi import Response
 
-from api.http_cache import NOT_MODIFIED
+from api.http.http_cache import NOT_MODIFIED
 
 PictureKind = Literal["png", "svg"]
 _MEDIA_TYPES: dict[PictureKind, str] = {"png": "image/png", "svg": "image/svg+xml"}

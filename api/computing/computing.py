@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 
+from api.computing.fair_executor import Abandoned, Computation, FairExecutor
+from api.computing.streamed_response import Streamed
 from api.dependencies import TenantDependency
 from api.errors import problem_responses
-from api.fair_executor import Abandoned, Computation, FairExecutor
-from api.streamed import Streamed
 
 COMPUTING_RESPONSES = problem_responses(429, 504)
 """Error responses of a route that computes, for the OpenAPI document."""
@@ -34,7 +34,7 @@ class Computing:
         Raises
         ------
         TooManyComputations, ComputationTimeout, Unavailable
-            See `api.fair_executor.FairExecutor`.
+            See `api.computing.fair_executor.FairExecutor`.
         """
 
         def begin() -> Response:

@@ -8,7 +8,7 @@ from typing import Annotated, Protocol, TypeVar
 from anyio import to_thread
 from fastapi import Header
 
-from api.feed import Feed, Listener, Watched
+from api.events.event_poller import Feed, Listener, Watched
 
 Prefer = Annotated[
     str | None,

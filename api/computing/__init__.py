@@ -1,0 +1,1 @@
+"""Computations of requests: in threads, in turns by tenant, as streams, and pictures."""

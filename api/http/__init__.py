@@ -1,0 +1,1 @@
+"""What HTTP asks of all resources: caching, links, pages, and requests that are repeated."""
