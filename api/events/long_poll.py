@@ -9,6 +9,7 @@ from anyio import to_thread
 from fastapi import Header
 
 from api.events.event_poller import Feed, Listener, Watched
+from api.limits.request_turns import give_turn_back
 
 Prefer = Annotated[
     str | None,
@@ -50,6 +51,7 @@ async def wait_for(
         seconds = deadline - time.monotonic()
         if is_final(document) or seconds <= 0:
             return document
+        give_turn_back()
         listener = Listener(table, document.id, document.state)
         with feed.listening(listener):
             await listener.wait(seconds)

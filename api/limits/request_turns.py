@@ -1,20 +1,24 @@
 """Turns of requests: only a few requests of one key run at a time, so that those of other keys need not wait for many."""
 
 import asyncio
+import re
+from collections.abc import Callable
+from contextvars import ContextVar
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _Client = tuple[asyncio.AbstractEventLoop, str]
-_WAITS_ITSELF = "/events/stream"
+_UPLOADS = re.compile(r"POST .*/v1/datasets|(POST|PUT|PATCH) .*/v1/uploads.*")
+_release: ContextVar[Callable[[], None] | None] = ContextVar("release", default=None)
 
 
 class RequestTurns:
     """Middleware that lets some requests of one key run at a time. Further ones wait, in their order, without a thread.
 
-    A request has its turn until its response begins, so downloads and streams hold none. Requests that wait for a change need no
-    turn. Nor do those with a body of unknown length or of more than a megabyte, which mostly wait for the client. Requests
-    without a key count by the address of the client.
+    A request has its turn until its response begins, so downloads and streams hold none, or until it only waits: for its turn to
+    compute, or for a change (`give_turn_back`). Uploads need no turn, since they mostly wait for their client. Requests without a
+    key count by the address of the client.
 
     Parameters
     ----------
@@ -31,12 +35,11 @@ class RequestTurns:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for a turn, and pass the request on."""
-        headers = Headers(scope=scope) if scope["type"] == "http" else None
-        if headers is None or _waits_for_others(scope, headers):
+        if scope["type"] != "http" or _UPLOADS.fullmatch(f"{scope['method']} {scope['path']}"):
             await self._app(scope, receive, send)
             return
         loop = asyncio.get_running_loop()  # a process has one; tests have several
-        client = (loop, headers.get("authorization") or (scope.get("client") or ("",))[0])
+        client = (loop, Headers(scope=scope).get("authorization") or (scope.get("client") or ("",))[0])
         turn = self._turns.setdefault(client, asyncio.Semaphore(self._at_once))
         self._users[client] = self._users.get(client, 0) + 1
         try:
@@ -50,27 +53,26 @@ class RequestTurns:
         await turn.acquire()
         has_turn = True
 
-        async def send_and_release(message: Message) -> None:
+        def release() -> None:
             nonlocal has_turn
-            if has_turn and message["type"] == "http.response.start":
+            if has_turn:
                 has_turn = False
                 turn.release()
+
+        async def send_and_release(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                release()
             await send(message)
 
+        outer = _release.set(release)
         try:
             await self._app(scope, receive, send_and_release)
         finally:
-            if has_turn:
-                turn.release()
+            _release.reset(outer)
+            release()
 
 
-def _waits_for_others(scope: Scope, headers: Headers) -> bool:
-    """Return whether a request mostly waits: for a change, or for the bytes of its body."""
-    length = headers.get("content-length", "0")
-    is_small = length.isascii() and length.isdigit() and int(length[:20]) <= 2**20
-    return (
-        scope["path"].endswith(_WAITS_ITSELF)
-        or "wait" in headers.get("prefer", "")
-        or "transfer-encoding" in headers
-        or not is_small
-    )
+def give_turn_back() -> None:
+    """Let another request of the same key run, because this one only waits from now on. Call it in the event loop."""
+    if (release := _release.get()) is not None:
+        release()
