@@ -36,7 +36,7 @@ class AsyncClient(AsyncRequests):
     key
         Your key, ``lat_…``; default: ``LATENTRY_KEY`` of the environment.
     timeout_s
-        Longest time to wait for the answer to one request, in seconds.
+        Longest time to wait for the answer to one request, in seconds. An analysis may wait and compute for 240 s.
     patience_s
         For this many seconds a request is sent again while the service does not answer or asks to wait; 0: never.
     transport

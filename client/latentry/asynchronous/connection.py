@@ -62,7 +62,7 @@ class AsyncConnection:
         self._has_answered = False
         self._http = httpx.AsyncClient(
             base_url=url,
-            timeout=timeout_s,
+            timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
             headers={"User-Agent": f"latentry-client/{own_version()}", **self.headers},
             transport=transport,
         )

@@ -26,7 +26,7 @@ class AsyncRequests:
         url: str | None = None,
         key: str | None = None,
         *,
-        timeout_s: float = 90.0,
+        timeout_s: float = 300.0,
         patience_s: float = 60.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
