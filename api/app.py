@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse
 from starlette.datastructures import State
 from zarr.abc.store import Store
 
-from api import errors, health, openapi
+from api import error_handlers, errors, health, openapi
 from api.analyses.routes import make_analyses_router
 from api.arrays.download_routes import make_download_router
 from api.arrays.groups import ArrayResource
@@ -88,7 +88,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state = make_state(settings, database or get_database(), arrays or get_array_store())
-    errors.install(app)
+    error_handlers.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestTurns, at_once=settings.requests_at_once)
     app.add_middleware(RootPath)

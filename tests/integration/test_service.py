@@ -227,7 +227,9 @@ def test_a_deleted_data_set_leaves_nothing(service: EmbeddedService) -> None:
 
         def holds_nothing() -> bool:
             files = (database, database.with_name("latentry.db-wal"))
-            return not any(marker.encode() in path.read_bytes() for path in files)  # the audit log has the ids
+            return not any(
+                marker.encode() in path.read_bytes() for path in files
+            )  # the audit log has the ids
 
         wait_until(holds_nothing)
 
