@@ -1,7 +1,5 @@
 """Authentication by the key in the header `Authorization`, and the scopes of keys."""
 
-import base64
-import binascii
 import hashlib
 import hmac
 import logging
@@ -18,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from api.errors import Forbidden, Unauthorized
 from api.limits.quotas import RequestRates
+from api.limits.wrong_keys import CHALLENGE, secret_of
 from store.database import Database, database_now
 from store.disk_errors import is_disk_error
 from store.settings import Settings
@@ -31,7 +30,6 @@ log of changes.
 """
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="latentry", Basic realm="latentry"'}
 _USED_EVERY = timedelta(minutes=1)
 """The database stores the last use of a key at most once in this interval."""
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -108,12 +106,12 @@ def authenticate(request: Request) -> Caller:
                 "this service requires a key; the request has none",
                 hint="send the header Authorization: Bearer lat_… (`latentry` and the Python client: set LATENTRY_KEY); "
                 "the operator of the service creates keys: `latentry keys create`",
-                headers=_CHALLENGE,
+                headers=CHALLENGE,
             )
         caller = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
     else:
         try:
-            caller = _caller_of_key(request.app.state.database, settings, _secret(header))
+            caller = _caller_of_key(request.app.state.database, settings, secret_of(header))
         except Unauthorized as error:
             host = request.client.host if request.client else ""
             raise request.app.state.wrong_keys.count(host, error) from None
@@ -130,25 +128,6 @@ def require_scope(caller: Caller, scope: Scope) -> None:
         )
 
 
-def _secret(header: str) -> str:
-    """Return the key in the header `Authorization`."""
-    kind, _, given = header.strip().partition(" ")
-    if kind.lower() == "bearer" and given.strip():
-        return given.strip()
-    if kind.lower() == "basic":
-        try:
-            _user, colon, password = base64.b64decode(given.strip(), validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            colon = ""
-        if colon:
-            return password
-    raise Unauthorized(
-        "the header Authorization is malformed",
-        hint="expected `Bearer lat_…`, or Basic with the key as the password",
-        headers=_CHALLENGE,
-    )
-
-
 def _caller_of_key(database: Database, settings: Settings, secret: str) -> Caller:
     digest = secret_digest(secret)
     operator = settings.admin_key.get_secret_value()
@@ -163,7 +142,7 @@ def _caller_of_key(database: Database, settings: Settings, secret: str) -> Calle
         raise Unauthorized(
             f"the key {why}",
             hint="check that you sent the whole key; the operator of the service creates new keys: `latentry keys create`",
-            headers=_CHALLENGE,
+            headers=CHALLENGE,
         )
     if row.last_used_at is None or now - row.last_used_at > _USED_EVERY:
         _write_use(database, row.id, now)

@@ -11,7 +11,7 @@ from api.computing.fair_executor import Abandoned, Computation, FairExecutor
 from api.computing.streamed_response import Streamed
 from api.dependencies import TenantDependency
 from api.errors import problem_responses
-from api.limits.request_turns import give_turn_back
+from api.limits.request_turns import without_turn
 
 COMPUTING_RESPONSES = problem_responses(429, 504)
 """Error responses of a route that computes, for the OpenAPI document."""
@@ -45,10 +45,10 @@ class Computing:
             return response
 
         turn = self._executor.submit(self.tenant_id, begin)
-        give_turn_back()
         watching = asyncio.create_task(self._abandon_without_client(turn))
         try:
-            response: Response = await self._executor.result(turn)
+            async with without_turn():
+                response: Response = await self._executor.result(turn)
         except Abandoned:
             return Response(status_code=_CLIENT_LEFT)
         finally:

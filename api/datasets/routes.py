@@ -1,7 +1,9 @@
 """Routes of data sets."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Any, get_args
 
 from anyio import to_thread
@@ -32,12 +34,15 @@ from api.http.idempotency import IdempotencyKey
 from api.http.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.labels import LABEL_CHANGES, LabelChanges
+from api.limits.quotas import check_disk
+from api.limits.request_turns import without_turn
 from api.uploads.receiving import ReceivedFile, expected_sha256, receive
 from api.uploads.routes import ContentDigest, ReprDigest, body_size
 from api.uploads.service import reserved
 from api.validation_errors import read_json, read_model
 from domain.dataset_options import DatasetOptions, FileFormat
 from domain.states import DatasetState
+from store.settings import Settings
 from store.tables import Dataset
 
 router = APIRouter(tags=["data sets"], route_class=JsonRoute)
@@ -369,11 +374,28 @@ def _read_reference(body: bytes, fields: UploadFields) -> UploadReference:
     return read_model(UploadReference, read_json(body, refuse))
 
 
+class _FormRequest(Request):
+    """A request whose form may not fill the disk: the framework writes its file to the temporary folder."""
+
+    def __init__(self, request: Request, settings: Settings) -> None:
+        super().__init__(request.scope, request.receive)
+        self._settings, self._folder = settings, Path(gettempdir())
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body, or raise `DiskFull`."""
+        async for chunk in super().stream():
+            check_disk(self._settings, len(chunk), self._folder)
+            yield chunk
+
+
 async def _receive_form(
     request: Request, fields: UploadFields, context: Context, digest: str | None
 ) -> tuple[UploadFields, DatasetOptions, ReceivedFile]:
     """Receive a form; return the fields of query and form, the options, and the file."""
-    async with request.form(max_files=1, max_fields=30) as form:
+    request = _FormRequest(request, context.settings)
+    async with without_turn():
+        await request.form(max_files=1, max_fields=30)
+    async with request.form() as form:
         file = form.get("file")
         if not isinstance(file, ReceivedUpload):
             message = f"expected a part named `file` with a file; got {sorted(form) or 'no parts'}"

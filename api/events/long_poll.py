@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import Header
 
 from api.events.event_poller import Feed, Listener, Watched
-from api.limits.request_turns import give_turn_back
+from api.limits.request_turns import without_turn
 
 Prefer = Annotated[
     str | None,
@@ -51,9 +51,9 @@ async def wait_for(
         seconds = deadline - time.monotonic()
         if is_final(document) or seconds <= 0:
             return document
-        give_turn_back()
         listener = Listener(table, document.id, document.state)
         with feed.listening(listener):
-            await listener.wait(seconds)
+            async with without_turn():
+                await listener.wait(seconds)
         if listener.ended_because:
             deadline = 0.0

@@ -148,8 +148,11 @@ ModelIdFilter = _id_of("mod", "model")
 
 
 def utc(time: datetime) -> datetime:
-    """Return a time in UTC. A time without a zone is one in UTC."""
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    """Return a time in UTC. A time without a zone is one in UTC; so is one that leaves the years 1 to 9999 in UTC."""
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        return time.replace(tzinfo=UTC)
 
 
 def encode_token(key: str) -> str:

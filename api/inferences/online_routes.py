@@ -10,6 +10,7 @@ from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.inferences.online import infer, read_body
 from api.inferences.schemas import OnlineLatents, OnlineQuery, OnlineRequest
+from api.request_turns import without_turn
 
 router = APIRouter(tags=["inferences"])
 
@@ -52,7 +53,8 @@ async def infer_latents(
     accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
 ) -> Response:
     """Infer the latents of one or a few trials and return them, for closed-loop experiments. Nothing is stored."""
-    body = await request.body()
+    async with without_turn():
+        body = await request.body()
     content_type = request.headers.get("content-type", "")
     is_npz = query.format_ == "npz" or (query.format_ is None and _NPZ in accept)
     options = query.model_dump(exclude_unset=True, exclude={"format_"})

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -83,15 +84,22 @@ def largest_upload(session: Session, settings: Settings, tenant_id: str) -> int:
     return int(max(1, min([settings.upload_max_bytes, *rests])))
 
 
-def check_disk(settings: Settings, size_bytes: int) -> None:
+def check_disk(settings: Settings, size_bytes: int, folder: Path | None = None) -> None:
     """Check that the disk has space for a file and keeps `disk_min_free_bytes` free.
+
+    Parameters
+    ----------
+    settings, size_bytes
+        The settings, and the size of the file.
+    folder
+        A folder on the disk; by default that of the uploads.
 
     Raises
     ------
     DiskFull
         If it does not.
     """
-    free = free_bytes(settings.uploads_dir)
+    free = free_bytes(folder or settings.uploads_dir)
     if free - size_bytes < settings.disk_min_free_bytes:
         raise DiskFull(
             f"the disk for uploads has {free} bytes free and keeps {settings.disk_min_free_bytes} of them; the file needs "

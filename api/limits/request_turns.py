@@ -1,24 +1,58 @@
 """Turns of requests: only a few requests of one key run at a time, so that those of other keys need not wait for many."""
 
 import asyncio
-import re
-from collections.abc import Callable
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_Client = tuple[asyncio.AbstractEventLoop, str]
-_UPLOADS = re.compile(r"POST .*/v1/datasets|(POST|PUT|PATCH) .*/v1/uploads.*")
-_release: ContextVar[Callable[[], None] | None] = ContextVar("release", default=None)
+from api.errors import Unauthorized
+from api.limits.wrong_keys import secret_of
+
+_Client = tuple[asyncio.AbstractEventLoop, bytes]
+
+
+class _Turn:
+    """The turn of one request."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns, self._is_held = turns, False
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        await self._turns.acquire()
+        self._is_held = True
+
+    def give_back(self) -> bool:
+        """Let another request run, and return whether this one had a turn."""
+        had, self._is_held = self._is_held, False
+        if had:
+            self._turns.release()
+        return had
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+
+
+@asynccontextmanager
+async def without_turn() -> AsyncIterator[None]:
+    """Let other requests of the key run while this one waits for a change or for the bytes of its body."""
+    turn = _turn.get()
+    had = turn is not None and turn.give_back()
+    yield
+    if turn is not None and had:  # after an error the request only answers, which needs no turn
+        await turn.take()
 
 
 class RequestTurns:
     """Middleware that lets some requests of one key run at a time. Further ones wait, in their order, without a thread.
 
-    A request has its turn until its response begins, so downloads and streams hold none, or until it only waits: for its turn to
-    compute, or for a change (`give_turn_back`). Uploads need no turn, since they mostly wait for their client. Requests without a
-    key count by the address of the client.
+    A request has its turn until its response begins, so downloads and streams hold none. `without_turn` gives it up for a while.
+    Whatever the form of the header `Authorization`, a key is one client. Requests without a key count by the address of the
+    client.
 
     Parameters
     ----------
@@ -35,44 +69,42 @@ class RequestTurns:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for a turn, and pass the request on."""
-        if scope["type"] != "http" or _UPLOADS.fullmatch(f"{scope['method']} {scope['path']}"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        loop = asyncio.get_running_loop()  # a process has one; tests have several
-        client = (loop, Headers(scope=scope).get("authorization") or (scope.get("client") or ("",))[0])
-        turn = self._turns.setdefault(client, asyncio.Semaphore(self._at_once))
+        # A process has one event loop; tests have several.
+        client = (asyncio.get_running_loop(), _client_of(scope))
+        turns = self._turns.setdefault(client, asyncio.Semaphore(self._at_once))
         self._users[client] = self._users.get(client, 0) + 1
         try:
-            await self._run(turn, scope, receive, send)
+            await self._run(_Turn(turns), scope, receive, send)
         finally:
             self._users[client] -= 1
             if not self._users[client]:
                 del self._users[client], self._turns[client]
 
-    async def _run(self, turn: asyncio.Semaphore, scope: Scope, receive: Receive, send: Send) -> None:
-        await turn.acquire()
-        has_turn = True
+    async def _run(self, turn: _Turn, scope: Scope, receive: Receive, send: Send) -> None:
+        await turn.take()
+        before = _turn.set(turn)
 
-        def release() -> None:
-            nonlocal has_turn
-            if has_turn:
-                has_turn = False
-                turn.release()
-
-        async def send_and_release(message: Message) -> None:
+        async def send_and_give_back(message: Message) -> None:
             if message["type"] == "http.response.start":
-                release()
+                turn.give_back()
             await send(message)
 
-        outer = _release.set(release)
         try:
-            await self._app(scope, receive, send_and_release)
+            await self._app(scope, receive, send_and_give_back)
         finally:
-            _release.reset(outer)
-            release()
+            _turn.reset(before)
+            turn.give_back()
 
 
-def give_turn_back() -> None:
-    """Let another request of the same key run, because this one only waits from now on. Call it in the event loop."""
-    if (release := _release.get()) is not None:
-        release()
+def _client_of(scope: Scope) -> bytes:
+    """Return the digest of the key of a request, or of the address of its client."""
+    header = Headers(scope=scope).get("authorization")
+    try:
+        name = "key " + secret_of(header) if header is not None else ""
+    except Unauthorized:
+        name = ""
+    name = name or "address " + (scope.get("client") or ("",))[0]
+    return hashlib.sha256(name.encode(errors="surrogatepass")).digest()

@@ -1,5 +1,7 @@
 """Limits of wrong keys. A right key always works, so nobody can lock out others with wrong ones."""
 
+import base64
+import binascii
 import hashlib
 import ipaddress
 import logging
@@ -16,6 +18,8 @@ from store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="latentry", Basic realm="latentry"'}
+"""Header of an answer to a request without a valid key."""
 _AWAY_SECONDS = 30.0
 _REDIS_OPTIONS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 
@@ -77,3 +81,22 @@ def network_of(host: str) -> str:
     except ValueError:
         return host
     return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
+
+
+def secret_of(header: str) -> str:
+    """Return the key in the header `Authorization`."""
+    kind, _, given = header.strip().partition(" ")
+    if kind.lower() == "bearer" and given.strip():
+        return given.strip()
+    if kind.lower() == "basic":
+        try:
+            _user, colon, password = base64.b64decode(given.strip(), validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            colon = ""
+        if colon:
+            return password
+    raise Unauthorized(
+        "the header Authorization is malformed",
+        hint="expected `Bearer lat_…`, or Basic with the key as the password",
+        headers=CHALLENGE,
+    )

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from api.errors import BadRequest, ChecksumMismatch, DigestMismatch, Invalid, TooLarge
 from api.limits.quotas import check_disk
+from api.limits.request_turns import without_turn
 from store.identifiers import new_id
 from store.settings import Settings
 from store.uploads import partial_path
@@ -61,7 +62,7 @@ async def receive(
     path = partial_path(settings, new_id("upl"))
     found, size = hashlib.sha256(), 0
     try:
-        async with await anyio.open_file(path, "wb") as file:
+        async with await anyio.open_file(path, "wb") as file, without_turn():
             async for chunk in _with_timeout(chunks):
                 found.update(chunk)
                 size += len(chunk)
@@ -189,21 +190,22 @@ async def append(
     digest = hashlib.new(checksum.algorithm) if checksum else None
     buffer, received, is_kept = bytearray(), 0, checksum is None
     try:
-        async for chunk in _with_timeout(chunks):
-            received += len(chunk)
-            if received > room:
-                is_kept = False
-                raise TooLarge(
-                    f"the upload accepts {room} more bytes; the request has more, and none of them was stored"
-                )
-            if digest:
-                digest.update(chunk)
-            buffer += chunk
-            if len(buffer) >= _BLOCK_BYTES:
-                block = bytes(buffer)
-                buffer.clear()  # before the write: if the disk is full, no byte is written twice
-                check_disk(settings, len(block))
-                await to_thread.run_sync(_write_all, descriptor, block)
+        async with without_turn():
+            async for chunk in _with_timeout(chunks):
+                received += len(chunk)
+                if received > room:
+                    is_kept = False
+                    raise TooLarge(
+                        f"the upload accepts {room} more bytes; the request has more, and none of them was stored"
+                    )
+                if digest:
+                    digest.update(chunk)
+                buffer += chunk
+                if len(buffer) >= _BLOCK_BYTES:
+                    block = bytes(buffer)
+                    buffer.clear()  # before the write: if the disk is full, no byte is written twice
+                    check_disk(settings, len(block))
+                    await to_thread.run_sync(_write_all, descriptor, block)
         if checksum and digest:
             checksum.check(digest.digest(), received)
             is_kept = True

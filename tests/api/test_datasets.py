@@ -366,6 +366,8 @@ def test_lists_are_filtered_by_name_date_and_state(client: TestClient, database:
     first = client.get(path, params={"name": "reach", "page_size": 1}).json()
     assert [item["id"] for item in first["items"]] == [made[2]]
     assert ids(client, path, name="reach", page_token=first["next_page_token"]) == [made[1]]
+    assert ids(client, path, created_after="0001-01-01T00:00:00+14:00") == [made[3], made[2], made[1]]
+    assert ids(client, path, created_after="9999-12-31T23:59:59-14:00") == []
     answer = client.get(path, params={"created_after": "yesterday"})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "created_after")
     answer = client.get(path, params={"nam": "x"})

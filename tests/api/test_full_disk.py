@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,6 +172,15 @@ def test_a_nearly_full_disk_refuses_uploads_before_it_is_full(
     assert_full(client.put("/v1/uploads", content=b"1" * 11))
     assert_full(client.put("/v1/uploads", content=iter([b"1" * 11])))
     assert client.post("/v1/datasets:synthesize", json={"system": "lorenz"}).status_code == 202
+
+
+def test_a_form_leaves_space_on_the_disk_of_temporary_files(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_with(sqlite_database, tmp_path, disk_min_free_bytes=10**6)
+    temporary = Path(tempfile.gettempdir())
+    monkeypatch.setattr("api.quotas.free_bytes", lambda folder: 10**6 + 10 if folder == temporary else 10**12)
+    assert_full(client.post("/v1/datasets", files={"file": ("a.npz", bytes(2**21))}))
 
 
 def test_free_space_of_a_folder_that_is_not_there(tmp_path: Path) -> None:

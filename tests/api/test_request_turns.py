@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from api.limits.request_turns import RequestTurns, give_turn_back
+from api.limits.request_turns import RequestTurns, without_turn
 
 
 class Handler:
@@ -19,8 +19,6 @@ class Handler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.running.append(scope["path"])
-        if scope["path"].startswith("/computes"):
-            give_turn_back()
         if not scope["path"].startswith("/quick"):
             await self.may_begin_response.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -61,32 +59,55 @@ async def test_many_requests_of_one_key_run_one_after_the_other_and_others_at_on
     assert not app._turns
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/v1/datasets"), ("PATCH", "/v1/uploads/one"), ("PUT", "/v1/uploads")]
+    ("path", "headers"),
+    [
+        ("/v1/jobs", {"Authorization": "bearer   one"}),
+        ("/v1/jobs", {"Authorization": "Basic YW55b25lOm9uZQ=="}),
+        ("/v1/jobs", {"Prefer": "wait=30"}),
+        ("/v1/jobs", {"Transfer-Encoding": "chunked"}),
+        ("/v1/jobs", {"Content-Length": "5000000"}),
+        ("/v1/datasets/one/zarr/events/stream", {}),
+    ],
 )
-@pytest.mark.anyio
-async def test_uploads_need_no_turn(method: str, path: str) -> None:
+async def test_no_header_and_no_path_gives_a_key_more_turns(path: str, headers: dict[str, str]) -> None:
     handler = Handler()
     app = RequestTurns(handler, at_once=1)
     async with client_of(app, "one") as client:
-        asked = [asyncio.create_task(client.request(method, path)) for _ in range(3)]
+        asked = [
+            asyncio.create_task(client.get("/first")),
+            asyncio.create_task(client.get(path, headers=headers)),
+        ]
         await settle()
-        assert handler.running == [path] * 3
+        assert handler.running == ["/first"]
         handler.may_begin_response.set()
         await asyncio.gather(*asked)
+    assert not app._turns
 
 
 @pytest.mark.anyio
-async def test_a_request_that_only_waits_gives_its_turn_back() -> None:
-    handler = Handler()
-    app = RequestTurns(handler, at_once=1)
+async def test_a_request_that_waits_lets_others_run_and_then_takes_its_turn_again() -> None:
+    handler, has_changed = Handler(), asyncio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/waits":
+            async with without_turn():
+                await has_changed.wait()
+        await handler(scope, receive, send)
+
+    app = RequestTurns(waits, at_once=1)
     async with client_of(app, "one") as client:
-        asked = [asyncio.create_task(client.get(f"/computes/{number}")) for number in range(3)]
+        asked = [asyncio.create_task(client.get(path)) for path in ("/waits", "/waits", "/long")]
         await settle()
-        assert len(handler.running) == 3
-        assert (await client.get("/quick")).status_code == 200
+        assert handler.running == ["/long"]
+        has_changed.set()
+        await settle()
+        assert handler.running == ["/long"]
         handler.may_begin_response.set()
-        await asyncio.gather(*asked)
+        answers = await asyncio.gather(*asked)
+    assert [one.status_code for one in answers] == [200] * 3
+    assert handler.running == ["/long", "/waits", "/waits"]
     assert not app._turns
 
 
