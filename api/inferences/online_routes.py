@@ -10,7 +10,7 @@ from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.inferences.online import infer, read_body
 from api.inferences.schemas import OnlineLatents, OnlineQuery, OnlineRequest
-from api.request_turns import without_turn
+from api.limits.request_turns import without_turn
 
 router = APIRouter(tags=["inferences"])
 
