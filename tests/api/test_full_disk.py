@@ -179,7 +179,9 @@ def test_a_form_leaves_space_on_the_disk_of_temporary_files(
 ) -> None:
     client = client_with(sqlite_database, tmp_path, disk_min_free_bytes=10**6)
     temporary = Path(tempfile.gettempdir())
-    monkeypatch.setattr("api.quotas.free_bytes", lambda folder: 10**6 + 10 if folder == temporary else 10**12)
+    monkeypatch.setattr(
+        "api.limits.quotas.free_bytes", lambda folder: 10**6 + 10 if folder == temporary else 10**12
+    )
     assert_full(client.post("/v1/datasets", files={"file": ("a.npz", bytes(2**21))}))
 
 

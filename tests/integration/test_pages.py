@@ -130,7 +130,7 @@ def shell(service: EmbeddedService, tmp_path_factory: pytest.TempPathFactory) ->
 def run_bash(shell: Shell, text: str) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text.replace("http://127.0.0.1:8000", shell.url)],
-        cwd=shell.folder, env=shell.environment(), capture_output=True, text=True, timeout=240,
+        cwd=shell.folder, env=shell.environment(), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"{text}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout
@@ -162,6 +162,7 @@ CHECKS: dict[str, Callable[[Path, str], None]] = {
 """What a page leaves behind."""
 
 
+@pytest.mark.timeout(900)  # pages train; a busy machine needs its time
 @pytest.mark.parametrize("page", RUN_HERE)
 def test_the_commands_of_a_page(page: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shell.folder)
