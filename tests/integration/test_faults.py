@@ -314,7 +314,7 @@ def test_clocks_that_are_a_minute_off(on_postgresql: FaultyService) -> None:
     with service.database.read() as session:
         for process in service.processes("worker.process.main"):
             (worker,) = session.execute(
-                select(Worker).where(Worker.name.endswith(f":{process.pid}"))
+                select(Worker).where(Worker.name.contains(f":{process.pid}:"))
             ).scalars()
             off.append(round((worker.started_at.timestamp() - process.create_time()) / AHEAD_S))
     assert sorted(off) == [-1, 1]
