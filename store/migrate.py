@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -123,13 +123,19 @@ def _first_line(error: DatabaseError) -> str:
 def _migrate(database: Database) -> None:
     config = alembic_config()
     with database.engine.begin() as connection:
-        if not database.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        _lock(database, connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     with database.write() as session:
+        _lock(database, session)
         if session.get(Tenant, DEFAULT_TENANT) is None:
             session.add(Tenant(id=DEFAULT_TENANT, name="default"))
+
+
+def _lock(database: Database, transaction: Connection | Session) -> None:
+    """Let other processes that migrate wait until the transaction ends. SQLite has one writer anyway."""
+    if not database.is_sqlite:
+        transaction.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
 
 
 def main() -> None:
