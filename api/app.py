@@ -11,11 +11,10 @@ from typing import Any
 
 from anyio import create_task_group, to_thread
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import RedirectResponse
 from starlette.datastructures import State
 from zarr.abc.store import Store
 
-from api import error_handlers, errors, health, openapi
+from api import error_handlers, errors, health, openapi, page
 from api.analyses.routes import make_analyses_router
 from api.arrays.download_routes import make_download_router
 from api.arrays.groups import ArrayResource
@@ -99,8 +98,8 @@ def create_app(
             responses=errors.problem_responses(401, 403, 422, 429, 503, 507),
         )
     app.include_router(health.router)
-    app.include_router(_home())
     openapi.install(app)
+    page.install(app)
     return app
 
 
@@ -198,13 +197,3 @@ def _resources() -> list[APIRouter]:
             )
         ),
     ]
-
-
-def _home() -> APIRouter:
-    router = APIRouter(include_in_schema=False)
-
-    @router.get("/")
-    def home() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
-    return router

@@ -1,0 +1,51 @@
+// Numbers, times and sizes as people read them.
+
+const NUMBER = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
+export function number(value, digits) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  return digits === undefined ? NUMBER.format(value) : value.toFixed(digits);
+}
+
+export function percent(fraction) {
+  return fraction === null || fraction === undefined ? "–" : `${number(100 * fraction, 0)} %`;
+}
+
+/** 5400 → "1 h 30 min" */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
+  if (seconds < 1) return "under 1 s";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 90) return `${minutes} min`;
+  if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return `${Math.round(minutes / 1440)} days`;
+}
+
+export function bytes(size) {
+  if (size === null || size === undefined) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const power = size > 0 ? Math.min(units.length - 1, Math.floor(Math.log10(size) / 3)) : 0;
+  return `${number(size / 1000 ** power)} ${units[power]}`;
+}
+
+/** A time of the server (UTC) in the reader's own zone: "30 Nov 2026, 18:41". */
+export function time(text) {
+  return text ? new Date(text).toLocaleString(undefined, { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" }) : "–";
+}
+
+/** "5 min ago" */
+export function ago(text) {
+  if (!text) return "–";
+  const seconds = (Date.now() - new Date(text)) / 1000;
+  return seconds < 10 ? "now" : `${duration(seconds)} ago`;
+}
+
+export function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+/** The name that people gave, or else a short form of the id. */
+export function nameOf(item) {
+  return item.name || item.id.slice(0, 4) + "…" + item.id.slice(-6);
+}

@@ -1,0 +1,142 @@
+// Plots by Plotly, which is loaded when the first plot is shown. Every plot offers its numbers, its picture, and the code that fetches them.
+
+import { html, useEffect, useRef, useState, Dialog, Problem } from "./ui.js";
+import { download, saveBlob } from "./api.js";
+import { CodeLines } from "./code.js";
+
+let loading = null;
+
+/** Load Plotly once. */
+export function loadPlotly() {
+  loading ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = `${document.querySelector('meta[name="latentry-assets"]').content}/plotly.min.js`;
+    script.onload = () => resolve(globalThis.Plotly);
+    script.onerror = () => { loading = null; reject(new Error("The file of the plots could not be loaded. Reload the page.")); };
+    document.head.append(script);
+  });
+  return loading;
+}
+
+/** Colours that people with colour vision deficiency can tell apart (Okabe and Ito 2008). */
+export const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c00", "#7f7f7f"];
+/** For ordered values, from low to high: viridis. */
+export const SEQUENCE = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+
+/** Return a colour for category `index` of `count`: distinct colours for up to 8, a sequence for more. */
+export function colourOf(index, count) {
+  if (count <= CATEGORIES.length) return CATEGORIES[index % CATEGORIES.length];
+  return SEQUENCE[Math.round((index / (count - 1)) * (SEQUENCE.length - 1))];
+}
+
+/** Return a colour with an opacity, for bands around lines. */
+export function faded(colour, opacity) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  return `rgba(${red},${green},${blue},${opacity})`;
+}
+
+function merged(base, changes) {
+  const result = { ...base };
+  for (const [key, value] of Object.entries(changes ?? {})) {
+    const isPlain = value && typeof value === "object" && !Array.isArray(value);
+    result[key] = isPlain ? merged(base?.[key] ?? {}, value) : value;
+  }
+  return result;
+}
+
+/** Return a layout in the colours of the page. Every axis of the layout gets them. */
+function themed(layout) {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, grid] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true, title: { font: { size: 13 } } };
+  const result = merged({
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: CATEGORIES, hovermode: "closest", dragmode: "zoom",
+    font: { color: ink, family: "system-ui, sans-serif", size: 13 }, margin: { l: 56, r: 16, t: 16, b: 44 },
+    hoverlabel: { bgcolor: style.getPropertyValue("--card").trim(), font: { color: ink } }, xaxis: {}, yaxis: {},
+    legend: { bgcolor: "rgba(0,0,0,0)" }, uirevision: "keep",
+  }, layout);
+  for (const key of Object.keys(result)) if (/^[xy]axis\d*$/.test(key)) result[key] = merged(axis, result[key]);
+  for (const key of Object.keys(result)) {
+    if (!/^scene\d*$/.test(key)) continue;
+    for (const name of ["xaxis", "yaxis", "zaxis"]) {
+      result[key][name] = merged({ gridcolor: grid, zerolinecolor: grid, showbackground: false, color: ink }, result[key][name]);
+    }
+  }
+  return result;
+}
+
+/** Return a number that changes when the colours of the page change. */
+function useTheme() {
+  const [theme, setTheme] = useState(0);
+  useEffect(() => {
+    const media = matchMedia("(prefers-color-scheme: dark)");
+    const update = () => setTheme((number) => number + 1);
+    media.addEventListener("change", update);
+    addEventListener("themechange", update);
+    return () => { media.removeEventListener("change", update); removeEventListener("themechange", update); };
+  }, []);
+  return theme;
+}
+
+/**
+ * A plot with its tools.
+ *
+ * title: what it shows; also the text for screen readers
+ * traces, layout: Plotly's. New ones replace the old ones; zoom and camera stay while `layout.uirevision` is the same
+ * path, query: the request whose response has the numbers, for the buttons and the code; formats: those the request offers
+ * height: pixels; on: { "plotly_click": handler, … }; plotRef: gets { element, Plotly } for animations
+ */
+export function Plot({ title, traces, layout, path, query, formats = ["npy", "csv"], height = 320, on, plotRef, note }) {
+  const element = useRef(null);
+  const [error, setError] = useState(null);
+  const [isReady, setReady] = useState(false);
+  const theme = useTheme();
+  const handlers = useRef(on);
+  handlers.current = on;
+  useEffect(() => {
+    let isGone = false;
+    loadPlotly().then(async (Plotly) => {
+      if (isGone) return;
+      const { current } = element;
+      const isFirst = !current.data;
+      await Plotly.react(current, traces, { ...themed(layout), height }, { displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"] });
+      if (isFirst) {
+        for (const name of Object.keys(handlers.current ?? {})) current.on(name, (event) => handlers.current[name]?.(event));
+      }
+      if (plotRef) plotRef.current = { element: current, Plotly };
+      setReady(true);
+    }).catch((caught) => { if (!isGone) setError(caught); });
+    return () => { isGone = true; };
+  }, [traces, layout, height, theme]);
+  useEffect(() => {
+    const { current } = element;
+    return () => globalThis.Plotly?.purge(current);
+  }, []);
+  return html`<figure class="plot" data-plot-ready=${isReady}>
+    <figcaption>${title}${note && html` <span class="muted">${note}</span>`}<${PlotTools} title=${title} element=${element} path=${path} query=${query} formats=${formats} /></figcaption>
+    <${Problem} error=${error} />
+    <div ref=${element} role="img" aria-label=${title} class="plot-area"></div>
+  </figure>`;
+}
+
+function PlotTools({ title, element, path, query, formats }) {
+  const [shown, setShown] = useState("");
+  const [error, setError] = useState(null);
+  const close = () => setShown("");
+  const run = (action) => async () => {
+    try { setError(null); await action(); close(); } catch (caught) { setError(caught); }
+  };
+  const picture = (format) => run(async () => {
+    const { current } = element;
+    const url = await globalThis.Plotly.toImage(current, { format, scale: format === "png" ? 3 : 1, width: current.clientWidth, height: current.clientHeight });
+    saveBlob(await (await fetch(url)).blob(), `${title.replace(/\W+/g, "-").toLowerCase()}.${format}`);
+  });
+  return html`<span class="plot-tools">
+      <button type="button" class="plain" aria-label=${`Save or fetch: ${title}`} aria-haspopup="dialog" onClick=${() => setShown("tools")}>Save…</button></span>
+    ${shown && html`<${Dialog} title=${title} onClose=${close}>
+      <p class="buttons"><button type="button" onClick=${picture("svg")}>SVG</button> <button type="button" onClick=${picture("png")}>PNG</button>
+        ${path && formats.map((format) => html` <button type="button" onClick=${run(() => download(path, { ...query, format }))}>${format}</button>`)}</p>
+      <${Problem} error=${error} />
+      ${path && html`<h3>The same numbers in a program</h3><${CodeLines} path=${path} query=${query} isArray=${formats.includes("npy")} />`}
+    <//>`}`;
+}

@@ -1,0 +1,180 @@
+// The view library, and the parts that all views use.
+
+import { h, render } from "../vendor/preact.js";
+import { useCallback, useEffect, useId, useMemo, useRef, useState } from "../vendor/hooks.js";
+import htm from "../vendor/htm.js";
+import { href } from "./router.js";
+
+export const html = htm.bind(h);
+export { render, useCallback, useEffect, useId, useMemo, useRef, useState };
+
+/** Set the title of the window. */
+export function useTitle(title) {
+  useEffect(() => { document.title = title ? `${title} · Latentry` : "Latentry"; }, [title]);
+}
+
+/** Tell tests and benchmarks when a view shows its data: `<main data-ready="true">`. */
+export function useReady(isReady) {
+  useEffect(() => {
+    const main = document.querySelector("main");
+    if (main) main.dataset.ready = String(Boolean(isReady));
+  }, [isReady]);
+}
+
+/** What went wrong, as the server told it (RFC 9457), with what to do. */
+export function Problem({ error, retry }) {
+  if (!error) return null;
+  const { title, detail, hint, errors = [], more_errors: more } = error.problem ?? { title: error.message };
+  return html`<div class="problem" role="alert">
+    <strong>${title}</strong>
+    ${detail && detail !== title && html`<p>${detail}</p>`}
+    ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${item.field ?? ""}</code> ${item.message ?? item.detail}
+      ${item.hint && html`<span class="muted"> ${item.hint}</span>`}</li>`)}
+      ${more > 0 && html`<li>and ${more} more</li>`}</ul>`}
+    ${hint && html`<p class="muted">${hint}</p>`}
+    ${retry && html`<button type="button" onClick=${retry}>Try again</button>`}
+  </div>`;
+}
+
+/** What to show where there is nothing yet: say what to do. */
+export function Empty({ title, children }) {
+  return html`<div class="empty"><h2>${title}</h2>${children}</div>`;
+}
+
+export function Loading({ what = "" }) {
+  return html`<p class="loading" role="status">Loading ${what}…</p>`;
+}
+
+const TONES = {
+  ready: "good", done: "good", active: "good",
+  running: "busy", ingesting: "busy", uploading: "busy", queued: "wait", paused: "wait", stopping: "wait", expired: "wait",
+  failed: "bad", rejected: "bad", cancelled: "off", revoked: "off", deleting: "off", stopped: "off", discarded: "off",
+};
+
+/** A state in its colour; the word says it, too. */
+export function State({ value }) {
+  return html`<span class=${`state ${TONES[value] ?? "wait"}`}>${value}</span>`;
+}
+
+/** A progress bar with its number. */
+export function Progress({ fraction, label }) {
+  const percent = Math.round(100 * Math.min(1, Math.max(0, fraction ?? 0)));
+  return html`<span class="progress"><progress max="100" value=${percent} aria-label=${label ?? "progress"}></progress> ${percent} %</span>`;
+}
+
+/** A link to a view of the page. */
+export function Link({ to, query, children, ...rest }) {
+  return html`<a href=${href(to, query)} ...${rest}>${children}</a>`;
+}
+
+/** Tags of a data set or a job. */
+export function Tags({ tags }) {
+  return html`<span class="tags">${(tags ?? []).map((tag) => html`<${Link} class="tag" to="/" query=${{ tag }}>${tag}<//>`)}</span>`;
+}
+
+/**
+ * A labelled control, with help that opens on request. `children` is a function that gets the attributes of the control:
+ * html`<${Field} label="Models" help="…">${(attributes) => html`<input type="number" ...${attributes} />`}<//>`
+ */
+export function Field({ label, help, unit, error, children }) {
+  const id = useId();
+  const [isOpen, setOpen] = useState(false);
+  const described = [isOpen && help ? `${id}h` : "", error ? `${id}e` : ""].filter(Boolean).join(" ") || undefined;
+  return html`<div class="field">
+    <span class="field-label"><label for=${id}>${label}${unit && html` <span class="muted">(${unit})</span>`}</label>
+      ${help && html`<button type="button" class="help" aria-expanded=${isOpen} aria-label=${`Help: ${label}`}
+        onClick=${() => setOpen(!isOpen)}>?</button>`}</span>
+    ${children({ id, "aria-describedby": described, "aria-invalid": error ? "true" : undefined })}
+    ${isOpen && help && html`<p class="field-help" id=${`${id}h`}>${help}</p>`}
+    ${error && html`<p class="field-error" id=${`${id}e`}>${error}</p>`}
+  </div>`;
+}
+
+/**
+ * A table that sorts by a click on a header.
+ *
+ * columns: [{ key, label, value: row => number | string, show: row => html, numeric, help }]
+ */
+export function Table({ columns, rows, caption, initial, onRow, rowKey = (row) => row.id }) {
+  const [sort, setSort] = useState(initial ?? null);
+  const sorted = useMemo(() => {
+    const column = sort && columns.find((item) => item.key === sort.key);
+    if (!column) return rows;
+    const value = column.value ?? ((row) => row[column.key]);
+    const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
+    const known = rows.filter((row) => value(row) !== null && value(row) !== undefined);
+    const unknown = rows.filter((row) => !known.includes(row));
+    known.sort((a, b) => compare(value(a), value(b)) * (sort.descending ? -1 : 1));
+    return [...known, ...unknown];
+  }, [rows, sort, columns]);
+  const toggle = (key) => setSort(sort?.key === key ? { key, descending: !sort.descending } : { key, descending: false });
+  return html`<div class="table" tabindex="0" role="region" aria-label=${caption}><table>
+    <caption class="hidden">${caption}</caption>
+    <thead><tr>${columns.map((column) => html`<th scope="col" class=${column.numeric ? "number" : ""}
+      aria-sort=${sort?.key === column.key ? (sort.descending ? "descending" : "ascending") : undefined}>
+      ${column.unsorted ? column.label : html`<button type="button" class="plain" title=${column.help} onClick=${() => toggle(column.key)}>${column.label}
+        <span aria-hidden="true">${sort?.key === column.key ? (sort.descending ? " ↓" : " ↑") : ""}</span></button>`}</th>`)}</tr></thead>
+    <tbody>${sorted.map((row) => html`<tr key=${rowKey(row)} onClick=${onRow && (() => onRow(row))} class=${onRow ? "clickable" : ""}>
+      ${columns.map((column) => html`<td class=${column.numeric ? "number" : ""}>${column.show ? column.show(row) : row[column.key]}</td>`)}</tr>`)}</tbody>
+  </table></div>`;
+}
+
+/** A dialog of the browser: Escape closes it, the focus stays in it. */
+export function Dialog({ title, onClose, children }) {
+  const element = useRef(null);
+  const id = useId();
+  useEffect(() => { element.current.showModal(); }, []);
+  return html`<dialog ref=${element} aria-labelledby=${id} onClose=${onClose}>
+    <header><h2 id=${id}>${title}</h2><button type="button" class="plain" aria-label="Close" onClick=${() => element.current.close()}>✕</button></header>
+    ${children}
+  </dialog>`;
+}
+
+/** A button that says what it copied. */
+export function Copy({ text, label = "Copy" }) {
+  const [state, setState] = useState("");
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      setState("Copied");
+    } catch {
+      setState("Select the text and press Ctrl-C"); // browsers allow the clipboard on HTTPS and localhost only
+    }
+    setTimeout(() => setState(""), 3000);
+  };
+  return html`<button type="button" onClick=${copy} aria-live="polite">${state || label}</button>`;
+}
+
+/** A button for something that takes time: it cannot be pressed twice, and shows what went wrong. */
+export function Action({ run, children, ...rest }) {
+  const [state, setState] = useState({});
+  const press = async () => {
+    setState({ isBusy: true });
+    try {
+      await run();
+      setState({});
+    } catch (error) {
+      setState({ error });
+    }
+  };
+  return html`<span class="action"><button type="button" disabled=${state.isBusy} onClick=${press} ...${rest}>${children}</button>
+    <${Problem} error=${state.error} /></span>`;
+}
+
+/** A tiny curve. points: numbers, or null where there is none. */
+export function Sparkline({ points, label, width = 96, height = 24 }) {
+  const known = (points ?? []).filter((value) => Number.isFinite(value));
+  if (known.length < 2) return html`<span class="muted">–</span>`;
+  const low = Math.min(...known);
+  const range = Math.max(...known) - low || 1;
+  const path = points.map((value, index) => (Number.isFinite(value)
+    ? `${(2 + (index / (points.length - 1)) * (width - 4)).toFixed(1)},${(height - 2 - ((value - low) / range) * (height - 4)).toFixed(1)}` : null))
+    .filter(Boolean).join(" ");
+  return html`<svg class="sparkline" width=${width} height=${height} role="img" aria-label=${label}><polyline points=${path} /></svg>`;
+}
+
+/** Tabs that are links, so that each has an address. */
+export function Tabs({ tabs, current, to, query = {} }) {
+  return html`<nav class="tabs" aria-label="Parts of this view">${tabs.map(([key, label]) => html`<${Link} to=${to}
+    query=${{ ...query, tab: key }} aria-current=${key === current ? "page" : undefined}>${label}<//>`)}</nav>`;
+}
