@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 import threading
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,13 +99,14 @@ def up(
         bool,
         typer.Option("--insecure", help="Let everyone who can reach --host use the service without a key."),
     ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
 ) -> None:
-    """Run the whole service on this machine: API, worker, maintenance loop, broker, SQLite."""
+    """Run the whole service on this machine: page, API, worker, maintenance loop, broker, SQLite."""
     options = {"host": host, "port": port, "workers": workers, "threads": threads, "insecure": insecure}
-    with_errors_reported(lambda: _run_service(data_dir, **options))
+    with_errors_reported(lambda: _run_service(data_dir, open_page=open_page, **options))
 
 
-def _run_service(data_dir: Path, **options: Any) -> None:
+def _run_service(data_dir: Path, open_page: bool, **options: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
     ends = [signal.SIGINT, signal.SIGTERM]
@@ -117,12 +119,15 @@ def _run_service(data_dir: Path, **options: Any) -> None:
     service = load_embedded_service()(data_dir, **options)
     try:
         service.start()
+        typer.echo(f"Page   {service.url}/")
         typer.echo(f"API    {service.url}/v1")
         typer.echo(f"Docs   {service.url}/docs")
         typer.echo(f"Data   {service.data_dir}")
         typer.echo(f"Train  {service.workers} worker{'' if service.workers == 1 else 's'}")
         typer.echo(f"Logs   {service.log_dir}")
         typer.echo("Ctrl-C stops the service; the next `latentry up` continues where it stopped.")
+        if open_page and not webbrowser.open(f"{service.url}/"):
+            typer.echo(f"No browser was found on this machine; open {service.url}/ in yours.", err=True)
         service.watch(stopping.is_set)
         _print_if_open("Stopping: workers finish their epoch and save …")
     finally:

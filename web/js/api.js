@@ -5,8 +5,9 @@ import { parseNpy } from "./npy.js";
 
 const KEY = "latentry.key";
 
-/** What the shell watches: whether the server answers, whether a key is needed, and a number that changes when all should be read again. */
-export const connection = { isOnline: true, needsKey: false, generation: 0 };
+/** What the shell watches: whether the server answers, whether a key is needed, and numbers that change when all should be
+ * read again, and with each key. */
+export const connection = { isOnline: true, needsKey: false, generation: 0, keys: 0 };
 const listeners = new Set();
 
 function change(changes) {
@@ -39,7 +40,7 @@ export function getKey() {
 export function setKey(key) {
   if (key) sessionStorage.setItem(KEY, key);
   else sessionStorage.removeItem(KEY);
-  change({ needsKey: false, generation: connection.generation + 1 });
+  change({ needsKey: false, keys: connection.keys + 1 });
 }
 
 /** Return the URL of a path such as `/v1/jobs`, also where the service has a path of its own behind a proxy. */
@@ -121,7 +122,8 @@ function waitForServer() {
 }
 
 /**
- * Load something, and load it again when its dependencies change, every `everyMs`, or on `reload()`. Old data stay while new ones come.
+ * Load something, and load it again when its dependencies change, every `everyMs`, or on `reload()`. Old data stay until new ones come;
+ * a view is made anew for another path or key, so it never shows those of another object.
  *
  * load: signal => promise; dependencies: list of plain values; everyMs: number, or 0
  */
@@ -130,12 +132,9 @@ export function useLoaded(load, dependencies, everyMs = 0) {
   const [state, setState] = useState({ data: null, error: null, isLoading: true });
   const [wish, setWish] = useState(0);
   const key = JSON.stringify([dependencies, generation]);
-  const lastKey = useRef(key);
   useEffect(() => {
     const controller = new AbortController();
-    const isOther = lastKey.current !== key;
-    lastKey.current = key;
-    setState((old) => ({ data: isOther ? null : old.data, error: null, isLoading: true }));
+    setState((old) => ({ ...old, isLoading: true }));
     load(controller.signal).then(
       (data) => { if (!controller.signal.aborted) setState({ data, error: null, isLoading: false }); },
       (error) => { if (!controller.signal.aborted) setState((old) => ({ data: old.data, error, isLoading: false })); },
@@ -148,7 +147,7 @@ export function useLoaded(load, dependencies, everyMs = 0) {
     const timer = setInterval(() => { if (!document.hidden) reload(); }, everyMs);
     return () => clearInterval(timer);
   }, [everyMs]);
-  return { ...state, data: state.data, reload };
+  return { ...state, reload };
 }
 
 /** Load a JSON document. `path` may be null: then nothing is loaded. */

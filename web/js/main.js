@@ -1,7 +1,7 @@
 // The shell of the page: navigation, the key, news of the connection, and the view that the address names.
 
 import { html, render, useEffect, useState, Dialog, Field, Link, Problem } from "./ui.js";
-import { connection, getKey, setKey, useConnection, useDocument } from "./api.js";
+import { getKey, request, setKey, useConnection, useLoaded } from "./api.js";
 import { useRoute } from "./router.js";
 
 /** Views by the first part of their address. Each module is loaded when it is first shown. */
@@ -76,9 +76,9 @@ function Header({ route, caller, onKey }) {
 
 function App() {
   const route = useRoute();
-  const { isOnline, needsKey, generation } = useConnection();
+  const { isOnline, needsKey, keys } = useConnection();
   const [asksKey, setAsksKey] = useState(false);
-  const caller = useDocument("/v1/caller");
+  const caller = useLoaded((signal) => request("/v1/caller", { signal }), [keys]);
   const { View, error } = useView(route.parts[0] ?? "");
   useEffect(() => { document.querySelector("main").removeAttribute("data-ready"); scrollTo(0, 0); }, [route.path]);
   return html`<${Header} route=${route} caller=${caller.data} onKey=${() => setAsksKey(true)} />
@@ -88,9 +88,9 @@ function App() {
       ${error && html`<div class="problem" role="alert"><strong>${error.message}</strong><p><${Link} to="/">Go to Home<//></p></div>`}
       ${needsKey ? html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
           <p><button type="button" class="primary" onClick=${() => setAsksKey(true)}>Enter a key</button></p></div>`
-    : View && html`<${View} key=${`${route.path} ${generation && connection.needsKey}`} route=${route} caller=${caller.data} />`}
+    : View && html`<${View} key=${`${route.path} ${keys}`} route=${route} caller=${caller.data} />`}
     </main>
-    ${(asksKey) && html`<${KeyDialog} onClose=${() => setAsksKey(false)} />`}`;
+    ${asksKey && html`<${KeyDialog} onClose=${() => setAsksKey(false)} />`}`;
 }
 
 render(html`<${App} />`, document.getElementById("page"));
