@@ -1,0 +1,21 @@
+// Use: what the tenant has used of its quotas, and who may do what. For the operator: workers, queues and all tenants.
+
+import { html, Tabs, useTitle } from "../ui.js";
+import { Audit } from "./use/audit.js";
+import { Keys } from "./use/keys.js";
+import { Quotas, Retention } from "./use/quotas.js";
+import { Service } from "./use/service.js";
+import { Shares } from "./use/shares.js";
+import { Webhooks } from "./use/webhooks.js";
+
+const PARTS = { quotas: Quotas, keys: Keys, shares: Shares, webhooks: Webhooks, retention: Retention, audit: Audit, service: Service };
+
+export default function Use({ route, caller }) {
+  useTitle("Use");
+  const isAdmin = !caller || caller.scopes.includes("admin");
+  const tabs = [["quotas", "Quotas"], ["shares", "Shared links"], ["webhooks", "Webhooks"], ["retention", "Retention"],
+    ...(isAdmin ? [["keys", "Keys"], ["audit", "Who did what"]] : []), ...(caller?.is_operator ? [["service", "Service"]] : [])];
+  const current = PARTS[route.query.tab] ? route.query.tab : "quotas";
+  const Part = PARTS[current];
+  return html`<h1>Use</h1><${Tabs} tabs=${tabs} current=${current} to="/use" /><${Part} key=${current} route=${route} caller=${caller} />`;
+}
