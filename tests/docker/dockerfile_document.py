@@ -1,11 +1,11 @@
-"""Reads what the tests need of docker/Dockerfile: what it copies from the checkout."""
+"""Reads what the tests need of docker/Dockerfile and .dockerignore: what is copied from the checkout."""
 
 import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.docker.compose_document import DOCKER
+from tests.docker.compose_document import DOCKER, REPOSITORY
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Copy:
     stage
         Name of the stage, empty for the last one.
     sources
-        Paths in the checkout.
+        Paths in the checkout. Those of the whole checkout are what .dockerignore lets through.
     target
         Where they go.
     """
@@ -34,6 +34,12 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]
 
 
+def let_through() -> list[str]:
+    """Paths of the checkout that .dockerignore does not keep out."""
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    return [line.removeprefix("!") for line in lines if line.startswith("!")]
+
+
 def copies() -> list[Copy]:
     """Every COPY from the checkout."""
     stage, found = "", []
@@ -42,7 +48,9 @@ def copies() -> list[Copy]:
         if keyword == "FROM":
             stage = words[2] if len(words) == 3 else ""
         elif keyword == "COPY" and not rest.startswith("--from"):
-            found.append(Copy(stage, tuple(Path(word) for word in words[:-1]), words[-1]))
+            existing = [path for path in let_through() if (REPOSITORY / path).exists()]
+            sources = existing if words[:-1] == ["."] else words[:-1]
+            found.append(Copy(stage, tuple(map(Path, sources)), words[-1]))
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.compose_document import DOCKER, REPOSITORY, SECRETS, services
-from tests.docker.dockerfile_document import copies, instructions
+from tests.docker.dockerfile_document import copies, instructions, let_through
 
 
 def hadolint() -> str:
@@ -29,26 +29,19 @@ def test_hadolint_would_find_something(tmp_path: Path) -> None:
     assert subprocess.run([hadolint(), bad], capture_output=True).returncode == 1
 
 
-def test_every_copied_path_exists_and_is_let_through() -> None:
-    let_through = {
-        line.removeprefix("!")
-        for line in (REPOSITORY / ".dockerignore").read_text().splitlines()
-        if line[:1] == "!"
-    }
-    copied = {str(source) for copy in copies() for source in copy.sources}
-    assert all((REPOSITORY / path).exists() for path in copied)
-    assert copied == let_through  # the rest of .dockerignore keeps everything else out
-
-
-def test_every_package_of_the_wheel_is_copied_to_its_own_place() -> None:
+def test_the_images_are_built_of_the_wheel_and_a_few_files_alone() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    places = {
-        str(copy.sources[0]): copy.target
-        for copy in copies()
-        if copy.stage == "wheel" and len(copy.sources) == 1
-    }
-    assert places == {package: f"./{package}" for package in packages}
+    described = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    built_by = {"client/generate_synchronous.py", "client/hatch_build.py"}
+    of_images = {"docker/health.py", "docker/install_packages.sh"}
+    assert set(let_through()) == {*packages, "web"} | described | built_by | of_images
+
+
+def test_every_copied_path_exists_and_is_let_through() -> None:
+    copied = {str(source) for copy in copies() for source in copy.sources}
+    assert all((REPOSITORY / path).exists() for path in copied)
+    assert copied <= set(let_through())
 
 
 def test_source_is_copied_after_the_packages_are_installed() -> None:

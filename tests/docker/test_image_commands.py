@@ -126,7 +126,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, wheels, target = (tmp_path_factory.mktemp(name) for name in ("source", "dist", "packages"))
     for copy in copies():
         for path in copy.sources if copy.stage == "wheel" else ():
-            place = source / copy.target / (path.name if copy.target.endswith("./") else "")
+            place = source / path
+            place.parent.mkdir(exist_ok=True)
             if (REPOSITORY / path).is_dir():
                 shutil.copytree(REPOSITORY / path, place, ignore=shutil.ignore_patterns("__pycache__"))
             else:
