@@ -102,6 +102,7 @@ class CurvePoint(Base):
     """One epoch of one model: a point of its learning curve. Losses are in nats per sample."""
 
     __tablename__ = "curve_points"
+    __table_args__ = ({"sqlite_with_rowid": False},)  # the points of a model are beside each other
 
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)

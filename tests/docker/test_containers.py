@@ -103,7 +103,7 @@ def test_services_reach_the_outside_only_where_they_need_it(compose: Compose) ->
             if name not in ("migrate", "postgres", "redis")
             and compose.run_in(compose.containers(name)[0], "python", "-c", connect, host, port)[0] == 0
         }
-    assert reached >= {"api", "maintenance", "control"}
+    assert reached >= {"api", "maintenance", "control", "ingest"}
     assert reached.isdisjoint({"worker", "infer"})
     # From the network `outside`, the database and the broker cannot be reached.
     for service, port in (("postgres", "5432"), ("redis", "6379")):
@@ -121,9 +121,9 @@ def test_the_process_that_parses_uploads_has_no_sockets_although_its_container_h
     compose: Compose,
 ) -> None:
     code = "import ctypes, socket; from worker.ingest import parse; {}; socket.socket()"
-    control = compose.containers("control")[0]
-    assert compose.run_in(control, "python", "-c", code.format("pass"))[0] == 0
-    denied = compose.run_in(control, "python", "-c", code.format("parse._deny_sockets(ctypes.CDLL(None))"))
+    ingest = compose.containers("ingest")[0]
+    assert compose.run_in(ingest, "python", "-c", code.format("pass"))[0] == 0
+    denied = compose.run_in(ingest, "python", "-c", code.format("parse._deny_sockets(ctypes.CDLL(None))"))
     assert denied[0] == 1
     assert "PermissionError" in denied[1]
 

@@ -8,12 +8,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Delete, Select, delete, func, select, true, update
+from sqlalchemy import CursorResult, Delete, Integer, Select, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
@@ -76,7 +77,7 @@ class Sweep:
     now: datetime | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     removed: Counter[str] = field(default_factory=Counter)
-    _places: dict[tuple[str, str], int] = field(default_factory=dict)
+    _places: dict[tuple[str, str], "Place"] = field(default_factory=dict)
 
     def rows(self) -> Counter[str]:
         """Remove old rows; return their numbers by kind."""
@@ -140,7 +141,7 @@ class Sweep:
         job = session.get(Job, job_id, with_for_update=LOCK)
         if job is None or job.ended_at is None:
             return  # it was deleted or resumed meanwhile
-        place: int | None = self._places.pop((job_id, kind), 0)
+        place: Place | None = self._places.pop((job_id, kind), (0, 0))
         while place is not None:
             number, place = step(session, job, place)
             if number:
@@ -190,8 +191,10 @@ class Sweep:
             self.removed["originals"] += 1
 
 
-Step = Callable[[Session, Job, int], tuple[int, int | None]]
-"""Removes at most `_BATCH_ROWS` rows of a job, from a place on. Returns how many, and the next place; None if none is left."""
+Place = tuple[int, int]
+"""Number of a model, and an epoch: where the next step of a job begins."""
+Step = Callable[[Session, Job, Place], tuple[int, Place | None]]
+"""Removes about `_BATCH_ROWS` rows of a job, from a place on. Returns how many, and the next place; None if none is left."""
 
 
 def _take_turn(session: Session) -> None:
@@ -208,48 +211,60 @@ def _advance(session: Session, job: Job, kind: str, ended_at: datetime) -> None:
     session.flush()
 
 
-def _remove_events(session: Session, job: Job, _place: int) -> tuple[int, int | None]:
+def _remove_events(session: Session, job: Job, place: Place) -> tuple[int, Place | None]:
     some = select(Event.id).where(Event.job_id == job.id).order_by(Event.id).limit(_BATCH_ROWS)
     number = _number(session, delete(Event).where(Event.id.in_(some)))
-    return number, 0 if number == _BATCH_ROWS else None
+    return number, place if number == _BATCH_ROWS else None
 
 
-def _remove_slices(session: Session, job: Job, _place: int) -> tuple[int, int | None]:
+def _remove_slices(session: Session, job: Job, place: Place) -> tuple[int, Place | None]:
     """Remove rows of slices, and add their device time to the job's, as `store.budget` counts it."""
     of_job = select(Slice.id, Slice.kind, Slice.device_seconds).where(Slice.job_id == job.id)
     rows = session.execute(of_job.order_by(Slice.id).limit(_BATCH_ROWS)).all()
     job.swept_device_seconds += sum(row.device_seconds or 0.0 for row in rows if row.kind == "train")
     session.execute(delete(Slice).where(Slice.id.in_([row.id for row in rows])))
-    return len(rows), 0 if len(rows) == _BATCH_ROWS else None
+    return len(rows), place if len(rows) == _BATCH_ROWS else None
 
 
-def _thin_curves(session: Session, job: Job, place: int) -> tuple[int, int | None]:
-    return _remove_points(
-        session, job, place, lambda one: thinned_points(one.epochs_trained, one.best_epoch or 0)
-    )
+_OF_EPOCHS = (
+    CurvePoint.model_id == bindparam("model_id"),
+    CurvePoint.epoch > bindparam("after"),
+    CurvePoint.epoch <= bindparam("until"),
+)
+_ALL_POINTS = delete(CurvePoint).where(*_OF_EPOCHS)
+_MOST_POINTS = _ALL_POINTS.where(
+    thinned_points(bindparam("trained", type_=Integer), bindparam("best", type_=Integer))
+)
 
 
-def _remove_thinned_curves(session: Session, job: Job, place: int) -> tuple[int, int | None]:
-    kept = (job.selected_model_id, job.final_model_id)
-    return _remove_points(session, job, place, lambda one: None if one.id in kept else true())
+def _thin_curves(session: Session, job: Job, place: Place) -> tuple[int, Place | None]:
+    return _remove_points(session, job, place, _MOST_POINTS, ())
+
+
+def _remove_thinned_curves(session: Session, job: Job, place: Place) -> tuple[int, Place | None]:
+    return _remove_points(session, job, place, _ALL_POINTS, (job.selected_model_id, job.final_model_id))
 
 
 def _remove_points(
-    session: Session, job: Job, place: int, which: Callable[[Model], ColumnElement[bool] | None]
-) -> tuple[int, int | None]:
-    """Remove points of the models of a job, from the model of the number `place` on."""
-    of_job = select(Model).where(Model.job_id == job.id, Model.number >= place, Model.epochs_trained > 0)
-    models = session.execute(of_job.order_by(Model.number).limit(_BATCH_MODELS)).scalars().all()
+    session: Session, job: Job, place: Place, statement: Delete, kept: Collection[str | None]
+) -> tuple[int, Place | None]:
+    """Remove points of the models of a job, except `kept`, from a place on, in ranges of epochs."""
+    number, after = place
+    best = Model.scores["best_epoch"].as_integer()
+    of_job = select(Model.id, Model.number, Model.epochs_trained, func.coalesce(best, 0))
+    of_job = of_job.where(Model.job_id == job.id, Model.number >= number, Model.epochs_trained > 0)
+    models = session.execute(of_job.order_by(Model.number).limit(_BATCH_MODELS)).all()
     removed = 0
-    for model in models:
-        if (condition := which(model)) is None:
-            continue
-        of_model = CurvePoint.model_id == model.id
-        some = select(CurvePoint.epoch).where(of_model, condition).limit(_BATCH_ROWS - removed)
-        removed += _number(session, delete(CurvePoint).where(of_model, CurvePoint.epoch.in_(some)))
-        if removed == _BATCH_ROWS:
-            return removed, model.number
-    return removed, models[-1].number + 1 if len(models) == _BATCH_MODELS else None
+    for model_id, number, trained, best_epoch in models:
+        while after < trained and model_id not in kept:
+            until = after + _BATCH_ROWS
+            limits = {"model_id": model_id, "after": after, "until": until}
+            removed += _number(session, statement, limits | {"trained": trained, "best": best_epoch})
+            after = until
+            if removed >= _BATCH_ROWS:
+                return removed, (number, after)
+        after = 0
+    return removed, (number + 1, 0) if len(models) == _BATCH_MODELS else None
 
 
 def _forget_answers(tenant_id: str, before: datetime, session: Session) -> int:
@@ -288,8 +303,8 @@ FILES: dict[str, Callable[[Sweep, Store, str, datetime, float], None]] = {
 }
 
 
-def _number(session: Session, statement: Delete) -> int:
-    result = session.execute(statement, execution_options={"synchronize_session": False})
+def _number(session: Session, statement: Delete, values: Mapping[str, Any] | None = None) -> int:
+    result = session.execute(statement, values, execution_options={"synchronize_session": False})
     assert isinstance(result, CursorResult)
     return result.rowcount
 
