@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Header, Request, Response
 from api.errors import NotFound
 from api.http.http_cache import REVALIDATED, etag, matches_tag
 
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".npz": "application/octet-stream"}
 _PLOTLY = "plotly.min.js"
 _PRELOADED = (
     "js/main.js",

@@ -28,7 +28,7 @@ export function Problem({ error, retry }) {
   return html`<div class="problem" role="alert">
     <strong>${title}</strong>
     ${detail && detail !== title && html`<p>${detail}</p>`}
-    ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${item.field ?? ""}</code> ${item.message ?? item.detail}
+    ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${item.pointer ?? ""}</code> ${item.message ?? item.detail}
       ${item.hint && html`<span class="muted"> ${item.hint}</span>`}</li>`)}
       ${more > 0 && html`<li>and ${more} more</li>`}</ul>`}
     ${hint && html`<p class="muted">${hint}</p>`}
