@@ -28,7 +28,7 @@ export function Problem({ error, retry }) {
   return html`<div class="problem" role="alert">
     <strong>${title}</strong>
     ${detail && detail !== title && html`<p>${detail}</p>`}
-    ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${item.pointer ?? ""}</code> ${item.message ?? item.detail}
+    ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${(item.pointer ?? "").replace(/^\//, "").replaceAll("/", ".")}</code> ${item.message ?? item.detail}
       ${item.hint && html`<span class="muted"> ${item.hint}</span>`}</li>`)}
       ${more > 0 && html`<li>and ${more} more</li>`}</ul>`}
     ${hint && html`<p class="muted">${hint}</p>`}
@@ -94,9 +94,11 @@ export function Field({ label, help, unit, error, children }) {
  * A table that sorts by a click on a header.
  *
  * columns: [{ key, label, value: row => number | string, show: row => html, numeric, help }]
+ * most: rows that are shown at first; a button shows the others. onSort: gets { key, descending }, for the address of the view
  */
-export function Table({ columns, rows, caption, initial, onRow, rowKey = (row) => row.id }) {
+export function Table({ columns, rows, caption, initial, onRow, onSort, most = Infinity, rowKey = (row) => row.id }) {
   const [sort, setSort] = useState(initial ?? null);
+  const [isWhole, setWhole] = useState(false);
   const sorted = useMemo(() => {
     const column = sort && columns.find((item) => item.key === sort.key);
     if (!column) return rows;
@@ -107,16 +109,22 @@ export function Table({ columns, rows, caption, initial, onRow, rowKey = (row) =
     known.sort((a, b) => compare(value(a), value(b)) * (sort.descending ? -1 : 1));
     return [...known, ...unknown];
   }, [rows, sort, columns]);
-  const toggle = (key) => setSort(sort?.key === key ? { key, descending: !sort.descending } : { key, descending: false });
+  const toggle = (key) => {
+    const next = { key, descending: sort?.key === key && !sort.descending };
+    setSort(next);
+    onSort?.(next);
+  };
+  const shown = isWhole ? sorted : sorted.slice(0, most);
   return html`<div class="table" tabindex="0" role="region" aria-label=${caption}><table>
     <caption class="hidden">${caption}</caption>
     <thead><tr>${columns.map((column) => html`<th scope="col" class=${column.numeric ? "number" : ""}
       aria-sort=${sort?.key === column.key ? (sort.descending ? "descending" : "ascending") : undefined}>
       ${column.unsorted ? column.label : html`<button type="button" class="plain" title=${column.help} onClick=${() => toggle(column.key)}>${column.label}
         <span aria-hidden="true">${sort?.key === column.key ? (sort.descending ? " ↓" : " ↑") : ""}</span></button>`}</th>`)}</tr></thead>
-    <tbody>${sorted.map((row) => html`<tr key=${rowKey(row)} onClick=${onRow && (() => onRow(row))} class=${onRow ? "clickable" : ""}>
+    <tbody>${shown.map((row) => html`<tr key=${rowKey(row)} onClick=${onRow && (() => onRow(row))} class=${onRow ? "clickable" : ""}>
       ${columns.map((column) => html`<td class=${column.numeric ? "number" : ""}>${column.show ? column.show(row) : row[column.key]}</td>`)}</tr>`)}</tbody>
-  </table></div>`;
+  </table></div>
+  ${shown.length < sorted.length && html`<p><button type="button" onClick=${() => setWhole(true)}>Show all ${sorted.length} rows</button></p>`}`;
 }
 
 /** A dialog of the browser: Escape closes it, the focus stays in it. */
