@@ -299,20 +299,25 @@ async def stream_events(
     last_event_id: Annotated[
         str | None, Header(description="Id of the last event you have; later events follow.")
     ] = None,
+    replay: Annotated[
+        bool, Query(description="Whether to begin with the first event. `false` sends only new events.")
+    ] = True,
 ) -> Response:
     """Stream the events of a job, from the first or from `Last-Event-ID`, until the job ends.
 
     If the stream ends before the job, its last message has the field `retry`: connect again with `Last-Event-ID`.
     """
-    after = _event_id(last_event_id)
+    given = _event_id(last_event_id)
 
-    def check_job() -> None:
+    def check_job() -> int:
         with database.read() as session:
             job = service.find(session, caller.tenant_id, job_id)
-            if not after:
-                service.require_events(session, job)
+            if given:
+                return given
+            service.require_events(session, job)
+            return 0 if replay else service.last_event_id(session, job_id)
 
-    await to_thread.run_sync(check_job)
+    after = await to_thread.run_sync(check_job)
     listener = StreamListener(job_id, caller.tenant_id, caller.key_id, after)
     return EventStream(feed, database, listener, settings.streams_per_key)
 

@@ -239,6 +239,11 @@ def list_events(session: Session, job_id: str, page_size: int, page_token: str |
     return Page(items=items, next_page_token=token)
 
 
+def last_event_id(session: Session, job_id: str) -> int:
+    """Return the id of the newest event of a job; 0 if it has none."""
+    return session.scalar(select(func.max(Event.id)).where(Event.job_id == job_id)) or 0
+
+
 def require_events(session: Session, job: Job) -> None:
     """Raise `Gone` if the age of a job's events has removed them."""
     if is_swept(session, job, "events"):

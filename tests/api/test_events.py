@@ -87,6 +87,15 @@ def test_stream_is_taken_up_after_the_last_event(client: TestClient, database: D
         assert [int(event["id"]) for event in parsed(iter(answer.text.split("\n")[:-1]))] == ids[position:]
 
 
+def test_stream_without_replay_sends_only_new_events(client: TestClient, database: Database) -> None:
+    job_id = add_history(database, state=JobState.DONE, progress=4)
+    ids = [event["id"] for event in client.get(f"/v1/jobs/{job_id}/events").json()["items"]]
+    path = f"/v1/jobs/{job_id}/events/stream?replay=false"
+    assert not list(parsed(iter(client.get(path).text.split("\n")[:-1])))
+    continued = client.get(path, headers={"Last-Event-ID": str(ids[1])})
+    assert [int(event["id"]) for event in parsed(iter(continued.text.split("\n")[:-1]))] == ids[2:]
+
+
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "", "9" * 19])
 def test_bad_last_event_is_refused(light_client: TestClient, sqlite_database: Database, last: str) -> None:
     job_id = add_history(sqlite_database, state=JobState.DONE, progress=0)

@@ -1,0 +1,44 @@
+// A job: what it does now, its models and their curves, what its search found.
+
+import { html, useMemo, Empty, Loading, Problem, Tabs, useReady, useTitle } from "../ui.js";
+import { nameOf } from "../format.js";
+import { Curves } from "./job/curves.js";
+import { useCurves } from "./job/curve_data.js";
+import { JobHeader } from "./job/header.js";
+import { LeakNote, leaksOf } from "./job/leaks.js";
+import { useLive } from "./job/live.js";
+import { Models, useShown } from "./job/models.js";
+import { searchedIn } from "./job/words.js";
+
+const TABS = [["curves", "Curves and models"]];
+
+export default function JobView({ route, caller }) {
+  const id = route.parts[1];
+  const live = useLive(id);
+  const { job, models, error } = live;
+  const tab = TABS.some(([key]) => key === route.query.tab) ? route.query.tab : "curves";
+  useTitle(job ? job.name || `Search on ${job.dataset_name}` : "Job");
+  useReady(error && !job);
+  if (!id) return html`<${Empty} title="No job is chosen"><p>Choose one on Home.</p><//>`;
+  if (!job || !models) return html`${error ? html`<h1>Job</h1><${Problem} error=${error} retry=${live.reload} />` : html`<${Loading} what="the job" />`}`;
+  return html`<${JobHeader} live=${live} caller=${caller} />
+    <${Tabs} tabs=${TABS} current=${tab} to=${`/jobs/${id}`} />
+    ${tab === "curves" && html`<${Training} live=${live} query=${route.query} />`}`;
+}
+
+function Training({ live, query }) {
+  const { job, models } = live;
+  const { curves, error, isPartial } = useCurves(live);
+  const searched = useMemo(() => searchedIn(job.specification), [job.id]);
+  const leaks = useMemo(() => leaksOf(job, models, curves), [job.diagnostics, models, curves]);
+  const shown = useShown(models, query);
+  useReady(curves);
+  if (!models.some((model) => model.epochs_trained > 0)) {
+    return html`<${Empty} title="No epoch is trained yet"><p>${job.state === "queued" ? "The job waits for a worker. This page shows its curves as soon as it trains."
+      : "The job ended before its first epoch."}</p><//><${Models} models=${models} searched=${searched} leaks=${leaks} query=${query} />`;
+  }
+  return html`<${Problem} error=${error} />
+    ${curves ? html`<${Curves} job=${job} models=${shown} curves=${curves} leaks=${leaks} searched=${searched} query=${query} isPartial=${isPartial} />` : html`<${Loading} what="learning curves" />`}
+    <${LeakNote} leaks=${leaks} />
+    <${Models} models=${models} searched=${searched} leaks=${leaks} query=${query} />`;
+}

@@ -1,0 +1,122 @@
+// The head of a job: what it is, how far it is, and what one can do with it.
+
+import { html, useState, Action, Dialog, Field, Link, Problem, Progress, State, Tags } from "../../ui.js";
+import { request } from "../../api.js";
+import { ago, duration, nameOf, number, plural, time } from "../../format.js";
+import { isFinal } from "./live.js";
+
+/** Verbs by the states that allow them (docs/searches.md), with what they do. */
+const VERBS = [
+  ["pause", "Pause", ["queued", "running"], "Running slices finish their epoch and save it. The time does not count."],
+  ["resume", "Resume", ["paused"], "The job continues."],
+  ["stop", "Stop", ["queued", "running", "paused"], "Training ends. The best model so far is selected, and its latents are computed."],
+  ["retry", "Retry", ["failed", "cancelled"], "Models that failed or were cancelled continue from their last checkpoint."],
+  ["cancel", "Cancel", ["queued", "running", "paused", "stopping", "inferring"], "Training ends at once. Learning curves and scores stay, but there are no latents."],
+];
+const EXTENDABLE = ["queued", "running", "paused", "done"];
+
+export function JobHeader({ live, caller }) {
+  const { job, worker } = live;
+  const { progress } = job;
+  const isRunning = !isFinal(job);
+  return html`<div class="row"><h1>${job.name || html`Search on ${job.dataset_name}`}</h1><${State} value=${job.state} /><${Tags} tags=${job.tags} /></div>
+    <div class="numbers job-numbers">
+      <div>Progress<b><${Progress} fraction=${job.state === "done" ? 1 : progress.fraction} label="progress of the job" /></b></div>
+      ${isRunning && html`<div>Time left<b>${job.state === "paused" ? "paused" : duration(progress.seconds_left)}</b></div>`}
+      <div>Models ended<b>${progress.models_ended} of ${progress.models}</b></div>
+      <div>Best SV score<b>${number(progress.best_sv_bits_per_spike_valid, 3)} <span class="small muted">bits per spike</span></b></div>
+      <div>Device time<b>${duration(progress.device_seconds)}</b></div>
+    </div>
+    <p class="muted job-facts">Data set <${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//> · preset ${job.specification.preset ?? "none"} ·
+      begun <span title=${time(job.created_at)}>${ago(job.created_at)}</span>${job.created_by?.name && ` by ${job.created_by.name}`}
+      ${isRunning && worker && ` · trains on ${worker}`}${job.ended_at && html` · ended <span title=${time(job.ended_at)}>${ago(job.ended_at)}</span>`}</p>
+    ${job.notes && html`<p class="notes">${job.notes}</p>`}
+    ${!caller?.share && html`<${Actions} live=${live} />`}
+    <${News} job=${job} />`;
+}
+
+function Actions({ live }) {
+  const { job, reload } = live;
+  const [dialog, setDialog] = useState("");
+  const close = () => setDialog("");
+  const send = (verb) => async () => { await request(`/v1/jobs/${job.id}:${verb}`, { method: "POST" }); reload(); };
+  if (job.state === "deleting") return html`<p role="status">The job is being deleted.</p>`;
+  return html`<div class="buttons job-actions">
+      ${VERBS.filter(([, , states]) => states.includes(job.state)).map(([verb, label, , help]) => (verb === "cancel"
+    ? html`<button type="button" key=${verb} title=${help} onClick=${() => setDialog("cancel")}>${label}…</button>`
+    : html`<${Action} key=${verb} title=${help} run=${send(verb)}>${label}<//>`))}
+      ${EXTENDABLE.includes(job.state) && html`<button type="button" onClick=${() => setDialog("extend")}>Extend…</button>`}
+      <${Link} class="button" to="/search" query=${{ dataset: job.dataset_id, from: job.id }}>Again, with changes<//>
+      <button type="button" onClick=${() => setDialog("labels")}>Name, notes and tags…</button>
+    </div>
+    ${dialog === "extend" && html`<${ExtendDialog} job=${job} onClose=${close} onDone=${reload} />`}
+    ${dialog === "labels" && html`<${LabelsDialog} job=${job} onClose=${close} onDone=${reload} />`}
+    ${dialog === "cancel" && html`<${Dialog} title=${`Cancel ${nameOf(job)}?`} onClose=${close}>
+      <p>${VERBS.find(([verb]) => verb === "cancel")[3]} To keep the best model so far, stop the job instead.</p>
+      <p class="buttons"><${Action} class="danger" run=${async () => { await send("cancel")(); close(); }}>Cancel the job<//>
+        <button type="button" onClick=${close}>Keep it</button></p><//>`}`;
+}
+
+/** What one must know now: why it waits, why it failed, what is unusual about its settings. */
+function News({ job }) {
+  const { error, progress, warnings } = job;
+  return html`
+    ${progress.waits_for && html`<p class="warning" role="status"><strong>It waits.</strong> ${progress.waits_for}</p>`}
+    ${error && html`<div class="problem" role="alert"><strong>The job failed.</strong> <p>${error.message}</p>
+      <p class="muted">${error.hint ?? WHAT_TO_DO[error.code] ?? "Retry continues from the last checkpoints. If it fails again, the operator finds more in the logs of the workers."}</p></div>`}
+    ${warnings.length > 0 && html`<details class="warning" open=${!isFinal(job)}><summary>${plural(warnings.length, "warning")} about the settings of this job</summary>
+      <ul>${warnings.map((text) => html`<li>${text}</li>`)}</ul></details>`}`;
+}
+
+const WHAT_TO_DO = {
+  no_model_to_select: "“Models” shows why each model ended. If losses were no longer finite, start the search again with a lower learning rate. Otherwise retry.",
+};
+
+function useForm(first) {
+  const [values, setValues] = useState(first);
+  const bind = (name) => ({ value: values[name], onInput: (event) => setValues({ ...values, [name]: event.target.value }) });
+  return [values, bind];
+}
+
+function FormDialog({ title, label, onClose, submit, children }) {
+  const [state, setState] = useState({});
+  const send = async (event) => {
+    event.preventDefault();
+    setState({ isBusy: true });
+    try { await submit(); onClose(); } catch (error) { setState({ error }); }
+  };
+  return html`<${Dialog} title=${title} onClose=${onClose}><form onSubmit=${send}>${children}
+    <${Problem} error=${state.error} /><p class="buttons"><button class="primary" disabled=${state.isBusy}>${label}</button></p></form><//>`;
+}
+
+function LabelsDialog({ job, onClose, onDone }) {
+  const [values, bind] = useForm({ name: job.name, notes: job.notes, tags: job.tags.join(", "), priority: job.specification.priority });
+  const submit = async () => {
+    const tags = values.tags.split(",").map((tag) => tag.trim()).filter(Boolean);
+    await request(`/v1/jobs/${job.id}`, { method: "PATCH", json: { name: values.name.trim(), notes: values.notes, tags, priority: Number(values.priority) } });
+    onDone();
+  };
+  return html`<${FormDialog} title="Name, notes and tags" label="Save" onClose=${onClose} submit=${submit}>
+    <${Field} label="Name">${(attributes) => html`<input ...${bind("name")} ...${attributes} />`}<//>
+    <${Field} label="Notes">${(attributes) => html`<textarea rows="5" ...${bind("notes")} ...${attributes}></textarea>`}<//>
+    <${Field} label="Tags" help="Separate several tags by commas.">${(attributes) => html`<input ...${bind("tags")} ...${attributes} />`}<//>
+    <${Field} label="Priority" help="Among your own jobs, those with a higher priority train first: −10 to 10.">${(attributes) => html`<input type="number" min="-10" max="10" ...${bind("priority")} ...${attributes} />`}<//>
+  <//>`;
+}
+
+function ExtendDialog({ job, onClose, onDone }) {
+  const { budget } = job.specification;
+  const [values, bind] = useForm({ models: 0, epochs: 0, wall_seconds: 0, device_seconds: 0 });
+  const submit = async () => {
+    const json = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)]).filter(([, value]) => value > 0));
+    await request(`/v1/jobs/${job.id}:extend`, { method: "POST", json });
+    onDone();
+  };
+  const field = (name, label, now, unit) => now !== null && html`<${Field} label=${label} unit=${unit} help=${`So far ${now}.`}>
+    ${(attributes) => html`<input type="number" min="0" ...${bind(name)} ...${attributes} />`}<//>`;
+  return html`<${FormDialog} title="Extend the job" label="Extend" onClose=${onClose} submit=${submit}>
+    <p>New models start, and finished models continue. A job that is done selects again.</p>
+    <div class="grid">${field("models", "Further models", budget.models)} ${field("epochs", "Further epochs of each model", budget.epochs)}
+      ${field("wall_seconds", "Further time", budget.wall_seconds, "s")} ${field("device_seconds", "Further device time", budget.device_seconds, "s")}</div>
+  <//>`;
+}
