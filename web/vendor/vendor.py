@@ -1,4 +1,4 @@
-"""Fetch the view library of the page from the npm registry: ``python web/vendor/vendor.py``. Needs npm.
+"""Fetch the libraries of the page from the npm registry: ``python web/vendor/vendor.py``. Needs npm.
 
 The page imports these files as they are. Bare imports become relative, since an import map would be an inline script.
 """
@@ -16,6 +16,7 @@ PACKAGES = {
         "package/hooks/dist/hooks.mjs": "hooks.js",
         "package/LICENSE": "preact.LICENSE",
     },
+    "@plotly/regl@2.1.2": {"package/LICENSE": "regl.LICENSE"},
     "htm@3.1.1": {"package/dist/htm.mjs": "htm.js", "package/LICENSE": "htm.LICENSE"},
 }
 
