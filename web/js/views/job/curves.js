@@ -6,7 +6,8 @@ import { Plot, CATEGORIES } from "../../plot.js";
 import { Link } from "../../ui.js";
 import { describe } from "./words.js";
 
-const MOST_POINTS = 18000; // of a panel
+const MOST_POINTS = 60000; // of a panel
+const MOST_SVG_POINTS = 4000; // more are drawn by WebGL
 const MOST_NAMED = 8; // models with a colour and a name each
 const LEAKING = "#d55e00";
 const SELECTED = "#0072b2";
@@ -52,10 +53,12 @@ function groupsOf(models, leaks, selected, focus) {
 }
 
 function tracesOf(groups, curves, { isOne, pace, unit, texts, count }) {
-  const most = Math.max(40, Math.floor(MOST_POINTS / Math.max(1, count)));
+  const most = Math.max(50, Math.floor(MOST_POINTS / Math.max(1, count)));
+  const points = groups.reduce((sum, group) => sum + group.models.reduce((all, model) => all + Math.min(most, curves.get(model.number).epoch.length), 0), 0);
+  const type = points > MOST_SVG_POINTS ? "scattergl" : "scatter";
   const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
   return groups.flatMap((group) => [["sv", "SV loss"], ["validation", "validation loss"]].map(([key, label], panel) => ({
-    type: "scatter", mode: "lines", name: group.name, legendgroup: group.name, showlegend: panel === 0, ...joined(group.models, curves, key, { pace, texts, most }),
+    type, mode: "lines", name: group.name, legendgroup: group.name, showlegend: panel === 0, ...joined(group.models, curves, key, { pace, texts, most }),
     line: { color: group.colour === "ink" ? ink : group.colour, width: group.width, dash: isOne && panel === 1 ? "dot" : group.dash ?? "solid" },
     opacity: group.name === "other models" ? 0.55 : 1,
     xaxis: isOne || panel === 0 ? "x" : "x2", yaxis: isOne || panel === 0 ? "y" : "y2",
