@@ -6,9 +6,22 @@ import { CodeLines } from "./code.js";
 
 let loading = null;
 
+/**
+ * Plotly sets a few `style` attributes, for example of heat maps and colour bars. The Content-Security-Policy forbids the
+ * attribute, but not the same change by the object model.
+ */
+function allowStyles() {
+  const { setAttribute } = Element.prototype;
+  Element.prototype.setAttribute = function set(name, value) {
+    if (name === "style") this.style.cssText = value;
+    else setAttribute.call(this, name, value);
+  };
+}
+
 /** Load Plotly once. */
 export function loadPlotly() {
   loading ??= import("../vendor/webgl.js").then(allowWebGl).then(() => new Promise((resolve, reject) => {
+    allowStyles();
     const script = document.createElement("script");
     script.src = `${document.querySelector('meta[name="latentry-assets"]').content}/plotly.min.js`;
     script.onload = () => resolve(globalThis.Plotly);
