@@ -1,0 +1,154 @@
+// The traces of trajectories. All trajectories of a colour are one trace with gaps, so that hundreds of them turn smoothly.
+
+import { SEQUENCE, colourOf } from "../../plot.js";
+import { distinct, spoken } from "./owner.js";
+
+const VIRIDIS = SEQUENCE.map((colour, index) => [index / (SEQUENCE.length - 1), colour]);
+const TRAIL_BINS = 12;
+const MOST_CATEGORIES = 16;
+
+/** Return the coordinate of a point. The third dimension of a plane is time. */
+function pointOf(found, row, bin) {
+  const [, bins, dims] = found.shape;
+  const at = (row * bins + bin) * dims;
+  return [found.data[at], dims > 1 ? found.data[at + 1] : 0, dims > 2 ? found.data[at + 2] : found.times[bin]];
+}
+
+/**
+ * Return {kind, name, keyOf, keys, colours, valueOf, unit}: how trajectories are coloured.
+ *
+ * kind: "groups" (distinct colours) or "values" (a scale). valueOf: (row, bin) => number
+ */
+export function colouringOf(found, trials, colour, columns) {
+  if (colour === "time") return { kind: "values", name: "time (s)", valueOf: (row, bin) => found.times[bin] };
+  if (colour.startsWith("behaviour:")) return { kind: "values", name: spoken(colour.split(":")[1]), valueOf: (row, bin) => found.colours?.[row * found.shape[1] + bin] };
+  const values = found.rows.map((row) => row.value ?? columns?.[row.label] ?? null);
+  const keys = distinct(values);
+  const isNumeric = keys.every((key) => typeof key === "number");
+  if (isNumeric && keys.length > MOST_CATEGORIES) return { kind: "values", name: spoken(colour), valueOf: (row) => values[row] };
+  const known = keys.length ? keys : [null];
+  return { kind: "groups", name: spoken(colour), keyOf: (row) => values[row], keys: known, colours: known.map((_, index) => colourOf(index, known.length)) };
+}
+
+function colourAt(colouring, range, row, bin) {
+  if (colouring.kind === "groups") return colouring.colours[Math.max(0, colouring.keys.indexOf(colouring.keyOf(row)))];
+  const part = (colouring.valueOf(row, bin) - range[0]) / (range[1] - range[0] || 1);
+  return SEQUENCE[Math.round(Math.min(1, Math.max(0, part || 0)) * (SEQUENCE.length - 1))];
+}
+
+/** Return the lowest and highest value of a colouring, without the most extreme hundredth at each end. */
+function rangeOf(found, colouring) {
+  if (colouring.kind === "groups") return [0, 1];
+  const values = [];
+  const step = Math.max(1, Math.floor((found.shape[0] * found.shape[1]) / 5000));
+  for (let at = 0; at < found.shape[0] * found.shape[1]; at += step) values.push(colouring.valueOf(Math.floor(at / found.shape[1]), at % found.shape[1]));
+  const known = values.filter(Number.isFinite).sort((a, b) => a - b);
+  return known.length ? [known[Math.floor(0.01 * known.length)], known[Math.ceil(0.99 * (known.length - 1))]] : [0, 1];
+}
+
+/** Return lines {x, y, z, values} of some trajectories with gaps between them, from bin `from(row)` up to `to(row)`. */
+function linesOf(found, rows, from, to, valueOf) {
+  const line = { x: [], y: [], z: [], values: [] };
+  for (const row of rows) {
+    for (let bin = Math.max(0, from(row)); bin < Math.min(found.shape[1], to(row)); bin += 1) {
+      const [x, y, z] = pointOf(found, row, bin);
+      if (Number.isNaN(x)) continue;
+      line.x.push(x); line.y.push(y); line.z.push(z); line.values.push(valueOf ? valueOf(row, bin) : 0);
+    }
+    line.x.push(null); line.y.push(null); line.z.push(null); line.values.push(valueOf ? line.values.at(-1) ?? 0 : 0);
+  }
+  return line;
+}
+
+/** Return the first bin of each trajectory that is after the event, or null where there is no event. */
+function boundaries(found, epochs) {
+  if (!epochs) return null;
+  return found.rows.map((row) => {
+    const time = epochs(row);
+    if (time === null || time === undefined) return found.shape[1];
+    const bin = found.times.findIndex((start) => start >= time - 1e-9);
+    return bin < 0 ? found.shape[1] : bin;
+  });
+}
+
+/**
+ * Return {traces, layout, frame}: `frame(bin)` returns the changes of the last two traces (trails and heads) at a time.
+ *
+ * epochs: row => time of the event that divides the epochs, or null; axisTitles: of x, y, z
+ */
+export function figureOf({ found, colouring, epochs, eventName, axisTitles, isMoving }) {
+  const rows = found.rows.map((_, row) => row);
+  const range = rangeOf(found, colouring);
+  const limits = boundaries(found, epochs);
+  const traces = limits ? [...groupTraces(found, colouring, range, rows, () => 0, (row) => limits[row] + 1, "before"),
+    ...groupTraces(found, colouring, range, rows, (row) => limits[row], () => Infinity, "after")]
+    : groupTraces(found, colouring, range, rows, () => 0, () => Infinity, "");
+  if (isMoving) for (const trace of traces) trace.opacity = 0.25;
+  traces.push(pointsTrace(found, rows, (row) => firstBin(found, row), { name: "start", symbol: "circle", size: 4, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
+  if (limits) traces.push(pointsTrace(found, rows.filter((row) => limits[row] < found.shape[1]), (row) => limits[row], { name: spoken(eventName), symbol: "diamond", size: 5, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
+  const frame = (bin) => frameOf(found, rows, bin, (row) => colourAt(colouring, range, row, bin));
+  const first = isMoving ? frame(0) : { trail: {}, heads: {} };
+  if (isMoving) {
+    traces.push({ type: "scatter3d", mode: "lines", name: "trail", showlegend: false, hoverinfo: "skip", ...first.trail, line: { color: first.trail.colours, width: 6 } });
+    traces.push({ type: "scatter3d", mode: "markers", name: "now", showlegend: false, hoverinfo: "skip", ...first.heads, marker: { size: 5, color: first.heads.colours, line: { width: 1, color: "#ffffff" } } });
+  }
+  const [x, y, z] = axisTitles.map((text) => ({ title: { text } }));
+  const layout = {
+    margin: { l: 0, r: 0, t: 0, b: 0 }, legend: { x: 0, y: 1, title: { text: colouring.kind === "groups" ? colouring.name : "" }, itemsizing: "constant" },
+    scene: { xaxis: x, yaxis: y, zaxis: z, aspectmode: found.shape[2] > 2 ? "data" : "cube", dragmode: "turntable", camera: { eye: { x: 1.5, y: 1.5, z: 1 } } }, uirevision: `${axisTitles}`,
+  };
+  return { traces, layout, frame };
+}
+
+function firstBin(found, row) {
+  for (let bin = 0; bin < found.shape[1]; bin += 1) if (!Number.isNaN(pointOf(found, row, bin)[0])) return bin;
+  return 0;
+}
+
+/** Return the traces of an epoch: one for each colour, or one with a scale. Movement is drawn thicker than preparation. */
+function groupTraces(found, colouring, range, rows, from, to, epoch) {
+  const width = { before: 2, after: 8 }[epoch] ?? 4;
+  const base = { type: "scatter3d", mode: "lines", connectgaps: false };
+  if (colouring.kind === "values") {
+    const { x, y, z, values } = linesOf(found, rows, from, to, colouring.valueOf);
+    const isSecond = epoch === "after";
+    return [{
+      ...base, x, y, z, name: epoch || "trajectories", showlegend: false, customdata: values, hovertemplate: `${colouring.name}: %{customdata:.4~g}<extra></extra>`,
+      line: { color: values, colorscale: VIRIDIS, cmin: range[0], cmax: range[1], width, showscale: !isSecond, colorbar: { title: { text: colouring.name, side: "right" }, thickness: 12, len: 0.7 } },
+    }];
+  }
+  return colouring.keys.map((key, index) => {
+    const own = rows.filter((row) => colouring.keyOf(row) === key);
+    const { x, y, z, values } = linesOf(found, own, from, to, (row, bin) => found.times[bin]);
+    const name = key === null ? "all trials" : String(key);
+    return {
+      ...base, x, y, z, name, legendgroup: name, showlegend: epoch !== "before", customdata: values, line: { color: colouring.colours[index], width },
+      hovertemplate: `${key === null ? "" : `${colouring.name} ${name}<br>`}%{customdata:.3f} s<extra></extra>`,
+    };
+  });
+}
+
+function pointsTrace(found, rows, binOf, { name, symbol, size, colour }) {
+  const points = rows.map((row) => pointOf(found, row, binOf(row)));
+  return {
+    type: "scatter3d", mode: "markers", name, x: points.map(([x]) => x), y: points.map(([, y]) => y), z: points.map(([, , z]) => z), hoverinfo: "name",
+    marker: { symbol, size, color: rows.map((row) => colour(row, binOf(row))), line: { width: 1, color: "#808080" } },
+  };
+}
+
+/** Return the trails and heads of all trajectories at a time. */
+function frameOf(found, rows, bin, colour) {
+  const heads = { x: [], y: [], z: [], colours: [] };
+  const trail = { x: [], y: [], z: [], colours: [] };
+  const add = (target, row, at) => {
+    const [x, y, z] = pointOf(found, row, at);
+    if (Number.isNaN(x)) return;
+    target.x.push(x); target.y.push(y); target.z.push(z); target.colours.push(colour(row));
+  };
+  for (const row of rows) {
+    add(heads, row, bin);
+    for (let at = Math.max(0, bin - TRAIL_BINS); at <= bin; at += 1) add(trail, row, at);
+    trail.x.push(null); trail.y.push(null); trail.z.push(null); trail.colours.push("#000000");
+  }
+  return { trail, heads };
+}
