@@ -16,7 +16,6 @@ from api.errors import NotFound
 from api.http.http_cache import REVALIDATED, etag, matches_tag
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".npz": "application/octet-stream"}
-_PLOTLY = "plotly.min.js"
 _PRELOADED = (
     "js/main.js",
     "js/ui.js",
@@ -77,7 +76,7 @@ def install(app: FastAPI) -> None:
 @cache
 def _contents() -> dict[str, Traversable]:
     """Return the files that are served, by path."""
-    found = {_PLOTLY: files("plotly") / "package_data" / _PLOTLY}
+    found: dict[str, Traversable] = {}
 
     def add(folder: Traversable, prefix: str) -> None:
         for item in folder.iterdir():

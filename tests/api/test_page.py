@@ -41,7 +41,7 @@ def test_files_are_kept_by_browsers_and_compressed(light_client: TestClient) -> 
     assert answer.text == (WEB / "js/main.js").read_text()
     plain = light_client.get(f"/{address[1]}", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
-    plotly = light_client.get(f"/{address[1].replace('js/main.js', 'plotly.min.js')}")
+    plotly = light_client.get(f"/{address[1].replace('js/main.js', 'vendor/plotly.min.js')}")
     assert len(plotly.content) > 1_000_000
 
 

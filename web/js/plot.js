@@ -20,20 +20,15 @@ function allowStyles() {
 
 /** Load Plotly once. */
 export function loadPlotly() {
-  loading ??= import("../vendor/webgl.js").then(allowWebGl).then(() => new Promise((resolve, reject) => {
+  loading ??= new Promise((resolve, reject) => {
     allowStyles();
     const script = document.createElement("script");
-    script.src = `${document.querySelector('meta[name="latentry-assets"]').content}/plotly.min.js`;
+    script.src = new URL("../vendor/plotly.min.js", import.meta.url).href;
     script.onload = () => resolve(globalThis.Plotly);
-    script.onerror = () => reject(new Error("The file of the plots could not be loaded. Reload the page."));
+    script.onerror = () => { loading = null; reject(new Error("The file of the plots could not be loaded. Reload the page.")); };
     document.head.append(script);
-  })).catch((error) => { loading = null; throw error; });
+  });
   return loading;
-}
-
-/** Plotly's WebGL plots make functions from text, which the policy of the page forbids. Give them the same functions from a file. */
-function allowWebGl({ FUNCTIONS, hash }) {
-  globalThis.Function = new Proxy(Function, { apply: (target, self, texts) => FUNCTIONS[hash(texts)] ?? Reflect.apply(target, self, texts) });
 }
 
 /** Colours that people with colour vision deficiency can tell apart (Okabe and Ito 2008). */

@@ -16,7 +16,11 @@ PACKAGES = {
         "package/hooks/dist/hooks.mjs": "hooks.js",
         "package/LICENSE": "preact.LICENSE",
     },
-    "@plotly/regl@2.1.2": {"package/LICENSE": "regl.LICENSE"},
+    # The build for a strict Content-Security-Policy. The usual one, which Python's package `plotly` also has, draws no WebGL then.
+    "plotly.js-strict-dist-min@4.1.1": {
+        "package/plotly-strict.min.js": "plotly.min.js",
+        "package/LICENSE": "plotly.LICENSE",
+    },
     "htm@3.1.1": {"package/dist/htm.mjs": "htm.js", "package/LICENSE": "htm.LICENSE"},
 }
 
@@ -31,9 +35,9 @@ def vendor(package: str, files: dict[str, str]) -> None:
                 stream = archive.extractfile(member)
                 assert stream is not None, f"{package} has no {member}"
                 text = stream.read().decode()
-                lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL")]
+                lines = [line for line in text.split("\n") if not line.startswith("//# sourceMappingURL")]
                 text = "\n".join(lines).replace('from"preact"', 'from"./preact.js"')
-                (HERE / name).write_text(text + "\n")
+                (HERE / name).write_text(text.rstrip("\n") + "\n")
 
 
 if __name__ == "__main__":
