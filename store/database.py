@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -84,7 +84,10 @@ class Database:
         if not self.is_sqlite:
             return True
         with closing(self.engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute("PRAGMA busy_timeout=200")  # writers wait meanwhile
+            # Most of the work, while others can write. Without it, they would wait for the disk.
+            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            cursor.fetchone()
+            cursor.execute("PRAGMA busy_timeout=50")  # writers wait meanwhile
             try:
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 (busy, *_) = cursor.fetchone() or (1,)
@@ -123,6 +126,15 @@ def _begin_sqlite(connection: Connection) -> None:
     # So a writing transaction takes the write lock when it begins.
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def commit_without_waiting(session: Session) -> None:
+    """Let the commit of a transaction not wait for the disk, so that it holds its locks briefly. Of PostgreSQL only.
+
+    If the server stops within the next second, the changes may be lost. So this is for work that is then repeated.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET LOCAL synchronous_commit = off"))
 
 
 def database_now(session: Session) -> datetime:

@@ -24,8 +24,6 @@ _KEPT_FREE = 0.05
 """This part of a file may stay free: the next rows use it."""
 _LOG_BYTES = 16 * 2**20
 """The write-ahead log is emptied when it is larger."""
-_LOG_WAIT_MS = 50
-"""Time that emptying the log waits for readers. Writers wait meanwhile."""
 
 
 @contextmanager
@@ -88,19 +86,7 @@ def give_back_space(database: Database, stopping: threading.Event) -> int:
             connection.execute(f"PRAGMA incremental_vacuum({_STEP_PAGES})").fetchall()
             given += free - _read(connection, "freelist_count")
             stopping.wait(time.monotonic() - begun)
-        _empty_log(connection, Path(f"{make_url(database.url).database}-wal"))
+    log = Path(f"{make_url(database.url).database}-wal")
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        database.truncate_log()
     return given
-
-
-def _empty_log(connection: sqlite3.Connection, log: Path) -> None:
-    if not log.exists() or log.stat().st_size <= _LOG_BYTES:
-        return
-    connection.execute(
-        "PRAGMA wal_checkpoint(PASSIVE)"
-    ).fetchall()  # most of the work, without blocking writers
-    waiting = _read(connection, "busy_timeout")
-    connection.execute(f"PRAGMA busy_timeout={_LOG_WAIT_MS}")
-    try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        connection.execute(f"PRAGMA busy_timeout={waiting}")

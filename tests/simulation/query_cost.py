@@ -23,20 +23,21 @@ GROWING = (
 
 
 def measure(database: Database, query: Callable[[Session], object], timed: int) -> dict[str, Any]:
-    """Return the median time of a query in ms, its work, and the growing tables that it reads whole.
+    """Return the median time and CPU time of a query in ms, its work, and the growing tables that it reads whole.
 
     The work is the number of steps of SQLite's machine, or of pages that PostgreSQL reads.
     """
-    times, statements = [], list[tuple[str, Any]]()
+    times, cpu_times, statements = list[float](), list[float](), list[tuple[str, Any]]()
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
         statements.append((statement, parameters))
 
     for _ in range(timed):
         with Session(database.engine, expire_on_commit=False) as session:
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.thread_time()
             query(session)
             times.append(time.perf_counter() - begun)
+            cpu_times.append(time.thread_time() - cpu)
             session.rollback()
     with Session(database.engine) as session:
         connection = session.connection()
@@ -53,6 +54,7 @@ def measure(database: Database, query: Callable[[Session], object], timed: int) 
     scanned, pages = _plans(database, statements)
     return {
         "ms": round(1e3 * statistics.median(times), 2),
+        "cpu_ms": round(1e3 * statistics.median(cpu_times), 2),
         "work": work[0] + pages,
         "scans": sorted(scanned),
     }

@@ -26,6 +26,8 @@ def test_a_year_stays_bounded(kind: str, tmp_path: Path, request: pytest.Fixture
     ):
         of_live_jobs = 50 if name == "slices" else 0
         assert late.rows[name] - of_live_jobs <= kept_months * (early.rows[name] - of_live_jobs), name
+    for part in (part for month in months for part in month.locks.values()):
+        assert part.cpu_ms <= 100, "a transaction of a sweep or a deletion blocks others too long"
     for name, query in late.queries.items():
         assert not query["scans"], f"{name} reads {query['scans']} whole"
         if is_sqlite:

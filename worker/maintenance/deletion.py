@@ -19,7 +19,7 @@ from zarr.abc.store import Store
 from domain.states import UploadState
 from store import outbox
 from store.array_store import delete_objects
-from store.database import LOCK, Database, database_now
+from store.database import LOCK, Database, commit_without_waiting, database_now
 from store.deletion import OF_DATASET, OF_JOB, OF_MODEL, DeletionKind, mentions
 from store.originals import OriginalStore
 from store.settings import Settings
@@ -141,6 +141,7 @@ def delete_rows(database: Database, table: type[Any], *conditions: ColumnElement
     count = ROWS_AT_ONCE
     while count == ROWS_AT_ONCE:
         with database.write() as session:
+            commit_without_waiting(session)  # the request is still there
             statement = delete(table).where(own).execution_options(synchronize_session=False)
             count = session.execute(statement).rowcount  # type: ignore[attr-defined]  # a DELETE has a count
         yield

@@ -18,7 +18,7 @@ from sqlalchemy import CursorResult, Delete, Integer, Select, bindparam, delete,
 from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
-from store.database import LOCK, Database, database_now
+from store.database import LOCK, Database, commit_without_waiting, database_now
 from store.originals import open_originals
 from store.retention import (
     cutoff,
@@ -198,6 +198,7 @@ Step = Callable[[Session, Job, Place], tuple[int, Place | None]]
 
 
 def _take_turn(session: Session) -> None:
+    commit_without_waiting(session)
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(_SWEEP_LOCK)))
 

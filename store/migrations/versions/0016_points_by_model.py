@@ -4,6 +4,8 @@ Revision ID: 0016
 Revises: 0014
 """
 
+from collections.abc import Callable
+
 from alembic import op
 
 revision = "0016"
@@ -24,7 +26,7 @@ def downgrade() -> None:
     _rewrite(lambda created: created.removesuffix(_WITHOUT))
 
 
-def _rewrite(changed) -> None:
+def _rewrite(changed: Callable[[str], str]) -> None:
     connection = op.get_bind()
     if connection.dialect.name != "sqlite":
         return  # a table of PostgreSQL has no order
