@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Two environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-all test-containers check up clean synchronous
+.PHONY: demo test test-all test-containers check up clean synchronous screenshots
 
 demo: $(VENV)/service synchronous
 	$(BIN)/latentry demo
@@ -41,6 +41,10 @@ check: $(VENV)/test synchronous
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
+
+# Pictures of every view of the page, with Chromium: apt-get install chromium.
+screenshots: $(VENV)/test
+	$(BIN)/python -m tests.web.screenshots build/screenshots
 
 # The synchronous client is generated. An installation does that, and this after a change to the asynchronous one; so do the tests.
 synchronous: $(BIN)/python

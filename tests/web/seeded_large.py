@@ -45,12 +45,12 @@ def fill_large(made: Seeded) -> None:
             )
             write_search(session, small)
         search = Search(dataset_id, "AutoLFADS, 300 models", many, JobState.DONE, EPOCHS, days_ago=1)
-        made.ids["job.done"] = write_search(session, search)
+        made.ids["job_done"] = write_search(session, search)
         again = dataclasses.replace(
             search, name="AutoLFADS, again", state=JobState.RUNNING, epochs=150, days_ago=0
         )
-        made.ids["job.running"] = write_search(session, again)
-    made.ids["model"] = _add_latents(made, dataset_id, made.ids["job.done"])
+        made.ids["job_running"] = write_search(session, again)
+    made.ids["model"] = _add_latents(made, dataset_id, made.ids["job_done"])
 
 
 def _conditions() -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from store.settings import Settings
 
 @dataclass
 class Seeded:
-    """The storage of a service, and the ids of what is in it by name, such as `dataset`, `job.done` or `model`."""
+    """The storage of a service, and the ids of what is in it by name, such as `dataset`, `job_done` or `model`."""
 
     settings: Settings
     database: Database
@@ -27,9 +27,13 @@ class Seeded:
         settings = Settings(data_dir=folder)
         database = Database(settings.database_url)
         migrate(database)
-        ids = folder / "ids.json"
-        known = json.loads(ids.read_text()) if ids.exists() else {}
-        return cls(settings, database, open_array_store("sql:", database), known)
+        return cls(settings, database, open_array_store("sql:", database), cls.ids_of(folder))
+
+    @staticmethod
+    def ids_of(folder: Path) -> dict[str, str]:
+        """Return the ids of what is in a folder."""
+        path = folder / "ids.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def close(self) -> None:
         """Write the ids, and close the database."""

@@ -14,6 +14,7 @@ import dataclasses
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -71,6 +72,7 @@ def fill_lab(made: Seeded) -> None:
     with made.database.write() as session:
         row = session.get_one(Dataset, dataset_id)
         row.name, row.tags, row.created_by_name = "Chewie, centre-out reaches, M1", ["M1", "reaching"], "Ada"
+        row.created_at -= timedelta(days=6)
         row.notes = "Eight targets, aligned to the begin of the trial. Sorted by hand."
         options = row.source["options"]
         row.source = {
@@ -82,9 +84,9 @@ def fill_lab(made: Seeded) -> None:
         _add_other_datasets(session, made)
         for name, search in _finished(dataset_id).items():
             made.ids[name] = write_search(session, search)
-    for name in ("job.leaking", "job.done"):
-        finish(made, made.ids[name])
-        made.ids[name.replace("job.done", "model").replace("job", "model")] = selected(made, made.ids[name])
+    for job, model in (("job_leaking", "model_leaking"), ("job_done", "model")):
+        finish(made, made.ids[job])
+        made.ids[model] = selected(made, made.ids[job])
     with made.database.write() as session:
         for number, (state, epochs) in enumerate(
             (("failed", 10), ("paused", 35), ("running", 60), ("queued", 0))
@@ -93,14 +95,14 @@ def fill_lab(made: Seeded) -> None:
                 dataset_id, f"quick look {number + 1}", QUICK, JobState(state), epochs, 5, seed=number
             )
             days_ago = 0 if state == JobState.RUNNING else 3 - number
-            made.ids[f"job.{state}"] = write_search(session, dataclasses.replace(search, days_ago=days_ago))
+            made.ids[f"job_{state}"] = write_search(session, dataclasses.replace(search, days_ago=days_ago))
         _add_keys(session, made)
 
 
 def _finished(dataset_id: str) -> dict[str, Search]:
     done = Search(dataset_id, "AutoLFADS on reaches", POPULATION, JobState.DONE, 300, days_ago=4)
     leaking = Search(dataset_id, "random, little dropout", LEAKING, JobState.DONE, 200, days_ago=5.2, seed=1)
-    return {"job.leaking": leaking, "job.done": done}
+    return {"job_leaking": leaking, "job_done": done}
 
 
 def _add_other_datasets(session: Session, made: Seeded) -> None:
@@ -114,7 +116,7 @@ def _add_other_datasets(session: Session, made: Seeded) -> None:
         (DatasetState.REJECTED, "session 14, no bin width"),
         (DatasetState.INGESTING, "session 15"),
     ):
-        made.ids[f"dataset.{state}"] = new_id("dat")
+        made.ids[f"dataset_{state}"] = new_id("dat")
         source = {
             "kind": "upload",
             "filename": f"{name.replace(' ', '_')}.mat",
@@ -123,7 +125,7 @@ def _add_other_datasets(session: Session, made: Seeded) -> None:
         }
         session.add(
             Dataset(
-                id=made.ids[f"dataset.{state}"], tenant_id=DEFAULT_TENANT, name=name, state=state, source=source,
+                id=made.ids[f"dataset_{state}"], tenant_id=DEFAULT_TENANT, name=name, state=state, source=source,
                 problems=[problem] if state == DatasetState.REJECTED else None, created_by_name="Noor",
             )
         )  # fmt: skip
@@ -138,7 +140,7 @@ def _add_keys(session: Session, made: Seeded) -> None:
         session.add(key)
         audit.record(session, "key.created", key)
     audit.record(session, "dataset.created", session.get_one(Dataset, made.ids["dataset"]))
-    audit.record(session, "job.created", session.get_one(Job, made.ids["job.done"]))
+    audit.record(session, "job.created", session.get_one(Job, made.ids["job_done"]))
 
 
 def selected(made: Seeded, job_id: str) -> str:

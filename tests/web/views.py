@@ -1,0 +1,60 @@
+"""All views of the page, in the states that tests, screenshots and measurements show. A new view has its line here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+WEB = Path(__file__).resolve().parents[2] / "web"
+
+
+@dataclass(frozen=True)
+class View:
+    """A view in one state.
+
+    Parameters
+    ----------
+    name
+        Of its screenshot.
+    module
+        Its file in `web/js/views`.
+    route
+        The part of the address after `#`. `{dataset}`, `{job_done}` and the like are ids of the state, see `tests.web.seeding`.
+    state
+        State of the service: `empty`, `lab` or `large`.
+    """
+
+    name: str
+    module: str
+    route: str
+    state: str = "lab"
+
+    def address(self, ids: dict[str, str]) -> str:
+        """Return the route with the ids of a seeded service."""
+        return self.route.format_map(ids)
+
+
+_ALL = (
+    View("home", "home", "/"),
+    View("home-empty", "home", "/", "empty"),
+    View("home-large", "home", "/", "large"),
+    View("add", "add", "/add"),
+    View("dataset", "dataset", "/datasets/{dataset}"),
+    View("dataset-ingesting", "dataset", "/datasets/{dataset_ingesting}"),
+    View("dataset-rejected", "dataset", "/datasets/{dataset_rejected}"),
+    View("dataset-large", "dataset", "/datasets/{dataset}", "large"),
+    View("search", "search", "/search?dataset_id={dataset}"),
+    View("search-empty", "search", "/search", "empty"),
+    View("job", "job", "/jobs/{job_done}"),
+    View("job-running", "job", "/jobs/{job_running}"),
+    View("job-queued", "job", "/jobs/{job_queued}"),
+    View("job-failed", "job", "/jobs/{job_failed}"),
+    View("job-leaking", "job", "/jobs/{job_leaking}"),
+    View("job-large", "job", "/jobs/{job_done}", "large"),
+    View("model", "model", "/models/{model}"),
+    View("model-large", "model", "/models/{model}", "large"),
+    View("compare", "compare", "/compare?ids={model},{model_leaking}"),
+    View("compare-empty", "compare", "/compare", "empty"),
+    View("use", "use", "/use"),
+    View("help", "help", "/help"),
+)
+VIEWS = tuple(view for view in _ALL if (WEB / "js" / "views" / f"{view.module}.js").exists())
+"""The views whose modules are written."""
