@@ -23,7 +23,7 @@ import numpy as np
 from latentry.sample import write_sample
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 import worker.inference.held_out_scores
@@ -96,6 +96,8 @@ def fill_lab(made: Seeded) -> None:
             )
             days_ago = 0 if state == JobState.RUNNING else 3 - number
             made.ids[f"job_{state}"] = write_search(session, dataclasses.replace(search, days_ago=days_ago))
+        of_running = select(Model.id).where(Model.job_id == made.ids["job_running"]).order_by(Model.number)
+        made.ids["model_training"] = session.execute(of_running.limit(1)).scalar_one()
         _add_keys(session, made)
 
 
