@@ -2,7 +2,7 @@
 //
 // A draft has the changed options by path, such as { "mapping.axes": ["neuron", "bin", "trial"], "rebin_s": null }. Null is the default.
 
-const UNITS = [["", "as the file states, or seconds"], ["s", "seconds"], ["ms", "milliseconds"], ["us", "microseconds"], ["samples", "samples"]];
+const UNITS = [["", "as the file says"], ["s", "seconds"], ["ms", "milliseconds"], ["us", "microseconds"], ["samples", "samples"]];
 const ROLES = ["trial", "bin", "neuron"];
 const ORDERS = [["trial", "bin", "neuron"], ["trial", "neuron", "bin"], ["bin", "trial", "neuron"], ["bin", "neuron", "trial"], ["neuron", "trial", "bin"], ["neuron", "bin", "trial"]];
 
@@ -143,7 +143,7 @@ export function knownNames({ report, problems }) {
     for (const other of item.alternatives) names.add(nameIn(other));
   }
   for (const key of ["trial_metadata", "neuron_metadata", "behaviour"]) for (const name of Object.keys(report?.[key] ?? {})) names.add(name);
-  for (const problem of [...(problems ?? []), ...(report?.warnings ?? [])]) for (const name of quoted(problem.message)) names.add(name);
+  for (const problem of [...(problems ?? []), ...(report?.warnings ?? [])]) for (const name of [...quoted(problem.message), ...shaped(problem.message)]) names.add(name);
   return [...names].sort();
 }
 
@@ -170,6 +170,9 @@ function objectsIn(text) {
   }
   return found;
 }
+
+/** Return the names in "a (40, 30), b (40, 30)". */
+const shaped = (text) => [...text.matchAll(/(\S+) \(\d+(?:, \d+)*,?\)/g)].map((match) => match[1].replaceAll("`", ""));
 
 const choice = (changes) => ({ changes, label: Object.entries(changes).map(([path, value]) => saidChange(path, value)).join("; ") });
 
@@ -216,9 +219,17 @@ function namesFor(pointer, text, { options }) {
   const field = FIELDS.get(path);
   if (!field || !path.startsWith("mapping.") || !["name", "names"].includes(field[2])) return [];
   const now = [valueAt(options, path)].flat();
-  const names = [...new Set(quoted(text))].filter((name) => !now.includes(name)).slice(0, 8);
-  return names.map((name) => choice({ [path]: field[2] === "names" && path !== "mapping.spikes" ? [name] : name }));
+  const names = [...new Set([...quoted(text), ...shaped(text)])].filter((name) => !now.includes(name)).slice(0, 8);
+  const lists = path === "mapping.spikes" ? [...text.matchAll(/\["[^\]]+"\]/g)].map(([list]) => choice({ [path]: JSON.parse(list) })) : [];
+  return [...names.map((name) => choice({ [path]: field[2] === "names" && path !== "mapping.spikes" ? [name] : name })), ...lists];
 }
+
+/** Return a message or a hint with the names that options have in the form. */
+export function inWords(text) {
+  return PATHS.reduce((told, path) => told.replace(new RegExp(`(^|[^\\w."{])\`?${path.replace(".", "\\.")}\`?(?![\\w"])`, "g"), (_, before) => `${before}“${FIELDS.get(path)[1]}”`), text);
+}
+
+const PATHS = [...FIELDS.keys()].sort((a, b) => b.length - a.length);
 
 /** Return the order of the axes in the file, as it was read. */
 function readOrder({ options, report }, shape) {

@@ -143,6 +143,30 @@ async function readPsth(dataset, query, signal) {
   return { rows: rows.slice(0, 16), notShown: Math.max(0, rows.length - 16), time: document.coordinates.time_s.values.map((start) => start + width / 2) };
 }
 
+/** Read the mean rate of one neuron over all trials, for files without conditions. */
+async function readMean(dataset, neuron, signal) {
+  const path = `/v1/datasets/${dataset.id}/arrays`;
+  const [spikes, lengths, missing] = await Promise.all([
+    readArray(`${path}/spikes`, { neuron }, signal), readArray(`${path}/trial_length_bins`, {}, signal),
+    dataset.report.arrays.includes("missing") ? readArray(`${path}/missing`, { neuron }, signal) : null]);
+  const [trials, bins] = spikes.shape;
+  const [mean, sem] = [[], []];
+  for (let bin = 0; bin < bins; bin += 1) {
+    let [count, sum, squares] = [0, 0, 0];
+    for (let trial = 0; trial < trials; trial += 1) {
+      const at = trial * bins + bin;
+      if (bin >= Number(lengths.data[trial]) || missing?.data[at]) continue;
+      const rate = spikes.data[at] / dataset.bin_width_s;
+      count += 1;
+      sum += rate;
+      squares += rate * rate;
+    }
+    mean.push(count ? sum / count : NaN);
+    sem.push(count > 1 ? Math.sqrt(Math.max(0, squares - (sum * sum) / count) / (count - 1) / count) : NaN);
+  }
+  return { rows: [{ label: `all ${trials} trials`, mean, sem }], notShown: 0, time: timesOf({ time_zero_s: dataset.report.time_zero_s, bin_width_s: dataset.bin_width_s }, bins) };
+}
+
 function fromPreview(psth, part) {
   const trials = (item) => (item.value === null ? `all ${item.trials} trials` : `${item.value} (${item.trials} trials)`);
   return { rows: psth.conditions.map((item, index) => ({ label: trials(item), mean: part.mean_hz[index], sem: part.sem_hz[index] })),
@@ -158,11 +182,12 @@ export function Psth({ dataset, preview, neuron, by }) {
   const width = Math.max(1, Math.round(psth.bin_width_s / dataset.bin_width_s)) * dataset.bin_width_s;
   const query = { average: by, neuron, rebin_s: width > dataset.bin_width_s ? Number(width.toPrecision(9)) : null };
   const stored = by === (psth.by ?? null) ? (neuron === null ? psth.population : psth.neurons.find((item) => item.neuron === neuron)) : null;
-  const isAsked = !stored && neuron !== null && by !== null;
-  const read = useLoaded((signal) => (isAsked ? readPsth(dataset, query, signal) : Promise.resolve(null)), [dataset.id, query, isAsked]);
+  const isStored = by === null && neuron === null; // an average needs conditions to average by
+  const isAsked = !stored && neuron !== null;
+  const read = useLoaded((signal) => (!isAsked ? Promise.resolve(null) : by === null ? readMean(dataset, neuron, signal) : readPsth(dataset, query, signal)), [dataset.id, query, isAsked]);
   const shown = stored ? fromPreview(psth, stored) : isAsked ? read.data : null;
   const plot = useMemo(() => shown && { traces: meanTraces(shown.rows, shown.time),
-    layout: { xaxis: { title: { text: "Time (s)" } }, yaxis: { title: { text: "Rate (spikes/s)" }, rangemode: "tozero" }, legend: { orientation: "h", y: -0.22, yanchor: "top", title: { text: by ?? "" } }, uirevision: `${neuron} ${by}` } }, [shown, stored, read.data]);
+    layout: { xaxis: { title: { text: "Time (s)" } }, yaxis: { title: { text: "Rate (spikes/s)" }, rangemode: "tozero" }, showlegend: true, legend: { orientation: "h", y: -0.22, yanchor: "top", title: { text: by ?? "" } }, uirevision: `${neuron} ${by}` } }, [shown, stored, read.data]);
   return html`<div class="card">
     <div class="row"><${Field} label="Neuron" help="Index from 0 in the data set. Strongly modulated neurons come first in the list.">${(attributes) => html`<select value=${neuron ?? ""} onChange=${(event) => setQuery({ neuron: event.target.value === "" ? null : event.target.value })} ...${attributes}>
         <option value="">all, as a population</option>
@@ -171,11 +196,18 @@ export function Psth({ dataset, preview, neuron, by }) {
       ${names.length > 0 && neuron !== null && html`<${Field} label="By" help="The metadata whose values are the conditions.">${(attributes) => html`<select value=${by ?? ""} onChange=${(event) => setQuery({ by: event.target.value })} ...${attributes}>
         ${names.map((name) => html`<option value=${name}>${name}</option>`)}</select>`}<//>`}</div>
     <${Problem} error=${read.error} />
-    ${!plot && !read.error && (isAsked ? html`<${Loading} what="mean rates" />` : html`<p class="muted">The file has no conditions to average this neuron by. Its spikes are in the raster.</p>`)}
+    ${!plot && !read.error && html`<${Loading} what="mean rates" />`}
     ${plot && html`<${Plot} title=${neuron === null ? "Mean rate of the population" : `Mean rate of neuron ${neuron}`} note="± standard error over trials" traces=${plot.traces} layout=${plot.layout} height=${420}
-      path=${by === null ? `/v1/datasets/${dataset.id}/preview` : `/v1/datasets/${dataset.id}/arrays/spikes`} query=${by === null ? {} : query} formats=${by === null ? ["json"] : ["npy", "csv"]} />`}
+      path=${`/v1/datasets/${dataset.id}/${isStored ? "preview" : "arrays/spikes"}`} query=${isStored ? {} : query} formats=${isStored ? ["json"] : ["npy", "csv"]} />`}
     ${shown?.notShown > 0 && html`<p class="muted small">${shown.notShown} more conditions are not drawn.</p>`}
   </div>`;
+}
+
+/** Return round numbers of a logarithmic axis. */
+function ticksOf(low, high) {
+  const decades = Array.from({ length: Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low)) + 1 }, (_, index) => 10 ** (Math.floor(Math.log10(low)) + index));
+  const factors = high / low < 1000 ? [1, 2, 5] : [1];
+  return decades.flatMap((decade) => factors.map((factor) => Number((factor * decade).toPrecision(3)))).filter((tick) => tick >= low && tick <= high);
 }
 
 /** Histogram of the neurons' mean rates. */
@@ -184,7 +216,7 @@ export function Rates({ dataset, preview }) {
   const plot = useMemo(() => ({
     traces: [{ type: "bar", x: neurons.map((_, index) => Math.sqrt(edges[index] * edges[index + 1])), y: neurons, width: neurons.map((_, index) => edges[index + 1] - edges[index]), marker: { color: "#0072b2" },
       customdata: neurons.map((_, index) => `${number(edges[index])} to ${number(edges[index + 1])}`), hovertemplate: "%{y} neurons of %{customdata} spikes/s<extra></extra>" }],
-    layout: { xaxis: { type: "log", title: { text: "Mean rate (spikes/s)" }, dtick: 1, minor: { showgrid: false } }, yaxis: { title: { text: "Neurons" } }, bargap: 0.02 },
+    layout: { xaxis: { type: "log", title: { text: "Mean rate (spikes/s)" }, tickvals: ticksOf(edges[0], edges.at(-1)), range: [edges[0], edges.at(-1)].map(Math.log10) }, yaxis: { title: { text: "Neurons" } }, bargap: 0.02 },
   }), [preview]);
   return html`<div class="card"><${Plot} title="Rates of the neurons" traces=${plot.traces} layout=${plot.layout} height=${260} path=${`/v1/datasets/${dataset.id}/preview`} formats=${["json"]} />
     <p class="muted small">${silent > 0 ? `${silent} neurons never fire and are not drawn. ` : ""}Median ${number(dataset.report.rate_quartiles_hz[2])} spikes/s, highest ${number(dataset.report.rate_quartiles_hz[4])} spikes/s.</p></div>`;

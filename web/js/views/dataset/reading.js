@@ -5,7 +5,7 @@ import { request, urlOf } from "../../api.js";
 import { CodeLines } from "../../code.js";
 import { go } from "../../router.js";
 import { number } from "../../format.js";
-import { GROUPS, FIELDS, guessesOf, knownNames, mendsOf, patchOf, pathsIn, saidChange, textOf, valueAt, valueOf } from "./options.js";
+import { GROUPS, FIELDS, guessesOf, inWords, knownNames, mendsOf, patchOf, pathsIn, saidChange, textOf, valueAt, valueOf } from "./options.js";
 
 /** A draft of changed options, and how to change it. A change that is undefined is taken back. */
 export function useDraft() {
@@ -43,21 +43,39 @@ function Guess({ guess, draft, change, isFixed }) {
       ${guess.choices.map(({ label }, index) => html`<option value=${index}>${label}</option>`)}</select>`} <span class="muted small">${guess.how}</span></span>`;
 }
 
+/** A text with names in backticks as code. */
+function Told({ text }) {
+  return text.split("`").map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
+}
+
 /** Warnings, or the problems of a rejected file: what is wrong, what to do, and buttons that do it. */
 export function Messages({ dataset, messages, draft, change, isFixed, isBad, onPath }) {
   return html`<ul class="plain-list">${messages.map((message) => html`<li class=${isBad ? "problem" : "warning"}>
-    <p><strong>${message.message}</strong></p>
-    ${message.hint && html`<p class="muted">${message.hint}</p>`}
+    <p><strong><${Told} text=${message.message} /></strong></p>
+    ${message.hint && html`<p class="muted"><${Told} text=${isFixed ? message.hint : inWords(message.hint)} /></p>`}
     ${!isFixed && html`<${Mends} message=${message} dataset=${dataset} draft=${draft} change=${change} onPath=${onPath} />`}</li>`)}</ul>`;
 }
 
+const MANY = 5;
+
 function Mends({ message, dataset, draft, change, onPath }) {
   const mends = useMemo(() => mendsOf(message, dataset), [message, dataset]);
-  const paths = useMemo(() => pathsIn(message), [message]);
+  const paths = useMemo(() => pathsIn(message).filter((path) => !mends.some(({ changes }) => path in changes)), [message, mends]);
   if (!mends.length && !paths.length) return null;
-  return html`<p class="buttons">${mends.map(({ label, changes }) => html`<button type="button" aria-pressed=${isIn(draft, changes)}
-      onClick=${() => change(isIn(draft, changes) ? taken(changes) : changes)}>${label}</button>`)}
-    ${paths.map((path) => html`<button type="button" class="plain" onClick=${() => onPath(path)}>${FIELDS.get(path)[1]}…</button>`)}</p>`;
+  const own = mends.map(({ changes }) => Object.keys(changes)[0]);
+  const label = mends.length > 1 && own.every((path) => path === own[0]) ? FIELDS.get(own[0])[1] : "";
+  const short = (mend) => (label ? mend.label.replace(`${label}: `, "") : mend.label);
+  const chosen = mends.findIndex(({ changes }) => isIn(draft, changes));
+  const choose = (index) => {
+    const before = chosen < 0 ? {} : taken(mends[chosen].changes);
+    change({ ...before, ...(index < 0 || index === chosen ? {} : mends[index].changes) });
+  };
+  return html`<div class="buttons mends">${label && html`<span>${label}:</span>`}
+    ${mends.length > MANY
+    ? html`<select aria-label=${label || "What to do"} value=${chosen} onChange=${(event) => choose(Number(event.target.value))}><option value="-1">choose…</option>
+        ${mends.map((mend, index) => html`<option value=${index}>${short(mend)}</option>`)}</select>`
+    : mends.map((mend, index) => html`<button type="button" aria-pressed=${index === chosen} onClick=${() => choose(index)}>${short(mend)}</button>`)}
+    ${paths.map((path) => html`<button type="button" class="plain" onClick=${() => onPath(path)}>${FIELDS.get(path)[1]}…</button>`)}</div>`;
 }
 
 /** The bar that says what will change, and reads the file again. */
@@ -103,8 +121,8 @@ export function OptionsForm({ dataset, draft, change, focus }) {
   const names = useMemo(() => knownNames(dataset), [dataset]);
   const list = useId();
   return html`<datalist id=${list}>${names.map((name) => html`<option value=${name} />`)}</datalist>
-    ${GROUPS.map(([title, fields]) => {
-      const isOpen = fields.some(([path]) => path === focus?.path || path in draft || valueAt(dataset.options, path) !== undefined);
+    ${GROUPS.map(([title, fields], index) => {
+      const isOpen = index === 0 || fields.some(([path]) => path === focus?.path || path in draft || valueAt(dataset.options, path) !== undefined);
       return html`<${Group} key=${title} title=${title} isOpen=${isOpen}>${fields.map((field) => html`<${Option} key=${field[0]} field=${field} dataset=${dataset}
         draft=${draft} change=${change} list=${list} focus=${focus} />`)}<//>`;
     })}`;
