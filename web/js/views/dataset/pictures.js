@@ -65,8 +65,7 @@ function rasterOf(dataset, { counts, bins, neurons, missing, means }, length, so
   const z = rows(counts);
   const x = timesOf({ time_zero_s: dataset.report.time_zero_s, bin_width_s: dataset.bin_width_s }, bins);
   const y = order.map((_, row) => row);
-  // With a gap Plotly draws cell by cell. Without, it would scale a small image by an inline style, which the policy of the page forbids.
-  const gaps = { xgap: 0.01, ygap: neurons > 80 ? 0.01 : 1 };
+  const gaps = { ygap: neurons > 80 ? 0 : 1 };
   const traces = [{ type: "heatmap", ...gaps, x, y, z, zmin: 0, zmax: Math.max(2, ...z.map((row) => Math.max(...row))), colorscale: INK, showscale: false,
     customdata: order.map((one) => Array(bins).fill(one)), hovertemplate: "neuron %{customdata}<br>%{x:.3f} s<br>%{z} spikes<extra></extra>" }];
   if (missing) traces.push({ type: "heatmap", ...gaps, x, y, z: rows(missing), zmin: 0, zmax: 1, colorscale: UNOBSERVED, showscale: false, hoverinfo: "skip" });
@@ -106,7 +105,7 @@ export function Raster({ dataset, preview, trial: wanted, neuron, by }) {
     ${!shown && !error && html`<${Loading} what="spikes" />`}
     ${shown && html`<${Plot} title=${`Spikes of trial ${trial}`} traces=${shown.traces} layout=${shown.layout} height=${420}
       path=${`/v1/datasets/${dataset.id}/arrays/spikes`} query=${{ trial }} on=${{ plotly_click: ({ points }) => setQuery({ neuron: points[0].customdata }) }} />`}
-    <p class="muted small">${about ? factsOf(about.details) : ""} ${data?.missing ? "Orange: not observed." : ""} Click a row to see the mean rate of its neuron.</p>
+    <p class="muted small">${about && Object.keys(about.details).length > 0 ? `${factsOf(about.details)}.` : ""} ${data?.missing ? "Orange: not observed." : ""} Click a row to see the mean rate of its neuron.</p>
   </div>`;
 }
 

@@ -9,7 +9,7 @@ const FORMATS = {
 };
 const SYSTEMS = { lorenz: "a Lorenz attractor", chaotic_rnn: "a chaotic network", driven: "a network with inputs", two_sessions: "two sessions of one system" };
 
-const milliseconds = (seconds) => `${number(1000 * seconds)} ms`;
+const milliseconds = (seconds) => (seconds < 1 ? `${number(1000 * seconds)} ms` : `${number(seconds)} s`);
 
 /** Return what the report says about the conditions, for a sentence. */
 function conditionsIn(report) {
