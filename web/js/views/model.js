@@ -1,16 +1,24 @@
 // A model's latents (or those of an inference): one trial, trajectories, PSTHs, scores, decoding, and what the model is.
 
-import { html, Action, Empty, Link, Loading, Problem, Progress, State, Tabs, useReady, useTitle } from "../ui.js";
+import { html, useEffect, Action, Empty, Link, Loading, Problem, Progress, State, Tabs, useReady, useTitle } from "../ui.js";
 import { request, useDocument } from "../api.js";
 import { nameOf, number } from "../format.js";
 import { go } from "../router.js";
 import { useOwner } from "./model/owner.js";
 import TrialTab from "./model/trial.js";
 import TrajectoriesTab from "./model/trajectories.js";
+import PsthTab from "./model/psth.js";
+import ScoresTab from "./model/scores.js";
+import DecodingTab from "./model/decoding.js";
+import AboutTab from "./model/about.js";
 
 const TABS = {
   trial: ["Trial", TrialTab, true],
   trajectories: ["Trajectories", TrajectoriesTab, true],
+  psth: ["PSTH", PsthTab, true],
+  scores: ["Scores", ScoresTab, false],
+  decoding: ["Decoding", DecodingTab, true],
+  about: ["About", AboutTab, false],
 };
 
 export default function ModelView({ route, caller }) {
@@ -80,7 +88,8 @@ function ApplyButton({ model, reload }) {
   const found = useDocument("/v1/inferences", { query: { model_id: model.id, page_size: 5 }, everyMs: 3000 });
   const running = found.data?.items.find((item) => ["queued", "running"].includes(item.state));
   const failed = found.data?.items.find((item) => item.state === "failed");
-  const isDone = found.data?.items.some((item) => item.state === "done");
+  const done = found.data?.items.filter((item) => item.state === "done").length ?? 0;
+  useEffect(() => { if (done) reload(); }, [done]);
   if (running) {
     return html`<p>${running.state === "queued" ? "The computation waits for a worker." : "A worker computes the latents."} <${Progress} fraction=${running.progress.fraction} label="Trials done" /></p>`;
   }
@@ -89,7 +98,6 @@ function ApplyButton({ model, reload }) {
     found.reload();
   };
   return html`${failed && html`<p class="problem">The last computation failed: ${failed.error?.message ?? "the reason is unknown"}.</p>`}
-    ${isDone && html`<p><button type="button" onClick=${reload}>Show the latents</button></p>`}
     <p><${Action} class="primary" run=${apply}>Compute the latents<//></p>`;
 }
 

@@ -8,6 +8,7 @@ const SAMPLE = 40;
 
 /** Return the scores of single neurons: [{neuron, session, …}], or null where the service has none. */
 export async function readNeuronScores(owner, signal) {
+  if (!owner.document.links.neurons) return null;
   try {
     const found = await request(`${owner.path}/neurons`, { signal });
     return found.items ?? found.neurons ?? null;

@@ -21,8 +21,7 @@ async function arraysOf(path, signal) {
 /**
  * Load a model or an inference with its job, its data set, and the lists of arrays of both.
  *
- * Return {path, document, model, inference, job, dataset, dataPath, arrays, dataArrays, noLatents}. `arrays` is null, and
- * `noLatents` says why, where there are no latents.
+ * Return {path, document, model, inference, job, dataset, dataPath, arrays, dataArrays}. `arrays` is null without latents.
  */
 export async function readOwner(kind, id, signal) {
   const path = `/v1/${kind}/${id}`;
@@ -32,17 +31,13 @@ export async function readOwner(kind, id, signal) {
   const job = model && await optional(request(`/v1/jobs/${model.job_id}`, { signal }));
   const datasetId = inference?.dataset_id ?? job?.dataset_id;
   const dataPath = datasetId ? `/v1/datasets/${datasetId}` : null;
-  let noLatents = null;
+  const hasLatents = inference ? inference.state === "done" : Boolean(document.links.arrays);
   const [arrays, dataset, dataArrays] = await Promise.all([
-    arraysOf(path, signal).catch((error) => {
-      if (!(error instanceof ProblemError) || error.status !== 409) throw error;
-      noLatents = error;
-      return null;
-    }),
+    hasLatents ? arraysOf(path, signal) : null,
     dataPath && optional(request(dataPath, { signal })),
     dataPath && optional(arraysOf(dataPath, signal)),
   ]);
-  return { kind, path, document, model, inference, job, dataset, dataPath, arrays, dataArrays: dataArrays ?? {}, noLatents };
+  return { kind, path, document, model, inference, job, dataset, dataPath, arrays, dataArrays: dataArrays ?? {} };
 }
 
 /** Load an owner, and load it again while it is under way. */
@@ -52,7 +47,7 @@ export function useOwner(kind, id) {
   const { data } = loaded;
   useEffect(() => {
     if (!data) return;
-    const isWaiting = data.noLatents && !(ENDED.includes(data.document.state) && ENDED.includes(data.job?.state ?? "done"));
+    const isWaiting = !data.arrays && !(ENDED.includes(data.document.state) && ENDED.includes(data.job?.state ?? "done"));
     setEveryMs(isWaiting ? 4000 : 0);
   }, [data]);
   return loaded;
