@@ -1,7 +1,7 @@
 // What the model is: hyperparameters, architecture, lineage, learning curve, card, downloads, deletion.
 
 import { html, Action, Copy, Link, Loading, Problem, Table, useMemo, useReady } from "../../ui.js";
-import { download, request, useDocument, useLoaded, ProblemError } from "../../api.js";
+import { download, request, useDocument, useLoaded } from "../../api.js";
 import { CATEGORIES, Plot } from "../../plot.js";
 import { number, time } from "../../format.js";
 import { DeleteButton } from "../deletion.js";
@@ -11,6 +11,12 @@ export const HYPERPARAMETERS = {
   learning_rate: "Learning rate", dropout: "Dropout", cd_rate: "Rate of coordinated dropout", cd_pass_rate: "Pass rate of coordinated dropout",
   kl_weight_initial_condition: "KL weight, initial condition", kl_weight_inputs: "KL weight, inputs", l2_weight_generator: "L2 weight, generator", l2_weight_controller: "L2 weight, controller",
 };
+/** Seeds in full, and small weights as powers of ten. */
+export function shownNumber(value) {
+  if (Number.isInteger(value)) return String(value);
+  return Math.abs(value) < 1e-3 ? value.toExponential(2) : number(value);
+}
+
 const FORMATS = [["npz", "NumPy (npz)"], ["mat", "MATLAB (mat)"], ["hdf5", "HDF5"], ["nwb", "NWB"], ["zarr", "Zarr (zip)"]];
 
 export default function AboutTab({ owner, caller, reload }) {
@@ -51,7 +57,7 @@ function InferenceFacts({ inference }) {
 
 function Hyperparameters({ model }) {
   const rows = Object.entries(model.hyperparameters).map(([name, value]) => ({ id: name, value }));
-  return html`<dl class="facts">${rows.map(({ id, value }) => html`<dt title=${id}>${HYPERPARAMETERS[id] ?? spoken(id)}</dt><dd>${number(value)}</dd>`)}</dl>`;
+  return html`<dl class="facts">${rows.map(({ id, value }) => html`<dt title=${id}>${HYPERPARAMETERS[id] ?? spoken(id)}</dt><dd>${shownNumber(value)}</dd>`)}</dl>`;
 }
 
 function Architecture({ model }) {
@@ -72,10 +78,7 @@ function Downloads({ owner }) {
 
 /** A paragraph for the methods section of a paper, with the numbers of this model. */
 function Methods({ model }) {
-  const found = useLoaded((signal) => request(`/v1/models/${model.id}/methods`, { signal }).catch((error) => {
-    if (error instanceof ProblemError && error.status < 500) return { isMissing: true };
-    throw error;
-  }), [model.id]);
+  const found = useLoaded((signal) => (model.links.methods ? request(model.links.methods, { signal }) : Promise.resolve({ isMissing: true })), [model.id]);
   const text = found.data?.text ?? found.data?.paragraph;
   return html`<${Problem} error=${found.error} />${!found.data && !found.error && html`<${Loading} what="the paragraph" />`}
     ${text && html`<p>${text}</p>${found.data.citations?.length > 0 && html`<ol>${found.data.citations.map((item) => html`<li>${typeof item === "string" ? item : item.text}</li>`)}</ol>`}
