@@ -271,11 +271,12 @@ def list_events(
     tenant_id: TenantDependency,
     page_size: PageSize = 100,
     page_token: PageToken = None,
+    newest_first: Annotated[bool, Query(description="Whether the last event comes first.")] = False,
 ) -> Page[EventDocument]:
     """List the events of a job so far, in order. `events/stream` also sends later events."""
     with database.read() as session:
         service.find(session, tenant_id, job_id)
-        return service.list_events(session, job_id, page_size, page_token)
+        return service.list_events(session, job_id, page_size, page_token, newest_first=newest_first)
 
 
 @router.get(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from api.errors import Gone, NotFound
@@ -229,10 +229,16 @@ def list_models(session: Session, job: Job, page_size: int, page_token: str | No
     return Page(items=items, next_page_token=token)
 
 
-def list_events(session: Session, job_id: str, page_size: int, page_token: str | None) -> Page[EventDocument]:
-    """Return a page of the events of a job, in order."""
+def list_events(
+    session: Session, job_id: str, page_size: int, page_token: str | None, *, newest_first: bool = False
+) -> Page[EventDocument]:
+    """Return a page of the events of a job, in order or in reverse order."""
     after = decode_number(page_token) or 0
-    found = events_after(session, job_id, after, page_size + 1)
+    if newest_first:
+        query = select(Event).where(Event.job_id == job_id).order_by(Event.id.desc()).limit(page_size + 1)
+        found = _documents(session, query.where(Event.id < after) if after else query)
+    else:
+        found = events_after(session, job_id, after, page_size + 1)
     if not found and not after:
         require_events(session, session.get_one(Job, job_id))
     items, token = cut_page(found, page_size, [str(event.id) for event in found])
@@ -260,5 +266,8 @@ def events_after(
     query = select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(most)
     if until is not None:
         query = query.where(Event.id <= until)
-    rows = session.execute(query).scalars()
-    return [EventDocument.model_validate(row, from_attributes=True) for row in rows]
+    return _documents(session, query)
+
+
+def _documents(session: Session, query: Select[tuple[Event]]) -> list[EventDocument]:
+    return [EventDocument.model_validate(row, from_attributes=True) for row in session.scalars(query)]

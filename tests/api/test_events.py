@@ -87,6 +87,18 @@ def test_stream_is_taken_up_after_the_last_event(client: TestClient, database: D
         assert [int(event["id"]) for event in parsed(iter(answer.text.split("\n")[:-1]))] == ids[position:]
 
 
+def test_events_are_listed_from_the_last_one_back(client: TestClient, database: Database) -> None:
+    job_id = add_history(database, state=JobState.DONE, progress=4)
+    path = f"/v1/jobs/{job_id}/events"
+    ids = [event["id"] for event in client.get(path).json()["items"]]
+    found, query = [], {"newest_first": "true", "page_size": "2"}
+    while query.get("page_token") != "":
+        page = client.get(path, params=query).json()
+        found += [event["id"] for event in page["items"]]
+        query["page_token"] = page["next_page_token"] or ""
+    assert found == ids[::-1]
+
+
 def test_stream_without_replay_sends_only_new_events(client: TestClient, database: Database) -> None:
     job_id = add_history(database, state=JobState.DONE, progress=4)
     ids = [event["id"] for event in client.get(f"/v1/jobs/{job_id}/events").json()["items"]]

@@ -4,13 +4,17 @@ import { html, useMemo, Empty, Loading, Problem, Tabs, useReady, useTitle } from
 import { nameOf } from "../format.js";
 import { Curves } from "./job/curves.js";
 import { useCurves } from "./job/curve_data.js";
+import { Decisions } from "./job/decisions.js";
+import { Events } from "./job/events.js";
 import { JobHeader } from "./job/header.js";
+import { Hyperparameters } from "./job/hyperparameters.js";
 import { LeakNote, leaksOf } from "./job/leaks.js";
 import { useLive } from "./job/live.js";
 import { Models, useShown } from "./job/models.js";
+import { Report, Settings } from "./job/report.js";
 import { searchedIn } from "./job/words.js";
 
-const TABS = [["curves", "Curves and models"]];
+const TABS = [["curves", "Curves and models"], ["report", "Report"], ["hyperparameters", "Hyperparameters"], ["decisions", "Decisions"], ["settings", "Settings"], ["events", "Events"]];
 
 export default function JobView({ route, caller }) {
   const id = route.parts[1];
@@ -18,20 +22,22 @@ export default function JobView({ route, caller }) {
   const { job, models, error } = live;
   const tab = TABS.some(([key]) => key === route.query.tab) ? route.query.tab : "curves";
   useTitle(job ? job.name || `Search on ${job.dataset_name}` : "Job");
+  const searched = useMemo(() => (job ? searchedIn(job.specification) : []), [job?.id]);
+  const shown = useShown(models, route.query);
   useReady(error && !job);
   if (!id) return html`<${Empty} title="No job is chosen"><p>Choose one on Home.</p><//>`;
   if (!job || !models) return html`${error ? html`<h1>Job</h1><${Problem} error=${error} retry=${live.reload} />` : html`<${Loading} what="the job" />`}`;
   return html`<${JobHeader} live=${live} caller=${caller} />
     <${Tabs} tabs=${TABS} current=${tab} to=${`/jobs/${id}`} />
-    ${tab === "curves" && html`<${Training} live=${live} query=${route.query} />`}`;
+    <${PARTS[tab]} key=${tab} live=${live} query=${route.query} searched=${searched} shown=${shown} />`;
 }
 
-function Training({ live, query }) {
+const PARTS = { curves: Training, report: Report, hyperparameters: Hyperparameters, decisions: Decisions, settings: Settings, events: Events };
+
+function Training({ live, query, searched, shown }) {
   const { job, models } = live;
   const { curves, error, isPartial } = useCurves(live);
-  const searched = useMemo(() => searchedIn(job.specification), [job.id]);
   const leaks = useMemo(() => leaksOf(job, models, curves), [job.diagnostics, models, curves]);
-  const shown = useShown(models, query);
   useReady(curves);
   if (!models.some((model) => model.epochs_trained > 0)) {
     return html`<${Empty} title="No epoch is trained yet"><p>${job.state === "queued" ? "The job waits for a worker. This page shows its curves as soon as it trains."

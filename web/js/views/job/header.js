@@ -1,8 +1,11 @@
 // The head of a job: what it is, how far it is, and what one can do with it.
 
-import { html, useState, Action, Dialog, Field, Link, Problem, Progress, State, Tags } from "../../ui.js";
+import { html, useState, Action, Dialog, Field, Link, Problem, Progress, State } from "../../ui.js";
 import { request } from "../../api.js";
+import { go } from "../../router.js";
 import { ago, duration, nameOf, number, plural, time } from "../../format.js";
+import { DeleteButton } from "../deletion.js";
+import { Labels } from "../labels.js";
 import { isFinal } from "./live.js";
 
 /** Verbs by the states that allow them (docs/searches.md), with what they do. */
@@ -19,7 +22,7 @@ export function JobHeader({ live, caller }) {
   const { job, worker } = live;
   const { progress } = job;
   const isRunning = !isFinal(job);
-  return html`<div class="row"><h1>${job.name || html`Search on ${job.dataset_name}`}</h1><${State} value=${job.state} /><${Tags} tags=${job.tags} /></div>
+  return html`<div class="row"><h1>${job.name || html`Search on ${job.dataset_name}`}</h1><${State} value=${job.state} /></div>
     <div class="numbers job-numbers">
       <div>Progress<b><${Progress} fraction=${job.state === "done" ? 1 : progress.fraction} label="progress of the job" /></b></div>
       ${isRunning && html`<div>Time left<b>${job.state === "paused" ? "paused" : duration(progress.seconds_left)}</b></div>`}
@@ -30,7 +33,7 @@ export function JobHeader({ live, caller }) {
     <p class="muted job-facts">Data set <${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//> · preset ${job.specification.preset ?? "none"} ·
       begun <span title=${time(job.created_at)}>${ago(job.created_at)}</span>${job.created_by?.name && ` by ${job.created_by.name}`}
       ${isRunning && worker && ` · trains on ${worker}`}${job.ended_at && html` · ended <span title=${time(job.ended_at)}>${ago(job.ended_at)}</span>`}</p>
-    ${job.notes && html`<p class="notes">${job.notes}</p>`}
+    <${Labels} path=${`/v1/jobs/${job.id}`} item=${job} onChanged=${live.reload} canChange=${!caller?.share && job.state !== "deleting"} />
     ${!caller?.share && html`<${Actions} live=${live} />`}
     <${News} job=${job} />`;
 }
@@ -47,10 +50,9 @@ function Actions({ live }) {
     : html`<${Action} key=${verb} title=${help} run=${send(verb)}>${label}<//>`))}
       ${EXTENDABLE.includes(job.state) && html`<button type="button" onClick=${() => setDialog("extend")}>Extend…</button>`}
       <${Link} class="button" to="/search" query=${{ dataset: job.dataset_id, from: job.id }}>Again, with changes<//>
-      <button type="button" onClick=${() => setDialog("labels")}>Name, notes and tags…</button>
+      <${DeleteButton} path=${`/v1/jobs/${job.id}`} name=${nameOf(job)} onDeleted=${() => go("/")} />
     </div>
     ${dialog === "extend" && html`<${ExtendDialog} job=${job} onClose=${close} onDone=${reload} />`}
-    ${dialog === "labels" && html`<${LabelsDialog} job=${job} onClose=${close} onDone=${reload} />`}
     ${dialog === "cancel" && html`<${Dialog} title=${`Cancel ${nameOf(job)}?`} onClose=${close}>
       <p>${VERBS.find(([verb]) => verb === "cancel")[3]} To keep the best model so far, stop the job instead.</p>
       <p class="buttons"><${Action} class="danger" run=${async () => { await send("cancel")(); close(); }}>Cancel the job<//>
@@ -87,21 +89,6 @@ function FormDialog({ title, label, onClose, submit, children }) {
   };
   return html`<${Dialog} title=${title} onClose=${onClose}><form onSubmit=${send}>${children}
     <${Problem} error=${state.error} /><p class="buttons"><button class="primary" disabled=${state.isBusy}>${label}</button></p></form><//>`;
-}
-
-function LabelsDialog({ job, onClose, onDone }) {
-  const [values, bind] = useForm({ name: job.name, notes: job.notes, tags: job.tags.join(", "), priority: job.specification.priority });
-  const submit = async () => {
-    const tags = values.tags.split(",").map((tag) => tag.trim()).filter(Boolean);
-    await request(`/v1/jobs/${job.id}`, { method: "PATCH", json: { name: values.name.trim(), notes: values.notes, tags, priority: Number(values.priority) } });
-    onDone();
-  };
-  return html`<${FormDialog} title="Name, notes and tags" label="Save" onClose=${onClose} submit=${submit}>
-    <${Field} label="Name">${(attributes) => html`<input ...${bind("name")} ...${attributes} />`}<//>
-    <${Field} label="Notes">${(attributes) => html`<textarea rows="5" ...${bind("notes")} ...${attributes}></textarea>`}<//>
-    <${Field} label="Tags" help="Separate several tags by commas.">${(attributes) => html`<input ...${bind("tags")} ...${attributes} />`}<//>
-    <${Field} label="Priority" help="Among your own jobs, those with a higher priority train first: −10 to 10.">${(attributes) => html`<input type="number" min="-10" max="10" ...${bind("priority")} ...${attributes} />`}<//>
-  <//>`;
 }
 
 function ExtendDialog({ job, onClose, onDone }) {

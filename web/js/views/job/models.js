@@ -36,7 +36,7 @@ function columnsOf({ searched, leaks, hidden, chosen }) {
 export function useShown(models, query) {
   return useMemo(() => {
     const hidden = unpackNumbers(query.hide);
-    return hidden.size ? models.filter((model) => !hidden.has(model.number)) : models;
+    return hidden.size && models ? models.filter((model) => !hidden.has(model.number)) : models;
   }, [models, query.hide]);
 }
 

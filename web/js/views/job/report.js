@@ -1,0 +1,106 @@
+// What the search found, in plain words: the selected model, its baselines, the budget that was spent.
+
+import { html, useMemo, Copy, Empty, Link, Table, useReady } from "../../ui.js";
+import { duration, number, percent } from "../../format.js";
+import { LeakNote, leaksOf } from "./leaks.js";
+import { describe } from "./words.js";
+
+const BASELINES = { mean: "the mean of each neuron", psth: "the mean by bin over training trials (PSTH)", smoothed_spikes: "smoothed spikes" };
+const VERDICTS = { above: ["good", "better"], about_as_good: ["wait", "about as good"], below: ["bad", "worse"] };
+const TRIALS = { sv_bits_per_spike_valid: "validation", sv_bits_per_spike_test: "test" };
+
+export function Report({ live, searched }) {
+  const { job, models } = live;
+  const { diagnostics } = job;
+  const selected = models.find((model) => model.is_selected);
+  const leaks = useMemo(() => leaksOf(job, models, null), [job, models]);
+  useReady(true);
+  return html`<div class="grid wide">
+    <div class="card"><h2>Selected model</h2>
+      ${selected ? html`<${Selected} job=${job} model=${selected} searched=${searched} />` : html`<${Empty} title="No model is selected yet"><p>${job.state === "failed" || job.state === "cancelled"
+    ? "The job ended before it selected one." : "The job selects the model with the lowest smoothed SV loss when training ends. Stop the job to select the best model so far."}</p><//>`}</div>
+    <${Budget} job=${job} />
+    ${diagnostics && html`<div class="card"><h2>Diagnostics</h2><${Diagnostics} diagnostics=${diagnostics} models=${models} /></div>`}
+    ${diagnostics?.baselines.length > 0 && html`<div class="card"><h2>Compared with simple predictors</h2><${Baselines} baselines=${diagnostics.baselines} /></div>`}
+  </div>
+  <${LeakNote} leaks=${leaks} />`;
+}
+
+function Selected({ job, model, searched }) {
+  const { scores } = model;
+  const ended = job.final_model_id && job.final_model_id !== model.id;
+  return html`<p>The search selected <strong><${Link} to=${`/models/${model.id}`}>model ${model.number}<//></strong>: it has the lowest smoothed SV loss
+      (${number(scores.smoothed_sv_loss)} nats per sample), at epoch ${scores.best_epoch} of ${model.epochs_trained}.</p>
+    <p>It predicts held-out samples of validation trials with <strong>${number(scores.sv_bits_per_spike_valid, 3)} bits per spike</strong> more than the mean of each neuron does.</p>
+    ${ended && html`<p>Its latents come from a <${Link} to=${`/models/${job.final_model_id}`}>refit<//> on training and validation trials.</p>`}
+    <p class="muted">${describe(model, searched)}.</p>
+    <p class="buttons"><${Link} class="button primary" to=${`/models/${job.final_model_id ?? model.id}`}>Look at its latents<//></p>`;
+}
+
+function Diagnostics({ diagnostics, models }) {
+  const { selected, best_by_validation_loss: other, rank_correlation: correlation, warning, note } = diagnostics;
+  const link = (wanted) => html`<${Link} to=${`/models/${models.find((model) => model.number === wanted)?.id}`}>model ${wanted}<//>`;
+  return html`
+    ${warning ? html`<div class="warning"><strong>Before you use the latents</strong>${sentences(warning).map((text) => html`<p>${text}</p>`)}</div>`
+    : html`<p><span class="state good">no warning</span> No check found a reason against using the latents.</p>`}
+    ${note && html`<p>Leaks are not judged: ${note}</p>`}
+    ${other !== null && (other === selected ? html`<p>Ordinary validation would have selected the same model.</p>`
+    : html`<p>Ordinary validation would have selected ${link(other)} instead.</p>`)}
+    ${correlation !== null && html`<p>The ranks of the models by SV loss and by validation loss have a correlation of ${number(correlation, 2)}
+      ${correlation > 0.7 ? "(near 1: both losses agree)." : "(far from 1: the validation loss misleads in this search)."}</p>`}
+    ${diagnostics.is_best_epoch_in_ramp && html`<p>The best epoch lies within the ramp, when the penalties have not reached their full weights.</p>`}`;
+}
+
+/** Parts of a warning of several sentences: its paragraphs begin where the subject changes. */
+function sentences(text) {
+  return text.split(/(?<=[.)]) (?=To prevent|The selected model predicts|Its SV loss|Its best epoch|\d+ of \d+ models)/);
+}
+
+const COLUMNS = [
+  { key: "baseline", label: "Simple predictor", show: (row) => BASELINES[row.baseline] ?? row.baseline },
+  { key: "score", label: "Trials", show: (row) => TRIALS[row.score] ?? row.score },
+  { key: "difference", label: "Difference (bits per spike)", numeric: true, show: (row) => `${row.difference > 0 ? "+" : ""}${number(row.difference, 3)}${row.standard_error === null ? "" : ` ± ${number(row.standard_error, 3)}`}` },
+  { key: "verdict", label: "The model is", show: (row) => html`<span class=${`state ${VERDICTS[row.verdict][0]}`}>${VERDICTS[row.verdict][1]}</span>` },
+];
+
+function Baselines({ baselines }) {
+  return html`<${Table} caption="Comparison with simple predictors" columns=${COLUMNS} rows=${baselines} rowKey=${(row) => `${row.score} ${row.baseline}`} />
+    <p class="muted small">± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
+}
+
+function Bar({ label, used, limit, show }) {
+  return html`<dt>${label}</dt><dd>${limit ? html`<progress max="1" value=${Math.min(1, used / limit)} aria-label=${label}></progress> ${show(used)} of ${show(limit)} (${percent(used / limit)})`
+    : html`${show(used)} <span class="muted">no limit</span>`}</dd>`;
+}
+
+function Budget({ job }) {
+  const { progress, specification: { budget } } = job;
+  const count = (value) => value.toLocaleString("en");
+  return html`<div class="card"><h2>Budget</h2><dl class="facts budget">
+      <${Bar} label="models ended" used=${progress.models_ended} limit=${progress.models} show=${count} />
+      <${Bar} label="epochs of all models" used=${progress.epochs_trained} limit=${progress.epochs_budget} show=${count} />
+      <${Bar} label="time without pauses" used=${progress.seconds_elapsed ?? 0} limit=${budget.wall_seconds} show=${duration} />
+      <${Bar} label="device time" used=${progress.device_seconds} limit=${budget.device_seconds} show=${duration} />
+    </dl>
+    <p class="muted small">The job ends at the first limit it reaches.${budget.patience_epochs ? ` A model ends early if its smoothed SV loss does not improve for ${budget.patience_epochs} epochs.` : ""}</p></div>`;
+}
+
+/** The whole specification, and the same job as a request. */
+export function Settings({ live: { job } }) {
+  useReady(true);
+  const text = JSON.stringify(job.specification, null, 2);
+  return html`<div class="row"><h2>Settings</h2><span class="end"><${Copy} text=${text} label="Copy as JSON" /></span></div>
+    <div class="grid">${Object.entries(job.specification).filter(([, part]) => part && typeof part === "object" && !Array.isArray(part)).map(([name, part]) => html`<div class="card"><h3>${name.replaceAll("_", " ")}</h3>
+      <dl class="facts">${Object.entries(part).map(([key, value]) => html`<dt>${key.replaceAll("_", " ")}</dt><dd>${shown(value)}</dd>`)}</dl></div>`)}
+      <div class="card"><h3>search</h3><dl class="facts"><dt>preset</dt><dd>${job.specification.preset ?? "none"}</dd><dt>seed</dt><dd>${job.specification.seed}</dd><dt>priority</dt><dd>${job.specification.priority}</dd>
+        <dt>trained with</dt><dd>${job.trained_with.map((versions) => Object.entries(versions).map(([key, value]) => `${key} ${value}`).join(", ")).join("; ") || "–"}</dd>
+        <dt>scored on</dt><dd>${job.scored_on} <span class="muted">(jobs with the same value can be compared)</span></dd></dl></div></div>`;
+}
+
+function shown(value) {
+  if (value === null) return "–";
+  if (Array.isArray(value)) return value.join(", ") || "none";
+  if (typeof value !== "object") return String(value);
+  if ("low" in value) return `${value.low} … ${value.high} (${value.scale})`;
+  return Object.entries(value).map(([key, item]) => `${key.replaceAll("_", " ")} ${shown(item)}`).join(", ") || "none";
+}
