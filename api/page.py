@@ -27,14 +27,12 @@ _PRELOADED = (
 )
 """What the first view needs. The browser loads them at the same time instead of one import after the other."""
 
-_PLOTLY_STYLES = (
-    "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o=' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
-)
-"""Digests of the style sheet that Plotly's map library adds when it is loaded, and of the empty one of parallel coordinates."""
+_PLOTLY_STYLE = "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='"
+"""Digest of the one style sheet that Plotly's map library adds when it is loaded."""
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
-    f"style-src 'self' {_PLOTLY_STYLES}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    f"style-src 'self' {_PLOTLY_STYLE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",

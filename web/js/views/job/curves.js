@@ -88,7 +88,7 @@ function layoutOf({ isOne, isLog, range, xTitle, isNarrow }) {
     xaxis: { ...x, domain: first.x, ...(isNarrow ? { title: { text: "" } } : {}) }, yaxis: { ...y, domain: first.y },
     xaxis2: { ...x, domain: second.x, anchor: "y2", matches: "x" }, yaxis2: { ...y, domain: second.y, anchor: "x2", matches: "y", ...(isNarrow ? {} : { title: { text: "" } }) },
     legend, margin,
-    annotations: [title("SV loss (held-out samples)", first.x[0], first.y[1]), title("validation loss (samples that the model reads)", second.x[0], second.y[1])],
+    annotations: [title("SV loss (held-out samples)", first.x[0], first.y[1]), title("validation loss (samples it reads)", second.x[0], second.y[1])],
   };
 }
 

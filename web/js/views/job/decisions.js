@@ -13,8 +13,9 @@ export function Decisions({ live, query }) {
   const decisions = useLoaded((signal) => readAll(`/v1/jobs/${job.id}/decisions`, { signal, most: MOST }), [job.id], job.ended_at ? 0 : 20000);
   const hasTrained = models.some((model) => model.epochs_trained > 0);
   const isPopulation = job.specification.strategy.kind === "pbt";
-  useReady(decisions.data);
-  return html`${isPopulation && hasTrained && html`<${Lineage} job=${job} models=${models} wanted=${query.model} />`}
+  const [isDrawn, setDrawn] = useState(!(isPopulation && hasTrained));
+  useReady(decisions.data && isDrawn);
+  return html`${isPopulation && hasTrained && html`<${Lineage} job=${job} models=${models} wanted=${query.model} onDrawn=${setDrawn} />`}
     <h2>Decisions</h2>
     <${Problem} error=${decisions.error} retry=${decisions.reload} />
     ${decisions.data ? html`<${DecisionTable} decisions=${decisions.data.items} isComplete=${decisions.data.isComplete} query=${query} />` : html`<${Loading} what="decisions" />`}`;
@@ -52,7 +53,7 @@ const COLUMNS = [
   { key: "kind", label: "Decision" },
   { key: "smoothed_sv_loss", label: "Lowest smoothed SV loss", help: "Until then, in nats per sample.", numeric: true, show: (row) => number(row.smoothed_sv_loss) },
   { key: "words", label: "In words", unsorted: true },
-  { key: "created_at", label: "When", show: (row) => time(row.created_at) },
+  { key: "created_at", label: "When", show: (row) => html`<span class="nowrap">${time(row.created_at)}</span>` },
 ];
 const KINDS = [["", "all decisions"], ["copy", "copies"], ["begin", "begins"], ["end", "ends"], ["continue", "continues"]];
 
@@ -80,10 +81,11 @@ function usePicture(path, query) {
   return { url, error: picture.error, blob: picture.data };
 }
 
-function Lineage({ job, models, wanted }) {
+function Lineage({ job, models, wanted, onDrawn }) {
   const selected = models.find((model) => model.is_selected);
   const query = { model: wanted ?? selected?.number };
   const { url, error, blob } = usePicture(`/v1/jobs/${job.id}/lineage.svg`, query);
+  useEffect(() => onDrawn(Boolean(url || error)), [url, error]);
   const lineage = useDocument(`/v1/jobs/${job.id}/lineage`, { query });
   return html`<h2>Lineage</h2>
     <p>In a population, a model that loses copies the weights of a winner. The thick line shows which models trained the weights of
@@ -96,7 +98,7 @@ function Lineage({ job, models, wanted }) {
 }
 
 const SEGMENTS = [
-  { key: "from_epoch", label: "Epochs", numeric: true, show: (row) => `${row.from_epoch + 1} to ${row.to_epoch}` },
+  { key: "from_epoch", label: "Epochs", numeric: true, show: (row) => html`<span class="nowrap">${row.from_epoch + 1} to ${row.to_epoch}</span>`, value: (row) => row.from_epoch },
   { key: "model_number", label: "Trained by model", numeric: true },
   { key: "changes", label: "What changed", unsorted: true, show: (row) => Object.entries(row.changes).map(([name, [before, after]]) => `${nameOfValue(name)} ${short(before)} → ${short(after)}`).join(", ") || "–" },
   { key: "reason", label: "Why it began", unsorted: true, show: (row) => html`${row.reason}${row.has_best_epoch && html` <span class="state good">kept weights</span>`}` },

@@ -1,6 +1,6 @@
 // Which hyperparameters matter: parallel coordinates of the models, and the importance of each hyperparameter.
 
-import { html, useMemo, useState, Empty, Loading, Problem, Table, useReady } from "../../ui.js";
+import { html, useMemo, Empty, Loading, Problem, Table, useReady } from "../../ui.js";
 import { useDocument } from "../../api.js";
 import { setQuery } from "../../router.js";
 import { Plot, SEQUENCE } from "../../plot.js";
@@ -32,7 +32,6 @@ function axisOf({ name, isLog }, models) {
 }
 
 function Coordinates({ models, searched }) {
-  const [isNarrow] = useState(() => matchMedia("(max-width: 800px)").matches);
   const known = useMemo(() => models.filter((model) => Number.isFinite(model.scores.sv_bits_per_spike_valid)), [models]);
   const [traces, layout] = useMemo(() => {
     const bits = known.map((model) => model.scores.sv_bits_per_spike_valid);
@@ -41,12 +40,13 @@ function Coordinates({ models, searched }) {
     const [cmin, cmax] = [sorted[Math.floor(0.1 * (sorted.length - 1))], sorted.at(-1)];
     const score = { label: "bits per spike", values: bits, range: [sorted[0], cmax > sorted[0] ? cmax : sorted[0] + 1], tickformat: ".3~f" };
     const colorscale = SEQUENCE.map((colour, index) => [index / (SEQUENCE.length - 1), colour]);
-    return [[{ type: "parcoords", dimensions: [...searched.map((one) => axisOf(one, known)), score], labelangle: isNarrow ? -30 : -14, labelside: "top",
+    return [[{ type: "parcoords", dimensions: [...searched.map((one) => axisOf(one, known)), score], labelangle: -14, labelside: "top",
       line: { color: bits, colorscale, cmin, cmax, showscale: true, colorbar: { title: { text: "SV bits<br>per spike" }, thickness: 12, tickformat: ".2f" } } }],
     { margin: { l: 60, r: 40, t: 90, b: 24 } }];
-  }, [known, searched, isNarrow]);
+  }, [known, searched]);
   if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have trained an epoch.</p><//>`;
-  return html`<div class="card"><${Plot} title="Hyperparameters and scores of the models" note="each line is a model" traces=${traces} layout=${layout} height=${420} />
+  return html`<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Parallel coordinates"><div class="broad">
+      <${Plot} title="Hyperparameters and scores of the models" note="each line is a model" traces=${traces} layout=${layout} height=${420} /></div></div>
     <p class="muted small">Drag along an axis to keep only the models in that range. Drag the name of an axis to move it. Hidden models are left out.</p></div>`;
 }
 
@@ -59,13 +59,13 @@ function Importance({ document: { dimensions, measure, observations, note }, que
     return [{ type: "bar", orientation: "h", y: reversed.map((one) => nameOfValue(one.name)), x: reversed.map((one) => one.importance), marker: { color: reversed.map((one) => (one.p_value !== null && one.p_value <= 0.05 ? "#0072b2" : "#8a94a6")) },
       hovertemplate: "%{y}: %{x:.0%}<extra></extra>" }];
   }, [dimensions]);
-  const layout = useMemo(() => ({ xaxis: { title: { text: "importance (share of the difference between good and other models)" }, tickformat: ".0%", range: [0, 1] }, yaxis: { ticksuffix: " " }, margin: { l: 150 } }), []);
+  const layout = useMemo(() => ({ xaxis: { title: { text: "importance (share)" }, tickformat: ".0%", rangemode: "tozero" }, yaxis: { ticksuffix: " " }, margin: { l: 150 } }), []);
   return html`<div class="grid wide">
     <div class="card"><h2>Importance of hyperparameters</h2>
       ${note && html`<p class="warning">${note}</p>`}
       ${isKnown && html`<${Plot} title="Importance" note=${`of ${observations} ${measure === "place_in_generation" ? "segments" : "models"}`} traces=${bars} layout=${layout} height=${90 + 28 * dimensions.length} />
       <${Table} caption="Importance of hyperparameters" columns=${COLUMNS} rows=${dimensions} rowKey=${(row) => row.name} />
-      <p class="muted small">Blue: p ≤ 0.05. Ignore the others: their differences may be chance.</p>`}</div>
+      <p class="muted small">The importance is a share of the difference between good and other models. Blue: p ≤ 0.05. Ignore the others: their differences may be chance.</p>`}</div>
     <${Marginal} dimensions=${dimensions} measure=${measure} wanted=${query.along} />
   </div>`;
 }

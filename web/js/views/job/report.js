@@ -1,8 +1,7 @@
 // What the search found, in plain words: the selected model, its baselines, the budget that was spent.
 
-import { html, useMemo, Copy, Empty, Link, Table, useReady } from "../../ui.js";
+import { html, Copy, Empty, Link, Table, useReady } from "../../ui.js";
 import { duration, number, percent } from "../../format.js";
-import { LeakNote, leaksOf } from "./leaks.js";
 import { describe } from "./words.js";
 
 const BASELINES = { mean: "the mean of each neuron", psth: "the mean by bin over training trials (PSTH)", smoothed_spikes: "smoothed spikes" };
@@ -13,7 +12,6 @@ export function Report({ live, searched }) {
   const { job, models } = live;
   const { diagnostics } = job;
   const selected = models.find((model) => model.is_selected);
-  const leaks = useMemo(() => leaksOf(job, models, null), [job, models]);
   useReady(true);
   return html`<div class="grid wide">
     <div class="card"><h2>Selected model</h2>
@@ -22,8 +20,7 @@ export function Report({ live, searched }) {
     <${Budget} job=${job} />
     ${diagnostics && html`<div class="card"><h2>Diagnostics</h2><${Diagnostics} diagnostics=${diagnostics} models=${models} /></div>`}
     ${diagnostics?.baselines.length > 0 && html`<div class="card"><h2>Compared with simple predictors</h2><${Baselines} baselines=${diagnostics.baselines} /></div>`}
-  </div>
-  <${LeakNote} leaks=${leaks} />`;
+  </div>`;
 }
 
 function Selected({ job, model, searched }) {
@@ -46,8 +43,7 @@ function Diagnostics({ diagnostics, models }) {
     ${note && html`<p>Leaks are not judged: ${note}</p>`}
     ${other !== null && (other === selected ? html`<p>Ordinary validation would have selected the same model.</p>`
     : html`<p>Ordinary validation would have selected ${link(other)} instead.</p>`)}
-    ${correlation !== null && html`<p>The ranks of the models by SV loss and by validation loss have a correlation of ${number(correlation, 2)}
-      ${correlation > 0.7 ? "(near 1: both losses agree)." : "(far from 1: the validation loss misleads in this search)."}</p>`}
+    ${correlation !== null && html`<p>The ranks of the models by SV loss and by validation loss have a correlation of ${number(correlation, 2)} ${correlation > 0.7 ? "(near 1: both losses agree)." : "(far from 1: the validation loss misleads in this search)."}</p>`}
     ${diagnostics.is_best_epoch_in_ramp && html`<p>The best epoch lies within the ramp, when the penalties have not reached their full weights.</p>`}`;
 }
 
@@ -59,7 +55,7 @@ function sentences(text) {
 const COLUMNS = [
   { key: "baseline", label: "Simple predictor", show: (row) => BASELINES[row.baseline] ?? row.baseline },
   { key: "score", label: "Trials", show: (row) => TRIALS[row.score] ?? row.score },
-  { key: "difference", label: "Difference (bits per spike)", numeric: true, show: (row) => `${row.difference > 0 ? "+" : ""}${number(row.difference, 3)}${row.standard_error === null ? "" : ` ± ${number(row.standard_error, 3)}`}` },
+  { key: "difference", label: "Difference (bits/spike)", numeric: true, show: (row) => `${row.difference > 0 ? "+" : ""}${number(row.difference, 3)}${row.standard_error === null ? "" : ` ± ${number(row.standard_error, 3)}`}` },
   { key: "verdict", label: "The model is", show: (row) => html`<span class=${`state ${VERDICTS[row.verdict][0]}`}>${VERDICTS[row.verdict][1]}</span>` },
 ];
 
@@ -90,7 +86,7 @@ export function Settings({ live: { job } }) {
   useReady(true);
   const text = JSON.stringify(job.specification, null, 2);
   return html`<div class="row"><h2>Settings</h2><span class="end"><${Copy} text=${text} label="Copy as JSON" /></span></div>
-    <div class="grid">${Object.entries(job.specification).filter(([, part]) => part && typeof part === "object" && !Array.isArray(part)).map(([name, part]) => html`<div class="card"><h3>${name.replaceAll("_", " ")}</h3>
+    <div class="columns">${Object.entries(job.specification).filter(([, part]) => part && typeof part === "object" && !Array.isArray(part)).map(([name, part]) => html`<div class="card"><h3>${name.replaceAll("_", " ")}</h3>
       <dl class="facts">${Object.entries(part).map(([key, value]) => html`<dt>${key.replaceAll("_", " ")}</dt><dd>${shown(value)}</dd>`)}</dl></div>`)}
       <div class="card"><h3>search</h3><dl class="facts"><dt>preset</dt><dd>${job.specification.preset ?? "none"}</dd><dt>seed</dt><dd>${job.specification.seed}</dd><dt>priority</dt><dd>${job.specification.priority}</dd>
         <dt>trained with</dt><dd>${job.trained_with.map((versions) => Object.entries(versions).map(([key, value]) => `${key} ${value}`).join(", ")).join("; ") || "–"}</dd>
