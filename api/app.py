@@ -45,6 +45,7 @@ from api.limits.wrong_keys import WrongKeys
 from api.models import routes as model_routes
 from api.models.service import find_latents
 from api.retention import routes as retention_routes
+from api.shares import routes as share_routes
 from api.uploads import routes as upload_routes
 from api.uploads import tus_routes
 from api.usage import routes as usage_routes
@@ -173,6 +174,7 @@ def _resources() -> list[APIRouter]:
     """Return the routers that require authentication."""
     return [
         key_routes.router,
+        share_routes.router,
         audit_routes.router,
         usage_routes.router,
         dataset_routes.router,

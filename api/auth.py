@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from api.errors import Forbidden, Unauthorized
+from api.grants import Grant, check_grant
 from api.limits.quotas import RequestRates
 from api.limits.wrong_keys import CHALLENGE, secret_of
 from store.database import Database, database_now
@@ -30,6 +31,8 @@ log of changes.
 """
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+SHARE_PREFIX = "ltshare_"
+"""The beginning of the secret of every share."""
 _USED_EVERY = timedelta(minutes=1)
 """The database stores the last use of a key at most once in this interval."""
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -71,6 +74,8 @@ class Caller:
         Name of the key; None without a key.
     quotas
         The tenant's own amounts, which replace those of the settings.
+    grant
+        What the caller may look at, if the key is a share; None for any other key.
     """
 
     tenant_id: str
@@ -79,6 +84,12 @@ class Caller:
     is_operator: bool = False
     name: str | None = None
     quotas: Mapping[str, float] = field(default_factory=dict, hash=False)
+    grant: Grant | None = None
+
+    @property
+    def group(self) -> str:
+        """Whose requests and computations count together: those of the tenant, or those of all its shares."""
+        return self.tenant_id if self.grant is None else f"shares of {self.tenant_id}"
 
 
 def secret_digest(secret: str) -> str:
@@ -96,7 +107,9 @@ def authenticate(request: Request) -> Caller:
     TooManyRequests
         If the key is invalid and too many invalid ones came before.
     Forbidden
-        If the key lacks the scope that the method needs.
+        If the key lacks the scope that the method needs, or is a share that does not permit the request.
+    NotFound
+        If the key is a share of something else.
     """
     settings: Settings = request.app.state.settings
     header = request.headers.get("authorization")
@@ -115,6 +128,8 @@ def authenticate(request: Request) -> Caller:
         except Unauthorized as error:
             host = request.client.host if request.client else ""
             raise request.app.state.wrong_keys.count(host, error) from None
+    if caller.grant is not None:
+        check_grant(request, request.app.state.database, caller.grant)
     require_scope(caller, "read" if request.method in _READ_METHODS else "write")
     return caller
 
@@ -139,6 +154,10 @@ def _caller_of_key(database: Database, settings: Settings, secret: str) -> Calle
         row, own = session.execute(of_tenant.where(Key.digest == digest)).one_or_none() or (None, None)
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         why = "is unknown" if row is None else "was revoked" if row.revoked_at else "has expired"
+        if secret.startswith(SHARE_PREFIX):
+            raise Unauthorized(
+                f"the link {why}", hint="ask the person who sent it for a new one", headers=CHALLENGE
+            )
         raise Unauthorized(
             f"the key {why}",
             hint="check that you sent the whole key; the operator of the service creates new keys: `latentry keys create`",
@@ -146,7 +165,17 @@ def _caller_of_key(database: Database, settings: Settings, secret: str) -> Calle
         )
     if row.last_used_at is None or now - row.last_used_at > _USED_EVERY:
         _write_use(database, row.id, now)
-    return Caller(row.tenant_id, frozenset(row.scopes) & ALL_SCOPES, row.id, name=row.name, quotas=own or {})
+    grant = None
+    if row.target_id is not None and row.expires_at is not None:  # every share expires
+        grant = Grant(row.target_id, row.expires_at)
+    return Caller(
+        row.tenant_id,
+        frozenset(row.scopes) & ALL_SCOPES,
+        row.id,
+        name=row.name,
+        quotas=own or {},
+        grant=grant,
+    )
 
 
 def _write_use(database: Database, key_id: str, now: datetime) -> None:
@@ -180,7 +209,7 @@ def _count_request(rates: RequestRates, caller: Caller) -> None:
     """Count a request for the quotas of its key and its tenant. The operator can always reach the service."""
     if not caller.is_operator:
         rates.count("key_requests_per_minute", caller.key_id or "", caller.quotas)
-        rates.count("requests_per_minute", caller.tenant_id, caller.quotas)
+        rates.count("requests_per_minute", caller.group, caller.quotas)
 
 
 CALLER = Depends(_caller)
@@ -190,7 +219,7 @@ CallerDependency = Annotated[Caller, CALLER]
 
 async def _act(caller: CallerDependency) -> None:
     """Let the rest of the request act for its caller. A dependency that is not `async` could not: it has its own context."""
-    acting.set(Actor(caller.key_id, caller.name))
+    acting.set(Actor(caller.key_id, caller.name, is_visitor=caller.grant is not None))
 
 
 ACTING = Depends(_act)

@@ -1,5 +1,6 @@
 """What a deletion takes with it, why it is refused, and the request itself. `store.deletion` has the rules."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -54,7 +55,8 @@ class DeletionDocument(BaseModel):
     models: Part
     inferences: Part
     rows: dict[str, int] = Field(
-        description="Numbers of other rows: trials, slices, events, decisions, points of learning curves, messages to webhooks."
+        description="Numbers of other rows: trials, slices, events, decisions, points of learning curves, messages to webhooks, "
+        "shares."
     )
     array_bytes: int | None = Field(
         description="Size of arrays and weights, in bytes. Null if there are too many to add up."
@@ -245,11 +247,10 @@ def _document(
         (deletion.OF_JOB, scope.job_ids),
         (deletion.OF_MODEL, select(Model.id).where(of_jobs)),
     ]
-    rows = {
-        name: _count(session, column.parent.class_, column.in_(ids))
-        for columns, ids in counted
-        for name, column in columns.items()
-    }
+    rows = Counter[str]()
+    for columns, ids in counted:
+        for name, column in columns.items():
+            rows[name] += _count(session, column.parent.class_, column.in_(ids))
     folders = [f"datasets/{one}" for one in scope.dataset_ids] + [f"models/{one}" for one in models]
     folders += [f"inferences/{one}" for one in scope.inference_ids] + list(paths)
     return DeletionDocument(

@@ -69,6 +69,7 @@ async def get_service() -> Service:
         "jobs",
         "inferences",
         "keys",
+        "shares",
         "usage",
         "retention",
         "audit",

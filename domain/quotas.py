@@ -12,6 +12,7 @@ QuotaName = Literal[
     "stored_bytes",
     "upload_bytes",
     "open_jobs",
+    "shares",
     "job_model_epochs",
     "device_seconds_per_day",
     "device_seconds_per_month",
@@ -58,6 +59,11 @@ QUOTAS: Mapping[QuotaName, Quota] = MappingProxyType(
             "the running and waiting jobs of your tenant",
             "jobs",
             "wait until a job ends, or cancel one: POST /v1/jobs/{job_id}:cancel",
+        ),
+        "shares": Quota(
+            "the valid shares of your tenant",
+            "shares",
+            "revoke a share that is no longer needed: DELETE /v1/shares/{share_id}",
         ),
         "job_model_epochs": Quota(
             "the models × epochs of a job", "epochs", "ask for fewer models or epochs in `budget`"

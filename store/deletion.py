@@ -23,6 +23,7 @@ from store.tables import (
     Event,
     Inference,
     Job,
+    Key,
     Model,
     Slice,
     Trial,
@@ -32,14 +33,18 @@ from store.tables import (
 DeletionKind = Literal["inference", "latents", "deliveries", "webhook", "job", "dataset"]
 """What can be deleted in the background, in the order in which workers delete it."""
 
-OF_DATASET: dict[str, InstrumentedAttribute[str]] = {"trials": Trial.dataset_id}
+OF_DATASET: dict[str, InstrumentedAttribute[Any]] = {"trials": Trial.dataset_id, "shares": Key.target_id}
 OF_JOB: dict[str, InstrumentedAttribute[Any]] = {
     "slices": Slice.job_id,
     "events": Event.job_id,
     "decisions": Decision.job_id,
     "deliveries": WebhookDelivery.job_id,
+    "shares": Key.target_id,
 }
-OF_MODEL: dict[str, InstrumentedAttribute[str]] = {"curve_points": CurvePoint.model_id}
+OF_MODEL: dict[str, InstrumentedAttribute[Any]] = {
+    "curve_points": CurvePoint.model_id,
+    "shares": Key.target_id,
+}
 """Tables whose rows go with a data set, a job or a model, as the column that refers to it, by the name that clients see.
 
 A new table needs only its line here: workers delete its rows, and the answer to a DELETE counts them.
@@ -150,7 +155,9 @@ def _end_job(session: Session, job: Job) -> float:
     active = Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])
     ended = {"state": SliceState.CANCELLED, "ended_at": now, "lease_token": None, "lease_expires_at": None}
     session.execute(_update(Slice).where(of_job, active).values(ended))
-    used += _end_inferences(session, Inference.model_id.in_(select(Model.id).where(Model.job_id == job.id)))
+    models = select(Model.id).where(Model.job_id == job.id)
+    used += _end_inferences(session, Inference.model_id.in_(models))
+    revoke_shares(session, (Key.target_id == job.id) | Key.target_id.in_(models))
     request_deletion(session, "job", job.id, job.tenant_id)
     return used
 
@@ -165,6 +172,7 @@ def delete_dataset(session: Session, dataset: Dataset, scope: Scope) -> None:
             audit.record(session, "dataset.deleted", row)
         row.state, row.digest = DatasetState.DELETING, None
         row.drop_lease()
+        revoke_shares(session, Key.target_id == row.id)
         request_deletion(session, "dataset", row.id, row.tenant_id)
     jobs = select(Job).where(Job.id.in_(scope.job_ids)).order_by(Job.id).with_for_update(**LOCK)
     used = 0.0
@@ -204,6 +212,14 @@ def delete_latents(session: Session, model: Model) -> None:
 
 def _update(table: type[Any]) -> Any:
     return update(table).execution_options(synchronize_session=False)
+
+
+def revoke_shares(session: Session, condition: ColumnElement[bool]) -> None:
+    """Revoke the shares that satisfy a condition, and record it."""
+    shares = select(Key).where(Key.target_id.is_not(None), Key.revoked_at.is_(None), condition)
+    for share in session.execute(shares.order_by(Key.id).with_for_update()).scalars():
+        share.revoked_at = database_now(session)
+        audit.record(session, "share.revoked", share)
 
 
 def _end_inferences(session: Session, condition: ColumnElement[bool]) -> float:

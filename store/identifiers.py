@@ -4,7 +4,10 @@ import re
 import secrets
 import time
 
-PATTERN = re.compile(r"^(dat|job|mod|sli|upl|inf|key|whk|dlv)_[0-9a-f]{24}$")
+_ID = "(?:dat|job|mod|sli|upl|inf|key|shr|whk|dlv)_[0-9a-f]{24}"
+PATTERN = re.compile(f"^{_ID}$")
+ANYWHERE = re.compile(_ID)
+"""An identifier within a text."""
 
 
 def new_id(prefix: str) -> str:

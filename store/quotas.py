@@ -1,6 +1,7 @@
 """What tenants use of their quotas. Each sum reads an index alone, so it costs little with many jobs."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from sqlalchemy import Select, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -10,7 +11,7 @@ from domain.quotas import DEVICE_TIME, QUOTAS, QuotaName, Use, amount, next_day,
 from domain.states import JobState, UploadState
 from store.database import LOCK, database_now
 from store.settings import Settings
-from store.tables import Dataset, DeviceUsage, Inference, Job, Model, Slice, Tenant, Upload
+from store.tables import Dataset, DeviceUsage, Inference, Job, Key, Model, Slice, Tenant, Upload
 from store.tables.models import HAS_BYTES
 
 _LEAST_UPLOAD = 2**20
@@ -36,7 +37,7 @@ def allowed(session: Session, settings: Settings, tenant_id: str) -> Mapping[Quo
 
 
 def amounts_in_use(session: Session, settings: Settings, tenant_id: str) -> dict[QuotaName, Use]:
-    """Return the use of the quotas of amounts: bytes and jobs."""
+    """Return the use of the quotas of amounts: bytes, jobs and shares."""
     limits = allowed(session, settings, tenant_id)
     used: dict[QuotaName, float] = {
         "stored_bytes": stored_bytes(session, tenant_id),
@@ -44,6 +45,7 @@ def amounts_in_use(session: Session, settings: Settings, tenant_id: str) -> dict
             session.execute(_upload_bytes(tenant_id)).scalar_one()
         ),  # PostgreSQL adds decimals
         "open_jobs": session.execute(_open_jobs(tenant_id)).scalar_one(),
+        "shares": session.execute(_shares(tenant_id, database_now(session))).scalar_one(),
     }
     return {name: Use(name, value, limits[name]) for name, value in used.items()}
 
@@ -152,3 +154,10 @@ def _upload_bytes(tenant_id: str) -> Select[int]:
 
 def _open_jobs(tenant_id: str) -> Select[int]:
     return select(func.count(Job.state)).where(Job.tenant_id == tenant_id, Job.state.in_(_OPEN_JOBS))
+
+
+def _shares(tenant_id: str, now: datetime) -> Select[int]:
+    valid = Key.revoked_at.is_(None) & (Key.expires_at > now)
+    return select(func.count(Key.target_id)).where(
+        Key.target_id.is_not(None), Key.tenant_id == tenant_id, valid
+    )

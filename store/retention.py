@@ -22,6 +22,7 @@ from store.tables import (
     Event,
     IdempotentRequest,
     Job,
+    Key,
     Model,
     RetentionProgress,
     Slice,
@@ -109,6 +110,12 @@ def due_deliveries(tenant_id: str, before: datetime) -> Select[str]:
     webhooks = select(Webhook.id).where(Webhook.tenant_id == tenant_id)
     ended = WebhookDelivery.ended_at < before
     return select(WebhookDelivery.id).where(WebhookDelivery.webhook_id.in_(webhooks), ended)
+
+
+def due_shares(tenant_id: str, before: datetime) -> Select[str]:
+    """Select the shares that expired or were revoked before."""
+    of_tenant = (Key.tenant_id == tenant_id) & Key.target_id.is_not(None)
+    return select(Key.id).where(of_tenant, or_(Key.expires_at < before, Key.revoked_at < before))
 
 
 def due_originals(tenant_id: str, before: datetime) -> Select[Any]:
@@ -227,6 +234,7 @@ KINDS: Mapping[str, Count] = MappingProxyType(
         "checkpoints": _due_checkpoints,
         "idempotency": _rows(due_idempotent_requests, 4000),
         "deliveries": _rows(due_deliveries, 1000),
+        "shares": _rows(due_shares, 500),
     }
 )
 """The kinds of old data, and how to count what is due. `worker.maintenance.retention` removes each of them."""

@@ -166,6 +166,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Device time of a tenant in a month (UTC), in seconds; the default is 8 devices for 30 days.",
     )
+    quota_shares: int = Field(200, ge=0, description="Maximum number of valid shares of a tenant.")
     requests_at_once: int = Field(
         4,
         ge=1,
@@ -267,6 +268,12 @@ class Settings(BaseSettings):
     )
     keep_deliveries_days: KeptDays = Field(
         30.0, description="Days for which a message to a webhook is kept after it was delivered or given up."
+    )
+    keep_shares_days: KeptDays = Field(
+        90.0, description="Days for which a share is listed after it expired or was revoked."
+    )
+    share_max_days: float = Field(
+        365.0, gt=0, le=36_500, description="Maximum number of days for which a share is valid."
     )
     webhook_seconds: float = Field(
         86_400.0,

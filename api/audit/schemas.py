@@ -3,7 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PlainSerializer
+
+from store.tables import current_actor
 
 
 class ActorDocument(BaseModel):
@@ -17,9 +19,16 @@ class ActorDocument(BaseModel):
     )
 
 
+def _unless_visitor(actor: ActorDocument | None) -> ActorDocument | None:
+    return None if current_actor().is_visitor else actor
+
+
 CreatedBy = Annotated[
     ActorDocument | None,
-    Field(description="Who made it. Null if the service requires no key, and if this was not yet recorded."),
+    Field(
+        description="Who made it. Null if the service requires no key, if this was not yet recorded, and for a share."
+    ),
+    PlainSerializer(_unless_visitor, return_type=ActorDocument | None),
 ]
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 
+from api.auth import CallerDependency
 from api.computing.fair_executor import Abandoned, Computation, FairExecutor
 from api.computing.streamed_response import Streamed
-from api.dependencies import TenantDependency
 from api.errors import problem_responses
 from api.limits.request_turns import without_turn
 
@@ -21,13 +21,13 @@ _CLIENT_LEFT = 499
 
 @dataclass(frozen=True)
 class Computing:
-    """The executor of the service, for the tenant of a request.
+    """The executor of the service, for the tenant of a request. All shares of a tenant are like one more tenant.
 
     Everything that may take more than about 50 ms of a core belongs here: threads of other requests stay free.
     """
 
     request: Request
-    tenant_id: TenantDependency
+    caller: CallerDependency
 
     async def run(self, work: Callable[[], Response]) -> Response:
         """Return what `work` returns. It runs in a thread when it is the tenant's turn, unless the client leaves before.
@@ -44,7 +44,7 @@ class Computing:
                 response.begin()
             return response
 
-        turn = self._executor.submit(self.tenant_id, begin)
+        turn = self._executor.submit(self.caller.group, begin)
         watching = asyncio.create_task(self._abandon_without_client(turn))
         try:
             async with without_turn():
@@ -67,7 +67,7 @@ class Computing:
         return executor
 
     async def _piece(self, make: Callable[[], Any]) -> Any:
-        return await self._executor.result(self._executor.submit(self.tenant_id, make, is_piece=True))
+        return await self._executor.result(self._executor.submit(self.caller.group, make, is_piece=True))
 
     async def _abandon_without_client(self, turn: Computation) -> None:
         while (await self.request.receive())["type"] != "http.disconnect":

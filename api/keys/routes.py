@@ -12,7 +12,7 @@ from api.http.idempotency import IdempotencyKey
 from api.http.pagination import Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.keys import service
-from api.keys.schemas import CallerDocument, KeyDocument, KeyRequest, NewKey
+from api.keys.schemas import CallerDocument, CallerShare, KeyDocument, KeyRequest, NewKey
 
 router = APIRouter(tags=["keys"], route_class=JsonRoute)
 
@@ -71,17 +71,22 @@ def get_key(key_id: str, database: DatabaseDependency, caller: CallerDependency)
 
 @router.delete("/v1/keys/{key_id}", operation_id="revoke_key", responses=problem_responses(403, 404))
 def revoke_key(key_id: str, database: DatabaseDependency, caller: CallerDependency) -> KeyDocument:
-    """Revoke a key. The service refuses it from the next request on."""
+    """Revoke a key, and the shares that it made. The service refuses them from the next request on."""
     with database.write() as session:
         return service.revoke(session, caller, key_id)
 
 
 @router.get("/v1/caller", operation_id="get_caller")
 def get_caller(caller: CallerDependency) -> CallerDocument:
-    """Return your tenant and your scopes."""
+    """Return your tenant and your scopes; for a share, what it shows."""
+    grant = caller.grant
     return CallerDocument(
-        tenant=caller.tenant_id,
+        tenant=caller.tenant_id if grant is None else None,
+        name=caller.name if grant is None else None,
         scopes=sorted(caller.scopes),
         key_id=caller.key_id,
         is_operator=caller.is_operator,
+        share=None
+        if grant is None
+        else CallerShare(kind=grant.kind, id=grant.target_id, expires_at=grant.expires_at),
     )

@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.audit.schemas import CreatedBy
 from api.auth import Scope
+from api.grants import TargetKind
 
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
@@ -56,14 +57,24 @@ class NewKey(KeyDocument):
     )
 
 
-class CallerDocument(BaseModel):
-    """Your tenant and your scopes."""
+class CallerShare(BaseModel):
+    """What your share shows."""
 
-    tenant: str
+    kind: TargetKind
+    id: str = Field(description="Id of the data set, the job or the model.")
+    expires_at: datetime
+
+
+class CallerDocument(BaseModel):
+    """Your tenant and your scopes, or what your share shows."""
+
+    tenant: str | None = Field(description="Null for a share.")
+    name: str | None = Field(None, description="Name of your key. Null without a key, and for a share.")
     scopes: list[Scope]
     key_id: str | None = Field(
-        description="Id of your key. Null without a key, and for the key of the settings."
+        description="Id of your key or share. Null without a key, and for the key of the settings."
     )
     is_operator: bool = Field(
         description="Whether you operate the service: you use the key of its settings, or the service requires no key."
     )
+    share: CallerShare | None = Field(None, description="What you may look at, if your key is a share.")

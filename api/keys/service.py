@@ -13,6 +13,7 @@ from api.http.pagination import Page, newest_page
 from api.keys.schemas import KeyDocument, KeyRequest, NewKey
 from store import audit
 from store.database import database_now
+from store.deletion import revoke_shares
 from store.identifiers import PATTERN, new_id
 from store.tables import Key, Tenant
 
@@ -92,7 +93,7 @@ def create(session: Session, caller: Caller, request: KeyRequest, idempotency_ke
 def list_page(session: Session, caller: Caller, page_size: int, page_token: str | None) -> Page[KeyDocument]:
     """Return a page of the tenant's keys, newest first; the operator sees the keys of all tenants."""
     require_scope(caller, "admin")
-    query = select(Key)
+    query = select(Key).where(Key.target_id.is_(None))
     if not caller.is_operator:
         query = query.where(Key.tenant_id == caller.tenant_id)
     rows, token = newest_page(session, query, Key, page_size, page_token)
@@ -103,15 +104,20 @@ def find(session: Session, caller: Caller, key_id: str) -> Key:
     """Return a key that the caller may manage, or raise `NotFound`."""
     require_scope(caller, "admin")
     row = session.get(Key, key_id) if PATTERN.fullmatch(key_id) else None
-    if row is None or not (caller.is_operator or row.tenant_id == caller.tenant_id):
+    if (
+        row is None
+        or row.target_id is not None
+        or not (caller.is_operator or row.tenant_id == caller.tenant_id)
+    ):
         raise NotFound(f"there is no key {key_id}", hint="GET /v1/keys lists them")
     return row
 
 
 def revoke(session: Session, caller: Caller, key_id: str) -> KeyDocument:
-    """Revoke a key. Revoking it again changes nothing."""
+    """Revoke a key, and the shares that it made. Revoking it again changes nothing."""
     row = find(session, caller, key_id)
     if row.revoked_at is None:
         row.revoked_at = database_now(session)
+        revoke_shares(session, Key.created_by_key == row.id)
         audit.record(session, "key.revoked", row)
     return document(row)

@@ -28,6 +28,9 @@ class TenantDays(BaseModel):
         None, description=f"Responses to requests with an `Idempotency-Key`. {_DESCRIPTION}"
     )
     deliveries: KeptDays | None = Field(None, description=f"Messages to webhooks. {_DESCRIPTION}")
+    shares: KeptDays | None = Field(
+        None, description=f"Shares that have expired or were revoked. {_DESCRIPTION}"
+    )
 
 
 class RetentionItem(BaseModel):

@@ -20,6 +20,7 @@ class QuotaAmounts(BaseModel):
     stored_bytes: _Amount = None
     upload_bytes: _Amount = None
     open_jobs: _Amount = None
+    shares: _Amount = None
     job_model_epochs: _Amount = None
     device_seconds_per_day: _Amount = None
     device_seconds_per_month: _Amount = None

@@ -20,10 +20,13 @@ class Actor:
         Id of the key; None for the operator's key of the settings, and for the service itself.
     name
         Name of the key now; None for anyone, if the service requires no key.
+    is_visitor
+        Whether the key is a share.
     """
 
     key_id: str | None
     name: str | None
+    is_visitor: bool = False
 
 
 acting: ContextVar[Actor] = ContextVar("acting")

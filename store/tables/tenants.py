@@ -62,12 +62,16 @@ class RetentionProgress(Base):
 
 
 class Key(CreatedByMixin, Base):
-    """An API key of a tenant. Only the digest of its secret is stored."""
+    """An API key of a tenant, or a share: a key that only shows one data set, job or model.
+
+    Only the digest of the secret is stored.
+    """
 
     __tablename__ = "keys"
     __table_args__ = (
         Index("uq_keys_digest", "digest", unique=True),
         Index("ix_keys_tenant", "tenant_id", "id"),
+        Index("ix_keys_target", "tenant_id", "target_id", "revoked_at", "expires_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -80,6 +84,8 @@ class Key(CreatedByMixin, Base):
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    # Of a share: the data set, job or model that it shows. It is deleted with it, see `store.deletion`.
+    target_id: Mapped[str | None] = mapped_column(String(40))
 
 
 class Webhook(CreatedByMixin, Base):

@@ -168,6 +168,18 @@ CHANGES: dict[str, tuple[str, Callable[[Lab], str]]] = {
     "test_webhook": ("webhook.tested", _of("/v1/webhooks/{}:test", _webhook)),
     "create_key": ("key.created", _key),
     "revoke_key": ("key.revoked", _of("/v1/keys/{}", _key, "DELETE")),
+    "create_share": (
+        "share.created",
+        lambda lab: str(lab.send("POST", "/v1/shares", json={"dataset_id": lab.dataset()})["id"]),
+    ),
+    "revoke_share": (
+        "share.revoked",
+        _of(
+            "/v1/shares/{}",
+            lambda lab: str(lab.send("POST", "/v1/shares", json={"dataset_id": lab.dataset()})["id"]),
+            "DELETE",
+        ),
+    ),
     "delete_dataset": ("dataset.deleted", _of("/v1/datasets/{}", Lab.dataset, "DELETE")),
     "delete_job": ("job.deleted", _of("/v1/jobs/{}", lambda lab: lab.job(JobState.DONE), "DELETE")),
     "delete_latents": ("model.latents_deleted", _of("/v1/models/{}/latents", Lab.model, "DELETE")),

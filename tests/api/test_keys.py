@@ -87,6 +87,8 @@ def test_a_key_by_each_way_to_send_it(asks: TestClient) -> None:
     ):
         assert answer.json() == {
             "tenant": "default",
+            "name": "Ada",
+            "share": None,
             "scopes": ["read", "write"],
             "key_id": made["id"],
             "is_operator": False,

@@ -18,7 +18,7 @@ from store.array_store import open_array_store
 from store.database import Database, database_now
 from store.quotas import add_device_seconds, note_device_time
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Dataset, Inference, Slice, Tenant
+from store.tables import DEFAULT_TENANT, Dataset, Inference, Slice, Tenant, utc_now
 from tests.api.api_examples import add_dataset, add_job, add_model, count
 from tests.api.test_keys import ADMIN, OPERATOR, bearer, make
 from tests.app_copies import app_of
@@ -274,6 +274,7 @@ def test_sums_read_indexes_alone(sqlite_database: Database) -> None:
         *quotas._stored_bytes(DEFAULT_TENANT),
         quotas._upload_bytes(DEFAULT_TENANT),
         quotas._open_jobs(DEFAULT_TENANT),
+        quotas._shares(DEFAULT_TENANT, utc_now()),
     ]
     for query in queries:
         statement = str(query.compile(sqlite_database.engine, compile_kwargs={"literal_binds": True}))

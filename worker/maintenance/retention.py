@@ -26,6 +26,7 @@ from store.retention import (
     due_idempotent_requests,
     due_jobs,
     due_originals,
+    due_shares,
     thinned_points,
     weights_removed,
 )
@@ -37,6 +38,7 @@ from store.tables import (
     Event,
     IdempotentRequest,
     Job,
+    Key,
     Model,
     RetentionProgress,
     Slice,
@@ -284,6 +286,11 @@ def _forget_deliveries(tenant_id: str, before: datetime, session: Session) -> in
     return number
 
 
+def _forget_shares(tenant_id: str, before: datetime, session: Session) -> int:
+    ids = due_shares(tenant_id, before).limit(_BATCH_ROWS)
+    return _number(session, delete(Key).where(Key.id.in_(ids)))
+
+
 # Every kind of `store.retention.KINDS` has a line in one of these.
 ROWS_OF_JOBS: dict[str, Step] = {
     "events": _remove_events,
@@ -297,6 +304,7 @@ ROWS: dict[
 ] = {
     "idempotency": (due_idempotent_requests, _forget_answers),
     "deliveries": (due_deliveries, _forget_deliveries),
+    "shares": (due_shares, _forget_shares),
 }
 FILES: dict[str, Callable[[Sweep, Store, str, datetime, float], None]] = {
     "checkpoints": Sweep._checkpoints,
