@@ -165,7 +165,7 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "executor": executor,
             "wrong_keys": WrongKeys(settings),
             "feed": feed,
-            "live_uses": [rates.of_tenant, rates.of_key, streams, analyses],
+            "live_uses": [rates.of_tenant, rates.of_key, rates.of_written, streams, analyses],
         }
     )
 

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, get_args
@@ -14,7 +15,7 @@ from fastapi.security.base import SecurityBase
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from api.errors import Forbidden, Unauthorized
+from api.errors import Forbidden, TooManyRequests, Unauthorized
 from api.grants import Grant, check_grant
 from api.limits.quotas import RequestRates
 from api.limits.wrong_keys import CHALLENGE, secret_of
@@ -217,9 +218,24 @@ CALLER = Depends(_caller)
 CallerDependency = Annotated[Caller, CALLER]
 
 
-async def _act(caller: CallerDependency) -> None:
+async def _act(request: Request, caller: CallerDependency) -> None:
     """Let the rest of the request act for its caller. A dependency that is not `async` could not: it has its own context."""
-    acting.set(Actor(caller.key_id, caller.name, is_visitor=caller.grant is not None))
+    rates: RequestRates = request.app.state.request_rates
+    # What frees something is counted, but never refused.
+    is_refused = request.method != "DELETE" and not request.url.path.endswith(":cancel")
+
+    def count_written(size_bytes: int) -> None:
+        with suppress(*() if is_refused else (TooManyRequests,)):
+            rates.count("written_bytes_per_day", caller.tenant_id, caller.quotas, size_bytes)
+
+    acting.set(
+        Actor(
+            caller.key_id,
+            caller.name,
+            None if caller.is_operator else count_written,
+            caller.grant is not None,
+        )
+    )
 
 
 ACTING = Depends(_act)

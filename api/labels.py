@@ -6,8 +6,10 @@ from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
+from api.limits.quotas import check_amounts
 from domain.labels import Name, Notes, Tags
 from store import audit
+from store.settings import Settings
 from store.tables import Dataset, Job
 
 
@@ -31,26 +33,35 @@ LABEL_CHANGES: dict[str, Example] = {
 
 
 def change(
-    session: Session, row: Dataset | Job, changes: LabelChanges, defaults: dict[str, Any]
+    session: Session, settings: Settings, row: Dataset | Job, changes: LabelChanges, defaults: dict[str, Any]
 ) -> dict[str, Any]:
     """Change fields of a row, record which, and return the new values of all given fields.
 
     Parameters
     ----------
-    session, row
-        The transaction, and a row of it.
+    session, settings, row
+        The transaction, the settings, and a row of the transaction.
     changes
         The changes.
     defaults
         The defaults of fields, besides no notes and no tags.
+
+    Raises
+    ------
+    QuotaReached
+        If the row becomes longer and the tenant may have no more rows.
     """
     empty = {"notes": "", "tags": [], **defaults}
     given = {name: getattr(changes, name) for name in changes.model_fields_set}
     new = {name: empty[name] if value is None else value for name, value in given.items()}
     changed = sorted(name for name, value in new.items() if getattr(row, name) != value)
+    before = row.row_bytes or 0
     for name in changed:
         setattr(row, name, new[name])
     if changed:
         kind = "job" if isinstance(row, Job) else "dataset"
         audit.record(session, f"{kind}.changed", row, fields=changed)
+        session.flush()
+        if (row.row_bytes or 0) > before:
+            check_amounts(session, settings, row.tenant_id)
     return new

@@ -15,7 +15,12 @@ from fastapi import APIRouter, FastAPI, Header, Request, Response
 from api.errors import NotFound
 from api.http.http_cache import REVALIDATED, etag, matches_tag
 
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".npz": "application/octet-stream"}
+_TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".npz": "application/octet-stream",
+}
 _PRELOADED = (
     "js/main.js",
     "js/ui.js",

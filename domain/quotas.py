@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field
 
 QuotaName = Literal[
     "stored_bytes",
+    "database_bytes",
+    "written_bytes_per_day",
     "upload_bytes",
     "open_jobs",
     "shares",
@@ -49,6 +51,16 @@ QUOTAS: Mapping[QuotaName, Quota] = MappingProxyType(
             "the uploaded files, arrays and weights of your tenant",
             "bytes",
             "delete data sets, jobs or inferences that you do not need; each document has its `stored_bytes`",
+        ),
+        "database_bytes": Quota(
+            "the rows of your tenant in the database: jobs with their models, data sets, inferences, uploads, keys and webhooks",
+            "bytes",
+            "delete jobs or data sets that you do not need; a job counts about 2 kB for each of its models",
+        ),
+        "written_bytes_per_day": Quota(
+            "the rows that requests of your tenant wrote within a day",
+            "bytes",
+            "wait as `Retry-After` says, and make fewer changes; DELETE and `:cancel` always work",
         ),
         "upload_bytes": Quota(
             "the announced sizes of your tenant's unfinished uploads (1 MiB each at least)",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Select, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -11,11 +12,13 @@ from domain.quotas import DEVICE_TIME, QUOTAS, QuotaName, Use, amount, next_day,
 from domain.states import JobState, UploadState
 from store.database import LOCK, database_now
 from store.settings import Settings
-from store.tables import Dataset, DeviceUsage, Inference, Job, Key, Model, Slice, Tenant, Upload
+from store.tables import Dataset, DeviceUsage, Inference, Job, Key, Model, Slice, Tenant, Upload, Webhook
 from store.tables.models import HAS_BYTES
 
 _LEAST_UPLOAD = 2**20
 """Bytes that a smaller unfinished upload counts as, so that the number of uploads is limited too."""
+_ROW_BYTES: Mapping[Any, int] = {Inference: 4_000, Upload: 4_000, Webhook: 3_000, Key: 1_000}
+"""About how many bytes a row of these tables needs. The rows of jobs and data sets, which can be long, record their sizes."""
 _OPEN_JOBS = [state for state in JobState if not state.is_final]
 
 
@@ -39,14 +42,13 @@ def allowed(session: Session, settings: Settings, tenant_id: str) -> Mapping[Quo
 def amounts_in_use(session: Session, settings: Settings, tenant_id: str) -> dict[QuotaName, Use]:
     """Return the use of the quotas of amounts: bytes, jobs and shares."""
     limits = allowed(session, settings, tenant_id)
-    used: dict[QuotaName, float] = {
-        "stored_bytes": stored_bytes(session, tenant_id),
-        "upload_bytes": int(
-            session.execute(_upload_bytes(tenant_id)).scalar_one()
-        ),  # PostgreSQL adds decimals
-        "open_jobs": session.execute(_open_jobs(tenant_id)).scalar_one(),
-        "shares": session.execute(_shares(tenant_id, database_now(session))).scalar_one(),
-    }
+    used: dict[QuotaName, float] = dict.fromkeys(
+        ("stored_bytes", "database_bytes", "upload_bytes", "open_jobs", "shares"), 0
+    )
+    sums = _sums(tenant_id, database_now(session))
+    values = session.execute(select(*(query.scalar_subquery() for _, query in sums))).one()
+    for (name, _), value in zip(sums, values, strict=True):
+        used[name] += int(value)  # PostgreSQL adds decimals
     return {name: Use(name, value, limits[name]) for name, value in used.items()}
 
 
@@ -121,12 +123,19 @@ def add_device_seconds(session: Session, tenant_id: str, seconds: float) -> None
     )
 
 
-def stored_bytes(session: Session, tenant_id: str) -> int:
-    """Return the bytes of a tenant's files, arrays and weights. A file of several data sets counts once."""
-    return sum(int(session.execute(query).scalar_one()) for query in _stored_bytes(tenant_id))
+def _sums(tenant_id: str, now: datetime) -> list[tuple[QuotaName, Select[int]]]:
+    """Return the queries whose results add up to the used amount of each quota."""
+    return [
+        *(("stored_bytes", query) for query in _stored_bytes(tenant_id)),
+        *(("database_bytes", query) for query in _database_bytes(tenant_id)),
+        ("upload_bytes", _upload_bytes(tenant_id)),
+        ("open_jobs", _open_jobs(tenant_id)),
+        ("shares", _shares(tenant_id, now)),
+    ]
 
 
 def _stored_bytes(tenant_id: str) -> list[Select[int]]:
+    """Return the queries of the bytes of files, arrays and weights. A file of several data sets counts once."""
     of_datasets = select(Dataset.original, Dataset.original_bytes).where(
         Dataset.tenant_id == tenant_id, Dataset.original.is_not(None)
     )
@@ -143,6 +152,18 @@ def _stored_bytes(tenant_id: str) -> list[Select[int]]:
         ),
         select(func.coalesce(func.sum(Inference.latents_bytes), 0)).where(Inference.tenant_id == tenant_id),
     ]
+
+
+def _database_bytes(tenant_id: str) -> list[Select[Any]]:
+    long_rows = [
+        select(func.coalesce(func.sum(table.row_bytes), 0)).where(table.tenant_id == tenant_id)
+        for table in (Job, Dataset)
+    ]
+    others = [
+        select(func.count(table.tenant_id) * size).where(table.tenant_id == tenant_id)
+        for table, size in _ROW_BYTES.items()
+    ]
+    return [*long_rows, *others]
 
 
 def _upload_bytes(tenant_id: str) -> Select[int]:

@@ -144,6 +144,18 @@ class Settings(BaseSettings):
         description="Maximum size of a tenant's uploaded files, arrays and weights, in bytes. For all quotas: 0 means no limit, "
         "and the operator can set another amount for a tenant.",
     )
+    quota_database_bytes: int = Field(
+        5 * 2**30,
+        ge=0,
+        description="Maximum size of a tenant's rows in the database, in bytes: jobs with their models, data sets, inferences, "
+        "uploads, keys and webhooks. Sizes are estimates.",
+    )
+    quota_written_bytes_per_day: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="Maximum size of the rows that requests of a tenant add within 24 hours, in bytes, counted in each process "
+        "of the API. It also bounds rows that nobody deletes, such as those of the audit log.",
+    )
     quota_upload_bytes: int = Field(
         50 * 2**30,
         ge=0,

@@ -310,17 +310,16 @@ def delete_dataset(
 @router.patch(
     "/v1/datasets/{dataset_id}",
     operation_id="change_dataset",
-    responses=problem_responses(400, 404, 413, 415, 422),
+    responses=problem_responses(400, 404, 409, 413, 415, 422),
 )
 def change_dataset(
     dataset_id: str,
     changes: Annotated[LabelChanges, Body(openapi_examples=LABEL_CHANGES)],
-    database: DatabaseDependency,
-    tenant_id: TenantDependency,
+    context: ContextDependency,
 ) -> DatasetDocument:
     """Change the name, the notes or the tags of a data set. They are no part of its content."""
-    with database.write() as session:
-        return service.amend(session, tenant_id, dataset_id, changes)
+    with context.database.write() as session:
+        return service.amend(session, context.settings, context.tenant_id, dataset_id, changes)
 
 
 @router.get(

@@ -137,13 +137,15 @@ def find_arrays(session: Session, tenant_id: str, dataset_id: str) -> ArrayGroup
     return ArrayGroup(row.array_path or "", row.id, f"the dataset {row.id}")
 
 
-def amend(session: Session, tenant_id: str, dataset_id: str, changes: LabelChanges) -> DatasetDocument:
+def amend(
+    session: Session, settings: Settings, tenant_id: str, dataset_id: str, changes: LabelChanges
+) -> DatasetDocument:
     """Change the name, the notes or the tags of a data set. An empty name is the default: that of its source."""
     row = find(session, tenant_id, dataset_id)
     default = str(row.source.get("filename") or row.source.get("system") or row.id)
     if changes.name == "":
         changes.name = None
-    change(session, row, changes, {"name": default})
+    change(session, settings, row, changes, {"name": default})
     session.flush()
     return document(row)
 

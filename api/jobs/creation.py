@@ -84,11 +84,22 @@ def write(session: Session, settings: Settings, tenant_id: str, job: CheckedJob)
     QuotaReached
         If the job goes beyond a quota of the tenant.
     """
-    specification = job.specification
     quotas.lock_tenant(session, tenant_id)
     if refused := refused_by(session, settings, tenant_id, job):
         raise QuotaReached.of(*refused[0])
-    row = Job(
+    row = _row(session, tenant_id, job)
+    session.add(row)
+    session.flush()
+    audit.record(session, "job.created", row)
+    events.record(session, row.id, "job.state", state=row.state)
+    outbox.post(session, outbox.ADVANCE, row.id)
+    session.flush()
+    return row
+
+
+def _row(session: Session, tenant_id: str, job: CheckedJob) -> Job:
+    specification = job.specification
+    return Job(
         id=new_id("job"),
         tenant_id=tenant_id,
         dataset_id=specification.dataset_id,
@@ -102,13 +113,6 @@ def write(session: Session, settings: Settings, tenant_id: str, job: CheckedJob)
         warnings=job.warnings,
         created_at=database_now(session),
     )
-    session.add(row)
-    session.flush()
-    audit.record(session, "job.created", row)
-    events.record(session, row.id, "job.state", state=row.state)
-    outbox.post(session, outbox.ADVANCE, row.id)
-    session.flush()
-    return row
 
 
 def refused_by(
@@ -120,6 +124,7 @@ def refused_by(
     asked = (
         (uses["open_jobs"], 1),
         (uses["stored_bytes"], kept + latents),
+        (uses["database_bytes"], _row(session, tenant_id, job).size_bytes_of_row()),
         model_epochs(session, settings, tenant_id, budget),
     )
     return [(use, more) for use, more in asked if use.refuses(more)]

@@ -167,17 +167,18 @@ async def get_job(
 
 
 @router.patch(
-    "/v1/jobs/{job_id}", operation_id="change_job", responses=problem_responses(400, 404, 413, 415, 422)
+    "/v1/jobs/{job_id}", operation_id="change_job", responses=problem_responses(400, 404, 409, 413, 415, 422)
 )
 def change_job(
     job_id: str,
     changes: Annotated[JobChanges, Body(openapi_examples=LABEL_CHANGES)],
     database: DatabaseDependency,
     tenant_id: TenantDependency,
+    settings: SettingsDependency,
 ) -> JobDocument:
     """Change the name, the notes, the tags or the priority of a job."""
     with database.write() as session:
-        return service.amend(session, tenant_id, job_id, changes)
+        return service.amend(session, settings, tenant_id, job_id, changes)
 
 
 @router.delete("/v1/jobs/{job_id}", operation_id="delete_job", status_code=202, responses=DELETES)

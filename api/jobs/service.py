@@ -187,10 +187,12 @@ def extend(
     return extended
 
 
-def amend(session: Session, tenant_id: str, job_id: str, changes: JobChanges) -> JobDocument:
+def amend(
+    session: Session, settings: Settings, tenant_id: str, job_id: str, changes: JobChanges
+) -> JobDocument:
     """Change the name, the notes, the tags or the priority of a job."""
     job = find(session, tenant_id, job_id, lock=True)
-    job.spec = job.spec | change(session, job, changes, {"name": "", "priority": 0})
+    job.spec = job.spec | change(session, settings, job, changes, {"name": "", "priority": 0})
     session.flush()
     return document(session, job)
 

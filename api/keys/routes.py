@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
 from api.auth import CallerDependency
-from api.dependencies import DatabaseDependency
+from api.dependencies import DatabaseDependency, SettingsDependency
 from api.errors import problem_responses
 from api.http.idempotency import IdempotencyKey
 from api.http.pagination import Page, PageSize, PageToken
@@ -33,18 +33,20 @@ _REQUESTS: dict[str, Example] = {
     "/v1/keys",
     operation_id="create_key",
     status_code=201,
-    responses=problem_responses(400, 403, 413, 415, 422),
+    responses=problem_responses(400, 403, 409, 413, 415, 422),
 )
 def create_key(
     request: Annotated[KeyRequest, Body(openapi_examples=_REQUESTS)],
     response: Response,
     database: DatabaseDependency,
     caller: CallerDependency,
+    settings: SettingsDependency,
+    *,
     idempotency_key: IdempotencyKey = None,
 ) -> NewKey:
     """Create a key. Only this response contains the secret: the service stores its digest."""
     with database.write() as session:
-        made = service.create(session, caller, request, idempotency_key)
+        made = service.create(session, settings, caller, request, idempotency_key)
     response.headers["Location"] = f"/v1/keys/{made.id}"
     response.headers["Cache-Control"] = "no-store"
     return made

@@ -11,10 +11,12 @@ from api.errors import Forbidden, Invalid, NotFound
 from api.http.idempotency import fingerprint, store_answer, stored_answer
 from api.http.pagination import Page, newest_page
 from api.keys.schemas import KeyDocument, KeyRequest, NewKey
+from api.limits.quotas import check_amounts
 from store import audit
 from store.database import database_now
 from store.deletion import revoke_shares
 from store.identifiers import PATTERN, new_id
+from store.settings import Settings
 from store.tables import Key, Tenant
 
 _BEGINNING = len("lat_") + 6
@@ -37,7 +39,9 @@ def document(row: Key) -> KeyDocument:
     )
 
 
-def create(session: Session, caller: Caller, request: KeyRequest, idempotency_key: str | None) -> NewKey:
+def create(
+    session: Session, settings: Settings, caller: Caller, request: KeyRequest, idempotency_key: str | None
+) -> NewKey:
     """Create a key.
 
     Raises
@@ -46,6 +50,8 @@ def create(session: Session, caller: Caller, request: KeyRequest, idempotency_ke
         If the caller lacks one of the scopes, or names another tenant and is not the operator.
     Invalid
         If the time of expiry is in the past.
+    QuotaReached
+        If the tenant may have no more rows.
     """
     require_scope(caller, "admin")
     asked = fingerprint("POST /v1/keys", request.model_dump_json())
@@ -70,6 +76,7 @@ def create(session: Session, caller: Caller, request: KeyRequest, idempotency_ke
     if session.get(Tenant, tenant_id) is None:
         session.add(Tenant(id=tenant_id, name=tenant_id))
         session.flush()
+    check_amounts(session, settings, tenant_id)
     secret = f"lat_{secrets.token_urlsafe(32)}"
     row = Key(
         id=new_id("key"),

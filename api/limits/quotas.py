@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from sqlalchemy.orm import Session
@@ -28,7 +28,8 @@ def check_amounts(session: Session, settings: Settings, tenant_id: str, **more: 
     settings, tenant_id
         Of the service, and the tenant.
     more
-        The amount that the request adds to each quota, by name. 0 for what is already counted.
+        The amount that the request adds to each quota, by name. 0 for what is already counted. `database_bytes` is always
+        checked.
 
     Raises
     ------
@@ -39,6 +40,7 @@ def check_amounts(session: Session, settings: Settings, tenant_id: str, **more: 
     """
     quotas.lock_tenant(session, tenant_id)
     uses = quotas.amounts_in_use(session, settings, tenant_id)
+    more = {"database_bytes": 0, **more}
     if unknown := more.keys() - uses.keys():
         raise ValueError(f"expected some of {sorted(uses)}; got {sorted(unknown)}")
     for use in uses.values():
@@ -72,6 +74,8 @@ def check_upload(session: Session, settings: Settings, tenant_id: str, size_byte
     uses = quotas.amounts_in_use(session, settings, tenant_id)
     if (under_way := uses["upload_bytes"]).refuses(size_bytes):
         raise QuotaReached.of(under_way, size_bytes)
+    if (rows := uses["database_bytes"]).refuses():
+        raise QuotaReached.of(rows)
     stored = uses["stored_bytes"]
     if stored.refuses(under_way.used + size_bytes):
         raise QuotaReached.of(stored, under_way.used + size_bytes)
@@ -122,7 +126,7 @@ LiveUse = Callable[[Holder], Use | None]
 
 
 class RequestRates:
-    """Counts the requests of tenants and of keys in a minute, in this process.
+    """Counts the requests of tenants and of keys in a minute, and the rows that they write within a day, in this process.
 
     Parameters
     ----------
@@ -134,24 +138,24 @@ class RequestRates:
         self._defaults = quotas.default_amounts(settings)
         self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def count(self, name: QuotaName, of: str, own: Mapping[str, float] | None) -> None:
-        """Count a request of a tenant or a key.
+    def count(self, name: QuotaName, of: str, own: Mapping[str, float] | None, amount: int = 1) -> None:
+        """Count a request of a tenant or a key, or bytes that it writes.
 
         Raises
         ------
         TooManyRequests
-            If the minute has too many.
+            If the minute or the day has too many.
         """
         allowed = int((own or {}).get(name, self._defaults[name]))
         if not allowed:
             return
-        window = RateLimitItemPerMinute(allowed)
-        if self._windows.hit(window, name, of):
+        window = _window(name, allowed)
+        if self._windows.hit(window, name, of, cost=amount):
             return
         wait = max(1, round(self._windows.get_window_stats(window, name, of).reset_time - time.time()))
         problem = TooManyRequests(
-            f"{QUOTAS[name].what}: {allowed} are allowed; try again in {wait} s",
-            hint="send requests more slowly; the operator of the service can allow more",
+            f"{QUOTAS[name].what}: {allowed} {QUOTAS[name].unit} are allowed; try again in {wait} s",
+            hint=f"{QUOTAS[name].remedy}; the operator of the service can allow more",
             headers={"Retry-After": str(wait), "RateLimit": f'"{name}";r=0;t={wait}'},
         )
         problem.quota = QuotaState.of(Use(name, allowed, allowed))
@@ -160,6 +164,10 @@ class RequestRates:
     def of_tenant(self, holder: Holder) -> Use:
         """Return how many requests of a tenant the running minute has."""
         return self._use("requests_per_minute", holder.tenant_id, holder.own)
+
+    def of_written(self, holder: Holder) -> Use:
+        """Return how many bytes of rows the requests of a tenant have written within a day."""
+        return self._use("written_bytes_per_day", holder.tenant_id, holder.own)
 
     def of_key(self, holder: Holder) -> Use | None:
         """Return how many requests with a key the running minute has."""
@@ -171,5 +179,9 @@ class RequestRates:
         allowed = int(own.get(name, self._defaults[name]))
         if not allowed:
             return Use(name, 0, 0)
-        stats = self._windows.get_window_stats(RateLimitItemPerMinute(allowed), name, of)
+        stats = self._windows.get_window_stats(_window(name, allowed), name, of)
         return Use(name, allowed - stats.remaining, allowed)
+
+
+def _window(name: QuotaName, allowed: int) -> RateLimitItem:
+    return (RateLimitItemPerDay if name == "written_bytes_per_day" else RateLimitItemPerMinute)(allowed)

@@ -18,6 +18,8 @@ class QuotaAmounts(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     stored_bytes: _Amount = None
+    database_bytes: _Amount = None
+    written_bytes_per_day: _Amount = None
     upload_bytes: _Amount = None
     open_jobs: _Amount = None
     shares: _Amount = None

@@ -45,7 +45,7 @@ def create_webhook(
     """Add a URL that the service notifies when jobs end. Only this answer has the secret, which verifies the messages."""
     url = service.checked_url(request.url, settings)
     with database.write() as session:
-        made = service.create(session, tenant_id, request, url, idempotency_key)
+        made = service.create(session, settings, tenant_id, request, url, idempotency_key)
     response.headers["Location"] = made.links["self"]
     response.headers["Cache-Control"] = "no-store"
     return made

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 from api.errors import Invalid, NotFound, WrongState
 from api.http.idempotency import fingerprint, store_answer, stored_answer
 from api.http.pagination import Page, cut_page, decode_id
+from api.limits.quotas import check_amounts
 from api.validation_errors import FieldProblem
 from api.webhooks.schemas import DeliveryDocument, NewWebhook, WebhookDocument, WebhookRequest
 from domain.states import DeliveryState
@@ -73,14 +74,19 @@ def checked_url(given: str, settings: Settings) -> str:
 
 
 def create(
-    session: Session, tenant_id: str, request: WebhookRequest, url: str, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    request: WebhookRequest,
+    url: str,
+    idempotency_key: str | None,
 ) -> NewWebhook:
     """Create a webhook for a checked URL.
 
     Raises
     ------
-    WrongState
-        If the tenant has the largest allowed number of webhooks.
+    QuotaReached, WrongState
+        If the tenant may have no more rows, or has the largest allowed number of webhooks.
     """
     asked = fingerprint("POST /v1/webhooks", request.model_dump_json())
     if (stored := stored_answer(session, tenant_id, idempotency_key, asked)) is not None:
@@ -91,6 +97,7 @@ def create(
             f"you already have {MOST_WEBHOOKS} webhooks, the largest allowed number",
             hint="delete one that you do not need: GET /v1/webhooks lists them",
         )
+    check_amounts(session, settings, tenant_id)
     secret = new_secret()
     row = Webhook(
         id=new_id("whk"),

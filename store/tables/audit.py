@@ -1,11 +1,12 @@
 """Who does something: the actor of a request, the columns that name who made a row, and the log of all changes."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Index, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import Index, String, event
+from sqlalchemy.orm import Mapped, Session, UOWTransaction, mapped_column
 
 from store.tables.base import Base, Document, counter_type, utc_now
 
@@ -20,12 +21,15 @@ class Actor:
         Id of the key; None for the operator's key of the settings, and for the service itself.
     name
         Name of the key now; None for anyone, if the service requires no key.
+    count_written
+        Called with the bytes of the rows that each flush adds; it raises an error to refuse them. None: nobody counts.
     is_visitor
         Whether the key is a share.
     """
 
     key_id: str | None
     name: str | None
+    count_written: Callable[[int], None] | None = None
     is_visitor: bool = False
 
 
@@ -37,6 +41,13 @@ _SERVICE = Actor(None, "service")
 def current_actor() -> Actor:
     """Return who acts: the caller of a request, else the service itself."""
     return acting.get(_SERVICE)
+
+
+@event.listens_for(Session, "before_flush")
+def _count_written(session: Session, _context: UOWTransaction, _instances: object) -> None:
+    """Count new rows of any table, so that no kind of row can be forgotten."""
+    if session.new and (count := current_actor().count_written) is not None:
+        count(sum(row.size_bytes_of_row() for row in session.new))
 
 
 class CreatedByMixin:

@@ -1,5 +1,6 @@
 """What all tables have in common: types, times and the columns of a lease."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,9 +14,12 @@ from sqlalchemy import (
     MetaData,
     String,
     TypeDecorator,
+    inspect,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+_ROW_BYTES = 200
+"""About what a row needs besides its values: its header, and the entries of indexes."""
 Document = dict[str, Any]
 """A JSON document."""
 counter_type = BigInteger().with_variant(Integer, "sqlite")
@@ -60,6 +64,21 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime(), Document: JSON, list[Any]: JSON, bytes: LargeBinary}  # noqa: RUF012 (SQLAlchemy's own way)
+
+    def size_bytes_of_row(self) -> int:
+        """Return about how many bytes the row needs in the database, with the rows that other processes will add for it."""
+        names = inspect(type(self)).column_attrs.keys()
+        return _ROW_BYTES + sum(_size_bytes(vars(self).get(name)) for name in names)
+
+
+def _size_bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode(errors="surrogatepass"))
+    if isinstance(value, dict | list):
+        return len(json.dumps(value, default=str))
+    if isinstance(value, bytes):
+        return len(value)
+    return 0 if value is None else 8
 
 
 class LeaseMixin:

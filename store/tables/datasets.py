@@ -48,6 +48,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
         Index("ix_datasets_state", "state"),
         Index("ix_datasets_started", "started_at"),
         Index("ix_datasets_bytes", "tenant_id", "original", "original_bytes", "array_bytes"),
+        Index("ix_datasets_row_bytes", "tenant_id", "row_bytes"),
         # One data set for each content, but a rejected one may be tried again.
         Index(
             "uq_datasets_content",

@@ -2,23 +2,31 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Text, event, inspect
+from sqlalchemy import BigInteger, Connection, Text, event, inspect
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
+
+from store.tables.base import Base
 
 _TAG_EDGE = "\x1f"
 """Encloses each tag in the text of a search. No other part of the text contains it."""
+_SEARCHED = {"name", "notes", "tags", "source"}
+_LONG = {*_SEARCHED, "spec", "warm_models", "report"}
+"""The columns that may be long."""
 
 
 class LabelsMixin:
     """Notes and tags of a row that has a name.
 
-    `search_text` is kept up to date by itself. Python folds its case, because SQLite folds ASCII alone, and PostgreSQL as its
-    locale says.
+    `search_text` and `row_bytes` are kept up to date by themselves. Python folds the case of the text, because SQLite folds ASCII
+    alone, and PostgreSQL as its locale says.
     """
 
     notes: Mapped[str] = mapped_column(Text, default="", server_default="")
     tags: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     search_text: Mapped[str] = mapped_column(Text, default="", server_default="", deferred=True)
+
+    row_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Size of the row and of the rows that it brings, which a quota counts."""
 
     def search_parts(self) -> list[str]:
         """Return the texts that a search looks in, besides the tags."""
@@ -43,11 +51,10 @@ def folded(text: str) -> str:
 
 @event.listens_for(LabelsMixin, "before_insert", propagate=True)
 @event.listens_for(LabelsMixin, "before_update", propagate=True)
-def _write_search_text(_mapper: Mapper[Any], _connection: Connection, row: LabelsMixin) -> None:
+def _write_derived(_mapper: Mapper[Any], _connection: Connection, row: LabelsMixin) -> None:
     attributes = inspect(row).attrs
-    if any(
-        attributes[name].history.has_changes()
-        for name in ("name", "notes", "tags", "source")
-        if name in attributes
-    ):
+    changed = {name for name in _LONG if name in attributes and attributes[name].history.has_changes()}
+    if changed & _SEARCHED:
         row.search_text = search_text(row.search_parts(), row.tags or [])
+    if changed and isinstance(row, Base):
+        row.row_bytes = row.size_bytes_of_row()

@@ -1,6 +1,7 @@
 """Quotas of tenants and keys: what is refused, what is told, and that two requests at once do not pass beyond."""
 
 import asyncio
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from domain.states import InferenceState, JobState, ModelState, SliceState
 from store import quotas
 from store.array_store import open_array_store
 from store.database import Database, database_now
+from store.originals import open_originals
 from store.quotas import add_device_seconds, note_device_time
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Dataset, Inference, Slice, Tenant, utc_now
+from store.tables import DEFAULT_TENANT, Base, Dataset, Inference, Slice, Tenant, utc_now
 from tests.api.api_examples import add_dataset, add_job, add_model, count
 from tests.api.test_keys import ADMIN, OPERATOR, bearer, make
 from tests.app_copies import app_of
+from worker.maintenance.deletion import Storage, work_off
 
 TUS = {"Tus-Resumable": "1.0.0"}
 GB = 10**9
@@ -141,6 +144,66 @@ def test_open_jobs_and_their_size(database: Database, dataset_id: str, tmp_path:
     larger = {**body, "budget": {"models": 50, "epochs": 50}}
     told = client.post("/v1/jobs?validate_only=true", json=larger).json()["refused_by"]
     assert ["jobs" in told[0], "2500" in told[1]] == [True, True]
+
+
+def test_rows_of_jobs_that_are_cancelled_at_once(database: Database, dataset_id: str, tmp_path: Path) -> None:
+    client = client_with(database, tmp_path, quota_database_bytes=445_000)
+    body = {"dataset_id": dataset_id, "budget": {"models": 100, "epochs": 50}}
+    made = list(iter(lambda: _cancelled_job(client, body), None))
+    assert len(made) == 2  # of 2.1 kB for each model
+    assert_refused(client.post("/v1/jobs", json=body), "database_bytes")
+    (told,) = client.post("/v1/jobs?validate_only=true", json=body).json()["refused_by"]
+    assert told.startswith("the rows of your tenant")
+    for path in (made[0], f"/v1/datasets/{dataset_id}"):  # rows become longer, too
+        assert_refused(client.patch(path, json={"notes": "é" * 10_000}), "database_bytes")
+        assert client.get(path).json()["notes"] == ""
+        assert client.patch(path, json={"name": "a"}).status_code == 200
+    assert client.delete(made[0]).status_code == 202
+    settings = Settings(data_dir=tmp_path)
+    storage = Storage(database, open_array_store("sql:", database), open_originals(settings), settings)
+    work_off(storage, 10)
+    assert _cancelled_job(client, body) is not None
+
+
+def _cancelled_job(client: TestClient, body: dict[str, Any]) -> str | None:
+    """Return the path of a new job that was cancelled; None if it is refused."""
+    answer = client.post("/v1/jobs", json=body)
+    if answer.status_code != 202:
+        return None
+    path: str = answer.json()["links"]["self"]
+    assert client.post(f"{path}:cancel").status_code == 200
+    return path
+
+
+def test_every_new_row_counts_for_the_day(database: Database, dataset_id: str, tmp_path: Path) -> None:
+    client = client_with(
+        database, tmp_path, require_key=True, admin_key=ADMIN, quota_written_bytes_per_day=20_000
+    )
+    admin = make(client, tenant=DEFAULT_TENANT, scopes=["read", "write", "admin"])
+    key = bearer(admin["secret"])
+    job = client.post("/v1/jobs", json={"dataset_id": dataset_id, "preset": "quick"}, headers=key).json()
+    path = job["links"]["self"]
+
+    def changes() -> Iterator[httpx.Response]:
+        for number in range(100):
+            yield client.post(f"{path}:pause", headers=key)
+            yield client.post(f"{path}:resume", headers=key)
+            yield client.post("/v1/keys", json={"name": "a"}, headers=key)
+            yield client.patch(path, json={"tags": [f"{number}"]}, headers=key)
+            yield client.put("/v1/uploads", content=b"%d" % number, headers=key)
+
+    refused = next(answer for answer in changes() if answer.status_code >= 400)
+    assert_refused(refused, "written_bytes_per_day", 429)
+    assert int(refused.headers["Retry-After"]) > 60
+    used = quota(client.get("/v1/usage", headers=key).json(), "written_bytes_per_day")
+    assert 15_000 < used["used"] <= 20_000
+    rows = [count(database, table) for table in Base.metadata.sorted_tables]
+    assert client.post("/v1/webhooks", json={"url": "https://192.0.2.1"}, headers=key).status_code >= 400
+    assert client.post("/v1/keys", json={"name": "a"}, headers=key).status_code == 429
+    assert [count(database, table) for table in Base.metadata.sorted_tables] == rows
+    assert client.post(f"{path}:cancel", headers=key).status_code == 200  # what frees something always works
+    assert client.delete(path, headers=key).status_code == 202
+    assert client.delete(f"/v1/keys/{admin['id']}", headers=key).status_code in (200, 204)
 
 
 @pytest.mark.parametrize("what", ["jobs", "uploads"])
@@ -270,13 +333,7 @@ def test_the_operator_sees_all_and_sets_amounts(database: Database, tmp_path: Pa
 
 
 def test_sums_read_indexes_alone(sqlite_database: Database) -> None:
-    queries = [
-        *quotas._stored_bytes(DEFAULT_TENANT),
-        quotas._upload_bytes(DEFAULT_TENANT),
-        quotas._open_jobs(DEFAULT_TENANT),
-        quotas._shares(DEFAULT_TENANT, utc_now()),
-    ]
-    for query in queries:
+    for _, query in quotas._sums(DEFAULT_TENANT, utc_now()):
         statement = str(query.compile(sqlite_database.engine, compile_kwargs={"literal_binds": True}))
         with sqlite_database.read() as session:
             plan = [row[3] for row in session.execute(text(f"EXPLAIN QUERY PLAN {statement}"))]
