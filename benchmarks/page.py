@@ -178,7 +178,7 @@ def _medians(visits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in _FIGURES:
         known = [one[name] for one in visits if one.get(name) is not None]
         if known or name not in ("trial_change_ms", "frames_per_second", "points"):
-            found[name] = round(statistics.median(known), 1) if known else None
+            found[name] = round(statistics.median(known)) if known else None
     renderers = {one["renderer"] for one in visits if "renderer" in one}
     return found | ({"renderer": renderers.pop()} if renderers else {})
 

@@ -17,6 +17,11 @@ NEEDED = "needs Chromium: apt-get install chromium"
 PATIENCE_MS = 60_000
 """How long a browser waits for what a test expects. It is long, since it only matters where the state never comes."""
 _ABORTED = "net::ERR_ABORTED"  # by the page itself, when it needs the response no more
+_TURNS = 50
+_PLOTS_FIT = """() => [...document.querySelectorAll(".plot-area")].every((area) => {
+  const drawn = area.querySelector(".main-svg");
+  return !drawn || Math.abs(drawn.getBoundingClientRect().width - area.clientWidth) < 2;
+})"""
 _AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
@@ -47,7 +52,7 @@ class Watch:
         page.on("response", self._on_response)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
             self.problems.append(f"console {message.type}: {message.text}")
 
     def _on_request(self, request: Request) -> None:
@@ -95,6 +100,10 @@ def wait_until_ready(page: Page) -> None:
     """Wait until the view and all its plots show their data."""
     expect(page.locator("main[data-ready=true]")).to_be_attached()
     expect(page.locator("figure.plot[data-plot-ready=false]")).to_have_count(0)
+    for _ in range(_TURNS):  # Plotly fits its plots into a window of another size only after a moment
+        if page.evaluate(_PLOTS_FIT):
+            return
+        page.wait_for_timeout(100)
 
 
 def assert_accessible(page: Page) -> None:

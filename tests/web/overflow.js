@@ -6,7 +6,7 @@
 
   function isShown(element) {
     const box = boxOf(element);
-    return box.width > 1 && box.height > 1 && getComputedStyle(element).visibility === "visible"
+    return box.width > 1 && box.height > 1 && element.checkVisibility({ visibilityProperty: true })
       && !element.closest(".hidden, .skip, svg, [aria-hidden=true]");
   }
 

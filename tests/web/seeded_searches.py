@@ -28,7 +28,7 @@ WORKER = "gpu-node-1"
 _FAR = timedelta(days=3650)
 """Leases of the running slices last this long, since no worker renews them."""
 _NOW = datetime.now(UTC)
-_CONSTANT_LOSS, _NATS_PER_BIT = 0.683, 0.18
+_CONSTANT_LOSS, _NATS_PER_BIT = 0.683, 0.21
 _SMOOTHING = 0.7
 _EPOCH_SECONDS = 1.7
 
@@ -153,7 +153,7 @@ def _population(search: Search, specification: JobSpecification) -> _Population:
             rates = np.array([float(one.get("learning_rate", 4e-3)) for one in found.hyperparameters])
             floor = best + 0.003 * np.abs(np.log(rates / 3e-3)) + leak * 0.12 * math.log1p(epoch / 60)
             latest += (floor - latest) * 0.035 * np.clip(rates / 3e-3, 0.3, 2)
-            found.sv[:, epoch] = latest + random.normal(0, 0.0012, number)
+            found.sv[:, epoch] = latest + random.normal(0, 0.0006, number)
             found.validation[:, epoch] = found.sv[:, epoch] - 0.004 - leak * 0.2 * math.log1p(epoch / 40)
             smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * found.sv[:, epoch]
             found.smoothed[:, epoch] = smoothed
