@@ -128,7 +128,7 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy", "cs
   return html`<figure class="plot" data-plot-ready=${isReady}>
     <figcaption>${title}${note && html` <span class="muted">${note}</span>`}<${PlotTools} title=${title} element=${element} path=${path} query=${query} formats=${formats} /></figcaption>
     <${Problem} error=${error} />
-    <div ref=${element} role="img" aria-label=${title} class="plot-area"></div>
+    <div ref=${element} role="group" aria-label=${title} class="plot-area" style=${{ height: `${height}px` }}></div>
   </figure>`;
 }
 
