@@ -61,6 +61,7 @@ export const GROUPS = [
     ["split.valid_fraction", "Fraction of validation trials", "number", "0.2 by default."],
     ["split.test_fraction", "Fraction of test trials", "number", "0 by default. Test trials give unbiased scores."],
     ["split.condition", "Conditions for the split", "name", "Metadata that define the conditions."],
+    ["split.seed", "Seed of a drawn split", "number", "0 by default."],
     ["split.values", "Meaning of the file's split", "json", 'As JSON, such as {"1": "train", "2": "valid"}.'],
   ]],
 ];
