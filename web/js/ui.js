@@ -27,7 +27,7 @@ export function Problem({ error, retry }) {
   const { title, detail, hint, errors = [], more_errors: more } = error.problem ?? { title: error.message };
   return html`<div class="problem" role="alert">
     <strong>${title}</strong>
-    ${detail && detail !== title && html`<p>${detail}</p>`}
+    ${detail && detail !== title && !detail.includes(errors[0]?.message) && html`<p>${detail}</p>`}
     ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${(item.pointer ?? "").replace(/^\//, "").replaceAll("/", ".")}</code> ${item.message ?? item.detail}
       ${item.hint && html`<span class="muted"> ${item.hint}</span>`}</li>`)}
       ${more > 0 && html`<li>and ${more} more</li>`}</ul>`}

@@ -102,11 +102,25 @@ function Advanced({ search }) {
     <h3>Strategy</h3>
     <${Field} label="Strategy" help=${html`<${Described} text=${strategies.map(([name, text]) => `\`${name}\`: ${text}`).join(" ")} />`} error=${messages.errorsAt(["strategy", "kind"]).join(" ")}>
       ${(attributes) => html`<select value=${kind} onChange=${(event) => set(["strategy"], { kind: event.target.value })} ...${attributes}>
-        ${strategies.map(([name, text]) => html`<option value=${name}>${name}: ${text.split(/[:,.]/)[0]}</option>`)}</select>`}<//>
+        ${strategies.map(([name, text]) => html`<option value=${name}>${name}: ${text.split(/[:,.(]/)[0]}</option>`)}</select>`}<//>
     <div class="grid fields">${part("strategy", ["kind"])}</div>
     <h3>Architecture</h3><div class="grid fields">${part("architecture")}</div>
     <h3>Training</h3><div class="grid fields">${part("training")}</div>
     <h3>Budget</h3><div class="grid fields">${part("budget", ["models", "epochs", "wall_seconds"])}</div>
+    <${WarmStart} search=${search} part=${part} datasetId=${effective.dataset_id} />
     <h3>Latents</h3><div class="grid fields">${part("inference")}</div>
   </details>`;
+}
+
+/** Start from the best models of another job of the data set. */
+function WarmStart({ search, part, datasetId }) {
+  const { effective, given, messages, set } = search;
+  const jobs = useLoaded((signal) => readAll("/v1/jobs", { query: { dataset_id: datasetId, state: "done" }, signal, most: 200 }), [datasetId]).data?.items ?? [];
+  const jobId = effective.warm_start?.job_id ?? "";
+  const choose = (event) => set(["warm_start"], event.target.value ? { ...given.warm_start, job_id: event.target.value } : undefined);
+  return html`<h3>Warm start</h3><div class="grid fields">
+    <${Field} label="Start from the best models of" help="The first models of this search start from the best models of another job." error=${messages.errorsAt(["warm_start"]).join(" ")}>
+      ${(attributes) => html`<select value=${jobId} onChange=${choose} ...${attributes}><option value="">no other job</option>
+        ${jobs.map((job) => html`<option value=${job.id}>${nameOf(job)}</option>`)}${jobId && !jobs.some((job) => job.id === jobId) && html`<option value=${jobId}>another job</option>`}</select>`}<//>
+    ${jobId && part("warm_start", ["job_id"])}</div>`;
 }

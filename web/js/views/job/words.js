@@ -5,6 +5,7 @@ const NAMES = {
   kl_weight_initial_condition: "KL initial condition", kl_weight_inputs: "KL inputs", l2_weight_generator: "L2 generator",
   l2_weight_controller: "L2 controller", generator_units: "generator units", encoder_units: "encoder units", controller_units: "controller units",
   controller_encoder_units: "controller encoder units", initial_condition_dim: "initial condition dim", inferred_inputs: "inferred inputs", read_in_dim: "read-in dim",
+  sv_rate: "SV rate", top_k: "models whose weights are kept", wall_seconds: "time limit (s)", device_seconds: "device time limit (s)", refit: "refit on training and validation trials",
 };
 
 /** "learning rate" of `learning_rate` */

@@ -59,7 +59,7 @@ function Control({ control, value, onChange, attributes, factor = 1 }) {
   const shown = (one) => (one === null || one === undefined ? "" : String(Number((one / factor).toPrecision(12))));
   if (kind === "number") {
     return html`<${Typed} value=${value} show=${shown} parse=${toNumber(factor)} onChange=${onChange}
-      attributes=${{ type: "number", step: control.isInteger ? 1 : "any", min: control.min === undefined ? undefined : control.min / factor, max: control.max, placeholder: isNullable ? "no limit" : "", ...attributes }} />`;
+      attributes=${{ type: "number", step: control.isInteger ? 1 : "any", min: control.min === undefined ? undefined : control.min / factor, max: control.max, placeholder: isNullable ? control.whenNull : "", ...attributes }} />`;
   }
   if (kind === "numbers") {
     return html`<${Typed} value=${value} show=${(one) => [one ?? []].flat().join(", ")} parse=${toNumbers(isSingle)} onChange=${onChange} attributes=${{ inputmode: "numeric", placeholder: isNullable ? "chosen by the service" : "none", ...attributes }} />`;
@@ -79,7 +79,7 @@ export function SearchField({ search, path, label, unit, help, factor }) {
   const { schemas, given, effective, messages, set } = search;
   const schema = schemaAt(schemas, path, effective.strategy.kind);
   if (!schema) return null;
-  const control = controlOf(schemas, schema);
+  const control = { ...controlOf(schemas, schema), whenNull: path[0] === "budget" ? "no limit" : "chosen by the service" };
   const own = getAt(given, path);
   const isChanged = own !== undefined;
   const text = (help ?? schema.description ?? "") + (control.isSingle ? LISTS[control.kind] ?? "" : "");
