@@ -46,9 +46,9 @@ export function Loading({ what = "" }) {
 }
 
 const TONES = {
-  ready: "good", done: "good", active: "good",
-  running: "busy", ingesting: "busy", uploading: "busy", queued: "wait", paused: "wait", stopping: "wait", expired: "wait",
-  failed: "bad", rejected: "bad", cancelled: "off", revoked: "off", deleting: "off", stopped: "off", discarded: "off",
+  ready: "good", done: "good", active: "good", trained: "good", complete: "good", delivered: "good",
+  running: "busy", ingesting: "busy", training: "busy", inferring: "busy", queued: "wait", paused: "wait", stopping: "wait", expired: "wait",
+  failed: "bad", rejected: "bad", diverged: "bad", given_up: "bad", cancelled: "off", revoked: "off", deleting: "off", stopped: "off", discarded: "off",
 };
 
 /** A state in its colour; the word says it, too. */
