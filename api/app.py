@@ -9,7 +9,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
-from anyio import create_task_group, to_thread
+from anyio import CapacityLimiter, create_task_group, to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
 from zarr.abc.store import Store
@@ -21,7 +21,7 @@ from api.arrays.groups import ArrayResource
 from api.arrays.routes import make_array_router
 from api.arrays.zarr_routes import make_zarr_router
 from api.audit import routes as audit_routes
-from api.auth import ACTING, CALLER
+from api.auth import ACTING, CALLER, KnownKeys
 from api.caches import forget_deleted_until_cancelled
 from api.checks import routes as check_routes
 from api.computing.fair_executor import FairExecutor
@@ -29,6 +29,7 @@ from api.datasets import preview_routes
 from api.datasets import routes as dataset_routes
 from api.datasets.service import find_arrays
 from api.dependencies import KNOWN_PARAMETERS
+from api.early_refusals import EarlyRefusals
 from api.events.event_poller import Feed
 from api.http.links import RootPath
 from api.inferences import online_routes
@@ -91,6 +92,7 @@ def create_app(
     error_handlers.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestTurns, at_once=settings.requests_at_once)
+    app.add_middleware(EarlyRefusals)
     app.add_middleware(RootPath)
     for router in _resources():
         app.include_router(
@@ -164,6 +166,10 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "request_rates": rates,
             "executor": executor,
             "wrong_keys": WrongKeys(settings),
+            "known_keys": KnownKeys(),
+            "late_lookups": CapacityLimiter(
+                1
+            ),  # thread that looks up keys of requests which are probably refused
             "feed": feed,
             "live_uses": [rates.of_tenant, rates.of_key, rates.of_written, streams, analyses],
         }

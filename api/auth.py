@@ -3,17 +3,21 @@
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Annotated, Literal, get_args
 
+from cachetools import LRUCache
 from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBase
 from fastapi.security.base import SecurityBase
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
+from starlette.datastructures import State
 
 from api.errors import Forbidden, TooManyRequests, Unauthorized
 from api.grants import Grant, check_grant
@@ -36,6 +40,7 @@ SHARE_PREFIX = "ltshare_"
 """The beginning of the secret of every share."""
 _USED_EVERY = timedelta(minutes=1)
 """The database stores the last use of a key at most once in this interval."""
+_MOST_KNOWN_KEYS = 10_000
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -98,6 +103,31 @@ def secret_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+class KnownKeys:
+    """The callers of the keys that were right when this process last looked them up.
+
+    Nobody is admitted because of it: it tells whose request may be refused, or wait, before the database is read.
+    """
+
+    def __init__(self) -> None:
+        self._callers: LRUCache[str, tuple[Caller, float]] = LRUCache(_MOST_KNOWN_KEYS)
+        self._lock = Lock()
+
+    def get(self, secret: str, since: float = 0.0) -> Caller | None:
+        """Return the caller of a key; None if the key was not right, or not looked up, since a time of `time.monotonic`."""
+        with self._lock:
+            caller, looked_up = self._callers.get(secret_digest(secret), (None, 0.0))
+        return caller if looked_up >= since else None
+
+    def note(self, secret: str, caller: Caller | None, looked_up: float) -> None:
+        """Remember the caller of a key, or forget a key that has become wrong."""
+        with self._lock:
+            if caller is None:
+                self._callers.pop(secret_digest(secret), None)
+            else:
+                self._callers[secret_digest(secret)] = caller, looked_up
+
+
 def authenticate(request: Request) -> Caller:
     """Return the caller of a request.
 
@@ -125,7 +155,7 @@ def authenticate(request: Request) -> Caller:
         caller = Caller(DEFAULT_TENANT, ALL_SCOPES, is_operator=True)
     else:
         try:
-            caller = _caller_of_key(request.app.state.database, settings, secret_of(header))
+            caller = find_caller(request.app.state, secret_of(header))
         except Unauthorized as error:
             host = request.client.host if request.client else ""
             raise request.app.state.wrong_keys.count(host, error) from None
@@ -142,6 +172,23 @@ def require_scope(caller: Caller, scope: Scope) -> None:
             f"this needs a key with the scope {scope!r}; yours has {', '.join(sorted(caller.scopes)) or 'none'}",
             hint="anyone with a key of the scope 'admin' can create one: POST /v1/keys",
         )
+
+
+def find_caller(state: State, secret: str) -> Caller:
+    """Return the caller of a key.
+
+    Raises
+    ------
+    Unauthorized
+        If the key is wrong.
+    """
+    known: KnownKeys = state.known_keys
+    caller, looked_up = None, time.monotonic()
+    try:
+        caller = _caller_of_key(state.database, state.settings, secret)
+    finally:
+        known.note(secret, caller, looked_up)
+    return caller
 
 
 def _caller_of_key(database: Database, settings: Settings, secret: str) -> Caller:

@@ -55,14 +55,10 @@ class Problem(Exception):
         Number of problems that are not in `errors`.
     headers
         Headers of the response.
-
-    Attributes
-    ----------
-    quota
-        The quota that the request would exceed.
+    use
+        The use of the quota that the request would exceed.
     """
 
-    quota: QuotaState | None = None
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal"
     title = "Internal error"
@@ -75,8 +71,10 @@ class Problem(Exception):
         errors: list[FieldProblem] | None = None,
         more_errors: int = 0,
         headers: dict[str, str] | None = None,
+        use: Use | None = None,
     ) -> None:
         super().__init__(detail)
+        self.quota = None if use is None else QuotaState.of(use)
         self.detail = detail if len(detail) <= _LONGEST_DETAIL else detail[:_LONGEST_DETAIL] + "…"
         self.hint, self.headers = hint, headers
         self.errors = errors and errors[:MOST_PROBLEMS]
@@ -285,9 +283,7 @@ class QuotaReached(Problem):
     @classmethod
     def of(cls, use: Use, more: float = 0) -> Self:
         """Return the error of a quota that `more` goes beyond."""
-        problem = cls(use.sentence(more), hint=QUOTAS[use.name].remedy)
-        problem.quota = QuotaState.of(use)
-        return problem
+        return cls(use.sentence(more), hint=QUOTAS[use.name].remedy, use=use)
 
 
 class DiskFull(Problem):

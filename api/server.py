@@ -36,6 +36,10 @@ _MIN_CHUNK_BYTES = 16
 _PROGRESS_BYTES = 1024
 """A body that brings fewer bytes than this in `stall_seconds` is stalled."""
 _MOST_FILES = 65_536
+_HELD_SECONDS = 1.0
+"""Time after which the server refuses a connection too many of a client, so that connecting again at once does no harm."""
+_MOST_HELD = 100
+"""Such connections that wait at a time; the server refuses further ones at once."""
 _SWITCH_SECONDS = 0.001
 """Time after which a thread that computes must let the event loop run; Python's own is 5 ms for each such thread."""
 
@@ -44,6 +48,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with the limits of `settings`, which a subclass defines: see `protocol_of`."""
 
     settings: ClassVar[Settings]
+    held: ClassVar[set["LimitedProtocol"]]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -72,7 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 other.network == self.network for other in others if isinstance(other, LimitedProtocol)
             )
             if number >= self.settings.max_connections_per_client:
-                self._refuse(
+                self._refuse_later(
                     TooManyRequests(
                         f"your address {host} has {number} open connections, which is the maximum",
                         hint="close some; a client should reuse its connections, and end streams that it does not read",
@@ -93,10 +98,13 @@ class LimitedProtocol(HttpToolsProtocol):
         """Stop the timer."""
         if self._check_timer is not None:
             self._check_timer.cancel()
+        self.held.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Give the data to the parser in slices."""
+        if self in self.held:
+            return  # it is refused whatever it sends
         start = 0
         while start < len(data) and not self.transport.is_closing():
             length = _SLICE_BYTES
@@ -229,6 +237,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refusal = problem
         raise ValueError(problem.detail)
 
+    def _refuse_later(self, problem: Problem) -> None:
+        if len(self.held) >= _MOST_HELD:
+            self._refuse(problem)
+            return
+        self.held.add(self)
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+        self.loop.call_later(_HELD_SECONDS, self._refuse, problem)
+
     def _refuse(self, problem: Problem) -> None:
         """Answer with a problem document, and close the connection."""
         if self.cycle is not None:
@@ -272,7 +289,7 @@ def _is_in(host: str, networks: str) -> bool:
 
 def protocol_of(settings: Settings) -> type[LimitedProtocol]:
     """Return the protocol with the limits of some settings."""
-    return type("ConfiguredProtocol", (LimitedProtocol,), {"settings": settings})
+    return type("ConfiguredProtocol", (LimitedProtocol,), {"settings": settings, "held": set()})
 
 
 def options_of(settings: Settings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from api.errors import TooManyRequests
 from api.events.event_poller import Feed, StreamListener
 from api.jobs.schemas import EventDocument
 from api.jobs.service import events_after
+from domain.quotas import Use
 from store.database import Database
 from store.tables import Event
 
@@ -42,12 +43,7 @@ class EventStream(StreamingResponse):
 
     def __init__(self, feed: Feed, database: Database, listener: StreamListener, most: int) -> None:
         if not feed.add(listener, most):
-            used = feed.streams()[listener.tenant_id, listener.key_id]
-            raise TooManyRequests(
-                f"your key has {used} event streams open; at most {most} are allowed",
-                hint="close a stream, or read the events as a list: GET /v1/jobs/{job_id}/events",
-                headers={"Retry-After": "10"},
-            )
+            raise too_many_streams(feed.streams()[listener.tenant_id, listener.key_id], most)
         super().__init__(
             _pieces(feed, database, listener),
             media_type="text/event-stream",
@@ -61,6 +57,16 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._feed.remove(self._listener)
+
+
+def too_many_streams(used: int, most: int) -> TooManyRequests:
+    """Return the error of a key that has as many streams as it may have."""
+    return TooManyRequests(
+        f"your key has {used} event streams open; at most {most} are allowed",
+        hint="close a stream, or read the events as a list: GET /v1/jobs/{job_id}/events",
+        headers={"Retry-After": "10"},
+        use=Use("streams", used, most),
+    )
 
 
 def encode(event: Event) -> bytes:

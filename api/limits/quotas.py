@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import DiskFull, QuotaReached, TooManyRequests
 from domain.job_specification import Budget
-from domain.quotas import QUOTAS, QuotaName, QuotaState, Use
+from domain.quotas import QUOTAS, QuotaName, Use
 from store import quotas
 from store.disk_errors import free_bytes
 from store.settings import Settings
@@ -150,16 +151,25 @@ class RequestRates:
         if not allowed:
             return
         window = _window(name, allowed)
-        if self._windows.hit(window, name, of, cost=amount):
-            return
-        wait = max(1, round(self._windows.get_window_stats(window, name, of).reset_time - time.time()))
-        problem = TooManyRequests(
+        if not self._windows.hit(window, name, of, cost=amount):
+            raise self._excess(name, of, allowed)
+
+    def excess(self, name: QuotaName, of: str, own: Mapping[str, float]) -> TooManyRequests | None:
+        """Return the error that `count` would raise now, or None. Nothing is counted."""
+        allowed = int(own.get(name, self._defaults[name]))
+        if not allowed or self._windows.test(_window(name, allowed), name, of):
+            return None
+        return self._excess(name, of, allowed)
+
+    def _excess(self, name: QuotaName, of: str, allowed: int) -> TooManyRequests:
+        reset = self._windows.get_window_stats(_window(name, allowed), name, of).reset_time
+        wait = max(1, round(reset - time.time()))
+        return TooManyRequests(
             f"{QUOTAS[name].what}: {allowed} {QUOTAS[name].unit} are allowed; try again in {wait} s",
             hint=f"{QUOTAS[name].remedy}; the operator of the service can allow more",
             headers={"Retry-After": str(wait), "RateLimit": f'"{name}";r=0;t={wait}'},
+            use=Use(name, allowed, allowed, datetime.fromtimestamp(time.time() + wait, UTC)),
         )
-        problem.quota = QuotaState.of(Use(name, allowed, allowed))
-        raise problem
 
     def of_tenant(self, holder: Holder) -> Use:
         """Return how many requests of a tenant the running minute has."""

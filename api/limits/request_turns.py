@@ -5,14 +5,42 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from threading import Event, Lock
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import Unauthorized
-from api.limits.wrong_keys import secret_of
+from api.limits.wrong_keys import given_secret
 
 _Client = tuple[asyncio.AbstractEventLoop, bytes]
+
+
+class AtWork:
+    """What of this process is at work and short: requests that have a turn, and short computations."""
+
+    def __init__(self) -> None:
+        self._members = set[object]()
+        self._lock, self._idle = Lock(), Event()
+        self._idle.set()
+
+    def add(self, member: object) -> None:
+        """Note that a member has begun."""
+        with self._lock:
+            self._members.add(member)
+            self._idle.clear()
+
+    def discard(self, member: object) -> None:
+        """Note that a member has ended, waits, or is no longer short."""
+        with self._lock:
+            self._members.discard(member)
+            if not self._members:
+                self._idle.set()
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Wait until nothing is at work, or the time is over."""
+        self._idle.wait(seconds)
+
+
+at_work = AtWork()
 
 
 class _Turn:
@@ -25,11 +53,13 @@ class _Turn:
         """Wait for a turn."""
         await self._turns.acquire()
         self._is_held = True
+        at_work.add(self)
 
     def give_back(self) -> bool:
         """Let another request run, and return whether this one had a turn."""
         had, self._is_held = self._is_held, False
         if had:
+            at_work.discard(self)
             self._turns.release()
         return had
 
@@ -51,8 +81,8 @@ class RequestTurns:
     """Middleware that lets some requests of one key run at a time. Further ones wait, in their order, without a thread.
 
     A request has its turn until its response begins, so downloads and streams hold none. `without_turn` gives it up for a while.
-    Whatever the form of the header `Authorization`, a key is one client. Requests without a key count by the address of the
-    client.
+    Whatever the form of the header `Authorization`, a key is one client. Requests without a key, and those with a key that this
+    process has not looked up, count by the address of the client: otherwise each guessed key would count as another client.
 
     Parameters
     ----------
@@ -101,10 +131,7 @@ class RequestTurns:
 
 def _client_of(scope: Scope) -> bytes:
     """Return the digest of the key of a request, or of the address of its client."""
-    header = Headers(scope=scope).get("authorization")
-    try:
-        name = "key " + secret_of(header) if header is not None else ""
-    except Unauthorized:
-        name = ""
-    name = name or "address " + (scope.get("client") or ("",))[0]
+    secret = given_secret(scope)
+    is_key = secret is not None and scope["app"].state.known_keys.get(secret) is not None
+    name = f"key {secret}" if is_key else "address " + (scope.get("client") or ("",))[0]
     return hashlib.sha256(name.encode(errors="surrogatepass")).digest()

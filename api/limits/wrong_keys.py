@@ -7,11 +7,15 @@ import ipaddress
 import logging
 import math
 import time
+from threading import Lock
 
 import redis
+from cachetools import LRUCache
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from api.errors import Problem, TooManyRequests, Unauthorized
 from store.settings import Settings
@@ -21,6 +25,8 @@ logger = logging.getLogger(__name__)
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="latentry", Basic realm="latentry"'}
 """Header of an answer to a request without a valid key."""
 _AWAY_SECONDS = 30.0
+_MOST_REFUSED = 10_000
+"""Addresses that are remembered after too many wrong keys."""
 _REDIS_OPTIONS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 
 
@@ -44,6 +50,8 @@ class WrongKeys:
         self._shared = SlidingWindowCounterRateLimiter(storage_from_string(url, **_REDIS_OPTIONS))
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._away_until = 0.0
+        self._lock = Lock()
+        self._refused: LRUCache[str, tuple[Problem, float]] = LRUCache(_MOST_REFUSED)
 
     def count(self, host: str, error: Unauthorized) -> Problem:
         """Count a wrong key from an address, and return the error for its client: `error` itself, or 429 above a limit."""
@@ -53,12 +61,24 @@ class WrongKeys:
             (self._in_all, "", "from all addresses together"),
         ):
             if (seconds := self._excess_seconds(limit, key)) is not None:
-                return TooManyRequests(
+                problem = TooManyRequests(
                     f"{error.detail}; {limit.amount} wrong keys in a minute came {what}",
-                    hint=f"send the right key, which works at once; or wait {seconds} s before you try another one",
+                    hint=f"send the right key, which still works; or wait {seconds} s before you try another one",
                     headers={"Retry-After": str(seconds), **(error.headers or {})},
                 )
+                with self._lock:
+                    self._refused[key] = problem, time.monotonic() + seconds
+                return problem
         return error
+
+    def refusal(self, host: str) -> Problem | None:
+        """Return the error of a wrong key from an address that has sent too many; None if it has not. Nothing is counted."""
+        for key in (network_of(host), ""):
+            with self._lock:
+                problem, until = self._refused.get(key, (None, 0.0))
+            if time.monotonic() < until:
+                return problem
+        return None
 
     def _excess_seconds(self, limit: RateLimitItem, key: str) -> int | None:
         """Count a wrong key, and return the seconds until the next one is allowed, or None below the limit."""
@@ -100,3 +120,12 @@ def secret_of(header: str) -> str:
         hint="expected `Bearer lat_…`, or Basic with the key as the password",
         headers=CHALLENGE,
     )
+
+
+def given_secret(scope: Scope) -> str | None:
+    """Return the key that a request has; None if it has none, or a malformed header."""
+    header = Headers(scope=scope).get("authorization")
+    try:
+        return None if header is None else secret_of(header)
+    except Unauthorized:
+        return None

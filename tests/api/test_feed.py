@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from sqlalchemy import event, update
 from zarr.abc.store import Store
 
+from api import early_refusals
 from api.app import _at_signals
 from api.auth import secret_digest
 from api.events import event_poller
@@ -217,8 +218,13 @@ def test_the_stream_of_a_key_that_ends_ends(
 
 
 def test_a_key_has_a_number_of_streams_and_others_have_theirs(
-    light_url: str, light_app: FastAPI, sqlite_database: Database, light_job_id: str
+    light_url: str,
+    light_app: FastAPI,
+    sqlite_database: Database,
+    light_job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(early_refusals, "_HELD_SECONDS", 0.01)
     light_app.state.settings.streams_per_key = 2
     key_id = add_key(sqlite_database, "lat_mine")
     with ExitStack() as stack:
@@ -230,6 +236,7 @@ def test_a_key_has_a_number_of_streams_and_others_have_theirs(
         problem = json.loads(mine[2].read())
         assert (mine[2].headers["content-type"], mine[2].headers["retry-after"]) == (PROBLEM, "10")
         assert problem["detail"] == "your key has 2 event streams open; at most 2 are allowed"
+        assert (problem["quota"]["name"], problem["quota"]["used"]) == ("streams", 2)
         assert stack.enter_context(open_stream(light_url, light_job_id)).status_code == 200
         assert light_app.state.feed.streams()[DEFAULT_TENANT, key_id] == 2
     wait_until(lambda: not light_app.state.feed.streams())

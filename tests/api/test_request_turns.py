@@ -1,6 +1,7 @@
 """Turns of requests: a client with many requests keeps no other waiting."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -40,7 +41,14 @@ def anyio_backend() -> str:
 
 def client_of(app: Any, key: str) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service", headers=headers)
+    state = SimpleNamespace(known_keys={"one": "caller", "busy": "caller", "quiet": "caller"})
+
+    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "app": SimpleNamespace(state=state)}, receive, send)
+
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(with_state), base_url="http://service", headers=headers
+    )
 
 
 @pytest.mark.anyio
@@ -57,6 +65,22 @@ async def test_many_requests_of_one_key_run_one_after_the_other_and_others_at_on
     assert [one.status_code for one in answers] == [200] * 9
     assert [path for path in handler.running if path != "/quick"] == [f"/{number}" for number in range(9)]
     assert not app._turns
+
+
+@pytest.mark.anyio
+async def test_guessed_keys_share_the_turns_of_their_address() -> None:
+    handler = Handler()
+    app = RequestTurns(handler, at_once=2)
+    async with client_of(app, "guessed") as guessing, client_of(app, "quiet") as quiet:
+        asked = [
+            asyncio.create_task(guessing.get("/", headers={"Authorization": f"Bearer lat_{number}"}))
+            for number in range(9)
+        ]
+        await settle()
+        assert handler.running == ["/", "/"]
+        assert (await quiet.get("/quick")).status_code == 200
+        handler.may_begin_response.set()
+        await asyncio.gather(*asked)
 
 
 @pytest.mark.anyio

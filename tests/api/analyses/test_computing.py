@@ -76,6 +76,7 @@ def test_every_route_that_computes_waits_for_its_turn(
         assert answer.status_code == 429, (method, path, answer.text)
         assert answer.json()["type"] == "urn:latentry:problem:too-many-computations"
         assert answer.headers["Retry-After"]
+        assert answer.json()["quota"]["name"] == "analyses"
 
 
 class Endless:
