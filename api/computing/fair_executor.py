@@ -3,6 +3,9 @@
 A computation waits without a thread until a slot is free. Each slot goes to the tenant that has computed the least, and within
 a tenant to the computation that has run the least. A computation that has used its slot for a while gives it up at its next
 cancellation point if another one comes first. So short computations of a tenant do not wait for the long ones of others.
+
+All threads of a process share Python's lock, and each that computes delays each step of the others. So a longer computation waits
+at its cancellation points, for a short while, until no request and no short computation is at work.
 """
 
 import asyncio
@@ -16,12 +19,20 @@ from typing import Any, TypeVar
 import anyio
 
 from api.errors import ComputationTimeout, TooManyComputations, Unavailable
+from api.limits.request_turns import at_work
 from domain.cancellation import cancellable
+from domain.quotas import Use
 
 T = TypeVar("T")
 
-QUANTUM_S = 0.02
+QUANTUM_S = 0.005
 """Time for which a computation keeps its slot although another one should come first."""
+_SHORT_S = 0.02
+"""A computation that has run less than this does not wait for requests; longer ones wait for it."""
+_YIELD_S = 0.01
+"""Time for which a longer computation waits, at most, while requests run."""
+_RUN_S = 0.005
+"""Time after which it waits again. So requests that never end leave it a third of the time."""
 MOST_PAUSED = 8
 """Most computations that have begun and wait for a slot: each of them holds memory, and may hold a database connection."""
 _RETRY_AFTER_S = 5
@@ -178,12 +189,15 @@ class Computation(Turn):
         Set when the computation has ended and its slot is free.
     stop
         The error that it raises at its next cancellation point.
+    yields_at
+        When it waits for requests next.
     """
 
     def __init__(self, tenant_id: str, begin: Callable[["Computation"], Any]) -> None:
         super().__init__(tenant_id, lambda: begin(self))
         self.result: Future[Any] = Future()
         self.stop: Exception | None = None
+        self.yields_at = 0.0
 
 
 class FairExecutor:
@@ -238,6 +252,7 @@ class FairExecutor:
                     f"{number} analyses and other long computations of yours run or wait; at most {self._most_of_tenant} may",
                     hint=f"wait for one of them, and try again in {_RETRY_AFTER_S} s",
                     headers={"Retry-After": str(_RETRY_AFTER_S)},
+                    use=Use("analyses", number, self._most_of_tenant),
                 )
             self._under_way.add(turn)
         turn.result.add_done_callback(lambda _: self._uncount(turn))
@@ -293,12 +308,15 @@ class FairExecutor:
     def _run(self, turn: Computation, work: Callable[[], T]) -> None:
         found: T | None = None
         failed: BaseException | None = None
+        turn.yields_at = time.monotonic() + _SHORT_S
+        at_work.add(turn)
         try:
             with cancellable(lambda: self._check(turn)):
                 self._check(turn)
                 found = work()
         except BaseException as error:
             failed = error
+        at_work.discard(turn)
         self._turns.end(turn)
         if failed is not None:
             turn.result.set_exception(failed)
@@ -308,7 +326,12 @@ class FairExecutor:
     def _check(self, turn: Computation) -> None:
         """Stop a computation whose client has left or whose time is over; pause it if it is another's turn."""
         if turn.stop is None and self._turns.pause_if_due(turn):
+            at_work.discard(turn)
             turn.resumed.wait()
+        if turn.stop is None and time.monotonic() >= turn.yields_at:
+            at_work.discard(turn)
+            at_work.wait_until_idle(_YIELD_S)
+            turn.yields_at = time.monotonic() + _RUN_S
         if turn.stop is not None:
             raise turn.stop
         if turn.used_s > self._seconds:

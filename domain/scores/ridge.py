@@ -276,8 +276,8 @@ def _solve(products: Floats, features: int, alpha: float) -> Floats:
 def _squared_errors(products: Floats, features: int, weights: Floats) -> Floats:
     """Return the sum of squares of each column of XW - Y, float64 [K]."""
     one = features + 1
-    of_fit = np.einsum("dk,de,ek->k", weights, products[:one, :one], weights, optimize=True)
-    crossed = np.einsum("dk,dk->k", weights, products[:one, one:])
+    of_fit = (weights * (products[:one, :one] @ weights)).sum(0)
+    crossed = (weights * products[:one, one:]).sum(0)
     return np.asarray(np.maximum(of_fit - 2.0 * crossed + np.diagonal(products)[one:], 0.0))
 
 
