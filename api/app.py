@@ -39,8 +39,8 @@ from api.jobs import routes as job_routes
 from api.jobs import search_routes
 from api.jobs.event_stream import encode
 from api.keys import routes as key_routes
-from api.limits.quotas import Holder, RequestRates
 from api.limits.request_limits import BodyLimit
+from api.limits.request_rates import Holder, RequestRates
 from api.limits.request_turns import RequestTurns
 from api.limits.wrong_keys import WrongKeys
 from api.models import routes as model_routes
@@ -165,6 +165,10 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             "originals": open_originals(settings),
             "request_rates": rates,
             "executor": executor,
+            # Each request waits for a worker, which has its own time limit.
+            "inference_executor": FairExecutor(
+                settings.infer_at_once, 2 * settings.infer_seconds, settings.computations_per_tenant
+            ),
             "wrong_keys": WrongKeys(settings),
             "known_keys": KnownKeys(),
             "late_lookups": CapacityLimiter(

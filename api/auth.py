@@ -21,7 +21,7 @@ from starlette.datastructures import State
 
 from api.errors import Forbidden, TooManyRequests, Unauthorized
 from api.grants import Grant, check_grant
-from api.limits.quotas import RequestRates
+from api.limits.request_rates import RequestRates
 from api.limits.wrong_keys import CHALLENGE, secret_of
 from store.database import Database, database_now
 from store.disk_errors import is_disk_error

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.auth import Caller, KnownKeys, find_caller
 from api.errors import Problem, Unauthorized
 from api.jobs.event_stream import too_many_streams
-from api.limits.quotas import RequestRates
+from api.limits.request_rates import RequestRates
 from api.limits.wrong_keys import WrongKeys, given_secret
 
 _STREAM = re.compile(r"/v1/jobs/[^/]+/events/stream")

@@ -13,6 +13,7 @@ import asyncio
 import fcntl
 import gc
 import ipaddress
+import logging
 import resource
 import sys
 import termios
@@ -292,8 +293,14 @@ def protocol_of(settings: Settings) -> type[LimitedProtocol]:
     return type("ConfiguredProtocol", (LimitedProtocol,), {"settings": settings, "held": set()})
 
 
+def _tells_more(record: logging.LogRecord) -> bool:
+    """Return False for uvicorn's line about a response that ends early: `api.computing.streamed_response` logs why."""
+    return "without completing response" not in str(record.msg)
+
+
 def options_of(settings: Settings) -> dict[str, Any]:
     """Return the options of uvicorn."""
+    logging.getLogger("uvicorn.error").addFilter(_tells_more)
     return {
         "http": protocol_of(settings),
         "ws": "none",

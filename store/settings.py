@@ -347,6 +347,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Time limit for a request for online inference, in seconds. After it, the response is 503.",
     )
+    infer_at_once: int = Field(
+        4,
+        ge=1,
+        description="Requests for online inference that one API process sends to the processes `infer` at a time, in turns by "
+        "tenant. Raise it with their number.",
+    )
     infer_cache_bytes: int = Field(
         512 * 2**20,
         ge=0,

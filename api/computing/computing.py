@@ -75,4 +75,14 @@ class Computing:
         self._executor.abandon(turn)
 
 
+class OnlineInference(Computing):
+    """The executor of online inference. A request that waits for a worker computes nothing, so it needs no slot of analyses."""
+
+    @property
+    def _executor(self) -> FairExecutor:
+        executor: FairExecutor = self.request.app.state.inference_executor
+        return executor
+
+
 ComputingDependency = Annotated[Computing, Depends()]
+OnlineInferenceDependency = Annotated[OnlineInference, Depends()]

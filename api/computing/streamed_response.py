@@ -1,13 +1,19 @@
 """Responses whose body is produced while it is sent."""
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import anyio
 from anyio import to_thread
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+
+from api.errors import Problem
+
+logger = logging.getLogger(__name__)
 
 _producers = anyio.CapacityLimiter(8)
 """Threads that produce pieces. They are separate from the threads of other requests, so that downloads never block those."""
@@ -54,9 +60,30 @@ class Streamed(StreamingResponse):
             self._begun.append(piece)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response."""
+        """Send the response. After an error in a later piece it ends early, and the server closes the connection.
+
+        So the client notices that bytes are missing: the resource may have been deleted meanwhile.
+        """
+        has_begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_noting)
+        except Exception as error:
+            if not has_begun:
+                raise
+            expected = isinstance(error, (Problem, ClientDisconnect))
+            logger.warning(
+                "%s %s: the response ends early: %s",
+                scope["method"],
+                scope["path"],
+                error,
+                exc_info=None if expected else error,
+            )
         finally:
             if isinstance(self._pieces, Generator):
                 with anyio.CancelScope(shield=True):

@@ -34,7 +34,7 @@ from api.http.idempotency import IdempotencyKey
 from api.http.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.labels import LABEL_CHANGES, LabelChanges
-from api.limits.quotas import check_disk
+from api.limits.disk import DiskWatch
 from api.limits.request_turns import without_turn
 from api.uploads.receiving import ReceivedFile, expected_sha256, receive
 from api.uploads.routes import ContentDigest, ReprDigest, body_size
@@ -382,8 +382,9 @@ class _FormRequest(Request):
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield the body, or raise `DiskFull`."""
+        disk = DiskWatch(self._settings, self._folder)
         async for chunk in super().stream():
-            check_disk(self._settings, len(chunk), self._folder)
+            await disk.count(len(chunk))
             yield chunk
 
 

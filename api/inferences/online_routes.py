@@ -2,10 +2,9 @@
 
 from typing import Annotated, Any
 
-import anyio
-from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from api.computing.computing import COMPUTING_RESPONSES, OnlineInferenceDependency
 from api.dependencies import ContextDependency
 from api.errors import problem_responses
 from api.inferences.online import infer, read_body
@@ -30,10 +29,6 @@ _BODY: dict[str, Any] = {
     }
 }
 
-_waiting = anyio.CapacityLimiter(16)
-"""Threads that wait for the worker. They are separate from the threads of other requests, so that a missing worker blocks only
-online inference."""
-
 
 @router.post(
     "/v1/models/{model_id}:infer",
@@ -43,6 +38,7 @@ online inference."""
     responses={
         200: {"description": "The latents.", "model": OnlineLatents, "content": {_NPZ: _BINARY}},
         **problem_responses(400, 404, 409, 413, 415, 422),
+        **COMPUTING_RESPONSES,
     },
 )
 async def infer_latents(
@@ -50,6 +46,7 @@ async def infer_latents(
     request: Request,
     query: Annotated[OnlineQuery, Query()],
     context: ContextDependency,
+    inference: OnlineInferenceDependency,
     accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
 ) -> Response:
     """Infer the latents of one or a few trials and return them, for closed-loop experiments. Nothing is stored."""
@@ -59,9 +56,9 @@ async def infer_latents(
     is_npz = query.format_ == "npz" or (query.format_ is None and _NPZ in accept)
     options = query.model_dump(exclude_unset=True, exclude={"format_"})
 
-    def run() -> bytes:
+    def run() -> Response:
         latents = infer(context, model_id, read_body(content_type, body, options))
-        return latents.npz() if is_npz else latents.json(context.settings.json_max_elements)
+        content = latents.npz() if is_npz else latents.json(context.settings.json_max_elements)
+        return Response(content, media_type=_NPZ if is_npz else "application/json")
 
-    content = await to_thread.run_sync(run, limiter=_waiting)
-    return Response(content, media_type=_NPZ if is_npz else "application/json")
+    return await inference.run(run)

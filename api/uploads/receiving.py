@@ -14,7 +14,7 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
 from api.errors import BadRequest, ChecksumMismatch, DigestMismatch, Invalid, TooLarge
-from api.limits.quotas import check_disk
+from api.limits.disk import DiskWatch
 from api.limits.request_turns import without_turn
 from store.identifiers import new_id
 from store.settings import Settings
@@ -60,13 +60,13 @@ async def receive(
     """
     settings.uploads_dir.mkdir(parents=True, exist_ok=True)
     path = partial_path(settings, new_id("upl"))
-    found, size = hashlib.sha256(), 0
+    found, size, disk = hashlib.sha256(), 0, DiskWatch(settings)
     try:
         async with await anyio.open_file(path, "wb") as file, without_turn():
             async for chunk in _with_timeout(chunks):
                 found.update(chunk)
                 size += len(chunk)
-                check_disk(settings, len(chunk))
+                await disk.count(len(chunk))
                 await file.write(chunk)
         if size == 0:
             raise _empty_upload()
@@ -189,6 +189,7 @@ async def append(
     start = os.lseek(descriptor, 0, os.SEEK_END)
     digest = hashlib.new(checksum.algorithm) if checksum else None
     buffer, received, is_kept = bytearray(), 0, checksum is None
+    disk = DiskWatch(settings)
     try:
         async with without_turn():
             async for chunk in _with_timeout(chunks):
@@ -204,7 +205,7 @@ async def append(
                 if len(buffer) >= _BLOCK_BYTES:
                     block = bytes(buffer)
                     buffer.clear()  # before the write: if the disk is full, no byte is written twice
-                    check_disk(settings, len(block))
+                    await disk.count(len(block))
                     await to_thread.run_sync(_write_all, descriptor, block)
         if checksum and digest:
             checksum.check(digest.digest(), received)

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from api.dependencies import Context
 from api.errors import Gone, Invalid, NotConfigured, NotFound, TooLarge, UploadInUse, WrongState
 from api.http.idempotency import fingerprint, store_answer, stored_answer
-from api.limits.quotas import check_disk, check_upload, largest_upload
+from api.limits.disk import check_disk
+from api.limits.quotas import check_upload, largest_upload
 from api.uploads.receiving import ReceivedFile
 from api.uploads.schemas import DirectRequest, DirectUpload, UploadDocument
 from domain.states import DatasetState, UploadState

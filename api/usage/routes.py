@@ -12,7 +12,7 @@ from api.errors import problem_responses
 from api.http.pagination import Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.keys.schemas import TenantName
-from api.limits.quotas import LiveUse
+from api.limits.request_rates import LiveUse
 from api.usage import service
 from api.usage.schemas import QuotaAmounts, UsageDocument
 

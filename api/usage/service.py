@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import Forbidden, NotFound
 from api.http.pagination import Page, cut_page, decode_tenant
-from api.limits.quotas import Holder, LiveUse
+from api.limits.request_rates import Holder, LiveUse
 from api.usage.schemas import QuotaAmounts, UsageDocument
 from domain.quotas import QuotaName, QuotaState, Use
 from store import audit, quotas

@@ -1,6 +1,7 @@
 """The limits of connections, on a real server with real sockets."""
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -15,6 +16,9 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
+from api import error_handlers
+from api.computing.streamed_response import Streamed
+from api.errors import NotFound
 from api.server import options_of
 from store.settings import Settings
 from tests.api.conftest import serve
@@ -42,10 +46,19 @@ class Served:
 
 def small_app() -> FastAPI:
     app = FastAPI()
+    error_handlers.install(app)
 
     @app.get("/small")
     async def small() -> str:
         return "small"
+
+    @app.get("/broken/{error}")
+    async def broken(error: str) -> Streamed:
+        def pieces() -> Iterator[bytes]:
+            yield b"begin"
+            raise NotFound("the data set was deleted") if error == "expected" else KeyError("chunk")
+
+        return Streamed(pieces(), headers={"Content-Length": "100"} if error == "length" else None)
 
     @app.get("/large")
     async def large() -> StreamingResponse:
@@ -182,6 +195,23 @@ def test_stalled_readers_are_cut_off(served: Served) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert served.responds()
+
+
+@pytest.mark.parametrize("error", ["expected", "unexpected", "length"])
+def test_a_response_that_fails_midway_ends_early_with_one_line_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    of_server = logging.getLogger("uvicorn.error")
+    of_server.addHandler(caplog.handler)
+    of_server.setLevel(logging.INFO)
+    try:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{served.url}/broken/{error}")
+    finally:
+        of_server.removeHandler(caplog.handler)
+    (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert f"GET /broken/{error}: the response ends early" in record.getMessage()
+    assert (record.exc_info is None) == (error == "expected")
 
 
 def test_connections_per_client(served: Served) -> None:

@@ -4,20 +4,24 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event
 
+from api.limits.disk import DiskWatch
 from domain.states import JobState, ModelState
 from store import disk_errors
 from store.database import Database
+from store.settings import Settings
 from store.tables import Dataset, Inference, Job, Key, Upload, Webhook
 from tests.api.api_examples import PROBLEM, add_dataset, add_job, add_model, add_upload, count
 from tests.api.test_keys import ADMIN, bearer, make
@@ -164,7 +168,7 @@ def test_a_nearly_full_disk_refuses_uploads_before_it_is_full(
     sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = client_with(sqlite_database, tmp_path, disk_min_free_bytes=10**6)
-    monkeypatch.setattr("api.limits.quotas.free_bytes", lambda _folder: 10**6 + 10)
+    monkeypatch.setattr("api.limits.disk.free_bytes", lambda _folder: 10**6 + 10)
     assert client.post("/v1/uploads", headers={**TUS, "Upload-Length": "10"}).status_code == 201
     refused = client.post("/v1/uploads", headers={**TUS, "Upload-Length": "11"})
     assert_full(refused)
@@ -180,7 +184,7 @@ def test_a_form_leaves_space_on_the_disk_of_temporary_files(
     client = client_with(sqlite_database, tmp_path, disk_min_free_bytes=10**6)
     temporary = Path(tempfile.gettempdir())
     monkeypatch.setattr(
-        "api.limits.quotas.free_bytes", lambda folder: 10**6 + 10 if folder == temporary else 10**12
+        "api.limits.disk.free_bytes", lambda folder: 10**6 + 10 if folder == temporary else 10**12
     )
     assert_full(client.post("/v1/datasets", files={"file": ("a.npz", bytes(2**21))}))
 
@@ -189,3 +193,21 @@ def test_free_space_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert disk_errors.free_bytes(tmp_path / "a" / "b") == pytest.approx(
         shutil.disk_usage(tmp_path).free, rel=0.1
     )
+
+
+def test_the_event_loop_does_not_ask_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def free_bytes(_folder: Path) -> int:
+        asked.append(threading.get_ident())
+        return 10**12
+
+    async def receive() -> None:
+        disk = DiskWatch(Settings(data_dir=tmp_path))
+        for _ in range(48):
+            await disk.count(2**16)
+
+    monkeypatch.setattr("api.limits.disk.free_bytes", free_bytes)
+    anyio.run(receive)
+    assert len(asked) == 3
+    assert threading.get_ident() not in asked

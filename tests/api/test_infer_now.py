@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
+from api.computing.fair_executor import FairExecutor
 from store.array_store import open_array_store
 from store.database import Database
 from store.rpc import CallFailed, WorkersAway, pack_array, unpack_array
@@ -287,3 +288,12 @@ def test_commands_of_the_guide_to_inference(
     assert json.loads(answered)["arrays"]["factors"]["shape"] == [5, 3]
     with np.load(tmp_path / "latents.npz") as found:
         assert found["rates"].shape == (5, 4)
+
+
+def test_tenants_take_turns(
+    light_app: FastAPI, light_client: TestClient, worker: Worker, model_id: str
+) -> None:
+    light_app.state.inference_executor = FairExecutor(1, 60.0, 0)
+    answer = light_client.post(f"/v1/models/{model_id}:infer", json={"spikes": COUNTS.tolist()})
+    assert (answer.status_code, answer.json()["quota"]["name"]) == (429, "analyses")
+    assert not worker.asked
