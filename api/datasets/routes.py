@@ -10,7 +10,9 @@ from anyio import to_thread
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.openapi.models import Example
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile as ReceivedUpload
+from starlette.exceptions import HTTPException
 
 from api import deletion
 from api.arrays.grammar import MOST_CONDITIONS, WHERE_DESCRIPTION
@@ -28,7 +30,7 @@ from api.datasets.schemas import (
 from api.datasets.service import DatasetFilters
 from api.deletion import DELETES, Cascade, DeletionDocument, DryRun
 from api.dependencies import Context, ContextDependency, DatabaseDependency, FeedDependency, TenantDependency
-from api.errors import BadRequest, Invalid, problem_responses
+from api.errors import BadRequest, CarriedProblem, Invalid, problem_responses
 from api.events.long_poll import Prefer, wait_for
 from api.http.idempotency import IdempotencyKey
 from api.http.pagination import FiltersDependency, Page, PageSize, PageToken
@@ -373,6 +375,10 @@ def _read_reference(body: bytes, fields: UploadFields) -> UploadReference:
     return read_model(UploadReference, read_json(body, refuse))
 
 
+_MOST_FIELDS, _MOST_FIELD_BYTES = 30, 256 * 2**10
+"""Limits of a form besides its file. python-multipart limits the headers of a part: 8 of at most 4 KiB."""
+
+
 class _FormRequest(Request):
     """A request whose form may not fill the disk: the framework writes its file to the temporary folder."""
 
@@ -392,9 +398,19 @@ async def _receive_form(
     request: Request, fields: UploadFields, context: Context, digest: str | None
 ) -> tuple[UploadFields, DatasetOptions, ReceivedFile]:
     """Receive a form; return the fields of query and form, the options, and the file."""
+    _require_utf8(request.headers["content-type"])
     request = _FormRequest(request, context.settings)
     async with without_turn():
-        await request.form(max_files=1, max_fields=30)
+        try:
+            await request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES)
+        except CarriedProblem:
+            raise
+        except HTTPException as error:
+            raise BadRequest(
+                f"the form cannot be read: {error.detail}",
+                hint=f"send one part `file` and at most {_MOST_FIELDS} others of at most {_MOST_FIELD_BYTES} bytes; each part "
+                "may have 8 headers of at most 4 KiB",
+            ) from None
     async with request.form() as form:
         file = form.get("file")
         if not isinstance(file, ReceivedUpload):
@@ -406,6 +422,14 @@ async def _receive_form(
             parts["tags"] = tags
         fields, options = await to_thread.run_sync(_read_fields, fields, parts)
         return fields, options, await receive(_chunks(file), context.settings, digest)
+
+
+def _require_utf8(content_type: str) -> None:
+    """Raise `Invalid` if a form names another character set: the framework would decode its fields, for minutes with Punycode."""
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8"):
+        message = f"expected a form in UTF-8; got charset={charset[:40]!r}"
+        raise Invalid.field("Content-Type", "charset", message, "leave out `charset`")
 
 
 async def _chunks(file: ReceivedUpload) -> AsyncIterator[bytes]:

@@ -162,8 +162,13 @@ def test_hostile_queries_and_headers(client: httpx.Client, watch: LoopWatch) -> 
          b"Content-Disposition: form-data; name=options\r\n\r\n"
          + json.dumps({f"bin_with{i}": 1 for i in range(900)}).encode() + b"\r\n--B--", "B"),
         (b"x", "B;" + ' a="b";' * 2000),
+        (b"--B\r\nContent-Disposition: form-data; name=name\r\n\r\n" + b"99" * 50_000 + b"\r\n--B--", "B; charset=punycode"),
+        ((b"--B\r\nContent-Disposition: form-data; name=f\r\n" + b"a: %s\r\n" % (b"b" * 4000) * 7 + b"\r\nx\r\n") * 30, "B"),
+        ((b"--B\r\nContent-Disposition: form-data; name=f\r\n\r\n" + b"x" * 2**17 + b"\r\n") * 30 + b"--B--", "B"),
+        (b"--B\r\nContent-Disposition: form-data; name=f\r\n\r\n" + b"x" * 2**19 + b"\r\n--B--", "B"),
     ],
-    ids=["preamble", "headers", "parameters", "parts", "almost boundaries", "options", "media type"],
+    ids=["preamble", "headers", "parameters", "parts", "almost boundaries", "options", "media type",
+         "charset", "long headers", "many fields", "long field"],
 )  # fmt: skip
 def test_hostile_forms(client: httpx.Client, watch: LoopWatch, body: bytes, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}

@@ -1,5 +1,6 @@
 """The service behind nginx with ``docker/nginx.conf``: TLS, a path of its own, streams, sizes, and who tells addresses."""
 
+import json
 import os
 import re
 import shutil
@@ -104,6 +105,17 @@ def web(proxy: Proxy) -> Iterator[httpx.Client]:
         yield client
 
 
+def assert_problem(answer: bytes, status: int, code: str) -> None:
+    """Check an answer of nginx itself."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d" % status)
+    assert b"Content-Type: application/problem+json" in head
+    problem = json.loads(body)
+    assert (problem["type"], problem["status"]) == (f"urn:latentry:problem:{code}", status)
+    assert problem["detail"]
+    assert problem["hint"]
+
+
 def test_plain_http_leads_to_tls(proxy: Proxy) -> None:
     answer = httpx.get(proxy.http + "/v1/jobs?state=queued")
     assert answer.status_code == 308
@@ -158,8 +170,20 @@ def test_sizes(web: httpx.Client, proxy: Proxy) -> None:
     head = f"PUT /latentry/v1/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: {11 * 2**30}\r\n\r\n"
     with connect(proxy) as connection:
         connection.sendall(head.encode())
-        assert connection.recv(12) == b"HTTP/1.1 413"
-    assert web.get("/healthz", headers={"X-Large": "a" * 40_000}).status_code in (400, 431)
+        assert_problem(connection.recv(4096), 413, "too-large")
+    with connect(proxy) as connection:
+        connection.sendall(
+            b"GET /latentry/healthz HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"a" * 40_000 + b"\r\n\r\n"
+        )
+        assert_problem(connection.recv(4096), 431, "headers-too-large")
+    with connect(proxy) as connection:
+        connection.sendall(b"GET /latentry/healthz\x01 HTTP/1.1\r\n\r\n")
+        assert_problem(connection.recv(4096), 400, "bad-request")
+    with connect(proxy) as connection:
+        connection.sendall(b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert_problem(connection.recv(4096), 404, "not-found")
+    answer = httpx.get(proxy.https.replace("https", "http", 1))  # without TLS
+    assert (answer.status_code, answer.json()["status"]) == (400, 400)
     assert web.get("/v1/jobs/" + "a" * 1000, headers={"X-Large": "a" * 20_000}).status_code == 404
 
 
@@ -189,9 +213,11 @@ def test_limits_of_connections(web: httpx.Client, proxy: Proxy, example: Example
         assert silent.recv(1) == b""  # nginx closes it
     job = web.post("/v1/jobs", json={"dataset_id": example.dataset_id, "preset": "quick"}).json()["id"]
     with ExitStack() as stack:
-        statuses = [
-            stack.enter_context(web.stream("GET", f"/v1/jobs/{job}/events/stream")).status_code
+        answers = [
+            stack.enter_context(web.stream("GET", f"/v1/jobs/{job}/events/stream"))
             for _ in range(MOST_CONNECTIONS + 1)
         ]
-    assert statuses == [200] * MOST_CONNECTIONS + [429]
+        assert [answer.status_code for answer in answers] == [200] * MOST_CONNECTIONS + [429]
+        assert json.loads(answers[-1].read())["type"].endswith("too-many-requests")
+        assert answers[-1].headers["Retry-After"] == "5"
     web.post(f"/v1/jobs/{job}:cancel")
