@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api import deletion
 from api.auth import CallerDependency
+from api.computing.computing import ComputingDependency
 from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import (
     ContextDependency,
@@ -95,28 +96,25 @@ _SPECIFICATIONS: dict[str, Example] = {
     responses={
         200: {"model": JobPreview, "description": "With `validate_only`: what the job would do."},
         202: {"model": JobDocument, "description": "The job, queued. `Location` has its path."},
-        **problem_responses(400, 404, 409, 413, 415, 422),
+        **problem_responses(400, 404, 409, 413, 415, 422, 429, 504),
     },
 )
-def create_job(
+async def create_job(
     specification: Annotated[JobSpecification, Body(openapi_examples=_SPECIFICATIONS)],
     response: Response,
-    database: DatabaseDependency,
-    tenant_id: TenantDependency,
-    settings: SettingsDependency,
+    context: ContextDependency,
+    computing: ComputingDependency,
     *,
     validate_only: Annotated[bool, Query(description="Check and preview the job; do not create it.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDocument | JobPreview:
     """Begin a search over models of a data set."""
+    if not creation.is_split_known(specification):
+        await computing.run(partial(creation.split_ahead, context, specification))
     if validate_only:
         response.status_code = 200
-        with database.read() as session:
-            return creation.preview(
-                session, settings, tenant_id, creation.check(session, tenant_id, specification)
-            )
-    with database.write() as session:
-        created = service.create(session, settings, tenant_id, specification, idempotency_key)
+        return await to_thread.run_sync(service.preview, context, specification)
+    created = await to_thread.run_sync(service.create, context, specification, idempotency_key)
     response.headers["Location"] = created.links["self"]
     response.headers["Retry-After"] = "5"
     return created

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from api.dependencies import Context
 from api.errors import Gone, NotFound
 from api.http.idempotency import fingerprint, store_answer, stored_answer
 from api.http.pagination import Filters, Page, cut_page, decode_number, newest_page
@@ -16,6 +17,7 @@ from api.jobs.schemas import (
     JobChanges,
     JobDiagnostics,
     JobDocument,
+    JobPreview,
     JobProgress,
 )
 from api.labels import change
@@ -127,21 +129,23 @@ def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -
     return row
 
 
-def create(
-    session: Session,
-    settings: Settings,
-    tenant_id: str,
-    specification: JobSpecification,
-    idempotency_key: str | None,
-) -> JobDocument:
+def preview(context: Context, specification: JobSpecification) -> JobPreview:
+    """Check a job and say what it would do."""
+    with context.database.read() as session:
+        checked = creation.check(session, context.tenant_id, specification)
+        return creation.preview(session, context.settings, context.tenant_id, checked)
+
+
+def create(context: Context, specification: JobSpecification, idempotency_key: str | None) -> JobDocument:
     """Check and write a job; the same key again returns the answer of the first request."""
-    request = fingerprint("POST /v1/jobs", specification.model_dump_json())
-    if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
-        return JobDocument.model_validate(answer)
-    checked = creation.check(session, tenant_id, specification, to_write=True)
-    row = creation.write(session, settings, tenant_id, checked)
-    created = document(session, row)
-    store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
+    tenant_id, request = context.tenant_id, fingerprint("POST /v1/jobs", specification.model_dump_json())
+    with context.database.write() as session:
+        if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
+            return JobDocument.model_validate(answer)
+        checked = creation.check(session, tenant_id, specification, to_write=True)
+        row = creation.write(session, context.settings, tenant_id, checked)
+        created = document(session, row)
+        store_answer(session, tenant_id, idempotency_key, request, created.model_dump(mode="json"))
     return created
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.caches import forget_deleted
+from domain.job_checks import JobData
 from domain.states import DatasetState
 from store.database import Database
-from store.tables import Job
+from store.tables import Dataset, Job
 from tests.api.api_examples import PROBLEM, Example, add_dataset, count
 
 JSON = {"Content-Type": "application/json"}
@@ -279,3 +281,30 @@ def test_everything_that_does_not_fit_is_told_at_once(
         "/architecture/encoded_bins",
     ]
     assert answer.json()["detail"].endswith("(and 1 more)")
+
+
+def test_trials_are_split_once(
+    client: TestClient, dataset_id: str, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    """A page previews a job at every change; thousands of trials must not be read and split each time."""
+    splits: list[Any] = []
+    split = JobData.of
+
+    def counted(*given: Any) -> JobData:
+        splits.append(given)
+        return split(*given)
+
+    monkeypatch.setattr(JobData, "of", counted)
+    body: dict[str, Any] = {"dataset_id": dataset_id}
+    for budget in ({"models": 3}, {"models": 1000}, {"epochs": 70}):
+        answer = client.post("/v1/jobs?validate_only=true", json={**body, "budget": budget})
+        assert (answer.status_code, answer.json()["training_trials"]) == (200, 16)
+    assert client.post("/v1/jobs", json=body).status_code == 202
+    assert len(splits) == 1
+    other = {**body, "training": {"valid_fraction": 0.5}}
+    assert client.post("/v1/jobs?validate_only=true", json=other).json()["training_trials"] == 10
+    assert len(splits) == 2
+    with database.write() as session:
+        session.get_one(Dataset, dataset_id).state = DatasetState.DELETING
+    assert forget_deleted(database) >= 2
+    assert client.post("/v1/jobs?validate_only=true", json=body).status_code == 404
