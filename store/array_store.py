@@ -6,7 +6,7 @@ worker that lost its lease can only leave objects that no row names.
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from store.tables import ArrayObject
 
 _DELETED_AT_ONCE = 32
 """Objects that one transaction deletes. Most have about `store.arrays.CHUNK_BYTES`."""
+_NAMES_AT_ONCE = 500
 _Asked = tuple[str, "asyncio.Future[bytes | None]"]
 """A key, and the future that gets its bytes."""
 
@@ -164,9 +165,16 @@ class SqlArrayStore(Store):
     async def delete_dir(self, prefix: str) -> None:
         """Delete every key under a path, in transactions of some megabytes, so that other writers wait for none of them."""
         self._check_writable()
+        while await self.delete_some(prefix):
+            pass
+
+    async def delete_some(self, prefix: str) -> int:
+        """Delete some megabytes under a path in one transaction; return the number of objects, 0 if there are none."""
         below = _below(prefix.rstrip("/") + "/" if prefix else "")
-        while keys := await asyncio.to_thread(self._some_keys, below):
+        keys = await asyncio.to_thread(self._some_keys, below)
+        if keys:
             await asyncio.to_thread(self._delete, ArrayObject.key.in_(keys))
+        return len(keys)
 
     def _some_keys(self, condition: ColumnElement[bool]) -> Sequence[str]:
         with self._database.read() as session:
@@ -199,22 +207,33 @@ class SqlArrayStore(Store):
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names directly under a path."""
-        path = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
-        for name in await asyncio.to_thread(self._names, path):
-            yield name
+        listed = set[str]()
+        after: str | None = ""
+        while after is not None:
+            names, after = await asyncio.to_thread(self.some_names, prefix, after)
+            for name in names:
+                if name not in listed:
+                    yield name
+            listed.update(names)
 
-    def _names(self, path: str) -> Iterable[str]:
-        """Find each name by the index, without reading the keys below it."""
-        names, after = set[str](), path
+    def some_names(self, prefix: str, after: str) -> "tuple[builtins.list[str], str | None]":
+        """Return at most `_NAMES_AT_ONCE` names directly under a path, and where the next ones begin; None after the last.
+
+        The index finds each name, without the keys below it. The first call begins with an empty `after`.
+        """
+        path = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+        after = after or path
+        names = builtins.list[str]()
         with self._database.read() as session:
-            while True:
+            while len(names) < _NAMES_AT_ONCE:
                 next_key = select(ArrayObject.key).where(_below(path), ArrayObject.key >= after)
                 key = session.execute(next_key.order_by(ArrayObject.key).limit(1)).scalar_one_or_none()
                 if key is None:
-                    return sorted(names)
+                    return names, None
                 name, slash, _ = key[len(path) :].partition("/")
-                names.add(name)
+                names.append(name)
                 after = f"{path}{name}0" if slash else f"{key}\1"  # "0" comes after "/"
+        return names, after
 
     def _keys(self, prefix: str) -> Iterable[str]:
         with self._database.read() as session:
@@ -306,3 +325,28 @@ def delete_object(store: Store, key: str) -> None:
 def delete_objects(store: Store, path: str) -> None:
     """Delete everything under a path."""
     sync(store.delete_dir(path))
+
+
+def delete_objects_by_steps(store: Store, path: str) -> Iterator[None]:
+    """Delete everything under a path in steps, each of some megabytes in a database."""
+    if isinstance(store, SqlArrayStore):
+        while sync(store.delete_some(path)):
+            yield
+    else:
+        delete_objects(store, path)
+        yield
+
+
+def names_by_pages(store: Store, folder: str) -> Iterator[list[str]]:
+    """Yield the names directly under a path, some hundred of a database at a time."""
+    if isinstance(store, SqlArrayStore):
+        after: str | None = ""
+        while after is not None:
+            names, after = store.some_names(folder, after)
+            yield names
+        return
+
+    async def read() -> list[str]:
+        return [name async for name in store.list_dir(folder)]
+
+    yield sync(read())

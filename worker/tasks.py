@@ -1,6 +1,7 @@
 """The Celery tasks. They are thin, since the database says what is to do."""
 
 import logging
+import time
 from functools import lru_cache
 from typing import Any
 
@@ -18,10 +19,8 @@ from worker.celery_app import app, shutting_down
 from worker.child_processes import die_with_parent, process_name
 from worker.ingest.sandbox import SandboxError, check_sandbox
 from worker.ingest.service import ingest_dataset, log_sandbox, parse_limits
+from worker.maintenance.collection import Collection
 from worker.maintenance.deletion import Storage, work_off
-from worker.maintenance.garbage_collection import collect_all, collect_uploads
-from worker.maintenance.measuring import measure
-from worker.maintenance.retention import Sweep
 from worker.process.handle import TrainingHandle, TrainingProcessDied
 from worker.rpc_server import CannotAnswer, answered
 from worker.scheduling.leases import reap
@@ -30,8 +29,11 @@ from worker.scheduling.scheduler import precompute
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_OF_DELETION = 3.0
-"""After this time, other tasks of the queue have their turn."""
+_SECONDS_OF_TURN = 0.5
+"""Time of maintenance after which other tasks of the queue have their turn. Jobs wait for it to advance."""
+_LOST_AFTER_SECONDS = 60.0
+_collection: Collection | None = None
+"""The collection of garbage that this process has under way."""
 
 
 @lru_cache
@@ -82,22 +84,30 @@ def advance(job_id: str) -> None:
 
 
 @app.task(name=outbox.COLLECT)
-def collect() -> None:
-    """Delete unused checkpoints, latents and uploads, and old checkpoints and originals; then SQLite's log has none of it."""
-    database, arrays = get_database(), get_array_store()
-    collect_all(database, arrays)
-    collect_uploads(database, get_settings())
-    Sweep(database, get_settings()).files(arrays)
-    measure(database, arrays, get_settings())
-    database.truncate_log()
+def collect(continues: str = "") -> None:
+    """Continue the collection of garbage for a turn, and send a message for the next one.
+
+    A message of the maintenance loop begins a collection, or continues one whose messages were lost.
+    """
+    global _collection
+    now = time.monotonic()
+    if _collection is not None and not continues and now < _collection.latest + _LOST_AFTER_SECONDS:
+        return  # this process has one under way
+    if _collection is None:
+        _collection = Collection(get_database(), get_array_store(), get_settings())
+    collection, _collection = _collection, None  # if it fails, the next message begins another one
+    if collection.run(_SECONDS_OF_TURN):
+        _collection = collection
+        with get_database().write() as session:
+            outbox.post(session, outbox.COLLECT, "continues")
 
 
 @app.task(name=outbox.DELETE)
 def delete_requested() -> None:
-    """Delete what was requested, for some seconds; then let other tasks have their turn."""
+    """Delete what was requested for a turn, and send a message for the next one."""
     database, settings = get_database(), get_settings()
     storage = Storage(database, get_array_store(), open_originals(settings), settings)
-    if work_off(storage, _SECONDS_OF_DELETION):
+    if work_off(storage, _SECONDS_OF_TURN):
         with database.write() as session:
             outbox.post(session, outbox.DELETE)
 

@@ -260,7 +260,7 @@ class FaultyService:
 
     def check_objects(self) -> None:
         """After collection there is no checkpoint, and no part of latents, that nobody reads."""
-        collect_all(self.database, self.arrays)
+        sum(collect_all(self.database, self.arrays))
         assert self.orphans() == set()
 
     def orphans(self) -> set[str]:

@@ -158,7 +158,7 @@ class Invariants:
 
 def check_invariants(database: Database, arrays: Store) -> Invariants:
     """Collect garbage, and compare all rows with each other and with the array store."""
-    collect_all(database, arrays)
+    sum(collect_all(database, arrays))
     outcome = read_outcome(database)
     with database.read() as session:
         errors = {row.id: row.error for row in session.execute(select(Job.id, Job.error))}

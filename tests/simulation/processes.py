@@ -238,7 +238,7 @@ def _handle_message(message: bytes, database: Database, arrays: Store, settings:
     parts = json.loads(message)
     arguments, *_ = json.loads(base64.b64decode(parts["body"]))
     if parts["headers"]["task"] == COLLECT:
-        collect_all(database, arrays)
+        sum(collect_all(database, arrays))
         return
     (job_id,) = arguments
     with database.write() as session:

@@ -15,10 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
+from store import array_store
 from store.array_store import (
     SqlArrayStore,
     delete_object,
     delete_objects,
+    delete_objects_by_steps,
+    names_by_pages,
     object_size,
     open_array_store,
     read_object,
@@ -88,6 +91,25 @@ def test_listing(arrays: Store) -> None:
         return below, sorted([key async for key in arrays.list_dir("g")])
 
     assert asyncio.run(listed()) == (["g/a/c/0", "g/a/c/1"], ["a", "zarr.json"])
+
+
+def test_names_are_listed_and_objects_deleted_in_steps(
+    arrays: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array_store, "_NAMES_AT_ONCE", 2)
+    monkeypatch.setattr(array_store, "_DELETED_AT_ONCE", 2)
+    for number in range(5):
+        write_object(arrays, f"g/{number}/x", b"x")
+        write_object(arrays, f"g/{number}/y", b"y")
+    pages = list(names_by_pages(arrays, "g"))
+    assert sorted(name for page in pages for name in page) == ["0", "1", "2", "3", "4"]
+    is_sql = isinstance(arrays, SqlArrayStore)
+    assert max(map(len, pages)) == (2 if is_sql else 5)
+    steps = 0
+    for _ in delete_objects_by_steps(arrays, "g"):
+        steps += 1
+    assert steps == (5 if is_sql else 1)
+    assert not any(names_by_pages(arrays, "g"))
 
 
 def test_a_group_reads_back_and_opens_in_xarray(arrays: Store) -> None:

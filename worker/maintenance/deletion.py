@@ -18,7 +18,7 @@ from zarr.abc.store import Store
 
 from domain.states import UploadState
 from store import outbox
-from store.array_store import delete_objects
+from store.array_store import delete_objects_by_steps
 from store.database import LOCK, Database, commit_without_waiting, database_now
 from store.deletion import OF_DATASET, OF_JOB, OF_MODEL, DeletionKind, mentions
 from store.originals import OriginalStore
@@ -45,7 +45,7 @@ ROWS_AT_ONCE = 1000
 """Rows that one transaction deletes."""
 _HELD = timedelta(seconds=60)
 """How long a request stays with a process that may have died."""
-_ATTEMPTS = 10
+_ATTEMPTS = 5
 _REMOVED = "deleted"
 """Written in place of the id of a deleted job."""
 
@@ -100,7 +100,7 @@ def _empty_log(database: Database) -> None:
     for _ in range(_ATTEMPTS):
         if database.truncate_log():
             return
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def steps(storage: Storage, kind: str, target_id: str) -> Steps:
@@ -170,8 +170,7 @@ def _inferences(storage: Storage, condition: ColumnElement[bool]) -> Steps:
         if not found:
             return
         for inference_id in found:
-            delete_objects(storage.arrays, f"inferences/{inference_id}")
-            yield
+            yield from delete_objects_by_steps(storage.arrays, f"inferences/{inference_id}")
         with storage.database.write() as session:
             _forget_answers(session, found)
             session.execute(delete(Inference).where(Inference.id.in_(found)))
@@ -212,8 +211,8 @@ def _inference(storage: Storage, inference_id: str) -> Steps:
 
 
 def _latents(storage: Storage, model_id: str) -> Steps:
-    delete_old_latents(storage.database, storage.arrays, model_id)
-    yield
+    for _ in delete_old_latents(storage.database, storage.arrays, model_id):
+        yield
     with storage.database.write() as session:
         _end(session, "latents", model_id, None)
     yield
@@ -244,7 +243,7 @@ def _job(storage: Storage, job_id: str) -> Steps:
     database = storage.database
     yield from _inferences(storage, Inference.model_id.in_(select(Model.id).where(Model.job_id == job_id)))
     for model_id in _model_ids(database, job_id):
-        delete_objects(storage.arrays, f"models/{model_id}")
+        yield from delete_objects_by_steps(storage.arrays, f"models/{model_id}")
         yield
     yield from delete_rows_of_models(database, job_id)
     for column in OF_JOB.values():
@@ -306,8 +305,7 @@ def _dataset(storage: Storage, dataset_id: str) -> Steps:
         if session.execute(select(Job.id).where(Job.dataset_id == dataset_id).limit(1)).first() is not None:
             return  # its jobs go first; the request stays
     yield from _inferences(storage, Inference.dataset_id == dataset_id)
-    delete_objects(storage.arrays, f"datasets/{dataset_id}")
-    yield
+    yield from delete_objects_by_steps(storage.arrays, f"datasets/{dataset_id}")
     for column in OF_DATASET.values():
         yield from delete_rows(database, column.parent.class_, column == dataset_id)
     if row is not None:

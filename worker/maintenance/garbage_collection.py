@@ -2,10 +2,12 @@
 
 Checkpoints and latents are stored under the id of their model or inference. Their names contain the token of the lease that wrote
 them. Those that no row names and whose lease has ended are orphans. Orphans are harmless, so collection may be late.
+
+Everything is a generator of short steps, because the process that runs it also advances jobs. A step yields the number of
+checkpoints, groups of latents or uploads that it has deleted.
 """
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from sqlalchemy import or_, select
@@ -15,7 +17,7 @@ from zarr.core.sync import sync
 
 from domain.job_specification import JobSpecification
 from domain.states import JobState
-from store.array_store import delete_object, delete_objects
+from store.array_store import delete_object, delete_objects_by_steps, names_by_pages
 from store.database import LOCK, Database, database_now
 from store.identifiers import PATTERN
 from store.lineage import selection_order
@@ -25,9 +27,9 @@ from store.tables import Dataset, Inference, Job, Model, Slice, Upload
 from store.uploads import UploadBusy, delete_stray_partials, forget_upload, is_read_by_dataset
 from worker.scheduling.model_rows import UNFINISHED_INFERENCES, UNFINISHED_JOBS, checkpoints_in_use
 
-logger = logging.getLogger("latentry.maintenance")
-
 _ENDED_WITHIN = timedelta(days=1)
+_IDS_AT_ONCE = 500
+Steps = Iterator[int]
 
 
 def drop_weights(session: Session, job: Job) -> int:
@@ -43,21 +45,17 @@ def drop_weights(session: Session, job: Job) -> int:
     return max(0, len(ranked) - kept)
 
 
-def collect(database: Database, arrays: Store, job_id: str) -> int:
-    """Delete a job's checkpoints and latents that no row names.
-
-    Returns
-    -------
-    int
-        Number of deleted checkpoints and groups of latents.
-    """
+def collect(database: Database, arrays: Store, job_id: str) -> Steps:
+    """Delete a job's checkpoints and latents that no row names."""
     with database.read() as session:
         ids = list(session.execute(select(Model.id).where(Model.job_id == job_id)).scalars())
     # Listed first: objects that are written meanwhile belong to a lease that is read below, or to a row.
-    listed = {model_id: _objects(arrays, model_id) for model_id in ids}
-    names = {name for of_model in listed.values() for name in of_model}
+    names = set[str]()
+    for model_id in ids:
+        names |= _objects(arrays, model_id)
+        yield 0
     if not names:
-        return 0
+        return
     with database.read() as session:
         alive = set(session.execute(select(Slice.lease_token).where(Slice.job_id == job_id)).scalars()) - {
             None
@@ -70,13 +68,12 @@ def collect(database: Database, arrays: Store, job_id: str) -> int:
         if "/checkpoints/" in name:
             delete_object(arrays, name)
         else:
-            delete_objects(arrays, name)
-    return len(orphans)
+            yield from _nothing(delete_objects_by_steps(arrays, name))
+        yield 1
 
 
-def collect_all(database: Database, arrays: Store) -> int:
+def collect_all(database: Database, arrays: Store) -> Steps:
     """Drop weights of finished jobs, and collect the garbage of jobs that are unfinished or ended within a day."""
-    deleted = 0
     with database.read() as session:
         recent = database_now(session) - _ENDED_WITHIN
         # An inference may have kept weights that its job dropped long before.
@@ -90,33 +87,30 @@ def collect_all(database: Database, arrays: Store) -> int:
             job = session.get(Job, job_id, with_for_update=LOCK)
             if job is not None and job.state == JobState.DONE:
                 drop_weights(session, job)
-        deleted += collect(database, arrays, job_id)
-    deleted += collect_inferences(database, arrays)
-    deleted += collect_strays(database, arrays)
-    if deleted:
-        logger.info("deleted %d checkpoints and latents that are no longer used", deleted)
-    return deleted
+        yield from collect(database, arrays, job_id)
+    yield from collect_inferences(database, arrays)
+    yield from collect_strays(database, arrays)
 
 
-def collect_strays(database: Database, arrays: Store) -> int:
-    """Delete objects of resources without a row: a worker may have written them while its job was deleted. Return how many.
+def collect_strays(database: Database, arrays: Store) -> Steps:
+    """Delete objects of resources without a row: a worker may have written them while its job was deleted.
 
     The row of a resource is committed before its first object. So an id that was listed and then has no row was deleted.
     """
-    deleted = 0
     for folder, table in (("datasets", Dataset), ("models", Model), ("inferences", Inference)):
-        names = [name for name in _names(arrays, folder) if PATTERN.fullmatch(name)]
-        for start in range(0, len(names), 500):
-            ids = names[start : start + 500]
-            with database.read() as session:
-                alive = set(session.execute(select(table.id).where(table.id.in_(ids))).scalars())
-            for stray in set(ids) - alive:
-                delete_objects(arrays, f"{folder}/{stray}")
-                deleted += 1
-    return deleted
+        for page in names_by_pages(arrays, folder):
+            names = [name for name in page if PATTERN.fullmatch(name)]
+            for start in range(0, len(names), _IDS_AT_ONCE):
+                ids = names[start : start + _IDS_AT_ONCE]
+                with database.read() as session:
+                    alive = set(session.execute(select(table.id).where(table.id.in_(ids))).scalars())
+                yield 0
+                for stray in set(ids) - alive:
+                    yield from _nothing(delete_objects_by_steps(arrays, f"{folder}/{stray}"))
+                    yield 1
 
 
-def delete_old_latents(database: Database, arrays: Store, model_id: str) -> None:
+def delete_old_latents(database: Database, arrays: Store, model_id: str) -> Steps:
     """Delete the latents of a model that its row does not name and that no slice is writing."""
     groups = {name for name in _objects(arrays, model_id) if "/latents/" in name}
     with database.read() as session:
@@ -126,12 +120,12 @@ def delete_old_latents(database: Database, arrays: Store, model_id: str) -> None
         alive = set(session.execute(tokens).scalars())
     for name in groups - {None if row is None else row.latents_path}:
         if _token(str(name)) not in alive:
-            delete_objects(arrays, str(name))
+            yield from _nothing(delete_objects_by_steps(arrays, str(name)))
+            yield 1
 
 
-def collect_inferences(database: Database, arrays: Store) -> int:
-    """Delete latents of lost attempts of inferences that are unfinished or ended within a day; return how many."""
-    deleted = 0
+def collect_inferences(database: Database, arrays: Store) -> Steps:
+    """Delete latents of lost attempts of inferences that are unfinished or ended within a day."""
     with database.read() as session:
         recent = Inference.ended_at > database_now(session) - _ENDED_WITHIN
         due = select(Inference.id).where(or_(Inference.state.in_(UNFINISHED_INFERENCES), recent))
@@ -140,6 +134,7 @@ def collect_inferences(database: Database, arrays: Store) -> int:
         # Listed first, as in `collect`.
         keys = _keys(arrays, f"inferences/{inference_id}/")
         paths = {"/".join(parts[:3]) for parts in (key.split("/") for key in keys) if len(parts) > 3}
+        yield 0
         if not paths:
             continue
         with database.read() as session:
@@ -148,20 +143,13 @@ def collect_inferences(database: Database, arrays: Store) -> int:
             continue  # deleted meanwhile, with its latents
         for path in paths - {row.latents_path}:
             if _token(path) != row.lease_token:
-                delete_objects(arrays, path)
-                deleted += 1
-    return deleted
+                yield from _nothing(delete_objects_by_steps(arrays, path))
+                yield 1
 
 
-def collect_uploads(database: Database, settings: Settings) -> int:
-    """Delete expired uploads, with their bytes unless a data set uses them.
-
-    Returns
-    -------
-    int
-        Number of deleted uploads, and of partial files that no row names.
-    """
-    originals, deleted = open_originals(settings), 0
+def collect_uploads(database: Database, settings: Settings) -> Steps:
+    """Delete expired uploads, with their bytes unless a data set uses them, and partial files that no row names."""
+    originals = open_originals(settings)
     with database.read() as session:
         over = select(Upload.id).where(Upload.expires_at <= database_now(session))
         upload_ids = list(session.execute(over).scalars())
@@ -175,11 +163,14 @@ def collect_uploads(database: Database, settings: Settings) -> int:
                 forget_upload(session, originals, settings, row)
             except UploadBusy:
                 continue
-            deleted += 1
-    deleted += delete_stray_partials(settings)
-    if deleted:
-        logger.info("deleted %d expired uploads", deleted)
-    return deleted
+        yield 1
+    yield delete_stray_partials(settings)
+
+
+def _nothing(steps: Iterable[None]) -> Steps:
+    """Count none of the steps: what they delete counts when it is whole."""
+    for _ in steps:
+        yield 0
 
 
 def _objects(arrays: Store, model_id: str) -> set[str]:
@@ -192,13 +183,6 @@ def _objects(arrays: Store, model_id: str) -> set[str]:
         elif parts[2] == "latents" and len(parts) > 4:
             found.add("/".join(parts[:4]))
     return found
-
-
-def _names(arrays: Store, folder: str) -> list[str]:
-    async def read() -> list[str]:
-        return [name async for name in arrays.list_dir(folder)]
-
-    return sync(read())
 
 
 def _keys(arrays: Store, prefix: str) -> Iterable[str]:

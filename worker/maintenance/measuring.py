@@ -1,6 +1,6 @@
 """Repair what quotas count: sizes that no worker recorded, sizes of what was deleted, and tenants that wait for device time."""
 
-import logging
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import select, update
@@ -12,9 +12,7 @@ from store.quotas import note_device_times
 from store.settings import Settings
 from store.tables import Dataset, Inference, Model
 
-logger = logging.getLogger("latentry.maintenance")
-
-_AT_ONCE = 500
+_AT_ONCE = 20
 _MEASURED: tuple[tuple[Any, Any, Any], ...] = (
     (Dataset, Dataset.array_path, Dataset.array_bytes),
     (Model, Model.checkpoint_key, Model.checkpoint_bytes),
@@ -23,30 +21,31 @@ _MEASURED: tuple[tuple[Any, Any, Any], ...] = (
 )
 
 
-def measure(database: Database, arrays: Store, settings: Settings) -> int:
+def measure(database: Database, arrays: Store, settings: Settings) -> Iterator[int]:
     """Record sizes that are not known, for instance from before an upgrade. Objects never change, so a size stays true.
 
-    Returns
-    -------
-    int
-        Number of measured objects and groups.
+    Each step yields the number of objects and groups that it has measured.
     """
-    measured = 0
     for table, path, size in _MEASURED:
-        with database.read() as session:
-            unknown = select(table.id, path).where(size.is_(None), path.is_not(None)).limit(_AT_ONCE)
-            found = session.execute(unknown).all()
-        sizes = {row_id: (key, _size(arrays, table, key)) for row_id, key in found}
-        with database.write() as session:
-            for row_id, (key, value) in sizes.items():
-                session.execute(update(table).where(table.id == row_id, path == key).values({size: value}))
-            session.execute(update(table).where(path.is_(None), size > 0).values({size: 0}))
-        measured += len(sizes)
+        after = ""
+        while True:
+            with database.read() as session:
+                unknown = select(table.id, path).where(size.is_(None), path.is_not(None), table.id > after)
+                found = session.execute(unknown.order_by(table.id).limit(_AT_ONCE)).all()
+            sizes = {row_id: (key, _size(arrays, table, key)) for row_id, key in found}
+            with database.write() as session:
+                for row_id, (key, value) in sizes.items():
+                    of_row = update(table).where(table.id == row_id, path == key)
+                    session.execute(of_row.values({size: value}))
+                if not found:
+                    session.execute(update(table).where(path.is_(None), size > 0).values({size: 0}))
+            yield len(found)
+            if not found:
+                break
+            after = found[-1].id
     with database.write() as session:
         note_device_times(session, settings)
-    if measured:
-        logger.info("measured %d arrays and checkpoints that had no size", measured)
-    return measured
+    yield 0
 
 
 def _size(arrays: Store, table: Any, key: str) -> int:

@@ -47,7 +47,7 @@ from store.tables import (
     WebhookDelivery,
 )
 from store.uploads import release_original
-from worker.maintenance.garbage_collection import collect
+from worker.maintenance.garbage_collection import Steps, collect
 
 logger = logging.getLogger("latentry.maintenance")
 
@@ -56,8 +56,6 @@ _BATCH_SECONDS = 0.015
 _BATCH_JOBS = 50
 _BATCH_MODELS = 20
 _SWEEP_LOCK = 0x5EE9  # PostgreSQL's advisory lock: two sweeps of the same rows take turns
-_FILES_SECONDS = 5.0
-"""Time of one sweep of files. It runs in the queue that also advances jobs; the next sweep continues."""
 
 
 @dataclass
@@ -92,14 +90,14 @@ class Sweep:
                     self._repeat(kind, due(tenant_id, limit), partial(forget, tenant_id, limit))
         return self.removed
 
-    def files(self, arrays: Store) -> Counter[str]:
-        """Remove old checkpoints and originals, for a limited time; return their numbers by kind."""
-        deadline = time.monotonic() + _FILES_SECONDS
+    def files(self, arrays: Store) -> Steps:
+        """Remove old checkpoints and originals in short steps; each yields the number of what it has removed."""
         for tenant_id, before in self._cutoffs():
             for kind, remove in FILES.items():
                 if (limit := before(kind)) is not None:
-                    remove(self, arrays, tenant_id, limit, deadline)
-        return self.removed
+                    for number in remove(self, arrays, tenant_id, limit):
+                        self.removed[kind] += number
+                        yield number
 
     def _cutoffs(self) -> Iterator[tuple[str, Callable[[str], datetime | None]]]:
         with self.database.read() as session:
@@ -153,8 +151,8 @@ class Sweep:
                 return
         _advance(session, job, kind, job.ended_at)
 
-    def _checkpoints(self, arrays: Store, tenant_id: str, before: datetime, deadline: float) -> None:
-        while not self.stopping.is_set() and time.monotonic() < deadline:
+    def _checkpoints(self, arrays: Store, tenant_id: str, before: datetime) -> Steps:
+        while not self.stopping.is_set():
             with self.database.read() as session:
                 due = session.execute(due_jobs(session, tenant_id, "checkpoints", before).limit(1)).first()
             if due is None:
@@ -168,16 +166,17 @@ class Sweep:
                 )
                 session.execute(forgotten)
             # The progress is written after the bytes are deleted. If this process dies before, the next sweep deletes them.
-            self.removed["checkpoints"] += collect(self.database, arrays, job.id)
+            yield from collect(self.database, arrays, job.id)
             with self.database.write() as session:
                 _advance(session, job, "checkpoints", job.ended_at)
+            yield 0
 
-    def _originals(self, _arrays: Store, tenant_id: str, before: datetime, deadline: float) -> None:
+    def _originals(self, _arrays: Store, tenant_id: str, before: datetime) -> Steps:
         originals = open_originals(self.settings)
         with self.database.read() as session:
             files = session.execute(due_originals(tenant_id, before)).scalars().all()
         for sha256 in files:
-            if self.stopping.is_set() or time.monotonic() > deadline:
+            if self.stopping.is_set():
                 return
             with self.database.write() as session:
                 # Everywhere, rows of data sets are locked before the file.
@@ -190,7 +189,7 @@ class Sweep:
                 removed = {"original": None, "original_removed_at": database_now(session)}
                 session.execute(update(Dataset).where(Dataset.id.in_(dataset_ids)).values(removed))
                 release_original(session, originals, sha256)
-            self.removed["originals"] += 1
+            yield 1
 
 
 Place = tuple[int, int]
@@ -306,7 +305,7 @@ ROWS: dict[
     "deliveries": (due_deliveries, _forget_deliveries),
     "shares": (due_shares, _forget_shares),
 }
-FILES: dict[str, Callable[[Sweep, Store, str, datetime, float], None]] = {
+FILES: dict[str, Callable[[Sweep, Store, str, datetime], Steps]] = {
     "checkpoints": Sweep._checkpoints,
     "originals": Sweep._originals,
 }

@@ -172,7 +172,7 @@ def test_a_worker_that_dies_is_followed_by_another(
     lab: Lab, trained: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it left is deleted, and the result is that of one attempt."""
-    collect_all(lab.database, lab.arrays)  # of the job
+    sum(collect_all(lab.database, lab.arrays))  # of the job
     model = read_models(lab.database, trained[1])[0]
     inference_id = begin(lab, model.id, arrays=["factors"])
 
@@ -190,7 +190,7 @@ def test_a_worker_that_dies_is_followed_by_another(
     assert (left.state, left.trials_done) == ("running", 40), "it said how far it was"
     orphan = f"inferences/{inference_id}/{left.lease_token}/factors/zarr.json"
     assert object_size(lab.arrays, orphan), "it had written much"
-    assert collect_all(lab.database, lab.arrays) == 0, "it may live"
+    assert sum(collect_all(lab.database, lab.arrays)) == 0, "it may live"
     with lab.database.write() as session:
         session.get_one(Inference, inference_id).lease_expires_at = database_now(session) - timedelta(
             seconds=1
@@ -201,7 +201,7 @@ def test_a_worker_that_dies_is_followed_by_another(
     assert run_next(lab.process)
     ended = row(lab, Inference, inference_id)
     assert (ended.state, ended.losses, ended.attempts, ended.error) == ("done", 1, 0, None)
-    assert collect_all(lab.database, lab.arrays) == 1
+    assert sum(collect_all(lab.database, lab.arrays)) == 1
     assert object_size(lab.arrays, orphan) is None
     assert lab.array(f"inferences/{inference_id}", "factors").shape == (40, 20, 3)
 
@@ -267,13 +267,13 @@ def test_weights_that_are_dropped_meanwhile_are_kept_for_it(lab: Lab, trained: t
             advance(session, job_id, lab.settings)
         lab.process.last_was_inference = True  # so that slices come first, for once
         assert run_next(lab.process)
-        collect_all(lab.database, lab.arrays)
+        sum(collect_all(lab.database, lab.arrays))
     assert run_next(lab.process)
     ended, after = row(lab, Inference, inference_id), row(lab, Model, model.id)
     assert (ended.state, ended.error) == ("done", None)
     assert after.checkpoint_key != model.checkpoint_key
     assert after.latents_path != ended.latents_path
-    collect_all(lab.database, lab.arrays)
+    sum(collect_all(lab.database, lab.arrays))
     assert object_size(lab.arrays, model.checkpoint_key or "") is None
 
 
@@ -287,6 +287,6 @@ def test_what_a_job_stores_anew_deletes_no_inference(lab: Lab, trained: tuple[st
         _queue(session, job, "infer", [session.get_one(Model, model.id)], 1)
     lab.process.last_was_inference = False
     assert run_next(lab.process)
-    collect_all(lab.database, lab.arrays)
+    sum(collect_all(lab.database, lab.arrays))
     assert row(lab, Model, model.id).latents_path.startswith(f"models/{model.id}/")
     assert lab.array(f"inferences/{found['id']}", "factors").shape == (40, 20, 3)

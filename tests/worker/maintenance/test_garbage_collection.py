@@ -9,13 +9,16 @@ import pytest
 from sqlalchemy import select
 from zarr.abc.store import Store
 
+from store import array_store, outbox
 from store.array_store import write_object
 from store.arrays import ArrayGroupWriter, NamedArray
 from store.database import Database, database_now
 from store.settings import Settings
-from store.tables import Job, Model, Slice
+from store.tables import Job, Model, OutboxMessage, Slice
 from tests.worker.fake_workers import FakeWorkers, read_job, read_models
+from worker import tasks
 from worker.context.checkpoints import checkpoint_key
+from worker.maintenance.collection import Collection
 from worker.maintenance.garbage_collection import collect, collect_all
 
 
@@ -65,11 +68,11 @@ def test_orphans_are_deleted_and_what_is_read_or_being_written_stays(
         writer.close()
     with database.write() as session:
         session.get_one(Model, one.id).latents_path = f"models/{one.id}/latents/shown"
-    assert collect(database, arrays, job_id) == 3
+    assert sum(collect(database, arrays, job_id)) == 3
     left = keys(arrays)
     assert {key for key in left if "/checkpoints/" in key} == kept
     assert {key.split("/")[3] for key in left if "/rates/" in key} == {"shown"}
-    assert collect(database, arrays, job_id) == 0
+    assert sum(collect(database, arrays, job_id)) == 0
 
 
 def test_a_checkpoint_that_others_copied_or_begin_with_stays(
@@ -90,7 +93,7 @@ def test_a_checkpoint_that_others_copied_or_begin_with_stays(
         session.get_one(Job, waiting_id).warm_models = [
             {"number": 0, "hyperparameters": {}, "start_key": promised}
         ]
-    assert collect(database, arrays, job_id) == 1
+    assert sum(collect(database, arrays, job_id)) == 1
     assert keys(arrays) == {shared, started, promised}
     assert orphan not in keys(arrays)
 
@@ -105,9 +108,9 @@ def test_of_a_job_that_is_done_the_best_models_keep_their_weights(
     workers.report(lease, losses={0: 0.5, 1: 0.1, 2: 0.4, 3: 0.2, 4: 0.3})
     for model in read_models(database, job_id):
         write_checkpoint(database, arrays, model, 2, "reported", is_read=True)
-    assert collect_all(database, arrays) == 0, "the job is not done"
+    assert sum(collect_all(database, arrays)) == 0, "the job is not done"
     workers.run(job_id)
-    assert collect_all(database, arrays) == 3
+    assert sum(collect_all(database, arrays)) == 3
     kept = [model.number for model in read_models(database, job_id) if model.checkpoint_key]
     assert kept == [1, 3]
     assert len(keys(arrays)) == 2
@@ -121,9 +124,85 @@ def test_jobs_that_ended_long_ago_are_not_looked_through(
     write_checkpoint(database, arrays, read_models(database, job_id)[0], 9, "lost", is_read=False)
     with database.write() as session:
         session.get_one(Job, job_id).ended_at = database_now(session) - timedelta(days=2)
-    assert collect_all(database, arrays) == 0
+    assert sum(collect_all(database, arrays)) == 0
     assert read_job(database, job_id).ended_at is not None
     with database.write() as session:
         session.get_one(Job, job_id).ended_at = database_now(session)
         assert session.execute(select(Slice.lease_token)).scalars().all() == [None] * 3
-    assert collect_all(database, arrays) == 1
+    assert sum(collect_all(database, arrays)) == 1
+
+
+def write_orphans(database: Database, arrays: Store, job_id: str) -> int:
+    """Write two checkpoints and a group of latents that nobody reads, for each model; return the number of models."""
+    models = read_models(database, job_id)
+    for model in models:
+        for epoch in (2, 4):
+            write_checkpoint(database, arrays, model, epoch, "lost", is_read=False)
+        for number in range(6):
+            write_object(arrays, f"models/{model.id}/latents/lost/rates/c/{number}", b"rates")
+    return len(models)
+
+
+def test_a_collection_does_little_in_each_step(
+    database: Database,
+    arrays: Store,
+    workers: FakeWorkers,
+    make_job: Callable[..., str],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(array_store, "_DELETED_AT_ONCE", 2)
+    job_id = make_job(budget={"models": 4, "epochs": 9})
+    workers.advance(job_id)
+    models = write_orphans(database, arrays, job_id)
+    collection, left, has_more = Collection(database, arrays, settings), keys(arrays), True
+    steps = 0
+    while has_more:
+        has_more = collection.run(0)
+        steps += 1
+        assert len(left) - len(keys(arrays)) <= 2
+        left = keys(arrays)
+    assert not left
+    assert steps > models * (1 + 2 + 3)  # for each model: listing, checkpoints, latents
+
+
+def test_a_collection_continues_by_messages_behind_those_of_jobs(
+    database: Database,
+    arrays: Store,
+    workers: FakeWorkers,
+    make_job: Callable[..., str],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("get_database", database), ("get_array_store", arrays), ("get_settings", settings)):
+        monkeypatch.setattr(tasks, name, lambda value=value: value)
+    monkeypatch.setattr(tasks, "_SECONDS_OF_TURN", 0.0)
+    monkeypatch.setattr(tasks, "_collection", None)
+    job_id = make_job(budget={"models": 2, "epochs": 9})
+    workers.advance(job_id)
+
+    def next_turns() -> list[list[str]]:
+        with database.write() as session:
+            found = (
+                session.execute(select(OutboxMessage).where(OutboxMessage.task == outbox.COLLECT))
+                .scalars()
+                .all()
+            )
+            for message in found:
+                session.delete(message)
+            return [message.arguments for message in found]
+
+    write_orphans(database, arrays, job_id)
+    tasks.collect()
+    assert next_turns() == [["continues"]]
+    tasks.collect()  # the maintenance loop wants another one
+    assert next_turns() == []
+    turns, messages = 1, [["continues"]]
+    while messages:
+        tasks.collect(*messages.pop())
+        messages = next_turns()
+        turns += 1
+    assert turns > 10
+    assert not keys(arrays)
+    tasks.collect()
+    assert next_turns() == [["continues"]]
