@@ -105,11 +105,19 @@ def test_names_are_listed_and_objects_deleted_in_steps(
     assert sorted(name for page in pages for name in page) == ["0", "1", "2", "3", "4"]
     is_sql = isinstance(arrays, SqlArrayStore)
     assert max(map(len, pages)) == (2 if is_sql else 5)
-    steps = 0
-    for _ in delete_objects_by_steps(arrays, "g"):
-        steps += 1
-    assert steps == (5 if is_sql else 1)
+    assert sum(1 for _ in delete_objects_by_steps(arrays, "g")) == (5 if is_sql else 1)
     assert not any(names_by_pages(arrays, "g"))
+
+
+def test_one_transaction_deletes_few_bytes(arrays: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_store, "_DELETED_BYTES", 4)
+    for key, size in (("a", 9), ("b", 2), ("c", 2), ("d", 1)):
+        write_object(arrays, f"g/{key}", bytes(size))
+    left = [sorted(name for page in names_by_pages(arrays, "g") for name in page)]
+    for _ in delete_objects_by_steps(arrays, "g"):
+        left.append(sorted(name for page in names_by_pages(arrays, "g") for name in page))
+    steps = ["abcd", "bcd", "d", ""] if isinstance(arrays, SqlArrayStore) else ["abcd", ""]
+    assert left == [list(names) for names in steps]
 
 
 def test_a_group_reads_back_and_opens_in_xarray(arrays: Store) -> None:
