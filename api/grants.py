@@ -65,6 +65,7 @@ _OF_JOB = _OF_MODEL | {
     "get_lineage",
     "draw_lineage",
     "get_importance",
+    "get_curves",
 }
 OPERATIONS: Mapping[TargetKind, frozenset[str]] = MappingProxyType(
     {"dataset": _OF_DATASET | _ALWAYS, "job": _OF_JOB | _ALWAYS, "model": _OF_MODEL | _ALWAYS}

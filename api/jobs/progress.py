@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from api.jobs.schemas import JobProgress
+from api.jobs.schemas import JobProgress, RunningOn
 from api.jobs.timing import seconds_left
 from domain.estimate import EpochCount
 from domain.job_specification import JobSpecification
-from domain.states import WORKED_ON, JobState, ModelState
+from domain.states import WORKED_ON, JobState, ModelState, SliceState
 from store.budget import spent_by
 from store.database import database_now
-from store.tables import CurvePoint, Job, Model, Slice, Tenant
+from store.tables import CurvePoint, Job, Model, Slice, Tenant, Worker
 
 _OPEN = (ModelState.QUEUED, ModelState.TRAINING)
 _INTERRUPTED = (ModelState.CANCELLED, ModelState.FAILED)
@@ -69,6 +69,20 @@ def read_progress(
             seconds_left=left,
             waits_for=waiting.get(job.id),
         )
+    return found
+
+
+def running_on(session: Session, job_ids: Sequence[str]) -> dict[str, list[RunningOn]]:
+    """Return the training processes that work on jobs now, by the id of the job."""
+    leased = (
+        select(Slice.job_id, Slice.kind, Slice.model_ids, Slice.started_at, Worker.device)
+        .outerjoin(Worker, Worker.name == Slice.leased_by)
+        .where(Slice.job_id.in_(job_ids), Slice.state == SliceState.LEASED)
+        .order_by(Slice.id)
+    )
+    found: dict[str, list[RunningOn]] = defaultdict(list)
+    for job_id, kind, models, since, device in session.execute(leased):
+        found[job_id].append(RunningOn(device=device, kind=kind, models=len(models), since=since))
     return found
 
 

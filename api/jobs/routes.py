@@ -1,7 +1,7 @@
 """Routes of jobs."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Response
@@ -131,6 +131,10 @@ def list_jobs(
         Query(max_length=20, description="Only jobs in one of these states. Repeatable."),
     ] = None,
     dataset_id: DatasetIdFilter = None,
+    include: Annotated[
+        list[Literal["curve"]] | None,
+        Query(max_length=5, description="`curve`: add a small learning curve of the best model of each job."),
+    ] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[JobDocument]:
@@ -142,6 +146,7 @@ def list_jobs(
             filters,
             state=state or (),
             dataset_id=dataset_id,
+            with_curves=bool(include),
             page_size=page_size,
             page_token=page_token,
         )

@@ -49,6 +49,47 @@ class JobProgress(BaseModel):
     )
 
 
+class JobCurve(BaseModel):
+    """The learning curve of one model at some epochs."""
+
+    model_id: str
+    epoch: list[int]
+    smoothed_sv_loss: list[float | None] = Field(description="In nats per sample.")
+
+
+class RunningOn(BaseModel):
+    """A training process that works on a job now."""
+
+    device: str | None = Field(description="Such as `cpu` or `cuda:0`; null if the process is not known yet.")
+    kind: str = Field(description="`train` or `infer`.")
+    models: int = Field(description="Number of models that it trains.")
+    since: datetime | None
+
+
+class ModelCurve(BaseModel):
+    """The points of a learning curve, by column. Losses are in nats per sample."""
+
+    model_id: str
+    number: int
+    epoch: list[int]
+    sv_loss: list[float | None]
+    smoothed_sv_loss: list[float | None]
+    validation_loss: list[float | None]
+    train_loss: list[float | None]
+
+
+class CurvesDocument(BaseModel):
+    """The learning curves of all models of a job at the same epochs."""
+
+    job_id: str
+    step: int = Field(
+        description="Every `step`-th epoch has a point; a power of two. Each curve also has its first, best and last epoch."
+    )
+    is_thinned: bool = Field(description="Whether the curves are old and have only some epochs.")
+    next_after: str = Field(description="Pass it as `after` to get only later points.")
+    models: list[ModelCurve] = Field(description="By number; also models without new points.")
+
+
 _LOST_SHARE = (
     "1 - (gain over constant rates on held-out samples) / (gain on samples that the model reads). Near 0 for a model that infers "
     "rates; above 1 if it predicts held-out samples worse than constant rates do. null if it gains nothing on the samples that "
@@ -183,6 +224,11 @@ class JobDocument(Labels):
     created_by: CreatedBy = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    running_on: list[RunningOn] = Field([], description="The training processes that work on it now.")
+    curve: JobCurve | None = Field(
+        None,
+        description="In lists with `include=curve`: about 30 to 60 points of the learning curve of the best model so far.",
+    )
     links: dict[str, Link]
 
 

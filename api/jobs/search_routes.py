@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 
 from api.computing.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.dependencies import DatabaseDependency, TenantDependency
 from api.errors import problem_responses
+from api.http.http_cache import NOT_MODIFIED, REVALIDATED, matches_tag
 from api.http.pagination import Page, PageSize, PageToken
-from api.jobs import lineage, service
+from api.jobs import curves, lineage, service
 from api.jobs.importance import importance
+from api.jobs.schemas import CurvesDocument
 from api.jobs.search_schemas import DecisionDocument, JobImportance, JobLineage
 
 router = APIRouter(tags=["jobs"])
@@ -41,6 +43,46 @@ def list_decisions(
         return lineage.list_decisions(
             session, service.find(session, tenant_id, job_id), page_size, page_token
         )
+
+
+@router.get(
+    "/v1/jobs/{job_id}/curves",
+    operation_id="get_curves",
+    response_model=CurvesDocument,
+    responses=NOT_MODIFIED | problem_responses(404, 422) | COMPUTING_RESPONSES,
+)
+async def get_curves(
+    job_id: str,
+    database: DatabaseDependency,
+    tenant_id: TenantDependency,
+    computing: ComputingDependency,
+    *,
+    points: Annotated[
+        int,
+        Query(
+            ge=2, le=2000, description="Most points of each model, besides its first, best and last epoch."
+        ),
+    ] = 200,
+    after: Annotated[
+        str | None,
+        Query(
+            max_length=4000,
+            description="`next_after` of an earlier response: only later points are returned.",
+        ),
+    ] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Read the learning curves of all models of a job, with every `step`-th epoch."""
+
+    def work() -> Response:
+        with database.read() as session:
+            found = curves.job_curves(session, service.find(session, tenant_id, job_id), points, after)
+            headers = {"ETag": found.etag, "Cache-Control": REVALIDATED}
+            if matches_tag(if_none_match, found.etag):
+                return Response(status_code=304, headers=headers)
+            return Response(found.json(session), media_type="application/json", headers=headers)
+
+    return await computing.run(work)
 
 
 @router.get("/v1/jobs/{job_id}/lineage", operation_id="get_lineage", responses=_FOLLOWS_A_MODEL)

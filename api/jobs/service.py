@@ -10,7 +10,8 @@ from api.errors import Gone, NotFound
 from api.http.idempotency import fingerprint, store_answer, stored_answer
 from api.http.pagination import Filters, Page, cut_page, decode_number, newest_page
 from api.jobs import creation, lifecycle
-from api.jobs.progress import read_progress
+from api.jobs.curves import best_curves
+from api.jobs.progress import read_progress, running_on
 from api.jobs.schemas import (
     BudgetExtension,
     EventDocument,
@@ -38,17 +39,24 @@ def document(session: Session, row: Job) -> JobDocument:
     return documents(session, [row])[0]
 
 
-def documents(session: Session, rows: Sequence[Job]) -> list[JobDocument]:
+def documents(session: Session, rows: Sequence[Job], *, with_curves: bool = False) -> list[JobDocument]:
     """Return the documents of jobs. The number of queries does not depend on the number of jobs that have ended."""
     specifications = {row.id: JobSpecification.model_validate(row.spec) for row in rows}
     datasets = select(Dataset).where(Dataset.id.in_({row.dataset_id for row in rows}))
     held = {dataset.id: dataset for dataset in session.execute(datasets).scalars()}
     progress = read_progress(session, rows, specifications)
     sizes = _stored_bytes(session, [row.id for row in rows])
-    return [
+    running = running_on(session, [row.id for row in rows])
+    found = [
         _document(row, specifications[row.id], held[row.dataset_id], progress[row.id], sizes[row.id])
         for row in rows
     ]
+    best = {one.progress.best_model_id for one in found if one.progress.best_model_id} if with_curves else ()
+    curves = best_curves(session, best) if best else {}
+    for one in found:
+        one.running_on = running.get(one.id, [])
+        one.curve = curves.get(one.progress.best_model_id or "")
+    return found
 
 
 def _document(
@@ -208,6 +216,7 @@ def list_page(
     *,
     state: Sequence[JobState],
     dataset_id: str | None,
+    with_curves: bool = False,
     page_size: int,
     page_token: str | None,
 ) -> Page[JobDocument]:
@@ -219,7 +228,7 @@ def list_page(
     if dataset_id is not None:
         query = query.where(Job.dataset_id == dataset_id)
     rows, token = newest_page(session, query, Job, page_size, page_token)
-    return Page(items=documents(session, rows), next_page_token=token)
+    return Page(items=documents(session, rows, with_curves=with_curves), next_page_token=token)
 
 
 def list_models(session: Session, job: Job, page_size: int, page_token: str | None) -> Page[ModelDocument]:
