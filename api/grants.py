@@ -55,6 +55,7 @@ _OF_MODEL = _TRIALS | _results("model") | {
     "get_model_card",
     "get_learning_curve",
     "find_model_nearest",
+    "get_model_neurons",
 }  # fmt: skip
 _OF_JOB = _OF_MODEL | {
     "get_job",

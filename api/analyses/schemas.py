@@ -261,3 +261,21 @@ class NearestDocument(BaseModel):
     of: Literal["trials", "states"]
     units: str = Field(description="Units of the distances.")
     answers: list[NearestOfOne]
+
+
+class NeuronsDocument(BaseModel):
+    """How well the rates predict each neuron, as columns. null where a neuron has no spike or no sample."""
+
+    array: str
+    trials: int = Field(description="Number of selected trials.")
+    neuron: list[int] = Field(description="Number of the neuron.")
+    labels: dict[str, list[Any]] = Field(
+        description="Metadata of the neurons, such as unit ids, as uploaded."
+    )
+    spikes: list[int]
+    rate_hz: list[float | None] = Field(description="Mean rate of the spikes, in spikes per second.")
+    inferred_rate_hz: list[float | None] = Field(description="Mean of the inferred rates.")
+    reconstruction_bits_per_spike: list[float | None] = Field(
+        description="Gain over the neuron's mean rate in the selected trials, in bits per spike. The model reads these spikes, "
+        "so a leaking model scores best: compare neurons of one model by it, not models."
+    )

@@ -109,9 +109,23 @@ class SampleCounts:
         total = float(self.spikes.sum())
         if not total:
             return None
+        return in_bits_per_spike(log_likelihood - float(self._of_means().sum()), total)
+
+    def bits_per_spike_by_neuron(self, log_likelihood: Floats) -> NDArray[np.float64]:
+        """Return the gain of each neuron over its mean, [N]; NaN without a spike.
+
+        Parameters
+        ----------
+        log_likelihood
+            [N], Σ (x ln λ - λ) over the samples of each neuron, in nats, without ln x!.
+        """
+        spikes = np.where(self.spikes > 0, self.spikes, np.nan)
+        return np.asarray((log_likelihood - self._of_means()) / (spikes * math.log(2)))
+
+    def _of_means(self) -> NDArray[np.float64]:
+        """Return Σ (x ln λ̄ - λ̄) of each neuron's mean λ̄."""
         mean = self.spikes / np.maximum(self.samples, 1)
-        of_means = float((self.spikes * np.log(np.where(mean > 0, mean, 1)) - self.spikes).sum())
-        return in_bits_per_spike(log_likelihood - of_means, total)
+        return np.asarray(self.spikes * np.log(np.where(mean > 0, mean, 1)) - self.spikes)
 
 
 def co_smoothing_bits_per_spike(
