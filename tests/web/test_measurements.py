@@ -15,7 +15,8 @@ def test_every_figure_is_measured(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(page, "_SETTLE_MS", 0)
     empty = [view for view in VIEWS if view.name == "home-empty"]
-    rows = page.measure(browser, {"empty": seeded_service("empty")}, empty, repeats=1)
+    service = seeded_service("empty")
+    rows = page.measure(browser, {"empty": (service.url, service.ids)}, empty, repeats=1)
     [row] = rows
     assert 0 < row["first_paint_ms"] <= row["interactive_ms"] + 50
     assert 10_000 < row["bytes"] < 300_000

@@ -7,22 +7,23 @@ from playwright.sync_api import Page, expect
 
 from tests.web.browser import Watch, assert_accessible, open_view, wait_until_ready
 from tests.web.overflow import overflows
-from tests.web.service import ApiProcess
+from tests.web.service import SeededService
 from tests.web.views import VIEWS, View
 
-Service = Callable[[str], tuple[str, dict[str, str]]]
+Service = Callable[[str], SeededService]
 NARROW = {"width": 420, "height": 800}
 
 
 def _marked(view: View) -> object:
-    """Mark the views whose state takes long to make."""
-    return pytest.param(view, id=view.name, marks=[pytest.mark.slow] if view.state == "large" else [])
+    """`make test` shows each module in one state; `make test-all` shows all."""
+    is_first = view == next(one for one in VIEWS if one.module == view.module)
+    return pytest.param(view, id=view.name, marks=[] if is_first else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("view", [_marked(view) for view in VIEWS])
 def test_view_shows_its_data_and_is_accessible(page: Page, seeded_service: Service, view: View) -> None:
-    url, ids = seeded_service(view.state)
-    open_view(page, url, view.address(ids))
+    service = seeded_service(view.state)
+    open_view(page, service.url, view.address(service.ids))
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     assert_accessible(page)
     page.set_viewport_size(NARROW)
@@ -30,9 +31,9 @@ def test_view_shows_its_data_and_is_accessible(page: Page, seeded_service: Servi
     assert not overflows(page)
 
 
-def test_page_follows_the_colours_of_the_system(page: Page, lab: tuple[str, dict[str, str]]) -> None:
+def test_page_follows_the_colours_of_the_system(page: Page, lab: SeededService) -> None:
     page.emulate_media(color_scheme="dark")
-    open_view(page, lab[0], "/")
+    open_view(page, lab.url, "/")
     assert_accessible(page)
     dark = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="light")
@@ -40,13 +41,13 @@ def test_page_follows_the_colours_of_the_system(page: Page, lab: tuple[str, dict
 
 
 def test_page_says_that_the_server_is_away_and_shows_its_data_when_it_is_back(
-    page: Page, watch: Watch, own_lab: ApiProcess
+    page: Page, watch: Watch, lab: SeededService
 ) -> None:
     watch.allow("ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE")
-    open_view(page, own_lab.url, "/")
-    own_lab.stop()
+    open_view(page, lab.url, "/")
+    lab.api.stop()
     banner = page.get_by_role("alert").filter(has_text="does not answer")
     expect(banner).to_be_visible()
-    own_lab.start()
+    lab.api.start()
     expect(banner).to_have_count(0)
     expect(page.get_by_role("link", name="AutoLFADS on reaches")).to_be_visible()
