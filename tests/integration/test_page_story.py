@@ -55,10 +55,10 @@ class User:
         self.page.get_by_role("main").get_by_role("link", name="Start a search").click()
         wait_until_ready(self.page)
         self.page.get_by_role("radio", name=re.compile("quick", re.IGNORECASE)).check()
-        for label, value in (("Models", models), ("Epochs", epochs)):
+        for label, value in (("Models", models), ("Epochs of each model", epochs)):
             if value is not None:
                 self.page.get_by_label(label, exact=True).fill(str(value))
-        self.page.get_by_role("button", name=re.compile("^Start")).click()
+        self.page.get_by_role("button", name="Start the search").click()
         self.page.wait_for_url("**/#/jobs/**")
 
     def watches_the_search(self) -> None:

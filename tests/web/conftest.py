@@ -1,6 +1,7 @@
 """A watched page in a browser, and services to show: seeded ones without workers, which tests only read, and their copies."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.servers import broker
 from tests.web.pages import browser, context, page, watch
 from tests.web.seeded_storage import Seeded
 from tests.web.seeding import seeded
-from tests.web.service import ApiThread, SeededService
+from tests.web.service import ApiProcess, ApiThread, SeededService, api_process
 
 __all__ = ["browser", "context", "page", "watch"]
 
@@ -52,3 +53,12 @@ def seeded_service(seeded_folders: Path) -> Iterator[Callable[[str], SeededServi
 def lab(seeded_service: Callable[[str], SeededService]) -> SeededService:
     """The service of a lab, which tests only read."""
     return seeded_service("lab")
+
+
+@pytest.fixture
+def own_lab(seeded_folders: Path, tmp_path: Path) -> Iterator[ApiProcess]:
+    """A lab's service of this test alone, in a process: its data may be changed."""
+    folder = tmp_path / "lab"
+    shutil.copytree(seeded(seeded_folders, "lab"), folder, ignore=shutil.ignore_patterns("broker*"))
+    with api_process(folder) as api:
+        yield api
