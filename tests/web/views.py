@@ -1,9 +1,6 @@
 """All views of the page, in the states that tests, screenshots and measurements show. A new view has its line here."""
 
 from dataclasses import dataclass
-from pathlib import Path
-
-WEB = Path(__file__).resolve().parents[2] / "web"
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class View:
         return self.route.format_map(ids)
 
 
-_ALL = (
+VIEWS = (
     View("home", "home", "/"),
     View("home-empty", "home", "/", "empty"),
     View("home-large", "home", "/", "large"),
@@ -63,5 +60,3 @@ _ALL = (
     View("use", "use", "/use"),
     View("help", "help", "/help"),
 )
-VIEWS = tuple(view for view in _ALL if (WEB / "js" / "views" / f"{view.module}.js").exists())
-"""The views whose modules are written."""
