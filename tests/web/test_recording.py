@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from latentry.sample import reaches
 from playwright.sync_api import Page, Route, expect
 from pydantic import BaseModel
 from scipy.io import savemat
-
-from domain.dataset_options import DatasetOptions, changed_options
 from tests.web.browser import Watch, open_view, wait_until_ready
 from tests.web.seeded_storage import Seeded
-from tests.web.service import ApiProcess
+
+from domain.dataset_options import DatasetOptions, changed_options
+from store.settings import Settings
+from tests.api.conftest import serve
+from tests.app_copies import app_of
+from tests.servers import broker
 from worker.ingest.problems import RejectedFile
 from worker.ingest.quality_control.checks import examine
 from worker.ingest.read import read_recording
@@ -45,15 +49,39 @@ def arrived(page: Page, but: str = "none") -> str:
     return found[0]
 
 
-def ingest(folder: Path, dataset_id: str) -> None:
-    """Read the file of a data set, as a worker does."""
-    seeded = Seeded.open(folder)
-    ingest_dataset(seeded.database, seeded.arrays, seeded.settings, dataset_id, "test")
-    seeded.database.close()
+@dataclass
+class Service:
+    """A service without workers that tests of this file change."""
+
+    url: str
+    stored: Seeded
+
+    def ingest(self, dataset_id: str) -> None:
+        """Read the file of a data set, as a worker does."""
+        ingest_dataset(self.stored.database, self.stored.arrays, self.stored.settings, dataset_id, "test")
+
+    def dataset(self, dataset_id: str) -> dict[str, Any]:
+        """Return the document of a data set."""
+        document: dict[str, Any] = httpx.get(f"{self.url}/v1/datasets/{dataset_id}").json()
+        return document
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """An empty service without workers."""
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "broker").mkdir()
+    with broker(folder / "broker") as started:
+        stored = Seeded.open(folder)
+        settings = Settings(data_dir=folder, redis_url=started.url)
+        server = serve(app_of(settings, stored.database, stored.arrays))
+        yield Service(next(server), stored)
+        next(server, None)
+        stored.database.close()
 
 
 def test_an_upload_continues_after_a_lost_connection_and_after_a_reload(
-    page: Page, watch: Watch, own_lab: ApiProcess, tmp_path: Path
+    page: Page, watch: Watch, service: Service, tmp_path: Path
 ) -> None:
     watch.allow("ERR_CONNECTION_RESET")
     path = tmp_path / "recording.npz"
@@ -71,7 +99,7 @@ def test_an_upload_continues_after_a_lost_connection_and_after_a_reload(
             route.continue_()
 
     page.route("**/v1/uploads/*", meet)
-    open_view(page, own_lab.url, "/add")
+    open_view(page, service.url, "/add")
     page.set_input_files("input[type=file]", path)
     expect(page.get_by_text("nothing that arrived is lost")).to_be_visible()
     expect(page.locator(".upload .state", has_text="uploading")).to_be_visible()
@@ -82,26 +110,36 @@ def test_an_upload_continues_after_a_lost_connection_and_after_a_reload(
     assert offsets[0] == 0
     assert offsets[1] > 0
     assert offsets[1:4] == [offsets[1]] * 3
-    source = httpx.get(f"{own_lab.url}/v1/datasets/{dataset_id}").json()["source"]
+    source = service.dataset(dataset_id)["source"]
     assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_rejected_file_becomes_a_data_set_by_a_choice(page: Page, own_lab: ApiProcess, tmp_path: Path) -> None:
+def test_a_rejected_file_becomes_a_data_set_by_a_choice_and_gets_a_name(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
     path = tmp_path / "counts.npz"
     np.savez(path, spikes=COUNTS, target=np.arange(24) % 4)
-    rejected = add(page, own_lab.url, path)
-    ingest(tmp_path / "lab", rejected)
+    rejected = add(page, service.url, path)
+    service.ingest(rejected)
     page.get_by_role("button", name="10 ms", exact=True).click()
     page.get_by_role("button", name="Read again").click()
     made = arrived(page, but=rejected)
-    ingest(tmp_path / "lab", made)
+    service.ingest(made)
     expect(page.locator(".numbers")).to_contain_text("10 ms")
     wait_until_ready(page)
-    expect(page.get_by_role("link", name="Start a search").last).to_have_attribute("href", f"#/search?dataset={made}")
+    expect(page.get_by_role("link", name="Start a search").last).to_have_attribute(
+        "href", f"#/search?dataset={made}"
+    )
     page.get_by_role("button", name="Delete it…").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_role("button", name="Delete it…")).to_have_count(0)
-    assert httpx.get(f"{own_lab.url}/v1/datasets/{rejected}").json()["state"] == "deleting"
+    assert service.dataset(rejected)["state"] == "deleting"
+    page.get_by_role("button", name="Name, notes, tags…").click()
+    page.get_by_role("textbox", name="Name", exact=True).fill("the left arm")
+    page.get_by_role("textbox", name="Tags").fill("pilot, monkey J")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("the left arm")
+    assert service.dataset(made)["tags"] == ["pilot", "monkey J"]
 
 
 def test_the_sample_is_that_of_the_command_line() -> None:
@@ -117,7 +155,9 @@ def paths_of(model: type[BaseModel], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for name, field in model.model_fields.items():
         nested = re.search(r"(Mapping|\w+Options)\b", str(field.annotation))
-        kind = getattr(__import__("domain.dataset_options", fromlist=["x"]), nested[1], None) if nested else None
+        kind = (
+            getattr(__import__("domain.dataset_options", fromlist=["x"]), nested[1], None) if nested else None
+        )
         found |= paths_of(kind, f"{prefix}{name}.") if kind else {prefix + name}
     return found
 
@@ -148,18 +188,21 @@ FILES: dict[str, tuple[Mapping[str, Any], list[dict[str, Any]]]] = {
         {"spike_times": np.arange(4000), "neuron": np.arange(4000) % 9, "trial_start": np.arange(4) * 1e3},
         [{"time_unit": "ms"}, {"time_unit": "samples", "sampling_rate_hz": 30000}],
     ),
-    "axes.mat": ({"spikes": COUNTS, "bin_width_s": 0.01}, [{"mapping": {"axes": ["neuron", "bin", "trial"]}}]),
+    "axes.mat": (
+        {"spikes": COUNTS, "bin_width_s": 0.01},
+        [{"mapping": {"axes": ["neuron", "bin", "trial"]}}],
+    ),
     "a silent neuron": (
         {"spikes": COUNTS * (np.arange(12) > 0), "bin_width_s": 0.01},
         [{"neurons": {"minimum_rate_hz": 0.1}}],
     ),
-    "long trials": (
-        {"spikes": RANDOM.poisson(0.1, (12, 4000, 5)).astype(np.uint8), "bin_width_s": 0.01},
+    "few long trials": (
+        {"spikes": RANDOM.poisson(0.1, (4, 3000, 5)).astype(np.uint8), "bin_width_s": 0.01},
         [{"chop": {"window_s": 1.0}}],
     ),
     "metadata of trials or neurons": (
         {"spikes": COUNTS[:12], "bin_width_s": 0.01, "depth_um": np.arange(12)},
-        [],
+        [{"mapping": {"neuron_metadata": ["depth_um"]}}],
     ),
 }
 
@@ -187,7 +230,9 @@ def test_problems_and_warnings_offer_options_that_the_service_takes(
         assert any(changed_options(patch, wanted) == patch for patch in patches), (messages, patches)
 
 
-def test_filters_select_trials_and_show_the_same_conditions(page: Page, lab: tuple[str, dict[str, str]]) -> None:
+def test_filters_select_trials_and_show_the_same_conditions(
+    page: Page, lab: tuple[str, dict[str, str]]
+) -> None:
     url, ids = lab
     path = f"{url}/v1/datasets/{ids['dataset']}"
     metadata = httpx.get(path).json()["report"]["trial_metadata"]
@@ -208,7 +253,9 @@ def test_filters_select_trials_and_show_the_same_conditions(page: Page, lab: tup
     expect(page.get_by_role("figure").filter(has_text=f"Spikes of trial {found[0]}")).to_be_visible()
 
 
-def test_a_click_on_the_raster_shows_the_mean_rate_of_its_neuron(page: Page, lab: tuple[str, dict[str, str]]) -> None:
+def test_a_click_on_the_raster_shows_the_mean_rate_of_its_neuron(
+    page: Page, lab: tuple[str, dict[str, str]]
+) -> None:
     url, ids = lab
     open_view(page, url, f"/datasets/{ids['dataset']}")
     page.get_by_label("Order of neurons").select_option("peak")
@@ -217,15 +264,3 @@ def test_a_click_on_the_raster_shows_the_mean_rate_of_its_neuron(page: Page, lab
     expect(page.get_by_role("figure").filter(has_text="Mean rate of neuron")).to_be_visible()
     assert re.search(r"neuron=\d+", page.url)
     wait_until_ready(page)
-
-
-def test_name_notes_and_tags_can_be_changed(page: Page, own_lab: ApiProcess, tmp_path: Path) -> None:
-    dataset_id = Seeded.ids_of(tmp_path / "lab")["dataset"]
-    open_view(page, own_lab.url, f"/datasets/{dataset_id}")
-    page.get_by_role("button", name="Name, notes, tags…").click()
-    page.get_by_label("Name", exact=True).fill("the left arm")
-    page.get_by_label("Tags").fill("pilot, monkey J")
-    page.get_by_role("button", name="Save", exact=True).click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("the left arm")
-    document = httpx.get(f"{own_lab.url}/v1/datasets/{dataset_id}").json()
-    assert (document["name"], document["tags"]) == ("the left arm", ["pilot", "monkey J"])
