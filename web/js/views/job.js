@@ -36,7 +36,7 @@ const PARTS = { curves: Training, report: Report, hyperparameters: Hyperparamete
 
 function Training({ live, query, searched, shown }) {
   const { job, models } = live;
-  const { curves, error, isPartial } = useCurves(live);
+  const { curves, error } = useCurves(live);
   const leaks = useMemo(() => leaksOf(job, models, curves), [job.diagnostics, models, curves]);
   useReady(curves);
   if (!models.some((model) => model.epochs_trained > 0)) {
@@ -44,7 +44,7 @@ function Training({ live, query, searched, shown }) {
       : "The job ended before its first epoch."}</p><//><${Models} models=${models} searched=${searched} leaks=${leaks} query=${query} />`;
   }
   return html`<${Problem} error=${error} />
-    ${curves ? html`<${Curves} job=${job} models=${shown} curves=${curves} leaks=${leaks} searched=${searched} query=${query} isPartial=${isPartial} />` : html`<${Loading} what="learning curves" />`}
-    <${LeakNote} leaks=${leaks} />
+    ${curves ? html`<${Curves} job=${job} models=${shown} curves=${curves} leaks=${leaks} searched=${searched} query=${query} />` : html`<${Loading} what="learning curves" />`}
+    <${LeakNote} leaks=${leaks} count=${models.length} />
     <${Models} models=${models} searched=${searched} leaks=${leaks} query=${query} />`;
 }

@@ -1,41 +1,48 @@
-// The learning curves of the models of a job.
+// The learning curves of the models of a job: once as a whole, then only what is new.
 
-import { useMemo } from "../../ui.js";
-import { request, useLoaded } from "../../api.js";
+import { useEffect, useRef, useState } from "../../ui.js";
+import { request, useConnection } from "../../api.js";
 
-const MOST_CURVES = 20;
-
-/**
- * Load the curves and add what the stream of events brought since.
- *
- * Returns { curves, error, isPartial }: a Map from numbers of models to { epoch, sv, validation }, lists of equal length.
- */
-export function useCurves(live) {
-  const { job, models, latest, version } = live;
-  const loaded = useLoaded((signal) => loadCurves(models, signal), [job.id, job.state, models.length]);
-  const curves = useMemo(() => loaded.data && withLatest(loaded.data.curves, latest), [loaded.data, version]);
-  return { curves, error: loaded.error, isPartial: loaded.data?.isPartial };
+/** Points of each model: fewer where there are many models. */
+export function pointsFor(models) {
+  return models.length > 100 ? 100 : 200;
 }
 
-async function loadCurves(models, signal) {
-  const begun = models.filter((model) => model.epochs_trained > 0)
-    .sort((a, b) => (a.scores.smoothed_sv_loss ?? Infinity) - (b.scores.smoothed_sv_loss ?? Infinity));
-  const curves = new Map();
-  await Promise.all(begun.slice(0, MOST_CURVES).map(async (model) => {
-    const { points } = await request(`/v1/models/${model.id}/learning_curve`, { signal });
-    curves.set(model.number, { epoch: points.map((point) => point.epoch), sv: points.map((point) => point.sv_loss), validation: points.map((point) => point.validation_loss) });
-  }));
-  return { curves, isPartial: begun.length > MOST_CURVES };
-}
-
-function withLatest(curves, latest) {
-  const result = new Map(curves);
-  for (const [number, points] of latest) {
-    const { epoch, sv, validation } = result.get(number) ?? { epoch: [], sv: [], validation: [] };
-    const fresh = points.filter((point) => point.epoch > (epoch.at(-1) ?? 0));
-    if (fresh.length) {
-      result.set(number, { epoch: [...epoch, ...fresh.map((point) => point.epoch)], sv: [...sv, ...fresh.map((point) => point.sv_loss)], validation: [...validation, ...fresh.map((point) => point.validation_loss)] });
+/** Load the curves, and what is new each time the stream of events brought progress: { curves, error }, a Map from numbers to { epoch, sv, validation }. */
+export function useCurves({ job, models, version }) {
+  const { generation } = useConnection();
+  const [state, setState] = useState({ curves: null, error: null });
+  const reading = useRef({ curves: new Map(), after: null, isBusy: false, isWanted: false });
+  const read = async () => {
+    const now = reading.current;
+    now.isWanted = true;
+    if (now.isBusy) return;
+    now.isBusy = true;
+    while (now.isWanted && !now.isGone) {
+      now.isWanted = false;
+      try {
+        const found = await request(`/v1/jobs/${job.id}/curves`, { query: { points: pointsFor(models), after: now.after } });
+        now.curves = extended(now.curves, found.models);
+        now.after = found.next_after;
+        if (!now.isGone) setState({ curves: now.curves, error: null });
+      } catch (error) { if (!now.isGone) setState({ curves: now.curves, error }); }
     }
+    now.isBusy = false;
+  };
+  useEffect(() => { read(); }, [job.id, job.state, version, generation]);
+  useEffect(() => () => { reading.current.isGone = true; }, []);
+  return state;
+}
+
+/** Return the curves with later points. Models without new points keep their lists. */
+function extended(curves, models) {
+  const result = new Map(curves);
+  for (const model of models) {
+    const old = result.get(model.number) ?? { epoch: [], sv: [], validation: [] };
+    const last = old.epoch.at(-1) ?? -1;
+    const first = model.epoch.findIndex((epoch) => epoch > last);
+    if (first < 0) continue;
+    result.set(model.number, { epoch: [...old.epoch, ...model.epoch.slice(first)], sv: [...old.sv, ...model.sv_loss.slice(first)], validation: [...old.validation, ...model.validation_loss.slice(first)] });
   }
   return result;
 }

@@ -1,9 +1,8 @@
 // SV loss and validation loss of all models. Many models are one trace with gaps, so that 300 of them stay smooth.
 
-import { html, useMemo, useState } from "../../ui.js";
+import { html, useEffect, useMemo, useState, Link } from "../../ui.js";
 import { setQuery } from "../../router.js";
 import { Plot, CATEGORIES } from "../../plot.js";
-import { Link } from "../../ui.js";
 import { describe } from "./words.js";
 
 const MOST_POINTS = 60000; // of a panel
@@ -12,6 +11,7 @@ const MOST_NAMED = 8; // models with a colour and a name each
 const LEAKING = "#d55e00";
 const SELECTED = "#0072b2";
 const OTHER = "#8a94a6";
+const CURVES_QUERY = { points: 200 };
 
 /** Return the indices of at most `most` points, evenly spaced, the last included. */
 function thinned(length, most) {
@@ -36,17 +36,17 @@ function joined(models, curves, key, { pace, texts, most }) {
 }
 
 /** Groups of models that look alike: [{ name, models, colour, width, dash, rank }], the most important last. */
-function groupsOf(models, leaks, selected, focus) {
+function groupsOf(models, leaks, { selected, title, focus }) {
   const isNamed = models.length <= MOST_NAMED;
   const of = (model) => {
     if (model.number === focus) return "focus";
     if (model.number === selected) return "selected";
     return leaks.has(model.number) ? "leaking" : "other";
   };
-  const label = { focus: `model ${focus}${focus === selected ? " (selected)" : ""}`, selected: `model ${selected} (selected)`, leaking: "leaking models", other: "other models" };
+  const label = { focus: `model ${focus}${focus === selected ? ` (${title})` : ""}`, selected: `model ${selected} (${title})`, leaking: "leaking models", other: "other models" };
   const look = { focus: { colour: "ink", width: 3 }, selected: { colour: SELECTED, width: 3 }, leaking: { colour: LEAKING, width: 1.4, dash: "dash" }, other: { colour: OTHER, width: 1 } };
   if (isNamed) {
-    return models.map((model) => ({ ...look[of(model)], name: `model ${model.number}${{ focus: "", selected: " (selected)", leaking: " (leaks)", other: "" }[of(model)]}`,
+    return models.map((model) => ({ ...look[of(model)], name: `model ${model.number}${{ focus: "", selected: ` (${title})`, leaking: " (leaks)", other: "" }[of(model)]}`,
       models: [model], ...(of(model) === "focus" ? {} : { colour: CATEGORIES[model.number % CATEGORIES.length] }) }));
   }
   return ["other", "leaking", "selected", "focus"].map((kind) => ({ ...look[kind], name: label[kind], models: models.filter((model) => of(model) === kind) })).filter((group) => group.models.length);
@@ -92,13 +92,25 @@ function layoutOf({ isOne, isLog, range, xTitle, isNarrow }) {
   };
 }
 
+/** Return whether the window is too narrow for two plots side by side. */
+function useNarrow() {
+  const media = useMemo(() => matchMedia("(max-width: 900px)"), []);
+  const [isNarrow, setNarrow] = useState(media.matches);
+  useEffect(() => {
+    const update = () => setNarrow(media.matches);
+    media.addEventListener("change", update);
+    return () => media.removeEventListener("change", update);
+  }, []);
+  return isNarrow;
+}
+
 /**
  * The plot with its choices.
  *
  * models: those that are shown; curves: Map of `useCurves`; leaks: Map of `leaksOf`; query: of the address (log, x, plot, focus)
  */
-export function Curves({ job, models, curves, leaks, searched, query, isPartial }) {
-  const [isNarrow] = useState(() => matchMedia("(max-width: 800px)").matches);
+export function Curves({ job, models, curves, leaks, searched, query }) {
+  const isNarrow = useNarrow();
   const isLog = query.log === "1";
   const isOne = query.plot === "one";
   const unit = query.x === "s" ? "s" : "epoch";
@@ -106,11 +118,13 @@ export function Curves({ job, models, curves, leaks, searched, query, isPartial 
   const pace = unit === "s" && epochs > 0 ? seconds / epochs : 1;
   const focus = query.focus === undefined ? null : Number(query.focus);
   const shown = useMemo(() => models.filter((model) => curves.get(model.number)?.epoch.length), [models, curves]);
-  const selected = job.diagnostics?.selected ?? models.find((model) => model.is_selected)?.number ?? null;
+  const best = models.find((model) => model.is_selected) ?? models.find((model) => model.id === job.progress.best_model_id);
+  const selected = best?.number ?? null;
+  const title = best?.is_selected ? "selected" : "best so far";
   const traces = useMemo(() => {
     const texts = new Map(shown.map((model) => [model.number, `model ${model.number}${leaks.has(model.number) ? " (leaks)" : ""}<br>${describe(model, searched, "<br>")}`]));
-    return tracesOf(groupsOf(shown, leaks, selected, focus), curves, { isOne, pace, unit, texts, count: shown.length });
-  }, [shown, leaks, selected, focus, isOne, pace, unit, searched]);
+    return tracesOf(groupsOf(shown, leaks, { selected, title, focus }), curves, { isOne, pace, unit, texts, count: shown.length });
+  }, [shown, leaks, selected, title, focus, isOne, pace, unit, searched]);
   const range = useMemo(() => rangeOf(shown, curves), [shown]);
   const layout = useMemo(() => layoutOf({ isOne, isLog, range, isNarrow, xTitle: unit === "s" ? "device time (s), at the mean pace of the job" : "epoch" }),
     [isOne, isLog, String(range), isNarrow, unit]);
@@ -118,7 +132,7 @@ export function Curves({ job, models, curves, leaks, searched, query, isPartial 
   const choice = (label, name, value, isOn) => html`<button type="button" aria-pressed=${isOn} onClick=${() => setQuery({ [name]: isOn ? null : value })}>${label}</button>`;
   return html`<div class="card">
     <div class="buttons">${choice("Logarithmic x axis", "log", "1", isLog)} ${choice("Device time", "x", "s", unit === "s")} ${choice("Both losses in one plot", "plot", "one", isOne)}</div>
-    <${Plot} title="SV loss and validation loss of the models" note=${isPartial ? "of the best 20 models" : ""} traces=${traces} layout=${layout}
+    <${Plot} title="SV loss and validation loss of the models" path=${`/v1/jobs/${job.id}/curves`} query=${CURVES_QUERY} formats=${[]} traces=${traces} layout=${layout}
       height=${isNarrow && !isOne ? 620 : 400} on=${{ plotly_click: ({ points }) => setQuery({ focus: points[0].customdata }) }} />
     ${focused ? html`<p><strong><${Link} to=${`/models/${focused.id}`}>Model ${focused.number}<//></strong>: ${describe(focused, searched)}
         <button type="button" class="plain" onClick=${() => setQuery({ focus: null })}>Clear</button></p>`

@@ -32,7 +32,7 @@ export function JobHeader({ live, caller }) {
     </div>
     <p class="muted job-facts">Data set <${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//> · preset ${job.specification.preset ?? "none"} ·
       begun <span title=${time(job.created_at)}>${ago(job.created_at)}</span>${job.created_by?.name && ` by ${job.created_by.name}`}
-      ${isRunning && worker && ` · trains on ${worker}`}${job.ended_at && html` · ended <span title=${time(job.ended_at)}>${ago(job.ended_at)}</span>`}</p>
+      ${isRunning && (job.running_on?.length ? ` · runs on ${job.running_on.map((one) => `${one.device} (${one.kind === "infer" ? "latents" : plural(one.models, "model")})`).join(", ")}` : worker && ` · runs on ${worker}`)}${job.ended_at && html` · ended <span title=${time(job.ended_at)}>${ago(job.ended_at)}</span>`}</p>
     <${Labels} path=${`/v1/jobs/${job.id}`} item=${job} onChanged=${live.reload} canChange=${!caller?.share && job.state !== "deleting"} />
     ${!caller?.share && html`<${Actions} live=${live} />`}
     <${News} job=${job} />`;

@@ -42,18 +42,24 @@ function suspected(models, curves) {
   return found;
 }
 
+const MOST_NAMED = 15;
 const TITLES = {
-  kept: (models) => `${models} ${models.includes(" and ") ? "leak" : "leaks"}.`,
-  later: (models) => `${models} ${models.includes(" and ") ? "leak" : "leaks"} at the end of training, but not with the weights that are kept.`,
+  kept: (models, verb) => `${models} ${verb}.`,
+  later: (models, verb) => `${models} ${verb} at the end of training, but not with the weights that are kept.`,
   suspected: (models) => `${models} may leak. The service decides this when the job is done.`,
 };
 
+function titleOf(kind, numbers, count) {
+  const models = numbers.length > MOST_NAMED ? `${numbers.length} of ${count} models` : `${numbers.length > 1 ? "Models" : "Model"} ${list(numbers)}`;
+  return TITLES[kind](models, numbers.length > 1 ? "leak" : "leaks");
+}
+
 /** The explanation beside the curves. */
-export function LeakNote({ leaks }) {
+export function LeakNote({ leaks, count }) {
   if (!leaks.size) return null;
   const groups = ["kept", "later", "suspected"].map((kind) => [kind, [...leaks].filter(([, leak]) => leak.kind === kind)]).filter(([, found]) => found.length);
   return html`<div class="warning leak-note" role="note">
-    ${groups.map(([kind, found]) => html`<p><strong>${TITLES[kind](`${found.length > 1 ? "Models" : "Model"} ${list(found.map(([number]) => number))}`)}</strong></p>`)}
+    ${groups.map(([kind, found]) => html`<p><strong>${titleOf(kind, found.map(([number]) => number), count)}</strong></p>`)}
     <p>A model leaks if it passes single spikes from its input to its output instead of inferring rates. Its validation loss falls, because this loss counts
       samples that the model reads. Its SV loss rises, because this loss counts samples that are hidden from the model. So the search selects by the SV loss.</p>
     <details><summary>${plural(leaks.size, "model")} in numbers</summary><ul>${[...leaks].map(([number, { text }]) => html`<li>Model ${number}: ${text}</li>`)}</ul></details>

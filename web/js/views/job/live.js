@@ -1,4 +1,4 @@
-// A job that changes while one looks at it: its document, its models, and the newest points of their curves, from the stream of events.
+// A job that changes while one looks at it: its document and its models, by the stream of its events.
 
 import { useCallback, useMemo, useRef, useState } from "../../ui.js";
 import { readAll, useDocument, useEvents, useLoaded } from "../../api.js";
@@ -22,8 +22,8 @@ function useThrottled(action, ms) {
 /**
  * Follow a job.
  *
- * Returns { job, models, error, reload, latest, worker }: `models` are the documents of its models by number, `latest` is a Map
- * from numbers to the points that came by the stream, `worker` the name of the worker that trains.
+ * Returns { job, models, error, reload, version, worker }: `models` are the documents of its models, with what the stream told since;
+ * `version` changes with each progress, `worker` is the name of the worker that began the last slice.
  */
 export function useLive(id) {
   const [isLive, setLive] = useState(false);
@@ -35,10 +35,10 @@ export function useLive(id) {
   if (job.data && isLive === isFinal(job.data)) setLive(!isLive);
   const reloadJob = useThrottled(job.reload, 2000);
   const reloadModels = useThrottled(models.reload, 5000);
-  const show = useThrottled(() => setVersion((number) => number + 1), 1000);
+  const show = useThrottled(() => setVersion((number) => number + 1), 2000);
   useEvents(isLive ? `/v1/jobs/${id}/events/stream?replay=false` : null, ({ event, data: { data } }) => {
     if (event === "progress") {
-      for (const point of data.models) latest.current.set(point.number, [...(latest.current.get(point.number) ?? []), point]);
+      for (const point of data.models) latest.current.set(point.number, point);
       show();
     } else if (event !== "job.diagnostics") reloadModels();
     if (event === "slice.state" && data.worker) setWorker(data.worker);
@@ -46,12 +46,11 @@ export function useLive(id) {
   });
   const rows = useMemo(() => (models.data?.items ?? []).map((model) => withLatest(model, latest.current.get(model.number))), [models.data, version]);
   const reload = useCallback(() => { job.reload(); models.reload(); }, []);
-  return { job: job.data, models: models.data && rows, error: job.error ?? models.error, reload, latest: latest.current, version, worker };
+  return { job: job.data, models: models.data && rows, error: job.error ?? models.error, reload, version, worker };
 }
 
 /** Return a model with the epoch and the last losses that the stream told. */
-function withLatest(model, points) {
-  const point = points?.at(-1);
+function withLatest(model, point) {
   if (!point || point.epoch <= model.epochs_trained) return model;
   const scores = { ...model.scores, last_sv_loss: point.sv_loss, last_validation_loss: point.validation_loss };
   return { ...model, state: model.state === "queued" ? "training" : model.state, epochs_trained: point.epoch, scores };
