@@ -39,7 +39,9 @@ export const SEQUENCE = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", 
 /** Return a colour for category `index` of `count`: distinct colours for up to 8, a sequence for more. */
 export function colourOf(index, count) {
   if (count <= CATEGORIES.length) return CATEGORIES[index % CATEGORIES.length];
-  return SEQUENCE[Math.round((index / (count - 1)) * (SEQUENCE.length - 1))];
+  const at = (index / (count - 1)) * (SEQUENCE.length - 1);
+  const [low, high] = [SEQUENCE[Math.floor(at)], SEQUENCE[Math.ceil(at)]].map((colour) => [1, 3, 5].map((part) => parseInt(colour.slice(part, part + 2), 16)));
+  return `#${low.map((value, part) => Math.round(value + (at % 1) * (high[part] - value)).toString(16).padStart(2, "0")).join("")}`;
 }
 
 /** Return a colour with an opacity, for bands around lines. */

@@ -3,6 +3,7 @@
 import { html, Link, Loading, Problem, useMemo, useReady, useTitle } from "../ui.js";
 import { request, useLoaded } from "../api.js";
 import { CATEGORIES } from "../plot.js";
+import { nameOf } from "../format.js";
 import { setQuery } from "../router.js";
 import { readOwner } from "./model/owner.js";
 import { Picker } from "./compare/picker.js";
@@ -15,12 +16,12 @@ export const MOST = 6;
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 
 /** Return a model to compare, or {id, error}. A job stands for the model that it selected. */
-async function readEntry(id, signal) {
+async function readEntry(id, signal, caller) {
   try {
-    if (!id.startsWith("job_")) return { id, owner: await readOwner("models", id, signal) };
+    if (!id.startsWith("job_")) return { id, owner: await readOwner("models", id, signal, caller) };
     const job = await request(`/v1/jobs/${id}`, { signal });
     if (!job.selected_model_id) return { id, error: { problem: { title: `The job ${job.name || id} has not selected a model`, detail: `It is ${job.state}.` } } };
-    return { id, owner: await readOwner("models", job.selected_model_id, signal) };
+    return { id, owner: await readOwner("models", job.selected_model_id, signal, caller) };
   } catch (error) {
     if (signal.aborted) throw error;
     return { id, error };
@@ -30,15 +31,15 @@ async function readEntry(id, signal) {
 /** Give each model a letter, a colour, and a name that tells it from the others. */
 function labelled(entries) {
   return entries.filter(({ owner }) => owner).map(({ id, owner }, index) => {
-    const { model, job } = owner;
-    return { id, owner, model, index, letter: "ABCDEF"[index], colour: CATEGORIES[index], dash: DASHES[index], name: `${"ABCDEF"[index]}: model ${model.number} of ${job?.name || job?.dataset_name || "a job"}` };
+    const { model } = owner;
+    return { id, owner, model, index, letter: "ABCDEF"[index], colour: CATEGORIES[index], dash: DASHES[index], name: `${"ABCDEF"[index]}: model ${model.number} of ${owner.jobName || (owner.dataset ? nameOf(owner.dataset) : "a job")}` };
   });
 }
 
 export default function Compare({ route, caller }) {
   useTitle("Compare models");
   const ids = useMemo(() => [...new Set((route.query.models ?? "").split(",").filter(Boolean))].slice(0, MOST), [route.query.models]);
-  const { data, error, reload } = useLoaded((signal) => Promise.all(ids.map((id) => readEntry(id, signal))), [ids]);
+  const { data, error, reload } = useLoaded((signal) => Promise.all(ids.map((id) => readEntry(id, signal, caller))), [ids]);
   const models = useMemo(() => (data ? labelled(data) : []), [data]);
   const change = (next) => setQuery({ models: next.join(",") });
   useReady(data && models.length < 2);

@@ -23,7 +23,7 @@ const TABS = {
 
 export default function ModelView({ route, caller }) {
   const [kind, id] = route.parts;
-  const { data: owner, error, reload } = useOwner(kind, id);
+  const { data: owner, error, reload } = useOwner(kind, id, caller);
   const tab = TABS[route.query.tab] ? route.query.tab : Object.keys(TABS)[0];
   const [, Tab, needsLatents] = TABS[tab];
   const title = owner ? titleOf(owner) : "Model";
@@ -39,10 +39,10 @@ export default function ModelView({ route, caller }) {
     : html`<${Tab} key=${owner.path} owner=${owner} route=${route} caller=${caller} reload=${reload} />`}`}`;
 }
 
-function titleOf({ model, inference, job, dataset }) {
+function titleOf({ model, inference, jobName, dataset }) {
   const name = model ? `Model ${model.number}` : "A model";
   if (inference) return `${name} on ${dataset ? nameOf(dataset) : "another recording"}`;
-  return job ? `${name} of ${job.name || job.dataset_name || nameOf(job)}` : name;
+  return jobName || dataset ? `${name} of ${jobName || nameOf(dataset)}` : name;
 }
 
 function Summary({ owner }) {

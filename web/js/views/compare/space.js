@@ -5,12 +5,12 @@ import { request, useLoaded } from "../../api.js";
 import { Plot, colourOf } from "../../plot.js";
 import { percent } from "../../format.js";
 import { setQuery } from "../../router.js";
-import { conditionOf, spoken } from "../model/owner.js";
+import { conditionOf, sessionsOf, spoken } from "../model/owner.js";
 
 const COLUMNS = 3;
 
 export function Space({ models, query }) {
-  const by = conditionOf(models[0].owner);
+  const by = conditionOf(models[0].owner, sessionsOf(models[0].owner)[0]);
   const rotation = query.rotation === "cca" ? "cca" : "procrustes";
   const isTogether = query.space !== "beside";
   const plot = useRef(null);
@@ -24,7 +24,7 @@ export function Space({ models, query }) {
     <${Problem} error=${found.error} retry=${found.reload} />
     ${!found.data && !found.error && html`<${Loading} what="the trajectories" />`}
     ${found.data && html`<ul>${models.slice(1).map(({ letter }, index) => html`<li>The factors of ${letter} explain <b>${percent(found.data[index + 1].attributes.variance_explained)}</b> of the variance of the factors of ${models[0].letter}.</li>`)}</ul>`}
-    ${figure && html`<${Plot} title=${`Factors averaged by ${spoken(by ?? "part of the split")}, in principal components of ${models[0].letter}`} note="circles: starts" traces=${figure.traces} layout=${figure.layout} height=${figure.height}
+    ${figure && html`<${Plot} title=${`Factors averaged by ${spoken(by ?? "part of the split")}, in principal components of ${models[0].letter}`} note="circles: starts · letters: models" traces=${figure.traces} layout=${figure.layout} height=${figure.height}
       path=${`${models.at(-1).owner.path}/arrays/factors`} query=${queryOf(models, models.length - 1, by, rotation)} plotRef=${plot} on=${follow} />`}`;
 }
 
@@ -78,9 +78,10 @@ function figureOf(models, arrays, { by, isTogether }) {
     if (isTogether) layout.scene = scene;
     else Object.assign(layout, besideOf(layout, name, scene, index, rows, models.length, one));
     const paths = arrays[index].values.map((trajectory) => trajectory.map(project));
-    if (isTogether) traces.push({ ...lineOf(paths, name), name: one.name, line: { color: one.colour, width: 5, dash: index ? "dash" : "solid" } });
+    if (isTogether) traces.push({ ...lineOf(paths, name), name: one.name, line: { color: one.colour, width: 5 } });
     else paths.forEach((path, at) => traces.push({ ...lineOf([path], name), name: String(conditions[at]), legendgroup: String(conditions[at]), showlegend: index === 0, line: { color: colourOf(at, paths.length), width: 5 } }));
     const starts = paths.map((path) => path.find(([x]) => x !== null) ?? [null, null, null]);
+    if (isTogether) traces.push(lettersOf(paths, one, name));
     traces.push({ type: "scatter3d", mode: "markers", scene: name, showlegend: false, hoverinfo: "skip", x: starts.map(([x]) => x), y: starts.map(([, y]) => y), z: starts.map(([, , z]) => z), marker: { size: 4, color: isTogether ? one.colour : starts.map((_, at) => colourOf(at, starts.length)) } });
   });
   return { traces, layout, height: isTogether ? 560 : 60 + 380 * rows };
@@ -93,6 +94,12 @@ function besideOf(layout, name, scene, index, rows, count, { letter }) {
   const [bottom, top] = [1 - (row + 1) / rows, 1 - row / rows - 0.02];
   layout.annotations.push({ xref: "paper", yref: "paper", x: (left + right) / 2, y: top, yanchor: "bottom", text: letter, showarrow: false, font: { size: 14 } });
   return { [name]: { ...scene, domain: { x: [left, right], y: [bottom, top] } } };
+}
+
+/** Write the letter of a model where its trajectories are farthest from the middle, so that colours are not needed to tell models apart. */
+function lettersOf(paths, { letter, colour }, scene) {
+  const far = paths.map((path) => path.filter(([x]) => x !== null).reduce((best, point) => (Math.hypot(...point) > Math.hypot(...best) ? point : best), [0, 0, 0]));
+  return { type: "scatter3d", mode: "text", scene, showlegend: false, hoverinfo: "skip", x: far.map(([x]) => x), y: far.map(([, y]) => y), z: far.map(([, , z]) => z), text: far.map(() => letter), textfont: { color: colour, size: 13 } };
 }
 
 function lineOf(paths, scene) {

@@ -18,8 +18,8 @@ export function whereOf({ where_name: name, where_op: operator = "eq", where_val
 }
 
 /** A filter by metadata of trials: a name, a comparison, a value. */
-export function Filter({ owner, query }) {
-  const names = metadataOf(owner).map(({ name }) => name);
+export function Filter({ owner, session, query }) {
+  const names = metadataOf(owner, session).map(({ name }) => name);
   if (!names.length) return null;
   const known = owner.dataset?.report?.trial_metadata?.[query.where_name]?.values?.map((item) => item.value);
   const change = (event) => setQuery({ where_value: event.target.value || null });

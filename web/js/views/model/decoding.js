@@ -4,8 +4,9 @@ import { html, Empty, Link, Loading, Problem, Table, useMemo, useReady, useState
 import { readArray, request, useLoaded } from "../../api.js";
 import { CATEGORIES, Plot, colourOf } from "../../plot.js";
 import { number } from "../../format.js";
+import { setQuery } from "../../router.js";
 import { Choice } from "./controls.js";
-import { behavioursOf, conditionOf, distinct, named, spoken, useSession, useTrials } from "./owner.js";
+import { behavioursOf, distinct, named, spoken, useSession, useTrials } from "./owner.js";
 
 const [TRACES, PATHS] = [4, 24];
 const LAGS = [0, 1, 2, 3, 4, 5, 6, 8, 10];
@@ -14,7 +15,7 @@ const HELD_OUT = [["folds", "each fold of all trials"], ["valid", "validation tr
 export default function DecodingTab({ owner, route }) {
   const { session } = useSession(owner, route.query);
   const trials = useTrials(owner, session);
-  const behaviours = behavioursOf(owner);
+  const behaviours = behavioursOf(owner, session).map((name) => named(name, session));
   useReady(behaviours.length === 0 || trials.error);
   if (behaviours.length === 0) {
     return html`<${Empty} title="This data set has no behaviour"><p>Decoding needs an array of trials × bins × components, such as the position of the hand. Upload the recording with it.</p><p><${Link} to="/add">Add a recording<//></p><//>`;
@@ -30,7 +31,7 @@ function Decoding({ owner, session, trials, behaviours, query }) {
   const array = arrays.includes(query.array) ? query.array : "";
   const parts = HELD_OUT.filter(([name]) => name === "folds" || trials.splits?.includes(name));
   const heldOut = parts.some(([name]) => name === query.held_out) ? query.held_out : "folds";
-  const asked = { behaviour, lag_s: query.lag ?? "0", held_out: heldOut, ...(array ? { array } : {}) };
+  const asked = { behaviour, lag_s: query.lag ?? "0", held_out: heldOut, ...(array ? { array } : {}), ...(query.baseline ? { baseline: true } : {}) };
   const scores = useLoaded((signal) => request(`${owner.path}/decoding`, { query: asked, signal }), [owner.path, asked]);
   const lags = LAGS.map((bins) => [String(Number((bins * trials.width).toFixed(6))), `${number(1000 * bins * trials.width)} ms`]);
   return html`<div class="row trial-controls">
@@ -41,7 +42,14 @@ function Decoding({ owner, session, trials, behaviours, query }) {
     </div>
     <${Problem} error=${scores.error} retry=${scores.reload} />
     ${!scores.data && !scores.error && html`<p class="loading" role="status">Fitting decoders. This takes some seconds, and ends when you leave.</p>`}
-    ${scores.data && html`<${Result} found=${scores.data} /><${Traces} owner=${owner} trials=${trials} asked=${asked} />`}`;
+    ${scores.data && html`<${Result} found=${scores.data} /><${Traces} owner=${owner} trials=${trials} asked=${predictionOf(asked)} />`}`;
+}
+
+const LONG = /^Smoothed spikes were not decoded: it takes/;
+
+/** Predictions do not depend on the comparison. */
+function predictionOf({ baseline: _, ...asked }) {
+  return asked;
 }
 
 function Result({ found }) {
@@ -55,7 +63,7 @@ function Result({ found }) {
   ];
   return html`<p>From ${spoken(found.array)}, <b>R² is ${number(found.r2, 3)}</b> for ${spoken(found.behaviour)}, on ${found.tested.trials} trials that the decoder was not fitted on.
     ${baseline ? ` Spikes smoothed by ${number(1000 * baseline.width_s)} ms reach ${number(baseline.r2, 3)}.` : ""}</p>
-    ${found.notes?.map((note) => html`<p class="warning">${note.message ?? note}</p>`)}
+    ${found.notes?.map((note) => (LONG.test(note) ? html`<p>Spikes were not decoded for comparison, because that takes long. <button type="button" onClick=${() => setQuery({ baseline: 1 })}>Compare with smoothed spikes</button></p>` : html`<p class="warning">${note}</p>`))}
     <${Table} caption="R² of each component" columns=${columns} rows=${rows} />`;
 }
 
@@ -109,7 +117,7 @@ function figuresOf({ found, truth, wished, trials, owner, asked }) {
   const components = truth.shape[2];
   const unit = owner.dataArrays[asked.behaviour].units || "unit of the file";
   const context = { found, truth, trueRow, trials, wished, components, unit, name: spoken(asked.behaviour) };
-  return { lines: linesFigure(context), plane: components === 2 ? planeFigure(context, owner) : null };
+  return { lines: linesFigure(context), plane: components === 2 ? planeFigure(context) : null };
 }
 
 function linesFigure({ found, truth, trueRow, trials, wished, components, unit, name }) {
@@ -133,7 +141,7 @@ function linesFigure({ found, truth, trueRow, trials, wished, components, unit, 
   return { traces, layout, height: 76 + 190 * rows };
 }
 
-function planeFigure({ found, truth, trueRow, trials, wished, unit }, owner) {
+function planeFigure({ found, truth, trueRow, trials, wished, unit }) {
   const keys = distinct(trials.conditions);
   const groups = keys.length ? keys : [null];
   const traces = groups.flatMap((key, index) => {
@@ -142,7 +150,7 @@ function planeFigure({ found, truth, trueRow, trials, wished, unit }, owner) {
     const path = (array, rowOf) => [0, 1].map((component) => own.flatMap((at) => [...column(array, rowOf(at), component), null]));
     const [x, y] = path(truth, (at) => trueRow.get(at));
     const [px, py] = path(found.predicted, (at) => at);
-    const name = key === null ? "trials" : `${spoken(conditionOf(owner) ?? "")} ${key}`;
+    const name = key === null ? "trials" : `${spoken(trials.conditionName ?? "")} ${key}`;
     const common = { type: "scatter", mode: "lines", legendgroup: name, name, hoverinfo: "name" };
     return [{ ...common, x, y, line: { color: colour, width: 2 } }, { ...common, x: px, y: py, showlegend: false, line: { color: colour, width: 1.5, dash: "dash" } }];
   });

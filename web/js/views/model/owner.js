@@ -21,15 +21,17 @@ async function arraysOf(path, signal) {
 /**
  * Load a model or an inference with its job, its data set, and the lists of arrays of both.
  *
- * Return {path, document, model, inference, job, dataset, dataPath, arrays, dataArrays}. `arrays` is null without latents.
+ * Return {path, document, model, inference, job, jobName, dataset, dataPath, arrays, dataArrays}. `arrays` is null without latents.
  */
-export async function readOwner(kind, id, signal) {
+export async function readOwner(kind, id, signal, caller) {
   const path = `/v1/${kind}/${id}`;
   const document = await request(path, { signal });
   const inference = kind === "inferences" ? document : null;
   const model = inference ? await optional(request(`/v1/models/${inference.model_id}`, { signal })) : document;
-  const job = model && await optional(request(`/v1/jobs/${model.job_id}`, { signal }));
-  const datasetId = inference?.dataset_id ?? job?.dataset_id;
+  const isAlone = caller?.share?.kind === "model"; // a link to a model does not show its job, but the card names the data set
+  const card = isAlone ? await request(document.links.card, { signal }) : null;
+  const job = model && !isAlone ? await optional(request(`/v1/jobs/${model.job_id}`, { signal })) : null;
+  const datasetId = inference?.dataset_id ?? job?.dataset_id ?? card?.data.dataset_id;
   const dataPath = datasetId ? `/v1/datasets/${datasetId}` : null;
   const hasLatents = inference ? inference.state === "done" : Boolean(document.links.arrays);
   const [arrays, dataset, dataArrays] = await Promise.all([
@@ -37,13 +39,13 @@ export async function readOwner(kind, id, signal) {
     dataPath && optional(request(dataPath, { signal })),
     dataPath && optional(arraysOf(dataPath, signal)),
   ]);
-  return { kind, path, document, model, inference, job, dataset, dataPath, arrays, dataArrays: dataArrays ?? {} };
+  return { kind, path, document, model, inference, job, jobName: job?.name || card?.job_name, dataset, dataPath, arrays, dataArrays: dataArrays ?? {} };
 }
 
 /** Load an owner, and load it again while it is under way. */
-export function useOwner(kind, id) {
+export function useOwner(kind, id, caller) {
   const [everyMs, setEveryMs] = useState(0);
-  const loaded = useLoaded((signal) => readOwner(kind, id, signal), [kind, id], everyMs);
+  const loaded = useLoaded((signal) => (caller ? readOwner(kind, id, signal, caller) : Promise.resolve(null)), [kind, id, Boolean(caller)], everyMs);
   const { data } = loaded;
   useEffect(() => {
     if (!data) return;
@@ -89,25 +91,42 @@ function valuesOf(data, { flag_values: codes, flag_meanings: meanings }) {
   return Array.from(data, (code) => wordOf.get(code) ?? null);
 }
 
-/** Return the metadata of trials that are arrays of the data set: [{name, dtype, attributes}]. */
-export function metadataOf(owner) {
-  const dims = /^trial(_\d+)?$/;
-  return Object.values(owner.dataArrays).filter((item) => item.dims.length === 1 && dims.test(item.dims[0])
-    && !dims.test(item.name) && !/^(trial_length_bins|trial_start_s|split|split_group|session)(_\d+)?$/.test(item.name));
+const OF_TRIALS = /^trial(_\d+)?$/;
+const NO_METADATA = /^(trial|trial_length_bins|trial_start_s|split|split_group|session)$/;
+const FEW = 50; // values that a grouping may have
+
+/** Return an array's name without the number of its session. */
+function plainName(item, session) {
+  return session === null || session === undefined ? item.name : item.name.replace(new RegExp(`_${session}$`), "");
+}
+
+/** Return the metadata of trials that are arrays of the data set: [{name, item}]. `name` is as in `where` and `average`. */
+export function metadataOf(owner, session) {
+  return Object.values(owner.dataArrays).filter((item) => item.dims.length === 1 && OF_TRIALS.test(item.dims[0]))
+    .filter((item) => session === null || session === undefined || item.dims[0] === named("trial", session))
+    .map((item) => ({ name: plainName(item, session), item })).filter(({ name }) => !NO_METADATA.test(name));
+}
+
+/** Return names of metadata with few values, the conditions first. Combined sessions do not report their values: integers and words count. */
+export function groupingsOf(owner, session) {
+  const known = owner.dataset?.report?.trial_metadata;
+  const names = metadataOf(owner, session).filter(({ name, item }) => (known ? known[name]?.distinct >= 2 && known[name].distinct <= FEW : item.dtype.startsWith("int"))).map(({ name }) => name);
+  const isFirst = (name) => Number(name === (owner.dataset?.report?.conditions ?? names.find((one) => /condition|target|direction|stimul/i.test(one))));
+  return names.sort((a, b) => isFirst(b) - isFirst(a));
 }
 
 /** Return the name of the metadata with the conditions, or null. */
-export function conditionOf(owner) {
-  const name = owner.dataset?.report?.conditions;
-  return name && owner.dataArrays[name] ? name : null;
+export function conditionOf(owner, session) {
+  const { report } = owner.dataset ?? {};
+  if (report?.trial_metadata) return metadataOf(owner, session).some(({ name }) => name === report.conditions) ? report.conditions : null;
+  return groupingsOf(owner, session)[0] ?? null;
 }
 
 const NOT_EVENTS = /reaction|duration|latency|delay|interval|(^|_)rt(_|$)|speed|angle|direction|amplitude|length|index|number|count/i;
 
-/** Return metadata that may be times of events: numbers with a fraction, mostly within the trials. */
-export function eventNamesOf(owner) {
-  return metadataOf(owner).filter((item) => item.dtype.startsWith("float") && !NOT_EVENTS.test(item.name)
-    && owner.dataset?.report?.trial_metadata?.[item.name]?.kind === "number").map((item) => item.name);
+/** Return metadata that may be times of events: numbers with a fraction. */
+function eventsOf(owner, session) {
+  return metadataOf(owner, session).filter(({ name, item }) => item.dtype.startsWith("float") && !item.attributes?.flag_values && !NOT_EVENTS.test(name));
 }
 
 /** Return the times of an event on the time axis of the trials. Recordings with a clock of the session may give either. */
@@ -131,25 +150,28 @@ export function useTrials(owner, session) {
 async function readTrials(owner, session) {
   const of = (name) => owner.arrays[named(name, session)] ?? owner.arrays[name];
   const column = (item) => (item ? readColumn(owner.path, item) : null);
-  const dataColumn = (name) => (owner.dataArrays[name] ? readColumn(owner.dataPath, owner.dataArrays[name]) : null);
-  const conditionName = conditionOf(owner);
-  const names = eventNamesOf(owner);
+  const dataColumn = (item) => (item ? readColumn(owner.dataPath, item) : null);
+  const conditionName = conditionOf(owner, session);
+  const candidates = eventsOf(owner, session);
+  const metadata = metadataOf(owner, session);
   const [labels, time, lengths, splits, conditions, starts, ...times] = await Promise.all([
     column(of("trial")), column(owner.arrays.time_s), column(of("trial_length_bins")), column(of("split")),
-    conditionName && dataColumn(conditionName), dataColumn("trial_start_s"), ...names.map(dataColumn),
+    dataColumn(metadata.find(({ name }) => name === conditionName)?.item), dataColumn(owner.dataArrays[named("trial_start_s", session)]), ...candidates.map(({ item }) => dataColumn(item)),
   ]);
   const all = labels ?? Array.from({ length: of("rates")?.shape[0] ?? of("factors").shape[0] }, (_, index) => index);
-  const pick = (values) => values && all.map((label) => values[label] ?? null);
+  const first = session ? all[0] : 0; // metadata of a session begin with its first trial
+  const pick = (values) => values && all.map((label) => values[label - first] ?? null);
+  const ofAll = (item, values) => (values && session !== null && item.dims[0] === "trial" ? all.map((label) => values[label]) : values);
   const width = binWidthOf(owner);
   const span = [time[0], time[time.length - 1] + width];
   const events = {};
-  names.forEach((name, index) => {
+  candidates.forEach(({ name }, index) => {
     const values = pick(onTrialClock(times[index], starts, span));
     const known = values.filter((value) => value !== null);
     const inside = known.filter((value) => value >= span[0] && value <= span[1]);
     if (known.length > 0 && inside.length >= known.length / 2) events[name] = values;
   });
-  return { labels: all, time, width, span, lengths, splits, conditionName, conditions: pick(conditions), events };
+  return { labels: all, time, width, span, lengths: ofAll(of("trial_length_bins"), lengths), splits: ofAll(of("split"), splits), conditionName, conditions: pick(conditions), events };
 }
 
 /** Return the distinct values of a list in rising order, numbers before text, as the server orders conditions. */
@@ -163,10 +185,12 @@ export function spoken(name) {
   return String(name).replaceAll("_", " ");
 }
 
-/** Return the behaviour arrays of the data set: trials × bins × components. */
-export function behavioursOf(owner) {
-  const known = Object.keys(owner.dataset?.report?.behaviour ?? {});
-  return known.filter((name) => owner.dataArrays[name]?.dims.length === 3);
+const NO_BEHAVIOUR = /^(spikes|true_rates_hz|true_latents|true_inputs|external_inputs|missing)$/;
+
+/** Return the names of the behaviour arrays of the data set, trials × bins × components, without the number of the session. */
+export function behavioursOf(owner, session) {
+  return Object.values(owner.dataArrays).filter((item) => item.dims.length === 3 && item.dims[1] === "time_s" && item.dims[0] === named("trial", session))
+    .map((item) => plainName(item, session)).filter((name) => !NO_BEHAVIOUR.test(name));
 }
 
 export function useSession(owner, query) {

@@ -7,7 +7,7 @@ import { number } from "../../format.js";
 import { setQuery } from "../../router.js";
 import { Choice, Filter, whereOf } from "./controls.js";
 import { useNeuronOrder } from "./neurons.js";
-import { distinct, metadataOf, named, spoken, useSession, useTrials } from "./owner.js";
+import { distinct, groupingsOf, named, spoken, useSession, useTrials } from "./owner.js";
 import { windowOf } from "./trajectories.js";
 
 const MOST_NEURONS = 12;
@@ -19,7 +19,7 @@ export default function PsthTab({ owner, route }) {
   const { sessions, session } = useSession(owner, route.query);
   const trials = useTrials(owner, session);
   const order = useNeuronOrder(owner, session, route.query.order);
-  const groupings = useMemo(() => groupingsOf(owner), [owner]);
+  const groupings = useMemo(() => groupingsOf(owner, session), [owner, session]);
   const hasNone = trials.data && groupings.length === 0;
   useReady(hasNone || trials.error);
   if (trials.error) return html`<${Problem} error=${trials.error} retry=${trials.reload} />`;
@@ -29,14 +29,6 @@ export default function PsthTab({ owner, route }) {
       <p><${Link} to="/add">Add a recording<//></p><//>`;
   }
   return html`<${Psths} owner=${owner} sessions=${sessions} session=${session} trials=${trials.data} order=${order} groupings=${groupings} query=${route.query} />`;
-}
-
-/** Return metadata with few values, the conditions first. */
-function groupingsOf(owner) {
-  const known = owner.dataset?.report?.trial_metadata ?? {};
-  const names = metadataOf(owner).map(({ name }) => name).filter((name) => known[name]?.distinct >= 2 && known[name].distinct <= 50);
-  const conditions = owner.dataset?.report?.conditions;
-  return names.sort((a, b) => Number(b === conditions) - Number(a === conditions));
 }
 
 function Psths({ owner, sessions, session, trials, order, groupings, query }) {
@@ -161,6 +153,6 @@ function Controls({ owner, sessions, session, trials, order, groupings, query, b
     ${align && html`<${Field} label="Window" unit="s" help="From and to, in seconds around the event, such as -0.2:0.4.">${(attributes) => html`<input value=${window.join(":")} onChange=${(event) => setQuery({ window: event.target.value })} ...${attributes} />`}<//>`}
     <${Choice} label="Smoothing of the data" name="smooth" value=${smooth} options=${SMOOTHING} help="Standard deviation of the Gaussian that smooths the spikes. The rates of the model are not smoothed." />
     <${Choice} label="Part" name="split" value=${query.split ?? ""} options=${[["", "all trials"], ...distinct(trials.splits).map((one) => [one, { train: "training", valid: "validation" }[one] ?? one])]} />
-    <${Filter} owner=${owner} query=${query} />
+    <${Filter} owner=${owner} session=${session} query=${query} />
   </div>`;
 }

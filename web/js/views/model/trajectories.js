@@ -5,7 +5,7 @@ import { useLoaded } from "../../api.js";
 import { Plot } from "../../plot.js";
 import { number, percent } from "../../format.js";
 import { setQuery } from "../../router.js";
-import { behavioursOf, distinct, metadataOf, named, readColumn, spoken, useSession, useTrials } from "./owner.js";
+import { behavioursOf, distinct, groupingsOf, metadataOf, named, readColumn, spoken, useSession, useTrials } from "./owner.js";
 import { Choice, Filter, whereOf } from "./controls.js";
 import { colouringOf, figureOf } from "./trajectoryfigure.js";
 import { useTrajectories } from "./trajectorydata.js";
@@ -29,7 +29,7 @@ function choiceOf(owner, session, trials, query) {
   const events = Object.keys(trials.events);
   const align = events.includes(query.align) ? query.align : "";
   const isAveraged = trials.conditionName && query.trials !== "single";
-  const [component, behaviour] = behaviourOf(owner, query.colour);
+  const [component, behaviour] = behaviourOf(owner, session, query.colour);
   return {
     arrays, events, array, isAveraged: Boolean(isAveraged), by: query.by ?? trials.conditionName, align, window: windowOf(query.window, trials, align),
     split: query.split ?? "", where: whereOf(query), axes: /^\d+,\d+(,\d+)?$/.test(query.axes ?? "") ? query.axes : "",
@@ -37,8 +37,9 @@ function choiceOf(owner, session, trials, query) {
   };
 }
 
-function behaviourOf(owner, colour) {
-  const [kind, name, component] = (colour ?? "").split(":");
+function behaviourOf(owner, session, colour) {
+  const [kind, plain, component] = (colour ?? "").split(":");
+  const name = named(plain, session);
   return kind === "behaviour" && owner.dataArrays[name] ? [component === "length" ? "length" : Number(component), name] : [null, null];
 }
 
@@ -64,17 +65,18 @@ function Trajectories({ owner, sessions, session, trials, query }) {
     <${Problem} error=${loaded.error} retry=${loaded.reload} />
     ${!found && !loaded.error && html`<${Loading} what="the trajectories" />`}
     ${found?.rows.length === 0 && html`<${Empty} title="No trial fits"><p>Change the filter.</p><//>`}
-    ${found?.rows.length > 0 && html`<${Scene} owner=${owner} trials=${trials} found=${found} choice=${choice} query=${query} />`}`;
+    ${found?.rows.length > 0 && html`<${Scene} owner=${owner} session=${session} trials=${trials} found=${found} choice=${choice} query=${query} />`}`;
 }
 
 /** Return the metadata that colours single trials, by the number of the trial. */
-function useColumns(owner, name) {
-  const item = metadataOf(owner).find((one) => one.name === name);
-  return useLoaded(() => (item ? readColumn(owner.dataPath, item) : Promise.resolve(null)), [owner.path, name]).data;
+function useColumns(owner, session, trials, name) {
+  const item = metadataOf(owner, session).find((one) => one.name === name)?.item;
+  const { data } = useLoaded(() => (item ? readColumn(owner.dataPath, item) : Promise.resolve(null)), [owner.path, session ?? null, name]);
+  return useMemo(() => data && new Map(trials.labels.map((label, index) => [label, data[session === null ? label : index]])), [data, trials]);
 }
 
-function Scene({ owner, trials, found, choice, query }) {
-  const columns = useColumns(owner, choice.isAveraged ? null : choice.colour);
+function Scene({ owner, session, trials, found, choice, query }) {
+  const columns = useColumns(owner, session, trials, choice.isAveraged ? null : choice.colour);
   const [isMoving, setMoving] = useState(false);
   const plot = useRef(null);
   const epochEvent = query.epochs && trials.events[query.epochs] ? query.epochs : query.epochs === "none" ? null : choice.align || null;
@@ -161,15 +163,15 @@ function Player({ found, choice, plot, figure, isMoving, setMoving }) {
 
 function Controls({ owner, sessions, session, trials, choice, query }) {
   const events = choice.events.map((name) => [name, spoken(name)]);
-  const metadata = metadataOf(owner).map(({ name }) => name);
+  const metadata = metadataOf(owner, session).map(({ name }) => name);
   const colours = choice.isAveraged ? [[choice.by, spoken(choice.by)], ["time", "time"]]
     : [...metadata.map((name) => [name, spoken(name)]), ["time", "time"]];
-  for (const name of behavioursOf(owner)) {
-    const count = owner.dataArrays[name].shape[2];
+  for (const name of behavioursOf(owner, session)) {
+    const count = owner.dataArrays[named(name, session)].shape[2];
     for (let at = 0; at < count; at += 1) colours.push([`behaviour:${name}:${at}`, `${spoken(name)} ${count === 2 ? "xy"[at] : at}`]);
     if (count > 1) colours.push([`behaviour:${name}:length`, `${spoken(name)}: length of the vector`]);
   }
-  const groupings = metadata.filter((name) => (owner.dataset?.report?.trial_metadata?.[name]?.distinct ?? 99) <= 50).map((name) => [name, spoken(name)]);
+  const groupings = groupingsOf(owner, session).map((name) => [name, spoken(name)]);
   const isLatent = choice.array !== "rates";
   return html`<div class="row trial-controls">
     ${sessions.length > 1 && html`<${Choice} label="Session" name="session" value=${session} options=${sessions.map((one) => [one, one + 1])} />`}
@@ -184,6 +186,6 @@ function Controls({ owner, sessions, session, trials, choice, query }) {
     ${events.length > 0 && html`<${Choice} label="Epochs divided by" name="epochs" value=${query.epochs ?? ""} options=${[["", choice.align ? spoken(choice.align) : "nothing"], ...events.filter(([name]) => name !== choice.align), ...(choice.align ? [["none", "nothing"]] : [])]}
       help="Trajectories are thin before the event (preparation), and thick after it (movement)." />`}
     <${Choice} label="Part" name="split" value=${choice.split} options=${[["", "all trials"], ...distinct(trials.splits).map((one) => [one, { train: "training", valid: "validation" }[one] ?? one])]} />
-    <${Filter} owner=${owner} query=${query} />
+    <${Filter} owner=${owner} session=${session} query=${query} />
   </div>`;
 }

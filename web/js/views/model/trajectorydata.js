@@ -25,8 +25,10 @@ function timesOf(trials, choice, bins) {
   return Array.from({ length: bins }, (_, bin) => first + bin * step);
 }
 
-function filterOf({ split, where }) {
-  return { ...(split ? { split } : {}), ...(where ? { where } : {}) };
+/** Latents of several sessions share an axis of trials: then the session is a condition, too. */
+function filterOf({ split, where }, item, session) {
+  const conditions = [...(where ? [where] : []), ...(session !== null && item.dims[0] === "trial" ? [`session:eq:${session}`] : [])];
+  return { ...(split ? { split } : {}), ...(conditions.length ? { where: conditions } : {}) };
 }
 
 /** Return at most `most` entries, evenly spaced. */
@@ -56,11 +58,11 @@ export function useTrajectories(owner, session, trials, choice) {
 async function readAveraged(owner, session, trials, choice, signal) {
   const item = owner.arrays[named(choice.array, session)] ?? owner.arrays[choice.array];
   const path = `${owner.path}/arrays/${item.name}`;
-  const shared = { ...filterOf(choice), ...shapeOf(trials, choice), average: choice.by };
+  const shared = { ...filterOf(choice, item, session), ...shapeOf(trials, choice), average: choice.by };
   const query = { ...shared, ...spaceOf(item, choice) };
   const [found, behaviour] = await Promise.all([
     request(path, { query: { ...query, format: "json" }, signal }),
-    choice.behaviour && request(`${owner.dataPath}/arrays/${choice.behaviour.name}`, { query: { ...shared, split: undefined, format: "json" }, signal }),
+    choice.behaviour && request(`${owner.dataPath}/arrays/${choice.behaviour.name}`, { query: { ...shared, split: undefined, where: choice.where, format: "json" }, signal }),
   ]);
   const coordinate = found.coordinates[found.dims[0]];
   const values = withMeanings(coordinate);
@@ -85,14 +87,14 @@ async function readSingle(owner, session, trials, choice, signal) {
   const item = owner.arrays[named(choice.array, session)] ?? owner.arrays[choice.array];
   const path = `${owner.path}/arrays/${item.name}`;
   const labels = choice.where || choice.split
-    ? Array.from((await readArray(`${owner.path}/arrays/${item.dims[0]}`, filterOf(choice), signal)).data) : trials.labels;
+    ? Array.from((await readArray(`${owner.path}/arrays/${item.dims[0]}`, filterOf(choice, item, session), signal)).data) : trials.labels;
   if (labels.length === 0) return { rows: [], total: 0, drawn: 0 };
   const chosen = spaced(labels, MOST_TRIALS);
-  const shared = { ...shapeOf(trials, choice), ...(chosen.length < trials.labels.length ? { [item.dims[0]]: chosen.join(",") } : {}) };
+  const shared = { ...shapeOf(trials, choice), ...(chosen.length < item.shape[0] ? { [item.dims[0]]: chosen.join(",") } : {}) };
   const query = { ...shared, ...spaceOf(item, choice) };
   const [found, behaviour] = await Promise.all([
     readArray(path, query, signal),
-    choice.behaviour && readArray(`${owner.dataPath}/arrays/${choice.behaviour.name}`, shared, signal),
+    choice.behaviour && readArray(`${owner.dataPath}/arrays/${choice.behaviour.name}`, { ...shapeOf(trials, choice), [named("trial", session)]: chosen.join(",") }, signal),
   ]);
   const position = new Map(trials.labels.map((label, index) => [label, index]));
   const rows = chosen.map((label) => ({ label, index: position.get(label) }));

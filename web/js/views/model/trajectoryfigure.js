@@ -22,7 +22,7 @@ function pointOf(found, row, bin) {
 export function colouringOf(found, trials, colour, columns) {
   if (colour === "time") return { kind: "values", name: "time (s)", valueOf: (row, bin) => found.times[bin] };
   if (colour.startsWith("behaviour:")) return { kind: "values", name: spoken(colour.split(":")[1]), valueOf: (row, bin) => found.colours?.[row * found.shape[1] + bin] };
-  const values = found.rows.map((row) => row.value ?? columns?.[row.label] ?? null);
+  const values = found.rows.map((row) => row.value ?? columns?.get(row.label) ?? null);
   const keys = distinct(values);
   const isNumeric = keys.every((key) => typeof key === "number");
   if (isNumeric && keys.length > MOST_CATEGORIES) return { kind: "values", name: spoken(colour), valueOf: (row) => values[row] };

@@ -22,7 +22,7 @@ export function sourcesOf(owner, session) {
   add("rates", "Rates", owner.path, latents("rates"));
   add("factors", "Factors", owner.path, latents("factors"));
   add("inputs", "Inferred inputs", owner.path, latents("inputs"));
-  for (const name of behavioursOf(owner)) add(name, capital(spoken(name)), owner.dataPath, data(name), { isBehaviour: true, units: data(name).units });
+  for (const name of behavioursOf(owner, session)) add(name, capital(spoken(name)), owner.dataPath, data(name), { isBehaviour: true, units: data(name).units });
   return found;
 }
 

@@ -21,7 +21,7 @@ export function figureOf({ sources, data, trials, index, order, scale, mode, neu
   const panels = sources.map((source) => ({ ...source, height: HEIGHTS[source.key] ?? 110 }));
   const inner = panels.reduce((sum, { height }) => sum + height + GAP, -GAP);
   const layout = {
-    margin: { l: 64, r: 120, t: TOP, b: BOTTOM }, hovermode: "closest", hoverdistance: 30, spikedistance: -1, showlegend: true,
+    margin: { l: 78, r: 120, t: TOP, b: BOTTOM }, hovermode: "closest", hoverdistance: 30, spikedistance: -1, showlegend: true,
     uirevision: `${sources.map(({ key }) => key)}${mode}`, shapes: [], annotations: [],
   };
   const traces = [];
@@ -33,11 +33,11 @@ export function figureOf({ sources, data, trials, index, order, scale, mode, neu
     layout[`legend${number}`] = { x: 1.01, y: domain[1], yanchor: "top", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } };
     const context = { panel, array: data[panel.key], times, order, scale, mode, neurons, axis: `y${number}`, legend: `legend${number}`, domain, spikes: data.spikes };
     const { traces: some, axis } = panelOf(context);
-    layout[`yaxis${number}`] = { domain, zeroline: false, ...axis };
+    layout[`yaxis${number}`] = { domain, zeroline: false, automargin: false, ...axis };
     traces.push(...some);
   });
   layout.xaxis = {
-    title: { text: "Time (s)" }, anchor: `y${panels.length > 1 ? panels.length : ""}`, range: trials.span, zeroline: false,
+    title: { text: "Time (s)" }, anchor: `y${panels.length > 1 ? panels.length : ""}`, range: trials.span, zeroline: false, automargin: false, // fixed margins: a new trial is drawn in one pass
     showspikes: true, spikemode: "across", spikesnap: "cursor", spikethickness: 1, spikedash: "solid", spikecolor: "#8a93a3",
   };
   addEvents(layout, trials, index);
