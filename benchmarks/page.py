@@ -27,7 +27,8 @@ from playwright.sync_api import Browser, Page
 
 from benchmarks import report
 from tests.web.browser import CHROMIUM, NEEDED, chromium, wait_until_ready
-from tests.web.seeding import Seeded, seeded
+from tests.web.seeded_storage import Seeded
+from tests.web.seeding import seeded
 from tests.web.service import api_process
 from tests.web.views import VIEWS, View
 

@@ -284,5 +284,5 @@ def events_after(
     return _documents(session, query)
 
 
-def _documents(session: Session, query: Select[tuple[Event]]) -> list[EventDocument]:
+def _documents(session: Session, query: Select[Event]) -> list[EventDocument]:
     return [EventDocument.model_validate(row, from_attributes=True) for row in session.scalars(query)]

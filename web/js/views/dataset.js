@@ -6,6 +6,7 @@ import { CodeLines } from "../code.js";
 import { go } from "../router.js";
 import { ago, bytes, nameOf, number } from "../format.js";
 import { DeleteButton } from "./deletion.js";
+import { ShareButton } from "./use/shares.js";
 import { Labels } from "./labels.js";
 import { DraftBar, Guesses, Messages, OptionsForm, useDraft } from "./dataset/reading.js";
 import { Numbers, Understood } from "./dataset/summary.js";
@@ -35,6 +36,7 @@ function Header({ dataset, caller, onChanged }) {
       <span class="end buttons">
         ${dataset.state === "ready" && !isShared && html`<${Link} to="/search" query=${{ dataset: dataset.id }} class="button primary">Start a search<//>`}
         ${dataset.state === "ready" && html`<${Download} dataset=${dataset} />`}
+        ${dataset.state === "ready" && !isShared && html`<${ShareButton} kind="dataset" id=${dataset.id} name=${nameOf(dataset)} />`}
         ${!isShared && dataset.state !== "deleting" && html`<${DeleteButton} path=${path} query=${{ cascade: true }} name=${nameOf(dataset)} onDeleted=${() => go("/")} />`}</span></div>
     <p class="muted">Data set, added ${ago(dataset.created_at)}${dataset.created_by?.name ? ` by ${dataset.created_by.name}` : ""}${dataset.stored_bytes ? `, ${bytes(dataset.stored_bytes)}` : ""}
       ${dataset.derived_from && html` · <${Link} to=${`/datasets/${dataset.derived_from}`}>read before with other options<//>`}</p>

@@ -19,7 +19,7 @@ const JOB_COLUMNS = [
   { key: "dataset_name", label: "Data set", show: (job) => html`<${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name || "data set"}<//>` },
   { key: "state", label: "State", show: (job) => html`<${State} value=${job.state} />` },
   { key: "progress", label: "Progress", value: (job) => job.progress.fraction, show: (job) => html`<${Progress} fraction=${job.progress.fraction} label=${`Progress of ${jobName(job)}`} />` },
-  { key: "curve", label: "SV loss", unsorted: true, show: (job) => html`<${Sparkline} points=${job.curve} label="Best smoothed SV loss during training" />` },
+  { key: "curve", label: "SV loss", unsorted: true, show: (job) => html`<${Sparkline} points=${job.curve?.smoothed_sv_loss} label=${`Smoothed SV loss of the best model of ${jobName(job)}`} />` },
   { key: "bits", label: "Bits per spike", help: "Of the best model, on samples that were held out (sample validation). Higher is better.", numeric: true,
     value: (job) => job.progress.best_sv_bits_per_spike_valid, show: (job) => number(job.progress.best_sv_bits_per_spike_valid, 3) },
   { key: "by", label: "By", value: who, show: who },
@@ -36,6 +36,8 @@ const DATASET_COLUMNS = [
   created,
 ];
 
+const devicesOf = (job) => (job.running_on?.length ? ` · on ${job.running_on.map(({ device, models }) => `${device} (${plural(models, "model")})`).join(", ")}` : "");
+
 function Now({ jobs, caller }) {
   const readiness = useDocument("/readyz", { everyMs: 10000 });
   const { workers = [], warnings = [], slices_queued: queued = 0 } = readiness.data ?? readiness.error?.problem ?? {};
@@ -50,7 +52,7 @@ function Now({ jobs, caller }) {
     ${jobs?.length === 0 && html`<p class="muted">No job is running.</p>`}
     ${jobs?.map((job) => html`<div class="row" key=${job.id}><${Link} to=${`/jobs/${job.id}`}>${jobName(job)}<//>
       <${State} value=${job.state} /><${Progress} fraction=${job.progress.fraction} label=${`Progress of ${jobName(job)}`} />
-      <span class="muted">${job.progress.waits_for ?? (job.state === "running" ? `${duration(job.progress.seconds_left)} left` : "")}</span></div>`)}
+      <span class="muted">${job.progress.waits_for ?? (job.state === "running" ? `${duration(job.progress.seconds_left)} left` : "")}${devicesOf(job)}</span></div>`)}
   </section>`;
 }
 
@@ -107,7 +109,7 @@ export default function Home({ route, caller }) {
   const { text, tag, created_by, job_state: jobState, dataset_state: datasetState } = route.query;
   const common = { text, tag, created_by };
   const isFiltered = Object.keys(route.query).length > 0;
-  const jobs = useList("/v1/jobs", { ...common, state: jobState }, 5000);
+  const jobs = useList("/v1/jobs", { ...common, state: jobState, include: "curve" }, 5000);
   const datasets = useList("/v1/datasets", { ...common, state: datasetState }, 5000);
   const active = useDocument("/v1/jobs", { query: { state: ACTIVE, page_size: 20 }, everyMs: 5000 });
   useReady((jobs.data || jobs.error) && (datasets.data || datasets.error));

@@ -11,6 +11,7 @@ import PsthTab from "./model/psth.js";
 import ScoresTab from "./model/scores.js";
 import DecodingTab from "./model/decoding.js";
 import AboutTab from "./model/about.js";
+import { ShareButton } from "./use/shares.js";
 
 const TABS = {
   trial: ["Trial", TrialTab, true],
@@ -30,7 +31,8 @@ export default function ModelView({ route, caller }) {
   const isWithout = owner && needsLatents && !owner.arrays;
   useTitle(title);
   useReady(isWithout || error); // the tabs say when they show their data
-  return html`<h1>${title}</h1>
+  return html`<div class="row"><h1>${title}</h1>
+      ${owner?.model && kind === "models" && !caller?.share && html`<span class="end"><${ShareButton} kind="model" id=${id} name=${title} /></span>`}</div>
     <${Problem} error=${error} retry=${reload} />
     ${!owner && !error && html`<${Loading} what="the model" />`}
     ${owner && html`<${Summary} owner=${owner} />

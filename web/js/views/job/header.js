@@ -6,6 +6,7 @@ import { go } from "../../router.js";
 import { ago, duration, nameOf, number, plural, time } from "../../format.js";
 import { DeleteButton } from "../deletion.js";
 import { Labels } from "../labels.js";
+import { ShareButton } from "../use/shares.js";
 import { isFinal } from "./live.js";
 
 /** Verbs by the states that allow them (docs/searches.md), with what they do. */
@@ -50,6 +51,7 @@ function Actions({ live }) {
     : html`<${Action} key=${verb} title=${help} run=${send(verb)}>${label}<//>`))}
       ${EXTENDABLE.includes(job.state) && html`<button type="button" onClick=${() => setDialog("extend")}>Extend…</button>`}
       <${Link} class="button" to="/search" query=${{ dataset: job.dataset_id, from: job.id }}>Again, with changes<//>
+      <${ShareButton} kind="job" id=${job.id} name=${nameOf(job)} />
       <${DeleteButton} path=${`/v1/jobs/${job.id}`} name=${nameOf(job)} onDeleted=${() => go("/")} />
     </div>
     ${dialog === "extend" && html`<${ExtendDialog} job=${job} onClose=${close} onDone=${reload} />`}
