@@ -53,11 +53,11 @@ def check_url(url: str, *, allow_private: bool) -> httpx.URL:
         raise AddressRefused("expected a URL without blanks, control characters or backslashes")
     try:
         parsed = httpx.URL(url)
-        port = parsed.port
+        port, host = parsed.port, parsed.host  # the host is decoded when it is read, and may be too long
     except (httpx.InvalidURL, ValueError) as error:
         raise AddressRefused(f"expected a URL; it can't be read: {error}") from error
-    if parsed.scheme not in schemes or not parsed.host:
-        came = f"{parsed.scheme}://{parsed.host}" if parsed.host else repr(url)
+    if parsed.scheme not in schemes or not host:
+        came = f"{parsed.scheme}://{host}" if host else repr(url)
         raise AddressRefused(f"expected {expected} and the name of a host; got {came}")
     if parsed.userinfo:
         raise AddressRefused("expected no user or password in the URL: messages are signed instead")

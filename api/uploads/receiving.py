@@ -107,7 +107,9 @@ def expected_sha256(content_digest: str | None, repr_digest: str | None) -> str 
             encoded = re.fullmatch(r"\s*:([A-Za-z0-9+/=]*):\s*", match[1])
             raw = _decoded(encoded[1]) if encoded else None
             if raw is None or len(raw) != 32:
-                message = f"expected sha-256=:BASE64: with the 32 bytes of a SHA-256; got {member.strip()!r}"
+                message = (
+                    f"expected sha-256=:BASE64: with the 32 bytes of a SHA-256; got {member.strip()[:100]!r}"
+                )
                 raise Invalid.field(name, "digest", message)
             found[name] = raw.hex()
     if len(set(found.values())) > 1:

@@ -94,6 +94,7 @@ REFUSED = [
     "ftp://receiver.example/hook",
     "receiver.example/hook",
     "https:///hook",
+    "https://xn--" + "9" * 1900 + ".example/",
     "https://user:password@receiver.example/",
     "https://user@receiver.example/",
     "https://receiver.example/#part",
