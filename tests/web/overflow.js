@@ -71,7 +71,7 @@
 
   function findOverlaps() {
     const main = document.querySelector("main");
-    const controls = main.querySelectorAll("button, a, input, select, textarea, h1, h2, h3, label");
+    const controls = main.querySelectorAll("button, a, input:not([type=range]), select, textarea, h1, h2, h3, label");
     eachOverlap([...controls].filter(isShown), 3, (one, other) => found.push(`overlap: ${name(one)} and ${name(other)}`));
   }
 
