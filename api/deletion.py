@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
@@ -18,6 +19,8 @@ from store import audit, deletion
 from store.database import LOCK
 from store.deletion import Scope
 from store.tables import Dataset, Inference, Job, Model, Webhook, WebhookDelivery
+
+Row = TypeVar("Row")
 
 _MOST_IDS = 20
 _MOST_PATHS = 500
@@ -75,6 +78,54 @@ DELETES: dict[int | str, dict[str, Any]] = {
 """Responses of a route that deletes in the background."""
 
 
+@dataclass(frozen=True)
+class _Deletion(Generic[Row]):
+    """How resources of one kind are deleted.
+
+    Attributes
+    ----------
+    find
+        Reads the row in a session, or raises `NotFound`.
+    examine
+        Returns what goes with the row, and why it cannot be deleted now, if so.
+    describe
+        Returns the document.
+    delete
+        Requests the deletion, in a writing transaction.
+    locks
+        Whether `find` takes `lock`.
+    """
+
+    find: Callable[..., Row]
+    examine: Callable[[Session, Row], tuple[Scope, WrongState | None]]
+    describe: Callable[[Session, Row, Scope], DeletionDocument]
+    delete: Callable[[Session, Row, Scope], None]
+    locks: bool = False
+
+    def run(self, context: Context, *, dry_run: bool) -> DeletionDocument:
+        """Delete the resource, or say what that would delete and why it would be refused.
+
+        Raises
+        ------
+        NotFound, WrongState
+            If the resource does not exist, or cannot be deleted now.
+        """
+        with context.database.read() as session:
+            row = self.find(session)
+            scope, refused = self.examine(session, row)
+            document = self.describe(session, row, scope)
+        if refused is None and not dry_run:
+            with context.database.write() as session:
+                row = self.find(session, lock=True) if self.locks else self.find(session)
+                scope, refused = self.examine(session, row)  # it may have changed
+                if refused is None:
+                    self.delete(session, row, scope)
+        if refused is not None and not dry_run:
+            raise refused
+        document.dry_run, document.refused = dry_run, None if refused is None else refused.detail
+        return document
+
+
 def delete_dataset(
     context: Context, find: Callable[..., Dataset], *, cascade: bool, dry_run: bool
 ) -> DeletionDocument:
@@ -83,7 +134,7 @@ def delete_dataset(
     Parameters
     ----------
     find
-        Reads the data set in a session, or raises `NotFound`. Others than this take `lock`.
+        Reads the data set in a session, or raises `NotFound`. That of jobs and of inferences takes `lock`.
 
     Raises
     ------
@@ -91,7 +142,8 @@ def delete_dataset(
         If the data set does not exist, or if it is used and `cascade` is false.
     """
 
-    def refusal(session: Session, row: Dataset, scope: Scope) -> WrongState | None:
+    def examine(session: Session, row: Dataset) -> tuple[Scope, WrongState | None]:
+        scope = deletion.dataset_scope(session, row)
         used = {
             "jobs": scope.job_ids,
             "inferences": scope.inference_ids,
@@ -100,104 +152,92 @@ def delete_dataset(
         if any(used.values()) and not cascade:
             told = "; ".join(f"{len(ids)} {name}: {_listed(ids)}" for name, ids in used.items() if ids)
             hint = f"to delete them too: DELETE /v1/datasets/{row.id}?cascade=true, first with dry_run=true to see all of it"
-            return WrongState(f"the data set {row.id} is used by {told}", hint=hint)
-        return _weights_needed(session, row.tenant_id, scope)
+            return scope, WrongState(f"the data set {row.id} is used by {told}", hint=hint)
+        return scope, _weights_needed(session, row.tenant_id, scope)
 
-    with context.database.read() as session:
-        row = find(session)
-        scope = deletion.dataset_scope(session, row)
-        refused = refusal(session, row, scope)
+    def describe(session: Session, row: Dataset, scope: Scope) -> DeletionDocument:
         document = _document(context, session, "dataset", row.id, scope)
         document.links = {"self": f"/v1/datasets/{row.id}"}
         document.kept = _kept(session, row.tenant_id, scope)
-    if dry_run or refused is not None:
-        return _would(document, refused, dry_run)
-    with context.database.write() as session:
-        row = find(session)
-        scope = deletion.dataset_scope(session, row)
-        if (refused := refusal(session, row, scope)) is not None:
-            raise refused
-        deletion.delete_dataset(session, row, scope)
-    return document
+        return document
+
+    return _Deletion(find, examine, describe, deletion.delete_dataset).run(context, dry_run=dry_run)
 
 
 def delete_job(context: Context, find: Callable[..., Job], *, dry_run: bool) -> DeletionDocument:
     """Delete a job that has ended, or say what that would delete; arguments as of `delete_dataset`."""
 
-    def refusal(session: Session, row: Job, scope: Scope) -> WrongState | None:
+    def examine(session: Session, row: Job) -> tuple[Scope, WrongState | None]:
+        scope = deletion.job_scope(session, row)
         if not JobState(row.state).is_final:
-            return WrongState(
+            return scope, WrongState(
                 f"the job {row.id} is {row.state}; only a job that has ended can be deleted",
                 hint=f"cancel it first: POST /v1/jobs/{row.id}:cancel",
             )
-        return _weights_needed(session, row.tenant_id, scope)
+        return scope, _weights_needed(session, row.tenant_id, scope)
 
-    with context.database.read() as session:
-        row = find(session)
-        scope = deletion.job_scope(session, row)
-        refused = refusal(session, row, scope)
+    def describe(session: Session, row: Job, scope: Scope) -> DeletionDocument:
         document = _document(context, session, "job", row.id, scope)
         document.links = {"self": f"/v1/jobs/{row.id}"}
         document.kept = _kept(session, row.tenant_id, scope)
-    if dry_run or refused is not None:
-        return _would(document, refused, dry_run)
-    with context.database.write() as session:
-        row = find(session, lock=True)
-        if (refused := refusal(session, row, deletion.job_scope(session, row))) is not None:
-            raise refused
+        return document
+
+    def delete(session: Session, row: Job, _scope: Scope) -> None:
         deletion.delete_job(session, row)
-    return document
+
+    return _Deletion(find, examine, describe, delete, locks=True).run(context, dry_run=dry_run)
 
 
 def delete_inference(context: Context, find: Callable[..., Inference], *, dry_run: bool) -> DeletionDocument:
     """Delete an inference, or say what that would delete; arguments as of `delete_dataset`."""
-    with context.database.read() as session:
-        row = find(session)
-        document = _document(context, session, "inference", row.id, Scope([], [], [row.id]))
+
+    def describe(session: Session, row: Inference, scope: Scope) -> DeletionDocument:
+        document = _document(context, session, "inference", row.id, scope)
         document.links = {"self": f"/v1/inferences/{row.id}"}
-    if not dry_run:
-        with context.database.write() as session:
-            deletion.delete_inference(session, find(session, lock=True))
-    return _would(document, None, dry_run)
+        return document
+
+    def delete(session: Session, row: Inference, _scope: Scope) -> None:
+        deletion.delete_inference(session, row)
+
+    return _Deletion(
+        find, lambda _session, row: (Scope([], [], [row.id]), None), describe, delete, locks=True
+    ).run(context, dry_run=dry_run)
 
 
 def delete_latents(context: Context, find: Callable[..., Model], *, dry_run: bool) -> DeletionDocument:
     """Delete the latents of a model whose job has ended, or say what that would delete; arguments as of `delete_dataset`."""
 
-    def refusal(session: Session, row: Model) -> WrongState | None:
+    def examine(session: Session, row: Model) -> tuple[Scope, WrongState | None]:
+        inference_id = deletion.inference_with_latents(row)
+        scope = Scope([], [], [] if inference_id is None else [inference_id])
         # In a writing transaction, the lock keeps a user from extending the job.
         state = JobState(session.get_one(Job, row.job_id, with_for_update=LOCK).state)
         if state.is_final:
-            return None
-        return WrongState(
+            return scope, None
+        return scope, WrongState(
             f"the job {row.job_id} of the model {row.id} is {state}; expected one that has ended",
             hint=f"wait for it, or cancel it first: POST /v1/jobs/{row.job_id}:cancel",
         )
 
-    with context.database.read() as session:
-        row = find(session)
-        refused, inference_id = refusal(session, row), deletion.inference_with_latents(row)
-        scope = Scope([], [], [] if inference_id is None else [inference_id])
+    def describe(session: Session, row: Model, scope: Scope) -> DeletionDocument:
         document = _document(context, session, "latents", row.id, scope, [f"models/{row.id}/latents"])
         document.links = {"self": f"/v1/models/{row.id}"}
         document.kept = [
             "the model with its weights, scores and learning curve; :apply computes its latents again"
         ]
-    if dry_run or refused is not None:
-        return _would(document, refused, dry_run)
-    with context.database.write() as session:
-        row = find(session)
-        if (refused := refusal(session, row)) is not None:
-            raise refused
+        return document
+
+    def delete(session: Session, row: Model, _scope: Scope) -> None:
         deletion.delete_latents(session, row)
-    return document
+
+    return _Deletion(find, examine, describe, delete).run(context, dry_run=dry_run)
 
 
 def delete_deliveries(context: Context, find: Callable[..., Webhook], *, dry_run: bool) -> DeletionDocument:
     """Delete the messages to a webhook that were delivered or given up; arguments as of `delete_dataset`."""
-    with context.database.read() as session:
-        row = find(session)
-        document = _document(context, session, "deliveries", row.id, Scope([], [], []))
+
+    def describe(session: Session, row: Webhook, scope: Scope) -> DeletionDocument:
+        document = _document(context, session, "deliveries", row.id, scope)
         own = WebhookDelivery.webhook_id == row.id
         document.rows = {
             "deliveries": _count(session, WebhookDelivery, own, WebhookDelivery.ended_at.is_not(None))
@@ -205,20 +245,15 @@ def delete_deliveries(context: Context, find: Callable[..., Webhook], *, dry_run
         waiting = _count(session, WebhookDelivery, own, WebhookDelivery.ended_at.is_(None))
         document.kept = [f"{waiting} messages that are still to be delivered"] if waiting else []
         document.links = {"self": f"/v1/webhooks/{row.id}/deliveries"}
-    if not dry_run:
-        with context.database.write() as session:
-            row = find(session)
-            audit.record(session, "webhook.deliveries_deleted", row)
-            deletion.request_deletion(session, "deliveries", row.id, row.tenant_id)
-    return _would(document, None, dry_run)
+        return document
 
+    def delete(session: Session, row: Webhook, _scope: Scope) -> None:
+        audit.record(session, "webhook.deliveries_deleted", row)
+        deletion.request_deletion(session, "deliveries", row.id, row.tenant_id)
 
-def _would(document: DeletionDocument, refused: WrongState | None, dry_run: bool) -> DeletionDocument:
-    """Return the document of a dry run; raise the refusal of any other request."""
-    if refused is not None and not dry_run:
-        raise refused
-    document.dry_run, document.refused = dry_run, None if refused is None else refused.detail
-    return document
+    return _Deletion(find, lambda _session, _row: (Scope([], [], []), None), describe, delete).run(
+        context, dry_run=dry_run
+    )
 
 
 def _weights_needed(session: Session, tenant_id: str, scope: Scope) -> WrongState | None:
