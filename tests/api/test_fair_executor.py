@@ -2,14 +2,17 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
+from api.computing import fair_executor
 from api.computing.fair_executor import MOST_PAUSED, QUANTUM_S, Abandoned, FairExecutor, FairTurns, Turn
 from api.errors import ComputationTimeout, TooManyComputations, Unavailable
+from api.limits.request_turns import _SHORT_SECONDS, AtWork, at_work
 from domain.cancellation import cancellation_point
 
 
@@ -189,3 +192,37 @@ def test_a_paused_computation_can_be_abandoned() -> None:
         assert await executor.result(other) == "done"
 
     run(test)
+
+
+def test_long_computations_wait_for_requests_and_short_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(at_work, "wait_until_idle", waits.append)
+
+    def compute(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            cancellation_point()
+
+    async def test() -> None:
+        executor = FairExecutor(1, 20, 1)
+        monkeypatch.setattr(fair_executor, "_SHORT_S", 20.0)
+        await executor.result(executor.submit("a", lambda: compute(0.05)))
+        assert not waits
+        monkeypatch.setattr(fair_executor, "_SHORT_S", 0.01)
+        await executor.result(executor.submit("a", lambda: compute(0.05)))
+        assert waits
+
+    run(test)
+
+
+def test_a_computation_waits_for_what_is_short_alone() -> None:
+    work, seconds = AtWork(), 20.0
+    work.add("a request that waits for another service")
+    time.sleep(_SHORT_SECONDS)
+    work.wait_until_idle(seconds)
+    work.add("a request")
+    threading.Timer(0.001, lambda: [work.discard(one) for one in list(work._members)]).start()
+    began = time.monotonic()
+    work.wait_until_idle(seconds)
+    assert time.monotonic() - began < seconds
+    assert not work._members
