@@ -147,6 +147,9 @@ def preview(context: Context, specification: JobSpecification) -> JobPreview:
 def create(context: Context, specification: JobSpecification, idempotency_key: str | None) -> JobDocument:
     """Check and write a job; the same key again returns the answer of the first request."""
     tenant_id, request = context.tenant_id, fingerprint("POST /v1/jobs", specification.model_dump_json())
+    if idempotency_key is None:  # else the answer may be stored, even if the quota is used up since
+        with context.database.read() as session:
+            look_at_amounts(session, context.settings, tenant_id, open_jobs=1)
     with context.database.write() as session:
         if (answer := stored_answer(session, tenant_id, idempotency_key, request)) is not None:
             return JobDocument.model_validate(answer)

@@ -30,6 +30,11 @@ def check_amounts(session: Session, settings: Settings, tenant_id: str, **more: 
         If a name is not one of `store.quotas.amounts_in_use`.
     """
     quotas.lock_tenant(session, tenant_id)
+    look_at_amounts(session, settings, tenant_id, **more)
+
+
+def look_at_amounts(session: Session, settings: Settings, tenant_id: str, **more: float) -> None:
+    """Do what `check_amounts` does without the lock, before a writing transaction: a request that it refuses delays no writer."""
     uses = quotas.amounts_in_use(session, settings, tenant_id)
     more = {"database_bytes": 0, **more}
     if unknown := more.keys() - uses.keys():
