@@ -20,6 +20,7 @@ _OPEN = (ModelState.QUEUED, ModelState.TRAINING)
 _INTERRUPTED = (ModelState.CANCELLED, ModelState.FAILED)
 # The points of a slice are written before the models' rows, which change when the slice ends.
 _IS_AHEAD = CurvePoint.epoch > Model.epochs_trained
+_OF_MODEL = (CurvePoint.model_id == Model.id) & _IS_AHEAD
 
 
 class _Best(NamedTuple):
@@ -127,19 +128,19 @@ def _best(session: Session, job_ids: Sequence[str]) -> dict[str, _Best]:
             .where(held.c.rank == 1)
         )
     }
-    ahead = (
-        select(
-            Model.job_id,
-            CurvePoint.smoothed_sv_loss.label("loss"),
-            CurvePoint.sv_bits_per_spike_valid.label("bits"),
-            Model.id,
-            _rank((CurvePoint.smoothed_sv_loss, Model.number)).label("rank"),
-        )
-        .join(Model, Model.id == CurvePoint.model_id)
-        .where(of_search, CurvePoint.smoothed_sv_loss.is_not(None), _IS_AHEAD)
-        .subquery()
+    # By model, so that PostgreSQL looks at the index for each of them and does not read the curves.
+    loss = select(func.min(CurvePoint.smoothed_sv_loss)).where(_OF_MODEL).correlate(Model).scalar_subquery()
+    trained = select(Model.id, Model.job_id, Model.number, Model.epochs_trained, loss.label("loss"))
+    lowest = trained.where(of_search).subquery()
+    place = func.row_number().over(partition_by=lowest.c.job_id, order_by=(lowest.c.loss, lowest.c.number))
+    ahead = select(lowest, place.label("rank")).where(lowest.c.loss.is_not(None)).subquery()
+    of_loss = (
+        CurvePoint.model_id == ahead.c.id,
+        CurvePoint.epoch > ahead.c.epochs_trained,
+        CurvePoint.smoothed_sv_loss == ahead.c.loss,
     )
-    columns = (ahead.c.job_id, ahead.c.loss, ahead.c.bits, ahead.c.id)
+    point = select(CurvePoint.sv_bits_per_spike_valid).where(*of_loss).order_by(CurvePoint.epoch).limit(1)
+    columns = (ahead.c.job_id, ahead.c.loss, point.scalar_subquery(), ahead.c.id)
     for job_id, *values in session.execute(select(*columns).where(ahead.c.rank == 1)):
         new = _Best(*values)
         if job_id not in found or (new.loss or 0.0) < (found[job_id].loss or 0.0):
