@@ -53,6 +53,7 @@ _OF_DATASET = _TRIALS | _results("dataset") | {
 _OF_MODEL = _TRIALS | _results("model") | {
     "get_model",
     "get_model_card",
+    "get_model_methods",
     "get_learning_curve",
     "find_model_nearest",
     "get_model_neurons",

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api import deletion
+from api.computing.computing import COMPUTING_RESPONSES, ComputingDependency
 from api.computing.streamed_response import Streamed
 from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
@@ -17,12 +18,14 @@ from api.http.http_cache import NOT_MODIFIED, REVALIDATED, matches_tag
 from api.models import service
 from api.models.card import ModelCard
 from api.models.export import ProgramKind, find_card, find_export
+from api.models.methods import MethodsDocument, MethodsFormat, find_methods, formatted
 from api.models.schemas import LearningCurve, ModelDocument
 
 router = APIRouter(tags=["models"])
 
 _making_programs = anyio.CapacityLimiter(4)
 """Threads that wait for programs, which are made one at a time. Other requests have other threads."""
+_METHODS_TYPES = {"text": "text/plain", "markdown": "text/markdown", "bibtex": "application/x-bibtex"}
 _ZIP = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -63,6 +66,40 @@ def get_model_card(model_id: str, context: ContextDependency) -> ModelCard:
     """Read the card of a model: all that must be known of it, to be kept with its weights or for a paper's methods."""
     with context.database.read() as session:
         return find_card(session, context.arrays, context.tenant_id, model_id)
+
+
+@router.get(
+    "/v1/models/{model_id}/methods",
+    operation_id="get_model_methods",
+    response_model=MethodsDocument,
+    responses={
+        200: {"content": {name: {"schema": {"type": "string"}} for name in _METHODS_TYPES.values()}},
+        **problem_responses(404, 422),
+        **COMPUTING_RESPONSES,
+    },
+)
+async def get_model_methods(
+    model_id: str,
+    context: ContextDependency,
+    computing: ComputingDependency,
+    form: Annotated[
+        MethodsFormat,
+        Query(
+            alias="format",
+            description="`json`, or the paragraph as `text` or `markdown`, or the citations as `bibtex`.",
+        ),
+    ] = "json",
+) -> Response:
+    """Return a paragraph about a model for the methods of a paper, with its numbers and citations."""
+
+    def work() -> Response:
+        with context.database.read() as session:
+            found = find_methods(session, context.arrays, context.tenant_id, model_id)
+        if form == "json":
+            return Response(found.model_dump_json(), media_type="application/json")
+        return Response(formatted(found, form), media_type=_METHODS_TYPES[form])
+
+    return await computing.run(work)
 
 
 @router.get(

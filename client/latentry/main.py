@@ -31,6 +31,7 @@ for name, group in (
     ("latents", latents.app),
     ("inferences", models.inferences),
     ("keys", administration.keys),
+    ("shares", administration.shares),
     ("retention", administration.retention),
     ("webhooks", administration.webhooks),
 ):

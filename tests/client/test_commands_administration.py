@@ -136,3 +136,17 @@ def test_labels_are_edited_and_found_and_the_log_says_by_whom(
         != []
     )
     assert ada("audit", "--action", "job.cancelled", "--json").json() == []
+
+
+def test_a_share_from_its_making_to_its_end(latentry: CommandLine, sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        job_id = add_job(session, add_dataset(session), state=JobState.DONE)
+    shown = latentry("shares", "create", job_id, "--label", "for the PI", "--days", "7")
+    assert shown.out.startswith("ltshare_")
+    visitor = CommandLine(latentry.url, key=shown.out.strip())
+    assert visitor("jobs", "show", job_id, "--json").json()["id"] == job_id
+    [listed] = latentry("shares", "list", "--target", job_id, "--json").json()
+    assert (listed["label"], listed["state"]) == ("for the PI", "active")
+    assert "for the PI" in latentry("shares", "list").out
+    assert latentry("shares", "revoke", listed["id"]).out == f"{listed['id']} is revoked\n"
+    assert "the link was revoked" in visitor("jobs", "show", job_id, expect=4).messages

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from latentry import Client, documents
 from latentry.documents import Field
-from latentry.synchronous.administration import Key, Webhook
+from latentry.synchronous.administration import Key, Share, Webhook
 from latentry.synchronous.array_resources import ArrayOwner, LatentsOwner
 from latentry.synchronous.arrays import Array, Arrays
 from latentry.synchronous.datasets import Dataset
@@ -68,6 +68,8 @@ CALLS: dict[type, dict[str, Call]] = {
         "read_model_array": lambda one: one.read_model_array("mod_1", "rates", "0:5"),
         "keys": lambda one: list(one.keys()),
         "create_key": lambda one: one.create_key("Ada", scopes=["read"], expires_at="2099-01-01T00:00:00Z"),
+        "share": lambda one: [one.share(f"{kind}_1", label="a", expires_in_days=7) for kind in ("dat", "job", "mod")],
+        "shares": lambda one: list(one.shares("job_1")),
         "webhooks": lambda one: list(one.webhooks()),
         "create_webhook": lambda one: one.create_webhook("https://lab.example/hook", states=["done"]),
         "readiness": lambda one: one.readiness(),
@@ -134,6 +136,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "html": lambda one: one.html(),
     },
     Inference: {"wait": lambda one: one.wait(), "cancel": lambda one: one.cancel(), "delete": lambda one: one.delete()},
+    Share: {"revoke": lambda one: one.revoke()},
     Key: {"revoke": lambda one: one.revoke()},
     Webhook: {
         "delete": lambda one: one.delete(),

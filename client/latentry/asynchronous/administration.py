@@ -29,6 +29,27 @@ class AsyncKey(AsyncResource):
         return self
 
 
+class AsyncShare(AsyncResource):
+    """A link that shows one data set, job or model to whoever has its token."""
+
+    _collection = "shares"
+
+    created_by = Field[Document | None](CREATED_BY)
+    kind = Field[str]("``dataset``, ``job`` or ``model``.")
+    target_id = Field[str]("Id of what it shows.")
+    label = Field[str]("For whom or what it is.")
+    state = Field[str]("``active``, ``expired`` or ``revoked``.")
+    token = Field[str | None]("The `key` for `Client`; only the answer that creates the share has it.")
+    last_used_at = TimeField("When it was last used, to the minute (UTC); None: never.")
+    expires_at = TimeField("When it expires (UTC).")
+    revoked_at = TimeField("When it was revoked (UTC).")
+
+    async def revoke(self) -> Self:
+        """Revoke it: the service refuses its token from now on."""
+        self._renew((await self._client.request("DELETE", self.path)).json())
+        return self
+
+
 class AsyncWebhook(AsyncResource):
     """A URL that the service notifies when jobs end."""
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentry.asynchronous.administration import AsyncKey, AsyncWebhook
+from latentry.asynchronous.administration import AsyncKey, AsyncShare, AsyncWebhook
 from latentry.asynchronous.arrays import AsyncArrays
 from latentry.asynchronous.datasets import AsyncDataset
 from latentry.asynchronous.jobs import AsyncJob
@@ -368,6 +368,22 @@ class AsyncClient(AsyncRequests):
         body = {"name": name, **fields}
         answer = await self.request("POST", "/v1/keys", json=body)
         return AsyncKey(self, answer.json())
+
+    async def share(self, target_id: str, **fields: Any) -> AsyncShare:
+        """Share a data set, a job or a model by its id, read-only; only this answer has the `token`.
+
+        Fields: ``label``, ``expires_in_days`` (30 by default), ``expires_at``.
+        """
+        kind = {"dat": "dataset_id", "mod": "model_id"}.get(target_id[:3], "job_id")
+        return AsyncShare(
+            self, (await self.request("POST", "/v1/shares", json={kind: target_id, **fields})).json()
+        )
+
+    def shares(self, target_id: str | None = None) -> AsyncPages[AsyncShare]:
+        """List the shares of your lab, newest first; all of them, or those of a data set, a job or a model."""
+        return AsyncPages(
+            self, "/v1/shares", lambda document: AsyncShare(self, document), target_id=target_id
+        )
 
     def webhooks(self) -> AsyncPages[AsyncWebhook]:
         """List the URLs that the service notifies when jobs end."""

@@ -19,6 +19,7 @@ from latentry.commands.calling import (
 from latentry.formatting import bytes_in_words, seconds_in_words, time_in_words, value_in_words
 
 keys = typer.Typer(help="Keys of the service: create, list, revoke.", no_args_is_help=True)
+shares = typer.Typer(help="Links that show one data set, job or model, read-only.", no_args_is_help=True)
 webhooks = typer.Typer(help="URLs that the service notifies when jobs end.", no_args_is_help=True)
 retention = typer.Typer(help="How long the service keeps old data: show, set.", no_args_is_help=True)
 
@@ -107,6 +108,51 @@ def create_key(
     scopes = ", ".join(made["scopes"])
     call.say(f"{made['id']} for {made['tenant']}: {scopes}. Save it now, it is not shown again:")
     call.answer_text(made, made["secret"] or "")
+
+
+@command(shares, "create", example='shares create job_0192f3c4a5b6aabbccddeeff --label "for the PI" --days 7')
+def create_share(
+    call: Call,
+    target: Annotated[str, typer.Argument(metavar="ID", help="Id of the data set, job or model.")],
+    days: Annotated[float, typer.Option(min=0, help="Days until it expires.")] = 30.0,
+    label: Annotated[str, typer.Option(help="For whom or what it is.")] = "",
+) -> None:
+    """Share a data set, a job or a model, read-only. The token is shown only now."""
+    made = call.client.share(target, expires_in_days=days, label=label)
+    call.say(
+        f"{made['id']} shows {target} until {time_in_words(made['expires_at'])}. Its token, shown only now:"
+    )
+    call.answer_text(made, made["token"] or "")
+
+
+@command(shares, "list", example="shares list")
+def list_shares(
+    call: Call,
+    target: Annotated[str | None, typer.Option(help="Only shares of this data set, job or model.")] = None,
+) -> None:
+    """List shares, without their tokens."""
+    found = call.items("/v1/shares", None, target_id=target)
+    whens = ("created_at", "last_used_at", "expires_at")
+    rows = (
+        (
+            one["id"],
+            one["target_id"],
+            one["label"],
+            one["state"],
+            *(time_in_words(one[when]) for when in whens),
+        )
+        for one in found
+    )
+    call.answer_rows(found, ("id", "shows", "label", "state", "created", "last used", "expires"), rows)
+
+
+@command(shares, "revoke", example="shares revoke shr_0192f3c4a5b6aabbccddeeff")
+def revoke_share(
+    call: Call, share_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the share: shr_…")]
+) -> None:
+    """Revoke a share: the service refuses its token from now on."""
+    revoked = call.client.request("DELETE", f"/v1/shares/{share_id}").json()
+    call.answer_text(revoked, f"{share_id} is revoked")
 
 
 @command(keys, "list", example="keys list")
