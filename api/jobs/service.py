@@ -22,7 +22,7 @@ from api.jobs.schemas import (
     JobProgress,
 )
 from api.labels import change
-from api.limits.quotas import check_amounts, check_budget
+from api.limits.quotas import check_amounts, check_budget, look_at_amounts
 from api.models.schemas import ModelDocument
 from api.models.service import document as model_document
 from domain.job_specification import JobSpecification, scored_on

@@ -203,7 +203,7 @@ def _text(facts: dict[str, Any], *, is_pbt: bool) -> str:
             f"Spikes of {shown['neurons']} neurons{sessions} in {shown['trials']} trials were counted in bins of "
             f"{shown['bin_width_ms']} ms; {shown['train_trials']} trials were used for training, {shown['valid_trials']} for "
             f"validation and {shown['test_trials']} for testing. ",
-            f"We inferred single-trial dynamics with LFADS ({_cite(LFADS)}), with a generator of the kind {facts['generator']} of "
+            f"We inferred single-trial dynamics with LFADS ({_cite(LFADS)}), with a generator of kind {facts['generator']} of "
             f"{shown['generator_units']} units, {shown['factors']} factors, encoders of {shown['encoder_units']} units, and a "
             f"{facts['observation'].replace('_', ' ')} observation model.{controller} ",
             f"Models were trained with coordinated dropout{dropout} and evaluated by sample validation, which held out "

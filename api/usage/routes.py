@@ -14,7 +14,7 @@ from api.json_bodies import JsonRoute
 from api.keys.schemas import TenantName
 from api.limits.request_rates import LiveUse
 from api.usage import service
-from api.usage.schemas import QuotaAmounts, UsageDocument
+from api.usage.schemas import QuotaAmounts, UsageDocument, WorkersDocument
 
 router = APIRouter(tags=["usage"], route_class=JsonRoute)
 
@@ -86,3 +86,11 @@ def change_quotas(
         row = service.find(session, caller, tenant)
         service.change(session, settings, row, amounts)
         return service.document(session, settings, live_uses, row)
+
+
+@router.get("/v1/workers", operation_id="list_workers")
+def list_workers(database: DatabaseDependency, caller: CallerDependency) -> WorkersDocument:
+    """List the training processes that are alive with what they do, and what waits, for the operator of the service."""
+    service.require_operator(caller)
+    with database.read() as session:
+        return service.workers(session)

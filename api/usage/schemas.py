@@ -1,6 +1,7 @@
 """Documents of usage and quotas."""
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,3 +46,39 @@ class UsageDocument(BaseModel):
         description="Why jobs and inferences of the tenant do not begin: its device time is spent. null: they may begin."
     )
     links: dict[str, Link]
+
+
+class WorkDocument(BaseModel):
+    """What a worker does now."""
+
+    kind: str = Field(description="`train` or `infer` of a job, or `inference`.")
+    id: str = Field(description="Id of the slice or of the inference.")
+    tenant: str
+    job_id: str | None = Field(description="Null for an inference.")
+    models: int
+    since: datetime | None
+
+
+class WorkerDocument(BaseModel):
+    """A training process that is alive."""
+
+    name: str
+    device: str
+    started_at: datetime
+    seen_at: datetime
+    work: list[WorkDocument] = Field(description="Empty: it is idle.")
+
+
+class QueueDocument(BaseModel):
+    """One kind of work."""
+
+    name: Literal["slices", "inferences", "ingests", "deletions", "messages"]
+    waiting: int
+    running: int
+
+
+class WorkersDocument(BaseModel):
+    """The training processes that are alive, and the work that waits and runs, of all tenants."""
+
+    workers: list[WorkerDocument]
+    queues: list[QueueDocument]

@@ -1,19 +1,33 @@
 """The database operations of the routes of usage."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, false, func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.errors import Forbidden, NotFound
 from api.http.pagination import Page, cut_page, decode_tenant
 from api.limits.request_rates import Holder, LiveUse
-from api.usage.schemas import QuotaAmounts, UsageDocument
+from api.usage.schemas import (
+    QueueDocument,
+    QuotaAmounts,
+    UsageDocument,
+    WorkDocument,
+    WorkerDocument,
+    WorkersDocument,
+)
 from domain.quotas import QuotaName, QuotaState, Use
+from domain.states import DatasetState, InferenceState, SliceState
 from store import audit, quotas
+from store.database import database_now
 from store.settings import Settings
-from store.tables import Tenant
+from store.tables import Dataset, Deletion, Inference, OutboxMessage, Slice, Tenant
+from store.workers import alive_workers
+
+_Queue = Literal["slices", "inferences", "ingests", "deletions", "messages"]
 
 
 def document(
@@ -61,7 +75,7 @@ def require_operator(caller: Caller) -> None:
     """Raise `Forbidden` unless the caller operates the service."""
     if not caller.is_operator:
         raise Forbidden(
-            "only the operator of the service sees other tenants and changes quotas",
+            "only the operator of the service sees workers and other tenants, and changes quotas",
             hint="use the key of the settings, LATENTRY_ADMIN_KEY. GET /v1/usage shows what your tenant uses",
         )
 
@@ -87,3 +101,56 @@ def change(session: Session, settings: Settings, row: Tenant, amounts: QuotaAmou
     session.flush()
     quotas.note_device_time(session, settings, row)
     session.flush()
+
+
+def workers(session: Session) -> WorkersDocument:
+    """Return the workers that are alive with what they do, and the numbers of what waits and runs, of all tenants."""
+    work: dict[str | None, list[WorkDocument]] = defaultdict(list)
+    for row in session.execute(select(Slice).where(Slice.state == SliceState.LEASED)).scalars():
+        models = len(row.model_ids)
+        work[row.leased_by].append(_work(row.kind, row, row.job_id, models))
+    for one in session.execute(select(Inference).where(Inference.state == InferenceState.RUNNING)).scalars():
+        work[one.leased_by].append(_work("inference", one, None, 1))
+    alive = sorted(alive_workers(session), key=lambda worker: worker.name)
+    return WorkersDocument(
+        workers=[
+            WorkerDocument(
+                name=one.name,
+                device=one.device,
+                started_at=one.started_at,
+                seen_at=one.seen_at,
+                work=work[one.name],
+            )
+            for one in alive
+        ],
+        queues=_queues(session),
+    )
+
+
+def _work(kind: str, row: Slice | Inference, job_id: str | None, models: int) -> WorkDocument:
+    return WorkDocument(
+        kind=kind, id=row.id, tenant=row.tenant_id, job_id=job_id, models=models, since=row.started_at
+    )
+
+
+def _queues(session: Session) -> list[QueueDocument]:
+    ingesting = Dataset.state == DatasetState.INGESTING
+    held = Dataset.leased_by.is_not(None) & Dataset.lease_token.is_not(None)
+    is_deleting = Deletion.held_until > database_now(session)
+    counted: dict[_Queue, tuple[ColumnElement[bool], ColumnElement[bool]]] = {
+        "slices": (Slice.state == SliceState.QUEUED, Slice.state == SliceState.LEASED),
+        "inferences": (Inference.state == InferenceState.QUEUED, Inference.state == InferenceState.RUNNING),
+        "ingests": (ingesting & ~held, ingesting & held),
+        "deletions": (Deletion.held_until.is_(None) | ~is_deleting, is_deleting),
+        "messages": (OutboxMessage.id.is_not(None), false()),
+    }
+    return [
+        QueueDocument(
+            name=name,
+            waiting=session.execute(select(func.count()).where(waiting)).scalar_one(),
+            running=0
+            if name == "messages"
+            else session.execute(select(func.count()).where(running)).scalar_one(),
+        )
+        for name, (waiting, running) in counted.items()
+    ]

@@ -13,14 +13,14 @@ from sqlalchemy import text
 
 from api.limits.quotas import check_amounts
 from domain.quotas import QUOTAS
-from domain.states import InferenceState, JobState, ModelState, SliceState
+from domain.states import DatasetState, InferenceState, JobState, ModelState, SliceState
 from store import quotas
 from store.array_store import open_array_store
 from store.database import Database, database_now
 from store.originals import open_originals
 from store.quotas import add_device_seconds, note_device_time
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, Base, Dataset, Inference, Slice, Tenant, utc_now
+from store.tables import DEFAULT_TENANT, Base, Dataset, Inference, Slice, Tenant, Worker, utc_now
 from tests.api.api_examples import add_dataset, add_job, add_model, count
 from tests.api.test_keys import ADMIN, OPERATOR, bearer, make
 from tests.app_copies import app_of
@@ -346,3 +346,39 @@ def test_sums_read_indexes_alone(sqlite_database: Database) -> None:
         reads = [step for step in plan if step.startswith(("SEARCH", "SCAN")) and "anon" not in step]
         assert reads
         assert all("USING COVERING INDEX" in step for step in reads), plan
+
+
+def test_the_operator_sees_workers_and_what_waits(
+    database: Database, dataset_id: str, tmp_path: Path
+) -> None:
+    client = client_with(database, tmp_path)
+    with database.write() as session:
+        job_id = add_job(session, dataset_id)
+        session.add_all([Worker(name="box:1", device="cuda:0"), Worker(name="box:2", device="cpu")])
+        common: dict[str, Any] = {"tenant_id": DEFAULT_TENANT, "job_id": job_id, "kind": "train", "pack": 0}
+        common |= {"first_epoch": 0, "last_epoch": 5}
+        session.add(
+            Slice(id="sli_1", state=SliceState.LEASED, leased_by="box:1", model_ids=["a", "b"], **common)
+        )
+        session.add(Slice(id="sli_2", state=SliceState.QUEUED, model_ids=["c"], **common))
+        add_dataset(session, state=DatasetState.INGESTING)
+    found = client.get("/v1/workers").json()
+    first, second = found["workers"]
+    assert (first["name"], first["device"], second["work"]) == ("box:1", "cuda:0", [])
+    [work] = first["work"]
+    assert (work["job_id"], work["models"], work["tenant"], work["kind"]) == (
+        job_id,
+        2,
+        DEFAULT_TENANT,
+        "train",
+    )
+    queues = {one["name"]: (one["waiting"], one["running"]) for one in found["queues"]}
+    assert queues == {
+        "slices": (1, 1),
+        "inferences": (0, 0),
+        "ingests": (1, 0),
+        "deletions": (0, 0),
+        "messages": (0, 0),
+    }
+    key = client.post("/v1/keys", json={"name": "Ada"}).json()["secret"]
+    assert client.get("/v1/workers", headers={"Authorization": f"Bearer {key}"}).status_code == 403

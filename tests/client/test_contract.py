@@ -79,6 +79,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "all_usage": lambda one: list(one.all_usage()),
         "change_quotas": lambda one: one.change_quotas("smith", open_jobs=5),
         "caller": lambda one: one.caller(),
+        "workers": lambda one: one.workers(),
         "checks": lambda one: one.checks(),
         "get": lambda one: one.get("/v1/jobs"),
         "post": lambda one: one.post("/v1/jobs", {"dataset_id": "dat_1"}),

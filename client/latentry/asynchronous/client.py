@@ -440,6 +440,10 @@ class AsyncClient(AsyncRequests):
         """Return your tenant and the scopes of your key."""
         return await self.get("/v1/caller")
 
+    async def workers(self) -> Document:
+        """Return the training processes with what they do, and what waits; for the operator of the service."""
+        return await self.get("/v1/workers")
+
     async def checks(self) -> Document:
         """Return the service's checks of itself, as `latentry doctor` shows them."""
         return await self.get("/v1/checks")
