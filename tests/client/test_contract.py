@@ -54,6 +54,7 @@ CALLS: dict[type, dict[str, Call]] = {
         },
         "extend_job": lambda one: one.extend_job("job_1", models=1, wall_seconds=60),
         "importance": lambda one: one.importance("job_1"),
+        "curves": lambda one: one.curves("job_1", points=50, after="1x3"),
         "decisions": lambda one: one.decisions("job_1"),
         "lineage": lambda one: one.lineage("job_1", 0),
         "lineage_picture": lambda one: one.lineage_picture("job_1", 0),
@@ -127,6 +128,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "job": lambda one: one.job,
         "learning_curve": lambda one: one.learning_curve,
         "card": lambda one: one.card(),
+        "methods": lambda one: one.methods(),
         "delete_latents": lambda one: one.delete_latents(),
         "export": lambda one: one.export(FOLDER, program="onnx", session=0),
         "apply": lambda one: one.apply("dat_1", arrays=["rates"], posterior_samples=5, session=0),
@@ -184,11 +186,12 @@ OF_OWNERS: dict[str, Call] = {
     ],
 }
 OF_LATENTS: dict[str, Call] = {
+    "neurons": lambda one: one.neurons(split="valid", where={"condition": [3, 4]}),
     "nearest": lambda one: (
         one.nearest(trial=3, time_s=0.2, exclude_own_trial=False, where="condition:eq:3"),
         one.nearest(np.zeros(3), k=2, metric="cosine"),
         one.nearest(np.zeros((2, 3)), split="train"),
-    )
+    ),
 }
 
 NO_REQUEST: dict[type, set[str]] = {

@@ -183,6 +183,10 @@ class AsyncLatentsOwner(AsyncArrayOwner):
         """Return the states of the generator: trials × bins × units."""
         return self.arrays["generator_states"]
 
+    async def neurons(self, array: str = "rates", *, where: Where = None, **asked: Any) -> Document:
+        """Return how well the rates predict each neuron, as columns; ``where`` and ``split`` select the trials."""
+        return await self._client.get(f"{self.path}/neurons", parameters_of(where, array=array, **asked))
+
     async def nearest(
         self,
         to: ArrayLike | None = None,

@@ -297,6 +297,10 @@ class AsyncClient(AsyncRequests):
         """Return which searched hyperparameters matter, and the losses of models along each of them."""
         return await self.get(f"/v1/jobs/{job_id}/importance")
 
+    async def curves(self, job_id: str, *, points: int = 200, after: str | None = None) -> Document:
+        """Return the learning curves of all models of a job; with ``next_after`` of the last answer, only later points."""
+        return await self.get(f"/v1/jobs/{job_id}/curves", {"points": points, "after": after})
+
     async def decisions(self, job_id: str) -> list[Answered]:
         """Return the decisions of the strategy about the models of a job, in order, with reasons."""
         return await AsyncPages(self, f"/v1/jobs/{job_id}/decisions", Answered).all()

@@ -34,6 +34,10 @@ class AsyncJob(AsyncLabelled, AsyncTask):
     dataset_id = Field[str]("Id of the data set whose models it searches.")
     dataset_name = Field[str]("Name of that data set.")
     progress = Field[JobProgress]("Its progress.")
+    running_on = Field[list[Document]]("The devices that work on it now.")
+    curve = Field[Document | None](
+        "In lists with ``include=curve``: a small learning curve of the best model."
+    )
     specification = Field[Document]("Its specification with all defaults.")
     warnings = Field[list[str]]("Settings of the request that are allowed and probably not intended.")
     scored_on = Field[str](

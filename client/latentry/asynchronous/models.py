@@ -117,6 +117,10 @@ class AsyncModel(AsyncLatentsOwner):
         """Return its description: what it is, how it was trained, and its scores."""
         return await self._client.get(f"{self.path}/card")
 
+    async def methods(self) -> Document:
+        """Return a paragraph for the methods of a paper as ``text``, with its ``facts`` and ``citations``."""
+        return await self._client.get(f"{self.path}/methods")
+
     async def infer(
         self,
         spikes: ArrayLike,
