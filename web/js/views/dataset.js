@@ -4,7 +4,7 @@ import { html, useEffect, useState, Action, Dialog, Empty, Link, Loading, Proble
 import { download, request, urlOf, useDocument, useLoaded } from "../api.js";
 import { CodeLines } from "../code.js";
 import { go } from "../router.js";
-import { ago, bytes, nameOf, number } from "../format.js";
+import { ago, bytes, nameOf, number, plural } from "../format.js";
 import { DeleteButton } from "./deletion.js";
 import { ShareButton } from "./use/shares.js";
 import { Labels } from "./labels.js";
@@ -75,17 +75,18 @@ function Overview({ dataset, route, caller, reading, canChange }) {
   const { trial, neuron: wanted, by: chosen } = route.query;
   const neuron = wanted === undefined || !(Number(wanted) < dataset.neurons) ? null : Number(wanted);
   const by = (neuron !== null && chosen) || preview.data?.psth.by || null;
-  useReady(preview.data || isCombined || preview.error);
+  const [hasRaster, setHasRaster] = useState(false);
+  useReady((preview.data && hasRaster) || isCombined || preview.error);
   const isFixed = !canChange || Boolean(caller?.share);
   return html`<${Numbers} dataset=${dataset} />
-    <div class="grid wide"><section class="card"><h2>What was understood</h2><${Understood} dataset=${dataset} /></section>
-      ${!isCombined && html`<section class="card"><h2 class="hidden">Guesses and warnings</h2><${Guesses} dataset=${dataset} isFixed=${isFixed} ...${reading} />
-        <h3>${report.warnings.length ? "Warnings" : "No warnings"}</h3>
-        <${Messages} dataset=${dataset} messages=${report.warnings} isFixed=${isFixed} ...${reading} /></section>`}</div>
+    <div class="grid wide"><div><section class="card"><h2>What was understood</h2><${Understood} dataset=${dataset} /></section>
+        <h2>${report.warnings.length ? plural(report.warnings.length, "warning") : "No warnings"}</h2>
+        <${Messages} dataset=${dataset} messages=${report.warnings} isFixed=${isFixed} ...${reading} /></div>
+      ${!isCombined && html`<section class="card"><${Guesses} dataset=${dataset} isFixed=${isFixed} ...${reading} /></section>`}</div>
     ${isCombined && html`<h2>Sessions</h2><ul>${report.sessions.map((session) => html`<li><${Link} to=${`/datasets/${session.dataset_id}`}>${session.name || session.dataset_id}<//>: ${number(session.trials)} trials, ${number(session.neurons)} neurons</li>`)}</ul>
       <p class="muted">The pictures are on the page of each session.</p>`}
     <${Problem} error=${preview.error} retry=${preview.reload} />
-    ${!isCombined && html`<h2>Pictures</h2>${preview.data ? html`<div class="grid wide"><${Raster} dataset=${dataset} preview=${preview.data} trial=${trial === undefined ? undefined : Number(trial)} neuron=${neuron} by=${by} />
+    ${!isCombined && html`<h2>Pictures</h2>${preview.data ? html`<div class="grid wide"><${Raster} dataset=${dataset} preview=${preview.data} trial=${trial === undefined ? undefined : Number(trial)} neuron=${neuron} by=${by} onShown=${setHasRaster} />
       <${Psth} dataset=${dataset} preview=${preview.data} neuron=${neuron} by=${by} /><${Rates} dataset=${dataset} preview=${preview.data} /><${Session} dataset=${dataset} preview=${preview.data} /></div>`
     : !preview.error && html`<${Loading} what="pictures" />`}`}`;
 }

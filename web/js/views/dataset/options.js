@@ -192,7 +192,12 @@ export function mendsOf(problem, dataset) {
     if (Object.keys(changes).every((path) => FIELDS.has(path))) found.push(choice(changes));
   }
   for (const [order] of hint.matchAll(/\["(?:trial|bin|neuron)"(?:, ?"(?:trial|bin|neuron)")+\]/g)) found.push(choice({ "mapping.axes": JSON.parse(order) }));
-  for (const [, ids] of hint.matchAll(/trials\.ids: "(sorted|file)"/g)) found.push(choice({ "trials.ids": ids }));
+  for (const [path, , kind, , choices] of FIELDS.values()) {
+    if (kind !== "choice" && kind !== "ids") continue;
+    const known = kind === "ids" ? ["sorted", "file"] : choices.map(([key]) => key).filter(Boolean);
+    const named = new RegExp(`(?<![\\w.])${path.replace(".", "\\.")}[:\\s"\`]+(${known.join("|")})\\b`, "g");
+    for (const [, value] of hint.matchAll(named)) found.push(choice({ [path]: value }));
+  }
   if (hint.includes("trials.align_to_clock")) found.push(...["session", "trial"].map((value) => choice({ "trials.align_to_clock": value })));
   if (/(^|\W)time_unit/.test(hint)) {
     for (const unit of quoted(hint)) if (UNITS.some(([key]) => key === unit)) found.push(choice(unit === "samples" ? { time_unit: unit, sampling_rate_hz: 30000 } : { time_unit: unit }));
@@ -268,12 +273,34 @@ export function guessesOf(dataset) {
     add("axes", "Axes of the counts", `the file has ${spikes.shape.join(" × ")}`, saidOrder(order),
       ORDERS.filter((other) => String(other) !== String(order)).map((other) => ({ label: saidOrder(other), changes: { "mapping.axes": other } })));
   }
-  return [...guesses, ...timeGuesses(dataset), splitGuess(dataset)].filter(Boolean);
+  return [...guesses, alignGuess(dataset), ...timeGuesses(dataset), splitGuess(dataset)].filter(Boolean);
+}
+
+/** Whether the file has times of spikes, not counts. */
+function areTimesIn({ understood }) {
+  const has = (...roles) => understood.some((item) => roles.includes(item.what));
+  return has("spike_times") || (has("time") && !has("spikes", "count"));
+}
+
+const AROUND_S = [-0.25, 0.75];
+const ARE_NOT_EVENTS = /^(start|stop)_time$|reaction|duration|latency|response_time/i;
+
+/** Time 0 of trials that are cut from spike times: their start, or an event of the file. */
+function alignGuess({ report, options }) {
+  if (!areTimesIn(report) || report.chopped) return null;
+  const now = valueAt(options, "trials.align_to");
+  const columns = Object.entries(report.trial_metadata).filter(([name, { kind, distinct }]) => kind === "number" && distinct > 2 && /time|onset|offset|cue|move|touch|_s$|_ms$/i.test(name) && !ARE_NOT_EVENTS.test(name)).map(([name]) => name);
+  const events = [...new Set([...columns, ...report.understood.filter(({ what }) => what === "events").map(({ variable }) => variable)])].filter((name) => name !== now);
+  if (!now && !events.length) return null;
+  const [from, to] = valueAt(options, "trials.window_s") ?? AROUND_S;
+  return { key: "align", title: "Time 0 of a trial", path: "trials.window_s", how: now ? "given in the options" : "trials can be cut around an event",
+    choices: [{ label: now ?? "the start of the trial", changes: null },
+      ...(now ? [{ label: "the start of the trial", changes: { "trials.align_to": null, "trials.window_s": null } }] : []),
+      ...events.map((name) => ({ label: `${name}, from ${1000 * from} to ${1000 * to} ms`, changes: { "trials.align_to": name, "trials.window_s": [from, to] } }))] };
 }
 
 function timeGuesses({ report, options }) {
-  const has = (...roles) => report.understood.some((item) => roles.includes(item.what));
-  const areTimes = has("spike_times") || (has("time") && !has("spikes", "count"));
+  const areTimes = areTimesIn(report);
   const now = `${textOf("ms", report.bin_width_s)} ms`;
   const width = areTimes ? "bin_width_s" : "rebin_s";
   const widths = areTimes ? [0.001, 0.005, 0.01, 0.02, 0.05, 0.1] : [2, 3, 4, 5, 10].map((times) => times * report.bin_width_s).filter((value) => value <= 0.2);

@@ -1,6 +1,6 @@
 // Pictures of a data set: raster of example trials, mean rates by condition, rates of neurons, the session.
 
-import { html, useMemo, useState, Field, Loading, Problem } from "../../ui.js";
+import { html, useEffect, useMemo, useState, Field, Loading, Problem } from "../../ui.js";
 import { readArray, request, useLoaded } from "../../api.js";
 import { Plot, colourOf, faded } from "../../plot.js";
 import { setQuery } from "../../router.js";
@@ -76,16 +76,15 @@ function rasterOf(dataset, { counts, bins, neurons, missing, means }, length, so
     ...(row >= 0 ? [{ type: "rect", xref: "paper", yref: "y", x0: 0, x1: 1, y0: row - 0.5, y1: row + 0.5, line: { color: "#e69f00", width: 1.5 } }] : []),
     ...(dataset.report.time_zero_s < 0 ? [{ type: "line", xref: "x", yref: "paper", x0: 0, x1: 0, y0: 0, y1: 1, line: { color: "#7f7f7f", dash: "dash", width: 1 } }] : []),
   ];
-  const annotations = length < bins ? [{ x: end, y: 1, xref: "x", yref: "paper", xanchor: "left", yanchor: "bottom", text: "after the end of the trial", showarrow: false, font: { size: 11 } }] : [];
   const step = Math.max(1, Math.ceil(order.length / 12));
   const ticks = y.filter((index) => index % step === 0);
-  const layout = { xaxis: { title: { text: "Time (s)" }, showgrid: false, zeroline: false, range: [dataset.report.time_zero_s, dataset.report.time_zero_s + bins * dataset.bin_width_s] }, shapes, annotations, margin: { t: 22 }, uirevision: dataset.id,
+  const layout = { xaxis: { title: { text: "Time (s)" }, showgrid: false, zeroline: false, range: [dataset.report.time_zero_s, dataset.report.time_zero_s + bins * dataset.bin_width_s] }, shapes, uirevision: dataset.id,
     yaxis: { title: { text: sort === "file" ? "Neuron" : `Neuron, by ${sort}` }, tickvals: ticks, ticktext: ticks.map((index) => String(order[index])), showgrid: false } };
   return { traces, layout };
 }
 
 /** Spikes of one trial: a click on a row shows the mean rate of its neuron. */
-export function Raster({ dataset, preview, trial: wanted, neuron, by }) {
+export function Raster({ dataset, preview, trial: wanted, neuron, by, onShown }) {
   const examples = preview?.raster.trials.map((item) => item.trial) ?? [0];
   const trial = wanted ?? examples[0];
   const [sort, setSort] = useState("rate");
@@ -93,6 +92,7 @@ export function Raster({ dataset, preview, trial: wanted, neuron, by }) {
   const details = useLoaded((signal) => request(`/v1/datasets/${dataset.id}/trials`, { query: { where: `trial:eq:${trial}` }, signal }), [dataset.id, trial]);
   const about = details.data?.items[0];
   const shown = useMemo(() => data && rasterOf(dataset, data, about?.length_bins ?? data.bins, sort, neuron), [data, about, sort, neuron]);
+  useEffect(() => { if (data || error) onShown(true); }, [data, error]);
   const show = (next) => setQuery({ trial: Math.min(dataset.trials - 1, Math.max(0, next)) });
   return html`<div class="card">
     <div class="row"><${Field} label="Trial">${(attributes) => html`<input type="number" min="0" max=${dataset.trials - 1} value=${trial} onChange=${(event) => show(Number(event.target.value))} ...${attributes} />`}<//>
@@ -105,7 +105,8 @@ export function Raster({ dataset, preview, trial: wanted, neuron, by }) {
     ${!shown && !error && html`<${Loading} what="spikes" />`}
     ${shown && html`<${Plot} title=${`Spikes of trial ${trial}`} traces=${shown.traces} layout=${shown.layout} height=${420}
       path=${`/v1/datasets/${dataset.id}/arrays/spikes`} query=${{ trial }} on=${{ plotly_click: ({ points }) => setQuery({ neuron: points[0].customdata }) }} />`}
-    <p class="muted small">${about && Object.keys(about.details).length > 0 ? `${factsOf(about.details)}.` : ""} ${data?.missing ? "Orange: not observed." : ""} Click a row to see the mean rate of its neuron.</p>
+    <p class="muted small">${about && Object.keys(about.details).length > 0 ? `${factsOf(about.details)}.` : ""} ${data?.missing?.some(Boolean) ? "Orange: not observed." : ""}
+      ${about && data && about.length_bins < data.bins ? "Grey: after the end of the trial." : ""} Click a row to see the mean rate of its neuron.</p>
   </div>`;
 }
 
@@ -179,8 +180,10 @@ export function Psth({ dataset, preview, neuron, by }) {
   const { psth } = preview;
   const names = Object.entries(dataset.report.trial_metadata).filter(([, { distinct }]) => distinct >= 2 && distinct <= MOST_CONDITIONS).map(([name]) => name);
   const width = Math.max(1, Math.round(psth.bin_width_s / dataset.bin_width_s)) * dataset.bin_width_s;
-  const query = { average: by, neuron, rebin_s: width > dataset.bin_width_s ? Number(width.toPrecision(9)) : null };
-  const stored = by === (psth.by ?? null) ? (neuron === null ? psth.population : psth.neurons.find((item) => item.neuron === neuron)) : null;
+  const [smooth, setSmooth] = useState("");
+  const named = (index) => `${index}${dataset.report.rates_hz[index] === undefined ? "" : ` (${number(dataset.report.rates_hz[index])} spikes/s)`}`;
+  const query = { average: by, neuron, smooth_s: smooth, rebin_s: width > dataset.bin_width_s ? Number(width.toPrecision(9)) : null };
+  const stored = by === (psth.by ?? null) && (smooth === "" || neuron === null || by === null) ? (neuron === null ? psth.population : psth.neurons.find((item) => item.neuron === neuron)) : null;
   const isStored = by === null && neuron === null; // an average needs conditions to average by
   const isAsked = !stored && neuron !== null;
   const read = useLoaded((signal) => (!isAsked ? Promise.resolve(null) : by === null ? readMean(dataset, neuron, signal) : readPsth(dataset, query, signal)), [dataset.id, query, isAsked]);
@@ -190,10 +193,12 @@ export function Psth({ dataset, preview, neuron, by }) {
   return html`<div class="card">
     <div class="row"><${Field} label="Neuron" help="Index from 0 in the data set. Strongly modulated neurons come first in the list.">${(attributes) => html`<select value=${neuron ?? ""} onChange=${(event) => setQuery({ neuron: event.target.value === "" ? null : event.target.value })} ...${attributes}>
         <option value="">all, as a population</option>
-        <optgroup label="Strongly modulated">${psth.neurons.map((item) => html`<option value=${item.neuron}>${item.neuron}</option>`)}</optgroup>
-        <optgroup label="All">${Array.from({ length: dataset.neurons }, (_, index) => html`<option value=${index}>${index}${dataset.report.rates_hz[index] === undefined ? "" : ` (${number(dataset.report.rates_hz[index])} spikes/s)`}</option>`)}</optgroup></select>`}<//>
+        <optgroup label="Strongly modulated">${psth.neurons.map((item) => html`<option value=${item.neuron}>${named(item.neuron)}</option>`)}</optgroup>
+        <optgroup label="All">${Array.from({ length: dataset.neurons }, (_, index) => html`<option value=${index}>${named(index)}</option>`)}</optgroup></select>`}<//>
       ${names.length > 0 && neuron !== null && html`<${Field} label="By" help="The metadata whose values are the conditions.">${(attributes) => html`<select value=${by ?? ""} onChange=${(event) => setQuery({ by: event.target.value })} ...${attributes}>
-        ${names.map((name) => html`<option value=${name}>${name}</option>`)}</select>`}<//>`}</div>
+        ${names.map((name) => html`<option value=${name}>${name}</option>`)}</select>`}<//>`}
+      ${by !== null && neuron !== null && html`<${Field} label="Smoothing" help="Each trial is smoothed by a Gaussian with this standard deviation.">${(attributes) => html`<select value=${smooth} onChange=${(event) => setSmooth(event.target.value)} ...${attributes}>
+        <option value="">none</option>${[0.02, 0.05, 0.1].map((width) => html`<option value=${width}>${1000 * width} ms</option>`)}</select>`}<//>`}</div>
     <${Problem} error=${read.error} />
     ${!plot && !read.error && html`<${Loading} what="mean rates" />`}
     ${plot && html`<${Plot} title=${neuron === null ? "Mean rate of the population" : `Mean rate of neuron ${neuron}`} note="± standard error over trials" traces=${plot.traces} layout=${plot.layout} height=${420}

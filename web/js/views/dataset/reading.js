@@ -22,15 +22,15 @@ const isIn = (draft, changes) => Object.entries(changes).every(([path, value]) =
 const taken = (changes) => Object.fromEntries(Object.keys(changes).map((path) => [path, undefined]));
 
 /** Each guess as a choice. */
-export function Guesses({ dataset, draft, change, isFixed }) {
+export function Guesses({ dataset, draft, change, isFixed, onPath }) {
   const guesses = useMemo(() => guessesOf(dataset), [dataset]);
   if (!guesses.length) return null;
-  return html`<h3>What was guessed</h3>
+  return html`<h2>What was guessed</h2>
     ${!isFixed && html`<p class="muted small">If a guess is wrong, choose another. The file is then read again; you need not upload it again.</p>`}
-    <div class="guesses">${guesses.map((guess) => html`<${Guess} key=${guess.key} guess=${guess} draft=${draft} change=${change} isFixed=${isFixed} />`)}</div>`;
+    <div class="guesses">${guesses.map((guess) => html`<${Guess} key=${guess.key} guess=${guess} draft=${draft} change=${change} isFixed=${isFixed} onPath=${onPath} />`)}</div>`;
 }
 
-function Guess({ guess, draft, change, isFixed }) {
+function Guess({ guess, draft, change, isFixed, onPath }) {
   const id = useId();
   const chosen = guess.choices.findIndex(({ changes }) => changes && isIn(draft, changes));
   const choose = (event) => {
@@ -40,7 +40,8 @@ function Guess({ guess, draft, change, isFixed }) {
   };
   return html`<label for=${id}>${guess.title}</label>
     <span>${isFixed ? guess.choices[0].label : html`<select id=${id} class=${chosen > 0 ? "changed" : ""} value=${Math.max(0, chosen)} onChange=${choose}>
-      ${guess.choices.map(({ label }, index) => html`<option value=${index}>${label}</option>`)}</select>`} <span class="muted small">${guess.how}</span></span>`;
+      ${guess.choices.map(({ label }, index) => html`<option value=${index}>${label}</option>`)}</select>`} <span class="muted small">${guess.how}</span>
+      ${guess.path && !isFixed && html` <button type="button" class="plain small" onClick=${() => onPath(guess.path)}>${FIELDS.get(guess.path)[1]}…</button>`}</span>`;
 }
 
 /** A text with names in backticks as code. */

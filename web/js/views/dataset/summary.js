@@ -26,17 +26,18 @@ function lengthIn(report) {
   return `${milliseconds(min * width)} to ${milliseconds(max * width)}, median ${milliseconds(median * width)}`;
 }
 
-function zeroIn(seconds) {
-  if (seconds === 0) return "the start of the trial";
-  return seconds < 0 ? `${milliseconds(-seconds)} after the first bin begins` : `${milliseconds(seconds)} before the first bin begins`;
+function zeroIn(seconds, event) {
+  if (seconds === 0) return event ?? "the start of the trial";
+  const when = seconds < 0 ? `${milliseconds(-seconds)} after the first bin begins` : `${milliseconds(seconds)} before the first bin begins`;
+  return event ? `${event}, ${when}` : when;
 }
 
 /** Return [label, text] of what was understood; only what the report has. */
-export function factsOf({ report, source }) {
+export function factsOf({ report, source, options }) {
   const from = source.kind === "upload" ? FORMATS[report.format] ?? report.format : `${SYSTEMS[source.system] ?? FORMATS[report.format] ?? report.format}`;
   const facts = [["Recording", source.filename ? `${source.filename}, read as ${from}` : from]];
   if (report.trial_length_bins) facts.push(["Length of trials", lengthIn(report)]);
-  if (report.time_zero_s !== undefined) facts.push(["Time 0", zeroIn(report.time_zero_s)]);
+  if (report.time_zero_s !== undefined) facts.push(["Time 0", zeroIn(report.time_zero_s, options?.trials?.align_to)]);
   if (report.trial_metadata) {
     const others = Object.keys(report.trial_metadata).filter((name) => name !== report.conditions);
     facts.push(["Conditions", conditionsIn(report)], ["Other values of trials", others.join(", ") || "none"]);

@@ -64,7 +64,7 @@ function columnsOf(dataset, details, onTrial) {
     { key: "trial", label: "Trial", numeric: true, unsorted: true, show: ({ trial }) => html`<button type="button" class="plain" aria-label=${`Show the spikes of trial ${trial}`} onClick=${() => onTrial(trial)}>${trial}</button>` },
     { key: "length_bins", label: "Length (ms)", numeric: true, unsorted: true, show: (row) => number(1000 * row.length_bins * dataset.bin_width_s) },
     ...(dataset.report.split?.valid ? [{ key: "split", label: "Split", unsorted: true, show: (row) => shown(row.split) }] : []),
-    ...details.map((name) => ({ key: name, label: name, unsorted: true, numeric: dataset.report.trial_metadata[name]?.kind === "number", show: (row) => shown(row.details[name]) })),
+    ...details.map((name) => ({ key: name, label: name, unsorted: true, numeric: dataset.report.trial_metadata?.[name]?.kind === "number", show: (row) => shown(row.details[name]) })),
   ];
 }
 
