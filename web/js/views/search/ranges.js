@@ -19,7 +19,7 @@ function scaleOf([low, high], isLog) {
   const [a, b] = isLog ? [Math.log10(low), Math.log10(high)] : [low, high];
   return {
     at: (value) => Math.round((STEPS * ((isLog ? Math.log10(Math.max(value, low)) : value) - a)) / (b - a)),
-    valueAt: (position) => { const value = a + (position / STEPS) * (b - a); return Number((isLog ? 10 ** value : value).toPrecision(2)); },
+    valueAt: (position) => { const value = a + (position / STEPS) * (b - a); return Number((isLog ? 10 ** value : value).toPrecision(3)); },
   };
 }
 
