@@ -46,16 +46,58 @@ function rangeOf(found, colouring) {
   return known.length ? [known[Math.floor(0.01 * known.length)], known[Math.ceil(0.99 * (known.length - 1))]] : [0, 1];
 }
 
-/** Return lines {x, y, z, values} of some trajectories with gaps between them, from bin `from(row)` up to `to(row)`. */
-function linesOf(found, rows, from, to, valueOf) {
+const FINE = 0.002;
+const MOST_SKIPPED = 20; // so that colours along a line stay right
+
+/** Return a length that the eye hardly sees: a part of the extent of all trajectories. */
+function toleranceOf(found) {
+  const low = [Infinity, Infinity, Infinity];
+  const high = [-Infinity, -Infinity, -Infinity];
+  const step = Math.max(1, Math.floor((found.shape[0] * found.shape[1]) / 5000));
+  for (let at = 0; at < found.shape[0] * found.shape[1]; at += step) {
+    pointOf(found, Math.floor(at / found.shape[1]), at % found.shape[1]).forEach((value, axis) => {
+      if (value < low[axis]) low[axis] = value;
+      if (value > high[axis]) high[axis] = value;
+    });
+  }
+  return FINE * Math.max(...high.map((value, axis) => (value > low[axis] ? value - low[axis] : 0)));
+}
+
+/** Return the distance of a point from the straight line between two others. */
+function offLine(point, from, to) {
+  const [a, b] = [[0, 1, 2].map((axis) => to[axis] - from[axis]), [0, 1, 2].map((axis) => point[axis] - from[axis])];
+  const along = Math.min(1, Math.max(0, (a[0] * b[0] + a[1] * b[1] + a[2] * b[2]) / (a[0] ** 2 + a[1] ** 2 + a[2] ** 2 || 1)));
+  return Math.hypot(b[0] - along * a[0], b[1] - along * a[1], b[2] - along * a[2]);
+}
+
+/** Return the bins that a line needs: bins between them are nearer than `tolerance` to the straight line. */
+function neededBins(points, tolerance) {
+  const kept = [0];
+  for (let at = 2, last = 0; at < points.length; at += 1) {
+    const between = points.slice(last + 1, at);
+    if (at - last <= MOST_SKIPPED && between.every((point) => offLine(point, points[last], points[at]) <= tolerance)) continue;
+    last = at - 1;
+    kept.push(last);
+  }
+  if (points.length > 1) kept.push(points.length - 1);
+  return kept;
+}
+
+/**
+ * Return lines {x, y, z, values} of some trajectories with gaps between them, from bin `from(row)` up to `to(row)`. Points that the
+ * eye does not miss are left out, so that a scene of many trajectories turns smoothly.
+ */
+function linesOf({ found, tolerance }, rows, from, to, valueOf) {
   const line = { x: [], y: [], z: [], values: [] };
   for (const row of rows) {
-    for (let bin = Math.max(0, from(row)); bin < Math.min(found.shape[1], to(row)); bin += 1) {
-      const [x, y, z] = pointOf(found, row, bin);
-      if (Number.isNaN(x)) continue;
-      line.x.push(x); line.y.push(y); line.z.push(z); line.values.push(valueOf ? valueOf(row, bin) : 0);
+    const bins = [];
+    for (let bin = Math.max(0, from(row)); bin < Math.min(found.shape[1], to(row)); bin += 1) if (!Number.isNaN(pointOf(found, row, bin)[0])) bins.push(bin);
+    const points = bins.map((bin) => pointOf(found, row, bin));
+    for (const at of bins.length ? neededBins(points, tolerance) : []) {
+      const [x, y, z] = points[at];
+      line.x.push(x); line.y.push(y); line.z.push(z); line.values.push(valueOf(row, bins[at]));
     }
-    line.x.push(null); line.y.push(null); line.z.push(null); line.values.push(valueOf ? line.values.at(-1) ?? 0 : 0);
+    line.x.push(null); line.y.push(null); line.z.push(null); line.values.push(line.values.at(-1) ?? 0);
   }
   return line;
 }
@@ -80,17 +122,17 @@ export function figureOf({ found, colouring, epochs, eventName, axisTitles, isMo
   const rows = found.rows.map((_, row) => row);
   const range = rangeOf(found, colouring);
   const limits = boundaries(found, epochs);
-  const traces = limits ? [...groupTraces(found, colouring, range, rows, () => 0, (row) => limits[row] + 1, "before"),
-    ...groupTraces(found, colouring, range, rows, (row) => limits[row], () => Infinity, "after")]
-    : groupTraces(found, colouring, range, rows, () => 0, () => Infinity, "");
-  if (isMoving) for (const trace of traces) trace.opacity = 0.25;
-  traces.push(pointsTrace(found, rows, (row) => firstBin(found, row), { name: "start", symbol: "circle", size: 4, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
-  if (limits) traces.push(pointsTrace(found, rows.filter((row) => limits[row] < found.shape[1]), (row) => limits[row], { name: spoken(eventName), symbol: "diamond", size: 5, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
+  const context = { found, colouring, range, rows, tolerance: found.shape[2] > 2 ? toleranceOf(found) : 0 };
+  const traces = limits ? [...groupTraces(context, () => 0, (row) => limits[row] + 1, "before"), ...groupTraces(context, (row) => limits[row], () => Infinity, "after")]
+    : groupTraces(context, () => 0, () => Infinity, "");
+  if (isMoving) for (const trace of traces) Object.assign(trace, { opacity: 0.25, line: { ...trace.line, width: 1 } });
+  if (!isMoving) traces.push(pointsTrace(found, rows, (row) => firstBin(found, row), { name: "start", symbol: "circle", size: 4, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
+  if (limits && !isMoving) traces.push(pointsTrace(found, rows.filter((row) => limits[row] < found.shape[1]), (row) => limits[row], { name: spoken(eventName), symbol: "diamond", size: 5, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
   const frame = (bin) => frameOf(found, rows, bin, (row) => colourAt(colouring, range, row, bin));
   const first = isMoving ? frame(0) : { trail: {}, heads: {} };
   if (isMoving) {
-    traces.push({ type: "scatter3d", mode: "lines", name: "trail", showlegend: false, hoverinfo: "skip", ...first.trail, line: { color: first.trail.colours, width: 6 } });
-    traces.push({ type: "scatter3d", mode: "markers", name: "now", showlegend: false, hoverinfo: "skip", ...first.heads, marker: { size: 5, color: first.heads.colours, line: { width: 1, color: "#ffffff" } } });
+    traces.push({ type: "scatter3d", mode: "lines", name: "trail", showlegend: false, hoverinfo: "skip", ...first.trail, line: { color: first.trail.colours, width: 7 } });
+    traces.push({ type: "scatter3d", mode: "markers", name: "now", showlegend: false, hoverinfo: "skip", ...first.heads, marker: { size: 7, color: first.heads.colours, line: { width: 1, color: "#ffffff" } } });
   }
   const [x, y, z] = axisTitles.map((text) => ({ title: { text } }));
   const layout = {
@@ -106,11 +148,12 @@ function firstBin(found, row) {
 }
 
 /** Return the traces of an epoch: one for each colour, or one with a scale. Movement is drawn thicker than preparation. */
-function groupTraces(found, colouring, range, rows, from, to, epoch) {
+function groupTraces(context, from, to, epoch) {
+  const { found, colouring, range, rows } = context;
   const width = { before: 2, after: 8 }[epoch] ?? 4;
   const base = { type: "scatter3d", mode: "lines", connectgaps: false };
   if (colouring.kind === "values") {
-    const { x, y, z, values } = linesOf(found, rows, from, to, colouring.valueOf);
+    const { x, y, z, values } = linesOf(context, rows, from, to, colouring.valueOf);
     const isSecond = epoch === "after";
     return [{
       ...base, x, y, z, name: epoch || "trajectories", showlegend: false, customdata: values, hovertemplate: `${colouring.name}: %{customdata:.4~g}<extra></extra>`,
@@ -119,7 +162,7 @@ function groupTraces(found, colouring, range, rows, from, to, epoch) {
   }
   return colouring.keys.map((key, index) => {
     const own = rows.filter((row) => colouring.keyOf(row) === key);
-    const { x, y, z, values } = linesOf(found, own, from, to, (row, bin) => found.times[bin]);
+    const { x, y, z, values } = linesOf(context, own, from, to, (row, bin) => found.times[bin]);
     const name = key === null ? "all trials" : String(key);
     return {
       ...base, x, y, z, name, legendgroup: name, showlegend: epoch !== "before", customdata: values, line: { color: colouring.colours[index], width },
