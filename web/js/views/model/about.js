@@ -1,7 +1,7 @@
 // What the model is: hyperparameters, architecture, lineage, learning curve, card, downloads, deletion.
 
 import { html, Action, Copy, Link, Loading, Problem, Table, useMemo, useReady } from "../../ui.js";
-import { download, request, useDocument, useLoaded } from "../../api.js";
+import { download, useDocument } from "../../api.js";
 import { CATEGORIES, Plot } from "../../plot.js";
 import { number, time } from "../../format.js";
 import { DeleteButton } from "../deletion.js";
@@ -78,12 +78,13 @@ function Downloads({ owner }) {
 
 /** A paragraph for the methods section of a paper, with the numbers of this model. */
 function Methods({ model }) {
-  const found = useLoaded((signal) => (model.links.methods ? request(model.links.methods, { signal }) : Promise.resolve({ isMissing: true })), [model.id]);
-  const text = found.data?.text ?? found.data?.paragraph;
+  const path = `/v1/models/${model.id}/methods`;
+  const found = useDocument(model.scores.best_epoch ? path : null);
+  if (!model.scores.best_epoch) return html`<p class="muted">A model has a paragraph for the methods section when it has been trained.</p>`;
+  const { text, citations = [] } = found.data ?? {};
   return html`<${Problem} error=${found.error} />${!found.data && !found.error && html`<${Loading} what="the paragraph" />`}
-    ${text && html`<p>${text}</p>${found.data.citations?.length > 0 && html`<ol>${found.data.citations.map((item) => html`<li>${typeof item === "string" ? item : item.text}</li>`)}</ol>`}
-      <p><${Copy} text=${[text, ...(found.data.citations ?? []).map((item) => (typeof item === "string" ? item : item.text))].join("\n")} label="Copy the paragraph" /></p>`}
-    ${found.data?.isMissing && html`<p class="muted">There is a paragraph for models that have been trained. The card lists versions, seeds, digests and the papers to cite.</p>`}`;
+    ${text && html`<p>${text}</p><ul>${citations.map((item) => html`<li>${item.text} ${item.doi && html`<a href=${`https://doi.org/${item.doi}`}>${item.doi}</a>`}</li>`)}</ul>
+      <p class="buttons"><${Copy} text=${[text, "", ...citations.map((item) => item.text)].join("\n")} label="Copy the paragraph" /><${Copy} text=${citations.map((item) => item.bibtex).join("\n\n")} label="Copy BibTeX" /></p>`}`;
 }
 
 function Lineage({ model, job }) {

@@ -1,21 +1,21 @@
 // Orders of neurons: by how well they are predicted, by the time of their peak, or as they are.
 
-import { readArray, request, useLoaded, ProblemError } from "../../api.js";
+import { readArray, request, useLoaded } from "../../api.js";
 import { useMemo } from "../../ui.js";
 import { named, readColumn } from "./owner.js";
 
 const SAMPLE = 40;
 
-/** Return the scores of single neurons: [{neuron, session, …}], or null where the service has none. */
-export async function readNeuronScores(owner, signal) {
-  if (!owner.document.links.neurons) return null;
-  try {
-    const found = await request(`${owner.path}/neurons`, { signal });
-    return found.items ?? found.neurons ?? null;
-  } catch (error) {
-    if (error instanceof ProblemError && error.status < 500) return null;
-    throw error;
-  }
+/**
+ * Load scores of single neurons: [{neuron, rate_hz, bits}].
+ *
+ * Bits per spike are of samples that the model reads, since held-out samples are not stored by neuron. Validation trials where
+ * there are some: of an inference, all trials.
+ */
+export async function readNeuronScores(owner, session, signal) {
+  const hasValid = !owner.inference && !owner.model.scored_on.endsWith("-refit");
+  const found = await request(`${owner.path}/neurons`, { query: { array: named("rates", session), ...(hasValid ? { split: "valid" } : {}) }, signal });
+  return found.neuron.map((neuron, at) => ({ neuron, rate_hz: found.rate_hz[at], bits: found.reconstruction_bits_per_spike[at] }));
 }
 
 /** Return the bin of each neuron's highest mean rate, over a sample of the trials. */
@@ -36,47 +36,31 @@ async function peaksOf(owner, session, signal) {
   return peaks;
 }
 
-const HELP = "Well predicted neurons come first if you order by bits per spike: held-out samples of validation trials, against the mean of the neuron.";
+const HELP = "“Best predicted first” orders by bits per spike of reconstruction: how much better the rates predict the neuron's spikes than its mean.";
+const KINDS = [["given", "as they are"], ["peak", "by the time of their peak"], ["score", "best predicted first"]];
 
 /**
- * Return {kind, kinds, positions, labels, isKnown, help, first}: `positions` are the neurons in their order, and `labels` their
- * numbers in the data set, by position.
+ * Return {kind, kinds, positions, labels, scores, isKnown, error, help, first}: `positions` are the neurons in their order, and
+ * `labels` their numbers in the data set, by position. What an order needs is loaded when it is chosen.
  */
-export function useNeuronOrder(owner, session, wished) {
+export function useNeuronOrder(owner, session, wished, usual = "given") {
   const rates = owner.arrays[named("rates", session)];
-  const count = rates?.shape[2] ?? 0;
-  const loaded = useLoaded(async (signal) => {
-    const coordinate = owner.arrays[named("neuron", session)];
-    const [labels, scores] = await Promise.all([coordinate ? readColumn(owner.path, coordinate) : null, readNeuronScores(owner, signal)]);
-    return { labels: labels ?? Array.from({ length: count }, (_, index) => index), scores };
-  }, [owner.path, session ?? null]);
-  const scores = scoresBy(loaded.data, session);
-  const kind = wished ?? (scores ? "score" : "given");
-  const peaks = useLoaded((signal) => (kind === "peak" && rates ? peaksOf(owner, session, signal) : Promise.resolve(null)), [owner.path, session ?? null, kind === "peak"]);
+  const kind = KINDS.some(([name]) => name === wished) ? wished : usual;
+  const coordinate = owner.arrays[named("neuron", session)];
+  const names = useLoaded(() => (coordinate ? readColumn(owner.path, coordinate) : Promise.resolve(null)), [owner.path, session ?? null]);
+  const keys = useLoaded((signal) => (!rates || kind === "given" ? Promise.resolve(null) : kind === "peak" ? peaksOf(owner, session, signal) : readNeuronScores(owner, session, signal)),
+    [owner.path, session ?? null, kind]);
   return useMemo(() => {
-    const labels = loaded.data?.labels ?? Array.from({ length: count }, (_, index) => index);
+    const count = rates?.shape[2] ?? 0;
+    const labels = names.data ?? Array.from({ length: count }, (_, index) => index);
     const positions = Array.from({ length: count }, (_, index) => index);
-    const key = kind === "score" && scores ? (at) => -(scores.get(labels[at]) ?? -Infinity) : kind === "peak" && peaks.data ? (at) => peaks.data[at] : null;
+    const isScore = kind === "score" && keys.data;
+    const scores = isScore ? new Map(keys.data.map(({ neuron, bits }) => [neuron, bits])) : null;
+    const key = isScore ? (at) => -(scores.get(labels[at]) ?? -Infinity) : kind === "peak" && keys.data ? (at) => keys.data[at] : null;
     if (key) positions.sort((a, b) => key(a) - key(b) || a - b);
-    const kinds = [["given", "as they are"], ["peak", "by the time of their peak"], ...(scores ? [["score", "best predicted first"]] : [])];
     return {
-      kind: kinds.some(([name]) => name === kind) ? kind : "given", kinds, positions, labels, help: HELP, scores,
-      isKnown: Boolean(loaded.data || loaded.error), first: (number) => positions.slice(0, number).map((at) => labels[at]),
+      kind, kinds: KINDS, positions, labels, scores, help: HELP, error: names.error ?? keys.error, first: (number) => positions.slice(0, number).map((at) => labels[at]),
+      isKnown: Boolean((names.data || names.error || !names.isLoading) && (kind === "given" || keys.data || keys.error)),
     };
-  }, [loaded.data, loaded.error, peaks.data, kind, scores]);
-}
-
-const byData = new WeakMap();
-
-/** Return bits per spike by the number of the neuron, or null. */
-function scoresBy(data, session) {
-  if (!data?.scores?.length) return null;
-  if (!byData.has(data)) byData.set(data, new Map());
-  const cache = byData.get(data);
-  const key = session ?? 0;
-  if (!cache.has(key)) {
-    const items = data.scores.filter((item) => (item.session ?? 0) === key);
-    cache.set(key, new Map(items.map((item) => [item.neuron, item.sv_bits_per_spike_valid ?? item.bits_per_spike]).filter(([, value]) => Number.isFinite(value))));
-  }
-  return cache.get(key).size ? cache.get(key) : null;
+  }, [names.data, names.error, names.isLoading, keys.data, keys.error, kind]);
 }

@@ -18,12 +18,12 @@ const [ROW, TOP, BOTTOM] = [210, 28, 48];
 export default function PsthTab({ owner, route }) {
   const { sessions, session } = useSession(owner, route.query);
   const trials = useTrials(owner, session);
-  const order = useNeuronOrder(owner, session, route.query.order);
+  const order = useNeuronOrder(owner, session, route.query.order, "score");
   const groupings = useMemo(() => groupingsOf(owner, session), [owner, session]);
   const hasNone = trials.data && groupings.length === 0;
   useReady(hasNone || trials.error);
   if (trials.error) return html`<${Problem} error=${trials.error} retry=${trials.reload} />`;
-  if (!trials.data || !order.isKnown) return html`<${Loading} what="the trials" />`;
+  if (!trials.data || (!order.isKnown && !hasNone)) return html`<${Loading} what="the trials" />`;
   if (hasNone) {
     return html`<${Empty} title="The trials have no conditions"><p>A PSTH is a mean over trials of a condition. Upload the recording with metadata of trials that have a few values, such as the target or the stimulus.</p>
       <p><${Link} to="/add">Add a recording<//></p><//>`;
@@ -42,7 +42,7 @@ function Psths({ owner, sessions, session, trials, order, groupings, query }) {
   const loaded = useLoaded((signal) => readPsths(owner, session, asked, signal), [owner.path, session ?? null, asked]);
   const figure = useMemo(() => loaded.data && figureOf(loaded.data, { by, neurons, order, align, width: trials.width }), [loaded.data]);
   useReady(figure);
-  return html`<${Controls} ...${{ owner, sessions, session, trials, order, groupings, query, by, align, window, smooth }} />
+  return html`<${Problem} error=${order.error} /><${Controls} ...${{ owner, sessions, session, trials, order, groupings, query, by, align, window, smooth }} />
     <${Problem} error=${loaded.error} retry=${loaded.reload} />
     ${!loaded.data && !loaded.error && html`<${Loading} what="the averages over trials" />`}
     ${figure && html`<${Plot} title=${`Rates by ${spoken(by)}`} note="dashed with band: data, mean ± standard error · solid: model" traces=${figure.traces} layout=${figure.layout} height=${figure.height}

@@ -1,10 +1,11 @@
 // Scores beside those of simple predictors, in words, and the scores of single neurons.
 
-import { html, Empty, Link, Table, useMemo, useReady } from "../../ui.js";
+import { html, Empty, Link, Loading, Problem, Table, useMemo, useReady, useState } from "../../ui.js";
 import { useLoaded } from "../../api.js";
 import { CATEGORIES, Plot } from "../../plot.js";
 import { number } from "../../format.js";
 import { readNeuronScores } from "./neurons.js";
+import { named, sessionsOf } from "./owner.js";
 
 export const PREDICTORS = { mean: "each neuron's mean", psth: "the mean by bin (PSTH)", smoothed_spikes: "the neuron's own smoothed spikes" };
 const PARTS = { test: "test trials", valid: "validation trials" };
@@ -34,15 +35,15 @@ export function orderedScores(names) {
 export default function ScoresTab({ owner }) {
   const { document, job, model } = owner;
   const scores = orderedScores(Object.keys(document.scores ?? {})).filter(({ name }) => document.scores[name] !== null);
-  const neurons = useLoaded((signal) => (owner.arrays ? readNeuronScores(owner, signal) : Promise.resolve(null)), [owner.path]);
-  useReady(!neurons.isLoading);
+  const hasRates = owner.arrays && sessionsOf(owner).every((session) => owner.arrays[named("rates", session)]);
+  useReady(!hasRates); // otherwise the plot of the neurons says so
   if (scores.length === 0 && !document.scores?.sv_loss) {
     return html`<${Empty} title="There are no scores yet"><p>${owner.inference ? "No trial of this data set can be scored: some of them may have trained the model." : "A model has scores after its first epochs."}</p><//>`;
   }
   return html`<${InWords} owner=${owner} scores=${scores} />
     ${scores.length > 0 && html`<h2>Scores beside simple predictors</h2><${ScoreTable} document=${document} scores=${scores} /><${ScoreBars} owner=${owner} scores=${scores} />`}
     ${!owner.inference && html`<${Losses} model=${model} job=${job} />`}
-    ${neurons.data?.length > 0 && html`<${NeuronPlot} owner=${owner} items=${neurons.data} />`}`;
+    ${hasRates && html`<${Neurons} owner=${owner} />`}`;
 }
 
 /** Say what is better than what, and by how much. */
@@ -109,19 +110,25 @@ function Losses({ model, job }) {
 }
 
 /** Bits per spike of each neuron against its rate: rare spikes are hard to predict. */
-function NeuronPlot({ owner, items }) {
+function Neurons({ owner }) {
+  const session = sessionsOf(owner)[0];
+  const [shown, setShown] = useState(session);
+  const found = useLoaded((signal) => readNeuronScores(owner, shown, signal), [owner.path, shown ?? null]);
   const figure = useMemo(() => {
-    const bits = (item) => item.sv_bits_per_spike_valid ?? item.bits_per_spike;
-    const known = items.filter((item) => Number.isFinite(bits(item))).sort((a, b) => bits(b) - bits(a));
-    const rate = (item) => item.rate_hz ?? item.mean_rate_hz;
+    const known = (found.data ?? []).filter(({ bits }) => Number.isFinite(bits));
     return {
-      count: known.length,
+      count: known.length, silent: (found.data?.length ?? 0) - known.length,
       traces: [{
-        type: "scatter", mode: "markers", x: known.map(rate), y: known.map(bits), marker: { color: CATEGORIES[0], size: 8, opacity: 0.75 }, text: known.map((item) => `neuron ${item.neuron}`),
+        type: "scatter", mode: "markers", x: known.map(({ rate_hz: rate }) => rate), y: known.map(({ bits }) => bits), marker: { color: CATEGORIES[0], size: 8, opacity: 0.75 }, text: known.map(({ neuron }) => `neuron ${neuron}`),
         hovertemplate: "%{text}<br>%{x:.3~g} spikes/s<br>%{y:.3f} bits per spike<extra></extra>",
       }],
       layout: { xaxis: { title: { text: "Mean rate (spikes/s)" }, type: "log" }, yaxis: { title: { text: "Bits per spike" } }, showlegend: false },
     };
-  }, [items]);
-  return html`<h2>Neurons</h2><${Plot} title=${`Bits per spike of ${figure.count} neurons`} note="held-out samples; 0 is no better than the neuron's mean" traces=${figure.traces} layout=${figure.layout} height=${360} path=${`${owner.path}/neurons`} formats=${[]} />`;
+  }, [found.data]);
+  useReady(found.data || found.error);
+  return html`<h2>Neurons</h2>
+    ${session !== null && html`<p><label>Session <select value=${shown} onChange=${(event) => setShown(Number(event.target.value))}>${sessionsOf(owner).map((one) => html`<option value=${one}>${one + 1}</option>`)}</select></label></p>`}
+    <${Problem} error=${found.error} retry=${found.reload} />${!found.data && !found.error && html`<${Loading} what="the scores of the neurons" />`}
+    ${found.data && html`<${Plot} title=${`Reconstruction of ${figure.count} neurons`} note=${`0 is no better than the neuron's mean · compare neurons by it, not models${figure.silent ? ` · ${figure.silent} without spikes are left out` : ""}`} traces=${figure.traces} layout=${figure.layout} height=${360}
+      path=${`${owner.path}/neurons`} query=${{ array: named("rates", shown) }} formats=${[]} />`}`;
 }

@@ -76,7 +76,7 @@ function Stepper({ owner, session, sessions, trials, query }) {
       <span class="muted">${position + 1} of ${chosen.length}</span>
       <span><${TrialFacts} trials=${trials} index=${index} /></span>
       <span class="muted end">Keys: ← → or j k</span></div>
-    <${Problem} error=${shown.error} />
+    <${Problem} error=${shown.error ?? order.error} />
     ${shown.data ? html`<${Figure} owner=${owner} session=${session} trials=${trials} sources=${sources} shown=${shown} query=${query} order=${order} />` : !shown.error && html`<${Loading} what="the trial" />`}`}`;
 }
 
