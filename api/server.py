@@ -245,7 +245,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self.held.add(self)
         if self._check_timer is not None:
             self._check_timer.cancel()
-        self.loop.call_later(_HELD_SECONDS, self._refuse, problem)
+
+        def refuse() -> None:
+            if self in self.held:  # else the client has left
+                self._refuse(problem)
+
+        self.loop.call_later(_HELD_SECONDS, refuse)
 
     def _refuse(self, problem: Problem) -> None:
         """Answer with a problem document, and close the connection."""
