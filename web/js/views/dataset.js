@@ -39,7 +39,7 @@ function Header({ dataset, caller, onChanged }) {
         ${dataset.state === "ready" && !isShared && html`<${ShareButton} kind="dataset" id=${dataset.id} name=${nameOf(dataset)} />`}
         ${!isShared && dataset.state !== "deleting" && html`<${DeleteButton} path=${path} query=${{ cascade: true }} name=${nameOf(dataset)} onDeleted=${() => go("/")} />`}</span></div>
     <p class="muted">Data set, added ${ago(dataset.created_at)}${dataset.created_by?.name ? ` by ${dataset.created_by.name}` : ""}${dataset.stored_bytes ? `, ${bytes(dataset.stored_bytes)}` : ""}
-      ${dataset.derived_from && html` · <${Link} to=${`/datasets/${dataset.derived_from}`}>read before with other options<//>`}</p>
+      ${dataset.derived_from && !isShared && html` · <${Link} to=${`/datasets/${dataset.derived_from}`}>read before with other options<//>`}</p>
     <${Labels} path=${path} item=${dataset} onChanged=${onChanged} canChange=${!isShared && dataset.state !== "deleting"} />`;
 }
 
@@ -110,7 +110,7 @@ const DATASETS = [
   { key: "bin_width_s", label: "Bin width (ms)", numeric: true, show: (one) => number(one.bin_width_s && 1000 * one.bin_width_s) },
 ];
 
-function Related({ dataset, caller }) {
+function Related({ dataset }) {
   const jobs = useDocument("/v1/jobs", { query: { dataset_id: dataset.id } });
   const derived = useDocument("/v1/datasets", { query: { derived_from: dataset.id } });
   const combined = useDocument("/v1/datasets", { query: { session_id: dataset.id } });
@@ -118,7 +118,7 @@ function Related({ dataset, caller }) {
   const list = (title, { data, error }, columns, none) => html`<h2>${title}</h2><${Problem} error=${error} />
     ${!data && !error && html`<${Loading} what=${title.toLowerCase()} />`}
     ${data && (data.items.length ? html`<${Table} caption=${title} columns=${columns} rows=${data.items} />${data.next_page_token && html`<p class="muted">The newest 50 are shown.</p>`}` : html`<p class="muted">${none}</p>`)}`;
-  return html`${list("Jobs", jobs, JOBS, caller?.share ? "None." : "No search has been started on this data set.")}
+  return html`${list("Jobs", jobs, JOBS, "No search has been started on this data set.")}
     ${list("Read from the same file with other options", derived, DATASETS, "None.")}
     ${list("Combined with other sessions", combined, DATASETS, "None.")}`;
 }
@@ -137,7 +137,8 @@ export default function DatasetView({ route, caller }) {
     return html`<${Shown} />${error.status === 404 ? html`<${Empty} title="This data set does not exist"><p>It was deleted, or it belongs to another group.</p><p><${Link} to="/" class="button">Go to Home<//></p><//>` : html`<${Problem} error=${error} retry=${reload} />`}`;
   }
   if (!dataset) return html`<${Loading} what="the data set" />`;
-  const tab = route.query.tab ?? "";
+  const tabs = caller?.share ? TABS.slice(0, 2) : TABS; // a shared link shows this data set alone
+  const tab = tabs.some(([key]) => key === route.query.tab) ? route.query.tab : "";
   const canChange = dataset.source.kind === "upload" && !dataset.original_removed_at;
   const onPath = (path) => { if (isReady) go(`/datasets/${id}`, { ...route.query, tab: "options" }); setFocus({ path }); };
   const reading = { draft, change, focus, onPath };
@@ -148,11 +149,11 @@ export default function DatasetView({ route, caller }) {
     ${state === "deleting" && html`<p role="status">The service deletes this data set. <${Link} to="/">Go to Home<//></p>`}
     ${["rejected", "failed"].includes(state) && html`<${Refused} dataset=${dataset} caller=${caller} reading=${reading} reload=${reload} />`}
     ${!isReady && html`<${Shown} />`}
-    ${isReady && html`<${Tabs} tabs=${caller?.share ? TABS.filter(([key]) => key !== "options") : TABS} current=${tab} to=${`/datasets/${id}`} query=${{ trial: route.query.trial, neuron: route.query.neuron }} />
+    ${isReady && html`<${Tabs} tabs=${tabs} current=${tab} to=${`/datasets/${id}`} query=${{ trial: route.query.trial, neuron: route.query.neuron }} />
       ${tab === "" && html`<${Overview} dataset=${dataset} route=${route} caller=${caller} reading=${reading} canChange=${canChange} />`}
       ${tab === "trials" && html`<${Trials} dataset=${dataset} query=${route.query} />`}
-      ${tab === "options" && html`<${Options} dataset=${dataset} reading=${reading} canChange=${canChange && !caller?.share} />`}
-      ${tab === "related" && html`<${Related} dataset=${dataset} caller=${caller} />`}`}
+      ${tab === "options" && html`<${Options} dataset=${dataset} reading=${reading} canChange=${canChange} />`}
+      ${tab === "related" && html`<${Related} dataset=${dataset} />`}`}
     ${!caller?.share && html`<${DraftBar} dataset=${dataset} draft=${draft} clear=${clear} />`}`;
 }
 
