@@ -94,11 +94,12 @@ function FormDialog({ title, label, onClose, submit, children }) {
 }
 
 function ExtendDialog({ job, onClose, onDone }) {
-  const { budget } = job.specification;
-  const [values, bind] = useForm({ models: 0, epochs: 0, wall_seconds: 0, device_seconds: 0 });
+  const { budget, priority } = job.specification;
+  const [{ priority: wanted, ...values }, bind] = useForm({ models: 0, epochs: 0, wall_seconds: 0, device_seconds: 0, priority });
   const submit = async () => {
     const json = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)]).filter(([, value]) => value > 0));
-    await request(`/v1/jobs/${job.id}:extend`, { method: "POST", json });
+    if (Object.keys(json).length) await request(`/v1/jobs/${job.id}:extend`, { method: "POST", json });
+    if (Number(wanted) !== priority) await request(`/v1/jobs/${job.id}`, { method: "PATCH", json: { priority: Number(wanted) } });
     onDone();
   };
   const field = (name, label, now, unit) => now !== null && html`<${Field} label=${label} unit=${unit} help=${`So far ${now}.`}>
@@ -106,6 +107,7 @@ function ExtendDialog({ job, onClose, onDone }) {
   return html`<${FormDialog} title="Extend the job" label="Extend" onClose=${onClose} submit=${submit}>
     <p>New models start, and finished models continue. A job that is done selects again.</p>
     <div class="grid">${field("models", "Further models", budget.models)} ${field("epochs", "Further epochs of each model", budget.epochs)}
-      ${field("wall_seconds", "Further time", budget.wall_seconds, "s")} ${field("device_seconds", "Further device time", budget.device_seconds, "s")}</div>
+      ${field("wall_seconds", "Further time", budget.wall_seconds, "s")} ${field("device_seconds", "Further device time", budget.device_seconds, "s")}
+      <${Field} label="Priority" help="Among your own jobs, those with a higher priority train first: −10 to 10.">${(attributes) => html`<input type="number" min="-10" max="10" ...${bind("priority")} ...${attributes} />`}<//></div>
   <//>`;
 }
