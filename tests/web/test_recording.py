@@ -142,7 +142,11 @@ def test_a_rejected_file_becomes_a_data_set_by_a_choice_and_gets_a_name(
     assert service.dataset(made)["tags"] == ["pilot", "monkey J"]
 
 
-def test_the_sample_is_that_of_the_command_line() -> None:
+def test_the_sample_is_that_of_the_command_line(page: Page, service: Service) -> None:
+    open_view(page, service.url, "/add")
+    page.get_by_role("button", name="Use the sample").click()
+    source = service.dataset(arrived(page))["source"]
+    assert source["sha256"] == hashlib.sha256((WEB / "sample.npz").read_bytes()).hexdigest()
     with np.load(WEB / "sample.npz") as sample:
         made = reaches()
         assert set(sample.files) == set(made)
@@ -165,8 +169,8 @@ def paths_of(model: type[BaseModel], prefix: str = "") -> set[str]:
 def in_page(page: Page, expression: str, *arguments: Any) -> Any:
     """Evaluate an expression with the module of the options as `options`."""
     script = (
-        "async (given) => { const base = document.querySelector('meta[name=latentry-assets]').content; "
-        "const options = await import(new URL(`${base}/js/views/dataset/options.js`, document.baseURI)); return "
+        "async (given) => { const main = document.querySelector('script[type=module]').src; "
+        "const options = await import(new URL('views/dataset/options.js', main)); return "
         + expression
         + "; }"
     )

@@ -198,7 +198,7 @@ async function persist(item, attempt) {
 
 /** Return a file of the page's own assets, such as the sample. */
 export async function assetFile(path, name) {
-  const response = await fetch(`${document.querySelector('meta[name="latentry-assets"]').content}/${path}`);
+  const response = await fetch(new URL(`../${path}`, import.meta.url));
   if (!response.ok) throw new Error("The file could not be loaded. Reload the page.");
   return new File([await response.blob()], name, { lastModified: 0 });
 }
