@@ -118,7 +118,7 @@ export default function Add({ caller }) {
   useReady(true);
   const take = (files) => {
     const isAlone = files.length === 1 && items.every((item) => item.dataset || item.state === "failed");
-    add(files, isAlone ? ({ dataset }) => { if (location.hash.startsWith("#/add")) go(`/datasets/${dataset.id}`); } : undefined);
+    add(files, isAlone ? ({ dataset, isKnown }) => { if (location.hash.startsWith("#/add")) go(`/datasets/${dataset.id}`, { known: isKnown ? 1 : null }); } : undefined);
   };
   if (caller?.share) return html`<h1>Add a recording</h1><p>A shared link is for looking only. Ask for a key to add a recording.</p>`;
   return html`<h1>Add a recording</h1>

@@ -144,6 +144,7 @@ export default function DatasetView({ route, caller }) {
   const reading = { draft, change, focus, onPath };
   const before = route.query.instead_of;
   return html`<${Header} dataset=${dataset} caller=${caller} onChanged=${reload} />
+    ${route.query.known && html`<p role="note">This file was added before, with the same options. This is the data set that it made then.</p>`}
     ${before && !caller?.share && html`<${Replaced} id=${before} dataset=${dataset} />`}
     ${state === "ingesting" && html`<${Ingesting} dataset=${dataset} />`}
     ${state === "deleting" && html`<p role="status">The service deletes this data set. <${Link} to="/">Go to Home<//></p>`}
