@@ -20,7 +20,7 @@ export function Hyperparameters({ live, searched, shown, query }) {
 /** Return an axis of the parallel coordinates: logarithmic values as powers of ten, names as numbers. */
 function axisOf({ name, isLog }, models) {
   const values = models.map((model) => valueOf(model, name));
-  const label = nameOfValue(name);
+  const label = nameOfValue(name).replace(" ", "<br>");
   if (values.some((value) => typeof value === "string")) {
     const kinds = [...new Set(values)].sort();
     return { label, values: values.map((value) => kinds.indexOf(value)), tickvals: kinds.map((_, index) => index), ticktext: kinds, range: [-0.2, kinds.length - 0.8] };
@@ -38,11 +38,11 @@ function Coordinates({ models, searched }) {
     // Most models are good and a few are far below them: the colours cover the upper nine tenths.
     const sorted = [...bits].sort((a, b) => a - b);
     const [cmin, cmax] = [sorted[Math.floor(0.1 * (sorted.length - 1))], sorted.at(-1)];
-    const score = { label: "bits per spike", values: bits, range: [sorted[0], cmax > sorted[0] ? cmax : sorted[0] + 1], tickformat: ".3~f" };
+    const score = { label: "bits<br>per spike", values: bits, range: [sorted[0], cmax > sorted[0] ? cmax : sorted[0] + 1], tickformat: ".3~f" };
     const colorscale = SEQUENCE.map((colour, index) => [index / (SEQUENCE.length - 1), colour]);
-    return [[{ type: "parcoords", dimensions: [...searched.map((one) => axisOf(one, known)), score], labelangle: -14, labelside: "top",
+    return [[{ type: "parcoords", dimensions: [...searched.map((one) => axisOf(one, known)), score], labelside: "top",
       line: { color: bits, colorscale, cmin, cmax, showscale: true, colorbar: { title: { text: "SV bits<br>per spike" }, thickness: 12, tickformat: ".2f" } } }],
-    { margin: { l: 60, r: 40, t: 90, b: 24 } }];
+    { margin: { l: 60, r: 40, t: 80, b: 24 } }];
   }, [known, searched]);
   if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have trained an epoch.</p><//>`;
   return html`<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Parallel coordinates"><div class="broad">
