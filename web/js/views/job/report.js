@@ -88,8 +88,7 @@ function Budget({ job }) {
 function Methods({ modelId }) {
   const { data, error } = useDocument(`/v1/models/${modelId}/methods`);
   if (!data) return error ? html`<${Problem} error=${error} />` : html`<${Loading} what="the paragraph" />`;
-  return html`<p>${data.text}</p>
-    <ul class="small">${data.citations.map(({ text, doi }) => html`<li>${text} ${doi && html`<a href=${`https://doi.org/${doi}`}>${doi}</a>`}</li>`)}</ul>
+  return html`<div class="wrapped"><p>${data.text}</p><ul class="small">${data.citations.map(({ text, doi }) => html`<li>${text} ${doi && html`<a href=${`https://doi.org/${doi}`}>${doi}</a>`}</li>`)}</ul></div>
     <p class="buttons"><${Copy} text=${[data.text, "", ...data.citations.map(({ text }) => text)].join("\n")} label="Copy the paragraph" />
       <${Copy} text=${data.citations.map(({ bibtex }) => bibtex).join("\n\n")} label="Copy BibTeX" /></p>`;
 }
