@@ -1,5 +1,6 @@
 """The Celery tasks. They are thin, since the database says what is to do."""
 
+import gc
 import logging
 import time
 from functools import lru_cache
@@ -119,3 +120,5 @@ def _prepare_child(**_: Any) -> None:
         training_handle().warm_up()  # imports torch and writes the worker's row before the first slice
     if INGEST in app.amqp.queues.consume_from:
         log_sandbox(get_settings())
+    gc.collect()
+    gc.freeze()  # as in the maintenance loop

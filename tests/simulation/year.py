@@ -13,6 +13,7 @@ day as "now". These shortcuts are taken:
 """
 
 import argparse
+import gc
 import json
 import secrets
 import sys
@@ -352,6 +353,8 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
     parser.add_argument("--json", action="store_true", help="print one line of JSON for each month")
     given = parser.parse_args()
+    gc.collect()
+    gc.freeze()  # as the processes that sweep and delete
     for kind in given.database or ["sqlite", "postgresql"]:
         with tempfile.TemporaryDirectory() as folder:
             if kind == "sqlite":
