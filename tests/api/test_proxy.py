@@ -123,14 +123,21 @@ def test_plain_http_leads_to_tls(proxy: Proxy) -> None:
 
 
 def test_documentation(web: httpx.Client) -> None:
-    home = web.get("/")
-    assert home.headers["Location"] == "/latentry/docs"
-    page = web.get(home.headers["Location"].removeprefix("/latentry"))
+    page = web.get("/docs")
     parts = re.findall(r'(?:src|href)="(docs/assets/[^"]+)"', page.text)
     assert len(parts) >= 2
     for part in [*parts, "openapi.json"]:
         assert web.get(page.url.join(part)).status_code == 200
     assert web.get("/openapi.json").json()["servers"] == [{"url": "/latentry"}]
+
+
+def test_the_page(web: httpx.Client) -> None:
+    page = web.get("/")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    parts = re.findall(r'(?:src|href)="(assets/[^"]+)"', page.text)
+    assert len(parts) > 8
+    for part in parts:
+        assert web.get(page.url.join(part)).status_code == 200, part
 
 
 def test_links_and_redirects(web: httpx.Client, example: Example) -> None:
