@@ -108,6 +108,8 @@ _SEARCHES = {
     "pbt": "population-based training",
 }
 
+_GENERATORS = {"gru": "GRU", "linear": "linear"}
+
 
 def find_methods(session: Session, arrays: Store, tenant_id: str, model_id: str) -> MethodsDocument:
     """Return the paragraph about the tenant's model, or raise `NotFound`."""
@@ -197,17 +199,17 @@ def _text(facts: dict[str, Any], *, is_pbt: bool) -> str:
     )
     cd = facts["hyperparameters"].get("cd_rate")
     dropout = f" (rate {_number(cd)})" if cd is not None else ""
-    cited = f" ({_cite(AUTOLFADS)})" if is_pbt else ""
+    cited = f" {_cite(AUTOLFADS)}" if is_pbt else ""
     return "".join(
         (
             f"Spikes of {shown['neurons']} neurons{sessions} in {shown['trials']} trials were counted in bins of "
             f"{shown['bin_width_ms']} ms; {shown['train_trials']} trials were used for training, {shown['valid_trials']} for "
             f"validation and {shown['test_trials']} for testing. ",
-            f"We inferred single-trial dynamics with LFADS ({_cite(LFADS)}), with a generator of kind {facts['generator']} of "
+            f"We inferred single-trial dynamics with LFADS {_cite(LFADS)}, with a {_GENERATORS[facts['generator']]} generator of "
             f"{shown['generator_units']} units, {shown['factors']} factors, encoders of {shown['encoder_units']} units, and a "
-            f"{facts['observation'].replace('_', ' ')} observation model.{controller} ",
+            f"{facts['observation'].replace('_', ' ').capitalize()} observation model.{controller} ",
             f"Models were trained with coordinated dropout{dropout} and evaluated by sample validation, which held out "
-            f"{shown['sv_rate_percent']}% of the samples ({_cite(CD_AND_SV)}). ",
+            f"{shown['sv_rate_percent']}% of the samples {_cite(CD_AND_SV)}. ",
             f"Hyperparameters were optimized by {_SEARCHES[facts['search']]}{cited} over {shown['models']} models of at most "
             f"{shown['epochs']} epochs with a batch size of {shown['batch_size']}.{_selection(facts)}",
             _scores(facts["scores"]),
@@ -244,7 +246,7 @@ def _scores(scores: dict[str, float]) -> str:
         return ""
     return (
         f" The inferred rates gained {'; '.join(told)}. Bits per spike are the gain in Poisson log-likelihood over the mean rate "
-        f"of each neuron ({_cite(NLB)})."
+        f"of each neuron {_cite(NLB)}."
     )
 
 

@@ -46,8 +46,7 @@ function Now({ jobs, caller }) {
     <div class="row"><h2>Now</h2><span class="muted">${devices.length > 0
     ? devices.map(([device, count]) => `${plural(count, "worker")} on ${device}`).join(", ") : "no worker is running"}
       ${queued > 0 && ` · ${plural(queued, "piece")} of work waiting`}</span></div>
-    ${readiness.data && devices.length === 0 && html`<p class="warning">No worker is running, so jobs wait. Start one: <code>latentry up</code>, or see
-      <a href="docs">the documentation</a>.</p>`}
+    ${readiness.data && devices.length === 0 && html`<p class="warning">No worker is running, so jobs wait. Start one with <code>latentry up</code>.</p>`}
     ${!caller?.share && warnings.map((warning) => html`<p class="warning">${warning}</p>`)}
     ${jobs?.length === 0 && html`<p class="muted">No job is running.</p>`}
     ${jobs?.map((job) => html`<div class="row" key=${job.id}><${Link} to=${`/jobs/${job.id}`}>${jobName(job)}<//>
