@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from scipy.io import savemat
 from tests.web.browser import Watch, open_view, wait_until_ready
 from tests.web.seeded_storage import Seeded
+from tests.web.service import SeededService
 
 from domain.dataset_options import DatasetOptions, changed_options
 from store.settings import Settings
@@ -177,8 +178,8 @@ def in_page(page: Page, expression: str, *arguments: Any) -> Any:
     return page.evaluate(script, list(arguments))
 
 
-def test_the_form_has_every_option(page: Page, lab: tuple[str, dict[str, str]]) -> None:
-    open_view(page, lab[0], "/add")
+def test_the_form_has_every_option(page: Page, lab: SeededService) -> None:
+    open_view(page, lab.url, "/add")
     assert set(in_page(page, "[...options.FIELDS.keys()]")) == paths_of(DatasetOptions)
 
 
@@ -213,7 +214,7 @@ FILES: dict[str, tuple[Mapping[str, Any], list[dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_problems_and_warnings_offer_options_that_the_service_takes(
-    page: Page, lab: tuple[str, dict[str, str]], tmp_path: Path, name: str
+    page: Page, lab: SeededService, tmp_path: Path, name: str
 ) -> None:
     arrays, expected = FILES[name]
     path = tmp_path / (name if name.endswith(".mat") else "file.npz")
@@ -225,7 +226,7 @@ def test_problems_and_warnings_offer_options_that_the_service_takes(
         dataset["report"] = report.to_json()
     except RejectedFile as error:
         messages = [one.to_json() for one in error.problems]
-    open_view(page, lab[0], "/add")
+    open_view(page, lab.url, "/add")
     ask = "given[0].flatMap((one) => options.mendsOf(one, given[1])).map(({ changes }) => options.patchOf(changes))"
     patches = in_page(page, ask, messages, json.loads(json.dumps(dataset)))
     for patch in patches:
@@ -234,10 +235,8 @@ def test_problems_and_warnings_offer_options_that_the_service_takes(
         assert any(changed_options(patch, wanted) == patch for patch in patches), (messages, patches)
 
 
-def test_filters_select_trials_and_show_the_same_conditions(
-    page: Page, lab: tuple[str, dict[str, str]]
-) -> None:
-    url, ids = lab
+def test_filters_select_trials_and_show_the_same_conditions(page: Page, lab: SeededService) -> None:
+    url, ids = lab.url, lab.ids
     path = f"{url}/v1/datasets/{ids['dataset']}"
     metadata = httpx.get(path).json()["report"]["trial_metadata"]
     name = next(name for name, about in metadata.items() if "values" in about and about["distinct"] <= 20)
@@ -257,10 +256,8 @@ def test_filters_select_trials_and_show_the_same_conditions(
     expect(page.get_by_role("figure").filter(has_text=f"Spikes of trial {found[0]}")).to_be_visible()
 
 
-def test_a_click_on_the_raster_shows_the_mean_rate_of_its_neuron(
-    page: Page, lab: tuple[str, dict[str, str]]
-) -> None:
-    url, ids = lab
+def test_a_click_on_the_raster_shows_the_mean_rate_of_its_neuron(page: Page, lab: SeededService) -> None:
+    url, ids = lab.url, lab.ids
     open_view(page, url, f"/datasets/{ids['dataset']}")
     page.get_by_label("Order of neurons").select_option("peak")
     wait_until_ready(page)
