@@ -6,7 +6,7 @@ import { Plot, CATEGORIES } from "../../plot.js";
 import { describe } from "./words.js";
 
 const MOST_POINTS = 60000; // of a panel
-const MOST_SVG_POINTS = 4000; // more are drawn by WebGL
+const MOST_SVG_POINTS = 30000; // of a panel; more are drawn by WebGL, which is slower for fewer where there is no graphics card
 const MOST_NAMED = 8; // models with a colour and a name each
 const LEAKING = "#d55e00";
 const SELECTED = "#0072b2";
