@@ -29,7 +29,8 @@ def traces(page: Page, fields: str) -> list[dict[str, Any]]:
     """Return some fields of the traces of the first plot."""
     script = f"""() => document.querySelector('.plot-area').data.map((trace) => {{
       const picked = {{}};
-      for (const name of {fields.split()!r}) picked[name] = ArrayBuffer.isView(trace[name]) ? Array.from(trace[name]) : trace[name];
+      const plain = (value) => ArrayBuffer.isView(value) ? Array.from(value) : value;
+      for (const name of {fields.split()!r}) picked[name] = plain(trace[name]);
       if (picked.z?.length && ArrayBuffer.isView(picked.z[0])) picked.z = picked.z.map((row) => Array.from(row));
       return picked; }})"""
     found: list[dict[str, Any]] = page.evaluate(script)

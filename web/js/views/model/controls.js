@@ -1,8 +1,20 @@
 // Controls that several tabs use. What they choose stands in the address.
 
-import { html, Field } from "../../ui.js";
+import { html, Field, useEffect, useState } from "../../ui.js";
 import { setQuery } from "../../router.js";
 import { metadataOf, spoken } from "./owner.js";
+
+/** Return whether the window is narrow, so that plots stand under each other. */
+export function useNarrow() {
+  const media = matchMedia("(max-width: 700px)");
+  const [isNarrow, setNarrow] = useState(media.matches);
+  useEffect(() => {
+    const update = () => setNarrow(media.matches);
+    media.addEventListener("change", update);
+    return () => media.removeEventListener("change", update);
+  }, []);
+  return isNarrow;
+}
 
 /** A labelled choice. options: [[value, label], …]; also: further changes of the address. */
 export function Choice({ label, name, value, options, help, also = {} }) {

@@ -5,7 +5,7 @@ import { readArray, request, useLoaded } from "../../api.js";
 import { CATEGORIES, Plot, colourOf } from "../../plot.js";
 import { number } from "../../format.js";
 import { setQuery } from "../../router.js";
-import { Choice } from "./controls.js";
+import { Choice, useNarrow } from "./controls.js";
 import { behavioursOf, distinct, named, spoken, useSession, useTrials } from "./owner.js";
 
 const [TRACES, PATHS] = [4, 24];
@@ -83,13 +83,14 @@ async function readPredictions(owner, trials, asked, signal) {
 
 function Traces({ owner, trials, asked }) {
   const [page, setPage] = useState(0);
+  const isNarrow = useNarrow();
   const loaded = useLoaded((signal) => readPredictions(owner, trials, asked, signal), [owner.path, asked]);
   const found = loaded.data;
   const item = owner.dataArrays[asked.behaviour];
   const wished = found ? chosenRows(found.rows, page) : null;
   const truth = useLoaded((signal) => (wished ? readArray(`${owner.dataPath}/arrays/${item.name}`, { [item.dims[0]]: [...wished.all].sort((a, b) => a - b).map((at) => trials.labels[found.rows[at]]).join(",") }, signal) : Promise.resolve(null)),
     [owner.path, asked.behaviour, wished?.all ?? null]);
-  const figures = useMemo(() => found && truth.data && wished && figuresOf({ found, truth: truth.data, wished, trials, owner, asked }), [found, truth.data]);
+  const figures = useMemo(() => found && truth.data && wished && figuresOf({ found, truth: truth.data, wished, trials, owner, asked, isNarrow }), [found, truth.data, isNarrow]);
   useReady(figures);
   return html`<${Problem} error=${loaded.error ?? truth.error} retry=${loaded.reload} />
     ${!figures && !(loaded.error ?? truth.error) && html`<p class="loading" role="status">Predicting the trials. This takes some seconds.</p>`}
@@ -111,18 +112,18 @@ function column({ shape: [, bins, components], data }, row, component) {
   return Array.from({ length: bins }, (_, bin) => { const value = data[(row * bins + bin) * components + component]; return Number.isFinite(value) ? value : null; });
 }
 
-function figuresOf({ found, truth, wished, trials, owner, asked }) {
+function figuresOf({ found, truth, wished, trials, owner, asked, isNarrow }) {
   const sorted = [...wished.all].sort((a, b) => a - b);
   const trueRow = new Map(sorted.map((at, index) => [at, index]));
   const components = truth.shape[2];
   const unit = owner.dataArrays[asked.behaviour].units || "unit of the file";
-  const context = { found, truth, trueRow, trials, wished, components, unit, name: spoken(asked.behaviour) };
+  const context = { isNarrow, found, truth, trueRow, trials, wished, components, unit, name: spoken(asked.behaviour) };
   return { lines: linesFigure(context), plane: components === 2 ? planeFigure(context) : null };
 }
 
-function linesFigure({ found, truth, trueRow, trials, wished, components, unit, name }) {
-  const columns = innerWidth < 700 ? 1 : wished.traces.length;
-  const rows = innerWidth < 700 ? components * wished.traces.length : components;
+function linesFigure({ isNarrow, found, truth, trueRow, trials, wished, components, unit, name }) {
+  const columns = isNarrow ? 1 : wished.traces.length;
+  const rows = isNarrow ? components * wished.traces.length : components;
   const times = trials.time.map((start) => start + trials.width / 2);
   const layout = { grid: { rows, columns, pattern: "independent", xgap: 0.08, ygap: 0.25 }, annotations: [], margin: { l: 64, r: 16, t: 28, b: 48 }, legend: { orientation: "h", y: -0.2 }, showlegend: false };
   const traces = [];

@@ -5,7 +5,7 @@ import { request, useLoaded } from "../../api.js";
 import { Plot, colourOf, faded } from "../../plot.js";
 import { number } from "../../format.js";
 import { setQuery } from "../../router.js";
-import { Choice, Filter, whereOf } from "./controls.js";
+import { Choice, Filter, useNarrow, whereOf } from "./controls.js";
 import { useNeuronOrder } from "./neurons.js";
 import { distinct, groupingsOf, named, spoken, useSession, useTrials } from "./owner.js";
 import { windowOf } from "./trajectories.js";
@@ -40,7 +40,8 @@ function Psths({ owner, sessions, session, trials, order, groupings, query }) {
   const neurons = (wished.length ? wished : order.first(6)).slice(0, MOST_NEURONS);
   const asked = { by, align, window: align ? window : null, smooth, neurons, split: query.split ?? "", where: whereOf(query) };
   const loaded = useLoaded((signal) => readPsths(owner, session, asked, signal), [owner.path, session ?? null, asked]);
-  const figure = useMemo(() => loaded.data && figureOf(loaded.data, { by, neurons, order, align, width: trials.width }), [loaded.data]);
+  const isNarrow = useNarrow();
+  const figure = useMemo(() => loaded.data && figureOf(loaded.data, { by, neurons, order, align, width: trials.width, isNarrow }), [loaded.data, isNarrow]);
   useReady(figure);
   return html`<${Problem} error=${order.error} /><${Controls} ...${{ owner, sessions, session, trials, order, groupings, query, by, align, window, smooth }} />
     <${Problem} error=${loaded.error} retry=${loaded.reload} />
@@ -86,8 +87,8 @@ function conditionsOf(found) {
   return values.map((value) => (codes ? words[codes.indexOf(value)] ?? value : value));
 }
 
-function figureOf({ model, data }, { by, neurons, order, align, width }) {
-  const columns = innerWidth < 700 ? 1 : neurons.length < 3 ? neurons.length : 3;
+function figureOf({ model, data }, { by, neurons, order, align, width, isNarrow }) {
+  const columns = isNarrow ? 1 : neurons.length < 3 ? neurons.length : 3;
   const rows = Math.ceil(neurons.length / columns);
   const conditions = conditionsOf(model);
   const shown = conditions.map((_, index) => index);
@@ -104,7 +105,7 @@ function figureOf({ model, data }, { by, neurons, order, align, width }) {
     layout[`xaxis${number_}`] = { matches: at ? "x" : undefined, title: { text: isLast ? `Time (s)${align ? ` from ${spoken(align)}` : ""}` : "" }, zeroline: Boolean(align) };
     layout[`yaxis${number_}`] = { rangemode: "tozero", title: { text: at % columns === 0 ? "Rate (spikes/s)" : "" }, nticks: 5 };
     const score = order.scores?.get(neuron);
-    layout.annotations.push({ xref: `x${number_} domain`, yref: `y${number_} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `neuron ${neuron}${Number.isFinite(score) ? `: ${number(score)} bits per spike` : ""}`, font: { size: 13 } });
+    layout.annotations.push({ xref: `x${number_} domain`, yref: `y${number_} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `neuron ${neuron}${Number.isFinite(score) ? `: ${number(score, 2)} bits per spike` : ""}`, font: { size: 13 } });
     conditions.forEach((condition, index) => {
       const context = { axes, colour: colourOf(index, conditions.length), name: String(condition), isFirst: at === 0, visible: visible.has(index) ? true : "legendonly", neuron: at, by };
       if (data) traces.push(...dataTraces(data, condition, context, width));
