@@ -108,7 +108,7 @@ _SEARCHES = {
     "pbt": "population-based training",
 }
 
-_GENERATORS = {"gru": "GRU", "linear": "linear"}
+_ABBREVIATIONS = {"gru": "GRU"}
 
 
 def find_methods(session: Session, arrays: Store, tenant_id: str, model_id: str) -> MethodsDocument:
@@ -205,7 +205,7 @@ def _text(facts: dict[str, Any], *, is_pbt: bool) -> str:
             f"Spikes of {shown['neurons']} neurons{sessions} in {shown['trials']} trials were counted in bins of "
             f"{shown['bin_width_ms']} ms; {shown['train_trials']} trials were used for training, {shown['valid_trials']} for "
             f"validation and {shown['test_trials']} for testing. ",
-            f"We inferred single-trial dynamics with LFADS {_cite(LFADS)}, with a {_GENERATORS[facts['generator']]} generator of "
+            f"We inferred single-trial dynamics with LFADS {_cite(LFADS)}, with a {_ABBREVIATIONS.get(facts['generator'], facts['generator'])} generator of "
             f"{shown['generator_units']} units, {shown['factors']} factors, encoders of {shown['encoder_units']} units, and a "
             f"{facts['observation'].replace('_', ' ').capitalize()} observation model.{controller} ",
             f"Models were trained with coordinated dropout{dropout} and evaluated by sample validation, which held out "
