@@ -197,6 +197,7 @@ def _text(facts: dict[str, Any], *, is_pbt: bool) -> str:
         if has_controller
         else " The model had no controller and inferred no inputs."
     )
+    generator = _ABBREVIATIONS.get(facts["generator"], facts["generator"])
     cd = facts["hyperparameters"].get("cd_rate")
     dropout = f" (rate {_number(cd)})" if cd is not None else ""
     cited = f" {_cite(AUTOLFADS)}" if is_pbt else ""
@@ -205,7 +206,7 @@ def _text(facts: dict[str, Any], *, is_pbt: bool) -> str:
             f"Spikes of {shown['neurons']} neurons{sessions} in {shown['trials']} trials were counted in bins of "
             f"{shown['bin_width_ms']} ms; {shown['train_trials']} trials were used for training, {shown['valid_trials']} for "
             f"validation and {shown['test_trials']} for testing. ",
-            f"We inferred single-trial dynamics with LFADS {_cite(LFADS)}, with a {_ABBREVIATIONS.get(facts['generator'], facts['generator'])} generator of "
+            f"We inferred single-trial dynamics with LFADS {_cite(LFADS)}, with a {generator} generator of "
             f"{shown['generator_units']} units, {shown['factors']} factors, encoders of {shown['encoder_units']} units, and a "
             f"{facts['observation'].replace('_', ' ').capitalize()} observation model.{controller} ",
             f"Models were trained with coordinated dropout{dropout} and evaluated by sample validation, which held out "
