@@ -46,8 +46,8 @@ function groupsOf(models, leaks, { selected, title, focus }) {
   const label = { focus: `model ${focus}${focus === selected ? ` (${title})` : ""}`, selected: `model ${selected} (${title})`, leaking: "leaking models", other: "other models" };
   const look = { focus: { colour: "ink", width: 3 }, selected: { colour: SELECTED, width: 3 }, leaking: { colour: LEAKING, width: 1.4, dash: "dash" }, other: { colour: OTHER, width: 1 } };
   if (isNamed) {
-    return models.map((model) => ({ ...look[of(model)], name: `model ${model.number}${{ focus: "", selected: ` (${title})`, leaking: " (leaks)", other: "" }[of(model)]}`,
-      models: [model], ...(of(model) === "focus" ? {} : { colour: CATEGORIES[model.number % CATEGORIES.length] }) }));
+    return models.map((model, index) => ({ ...look[of(model)], name: `model ${model.number}${{ focus: leaks.has(model.number) ? " (leaks)" : "", selected: ` (${title})`, leaking: " (leaks)", other: "" }[of(model)]}`,
+      models: [model], ...(of(model) === "focus" ? {} : { colour: CATEGORIES[index] }) }));
   }
   return ["other", "leaking", "selected", "focus"].map((kind) => ({ ...look[kind], name: label[kind], models: models.filter((model) => of(model) === kind) })).filter((group) => group.models.length);
 }
@@ -59,7 +59,7 @@ function tracesOf(groups, curves, { isOne, pace, unit, texts, count }) {
   const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
   return groups.flatMap((group) => [["sv", "SV loss"], ["validation", "validation loss"]].map(([key, label], panel) => ({
     type, mode: "lines", name: group.name, legendgroup: group.name, showlegend: panel === 0, ...joined(group.models, curves, key, { pace, texts, most }),
-    line: { color: group.colour === "ink" ? ink : group.colour, width: group.width, dash: isOne && panel === 1 ? "dot" : group.dash ?? "solid" },
+    line: { color: group.colour === "ink" ? ink : group.colour, width: group.width, dash: isOne ? ["solid", "dot"][panel] : group.dash ?? "solid" },
     opacity: group.name === "other models" ? 0.55 : 1,
     xaxis: isOne || panel === 0 ? "x" : "x2", yaxis: isOne || panel === 0 ? "y" : "y2",
     hovertemplate: `%{text}<br>${label} %{y:.4f} nats per sample at ${unit === "s" ? "%{x:.0f} s" : "epoch %{x}"}<extra></extra>`,
