@@ -56,6 +56,7 @@ function Summary({ owner }) {
     ${Number.isFinite(bits) && html`<span><b>${number(bits, 3)}</b> bits per spike <span class="muted">(held-out samples, ${isTest ? "test" : "validation"} trials)</span></span>`}
     ${inference && model && html`<${Link} to=${`/models/${model.id}`}>The model on its own data<//>`}
     ${job && html`<${Link} to=${`/jobs/${job.id}`}>Job ${job.name}<//>`}
+    ${job && !inference && html`<${Link} to="/compare" query=${{ models: model.id }}>Compare with other models<//>`}
     ${dataset && html`<${Link} to=${`/datasets/${dataset.id}`}>${nameOf(dataset)}<//>
       <span class="muted">${dataset.trials} trials × ${dataset.bins} bins of ${number(1000 * dataset.bin_width_s)} ms × ${dataset.neurons} neurons</span>`}
   </p>`;
