@@ -83,7 +83,7 @@ function Methods({ model }) {
   if (!model.scores.best_epoch) return html`<p class="muted">A model has a paragraph for the methods section when it has been trained.</p>`;
   const { text, citations = [] } = found.data ?? {};
   return html`<${Problem} error=${found.error} />${!found.data && !found.error && html`<${Loading} what="the paragraph" />`}
-    ${text && html`<p>${text}</p><ul>${citations.map((item) => html`<li>${item.text} ${item.doi && html`<a href=${`https://doi.org/${item.doi}`}>${item.doi}</a>`}</li>`)}</ul>
+    ${text && html`<p class="methods">${text}</p><ul class="methods">${citations.map((item) => html`<li>${item.text}</li>`)}</ul>
       <p class="buttons"><${Copy} text=${[text, "", ...citations.map((item) => item.text)].join("\n")} label="Copy the paragraph" /><${Copy} text=${citations.map((item) => item.bibtex).join("\n\n")} label="Copy BibTeX" /></p>`}`;
 }
 
