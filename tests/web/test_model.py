@@ -93,6 +93,7 @@ def test_trajectories_are_averaged_aligned_and_moved_along_time(
     assert len(traces(page, "x")[-1]["x"]) == len(conditions)
 
 
+@pytest.mark.slow
 def test_single_trajectories_are_filtered_by_metadata(page: Page, watch: Watch, lab: SeededService) -> None:
     watch.allow(DRAWING)
     address = f"/models/{lab.ids['model']}?tab=trajectories&trials=single&where_name=condition&where_value=3"
