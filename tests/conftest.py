@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -13,6 +14,10 @@ from store.database import Database
 from store.migrate import migrate
 from tests.servers import PostgresServer, ReusedDatabase, postgresql
 from worker.embedded import EmbeddedService
+
+# No test fails because the machine is busy.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 pytest.register_assert_rewrite("tests.integration.faulty_service")
 

@@ -22,6 +22,7 @@ from api.errors import NotFound
 from api.server import options_of
 from store.settings import Settings
 from tests.api.conftest import serve
+from tests.waiting import wait_until
 
 PIECES = 500
 REQUEST = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -207,6 +208,7 @@ def test_a_response_that_fails_midway_ends_early_with_one_line_in_the_log(
     try:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(f"{served.url}/broken/{error}")
+        wait_until(lambda: any(one.levelno >= logging.WARNING for one in caplog.records))
     finally:
         of_server.removeHandler(caplog.handler)
     (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]

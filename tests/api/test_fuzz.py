@@ -53,7 +53,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
     example = fill(app, database, arrays)
     with database.write() as session:
         under_way = begin_upload(session, DEFAULT_TENANT, settings, size_bytes=10**6, filename="").id
-        key_id = create(session, OPERATOR, KeyRequest(name="known"), None).id
+        key_id = create(session, settings, OPERATOR, KeyRequest(name="known"), None).id
         session.get_one(Model, example.model_id).checkpoint_key = "models/weights"
         inference_id = create_inference(
             session, settings, DEFAULT_TENANT, example.model_id, Application(), None

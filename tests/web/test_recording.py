@@ -15,15 +15,15 @@ from latentry.sample import reaches
 from playwright.sync_api import Page, Route, expect
 from pydantic import BaseModel
 from scipy.io import savemat
-from tests.web.browser import Watch, open_view, wait_until_ready
-from tests.web.seeded_storage import Seeded
-from tests.web.service import SeededService
 
 from domain.dataset_options import DatasetOptions, changed_options
 from store.settings import Settings
 from tests.api.conftest import serve
 from tests.app_copies import app_of
 from tests.servers import broker
+from tests.web.browser import Watch, open_view, wait_until_ready
+from tests.web.seeded_storage import Seeded
+from tests.web.service import SeededService
 from worker.ingest.problems import RejectedFile
 from worker.ingest.quality_control.checks import examine
 from worker.ingest.read import read_recording
