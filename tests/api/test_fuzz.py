@@ -59,7 +59,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
             session, settings, DEFAULT_TENANT, example.model_id, Application(), None
         ).id
         webhook = WebhookRequest(url="https://receiver.example/")
-        webhook_id = create_webhook(session, DEFAULT_TENANT, webhook, webhook.url, None).id
+        webhook_id = create_webhook(session, settings, DEFAULT_TENANT, webhook, webhook.url, None).id
     schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
     loaded = schemathesis.openapi.from_asgi("/openapi.json", app)
 
