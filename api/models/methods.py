@@ -11,6 +11,7 @@ from zarr.abc.store import Store
 from api.models.card import ModelCard, make_card
 from api.models.service import find
 from api.models.weights import find_weights
+from domain.architecture import ArchitectureSpecification
 from domain.job_specification import JobSpecification, split_trials
 from domain.sessions import sessions_of
 from store.datasets import given_splits
@@ -139,6 +140,7 @@ def _facts(session: Session, card: ModelCard) -> dict[str, Any]:
     dataset = session.get_one(Dataset, job.dataset_id)
     training = JobSpecification.model_validate(job.spec).training
     parts = Counter(split_trials(*given_splits(session, dataset.id), training, sessions_of(dataset)))
+    architecture = ArchitectureSpecification().model_dump() | card.architecture
     kept = ("sv_bits_per_spike", "co_smoothing_bits_per_spike", "forward_prediction_bits_per_spike")
     scores = {
         name: value for name, value in card.scores.items() if name.startswith(kept) and value is not None
@@ -163,9 +165,9 @@ def _facts(session: Session, card: ModelCard) -> dict[str, Any]:
         "trials": sum(one.trials for one in card.data.sessions),
         "bin_width_ms": card.data.bin_width_s * 1000,
         **{f"{part}_trials": parts.get(part, 0) for part in ("train", "valid", "test")},
-        **{name: card.architecture.get(name) for name in sizes},
-        "inferred_inputs": card.architecture.get("inferred_inputs"),
-        "observation": card.architecture.get("observation", "poisson"),
+        **{name: architecture[name] for name in sizes},
+        "inferred_inputs": architecture["inferred_inputs"],
+        "observation": architecture["observation"],
         "hyperparameters": card.hyperparameters,
         "sv_rate_percent": training.sv_rate * 100,
         "batch_size": training.batch_size,

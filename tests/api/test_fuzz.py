@@ -26,6 +26,8 @@ from api.inferences.service import create as create_inference
 from api.keys.schemas import KeyRequest
 from api.keys.service import create
 from api.openapi import DOCUMENT
+from api.shares.schemas import ShareRequest
+from api.shares.service import create as create_share
 from api.webhooks.schemas import WebhookRequest
 from api.webhooks.service import create as create_webhook
 from store.array_store import open_array_store
@@ -58,6 +60,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
         inference_id = create_inference(
             session, settings, DEFAULT_TENANT, example.model_id, Application(), None
         ).id
+        share = ShareRequest(job_id=example.job_id)
+        share_id = create_share(session, settings, DEFAULT_TENANT, share, None).id
         webhook = WebhookRequest(url="https://receiver.example/")
         webhook_id = create_webhook(session, settings, DEFAULT_TENANT, webhook, webhook.url, None).id
     schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
@@ -75,6 +79,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
             "tenant": OTHER_TENANT,
             "inference_id": inference_id,
             "webhook_id": webhook_id,
+            "share_id": share_id,
             "owner_id": example.dataset_id if "/datasets/" in context.operation.path else example.model_id,
             "name": "factors",
             "key": "zarr.json",
