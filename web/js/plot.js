@@ -93,6 +93,12 @@ function useTheme() {
   return theme;
 }
 
+/** Of Plotly. It offers to send a chart to a service in the internet; nothing leaves this one. */
+const CONFIG = {
+  displaylogo: false, responsive: true, displayModeBar: "hover", plotlyServerURL: "",
+  modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d", "sendChartToCloud", "sendDataToCloud"],
+};
+
 /**
  * A plot with its tools.
  *
@@ -114,7 +120,7 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy", "cs
       if (isGone) return;
       const { current } = element;
       const isFirst = !current.data;
-      await Plotly.react(current, traces, { ...themed(layout), height }, { displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"] });
+      await Plotly.react(current, traces, { ...themed(layout), height }, CONFIG);
       if (isFirst) {
         for (const name of Object.keys(handlers.current ?? {})) current.on(name, (event) => handlers.current[name]?.(event));
       }
