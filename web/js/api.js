@@ -78,7 +78,8 @@ export async function fetchOk(path, options = {}) {
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({ title: `The server answered ${response.status}.`, detail: response.statusText }));
-  if (response.status === 401) change({ needsKey: true });
+  const isOfTab = !options.headers?.Authorization && !options.signal?.aborted; // and not another key that is tried
+  if (response.status === 401 && isOfTab) change({ needsKey: true });
   throw new ProblemError(problem, response.status, path);
 }
 

@@ -86,7 +86,7 @@ function App() {
     ${caller.data?.share && html`<p class="banner" role="note">You look at a shared ${caller.data.share.kind}. Nothing can be changed here.</p>`}
     <main id="main" tabindex="-1">
       ${error && html`<div class="problem" role="alert"><strong>${error.message}</strong><p><${Link} to="/">Go to Home<//></p></div>`}
-      ${needsKey ? html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
+      ${needsKey && route.parts[0] !== "share" ? html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
           <p><button type="button" class="primary" onClick=${() => setAsksKey(true)}>Enter a key</button></p></div>`
     : View && html`<${View} key=${`${route.path} ${keys}`} route=${route} caller=${caller.data} />`}
     </main>
