@@ -23,7 +23,8 @@ export function JobHeader({ live, caller }) {
   const { job, worker } = live;
   const { progress } = job;
   const isRunning = !isFinal(job);
-  return html`<div class="row"><h1>${job.name || html`Search on ${job.dataset_name}`}</h1><${State} value=${job.state} /></div>
+  return html`<div class="row"><h1>${job.name || html`Search on ${job.dataset_name}`}</h1><${State} value=${job.state} />
+      ${job.state === "done" && job.selected_model_id && html`<span class="end"><${Link} class="button primary" to=${`/models/${job.selected_model_id}`}>Look at its latents<//></span>`}</div>
     <div class="numbers job-numbers">
       <div>Progress<b><${Progress} fraction=${job.state === "done" ? 1 : progress.fraction} label="progress of the job" /></b></div>
       ${isRunning && html`<div>Time left<b>${job.state === "paused" ? "paused" : duration(progress.seconds_left)}</b></div>`}

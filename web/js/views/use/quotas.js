@@ -8,6 +8,7 @@ const NAMES = {
   stored_bytes: "Stored data", upload_bytes: "Uploads under way", open_jobs: "Jobs that wait or run", job_model_epochs: "Models × epochs of one job",
   device_seconds_per_day: "Device time today", device_seconds_per_month: "Device time this month", requests_per_minute: "Requests per minute, all keys",
   key_requests_per_minute: "Requests per minute, your key", streams: "Event streams, your key", analyses: "Analyses at the same time",
+  database_bytes: "Rows in the database", shares: "Shared links", written_bytes_per_day: "Written to the database today",
 };
 
 export function amount(value, unit) {
