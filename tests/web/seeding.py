@@ -23,19 +23,19 @@ import numpy as np
 from latentry.sample import write_sample
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 import worker.inference.held_out_scores
 import worker.inference.latents
-from domain.states import DatasetState, JobState
+from domain.states import DatasetState, InferenceState, JobState
 from models import Architecture, Hyperparameters, Latents
 from models.evaluation import MaskedPrediction, predict_held_out
-from store import audit
 from store.arrays import open_array
 from store.identifiers import new_id
-from store.tables import DEFAULT_TENANT, Dataset, Job, Key, Model, Slice
+from store.tables import DEFAULT_TENANT, Dataset, Inference, Job, Model, OutboxMessage, Slice
 from tests.simulation.fake_training import Pace, SleepingPopulation
+from tests.web.seeded_access import add_access
 from tests.web.seeded_large import fill_large
 from tests.web.seeded_searches import LEAKING, POPULATION, QUICK, WORKER, Search, write_search
 from tests.web.seeded_storage import Seeded
@@ -98,7 +98,10 @@ def fill_lab(made: Seeded) -> None:
             made.ids[f"job_{state}"] = write_search(session, dataclasses.replace(search, days_ago=days_ago))
         of_running = select(Model.id).where(Model.job_id == made.ids["job_running"]).order_by(Model.number)
         made.ids["model_training"] = session.execute(of_running.limit(1)).scalar_one()
-        _add_keys(session, made)
+        add_access(session, made)
+    _infer_again(made)
+    with made.database.write() as session:
+        session.execute(delete(OutboxMessage))  # as if it had been sent to the workers
 
 
 def _finished(dataset_id: str) -> dict[str, Search]:
@@ -133,18 +136,6 @@ def _add_other_datasets(session: Session, made: Seeded) -> None:
         )  # fmt: skip
 
 
-def _add_keys(session: Session, made: Seeded) -> None:
-    for number, (name, scopes) in enumerate({"Ada": ["read", "write", "admin"], "rig 2": ["write"]}.items()):
-        key = Key(
-            id=new_id("key"), tenant_id=DEFAULT_TENANT, name=name, digest=f"{number:064}", beginning=f"lat_7f{number}",
-            scopes=scopes,
-        )  # fmt: skip
-        session.add(key)
-        audit.record(session, "key.created", key)
-    audit.record(session, "dataset.created", session.get_one(Dataset, made.ids["dataset"]))
-    audit.record(session, "job.created", session.get_one(Job, made.ids["job_done"]))
-
-
 def selected(made: Seeded, job_id: str) -> str:
     """Return the id of the model that a job selected."""
     with made.database.read() as session:
@@ -169,6 +160,32 @@ def finish(made: Seeded, job_id: str) -> None:
         assert job.state == JobState.DONE, job.error
         job.ended_at = ended
         session.execute(update(Slice).where(Slice.job_id == job_id).values(ended_at=ended))
+
+
+def _infer_again(made: Seeded) -> None:
+    """Add an inference of the selected model that is done, and one that waits for a worker."""
+    with made.database.write() as session:
+        model = session.get_one(Model, made.ids["model"])
+        dataset = session.get_one(Dataset, made.ids["dataset"])
+        path = dataset.array_path or ""
+        for state in ("done", "queued"):
+            row = Inference(
+                id=new_id("inf"), tenant_id=DEFAULT_TENANT, model_id=model.id, dataset_id=dataset.id, state=InferenceState.QUEUED,
+                options={"arrays": ["rates", "factors"], "posterior_samples": 4, "sessions": [0]},
+                checkpoint_key=str(model.checkpoint_key),
+            )  # fmt: skip
+            made.ids[f"inference_{state}"] = row.id
+            session.add(row)
+            session.flush()
+            if state == "done":
+                row.created_at -= timedelta(days=1)  # workers begin with the oldest
+    spikes = np.asarray(open_array(made.arrays, path, "spikes")[...])  # type: ignore[index]  # it exists
+    process = TrainingProcess(made.database, made.arrays, made.settings, WORKER, device="cpu")
+    with smoothing_instead_of_the_network(spikes):
+        assert run_next(process)
+    with made.database.read() as session:
+        done = session.get_one(Inference, made.ids["inference_done"])
+        assert done.state == InferenceState.DONE, done.error
 
 
 def _save_checkpoint(made: Seeded, model: Model, neurons: int) -> None:

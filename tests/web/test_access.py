@@ -1,0 +1,152 @@
+"""Who sees what: keys that a service asks for, keys that may only read, shared links, and addresses of what does not exist."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Request, expect
+
+from store.settings import Settings
+from tests.app_copies import app_of
+from tests.web.browser import Watch, assert_accessible, open_view, wait_until_ready
+from tests.web.seeded_access import SECRETS, TOKENS
+from tests.web.seeded_storage import Seeded
+from tests.web.seeding import seeded
+from tests.web.service import ApiThread, SeededService
+
+
+@pytest.fixture(scope="module")
+def guarded(seeded_folders: Path) -> Iterator[SeededService]:
+    """The service of a lab that requires a key; tests only read it."""
+    opened = Seeded.open(seeded(seeded_folders, "lab"))
+    settings = Settings(
+        data_dir=opened.settings.data_dir, require_key=True, admin_key="of-the-operator-0123456789"
+    )
+    api = ApiThread(app_of(settings, opened.database, opened.arrays))
+    api.start()
+    yield SeededService(api, opened.ids)
+    api.stop()
+    opened.database.close()
+
+
+def _enter(page: Page, key: str) -> None:
+    page.get_by_role("button", name=re.compile("Enter a key|Use a key")).first.click()
+    page.get_by_label("Key", exact=True).fill(key)
+    page.get_by_role("button", name="Use this key").click()
+
+
+def _open_with(page: Page, service: SeededService, key: str, route: str) -> None:
+    """Open a view with a key in the session."""
+    page.add_init_script(f"sessionStorage.setItem('latentry.key', '{key}')")
+    open_view(page, service.url, route)
+
+
+def test_service_asks_for_a_key_and_only_the_session_keeps_it(
+    page: Page, watch: Watch, guarded: SeededService
+) -> None:
+    watch.allow("status 401")
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.goto(f"{guarded.url}/#/jobs/{guarded.ids['job_done']}")
+    expect(page.get_by_role("heading", name="A key is required")).to_be_visible()
+    assert_accessible(page)
+    _enter(page, "lat_wrong")
+    expect(page.get_by_role("heading", name="A key is required")).to_be_visible()
+    _enter(page, SECRETS["member"])
+    wait_until_ready(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("AutoLFADS on reaches")
+    assert not [url for url in [*urls, page.url] if SECRETS["member"] in url]
+    kept = page.evaluate(
+        "() => [JSON.stringify(sessionStorage), JSON.stringify(localStorage) + document.cookie]"
+    )
+    assert SECRETS["member"] in kept[0]
+    assert SECRETS["member"] not in kept[1]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "job", "model"])
+def test_shared_link_shows_its_target_without_a_key(
+    page: Page, watch: Watch, guarded: SeededService, kind: str
+) -> None:
+    watch.allow("status 401: GET .*/v1/caller")  # the page asks who it is before it has read the link
+    target = {"dataset": "dataset", "job": "job_done", "model": "model"}[kind]
+    page.goto(f"{guarded.url}/#/share/{TOKENS[kind]}")
+    page.wait_for_url(re.compile(guarded.ids[target]))
+    wait_until_ready(page)
+    expect(page.get_by_role("note").filter(has_text="shared")).to_be_visible()
+    expect(page.get_by_role("navigation", name="Views").get_by_role("link")).to_have_text(["Help", "API"])
+    expect(page.get_by_role("button", name=re.compile("^(Delete|Share|Cancel|Extend|Name)"))).to_have_count(0)
+    assert TOKENS[kind] not in page.url
+    assert_accessible(page)
+
+
+@pytest.mark.parametrize("service", ["lab", "guarded"])
+@pytest.mark.parametrize("token", ["", "/ltshare_unknown", f"/{TOKENS['revoked']}", f"/{SECRETS['member']}"])
+def test_link_that_shows_nothing_says_so_once(
+    page: Page, watch: Watch, request: pytest.FixtureRequest, service: str, token: str
+) -> None:
+    watch.allow("status 401: GET .*/v1/caller")
+    asked: list[Request] = []
+    page.on("request", lambda one: asked.append(one))
+    open_view(page, request.getfixturevalue(service).url, f"/share{token}")
+    expect(page.get_by_role("alert")).to_contain_text(
+        re.compile("Copy the whole link|ask the person who sent it", re.IGNORECASE)
+    )
+    page.wait_for_timeout(500)
+    assert sum("/v1/" in one.url for one in asked) <= 3
+    assert not page.evaluate("() => sessionStorage.getItem('latentry.key')")
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "/",
+        "/datasets/{dataset}",
+        "/jobs/{job_done}",
+        "/jobs/{job_running}",
+        "/models/{model}",
+        "/search?dataset={dataset}",
+    ]
+    + [f"/use?tab={tab}" for tab in ("quotas", "shares", "webhooks", "retention")],
+)
+@pytest.mark.slow
+def test_key_that_may_only_read_sees_all_and_changes_nothing(
+    page: Page, watch: Watch, guarded: SeededService, route: str
+) -> None:
+    watch.allow("status 403: POST .*validate_only")
+    _open_with(page, guarded, SECRETS["reader"], route.format_map(guarded.ids))
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    expect(
+        page.get_by_role("button", name=re.compile("^(Delete|Cancel|Share|Revoke|Pause|Stop|Extend)"))
+    ).to_have_count(0)
+    assert_accessible(page)
+
+
+@pytest.mark.parametrize("tab", ["keys", "audit", "service"])
+@pytest.mark.slow
+def test_forbidden_view_says_which_key_it_needs(
+    page: Page, watch: Watch, guarded: SeededService, tab: str
+) -> None:
+    watch.allow("status 403")
+    _open_with(page, guarded, SECRETS["reader"], f"/use?tab={tab}")
+    expect(page.get_by_role("alert").first).to_contain_text(re.compile("admin|operator"))
+    assert_accessible(page)
+
+
+@pytest.mark.parametrize("route", ["/datasets/dat_none", "/jobs/job_none", "/models/mod_none", "/inferences/inf_none",
+                                   "/compare?models=mod_none,mod_other", "/search?dataset=dat_none"])  # fmt: skip
+@pytest.mark.slow
+def test_id_that_does_not_exist_is_said_in_words(
+    page: Page, watch: Watch, lab: SeededService, route: str
+) -> None:
+    watch.allow("status 404")
+    open_view(page, lab.url, route)
+    expect(page.get_by_role("alert").first).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    assert_accessible(page)
+
+
+def test_address_that_names_no_view_leads_home(page: Page, lab: SeededService) -> None:
+    page.goto(f"{lab.url}/#/nothing")
+    page.get_by_role("alert").get_by_role("link", name="Go to Home").click()
+    wait_until_ready(page)
