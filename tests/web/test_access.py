@@ -97,28 +97,29 @@ def test_link_that_shows_nothing_says_so_once(
     assert not page.evaluate("() => sessionStorage.getItem('latentry.key')")
 
 
+def test_key_that_may_only_read_is_told_so_before_and_after_an_action(
+    page: Page, watch: Watch, guarded: SeededService
+) -> None:
+    watch.allow("status 403: POST .*:pause")
+    _open_with(page, guarded, SECRETS["reader"], f"/jobs/{guarded.ids['job_running']}")
+    expect(page.get_by_role("note").filter(has_text="Your key may only read")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("alert")).to_contain_text("write")
+    assert_accessible(page)
+
+
 @pytest.mark.parametrize(
     "route",
-    [
-        "/",
-        "/datasets/{dataset}",
-        "/jobs/{job_done}",
-        "/jobs/{job_running}",
-        "/models/{model}",
-        "/search?dataset={dataset}",
-    ]
+    ["/", "/datasets/{dataset}", "/jobs/{job_done}", "/models/{model}", "/search?dataset={dataset}"]
     + [f"/use?tab={tab}" for tab in ("quotas", "shares", "webhooks", "retention")],
 )
 @pytest.mark.slow
-def test_key_that_may_only_read_sees_all_and_changes_nothing(
+def test_key_that_may_only_read_sees_all(
     page: Page, watch: Watch, guarded: SeededService, route: str
 ) -> None:
     watch.allow("status 403: POST .*validate_only")
     _open_with(page, guarded, SECRETS["reader"], route.format_map(guarded.ids))
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
-    expect(
-        page.get_by_role("button", name=re.compile("^(Delete|Cancel|Share|Revoke|Pause|Stop|Extend)"))
-    ).to_have_count(0)
     assert_accessible(page)
 
 
@@ -141,7 +142,9 @@ def test_id_that_does_not_exist_is_said_in_words(
 ) -> None:
     watch.allow("status 404")
     open_view(page, lab.url, route)
-    expect(page.get_by_role("alert").first).to_be_visible()
+    expect(page.locator("main")).to_contain_text(
+        re.compile("not found|(no|not) .*exist|does not exist|was deleted", re.IGNORECASE)
+    )
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     assert_accessible(page)
 

@@ -76,7 +76,7 @@ VIEWS = (
     View("model-large-psth", "model", "/models/{model}?tab=psth", "large"),
     View("model-large-scores", "model", "/models/{model}?tab=scores", "large"),
     View("compare", "compare", "/compare?models={model},{model_leaking}"),
-    View("compare-jobs", "compare", "/compare?jobs={job_done},{job_leaking}"),
+    View("compare-jobs", "compare", "/compare?models={job_done},{job_leaking}"),
     View("compare-empty", "compare", "/compare", "empty"),
     View("share-incomplete", "share", "/share"),
     View("use", "use", "/use"),

@@ -84,6 +84,7 @@ function App() {
   return html`<${Header} route=${route} caller=${caller.data} onKey=${() => setAsksKey(true)} />
     ${!isOnline && html`<p class="banner bad" role="alert">The server does not answer. The page asks again every two seconds; running jobs are not affected.</p>`}
     ${caller.data?.share && html`<p class="banner" role="note">You look at a shared ${caller.data.share.kind}. Nothing can be changed here.</p>`}
+    ${caller.data && !caller.data.share && !caller.data.scopes.includes("write") && html`<p class="banner" role="note">Your key may only read. The service refuses whatever changes something.</p>`}
     <main id="main" tabindex="-1">
       ${error && html`<div class="problem" role="alert"><strong>${error.message}</strong><p><${Link} to="/">Go to Home<//></p></div>`}
       ${needsKey && route.parts[0] !== "share" ? html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>

@@ -134,7 +134,7 @@ export default function DatasetView({ route, caller }) {
   useTitle(dataset ? nameOf(dataset) : "Data set");
   const isReady = state === "ready";
   if (error && !dataset) {
-    return html`<${Shown} />${error.status === 404 ? html`<${Empty} title="This data set does not exist"><p>It was deleted, or it belongs to another group.</p><p><${Link} to="/" class="button">Go to Home<//></p><//>` : html`<${Problem} error=${error} retry=${reload} />`}`;
+    return html`<${Shown} /><h1>Data set</h1>${error.status === 404 ? html`<${Empty} title="This data set does not exist"><p>It was deleted, or it belongs to another group.</p><p><${Link} to="/" class="button">Go to Home<//></p><//>` : html`<${Problem} error=${error} retry=${reload} />`}`;
   }
   if (!dataset) return html`<${Loading} what="the data set" />`;
   const tabs = caller?.share ? TABS.slice(0, 2) : TABS; // a shared link shows this data set alone
