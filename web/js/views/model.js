@@ -108,7 +108,7 @@ function UnfinishedInference({ inference, caller, reload }) {
   const isRunning = ["queued", "running"].includes(inference.state);
   const cancel = async () => { await request(`/v1/inferences/${inference.id}:cancel`, { method: "POST" }); reload(); };
   return html`<${Empty} title=${`This computation is ${inference.state}`}>
-    ${isRunning && html`<p><${Progress} fraction=${inference.progress.fraction} label="Trials done" /> ${inference.progress.trials_done} of ${inference.progress.trials} trials. The page shows the latents when they are ready.</p>`}
+    ${isRunning && html`<p><${Progress} fraction=${inference.progress.fraction} label="Trials done" /> · ${inference.progress.trials_done} of ${inference.progress.trials} trials. The page shows the latents when they are ready.</p>`}
     ${inference.error && html`<p>${inference.error.message}</p>`}
     ${isRunning && !caller?.share && html`<p><${Action} run=${cancel}>Cancel<//></p>`}
     <p><button type="button" onClick=${() => go(`/models/${inference.model_id}`)}>Go to the model</button></p><//>`;

@@ -69,7 +69,7 @@ function figureOf(models, arrays, { by, isTogether }) {
   const { mean, axes } = axesOf(points);
   const project = (point) => (point[0] === null ? [null, null, null] : [0, 1, 2].map((axis) => (axes[axis] ? point.reduce((sum, value, at) => sum + (value - mean[at]) * axes[axis][at], 0) : 0)));
   const conditions = arrays[0].coordinates[arrays[0].dims[0]].values;
-  const scene = { aspectmode: "data", camera: { eye: { x: 1.3, y: 1.3, z: 0.8 }, center: { x: 0, y: 0, z: -0.12 } }, ...Object.fromEntries(["x", "y", "z"].map((name, index) => [`${name}axis`, { title: { text: `PC ${index + 1}` } }])) };
+  const scene = { aspectmode: "data", camera: { eye: { x: 1.4, y: 1.4, z: 0.9 }, center: { x: 0, y: 0, z: -0.1 } }, ...Object.fromEntries(["x", "y", "z"].map((name, index) => [`${name}axis`, { title: { text: `PC ${index + 1}` } }])) };
   const rows = Math.ceil(models.length / COLUMNS);
   const layout = { margin: { l: 0, r: 0, t: 20, b: 0 }, legend: { x: 0, y: 1, title: { text: isTogether ? "" : spoken(by ?? "part") } }, annotations: [], uirevision: String(isTogether) };
   const traces = [];

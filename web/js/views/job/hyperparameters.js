@@ -95,7 +95,7 @@ function Marginal({ dimensions, measure, wanted }) {
     const trace = (name, key, color, symbol) => ({ type: "scatter", mode: "lines+markers", name, x, y: chosen.marginals.map((part) => part[key]), text, line: { color }, marker: { size: 9, symbol }, connectgaps: true, hovertemplate: `${name} %{y:.4f} of %{text}<extra></extra>` });
     return [trace("median", "median", "#0072b2", "circle"), trace("lowest", "lowest", "#e69f00", "diamond")];
   }, [chosen, measure]);
-  const layout = useMemo(() => ({ xaxis: { title: { text: nameOfValue(chosen.name) }, type: "category" }, yaxis: { title: { text: MEASURES[measure] } }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { b: 90, t: 36 } }), [chosen.name, measure]);
+  const layout = useMemo(() => ({ xaxis: { title: { text: nameOfValue(chosen.name), standoff: 10 }, type: "category", tickangle: -90, automargin: true }, yaxis: { title: { text: MEASURES[measure] } }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { b: 90, t: 36 } }), [chosen.name, measure]);
   return html`<div class="card"><h2>Along one hyperparameter</h2>
     <label>Hyperparameter <select value=${chosen.name} onChange=${(event) => setQuery({ along: event.target.value })}>${dimensions.map((one) => html`<option value=${one.name}>${nameOfValue(one.name)}</option>`)}</select></label>
     <${Plot} title=${`Losses along ${nameOfValue(chosen.name)}`} traces=${traces} layout=${layout} height=${380} /></div>`;

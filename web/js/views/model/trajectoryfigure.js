@@ -137,7 +137,7 @@ export function figureOf({ found, colouring, epochs, eventName, axisTitles, isMo
   const [x, y, z] = axisTitles.map((text) => ({ title: { text } }));
   const layout = {
     margin: { l: 0, r: 0, t: 0, b: 0 }, legend: { x: 0, y: 1, title: { text: colouring.kind === "groups" ? colouring.name : "" }, itemsizing: "constant" },
-    scene: { xaxis: x, yaxis: y, zaxis: z, aspectmode: found.shape[2] > 2 ? "data" : "cube", dragmode: "turntable", camera: { eye: { x: 1.3, y: 1.3, z: 0.8 }, center: { x: 0, y: 0, z: -0.12 } } }, uirevision: `${axisTitles}`,
+    scene: { xaxis: x, yaxis: y, zaxis: z, aspectmode: found.shape[2] > 2 ? "data" : "cube", dragmode: "turntable", camera: { eye: { x: 1.4, y: 1.4, z: 0.9 }, center: { x: 0, y: 0, z: -0.1 } } }, uirevision: `${axisTitles}`,
   };
   return { traces, layout, frame };
 }

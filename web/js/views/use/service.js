@@ -4,7 +4,7 @@ import { html, useState, Loading, Problem, State, Table, useReady } from "../../
 import { readAll, useDocument, useLoaded } from "../../api.js";
 import { amount, QuotaBars } from "./quotas.js";
 
-const TONE = { ok: "ready", warning: "queued", error: "failed" };
+const TONE = { ok: "ready", warning: "warning", error: "failed" };
 const CHECKS = [
   { key: "name", label: "Part" },
   { key: "status", label: "State", show: (check) => html`<${State} value=${TONE[check.status] ?? check.status} />` },
