@@ -65,6 +65,15 @@ def test_every_module_imports_files_that_exist() -> None:
             assert (module.parent / name).is_file(), f"{module.relative_to(WEB)} imports {name}"
 
 
+def test_every_imported_name_is_used() -> None:
+    for module in (WEB / "js").rglob("*.js"):
+        text = module.read_text()
+        for names in re.findall(r"^import \{([^}]*)\} from", text, re.MULTILINE):
+            for name in re.findall(r"(\w+)\s*(?:,|$)", names):
+                used = len(re.findall(rf"\b{re.escape(name)}\b", text))
+                assert used > 1, f"{module.relative_to(WEB)} does not use {name}"
+
+
 def test_the_page_refers_to_no_other_host() -> None:
     for path in [*(WEB / "js").rglob("*.js"), *WEB.glob("*.css"), WEB / "index.html"]:
         found = re.findall(r"https?://[\w.-]+", path.read_text())

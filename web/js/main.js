@@ -1,6 +1,6 @@
 // The shell of the page: navigation, the key, news of the connection, and the view that the address names.
 
-import { html, render, useEffect, useState, Dialog, Field, Link, Problem } from "./ui.js";
+import { html, render, useEffect, useState, Dialog, Field, Link } from "./ui.js";
 import { getKey, request, setKey, useConnection, useLoaded } from "./api.js";
 import { useRoute } from "./router.js";
 

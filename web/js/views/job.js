@@ -1,7 +1,6 @@
 // A job: what it does now, its models and their curves, what its search found.
 
 import { html, useMemo, Empty, Loading, Problem, Tabs, useReady, useTitle } from "../ui.js";
-import { nameOf } from "../format.js";
 import { Curves } from "./job/curves.js";
 import { useCurves } from "./job/curve_data.js";
 import { Decisions } from "./job/decisions.js";

@@ -1,8 +1,8 @@
 // What the search found, in plain words: the selected model, its baselines, the budget that was spent.
 
-import { html, Copy, Empty, Link, Loading, Problem, Table, useReady } from "../../ui.js";
-import { useDocument } from "../../api.js";
+import { html, Copy, Empty, Link, Table, useReady } from "../../ui.js";
 import { duration, number, percent } from "../../format.js";
+import { Methods } from "../methods.js";
 import { isFinal } from "./live.js";
 import { describe } from "./words.js";
 
@@ -82,15 +82,6 @@ function Budget({ job }) {
       <${Bar} label="device time" used=${progress.device_seconds} limit=${budget.device_seconds} show=${duration} />
     </dl>
     <p class="muted small">The job ends at the first limit it reaches.${budget.patience_epochs ? ` A model ends early if its smoothed SV loss does not improve for ${budget.patience_epochs} epochs.` : ""}</p></div>`;
-}
-
-/** A paragraph for the methods section of a paper, with what it cites. */
-function Methods({ modelId }) {
-  const { data, error } = useDocument(`/v1/models/${modelId}/methods`);
-  if (!data) return error ? html`<${Problem} error=${error} />` : html`<${Loading} what="the paragraph" />`;
-  return html`<div class="wrapped"><p>${data.text}</p><ul class="small">${data.citations.map(({ text, doi }) => html`<li>${text} ${doi && html`<a href=${`https://doi.org/${doi}`}>${doi}</a>`}</li>`)}</ul></div>
-    <p class="buttons"><${Copy} text=${[data.text, "", ...data.citations.map(({ text }) => text)].join("\n")} label="Copy the paragraph" />
-      <${Copy} text=${data.citations.map(({ bibtex }) => bibtex).join("\n\n")} label="Copy BibTeX" /></p>`;
 }
 
 /** The whole specification, and the same job as a request. */

@@ -1,9 +1,10 @@
 // What the model is: hyperparameters, architecture, lineage, learning curve, card, downloads, deletion.
 
-import { html, Action, Copy, Link, Loading, Problem, Table, useMemo, useReady } from "../../ui.js";
+import { html, Action, Link, Problem, Table, useMemo, useReady } from "../../ui.js";
 import { download, useDocument } from "../../api.js";
 import { CATEGORIES, Plot } from "../../plot.js";
 import { number, time } from "../../format.js";
+import { Methods } from "../methods.js";
 import { DeleteButton } from "../deletion.js";
 import { spoken } from "./owner.js";
 
@@ -29,7 +30,8 @@ export default function AboutTab({ owner, caller, reload }) {
     ${model && html`<section class="card"><h2>Architecture</h2><${Architecture} model=${model} /></section>`}
     ${inference && html`<section class="card"><h2>Computation</h2><${InferenceFacts} inference=${inference} /></section>`}
     <section class="card"><h2>Downloads</h2><${Downloads} owner=${owner} /></section>
-    ${model && html`<section class="card"><h2>For a paper</h2><${Methods} model=${model} /></section>`}
+    ${model && html`<section class="card"><h2>For a paper</h2>${model.scores.best_epoch ? html`<${Methods} modelId=${model.id} />`
+      : html`<p class="muted">A model has a paragraph for the methods section when it has been trained.</p>`}</section>`}
     ${job && model && html`<section class="card"><h2>Lineage</h2><${Lineage} model=${model} job=${job} /></section>`}
   </div>
   <${Problem} error=${curve.error} />
@@ -74,17 +76,6 @@ function Downloads({ owner }) {
       <${Action} run=${() => download(kept, { program: "onnx" }, `model-${model.number}.zip`)}>with an ONNX program<//>
       <${Action} run=${() => download(model.links.card, {}, `model-${model.number}-card.json`)}>Card<//></p>
       <p class="muted">Weights are in the format safetensors, with ten lines of Python that read them. A worker writes programs; that takes some seconds.</p>` : html`<p class="muted">The weights of this model are not kept.</p>`}`}`;
-}
-
-/** A paragraph for the methods section of a paper, with the numbers of this model. */
-function Methods({ model }) {
-  const path = `/v1/models/${model.id}/methods`;
-  const found = useDocument(model.scores.best_epoch ? path : null);
-  if (!model.scores.best_epoch) return html`<p class="muted">A model has a paragraph for the methods section when it has been trained.</p>`;
-  const { text, citations = [] } = found.data ?? {};
-  return html`<${Problem} error=${found.error} />${!found.data && !found.error && html`<${Loading} what="the paragraph" />`}
-    ${text && html`<p class="methods">${text}</p><ul class="methods">${citations.map((item) => html`<li>${item.text}</li>`)}</ul>
-      <p class="buttons"><${Copy} text=${[text, "", ...citations.map((item) => item.text)].join("\n")} label="Copy the paragraph" /><${Copy} text=${citations.map((item) => item.bibtex).join("\n\n")} label="Copy BibTeX" /></p>`}`;
 }
 
 function Lineage({ model, job }) {
