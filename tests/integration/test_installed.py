@@ -17,6 +17,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
@@ -221,6 +222,16 @@ def test_the_main_job(installation: Installation, tmp_path: Path) -> None:
     assert found["at_once"] < 1e-3
     for name in ("model.zip", "latents.npz", "latents.hdf5", "latents.nwb"):
         assert (tmp_path / name).stat().st_size > 1000, name
+
+
+def test_the_page(installation: Installation) -> None:
+    """Every module and library of the page is in the wheel; tests/web shows it in a browser."""
+    page = httpx.get(f"{installation.url}/")
+    (assets,) = set(re.findall(r"assets/\w+", page.text))
+    for path in (ROOT / "web").rglob("*"):
+        if path.suffix in (".js", ".css", ".svg") or path.name == "sample.npz":
+            answer = httpx.get(f"{installation.url}/{assets}/{path.relative_to(ROOT / 'web').as_posix()}")
+            assert answer.status_code == 200, path
 
 
 def test_the_command_line(installation: Installation) -> None:
