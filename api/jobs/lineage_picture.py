@@ -49,7 +49,7 @@ def draw(job: Job, models: Sequence[Model], decisions: Sequence[Decision], follo
     row_height = min(_HIGHEST_ROW, max(_LOWEST_ROW, _ROWS_HEIGHT / len(rows)))
     height = _TOP + row_height * len(rows) + _BOTTOM
     selected = "selected " if followed.id == job.selected_model_id else ""
-    heading = f"Lineage of the {selected}model {followed.number} of {job.id}"
+    heading = f"Lineage of the {selected}model {followed.number} of {job.name or job.id}"
     with (
         drawing(),
         matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}),
@@ -63,7 +63,9 @@ def draw(job: Job, models: Sequence[Model], decisions: Sequence[Decision], follo
             "copies": _draw_copies(axes, decisions, rows),
             "lineage": _draw_lineage(axes, segments(followed, decisions), rows),
         }
-        figure.text(0.07, 1 - 0.25 / height, heading, fontsize=12, fontweight="bold", color=_INK)
+        figure.text(
+            0.07, 1 - 0.25 / height, heading, fontsize=12, fontweight="bold", color=_INK, parse_math=False
+        )
         legend = _legend(models, followed.number, has_copies=bool(titles["copies"]))
         figure.legend(
             handles=legend, loc="upper left", bbox_to_anchor=(0.06, 1 - 0.35 / height), ncols=len(legend),

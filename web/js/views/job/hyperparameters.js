@@ -41,7 +41,7 @@ function Coordinates({ models, searched }) {
     const score = { label: "bits<br>per spike", values: bits, range: [sorted[0], cmax > sorted[0] ? cmax : sorted[0] + 1], tickformat: ".3~f" };
     const colorscale = SEQUENCE.map((colour, index) => [index / (SEQUENCE.length - 1), colour]);
     return [[{ type: "parcoords", dimensions: [...searched.map((one) => axisOf(one, known)), score], labelside: "top",
-      line: { color: bits, colorscale, cmin, cmax, showscale: true, colorbar: { title: { text: "SV bits<br>per spike" }, thickness: 12, tickformat: ".2f" } } }],
+      line: { color: bits, colorscale, cmin, cmax, showscale: true, colorbar: { title: { text: "SV bits<br>per spike" }, thickness: 12, tickformat: ".3~f" } } }],
     { margin: { l: 60, r: 40, t: 80, b: 24 } }];
   }, [known, searched]);
   if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have trained an epoch.</p><//>`;
