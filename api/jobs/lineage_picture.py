@@ -49,7 +49,7 @@ def draw(job: Job, models: Sequence[Model], decisions: Sequence[Decision], follo
     row_height = min(_HIGHEST_ROW, max(_LOWEST_ROW, _ROWS_HEIGHT / len(rows)))
     height = _TOP + row_height * len(rows) + _BOTTOM
     selected = "selected " if followed.id == job.selected_model_id else ""
-    heading = f"Lineage of the {selected}model {followed.number} of {job.name or job.id}"
+    heading = _printable(f"Lineage of the {selected}model {followed.number} of {job.name or job.id}")
     with (
         drawing(),
         matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}),
@@ -193,6 +193,11 @@ def _legend(models: Sequence[Model], followed: int, *, has_copies: bool) -> list
     return [*lines, Line2D([], [], color=_LINEAGE, linewidth=3.2, label=f"lineage of model {followed}")]
 
 
+def _printable(text: str) -> str:
+    """Return a text without control characters, which XML does not have."""
+    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
+
+
 def _with_titles(picture: bytes, heading: str, titles: Mapping[str, Sequence[str]]) -> bytes:
     """Return an SVG with titles for the whole and for each path of the groups of these ids, in order."""
     root = ElementTree.fromstring(picture)
@@ -200,10 +205,7 @@ def _with_titles(picture: bytes, heading: str, titles: Mapping[str, Sequence[str
     for name, texts in titles.items():
         paths = groups[name].iter(f"{_SVG}path") if texts else ()
         for path, text in zip(list(paths), texts, strict=True):
-            # XML has no control characters.
-            ElementTree.SubElement(path, f"{_SVG}title").text = "".join(
-                letter for letter in text if letter.isprintable() or letter == "\n"
-            )
+            ElementTree.SubElement(path, f"{_SVG}title").text = _printable(text)
     title = ElementTree.Element(f"{_SVG}title")
     title.text = heading
     root.insert(0, title)

@@ -274,6 +274,7 @@ def test_picture_tells_how_models_ended(
     ]
     assert len(lines) == len(ModelState) - 1  # what waits has no line
     texts = {one.text for one in root.iter(f"{SVG}text")}
+    assert any((text or "").endswith(" of <b>&") for text in texts)
     assert {"trained", "stopped early", "diverged", "failed", "cancelled", "waits", "trains"} <= texts
 
 
