@@ -140,6 +140,12 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy", "cs
   </figure>`;
 }
 
+/** Return the content of a `data:` URL. The policy of the page does not let `fetch` read one. */
+function blobOf(url) {
+  const [, type, base64, text] = /^data:([^;,]*)(;base64)?[^,]*,([^]*)$/.exec(url);
+  return new Blob([base64 ? Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)) : decodeURIComponent(text)], { type });
+}
+
 function PlotTools({ title, element, path, query, formats }) {
   const [shown, setShown] = useState("");
   const [error, setError] = useState(null);
@@ -150,7 +156,7 @@ function PlotTools({ title, element, path, query, formats }) {
   const picture = (format) => run(async () => {
     const { current } = element;
     const url = await globalThis.Plotly.toImage(current, { format, scale: format === "png" ? 3 : 1, width: current.clientWidth, height: current.clientHeight });
-    saveBlob(await (await fetch(url)).blob(), `${title.replace(/\W+/g, "-").toLowerCase()}.${format}`);
+    saveBlob(blobOf(url), `${title.replace(/\W+/g, "-").toLowerCase()}.${format}`);
   });
   return html`<span class="plot-tools">
       <button type="button" class="plain" aria-label=${`Save or fetch: ${title}`} aria-haspopup="dialog" onClick=${() => setShown("tools")}>Save…</button></span>
