@@ -16,7 +16,7 @@ PACKAGES = {
         "package/hooks/dist/hooks.mjs": "hooks.js",
         "package/LICENSE": "preact.LICENSE",
     },
-    # The build for a strict Content-Security-Policy. The usual one, which Python's package `plotly` also has, draws no WebGL then.
+    # For a strict Content-Security-Policy. The usual build, which the package `plotly` of PyPI also has, draws no WebGL then.
     "plotly.js-strict-dist-min@4.1.1": {
         "package/plotly-strict.min.js": "plotly.min.js",
         "package/LICENSE": "plotly.LICENSE",

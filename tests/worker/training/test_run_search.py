@@ -19,7 +19,7 @@ from domain.states import JobState, ModelState, SliceState
 from store.arrays import open_array
 from store.database import Database
 from store.lineage import lineage
-from store.quotas import device_time, stored_bytes
+from store.quotas import amounts_in_use, device_time
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, CurvePoint, Dataset, Decision, Job, Model, Slice
 from tests.worker.conftest import SPECIFICATION, add_job
@@ -76,7 +76,7 @@ def test_a_copy_has_its_parent_s_weights_and_goes_on_by_itself(
     assert all(checkpoint(arrays, model) for model in read_models(database, job_id))
     assert sum(collect(database, arrays, job_id)) == 0
     with database.write() as session:  # also the store has a little metadata of folders
-        assert stored_bytes(session, DEFAULT_TENANT) == pytest.approx(
+        assert amounts_in_use(session, settings, DEFAULT_TENANT)["stored_bytes"].used == pytest.approx(
             sync(arrays.getsize_prefix("")), rel=0.01
         )
         day, _ = device_time(session, process.settings, DEFAULT_TENANT)
@@ -86,7 +86,7 @@ def test_a_copy_has_its_parent_s_weights_and_goes_on_by_itself(
         session.execute(update(Dataset).values(array_bytes=None))
     sum(measure(database, arrays, process.settings))
     with database.read() as session:
-        assert stored_bytes(session, DEFAULT_TENANT) == pytest.approx(
+        assert amounts_in_use(session, settings, DEFAULT_TENANT)["stored_bytes"].used == pytest.approx(
             sync(arrays.getsize_prefix("")), rel=0.01
         )
 
