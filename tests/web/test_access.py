@@ -64,7 +64,10 @@ def test_service_asks_for_a_key_and_only_the_session_keeps_it(
     assert SECRETS["member"] not in kept[1]
 
 
-@pytest.mark.parametrize("kind", ["dataset", "job", "model"])
+@pytest.mark.parametrize(
+    "kind",
+    ["job", pytest.param("dataset", marks=pytest.mark.slow), pytest.param("model", marks=pytest.mark.slow)],
+)
 def test_shared_link_shows_its_target_without_a_key(
     page: Page, watch: Watch, guarded: SeededService, kind: str
 ) -> None:
@@ -80,8 +83,16 @@ def test_shared_link_shows_its_target_without_a_key(
     assert_accessible(page)
 
 
-@pytest.mark.parametrize("service", ["lab", "guarded"])
-@pytest.mark.parametrize("token", ["", "/ltshare_unknown", f"/{TOKENS['revoked']}", f"/{SECRETS['member']}"])
+@pytest.mark.parametrize("service", ["guarded", pytest.param("lab", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        f"/{TOKENS['revoked']}",
+        pytest.param("/ltshare_unknown", marks=pytest.mark.slow),
+        pytest.param(f"/{SECRETS['member']}", marks=pytest.mark.slow),
+    ],
+)
 def test_link_that_shows_nothing_says_so_once(
     page: Page, watch: Watch, request: pytest.FixtureRequest, service: str, token: str
 ) -> None:

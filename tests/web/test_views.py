@@ -12,12 +12,16 @@ from tests.web.views import VIEWS, View
 
 Service = Callable[[str], SeededService]
 NARROW = {"width": 420, "height": 800}
+OF_TEST_ALL = ("compare", "help", "share")
+"""Modules that take long to draw, or that say little."""
 
 
 def _marked(view: View) -> object:
-    """`make test` shows each module in one state; `make test-all` shows all."""
-    is_first = view == next(one for one in VIEWS if one.module == view.module)
-    return pytest.param(view, id=view.name, marks=[] if is_first else [pytest.mark.slow])
+    """`make test` shows each of these modules in one state; `make test-all` shows all."""
+    is_quick = view.module not in OF_TEST_ALL and view == next(
+        one for one in VIEWS if one.module == view.module
+    )
+    return pytest.param(view, id=view.name, marks=[] if is_quick else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("view", [_marked(view) for view in VIEWS])
