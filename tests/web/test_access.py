@@ -122,7 +122,7 @@ def test_key_that_may_only_read_is_told_so_before_and_after_an_action(
 @pytest.mark.parametrize(
     "route",
     ["/", "/datasets/{dataset}", "/jobs/{job_done}", "/models/{model}", "/search?dataset={dataset}"]
-    + [f"/use?tab={tab}" for tab in ("quotas", "shares", "webhooks", "retention")],
+    + [f"/use?tab={tab}" for tab in ("quotas", "shares", "webhooks")],
 )
 @pytest.mark.slow
 def test_key_that_may_only_read_sees_all(
@@ -134,7 +134,7 @@ def test_key_that_may_only_read_sees_all(
     assert_accessible(page)
 
 
-@pytest.mark.parametrize("tab", ["keys", "audit", "service"])
+@pytest.mark.parametrize("tab", ["keys", "audit", "retention", "service"])
 @pytest.mark.slow
 def test_forbidden_view_says_which_key_it_needs(
     page: Page, watch: Watch, guarded: SeededService, tab: str
