@@ -66,7 +66,7 @@ class User:
     def looks_at_latents(self) -> None:
         """Open the selected model; step to the next trial by the keyboard; look at trajectories in three dimensions."""
         self.page.get_by_role("link", name="Report", exact=True).click()
-        self.page.get_by_role("link", name="Look at its latents").click()
+        self.page.get_by_role("link", name="Look at its latents").first.click()
         self.page.wait_for_url("**/#/models/**")
         wait_until_ready(self.page)
         trial = self.page.get_by_role("spinbutton", name="Trial")

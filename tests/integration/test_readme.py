@@ -38,7 +38,7 @@ def test_the_quickstart_works_as_written(tmp_path: Path) -> None:
     command = ["latentry", "up", "--port", str(port)]
     server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    assert server.stdout.readline().startswith(f"API    http://127.0.0.1:{port}")
+    assert server.stdout.readline().startswith(f"Page   http://127.0.0.1:{port}")
     shell = "set -eu\n"
     try:
         for kind, text in found[2:]:

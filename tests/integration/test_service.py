@@ -267,8 +267,8 @@ def test_up_runs_until_interrupted_or_its_terminal_is_closed(tmp_path: Path, num
     )
     assert process.stdout is not None
     first = process.stdout.readline()
-    assert first.startswith("API    http://127.0.0.1:")
-    with Client(first.split()[1].removesuffix("/v1")) as client:
+    assert first.startswith("Page   http://127.0.0.1:")
+    with Client(first.split()[1]) as client:
         assert client.get("/readyz")["ready"] is True
     process.send_signal(number)
     rest, _ = process.communicate(timeout=120)
