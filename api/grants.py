@@ -116,7 +116,7 @@ def check_grant(request: Request, database: Database, grant: Grant) -> None:
     if operation not in OPERATIONS[grant.kind]:
         raise Forbidden(
             f"this link only shows the {what} {grant.target_id}",
-            hint="GET /v1/caller says what it shows; for everything else use a key",
+            hint="ask the person who sent it for a link to more, or use a key",
         )
     named = {request.path_params[name] for name in _PATH_IDS if name in request.path_params}
     named |= {one for _, value in request.query_params.multi_items() for one in ANYWHERE.findall(value)}

@@ -31,6 +31,8 @@ class Quota:
 
     Parameters
     ----------
+    title
+        A short name in plain words, for headings.
     what
         What is counted, as the subject of a sentence in the plural.
     unit
@@ -39,6 +41,7 @@ class Quota:
         What a user does when the quota is reached.
     """
 
+    title: str
     what: str
     unit: str
     remedy: str
@@ -48,48 +51,70 @@ _WAITS = "jobs wait and continue by themselves"
 QUOTAS: Mapping[QuotaName, Quota] = MappingProxyType(
     {
         "stored_bytes": Quota(
+            "Stored data",
             "the uploaded files, arrays and weights of your tenant",
             "bytes",
             "delete data sets, jobs or inferences that you do not need; each document has its `stored_bytes`",
         ),
         "database_bytes": Quota(
+            "Rows in the database",
             "the rows of your tenant in the database: jobs with their models, data sets, inferences, uploads, keys and webhooks",
             "bytes",
             "delete jobs or data sets that you do not need; a job counts about 2 kB for each of its models",
         ),
         "written_bytes_per_day": Quota(
+            "Written today",
             "the rows that requests of your tenant wrote within a day",
             "bytes",
             "wait as `Retry-After` says, and make fewer changes; DELETE and `:cancel` always work",
         ),
         "upload_bytes": Quota(
+            "Unfinished uploads",
             "the announced sizes of your tenant's unfinished uploads (1 MiB each at least)",
             "bytes",
             "finish or delete an upload: DELETE /v1/uploads/{upload_id}; unfinished ones expire",
         ),
         "open_jobs": Quota(
+            "Unfinished jobs",
             "the running and waiting jobs of your tenant",
             "jobs",
             "wait until a job ends, or cancel one: POST /v1/jobs/{job_id}:cancel",
         ),
         "shares": Quota(
+            "Shared links",
             "the valid shares of your tenant",
             "shares",
             "revoke a share that is no longer needed: DELETE /v1/shares/{share_id}",
         ),
         "job_model_epochs": Quota(
-            "the models × epochs of a job", "epochs", "ask for fewer models or epochs in `budget`"
+            "Models × epochs of one job",
+            "the models × epochs of a job",
+            "epochs",
+            "ask for fewer models or epochs in `budget`",
         ),
-        "device_seconds_per_day": Quota("the device seconds of your tenant today (UTC)", "s", _WAITS),
-        "device_seconds_per_month": Quota("the device seconds of your tenant this month (UTC)", "s", _WAITS),
+        "device_seconds_per_day": Quota(
+            "Device time today", "the device seconds of your tenant today (UTC)", "s", _WAITS
+        ),
+        "device_seconds_per_month": Quota(
+            "Device time this month", "the device seconds of your tenant this month (UTC)", "s", _WAITS
+        ),
         "requests_per_minute": Quota(
-            "the requests of your tenant in a minute", "requests", "wait as `Retry-After` says"
+            "Requests in a minute",
+            "the requests of your tenant in a minute",
+            "requests",
+            "wait as `Retry-After` says",
         ),
         "key_requests_per_minute": Quota(
-            "the requests with your key in a minute", "requests", "wait as `Retry-After` says"
+            "Requests in a minute, your key",
+            "the requests with your key in a minute",
+            "requests",
+            "wait as `Retry-After` says",
         ),
-        "streams": Quota("the open event streams with your key", "streams", "close a stream"),
+        "streams": Quota(
+            "Event streams, your key", "the open event streams with your key", "streams", "close a stream"
+        ),
         "analyses": Quota(
+            "Analyses at the same time",
             "the analyses and other long computations of your tenant that run or wait",
             "analyses",
             "wait until one has ended",
@@ -146,6 +171,7 @@ class QuotaState(BaseModel):
     """How much of a quota is used."""
 
     name: QuotaName
+    title: str = Field(description="What it is in plain words.")
     used: float
     allowed: float | None = Field(description="The largest allowed amount; null: no limit.")
     rest: float | None = Field(description="What is left; null: no limit.")
@@ -159,6 +185,7 @@ class QuotaState(BaseModel):
         """Return the document of a use."""
         return cls(
             name=use.name,
+            title=QUOTAS[use.name].title,
             used=use.used,
             allowed=use.allowed or None,
             rest=use.rest,

@@ -65,7 +65,7 @@ class ShareDocument(BaseModel):
     id: str
     kind: TargetKind
     target_id: str = Field(description="Id of the data set, the job or the model.")
-    target_name: str = Field(description="Name of the data set, or of the job; for a model of its job.")
+    target_name: str = Field(description="Name of the data set or the job; for a model its number and job.")
     label: str
     state: ShareState
     beginning: str = Field(description="The first characters of the token, to distinguish shares.")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
 from api.auth import SHARE_PREFIX, secret_digest
@@ -41,16 +41,25 @@ def documents(session: Session, rows: Sequence[Key]) -> list[ShareDocument]:
 
 
 def _targets(session: Session, ids: set[str]) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return the names and the links of targets, by id. A model is named after its job."""
+    """Return the names and the links of targets, by id. A model is named by its number and after its job."""
     datasets = select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids))
-    jobs = select(Job.id, Job.name).where(Job.id.in_(ids))
-    models = select(Model.id, Job.name, Job.id).join(Job, Job.id == Model.job_id).where(Model.id.in_(ids))
+    named = func.coalesce(func.nullif(Job.name, ""), literal("search on ") + Dataset.name)
+    jobs = select(Job.id, named).join(Dataset, Dataset.id == Job.dataset_id).where(Job.id.in_(ids))
+    models = (
+        select(Model.id, Model.number, named, Job.id)
+        .join(Job, Job.id == Model.job_id)
+        .join(Dataset, Dataset.id == Job.dataset_id)
+        .where(Model.id.in_(ids))
+    )
     found = {}
     for kind, query in (("dataset", datasets), ("job", jobs)):
         for row_id, name in session.execute(query):
             found[row_id] = name, {kind: f"/v1/{kind}s/{row_id}"}
-    for row_id, name, job_id in session.execute(models):
-        found[row_id] = name, {"model": f"/v1/models/{row_id}", "job": f"/v1/jobs/{job_id}"}
+    for row_id, number, name, job_id in session.execute(models):
+        found[row_id] = (
+            f"model {number} of {name}",
+            {"model": f"/v1/models/{row_id}", "job": f"/v1/jobs/{job_id}"},
+        )
     return found
 
 

@@ -100,12 +100,62 @@ def test_link_that_shows_nothing_says_so_once(
     asked: list[Request] = []
     page.on("request", lambda one: asked.append(one))
     open_view(page, request.getfixturevalue(service).url, f"/share{token}")
-    expect(page.get_by_role("alert")).to_contain_text(
-        re.compile("Copy the whole link|ask the person who sent it", re.IGNORECASE)
-    )
+    expect(page.get_by_role("alert")).to_contain_text(re.compile("Copy the whole link|Ask whoever sent it"))
     page.wait_for_timeout(500)
     assert sum("/v1/" in one.url for one in asked) <= 3
     assert not page.evaluate("() => sessionStorage.getItem('latentry.key')")
+
+
+@pytest.mark.parametrize("service", ["lab", "guarded"])
+def test_tab_of_a_link_that_was_revoked_says_so_and_leads_home(
+    page: Page, watch: Watch, request: pytest.FixtureRequest, service: str
+) -> None:
+    watch.allow("status 401")
+    opened = request.getfixturevalue(service)
+    _open_with(page, opened, TOKENS["revoked"], f"/models/{opened.ids['model']}")
+    expect(page.get_by_role("alert")).to_contain_text("has ended or was revoked")
+    assert_accessible(page)
+    page.get_by_role("button", name="Leave the shared view").click()
+    heading = {"lab": "Home", "guarded": "A key is required"}[service]
+    expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+    assert not page.evaluate("() => sessionStorage.getItem('latentry.key')")
+
+
+def test_link_opens_on_the_view_that_it_was_made_on(
+    page: Page, watch: Watch, lab: SeededService, guarded: SeededService
+) -> None:
+    watch.allow("status 401: GET .*/v1/caller")
+    state = "tab=trajectories&trials=single"
+    open_view(page, lab.url, f"/models/{lab.ids['model']}?{state}")
+    page.route("**/v1/shares", lambda route: route.fulfill(json={"token": TOKENS["model"]}))
+    page.get_by_role("button", name="Share…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Opens on: Trajectories, with the choices that you see now.")
+    expect(dialog).to_contain_text("This address works only on this computer")
+    page.get_by_role("button", name="Make the link").click()
+    expect(dialog.locator("pre")).to_have_text(f"{lab.url}/#/share/{TOKENS['model']}?{state}")
+    page.goto(f"{guarded.url}/#/share/{TOKENS['model']}?{state}")
+    page.wait_for_url(f"**/#/models/{guarded.ids['model']}?{state}")
+    wait_until_ready(page)
+    expect(page.get_by_role("link", name="Trajectories")).to_have_attribute("aria-current", "page")
+
+
+@pytest.mark.parametrize("kind", ["dataset", "job", "model"])
+@pytest.mark.slow
+def test_shared_view_offers_nothing_that_the_share_may_not_read(
+    page: Page, guarded: SeededService, kind: str
+) -> None:
+    route = {"dataset": "datasets/{dataset}", "job": "jobs/{job_done}", "model": "models/{model}"}[kind]
+    _open_with(page, guarded, TOKENS[kind], f"/{route.format_map(guarded.ids)}")  # `watch` fails on a refusal
+    tabs = page.get_by_role("navigation", name="Parts of this view").get_by_role("link")
+    for number in range(tabs.count()):
+        tabs.nth(number).click()
+        expect(tabs.nth(number)).to_have_attribute("aria-current", "page")
+        page.wait_for_load_state("networkidle")
+        wait_until_ready(page)
+        expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator("main a[href*='#/datasets/']:not(.tabs a)")).to_have_count(0)
+    assert "/v1/" not in page.locator("main").inner_text()
 
 
 def test_key_that_may_only_read_is_told_so_before_and_after_an_action(

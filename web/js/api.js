@@ -36,6 +36,9 @@ export function getKey() {
   return sessionStorage.getItem(KEY) ?? "";
 }
 
+/** Whether the tab holds the token of a shared link, which shows one object only. */
+export const hasShareToken = () => getKey().startsWith("ltshare_");
+
 /** Keep a key or the token of a share until the tab is closed, and read everything again. */
 export function setKey(key) {
   if (key) sessionStorage.setItem(KEY, key);
@@ -67,6 +70,7 @@ function headersOf(options) {
  */
 export async function fetchOk(path, options = {}) {
   const { query, json, ...rest } = options;
+  const key = getKey();
   let response;
   try {
     response = await fetch(urlOf(path, query), {
@@ -78,7 +82,7 @@ export async function fetchOk(path, options = {}) {
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({ title: `The server answered ${response.status}.`, detail: response.statusText }));
-  const isOfTab = !options.headers?.Authorization && !options.signal?.aborted; // and not another key that is tried
+  const isOfTab = !options.headers?.Authorization && !options.signal?.aborted && key === getKey(); // not another key that is tried or was dropped
   if (response.status === 401 && isOfTab) change({ needsKey: true });
   throw new ProblemError(problem, response.status, path);
 }

@@ -45,6 +45,22 @@ export function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/** The name of a job, or else what it is: "quick search on spikes.npz". */
+export function jobName(job) {
+  return job.name || `${job.specification.preset ?? job.specification.strategy.kind} search on ${job.dataset_name || "a data set"}`;
+}
+
+/** Where a job runs: "cpu (2 workers, 2 models each)". */
+export function whereRuns(runs) {
+  return [...new Set(runs.map(({ device }) => device))].map((device) => {
+    const parts = runs.filter((run) => run.device === device);
+    const counts = parts.map(({ kind, models }) => (kind === "infer" ? "latents" : plural(models, "model")));
+    const isEven = counts.every((count) => count === counts[0]);
+    if (parts.length === 1) return `${device} (${counts[0]})`;
+    return `${device} (${plural(parts.length, "worker")}, ${isEven ? `${counts[0]} each` : counts.join(" and ")})`;
+  }).join(", ");
+}
+
 /** The name that people gave, or else a short form of the id. */
 export function nameOf(item) {
   return item.name || item.id.slice(0, 4) + "…" + item.id.slice(-6);

@@ -1,8 +1,9 @@
 // The shell of the page: navigation, the key, news of the connection, and the view that the address names.
 
 import { html, render, useEffect, useState, Dialog, Field, Link } from "./ui.js";
-import { getKey, request, setKey, useConnection, useLoaded } from "./api.js";
+import { getKey, hasShareToken, request, setKey, useConnection, useLoaded } from "./api.js";
 import { useRoute } from "./router.js";
+import { EndedLink, leave } from "./views/share.js";
 
 /** Views by the first part of their address. Each module is loaded when it is first shown. */
 const VIEWS = {
@@ -59,7 +60,9 @@ function KeyDialog({ onClose }) {
   <//>`;
 }
 
-const NAVIGATION = [["/", "Home"], ["/add", "Add a recording"], ["/search", "Start a search"], ["/compare", "Compare"], ["/use", "Use"], ["/help", "Help"]];
+const NAVIGATION = [["/", "Home"], ["/add", "Add a recording"], ["/search", "Start a search"], ["/compare", "Compare"], ["/use", "Usage and sharing"], ["/help", "Help"]];
+
+const KINDS = { dataset: "data set", job: "job", model: "model" };
 
 function Header({ route, caller, onKey }) {
   const isShare = Boolean(caller?.share);
@@ -78,18 +81,19 @@ function App() {
   const route = useRoute();
   const { isOnline, needsKey, keys } = useConnection();
   const [asksKey, setAsksKey] = useState(false);
-  const caller = useLoaded((signal) => request("/v1/caller", { signal }), [keys]);
+  const asked = useLoaded((signal) => request("/v1/caller", { signal }), [keys]);
+  const caller = asked.error?.status === 401 ? null : asked.data; // with a share that has ended, nobody is known
   const { View, error } = useView(route.parts[0] ?? "");
   useEffect(() => { document.querySelector("main").removeAttribute("data-ready"); scrollTo(0, 0); }, [route.path]);
-  return html`<${Header} route=${route} caller=${caller.data} onKey=${() => setAsksKey(true)} />
+  return html`<${Header} route=${route} caller=${caller} onKey=${() => setAsksKey(true)} />
     ${!isOnline && html`<p class="banner bad" role="alert">The server does not answer. The page asks again every two seconds; running jobs are not affected.</p>`}
-    ${caller.data?.share && html`<p class="banner" role="note">You look at a shared ${caller.data.share.kind}. Nothing can be changed here.</p>`}
-    ${caller.data && !caller.data.share && !caller.data.scopes.includes("write") && html`<p class="banner" role="note">Your key may only read. The service refuses whatever changes something.</p>`}
+    ${caller?.share && html`<p class="banner" role="note">You look at a shared ${KINDS[caller.share.kind]}. Nothing can be changed here. <button type="button" class="small" onClick=${leave}>Leave the shared view</button></p>`}
+    ${caller && !caller.share && !caller.scopes.includes("write") && html`<p class="banner" role="note">Your key may only read. The service refuses whatever changes something.</p>`}
     <main id="main" tabindex="-1">
       ${error && html`<div class="problem" role="alert"><strong>${error.message}</strong><p><${Link} to="/">Go to Home<//></p></div>`}
-      ${needsKey && route.parts[0] !== "share" ? html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
-          <p><button type="button" class="primary" onClick=${() => setAsksKey(true)}>Enter a key</button></p></div>`
-    : View && html`<${View} key=${`${route.path} ${keys}`} route=${route} caller=${caller.data} />`}
+      ${needsKey && route.parts[0] !== "share" ? (hasShareToken() ? html`<${EndedLink} />` : html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
+          <p><button type="button" class="primary" onClick=${() => setAsksKey(true)}>Enter a key</button></p></div>`)
+    : View && html`<${View} key=${`${route.path} ${keys}`} route=${route} caller=${caller} />`}
     </main>
     ${asksKey && html`<${KeyDialog} onClose=${() => setAsksKey(false)} />`}`;
 }

@@ -72,20 +72,41 @@ export function Tags({ tags }) {
   return html`<span class="tags">${(tags ?? []).map((tag) => html`<${Link} class="tag" to="/" query=${{ tag }}>${tag}<//>`)}</span>`;
 }
 
+/** A "?" and the help that it opens beside the row, without moving it. Esc closes it. Return {button, text}; text is null while closed. */
+export function useHelp(label, help, id) {
+  const [isOpen, setOpen] = useState(false);
+  const element = useRef(null);
+  useEffect(() => {
+    if (!isOpen) return undefined;
+    const beyond = element.current.getBoundingClientRect().right - (document.documentElement.clientWidth - 8);
+    if (beyond > 0) element.current.style.left = `${-beyond}px`; // it stays within the window
+    const close = (event) => {
+      if (event.key !== "Escape") return;
+      event.preventDefault(); // a dialog around it stays open
+      setOpen(false);
+    };
+    addEventListener("keydown", close);
+    return () => removeEventListener("keydown", close);
+  }, [isOpen]);
+  return {
+    button: help && html`<button type="button" class="help" aria-expanded=${isOpen} aria-label=${`Help: ${label}`} onClick=${() => setOpen(!isOpen)}>?</button>`,
+    text: isOpen && help ? html`<p ref=${element} class="field-help" id=${id}>${help}</p>` : null,
+  };
+}
+
 /**
  * A labelled control, with help that opens on request. `children` is a function that gets the attributes of the control:
  * html`<${Field} label="Models" help="…">${(attributes) => html`<input type="number" ...${attributes} />`}<//>`
  */
 export function Field({ label, help, unit, error, children }) {
   const id = useId();
-  const [isOpen, setOpen] = useState(false);
-  const described = [isOpen && help ? `${id}h` : "", error ? `${id}e` : ""].filter(Boolean).join(" ") || undefined;
+  const { button, text } = useHelp(label, help, `${id}h`);
+  const described = [text ? `${id}h` : "", error ? `${id}e` : ""].filter(Boolean).join(" ") || undefined;
   return html`<div class="field">
     <span class="field-label"><label for=${id}>${label}${unit && html` <span class="muted">(${unit})</span>`}</label>
-      ${help && html`<button type="button" class="help" aria-expanded=${isOpen} aria-label=${`Help: ${label}`}
-        onClick=${() => setOpen(!isOpen)}>?</button>`}</span>
+      ${button}</span>
     ${children({ id, "aria-describedby": described, "aria-invalid": error ? "true" : undefined })}
-    ${isOpen && help && html`<p class="field-help" id=${`${id}h`}>${help}</p>`}
+    ${text}
     ${error && html`<p class="field-error" id=${`${id}e`}>${error}</p>`}
   </div>`;
 }

@@ -3,7 +3,7 @@
 import { html, Link, Loading, Problem, useMemo, useReady, useTitle } from "../ui.js";
 import { request, useLoaded } from "../api.js";
 import { CATEGORIES } from "../plot.js";
-import { nameOf } from "../format.js";
+import { jobName, nameOf } from "../format.js";
 import { setQuery } from "../router.js";
 import { readOwner } from "./model/owner.js";
 import { Picker } from "./compare/picker.js";
@@ -20,7 +20,7 @@ async function readEntry(id, signal, caller) {
   try {
     if (!id.startsWith("job_")) return { id, owner: await readOwner("models", id, signal, caller) };
     const job = await request(`/v1/jobs/${id}`, { signal });
-    if (!job.selected_model_id) return { id, error: { problem: { title: `The job ${job.name || id} has not selected a model`, detail: `It is ${job.state}.` } } };
+    if (!job.selected_model_id) return { id, error: { problem: { title: `The job ${jobName(job)} has not selected a model`, detail: `It is ${job.state}.` } } };
     return { id, owner: await readOwner("models", job.selected_model_id, signal, caller) };
   } catch (error) {
     if (signal.aborted) throw error;

@@ -4,13 +4,14 @@ import { html, useEffect, useState, Action, Dialog, Empty, Link, Loading, Proble
 import { download, request, urlOf, useDocument, useLoaded } from "../api.js";
 import { CodeLines } from "../code.js";
 import { go } from "../router.js";
-import { ago, bytes, nameOf, number, plural } from "../format.js";
+import { ago, bytes, jobName, nameOf, number, plural } from "../format.js";
 import { DeleteButton } from "./deletion.js";
 import { ShareButton } from "./use/shares.js";
 import { Labels } from "./labels.js";
 import { DraftBar, Guesses, Messages, OptionsForm, useDraft } from "./dataset/reading.js";
 import { Numbers, Understood } from "./dataset/summary.js";
 import { Psth, Raster, Rates, Session } from "./dataset/pictures.js";
+import { readAgain } from "./dataset/options.js";
 import { Trials } from "./dataset/trials.js";
 
 const TABS = [["", "What was understood"], ["trials", "Trials"], ["options", "All options"], ["related", "Jobs and related data sets"]];
@@ -29,17 +30,18 @@ function Download({ dataset }) {
     <//>`}`;
 }
 
-function Header({ dataset, caller, onChanged }) {
+function Header({ dataset, caller, tab, onChanged }) {
   const isShared = Boolean(caller?.share);
+  const isWhole = !isShared || caller.share.kind === "dataset"; // a link to a job or a model shows some arrays of its data set only
   const path = `/v1/datasets/${dataset.id}`;
   return html`<div class="row"><h1>${nameOf(dataset)}</h1> <${State} value=${dataset.state} />
       <span class="end buttons">
         ${dataset.state === "ready" && !isShared && html`<${Link} to="/search" query=${{ dataset: dataset.id }} class="button primary">Start a search<//>`}
-        ${dataset.state === "ready" && html`<${Download} dataset=${dataset} />`}
-        ${dataset.state === "ready" && !isShared && html`<${ShareButton} kind="dataset" id=${dataset.id} name=${nameOf(dataset)} />`}
+        ${dataset.state === "ready" && isWhole && html`<${Download} dataset=${dataset} />`}
+        ${dataset.state === "ready" && !isShared && html`<${ShareButton} kind="dataset" id=${dataset.id} name=${nameOf(dataset)} tab=${tab} />`}
         ${!isShared && dataset.state !== "deleting" && html`<${DeleteButton} path=${path} query=${{ cascade: true }} name=${nameOf(dataset)} onDeleted=${() => go("/")} />`}</span></div>
     <p class="muted">Data set, added ${ago(dataset.created_at)}${dataset.created_by?.name ? ` by ${dataset.created_by.name}` : ""}${dataset.stored_bytes ? `, ${bytes(dataset.stored_bytes)}` : ""}
-      ${dataset.derived_from && !isShared && html` · <${Link} to=${`/datasets/${dataset.derived_from}`}>read before with other options<//>`}</p>
+      ${dataset.derived_from && html` · ${readAgain(dataset)}`}${dataset.derived_from && !isShared && html` · <${Link} to=${`/datasets/${dataset.derived_from}`}>as it was read before<//>`}</p>
     <${Labels} path=${path} item=${dataset} onChanged=${onChanged} canChange=${!isShared && dataset.state !== "deleting"} />`;
 }
 
@@ -71,22 +73,23 @@ function Replaced({ id, dataset }) {
 function Overview({ dataset, route, caller, reading, canChange }) {
   const { report } = dataset;
   const isCombined = Boolean(report.sessions);
-  const preview = useLoaded((signal) => (isCombined ? Promise.resolve(null) : request(`/v1/datasets/${dataset.id}/preview`, { signal })), [dataset.id, isCombined]);
+  const hasPictures = !isCombined && (!caller?.share || caller.share.kind === "dataset");
+  const preview = useLoaded((signal) => (!hasPictures ? Promise.resolve(null) : request(`/v1/datasets/${dataset.id}/preview`, { signal })), [dataset.id, hasPictures]);
   const { trial, neuron: wanted, by: chosen } = route.query;
   const neuron = wanted === undefined || !(Number(wanted) < dataset.neurons) ? null : Number(wanted);
   const by = (neuron !== null && chosen) || preview.data?.psth.by || null;
   const [hasRaster, setHasRaster] = useState(false);
-  useReady((preview.data && hasRaster) || isCombined || preview.error);
+  useReady((preview.data && hasRaster) || !hasPictures || preview.error);
   const isFixed = !canChange || Boolean(caller?.share);
   return html`<${Numbers} dataset=${dataset} />
     <div class="grid wide"><div><section class="card"><h2>What was understood</h2><${Understood} dataset=${dataset} /></section>
         <h2>${report.warnings.length ? plural(report.warnings.length, "warning") : "No warnings"}</h2>
         <${Messages} dataset=${dataset} messages=${report.warnings} isFixed=${isFixed} ...${reading} /></div>
       ${!isCombined && html`<section class="card"><${Guesses} dataset=${dataset} isFixed=${isFixed} ...${reading} /></section>`}</div>
-    ${isCombined && html`<h2>Sessions</h2><ul>${report.sessions.map((session) => html`<li><${Link} to=${`/datasets/${session.dataset_id}`}>${session.name || session.dataset_id}<//>: ${number(session.trials)} trials, ${number(session.neurons)} neurons</li>`)}</ul>
+    ${isCombined && html`<h2>Sessions</h2><ul>${report.sessions.map((session) => html`<li>${caller?.share ? session.name || "a session" : html`<${Link} to=${`/datasets/${session.dataset_id}`}>${session.name || session.dataset_id}<//>`}: ${number(session.trials)} trials, ${number(session.neurons)} neurons</li>`)}</ul>
       <p class="muted">The pictures are on the page of each session.</p>`}
     <${Problem} error=${preview.error} retry=${preview.reload} />
-    ${!isCombined && html`<h2>Pictures</h2>${preview.data ? html`<div class="grid wide"><${Raster} dataset=${dataset} preview=${preview.data} trial=${trial === undefined ? undefined : Number(trial)} neuron=${neuron} by=${by} onShown=${setHasRaster} />
+    ${hasPictures && html`<h2>Pictures</h2>${preview.data ? html`<div class="grid wide"><${Raster} dataset=${dataset} preview=${preview.data} trial=${trial === undefined ? undefined : Number(trial)} neuron=${neuron} by=${by} onShown=${setHasRaster} />
       <${Psth} dataset=${dataset} preview=${preview.data} neuron=${neuron} by=${by} /><${Rates} dataset=${dataset} preview=${preview.data} /><${Session} dataset=${dataset} preview=${preview.data} /></div>`
     : !preview.error && html`<${Loading} what="pictures" />`}`}`;
 }
@@ -99,7 +102,7 @@ function Options({ dataset, reading, canChange }) {
 }
 
 const JOBS = [
-  { key: "name", label: "Job", value: nameOf, show: (job) => html`<${Link} to=${`/jobs/${job.id}`}>${nameOf(job)}<//>` },
+  { key: "name", label: "Job", value: jobName, show: (job) => html`<${Link} to=${`/jobs/${job.id}`}>${jobName(job)}<//>` },
   { key: "state", label: "State", show: (job) => html`<${State} value=${job.state} />` },
   { key: "created_at", label: "Started", show: (job) => ago(job.created_at) },
 ];
@@ -143,7 +146,7 @@ export default function DatasetView({ route, caller }) {
   const onPath = (path) => { if (isReady) go(`/datasets/${id}`, { ...route.query, tab: "options" }); setFocus({ path }); };
   const reading = { draft, change, focus, onPath };
   const before = route.query.instead_of;
-  return html`<${Header} dataset=${dataset} caller=${caller} onChanged=${reload} />
+  return html`<${Header} dataset=${dataset} caller=${caller} tab=${tabs.find(([key]) => key === tab)[1]} onChanged=${reload} />
     ${route.query.known && html`<p role="note">This file was added before, with the same options. This is the data set that it made then.</p>`}
     ${before && !caller?.share && html`<${Replaced} id=${before} dataset=${dataset} />`}
     ${state === "ingesting" && html`<${Ingesting} dataset=${dataset} />`}

@@ -32,7 +32,7 @@ export default function Help() {
     <section class="card"><h2>For programs</h2>
       <p>Everything on this page comes from the <a href="docs">HTTP API</a>. Every plot has a button “Save…” with its numbers, its picture, and the lines of Python, MATLAB and curl that fetch them.</p></section>
     <section class="card"><h2>Keys on the keyboard</h2><dl class="facts"><dt><kbd>Tab</kbd></dt><dd>Next control. The first one leads to the content.</dd>
-      <dt><kbd>←</kbd> <kbd>→</kbd></dt><dd>Previous and next trial of a model.</dd><dt><kbd>Esc</kbd></dt><dd>Close a dialog.</dd></dl></section>
+      <dt><kbd>←</kbd> <kbd>→</kbd></dt><dd>Previous and next trial of a model.</dd><dt><kbd>Esc</kbd></dt><dd>Close a dialog or a help.</dd></dl></section>
     <section class="card"><h2>Methods</h2><p>Pandarinath et al. 2018, <a href="https://doi.org/10.1038/s41592-018-0109-9" rel="noreferrer">LFADS</a>.
       Keshtkaran and Pandarinath 2019, <a href="https://doi.org/10.48550/arXiv.1908.07896" rel="noreferrer">coordinated dropout and sample validation</a>.
       Please cite them when you publish results.</p></section>`;

@@ -3,7 +3,8 @@
 import { html, useEffect, useState, Empty, Link, Loading, Problem, Progress, Sparkline, State, Table, Tags, useReady, useTitle } from "../ui.js";
 import { request, useDocument, useLoaded } from "../api.js";
 import { setQuery } from "../router.js";
-import { ago, duration, nameOf, number, plural, time } from "../format.js";
+import { ago, duration, jobName, nameOf, number, plural, time, whereRuns } from "../format.js";
+import { readAgain } from "./dataset/options.js";
 
 const PAGE = 50;
 const ACTIVE = ["queued", "running", "paused", "stopping", "inferring"];
@@ -12,7 +13,6 @@ const DATASET_STATES = ["ingesting", "ready", "rejected", "failed", "deleting"];
 
 const who = (item) => item.created_by?.name ?? "–";
 const created = { key: "created_at", label: "Created", show: (item) => html`<time datetime=${item.created_at} title=${time(item.created_at)}>${ago(item.created_at)}</time>` };
-const jobName = (job) => job.name || `${job.specification.preset ?? job.specification.strategy.kind} of ${job.dataset_name || "a data set"}`;
 
 const JOB_COLUMNS = [
   { key: "name", label: "Job", value: jobName, show: (job) => html`<${Link} to=${`/jobs/${job.id}`}>${jobName(job)}<//> <${Tags} tags=${job.tags} />` },
@@ -27,7 +27,8 @@ const JOB_COLUMNS = [
 ];
 
 const DATASET_COLUMNS = [
-  { key: "name", label: "Data set", value: nameOf, show: (item) => html`<${Link} to=${`/datasets/${item.id}`}>${nameOf(item)}<//> <${Tags} tags=${item.tags} />` },
+  { key: "name", label: "Data set", value: nameOf, show: (item) => html`<${Link} to=${`/datasets/${item.id}`}>${nameOf(item)}<//> <${Tags} tags=${item.tags} />
+    ${item.derived_from && html`<div class="muted small">${readAgain(item)}</div>`}` },
   { key: "state", label: "State", show: (item) => html`<${State} value=${item.state} />` },
   { key: "trials", label: "Trials", numeric: true, show: (item) => number(item.trials) },
   { key: "bins", label: "Bins", numeric: true, value: (item) => item.bins, show: (item) => (item.bins ? `${item.bins} × ${number(1000 * item.bin_width_s)} ms` : "–") },
@@ -36,7 +37,7 @@ const DATASET_COLUMNS = [
   created,
 ];
 
-const devicesOf = (job) => (job.running_on?.length ? ` · on ${job.running_on.map(({ device, models }) => `${device} (${plural(models, "model")})`).join(", ")}` : "");
+const devicesOf = (job) => (job.running_on?.length ? ` · on ${whereRuns(job.running_on)}` : "");
 
 function Now({ jobs, caller }) {
   const readiness = useDocument("/readyz", { everyMs: 10000 });
@@ -95,7 +96,7 @@ function Filters({ query }) {
     <option value="">any</option>${values.map((value) => html`<option>${value}</option>`)}</select></label>`;
   const isFiltered = Object.keys(query).length > 0;
   return html`<search class="row">
-    <label>Search <input type="search" value=${text} placeholder="name, notes, tag, file" onInput=${(event) => setText(event.target.value)} /></label>
+    <label>Filter <input type="search" value=${text} placeholder="name, notes, tag, file" onInput=${(event) => setText(event.target.value)} /></label>
     ${states("Jobs", "job_state", JOB_STATES)}${states("Data sets", "dataset_state", DATASET_STATES)}
     ${query.tag && html`<span>Tag <b>${query.tag}</b></span>`}
     ${query.created_by && html`<span>By <b>${query.created_by}</b></span>`}
@@ -121,7 +122,7 @@ export default function Home({ route, caller }) {
   return html`<div class="row"><h1>Home</h1><span class="end buttons"><${Link} to="/add" class="button primary">Add a recording<//>
       <${Link} to="/search" class="button">Start a search<//></span></div>
     <${Now} jobs=${active.data?.items} caller=${caller} />
-    <h2 class="hidden">Search</h2><${Filters} query=${route.query} />
+    <h2 class="hidden">Filters</h2><${Filters} query=${route.query} />
     <${List} title="Jobs" list=${jobs} columns=${JOB_COLUMNS} isFiltered=${isFiltered}
       empty=${html`<p class="muted">No job yet. <${Link} to="/search">Start a search<//> on a data set that is ready.</p>`} />
     <${List} title="Data sets" list=${datasets} columns=${DATASET_COLUMNS} isFiltered=${isFiltered}

@@ -1,6 +1,7 @@
 // A job: what it does now, its models and their curves, what its search found.
 
 import { html, useMemo, Empty, Loading, Problem, Tabs, useReady, useTitle } from "../ui.js";
+import { jobName } from "../format.js";
 import { Curves } from "./job/curves.js";
 import { useCurves } from "./job/curve_data.js";
 import { Decisions } from "./job/decisions.js";
@@ -20,13 +21,13 @@ export default function JobView({ route, caller }) {
   const live = useLive(id);
   const { job, models, error } = live;
   const tab = TABS.some(([key]) => key === route.query.tab) ? route.query.tab : "curves";
-  useTitle(job ? job.name || `Search on ${job.dataset_name}` : "Job");
+  useTitle(job ? jobName(job) : "Job");
   const searched = useMemo(() => (job ? searchedIn(job.specification) : []), [job?.id]);
   const shown = useShown(models, route.query);
   useReady(error && !job);
   if (!id) return html`<${Empty} title="No job is chosen"><p>Choose one on Home.</p><//>`;
   if (!job || !models) return html`${error ? html`<h1>Job</h1><${Problem} error=${error} retry=${live.reload} />` : html`<${Loading} what="the job" />`}`;
-  return html`<${JobHeader} live=${live} caller=${caller} />
+  return html`<${JobHeader} live=${live} caller=${caller} tab=${TABS.find(([key]) => key === tab)[1]} />
     <${Tabs} tabs=${TABS} current=${tab} to=${`/jobs/${id}`} />
     <${PARTS[tab]} key=${tab} live=${live} query=${route.query} searched=${searched} shown=${shown} />`;
 }

@@ -32,10 +32,10 @@ export default function ModelView({ route, caller }) {
   useTitle(title);
   useReady(isWithout || error); // the tabs say when they show their data
   return html`<div class="row"><h1>${title}</h1>
-      ${owner?.model && kind === "models" && !caller?.share && html`<span class="end"><${ShareButton} kind="model" id=${id} name=${title} /></span>`}</div>
+      ${owner?.model && kind === "models" && !caller?.share && html`<span class="end"><${ShareButton} kind="model" id=${id} name=${title} tab=${TABS[tab][0]} /></span>`}</div>
     <${Problem} error=${error} retry=${reload} />
     ${!owner && !error && html`<${Loading} what="the model" />`}
-    ${owner && html`<${Summary} owner=${owner} />
+    ${owner && html`<${Summary} owner=${owner} caller=${caller} />
       <${Tabs} to=${route.path} current=${tab} tabs=${Object.entries(TABS).map(([key, [label]]) => [key, label])} />
       ${isWithout ? html`<${NoLatents} owner=${owner} caller=${caller} reload=${reload} />`
     : html`<${Tab} key=${owner.path} owner=${owner} route=${route} caller=${caller} reload=${reload} />`}`}`;
@@ -47,17 +47,17 @@ function titleOf({ model, inference, jobName, dataset }) {
   return jobName || dataset ? `${name} of ${jobName || nameOf(dataset)}` : name;
 }
 
-function Summary({ owner }) {
-  const { model, inference, job, dataset } = owner;
+function Summary({ owner, caller }) {
+  const { model, inference, job, jobName, dataset } = owner;
   const bits = owner.document.scores?.sv_bits_per_spike_test ?? owner.document.scores?.sv_bits_per_spike_valid;
   const isTest = Number.isFinite(owner.document.scores?.sv_bits_per_spike_test);
   return html`<p class="row"><${State} value=${owner.document.state} />
     ${!inference && (model.is_selected ? html`<span>Selected by sample validation</span>` : html`<span class="muted">Not selected</span>`)}
     ${Number.isFinite(bits) && html`<span><b>${number(bits, 3)}</b> bits per spike <span class="muted">(held-out samples, ${isTest ? "test" : "validation"} trials)</span></span>`}
     ${inference && model && html`<${Link} to=${`/models/${model.id}`}>The model on its own data<//>`}
-    ${job && html`<${Link} to=${`/jobs/${job.id}`}>Job ${job.name}<//>`}
-    ${job && !inference && html`<${Link} to="/compare" query=${{ models: model.id }}>Compare with other models<//>`}
-    ${dataset && html`<${Link} to=${`/datasets/${dataset.id}`}>${nameOf(dataset)}<//>
+    ${job && html`<${Link} to=${`/jobs/${job.id}`}>Job ${jobName}<//>`}
+    ${job && !inference && !caller?.share && html`<${Link} to="/compare" query=${{ models: model.id }}>Compare with other models<//>`}
+    ${dataset && html`${caller?.share ? html`<span>${nameOf(dataset)}</span>` : html`<${Link} to=${`/datasets/${dataset.id}`}>${nameOf(dataset)}<//>`}
       <span class="muted">${dataset.trials} trials × ${dataset.bins} bins of ${number(1000 * dataset.bin_width_s)} ms × ${dataset.neurons} neurons</span>`}
   </p>`;
 }

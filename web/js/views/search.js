@@ -2,7 +2,7 @@
 
 import { html, useCallback, useMemo, useState, Empty, Field, Link, Loading, Problem, useReady, useTitle } from "../ui.js";
 import { readAll, useLoaded } from "../api.js";
-import { nameOf } from "../format.js";
+import { jobName, nameOf } from "../format.js";
 import { setQuery } from "../router.js";
 import { SearchField, Described } from "./search/fields.js";
 import { useMessages, usePreview, useTemplate, withAt } from "./search/form.js";
@@ -121,6 +121,6 @@ function WarmStart({ search, part, datasetId }) {
   return html`<h3>Warm start</h3><div class="grid fields">
     <${Field} label="Start from the best models of" help="The first models of this search start from the best models of another job." error=${messages.errorsAt(["warm_start"]).join(" ")}>
       ${(attributes) => html`<select value=${jobId} onChange=${choose} ...${attributes}><option value="">no other job</option>
-        ${jobs.map((job) => html`<option value=${job.id}>${nameOf(job)}</option>`)}${jobId && !jobs.some((job) => job.id === jobId) && html`<option value=${jobId}>another job</option>`}</select>`}<//>
+        ${jobs.map((job) => html`<option value=${job.id}>${jobName(job)}</option>`)}${jobId && !jobs.some((job) => job.id === jobId) && html`<option value=${jobId}>another job</option>`}</select>`}<//>
     ${jobId && part("warm_start", ["job_id"])}</div>`;
 }

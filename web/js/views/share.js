@@ -1,31 +1,43 @@
 // A shared link was opened: take its token as the key of this tab, and go to what it shows.
 
 import { html, useEffect, Loading, Problem, useReady, useTitle } from "../ui.js";
-import { request, setKey, useLoaded } from "../api.js";
+import { hasShareToken, request, setKey, useLoaded } from "../api.js";
 import { href } from "../router.js";
 
 const VIEWS = { dataset: "datasets", job: "jobs", model: "models" };
 
-const problemOf = (title, hint) => Object.assign(new Error(title), { problem: { title, hint } });
+/** Drop the token of a shared link, and go Home. A key stays. */
+export function leave() {
+  history.pushState(null, "", href("/"));
+  dispatchEvent(new HashChangeEvent("hashchange"));
+  if (hasShareToken()) setKey("");
+}
+
+export function EndedLink() {
+  useReady(true);
+  return html`<div class="empty" role="alert"><h1>This link has ended or was revoked</h1><p>Ask whoever sent it for a new one.</p>
+    <p><button type="button" onClick=${leave}>Leave the shared view</button></p></div>`;
+}
 
 /** Return what a token shows. The key of the tab stays as it is until the server knows the token. */
 async function readShare(token, signal) {
-  if (!token) throw problemOf("This link is not complete: its token is missing", "Copy the whole link.");
+  if (!token) throw Object.assign(new Error(), { problem: { title: "This link is not complete: its token is missing", hint: "Copy the whole link." } });
   const caller = await request("/v1/caller", { signal, headers: { Authorization: `Bearer ${token}` } });
-  if (!caller.share) throw problemOf("This is a link to nothing that is shared", "Ask the person who sent it for a new one.");
-  return caller.share;
+  return caller.share; // null with a key, which is no link
 }
 
 export default function Share({ route }) {
   useTitle("Shared link");
   const [, token] = route.parts;
-  const { data: share, error } = useLoaded((signal) => readShare(token, signal), [token]);
+  const { data: share, error, isLoading } = useLoaded((signal) => readShare(token, signal), [token]);
   useEffect(() => {
     if (!share) return;
-    location.replace(href(`/${VIEWS[share.kind]}/${share.id}`)); // the token leaves the address
+    location.replace(href(`/${VIEWS[share.kind]}/${share.id}`, route.query)); // the token leaves the address
     setKey(token);
   }, [share]);
-  useReady(error);
+  const isEnded = error?.status === 401 || (!isLoading && !error && !share);
+  useReady(error || isEnded);
+  if (isEnded) return html`<${EndedLink} />`;
   return html`<h1>Shared link</h1>${error ? html`<${Problem} error=${error} />`
     : html`<${Loading} what="what is shared" />`}`;
 }

@@ -11,11 +11,11 @@ import { Webhooks } from "./use/webhooks.js";
 const PARTS = { quotas: Quotas, keys: Keys, shares: Shares, webhooks: Webhooks, retention: Retention, audit: Audit, service: Service };
 
 export default function Use({ route, caller }) {
-  useTitle("Use");
+  useTitle("Usage and sharing");
   const isAdmin = !caller || caller.scopes.includes("admin");
   const tabs = [["quotas", "Quotas"], ["shares", "Shared links"], ["webhooks", "Webhooks"],
     ...(isAdmin ? [["retention", "Retention"], ["keys", "Keys"], ["audit", "Who did what"]] : []), ...(caller?.is_operator ? [["service", "Service"]] : [])];
   const current = PARTS[route.query.tab] ? route.query.tab : "quotas";
   const Part = PARTS[current];
-  return html`<h1>Use</h1><${Tabs} tabs=${tabs} current=${current} to="/use" /><${Part} key=${current} route=${route} caller=${caller} />`;
+  return html`<h1>Usage and sharing</h1><${Tabs} tabs=${tabs} current=${current} to="/use" /><${Part} key=${current} route=${route} caller=${caller} />`;
 }

@@ -2,7 +2,7 @@
 
 import { html, Empty, Field, Link, Loading, Problem, State, Table, useState } from "../../ui.js";
 import { useDocument } from "../../api.js";
-import { ago, nameOf, number } from "../../format.js";
+import { ago, jobName, number } from "../../format.js";
 
 export function Picker({ ids, isOpen, onAdd }) {
   const [shown, setShown] = useState(isOpen);
@@ -12,7 +12,7 @@ export function Picker({ ids, isOpen, onAdd }) {
   return html`<section class="card"><div class="row"><h2>${ids.length ? "Add a model" : "Choose two to six models"}</h2>${!isOpen && html`<button type="button" class="plain end" onClick=${() => setShown(false)}>Close</button>`}</div>
     <${Field} label="Find jobs" help="Text in the name, the notes, the tags or the data set of a job.">${(attributes) => html`<input type="search" value=${text} onInput=${(event) => setText(event.target.value)} ...${attributes} />`}<//>
     <${Jobs} text=${text} ids=${ids} onAdd=${onAdd} onOpen=${setJob} />
-    ${job && html`<h3>Models of ${job.name || job.dataset_name}</h3><${Models} job=${job} ids=${ids} onAdd=${onAdd} />`}
+    ${job && html`<h3>Models of ${jobName(job)}</h3><${Models} job=${job} ids=${ids} onAdd=${onAdd} />`}
   </section>`;
 }
 
@@ -24,11 +24,11 @@ function Jobs({ text, ids, onAdd, onOpen }) {
   const found = useDocument("/v1/jobs", { query: { text, page_size: 20 } });
   const jobs = found.data?.items.filter((job) => job.selected_model_id);
   const columns = [
-    { key: "name", label: "Job", value: (job) => job.name || job.dataset_name || nameOf(job), show: (job) => html`<${Link} to=${`/jobs/${job.id}`}>${job.name || `Search on ${job.dataset_name || nameOf(job)}`}<//>` },
+    { key: "name", label: "Job", value: jobName, show: (job) => html`<${Link} to=${`/jobs/${job.id}`}>${jobName(job)}<//>` },
     { key: "dataset_name", label: "Data set" },
     { key: "bits", label: "Bits per spike", numeric: true, value: (job) => job.progress.best_sv_bits_per_spike_valid, show: (job) => number(job.progress.best_sv_bits_per_spike_valid, 3) },
     { key: "created_at", label: "Started", show: (job) => ago(job.created_at) },
-    { key: "add", label: "Selected model", unsorted: true, show: (job) => html`<${AddButton} id=${job.selected_model_id} ids=${[...ids, ...(ids.includes(job.id) ? [job.selected_model_id] : [])]} name=${`the selected model of ${job.name || job.dataset_name}`} onAdd=${onAdd} />` },
+    { key: "add", label: "Selected model", unsorted: true, show: (job) => html`<${AddButton} id=${job.selected_model_id} ids=${[...ids, ...(ids.includes(job.id) ? [job.selected_model_id] : [])]} name=${`the selected model of ${jobName(job)}`} onAdd=${onAdd} />` },
     { key: "open", label: "Others", unsorted: true, show: (job) => html`<button type="button" class="plain" onClick=${() => onOpen(job)}>all models</button>` },
   ];
   return html`<${Problem} error=${found.error} retry=${found.reload} />

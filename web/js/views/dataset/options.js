@@ -136,6 +136,12 @@ export function saidChange(path, value) {
   return `${label}: ${named ?? textOf(kind, value)}${kind === "ms" ? " ms" : ""}`;
 }
 
+/** Return how the file of a data set was read again: "read again with bin width 40 ms". */
+export function readAgain({ options }) {
+  const said = Object.entries(flattened(options ?? {})).map(([path, value]) => saidChange(path, value).replace(": ", " "));
+  return `read again with ${said.map((text) => text[0].toLowerCase() + text.slice(1)).join(", ") || "the default options"}`;
+}
+
 /** Return the names of variables that the service has told about a file, for suggestions. */
 export function knownNames({ report, problems }) {
   const names = new Set();

@@ -3,7 +3,7 @@
 import { html, useState, Action, Dialog, Field, Link, Problem, Progress, State } from "../../ui.js";
 import { request } from "../../api.js";
 import { go } from "../../router.js";
-import { ago, duration, nameOf, number, plural, time } from "../../format.js";
+import { ago, duration, jobName, number, plural, time, whereRuns } from "../../format.js";
 import { DeleteButton } from "../deletion.js";
 import { Labels } from "../labels.js";
 import { ShareButton } from "../use/shares.js";
@@ -19,11 +19,11 @@ const VERBS = [
 ];
 const EXTENDABLE = ["queued", "running", "paused", "done"];
 
-export function JobHeader({ live, caller }) {
+export function JobHeader({ live, caller, tab }) {
   const { job, worker } = live;
   const { progress } = job;
   const isRunning = !isFinal(job);
-  return html`<div class="row"><h1>${job.name || html`Search on ${job.dataset_name}`}</h1><${State} value=${job.state} />
+  return html`<div class="row"><h1>${jobName(job)}</h1><${State} value=${job.state} />
       ${job.state === "done" && job.selected_model_id && html`<span class="end"><${Link} class="button primary" to=${`/models/${job.selected_model_id}`}>Look at its latents<//></span>`}</div>
     <div class="numbers job-numbers">
       <div>Progress<b><${Progress} fraction=${job.state === "done" ? 1 : progress.fraction} label="progress of the job" /></b></div>
@@ -32,15 +32,15 @@ export function JobHeader({ live, caller }) {
       <div>Best SV score<b>${number(progress.best_sv_bits_per_spike_valid, 3)} <span class="small muted">bits per spike</span></b></div>
       <div>Device time<b>${duration(progress.device_seconds)}</b></div>
     </div>
-    <p class="muted job-facts">Data set <${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//> · preset ${job.specification.preset ?? "none"} ·
+    <p class="muted job-facts">Data set ${caller?.share ? job.dataset_name : html`<${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//>`} · preset ${job.specification.preset ?? "none"} ·
       begun <span title=${time(job.created_at)}>${ago(job.created_at)}</span>${job.created_by?.name && ` by ${job.created_by.name}`}
-      ${isRunning && (job.running_on?.length ? ` · runs on ${job.running_on.map((one) => `${one.device} (${one.kind === "infer" ? "latents" : plural(one.models, "model")})`).join(", ")}` : worker && ` · runs on ${worker}`)}${job.ended_at && html` · ended <span title=${time(job.ended_at)}>${ago(job.ended_at)}</span>`}</p>
+      ${isRunning && (job.running_on?.length ? ` · runs on ${whereRuns(job.running_on)}` : worker && ` · runs on ${worker}`)}${job.ended_at && html` · ended <span title=${time(job.ended_at)}>${ago(job.ended_at)}</span>`}</p>
     <${Labels} path=${`/v1/jobs/${job.id}`} item=${job} onChanged=${live.reload} canChange=${!caller?.share && job.state !== "deleting"} />
-    ${!caller?.share && html`<${Actions} live=${live} />`}
+    ${!caller?.share && html`<${Actions} live=${live} tab=${tab} />`}
     <${News} job=${job} />`;
 }
 
-function Actions({ live }) {
+function Actions({ live, tab }) {
   const { job, reload } = live;
   const [dialog, setDialog] = useState("");
   const close = () => setDialog("");
@@ -52,11 +52,11 @@ function Actions({ live }) {
     : html`<${Action} key=${verb} title=${help} run=${send(verb)}>${label}<//>`))}
       ${EXTENDABLE.includes(job.state) && html`<button type="button" onClick=${() => setDialog("extend")}>Extend…</button>`}
       <${Link} class="button" to="/search" query=${{ dataset: job.dataset_id, from: job.id }}>Again, with changes<//>
-      <${ShareButton} kind="job" id=${job.id} name=${nameOf(job)} />
-      <${DeleteButton} path=${`/v1/jobs/${job.id}`} name=${nameOf(job)} onDeleted=${() => go("/")} />
+      <${ShareButton} kind="job" id=${job.id} name=${jobName(job)} tab=${tab} />
+      <${DeleteButton} path=${`/v1/jobs/${job.id}`} name=${jobName(job)} onDeleted=${() => go("/")} />
     </div>
     ${dialog === "extend" && html`<${ExtendDialog} job=${job} onClose=${close} onDone=${reload} />`}
-    ${dialog === "cancel" && html`<${Dialog} title=${`Cancel ${nameOf(job)}?`} onClose=${close}>
+    ${dialog === "cancel" && html`<${Dialog} title=${`Cancel ${jobName(job)}?`} onClose=${close}>
       <p>${VERBS.find(([verb]) => verb === "cancel")[3]} To keep the best model so far, stop the job instead.</p>
       <p class="buttons"><${Action} class="danger" run=${async () => { await send("cancel")(); close(); }}>Cancel the job<//>
         <button type="button" onClick=${close}>Keep it</button></p><//>`}`;

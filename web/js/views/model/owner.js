@@ -1,6 +1,7 @@
 // What the tabs of a model or an inference share: its documents, its arrays, its trials.
 
 import { ProblemError, readArray, request, useLoaded } from "../../api.js";
+import { jobName } from "../../format.js";
 import { useEffect, useMemo, useState } from "../../ui.js";
 
 const ENDED = ["done", "failed", "cancelled", "trained", "stopped", "diverged"];
@@ -39,7 +40,7 @@ export async function readOwner(kind, id, signal, caller) {
     dataPath && optional(request(dataPath, { signal })),
     dataPath && optional(arraysOf(dataPath, signal)),
   ]);
-  return { kind, path, document, model, inference, job, jobName: job?.name || card?.job_name, dataset, dataPath, arrays, dataArrays: dataArrays ?? {} };
+  return { kind, path, document, model, inference, job, jobName: job ? jobName(job) : card?.job_name, dataset, dataPath, arrays, dataArrays: dataArrays ?? {} };
 }
 
 /** Load an owner, and load it again while it is under way. */

@@ -1,6 +1,6 @@
 // A hyperparameter: a range with two handles, a fixed value, or a list.
 
-import { html, useId, useState } from "../../ui.js";
+import { html, useHelp, useId, useState } from "../../ui.js";
 import { nameOfValue, short } from "../job/words.js";
 import { Described, FieldNotes } from "./fields.js";
 import { schemaAt } from "./schema.js";
@@ -44,21 +44,21 @@ export function Hyperparameter({ search, name }) {
   const { schemas, given, effective, messages, set } = search;
   const path = ["space", name];
   const id = useId();
-  const [isOpen, setOpen] = useState(false);
   const own = given.space?.[name];
   const value = own ?? effective.space[name];
   const mode = modeOf(value);
   const label = nameOfValue(name);
+  const help = useHelp(label, html`<${Described} text=${schemaAt(schemas, path)?.description} />`);
   const errors = messages.errorsAt(path);
   return html`<div class=${`search-field hyperparameter${own === undefined ? "" : " changed"}`} role="group" aria-labelledby=${id} data-field=${path.join(".")}>
     <span class="field-label"><span id=${id}>${label[0].toUpperCase() + label.slice(1)}</span>
-      <button type="button" class="help" aria-expanded=${isOpen} aria-label=${`Help: ${label}`} onClick=${() => setOpen(!isOpen)}>?</button>
+      ${help.button}
       <select class="end small" aria-label=${`How to search ${label}`} value=${mode} onChange=${(event) => set(path, converted(value, event.target.value, name))}>
         <option value="range">range</option><option value="fixed">fixed value</option><option value="list">list</option></select></span>
     ${mode === "range" && html`<${RangeControl} name=${name} label=${label} value=${value} onChange=${(next) => set(path, next)} />`}
     ${mode === "fixed" && html`<${NumberControl} label=${label} value=${value} onChange=${(next) => set(path, next)} />`}
     ${mode === "list" && html`<${ListControl} label=${label} value=${value} onChange=${(next) => set(path, next)} />`}
-    ${isOpen && html`<p class="field-help"><${Described} text=${schemaAt(schemas, path)?.description} /></p>`}
+    ${help.text}
     ${errors.length > 0 && html`<p class="field-error" role="alert">${errors.join(" ")}</p>`}
     <${FieldNotes} messages=${messages} path=${path} isChanged=${own !== undefined} onReset=${() => set(path, undefined)} name=${label} />
   </div>`;

@@ -4,13 +4,6 @@ import { html, Loading, Problem, Table, useReady } from "../../ui.js";
 import { useDocument } from "../../api.js";
 import { bytes, duration, number, time } from "../../format.js";
 
-const NAMES = {
-  stored_bytes: "Stored data", upload_bytes: "Uploads under way", open_jobs: "Jobs that wait or run", job_model_epochs: "Models × epochs of one job",
-  device_seconds_per_day: "Device time today", device_seconds_per_month: "Device time this month", requests_per_minute: "Requests per minute, all keys",
-  key_requests_per_minute: "Requests per minute, your key", streams: "Event streams, your key", analyses: "Analyses at the same time",
-  database_bytes: "Rows in the database", shares: "Shared links", written_bytes_per_day: "Written to the database today",
-};
-
 export function amount(value, unit) {
   if (value === null || value === undefined) return "no limit";
   if (unit === "bytes") return bytes(value);
@@ -19,13 +12,10 @@ export function amount(value, unit) {
 }
 
 export function QuotaBars({ quotas }) {
-  return html`<div class="grid">${quotas.map((quota) => {
-    const label = NAMES[quota.name] ?? quota.name.replaceAll("_", " ");
-    return html`<div class="card" key=${quota.name}><b>${label}</b>
-      ${quota.allowed > 0 && html`<div><progress class="full" max=${quota.allowed} value=${quota.used} aria-label=${label}></progress></div>`}
+  return html`<div class="grid">${quotas.map((quota) => html`<div class="card" key=${quota.name}><b>${quota.title}</b>
+      ${quota.allowed > 0 && html`<div><progress class="full" max=${quota.allowed} value=${quota.used} aria-label=${quota.title}></progress></div>`}
       <div>${amount(quota.used, quota.unit)} <span class="muted">of ${amount(quota.allowed, quota.unit)}</span></div>
-      ${quota.frees_at && html`<div class="muted small">counts anew from ${time(quota.frees_at)}</div>`}</div>`;
-  })}</div>`;
+      ${quota.frees_at && html`<div class="muted small">counts anew from ${time(quota.frees_at)}</div>`}</div>`)}</div>`;
 }
 
 export function Quotas() {
