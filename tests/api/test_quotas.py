@@ -53,7 +53,7 @@ def test_usage_tells_every_quota(client: TestClient, dataset_id: str) -> None:
     before = client.get("/v1/usage").json()
     assert {one["name"] for one in before["quotas"]} <= set(QUOTAS)
     assert quota(before, "open_jobs") == {
-        "name": "open_jobs", "used": 0, "allowed": 200, "rest": 200, "unit": "jobs", "frees_at": None,
+        "name": "open_jobs", "title": "Unfinished jobs", "used": 0, "allowed": 200, "rest": 200, "unit": "jobs", "frees_at": None,
     }  # fmt: skip
     assert quota(before, "device_seconds_per_day")["frees_at"]
     assert [quota(before, name)["used"] for name in ("streams", "analyses")] == [0, 0]

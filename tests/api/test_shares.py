@@ -181,6 +181,7 @@ def test_a_share_and_the_person_who_opens_it(lab: Lab) -> None:
     assert by_key["created_by"]["name"] == "Ada"
     share = lab.client.post("/v1/shares", json={"job_id": by_key["id"]}, headers=lab.key).json()
     assert (share["created_by"]["name"], share["state"]) == ("Ada", "active")
+    assert share["target_name"].startswith("search on ")  # the job has no name
     seen = lab.client.get(f"/v1/jobs/{by_key['id']}", headers=bearer(share["token"]))
     assert seen.json()["created_by"] is None
     assert "Ada" not in seen.text
@@ -195,6 +196,7 @@ def test_a_share_and_the_person_who_opens_it(lab: Lab) -> None:
         lab.own["job"],
         "job",
     )
+    assert re.fullmatch(r"model \d+ of .+", lab.share("model")["target_name"])
     chosen = lab.client.get(f"/v1/shares?target_id={by_key['id']}", headers=lab.key).json()["items"]
     assert [one["id"] for one in chosen] == [share["id"]]
     assert lab.client.get(made["links"]["self"], headers=lab.key).json() == listed[1]

@@ -125,19 +125,19 @@ def test_link_opens_on_the_view_that_it_was_made_on(
     page: Page, watch: Watch, lab: SeededService, guarded: SeededService
 ) -> None:
     watch.allow("status 401: GET .*/v1/caller")
-    state = "tab=trajectories&trials=single"
+    state = "tab=scores&neuron=1"
     open_view(page, lab.url, f"/models/{lab.ids['model']}?{state}")
     page.route("**/v1/shares", lambda route: route.fulfill(json={"token": TOKENS["model"]}))
     page.get_by_role("button", name="Share…").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("Opens on: Trajectories, with the choices that you see now.")
+    expect(dialog).to_contain_text("Opens on: Scores, with the choices that you see now.")
     expect(dialog).to_contain_text("This address works only on this computer")
     page.get_by_role("button", name="Make the link").click()
     expect(dialog.locator("pre")).to_have_text(f"{lab.url}/#/share/{TOKENS['model']}?{state}")
     page.goto(f"{guarded.url}/#/share/{TOKENS['model']}?{state}")
     page.wait_for_url(f"**/#/models/{guarded.ids['model']}?{state}")
     wait_until_ready(page)
-    expect(page.get_by_role("link", name="Trajectories")).to_have_attribute("aria-current", "page")
+    expect(page.get_by_role("link", name="Scores")).to_have_attribute("aria-current", "page")
 
 
 @pytest.mark.parametrize("kind", ["dataset", "job", "model"])
