@@ -96,9 +96,8 @@ def draw_decoding(document: DecodingDocument, decoding: Decoding, kind: PictureK
                 first.set_ylabel(f"component {component}{told}", fontsize=9, color=FAINT)
                 if component == 0:
                     first.legend(fontsize=8, frameon=False, loc="best", labelcolor=INK)
-        r2_text = "not defined" if document.r2 is None else f"{document.r2:.3f}"
         facts = [
-            f"mean R² {r2_text}",
+            "constant, so there is no R²" if document.r2 is None else f"mean R² {document.r2:.3f}",
             f"{document.tested.trials:,} trials held out",
             f"lag {document.lag_s:g} s",
         ]

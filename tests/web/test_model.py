@@ -1,12 +1,13 @@
 """The latents of a model in a browser: one trial by the keyboard, trajectories, PSTHs, decoding, and models without latents."""
 
+import io
 import re
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.web.browser import Watch, open_view, wait_until_ready
 from tests.web.service import SeededService
@@ -64,10 +65,42 @@ def test_neurons_come_in_the_order_of_their_prediction(page: Page, lab: SeededSe
     open_view(page, lab.url, f"/models/{lab.ids['model']}?order=score")
     scores = httpx.get(f"{lab.url}/v1/models/{lab.ids['model']}/neurons?split=valid").json()
     bits = np.array([-np.inf if one is None else one for one in scores["reconstruction_bits_per_spike"]])
-    order = np.argsort(-bits, kind="stable")
+    information = np.where(np.isfinite(bits), bits * np.array(scores["rate_hz"]), -np.inf)
+    order = np.argsort(-information, kind="stable")
     rates = np.array(array(lab, "rates", trial=0)["values"][0])
     [shown] = [one for one in traces(page, "name z") if one["name"] == "Rates"]
     np.testing.assert_allclose(np.array(shown["z"]), rates.T[order], rtol=1e-5)
+
+
+def constant_array(route: Route) -> None:
+    """Answer a request for an array with one whose values are all equal."""
+    response = route.fetch()
+    content = io.BytesIO()
+    np.save(content, np.full_like(np.load(io.BytesIO(response.body())), 7))
+    route.fulfill(response=response, body=content.getvalue())
+
+
+def undefined_score(route: Route) -> None:
+    """Answer a request for decoding as for a behaviour that does not vary."""
+    found = {"array": "rates", "behaviour": "hand_velocity", "r2": None, "r2_of_components": [None, None]}
+    route.fulfill(json=found | {"tested": {"trials": 9}, "notes": []})
+
+
+def test_constant_behaviour_is_named_and_not_offered_first(page: Page, lab: SeededService) -> None:
+    page.route("**/arrays/hand_velocity?*", constant_array)
+    page.route("**/decoding?behaviour=hand_velocity&*", undefined_score)
+    open_view(page, lab.url, f"/models/{lab.ids['model']}")
+    box = page.get_by_label("Hand velocity (constant)")
+    expect(box).not_to_be_checked()
+    expect(page.get_by_label("Hand position")).to_be_checked()
+    box.check()
+    wait_until_ready(page)
+    expect(box).to_be_checked()
+    page.route("**/decoding?behaviour=hand_position&*", lambda route: None)  # nobody waits for it
+    page.goto(f"{lab.url}/#/models/{lab.ids['model']}?tab=decoding")
+    expect(page.get_by_label("Behaviour", exact=True)).to_have_value("hand_position")
+    page.get_by_label("Behaviour", exact=True).select_option("hand_velocity")
+    expect(page.get_by_text("Hand velocity is constant, so there is no R²")).to_be_visible()
 
 
 def test_trajectories_are_averaged_aligned_and_moved_along_time(
@@ -91,6 +124,31 @@ def test_trajectories_are_averaged_aligned_and_moved_along_time(
     expect(page.get_by_text("s from move onset", exact=False).first).to_be_visible()
     page.wait_for_function("() => document.querySelector('.plot-area').data.at(-1).name === 'now'")
     assert len(traces(page, "x")[-1]["x"]) == len(conditions)
+
+
+def test_all_single_trials_are_drawn_and_lead_to_their_pages(
+    page: Page, watch: Watch, lab: SeededService
+) -> None:
+    watch.allow(DRAWING)
+    page.set_viewport_size({"width": 420, "height": 800})
+    open_view(page, lab.url, f"/models/{lab.ids['model']}?tab=trajectories")
+    page.get_by_role("button", name="Single trials").click()
+    wait_until_ready(page)
+    labels = array(lab, "trial")["values"]
+    expect(page.locator("figcaption")).to_contain_text(re.compile(rf"\b{len(labels)} trials"))
+    lines = [one for one in traces(page, "mode customdata") if one["mode"] == "lines"]
+    assert {told[1] for one in lines for told in one["customdata"]} - {None} == set(labels)
+    layout = page.evaluate("() => document.querySelector('.plot-area').layout")
+    ratio = array(lab, "factors", components=3)["attributes"]["explained_variance_ratio"][0]
+    assert layout["scene"]["xaxis"]["title"]["text"] == f"PC 1 ({100 * ratio:.0f} %)"
+    assert layout["legend"]["y"] < layout["scene"]["domain"]["y"][0], "the legend is below the scene"
+    page.get_by_role("slider", name="Time").fill("3")
+    page.wait_for_function("() => document.querySelector('.plot-area').data.at(-1).name === 'now'")
+    entries = [one for one in traces(page, "showlegend opacity name") if one["showlegend"] is not False]
+    assert entries and all(one["opacity"] is None for one in entries), "the legend does not fade"
+    point = "{ points: [{ customdata: [0, 5] }] }"
+    page.evaluate(f"() => document.querySelector('.plot-area').emit('plotly_click', {point})")
+    expect(page).to_have_url(re.compile("tab=trial&trial=5"))
 
 
 @pytest.mark.slow

@@ -35,14 +35,24 @@ export function loadPlotly() {
 export const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c00", "#7f7f7f"];
 /** For ordered values, from low to high: viridis. */
 export const SEQUENCE = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+const DARK_START = 4; // of SEQUENCE: from there colours have at least 3:1 on the dark cards
+
+/** Return the sequence on the page's background: in dark mode without its darkest colours, which lines would hide in. */
+export function sequence() {
+  return getComputedStyle(document.documentElement).colorScheme === "dark" ? SEQUENCE.slice(DARK_START) : SEQUENCE;
+}
 
 /** Return a colour for category `index` of `count`: distinct colours for up to 8, a sequence for more. */
 export function colourOf(index, count) {
   if (count <= CATEGORIES.length) return CATEGORIES[index % CATEGORIES.length];
-  const at = (index / (count - 1)) * (SEQUENCE.length - 1);
-  const [low, high] = [SEQUENCE[Math.floor(at)], SEQUENCE[Math.ceil(at)]].map((colour) => [1, 3, 5].map((part) => parseInt(colour.slice(part, part + 2), 16)));
+  const scale = sequence();
+  const at = (index / (count - 1)) * (scale.length - 1);
+  const [low, high] = [scale[Math.floor(at)], scale[Math.ceil(at)]].map((colour) => [1, 3, 5].map((part) => parseInt(colour.slice(part, part + 2), 16)));
   return `#${low.map((value, part) => Math.round(value + (at % 1) * (high[part] - value)).toString(16).padStart(2, "0")).join("")}`;
 }
+
+/** The title of every axis of time: values of bins stand at their centres. (The API tells the starts of bins.) from: the event at 0 s */
+export const timeTitle = (from = "") => `Time${from && ` from ${from}`} (s, centre of the bin)`;
 
 /** Return a colour with an opacity, for bands around lines. */
 export function faded(colour, opacity) {
@@ -62,13 +72,13 @@ function merged(base, changes) {
 /** Return a layout in the colours of the page. Every axis of the layout gets them. */
 function themed(layout) {
   const style = getComputedStyle(document.documentElement);
-  const [ink, grid] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const [ink, muted, grid] = ["--ink", "--muted", "--line"].map((name) => style.getPropertyValue(name).trim());
   const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true, title: { font: { size: 13 } } };
   const result = merged({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: CATEGORIES, hovermode: "closest", dragmode: "zoom",
     font: { color: ink, family: "system-ui, sans-serif", size: 13 }, margin: { l: 56, r: 16, t: 16, b: 44 },
     hoverlabel: { bgcolor: style.getPropertyValue("--card").trim(), font: { color: ink } }, xaxis: {}, yaxis: {},
-    legend: { bgcolor: "rgba(0,0,0,0)" }, uirevision: "keep",
+    legend: { bgcolor: "rgba(0,0,0,0)" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: muted, activecolor: ink }, uirevision: "keep",
   }, layout);
   for (const key of Object.keys(result)) if (/^[xy]axis\d*$/.test(key)) result[key] = merged(axis, result[key]);
   for (const key of Object.keys(result)) {
@@ -80,8 +90,8 @@ function themed(layout) {
   return result;
 }
 
-/** Return a number that changes when the colours of the page change. */
-function useTheme() {
+/** Return a number that changes when the colours of the page change. Figures with `colourOf` are made anew then. */
+export function useTheme() {
   const [theme, setTheme] = useState(0);
   useEffect(() => {
     const media = matchMedia("(prefers-color-scheme: dark)");
@@ -91,6 +101,11 @@ function useTheme() {
     return () => { media.removeEventListener("change", update); removeEventListener("themechange", update); };
   }, []);
   return theme;
+}
+
+/** Tab passes over the toolbar of a plot: its buttons need a pointer on the plot anyway. */
+function skipToolbar(element) {
+  for (const button of element.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
 }
 
 /** Of Plotly. It offers to send a chart to a service in the internet; nothing leaves this one. */
@@ -124,6 +139,8 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy", "cs
       if (isFirst) {
         for (const name of Object.keys(handlers.current ?? {})) current.on(name, (event) => handlers.current[name]?.(event));
       }
+      if (isFirst) current.on("plotly_afterplot", () => skipToolbar(current));
+      skipToolbar(current);
       if (plotRef) plotRef.current = { element: current, Plotly };
       setReady(true);
     }).catch((caught) => { if (!isGone) setError(caught); });

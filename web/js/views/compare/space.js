@@ -2,7 +2,7 @@
 
 import { html, Loading, Problem, useMemo, useReady, useRef } from "../../ui.js";
 import { request, useLoaded } from "../../api.js";
-import { Plot, colourOf } from "../../plot.js";
+import { Plot, colourOf, useTheme } from "../../plot.js";
 import { percent } from "../../format.js";
 import { setQuery } from "../../router.js";
 import { conditionOf, sessionsOf, spoken } from "../model/owner.js";
@@ -15,7 +15,8 @@ export function Space({ models, query }) {
   const isTogether = query.space !== "beside";
   const plot = useRef(null);
   const found = useLoaded((signal) => Promise.all(models.map((one, index) => request(`${one.owner.path}/arrays/factors`, { signal, query: queryOf(models, index, by, rotation) }))), [models.map(({ model }) => model.id), by, rotation]);
-  const figure = useMemo(() => found.data && figureOf(models, found.data, { by, isTogether }), [found.data, isTogether]);
+  const theme = useTheme();
+  const figure = useMemo(() => found.data && figureOf(models, found.data, { by, isTogether }), [found.data, isTogether, theme]);
   useReady(figure || found.error);
   const follow = useMemo(() => ({ plotly_relayout: (event) => linkCameras(plot.current, event) }), []);
   const choice = (name) => (event) => setQuery({ [name]: event.target.value || null });

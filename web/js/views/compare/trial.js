@@ -2,7 +2,7 @@
 
 import { html, Field, Loading, Problem, useMemo } from "../../ui.js";
 import { readArray, useLoaded } from "../../api.js";
-import { Plot, colourOf } from "../../plot.js";
+import { Plot, colourOf, timeTitle, useTheme } from "../../plot.js";
 import { setQuery } from "../../router.js";
 import { readColumn, sessionsOf, named, useTrials } from "../model/owner.js";
 
@@ -22,8 +22,9 @@ function Figures({ models, trials, session, query }) {
   const ids = models.map(({ model }) => model.id);
   const rates = useLoaded((signal) => (neuron === undefined ? Promise.resolve(null) : readRates(models, session, label, neuron, signal)), [ids, label, neuron ?? null]);
   const factors = useLoaded((signal) => readFactors(models, label, signal), [ids, label]);
+  const theme = useTheme();
   const rateFigure = useMemo(() => rates.data && rateFigureOf(models, trials, rates.data), [rates.data]);
-  const factorFigure = useMemo(() => factors.data && factorFigureOf(models, trials, factors.data), [factors.data]);
+  const factorFigure = useMemo(() => factors.data && factorFigureOf(models, trials, factors.data), [factors.data, theme]);
   const at = trials.labels.indexOf(label);
   return html`<div class="row trial-controls">
       <${Field} label="Trial">${(attributes) => html`<input type="range" min="0" max=${trials.labels.length - 1} value=${at} aria-valuetext=${`Trial ${label}`} onChange=${(event) => setQuery({ trial: trials.labels[event.target.value] })} ...${attributes} />`}<//>
@@ -61,7 +62,7 @@ function rateFigureOf(models, trials, { counts, all }) {
     const high = all.flatMap(({ data }) => known(data)).reduce((most, value) => Math.max(most, value ?? 0), 1);
     traces.push({ type: "scatter", mode: "markers", x: bins.map((bin) => x[bin]), y: bins.map(() => 1.1 * high), name: "spikes", marker: { symbol: "line-ns-open", size: 9, color: "#8a8a8a", line: { width: 1.5, color: "#8a8a8a" } }, customdata: bins.map((bin) => counts.data[bin]), hovertemplate: "%{customdata} spikes<br>%{x:.3f} s<extra></extra>" });
   }
-  return { traces, layout: { xaxis: { title: { text: "Time (s)" } }, yaxis: { title: { text: "Rate (spikes/s)" }, rangemode: "tozero" }, legend: { orientation: "h", y: -0.3 } } };
+  return { traces, layout: { xaxis: { title: { text: timeTitle() } }, yaxis: { title: { text: "Rate (spikes/s)" }, rangemode: "tozero" }, legend: { orientation: "h", y: -0.3 } } };
 }
 
 function factorFigureOf(models, trials, { all }) {
@@ -69,7 +70,7 @@ function factorFigureOf(models, trials, { all }) {
   const layout = { grid: { rows: models.length, columns: 1, pattern: "independent", ygap: 0.2 }, showlegend: false, margin: { l: 64, r: 16, t: 12, b: 48 } };
   const traces = models.flatMap(({ letter }, index) => {
     const suffix = index ? index + 1 : "";
-    layout[`xaxis${suffix}`] = { matches: index ? "x" : undefined, title: { text: index === models.length - 1 ? "Time (s)" : "" }, showticklabels: index === models.length - 1 };
+    layout[`xaxis${suffix}`] = { matches: index ? "x" : undefined, title: { text: index === models.length - 1 ? timeTitle() : "" }, showticklabels: index === models.length - 1 };
     layout[`yaxis${suffix}`] = { matches: index ? "y" : undefined, title: { text: `${letter}: factors (a.u.)` }, nticks: 5 };
     const [, bins, count] = all[index].shape;
     return Array.from({ length: count }, (_, factor) => ({

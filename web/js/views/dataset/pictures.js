@@ -2,7 +2,7 @@
 
 import { html, useEffect, useMemo, useState, Field, Loading, Problem } from "../../ui.js";
 import { readArray, request, useLoaded } from "../../api.js";
-import { Plot, colourOf, faded } from "../../plot.js";
+import { Plot, colourOf, faded, timeTitle, useTheme } from "../../plot.js";
 import { setQuery } from "../../router.js";
 import { number, percent } from "../../format.js";
 
@@ -78,7 +78,7 @@ function rasterOf(dataset, { counts, bins, neurons, missing, means }, length, so
   ];
   const step = Math.max(1, Math.ceil(order.length / 12));
   const ticks = y.filter((index) => index % step === 0);
-  const layout = { xaxis: { title: { text: "Time (s)" }, showgrid: false, zeroline: false, range: [dataset.report.time_zero_s, dataset.report.time_zero_s + bins * dataset.bin_width_s] }, shapes, uirevision: dataset.id,
+  const layout = { xaxis: { title: { text: timeTitle() }, showgrid: false, zeroline: false, range: [dataset.report.time_zero_s, dataset.report.time_zero_s + bins * dataset.bin_width_s] }, shapes, uirevision: dataset.id,
     yaxis: { title: { text: sort === "file" ? "Neuron" : `Neuron, by ${sort}` }, tickvals: ticks, ticktext: ticks.map((index) => String(order[index])), showgrid: false } };
   return { traces, layout };
 }
@@ -188,8 +188,9 @@ export function Psth({ dataset, preview, neuron, by }) {
   const isAsked = !stored && neuron !== null;
   const read = useLoaded((signal) => (!isAsked ? Promise.resolve(null) : by === null ? readMean(dataset, neuron, signal) : readPsth(dataset, query, signal)), [dataset.id, query, isAsked]);
   const shown = stored ? fromPreview(psth, stored) : isAsked ? read.data : null;
+  const theme = useTheme();
   const plot = useMemo(() => shown && { traces: meanTraces(shown.rows, shown.time),
-    layout: { xaxis: { title: { text: "Time (s)" } }, yaxis: { title: { text: "Rate (spikes/s)" }, rangemode: "tozero" }, showlegend: true, legend: { orientation: "h", y: -0.22, yanchor: "top", title: { text: by ?? "" } }, uirevision: `${neuron} ${by}` } }, [shown, stored, read.data]);
+    layout: { xaxis: { title: { text: timeTitle() } }, yaxis: { title: { text: "Rate (spikes/s)" }, rangemode: "tozero" }, showlegend: true, legend: { orientation: "h", y: -0.22, yanchor: "top", title: { text: by ?? "" } }, uirevision: `${neuron} ${by}` } }, [shown, stored, read.data, theme]);
   return html`<div class="card">
     <div class="row"><${Field} label="Neuron" help="Index from 0 in the data set. Strongly modulated neurons come first in the list.">${(attributes) => html`<select value=${neuron ?? ""} onChange=${(event) => setQuery({ neuron: event.target.value === "" ? null : event.target.value })} ...${attributes}>
         <option value="">all, as a population</option>

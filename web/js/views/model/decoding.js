@@ -2,11 +2,12 @@
 
 import { html, Empty, Link, Loading, Problem, Table, useMemo, useReady, useState } from "../../ui.js";
 import { readArray, request, useLoaded } from "../../api.js";
-import { CATEGORIES, Plot, colourOf } from "../../plot.js";
+import { CATEGORIES, Plot, colourOf, timeTitle, useTheme } from "../../plot.js";
 import { number } from "../../format.js";
 import { setQuery } from "../../router.js";
 import { Choice, useNarrow } from "./controls.js";
-import { behavioursOf, distinct, named, spoken, useSession, useTrials } from "./owner.js";
+import { capital } from "./trialdata.js";
+import { behavioursOf, distinct, named, spoken, useConstants, useSession, useTrials } from "./owner.js";
 
 const [TRACES, PATHS] = [4, 24];
 const LAGS = [0, 1, 2, 3, 4, 5, 6, 8, 10];
@@ -15,18 +16,20 @@ const HELD_OUT = [["folds", "each fold of all trials"], ["valid", "validation tr
 export default function DecodingTab({ owner, route }) {
   const { session } = useSession(owner, route.query);
   const trials = useTrials(owner, session);
-  const behaviours = behavioursOf(owner, session).map((name) => named(name, session));
+  const constants = useConstants(owner, session, trials.data);
+  const [varied, constant] = [false, true].map((isOne) => behavioursOf(owner, session).filter((name) => Boolean(constants?.has(name)) === isOne).map((name) => named(name, session)));
+  const behaviours = [...varied, ...constant]; // what cannot be decoded is not offered first
   useReady(behaviours.length === 0 || trials.error);
   if (behaviours.length === 0) {
     return html`<${Empty} title="This data set has no behaviour"><p>Decoding needs an array of trials × bins × components, such as the position of the hand. Upload the recording with it.</p><p><${Link} to="/add">Add a recording<//></p><//>`;
   }
   if (trials.error) return html`<${Problem} error=${trials.error} retry=${trials.reload} />`;
-  if (!trials.data) return html`<${Loading} what="the trials" />`;
-  return html`<${Decoding} owner=${owner} session=${session} trials=${trials.data} behaviours=${behaviours} query=${route.query} />`;
+  if (!trials.data || !constants) return html`<${Loading} what="the trials" />`;
+  return html`<${Decoding} owner=${owner} session=${session} trials=${trials.data} behaviours=${behaviours} constant=${constant} query=${route.query} />`;
 }
 
-function Decoding({ owner, session, trials, behaviours, query }) {
-  const behaviour = behaviours.includes(query.behaviour) ? query.behaviour : behaviours.find((name) => /vel/i.test(name)) ?? behaviours[0];
+function Decoding({ owner, session, trials, behaviours, constant, query }) {
+  const behaviour = behaviours.includes(query.behaviour) ? query.behaviour : behaviours.find((name) => /vel/i.test(name) && !constant.includes(name)) ?? behaviours[0];
   const arrays = ["rates", "factors", "generator_states", "inputs"].map((name) => (owner.arrays[name] ? name : named(name, session))).filter((name) => owner.arrays[name]);
   const array = arrays.includes(query.array) ? query.array : "";
   const parts = HELD_OUT.filter(([name]) => name === "folds" || trials.splits?.includes(name));
@@ -35,14 +38,15 @@ function Decoding({ owner, session, trials, behaviours, query }) {
   const scores = useLoaded((signal) => request(`${owner.path}/decoding`, { query: asked, signal }), [owner.path, asked]);
   const lags = LAGS.map((bins) => [String(Number((bins * trials.width).toFixed(6))), `${number(1000 * bins * trials.width)} ms`]);
   return html`<div class="row trial-controls">
-      <${Choice} label="Behaviour" name="behaviour" value=${behaviour} options=${behaviours.map((name) => [name, spoken(name)])} />
+      <${Choice} label="Behaviour" name="behaviour" value=${behaviour} options=${behaviours.map((name) => [name, `${spoken(name)}${constant.includes(name) ? " (constant)" : ""}`])} />
       <${Choice} label="Decoded from" name="array" value=${array} options=${[["", "chosen by the service"], ...arrays.map((name) => [name, spoken(name)])]} help="By default rates, because a few factors can decode worse. With more than 500 neurons, factors." />
       <${Choice} label="Lag" name="lag" value=${query.lag ?? "0"} options=${lags} help="Behaviour follows neurons of motor cortex by about 50 to 150 ms." />
       <${Choice} label="Scored on" name="held_out" value=${heldOut} options=${parts} help="Trials that the decoder was not fitted on. Test trials also trained no model." />
     </div>
     <${Problem} error=${scores.error} retry=${scores.reload} />
     ${!scores.data && !scores.error && html`<p class="loading" role="status">Fitting decoders. This takes some seconds, and ends when you leave.</p>`}
-    ${scores.data && html`<${Result} found=${scores.data} /><${Traces} owner=${owner} trials=${trials} asked=${predictionOf(asked)} />`}`;
+    ${scores.data?.r2 === null && html`<${Undefined} found=${scores.data} />`}
+    ${scores.data && scores.data.r2 !== null && html`<${Result} found=${scores.data} /><${Traces} owner=${owner} trials=${trials} asked=${predictionOf(asked)} />`}`;
 }
 
 const LONG = /^Smoothed spikes were not decoded: it takes/;
@@ -50,6 +54,12 @@ const LONG = /^Smoothed spikes were not decoded: it takes/;
 /** Predictions do not depend on the comparison. */
 function predictionOf({ baseline: _, ...asked }) {
   return asked;
+}
+
+/** R² divides by the variance of the behaviour. */
+function Undefined({ found }) {
+  useReady(true);
+  return html`<p role="note">${capital(spoken(found.behaviour))} is constant, so there is no R². ${found.notes?.join(" ")}</p>`;
 }
 
 function Result({ found }) {
@@ -84,13 +94,14 @@ async function readPredictions(owner, trials, asked, signal) {
 function Traces({ owner, trials, asked }) {
   const [page, setPage] = useState(0);
   const isNarrow = useNarrow();
+  const theme = useTheme();
   const loaded = useLoaded((signal) => readPredictions(owner, trials, asked, signal), [owner.path, asked]);
   const found = loaded.data;
   const item = owner.dataArrays[asked.behaviour];
   const wished = found ? chosenRows(found.rows, page) : null;
   const truth = useLoaded((signal) => (wished ? readArray(`${owner.dataPath}/arrays/${item.name}`, { [item.dims[0]]: [...wished.all].sort((a, b) => a - b).map((at) => trials.labels[found.rows[at]]).join(",") }, signal) : Promise.resolve(null)),
     [owner.path, asked.behaviour, wished?.all ?? null]);
-  const figures = useMemo(() => found && truth.data && wished && figuresOf({ found, truth: truth.data, wished, trials, owner, asked, isNarrow }), [found, truth.data, isNarrow]);
+  const figures = useMemo(() => found && truth.data && wished && figuresOf({ found, truth: truth.data, wished, trials, owner, asked, isNarrow }), [found, truth.data, isNarrow, theme]);
   useReady(figures);
   return html`<${Problem} error=${loaded.error ?? truth.error} retry=${loaded.reload} />
     ${!figures && !(loaded.error ?? truth.error) && html`<p class="loading" role="status">Predicting the trials. This takes some seconds.</p>`}
@@ -132,7 +143,7 @@ function linesFigure({ isNarrow, found, truth, trueRow, trials, wished, componen
       const number_ = component * wished.traces.length + place + 1;
       const suffix = number_ > 1 ? number_ : "";
       const axes = { xaxis: `x${suffix}`, yaxis: `y${suffix}` };
-      layout[`xaxis${suffix}`] = { title: { text: component === components - 1 || columns === 1 ? "Time (s)" : "" } };
+      layout[`xaxis${suffix}`] = { title: { text: component === components - 1 || columns === 1 ? timeTitle() : "" } };
       layout[`yaxis${suffix}`] = { title: { text: place === 0 || columns === 1 ? `${components === 2 ? "xy"[component] : component} (${unit})` : "" }, ...(place && columns > 1 ? { matches: `y${component * wished.traces.length + 1 > 1 ? component * wished.traces.length + 1 : ""}` } : {}) };
       if (component === 0 || columns === 1) layout.annotations.push({ xref: `x${suffix} domain`, yref: `y${suffix} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `trial ${trials.labels[found.rows[at]]}` });
       traces.push({ type: "scatter", mode: "lines", ...axes, x: times, y: column(truth, trueRow.get(at), component), name: "true", line: { color: "#8a8a8a", width: 3 }, hovertemplate: `true ${name}<br>%{x:.3f} s<br>%{y:.4~g}<extra></extra>` });

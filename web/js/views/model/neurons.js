@@ -36,7 +36,7 @@ async function peaksOf(owner, session, signal) {
   return peaks;
 }
 
-const HELP = "“Best predicted first” orders by bits per spike of reconstruction: how much better the rates predict the neuron's spikes than its mean.";
+const HELP = "“Best predicted first” orders by the information about all spikes of a neuron: bits per spike of reconstruction × its rate. So a few spikes, whose score is mostly chance, do not come first.";
 const KINDS = [["given", "as they are"], ["peak", "by the time of their peak"], ["score", "best predicted first"]];
 
 /**
@@ -56,7 +56,8 @@ export function useNeuronOrder(owner, session, wished, usual = "given") {
     const positions = Array.from({ length: count }, (_, index) => index);
     const isScore = kind === "score" && keys.data;
     const scores = isScore ? new Map(keys.data.map(({ neuron, bits }) => [neuron, bits])) : null;
-    const key = isScore ? (at) => -(scores.get(labels[at]) ?? -Infinity) : kind === "peak" && keys.data ? (at) => keys.data[at] : null;
+    const information = isScore ? new Map(keys.data.filter(({ bits }) => Number.isFinite(bits)).map(({ neuron, bits, rate_hz: rate }) => [neuron, bits * rate])) : null;
+    const key = isScore ? (at) => -(information.get(labels[at]) ?? -Infinity) : kind === "peak" && keys.data ? (at) => keys.data[at] : null;
     if (key) positions.sort((a, b) => key(a) - key(b) || a - b);
     return {
       kind, kinds: KINDS, positions, labels, scores, help: HELP, error: names.error ?? keys.error, first: (number) => positions.slice(0, number).map((at) => labels[at]),

@@ -194,6 +194,33 @@ export function behavioursOf(owner, session) {
     .map((item) => plainName(item, session)).filter((name) => !NO_BEHAVIOUR.test(name));
 }
 
+const SAMPLE = 8;
+
+/** Return the names of behaviours that do not vary, judged by a sample of trials: a Set, or null until it is known. */
+export function useConstants(owner, session, trials) {
+  const labels = Array.from({ length: Math.min(SAMPLE, trials?.labels.length ?? 0) }, (_, at) => trials.labels[Math.floor((at * trials.labels.length) / Math.min(SAMPLE, trials.labels.length))]);
+  const { data, error } = useLoaded(async (signal) => {
+    if (!trials) return null;
+    const found = await Promise.all(behavioursOf(owner, session).map(async (name) => {
+      const item = owner.dataArrays[named(name, session)];
+      return [name, isConstant(await readArray(`${owner.dataPath}/arrays/${item.name}`, { [item.dims[0]]: labels.join(",") }, signal))];
+    }));
+    return new Set(found.filter(([, isOne]) => isOne).map(([name]) => name));
+  }, [owner.path, session ?? null, Boolean(trials)]);
+  return useMemo(() => data ?? (error ? new Set() : null), [data, error]);
+}
+
+/** Return whether no component of an array (trials × bins × components) varies. */
+function isConstant({ shape, data }) {
+  const count = shape.at(-1);
+  const [low, high] = [new Float64Array(count).fill(Infinity), new Float64Array(count).fill(-Infinity)];
+  data.forEach((value, at) => {
+    if (value < low[at % count]) low[at % count] = value;
+    if (value > high[at % count]) high[at % count] = value;
+  });
+  return low.every((value, at) => !(high[at] - value > 1e-6 * Math.max(Math.abs(value), Math.abs(high[at]))));
+}
+
 export function useSession(owner, query) {
   const sessions = useMemo(() => sessionsOf(owner), [owner]);
   const wished = query.session === undefined ? sessions[0] : Number(query.session);

@@ -2,7 +2,7 @@
 
 import { html, Empty, Field, Link, Loading, Problem, useMemo, useReady } from "../../ui.js";
 import { request, useLoaded } from "../../api.js";
-import { Plot, colourOf, faded } from "../../plot.js";
+import { Plot, colourOf, faded, timeTitle, useTheme } from "../../plot.js";
 import { number } from "../../format.js";
 import { setQuery } from "../../router.js";
 import { Choice, Filter, useNarrow, whereOf } from "./controls.js";
@@ -41,7 +41,8 @@ function Psths({ owner, sessions, session, trials, order, groupings, query }) {
   const asked = { by, align, window: align ? window : null, smooth, neurons, split: query.split ?? "", where: whereOf(query) };
   const loaded = useLoaded((signal) => readPsths(owner, session, asked, signal), [owner.path, session ?? null, asked]);
   const isNarrow = useNarrow();
-  const figure = useMemo(() => loaded.data && figureOf(loaded.data, { by, neurons, order, align, width: trials.width, isNarrow }), [loaded.data, isNarrow]);
+  const theme = useTheme();
+  const figure = useMemo(() => loaded.data && figureOf(loaded.data, { by, neurons, order, align, width: trials.width, isNarrow }), [loaded.data, isNarrow, theme]);
   useReady(figure);
   return html`<${Problem} error=${order.error} /><${Controls} ...${{ owner, sessions, session, trials, order, groupings, query, by, align, window, smooth }} />
     <${Problem} error=${loaded.error} retry=${loaded.reload} />
@@ -102,7 +103,7 @@ function figureOf({ model, data }, { by, neurons, order, align, width, isNarrow 
     const number_ = at ? at + 1 : "";
     const axes = { xaxis: `x${number_}`, yaxis: `y${number_}` };
     const isLast = at + columns >= neurons.length;
-    layout[`xaxis${number_}`] = { matches: at ? "x" : undefined, title: { text: isLast ? `Time (s)${align ? ` from ${spoken(align)}` : ""}` : "" }, zeroline: Boolean(align) };
+    layout[`xaxis${number_}`] = { matches: at ? "x" : undefined, title: { text: isLast ? timeTitle(align ? spoken(align) : "") : "" }, zeroline: Boolean(align) };
     layout[`yaxis${number_}`] = { rangemode: "tozero", title: { text: at % columns === 0 ? "Rate (spikes/s)" : "" }, nticks: 5 };
     const score = order.scores?.get(neuron);
     layout.annotations.push({ xref: `x${number_} domain`, yref: `y${number_} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `neuron ${neuron}${Number.isFinite(score) ? `: ${number(score, 2)} bits per spike` : ""}`, font: { size: 13 } });

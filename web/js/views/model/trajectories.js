@@ -2,11 +2,11 @@
 
 import { html, Empty, Field, Loading, Problem, useEffect, useMemo, useReady, useRef, useState } from "../../ui.js";
 import { useLoaded } from "../../api.js";
-import { Plot } from "../../plot.js";
+import { Plot, timeTitle, useTheme } from "../../plot.js";
 import { number, percent } from "../../format.js";
-import { setQuery } from "../../router.js";
+import { go, setQuery } from "../../router.js";
 import { behavioursOf, distinct, groupingsOf, metadataOf, named, readColumn, spoken, useSession, useTrials } from "./owner.js";
-import { Choice, Filter, whereOf } from "./controls.js";
+import { Choice, Filter, useNarrow, whereOf } from "./controls.js";
 import { colouringOf, figureOf } from "./trajectoryfigure.js";
 import { useTrajectories } from "./trajectorydata.js";
 
@@ -78,15 +78,21 @@ function useColumns(owner, session, trials, name) {
 function Scene({ owner, session, trials, found, choice, query }) {
   const columns = useColumns(owner, session, trials, choice.isAveraged ? null : choice.colour);
   const [isMoving, setMoving] = useState(false);
+  const isNarrow = useNarrow();
+  const theme = useTheme();
   const plot = useRef(null);
   const epochEvent = query.epochs && trials.events[query.epochs] ? query.epochs : query.epochs === "none" ? null : choice.align || null;
   const figure = useMemo(() => {
     const colouring = colouringOf(found, trials, choice.colour, columns);
     const epochs = epochEvent && ((row) => timeInRow(row, trials, choice, epochEvent));
-    return figureOf({ found, colouring, epochs, eventName: epochEvent, axisTitles: titlesOf(found, choice), isMoving });
-  }, [found, columns, choice, epochEvent, isMoving]);
+    return figureOf({ found, colouring, epochs, eventName: epochEvent, axisTitles: titlesOf(found, choice), isMoving, isNarrow });
+  }, [found, columns, choice, epochEvent, isMoving, isNarrow, theme]);
+  const open = ({ points: [{ customdata }] }) => {
+    const label = customdata?.[1];
+    if (label !== undefined && label !== null) go(owner.path.replace("/v1", ""), { tab: "trial", trial: label, session });
+  };
   return html`<${Player} found=${found} choice=${choice} plot=${plot} figure=${figure} isMoving=${isMoving} setMoving=${setMoving} />
-    <${Plot} title=${titleOf(choice)} note=${noteOf(found, choice, epochEvent)} traces=${figure.traces} layout=${figure.layout} height=${HEIGHT} path=${found.path} query=${found.query} plotRef=${plot} />`;
+    <${Plot} title=${titleOf(choice)} note=${noteOf(found, choice, epochEvent)} traces=${figure.traces} layout=${figure.layout} height=${HEIGHT} path=${found.path} query=${found.query} plotRef=${plot} on=${{ plotly_click: open }} />`;
 }
 
 /** Return when an event happened, on the axis of time of a trajectory. For averages, the mean over the trials of the condition. */
@@ -107,7 +113,7 @@ function titlesOf(found, choice) {
   const ratios = found.attributes.explained_variance_ratio ?? [];
   const names = choice.axes ? choice.axes.split(",").map((index) => `${word} ${index} (a.u.)`)
     : [0, 1, 2].map((index) => `PC ${index + 1}${ratios[index] === undefined ? "" : ` (${percent(ratios[index])})`}`);
-  return [0, 1, 2].map((index) => (index < found.shape[2] ? names[index] : index === 2 ? "Time (s)" : ""));
+  return [0, 1, 2].map((index) => (index < found.shape[2] ? names[index] : index === 2 ? timeTitle() : ""));
 }
 
 function titleOf(choice) {
@@ -173,12 +179,13 @@ function Controls({ owner, sessions, session, trials, choice, query }) {
   }
   const groupings = groupingsOf(owner, session).map((name) => [name, spoken(name)]);
   const isLatent = choice.array !== "rates";
+  const kind = (label, value, isOn) => html`<button type="button" aria-pressed=${isOn} onClick=${() => setQuery({ trials: value })}>${label}</button>`;
   return html`<div class="row trial-controls">
+    ${trials.conditionName && html`<div class="buttons" role="group" aria-label="Trials">${kind("Averaged", null, choice.isAveraged)} ${kind("Single trials", "single", !choice.isAveraged)}</div>`}
     ${sessions.length > 1 && html`<${Choice} label="Session" name="session" value=${session} options=${sessions.map((one) => [one, one + 1])} />`}
     <${Choice} label="Space" name="array" value=${choice.array} options=${choice.arrays.map((name) => [name, ARRAYS[name]])} />
     ${isLatent && html`<${Field} label="Axes" help="Principal components show most of the variance. Or give the numbers of two or three ${ARRAYS[choice.array]}, such as 0,1,4.">${(attributes) => html`<input value=${query.axes ?? ""} placeholder="principal components"
       pattern="[0-9]+,[0-9]+(,[0-9]+)?" onChange=${(event) => setQuery({ axes: event.target.value.replaceAll(" ", "") || null })} ...${attributes} />`}<//>`}
-    ${trials.conditionName && html`<${Choice} label="Trials" name="trials" value=${choice.isAveraged ? "" : "single"} options=${[["", "averaged"], ["single", "single trials"]]} />`}
     ${choice.isAveraged && groupings.length > 1 && html`<${Choice} label="Averaged by" name="by" value=${choice.by} options=${groupings} also=${{ colour: null }} />`}
     <${Choice} label="Colour" name="colour" value=${choice.isAveraged && metadata.includes(choice.colour) ? choice.by : choice.colour} options=${colours} />
     ${events.length > 0 && html`<${Choice} label="Align to" name="align" value=${choice.align} options=${[["", "start of the trial"], ...events]} also=${{ window: null }} />`}

@@ -3,8 +3,9 @@
 import { readArray, request, useLoaded } from "../../api.js";
 import { named } from "./owner.js";
 
-const MOST_TRIALS = 200;
+const MOST_TRIALS = 500;
 const MOST_BINS = 500;
+const MOST_POINTS_WITH_VARIANCE = 60000; // of single trials: JSON tells the explained variance, too, but it is larger
 
 /** Return the parameters that select and transform an array of latents, but for the trials. */
 function shapeOf(trials, choice) {
@@ -17,12 +18,12 @@ function shapeOf(trials, choice) {
   };
 }
 
-/** Return the starts of the bins after alignment and rebinning. */
+/** Return the centres of the bins after alignment and rebinning. */
 function timesOf(trials, choice, bins) {
   const whole = choice.align ? Math.round((choice.window[1] - choice.window[0]) / trials.width) : trials.time.length;
   const step = Math.ceil(whole / MOST_BINS) * trials.width;
   const first = choice.align ? Math.ceil(choice.window[0] / trials.width - 1e-6) * trials.width : trials.time[0];
-  return Array.from({ length: bins }, (_, bin) => first + bin * step);
+  return Array.from({ length: bins }, (_, bin) => first + (bin + 0.5) * step);
 }
 
 /** Latents of several sessions share an axis of trials: then the session is a condition, too. */
@@ -70,7 +71,13 @@ async function readAveraged(owner, session, trials, choice, signal) {
   const rows = values.map((value, index) => ({ value, count: counts[index] }));
   const total = counts.reduce((sum, count) => sum + count, 0);
   const colours = behaviour ? flat(behaviour).data : null;
-  return { rows, ...flat(found), times: found.coordinates[found.dims[1]].values, colours: colours && reduced(behaviour.shape, colours, choice.behaviour), path, query, attributes: found.attributes, total, drawn: total };
+  return { rows, ...flat(found), times: centred(found.coordinates[found.dims[1]].values, trials.width), colours: colours && reduced(behaviour.shape, colours, choice.behaviour), path, query, attributes: found.attributes, total, drawn: total };
+}
+
+/** Return the centres of bins, of whose starts the API tells. */
+function centred(starts, width) {
+  const step = starts.length > 1 ? starts[1] - starts[0] : width;
+  return starts.map((start) => start + step / 2);
 }
 
 function withMeanings({ values, attributes }) {
@@ -92,14 +99,15 @@ async function readSingle(owner, session, trials, choice, signal) {
   const chosen = spaced(labels, MOST_TRIALS);
   const shared = { ...shapeOf(trials, choice), ...(chosen.length < item.shape[0] ? { [item.dims[0]]: chosen.join(",") } : {}) };
   const query = { ...shared, ...spaceOf(item, choice) };
+  const isSmall = chosen.length * Math.min(trials.time.length, MOST_BINS) <= MOST_POINTS_WITH_VARIANCE;
   const [found, behaviour] = await Promise.all([
-    readArray(path, query, signal),
+    isSmall ? request(path, { query: { ...query, format: "json" }, signal }).then((document) => ({ ...flat(document), attributes: document.attributes })) : readArray(path, query, signal),
     choice.behaviour && readArray(`${owner.dataPath}/arrays/${choice.behaviour.name}`, { ...shapeOf(trials, choice), [named("trial", session)]: chosen.join(",") }, signal),
   ]);
   const position = new Map(trials.labels.map((label, index) => [label, index]));
   const rows = chosen.map((label) => ({ label, index: position.get(label) }));
   return {
-    rows, ...found, times: timesOf(trials, choice, found.shape[1]), path, query, attributes: {},
+    rows, ...found, times: timesOf(trials, choice, found.shape[1]), path, query, attributes: found.attributes ?? {},
     colours: behaviour && reduced(behaviour.shape, behaviour.data, choice.behaviour), total: labels.length, drawn: chosen.length,
   };
 }

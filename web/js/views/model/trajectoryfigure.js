@@ -1,9 +1,10 @@
 // The traces of trajectories. All trajectories of a colour are one trace with gaps, so that hundreds of them turn smoothly.
 
-import { SEQUENCE, colourOf } from "../../plot.js";
+import { colourOf, sequence, timeTitle } from "../../plot.js";
 import { distinct, spoken } from "./owner.js";
 
-const VIRIDIS = SEQUENCE.map((colour, index) => [index / (SEQUENCE.length - 1), colour]);
+/** Return the scale of colours of values on the page's background. */
+const scaleOf = (colours) => colours.map((colour, index) => [index / (colours.length - 1), colour]);
 const TRAIL_BINS = 12;
 const MOST_CATEGORIES = 16;
 
@@ -20,7 +21,7 @@ function pointOf(found, row, bin) {
  * kind: "groups" (distinct colours) or "values" (a scale). valueOf: (row, bin) => number
  */
 export function colouringOf(found, trials, colour, columns) {
-  if (colour === "time") return { kind: "values", name: "time (s)", valueOf: (row, bin) => found.times[bin] };
+  if (colour === "time") return { kind: "values", name: timeTitle().toLowerCase(), valueOf: (row, bin) => found.times[bin] };
   if (colour.startsWith("behaviour:")) return { kind: "values", name: spoken(colour.split(":")[1]), valueOf: (row, bin) => found.colours?.[row * found.shape[1] + bin] };
   const values = found.rows.map((row) => row.value ?? columns?.get(row.label) ?? null);
   const keys = distinct(values);
@@ -33,7 +34,8 @@ export function colouringOf(found, trials, colour, columns) {
 function colourAt(colouring, range, row, bin) {
   if (colouring.kind === "groups") return colouring.colours[Math.max(0, colouring.keys.indexOf(colouring.keyOf(row)))];
   const part = (colouring.valueOf(row, bin) - range[0]) / (range[1] - range[0] || 1);
-  return SEQUENCE[Math.round(Math.min(1, Math.max(0, part || 0)) * (SEQUENCE.length - 1))];
+  const colours = range.colours;
+  return colours[Math.round(Math.min(1, Math.max(0, part || 0)) * (colours.length - 1))];
 }
 
 /** Return the lowest and highest value of a colouring, without the most extreme hundredth at each end. */
@@ -88,16 +90,16 @@ function neededBins(points, tolerance) {
  * eye does not miss are left out, so that a scene of many trajectories turns smoothly.
  */
 function linesOf({ found, tolerance }, rows, from, to, valueOf) {
-  const line = { x: [], y: [], z: [], values: [] };
+  const line = { x: [], y: [], z: [], values: [], labels: [] };
   for (const row of rows) {
     const bins = [];
     for (let bin = Math.max(0, from(row)); bin < Math.min(found.shape[1], to(row)); bin += 1) if (!Number.isNaN(pointOf(found, row, bin)[0])) bins.push(bin);
     const points = bins.map((bin) => pointOf(found, row, bin));
     for (const at of bins.length ? neededBins(points, tolerance) : []) {
       const [x, y, z] = points[at];
-      line.x.push(x); line.y.push(y); line.z.push(z); line.values.push(valueOf(row, bins[at]));
+      line.x.push(x); line.y.push(y); line.z.push(z); line.values.push(valueOf(row, bins[at])); line.labels.push(found.rows[row].label);
     }
-    line.x.push(null); line.y.push(null); line.z.push(null); line.values.push(line.values.at(-1) ?? 0);
+    line.x.push(null); line.y.push(null); line.z.push(null); line.values.push(line.values.at(-1) ?? 0); line.labels.push(null);
   }
   return line;
 }
@@ -118,14 +120,14 @@ function boundaries(found, epochs) {
  *
  * epochs: row => time of the event that divides the epochs, or null; axisTitles: of x, y, z
  */
-export function figureOf({ found, colouring, epochs, eventName, axisTitles, isMoving }) {
+export function figureOf({ found, colouring, epochs, eventName, axisTitles, isMoving, isNarrow }) {
   const rows = found.rows.map((_, row) => row);
-  const range = rangeOf(found, colouring);
+  const range = Object.assign(rangeOf(found, colouring), { colours: sequence() });
   const limits = boundaries(found, epochs);
   const context = { found, colouring, range, rows, tolerance: found.shape[2] > 2 ? toleranceOf(found) : 0 };
   const traces = limits ? [...groupTraces(context, () => 0, (row) => limits[row] + 1, "before"), ...groupTraces(context, (row) => limits[row], () => Infinity, "after")]
     : groupTraces(context, () => 0, () => Infinity, "");
-  if (isMoving) for (const trace of traces) Object.assign(trace, { opacity: 0.25, line: { ...trace.line, width: 1 } });
+  if (isMoving) traces.push(...faintTraces(traces));
   if (!isMoving) traces.push(pointsTrace(found, rows, (row) => firstBin(found, row), { name: "start", symbol: "circle", size: 4, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
   if (limits && !isMoving) traces.push(pointsTrace(found, rows.filter((row) => limits[row] < found.shape[1]), (row) => limits[row], { name: spoken(eventName), symbol: "diamond", size: 5, colour: (row, bin) => colourAt(colouring, range, row, bin) }));
   const frame = (bin) => frameOf(found, rows, bin, (row) => colourAt(colouring, range, row, bin));
@@ -135,11 +137,24 @@ export function figureOf({ found, colouring, epochs, eventName, axisTitles, isMo
     traces.push({ type: "scatter3d", mode: "markers", name: "now", showlegend: false, hoverinfo: "skip", ...first.heads, marker: { size: 7, color: first.heads.colours, line: { width: 1, color: "#ffffff" } } });
   }
   const [x, y, z] = axisTitles.map((text) => ({ title: { text } }));
+  const far = isNarrow ? 1.45 : 1; // so that the titles of the axes fit
   const layout = {
-    margin: { l: 0, r: 0, t: 0, b: 0 }, legend: { x: 0, y: 1, title: { text: colouring.kind === "groups" ? colouring.name : "" }, itemsizing: "constant" },
-    scene: { xaxis: x, yaxis: y, zaxis: z, aspectmode: found.shape[2] > 2 ? "data" : "cube", dragmode: "turntable", camera: { eye: { x: 1.4, y: 1.4, z: 0.9 }, center: { x: 0, y: 0, z: -0.1 } } }, uirevision: `${axisTitles}`,
+    margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: `${axisTitles} ${isNarrow}`,
+    legend: { x: 0, y: 1, title: { text: colouring.kind === "groups" ? colouring.name : "" }, itemsizing: "constant", ...(isNarrow ? { orientation: "h", y: 0.18, yanchor: "top" } : {}) },
+    scene: {
+      xaxis: x, yaxis: y, zaxis: z, aspectmode: found.shape[2] > 2 ? "data" : "cube", dragmode: "turntable", domain: { x: [0, 1], y: [isNarrow ? 0.2 : 0, 1] },
+      camera: { eye: { x: 1.4 * far, y: 1.4 * far, z: 0.9 * far }, center: { x: 0, y: 0, z: -0.1 } },
+    },
   };
+  if (isNarrow) for (const trace of traces) if (trace.line?.colorbar) Object.assign(trace.line.colorbar, { orientation: "h", y: 0.1, yanchor: "top", len: 0.9, title: { text: colouring.name, side: "top" } });
   return { traces, layout, frame };
+}
+
+/** Make traces faint and thin while something moves along them. Return traces that keep their entries in the legend. */
+function faintTraces(traces) {
+  const entries = traces.filter(({ showlegend }) => showlegend).map(({ name, legendgroup, line }) => ({ type: "scatter3d", mode: "markers", name, legendgroup, x: [null], y: [null], z: [null], marker: { color: line.color, size: 8 } }));
+  for (const trace of traces) Object.assign(trace, { opacity: 0.25, showlegend: false, line: { ...trace.line, width: 1 } });
+  return entries;
 }
 
 function firstBin(found, row) {
@@ -147,26 +162,30 @@ function firstBin(found, row) {
   return 0;
 }
 
+/** What hovering and clicks tell of each point: its value, and its trial if it is of one. */
+const told = (labels, values) => ({ customdata: values.map((value, at) => [value, labels[at]]) });
+const trialOf = (labels) => (labels.some((label) => label !== undefined && label !== null) ? "trial %{customdata[1]}, click to open it<br>" : "");
+
 /** Return the traces of an epoch: one for each colour, or one with a scale. Movement is drawn thicker than preparation. */
 function groupTraces(context, from, to, epoch) {
   const { found, colouring, range, rows } = context;
   const width = { before: 2, after: 8 }[epoch] ?? 4;
   const base = { type: "scatter3d", mode: "lines", connectgaps: false };
   if (colouring.kind === "values") {
-    const { x, y, z, values } = linesOf(context, rows, from, to, colouring.valueOf);
+    const { x, y, z, values, labels } = linesOf(context, rows, from, to, colouring.valueOf);
     const isSecond = epoch === "after";
     return [{
-      ...base, x, y, z, name: epoch || "trajectories", showlegend: false, customdata: values, hovertemplate: `${colouring.name}: %{customdata:.4~g}<extra></extra>`,
-      line: { color: values, colorscale: VIRIDIS, cmin: range[0], cmax: range[1], width, showscale: !isSecond, colorbar: { title: { text: colouring.name, side: "right" }, thickness: 12, len: 0.7 } },
+      ...base, x, y, z, name: epoch || "trajectories", showlegend: false, ...told(labels, values), hovertemplate: `${trialOf(labels)}${colouring.name}: %{customdata[0]:.4~g}<extra></extra>`,
+      line: { color: values, colorscale: scaleOf(sequence()), cmin: range[0], cmax: range[1], width, showscale: !isSecond, colorbar: { title: { text: colouring.name, side: "right" }, thickness: 12, len: 0.7 } },
     }];
   }
   return colouring.keys.map((key, index) => {
     const own = rows.filter((row) => colouring.keyOf(row) === key);
-    const { x, y, z, values } = linesOf(context, own, from, to, (row, bin) => found.times[bin]);
+    const { x, y, z, values, labels } = linesOf(context, own, from, to, (row, bin) => found.times[bin]);
     const name = key === null ? "all trials" : String(key);
     return {
-      ...base, x, y, z, name, legendgroup: name, showlegend: epoch !== "before", customdata: values, line: { color: colouring.colours[index], width },
-      hovertemplate: `${key === null ? "" : `${colouring.name} ${name}<br>`}%{customdata:.3f} s<extra></extra>`,
+      ...base, x, y, z, name, legendgroup: name, showlegend: epoch !== "before", ...told(labels, values), line: { color: colouring.colours[index], width },
+      hovertemplate: `${trialOf(labels)}${key === null ? "" : `${colouring.name} ${name}<br>`}%{customdata[0]:.3f} s<extra></extra>`,
     };
   });
 }
@@ -174,7 +193,8 @@ function groupTraces(context, from, to, epoch) {
 function pointsTrace(found, rows, binOf, { name, symbol, size, colour }) {
   const points = rows.map((row) => pointOf(found, row, binOf(row)));
   return {
-    type: "scatter3d", mode: "markers", name, x: points.map(([x]) => x), y: points.map(([, y]) => y), z: points.map(([, , z]) => z), hoverinfo: "name",
+    type: "scatter3d", mode: "markers", name, x: points.map(([x]) => x), y: points.map(([, y]) => y), z: points.map(([, , z]) => z), customdata: rows.map((row) => [null, found.rows[row].label]),
+    ...(found.rows[0].label === undefined ? { hoverinfo: "name" } : { hovertemplate: `trial %{customdata[1]}, click to open it<br>${name}<extra></extra>` }),
     marker: { symbol, size, color: rows.map((row) => colour(row, binOf(row))), line: { width: 1, color: "#808080" } },
   };
 }

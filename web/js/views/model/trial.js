@@ -1,12 +1,14 @@
 // One trial: spikes, rates, factors, inferred inputs and behaviour, under each other on one axis of time.
 
 import { html, Empty, Field, Loading, Problem, useEffect, useMemo, useReady, useRef, useState } from "../../ui.js";
-import { Plot } from "../../plot.js";
+import { Plot, useTheme } from "../../plot.js";
 import { setQuery } from "../../router.js";
-import { distinct, spoken, useSession, useTrials } from "./owner.js";
+import { distinct, spoken, useConstants, useSession, useTrials } from "./owner.js";
 import { sourcesOf, useTrialData } from "./trialdata.js";
 import { figureOf } from "./trialfigure.js";
 import { useNeuronOrder } from "./neurons.js";
+
+const NOTHING = "nothing"; // is hidden, not even what is constant
 
 export default function TrialTab({ owner, route }) {
   const { sessions, session } = useSession(owner, route.query);
@@ -56,6 +58,8 @@ function useKeys(step) {
 
 function Stepper({ owner, session, sessions, trials, query }) {
   const sources = useMemo(() => sourcesOf(owner, session), [owner, session]);
+  const constants = useConstants(owner, session, trials);
+  const hidden = useMemo(() => (query.hide === undefined ? [...constants ?? []] : query.hide.split(",")), [query.hide, constants]); // constant behaviour, unless the address says otherwise
   const chosen = useChosen(trials, query);
   const [position, move] = usePosition(trials, chosen, query);
   useKeys((by) => move(position + by));
@@ -64,8 +68,8 @@ function Stepper({ owner, session, sessions, trials, query }) {
   const ahead = [position + 1, position - 1, position + 2].filter((at) => at >= 0 && at < chosen.length).map(labelAt);
   const shown = useTrialData(sources, index === undefined ? null : labelAt(position), ahead);
   const order = useNeuronOrder(owner, session, query.order);
-  useReady(chosen.length === 0 || (shown.data && order.isKnown));
-  return html`<${Controls} trials=${trials} sessions=${sessions} session=${session} query=${query} order=${order} sources=${sources} />
+  useReady(chosen.length === 0 || (shown.data && order.isKnown && constants));
+  return html`<${Controls} trials=${trials} sessions=${sessions} session=${session} query=${query} order=${order} sources=${sources} hidden=${hidden} constants=${constants} />
     ${chosen.length === 0 ? html`<${Empty} title="No trial fits"><p><button type="button" onClick=${() => setQuery({ condition: null, split: null })}>Show all trials</button></p><//>`
     : html`<div class="row trial-step">
       <button type="button" onClick=${() => move(position - 1)} disabled=${position === 0} aria-label="Previous trial">←</button>
@@ -77,7 +81,7 @@ function Stepper({ owner, session, sessions, trials, query }) {
       <span><${TrialFacts} trials=${trials} index=${index} /></span>
       <span class="muted end">Keys: ← → or j k</span></div>
     <${Problem} error=${shown.error ?? order.error} />
-    ${shown.data ? html`<${Figure} owner=${owner} session=${session} trials=${trials} sources=${sources} shown=${shown} query=${query} order=${order} />` : !shown.error && html`<${Loading} what="the trial" />`}`}`;
+    ${shown.data && constants ? html`<${Figure} trials=${trials} sources=${sources} shown=${shown} query=${query} order=${order} hidden=${hidden} />` : !shown.error && html`<${Loading} what="the trial" />`}`}`;
 }
 
 function TrialFacts({ trials, index }) {
@@ -87,9 +91,8 @@ function TrialFacts({ trials, index }) {
   return parts.join(" · ");
 }
 
-function Controls({ trials, sessions, session, query, order, sources }) {
-  const hidden = (query.hide ?? "").split(",");
-  const toggle = (key) => setQuery({ hide: (hidden.includes(key) ? hidden.filter((one) => one !== key) : [...hidden, key]).filter(Boolean).join(",") });
+function Controls({ trials, sessions, session, query, order, sources, hidden, constants }) {
+  const toggle = (key) => setQuery({ hide: (hidden.includes(key) ? hidden.filter((one) => one !== key) : [...hidden, key]).filter((one) => one && one !== NOTHING).join(",") || (constants?.size ? NOTHING : null) });
   const values = distinct(trials.conditions);
   const splits = distinct(trials.splits);
   const choice = (name) => (event) => setQuery({ [name]: event.target.value || null });
@@ -106,18 +109,19 @@ function Controls({ trials, sessions, session, query, order, sources }) {
       <option value="map">heat map</option><option value="own">heat map, each neuron by its maximum</option><option value="lines">lines of chosen neurons</option></select>`}<//>
     ${query.rates === "lines" && html`<${Field} label="Chosen neurons" help="Numbers of neurons, separated by commas. Empty: the first four in the order.">${(attributes) => html`<input value=${query.neurons ?? ""} placeholder=${order.first(4).join(", ")}
       onChange=${choice("neurons")} ...${attributes} />`}<//>`}
-    <fieldset class="choices"><legend>Shown</legend>${sources.map(({ key, title }) => html`<label><input type="checkbox" checked=${!hidden.includes(key)} onChange=${() => toggle(key)} /> ${title}</label>`)}</fieldset>
+    <fieldset class="choices"><legend>Shown</legend>${sources.map(({ key, title }) => html`<label><input type="checkbox" checked=${!hidden.includes(key)} onChange=${() => toggle(key)} /> ${title}${constants?.has(key) ? " (constant)" : ""}</label>`)}</fieldset>
   </div>`;
 }
 
-function Figure({ owner, session, trials, sources, shown, query, order }) {
+function Figure({ trials, sources, shown, query, order, hidden }) {
+  const theme = useTheme();
   const scale = useRef({});
-  const visible = useMemo(() => sources.filter(({ key }) => !(query.hide ?? "").split(",").includes(key)), [sources, query.hide]);
+  const visible = useMemo(() => sources.filter(({ key }) => !hidden.includes(key)), [sources, hidden]);
   const index = trials.labels.indexOf(shown.label);
   const figure = useMemo(() => figureOf({
     sources: visible, data: shown.data, trials, index, order, scale: scale.current, mode: query.rates ?? "map",
     neurons: (query.neurons ?? "").split(",").map((text) => text.trim()).filter(Boolean).map(Number),
-  }), [visible, shown.data, trials, index, order, query.rates, query.neurons]);
+  }), [visible, shown.data, trials, index, order, query.rates, query.neurons, theme]);
   const rates = sources.find(({ key }) => key === "rates") ?? sources[0];
   const request = useMemo(() => ({ [rates.dim]: shown.label }), [rates, shown.label]);
   return html`<${Plot} title=${`Trial ${shown.label}`} note=${`“Save…” fetches its ${rates.title.toLowerCase()}`} traces=${figure.traces} layout=${figure.layout} height=${figure.height}

@@ -26,7 +26,8 @@ export function sourcesOf(owner, session) {
   return found;
 }
 
-function capital(text) {
+/** Return a text with a capital letter at its begin. */
+export function capital(text) {
   return text[0].toUpperCase() + text.slice(1);
 }
 

@@ -1,6 +1,6 @@
 // The figure of one trial: panels under each other on one axis of time, with a line through all of them under the pointer.
 
-import { CATEGORIES, SEQUENCE, colourOf } from "../../plot.js";
+import { CATEGORIES, SEQUENCE, colourOf, timeTitle } from "../../plot.js";
 import { spoken } from "./owner.js";
 
 const HEIGHTS = { spikes: 220, rates: 220, factors: 170, inputs: 110 };
@@ -37,7 +37,7 @@ export function figureOf({ sources, data, trials, index, order, scale, mode, neu
     traces.push(...some);
   });
   layout.xaxis = {
-    title: { text: "Time (s)" }, anchor: `y${panels.length > 1 ? panels.length : ""}`, range: trials.span, zeroline: false, automargin: false, // fixed margins: a new trial is drawn in one pass
+    title: { text: timeTitle() }, anchor: `y${panels.length > 1 ? panels.length : ""}`, range: trials.span, zeroline: false, automargin: false, // fixed margins: a new trial is drawn in one pass
     showspikes: true, spikemode: "across", spikesnap: "cursor", spikethickness: 1, spikedash: "solid", spikecolor: "#8a93a3",
   };
   addEvents(layout, trials, index);
