@@ -67,6 +67,7 @@ export const GROUPS = [
 ];
 
 export const FIELDS = new Map(GROUPS.flatMap(([, fields]) => fields).map((field) => [field[0], field]));
+const [NEVER, RARE] = [1e-6, 0.1]; // spikes/s; a spike in eleven days is more than the first
 const LEAVES = new Set(["trials.where", "neurons.where", "split.values"]);
 
 /** Return the value of an option, or undefined. */
@@ -210,10 +211,16 @@ export function mendsOf(problem, dataset) {
   }
   if (code === "sampling_rate_missing") found.push(...[20000, 24414.0625, 30000].map((rate) => choice({ sampling_rate_hz: rate })));
   if (code === "bin_width_missing") found.push(...[0.001, 0.005, 0.01, 0.02, 0.05].map((width) => choice({ bin_width_s: width })));
-  if (code === "silent_neurons") found.push({ label: "Leave out neurons under 0.1 spikes/s", changes: { "neurons.minimum_rate_hz": 0.1 } });
+  if (code === "silent_neurons") found.push(...leastRates(dataset));
   if (code === "window_needed") found.push(choice({ "trials.window_s": [-0.25, 0.75] }));
   found.push(...moves(problem, dataset), ...namesFor(pointer, text, dataset));
   return found.filter((item, index) => found.findIndex((other) => JSON.stringify(other.changes) === JSON.stringify(item.changes)) === index);
+}
+
+/** Rules that leave out neurons which never or hardly fire, with the number of neurons of each. */
+function leastRates({ report }) {
+  const offer = (count, rule, rate) => ({ label: `Leave out the ${count === undefined ? "" : `${count} `}neurons ${rule}`, changes: { "neurons.minimum_rate_hz": rate } });
+  return [offer(report?.silent_neurons?.length, "that never fire", NEVER), offer(report?.rates_hz?.filter((rate) => rate < RARE).length, `under ${RARE} spikes/s`, RARE)];
 }
 
 /** `metadata_guessed`: take the variable for metadata of the other axis. Naming some leaves out the others, so all are named. */
