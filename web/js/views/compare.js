@@ -5,6 +5,7 @@ import { request, useLoaded } from "../api.js";
 import { CATEGORIES } from "../plot.js";
 import { jobName, nameOf } from "../format.js";
 import { setQuery } from "../router.js";
+import { ApplyButton } from "./model.js";
 import { readOwner } from "./model/owner.js";
 import { Picker } from "./compare/picker.js";
 import { Comparability, Differences, Scores } from "./compare/tables.js";
@@ -49,7 +50,7 @@ export default function Compare({ route, caller }) {
     ${data?.filter((entry) => entry.error).map((entry) => html`<${Problem} error=${entry.error} /><p><button type="button" onClick=${() => change(ids.filter((id) => id !== entry.id))}>Leave it out</button></p>`)}
     ${data && html`<${Chosen} models=${models} onRemove=${(id) => change(ids.filter((one) => one !== id))} />
       ${ids.length < MOST && !caller?.share && html`<${Picker} ids=${[...ids, ...models.map(({ model }) => model.id)]} isOpen=${models.length < 2} onAdd=${(id) => change([...ids, id])} />`}
-      ${models.length > 1 && html`<${Comparison} models=${models} query=${route.query} />`}`}`;
+      ${models.length > 1 && html`<${Comparison} models=${models} query=${route.query} caller=${caller} reload=${reload} />`}`}`;
 }
 
 function Chosen({ models, onRemove }) {
@@ -59,22 +60,26 @@ function Chosen({ models, onRemove }) {
     <button type="button" class="plain" aria-label=${`Leave out ${letter}`} onClick=${() => onRemove(id)}>✕</button></li>`)}</ul>`;
 }
 
-function Comparison({ models, query }) {
+function Comparison({ models, query, caller, reload }) {
   return html`<${Comparability} models=${models} />
     <h2>Scores</h2><${Scores} models=${models} />
     <h2>Learning curves</h2><${Curves} models=${models} />
     <h2>Hyperparameters</h2><${Differences} models=${models} query=${query} />
-    <${Latents} models=${models} query=${query} />`;
+    <${Latents} ...${{ models, query, caller, reload }} />`;
 }
 
+/** Return whether latents can be computed: the model has ended, and not without weights. */
+const hasWeights = ({ state }) => ["trained", "stopped"].includes(state);
+
 /** What needs latents of the same data set. */
-function Latents({ models, query }) {
+function Latents({ models, query, caller, reload }) {
   const without = models.filter(({ owner }) => !owner.arrays);
   const withLatents = models.filter(({ owner }) => owner.arrays);
   const shared = withLatents.filter(({ owner }) => owner.dataPath === withLatents[0].owner.dataPath);
   useReady(shared.length < 2);
-  return html`${without.length > 0 && html`<p class="warning">${without.map(({ letter, owner }) => html`<${Link} to=${`/models/${owner.model.id}`}>Model ${letter}<//> `)}
-      ${without.length === 1 ? "has" : "have"} no latents, so the plots below leave ${without.length === 1 ? "it" : "them"} out. Open the model to compute them.</p>`}
+  return html`${without.length > 0 && html`<div class="warning">${without.map(({ letter, owner }) => html`<${Link} to=${`/models/${owner.model.id}`}>Model ${letter}<//> `)}
+      ${without.length === 1 ? "has" : "have"} no latents, so the plots below leave ${without.length === 1 ? "it" : "them"} out.
+      ${!caller?.share && without.map(({ letter, model }) => (hasWeights(model) ? html`<${ApplyButton} key=${model.id} model=${model} reload=${reload} what=${`the latents of ${letter}`} />` : html`<p>Model ${letter} is ${model.state}: it has no weights to compute latents with.</p>`))}</div>`}
     ${shared.length < withLatents.length && html`<p class="warning">Trials and trajectories are compared for one data set: the plots below show ${shared.map(({ letter }) => letter).join(", ")}.</p>`}
     ${shared.length > 1 ? html`<h2>The same trial</h2><${SameTrial} models=${shared} query=${query} /><h2>Trajectories in one space</h2><${Space} models=${shared} query=${query} />`
     : html`<p class="muted">Trials and trajectories need two models with latents of the same data set.</p>`}`;

@@ -87,7 +87,8 @@ function ToJob({ job }) {
   return job && html`<p><${Link} to=${`/jobs/${job.id}`}>Look at the job<//>${job.progress?.fraction < 1 && html` <${Progress} fraction=${job.progress.fraction} label="Progress of the job" />`}</p>`;
 }
 
-function ApplyButton({ model, reload }) {
+/** Let a worker compute the latents of a model, and say how far it is. what: of the label */
+export function ApplyButton({ model, reload, what = "the latents" }) {
   const found = useDocument("/v1/inferences", { query: { model_id: model.id, page_size: 5 }, everyMs: 3000 });
   const running = found.data?.items.find((item) => ["queued", "running"].includes(item.state));
   const failed = found.data?.items.find((item) => item.state === "failed");
@@ -101,7 +102,7 @@ function ApplyButton({ model, reload }) {
     found.reload();
   };
   return html`${failed && html`<p class="problem">The last computation failed: ${failed.error?.message ?? "the reason is unknown"}.</p>`}
-    <p><${Action} class="primary" run=${apply}>Compute the latents<//></p>`;
+    <p><${Action} class="primary" run=${apply}>Compute ${what}<//></p>`;
 }
 
 function UnfinishedInference({ inference, caller, reload }) {

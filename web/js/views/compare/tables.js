@@ -6,6 +6,8 @@ import { HYPERPARAMETERS, shownNumber } from "../model/about.js";
 import { spoken } from "../model/owner.js";
 import { orderedScores } from "../model/scores.js";
 
+const BITS = "sv_bits_per_spike_valid";
+
 /** Return models by the samples that scored them: [[model, …], …]. */
 export function groupsOf(models) {
   const groups = new Map();
@@ -29,14 +31,27 @@ function ModelTable({ caption, models, rows }) {
       ${cells.map((cell) => html`<td class="number">${cell}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
+/** Return the least standard error that is known of a score, over trials; 0 where none is. The SV loss ranks models as their bits per spike do. */
+function errorOf(group, name) {
+  const errors = group.flatMap(({ owner, model }) => (model.is_selected && owner.job?.diagnostics?.baselines) || []).filter(({ score }) => score === name).map((item) => item.standard_error ?? 0);
+  return Math.min(...errors.filter((error) => error > 0), Infinity);
+}
+
+/** Return the letter of the best of comparable models, or null where the next one is within the standard error. */
+function bestOf(group, name, isHigh) {
+  const valueOf = ({ model }) => model.scores[name];
+  const [first, second] = group.filter((one) => Number.isFinite(valueOf(one))).sort((a, b) => (isHigh ? -1 : 1) * (valueOf(a) - valueOf(b)));
+  if (!second) return null;
+  if (name === "sv_loss" && !bestOf(group, BITS, true)) return null;
+  const error = errorOf(group, name);
+  return Number.isFinite(error) && Math.abs(valueOf(first) - valueOf(second)) <= error ? null : first.letter;
+}
+
 /** Scores; the best within a group of comparable models is marked. */
 export function Scores({ models }) {
   const groups = groupsOf(models);
   const names = [...new Set(models.flatMap(({ model }) => Object.keys(model.scores)))];
-  const best = (name, isHigh) => new Set(groups.filter((group) => group.length > 1).map((group) => {
-    const known = group.filter(({ model }) => Number.isFinite(model.scores[name]));
-    return known.length < 2 ? null : known.sort((a, b) => (isHigh ? -1 : 1) * (a.model.scores[name] - b.model.scores[name]))[0]?.letter;
-  }));
+  const best = (name, isHigh) => new Set(groups.map((group) => bestOf(group, name, isHigh)));
   const row = (name, label, help, isHigh, digits) => {
     const winners = best(name, isHigh);
     return { label, help, cells: models.map(({ model, letter }) => { const text = number(model.scores[name], digits); return winners.has(letter) ? html`<b>${text}</b> <span class="muted">best</span>` : text; }) };
@@ -47,6 +62,7 @@ export function Scores({ models }) {
     row("validation_loss", "Validation loss (nats per sample)", "It misleads if a model leaks.", false),
   ];
   return html`<${ModelTable} caption="Scores" models=${models} rows=${rows} />
+    <p class="muted">No score is “best” where the next one is within a known standard error over trials.</p>
     ${models.some(({ model }) => model.scores.psth_r2_valid === undefined) && html`<p class="muted">The selected model of a job has all scores, others have losses and bits per spike.</p>`}`;
 }
 
