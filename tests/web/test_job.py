@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from store import events
 from tests.web.browser import Watch, open_view
@@ -80,6 +80,20 @@ def test_every_part_of_a_population_has_an_address(page: Page, lab: SeededServic
     expect(page.get_by_text("The job is done.")).to_be_visible()
     open_view(page, lab.url, f"{address}?tab=settings")
     expect(page.get_by_text("generation epochs")).to_be_visible()
+
+
+def test_a_job_without_an_epoch_says_whether_one_comes(page: Page, lab: SeededService) -> None:
+    job_id = lab.ids["job_running"]
+
+    def untrained(route: Route) -> None:
+        found = route.fetch().json()
+        items = [{**one, "epochs_trained": 0} for one in found["items"]]
+        route.fulfill(json={**found, "items": items})
+
+    page.route(f"**/v1/jobs/{job_id}/models?*", untrained)
+    open_view(page, lab.url, f"/jobs/{job_id}")
+    expect(page.get_by_text("The first epoch is training; curves appear in seconds.")).to_be_visible()
+    expect(page.get_by_text("The job ended before")).to_have_count(0)
 
 
 def test_a_failed_job_says_what_to_do(page: Page, lab: SeededService) -> None:

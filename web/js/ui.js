@@ -3,6 +3,7 @@
 import { h, render } from "../vendor/preact.js";
 import { useCallback, useEffect, useId, useMemo, useRef, useState } from "../vendor/hooks.js";
 import htm from "../vendor/htm.js";
+import { ago, time as clock } from "./format.js";
 import { href } from "./router.js";
 
 export const html = htm.bind(h);
@@ -92,6 +93,22 @@ export function useHelp(label, help, id) {
     button: help && html`<button type="button" class="help" aria-expanded=${isOpen} aria-label=${`Help: ${label}`} onClick=${() => setOpen(!isOpen)}>?</button>`,
     text: isOpen && help ? html`<p ref=${element} class="field-help" id=${id}>${help}</p>` : null,
   };
+}
+
+/** A time as "5 min ago", kept true while it is shown. */
+export function Ago({ time }) {
+  const [, refresh] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => refresh((count) => count + 1), 10_000);
+    return () => clearInterval(timer);
+  }, []);
+  return html`<span title=${clock(time)}>${ago(time)}</span>`;
+}
+
+/** A "?" that says what a word means. */
+export function Help({ label, text }) {
+  const help = useHelp(label, text, useId());
+  return html`<span class="help-of-word">${help.button}${help.text}</span>`;
 }
 
 /**

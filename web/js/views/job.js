@@ -9,7 +9,7 @@ import { Events } from "./job/events.js";
 import { JobHeader } from "./job/header.js";
 import { Hyperparameters } from "./job/hyperparameters.js";
 import { LeakNote, leaksOf } from "./job/leaks.js";
-import { useLive } from "./job/live.js";
+import { isFinal, useLive } from "./job/live.js";
 import { Models, useShown } from "./job/models.js";
 import { Report, Settings } from "./job/report.js";
 import { searchedIn } from "./job/words.js";
@@ -34,14 +34,18 @@ export default function JobView({ route, caller }) {
 
 const PARTS = { curves: Training, report: Report, hyperparameters: Hyperparameters, decisions: Decisions, settings: Settings, events: Events };
 
+const WITHOUT_EPOCHS = {
+  queued: "The job waits for a worker. This page shows its curves as soon as it trains.",
+  paused: "The job is paused. Resume it, and its curves appear after the first epoch.",
+};
+
 function Training({ live, query, searched, shown }) {
   const { job, models } = live;
   const { curves, error } = useCurves(live);
   const leaks = useMemo(() => leaksOf(job, models, curves), [job.diagnostics, models, curves]);
   useReady(curves);
   if (!models.some((model) => model.epochs_trained > 0)) {
-    return html`<${Empty} title="No epoch is trained yet"><p>${job.state === "queued" ? "The job waits for a worker. This page shows its curves as soon as it trains."
-      : "The job ended before its first epoch."}</p><//><${Models} models=${models} searched=${searched} leaks=${leaks} query=${query} />`;
+    return html`<${Empty} title="No epoch is trained yet"><p>${WITHOUT_EPOCHS[job.state] ?? (isFinal(job) ? "The job ended before its first epoch." : "The first epoch is training; curves appear in seconds.")}</p><//><${Models} models=${models} searched=${searched} leaks=${leaks} query=${query} />`;
   }
   return html`<${Problem} error=${error} />
     ${curves ? html`<${Curves} job=${job} models=${shown} curves=${curves} leaks=${leaks} searched=${searched} query=${query} />` : html`<${Loading} what="learning curves" />`}

@@ -1,6 +1,6 @@
 // SV loss and validation loss of all models. Many models are one trace with gaps, so that 300 of them stay smooth.
 
-import { html, useEffect, useMemo, useState, Link } from "../../ui.js";
+import { html, useEffect, useMemo, useState, Help, Link } from "../../ui.js";
 import { setQuery } from "../../router.js";
 import { Plot, CATEGORIES } from "../../plot.js";
 import { describe } from "./words.js";
@@ -10,6 +10,7 @@ const MOST_SVG_POINTS = 30000; // of a panel; more are drawn by WebGL, which is 
 const MOST_NAMED = 8; // models with a colour and a name each
 const LEAKING = "#d55e00";
 const SELECTED = "#0072b2";
+const SV_LOSS = "Sample validation: the loss on samples that the model does not read, in nats per sample. Lower is better, and it rises where a model leaks. The validation loss is of samples that the model reads, so it misses leaks.";
 const OTHER = "#8a94a6";
 const CURVES_QUERY = { points: 200 };
 
@@ -131,7 +132,7 @@ export function Curves({ job, models, curves, leaks, searched, query }) {
   const focused = shown.find((model) => model.number === focus);
   const choice = (label, name, value, isOn) => html`<button type="button" aria-pressed=${isOn} onClick=${() => setQuery({ [name]: isOn ? null : value })}>${label}</button>`;
   return html`<div class="card">
-    <div class="buttons">${choice("Logarithmic x axis", "log", "1", isLog)} ${choice("Device time", "x", "s", unit === "s")} ${choice("Both losses in one plot", "plot", "one", isOne)}</div>
+    <div class="buttons">${choice("Logarithmic x axis", "log", "1", isLog)} ${choice("Device time", "x", "s", unit === "s")} ${choice("Both losses in one plot", "plot", "one", isOne)} <span>SV loss <${Help} label="SV loss" text=${SV_LOSS} /></span></div>
     <${Plot} title="SV loss and validation loss of the models" path=${`/v1/jobs/${job.id}/curves`} query=${CURVES_QUERY} formats=${[]} traces=${traces} layout=${layout}
       height=${isNarrow && !isOne ? 620 : 400} on=${{ plotly_click: ({ points }) => setQuery({ focus: points[0].customdata }) }} />
     ${focused ? html`<p><strong><${Link} to=${`/models/${focused.id}`}>Model ${focused.number}<//></strong>: ${describe(focused, searched)}

@@ -1,13 +1,15 @@
 // The head of a job: what it is, how far it is, and what one can do with it.
 
-import { html, useState, Action, Dialog, Field, Link, Problem, Progress, State } from "../../ui.js";
+import { html, useState, Action, Ago, Dialog, Field, Help, Link, Problem, Progress, State } from "../../ui.js";
 import { request } from "../../api.js";
 import { go } from "../../router.js";
-import { ago, duration, jobName, number, plural, time, whereRuns } from "../../format.js";
+import { duration, jobName, number, plural, whereRuns } from "../../format.js";
 import { DeleteButton } from "../deletion.js";
 import { Labels } from "../labels.js";
 import { ShareButton } from "../use/shares.js";
 import { isFinal } from "./live.js";
+
+const SV_SCORE = "Sample validation: how much better than constant rates the model predicts spikes of validation trials that it did not read. Higher is better, and 0 is no better than constant rates.";
 
 /** Verbs by the states that allow them (docs/searches.md), with what they do. */
 const VERBS = [
@@ -29,12 +31,12 @@ export function JobHeader({ live, caller, tab }) {
       <div>Progress<b><${Progress} fraction=${job.state === "done" ? 1 : progress.fraction} label="progress of the job" /></b></div>
       ${isRunning && html`<div>Time left<b>${job.state === "paused" ? "paused" : duration(progress.seconds_left)}</b></div>`}
       <div>Models ended<b>${progress.models_ended} of ${progress.models}</b></div>
-      <div>Best SV score<b>${number(progress.best_sv_bits_per_spike_valid, 3)} <span class="small muted">bits per spike</span></b></div>
+      <div>Best SV score <${Help} label="Best SV score" text=${SV_SCORE} /><b>${number(progress.best_sv_bits_per_spike_valid, 3)} <span class="small muted">bits per spike</span></b></div>
       <div>Device time<b>${duration(progress.device_seconds)}</b></div>
     </div>
     <p class="muted job-facts">Data set ${caller?.share ? job.dataset_name : html`<${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//>`} · preset ${job.specification.preset ?? "none"} ·
-      begun <span title=${time(job.created_at)}>${ago(job.created_at)}</span>${job.created_by?.name && ` by ${job.created_by.name}`}
-      ${isRunning && (job.running_on?.length ? ` · runs on ${whereRuns(job.running_on)}` : worker && ` · runs on ${worker}`)}${job.ended_at && html` · ended <span title=${time(job.ended_at)}>${ago(job.ended_at)}</span>`}</p>
+      begun <${Ago} time=${job.created_at} />${job.created_by?.name && ` by ${job.created_by.name}`}
+      ${isRunning && (job.running_on?.length ? ` · runs on ${whereRuns(job.running_on)}` : worker && ` · runs on ${worker}`)}${job.ended_at && html` · ended <${Ago} time=${job.ended_at} />`}</p>
     <${Labels} path=${`/v1/jobs/${job.id}`} item=${job} onChanged=${live.reload} canChange=${!caller?.share && job.state !== "deleting"} />
     ${!caller?.share && html`<${Actions} live=${live} tab=${tab} />`}
     <${News} job=${job} />`;

@@ -21,7 +21,7 @@ export function Report({ live, searched }) {
     ? "The job ended before it selected one." : "The job selects the model with the lowest smoothed SV loss when training ends. Stop the job to select the best model so far."}</p><//>`}</div>
     <${Budget} job=${job} />
     ${diagnostics && html`<div class="card"><h2>Diagnostics</h2><${Diagnostics} diagnostics=${diagnostics} models=${models} /></div>`}
-    ${diagnostics?.baselines.length > 0 && html`<div class="card"><h2>Compared with simple predictors</h2><${Baselines} baselines=${diagnostics.baselines} /></div>`}
+    ${diagnostics?.baselines.length > 0 && html`<div class="card"><h2>Compared with simple predictors</h2><${Baselines} baselines=${diagnostics.baselines} model=${selected} /></div>`}
     ${selected && isFinal(job) && html`<div class="card"><h2>Methods of a paper</h2><${Methods} modelId=${job.final_model_id ?? selected.id} /></div>`}
   </div>`;
 }
@@ -31,7 +31,7 @@ function Selected({ job, model, searched }) {
   const ended = job.final_model_id && job.final_model_id !== model.id;
   return html`<p>The search selected <strong><${Link} to=${`/models/${model.id}`}>model ${model.number}<//></strong>: it has the lowest smoothed SV loss
       (${number(scores.smoothed_sv_loss)} nats per sample), at epoch ${scores.best_epoch} of ${model.epochs_trained}.</p>
-    <p>It predicts held-out samples of validation trials with <strong>${number(scores.sv_bits_per_spike_valid, 3)} bits per spike</strong> more than the mean of each neuron does.</p>
+    <p>It predicts held-out samples of validation trials with <strong>${number(scores.sv_bits_per_spike_valid, 3)} bits per spike</strong> (0 = constant rates).</p>
     ${ended && html`<p>Its latents come from a <${Link} to=${`/models/${job.final_model_id}`}>refit<//> on training and validation trials.</p>`}
     <p class="muted">${describe(model, searched)}.</p>
     <p class="buttons"><${Link} class="button primary" to=${`/models/${job.final_model_id ?? model.id}`}>Look at its latents<//></p>`;
@@ -58,13 +58,16 @@ function sentences(text) {
 const COLUMNS = [
   { key: "baseline", label: "Simple predictor", show: (row) => BASELINES[row.baseline] ?? row.baseline },
   { key: "score", label: "Trials", show: (row) => TRIALS[row.score] ?? row.score },
+  { key: "model", label: "Model (bits/spike)", numeric: true, show: (row) => number(row.model, 3) },
+  { key: "predictor", label: "Predictor (bits/spike)", numeric: true, show: (row) => number(row.predictor, 3) },
   { key: "difference", label: "Difference (bits/spike)", numeric: true, show: (row) => `${row.difference > 0 ? "+" : ""}${number(row.difference, 3)}${row.standard_error === null ? "" : ` ± ${number(row.standard_error, 3)}`}` },
   { key: "verdict", label: "The model is", show: (row) => html`<span class=${`state ${VERDICTS[row.verdict][0]}`}>${VERDICTS[row.verdict][1]}</span>` },
 ];
 
-function Baselines({ baselines }) {
-  return html`<${Table} caption="Comparison with simple predictors" columns=${COLUMNS} rows=${baselines} rowKey=${(row) => `${row.score} ${row.baseline}`} />
-    <p class="muted small">± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
+function Baselines({ baselines, model }) {
+  const rows = baselines.map((row) => ({ ...row, model: model?.scores[row.score], predictor: model?.baselines[row.score]?.[row.baseline] }));
+  return html`<${Table} caption="Comparison with simple predictors" columns=${COLUMNS} rows=${rows} rowKey=${(row) => `${row.score} ${row.baseline}`} />
+    <p class="muted small">0 bits per spike is the score of constant rates: each neuron’s mean over training trials, which need not be its mean over the scored ones. ± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
 }
 
 function Bar({ label, used, limit, show }) {
