@@ -19,7 +19,7 @@ export function useReady(isReady) {
   useEffect(() => {
     const main = document.querySelector("main");
     if (main) main.dataset.ready = String(Boolean(isReady));
-  }, [isReady]);
+  }, [Boolean(isReady)]); // undefined while it loads, then false, is no news that a child's would follow
 }
 
 /** What went wrong, as the server told it (RFC 9457), with what to do. */

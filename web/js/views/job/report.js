@@ -58,16 +58,16 @@ function sentences(text) {
 const COLUMNS = [
   { key: "baseline", label: "Simple predictor", show: (row) => BASELINES[row.baseline] ?? row.baseline },
   { key: "score", label: "Trials", show: (row) => TRIALS[row.score] ?? row.score },
-  { key: "model", label: "Model (bits/spike)", numeric: true, show: (row) => number(row.model, 3) },
-  { key: "predictor", label: "Predictor (bits/spike)", numeric: true, show: (row) => number(row.predictor, 3) },
-  { key: "difference", label: "Difference (bits/spike)", numeric: true, show: (row) => `${row.difference > 0 ? "+" : ""}${number(row.difference, 3)}${row.standard_error === null ? "" : ` ± ${number(row.standard_error, 3)}`}` },
+  { key: "model", label: "Model", numeric: true, show: (row) => number(row.model, 3) },
+  { key: "predictor", label: "Predictor", numeric: true, show: (row) => number(row.predictor, 3) },
+  { key: "difference", label: "Difference", numeric: true, show: (row) => `${row.difference > 0 ? "+" : ""}${number(row.difference, 3)}${row.standard_error === null ? "" : ` ± ${number(row.standard_error, 3)}`}` },
   { key: "verdict", label: "The model is", show: (row) => html`<span class=${`state ${VERDICTS[row.verdict][0]}`}>${VERDICTS[row.verdict][1]}</span>` },
 ];
 
 function Baselines({ baselines, model }) {
   const rows = baselines.map((row) => ({ ...row, model: model?.scores[row.score], predictor: model?.baselines[row.score]?.[row.baseline] }));
   return html`<${Table} caption="Comparison with simple predictors" columns=${COLUMNS} rows=${rows} rowKey=${(row) => `${row.score} ${row.baseline}`} />
-    <p class="muted small">0 bits per spike is the score of constant rates: each neuron’s mean over training trials, which need not be its mean over the scored ones. ± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
+    <p class="muted small">Scores are in bits per spike. 0 is the score of constant rates: each neuron’s mean over training trials, which need not be its mean over the scored ones. ± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
 }
 
 function Bar({ label, used, limit, show }) {
