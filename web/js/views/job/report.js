@@ -6,7 +6,7 @@ import { Methods } from "../methods.js";
 import { isFinal } from "./live.js";
 import { describe } from "./words.js";
 
-const BASELINES = { mean: "the mean of each neuron", psth: "the mean by bin over training trials (PSTH)", smoothed_spikes: "smoothed spikes" };
+const BASELINES = { mean: "the mean of each neuron over training trials", psth: "the mean by bin over training trials (PSTH)", smoothed_spikes: "smoothed spikes" };
 const VERDICTS = { above: ["good", "better"], about_as_good: ["wait", "about as good"], below: ["bad", "worse"] };
 const TRIALS = { sv_bits_per_spike_valid: "validation", sv_bits_per_spike_test: "test" };
 
@@ -56,8 +56,7 @@ function sentences(text) {
 }
 
 const COLUMNS = [
-  { key: "baseline", label: "Simple predictor", show: (row) => BASELINES[row.baseline] ?? row.baseline },
-  { key: "score", label: "Trials", show: (row) => TRIALS[row.score] ?? row.score },
+  { key: "baseline", label: "Simple predictor", show: (row) => html`${BASELINES[row.baseline] ?? row.baseline}<br /><span class="muted small">${TRIALS[row.score] ?? row.score} trials</span>` },
   { key: "model", label: "Model", numeric: true, show: (row) => number(row.model, 3) },
   { key: "predictor", label: "Predictor", numeric: true, show: (row) => number(row.predictor, 3) },
   { key: "difference", label: "Difference", numeric: true, show: (row) => `${row.difference > 0 ? "+" : ""}${number(row.difference, 3)}${row.standard_error === null ? "" : ` ± ${number(row.standard_error, 3)}`}` },
@@ -67,7 +66,7 @@ const COLUMNS = [
 function Baselines({ baselines, model }) {
   const rows = baselines.map((row) => ({ ...row, model: model?.scores[row.score], predictor: model?.baselines[row.score]?.[row.baseline] }));
   return html`<${Table} caption="Comparison with simple predictors" columns=${COLUMNS} rows=${rows} rowKey=${(row) => `${row.score} ${row.baseline}`} />
-    <p class="muted small">Scores are in bits per spike. 0 is the score of constant rates: each neuron’s mean over training trials, which need not be its mean over the scored ones. ± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
+    <p class="muted small">Scores are in bits per spike. 0 is the score of constant rates: each neuron’s mean on the scored samples. Its mean over training trials differs a little, so that predictor may score below 0. ± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
 }
 
 function Bar({ label, used, limit, show }) {

@@ -7,7 +7,7 @@ import { number } from "../../format.js";
 import { readNeuronScores } from "./neurons.js";
 import { named, sessionsOf } from "./owner.js";
 
-export const PREDICTORS = { mean: "each neuron's mean", psth: "the mean by bin (PSTH)", smoothed_spikes: "the neuron's own smoothed spikes" };
+export const PREDICTORS = { mean: "each neuron's mean over training trials", psth: "the mean by bin (PSTH)", smoothed_spikes: "the neuron's own smoothed spikes" };
 const PARTS = { test: "test trials", valid: "validation trials" };
 const ABOUT = {
   sv_bits_per_spike: ["Held-out samples", "bits per spike", "The model does not read these samples. This is the score to report, best on test trials."],

@@ -137,10 +137,10 @@ export function figureOf({ found, colouring, epochs, eventName, axisTitles, isMo
     traces.push({ type: "scatter3d", mode: "markers", name: "now", showlegend: false, hoverinfo: "skip", ...first.heads, marker: { size: 7, color: first.heads.colours, line: { width: 1, color: "#ffffff" } } });
   }
   const [x, y, z] = axisTitles.map((text) => ({ title: { text } }));
-  const far = isNarrow ? 1.45 : 1; // so that the titles of the axes fit
+  const far = isNarrow ? 1.75 : 1; // so that the titles of the axes fit
   const layout = {
     margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: `${axisTitles} ${isNarrow}`,
-    legend: { x: 0, y: 1, title: { text: colouring.kind === "groups" ? colouring.name : "" }, itemsizing: "constant", ...(isNarrow ? { orientation: "h", y: 0.18, yanchor: "top" } : {}) },
+    legend: { x: 0, y: 1, title: { text: colouring.kind === "groups" ? colouring.name : "", ...(isNarrow ? { side: "top" } : {}) }, itemsizing: "constant", ...(isNarrow ? { orientation: "h", y: 0.18, yanchor: "top" } : {}) },
     scene: {
       xaxis: x, yaxis: y, zaxis: z, aspectmode: found.shape[2] > 2 ? "data" : "cube", dragmode: "turntable", domain: { x: [0, 1], y: [isNarrow ? 0.2 : 0, 1] },
       camera: { eye: { x: 1.4 * far, y: 1.4 * far, z: 0.9 * far }, center: { x: 0, y: 0, z: -0.1 } },
