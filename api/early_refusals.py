@@ -99,7 +99,7 @@ def _excess(scope: Scope, state: State, caller: Caller) -> Problem | None:
     rates: RequestRates = state.request_rates
     for problem in (
         rates.excess("key_requests_per_minute", caller.key_id or "", caller.quotas),
-        rates.excess("requests_per_minute", caller.tenant_id, caller.quotas),
+        rates.excess("requests_per_minute", caller.group, caller.quotas),
     ):
         if problem is not None:
             return problem
