@@ -202,16 +202,19 @@ def test_stalled_readers_are_cut_off(served: Served) -> None:
 def test_a_response_that_fails_midway_ends_early_with_one_line_in_the_log(
     served: Served, caplog: pytest.LogCaptureFixture, error: str
 ) -> None:
-    of_server = logging.getLogger("uvicorn.error")
-    of_server.addHandler(caplog.handler)
-    of_server.setLevel(logging.INFO)
+    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "api.computing.streamed_response")]
+    for logger in loggers:  # libraries of other tests may have changed their levels, or disabled them
+        logger.disabled = False
+        logger.addHandler(caplog.handler)
+        logger.setLevel(logging.INFO)
     try:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(f"{served.url}/broken/{error}")
         wait_until(lambda: any(one.levelno >= logging.WARNING for one in caplog.records))
     finally:
-        of_server.removeHandler(caplog.handler)
-    (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+        for logger in loggers:
+            logger.removeHandler(caplog.handler)
+    (record,) = {id(one): one for one in caplog.records if one.levelno >= logging.WARNING}.values()
     assert f"GET /broken/{error}: the response ends early" in record.getMessage()
     assert (record.exc_info is None) == (error == "expected")
 

@@ -10,9 +10,12 @@ from tests.web.browser import CHROMIUM, NEEDED, PATIENCE_MS, Watch, chromium
 __all__ = ["browser", "context", "page", "watch"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, or a skipped test that says how to install it."""
+    """Chromium, or a skipped test that says how to install it.
+
+    For one module, because Playwright's event loop runs in this thread: other tests of the process could not run their own.
+    """
     if CHROMIUM is None:
         pytest.skip(NEEDED)
     with chromium() as started:
