@@ -26,9 +26,13 @@ def test_pictures_are_saved_and_no_button_sends_a_plot_away(page: Page, lab: See
 def test_help_opens_beside_its_row_and_escape_closes_it(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, f"/search?dataset={lab.ids['dataset']}")
     button = page.get_by_role("button", name=re.compile("^Help: ")).first
-    height = page.evaluate("() => document.body.scrollHeight")
+    field = page.locator(".field", has=button).first
+    before = field.bounding_box()
     button.click()
     expect(page.locator(".field-help")).to_be_visible()
-    assert page.evaluate("() => document.body.scrollHeight") == height
+    after = field.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert (after["width"], after["height"]) == (before["width"], before["height"])
     page.keyboard.press("Escape")
     expect(page.locator(".field-help")).to_have_count(0)
