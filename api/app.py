@@ -171,9 +171,8 @@ def make_state(settings: Settings, database: Database, arrays: Store) -> State:
             ),
             "wrong_keys": WrongKeys(settings),
             "known_keys": KnownKeys(),
-            "late_lookups": CapacityLimiter(
-                1
-            ),  # thread that looks up keys of requests which are probably refused
+            # One thread looks up the keys of requests that are probably refused.
+            "late_lookups": CapacityLimiter(1),
             "feed": feed,
             "live_uses": [rates.of_tenant, rates.of_key, rates.of_written, streams, analyses],
         }
