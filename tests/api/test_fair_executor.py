@@ -107,6 +107,17 @@ class Gate:
         return "done"
 
 
+class Holder:
+    """A computation that keeps its slot until it may end: without cancellation points it is never paused."""
+
+    def __init__(self) -> None:
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> bool:
+        self.begun.set()
+        return self.goes_on.wait(20)
+
+
 def run(test: Callable[[], Any]) -> None:
     async def limited() -> None:
         with anyio.fail_after(20):
@@ -115,7 +126,7 @@ def run(test: Callable[[], Any]) -> None:
     asyncio.run(limited())
 
 
-async def begun(gate: Gate) -> None:
+async def begun(gate: Gate | Holder) -> None:
     while not gate.begun.is_set():
         await asyncio.sleep(0.001)
 
@@ -132,12 +143,13 @@ def test_a_computation_whose_time_is_over_ends() -> None:
 
 def test_a_computation_that_waits_too_long_never_begins() -> None:
     async def test() -> None:
-        executor, goes_on, gate = FairExecutor(1, 0.1, 2), threading.Event(), Gate()
-        held = executor.submit("a", lambda: goes_on.wait(20))
+        executor, holder, gate = FairExecutor(1, 0.1, 2), Holder(), Gate()
+        held = executor.submit("a", holder)
+        await begun(holder)
         with pytest.raises(Unavailable):
             await executor.result(executor.submit("a", gate))
         assert not gate.begun.is_set()
-        goes_on.set()
+        holder.goes_on.set()
         assert await executor.result(held)
 
     run(test)
@@ -162,15 +174,16 @@ def test_a_cancelled_task_ends_its_computation() -> None:
 
 def test_a_cancelled_task_that_waits_never_begins() -> None:
     async def test() -> None:
-        executor, goes_on, gate = FairExecutor(1, 20, 2), threading.Event(), Gate()
-        held = executor.submit("a", lambda: goes_on.wait(20))
+        executor, holder, gate = FairExecutor(1, 20, 2), Holder(), Gate()
+        held = executor.submit("a", holder)
+        await begun(holder)
         task = asyncio.create_task(executor.result(executor.submit("a", gate)))
         other = executor.submit("b", lambda: "another tenant is not refused")
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        goes_on.set()
+        holder.goes_on.set()
         assert await executor.result(held)
         assert await executor.result(other)
         assert not gate.begun.is_set()
