@@ -13,37 +13,38 @@ from zarr.abc.store import Store
 
 from api.auth import CallerDependency
 from api.events.event_poller import Feed
+from api.http.on_loop import on_loop
 from store.database import Database
 from store.originals import OriginalStore
 from store.settings import Settings
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def _arrays(request: Request) -> Store:
+async def _arrays(request: Request) -> Store:
     arrays: Store = request.app.state.arrays
     return arrays
 
 
-def _originals(request: Request) -> OriginalStore:
+async def _originals(request: Request) -> OriginalStore:
     originals: OriginalStore = request.app.state.originals
     return originals
 
 
-def _feed(request: Request) -> Feed:
+async def _feed(request: Request) -> Feed:
     feed: Feed = request.app.state.feed
     return feed
 
 
-def _tenant(caller: CallerDependency) -> str:
+async def _tenant(caller: CallerDependency) -> str:
     return caller.tenant_id
 
 
@@ -66,10 +67,10 @@ class Context:
     originals: OriginalsDependency
 
 
-ContextDependency = Annotated[Context, Depends()]
+ContextDependency = Annotated[Context, on_loop(Context)]
 
 
-def _refuse_unknown(request: Request) -> None:
+async def _refuse_unknown(request: Request) -> None:
     """Raise `RequestValidationError` if the route has no parameter of a name in the query."""
     route = request.scope["route"]
     if not request.query_params or not isinstance(route, APIRoute):

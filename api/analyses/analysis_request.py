@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Response
+from fastapi import Header, Response
 from pydantic import BaseModel
 
 from api.analyses.schemas import ArrayOfTrials
@@ -14,6 +14,7 @@ from api.arrays.query import ArrayQuery, cache_key
 from api.computing.computing import ComputingDependency
 from api.dependencies import ContextDependency
 from api.http.http_cache import REVALIDATED, etag, matches_tag
+from api.http.on_loop import on_loop
 from store.tables import Dataset
 
 VERSION = "2"
@@ -76,7 +77,7 @@ class AnalysisRequest:
         return await self.computing.run(run)
 
 
-RequestDependency = Annotated[AnalysisRequest, Depends()]
+RequestDependency = Annotated[AnalysisRequest, on_loop(AnalysisRequest)]
 
 
 def dataset_context(context: ReadContext) -> ReadContext:

@@ -57,7 +57,7 @@ class Conditions:
     is_head: bool = False
 
 
-def _conditions(
+async def _conditions(
     request: Request,
     if_none_match: Annotated[str | None, Header()] = None,
     accept_encoding: Annotated[str | None, Header(include_in_schema=False)] = None,

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Query
+from fastapi import Query
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from api.audit.schemas import AuditDocument
 from api.auth import Caller, require_scope
+from api.http.on_loop import on_loop
 from api.http.pagination import NO_NUL, CreatedAfter, CreatedBefore, Page, cut_page, decode_number, utc
 from store.tables import AuditEntry, actor_document
 
@@ -58,7 +59,7 @@ class AuditFilters:
         return found
 
 
-AuditFiltersDependency = Annotated[AuditFilters, Depends()]
+AuditFiltersDependency = Annotated[AuditFilters, on_loop(AuditFilters)]
 
 
 def list_page(

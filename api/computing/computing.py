@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 
 from api.auth import CallerDependency
 from api.computing.fair_executor import Abandoned, Computation, FairExecutor
 from api.computing.streamed_response import Streamed
 from api.errors import problem_responses
+from api.http.on_loop import on_loop
 from api.limits.request_turns import without_turn
 
 COMPUTING_RESPONSES = problem_responses(429, 504)
@@ -84,5 +85,5 @@ class OnlineInference(Computing):
         return executor
 
 
-ComputingDependency = Annotated[Computing, Depends()]
-OnlineInferenceDependency = Annotated[OnlineInference, Depends()]
+ComputingDependency = Annotated[Computing, on_loop(Computing)]
+OnlineInferenceDependency = Annotated[OnlineInference, on_loop(OnlineInference)]

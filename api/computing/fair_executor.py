@@ -28,11 +28,11 @@ T = TypeVar("T")
 QUANTUM_S = 0.005
 """Time for which a computation keeps its slot although another one should come first."""
 _SHORT_S = 0.02
-"""A computation that has run less than this does not wait for requests; longer ones wait for it."""
+"""A computation that has used less processor time than this does not wait for requests; longer ones do."""
 _YIELD_S = 0.01
 """Time for which a longer computation waits, at most, while requests run."""
 _RUN_S = 0.005
-"""Time after which it waits again. So requests that never end leave it a third of the time."""
+"""Processor time after which it waits again. So requests that never end leave it a third of the time."""
 MOST_PAUSED = 8
 """Most computations that have begun and wait for a slot: each of them holds memory, and may hold a database connection."""
 _RETRY_AFTER_S = 5
@@ -190,7 +190,7 @@ class Computation(Turn):
     stop
         The error that it raises at its next cancellation point.
     yields_at
-        When it waits for requests next.
+        Processor time of its thread, in seconds, at which it waits for requests next.
     """
 
     def __init__(self, tenant_id: str, begin: Callable[["Computation"], Any]) -> None:
@@ -308,7 +308,7 @@ class FairExecutor:
     def _run(self, turn: Computation, work: Callable[[], T]) -> None:
         found: T | None = None
         failed: BaseException | None = None
-        turn.yields_at = time.monotonic() + _SHORT_S
+        turn.yields_at = time.thread_time() + _SHORT_S
         at_work.add(turn)
         try:
             with cancellable(lambda: self._check(turn)):
@@ -328,10 +328,10 @@ class FairExecutor:
         if turn.stop is None and self._turns.pause_if_due(turn):
             at_work.discard(turn)
             turn.resumed.wait()
-        if turn.stop is None and time.monotonic() >= turn.yields_at:
+        if turn.stop is None and time.thread_time() >= turn.yields_at:
             at_work.discard(turn)
             at_work.wait_until_idle(_YIELD_S)
-            turn.yields_at = time.monotonic() + _RUN_S
+            turn.yields_at = time.thread_time() + _RUN_S
         if turn.stop is not None:
             raise turn.stop
         if turn.used_s > self._seconds:

@@ -7,7 +7,7 @@ from tempfile import gettempdir
 from typing import Annotated, Any, get_args
 
 from anyio import to_thread
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.openapi.models import Example
 from python_multipart.multipart import parse_options_header
@@ -33,6 +33,7 @@ from api.dependencies import Context, ContextDependency, DatabaseDependency, Fee
 from api.errors import BadRequest, CarriedProblem, Invalid, problem_responses
 from api.events.long_poll import Prefer, wait_for
 from api.http.idempotency import IdempotencyKey
+from api.http.on_loop import on_loop
 from api.http.pagination import FiltersDependency, Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.labels import LABEL_CHANGES, LabelChanges
@@ -265,7 +266,7 @@ def list_datasets(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
     filters: FiltersDependency,
-    wanted: Annotated[DatasetFilters, Depends()],
+    wanted: Annotated[DatasetFilters, on_loop(DatasetFilters)],
     *,
     page_size: PageSize = 50,
     page_token: PageToken = None,

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
-from fastapi import Depends, Query
+from fastapi import Query
 from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid
+from api.http.on_loop import on_loop
 from domain.labels import Tag
 from store import identifiers
 from store.tables import folded, tag_text
@@ -118,7 +119,7 @@ class Filters:
         return found
 
 
-FiltersDependency = Annotated[Filters, Depends()]
+FiltersDependency = Annotated[Filters, on_loop(Filters)]
 
 
 def _id_of(prefix: str, what: str, description: str = "") -> Any:

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
 from api import deletion
@@ -12,6 +12,7 @@ from api.dependencies import ContextDependency, DatabaseDependency, FeedDependen
 from api.errors import problem_responses
 from api.events.long_poll import Prefer, wait_for
 from api.http.idempotency import IdempotencyKey
+from api.http.on_loop import on_loop
 from api.http.pagination import Page, PageSize, PageToken
 from api.inferences import service
 from api.inferences.schemas import Application, InferenceDocument
@@ -60,7 +61,7 @@ def apply_model(
 def list_inferences(
     database: DatabaseDependency,
     tenant_id: TenantDependency,
-    wanted: Annotated[InferenceFilters, Depends()],
+    wanted: Annotated[InferenceFilters, on_loop(InferenceFilters)],
     *,
     page_size: PageSize = 50,
     page_token: PageToken = None,

@@ -1,21 +1,27 @@
-"""Turns of requests: only a few requests of one key run at a time, so that those of other keys need not wait for many."""
+"""Turns of requests: only a few requests of one key run at a time, and those of tenants that used little come first."""
 
 import asyncio
-import hashlib
+import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from threading import Event, Lock
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.limits.wrong_keys import given_secret
 
-_Client = tuple[asyncio.AbstractEventLoop, bytes]
-
-
 _SHORT_SECONDS = 0.05
+"""What takes longer probably waits itself, and keeps no other waiting."""
+_LONGEST_WAIT_S = 0.2
+"""Longest time for which a request waits for those of tenants that used less."""
+_LATELY_S = 1.0
+"""Time after which a tenant without requests keeps none waiting."""
+_KEYS_AT_ONCE = 3
+"""Number of keys of one tenant that can have all their turns at the same time."""
 
 
 class AtWork:
@@ -50,24 +56,93 @@ class AtWork:
 at_work = AtWork()
 
 
-class _Turn:
-    """The turn of one request."""
+class Shares:
+    """How much each tenant used this process lately, so that requests of a tenant that used much wait for those of others.
 
-    def __init__(self, turns: asyncio.Semaphore) -> None:
-        self._turns, self._is_held = turns, False
+    Parameters
+    ----------
+    clock
+        Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # Of each tenant: seconds, halved each second, and when they were added up.
+        self._used: dict[str, tuple[float, float]] = {}
+        self._running: dict[object, tuple[str, float]] = {}
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order in which they came
+
+    def begin(self, request: object, tenant: str) -> None:
+        """Note that a request of a tenant runs."""
+        now = self._clock()
+        self._running[request] = tenant, now
+        self._used.setdefault(tenant, (0.0, now))
+
+    def end(self, request: object) -> None:
+        """Note that a request has ended."""
+        if request not in self._running:
+            return
+        tenant, began = self._running.pop(request)
+        now = self._clock()
+        self._used[tenant] = self._used_s(tenant) + min(now - began, _SHORT_SECONDS), now
+        for other in [one for one, (_, then) in self._used.items() if now - then > _LATELY_S]:
+            del self._used[other]
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def must_wait(self, tenant: str) -> bool:
+        """Return whether a request of a tenant has to wait.
+
+        While there are tenants that used less than half as much lately, one request of the tenant runs at a time, and none
+        beside requests of those tenants.
+        """
+        most = self._used_s(tenant) / 2
+        lighter = {other for other in self._used if self._used_s(other) < most}
+        recent = self._clock() - _LONGEST_WAIT_S
+        return bool(lighter) and any(
+            one == tenant or (one in lighter and began > recent) for one, began in self._running.values()
+        )
+
+    async def wait(self, tenant: str) -> None:
+        """Wait until a request of a tenant may begin, or for the longest time that one waits."""
+        until = self._clock() + _LONGEST_WAIT_S
+        while self.must_wait(tenant) and (left := until - self._clock()) > 0:
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting[waiting] = None
+            try:
+                await asyncio.wait([waiting], timeout=left)
+            finally:
+                del self._waiting[waiting]
+
+    def _used_s(self, tenant: str) -> float:
+        seconds, then = self._used.get(tenant, (0.0, 0.0))
+        return seconds * math.pow(0.5, self._clock() - then)
+
+
+@dataclass(eq=False)
+class _Turn:
+    """The turn of one request: a place of its key, and one of its tenant."""
+
+    places: list[asyncio.Semaphore]
+    is_held: bool = False
 
     async def take(self) -> None:
         """Wait for a turn."""
-        await self._turns.acquire()
-        self._is_held = True
+        async with AsyncExitStack() as taken:
+            for place in self.places:
+                await taken.enter_async_context(place)
+            taken.pop_all()  # given back later
+        self.is_held = True
         at_work.add(self)
 
     def give_back(self) -> bool:
         """Let another request run, and return whether this one had a turn."""
-        had, self._is_held = self._is_held, False
+        had, self.is_held = self.is_held, False
         if had:
             at_work.discard(self)
-            self._turns.release()
+            for place in self.places:
+                place.release()
         return had
 
 
@@ -90,6 +165,7 @@ class RequestTurns:
     A request has its turn until its response begins, so downloads and streams hold none. `without_turn` gives it up for a while.
     Whatever the form of the header `Authorization`, a key is one client. Requests without a key, and those with a key that this
     process has not looked up, count by the address of the client: otherwise each guessed key would count as another client.
+    All keys of a tenant together have three times as many turns as one key, and their tenant's `Shares`.
 
     Parameters
     ----------
@@ -101,44 +177,48 @@ class RequestTurns:
 
     def __init__(self, app: ASGIApp, at_once: int) -> None:
         self._app, self._at_once = app, at_once
-        self._turns: dict[_Client, asyncio.Semaphore] = {}
-        self._users: dict[_Client, int] = {}
+        # A process has one event loop; tests have several.
+        self._places = WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Semaphore]()
+        self._shares = WeakKeyDictionary[asyncio.AbstractEventLoop, Shares]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for a turn, and pass the request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # A process has one event loop; tests have several.
-        client = (asyncio.get_running_loop(), _client_of(scope))
-        turns = self._turns.setdefault(client, asyncio.Semaphore(self._at_once))
-        self._users[client] = self._users.get(client, 0) + 1
-        try:
-            await self._run(_Turn(turns), scope, receive, send)
-        finally:
-            self._users[client] -= 1
-            if not self._users[client]:
-                del self._users[client], self._turns[client]
-
-    async def _run(self, turn: _Turn, scope: Scope, receive: Receive, send: Send) -> None:
+        turn, tenant = self._turn(scope)
+        shares = self._shares.setdefault(asyncio.get_running_loop(), Shares())
         await turn.take()
         before = _turn.set(turn)
 
         async def send_and_give_back(message: Message) -> None:
             if message["type"] == "http.response.start":
                 turn.give_back()
+                shares.end(turn)
             await send(message)
 
         try:
+            await shares.wait(tenant)
+            shares.begin(turn, tenant)
             await self._app(scope, receive, send_and_give_back)
         finally:
             _turn.reset(before)
             turn.give_back()
+            shares.end(turn)
 
-
-def _client_of(scope: Scope) -> bytes:
-    """Return the digest of the key of a request, or of the address of its client."""
-    secret = given_secret(scope)
-    is_key = secret is not None and scope["app"].state.known_keys.get(secret) is not None
-    name = f"key {secret}" if is_key else "address " + (scope.get("client") or ("",))[0]
-    return hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    def _turn(self, scope: Scope) -> tuple[_Turn, str]:
+        """Return a turn of the client of a request, and its tenant."""
+        secret, loop = given_secret(scope), asyncio.get_running_loop()
+        caller = None if secret is None else scope["app"].state.known_keys.get(secret)
+        if caller is None:
+            client = tenant = "address " + (scope.get("client") or ("",))[0]
+        else:
+            client, tenant = f"key {caller.key_id}", f"tenant {caller.group}"
+        numbers = {client: self._at_once} | (
+            {} if caller is None else {tenant: _KEYS_AT_ONCE * self._at_once}
+        )
+        places = [
+            self._places.setdefault((loop, name), asyncio.Semaphore(number))
+            for name, number in numbers.items()
+        ]
+        return _Turn(places), tenant

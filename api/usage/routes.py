@@ -19,7 +19,7 @@ from api.usage.schemas import QuotaAmounts, UsageDocument, WorkersDocument
 router = APIRouter(tags=["usage"], route_class=JsonRoute)
 
 
-def _live_uses(request: Request) -> Sequence[LiveUse]:
+async def _live_uses(request: Request) -> Sequence[LiveUse]:
     live_uses: Sequence[LiveUse] = request.app.state.live_uses
     return live_uses
 

@@ -1,6 +1,7 @@
 """Turns of requests: a client with many requests keeps no other waiting."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from api.limits.request_turns import RequestTurns, without_turn
+from api.limits.request_turns import _LATELY_S, _LONGEST_WAIT_S, RequestTurns, Shares, without_turn
 
 
 class Handler:
@@ -41,7 +42,10 @@ def anyio_backend() -> str:
 
 def client_of(app: Any, key: str) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"}
-    state = SimpleNamespace(known_keys={"one": "caller", "busy": "caller", "quiet": "caller"})
+    state = SimpleNamespace(
+        known_keys={name: SimpleNamespace(key_id=name, group=name) for name in ("one", "busy", "quiet")}
+        | {name: SimpleNamespace(key_id=name, group="many") for name in ("a", "b", "c", "d")}
+    )
 
     async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "app": SimpleNamespace(state=state)}, receive, send)
@@ -64,7 +68,7 @@ async def test_many_requests_of_one_key_run_one_after_the_other_and_others_at_on
         answers = await asyncio.gather(*asked)
     assert [one.status_code for one in answers] == [200] * 9
     assert [path for path in handler.running if path != "/quick"] == [f"/{number}" for number in range(9)]
-    assert not app._turns
+    assert not app._places
 
 
 @pytest.mark.anyio
@@ -107,7 +111,7 @@ async def test_no_header_and_no_path_gives_a_key_more_turns(path: str, headers: 
         assert handler.running == ["/first"]
         handler.may_begin_response.set()
         await asyncio.gather(*asked)
-    assert not app._turns
+    assert not app._places
 
 
 @pytest.mark.anyio
@@ -132,7 +136,7 @@ async def test_a_request_that_waits_lets_others_run_and_then_takes_its_turn_agai
         answers = await asyncio.gather(*asked)
     assert [one.status_code for one in answers] == [200] * 3
     assert handler.running == ["/long", "/waits", "/waits"]
-    assert not app._turns
+    assert not app._places
 
 
 @pytest.mark.anyio
@@ -159,4 +163,58 @@ async def test_a_request_that_fails_or_is_given_up_gives_its_turn_back() -> None
             task.cancel()
         await asyncio.gather(running, waiting, return_exceptions=True)
         assert (await client.get("/quick")).status_code == 200
-    assert not app._turns
+    del running, waiting, task  # their errors keep the turns
+    gc.collect()
+    assert not app._places
+
+
+@pytest.mark.anyio
+async def test_all_keys_of_a_tenant_share_three_times_the_turns_of_a_key() -> None:
+    handler = Handler()
+    app = RequestTurns(handler, at_once=2)
+    clients = [client_of(app, key) for key in ("a", "b", "c", "d")]
+    asked = [asyncio.create_task(client.get("/")) for client in clients for _ in range(2)]
+    async with client_of(app, "quiet") as quiet:
+        await settle()
+        assert len(handler.running) == 6
+        assert (await quiet.get("/quick")).status_code == 200
+    handler.may_begin_response.set()
+    await asyncio.gather(*asked, *(client.aclose() for client in clients))
+
+
+def test_requests_of_a_tenant_that_used_much_wait_for_those_of_others() -> None:
+    now = 0.0
+    shares = Shares(lambda: now)
+    for tenant, seconds in (*[("busy", 0.05)] * 5, ("quiet", 0.01)):
+        shares.begin(tenant, tenant)
+        now += seconds
+        shares.end(tenant)
+    assert not shares.must_wait("busy")
+    shares.begin("a request", "quiet")
+    assert shares.must_wait("busy")
+    assert not shares.must_wait("quiet")
+    now += _LONGEST_WAIT_S
+    assert not shares.must_wait("busy"), "what takes long probably waits itself"
+    shares.end("a request")
+    shares.begin("a request", "busy")
+    assert shares.must_wait("busy"), "one request at a time beside another tenant"
+    assert not shares.must_wait("quiet")
+    now += 1.1 * _LATELY_S
+    shares.end("a request")
+    shares.begin("a request", "busy")
+    assert not shares.must_wait("busy"), "the other tenant has left"
+
+
+@pytest.mark.anyio
+async def test_a_request_that_waits_for_lighter_ones_begins_when_they_end() -> None:
+    now = 0.0
+    shares = Shares(lambda: now)
+    shares.begin("a", "busy")
+    now += 0.04
+    shares.end("a")
+    shares.begin("b", "quiet")
+    waiting = asyncio.create_task(shares.wait("busy"))
+    await settle()
+    assert not waiting.done()
+    shares.end("b")
+    await waiting
