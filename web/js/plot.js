@@ -3,6 +3,7 @@
 import { html, useEffect, useRef, useState, Dialog, Problem } from "./ui.js";
 import { download, saveBlob } from "./api.js";
 import { CodeLines } from "./code.js";
+import { csvOf } from "./plot_table.js";
 
 let loading = null;
 
@@ -37,9 +38,11 @@ export const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
 export const SEQUENCE = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 const DARK_START = 4; // of SEQUENCE: from there colours have at least 3:1 on the dark cards
 
+const isDark = () => getComputedStyle(document.documentElement).colorScheme === "dark";
+
 /** Return the sequence on the page's background: in dark mode without its darkest colours, which lines would hide in. */
 export function sequence() {
-  return getComputedStyle(document.documentElement).colorScheme === "dark" ? SEQUENCE.slice(DARK_START) : SEQUENCE;
+  return isDark() ? SEQUENCE.slice(DARK_START) : SEQUENCE;
 }
 
 /** Return a colour for category `index` of `count`: distinct colours for up to 8, a sequence for more. */
@@ -58,6 +61,22 @@ export const timeTitle = (from = "") => `Time${from && ` from ${from}`} (s, cent
 export function faded(colour, opacity) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   return `rgba(${red},${green},${blue},${opacity})`;
+}
+
+const ON_DARK = [["#0072b2", "#4a88e6"], ["rgba(0,114,178,", "rgba(74,136,230,"], ["#8a94a6", "#a3aec0"]];
+
+/** Return traces for a dark page, where the dark blue of the palette has little contrast. The other colours stay. */
+function onDark(traces) {
+  const lighter = (colour) => {
+    if (Array.isArray(colour)) return colour.map(lighter);
+    const found = typeof colour === "string" && ON_DARK.find(([dark]) => colour.startsWith(dark));
+    return found ? colour.replace(...found) : colour;
+  };
+  return traces.map((trace) => {
+    const changes = trace.fillcolor ? { fillcolor: lighter(trace.fillcolor) } : {};
+    for (const part of ["line", "marker", "textfont"]) if (trace[part]?.color) changes[part] = { ...trace[part], color: lighter(trace[part].color) };
+    return { ...trace, ...changes };
+  });
 }
 
 function merged(base, changes) {
@@ -119,10 +138,11 @@ const CONFIG = {
  *
  * title: what it shows; also the text for screen readers
  * traces, layout: Plotly's. New ones replace the old ones; zoom and camera stay while `layout.uirevision` is the same
- * path, query: the request whose response has the numbers, for the buttons and the code; formats: those the request offers
+ * path, query: the request whose response has the numbers, for the buttons and the code; formats: those the request offers.
+ *   The CSV has the points of the plot, see `plot_table.js`; `meta` of a trace holds further columns.
  * height: pixels; on: { "plotly_click": handler, … }; plotRef: gets { element, Plotly } for animations
  */
-export function Plot({ title, traces, layout, path, query, formats = ["npy", "csv"], height = 320, on, plotRef, note }) {
+export function Plot({ title, traces, layout, path, query, formats = ["npy"], height = 320, on, plotRef, note }) {
   const element = useRef(null);
   const [error, setError] = useState(null);
   const [isReady, setReady] = useState(false);
@@ -135,7 +155,7 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy", "cs
       if (isGone) return;
       const { current } = element;
       const isFirst = !current.data;
-      await Plotly.react(current, traces, { ...themed(layout), height }, CONFIG);
+      await Plotly.react(current, isDark() ? onDark(traces) : traces, { ...themed(layout), height }, CONFIG);
       if (isFirst) {
         for (const name of Object.keys(handlers.current ?? {})) current.on(name, (event) => handlers.current[name]?.(event));
       }
@@ -151,11 +171,13 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy", "cs
     return () => globalThis.Plotly?.purge(current);
   }, []);
   return html`<figure class="plot" data-plot-ready=${isReady}>
-    <figcaption>${title}${note && html` <span class="muted">${note}</span>`}<${PlotTools} title=${title} element=${element} path=${path} query=${query} formats=${formats} /></figcaption>
+    <figcaption><span>${title}</span>${note && html` <span class="muted">${note}</span>`}<${PlotTools} title=${title} element=${element} path=${path} query=${query} formats=${formats} /></figcaption>
     <${Problem} error=${error} />
     <div ref=${element} role="group" aria-label=${title} class="plot-area" style=${{ height: `${height}px` }}></div>
   </figure>`;
 }
+
+const fileName = (title) => title.replace(/\W+/g, "-").replace(/-$/, "").toLowerCase();
 
 /** Return the content of a `data:` URL. The policy of the page does not let `fetch` read one. */
 function blobOf(url) {
@@ -173,13 +195,16 @@ function PlotTools({ title, element, path, query, formats }) {
   const picture = (format) => run(async () => {
     const { current } = element;
     const url = await globalThis.Plotly.toImage(current, { format, scale: format === "png" ? 3 : 1, width: current.clientWidth, height: current.clientHeight });
-    saveBlob(blobOf(url), `${title.replace(/\W+/g, "-").toLowerCase()}.${format}`);
+    saveBlob(blobOf(url), `${fileName(title)}.${format}`);
   });
+  const numbers = run(() => saveBlob(new Blob([csvOf(element.current)], { type: "text/csv" }), `${fileName(title)}.csv`));
   return html`<span class="plot-tools">
       <button type="button" class="plain" aria-label=${`Save or fetch: ${title}`} aria-haspopup="dialog" onClick=${() => setShown("tools")}>Save…</button></span>
     ${shown && html`<${Dialog} title=${title} onClose=${close}>
       <p class="buttons"><button type="button" onClick=${picture("svg")}>SVG</button> <button type="button" onClick=${picture("png")}>PNG</button>
+        <button type="button" onClick=${numbers}>CSV</button>
         ${path && formats.map((format) => html` <button type="button" onClick=${run(() => download(path, { ...query, format }))}>${format}</button>`)}</p>
+      <p class="muted small">The CSV has a row for each point, with its series.</p>
       <${Problem} error=${error} />
       ${path && html`<h3>The same numbers in a program</h3><${CodeLines} path=${path} query=${query} isArray=${formats.includes("npy")} />`}
     <//>`}`;

@@ -67,7 +67,7 @@ function rasterOf(dataset, { counts, bins, neurons, missing, means }, length, so
   const y = order.map((_, row) => row);
   const gaps = { ygap: neurons > 80 ? 0 : 1 };
   const traces = [{ type: "heatmap", ...gaps, x, y, z, zmin: 0, zmax: Math.max(2, ...z.map((row) => Math.max(...row))), colorscale: INK, showscale: false,
-    customdata: order.map((one) => Array(bins).fill(one)), hovertemplate: "neuron %{customdata}<br>%{x:.3f} s<br>%{z} spikes<extra></extra>" }];
+    customdata: order.map((one) => Array(bins).fill(one)), meta: { quantity: "Spikes", rows: order.map((one) => `neuron ${one}`) }, hovertemplate: "neuron %{customdata}<br>%{x:.3f} s<br>%{z} spikes<extra></extra>" }];
   if (missing) traces.push({ type: "heatmap", ...gaps, x, y, z: rows(missing), zmin: 0, zmax: 1, colorscale: UNOBSERVED, showscale: false, hoverinfo: "skip" });
   const end = dataset.report.time_zero_s + length * dataset.bin_width_s;
   const row = order.indexOf(neuron);
@@ -119,7 +119,7 @@ export function meanTraces(rows, time) {
   return rows.flatMap(({ label, mean, sem }, index) => {
     const colour = rows.length === 1 ? "#0072b2" : colourOf(index, rows.length);
     const known = (values) => values.map((value) => (Number.isFinite(value) ? value : null));
-    const line = { x: time, y: known(mean), mode: "lines", name: String(label), legendgroup: String(label), line: { color: colour, width: 2 }, hovertemplate: `${label}: %{y:.2f} spikes/s at %{x:.3f} s<extra></extra>` };
+    const line = { x: time, y: known(mean), mode: "lines", name: String(label), legendgroup: String(label), line: { color: colour, width: 2 }, meta: { "standard error": known(sem) }, hovertemplate: `${label}: %{y:.2f} spikes/s at %{x:.3f} s<extra></extra>` };
     const bins = time.map((_, bin) => bin).filter((bin) => Number.isFinite(mean[bin]) && Number.isFinite(sem[bin]));
     if (!bins.length) return [line];
     const back = [...bins].reverse();
@@ -203,7 +203,7 @@ export function Psth({ dataset, preview, neuron, by }) {
     <${Problem} error=${read.error} />
     ${!plot && !read.error && html`<${Loading} what="mean rates" />`}
     ${plot && html`<${Plot} title=${neuron === null ? "Mean rate of the population" : `Mean rate of neuron ${neuron}`} note="± standard error over trials" traces=${plot.traces} layout=${plot.layout} height=${420}
-      path=${`/v1/datasets/${dataset.id}/${isStored ? "preview" : "arrays/spikes"}`} query=${isStored ? {} : query} formats=${isStored ? ["json"] : ["npy", "csv"]} />`}
+      path=${`/v1/datasets/${dataset.id}/${isStored ? "preview" : "arrays/spikes"}`} query=${isStored ? {} : query} formats=${isStored ? ["json"] : ["npy"]} />`}
     ${shown?.notShown > 0 && html`<p class="muted small">${shown.notShown} more conditions are not drawn.</p>`}
   </div>`;
 }

@@ -36,6 +36,9 @@ function joined(models, curves, key, { pace, texts, most }) {
   return { x, y, text, customdata };
 }
 
+/** Name the model and the loss of each point, for the table of the plot. */
+const withModels = (lists, loss) => ({ ...lists, meta: { model: lists.customdata, loss } });
+
 /** Groups of models that look alike: [{ name, models, colour, width, dash, rank }], the most important last. */
 function groupsOf(models, leaks, { selected, title, focus }) {
   const isNamed = models.length <= MOST_NAMED;
@@ -59,9 +62,9 @@ function tracesOf(groups, curves, { isOne, pace, unit, texts, count }) {
   const type = points > MOST_SVG_POINTS ? "scattergl" : "scatter";
   const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
   return groups.flatMap((group) => [["sv", "SV loss"], ["validation", "validation loss"]].map(([key, label], panel) => ({
-    type, mode: "lines", name: group.name, legendgroup: group.name, showlegend: panel === 0, ...joined(group.models, curves, key, { pace, texts, most }),
+    type, mode: "lines", name: group.name, legendgroup: group.name, showlegend: panel === 0, ...withModels(joined(group.models, curves, key, { pace, texts, most }), label),
     line: { color: group.colour === "ink" ? ink : group.colour, width: group.width, dash: isOne ? ["solid", "dot"][panel] : group.dash ?? "solid" },
-    opacity: group.name === "other models" ? 0.55 : 1,
+    opacity: group.name === "other models" ? 0.7 : 1,
     xaxis: isOne || panel === 0 ? "x" : "x2", yaxis: isOne || panel === 0 ? "y" : "y2",
     hovertemplate: `%{text}<br>${label} %{y:.4f} nats per sample at ${unit === "s" ? "%{x:.0f} s" : "epoch %{x}"}<extra></extra>`,
   })));
@@ -121,7 +124,7 @@ export function Curves({ job, models, curves, leaks, searched, query }) {
   const shown = useMemo(() => models.filter((model) => curves.get(model.number)?.epoch.length), [models, curves]);
   const best = models.find((model) => model.is_selected) ?? models.find((model) => model.id === job.progress.best_model_id);
   const selected = best?.number ?? null;
-  const title = best?.is_selected ? "selected" : "best so far";
+  const title = best?.is_selected ? "selected" : job.ended_at ? "best" : "best so far";
   const traces = useMemo(() => {
     const texts = new Map(shown.map((model) => [model.number, `model ${model.number}${leaks.has(model.number) ? " (leaks)" : ""}<br>${describe(model, searched, "<br>")}`]));
     return tracesOf(groupsOf(shown, leaks, { selected, title, focus }), curves, { isOne, pace, unit, texts, count: shown.length });
@@ -132,7 +135,7 @@ export function Curves({ job, models, curves, leaks, searched, query }) {
   const focused = shown.find((model) => model.number === focus);
   const choice = (label, name, value, isOn) => html`<button type="button" aria-pressed=${isOn} onClick=${() => setQuery({ [name]: isOn ? null : value })}>${label}</button>`;
   return html`<div class="card">
-    <div class="buttons">${choice("Logarithmic x axis", "log", "1", isLog)} ${choice("Device time", "x", "s", unit === "s")} ${choice("Both losses in one plot", "plot", "one", isOne)} <span>SV loss <${Help} label="SV loss" text=${SV_LOSS} /></span></div>
+    <div class="buttons">${choice("Logarithmic x axis", "log", "1", isLog)} ${choice("Device time", "x", "s", unit === "s")} ${choice("Both losses in one plot", "plot", "one", isOne)} <span class="muted">What is the SV loss? <${Help} label="SV loss" text=${SV_LOSS} /></span></div>
     <${Plot} title="SV loss and validation loss of the models" path=${`/v1/jobs/${job.id}/curves`} query=${CURVES_QUERY} formats=${[]} traces=${traces} layout=${layout}
       height=${isNarrow && !isOne ? 620 : 400} on=${{ plotly_click: ({ points }) => setQuery({ focus: points[0].customdata }) }} />
     ${focused ? html`<p><strong><${Link} to=${`/models/${focused.id}`}>Model ${focused.number}<//></strong>: ${describe(focused, searched)}

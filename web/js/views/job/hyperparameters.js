@@ -3,7 +3,7 @@
 import { html, useMemo, Empty, Loading, Problem, Table, useReady } from "../../ui.js";
 import { useDocument } from "../../api.js";
 import { setQuery } from "../../router.js";
-import { Plot, SEQUENCE } from "../../plot.js";
+import { Plot, sequence, useTheme } from "../../plot.js";
 import { number, percent } from "../../format.js";
 import { nameOfValue, short, valueOf } from "./words.js";
 
@@ -17,6 +17,12 @@ export function Hyperparameters({ live, searched, shown, query }) {
     ${importance.data ? html`<${Importance} document=${importance.data} query=${query} />` : html`<${Loading} what="importances" />`}`;
 }
 
+/** Five ticks. Without them, Plotly writes the ends of an axis over its name. */
+function ticksOf(low, high, show) {
+  const tickvals = Array.from({ length: 5 }, (_, index) => low + (index * (high - low)) / 4);
+  return { tickvals, ticktext: tickvals.map(show) };
+}
+
 /** Return an axis of the parallel coordinates: logarithmic values as powers of ten, names as numbers. */
 function axisOf({ name, isLog }, models) {
   const values = models.map((model) => valueOf(model, name));
@@ -27,30 +33,33 @@ function axisOf({ name, isLog }, models) {
   }
   const scaled = isLog ? values.map(Math.log10) : values;
   const [low, high] = [Math.min(...scaled), Math.max(...scaled)];
-  const ticks = Array.from({ length: 5 }, (_, index) => low + (index * (high - low)) / 4);
-  return { label, values: scaled, tickvals: ticks, ticktext: ticks.map((tick) => short(isLog ? 10 ** tick : tick)), range: low < high ? [low, high] : [low - 1, low + 1] };
+  const ticks = ticksOf(low, high, (tick) => short(isLog ? 10 ** tick : tick));
+  return { label, values: scaled, raw: values, ...ticks, range: low < high ? [low, high] : [low - 1, low + 1] };
 }
 
 function Coordinates({ models, searched }) {
+  const theme = useTheme();
   const known = useMemo(() => models.filter((model) => Number.isFinite(model.scores.sv_bits_per_spike_valid)), [models]);
   const [traces, layout] = useMemo(() => {
     const bits = known.map((model) => model.scores.sv_bits_per_spike_valid);
     // Most models are good and a few are far below them: the colours cover the upper nine tenths.
     const sorted = [...bits].sort((a, b) => a - b);
     const [cmin, cmax] = [sorted[Math.floor(0.1 * (sorted.length - 1))], sorted.at(-1)];
-    const score = { label: "bits<br>per spike", values: bits, range: [sorted[0], cmax > sorted[0] ? cmax : sorted[0] + 1], tickformat: ".3~f" };
-    const colorscale = SEQUENCE.map((colour, index) => [index / (SEQUENCE.length - 1), colour]);
+    const [low, high] = [sorted[0], cmax > sorted[0] ? cmax : sorted[0] + 1];
+    const score = { label: "bits<br>per spike", values: bits, range: [low, high], ...ticksOf(low, high, (tick) => tick.toFixed(3)) };
+    const colours = sequence();
+    const colorscale = colours.map((colour, index) => [index / (colours.length - 1), colour]);
     return [[{ type: "parcoords", dimensions: [...searched.map((one) => axisOf(one, known)), score], labelside: "top",
       line: { color: bits, colorscale, cmin, cmax, showscale: true, colorbar: { title: { text: "SV bits<br>per spike" }, thickness: 12, tickformat: ".3~f" } } }],
     { margin: { l: 60, r: 40, t: 80, b: 24 } }];
-  }, [known, searched]);
+  }, [known, searched, theme]);
   if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have trained an epoch.</p><//>`;
   return html`<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Parallel coordinates"><div class="broad">
       <${Plot} title="Hyperparameters and scores of the models" note="each line is a model" traces=${traces} layout=${layout} height=${420} /></div></div>
     <p class="muted small">Drag along an axis to keep only the models in that range. Drag the name of an axis to move it. Hidden models are left out.</p></div>`;
 }
 
-const MEASURES = { lowest_smoothed_sv_loss: "lowest smoothed SV loss (nats per sample)", place_in_generation: "place in the generation (0 best, 1 worst)" };
+const MEASURES = { lowest_smoothed_sv_loss: "SV loss (nats per sample)", place_in_generation: "place in generation (0: best)" };
 
 function Importance({ document: { dimensions, measure, observations, note }, query }) {
   const isKnown = dimensions.some((one) => one.importance !== null);
@@ -62,7 +71,7 @@ function Importance({ document: { dimensions, measure, observations, note }, que
   const layout = useMemo(() => ({ xaxis: { title: { text: "importance (share)" }, tickformat: ".0%", rangemode: "tozero" }, yaxis: { ticksuffix: " " }, margin: { l: 150 } }), []);
   return html`<div class="grid wide">
     <div class="card"><h2>Importance of hyperparameters</h2>
-      ${note && html`<p class="warning">${note}</p>`}
+      ${note && html`<p class="muted">${note}</p>`}
       ${isKnown && html`<${Plot} title="Importance" note=${`of ${observations} ${measure === "place_in_generation" ? "segments" : "models"}`} traces=${bars} layout=${layout} height=${90 + 28 * dimensions.length} />
       <${Table} caption="Importance of hyperparameters" columns=${COLUMNS} rows=${dimensions} rowKey=${(row) => row.name} />
       <p class="muted small">The importance is a share of the difference between good and other models. Blue: p ≤ 0.05. Ignore the others: their differences may be chance.</p>`}</div>
@@ -73,7 +82,7 @@ function Importance({ document: { dimensions, measure, observations, note }, que
 const COLUMNS = [
   { key: "name", label: "Hyperparameter", show: (row) => nameOfValue(row.name) },
   { key: "importance", label: "Importance", numeric: true, show: (row) => percent(row.importance) },
-  { key: "p_value", label: "p", numeric: true, show: (row) => number(row.p_value, 3) },
+  { key: "p_value", label: "p value", help: "The probability of such a difference by chance.", numeric: true, show: (row) => number(row.p_value, 3) },
   { key: "best", label: "Best part of its range", unsorted: true, show: bestPart },
 ];
 
@@ -98,5 +107,5 @@ function Marginal({ dimensions, measure, wanted }) {
   const layout = useMemo(() => ({ xaxis: { title: { text: nameOfValue(chosen.name), standoff: 10 }, type: "category", tickangle: -90, automargin: true }, yaxis: { title: { text: MEASURES[measure] } }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { b: 90, t: 36 } }), [chosen.name, measure]);
   return html`<div class="card"><h2>Along one hyperparameter</h2>
     <label>Hyperparameter <select value=${chosen.name} onChange=${(event) => setQuery({ along: event.target.value })}>${dimensions.map((one) => html`<option value=${one.name}>${nameOfValue(one.name)}</option>`)}</select></label>
-    <${Plot} title=${`Losses along ${nameOfValue(chosen.name)}`} traces=${traces} layout=${layout} height=${380} /></div>`;
+    <${Plot} title=${`${measure === "place_in_generation" ? "Places" : "Lowest smoothed SV losses"} along ${nameOfValue(chosen.name)}`} traces=${traces} layout=${layout} height=${380} /></div>`;
 }

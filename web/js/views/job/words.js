@@ -5,13 +5,30 @@ const NAMES = {
   kl_weight_initial_condition: "KL initial condition", kl_weight_inputs: "KL inputs", l2_weight_generator: "L2 generator",
   l2_weight_controller: "L2 controller", generator_units: "generator units", encoder_units: "encoder units", controller_units: "controller units",
   controller_encoder_units: "controller encoder units", initial_condition_dim: "initial condition dim", inferred_inputs: "inferred inputs", read_in_dim: "read-in dim",
-  sv_rate: "SV rate", top_k: "models whose weights are kept", wall_seconds: "time limit (s)", device_seconds: "device time limit (s)", refit: "refit on training and validation trials",
+  models: "models", epochs: "epochs of each model", sv_rate: "SV rate", top_k: "models whose weights are kept", wall_seconds: "time limit (s)", device_seconds: "device time limit (s)", refit: "refit on training and validation trials",
 };
 
 /** "learning rate" of `learning_rate` */
 export function nameOfValue(name) {
   return NAMES[name] ?? name.replaceAll("_", " ");
 }
+
+const PRESETS = { quick: "Quick", autolfads: "AutoLFADS", "paper-2019": "Random search" };
+
+/** "AutoLFADS" of `autolfads` */
+export function nameOfPreset(preset) {
+  return PRESETS[preset] ?? preset ?? "none";
+}
+
+/** A text of the service with the labels of the form in place of its fields: “Epochs of each model” of `budget.epochs`. */
+export function withLabels(text) {
+  const label = (name) => nameOfValue(name).replace(/ \(.*/, "");
+  const said = text.replace(/\b(?:budget|training|space|strategy|architecture|inference)\.(\w+)/g, (_, name) => `“${capital(label(name))}”`)
+    .replace(/\b[a-z0-9]+(?:_[a-z0-9]+)+\b/g, (name) => (NAMES[name] ? label(name) : name));
+  return capital(said);
+}
+
+const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 /** A hyperparameter: three digits, powers of ten for small ones. */
 export function short(value) {

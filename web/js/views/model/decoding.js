@@ -139,21 +139,22 @@ function linesFigure({ isNarrow, found, truth, trueRow, trials, wished, componen
   const layout = { grid: { rows, columns, pattern: "independent", xgap: 0.08, ygap: 0.25 }, annotations: [], margin: { l: 64, r: 16, t: 28, b: 48 }, legend: { orientation: "h", y: -0.2 }, showlegend: false };
   const traces = [];
   for (let component = 0; component < components; component += 1) {
+    const quantity = `${components === 2 ? "xy"[component] : component} (${unit})`;
     wished.traces.forEach((at, place) => {
       const number_ = component * wished.traces.length + place + 1;
       const suffix = number_ > 1 ? number_ : "";
       const axes = { xaxis: `x${suffix}`, yaxis: `y${suffix}` };
-      layout[`xaxis${suffix}`] = { title: { text: component === components - 1 || columns === 1 ? timeTitle() : "" } };
-      layout[`yaxis${suffix}`] = { title: { text: place === 0 || columns === 1 ? `${components === 2 ? "xy"[component] : component} (${unit})` : "" }, ...(place && columns > 1 ? { matches: `y${component * wished.traces.length + 1 > 1 ? component * wished.traces.length + 1 : ""}` } : {}) };
+      layout[`xaxis${suffix}`] = { title: { text: (columns === 1 ? number_ === rows : component === components - 1) ? timeTitle() : "" } };
+      layout[`yaxis${suffix}`] = { title: { text: place === 0 || columns === 1 ? quantity : "" }, ...(place && columns > 1 ? { matches: `y${component * wished.traces.length + 1 > 1 ? component * wished.traces.length + 1 : ""}` } : {}) };
       if (component === 0 || columns === 1) layout.annotations.push({ xref: `x${suffix} domain`, yref: `y${suffix} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `trial ${trials.labels[found.rows[at]]}` });
-      traces.push({ type: "scatter", mode: "lines", ...axes, x: times, y: column(truth, trueRow.get(at), component), name: "true", line: { color: "#8a8a8a", width: 3 }, hovertemplate: `true ${name}<br>%{x:.3f} s<br>%{y:.4~g}<extra></extra>` });
-      traces.push({ type: "scatter", mode: "lines", ...axes, x: times, y: column(found.predicted, at, component), name: "predicted", line: { color: "#2f8fd8", width: 2, dash: "dash" }, hovertemplate: `predicted ${name}<br>%{x:.3f} s<br>%{y:.4~g}<extra></extra>` });
+      traces.push({ type: "scatter", mode: "lines", ...axes, x: times, y: column(truth, trueRow.get(at), component), name: "true", meta: { trial: trials.labels[found.rows[at]], quantity }, line: { color: "#8a8a8a", width: 3 }, hovertemplate: `true ${name}<br>%{x:.3f} s<br>%{y:.4~g}<extra></extra>` });
+      traces.push({ type: "scatter", mode: "lines", ...axes, x: times, y: column(found.predicted, at, component), name: "predicted", meta: { trial: trials.labels[found.rows[at]], quantity }, line: { color: "#2f8fd8", width: 2, dash: "dash" }, hovertemplate: `predicted ${name}<br>%{x:.3f} s<br>%{y:.4~g}<extra></extra>` });
     });
   }
   return { traces, layout, height: 76 + 190 * rows };
 }
 
-function planeFigure({ found, truth, trueRow, trials, wished, unit }) {
+function planeFigure({ isNarrow, found, truth, trueRow, trials, wished, unit }) {
   const keys = distinct(trials.conditions);
   const groups = keys.length ? keys : [null];
   const traces = groups.flatMap((key, index) => {
@@ -164,7 +165,7 @@ function planeFigure({ found, truth, trueRow, trials, wished, unit }) {
     const [px, py] = path(found.predicted, (at) => at);
     const name = key === null ? "trials" : `${spoken(trials.conditionName ?? "")} ${key}`;
     const common = { type: "scatter", mode: "lines", legendgroup: name, name, hoverinfo: "name" };
-    return [{ ...common, x, y, line: { color: colour, width: 2 } }, { ...common, x: px, y: py, showlegend: false, line: { color: colour, width: 1.5, dash: "dash" } }];
+    return [{ ...common, x, y, meta: { from: "true" }, line: { color: colour, width: 2 } }, { ...common, x: px, y: py, showlegend: false, meta: { from: "predicted" }, line: { color: colour, width: 1.5, dash: "dash" } }];
   });
-  return { traces, layout: { xaxis: { title: { text: `x (${unit})` } }, yaxis: { title: { text: `y (${unit})` }, scaleanchor: "x" }, legend: { x: 1.01, y: 1 } } };
+  return { traces, layout: { xaxis: { title: { text: `x (${unit})` } }, yaxis: { title: { text: `y (${unit})` }, scaleanchor: "x" }, legend: isNarrow ? { orientation: "h", y: -0.16, yanchor: "top" } : { x: 1.01, y: 1 } } };
 }

@@ -96,7 +96,8 @@ function figureOf({ model, data }, { by, neurons, order, align, width, isNarrow 
   const visible = new Set(shown.length <= MOST_CONDITIONS ? shown : Array.from({ length: MOST_CONDITIONS }, (_, index) => Math.floor((index * shown.length) / MOST_CONDITIONS)));
   const layout = {
     grid: { rows, columns, pattern: "independent", ygap: 0.3, xgap: 0.12 }, annotations: [], shapes: [], showlegend: true,
-    legend: { orientation: "v", x: 1.01, y: 1, title: { text: spoken(by) } }, margin: { l: 56, r: 110, t: TOP, b: BOTTOM }, uirevision: neurons.join(","),
+    legend: isNarrow ? { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", title: { text: spoken(by), side: "top" } } : { orientation: "v", x: 1.01, y: 1, title: { text: spoken(by) }, ...(conditions.length > 12 ? { font: { size: 11 }, tracegroupgap: 0 } : {}) },
+    margin: { l: 56, r: isNarrow ? 16 : 110, t: isNarrow ? TOP + 44 + 22 * Math.ceil(conditions.length / 6) : TOP, b: BOTTOM }, uirevision: neurons.join(","),
   };
   const traces = [];
   neurons.forEach((neuron, at) => {
@@ -113,7 +114,7 @@ function figureOf({ model, data }, { by, neurons, order, align, width, isNarrow 
       traces.push(rateTrace(model, index, context, width));
     });
   });
-  return { traces, layout, height: TOP + BOTTOM + rows * ROW };
+  return { traces, layout, height: layout.margin.t + BOTTOM + rows * ROW };
 }
 
 function centres(found, width) {
@@ -122,7 +123,7 @@ function centres(found, width) {
 
 function rateTrace(model, index, { axes, colour, name, isFirst, visible, neuron, by }, width) {
   return {
-    type: "scatter", mode: "lines", ...axes, x: centres(model, width), y: model.values[index].map((bin) => bin[neuron]), name, legendgroup: name, showlegend: isFirst, visible,
+    type: "scatter", mode: "lines", ...axes, x: centres(model, width), y: model.values[index].map((bin) => bin[neuron]), name, legendgroup: name, showlegend: isFirst, visible, meta: { neuron: model.coordinates[model.dims[2]].values[neuron], from: "model" },
     line: { color: colour, width: 2 }, hovertemplate: `${spoken(by)} ${name}, model<br>%{x:.3f} s<br>%{y:.3~g} spikes/s<extra></extra>`,
   };
 }
@@ -139,7 +140,7 @@ function dataTraces(data, condition, { axes, colour, name, visible, neuron, by }
     ...common, x: [...known.map((bin) => x[bin]), ...known.toReversed().map((bin) => x[bin])], y: [...known.map((bin) => mean[bin] + sem[bin]), ...known.toReversed().map((bin) => mean[bin] - sem[bin])],
     fill: "toself", fillcolor: faded(colour, 0.16), line: { width: 0 }, hoverinfo: "skip",
   };
-  const line = { ...common, x, y: mean, line: { color: colour, width: 1.2, dash: "dash" }, hovertemplate: `${spoken(by)} ${name}, data<br>%{x:.3f} s<br>%{y:.3~g} spikes/s<extra></extra>` };
+  const line = { ...common, x, y: mean, name, meta: { neuron: data.coordinates[data.dims[2]].values[neuron], from: "data", "standard error": sem ?? "" }, line: { color: colour, width: 1.2, dash: "dash" }, hovertemplate: `${spoken(by)} ${name}, data<br>%{x:.3f} s<br>%{y:.3~g} spikes/s<extra></extra>` };
   return band ? [band, line] : [line];
 }
 

@@ -163,7 +163,9 @@ function firstBin(found, row) {
 }
 
 /** What hovering and clicks tell of each point: its value, and its trial if it is of one. */
-const told = (labels, values) => ({ customdata: values.map((value, at) => [value, labels[at]]) });
+const told = (labels, values, name) => ({
+  customdata: values.map((value, at) => [value, labels[at]]), meta: { ...(labels.some((label) => label !== undefined && label !== null) ? { trial: labels } : {}), [name]: values },
+});
 const trialOf = (labels) => (labels.some((label) => label !== undefined && label !== null) ? "trial %{customdata[1]}, click to open it<br>" : "");
 
 /** Return the traces of an epoch: one for each colour, or one with a scale. Movement is drawn thicker than preparation. */
@@ -175,7 +177,7 @@ function groupTraces(context, from, to, epoch) {
     const { x, y, z, values, labels } = linesOf(context, rows, from, to, colouring.valueOf);
     const isSecond = epoch === "after";
     return [{
-      ...base, x, y, z, name: epoch || "trajectories", showlegend: false, ...told(labels, values), hovertemplate: `${trialOf(labels)}${colouring.name}: %{customdata[0]:.4~g}<extra></extra>`,
+      ...base, x, y, z, name: epoch || "trajectories", showlegend: false, ...told(labels, values, colouring.name), hovertemplate: `${trialOf(labels)}${colouring.name}: %{customdata[0]:.4~g}<extra></extra>`,
       line: { color: values, colorscale: scaleOf(sequence()), cmin: range[0], cmax: range[1], width, showscale: !isSecond, colorbar: { title: { text: colouring.name, side: "right" }, thickness: 12, len: 0.7 } },
     }];
   }
@@ -184,7 +186,7 @@ function groupTraces(context, from, to, epoch) {
     const { x, y, z, values, labels } = linesOf(context, own, from, to, (row, bin) => found.times[bin]);
     const name = key === null ? "all trials" : String(key);
     return {
-      ...base, x, y, z, name, legendgroup: name, showlegend: epoch !== "before", ...told(labels, values), line: { color: colouring.colours[index], width },
+      ...base, x, y, z, name, legendgroup: name, showlegend: epoch !== "before", ...told(labels, values, "Time (s)"), line: { color: colouring.colours[index], width },
       hovertemplate: `${trialOf(labels)}${key === null ? "" : `${colouring.name} ${name}<br>`}%{customdata[0]:.3f} s<extra></extra>`,
     };
   });

@@ -4,6 +4,7 @@ import { html, Empty, Field, Loading, Problem, useEffect, useMemo, useReady, use
 import { Plot, useTheme } from "../../plot.js";
 import { setQuery } from "../../router.js";
 import { distinct, spoken, useConstants, useSession, useTrials } from "./owner.js";
+import { useNarrow } from "./controls.js";
 import { sourcesOf, useTrialData } from "./trialdata.js";
 import { figureOf } from "./trialfigure.js";
 import { useNeuronOrder } from "./neurons.js";
@@ -99,7 +100,7 @@ function Controls({ trials, sessions, session, query, order, sources, hidden, co
   return html`<div class="row trial-controls">
     ${sessions.length > 1 && html`<${Field} label="Session">${(attributes) => html`<select value=${session} onChange=${choice("session")} ...${attributes}>
       ${sessions.map((one) => html`<option value=${one}>${one + 1}</option>`)}</select>`}<//>`}
-    ${values.length > 1 && html`<${Field} label=${`Condition: ${spoken(trials.conditionName)}`}>${(attributes) => html`<select value=${query.condition ?? ""} onChange=${choice("condition")} ...${attributes}>
+    ${values.length > 1 && html`<${Field} label=${trials.conditionName === "condition" ? "Condition" : `Condition: ${spoken(trials.conditionName)}`}>${(attributes) => html`<select value=${query.condition ?? ""} onChange=${choice("condition")} ...${attributes}>
       <option value="">all</option>${values.map((one) => html`<option value=${one}>${one}</option>`)}</select>`}<//>`}
     ${splits.length > 1 && html`<${Field} label="Part" help="Validation trials selected the model. Test trials were used for nothing.">${(attributes) => html`<select value=${query.split ?? ""} onChange=${choice("split")} ...${attributes}>
       <option value="">all</option>${splits.map((one) => html`<option value=${one}>${{ train: "training", valid: "validation" }[one] ?? one}</option>`)}</select>`}<//>`}
@@ -115,13 +116,14 @@ function Controls({ trials, sessions, session, query, order, sources, hidden, co
 
 function Figure({ trials, sources, shown, query, order, hidden }) {
   const theme = useTheme();
+  const isNarrow = useNarrow();
   const scale = useRef({});
   const visible = useMemo(() => sources.filter(({ key }) => !hidden.includes(key)), [sources, hidden]);
   const index = trials.labels.indexOf(shown.label);
   const figure = useMemo(() => figureOf({
     sources: visible, data: shown.data, trials, index, order, scale: scale.current, mode: query.rates ?? "map",
-    neurons: (query.neurons ?? "").split(",").map((text) => text.trim()).filter(Boolean).map(Number),
-  }), [visible, shown.data, trials, index, order, query.rates, query.neurons, theme]);
+    isNarrow, neurons: (query.neurons ?? "").split(",").map((text) => text.trim()).filter(Boolean).map(Number),
+  }), [visible, shown.data, trials, index, order, query.rates, query.neurons, isNarrow, theme]);
   const rates = sources.find(({ key }) => key === "rates") ?? sources[0];
   const request = useMemo(() => ({ [rates.dim]: shown.label }), [rates, shown.label]);
   return html`<${Plot} title=${`Trial ${shown.label}`} note=${`“Save…” fetches its ${rates.title.toLowerCase()}`} traces=${figure.traces} layout=${figure.layout} height=${figure.height}

@@ -16,12 +16,12 @@ const MOST_LINES = 40;
  * sources: the panels; data: {key: {shape: [bins, components], data}}; index: position of the trial in `trials`;
  * scale: an object that keeps the range of colours from trial to trial; mode: "map", "own" or "lines"; neurons: chosen ones
  */
-export function figureOf({ sources, data, trials, index, order, scale, mode, neurons }) {
+export function figureOf({ sources, data, trials, index, order, scale, mode, neurons, isNarrow }) {
   const times = trials.time.map((start) => start + trials.width / 2);
   const panels = sources.map((source) => ({ ...source, height: HEIGHTS[source.key] ?? 110 }));
   const inner = panels.reduce((sum, { height }) => sum + height + GAP, -GAP);
   const layout = {
-    margin: { l: 78, r: 120, t: TOP, b: BOTTOM }, hovermode: "closest", hoverdistance: 30, spikedistance: -1, showlegend: true,
+    margin: { l: isNarrow ? 66 : 78, r: isNarrow ? 78 : 120, t: TOP, b: BOTTOM }, hovermode: "closest", hoverdistance: 30, spikedistance: -1, showlegend: true,
     uirevision: `${sources.map(({ key }) => key)}${mode}`, shapes: [], annotations: [],
   };
   const traces = [];
@@ -77,7 +77,7 @@ function mapPanel({ panel, array, times, order, scale, axis, domain }, { colorsc
   const bar = { x: 1.015, xanchor: "left", y: (domain[0] + domain[1]) / 2, len: domain[1] - domain[0], thickness: 10, title: { text: unit, side: "right", font: { size: 11 } }, tickfont: { size: 11 } };
   return {
     traces: [{
-      type: "heatmap", x: times, z: rows, customdata: namesOf(order, times.length), zmin: 0, zmax: scale[panel.key], colorscale, showscale, colorbar: bar,
+      type: "heatmap", x: times, z: rows, customdata: namesOf(order, times.length), zmin: 0, zmax: scale[panel.key], meta: { quantity: `${panel.title} (${unit})`, rows: order.positions.map((position) => `neuron ${order.labels[position]}`) }, colorscale, showscale, colorbar: bar,
       xaxis: "x", yaxis: axis, name: panel.title, hovertemplate: `%{customdata}<br>%{x:.3f} s<br>%{z:.3~g} ${unit}<extra></extra>`,
     }],
     axis: { title: { text: `${panel.title}<br>neuron${order.kind === "given" ? "" : " (ordered)"}` }, autorange: "reversed", showgrid: false, showticklabels: order.kind === "given" },
