@@ -1,4 +1,4 @@
-// Return what overlaps, is cut off, or makes the page scroll sideways. `tests/web/overflow.py` runs this in the page.
+// Return what overlaps, is cut off, makes the page scroll sideways, or scrolls without the keyboard. `tests/web/overflow.py` runs this in the page.
 () => {
   const found = [];
   const boxOf = (element) => element.getBoundingClientRect();
@@ -88,7 +88,17 @@
     }
   }
 
+  /** A part that scrolls sideways has to take the focus, with a name, or to hold something that takes it. */
+  function findUnreachable() {
+    for (const element of document.body.querySelectorAll("*")) {
+      if (!["auto", "scroll"].includes(getComputedStyle(element).overflowX) || element.scrollWidth <= element.clientWidth + 1 || !isShown(element)) continue;
+      const isReached = element.tabIndex >= 0 || element.querySelector("a[href], button, input, select, textarea, [tabindex='0']");
+      if (!isReached) found.push(`scrolls sideways, but not with the keyboard: ${name(element)}`);
+    }
+  }
+
   findSidewaysScrolling();
+  findUnreachable();
   findCutTexts();
   findOverlaps();
   findInPlots();

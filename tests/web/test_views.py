@@ -35,6 +35,16 @@ def test_view_shows_its_data_and_is_accessible(page: Page, seeded_service: Servi
     assert not overflows(page)
 
 
+def test_a_wide_table_says_that_it_scrolls_and_scrolls_with_the_keyboard(page: Page, lab: SeededService) -> None:
+    page.set_viewport_size(NARROW)
+    open_view(page, lab.url, f"/datasets/{lab.ids['dataset']}?tab=trials")
+    table = page.get_by_role("region", name="Trials", exact=True)
+    assert "linear-gradient" in table.evaluate("(table) => getComputedStyle(table).backgroundImage")
+    table.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("(table) => table.scrollLeft > 0", arg=table.element_handle())
+
+
 def test_page_follows_the_colours_of_the_system(page: Page, lab: SeededService) -> None:
     page.emulate_media(color_scheme="dark")
     open_view(page, lab.url, "/")

@@ -38,7 +38,9 @@ export function time(text) {
 export function ago(text) {
   if (!text) return "–";
   const seconds = (Date.now() - new Date(text)) / 1000;
-  return seconds < 10 ? "now" : `${duration(seconds)} ago`;
+  if (seconds < 10) return "now";
+  const hours = Math.round(seconds / 3600);
+  return hours < 3 ? `${duration(seconds)} ago` : hours < 36 ? `${hours} h ago` : `${plural(Math.round(seconds / 86400), "day")} ago`;
 }
 
 export function plural(count, noun) {

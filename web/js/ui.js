@@ -131,7 +131,7 @@ export function Field({ label, help, unit, error, children }) {
 /**
  * A table that sorts by a click on a header.
  *
- * columns: [{ key, label, value: row => number | string, show: row => html, numeric, help }]
+ * columns: [{ key, label, value: row => number | string, show: row => html, numeric, isText, help }]; a column of sentences (`isText`) is not narrow
  * most: rows that are shown at first; a button shows the others. onSort: gets { key, descending }, for the address of the view
  */
 export function Table({ columns, rows, caption, initial, onRow, onSort, most = Infinity, rowKey = (row) => row.id }) {
@@ -160,7 +160,7 @@ export function Table({ columns, rows, caption, initial, onRow, onSort, most = I
       ${column.unsorted ? column.label : html`<button type="button" class="plain" title=${column.help} onClick=${() => toggle(column.key)}>${column.label}
         <span aria-hidden="true">${sort?.key === column.key ? (sort.descending ? " ↓" : " ↑") : ""}</span></button>`}</th>`)}</tr></thead>
     <tbody>${shown.map((row) => html`<tr key=${rowKey(row)} onClick=${onRow && (() => onRow(row))} class=${onRow ? "clickable" : ""}>
-      ${columns.map((column) => html`<td class=${column.numeric ? "number" : ""}>${column.show ? column.show(row) : row[column.key]}</td>`)}</tr>`)}</tbody>
+      ${columns.map((column) => html`<td class=${column.numeric ? "number" : column.isText ? "sentences" : ""}>${column.show ? column.show(row) : row[column.key]}</td>`)}</tr>`)}</tbody>
   </table></div>
   ${shown.length < sorted.length && html`<p><button type="button" onClick=${() => setWhole(true)}>Show all ${sorted.length} rows</button></p>`}`;
 }

@@ -43,7 +43,7 @@ function Now({ jobs, caller }) {
   const readiness = useDocument("/readyz", { everyMs: 10000 });
   const { workers = [], warnings = [], slices_queued: queued = 0 } = readiness.data ?? readiness.error?.problem ?? {};
   const devices = Object.entries(workers.reduce((counts, { device }) => ({ ...counts, [device]: (counts[device] ?? 0) + 1 }), {}));
-  return html`<section class="card" aria-label="What runs now">
+  return html`<section class="card now" aria-label="What runs now">
     <div class="row"><h2>Now</h2><span class="muted">${devices.length > 0
     ? devices.map(([device, count]) => `${plural(count, "worker")} on ${device}`).join(", ") : "no worker is running"}
       ${queued > 0 && ` · ${plural(queued, "piece")} of work waiting`}</span></div>
@@ -80,7 +80,7 @@ function List({ title, list, columns, empty, isFiltered }) {
     <h2>${title}</h2>
     <${Problem} error=${error} retry=${reload} />
     ${data === null && !error && html`<${Loading} what=${title.toLowerCase()} />`}
-    ${data?.items.length === 0 && (isFiltered ? html`<p class="muted">Nothing matches the filters.</p>` : empty)}
+    ${data?.items.length === 0 && (isFiltered ? html`<p class="muted">No ${title === "Jobs" ? "job" : "data set"} matches the filters. Change them, or clear them.</p>` : empty)}
     ${data?.items.length > 0 && html`<${Table} caption=${title} columns=${columns} rows=${data.items} />`}
     ${data?.more && html`<p><button type="button" onClick=${showMore}>Show more</button></p>`}
   </section>`;
@@ -117,7 +117,8 @@ export default function Home({ route, caller }) {
   if (isNew) {
     return html`<h1>Welcome to Latentry</h1><${Empty} title="There is no recording yet">
       <p>Add a recording of spikes: NWB, MATLAB, HDF5, NPZ, CSV and more. Then start a search, and look at single-trial latents.</p>
-      <p><${Link} to="/add" class="button primary">Add a recording<//></p><//>`;
+      <p><${Link} to="/add" class="button primary">Add a recording<//></p>
+      <p>No recording at hand? The same page has a sample of reaches, and synthetic spikes with known rates.</p><//>`;
   }
   return html`<div class="row"><h1>Home</h1><span class="end buttons"><${Link} to="/add" class="button primary">Add a recording<//>
       <${Link} to="/search" class="button">Start a search<//></span></div>

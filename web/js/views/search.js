@@ -30,7 +30,7 @@ export default function SearchView({ route }) {
   const chosen = preset === undefined ? template.data.preset ?? (from ? null : "quick") : preset === WITHOUT_PRESET ? null : preset;
   return html`<h1>Start a search</h1>
     <${DatasetChoice} datasets=${ready} value=${datasetId} />
-    ${datasetId && html`<${Form} key=${`${from} ${datasetId}`} datasetId=${datasetId} preset=${chosen} template=${template.data.given} from=${from} />`}`;
+    ${datasetId && html`<${Form} key=${`${from} ${datasetId}`} datasetId=${datasetId} preset=${chosen} template=${template.data.given} from=${template.data.from} />`}`;
 }
 
 function DatasetChoice({ datasets, value }) {
@@ -56,7 +56,7 @@ function Form({ datasetId, preset, template, from }) {
     <${PresetCards} datasetId=${datasetId} preset=${preset} current=${state.preview} onChange=${setPreset} />
     <div class="split search">
       <div>${!schemas || !effective ? (state.error ? html`<${Problem} error=${state.error} />` : html`<${Loading} what="the fields of a search" />`) : html`
-        ${from && html`<p>This search begins with the settings of <${Link} to=${`/jobs/${from}`}>the other job<//>. Changed fields are marked.</p>`}
+        ${from && html`<p>This search begins with the settings of <${Link} to=${`/jobs/${from.id}`}>${jobName(from)}<//>. Changed fields are marked.</p>`}
         ${changes > 0 && html`<p class="buttons"><button type="button" onClick=${() => setGiven({})}>Reset all fields to the preset</button></p>`}
         <${Basics} search=${search} /><${Ranges} search=${search} /><${Advanced} search=${search} />`}</div>
       <div><${Summary} specification=${specification} state=${state} messages=${messages} /></div>

@@ -5,6 +5,7 @@ import { request, useLoaded } from "../../api.js";
 import { Plot, colourOf, useTheme } from "../../plot.js";
 import { percent } from "../../format.js";
 import { setQuery } from "../../router.js";
+import { useNarrow } from "../model/controls.js";
 import { conditionOf, sessionsOf, spoken } from "../model/owner.js";
 
 const COLUMNS = 3;
@@ -16,7 +17,8 @@ export function Space({ models, query }) {
   const plot = useRef(null);
   const found = useLoaded((signal) => Promise.all(models.map((one, index) => request(`${one.owner.path}/arrays/factors`, { signal, query: queryOf(models, index, by, rotation) }))), [models.map(({ model }) => model.id), by, rotation]);
   const theme = useTheme();
-  const figure = useMemo(() => found.data && figureOf(models, found.data, { by, isTogether }), [found.data, isTogether, theme]);
+  const isNarrow = useNarrow();
+  const figure = useMemo(() => found.data && figureOf(models, found.data, { by, isTogether, isNarrow }), [found.data, isTogether, isNarrow, theme]);
   useReady(figure || found.error);
   const follow = useMemo(() => ({ plotly_relayout: (event) => linkCameras(plot.current, event) }), []);
   const choice = (name) => (event) => setQuery({ [name]: event.target.value || null });
@@ -65,14 +67,15 @@ export function axesOf(points) {
   return { mean, axes };
 }
 
-function figureOf(models, arrays, { by, isTogether }) {
+function figureOf(models, arrays, { by, isTogether, isNarrow }) {
   const points = arrays[0].values.flat().filter((point) => point[0] !== null);
   const { mean, axes } = axesOf(points);
   const project = (point) => (point[0] === null ? [null, null, null] : [0, 1, 2].map((axis) => (axes[axis] ? point.reduce((sum, value, at) => sum + (value - mean[at]) * axes[axis][at], 0) : 0)));
   const conditions = arrays[0].coordinates[arrays[0].dims[0]].values;
-  const scene = { aspectmode: "data", camera: { eye: { x: 1.4, y: 1.4, z: 0.9 }, center: { x: 0, y: 0, z: -0.1 } }, ...Object.fromEntries(["x", "y", "z"].map((name, index) => [`${name}axis`, { title: { text: `PC ${index + 1}` } }])) };
+  const far = isNarrow ? 1.75 : 1; // so that the titles of the axes fit
+  const scene = { aspectmode: "data", camera: { eye: { x: 1.4 * far, y: 1.4 * far, z: 0.9 * far }, center: { x: 0, y: 0, z: -0.1 } }, ...Object.fromEntries(["x", "y", "z"].map((name, index) => [`${name}axis`, { title: { text: `PC ${index + 1}` } }])) };
   const rows = Math.ceil(models.length / COLUMNS);
-  const layout = { margin: { l: 0, r: 0, t: 20, b: 0 }, legend: { x: 0, y: 1, title: { text: isTogether ? "" : spoken(by ?? "part") } }, annotations: [], uirevision: String(isTogether) };
+  const layout = { margin: { l: 0, r: 0, t: 20, b: 0 }, legend: { x: 0, y: 1, title: { text: isTogether ? "" : spoken(by ?? "part") } }, annotations: [], uirevision: `${isTogether} ${isNarrow}` };
   const traces = [];
   models.forEach((one, index) => {
     const name = isTogether || !index ? "scene" : `scene${index + 1}`;

@@ -3,6 +3,7 @@
 import { html, useMemo, useState } from "../../ui.js";
 import { number } from "../../format.js";
 import { HYPERPARAMETERS, shownNumber } from "../model/about.js";
+import { nameOfPreset } from "../job/words.js";
 import { spoken } from "../model/owner.js";
 import { orderedScores } from "../model/scores.js";
 
@@ -27,7 +28,7 @@ export function Comparability({ models }) {
 function ModelTable({ caption, models, rows }) {
   return html`<div class="table" tabindex="0" role="region" aria-label=${caption}><table><caption class="hidden">${caption}</caption>
     <thead><tr><th scope="col">${""}<span class="hidden">Quantity</span></th>${models.map(({ letter, model }) => html`<th scope="col" class="number">${letter}: model ${model.number}</th>`)}</tr></thead>
-    <tbody>${rows.map(({ label, help, cells, differs }) => html`<tr class=${differs ? "selected" : ""}><th scope="row">${label}${differs && html` <span class="muted" title="The models differ">≠</span>`}${help && html`<br /><span class="muted small">${help}</span>`}</th>
+    <tbody>${rows.map(({ label, help, cells, differs }) => html`<tr class=${differs && rows.some((row) => !row.differs) ? "selected" : ""}><th scope="row">${label}${differs && html` <span class="muted" title="The models differ">≠</span>`}${help && html`<br /><span class="muted small">${help}</span>`}</th>
       ${cells.map((cell) => html`<td class="number">${cell}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
@@ -53,7 +54,8 @@ export function Scores({ models }) {
   const names = [...new Set(models.flatMap(({ model }) => Object.keys(model.scores)))];
   const best = (name, isHigh) => new Set(groups.map((group) => bestOf(group, name, isHigh)));
   const row = (name, label, help, isHigh, digits) => {
-    const winners = best(name, isHigh);
+    const texts = new Set(models.map(({ model }) => number(model.scores[name], digits)));
+    const winners = texts.size > 1 ? best(name, isHigh) : new Set(); // no winner by digits that are not shown
     return { label, help, cells: models.map(({ model, letter }) => { const text = number(model.scores[name], digits); return winners.has(letter) ? html`<b>${text}</b> <span class="muted">best</span>` : text; }) };
   };
   const rows = [
@@ -78,7 +80,7 @@ export function Differences({ models }) {
   const [isAll, setAll] = useState(false);
   const rows = useMemo(() => {
     const parts = [["hyperparameters", (one) => one.model.hyperparameters], ["architecture", (one) => one.model.architecture],
-      ["job", ({ owner, model }) => ({ data_set: owner.dataset?.name, preset: owner.job?.specification?.preset, strategy: owner.job?.specification?.strategy?.kind, epochs_trained: model.epochs_trained, seed: model.seed })]];
+      ["job", ({ owner, model }) => ({ data_set: owner.dataset?.name, preset: nameOfPreset(owner.job?.specification?.preset), strategy: owner.job?.specification?.strategy?.kind, epochs_trained: model.epochs_trained, seed: model.seed })]];
     return parts.flatMap(([, of]) => {
       const keys = [...new Set(models.flatMap((one) => Object.keys(of(one) ?? {})))];
       return keys.map((key) => {

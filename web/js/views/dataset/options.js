@@ -17,7 +17,7 @@ export const GROUPS = [
     ["rebin_s", "Add up bins to", "ms", "For counts: neighbouring bins are added up to this width, a multiple of their own."],
     ["time_unit", "Unit of all times", "choice", "Unit of spike times, trials, events and behaviour.", UNITS],
     ["spike_time_unit", "Unit of spike times", "choice", "Only if it differs from that of trials and events.", UNITS],
-    ["trial_time_unit", "Unit of times of trials and events", "choice", "Only if it differs from that of spikes.", UNITS],
+    ["trial_time_unit", "Unit of trial and event times", "choice", "Only if it differs from that of spikes.", UNITS],
     ["sampling_rate_hz", "Sampling rate (Hz)", "number", "For times in samples, if the file does not state it. Most systems have 30000."],
   ]],
   ["Which variable is what", [
@@ -245,7 +245,9 @@ function namesFor(pointer, text, { options }) {
 
 /** Return a message or a hint with the names that options have in the form. */
 export function inWords(text) {
-  return PATHS.reduce((told, path) => told.replace(new RegExp(`(^|[^\\w."{])\`?${path.replace(".", "\\.")}\`?(?![\\w"])`, "g"), (_, before) => `${before}“${FIELDS.get(path)[1]}”`), text);
+  const said = PATHS.reduce((told, path) => told.replace(new RegExp(`(^|[^\\w."{])\`?${path.replace(".", "\\.")}\`?(?![\\w"])`, "g"), (_, before) => `${before}“${FIELDS.get(path)[1]}”`), text);
+  const takesMs = [...FIELDS.values()].some(([, label, kind]) => kind === "ms" && said.includes(`“${label}”`));
+  return takesMs ? said.replace(/in seconds, such as (0\.\d+)/, (_, seconds) => `in milliseconds, such as ${textOf("ms", Number(seconds))}`) : said;
 }
 
 const PATHS = [...FIELDS.keys()].sort((a, b) => b.length - a.length);

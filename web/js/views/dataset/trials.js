@@ -60,11 +60,14 @@ function filtersOf({ report }) {
 
 function columnsOf(dataset, details, onTrial) {
   const shown = (value) => (value === null || value === undefined ? html`<span class="muted">–</span>` : typeof value === "number" ? number(value) : String(value));
+  const fraction = ({ kind, min, max }) => kind === "number" && !(Number.isInteger(min) && Number.isInteger(max));
+  const digitsOf = ({ min, max }) => Math.max(0, 3 - Math.floor(Math.log10(Math.max(Math.abs(min), Math.abs(max), 1e-9))));
+  const cell = (about) => (about && fraction(about) ? (value) => (typeof value === "number" ? number(value, Math.min(8, digitsOf(about))) : shown(value)) : shown);
   return [
     { key: "trial", label: "Trial", numeric: true, unsorted: true, show: ({ trial }) => html`<button type="button" class="plain" aria-label=${`Show the spikes of trial ${trial}`} onClick=${() => onTrial(trial)}>${trial}</button>` },
     { key: "length_bins", label: "Length (ms)", numeric: true, unsorted: true, show: (row) => number(1000 * row.length_bins * dataset.bin_width_s) },
     ...(dataset.report.split?.valid ? [{ key: "split", label: "Split", unsorted: true, show: (row) => shown(row.split) }] : []),
-    ...details.map((name) => ({ key: name, label: name, unsorted: true, numeric: dataset.report.trial_metadata?.[name]?.kind === "number", show: (row) => shown(row.details[name]) })),
+    ...details.map((name) => ({ key: name, label: name, unsorted: true, numeric: dataset.report.trial_metadata?.[name]?.kind === "number", show: (row) => cell(dataset.report.trial_metadata?.[name])(row.details[name]) })),
   ];
 }
 
@@ -94,5 +97,6 @@ export function Trials({ dataset, query }) {
       <p class="buttons"><button type="button" disabled=${tokens.length === 1} onClick=${() => setTokens(tokens.slice(0, -1))}>Previous</button>
         <span>${start + 1} to ${start + page.data.items.length}</span>
         <button type="button" disabled=${!page.data.next_page_token} onClick=${() => setTokens([...tokens, page.data.next_page_token])}>Next</button></p>`}
+    <p class="muted small">Names and units of the values are those of the file.</p>
     <details><summary>The same in a program</summary><${CodeLines} path=${path} query=${where.length ? { where } : {}} /></details>`;
 }

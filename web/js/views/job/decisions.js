@@ -52,7 +52,7 @@ const COLUMNS = [
   { key: "model_number", label: "Model", numeric: true },
   { key: "kind", label: "Decision" },
   { key: "smoothed_sv_loss", label: "Lowest smoothed SV loss", help: "Until then, in nats per sample.", numeric: true, show: (row) => number(row.smoothed_sv_loss) },
-  { key: "words", label: "In words", unsorted: true },
+  { key: "words", label: "In words", unsorted: true, isText: true },
   { key: "created_at", label: "When", show: (row) => html`<span class="nowrap">${time(row.created_at)}</span>` },
 ];
 const KINDS = [["", "all decisions"], ["copy", "copies"], ["begin", "begins"], ["end", "ends"], ["continue", "continues"]];
@@ -92,16 +92,16 @@ function Lineage({ job, models, wanted, onDrawn }) {
       <label> model <select value=${query.model ?? lineage.data?.model_number ?? ""} onChange=${(event) => setQuery({ model: event.target.value })}>${[...models].sort((a, b) => a.number - b.number)
   .map((model) => html`<option value=${model.number}>${model.number}${model.is_selected ? " (selected)" : ""}</option>`)}</select></label>.</p>
     <${Problem} error=${error ?? lineage.error} />
-    <div class="card picture">${url ? html`<img src=${url} alt=${`Lineage of model ${query.model ?? ""}: models by epoch, with copies as arrows`} />` : !error && html`<${Loading} what="the picture" />`}
-      ${blob && html`<button type="button" class="plain" onClick=${() => saveBlob(blob, "lineage.svg")}>Save SVG</button>`}</div>
+    <div class="card picture">${url ? html`<img src=${url} alt=${`Lineage of model ${query.model ?? ""}: models by epoch, with copies as arrows`} />` : !error && html`<${Loading} what="the picture" />`}</div>
+    ${blob && html`<p><button type="button" class="plain flush" onClick=${() => saveBlob(blob, "lineage.svg")}>Save the picture (SVG)</button></p>`}
     ${lineage.data && html`<${Segments} lineage=${lineage.data} />`}`;
 }
 
 const SEGMENTS = [
   { key: "from_epoch", label: "Epochs", numeric: true, show: (row) => html`<span class="nowrap">${row.from_epoch + 1} to ${row.to_epoch}</span>`, value: (row) => row.from_epoch },
   { key: "model_number", label: "Trained by model", numeric: true },
-  { key: "changes", label: "What changed", unsorted: true, show: (row) => Object.entries(row.changes).map(([name, [before, after]]) => `${nameOfValue(name)} ${short(before)} → ${short(after)}`).join(", ") || "–" },
-  { key: "reason", label: "Why it began", unsorted: true, show: (row) => html`${row.reason}${row.has_best_epoch && html` <span class="state good">kept weights</span>`}` },
+  { key: "changes", label: "What changed", unsorted: true, isText: true, show: (row) => Object.entries(row.changes).map(([name, [before, after]]) => `${nameOfValue(name)} ${short(before)} → ${short(after)}`).join(", ") || "–" },
+  { key: "reason", label: "Why it began", unsorted: true, isText: true, show: (row) => html`${row.reason}${row.has_best_epoch && html` <span class="state good">kept weights</span>`}` },
 ];
 
 function Segments({ lineage }) {

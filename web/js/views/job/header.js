@@ -8,6 +8,7 @@ import { DeleteButton } from "../deletion.js";
 import { Labels } from "../labels.js";
 import { ShareButton } from "../use/shares.js";
 import { isFinal } from "./live.js";
+import { nameOfPreset, withLabels } from "./words.js";
 
 const SV_SCORE = "Sample validation: how much better than constant rates the model predicts spikes of validation trials that it did not read. Higher is better, and 0 is no better than constant rates.";
 
@@ -34,7 +35,7 @@ export function JobHeader({ live, caller, tab }) {
       <div>Best SV score <${Help} label="Best SV score" text=${SV_SCORE} /><b>${number(progress.best_sv_bits_per_spike_valid, 3)} <span class="small muted">bits per spike</span></b></div>
       <div>Device time<b>${duration(progress.device_seconds)}</b></div>
     </div>
-    <p class="muted job-facts">Data set ${caller?.share ? job.dataset_name : html`<${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//>`} · preset ${job.specification.preset ?? "none"} ·
+    <p class="muted job-facts">Data set ${caller?.share ? job.dataset_name : html`<${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//>`} · preset ${nameOfPreset(job.specification.preset)} ·
       begun <${Ago} time=${job.created_at} />${job.created_by?.name && ` by ${job.created_by.name}`}
       ${isRunning && (job.running_on?.length ? ` · runs on ${whereRuns(job.running_on)}` : worker && ` · runs on ${worker}`)}${job.ended_at && html` · ended <${Ago} time=${job.ended_at} />`}</p>
     <${Labels} path=${`/v1/jobs/${job.id}`} item=${job} onChanged=${live.reload} canChange=${!caller?.share && job.state !== "deleting"} />
@@ -69,10 +70,10 @@ function News({ job }) {
   const { error, progress, warnings } = job;
   return html`
     ${progress.waits_for && html`<p class="warning" role="status"><strong>It waits.</strong> ${progress.waits_for}</p>`}
-    ${error && html`<div class="problem" role="alert"><strong>The job failed.</strong> <p>${error.message}</p>
+    ${error && html`<div class="problem" role="alert"><strong>The job failed.</strong> <p>${withLabels(error.message)}</p>
       <p class="muted">${error.hint ?? WHAT_TO_DO[error.code] ?? "Retry continues from the last checkpoints. If it fails again, the operator finds more in the logs of the workers."}</p></div>`}
     ${warnings.length > 0 && html`<details class="warning" open=${!isFinal(job)}><summary>${plural(warnings.length, "warning")} about the settings of this job</summary>
-      <ul>${warnings.map((text) => html`<li>${text}</li>`)}</ul></details>`}`;
+      <ul>${warnings.map((text) => html`<li>${withLabels(text)}</li>`)}</ul></details>`}`;
 }
 
 const WHAT_TO_DO = {

@@ -4,9 +4,9 @@ import { html, Copy, Empty, Link, Table, useReady } from "../../ui.js";
 import { duration, number, percent } from "../../format.js";
 import { Methods } from "../methods.js";
 import { isFinal } from "./live.js";
-import { describe } from "./words.js";
+import { describe, nameOfPreset, nameOfValue, short, withLabels } from "./words.js";
 
-const BASELINES = { mean: "the mean of each neuron over training trials", psth: "the mean by bin over training trials (PSTH)", smoothed_spikes: "smoothed spikes" };
+const BASELINES = { mean: "mean of each neuron", psth: "mean by bin (PSTH)", smoothed_spikes: "smoothed spikes" };
 const VERDICTS = { above: ["good", "better"], about_as_good: ["wait", "about as good"], below: ["bad", "worse"] };
 const TRIALS = { sv_bits_per_spike_valid: "validation", sv_bits_per_spike_test: "test" };
 
@@ -22,7 +22,7 @@ export function Report({ live, searched }) {
     <${Budget} job=${job} />
     ${diagnostics && html`<div class="card"><h2>Diagnostics</h2><${Diagnostics} diagnostics=${diagnostics} models=${models} /></div>`}
     ${diagnostics?.baselines.length > 0 && html`<div class="card"><h2>Compared with simple predictors</h2><${Baselines} baselines=${diagnostics.baselines} model=${selected} /></div>`}
-    ${selected && isFinal(job) && html`<div class="card"><h2>Methods of a paper</h2><${Methods} modelId=${job.final_model_id ?? selected.id} /></div>`}
+    ${selected && isFinal(job) && html`<div class="card whole-row"><h2>Methods of a paper</h2><${Methods} modelId=${job.final_model_id ?? selected.id} /></div>`}
   </div>`;
 }
 
@@ -41,7 +41,7 @@ function Diagnostics({ diagnostics, models }) {
   const { selected, best_by_validation_loss: other, rank_correlation: correlation, warning, note } = diagnostics;
   const link = (wanted) => html`<${Link} to=${`/models/${models.find((model) => model.number === wanted)?.id}`}>model ${wanted}<//>`;
   return html`
-    ${warning ? html`<div class="warning"><strong>Before you use the latents</strong>${sentences(warning).map((text) => html`<p>${text}</p>`)}</div>`
+    ${warning ? html`<div class="warning"><strong>Before you use the latents</strong>${sentences(warning).map((text) => html`<p>${withLabels(text)}</p>`)}</div>`
     : html`<p><span class="state good">no warning</span> No check found a reason against using the latents.</p>`}
     ${note && html`<p>Leaks are not judged: ${note}</p>`}
     ${other !== null && (other === selected ? html`<p>Ordinary validation would have selected the same model.</p>`
@@ -66,7 +66,7 @@ const COLUMNS = [
 function Baselines({ baselines, model }) {
   const rows = baselines.map((row) => ({ ...row, model: model?.scores[row.score], predictor: model?.baselines[row.score]?.[row.baseline] }));
   return html`<${Table} caption="Comparison with simple predictors" columns=${COLUMNS} rows=${rows} rowKey=${(row) => `${row.score} ${row.baseline}`} />
-    <p class="muted small">Scores are in bits per spike. 0 is the score of constant rates: each neuron’s mean on the scored samples. Its mean over training trials differs a little, so that predictor may score below 0. ± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
+    <p class="muted small">Scores are in bits per spike. Means are over training trials. 0 is the score of constant rates: each neuron’s mean on the scored samples. Its mean over training trials differs a little, so that predictor may score below 0. ± is the standard error over trials. “About as good” means that the difference is within two standard errors.</p>`;
 }
 
 function Bar({ label, used, limit, show }) {
@@ -91,17 +91,22 @@ export function Settings({ live: { job } }) {
   useReady(true);
   const text = JSON.stringify(job.specification, null, 2);
   return html`<div class="row"><h2>Settings</h2><span class="end"><${Copy} text=${text} label="Copy as JSON" /></span></div>
-    <div class="columns">${Object.entries(job.specification).filter(([, part]) => part && typeof part === "object" && !Array.isArray(part)).map(([name, part]) => html`<div class="card"><h3>${name.replaceAll("_", " ")}</h3>
-      <dl class="facts">${Object.entries(part).map(([key, value]) => html`<dt>${key.replaceAll("_", " ")}</dt><dd>${shown(value)}</dd>`)}</dl></div>`)}
-      <div class="card"><h3>search</h3><dl class="facts"><dt>preset</dt><dd>${job.specification.preset ?? "none"}</dd><dt>seed</dt><dd>${job.specification.seed}</dd><dt>priority</dt><dd>${job.specification.priority}</dd>
+    <div class="columns">${Object.entries(job.specification).filter(([, part]) => part && typeof part === "object" && !Array.isArray(part)).map(([name, part]) => html`<div class="card"><h3>${SECTIONS[name] ?? name.replaceAll("_", " ")}</h3>
+      <dl class="facts">${Object.entries(part).map(([key, value]) => html`<dt>${nameOfValue(key)}</dt><dd>${shown(value, ABSENT[key])}</dd>`)}</dl></div>`)}
+      <div class="card"><h3>Search</h3><dl class="facts"><dt>preset</dt><dd>${nameOfPreset(job.specification.preset)}</dd><dt>seed</dt><dd>${job.specification.seed}</dd><dt>priority</dt><dd>${job.specification.priority}</dd>
         <dt>trained with</dt><dd>${job.trained_with.map((versions) => Object.entries(versions).map(([key, value]) => `${key} ${value}`).join(", ")).join("; ") || "–"}</dd>
         <dt>scored on</dt><dd>${job.scored_on} <span class="muted">(jobs with the same value can be compared)</span></dd></dl></div></div>`;
 }
 
-function shown(value) {
-  if (value === null) return "–";
-  if (Array.isArray(value)) return value.join(", ") || "none";
-  if (typeof value !== "object") return String(value);
-  if ("low" in value) return `${value.low} … ${value.high} (${value.scale})`;
-  return Object.entries(value).map(([key, item]) => `${key.replaceAll("_", " ")} ${shown(item)}`).join(", ") || "none";
+const SECTIONS = { strategy: "Strategy", architecture: "Architecture", space: "Hyperparameters", training: "Training", budget: "Budget", inference: "Latents", warm_start: "Warm start" };
+const ABSENT = { wall_seconds: "no limit", device_seconds: "no limit", patience_epochs: "no limit", read_in_dim: "none", burn_in_epochs: "none" };
+
+function shown(value, absent = "–") {
+  if (value === null) return absent;
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return Number.isInteger(value) ? String(value) : short(value);
+  if (typeof value === "string") return nameOfValue(value);
+  if (Array.isArray(value)) return value.map((one) => shown(one)).join(", ") || "none";
+  if ("low" in value) return `${short(value.low)} … ${short(value.high)} (${value.scale})`;
+  return Object.entries(value).map(([key, item]) => `${nameOfValue(key)} ${shown(item)}`).join(", ") || "none";
 }

@@ -30,9 +30,9 @@ export default function AboutTab({ owner, caller, reload }) {
     ${model && html`<section class="card"><h2>Architecture</h2><${Architecture} model=${model} /></section>`}
     ${inference && html`<section class="card"><h2>Computation</h2><${InferenceFacts} inference=${inference} /></section>`}
     <section class="card"><h2>Downloads</h2><${Downloads} owner=${owner} /></section>
-    ${model && html`<section class="card"><h2>For a paper</h2>${model.scores.best_epoch ? html`<${Methods} modelId=${model.id} />`
+    ${model && html`<section class="card whole-row"><h2>For a paper</h2>${model.scores.best_epoch ? html`<${Methods} modelId=${model.id} />`
       : html`<p class="muted">A model has a paragraph for the methods section when it has been trained.</p>`}</section>`}
-    ${job && model && html`<section class="card"><h2>Lineage</h2><${Lineage} model=${model} job=${job} /></section>`}
+    ${job && model && html`<section class="card whole-row"><h2>Lineage</h2><${Lineage} model=${model} job=${job} /></section>`}
   </div>
   <${Problem} error=${curve.error} />
   ${curve.data?.points.length > 0 && html`<h2>Learning curve</h2><${Curve} model=${model} curve=${curve.data} />`}
@@ -83,8 +83,8 @@ function Lineage({ model, job }) {
   const columns = [
     { key: "model_number", label: "Model", numeric: true },
     { key: "from_epoch", label: "Epochs", value: (row) => row.from_epoch, show: (row) => `${row.from_epoch + 1} to ${row.to_epoch}` },
-    { key: "reason", label: "Why" },
-    { key: "changes", label: "Changes", unsorted: true, show: (row) => Object.entries(row.changes ?? {}).map(([name, change]) => `${HYPERPARAMETERS[name] ?? spoken(name)}: ${typeof change === "object" ? Object.values(change).map((one) => number(one)).join(" → ") : number(change)}`).join("; ") || "none" },
+    { key: "reason", label: "Why", isText: true },
+    { key: "changes", label: "Changes", unsorted: true, isText: true, show: (row) => Object.entries(row.changes ?? {}).map(([name, change]) => `${HYPERPARAMETERS[name] ?? spoken(name)}: ${typeof change === "object" ? Object.values(change).map(shownNumber).join(" → ") : shownNumber(change)}`).join("; ") || "none" },
   ];
   return html`<${Problem} error=${found.error} />${found.data && html`<p>${found.data.segments.length === 1 ? "It trained alone: it copied no other model." : `Its weights passed through ${found.data.segments.length} segments.`} <${Link} to=${`/jobs/${job.id}`}>The job's lineage<//></p>
     <${Table} caption="Lineage" columns=${columns} rows=${found.data.segments.map((segment, index) => ({ ...segment, id: index }))} />`}`;
@@ -99,9 +99,9 @@ function Curve({ model, curve }) {
     const best = model.scores.best_epoch;
     return {
       traces, layout: {
-        xaxis: { title: { text: "Epoch" } }, yaxis: { title: { text: "Loss (nats per sample)" } }, legend: { x: 1, xanchor: "right", y: 1 },
+        xaxis: { title: { text: "Epoch" } }, yaxis: { title: { text: "Loss (nats per sample)" } }, legend: { orientation: "h", y: -0.25, yanchor: "top" },
         shapes: best ? [{ type: "line", xref: "x", yref: "paper", x0: best, x1: best, y0: 0, y1: 1, line: { color: CATEGORIES[5], dash: "dot", width: 1.5 } }] : [],
-        annotations: best ? [{ xref: "x", yref: "paper", x: best, y: 1, yanchor: "bottom", text: "kept weights", showarrow: false }] : [], margin: { t: 28 },
+        annotations: best ? [{ xref: "x", yref: "paper", x: best, y: 1, yanchor: "bottom", text: "kept weights", showarrow: false }] : [], margin: { t: 28, b: 80 },
       },
     };
   }, [curve]);

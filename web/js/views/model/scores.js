@@ -4,6 +4,7 @@ import { html, Empty, Link, Loading, Problem, Table, useMemo, useReady, useState
 import { useLoaded } from "../../api.js";
 import { CATEGORIES, Plot } from "../../plot.js";
 import { number } from "../../format.js";
+import { withLabels } from "../job/words.js";
 import { readNeuronScores } from "./neurons.js";
 import { named, sessionsOf } from "./owner.js";
 
@@ -57,7 +58,7 @@ function InWords({ owner, scores }) {
       ${main.part === "valid" && " Validation trials also selected the model, so this score is optimistic."} Zero means: no better than constant rates.</p>`
     : html`<p>There is no score of held-out samples here.</p>`}
     ${others?.length > 0 && html`<ul>${others.map(([name, value]) => html`<li>${sentence(document.scores[main.name], name, value, known.find((item) => item.score === main.name && item.baseline === name))}</li>`)}</ul>`}
-    ${job?.diagnostics?.warning && model?.is_selected && html`<div class="warning"><strong>About this search.</strong> ${job.diagnostics.warning}</div>`}
+    ${job?.diagnostics?.warning && model?.is_selected && html`<div class="warning"><strong>About this search.</strong> ${withLabels(job.diagnostics.warning)}</div>`}
     ${document.scores.psth_r2_valid < document.baselines?.psth_r2_valid?.psth && html`<p class="muted">The simple PSTH is made from the same mean spikes that it is compared with in “PSTH”, so it scores high there.</p>`}`;
 }
 
@@ -72,7 +73,7 @@ function sentence(score, name, value, tested) {
 function ScoreTable({ document, scores }) {
   const columns = [
     { key: "label", label: "Score", show: (row) => html`${row.label}<br /><span class="muted small">${row.help}</span>` },
-    { key: "unit", label: "Unit" },
+    { key: "unit", label: "Unit", show: ({ unit }) => html`<span class="nowrap">${unit}</span>` },
     { key: "model", label: "Model", numeric: true, value: (row) => document.scores[row.name], show: (row) => html`<b>${number(document.scores[row.name], 3)}</b>` },
     ...Object.entries(PREDICTORS).map(([name, label]) => ({ key: name, label, numeric: true, value: (row) => document.baselines?.[row.name]?.[name], show: (row) => number(document.baselines?.[row.name]?.[name], 3) })),
   ];
@@ -119,7 +120,7 @@ function Neurons({ owner }) {
     return {
       count: known.length, silent: (found.data?.length ?? 0) - known.length,
       traces: [{
-        type: "scatter", mode: "markers", x: known.map(({ rate_hz: rate }) => rate), y: known.map(({ bits }) => bits), marker: { color: CATEGORIES[0], size: 8, opacity: 0.75 }, text: known.map(({ neuron }) => `neuron ${neuron}`),
+        type: "scatter", mode: "markers", x: known.map(({ rate_hz: rate }) => rate), y: known.map(({ bits }) => bits), marker: { color: CATEGORIES[0], size: 8, opacity: 0.85 }, text: known.map(({ neuron }) => `neuron ${neuron}`),
         hovertemplate: "%{text}<br>%{x:.3~g} spikes/s<br>%{y:.3f} bits per spike<extra></extra>",
       }],
       layout: { xaxis: { title: { text: "Mean rate (spikes/s)" }, type: "log" }, yaxis: { title: { text: "Bits per spike" } }, showlegend: false },

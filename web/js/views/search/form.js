@@ -2,6 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "../../ui.js";
 import { request, useLoaded } from "../../api.js";
+import { withLabels } from "../job/words.js";
 
 const DEBOUNCE_MS = 400;
 
@@ -68,12 +69,13 @@ export function usePreview(specification) {
 export function useTemplate(jobId, datasetId) {
   return useLoaded(async (signal) => {
     if (!jobId) return { given: {}, preset: undefined };
-    const { specification } = await request(`/v1/jobs/${jobId}`, { signal });
+    const job = await request(`/v1/jobs/${jobId}`, { signal });
+    const { specification } = job;
     const { preset } = specification;
     const { specification: defaults } = await preview({ dataset_id: datasetId ?? specification.dataset_id, preset }, signal);
     const given = differences(specification, defaults);
     if (given.name) given.name = `${given.name}, again`.slice(0, 200);
-    return { given, preset, datasetId: specification.dataset_id };
+    return { given, preset, datasetId: specification.dataset_id, from: job };
   }, [jobId, datasetId]);
 }
 
@@ -90,8 +92,8 @@ export function useMessages(found, error) {
       || (pointer[0] === "strategy" && path[0] === "strategy" && path[1] === pointer[2]); // the second part may be the kind
     return {
       errorsAt: (path) => errors.filter(({ pointer }) => startsWith(pointer, path)).map(({ text }) => text),
-      warningsAt: (path) => warnings.filter(({ field }) => field === path.join(".")).map(({ text }) => text),
-      warnings: warnings.map(({ text }) => text),
+      warningsAt: (path) => warnings.filter(({ field }) => field === path.join(".")).map(({ text }) => withLabels(text)),
+      warnings: warnings.map(({ text }) => withLabels(text)),
     };
   }, [found, error]);
 }
