@@ -4,6 +4,7 @@ import csv
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.web.browser import open_view
@@ -19,6 +20,7 @@ def test_pictures_are_saved_and_no_button_sends_a_plot_away(page: Page, lab: See
         assert download.value.suggested_filename.endswith(f".{name.lower()}")
         assert Path(download.value.path()).read_bytes().startswith(beginning)
         expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.get_by_role("button", name=re.compile("^Save or fetch")).first).to_be_focused()
     offered = page.locator(".modebar-btn").evaluate_all("(all) => all.map((one) => one.dataset.title)")
     assert offered
     assert not [title for title in offered if re.search("cloud|plotly|edit", title, re.IGNORECASE)]
@@ -33,8 +35,7 @@ def saved_rows(page: Page, title: str) -> list[dict[str, str]]:
 
 
 def test_the_csv_of_a_plot_names_the_series_of_each_point(page: Page, lab: SeededService) -> None:
-    model = f"/models/{lab.ids['model']}"
-    open_view(page, lab.url, f"{model}?tab=psth&neurons=6,34")
+    open_view(page, lab.url, f"/models/{lab.ids['model']}?tab=psth&neurons=6,34")
     rows = saved_rows(page, "Rates by condition")
     assert {row["series"] for row in rows} == {str(condition) for condition in range(8)}
     assert {(row["neuron"], row["from"]) for row in rows} == {
@@ -43,7 +44,10 @@ def test_the_csv_of_a_plot_names_the_series_of_each_point(page: Page, lab: Seede
     assert len(rows) == 8 * 2 * 2 * 50
     assert {"Time (s, centre of the bin)", "Rate (spikes/s)", "standard error"} <= rows[0].keys()
 
-    open_view(page, lab.url, model)
+
+@pytest.mark.slow
+def test_the_csv_of_every_kind_of_plot_names_its_series(page: Page, lab: SeededService) -> None:
+    open_view(page, lab.url, f"/models/{lab.ids['model']}")
     rows = saved_rows(page, "Trial 0")
     spikes = [row for row in rows if row["quantity"] == "Spikes (spikes)"]
     assert {row["series"] for row in spikes} == {f"neuron {neuron}" for neuron in range(36)}

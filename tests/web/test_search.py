@@ -37,7 +37,9 @@ def test_fields_are_checked_while_one_edits(page: Page, watch: Watch, lab: Seede
     expect(start).to_be_enabled()
     page.get_by_label("Epochs of each model", exact=True).fill("4")
     expect(field(page, "budget.epochs").get_by_text("give more epochs").first).to_be_visible()
-    expect(page.get_by_text(re.compile("“Epochs of each model” is"))).to_have_count(2)  # beside the field, and in the summary
+    expect(page.get_by_text(re.compile("“Epochs of each model” is"))).to_have_count(
+        2
+    )  # beside the field, and in the summary
     expect(page.get_by_text(re.compile(r"budget\.|training\."))).to_have_count(0)
     assert specification(page)["budget"] == {"models": 3, "epochs": 4}
     field(page, "budget.epochs").get_by_role("button", name="Reset").click()

@@ -12,6 +12,18 @@ from tests.web.views import VIEWS, View
 
 Service = Callable[[str], SeededService]
 NARROW = {"width": 420, "height": 800}
+FOCUSED = """() => {
+  const element = document.activeElement;
+  if (element === document.body) return null;
+  element.dataset.tabbed = "yes";
+  const { outlineStyle, outlineWidth } = getComputedStyle(element);
+  return outlineStyle !== "none" && outlineWidth !== "0px" && element.getBoundingClientRect().width > 0;
+}"""
+MISSED = """() => {
+  const all = document.querySelectorAll("a[href], button:enabled, input, select, textarea, summary, [tabindex='0']");
+  const isMissed = (one) => one.tabIndex >= 0 && !one.dataset.tabbed && one.checkVisibility({ visibilityProperty: true });
+  return [...all].filter(isMissed).map((one) => one.outerHTML);
+}"""
 OF_TEST_ALL = ("compare", "help", "share")
 """Modules that take long to draw, or that say little."""
 
@@ -35,7 +47,9 @@ def test_view_shows_its_data_and_is_accessible(page: Page, seeded_service: Servi
     assert not overflows(page)
 
 
-def test_a_wide_table_says_that_it_scrolls_and_scrolls_with_the_keyboard(page: Page, lab: SeededService) -> None:
+def test_a_wide_table_says_that_it_scrolls_and_scrolls_with_the_keyboard(
+    page: Page, lab: SeededService
+) -> None:
     page.set_viewport_size(NARROW)
     open_view(page, lab.url, f"/datasets/{lab.ids['dataset']}?tab=trials")
     table = page.get_by_role("region", name="Trials", exact=True)
@@ -43,6 +57,17 @@ def test_a_wide_table_says_that_it_scrolls_and_scrolls_with_the_keyboard(page: P
     table.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("(table) => table.scrollLeft > 0", arg=table.element_handle())
+
+
+def test_tab_goes_through_a_whole_view_and_shows_where_it_is(page: Page, lab: SeededService) -> None:
+    open_view(page, lab.url, f"/models/{lab.ids['model']}")
+    for _ in range(100):
+        page.keyboard.press("Tab")
+        if (is_seen := page.evaluate(FOCUSED)) is None:  # the end: nothing held the focus
+            break
+        assert is_seen, page.evaluate("() => document.activeElement.outerHTML")
+    assert is_seen is None
+    assert not page.evaluate(MISSED)
 
 
 def test_page_follows_the_colours_of_the_system(page: Page, lab: SeededService) -> None:

@@ -65,16 +65,18 @@ export function faded(colour, opacity) {
 
 const ON_DARK = [["#0072b2", "#4a88e6"], ["rgba(0,114,178,", "rgba(74,136,230,"], ["#8a94a6", "#a3aec0"]];
 
-/** Return traces for a dark page, where the dark blue of the palette has little contrast. The other colours stay. */
-function onDark(traces) {
-  const lighter = (colour) => {
-    if (Array.isArray(colour)) return colour.map(lighter);
-    const found = typeof colour === "string" && ON_DARK.find(([dark]) => colour.startsWith(dark));
-    return found ? colour.replace(...found) : colour;
-  };
+/** Return a colour, or a list of them, on the page's background: the dark blue of the palette has little contrast on a dark one. */
+export function onPage(colour) {
+  if (!isDark()) return colour;
+  if (Array.isArray(colour)) return colour.map(onPage);
+  const found = typeof colour === "string" && ON_DARK.find(([dark]) => colour.startsWith(dark));
+  return found ? colour.replace(...found) : colour;
+}
+
+function recoloured(traces) {
   return traces.map((trace) => {
-    const changes = trace.fillcolor ? { fillcolor: lighter(trace.fillcolor) } : {};
-    for (const part of ["line", "marker", "textfont"]) if (trace[part]?.color) changes[part] = { ...trace[part], color: lighter(trace[part].color) };
+    const changes = trace.fillcolor ? { fillcolor: onPage(trace.fillcolor) } : {};
+    for (const part of ["line", "marker", "textfont"]) if (trace[part]?.color) changes[part] = { ...trace[part], color: onPage(trace[part].color) };
     return { ...trace, ...changes };
   });
 }
@@ -155,7 +157,7 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy"], he
       if (isGone) return;
       const { current } = element;
       const isFirst = !current.data;
-      await Plotly.react(current, isDark() ? onDark(traces) : traces, { ...themed(layout), height }, CONFIG);
+      await Plotly.react(current, isDark() ? recoloured(traces) : traces, { ...themed(layout), height }, CONFIG);
       if (isFirst) {
         for (const name of Object.keys(handlers.current ?? {})) current.on(name, (event) => handlers.current[name]?.(event));
       }

@@ -165,11 +165,15 @@ export function Table({ columns, rows, caption, initial, onRow, onSort, most = I
   ${shown.length < sorted.length && html`<p><button type="button" onClick=${() => setWhole(true)}>Show all ${sorted.length} rows</button></p>`}`;
 }
 
-/** A dialog of the browser: Escape closes it, the focus stays in it. */
+/** A dialog of the browser: Escape closes it, the focus stays in it, and returns to what opened it. */
 export function Dialog({ title, onClose, children }) {
   const element = useRef(null);
   const id = useId();
-  useEffect(() => { element.current.showModal(); }, []);
+  useEffect(() => {
+    const opener = document.activeElement;
+    element.current.showModal();
+    return () => queueMicrotask(() => opener?.focus()); // the browser returns the focus only if the dialog is closed before it is removed
+  }, []);
   return html`<dialog ref=${element} aria-labelledby=${id} onClose=${onClose}>
     <header><h2 id=${id}>${title}</h2><button type="button" class="plain" aria-label="Close" onClick=${() => element.current.close()}>✕</button></header>
     ${children}

@@ -2,7 +2,7 @@
 
 import { html, Link, Loading, Problem, useMemo, useReady, useTitle } from "../ui.js";
 import { request, useLoaded } from "../api.js";
-import { CATEGORIES } from "../plot.js";
+import { CATEGORIES, onPage, useTheme } from "../plot.js";
 import { jobName, nameOf } from "../format.js";
 import { setQuery } from "../router.js";
 import { ApplyButton } from "./model.js";
@@ -54,8 +54,9 @@ export default function Compare({ route, caller }) {
 }
 
 function Chosen({ models, onRemove }) {
+  useTheme();
   return models.length > 0 && html`<ul class="compared">${models.map(({ id, owner, letter, colour, name }) => html`<li class="card">
-    <svg width="14" height="14" aria-hidden="true"><rect width="14" height="14" rx="3" fill=${colour} /></svg>
+    <svg width="14" height="14" aria-hidden="true"><rect width="14" height="14" rx="3" fill=${onPage(colour)} /></svg>
     <${Link} to=${`/models/${owner.model.id}`}>${name}<//> ${owner.model.is_selected ? html`<span class="muted">selected by its job</span>` : ""}
     <button type="button" class="plain" aria-label=${`Leave out ${letter}`} onClick=${() => onRemove(id)}>✕</button></li>`)}</ul>`;
 }

@@ -28,7 +28,7 @@ export default function Help() {
   useReady(true);
   return html`<h1>Help</h1>
     <section class="card"><h2>From a recording to a figure</h2><ol>${STEPS.map(([to, title, text]) => html`<li><${Link} to=${to}>${title}<//>. ${text}</li>`)}</ol></section>
-    <section class="card"><h2>Words</h2><dl class="facts">${WORDS.map(([word, text]) => html`<dt><b>${word}</b></dt><dd>${text}</dd>`)}</dl></section>
+    <section class="card"><h2>Words</h2><dl class="facts words">${WORDS.map(([word, text]) => html`<dt><b>${word}</b></dt><dd>${text}</dd>`)}</dl></section>
     <section class="card"><h2>For programs</h2>
       <p>Everything on this page comes from the <a href="docs">HTTP API</a>. Every plot has a button “Save…” with its numbers, its picture, and the lines of Python, MATLAB and curl that fetch them.</p></section>
     <section class="card"><h2>Keys on the keyboard</h2><dl class="facts"><dt><kbd>Tab</kbd></dt><dd>Next control. The first one leads to the content.</dd>

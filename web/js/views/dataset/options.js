@@ -17,7 +17,7 @@ export const GROUPS = [
     ["rebin_s", "Add up bins to", "ms", "For counts: neighbouring bins are added up to this width, a multiple of their own."],
     ["time_unit", "Unit of all times", "choice", "Unit of spike times, trials, events and behaviour.", UNITS],
     ["spike_time_unit", "Unit of spike times", "choice", "Only if it differs from that of trials and events.", UNITS],
-    ["trial_time_unit", "Unit of trial and event times", "choice", "Only if it differs from that of spikes.", UNITS],
+    ["trial_time_unit", "Unit of trial times", "choice", "Of the times of trials and events, only if it differs from that of spikes.", UNITS],
     ["sampling_rate_hz", "Sampling rate (Hz)", "number", "For times in samples, if the file does not state it. Most systems have 30000."],
   ]],
   ["Which variable is what", [

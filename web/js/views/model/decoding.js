@@ -167,5 +167,5 @@ function planeFigure({ isNarrow, found, truth, trueRow, trials, wished, unit }) 
     const common = { type: "scatter", mode: "lines", legendgroup: name, name, hoverinfo: "name" };
     return [{ ...common, x, y, meta: { from: "true" }, line: { color: colour, width: 2 } }, { ...common, x: px, y: py, showlegend: false, meta: { from: "predicted" }, line: { color: colour, width: 1.5, dash: "dash" } }];
   });
-  return { traces, layout: { xaxis: { title: { text: `x (${unit})` } }, yaxis: { title: { text: `y (${unit})` }, scaleanchor: "x" }, legend: isNarrow ? { orientation: "h", y: -0.16, yanchor: "top" } : { x: 1.01, y: 1 } } };
+  return { traces, layout: { xaxis: { title: { text: `x (${unit})` } }, yaxis: { title: { text: `y (${unit})` }, scaleanchor: "x" }, legend: isNarrow ? { orientation: "h", y: -0.22, yanchor: "top" } : { x: 1.01, y: 1 } } };
 }

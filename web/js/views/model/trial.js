@@ -126,6 +126,6 @@ function Figure({ trials, sources, shown, query, order, hidden }) {
   }), [visible, shown.data, trials, index, order, query.rates, query.neurons, isNarrow, theme]);
   const rates = sources.find(({ key }) => key === "rates") ?? sources[0];
   const request = useMemo(() => ({ [rates.dim]: shown.label }), [rates, shown.label]);
-  return html`<${Plot} title=${`Trial ${shown.label}`} note=${`“Save…” fetches its ${rates.title.toLowerCase()}`} traces=${figure.traces} layout=${figure.layout} height=${figure.height}
+  return html`<${Plot} title=${`Trial ${shown.label}`} note=${`“Save…” has all panels as CSV, and its ${rates.title.toLowerCase()} as npy`} traces=${figure.traces} layout=${figure.layout} height=${figure.height}
     path=${rates.path} query=${request} />`;
 }
