@@ -128,6 +128,8 @@ export function Field({ label, help, unit, error, children }) {
   </div>`;
 }
 
+const LONG = 20; // letters of a header that takes two lines
+
 /**
  * A table that sorts by a click on a header.
  *
@@ -155,7 +157,7 @@ export function Table({ columns, rows, caption, initial, onRow, onSort, most = I
   const shown = isWhole ? sorted : sorted.slice(0, most);
   return html`<div class="table" tabindex="0" role="region" aria-label=${caption}><table>
     <caption class="hidden">${caption}</caption>
-    <thead><tr>${columns.map((column) => html`<th scope="col" class=${column.numeric ? "number" : ""}
+    <thead><tr>${columns.map((column) => html`<th scope="col" class=${`${column.numeric ? "number" : ""}${column.label.length > LONG ? " long" : ""}`}
       aria-sort=${sort?.key === column.key ? (sort.descending ? "descending" : "ascending") : undefined}>
       ${column.unsorted ? column.label : html`<button type="button" class="plain" title=${column.help} onClick=${() => toggle(column.key)}>${column.label}
         <span aria-hidden="true">${sort?.key === column.key ? (sort.descending ? " ↓" : " ↑") : ""}</span></button>`}</th>`)}</tr></thead>
