@@ -82,8 +82,8 @@ function figureOf(models, arrays, { by, isTogether, isNarrow }) {
     if (isTogether) layout.scene = scene;
     else Object.assign(layout, besideOf(layout, name, scene, index, rows, models.length, one));
     const paths = arrays[index].values.map((trajectory) => trajectory.map(project));
-    if (isTogether) traces.push({ ...lineOf(paths, name), name: one.name, line: { color: one.colour, width: 5 } });
-    else paths.forEach((path, at) => traces.push({ ...lineOf([path], name), name: String(conditions[at]), legendgroup: String(conditions[at]), showlegend: index === 0, line: { color: colourOf(at, paths.length), width: 5 } }));
+    if (isTogether) traces.push({ ...lineOf(paths, name), meta: { condition: paths.flatMap((path, at) => Array(path.length + 1).fill(conditions[at])) }, name: one.name, line: { color: one.colour, width: 5 } });
+    else paths.forEach((path, at) => traces.push({ ...lineOf([path], name), meta: { model: one.name }, name: String(conditions[at]), legendgroup: String(conditions[at]), showlegend: index === 0, line: { color: colourOf(at, paths.length), width: 5 } }));
     const starts = paths.map((path) => path.find(([x]) => x !== null) ?? [null, null, null]);
     if (isTogether) traces.push(lettersOf(paths, one, name));
     traces.push({ type: "scatter3d", mode: "markers", scene: name, showlegend: false, hoverinfo: "skip", x: starts.map(([x]) => x), y: starts.map(([, y]) => y), z: starts.map(([, , z]) => z), marker: { size: 4, color: isTogether ? one.colour : starts.map((_, at) => colourOf(at, starts.length)) } });

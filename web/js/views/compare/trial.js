@@ -75,7 +75,7 @@ function factorFigureOf(models, trials, { all }) {
     const [, bins, count] = all[index].shape;
     return Array.from({ length: count }, (_, factor) => ({
       type: "scatter", mode: "lines", x, y: known(Array.from({ length: bins }, (_unused, bin) => all[index].data[bin * count + factor])), xaxis: `x${suffix}`, yaxis: `y${suffix}`,
-      line: { color: colourOf(factor, count), width: 1.4 }, hovertemplate: `${letter}, factor ${factor}<br>%{x:.3f} s<br>%{y:.3~g}<extra></extra>`,
+      name: `${letter}, factor ${factor}`, line: { color: colourOf(factor, count), width: 1.4 }, hovertemplate: `${letter}, factor ${factor}<br>%{x:.3f} s<br>%{y:.3~g}<extra></extra>`,
     }));
   });
   return { traces, layout, height: 60 + 170 * models.length };
