@@ -49,7 +49,7 @@ function Ingesting({ dataset }) {
   return html`<div class="card"><p class="row"><progress aria-label="The file is being read"></progress> <b role="status">The service reads the file.</b></p>
     <p class="muted">It recognises the format, assigns each variable its role, counts spikes in bins and checks them. This takes seconds for most files and
       some minutes for gigabytes. You can leave this page.</p>
-    ${Date.now() - new Date(dataset.created_at) > 60000 && html`<p class="warning">It waits longer than usual. Other files may come first; or no worker runs: <${Link} to="/use">see the workers<//>.</p>`}</div>`;
+    ${Date.now() - new Date(dataset.created_at) > 60000 && html`<p class="warning">It waits longer than usual. Other files may come first; or no worker runs: <${Link} to="/use" query=${{ tab: "service" }}>see the workers<//>.</p>`}</div>`;
 }
 
 /** A rejected file, or one that the service could not read. */
