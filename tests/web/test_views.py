@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.web.browser import Watch, assert_accessible, open_view, wait_until_ready
 from tests.web.overflow import overflows
@@ -11,7 +11,7 @@ from tests.web.service import SeededService
 from tests.web.views import VIEWS, View
 
 Service = Callable[[str], SeededService]
-NARROW = {"width": 420, "height": 800}
+NARROW: ViewportSize = {"width": 420, "height": 800}
 FOCUSED = """() => {
   const element = document.activeElement;
   if (element === document.body) return null;
