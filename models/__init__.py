@@ -27,7 +27,7 @@ each equation of the papers is:
 | read-ins by principal-components regression | `stitching` |
 | averages over the posterior | `inference` |
 | bits per spike, co-smoothing, R², … | `domain.scores` |
-| systems whose rates are known | `synthetic` |
+| systems whose rates are known | `domain.synthetic` |
 """
 
 from domain.architecture import Architecture
@@ -37,7 +37,6 @@ from models.data import Session, TrainingData, sample_validation_mask
 from models.inference import Latents, infer_latents, iterate_latents
 from models.population import EpochScores, Population
 from models.stitching import principal_components_initial_values
-from models.synthetic import SyntheticRecording, chaotic_rnn, driven, lorenz, two_sessions
 
 __all__ = [
     "Architecture",
@@ -47,15 +46,10 @@ __all__ = [
     "Latents",
     "Population",
     "Session",
-    "SyntheticRecording",
     "TrainingData",
     "TrainingOptions",
-    "chaotic_rnn",
-    "driven",
     "infer_latents",
     "iterate_latents",
-    "lorenz",
     "principal_components_initial_values",
     "sample_validation_mask",
-    "two_sessions",
 ]

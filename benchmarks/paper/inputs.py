@@ -28,7 +28,8 @@ from benchmarks.paper.harness import (
 )
 from domain.scores import r2_true_rates
 from domain.smoothing import gaussian
-from models import Architecture, Hyperparameters, Latents, TrainingOptions, driven
+from domain.synthetic import driven
+from models import Architecture, Hyperparameters, Latents, TrainingOptions
 
 Floats = NDArray[np.float64]
 NEIGHBOURS = 3  # bins on each side

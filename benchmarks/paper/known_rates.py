@@ -34,6 +34,7 @@ from benchmarks.paper.harness import (
     packs,
 )
 from domain.scores import bits_per_spike, r2_true_rates
+from domain.synthetic import lorenz
 from models import (
     Architecture,
     Hyperparameters,
@@ -43,7 +44,6 @@ from models import (
     TrainingData,
     TrainingOptions,
     infer_latents,
-    lorenz,
 )
 
 GOAL = 0.94

@@ -30,7 +30,8 @@ from benchmarks.paper.harness import (
 )
 from domain.ranks import spearman
 from domain.scores import r2_true_rates
-from models import Architecture, EpochScores, Hyperparameters, TrainingOptions, lorenz
+from domain.synthetic import lorenz
+from models import Architecture, EpochScores, Hyperparameters, TrainingOptions
 
 WAYS = {  # name: whether with CD, share of samples held out
     "neither": (False, 0.0),

@@ -25,8 +25,8 @@ from benchmarks.paper.harness import (
     train_all,
 )
 from domain.scores import r2_true_rates
-from models import Architecture, Hyperparameters, Session, TrainingOptions, lorenz
-from models.synthetic import SyntheticRecording
+from domain.synthetic import SyntheticRecording, lorenz
+from models import Architecture, Hyperparameters, Session, TrainingOptions
 
 TEST_TRIALS = 260
 FIXED_SEEDS = (0, 1, 2)

@@ -25,14 +25,13 @@ from benchmarks.paper.harness import (
     train_all,
 )
 from domain.scores import r2_true_rates
+from domain.synthetic import SyntheticRecording, two_sessions
 from models import (
     Architecture,
     Hyperparameters,
     TrainingOptions,
     principal_components_initial_values,
-    two_sessions,
 )
-from models.synthetic import SyntheticRecording
 
 BATCH = 32
 WAYS = ("alone", "stitched", "stitched, random start")

@@ -20,7 +20,7 @@ from tests.api.conftest import serve
 from tests.app_copies import app_of
 from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_job, read_models
-from tests.worker.real_training import ingest, run_job
+from tests.worker.real_training import ingest, run_job, unhurried
 from worker.context.process import TrainingProcess
 from worker.context.slices import Work, load_work
 from worker.ingest.service import ingest_dataset
@@ -48,7 +48,7 @@ class Lab:
         answer = self.client.post("/v1/datasets:combine", json={"dataset_ids": session_ids})
         assert answer.status_code == 202, answer.text
         dataset_id: str = answer.json()["id"]
-        ingest_dataset(self.database, self.arrays, self.settings, dataset_id, "test")
+        ingest_dataset(self.database, self.arrays, unhurried(self.settings), dataset_id, "test")
         return dataset_id
 
     def search(self, dataset_id: str, **changes: Any) -> str:

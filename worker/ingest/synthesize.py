@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from models import synthetic
+from domain import synthetic
 from store.disk_errors import is_disk_error
 from worker.ingest.parse import DISK_ERROR, NOT_WRITTEN
 

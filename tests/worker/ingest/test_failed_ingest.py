@@ -24,7 +24,9 @@ from worker.scheduling.leases import LeaseLost, reap, try_again_later
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path / "data")
+    lab = Lab(tmp_path / "data")
+    lab.settings.heartbeat_seconds, lab.settings.max_attempts = 1.0, 2
+    return lab
 
 
 @pytest.fixture

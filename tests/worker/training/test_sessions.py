@@ -18,7 +18,7 @@ from store.tables import DEFAULT_TENANT, Dataset
 from tests.worker.conftest import SPECIFICATION
 from tests.worker.fake_workers import read_job, read_models, read_slices
 from tests.worker.lab import Lab
-from tests.worker.real_training import curves
+from tests.worker.real_training import curves, unhurried
 from worker.context.checkpoints import load_checkpoint
 from worker.context.data import read_conditions, read_sessions
 from worker.ingest import combine
@@ -293,7 +293,7 @@ def test_a_session_that_is_gone(lab: Sessions) -> None:
     )  # fmt: skip
     with lab.database.write() as session:
         session.add(row)
-    ingest_dataset(lab.database, lab.arrays, lab.settings, row.id, "test")
+    ingest_dataset(lab.database, lab.arrays, unhurried(lab.settings), row.id, "test")
     found = read_dataset(lab, row.id)
     assert found.state == DatasetState.REJECTED
     assert found.problems is not None
@@ -318,7 +318,7 @@ def test_a_combination_that_went_to_another_worker_leaves_nothing(
         dataset_id = lab.combine(lab.session_ids[::-1])
     assert object_size(lab.arrays, f"{lost[0]}/zarr.json") is None
     assert read_dataset(lab, dataset_id).state == DatasetState.INGESTING
-    ingest_dataset(lab.database, lab.arrays, lab.settings, dataset_id, "another")
+    ingest_dataset(lab.database, lab.arrays, unhurried(lab.settings), dataset_id, "another")
     found = read_dataset(lab, dataset_id)
     assert found.state == DatasetState.READY
     assert found.array_path != lost[0]

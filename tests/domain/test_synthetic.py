@@ -4,9 +4,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from domain.errors import ConfigurationError
 from domain.scores import bits_per_spike, poisson_nll
-from models import ConfigurationError, chaotic_rnn, driven, lorenz, two_sessions
-from models.synthetic import SyntheticRecording, lorenz_session
+from domain.synthetic import (
+    SyntheticRecording,
+    chaotic_rnn,
+    driven,
+    lorenz,
+    lorenz_session,
+    two_sessions,
+)
 
 System = Callable[..., SyntheticRecording]
 SYSTEMS = pytest.mark.parametrize("system", [lorenz, chaotic_rnn, driven, lorenz_session])
@@ -196,7 +203,7 @@ def test_it_depends_on_the_seed(system: System):
 def test_a_recording_is_the_same_in_blocks(system: System, monkeypatch: pytest.MonkeyPatch):
     small = {"conditions": 5, "trials_per_condition": 3, "bins": 20, "neurons": 9}
     whole = system(**small)
-    monkeypatch.setattr("models.synthetic.recording.SAMPLES_PER_BLOCK", 2 * 3 * 20 * 9)
+    monkeypatch.setattr("domain.synthetic.recording.SAMPLES_PER_BLOCK", 2 * 3 * 20 * 9)
     assert np.array_equal(system(**small).spikes, whole.spikes)
 
 

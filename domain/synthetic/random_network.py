@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.errors import require
-from models.synthetic.recording import SyntheticRecording, record, require_sizes
+from domain.synthetic.recording import SyntheticRecording, record, require_sizes
 
 TIME_CONSTANT_S = 0.025
 LONGEST_STEP_S = 0.01  # the papers' step, and their bin width; wider bins take several

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.errors import require
-from models.synthetic.recording import SyntheticRecording, record, require_sizes
+from domain.synthetic.recording import SyntheticRecording, record, require_sizes
 
 Doubles = NDArray[np.float64]
 
