@@ -1,6 +1,7 @@
 """The arrows of the layout, between packages and between the folders of a package."""
 
 import ast
+import functools
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -20,9 +21,16 @@ ALLOWED = {
 }
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file, to be read only: several tests share it."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imported_packages(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -45,14 +53,19 @@ def test_domain_imports_pydantic_and_numpy_alone() -> None:
         assert imported_packages(path) <= allowed, path.name
 
 
+@functools.cache
 def imported_modules(path: Path) -> set[str]:
     """Return every module that a file imports when it runs, also within functions."""
     names: set[str] = set()
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
+    unused = {
+        statement
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for statement in node.body
+    }
+    for node in ast.walk(parsed(path)):
+        if node in unused:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -109,7 +122,7 @@ def test_celery_side_never_imports_torch(module: str) -> None:
         if path in seen:
             continue
         seen.add(path)
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in modules:

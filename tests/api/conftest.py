@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import limits
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -50,6 +52,15 @@ def light_app(settings: Settings, sqlite_database: Database) -> FastAPI:
 @pytest.fixture
 def light_client(light_app: FastAPI) -> TestClient:
     return TestClient(light_app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def still_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock by which requests are counted stands still, so no minute ends while a busy machine sends those of a test."""
+    now = time.time()
+    clock = SimpleNamespace(time=lambda: now)
+    for module in (limits.storage.memory, limits.strategies):
+        monkeypatch.setattr(module, "time", clock)
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def counted(database: Database) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
+@pytest.mark.usefixtures("still_minute")
 @pytest.mark.parametrize("refuse", [wrong_keys, streams, requests])
 def test_a_refused_client_waits_and_costs_little(
     database: Database, tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch

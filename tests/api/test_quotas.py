@@ -284,6 +284,7 @@ def test_work_that_is_cancelled_or_deleted_has_used_device_time(
     assert sorted(deleted) == ["dataset.deleted", "inference.deleted", "job.deleted"]
 
 
+@pytest.mark.usefixtures("still_minute")
 def test_requests_in_a_minute(database: Database, tmp_path: Path) -> None:
     client = client_with(
         database,

@@ -95,7 +95,9 @@ def requests_of(app: FastAPI, ids: dict[str, str]) -> Iterator[tuple[str, str, s
                 yield method.upper(), re.sub(r"{\w+}", "x", filled), operation["operationId"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "job" else pytest.mark.slow) for kind in KINDS]
+)
 def test_a_share_shows_its_target_and_no_route_shows_anything_else(light_lab: Lab, kind: TargetKind) -> None:
     app, client = light_lab.example.app, light_lab.client
     mine = bearer(light_lab.share(kind)["token"])

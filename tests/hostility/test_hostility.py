@@ -49,6 +49,7 @@ def some() -> Iterator[HostileFile]:
     return islice((file for file in corpus() if file.format == "npz" and not file.is_slow), 0, None, 20)
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
     found = run(seconds=2.0, seed=5, only="npz", files=some, keep=tmp_path / "kept")
     assert found["files"] > found["corpus_files"] >= 4

@@ -109,6 +109,7 @@ def claimed_again(service: FaultyService, piece: Slice) -> Slice | None:
     return None if found.lease_token in (None, piece.lease_token) else found
 
 
+@pytest.mark.slow
 def test_a_model_that_never_fits_fails_alone(on_sqlite: FaultyService) -> None:
     """It is the first test, for packs are made smaller where workers died a moment ago."""
     job_id = on_sqlite.begin(models=3, name="model 1 never fits")
@@ -120,7 +121,7 @@ def test_a_model_that_never_fits_fails_alone(on_sqlite: FaultyService) -> None:
 @pytest.mark.parametrize(
     ("database", "victim"),
     [
-        ("sqlite", "worker"),
+        pytest.param("sqlite", "worker", marks=pytest.mark.slow),
         ("postgresql", "worker"),
         pytest.param("sqlite", "pool child", marks=pytest.mark.slow),
     ],
@@ -150,6 +151,7 @@ def test_a_killed_worker_loses_nothing(request: pytest.FixtureRequest, database:
     assert service.lost_and_failed(job_id) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_killed_training_process_is_an_attempt(on_sqlite: FaultyService) -> None:
     """The kernel's way with who takes too much memory. Training goes on from the checkpoint, at once."""
     job_id = on_sqlite.begin(name="slow")  # else a fast machine may need one slice only
@@ -212,6 +214,7 @@ def test_sigterm_gives_the_slice_back(on_postgresql: FaultyService) -> None:
     assert service.lost_and_failed(job_id) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_killed_broker(on_sqlite: FaultyService) -> None:
     job_id = on_sqlite.begin()
     on_sqlite.slice_under_way(job_id)
@@ -394,6 +397,7 @@ def test_a_stopped_job_selects_from_what_is_there(on_postgresql: FaultyService) 
     service.check_objects()
 
 
+@pytest.mark.slow
 def test_stopping_the_service_and_starting_it_again(on_sqlite: FaultyService) -> None:
     """Every process ends within the grace time; what was under way is kept and goes on."""
     job_id = on_sqlite.begin(models=1)

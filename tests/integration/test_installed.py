@@ -207,6 +207,7 @@ def test_nothing_of_the_checkout_is_on_the_path(bare: Installation) -> None:
         bare.run("python", "-c", "import pytest")
 
 
+@pytest.mark.slow
 def test_the_main_job(installation: Installation, tmp_path: Path) -> None:
     files: dict[str, Any] = {}
     for name, example in EXAMPLES.items():

@@ -162,8 +162,13 @@ CHECKS: dict[str, Callable[[Path, str], None]] = {
 """What a page leaves behind."""
 
 
+def _marked(page: str) -> object:
+    """The pages that train most are of `make test-all`."""
+    return pytest.param(page, marks=[pytest.mark.slow] if page == "docs/tutorial.md" else [])
+
+
 @pytest.mark.timeout(900)  # pages train; a busy machine needs its time
-@pytest.mark.parametrize("page", RUN_HERE)
+@pytest.mark.parametrize("page", [_marked(page) for page in RUN_HERE])
 def test_the_commands_of_a_page(page: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shell.folder)
     for name, value in shell.environment().items():

@@ -146,6 +146,7 @@ def check_session(lab: Laboratory, session: str, client: Client) -> None:
     assert decoding == (dict(model.decoding(behaviour=behaviour)) if behaviour else None)
 
 
+@pytest.mark.slow
 def test_the_notebook(service: EmbeddedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = nbformat.read(PIPELINES / "latents.ipynb", as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]

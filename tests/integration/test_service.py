@@ -162,6 +162,7 @@ def test_a_rejected_file_says_why(service: EmbeddedService, tmp_path: Path) -> N
         client.upload_dataset(tmp_path / "bad.npz")
 
 
+@pytest.mark.slow
 def test_two_jobs_of_two_users_on_two_workers(start_service: StartService, spikes_file: Path) -> None:
     service = start_service(workers=2)
     results: dict[str, dict[str, Any]] = {}

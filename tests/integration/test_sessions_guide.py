@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from worker.embedded import EmbeddedService
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "sessions.md"
 
 
+@pytest.mark.slow
 def test_commands_of_the_guide(service: EmbeddedService, tmp_path: Path) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3

@@ -239,6 +239,7 @@ class GeneratorContract:
         )
         assert_same(dict(np.load(files[2])), model, given)
 
+    @pytest.mark.slow
     def test_an_exported_program_runs_without_torch(self) -> None:
         model = self.program("controller")
         running = onnxruntime.InferenceSession(onnx_program(model, BINS))

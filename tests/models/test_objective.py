@@ -236,7 +236,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("ragged_with_gaps", [False, True], ids=["even", "ragged with gaps"])
+@pytest.mark.parametrize(
+    "ragged_with_gaps",
+    [pytest.param(False, id="even", marks=pytest.mark.slow), pytest.param(True, id="ragged with gaps")],
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_loss_and_gradients_are_those_of_the_plain_implementation(options, ragged_with_gaps):
     base, changes = options
@@ -252,7 +255,9 @@ def test_ends_and_gaps_by_themselves(options, ragged, gaps):
     assert_same_everywhere(dataclasses.replace(base, **changes), ragged=ragged, gaps=gaps)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "seed", [0, 1, 2, *(pytest.param(one, marks=pytest.mark.slow) for one in range(3, 10))]
+)
 def test_random_combinations_are_those_of_the_plain_implementation(seed):
     random = np.random.default_rng(seed)
 

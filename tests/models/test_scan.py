@@ -336,6 +336,7 @@ def test_no_code_is_loaded_from_a_folder_that_others_may_write_to(monkeypatch, t
     assert compiled._cache_folder() == folder
 
 
+@pytest.mark.slow
 def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path):
     if compiled.library() is None:
         pytest.skip("there is no C compiler here, so there is no compiled library")

@@ -29,19 +29,20 @@ from store.array_store import (
 )
 from store.arrays import CHUNK_BYTES, ArrayGroupWriter, NamedArray, RowWriter, chunk_shape, open_array
 from store.database import Database
-from store.migrate import migrate
+from tests.servers import ReusedDatabase
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "folder"])
 def arrays(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path / 'arrays.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_database_url")
-    database = Database(url)
-    migrate(database)
+    reused: ReusedDatabase | None = (
+        request.getfixturevalue("reused_database") if request.param == "postgresql" else None
+    )
+    database = Database(reused.take()) if reused else request.getfixturevalue("sqlite_database")
     location = f"file://{tmp_path / 'arrays'}" if request.param == "folder" else "sql:"
     yield open_array_store(location, database)
     database.close()
+    if reused:
+        reused.give_back()
 
 
 def test_objects_are_what_was_written(arrays: Store) -> None:

@@ -121,6 +121,7 @@ def test_tab_of_a_link_that_was_revoked_says_so_and_leads_home(
     assert not page.evaluate("() => sessionStorage.getItem('latentry.key')")
 
 
+@pytest.mark.slow
 def test_link_opens_on_the_view_that_it_was_made_on(
     page: Page, watch: Watch, lab: SeededService, guarded: SeededService
 ) -> None:
@@ -158,6 +159,7 @@ def test_shared_view_offers_nothing_that_the_share_may_not_read(
     assert "/v1/" not in page.locator("main").inner_text()
 
 
+@pytest.mark.slow
 def test_key_that_may_only_read_is_told_so_before_and_after_an_action(
     page: Page, watch: Watch, guarded: SeededService
 ) -> None:

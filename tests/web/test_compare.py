@@ -3,6 +3,7 @@
 import re
 
 import httpx
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.web.browser import Watch, open_view
@@ -10,6 +11,7 @@ from tests.web.service import SeededService
 from tests.web.test_model import DRAWING
 
 
+@pytest.mark.slow
 def test_models_are_compared_in_scores_trials_and_space(page: Page, watch: Watch, lab: SeededService) -> None:
     watch.allow(DRAWING)
     ids = [lab.ids["model"], lab.ids["model_leaking"]]

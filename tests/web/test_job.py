@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from store import events
@@ -27,6 +28,7 @@ def cells(page: Page, column: int) -> list[str]:
     return page.locator(f"section[aria-label=Models] tbody td:nth-child({column})").all_inner_texts()
 
 
+@pytest.mark.slow
 def test_leaks_are_marked_and_explained(page: Page, lab: SeededService) -> None:
     job_id = lab.ids["job_leaking"]
     found: dict[str, Any] = httpx.get(f"{lab.url}/v1/jobs/{job_id}").json()["diagnostics"]
@@ -67,6 +69,7 @@ def test_models_are_sorted_hidden_and_compared_and_the_address_keeps_it(
     assert page.evaluate("() => document.querySelector('.plot-area').layout.xaxis.type") == "log"
 
 
+@pytest.mark.slow
 def test_every_part_of_a_population_has_an_address(page: Page, lab: SeededService) -> None:
     address = f"/jobs/{lab.ids['job_done']}"
     open_view(page, lab.url, f"{address}?tab=decisions&kind=copy")

@@ -10,6 +10,7 @@ from tests.web.test_views import Service
 from tests.web.views import VIEWS
 
 
+@pytest.mark.slow
 def test_every_figure_is_measured(
     browser: Browser, seeded_service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip

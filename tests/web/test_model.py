@@ -61,6 +61,7 @@ def test_keys_step_through_trials_and_only_shown_trials_are_read(page: Page, lab
     assert not whole, "only trials that are shown, and their neighbours, are read"
 
 
+@pytest.mark.slow
 def test_neurons_come_in_the_order_of_their_prediction(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, f"/models/{lab.ids['model']}?order=score")
     scores = httpx.get(f"{lab.url}/v1/models/{lab.ids['model']}/neurons?split=valid").json()
@@ -86,6 +87,7 @@ def undefined_score(route: Route) -> None:
     route.fulfill(json=found | {"tested": {"trials": 9}, "notes": []})
 
 
+@pytest.mark.slow
 def test_constant_behaviour_is_named_and_not_offered_first(page: Page, lab: SeededService) -> None:
     page.route("**/arrays/hand_velocity?*", constant_array)
     page.route("**/decoding?behaviour=hand_velocity&*", undefined_score)
@@ -103,6 +105,7 @@ def test_constant_behaviour_is_named_and_not_offered_first(page: Page, lab: Seed
     expect(page.get_by_text("Hand velocity is constant, so there is no R²")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_trajectories_are_averaged_aligned_and_moved_along_time(
     page: Page, watch: Watch, lab: SeededService
 ) -> None:
@@ -162,6 +165,7 @@ def test_single_trajectories_are_filtered_by_metadata(page: Page, watch: Watch, 
     assert names == {"3"}
 
 
+@pytest.mark.slow
 def test_psths_show_data_with_errors_against_the_model(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, f"/models/{lab.ids['model']}?tab=psth&neurons=4&smooth=0")
     model = array(lab, "rates", average="condition", neuron=4)["values"]
@@ -186,6 +190,7 @@ def test_behaviour_is_decoded(page: Page, lab: SeededService) -> None:
 
 
 @pytest.mark.parametrize("tab", ["scores", "about"])
+@pytest.mark.slow
 def test_what_a_model_is_and_how_good_it_is(page: Page, lab: SeededService, tab: str) -> None:
     open_view(page, lab.url, f"/models/{lab.ids['model']}?tab={tab}")
     document = httpx.get(f"{lab.url}/v1/models/{lab.ids['model']}").json()

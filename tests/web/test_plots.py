@@ -11,6 +11,7 @@ from tests.web.browser import open_view
 from tests.web.service import SeededService
 
 
+@pytest.mark.slow
 def test_pictures_are_saved_and_no_button_sends_a_plot_away(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, f"/jobs/{lab.ids['job_done']}")
     for name, beginning in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):

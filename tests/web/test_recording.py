@@ -235,6 +235,7 @@ def test_problems_and_warnings_offer_options_that_the_service_takes(
         assert any(changed_options(patch, wanted) == patch for patch in patches), (messages, patches)
 
 
+@pytest.mark.slow
 def test_filters_select_trials_and_show_the_same_conditions(page: Page, lab: SeededService) -> None:
     url, ids = lab.url, lab.ids
     path = f"{url}/v1/datasets/{ids['dataset']}"

@@ -4,6 +4,7 @@ import json
 import re
 
 import httpx
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.web.browser import Watch, open_view
@@ -24,6 +25,7 @@ def specification(page: Page) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_fields_are_checked_while_one_edits(page: Page, watch: Watch, lab: SeededService) -> None:
     watch.allow("status 422: POST .*validate_only")
     open_view(page, lab.url, f"/search?dataset={lab.ids['dataset']}")

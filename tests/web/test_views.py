@@ -24,7 +24,7 @@ MISSED = """() => {
   const isMissed = (one) => one.tabIndex >= 0 && !one.dataset.tabbed && one.checkVisibility({ visibilityProperty: true });
   return [...all].filter(isMissed).map((one) => one.outerHTML);
 }"""
-OF_TEST_ALL = ("compare", "help", "share")
+OF_TEST_ALL = ("compare", "help", "search", "share", "use")
 """Modules that take long to draw, or that say little."""
 
 

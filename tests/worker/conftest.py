@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import event
 from zarr.abc.store import Store
 
+import worker.ingest.service
 from domain.job_specification import JobSpecification
 from domain.states import DatasetState, DeliveryState, InferenceState, JobState, ModelState, SliceState
 from store import outbox
@@ -20,6 +22,8 @@ from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Dataset, Inference, Job, Model, Slice, Tenant, Trial, WebhookDelivery
 from tests.worker.real_training import ingest
 from worker.context.process import TrainingProcess
+from worker.ingest.readers import ReadOptions
+from worker.ingest.sandbox import ParsedFile, parse_in_sandbox
 
 SPECIFICATION: dict[str, Any] = {
     "architecture": {"encoder_units": 8, "initial_condition_dim": 8, "generator_units": 8, "factors": 3},
@@ -127,10 +131,21 @@ def make_job(database: Database) -> Callable[..., str]:
     return make
 
 
+@pytest.fixture(scope="session")
+def parsed_spikes(spikes_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ParsedFile:
+    """The NPZ of the tests as its subprocess reads it, once for all."""
+    parsed = parse_in_sandbox(spikes_file, tmp_path_factory.mktemp("parsed"), ReadOptions())
+    assert isinstance(parsed, ParsedFile)
+    return parsed
+
+
 @pytest.fixture
-def dataset_id(database: Database, arrays: Store, settings: Settings, spikes_file: Path) -> str:
+def dataset_id(
+    database: Database, arrays: Store, settings: Settings, spikes_file: Path, parsed_spikes: ParsedFile
+) -> str:
     """The NPZ of the tests."""
-    return ingest(database, arrays, settings, spikes_file)
+    with patch.object(worker.ingest.service, "parse_in_sandbox", return_value=parsed_spikes):
+        return ingest(database, arrays, settings, spikes_file)
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 def test_a_trained_model_runs_elsewhere(lab: Lab, spikes_file: Path, tmp_path: Path) -> None:
     job_id = lab.search(lab.ingest(spikes_file), inference={"posterior_samples": 200})
     model = lab.selected(job_id)

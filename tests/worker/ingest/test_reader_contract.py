@@ -90,7 +90,9 @@ class TestEveryReader:
                 for problem in found.warnings
             )
 
-    @pytest.mark.parametrize("share", [0.05, 0.4, 0.8, 0.99])
+    @pytest.mark.parametrize(
+        "share", [0.4, 0.99, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.05, 0.8))]
+    )
     def test_a_truncated_file_is_refused_or_read(
         self, example: ExampleFile, share: float, tmp_path: Path
     ) -> None:
