@@ -34,6 +34,23 @@ def pytest_configure(config: pytest.Config) -> None:
         runpy.run_path(str(generator), run_name="__main__")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make test-all` what `make test` tries elsewhere: routes and sweeps on SQLite, where most other tests of them run.
+
+    On both kinds `make test` tries stores, scheduling and whatever a test names itself.
+    """
+    for item in items:
+        of_folder = item.path.relative_to(Path(__file__).parent).as_posix()
+        kind = (
+            item.callspec.params.get("database")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if kind == "sqlite" and of_folder.startswith(("api/", "worker/maintenance/")):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The server of the tests that only need a database."""

@@ -72,7 +72,10 @@ def test_what_one_has_is_not_sent_again(
     assert light_client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["example", "a $\\frac{ <b> & \n line \x01" + "x" * 150, "脑 → 🧠"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("example", marks=pytest.mark.slow), "a $\\frac{ <b> & \n line \x01" + "x" * 150, "脑 → 🧠"],
+)
 def test_the_pictures(name: str, light_client: TestClient, sqlite_database: Database) -> None:
     arrays: Store = light_client.app.state.arrays  # type: ignore[attr-defined]
     dataset_id = add(sqlite_database, arrays, preview(), name)

@@ -15,6 +15,7 @@ from tests.api.test_infer_now import Worker
 from tests.api.test_inferences import add_trained
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(
     sqlite_database: Database, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

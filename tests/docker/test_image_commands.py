@@ -218,6 +218,7 @@ def test_a_wrong_password_is_refused_by_the_broker(image: Image) -> None:
     assert redis.Redis("127.0.0.1", image.broker_port, password=SECRETS["REDIS_PASSWORD"]).ping()
 
 
+@pytest.mark.slow
 def test_the_image_alone_is_the_whole_service(image: Image) -> None:
     unset = ["env", "-u", "LATENTRY_REDIS_URL", "-u", "LATENTRY_DATABASE_URL"]
     container = image.start("alone", [*unset, *default_command(), "--port", str(free_port())])

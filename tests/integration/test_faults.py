@@ -373,6 +373,7 @@ def test_pause_resume_cancel_retry(on_postgresql: FaultyService) -> None:
     assert service.lost_and_failed(job_id) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_stopped_job_selects_from_what_is_there(on_postgresql: FaultyService) -> None:
     """It does so while no ingest makes progress."""
     service = on_postgresql

@@ -225,6 +225,7 @@ def test_the_main_job(installation: Installation, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 1000, name
 
 
+@pytest.mark.slow
 def test_the_page(installation: Installation) -> None:
     """Every module and library of the page is in the wheel; tests/web shows it in a browser."""
     page = httpx.get(f"{installation.url}/")
@@ -235,6 +236,7 @@ def test_the_page(installation: Installation) -> None:
             assert answer.status_code == 200, path
 
 
+@pytest.mark.slow
 def test_the_command_line(installation: Installation) -> None:
     url = ("--url", installation.url)
 

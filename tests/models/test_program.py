@@ -101,6 +101,7 @@ def test_a_program_of_torch_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         program(*map(torch.from_numpy, data(made, 2, BINS + 1)))
 
 
+@pytest.mark.slow
 def test_a_program_of_onnx_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     made = model(**PLACES, external_inputs=2)
     least = least_bins(made.architecture)

@@ -31,6 +31,7 @@ def test_models_are_compared_in_scores_trials_and_space(page: Page, watch: Watch
     expect(page.get_by_text("Rates of neuron 0 in trial 0")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_jobs_are_searched_for_models_to_compare(page: Page, watch: Watch, lab: SeededService) -> None:
     watch.allow(DRAWING)
     open_view(page, lab.url, "/compare")

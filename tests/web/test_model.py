@@ -129,6 +129,7 @@ def test_trajectories_are_averaged_aligned_and_moved_along_time(
     assert len(traces(page, "x")[-1]["x"]) == len(conditions)
 
 
+@pytest.mark.slow
 def test_all_single_trials_are_drawn_and_lead_to_their_pages(
     page: Page, watch: Watch, lab: SeededService
 ) -> None:
@@ -205,6 +206,7 @@ def test_what_a_model_is_and_how_good_it_is(page: Page, lab: SeededService, tab:
         expect(page.get_by_role("button", name="Delete…")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_model_without_latents_says_what_to_do(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, f"/models/{lab.ids['model_training']}")
     expect(page.get_by_role("heading", name="This model is still training")).to_be_visible()

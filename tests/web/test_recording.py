@@ -178,11 +178,14 @@ def in_page(page: Page, expression: str, *arguments: Any) -> Any:
     return page.evaluate(script, list(arguments))
 
 
+@pytest.mark.slow
 def test_the_form_has_every_option(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, "/add")
     assert set(in_page(page, "[...options.FIELDS.keys()]")) == paths_of(DatasetOptions)
 
 
+QUICK = ("no bin width", "two arrays of counts")
+"""Files of `make test`; `make test-all` has all."""
 FILES: dict[str, tuple[Mapping[str, Any], list[dict[str, Any]]]] = {
     "no bin width": ({"spikes": COUNTS}, [{"bin_width_s": 0.02}]),
     "two arrays of counts": (
@@ -212,7 +215,9 @@ FILES: dict[str, tuple[Mapping[str, Any], list[dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FILES]
+)
 def test_problems_and_warnings_offer_options_that_the_service_takes(
     page: Page, lab: SeededService, tmp_path: Path, name: str
 ) -> None:
@@ -257,6 +262,7 @@ def test_filters_select_trials_and_show_the_same_conditions(page: Page, lab: See
     expect(page.get_by_role("figure").filter(has_text=f"Spikes of trial {found[0]}")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_click_on_the_raster_shows_the_mean_rate_of_its_neuron(page: Page, lab: SeededService) -> None:
     url, ids = lab.url, lab.ids
     open_view(page, url, f"/datasets/{ids['dataset']}")

@@ -94,6 +94,7 @@ def test_a_job_is_started_again_with_changes(page: Page, own_lab: ApiProcess) ->
     }
 
 
+@pytest.mark.slow
 def test_a_search_without_a_data_set_says_what_to_do(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, "/search")
     expect(page.get_by_label("Data set", exact=True)).to_be_visible()

@@ -124,7 +124,9 @@ def test_the_disk_is_out_of_reach(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or landlock_version() < 1, reason="this kernel has no Landlock")
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "version", [1, *(pytest.param(version, marks=pytest.mark.slow) for version in (2, 3, 4))]
+)
 def test_older_kernels_close_the_disk_as_well(version: int, tmp_path: Path) -> None:
     found = probe(tmp_path, version)
     assert (found["secret"], found["passwd"], found["program"]) == ("PermissionError",) * 3

@@ -87,7 +87,13 @@ def test_hostile_files_in_the_sandbox(tmp_path: Path) -> None:
     assert running_children() <= before
 
 
-@pytest.mark.parametrize("confined", [True, False], ids=["confined", "with the disk in sight"])
+@pytest.mark.parametrize(
+    "confined",
+    [
+        pytest.param(True, id="confined"),
+        pytest.param(False, id="with the disk in sight", marks=pytest.mark.slow),
+    ],
+)
 def test_hostile_files_in_children_of_a_warm_process(confined: bool, tmp_path: Path) -> None:
     found: dict[str, FileResult] = {}
     with fork_servers(2, tmp_path, LIMITS, confined) as servers:

@@ -97,7 +97,9 @@ def test_models_of_other_seeds_differ_and_are_scored_on_the_same_samples(
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("observation", ["poisson", "negative_binomial"])
+@pytest.mark.parametrize(
+    "observation", ["poisson", pytest.param("negative_binomial", marks=pytest.mark.slow)]
+)
 def test_every_report_has_the_sv_loss_in_bits_per_spike(
     process: TrainingProcess, database: Database, dataset_id: str, observation: str
 ) -> None:

@@ -362,7 +362,7 @@ def test_a_database_that_is_away_interrupts_no_training(
     assert curves(database, job_id) == curves(database, undisturbed)
 
 
-@pytest.mark.parametrize("verb", ["pause", "stop"])
+@pytest.mark.parametrize("verb", ["pause", pytest.param("stop", marks=pytest.mark.slow)])
 def test_a_slice_under_way_ends_with_the_epoch_in_which_its_job_is_paused_or_stopped(
     database: Database, process: TrainingProcess, settings: Settings, dataset_id: str, verb: str
 ) -> None:

@@ -83,7 +83,9 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("observation", ["poisson", "negative_binomial"])
+@pytest.mark.parametrize(
+    "observation", [pytest.param("poisson", marks=pytest.mark.slow), "negative_binomial"]
+)
 def test_a_job_with_everything_stores_inputs_and_its_scores(
     database: Database, arrays: Store, process: TrainingProcess, driven_id: str, observation: str
 ) -> None:
@@ -366,7 +368,7 @@ def test_ragged_trials_have_no_latents_past_their_end(
     ("system", "shape", "parameters"),
     [
         ("lorenz", (15, 50, 29), {}),
-        ("chaotic_rnn", (15, 100, 50), {"gain": 1.5}),
+        pytest.param("chaotic_rnn", (15, 100, 50), {"gain": 1.5}, marks=pytest.mark.slow),
         ("driven", (15, 100, 50), {"inputs": 2}),
         ("two_sessions", (15, 50, 29), {"session": 1}),
     ],
