@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from domain.scores import poisson_nll, r2_true_rates
+from domain.synthetic import lorenz
 from models import (
     Architecture,
     ConfigurationError,
@@ -16,7 +17,6 @@ from models import (
     TrainingOptions,
     compiled,
     infer_latents,
-    lorenz,
     sample_validation_mask,
 )
 from models.data import evenly

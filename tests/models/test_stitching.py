@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from domain.synthetic import two_sessions
 from models import (
     Architecture,
     ConfigurationError,
@@ -11,7 +12,6 @@ from models import (
     TrainingData,
     TrainingOptions,
     principal_components_initial_values,
-    two_sessions,
 )
 
 D = 3
