@@ -7,10 +7,7 @@ from tests.web.pages import browser, context, page, watch
 __all__ = ["browser", "context", "page", "watch"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep the tests of the common service in one process, so that it starts once, and those of each other file in one."""
-    for item in items:
-        if item.path.parent.name == "integration":
-            shares = "start_service" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("service" if shares else item.path.stem))
+    shares = "start_service" in getattr(item, "fixturenames", ())
+    item.add_marker(pytest.mark.xdist_group("service" if shares else item.path.stem))
