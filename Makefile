@@ -22,7 +22,7 @@ SERVICES := tests/integration
 PYTEST := $(BIN)/python -m pytest
 test: $(VENV)/test
 	@$(PYTEST) -n logical --dist worksteal --ignore=$(SERVICES) & unit=$$!; \
-	$(PYTEST) -n 2 --dist loadgroup $(SERVICES); status=$$?; \
+	$(PYTEST) -n 2 --dist loadfile $(SERVICES); status=$$?; \
 	wait $$unit || status=1; \
 	exit $$status
 
