@@ -73,6 +73,14 @@ def spent_device_time(session: Session, settings: Settings, tenant_id: str) -> U
     return spent[-1] if spent else None
 
 
+def why_work_waits(session: Session, settings: Settings, tenant: Tenant) -> str | None:
+    """Return why no work of a tenant begins: the operator paused it, or its device time is spent. None: work may begin."""
+    if tenant.paused_at is not None:
+        return tenant.pause_sentence
+    spent = spent_device_time(session, settings, tenant.id)
+    return None if spent is None else spent.sentence()
+
+
 def note_device_time(session: Session, settings: Settings, tenant: Tenant) -> None:
     """Write when the tenant's device time frees, so that its work waits until then or begins."""
     spent = spent_device_time(session, settings, tenant.id)

@@ -46,6 +46,7 @@ class _Child:
     environment: dict[str, str]
     process: subprocess.Popen[bytes]
     restarts: int = 0
+    has_been_drained: bool = False
 
 
 class EmbeddedService:
@@ -155,10 +156,18 @@ class EmbeddedService:
         self._spawn(INFER, infer, TORCH_ENVIRONMENT)
 
     def watch(self, stopping: Callable[[], bool]) -> None:
-        """Restart processes that die, until told to stop. Their work continues from its last checkpoint."""
+        """Restart processes that die, until told to stop. Their work continues from its last checkpoint.
+
+        A worker that the operator drained ends without an error, and stays away.
+        """
         while not stopping():
             for child in self._children:
-                if child.process.poll() is not None:
+                if child.has_been_drained:
+                    continue
+                if child.process.poll() == 0 and child.name.startswith("worker-"):
+                    child.has_been_drained = True
+                    logger.info("%s was drained and has ended; the next start begins it again", child.name)
+                elif child.process.poll() is not None:
                     child.restarts += 1
                     logger.warning(
                         "%s ended with status %s; it is started again", child.name, child.process.returncode

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import time
 from functools import lru_cache
 from typing import Any
@@ -40,7 +41,7 @@ _collection: Collection | None = None
 @lru_cache
 def training_handle() -> TrainingHandle:
     """Return the training process of this Celery child."""
-    return TrainingHandle(get_settings().threads)
+    return TrainingHandle(get_settings().threads, worker_pid=os.getppid())
 
 
 @app.task(name=outbox.RUN_SLICE)

@@ -37,6 +37,8 @@ def check_workers(parts: Parts) -> Finding:
         return failed(f"no training process is alive: {seen}{waiting}", hint, queued=queued)
     counted = Counter(one.device for one in workers)
     devices = ", ".join(f"{number} × {device}" for device, number in sorted(counted.items()))
+    if draining := sum(one.draining_since is not None for one in workers):
+        devices += f" ({draining} of them drained by the operator: they end when they are idle)"
     seen = _ago(now - max(one.seen_at for one in workers))
     details = {one.name: {"device": one.device, "seen_at": one.seen_at.isoformat()} for one in workers}
     message = f"training processes alive: {devices}, last seen {seen}{waiting}"

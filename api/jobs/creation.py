@@ -33,7 +33,7 @@ from store.database import database_now
 from store.datasets import given_splits
 from store.identifiers import new_id
 from store.settings import Settings
-from store.tables import Dataset, Job
+from store.tables import Dataset, Job, Tenant
 
 _CURVE_POINT_BYTES = 200
 _SplitData = tuple[SplitGroups, Sequence[Split], bool, bool]
@@ -189,7 +189,6 @@ def preview(session: Session, settings: Settings, tenant_id: str, job: CheckedJo
     epochs = expected_epochs(specification)
     packs = max(min(budget.models, time.workers), -(-budget.models // settings.pack_models))
     kept, latents = _kept_bytes(job)
-    waits = quotas.spent_device_time(session, settings, tenant_id)
     return JobPreview(
         valid=True,
         models=budget.models,
@@ -208,7 +207,7 @@ def preview(session: Session, settings: Settings, tenant_id: str, job: CheckedJo
         kept_bytes=kept + epochs * _CURVE_POINT_BYTES,
         latents_bytes=latents,
         refused_by=[use.sentence(more) for use, more in refused_by(session, settings, tenant_id, job)],
-        waits_for=None if waits is None else waits.sentence(),
+        waits_for=quotas.why_work_waits(session, settings, session.get_one(Tenant, tenant_id)),
         external_inputs=specification.architecture.external_inputs(dataset.report),
         scored_on=scored_on(specification, dataset),
         specification=specification,

@@ -88,7 +88,7 @@ def running_on(session: Session, job_ids: Sequence[str]) -> dict[str, list[Runni
 
 
 def _reasons_to_wait(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
-    """Return why a part of a job waits, by the id of the job: for device time of the tenant, or for space on a full disk."""
+    """Return why a part of a job waits, by the id of the job: for the operator, device time, or space on a disk."""
     now = database_now(session)
     waits = select(Slice.job_id, Slice.error).where(
         Slice.job_id.in_([job.id for job in jobs]), Slice.not_before > now
@@ -98,7 +98,9 @@ def _reasons_to_wait(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
     }
     for job in jobs:
         tenant = session.get_one(Tenant, job.tenant_id)  # all jobs are of one tenant, which is read once
-        if job.state in WORKED_ON and tenant.has_no_device_time(now):
+        if job.state in WORKED_ON and tenant.pause_sentence is not None:
+            found[job.id] = tenant.pause_sentence
+        elif job.state in WORKED_ON and tenant.has_no_device_time(now):
             frees_at = f"{tenant.device_time_frees_at:%Y-%m-%dT%H:%M:%SZ}"
             found[job.id] = (
                 f"the device time of your tenant is spent; the job continues at {frees_at}. "

@@ -44,8 +44,8 @@ class JobProgress(BaseModel):
         "and once it has ended."
     )
     waits_for: str | None = Field(
-        description="Why a part of the job waits: for device time of your tenant, or for space on a full disk. The service "
-        "continues by itself."
+        description="Why a part of the job waits: for device time of your tenant, for space on a full disk, or because the "
+        "operator paused your tenant. The service continues by itself."
     )
 
 
@@ -265,7 +265,8 @@ class JobPreview(BaseModel):
         description="Quotas that would refuse this job now, with what is used and allowed. Empty: none."
     )
     waits_for: str | None = Field(
-        description="Why the job would not begin at once: the device time of your tenant is spent. null: it would."
+        description="Why the job would not begin at once: the device time of your tenant is spent, or the operator paused your "
+        "tenant. null: it would."
     )
     step_memory_bytes: int = Field(description="Approximate memory of a training step of one model.")
     external_inputs: int = Field(description="Number of known inputs in each bin, from the data set.")

@@ -15,7 +15,7 @@ from domain.states import JobState, SliceState
 from store.budget import Spent, wall_seconds
 from store.database import database_now
 from store.tables import Dataset, Event, Job, Model, Slice
-from store.workers import alive_workers
+from store.workers import available_workers
 
 _SLICES_MEASURED = 50
 
@@ -38,13 +38,13 @@ def seconds_left(
 
 
 def read_workers(session: Session) -> Workers:
-    """Return the workers that are alive, with their pace.
+    """Return the workers that are alive and take work, with their pace.
 
     The pace is the one that workers measured themselves, corrected by the last slices of training here. It is read once in a
     session, because a page of jobs asks for it for each job.
     """
     if "workers" not in session.info:
-        alive = alive_workers(session)
+        alive = available_workers(session)
         known = [
             Pace(one.overhead_pace, one.arithmetic_pace)
             for one in alive

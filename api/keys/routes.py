@@ -13,6 +13,7 @@ from api.http.pagination import Page, PageSize, PageToken
 from api.json_bodies import JsonRoute
 from api.keys import service
 from api.keys.schemas import CallerDocument, CallerShare, KeyDocument, KeyRequest, NewKey
+from store.tables import Tenant
 
 router = APIRouter(tags=["keys"], route_class=JsonRoute)
 
@@ -79,9 +80,11 @@ def revoke_key(key_id: str, database: DatabaseDependency, caller: CallerDependen
 
 
 @router.get("/v1/caller", operation_id="get_caller")
-def get_caller(caller: CallerDependency) -> CallerDocument:
+def get_caller(database: DatabaseDependency, caller: CallerDependency) -> CallerDocument:
     """Return your tenant and your scopes; for a share, what it shows."""
     grant = caller.grant
+    with database.read() as session:
+        tenant = session.get_one(Tenant, caller.tenant_id)
     return CallerDocument(
         tenant=caller.tenant_id if grant is None else None,
         name=caller.name if grant is None else None,
@@ -91,4 +94,5 @@ def get_caller(caller: CallerDependency) -> CallerDocument:
         share=None
         if grant is None
         else CallerShare(kind=grant.kind, id=grant.target_id, expires_at=grant.expires_at),
+        waits_for=tenant.pause_sentence if grant is None else None,
     )

@@ -78,3 +78,7 @@ class CallerDocument(BaseModel):
         description="Whether you operate the service: you use the key of its settings, or the service requires no key."
     )
     share: CallerShare | None = Field(None, description="What you may look at, if your key is a share.")
+    waits_for: str | None = Field(
+        None,
+        description="Why no work of your tenant begins: the operator paused it. null: it is not paused, or your key is a share.",
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from fastapi.openapi.models import Example
 
 from api.auth import CallerDependency
@@ -14,7 +14,13 @@ from api.json_bodies import JsonRoute
 from api.keys.schemas import TenantName
 from api.limits.request_rates import LiveUse
 from api.usage import service
-from api.usage.schemas import QuotaAmounts, UsageDocument, WorkersDocument
+from api.usage.schemas import (
+    QuotaAmounts,
+    TenantPause,
+    UsageDocument,
+    WorkerDocument,
+    WorkersDocument,
+)
 
 router = APIRouter(tags=["usage"], route_class=JsonRoute)
 
@@ -88,9 +94,64 @@ def change_quotas(
         return service.document(session, settings, live_uses, row)
 
 
+@router.post(
+    "/v1/usage/tenants/{tenant}:pause",
+    operation_id="pause_tenant",
+    responses=problem_responses(400, 404, 413, 415),
+)
+def pause_tenant(
+    tenant: TenantName,
+    database: DatabaseDependency,
+    settings: SettingsDependency,
+    caller: CallerDependency,
+    live_uses: LiveUsesDependency,
+    pause: TenantPause | None = None,
+) -> UsageDocument:
+    """Pause a tenant, for the operator of the service: no job, inference or ingest of it begins. What runs ends.
+
+    Its members can still read everything, upload files and create jobs, which wait.
+    """
+    service.require_operator(caller)
+    with database.write() as session:
+        row = service.find(session, caller, tenant)
+        service.pause(session, row, pause.reason if pause else "")
+        return service.document(session, settings, live_uses, row)
+
+
+@router.post(
+    "/v1/usage/tenants/{tenant}:resume", operation_id="resume_tenant", responses=problem_responses(404, 413)
+)
+def resume_tenant(
+    tenant: TenantName,
+    database: DatabaseDependency,
+    settings: SettingsDependency,
+    caller: CallerDependency,
+    live_uses: LiveUsesDependency,
+) -> UsageDocument:
+    """Resume a paused tenant, for the operator of the service. Its work begins again by itself."""
+    service.require_operator(caller)
+    with database.write() as session:
+        row = service.find(session, caller, tenant)
+        service.resume(session, row)
+        return service.document(session, settings, live_uses, row)
+
+
 @router.get("/v1/workers", operation_id="list_workers")
 def list_workers(database: DatabaseDependency, caller: CallerDependency) -> WorkersDocument:
     """List the training processes that are alive with what they do, and what waits, for the operator of the service."""
     service.require_operator(caller)
     with database.read() as session:
         return service.workers(session)
+
+
+@router.post("/v1/workers/{name}:drain", operation_id="drain_worker", responses=problem_responses(404, 413))
+def drain_worker(
+    name: Annotated[str, Path(max_length=200)], database: DatabaseDependency, caller: CallerDependency
+) -> WorkerDocument:
+    """Drain a worker, for the operator of the service: it finishes what it does, begins nothing more, and ends when it is idle.
+
+    An idle worker ends within some 10 seconds. A slice that it trains ends after `LATENTRY_SLICE_SECONDS` at most.
+    """
+    service.require_operator(caller)
+    with database.write() as session:
+        return service.drain(session, caller, name)

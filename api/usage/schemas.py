@@ -31,6 +31,16 @@ class QuotaAmounts(BaseModel):
     key_requests_per_minute: _Amount = None
 
 
+class TenantPause(BaseModel):
+    """Why the operator pauses a tenant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(
+        "", max_length=200, description="What the members of the tenant read, where work waits."
+    )
+
+
 class UsageDocument(BaseModel):
     """What a tenant uses of its quotas."""
 
@@ -43,8 +53,13 @@ class UsageDocument(BaseModel):
         description="Amounts that the operator set for this tenant; the others are those of the settings."
     )
     waits_for: str | None = Field(
-        description="Why jobs and inferences of the tenant do not begin: its device time is spent. null: they may begin."
+        description="Why jobs and inferences of the tenant do not begin: the operator paused it, or its device time is spent. "
+        "null: they may begin."
     )
+    paused_at: datetime | None = Field(
+        description="Since when the operator lets no job, inference or ingest of the tenant begin; null: not paused."
+    )
+    pause_reason: str | None = Field(description="What the operator tells the members of a paused tenant.")
     links: dict[str, Link]
 
 
@@ -66,6 +81,9 @@ class WorkerDocument(BaseModel):
     device: str
     started_at: datetime
     seen_at: datetime
+    draining_since: datetime | None = Field(
+        description="Since when the operator drains it: it begins nothing, and ends when it is idle. null: it takes work."
+    )
     work: list[WorkDocument] = Field(description="Empty: it is idle.")
 
 
@@ -75,6 +93,10 @@ class QueueDocument(BaseModel):
     name: Literal["slices", "inferences", "ingests", "deletions", "messages"]
     waiting: int
     running: int
+    waiting_since: datetime | None = Field(
+        description="When the oldest of those that wait was made; null if none waits. Work that was interrupted and waits again "
+        "counts from its beginning."
+    )
 
 
 class WorkersDocument(BaseModel):

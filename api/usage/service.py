@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, false, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
@@ -21,7 +22,7 @@ from api.usage.schemas import (
 )
 from domain.quotas import QuotaName, QuotaState, Use
 from domain.states import DatasetState, InferenceState, SliceState
-from store import audit, quotas
+from store import audit, outbox, quotas
 from store.database import database_now
 from store.settings import Settings
 from store.tables import Dataset, Deletion, Inference, OutboxMessage, Slice, Tenant
@@ -45,12 +46,13 @@ def document(
     uses |= {use.name: use for use in quotas.device_time(session, settings, tenant.id)}
     holder = Holder(tenant.id, key_id, own)
     uses |= {use.name: use for live in live_uses if (use := live(holder)) is not None}
-    spent = quotas.spent_device_time(session, settings, tenant.id)
     return UsageDocument(
         tenant=tenant.id,
         quotas=[QuotaState.of(use) for use in uses.values()],
         own_amounts=own,
-        waits_for=None if spent is None else spent.sentence(),
+        waits_for=quotas.why_work_waits(session, settings, tenant),
+        paused_at=tenant.paused_at,
+        pause_reason=tenant.pause_reason,
         links={"self": f"/v1/usage?tenant={tenant.id}"},
     )
 
@@ -103,6 +105,54 @@ def change(session: Session, settings: Settings, row: Tenant, amounts: QuotaAmou
     session.flush()
 
 
+def pause(session: Session, row: Tenant, reason: str) -> None:
+    """Let no work of a tenant begin; what runs ends. A paused tenant gets the new reason."""
+    is_paused = row.paused_at is not None
+    if is_paused and (row.pause_reason or "") == reason:
+        return
+    if not is_paused:
+        row.paused_at = database_now(session)
+    row.pause_reason = reason or None
+    audit.record(session, "tenant.paused", row, reason=reason)
+
+
+def resume(session: Session, row: Tenant) -> None:
+    """Let the work of a paused tenant begin again, at once."""
+    if row.paused_at is None:
+        return
+    row.paused_at = row.pause_reason = None
+    audit.record(session, "tenant.resumed", row)
+    for task in (outbox.RUN_SLICE, outbox.INGEST):  # the maintenance loop sends the further messages
+        outbox.post(session, task)
+
+
+@dataclass(frozen=True)
+class _Audited:
+    """The worker of an entry of the log, whose ids are shorter than names: the end of a name is unique."""
+
+    id: str
+    tenant_id: str
+
+
+def drain(session: Session, caller: Caller, name: str) -> WorkerDocument:
+    """Let a worker begin nothing more, and end when it is idle.
+
+    Raises
+    ------
+    NotFound
+        If no worker of this name is alive.
+    """
+    worker = next((one for one in alive_workers(session) if one.name == name), None)
+    if worker is None:
+        raise NotFound(f"no worker {name} is alive", hint="GET /v1/workers lists those that are")
+    if worker.draining_since is None:
+        worker.draining_since = database_now(session)
+        entry = _Audited(name[-40:], caller.tenant_id)
+        audit.record(session, "worker.drained", entry, name=name, device=worker.device)
+        session.flush()
+    return next(one for one in workers(session).workers if one.name == name)
+
+
 def workers(session: Session) -> WorkersDocument:
     """Return the workers that are alive with what they do, and the numbers of what waits and runs, of all tenants."""
     work: dict[str | None, list[WorkDocument]] = defaultdict(list)
@@ -119,6 +169,7 @@ def workers(session: Session) -> WorkersDocument:
                 device=one.device,
                 started_at=one.started_at,
                 seen_at=one.seen_at,
+                draining_since=one.draining_since,
                 work=work[one.name],
             )
             for one in alive
@@ -137,20 +188,20 @@ def _queues(session: Session) -> list[QueueDocument]:
     ingesting = Dataset.state == DatasetState.INGESTING
     held = Dataset.leased_by.is_not(None) & Dataset.lease_token.is_not(None)
     is_deleting = Deletion.held_until > database_now(session)
-    counted: dict[_Queue, tuple[ColumnElement[bool], ColumnElement[bool]]] = {
-        "slices": (Slice.state == SliceState.QUEUED, Slice.state == SliceState.LEASED),
-        "inferences": (Inference.state == InferenceState.QUEUED, Inference.state == InferenceState.RUNNING),
-        "ingests": (ingesting & ~held, ingesting & held),
-        "deletions": (Deletion.held_until.is_(None) | ~is_deleting, is_deleting),
-        "messages": (OutboxMessage.id.is_not(None), false()),
+    counted: dict[_Queue, tuple[Any, ColumnElement[bool], ColumnElement[bool] | None]] = {
+        "slices": (Slice.created_at, Slice.state == SliceState.QUEUED, Slice.state == SliceState.LEASED),
+        "inferences": (
+            Inference.created_at,
+            Inference.state == InferenceState.QUEUED,
+            Inference.state == InferenceState.RUNNING,
+        ),
+        "ingests": (Dataset.created_at, ingesting & ~held, ingesting & held),
+        "deletions": (Deletion.requested_at, Deletion.held_until.is_(None) | ~is_deleting, is_deleting),
+        "messages": (OutboxMessage.created_at, OutboxMessage.id.is_not(None), None),
     }
-    return [
-        QueueDocument(
-            name=name,
-            waiting=session.execute(select(func.count()).where(waiting)).scalar_one(),
-            running=0
-            if name == "messages"
-            else session.execute(select(func.count()).where(running)).scalar_one(),
-        )
-        for name, (waiting, running) in counted.items()
-    ]
+    found = []
+    for name, (made_at, waits, runs) in counted.items():
+        waiting, oldest = session.execute(select(func.count(), func.min(made_at)).where(waits)).one()
+        running = 0 if runs is None else session.execute(select(func.count()).where(runs)).scalar_one()
+        found.append(QueueDocument(name=name, waiting=waiting, running=running, waiting_since=oldest))
+    return found

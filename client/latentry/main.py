@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.commands import administration, datasets, doctor, jobs, latents, models
+from latentry.commands import administration, datasets, doctor, jobs, latents, models, steering
 from latentry.commands.calling import DEFAULT_URL, Connection, UsageProblem, with_errors_reported
 from latentry.installation import load_embedded_service, own_version
 
@@ -40,6 +40,8 @@ models.register_export(app, USE)
 administration.register_usage(app, USE)
 administration.register_audit(app, USE)
 doctor.register(app, RUN)
+app.add_typer(steering.workers, name="workers", rich_help_panel=RUN)
+app.add_typer(steering.tenants, name="tenants", rich_help_panel=RUN)
 
 Workers = Annotated[
     int | None,

@@ -47,6 +47,7 @@ class Worker(Base):
     arithmetic_pace: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+    draining_since: Mapped[datetime | None]  # since then it claims nothing, and it ends when it is idle
 
 
 class ArrayObject(Base):

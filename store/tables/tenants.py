@@ -25,6 +25,8 @@ class Tenant(Base):
     quotas: Mapped[Document | None]  # {quota: amount} that the operator set instead of the settings
     # Since its device time is spent, its work waits until then; see `store.quotas`.
     device_time_frees_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]  # since when the operator lets none of its work begin
+    pause_reason: Mapped[str | None] = mapped_column(String(200))  # what the operator tells its members
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
     @property
@@ -35,6 +37,18 @@ class Tenant(Base):
     def has_no_device_time(self, now: datetime) -> bool:
         """Return whether the work of the tenant waits for device time."""
         return self.device_time_frees_at is not None and self.device_time_frees_at > now
+
+    @property
+    def pause_sentence(self) -> str | None:
+        """Why no work of a paused tenant begins, for its members; None if the tenant is not paused."""
+        if self.paused_at is None:
+            return None
+        why = f" ({self.pause_reason})" if self.pause_reason else ""
+        since = f"{self.paused_at:%Y-%m-%dT%H:%M:%SZ}"
+        return (
+            f"the operator paused your tenant at {since}{why}; what runs ends, and nothing new begins. "
+            "All results stay readable. Ask the operator to resume it"
+        )
 
 
 class DeviceUsage(Base):

@@ -16,7 +16,7 @@ from store.array_store import open_array_store
 from store.database import Database
 from store.originals import BucketOriginals
 from store.settings import Settings
-from store.tables import DEFAULT_TENANT, AuditEntry, Dataset, Job
+from store.tables import DEFAULT_TENANT, AuditEntry, Dataset, Job, Worker
 from tests.api.api_examples import add_dataset, add_job, add_upload
 from tests.api.test_inferences import add_trained
 from tests.api.test_keys import OPERATOR, asks, bearer, guarded, make
@@ -125,6 +125,15 @@ def _tenant(lab: Lab) -> str:
     return DEFAULT_TENANT
 
 
+def _drained(lab: Lab) -> str:
+    """The log has the end of the long name of a worker."""
+    name = f"{'a-long-name-of-a-host.' * 4}:4711:1f2e3d4c"
+    with lab.database.write() as session:
+        session.add(Worker(name=name, device="cpu"))
+    lab.send("POST", f"/v1/workers/{name}:drain", headers=OPERATOR)
+    return name[-40:]
+
+
 def _put(lab: Lab) -> str:
     return str(lab.send("PUT", "/v1/uploads", content=b"whole")["id"])
 
@@ -196,6 +205,12 @@ CHANGES: dict[str, tuple[str, Callable[[Lab], str]]] = {
         "tenant.quotas_changed",
         _of("/v1/usage/tenants/{}", _tenant, "PATCH", json={"stored_bytes": 2e12}, headers=OPERATOR),
     ),
+    "pause_tenant": (
+        "tenant.paused",
+        _of("/v1/usage/tenants/{}:pause", _tenant, json={"reason": "moving"}, headers=OPERATOR),
+    ),
+    "resume_tenant": ("tenant.resumed", _of("/v1/usage/tenants/{}:resume", _tenant, headers=OPERATOR)),
+    "drain_worker": ("worker.drained", _drained),
 }  # fmt: skip
 """For each route that changes something, the action that it records, and a request whose object is returned."""
 
@@ -224,7 +239,7 @@ def test_every_route_that_changes_something_records_who_did_it(
         new = [(one.action, one.object_id) for one in lab.entries()[before:]]
         assert new[-1:] == [(action, object_id)], route
         entry = lab.entries()[-1]
-        by_operator = action.startswith("tenant.")
+        by_operator = action.startswith(("tenant.", "worker."))
         assert (entry.key_id, entry.key_name) == (
             (None, "operator") if by_operator else (lab.key["id"], "Ada")
         ), route

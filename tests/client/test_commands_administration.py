@@ -6,7 +6,7 @@ import pytest
 
 from domain.states import JobState
 from store.database import Database
-from store.tables import Key
+from store.tables import Key, Worker
 from tests.api.api_examples import add_dataset, add_job
 from tests.client.command_line import CommandLine
 
@@ -73,6 +73,27 @@ def test_usage_and_quotas_of_tenants(latentry: CommandLine) -> None:
         "got 'open_jobs=few'"
         in latentry("usage", "--tenant", "smith", "--set", "open_jobs=few", expect=2).messages
     )
+
+
+def test_the_operator_pauses_a_tenant_and_drains_a_worker(
+    latentry: CommandLine, sqlite_database: Database
+) -> None:
+    assert "no worker is alive" in latentry("workers", "list").messages
+    with sqlite_database.write() as session:
+        session.add(Worker(name="rig-2:4711:1f2e", device="cuda:0"))
+    listed = latentry("workers", "list").out
+    assert [word in listed for word in ("rig-2:4711:1f2e", "cuda:0", "idle", "slices")] == [True] * 4
+    assert latentry("workers", "drain", "rig-2:4711:1f2e").out == "rig-2:4711:1f2e ends\n"
+    assert "ends" in latentry("workers", "list").out
+    assert latentry("workers", "list", "--json").json()["workers"][0]["draining_since"]
+    assert "no worker nobody is alive" in latentry("workers", "drain", "nobody", expect=3).messages
+    latentry("keys", "create", "person", "--tenant", "smith")
+    paused = latentry("tenants", "pause", "smith", "--reason", "the disk is replaced")
+    assert paused.out.startswith("smith is paused since 2")
+    assert "the disk is replaced" in latentry("usage", "--tenant", "smith").messages
+    assert "the disk is replaced" in latentry("tenants", "list").out
+    assert latentry("tenants", "resume", "smith").out == "smith is active\n"
+    assert [one["paused_at"] for one in latentry("tenants", "list", "--json").json()] == [None, None]
 
 
 def test_a_webhook_from_its_making_to_its_end(latentry: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

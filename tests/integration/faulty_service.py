@@ -101,6 +101,13 @@ class FaultyService:
         (found,) = [one for one in self.embedded._children if one.name == name]
         return psutil.Process(found.process.pid)
 
+    def start_drained(self) -> None:
+        """Start the workers again that have ended without an error, which stay away by themselves."""
+        for child in self.embedded._children:
+            if child.has_been_drained:
+                child.process = self.embedded._popen(child.name, child.command, child.environment)
+                child.has_been_drained = False
+
     @contextmanager
     def suspended(self, name: str) -> Iterator[None]:
         """One of the processes that ``latentry up`` starts stands still, with its children."""

@@ -207,11 +207,34 @@ def test_sigterm_gives_the_slice_back(on_postgresql: FaultyService) -> None:
     worker.terminate()
     worker.wait(STOP_SECONDS)
     print(f"ended {time.monotonic() - began:.2f} s after SIGTERM")
+    wait_until(lambda: any(child.has_been_drained for child in service.embedded._children))
+    service.start_drained()
     given_back = row(service, piece)
     assert given_back.state == SliceState.DONE
     assert 0 < (given_back.epochs_trained or 0) < EPOCHS
     service.check(job_id)
     assert service.lost_and_failed(job_id) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_drained_worker_ends_and_the_others_go_on(on_postgresql: FaultyService) -> None:
+    service = on_postgresql
+    service.wait_for_workers()
+    job_id = service.begin(models=1)
+    piece = service.slice_under_way(job_id)
+    alive = [one["name"] for one in service.client.workers()["workers"]]
+    busy, idle = piece.leased_by, next(name for name in alive if name != piece.leased_by)
+    assert busy is not None
+    assert service.client.drain_worker(busy)["draining_since"] is not None
+    wait_until(lambda: [one["name"] for one in service.client.workers()["workers"]] == [idle])
+    assert row(service, piece).state == SliceState.DONE  # it was not interrupted
+    wait_until(lambda: any(child.has_been_drained for child in service.embedded._children))
+    service.start_drained()
+    service.check(job_id)
+    assert service.lost_and_failed(job_id) == (0, 0)
+    service.client.drain_worker(idle)
+    wait_until(lambda: idle not in [one["name"] for one in service.client.workers()["workers"]])
+    service.start_drained()
 
 
 @pytest.mark.slow

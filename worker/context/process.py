@@ -34,6 +34,8 @@ class TrainingProcess:
         How many models train at once, as `worker.training.micro_batching` has found so far.
     pace
         How fast this process trains; None if it was not measured.
+    is_draining
+        Whether the operator drains it, as it last read: it claims nothing more, and ends when it is idle.
     """
 
     database: Database
@@ -45,6 +47,7 @@ class TrainingProcess:
     last_was_inference: bool = False
     group_sizes: dict[tuple[Any, ...], int] = field(default_factory=dict)
     pace: Pace | None = None
+    is_draining: bool = False
 
     def __post_init__(self) -> None:
         self.data = DataCache(self.arrays, self.device)
@@ -57,6 +60,7 @@ class TrainingProcess:
             if self.pace is not None:
                 row.overhead_pace, row.arithmetic_pace = self.pace.overhead, self.pace.arithmetic
             session.add(row)
+            self.is_draining = row.draining_since is not None
 
     def say_gone(self) -> None:
         """Delete the row that says that this process is alive."""

@@ -26,7 +26,7 @@ from store.workers import alive_workers
 from worker.celery_app import app
 from worker.maintenance.retention import sweep_until
 from worker.maintenance.webhooks import deliver_until
-from worker.scheduling.fair_queue import has_device_time, may_begin
+from worker.scheduling.fair_queue import is_not_paused, may_be_served, may_begin
 from worker.scheduling.leases import reap
 
 logger = logging.getLogger("latentry.maintenance")
@@ -97,7 +97,7 @@ def _repeat_slices(session: Session) -> None:
     """Send messages for queued slices and inferences: at most one for each worker."""
     waiting_slices = select(func.count()).where(*may_begin(session))
     waiting_inferences = select(func.count()).where(
-        Inference.state == InferenceState.QUEUED, has_device_time(Inference.tenant_id, session)
+        Inference.state == InferenceState.QUEUED, may_be_served(Inference.tenant_id, session)
     )
     queued = session.execute(waiting_slices).scalar_one() + session.execute(waiting_inferences).scalar_one()
     for _ in range(min(queued, max(1, len(alive_workers(session))))):
@@ -109,6 +109,7 @@ def _repeat_ingests(session: Session) -> None:
     waiting = select(func.count()).where(
         Dataset.state == DatasetState.INGESTING,
         Dataset.lease_token.is_(None),
+        is_not_paused(Dataset.tenant_id),
         Dataset.created_at < database_now(session) - _FORGOTTEN_AFTER,
     )
     for _ in range(session.execute(waiting).scalar_one()):

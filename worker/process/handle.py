@@ -42,10 +42,12 @@ class TrainingHandle:
     ----------
     threads
         CPU threads it may use.
+    worker_pid
+        Process that it ends when the operator drains it: Celery's main process. 0: none.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, worker_pid: int = 0) -> None:
+        self._threads, self._worker_pid = threads, worker_pid
         self._process: subprocess.Popen[str] | None = None
         self.name = ""
 
@@ -95,7 +97,12 @@ class TrainingHandle:
         )
         environment |= TORCH_ENVIRONMENT
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.process.main"],
+            [
+                sys.executable,
+                "-m",
+                "worker.process.main",
+                *([str(self._worker_pid)] if self._worker_pid else []),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -2,6 +2,8 @@
 
 A Celery task starts it by `worker.process.handle`. It stays between slices and dies with its parent. It answers each line with a
 line of JSON on standard output: ``{"ran": true}``, or false if nothing was queued.
+
+``python -m worker.process.main PID``: when the operator drains it and it is idle, it sends SIGTERM to PID, the whole worker.
 """
 
 import json
@@ -32,7 +34,7 @@ def choose_device(wanted: str) -> str:
 def main() -> None:
     """Serve until the standard input closes or SIGTERM comes. A running slice ends at its epoch, with a checkpoint."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s training[%(process)d] %(message)s")
-    stopping = threading.Event()
+    stopping, drain = threading.Event(), _Drain()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
@@ -40,10 +42,14 @@ def main() -> None:
     from worker.process.run_next import run_next  # imports torch, which may write to standard output
 
     process = _make_process(stopping)
-    threading.Thread(target=_keep_saying_alive, args=(process, stopping), daemon=True).start()
+    threading.Thread(target=_keep_saying_alive, args=(process, stopping, drain), daemon=True).start()
     answers.write(json.dumps({"name": process.name}) + "\n")
     for _line in sys.stdin:
-        answers.write(json.dumps({"ran": _take_turn(lambda: run_next(process))}) + "\n")
+        with drain.turn:
+            ran = _take_turn(lambda: run_next(process))
+        if process.is_draining:
+            drain.end_worker()  # before the answer, so that Celery gives no further task
+        answers.write(json.dumps({"ran": ran}) + "\n")
         if stopping.is_set():
             break
     process.say_gone()
@@ -79,12 +85,31 @@ def _make_process(stopping: threading.Event) -> "TrainingProcess":
     return process
 
 
-def _keep_saying_alive(process: "TrainingProcess", stopping: threading.Event) -> None:
+class _Drain:
+    """The end of a worker that the operator drains: once, and in no turn."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self._has_ended = threading.Event()
+
+    def end_worker(self) -> None:
+        """Send SIGTERM to the worker. It ends this process when its task has returned, as at any other SIGTERM."""
+        if self._has_ended.is_set() or len(sys.argv) < 2:
+            return
+        self._has_ended.set()
+        logger.info("the operator drains this worker, which is idle: it ends")
+        os.kill(int(sys.argv[1]), signal.SIGTERM)
+
+
+def _keep_saying_alive(process: "TrainingProcess", stopping: threading.Event, drain: _Drain) -> None:
+    """Write every ten seconds that this process is alive. The row also says whether the operator drains it."""
     while not stopping.wait(10.0):
         try:
             process.say_alive()
         except Exception:
             logger.exception("could not write that this process is alive")
+        if process.is_draining and not drain.turn.locked():  # a turn that begins now claims nothing
+            drain.end_worker()
 
 
 def _take_turn(run: Callable[[], bool]) -> bool:

@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from store.array_store import delete_objects
 from store.tables import Inference, Model
+from store.workers import is_draining
 from worker.context.process import TrainingProcess
 from worker.context.slices import load_work
 from worker.inference.batch_inference import apply
@@ -20,11 +21,14 @@ logger = logging.getLogger("latentry.training")
 
 
 def run_next(process: TrainingProcess) -> bool:
-    """Claim a slice or an inference and run it; return False when none is queued."""
+    """Claim a slice or an inference and run it; return False when none is queued, or the operator drains this process."""
     with process.database.write() as session:
-        lease = claim_next(
-            session, process.name, process.settings, after_inference=process.last_was_inference
-        )
+        process.is_draining = is_draining(session, process.name)
+        lease = None
+        if not process.is_draining:
+            lease = claim_next(
+                session, process.name, process.settings, after_inference=process.last_was_inference
+            )
     if lease is None:
         process.data.forget_deleted(process.database)
         return False

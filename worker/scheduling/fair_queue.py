@@ -40,7 +40,7 @@ def claim_next(session: Session, worker: str, settings: Settings, *, after_infer
 
 def claim_inference(session: Session, worker: str, settings: Settings) -> Lease | None:
     """Claim the oldest queued inference of the tenant that has the fewest running, or has waited longest."""
-    waits = (Inference.state == InferenceState.QUEUED) & has_device_time(Inference.tenant_id, session)
+    waits = (Inference.state == InferenceState.QUEUED) & may_be_served(Inference.tenant_id, session)
     runs = Inference.state == InferenceState.RUNNING
     row = session.execute(_fairest(session, Inference, waits, runs)).scalar_one_or_none()
     if row is None:
@@ -62,7 +62,7 @@ def claim_ingest(
         Claim this data set, if it waits, and no other.
     """
     ingesting = Dataset.state == DatasetState.INGESTING
-    waits = and_(ingesting, Dataset.lease_token.is_(None))
+    waits = and_(ingesting, Dataset.lease_token.is_(None), is_not_paused(Dataset.tenant_id))
     # `try_again_later` keeps the token and clears `leased_by`, so this row waits for its delay.
     runs = and_(ingesting, Dataset.lease_token.is_not(None), Dataset.leased_by.is_not(None))
     query = _fairest(session, Dataset, waits, runs)
@@ -138,15 +138,22 @@ def may_begin(session: Session) -> tuple[ColumnElement[bool], ...]:
     return (
         Slice.state == SliceState.QUEUED,
         Slice.not_before.is_(None) | (Slice.not_before <= database_now(session)),
-        has_device_time(Slice.tenant_id, session),
+        may_be_served(Slice.tenant_id, session),
     )
 
 
-def has_device_time(tenant_id: Any, session: Session) -> ColumnElement[bool]:
-    """Return the condition of work whose tenant has device time left. Other work waits in the queue."""
+def may_be_served(tenant_id: Any, session: Session) -> ColumnElement[bool]:
+    """Return the condition of work whose tenant has device time left and is not paused. Other work waits in the queue."""
+    has_no_time = Tenant.device_time_frees_at > database_now(session)
     condition: ColumnElement[bool] = tenant_id.not_in(
-        select(Tenant.id).where(Tenant.device_time_frees_at > database_now(session))
+        select(Tenant.id).where(has_no_time | Tenant.paused_at.is_not(None))
     )
+    return condition
+
+
+def is_not_paused(tenant_id: Any) -> ColumnElement[bool]:
+    """Return the condition of work whose tenant the operator has not paused. Ingests need no device time."""
+    condition: ColumnElement[bool] = tenant_id.not_in(select(Tenant.id).where(Tenant.paused_at.is_not(None)))
     return condition
 
 

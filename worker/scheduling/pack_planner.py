@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from domain.states import JobState, SliceState
 from store.settings import Settings
 from store.tables import Job, Model, Slice
-from store.workers import alive_workers
+from store.workers import available_workers
 
 
 def form_packs(
@@ -77,7 +77,7 @@ def _divide(members: Sequence[Model], packs: int, most: int) -> list[list[Model]
 
 def _spare_workers(session: Session, packs: int, busy_packs: int) -> int:
     """Return how many more packs the job may form: workers that would otherwise be idle, up to the job's share."""
-    workers = len(alive_workers(session))
+    workers = len(available_workers(session))
     if workers <= 1:
         return 0
     active = Slice.state.in_([SliceState.QUEUED, SliceState.LEASED])

@@ -1,9 +1,11 @@
-"""Keys and webhooks of a lab."""
+"""Keys, shares and webhooks of a lab, and the operation of a service."""
 
 from __future__ import annotations
 
 from typing import Self
+from urllib.parse import quote
 
+from latentry.asynchronous.requests import AsyncRequests
 from latentry.asynchronous.resources import CREATED_BY, AsyncPages, AsyncResource
 from latentry.documents import Answered, Document, Field, TimeField
 
@@ -79,3 +81,43 @@ class AsyncWebhook(AsyncResource):
     async def delete_deliveries(self, *, dry_run: bool = False) -> Document:
         """Delete the messages to it that were delivered or given up, and return how many; with `dry_run`, delete nothing."""
         return await self._client.delete(f"{self.path}/deliveries", dry_run=dry_run)
+
+
+class AsyncOperation(AsyncRequests):
+    """Use and retention of tenants, and what the operator of a service steers: quotas, pauses, workers."""
+
+    async def usage(self, tenant: str | None = None) -> Document:
+        """Return what your tenant uses of its quotas, and what is left; the operator may name another tenant."""
+        return await self.get("/v1/usage", {"tenant": tenant} if tenant else None)
+
+    async def change_quotas(self, tenant: str, **amounts: float | None) -> Document:
+        """Set quotas of a tenant, for the operator; 0: no limit, None: the amount of the settings. Return its usage."""
+        usage: Document = (await self.request("PATCH", f"/v1/usage/tenants/{tenant}", json=amounts)).json()
+        return usage
+
+    async def retention(self, tenant: str | None = None) -> Document:
+        """Return for how long old data is kept, and what the next sweep removes; the operator may name a tenant."""
+        return await self.get("/v1/retention", {"tenant": tenant} if tenant else None)
+
+    async def set_retention(self, tenant: str, **days: float | str) -> Document:
+        """Replace the days (or ``forever``) of a tenant, for the operator. Kinds that you omit are those of the settings."""
+        report: Document = (await self.request("PUT", f"/v1/retention/{tenant}", json=days)).json()
+        return report
+
+    async def workers(self) -> Document:
+        """Return the training processes with what they do, and what waits; for the operator of the service."""
+        return await self.get("/v1/workers")
+
+    async def drain_worker(self, name: str) -> Document:
+        """Let a worker finish what it does, begin nothing more, and end when it is idle; for the operator of the service."""
+        return await self.act(f"/v1/workers/{quote(name, safe='')}:drain")
+
+    async def pause_tenant(self, tenant: str, reason: str = "") -> Document:
+        """Let no job, inference or ingest of a tenant begin; for the operator. Its members read the reason. Return its usage."""
+        answer = await self.request("POST", f"/v1/usage/tenants/{tenant}:pause", json={"reason": reason})
+        usage: Document = answer.json()
+        return usage
+
+    async def resume_tenant(self, tenant: str) -> Document:
+        """Resume a paused tenant, for the operator. Return its usage."""
+        return await self.act(f"/v1/usage/tenants/{tenant}:resume")

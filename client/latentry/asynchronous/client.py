@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentry.asynchronous.administration import AsyncKey, AsyncShare, AsyncWebhook
+from latentry.asynchronous.administration import AsyncKey, AsyncOperation, AsyncShare, AsyncWebhook
 from latentry.asynchronous.arrays import AsyncArrays
 from latentry.asynchronous.datasets import AsyncDataset
 from latentry.asynchronous.jobs import AsyncJob
 from latentry.asynchronous.models import AsyncInference, AsyncModel
-from latentry.asynchronous.requests import AsyncRequests
 from latentry.asynchronous.resources import AsyncPages
 from latentry.asynchronous.uploads import AsyncResumableUpload, Progress, upload_whole
 from latentry.documents import Answered, Document
@@ -26,7 +25,7 @@ _WHOLE_BYTES = 64 * 10**6
 _WAIT = {"Prefer": "wait=30"}
 
 
-class AsyncClient(AsyncRequests):
+class AsyncClient(AsyncOperation):
     """Talks to one Latentry service.
 
     Parameters
@@ -418,35 +417,13 @@ class AsyncClient(AsyncRequests):
                 raise
             return error.problem
 
-    async def usage(self, tenant: str | None = None) -> Document:
-        """Return what your tenant uses of its quotas, and what is left; the operator may name another tenant."""
-        return await self.get("/v1/usage", {"tenant": tenant} if tenant else None)
-
-    async def change_quotas(self, tenant: str, **amounts: float | None) -> Document:
-        """Set quotas of a tenant, for the operator; 0: no limit, None: the amount of the settings. Return its usage."""
-        usage: Document = (await self.request("PATCH", f"/v1/usage/tenants/{tenant}", json=amounts)).json()
-        return usage
-
     def all_usage(self) -> AsyncPages[Answered]:
         """List the usage of all tenants, for the operator."""
         return AsyncPages(self, "/v1/usage/tenants", Answered)
 
-    async def retention(self, tenant: str | None = None) -> Document:
-        """Return for how long old data is kept, and what the next sweep removes; the operator may name a tenant."""
-        return await self.get("/v1/retention", {"tenant": tenant} if tenant else None)
-
-    async def set_retention(self, tenant: str, **days: float | str) -> Document:
-        """Replace the days (or ``forever``) of a tenant, for the operator. Kinds that you omit are those of the settings."""
-        report: Document = (await self.request("PUT", f"/v1/retention/{tenant}", json=days)).json()
-        return report
-
     async def caller(self) -> Document:
         """Return your tenant and the scopes of your key."""
         return await self.get("/v1/caller")
-
-    async def workers(self) -> Document:
-        """Return the training processes with what they do, and what waits; for the operator of the service."""
-        return await self.get("/v1/workers")
 
     async def checks(self) -> Document:
         """Return the service's checks of itself, as `latentry doctor` shows them."""

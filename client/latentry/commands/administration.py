@@ -59,6 +59,9 @@ def register_usage(app: typer.Typer, panel: str) -> None:
             for one in found
             for quota in one["quotas"]
         )
+        for one in found:
+            if one.get("waits_for"):
+                call.say(f"{one['tenant']}: {one['waits_for']}")
         call.answer_rows(
             found if everyone else found[0], ("tenant", "quota", ">used", ">allowed", ">left", "frees"), rows
         )
@@ -189,7 +192,8 @@ def whoami(call: Call) -> None:
     """Show the tenant and the scopes of your key."""
     caller = call.client.get("/v1/caller")
     operator = ", and you run the service" if caller["is_operator"] else ""
-    call.answer_text(caller, f"{caller['tenant']}: {', '.join(caller['scopes'])}{operator}")
+    waits = f". Work waits: {caller['waits_for']}" if caller.get("waits_for") else ""
+    call.answer_text(caller, f"{caller['tenant']}: {', '.join(caller['scopes'])}{operator}{waits}")
 
 
 def register_audit(app: typer.Typer, panel: str) -> None:

@@ -24,10 +24,14 @@ from store.tables import (
     OutboxMessage,
     Slice,
     Tenant,
+    Worker,
 )
+from store.workers import available_workers
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
+from worker.context.process import TrainingProcess
 from worker.maintenance.loop import sweep
+from worker.process.run_next import run_next
 from worker.scheduling.fair_queue import claim_inference, claim_ingest, claim_next
 from worker.scheduling.leases import Lease, LeaseLost, count_attempt, reap, try_again_later
 
@@ -82,6 +86,46 @@ def test_inferences_and_slices_take_turns(
     ended = read(database, first)
     assert (ended.state, ended.leased_by) == ("running", "w")
     assert ended.started_at is not None
+
+
+def test_only_the_work_of_other_tenants_begins_while_one_is_paused(
+    database: Database, settings: Settings, make_job: Callable[..., str]
+) -> None:
+    workers = FakeWorkers(database, settings)
+    workers.advance(make_job())
+    mine, theirs = add_inference(database), add_inference(database, "other")
+    with database.write() as session:
+        under_way = claim_inference(session, "w", settings)
+        session.get_one(Tenant, DEFAULT_TENANT).paused_at = database_now(session)
+    assert under_way is not None
+    assert under_way.row_id == mine
+    with database.write() as session:
+        claimed = claim_next(session, "w", settings, after_inference=False)
+        assert claimed is not None
+        assert claimed.row_id == theirs
+        assert claim_next(session, "w", settings, after_inference=False) is None  # the slice waits
+        under_way.keep(session, settings)  # what runs ends
+        session.execute(OutboxMessage.__table__.delete())
+        sweep(session, [SLICES, INGEST])
+        assert session.query(OutboxMessage).count() == 0  # nobody is woken for what waits
+        session.get_one(Tenant, DEFAULT_TENANT).paused_at = None
+        session.flush()
+        assert claim_next(session, "w", settings, after_inference=False) is not None
+
+
+def test_a_draining_process_claims_nothing(
+    database: Database, settings: Settings, process: TrainingProcess
+) -> None:
+    add_inference(database)
+    process.say_alive()
+    assert not process.is_draining
+    with database.write() as session:
+        session.get_one(Worker, process.name).draining_since = database_now(session)
+    assert not run_next(process)
+    assert process.is_draining
+    with database.read() as session:
+        assert available_workers(session) == []
+        assert session.execute(select(Inference.state)).scalars().all() == [InferenceState.QUEUED]
 
 
 def test_the_tenant_with_fewer_under_way_goes_first(database: Database, settings: Settings) -> None:
