@@ -1,9 +1,11 @@
-"""Change the name, notes and tags of a data set or a job, by a JSON Merge Patch."""
+"""The names of jobs; changes of the name, notes and tags of a data set or a job, by a JSON Merge Patch."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.limits.quotas import check_amounts
@@ -65,3 +67,16 @@ def change(
         if (row.row_bytes or 0) > before:
             check_amounts(session, settings, row.tenant_id)
     return new
+
+
+def names_of_jobs(session: Session, job_ids: Iterable[str]) -> dict[str, str]:
+    """Return the names of jobs by their ids: the name that people gave, else what it is, "quick search on reaches.nwb"."""
+    columns = (Job.id, Job.name, Job.spec, Dataset.name)
+    rows = session.execute(
+        select(*columns).join(Dataset, Dataset.id == Job.dataset_id).where(Job.id.in_(set(job_ids)))
+    )
+    return {
+        job_id: name
+        or f"{spec.get('preset') or spec['strategy']['kind']} search on {dataset or 'a data set'}"
+        for job_id, name, spec, dataset in rows
+    }

@@ -1,5 +1,6 @@
 """The database operations of the log of changes: it is only read here, and only written by `store.audit`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,7 +12,10 @@ from api.audit.schemas import AuditDocument
 from api.auth import Caller, require_scope
 from api.http.on_loop import on_loop
 from api.http.pagination import NO_NUL, CreatedAfter, CreatedBefore, Page, cut_page, decode_number, utc
-from store.tables import AuditEntry, actor_document
+from api.labels import names_of_jobs
+from store.tables import AuditEntry, Dataset, Key, Webhook, actor_document
+
+_TABLES = {"dataset": Dataset, "key": Key, "share": Key, "webhook": Webhook}
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,22 @@ def list_page(
         query = query.where(AuditEntry.id < before)
     rows = session.execute(query.order_by(AuditEntry.id.desc()).limit(page_size + 1)).scalars().all()
     rows, token = cut_page(rows, page_size, [str(row.id) for row in rows])
-    return Page[AuditDocument](items=[_document(row) for row in rows], next_page_token=token)
+    names = _names(session, rows)
+    items = [_document(row, names.get(row.object_id)) for row in rows]
+    return Page[AuditDocument](items=items, next_page_token=token)
 
 
-def _document(row: AuditEntry) -> AuditDocument:
+def _names(session: Session, rows: Sequence[AuditEntry]) -> dict[str, str]:
+    """Return the names of the objects that have one, by their ids."""
+    found = names_of_jobs(session, [row.object_id for row in rows if row.kind == "job"])
+    for table, name in ((Dataset, Dataset.name), (Key, Key.name), (Webhook, Webhook.url)):
+        ids = {row.object_id for row in rows if _TABLES.get(row.kind) is table}
+        if ids:
+            found |= dict(session.execute(select(table.id, name).where(table.id.in_(ids))).tuples().all())
+    return found
+
+
+def _document(row: AuditEntry, name: str | None) -> AuditDocument:
     return AuditDocument(
         id=row.id,
         tenant=row.tenant_id,
@@ -86,5 +102,6 @@ def _document(row: AuditEntry) -> AuditDocument:
         action=row.action,
         kind=row.kind,
         object_id=row.object_id,
+        object_name=name or None,
         details=row.details,
     )

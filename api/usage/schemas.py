@@ -70,6 +70,7 @@ class WorkDocument(BaseModel):
     id: str = Field(description="Id of the slice or of the inference.")
     tenant: str
     job_id: str | None = Field(description="Null for an inference.")
+    job_name: str | None = Field(description="Name of the job, or else what it is; null for an inference.")
     models: int
     since: datetime | None
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import Forbidden, NotFound
 from api.http.pagination import Page, cut_page, decode_tenant
+from api.labels import names_of_jobs
 from api.limits.request_rates import Holder, LiveUse
 from api.usage.schemas import (
     QueueDocument,
@@ -156,11 +157,14 @@ def drain(session: Session, caller: Caller, name: str) -> WorkerDocument:
 def workers(session: Session) -> WorkersDocument:
     """Return the workers that are alive with what they do, and the numbers of what waits and runs, of all tenants."""
     work: dict[str | None, list[WorkDocument]] = defaultdict(list)
-    for row in session.execute(select(Slice).where(Slice.state == SliceState.LEASED)).scalars():
-        models = len(row.model_ids)
-        work[row.leased_by].append(_work(row.kind, row, row.job_id, models))
+    leased = session.execute(select(Slice).where(Slice.state == SliceState.LEASED)).scalars().all()
+    names = names_of_jobs(session, [row.job_id for row in leased])
+    for row in leased:
+        work[row.leased_by].append(
+            _work(row.kind, row, row.job_id, len(row.model_ids), names.get(row.job_id))
+        )
     for one in session.execute(select(Inference).where(Inference.state == InferenceState.RUNNING)).scalars():
-        work[one.leased_by].append(_work("inference", one, None, 1))
+        work[one.leased_by].append(_work("inference", one))
     alive = sorted(alive_workers(session), key=lambda worker: worker.name)
     return WorkersDocument(
         workers=[
@@ -178,9 +182,12 @@ def workers(session: Session) -> WorkersDocument:
     )
 
 
-def _work(kind: str, row: Slice | Inference, job_id: str | None, models: int) -> WorkDocument:
+def _work(
+    kind: str, row: Slice | Inference, job_id: str | None = None, models: int = 1, job_name: str | None = None
+) -> WorkDocument:
+    names = {"job_id": job_id, "job_name": job_name}
     return WorkDocument(
-        kind=kind, id=row.id, tenant=row.tenant_id, job_id=job_id, models=models, since=row.started_at
+        kind=kind, id=row.id, tenant=row.tenant_id, models=models, since=row.started_at, **names
     )
 
 

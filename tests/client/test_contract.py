@@ -77,7 +77,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "usage": lambda one: one.usage(),
         "retention": lambda one: one.retention(),
         "set_retention": lambda one: one.set_retention("smith", events=30),
-        "drain_worker": lambda one: one.drain_worker("rig-2:4711:1f2e"),
+        "drain_worker": lambda one: one.drain_worker("rig-2"),
         "pause_tenant": lambda one: one.pause_tenant("smith", "moving"),
         "resume_tenant": lambda one: one.resume_tenant("smith"),
         "all_usage": lambda one: list(one.all_usage()),

@@ -186,7 +186,7 @@ def test_key_that_may_only_read_sees_all(
     assert_accessible(page)
 
 
-@pytest.mark.parametrize("tab", ["keys", "audit", "retention", "service"])
+@pytest.mark.parametrize("tab", ["keys", "audit", "retention", "tenants"])
 @pytest.mark.slow
 def test_forbidden_view_says_which_key_it_needs(
     page: Page, watch: Watch, guarded: SeededService, tab: str

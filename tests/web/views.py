@@ -82,8 +82,9 @@ VIEWS = (
     View("use", "use", "/use"),
     *(
         View(f"use-{tab}", "use", f"/use?tab={tab}")
-        for tab in ("shares", "webhooks", "retention", "keys", "audit", "service")
+        for tab in ("shares", "webhooks", "retention", "keys", "audit", "workers", "tenants", "service")
     ),
+    View("use-workers-empty", "use", "/use?tab=workers", "empty"),
     View("use-large", "use", "/use", "large"),
     View("help", "help", "/help"),
 )

@@ -47,15 +47,17 @@ function Theme() {
     <option value="auto">System colours</option><option value="light">Light</option><option value="dark">Dark</option></select></label>`;
 }
 
-function KeyDialog({ onClose }) {
+function KeyDialog({ isNeeded, onClose }) {
   const [value, setValue] = useState("");
   const submit = (event) => { event.preventDefault(); setKey(value.trim()); onClose(); };
   return html`<${Dialog} title="Your key" onClose=${onClose}>
-    <p>This service requires a key. The page keeps it until you close this tab, and sends it to this service only.</p>
+    <p>${isNeeded ? "This service shows data only with a key." : "You can already use this service. With another key, the page acts for its holder: with its permissions, and with its name in the log of changes."}${" "}
+      The page keeps the key until you close this tab, and sends it to this service only.</p>
     <form onSubmit=${submit}>
       <${Field} label="Key" help="Ask the person who runs the service, or make one: latentry keys create.">
         ${(attributes) => html`<input type="password" autocomplete="off" required value=${value} onInput=${(event) => setValue(event.target.value)} ...${attributes} />`}<//>
-      <p class="buttons"><button class="primary">Use this key</button></p>
+      <p class="buttons"><button class="primary">Use this key</button>
+        ${getKey() && html`<button type="button" onClick=${() => { setKey(""); onClose(); }}>Forget the present key</button>`}</p>
     </form>
   <//>`;
 }
@@ -81,7 +83,7 @@ function App() {
   const route = useRoute();
   const { isOnline, needsKey, keys } = useConnection();
   const [asksKey, setAsksKey] = useState(false);
-  const asked = useLoaded((signal) => request("/v1/caller", { signal }), [keys]);
+  const asked = useLoaded((signal) => request("/v1/caller", { signal }), [keys], 60_000); // again, for news of a pause
   const caller = asked.error?.status === 401 ? null : asked.data; // with a share that has ended, nobody is known
   const { View, error } = useView(route.parts[0] ?? "");
   useEffect(() => { document.querySelector("main").removeAttribute("data-ready"); scrollTo(0, 0); }, [route.path]);
@@ -89,13 +91,14 @@ function App() {
     ${!isOnline && html`<p class="banner bad" role="alert">The server does not answer. The page asks again every two seconds; running jobs are not affected.</p>`}
     ${caller?.share && html`<p class="banner" role="note">You look at a shared ${KINDS[caller.share.kind]}. Nothing can be changed here. <button type="button" class="small" onClick=${leave}>Leave the shared view</button></p>`}
     ${caller && !caller.share && !caller.scopes.includes("write") && html`<p class="banner" role="note">Your key may only read. The service refuses whatever changes something.</p>`}
+    ${caller?.waits_for && html`<p class="banner" role="note"><strong>Work waits:</strong> ${caller.waits_for}.</p>`}
     <main id="main" tabindex="-1">
       ${error && html`<div class="problem" role="alert"><strong>${error.message}</strong><p><${Link} to="/">Go to Home<//></p></div>`}
       ${needsKey && route.parts[0] !== "share" ? (hasShareToken() ? html`<${EndedLink} />` : html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
           <p><button type="button" class="primary" onClick=${() => setAsksKey(true)}>Enter a key</button></p></div>`)
     : View && html`<${View} key=${`${route.path} ${keys}`} route=${route} caller=${caller} />`}
     </main>
-    ${asksKey && html`<${KeyDialog} onClose=${() => setAsksKey(false)} />`}`;
+    ${asksKey && html`<${KeyDialog} isNeeded=${needsKey} onClose=${() => setAsksKey(false)} />`}`;
 }
 
 render(html`<${App} />`, document.getElementById("page"));

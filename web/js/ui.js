@@ -48,7 +48,7 @@ export function Loading({ what = "" }) {
 
 const TONES = {
   ready: "good", done: "good", active: "good", trained: "good", complete: "good", delivered: "good",
-  running: "busy", ingesting: "busy", training: "busy", inferring: "busy", queued: "wait", paused: "wait", stopping: "wait", expired: "wait",
+  running: "busy", working: "busy", idle: "off", draining: "wait", ingesting: "busy", training: "busy", inferring: "busy", queued: "wait", paused: "wait", stopping: "wait", expired: "wait",
   failed: "bad", rejected: "bad", diverged: "bad", given_up: "bad", cancelled: "off", revoked: "off", deleting: "off", stopped: "off", discarded: "off",
 };
 

@@ -4,18 +4,22 @@ import { html, useState, Link, Loading, Problem, Table, useReady } from "../../u
 import { request, useLoaded } from "../../api.js";
 import { setQuery } from "../../router.js";
 import { time } from "../../format.js";
+import { actionWords, detailWords, KINDS } from "./words.js";
 
 const VIEWS = { dataset: "datasets", job: "jobs", model: "models", inference: "inferences" };
+const nameOfObject = (item) => item.object_name || item.details?.name || item.object_id;
 const COLUMNS = [
-  { key: "at", label: "When", show: (item) => time(item.at) },
+  { key: "at", label: "When", show: (item) => html`<span class="nowrap">${time(item.at)}</span>` },
   { key: "by", label: "Who", value: (item) => item.by?.name ?? "", show: (item) => item.by?.name ?? "no key" },
-  { key: "action", label: "Did" },
-  { key: "kind", label: "What" },
-  { key: "object_id", label: "Which", show: (item) => (VIEWS[item.kind] && !/delete/.test(item.action)
-    ? html`<${Link} to=${`/${VIEWS[item.kind]}/${item.object_id}`}><code>${item.object_id}</code><//>` : html`<code>${item.object_id}</code>`) },
-  { key: "details", label: "Details", unsorted: true, show: (item) => html`<span class="small muted">${Object.entries(item.details ?? {}).map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ")}</span>` },
+  { key: "action", label: "Did", value: (item) => actionWords(item.action), show: (item) => html`<span class="nowrap">${actionWords(item.action)}</span>` },
+  { key: "kind", label: "What", value: (item) => KINDS[item.kind] ?? item.kind, show: (item) => html`<span class="nowrap">${KINDS[item.kind] ?? item.kind}</span>` },
+  { key: "object_id", label: "Which", value: nameOfObject, show: (item) => {
+    const name = item.object_name || item.details?.name;
+    const label = name ? html`<span title=${item.object_id}>${name}</span>` : html`<code>${item.object_id}</code>`;
+    return VIEWS[item.kind] && !/\.deleted$/.test(item.action) ? html`<${Link} to=${`/${VIEWS[item.kind]}/${item.object_id}`}>${label}<//>` : label;
+  } },
+  { key: "details", label: "Details", unsorted: true, show: (item) => html`<span class="small muted">${detailWords(item.details)}</span>` },
 ];
-const KINDS = ["dataset", "job", "model", "inference", "key", "share", "webhook", "upload"];
 
 export function Audit({ route }) {
   const { kind = "", by = "" } = route.query;
@@ -32,7 +36,7 @@ export function Audit({ route }) {
     return { items, more: Boolean(token) };
   }, [kind, by, pages]);
   useReady(list.data || list.error);
-  return html`<search class="row"><label>What <select value=${kind} onChange=${(event) => setQuery({ kind: event.target.value })}><option value="">all</option>${KINDS.map((name) => html`<option>${name}</option>`)}</select></label>
+  return html`<search class="row"><label>What <select value=${kind} onChange=${(event) => setQuery({ kind: event.target.value })}><option value="">all</option>${Object.entries(KINDS).map(([name, words]) => html`<option value=${name}>${words}</option>`)}</select></label>
       <label>Who <input type="search" value=${by} placeholder="name or id of a key" onChange=${(event) => setQuery({ by: event.target.value })} /></label></search>
     <${Problem} error=${list.error} retry=${list.reload} />
     ${list.data?.items.length === 0 && html`<p class="muted">No change is recorded.</p>`}
