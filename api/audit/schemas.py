@@ -46,7 +46,7 @@ class AuditDocument(BaseModel):
     kind: str = Field(description="Kind of the object, such as `job`.")
     object_id: str
     object_name: str | None = Field(
-        description="Name of the object now: of a job without a name, what it is; of a webhook, its address. Null if it has none, "
-        "or was deleted."
+        description="Name of the object now: of a job without a name, what it is; of a webhook, its address. Null if it has "
+        "none, or was deleted."
     )
     details: dict[str, Any] = Field(description="Details, such as the names of the changed `fields`.")

@@ -88,8 +88,8 @@ def _names(session: Session, rows: Sequence[AuditEntry]) -> dict[str, str]:
     found = names_of_jobs(session, [row.object_id for row in rows if row.kind == "job"])
     for table, name in ((Dataset, Dataset.name), (Key, Key.name), (Webhook, Webhook.url)):
         ids = {row.object_id for row in rows if _TABLES.get(row.kind) is table}
-        if ids:
-            found |= dict(session.execute(select(table.id, name).where(table.id.in_(ids))).tuples().all())
+        for object_id, shown in session.execute(select(table.id, name).where(table.id.in_(ids))):
+            found[object_id] = shown
     return found
 
 

@@ -9,7 +9,7 @@ from domain.states import DeliveryState
 from store import audit
 from store.database import database_now
 from store.identifiers import new_id
-from store.tables import DEFAULT_TENANT, Dataset, Job, Key, Webhook
+from store.tables import DEFAULT_TENANT, Dataset, Job, Key, Tenant, Webhook
 from store.webhooks import post
 from tests.web.seeded_storage import Seeded
 
@@ -25,8 +25,15 @@ _SCOPES = {
 
 
 def add_access(session: Session, made: Seeded) -> None:
-    """Add keys, shares, a webhook with two messages, and what the audit log says of the data set and a job."""
+    """Add keys, shares, a webhook with two messages, a paused tenant, and what the audit log says of the data set and a job."""
     now = database_now(session)
+    smith = Tenant(
+        id="smith", name="Smith lab", quotas={"stored_bytes": 2e12, "open_jobs": 0.0}, paused_at=now
+    )
+    smith.pause_reason = "the disk is being replaced"
+    session.add(smith)
+    audit.record(session, "tenant.quotas_changed", smith, **smith.quotas)
+    audit.record(session, "tenant.paused", smith, reason=smith.pause_reason)
     for kind, (name, scopes) in _SCOPES.items():
         key = _key(SECRETS[kind], name, scopes)
         session.add(key)

@@ -186,6 +186,14 @@ def test_key_that_may_only_read_sees_all(
     assert_accessible(page)
 
 
+def test_member_sees_devices_and_steers_nothing(page: Page, guarded: SeededService) -> None:
+    _open_with(page, guarded, SECRETS["member"], "/use?tab=workers")
+    expect(page.locator("main")).to_contain_text("cuda:0 (1 worker)")
+    expect(page.get_by_role("button", name=re.compile("Drain|Pause|Quotas"))).to_have_count(0)
+    expect(page.get_by_role("link", name="Tenants")).to_have_count(0)
+    assert_accessible(page)
+
+
 @pytest.mark.parametrize("tab", ["keys", "audit", "retention", "tenants"])
 @pytest.mark.slow
 def test_forbidden_view_says_which_key_it_needs(
