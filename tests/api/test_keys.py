@@ -92,6 +92,7 @@ def test_a_key_by_each_way_to_send_it(asks: TestClient) -> None:
             "scopes": ["read", "write"],
             "key_id": made["id"],
             "is_operator": False,
+            "waits_for": None,
         }
 
 

@@ -178,6 +178,7 @@ def test_a_share_and_the_person_who_opens_it(lab: Lab) -> None:
     shown = {"kind": "job", "id": lab.own["job"], "expires_at": made["expires_at"]}
     assert caller == {
         "tenant": None, "name": None, "scopes": ["read"], "key_id": made["id"], "is_operator": False, "share": shown,
+        "waits_for": None,
     }  # fmt: skip
     by_key = lab.client.post("/v1/jobs", json={"dataset_id": lab.own["dataset"]}, headers=lab.key).json()
     assert by_key["created_by"]["name"] == "Ada"

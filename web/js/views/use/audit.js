@@ -10,7 +10,7 @@ const VIEWS = { dataset: "datasets", job: "jobs", model: "models", inference: "i
 const nameOfObject = (item) => item.object_name || item.details?.name || item.object_id;
 const COLUMNS = [
   { key: "at", label: "When", show: (item) => html`<span class="nowrap">${time(item.at)}</span>` },
-  { key: "by", label: "Who", value: (item) => item.by?.name ?? "", show: (item) => item.by?.name ?? "no key" },
+  { key: "by", label: "Who", value: (item) => item.by?.name ?? "", show: (item) => item.by?.name ?? html`<span class="nowrap">no key</span>` },
   { key: "action", label: "Did", value: (item) => actionWords(item.action), show: (item) => html`<span class="nowrap">${actionWords(item.action)}</span>` },
   { key: "kind", label: "What", value: (item) => KINDS[item.kind] ?? item.kind, show: (item) => html`<span class="nowrap">${KINDS[item.kind] ?? item.kind}</span>` },
   { key: "object_id", label: "Which", value: nameOfObject, show: (item) => {
