@@ -1,9 +1,11 @@
 """Routes of keys."""
 
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.auth import CallerDependency
 from api.dependencies import DatabaseDependency, SettingsDependency
@@ -83,8 +85,12 @@ def revoke_key(key_id: str, database: DatabaseDependency, caller: CallerDependen
 def get_caller(database: DatabaseDependency, caller: CallerDependency) -> CallerDocument:
     """Return your tenant and your scopes; for a share, what it shows."""
     grant = caller.grant
-    with database.read() as session:
-        tenant = session.get_one(Tenant, caller.tenant_id)
+    waits_for = None
+    with (
+        suppress(SQLAlchemyError),
+        database.read() as session,
+    ):  # `latentry doctor` asks without a database, too
+        waits_for = session.get_one(Tenant, caller.tenant_id).pause_sentence
     return CallerDocument(
         tenant=caller.tenant_id if grant is None else None,
         name=caller.name if grant is None else None,
@@ -94,5 +100,5 @@ def get_caller(database: DatabaseDependency, caller: CallerDependency) -> Caller
         share=None
         if grant is None
         else CallerShare(kind=grant.kind, id=grant.target_id, expires_at=grant.expires_at),
-        waits_for=tenant.pause_sentence if grant is None else None,
+        waits_for=waits_for if grant is None else None,
     )
