@@ -6,7 +6,8 @@ worker that lost its lease can only leave objects that no row names.
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from itertools import accumulate
 from typing import Self
@@ -15,6 +16,7 @@ from urllib.request import url2pathname
 
 from sqlalchemy import ColumnElement, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
@@ -50,13 +52,13 @@ class SqlArrayStore(Store):
 
     def __init__(self, database: Database, *, read_only: bool = False) -> None:
         super().__init__(read_only=read_only)
-        self._given, self._database = database, database.apart
+        self.database, self._database = database, database.apart
         self._asked: dict[asyncio.AbstractEventLoop, builtins.list[_Asked]] = {}
         self._answering: set[asyncio.Task[None]] = set()
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return the same store, read-only or not."""
-        return type(self)(self._given, read_only=read_only)
+        return type(self)(self.database, read_only=read_only)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -67,6 +69,10 @@ class SqlArrayStore(Store):
 
     def __str__(self) -> str:
         return f"sql:{self._database.engine.url.render_as_string(hide_password=True)}"
+
+    def _reading(self) -> AbstractContextManager[Session]:
+        """Open a transaction that finds all written objects."""
+        return self._database.read()
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -116,7 +122,7 @@ class SqlArrayStore(Store):
             return {key: bytes(value) for key, value in session.execute(query)}
 
     def _get(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
-        with self._database.read() as session:
+        with self._reading() as session:
             value = session.execute(
                 select(_ranged_value(byte_range)).where(ArrayObject.key == key)
             ).scalar_one_or_none()
@@ -148,17 +154,17 @@ class SqlArrayStore(Store):
     async def set(self, key: str, value: Buffer) -> None:
         """Write the value of `key`."""
         self._check_writable()
-        await asyncio.to_thread(self._set, key, value.to_bytes())
+        await asyncio.to_thread(self._set, {key: value.to_bytes()})
 
-    def _set(self, key: str, value: bytes) -> None:
+    def _set(self, values: Mapping[str, bytes]) -> None:
+        insert = (sqlite.insert if self._database.is_sqlite else postgresql.insert)(ArrayObject)
+        statement = insert.on_conflict_do_update(
+            index_elements=["key"],
+            set_={"value": insert.excluded.value, "size_bytes": insert.excluded.size_bytes},
+        )
+        rows = [{"key": key, "value": value, "size_bytes": len(value)} for key, value in values.items()]
         with self._database.write() as session:
-            insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
-            statement = insert(ArrayObject).values(key=key, value=value, size_bytes=len(value))
-            session.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["key"], set_={"value": value, "size_bytes": len(value)}
-                )
-            )
+            session.execute(statement, rows)
 
     async def delete(self, key: str) -> None:
         """Delete `key` if it exists."""
@@ -181,7 +187,7 @@ class SqlArrayStore(Store):
 
     def _some_keys(self, condition: ColumnElement[bool]) -> Sequence[str]:
         found = select(ArrayObject.key, ArrayObject.size_bytes).where(condition)
-        with self._database.read() as session:
+        with self._reading() as session:
             some = session.execute(found.order_by(ArrayObject.key).limit(_DELETED_AT_ONCE)).all()
         sizes = accumulate(row.size_bytes for row in some)
         return [row.key for row, size in zip(some, sizes, strict=True) if size <= _DELETED_BYTES] or [
@@ -194,7 +200,7 @@ class SqlArrayStore(Store):
 
     def _size_below(self, prefix: str) -> int:
         # Databases know the length of a value without reading it; SQLite reads it to find the column after it.
-        with self._database.read() as session:
+        with self._reading() as session:
             size = select(func.coalesce(func.sum(func.length(ArrayObject.value)), 0))
             return int(session.execute(size.where(_below(prefix))).scalar_one())
 
@@ -231,7 +237,7 @@ class SqlArrayStore(Store):
         path = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         after = after or path
         names = builtins.list[str]()
-        with self._database.read() as session:
+        with self._reading() as session:
             while len(names) < _NAMES_AT_ONCE:
                 next_key = select(ArrayObject.key).where(_below(path), ArrayObject.key >= after)
                 key = session.execute(next_key.order_by(ArrayObject.key).limit(1)).scalar_one_or_none()
@@ -243,7 +249,7 @@ class SqlArrayStore(Store):
         return names, after
 
     def _keys(self, prefix: str) -> Iterable[str]:
-        with self._database.read() as session:
+        with self._reading() as session:
             return (
                 session.execute(select(ArrayObject.key).where(_below(prefix)).order_by(ArrayObject.key))
                 .scalars()

@@ -5,16 +5,21 @@ URL. A coordinate is a one-dimensional array with the name of its dimension, or 
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from threading import Lock
+from typing import Any, Protocol, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
 from domain.windows import RowArray
+from store.array_store import SqlArrayStore
+from store.database import Database
 
 
 class StoredArray(RowArray, Protocol):
@@ -68,8 +73,62 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return (rows, *(max(1, size) for size in shape[1:])) if shape else ()
 
 
+_GATHERED_BYTES = 2 * CHUNK_BYTES
+"""What one transaction writes, about. SQLite needs some milliseconds for it, and other writers wait meanwhile."""
+
+
+class _GatheringStore(SqlArrayStore):
+    """A store that writes objects together: the arrays of a small data set are 30 objects, and each transaction waits for others.
+
+    Parameters
+    ----------
+    database, read_only
+        As of `SqlArrayStore`.
+    """
+
+    def __init__(self, database: Database, *, read_only: bool = False) -> None:
+        super().__init__(database, read_only=read_only)
+        self._gathered: dict[str, bytes] = {}
+        self._lock = Lock()
+
+    def flush(self) -> None:
+        """Write what is gathered."""
+        with self._lock:
+            if self._gathered:
+                super()._set(self._gathered)
+                self._gathered = {}
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """Return another store of the same objects."""
+        self.flush()
+        return super().with_read_only(read_only)
+
+    def _set(self, values: Mapping[str, bytes]) -> None:
+        with self._lock:
+            self._gathered |= values
+            is_full = sum(map(len, self._gathered.values())) >= _GATHERED_BYTES
+        if is_full:
+            self.flush()
+
+    def _values_of(self, keys: Sequence[str]) -> dict[str, bytes]:
+        with self._lock:
+            held = {key: self._gathered[key] for key in keys if key in self._gathered}
+        others = [key for key in keys if key not in held]
+        return held | (super()._values_of(others) if others else {})
+
+    def _size(self, key: str) -> int | None:
+        with self._lock:
+            held = self._gathered.get(key)
+        return super()._size(key) if held is None else len(held)
+
+    def _reading(self) -> AbstractContextManager[Session]:
+        """Open a transaction, after a flush."""
+        self.flush()
+        return super()._reading()
+
+
 class ArrayGroupWriter:
-    """Writes one group, array by array. `close` consolidates its metadata.
+    """Writes one group, array by array. `close` consolidates its metadata; before, a database may lack some of its objects.
 
     Parameters
     ----------
@@ -82,8 +141,9 @@ class ArrayGroupWriter:
     """
 
     def __init__(self, store: Store, path: str, attributes: dict[str, Any] | None = None) -> None:
-        self._store, self._path = store, path
-        self._group = zarr.create_group(store, path=path, attributes=attributes or {}, zarr_format=3)
+        self._path = path
+        self._store = _GatheringStore(store.database) if isinstance(store, SqlArrayStore) else store
+        self._group = zarr.create_group(self._store, path=path, attributes=attributes or {}, zarr_format=3)
 
     def create(
         self,
@@ -137,6 +197,8 @@ class ArrayGroupWriter:
             # Zarr says that consolidated metadata is not yet part of its specification; xarray by URL needs it.
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(self._store, path=self._path, zarr_format=3)
+        if isinstance(self._store, _GatheringStore):
+            self._store.flush()
 
 
 class RowWriter:
