@@ -281,6 +281,7 @@ async def _act(request: Request, caller: CallerDependency) -> None:
             caller.name,
             None if caller.is_operator else count_written,
             caller.grant is not None,
+            caller.tenant_id,
         )
     )
 

@@ -1,12 +1,15 @@
 """The engine and its two kinds of transaction, on SQLite and PostgreSQL."""
 
+import fcntl
+import os
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from sqlite3 import OperationalError
+from threading import Event, Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
@@ -14,8 +17,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from store.settings import get_settings
+from store.tables.audit import current_actor
 
 _READ_ONLY = "latentry_read_only"
+_TURN = "latentry_turn"
+_LONGEST_WAIT_SECONDS = 10.0
+_HEAD_PAUSE_SECONDS, _QUEUE_PAUSE_SECONDS = 0.001, 0.004
 
 LOCK: dict[str, Any] = {"key_share": True}
 """Arguments of `with_for_update` that lock a row, but let other transactions write rows that refer to it.
@@ -50,8 +57,24 @@ class Database:
         self.engine: Engine = create_engine(url, **options)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+            if parsed.database:
+                self._take_turns(_WriterTurns(parsed.database))
+            event.listen(self.engine, "begin", _begin_sqlite)  # after the turn is taken
         self._reading = self.engine.execution_options(**{_READ_ONLY: True})
+
+    def _take_turns(self, turns: "_WriterTurns") -> None:
+        """Let each writing transaction wait for its turn before it begins; the turn ends with the use of its connection."""
+
+        def take(connection: Connection) -> None:
+            if not connection.get_execution_options().get(_READ_ONLY, False):
+                connection.info[_TURN] = turns.take()
+
+        def give_back(_connection: Any, record: ConnectionPoolEntry) -> None:
+            if (end := record.info.pop(_TURN, None)) is not None:
+                end()
+
+        event.listen(self.engine, "begin", take)
+        event.listen(self.engine, "checkin", give_back)
 
     @cached_property
     def apart(self) -> "Database":
@@ -102,10 +125,94 @@ class Database:
             self.apart.close()
 
 
-def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+class _WriterTurns:
+    """Turns of the processes that write into an SQLite file.
+
+    SQLite lets a waiting writer sleep for up to 100 ms between its tries. So a process that writes again and again would keep
+    others waiting for many seconds. Here, a process waits in a queue before each transaction. The one at its head begins when
+    the present one ends, and a process that has just written must queue again.
+
+    Turns only help: SQLite's own lock decides who writes. After 10 s, or on a file system without locks, a writer goes on
+    without its turn.
+
+    Parameters
+    ----------
+    path
+        Path of the database. The two files of the locks are beside it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._of_process = path, _AlternatingLock()
+
+    def take(self) -> Callable[[], None]:
+        """Wait for the turn of this process, and of this thread in it; return what ends the turn."""
+        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+        turn = ExitStack()
+        if self._of_process.acquire(current_actor().tenant_id, _LONGEST_WAIT_SECONDS):
+            turn.callback(self._of_process.release)
+        with suppress(OSError), ExitStack() as head:
+            self._lock(head, "-queue", deadline, _QUEUE_PAUSE_SECONDS)
+            self._lock(turn, "-writer", deadline, _HEAD_PAUSE_SECONDS)
+        return turn.close
+
+    def _lock(self, until: ExitStack, suffix: str, deadline: float, pause_seconds: float) -> None:
+        """Lock a file until a stack is closed. The system unlocks it if the process dies."""
+        file = os.open(self._path + suffix, os.O_CREAT | os.O_RDWR, 0o644)
+        until.callback(os.close, file)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return
+            time.sleep(pause_seconds)
+
+
+class _AlternatingLock:
+    """A lock that the oldest waiting thread of another tenant gets next, or else the oldest of the same tenant."""
+
+    def __init__(self) -> None:
+        self._inside, self._is_held = Lock(), False
+        self._latest: str | None = None
+        self._waiting: list[tuple[str | None, Event]] = []
+
+    def acquire(self, tenant_id: str | None, seconds: float) -> bool:
+        """Wait for the lock, and return whether this thread holds it."""
+        mine = tenant_id, Event()
+        with self._inside:
+            self._waiting.append(mine)
+            self._pass_on()
+        if mine[1].wait(seconds):
+            return True
+        with self._inside:
+            if mine[1].is_set():
+                return True
+            self._waiting.remove(mine)
+            return False
+
+    def release(self) -> None:
+        """Let the next thread hold it."""
+        with self._inside:
+            self._is_held = False
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._is_held or not self._waiting:
+            return
+        next_one = next((one for one in self._waiting if one[0] != self._latest), self._waiting[0])
+        self._waiting.remove(next_one)
+        self._latest, self._is_held = next_one[0], True
+        next_one[1].set()
+
+
+def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry | None = None) -> None:
     connection.isolation_level = None  # `_begin_sqlite` sends BEGIN
-    # Of a new file only, and before its first page: see `store.sqlite_space`.
-    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    if (
+        not pages
+    ):  # before the first page, see `store.sqlite_space`; later it would write, and wait for other writers
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA secure_delete=ON")  # free pages have no deleted content

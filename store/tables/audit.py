@@ -25,12 +25,15 @@ class Actor:
         Called with the bytes of the rows that each flush adds; it raises an error to refuse them. None: nobody counts.
     is_visitor
         Whether the key is a share.
+    tenant_id
+        Tenant of the key; None for the service itself.
     """
 
     key_id: str | None
     name: str | None
     count_written: Callable[[int], None] | None = None
     is_visitor: bool = False
+    tenant_id: str | None = None
 
 
 acting: ContextVar[Actor] = ContextVar("acting")

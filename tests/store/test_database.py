@@ -1,10 +1,13 @@
 """Migrations, transactions, settings."""
 
+import fcntl
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from sqlalchemy import select, text
 
 from domain.job_specification import JobSpecification, split_trials
 from domain.split_groups import SplitGroups
+from store import database as database_module
 from store import outbox
 from store.database import Database, database_now
 from store.identifiers import PATTERN, new_id
@@ -140,6 +144,85 @@ def test_concurrent_read_and_write_loses_no_update(database: Database) -> None:
         thread.join()
     with database.read() as session:
         assert session.get_one(Tenant, "counter").name == "80"
+
+
+def write_name(database: Database, name: str, hold_seconds: float = 0.0) -> None:
+    with database.write() as session:
+        session.get_one(Tenant, DEFAULT_TENANT).name = name
+        session.flush()
+        time.sleep(hold_seconds)
+
+
+def test_a_new_connection_waits_for_no_writer(sqlite_database: Database) -> None:
+    with sqlite_database.write() as session:
+        session.get_one(Tenant, DEFAULT_TENANT).name = "half written"
+        session.flush()
+        new = sqlite3.connect(sqlite_database.engine.url.database or "", timeout=0.0)  # else it would wait
+        database_module._configure_sqlite(new)
+        assert new.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert new.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        new.close()
+
+
+def test_a_process_that_writes_without_a_pause_keeps_others_waiting_for_one_transaction_each(
+    sqlite_database: Database,
+) -> None:
+    """Two engines stand for two processes: each locks by itself. With SQLite's lock alone, this takes 5 to 30 in between."""
+    other, over, written = Database(sqlite_database.url), threading.Event(), [0]
+
+    def write_on() -> None:
+        while not over.is_set():
+            write_name(sqlite_database, "busy", hold_seconds=0.01)
+            written[0] += 1
+
+    thread = threading.Thread(target=write_on)
+    thread.start()
+    while written[0] < 2:
+        time.sleep(0.001)
+    before = written[0]
+    for _ in range(10):
+        write_name(other, "quiet")
+    between = written[0] - before
+    over.set()
+    thread.join()
+    other.close()
+    assert between <= 30
+
+
+def test_waiting_threads_of_several_tenants_write_in_turns(sqlite_database: Database) -> None:
+    order: list[str | None] = []
+    turns = database_module._AlternatingLock()
+    assert turns.acquire("busy", 1)
+
+    def write(tenant_id: str | None) -> None:
+        assert turns.acquire(tenant_id, 60)
+        order.append(tenant_id)
+        turns.release()
+
+    threads = []
+    for tenant_id in ("busy", "busy", "busy", "quiet", None):
+        threads.append(threading.Thread(target=write, args=(tenant_id,)))
+        threads[-1].start()
+        while len(turns._waiting) < len(threads):
+            time.sleep(0.001)
+    assert not turns.acquire("late", 0.01)
+    turns.release()
+    for thread in threads:
+        thread.join()
+    assert order == ["quiet", "busy", None, "busy", "busy"]
+    assert turns.acquire("late", 1)
+
+
+def test_a_writer_goes_on_without_its_turn(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns only help: a process that hangs with the lock of the queue does not stop the service."""
+    monkeypatch.setattr(database_module, "_LONGEST_WAIT_SECONDS", 0.05)
+    with Path(sqlite_database.engine.url.database + "-queue").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_name(sqlite_database, "written")
+    with sqlite_database.read() as session:
+        assert session.get_one(Tenant, DEFAULT_TENANT).name == "written"
 
 
 def test_a_message_is_written_with_its_transaction_or_not_at_all(database: Database) -> None:
