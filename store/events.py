@@ -1,12 +1,16 @@
 """Events of jobs, as rows that HTTP clients can replay."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from domain.states import JobState
 from store import webhooks
 from store.tables import Event, Model
+
+_MODEL_STATE = "model.state"
 
 
 def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
@@ -26,5 +30,14 @@ def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
 
 def record_model_state(session: Session, model: Model, **details: str) -> None:
     """Record the state of a model as an event of its job."""
-    identity = {"model_id": model.id, "number": model.number}
-    record(session, model.job_id, "model.state", state=model.state, **identity, **details)
+    record(session, model.job_id, _MODEL_STATE, **_state_of(model), **details)
+
+
+def record_model_states(session: Session, models: Sequence[Model]) -> None:
+    """Record the states of models at once: hundreds of rows as objects would take long, and others wait for the transaction."""
+    rows = [{"job_id": model.job_id, "kind": _MODEL_STATE, "data": _state_of(model)} for model in models]
+    session.execute(insert(Event), rows)
+
+
+def _state_of(model: Model) -> dict[str, Any]:
+    return {"state": model.state, "model_id": model.id, "number": model.number}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from domain.architecture import with_architecture, without_architecture
@@ -12,7 +13,8 @@ from store import events
 from store.identifiers import new_id
 from store.lineage import OWN_LOSS
 from store.tables import Dataset, Job, Model
-from worker.scheduling.model_rows import end_model, note_decision
+from store.tables import Decision as DecisionRow
+from worker.scheduling.model_rows import decision_values, end_model, note_decision
 from worker.scheduling.strategies import Begin, Continue, Copy, Decision
 
 _COPIED = (
@@ -95,7 +97,7 @@ def _begin(
     """Add the rows of new models. In a warm start, the first models begin as models of another job ended."""
     if not begun:
         return []
-    report, models = session.get_one(Dataset, job.dataset_id).report, []
+    report, models, notes = session.get_one(Dataset, job.dataset_id).report, [], []
     for decision in begun:
         warm = (job.warm_models or [])[decision.number :][:1]
         values = {**decision.hyperparameters, **(warm[0]["hyperparameters"] if warm else {})}
@@ -118,9 +120,9 @@ def _begin(
             )
         )
         reason = f"as model {warm[0]['number']} of {warm[0]['job_id']}" if warm else decision.reason
-        note_decision(session, models[-1], "begin", values, reason=reason)
+        notes.append(decision_values(models[-1], "begin", values, reason=reason))
     session.add_all(models)
     session.flush()
-    for model in models:
-        events.record_model_state(session, model)
+    session.execute(insert(DecisionRow), notes)
+    events.record_model_states(session, models)
     return models

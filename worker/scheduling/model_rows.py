@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -73,19 +74,24 @@ def note_decision(
     parent: int | None = None,
 ) -> None:
     """Record a decision about a model, with the epochs and losses that the model had then."""
-    session.add(
-        Decision(
-            job_id=model.job_id,
-            model_number=model.number,
-            kind=kind,
-            epoch=model.epochs_trained,
-            lowest_sv_loss=model.smoothed_sv_loss,
-            latest_sv_loss=model.latest_smoothed_sv_loss,
-            parent_number=parent,
-            hyperparameters=dict(hyperparameters),
-            reason=reason,
-        )
-    )
+    session.add(Decision(**decision_values(model, kind, hyperparameters, reason=reason, parent=parent)))
+
+
+def decision_values(
+    model: Model, kind: str, hyperparameters: Mapping[str, Value], *, reason: str, parent: int | None = None
+) -> dict[str, Any]:
+    """Return the columns of a decision about a model."""
+    return {
+        "job_id": model.job_id,
+        "model_number": model.number,
+        "kind": kind,
+        "epoch": model.epochs_trained,
+        "lowest_sv_loss": model.smoothed_sv_loss,
+        "latest_sv_loss": model.latest_smoothed_sv_loss,
+        "parent_number": parent,
+        "hyperparameters": dict(hyperparameters),
+        "reason": reason,
+    }
 
 
 def note_best_weights(model: Model, best_epoch: int, first_epoch: int) -> None:
