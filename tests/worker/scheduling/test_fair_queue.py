@@ -30,6 +30,7 @@ from store.workers import available_workers
 from tests.worker.conftest import add_dataset, add_job
 from tests.worker.fake_workers import FakeWorkers
 from worker.context.process import TrainingProcess
+from worker.maintenance import loop
 from worker.maintenance.loop import sweep
 from worker.process.run_next import run_next
 from worker.scheduling.fair_queue import claim_inference, claim_ingest, claim_next
@@ -283,6 +284,37 @@ def test_lost_messages_of_ingests_are_sent_again_to_their_own_queue(
         assert rung(session, outbox.INGEST) == 0
         sweep(session, {INGEST})
         assert rung(session, outbox.INGEST) == 2
+
+
+def test_jobs_of_tenants_are_advanced_in_turns(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant that starts many searches: another one's job is among the next that are advanced."""
+    dataset_id = add_dataset(database)
+    busy = [add_job(database, dataset_id) for _ in range(20)]
+    quiet = [add_job(database, add_dataset(database, tenant_id="quiet"), "quiet") for _ in range(2)]
+    sent, in_broker = [], 3
+
+    def send_task(task: str, args: list[str], retry: bool) -> None:
+        assert not retry
+        sent.append((task, *args))
+
+    monkeypatch.setattr(loop, "queue_length", lambda queue: in_broker)
+    monkeypatch.setattr(loop.app, "send_task", send_task)
+    with database.write() as session:
+        outbox.post(session, outbox.RUN_SLICE)
+    assert loop.send_outbox(database) == 6
+    jobs = [busy[0], quiet[0], busy[1], quiet[1], busy[2]]
+    assert sent == [(outbox.RUN_SLICE,), *((outbox.ADVANCE, job_id) for job_id in jobs)]
+    in_broker = 8
+    assert loop.send_outbox(database) == 0
+    with database.write() as session:  # the messages of one queue do not hold up those of another
+        outbox.post(session, outbox.RUN_SLICE)
+    add_waiting_dataset(database)
+    assert loop.send_outbox(database) == 1
+    in_broker = 0
+    while loop.send_outbox(database):
+        pass
+    assert {job_id for _, *arguments in sent for job_id in arguments} == {*busy, *quiet}
+    assert len(sent) == 24
 
 
 def test_work_of_a_tenant_without_device_time_waits_until_the_day_turns(
