@@ -182,8 +182,8 @@ class Settings(BaseSettings):
     requests_at_once: int = Field(
         4,
         ge=1,
-        description="Number of requests with one key that run at a time in each process of the API. Further ones wait for their "
-        "turn, so that a client with many requests does not delay others.",
+        description="Number of requests with one key that run at a time in each process of the API; three times as many with "
+        "all keys of a tenant. Further ones wait for their turn, so that others need not.",
     )
     quota_requests_per_minute: int = Field(
         30_000,
