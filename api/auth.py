@@ -1,6 +1,5 @@
 """Authentication by the key in the header `Authorization`, and the scopes of keys."""
 
-import hashlib
 import hmac
 import logging
 import time
@@ -25,6 +24,7 @@ from api.limits.request_rates import RequestRates
 from api.limits.wrong_keys import CHALLENGE, secret_of
 from store.database import Database, database_now
 from store.disk_errors import is_disk_error
+from store.keys import SHARE_PREFIX, secret_digest
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Actor, Key, Tenant, acting
 
@@ -36,8 +36,6 @@ log of changes.
 """
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
-SHARE_PREFIX = "ltshare_"
-"""The beginning of the secret of every share."""
 _USED_EVERY = timedelta(minutes=1)
 """The database stores the last use of a key at most once in this interval."""
 _MOST_KNOWN_KEYS = 10_000
@@ -96,11 +94,6 @@ class Caller:
     def group(self) -> str:
         """Whose requests and computations count together: those of the tenant, or those of all its shares."""
         return self.tenant_id if self.grant is None else f"shares of {self.tenant_id}"
-
-
-def secret_digest(secret: str) -> str:
-    """Return the digest that the database stores. The secret has 256 random bits, so it needs no salt and no slow hash."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class KnownKeys:

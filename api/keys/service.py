@@ -1,12 +1,11 @@
 """The database operations of the routes of keys."""
 
-import secrets
 from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.auth import ALL_SCOPES, Caller, require_scope, secret_digest
+from api.auth import ALL_SCOPES, Caller, require_scope
 from api.errors import Forbidden, Invalid, NotFound
 from api.http.idempotency import fingerprint, store_answer, stored_answer
 from api.http.pagination import Page, newest_page
@@ -15,11 +14,11 @@ from api.limits.quotas import check_amounts
 from store import audit
 from store.database import database_now
 from store.deletion import revoke_shares
-from store.identifiers import PATTERN, new_id
+from store.identifiers import PATTERN
+from store.keys import new_key
 from store.settings import Settings
 from store.tables import Key, Tenant
 
-_BEGINNING = len("lat_") + 6
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -77,15 +76,12 @@ def create(
         session.add(Tenant(id=tenant_id, name=tenant_id))
         session.flush()
     check_amounts(session, settings, tenant_id)
-    secret = f"lat_{secrets.token_urlsafe(32)}"
-    row = Key(
-        id=new_id("key"),
+    row, secret = new_key(
+        "key",
+        now,
         tenant_id=tenant_id,
         name=request.name,
-        digest=secret_digest(secret),
-        beginning=secret[:_BEGINNING],
         scopes=sorted(set(request.scopes)),
-        created_at=now,
         expires_at=expires_at,
     )
     session.add(row)

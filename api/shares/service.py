@@ -1,6 +1,5 @@
 """The database operations of the routes of shares. A share is a row of the table of keys that has a target."""
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
-from api.auth import SHARE_PREFIX, secret_digest
 from api.datasets.service import find as find_dataset
 from api.errors import Invalid, NotFound
 from api.grants import KIND_OF_PREFIX, TargetKind
@@ -22,11 +20,11 @@ from domain.states import JobState
 from store import audit
 from store.database import database_now
 from store.deletion import SHARED, revoke_shares
-from store.identifiers import PATTERN, new_id
+from store.identifiers import PATTERN
+from store.keys import new_key
 from store.settings import Settings
 from store.tables import Dataset, Job, Key, Model
 
-_BEGINNING = len(SHARE_PREFIX) + 6
 _FIND: Mapping[TargetKind, Callable[[Session, str, str], Any]] = {
     "dataset": find_dataset,
     "job": find_job,
@@ -100,15 +98,12 @@ def create(
     _require_target(session, tenant_id, request.target_id)
     check_amounts(session, settings, tenant_id, shares=1)
     now = database_now(session)
-    token = f"{SHARE_PREFIX}{secrets.token_urlsafe(32)}"
-    row = Key(
-        id=new_id("shr"),
+    row, token = new_key(
+        "share",
+        now,
         tenant_id=tenant_id,
         name=request.label,
-        digest=secret_digest(token),
-        beginning=token[:_BEGINNING],
         scopes=["read"],
-        created_at=now,
         expires_at=_expiry(settings, request, now),
         target_id=request.target_id,
     )

@@ -13,7 +13,6 @@ from fastapi.testclient import TestClient
 from redis import Redis
 from sqlalchemy import text
 
-from api.auth import secret_digest
 from api.checks import base, databases, machine, work
 from api.checks.base import Check, Checks, CheckStatus, Parts, failed, ok, warning
 from api.checks.brokers import check_broker, check_queues
@@ -26,6 +25,7 @@ from store import outbox
 from store.array_store import open_array_store
 from store.database import Database
 from store.identifiers import new_id
+from store.keys import secret_digest
 from store.originals import open_originals
 from store.queues import CONTROL, INFER, INGEST, QUEUES, SLICES
 from store.rpc import CallFailed, WorkersAway, broker_url

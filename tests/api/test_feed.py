@@ -20,13 +20,13 @@ from zarr.abc.store import Store
 
 from api import early_refusals
 from api.app import _at_signals
-from api.auth import secret_digest
 from api.events import event_poller
 from api.events.event_poller import Feed, Listener, StreamListener
 from api.jobs.event_stream import encode
 from domain.states import DatasetState, JobState
 from store import events
 from store.database import Database
+from store.keys import secret_digest
 from store.settings import Settings
 from store.tables import DEFAULT_TENANT, Dataset, Event, Job, Key, utc_now
 from tests.api.api_examples import PROBLEM, add_dataset, add_job

@@ -4,11 +4,11 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from api.auth import SHARE_PREFIX, secret_digest
 from domain.states import DeliveryState
 from store import audit
 from store.database import database_now
 from store.identifiers import new_id
+from store.keys import SHARE_PREFIX, secret_digest
 from store.tables import DEFAULT_TENANT, Dataset, Job, Key, Tenant, Webhook
 from store.webhooks import post
 from tests.web.seeded_storage import Seeded
