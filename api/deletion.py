@@ -7,8 +7,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from zarr.core.sync import sync
 
 from api.dependencies import Context
@@ -18,6 +18,7 @@ from domain.states import JobState
 from store import audit, deletion
 from store.database import LOCK
 from store.deletion import Scope
+from store.quotas import file_bytes
 from store.tables import Dataset, Inference, Job, Model, Webhook, WebhookDelivery
 
 Row = TypeVar("Row")
@@ -300,7 +301,7 @@ def _document(
         array_bytes=None
         if len(folders) > _MOST_PATHS
         else sum(sync(context.arrays.getsize_prefix(f"{folder}/")) for folder in folders),
-        file_bytes=_file_bytes(context, session, scope.dataset_ids),
+        file_bytes=_file_bytes(session, scope.dataset_ids),
         kept=[],
         links={},
     )
@@ -314,17 +315,11 @@ def _count(session: Session, table: type[Any], *conditions: ColumnElement[bool])
     return session.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
 
 
-def _file_bytes(context: Context, session: Session, dataset_ids: Sequence[str]) -> int:
+def _file_bytes(session: Session, dataset_ids: Sequence[str]) -> int:
     """Return the size of the files that only these data sets use."""
-    ours = (
-        select(Dataset.original).where(Dataset.id.in_(dataset_ids), Dataset.original.is_not(None)).distinct()
-    )
-    total = 0
-    for sha256 in session.execute(ours).scalars():
-        others = Dataset.original == sha256, Dataset.id.not_in(dataset_ids)
-        if not _count(session, Dataset, *others):
-            total += context.originals.size(str(sha256)) or 0
-    return total
+    other = aliased(Dataset)
+    others = exists().where(other.original == Dataset.original, other.id.not_in(dataset_ids))
+    return file_bytes(session, Dataset.id.in_(dataset_ids), ~others)
 
 
 def _kept(session: Session, tenant_id: str, scope: Scope) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, case, func, select, text
+from sqlalchemy import ColumnElement, Select, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -17,7 +17,7 @@ from store.tables.models import HAS_BYTES
 
 _LEAST_UPLOAD = 2**20
 """Bytes that a smaller unfinished upload counts as, so that the number of uploads is limited too."""
-_ROW_BYTES: Mapping[Any, int] = {Inference: 4_000, Upload: 4_000, Webhook: 3_000, Key: 1_000}
+_ROW_BYTES: Mapping[Any, int] = {Inference: 4_000, Upload: 5_000, Webhook: 3_000, Key: 1_000}
 """About how many bytes a row of these tables needs. The rows of jobs and data sets, which can be long, record their sizes."""
 _OPEN_JOBS = [state for state in JobState if not state.is_final]
 
@@ -129,6 +129,15 @@ def add_device_seconds(session: Session, tenant_id: str, seconds: float) -> None
             set_={"device_seconds": DeviceUsage.device_seconds + row.excluded.device_seconds},
         )
     )
+
+
+def file_bytes(session: Session, *conditions: ColumnElement[bool]) -> int:
+    """Return the size of the files of the data sets that meet conditions. A file of several counts once."""
+    size = func.max(Dataset.original_bytes).label("size")
+    files = (
+        select(size).where(Dataset.original.is_not(None), *conditions).group_by(Dataset.original).subquery()
+    )
+    return int(session.execute(select(func.coalesce(func.sum(files.c.size), 0))).scalar_one())
 
 
 def _sums(tenant_id: str, now: datetime) -> list[tuple[QuotaName, Select[int]]]:

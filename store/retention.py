@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Select, and_, exists, func, literal, or_, 
 from sqlalchemy.orm import Session, aliased
 
 from domain.states import DatasetState
+from store.quotas import file_bytes
 from store.settings import Settings
 from store.tables import (
     ArrayObject,
@@ -207,11 +208,8 @@ def weights_removed(job: Any) -> ColumnElement[bool]:
 
 def _due_originals(session: Session, tenant_id: str, before: datetime) -> Due:
     files = session.execute(due_originals(tenant_id, before)).scalars().all()
-    sizes = select(Dataset.original, Dataset.source).where(
-        Dataset.tenant_id == tenant_id, Dataset.original.in_(files)
-    )
-    by_file = {original: int(source.get("bytes") or 0) for original, source in session.execute(sizes)}
-    return Due(len(files), sum(by_file.values()))
+    of_tenant = Dataset.tenant_id == tenant_id, Dataset.original.in_(files)
+    return Due(len(files), file_bytes(session, *of_tenant))
 
 
 def _due_checkpoints(session: Session, tenant_id: str, before: datetime) -> Due:

@@ -70,7 +70,7 @@ def document(row: Dataset) -> DatasetDocument:
         bin_width_s=row.bin_width_s,
         report=row.report,
         problems=row.problems,
-        stored_bytes=(row.original_bytes or 0) * (row.original is not None) + (row.array_bytes or 0),
+        stored_bytes=row.stored_bytes,
         created_at=row.created_at,
         created_by=row.created_by,
         ended_at=row.ended_at,

@@ -2,7 +2,7 @@
 
 from store.tables.audit import Actor, AuditEntry, CreatedByMixin, acting, actor_document, current_actor
 from store.tables.base import Base, Document, LeaseMixin, UtcDateTime, utc_now
-from store.tables.datasets import Dataset, Trial, Upload
+from store.tables.datasets import Dataset, Trial, Upload, trial_bytes
 from store.tables.jobs import Event, Job, Slice
 from store.tables.labels import folded, tag_text
 from store.tables.models import CurvePoint, Decision, Inference, Model
@@ -53,5 +53,6 @@ __all__ = [
     "current_actor",
     "folded",
     "tag_text",
+    "trial_bytes",
     "utc_now",
 ]

@@ -1,5 +1,7 @@
 """Tables of uploads, data sets and their trials."""
 
+import json
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -84,6 +86,7 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
     bin_width_s: Mapped[float | None]
     array_path: Mapped[str | None] = mapped_column(String(200))  # Zarr group in the array store
     array_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of the group; None: not measured
+    trial_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of the rows of its trials
     report: Mapped[Document | None]
     problems: Mapped[list[Any] | None]  # why it was rejected, or could not be read
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -93,6 +96,25 @@ class Dataset(LeaseMixin, LabelsMixin, CreatedByMixin, Base):
     def search_parts(self) -> list[str]:
         """Return the texts that a search looks in, besides the tags: also the name of the file."""
         return [*super().search_parts(), self.source.get("filename") or ""]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of its file and its arrays, as quotas count them. A file that several data sets share is of each of them."""
+        file_bytes = 0 if self.original is None else self.original_bytes
+        return (file_bytes or 0) + (self.array_bytes or 0)
+
+    def size_bytes_of_row(self) -> int:
+        """Return about how many bytes the data set needs in the database, with its trials but without its arrays."""
+        return super().size_bytes_of_row() + (self.trial_bytes or 0)
+
+
+_TRIAL_ROW_BYTES = 100
+"""About what the row of a trial needs besides its metadata."""
+
+
+def trial_bytes(metadata: Iterable[Mapping[str, Any]]) -> int:
+    """Return about how many bytes the rows of trials with these metadata need."""
+    return sum(_TRIAL_ROW_BYTES + len(json.dumps(one)) for one in metadata)
 
 
 class Trial(Base):

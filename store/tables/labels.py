@@ -1,8 +1,9 @@
 """What people write on a data set or a job: its name, notes and tags; and the text in which a search looks for them."""
 
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Text, event, inspect
+from sqlalchemy import JSON, BigInteger, Connection, Text, event, inspect
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 
 from store.tables.base import Base
@@ -10,8 +11,6 @@ from store.tables.base import Base
 _TAG_EDGE = "\x1f"
 """Encloses each tag in the text of a search. No other part of the text contains it."""
 _SEARCHED = {"name", "notes", "tags", "source"}
-_LONG = {*_SEARCHED, "spec", "warm_models", "report"}
-"""The columns that may be long."""
 
 
 class LabelsMixin:
@@ -26,7 +25,7 @@ class LabelsMixin:
     search_text: Mapped[str] = mapped_column(Text, default="", server_default="", deferred=True)
 
     row_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Size of the row and of the rows that it brings, which a quota counts."""
+    """Size of the row and of the rows that it brings, which a quota counts. Any change of a text or a document updates it."""
 
     def search_parts(self) -> list[str]:
         """Return the texts that a search looks in, besides the tags."""
@@ -51,10 +50,22 @@ def folded(text: str) -> str:
 
 @event.listens_for(LabelsMixin, "before_insert", propagate=True)
 @event.listens_for(LabelsMixin, "before_update", propagate=True)
-def _write_derived(_mapper: Mapper[Any], _connection: Connection, row: LabelsMixin) -> None:
+def _write_derived(mapper: Mapper[Any], _connection: Connection, row: LabelsMixin) -> None:
     attributes = inspect(row).attrs
-    changed = {name for name in _LONG if name in attributes and attributes[name].history.has_changes()}
+    changed = {name for name in _counted(mapper) if attributes[name].history.has_changes()}
+    text = search_text(row.search_parts(), row.tags or []) if changed else ""
     if changed & _SEARCHED:
-        row.search_text = search_text(row.search_parts(), row.tags or [])
+        row.search_text = text
     if changed and isinstance(row, Base):
         row.row_bytes = row.size_bytes_of_row()
+        if "search_text" not in vars(row):  # it is not loaded
+            row.row_bytes += len(text.encode(errors="surrogatepass"))
+
+
+@cache
+def _counted(mapper: Mapper[Any]) -> frozenset[str]:
+    """Return the columns whose change changes the size of a row: those without a limit, and sizes of rows that it brings."""
+    unlimited = {one.key for one in mapper.column_attrs if isinstance(one.columns[0].type, JSON | Text)} - {
+        "search_text"
+    }
+    return frozenset(unlimited | {"name"} | ({"trial_bytes"} & set(mapper.column_attrs.keys())))

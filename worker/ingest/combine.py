@@ -17,7 +17,7 @@ from store.arrays import ArrayGroupWriter, NamedArray, RowWriter, open_array, op
 from store.database import Database, database_now
 from store.datasets import session_coordinates
 from store.settings import Settings
-from store.tables import Dataset, Trial
+from store.tables import Dataset, Trial, trial_bytes
 from worker.ingest.problems import Problem
 from worker.ingest.sandbox import Rejection
 from worker.scheduling.leases import Lease, LeaseLost
@@ -67,6 +67,7 @@ def combine_sessions(
             lease.keep(session, settings)
             stored = session.get_one(Dataset, row.id)
             stored.array_bytes = array_bytes
+            stored.trial_bytes = trial_bytes(trial.details for trial in trials)
             sizes = report["shape"]
             stored.trials, stored.bins, stored.neurons = sizes["trials"], sizes["bins"], sizes["neurons"]
             stored.bin_width_s, stored.array_path, stored.report = given[0].bin_width_s, path, report

@@ -22,7 +22,7 @@ from store.array_store import delete_objects, objects_size, write_object
 from store.database import Database, database_now
 from store.originals import BucketOriginals, open_originals
 from store.settings import Settings
-from store.tables import Dataset, Trial, Upload
+from store.tables import Dataset, Trial, Upload, trial_bytes
 from store.uploads import begin_upload, release_original
 from worker.ingest.combine import combine_sessions
 from worker.ingest.dataset_arrays import write_dataset
@@ -259,10 +259,11 @@ def _store(database: Database, arrays: Store, settings: Settings, lease: Lease, 
         names = write_dataset(arrays, path, lease.row_id, recording)
         write_object(arrays, f"{path}/preview.json", (parsed.folder / "preview.json").read_bytes())
         array_bytes = objects_size(arrays, path)
+        of_trials = trial_bytes(trial["details"] for trial in trial_rows(lease.row_id, recording))
         with database.write() as session:
             lease.keep(session, settings)
             row = session.get_one(Dataset, lease.row_id)
-            row.array_bytes = array_bytes
+            row.array_bytes, row.trial_bytes = array_bytes, of_trials
             row.trials, row.bins, row.neurons = recording.spikes.shape
             row.bin_width_s = recording.bin_width_s
             row.array_path = path

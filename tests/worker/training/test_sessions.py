@@ -72,6 +72,10 @@ def job_id(lab: Sessions) -> str:
 def test_a_combination_has_the_arrays_and_trials_of_its_sessions(lab: Sessions) -> None:
     document = lab.client.get(f"/v1/datasets/{lab.dataset_id}").json()
     assert document["state"] == "ready"
+    with lab.database.read() as session:
+        ids = lab.dataset_id, *lab.session_ids
+        combined, *sizes = (session.get_one(Dataset, one).trial_bytes or 0 for one in ids)
+    assert combined >= sum(sizes) > 0  # the rows of trials count for a quota
     assert (document["trials"], document["bins"], document["neurons"]) == (54, 20, 16)
     told = document["report"]["sessions"]
     sizes = zip(lab.session_ids, TRIALS, BINS, NEURONS, strict=True)
