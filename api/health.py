@@ -41,7 +41,10 @@ class Service(BaseModel):
 class WorkerHealth(BaseModel):
     """A training process that was active recently. `GET /v1/checks`, which needs a key, also returns the names."""
 
-    device: str
+    device: Annotated[str, Field(examples=["cuda:0"])]
+    device_name: str | None = Field(
+        description="Model of a GPU; of a CPU that `LATENTRY_DEVICE=auto` took, the reason. null: `cpu` was set."
+    )
     seen_at: datetime
 
 
@@ -129,7 +132,10 @@ def get_readiness(response: Response, database: DatabaseDependency) -> Readiness
                 )
             return Readiness(
                 ready=True,
-                workers=[WorkerHealth(device=w.device, seen_at=w.seen_at) for w in workers],
+                workers=[
+                    WorkerHealth(device=w.device, device_name=w.device_name, seen_at=w.seen_at)
+                    for w in workers
+                ],
                 slices_queued=counts.get(SliceState.QUEUED, 0),
                 slices_running=counts.get(SliceState.LEASED, 0),
                 messages_waiting=waiting,

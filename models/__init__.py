@@ -35,7 +35,8 @@ from domain.errors import ConfigurationError
 from models.config import Hyperparameters, TrainingOptions
 from models.data import Session, TrainingData, sample_validation_mask
 from models.inference import Latents, infer_latents, iterate_latents
-from models.population import EpochScores, Population
+from models.model_state import EpochScores
+from models.population import Population
 from models.stitching import principal_components_initial_values
 
 __all__ = [

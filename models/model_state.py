@@ -1,9 +1,10 @@
-"""The state of a model in training, by name: the form of its checkpoint, see `Population.state`."""
+"""The scores of a model after an epoch, and its state by name: the form of its checkpoint, see `Population.state`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,6 +29,109 @@ VECTORS = {
 """Numbers of a model, beside `epoch`."""
 ADDED_LATER = ("best_sv_loss", "best_validation_loss")
 """Those of `VECTORS` that older checkpoints lack; NaN (not known) is read in their place."""
+
+
+@dataclass(frozen=True)
+class EpochScores:
+    """Losses and state of one model after an epoch. Losses are in nats per sample and include ln x!.
+
+    Parameters
+    ----------
+    epoch
+        Epochs completed, counting this one.
+    train_loss
+        Reconstruction loss of the training steps, with coordinated dropout and dropout, before each update.
+    sv_loss
+        Mean NLL at the held-out samples of the validation trials: what selects. With `sv_rate` 0 nothing is
+        held out, and this is the validation loss.
+    validation_loss
+        Mean NLL at the samples of the validation trials that the model read, from the same pass.
+    sv_loss_train
+        Mean NLL at held-out samples of training trials (evenly chosen, no more than there are validation
+        trials); None with `sv_rate` 0.
+    smoothed_sv_loss
+        Exponentially smoothed `sv_loss`, see `TrainingOptions.score_smoothing`.
+    kl_initial_condition
+        KL(q(g0 | x) || p(g0)), nats per trial, mean over the training steps.
+    kl_inputs
+        KL(q(u | x) || p(u)) of the inferred inputs, alike; 0 without a controller.
+    gradient_norm
+        Before clipping, mean over the steps.
+    learning_rate
+        Of this epoch, after its decay.
+    diverged
+        The model produced a loss or gradient that is not finite, or exploded; its weights are those before
+        that step and stay so. Losses may then be NaN.
+    best_smoothed_sv_loss
+        Lowest smoothed SV loss so far: the epoch whose weights are the model's best.
+    best_epoch
+        That epoch; 0 before there was one.
+    best_sv_loss, best_validation_loss
+        `sv_loss` and `validation_loss` of that epoch: what the kept weights score. NaN before there was one.
+    """
+
+    epoch: int
+    train_loss: float
+    sv_loss: float
+    validation_loss: float
+    sv_loss_train: float | None
+    smoothed_sv_loss: float
+    kl_initial_condition: float
+    kl_inputs: float
+    gradient_norm: float
+    learning_rate: float
+    diverged: bool
+    best_smoothed_sv_loss: float
+    best_epoch: int
+    best_sv_loss: float
+    best_validation_loss: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The states of a pack's models at one epoch, on its device.
+
+    Parameters
+    ----------
+    shapes
+        Of the parameters of one model, by name.
+    epoch
+        Of all models.
+    packed
+        float32 [M, D] for each of `PACKED`.
+    vectors
+        [M] for each of `VECTORS`.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    epoch: int
+    packed: Mapping[str, Tensor]
+    vectors: Mapping[str, Tensor]
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """Return the state of each model, see `Population.state`, by one copy to the host for each packed tensor."""
+        packed = {kind: values.cpu() for kind, values in self.packed.items()}
+        # float64 holds all these numbers exactly, so one copy serves for all of them.
+        rows = torch.stack([vector.double() for vector in self.vectors.values()]).cpu()
+        vectors = {
+            name: row.to(vector.dtype) for (name, vector), row in zip(self.vectors.items(), rows, strict=True)
+        }
+        return [
+            {
+                f"{kind}.{name}": values[index].clone()
+                for kind, pack in packed.items()
+                for name, values in named_parts(pack, self.shapes).items()
+            }
+            | {"epoch": torch.tensor(self.epoch)}
+            | {name: row[index].clone() for name, row in vectors.items()}
+            for index in range(len(packed["weights"]))
+        ]
+
+
+def named_parts(pack: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """View [M, D] as the named parameters, [M, …] each."""
+    parts = torch.split(pack, [math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: part.view(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def fresh_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

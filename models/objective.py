@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -157,10 +159,19 @@ def never_read(architecture: Architecture, bins: int, device: torch.device) -> T
     if encoded >= bins and not architecture.held_out_neurons:
         return None
     neurons = architecture.session_neurons[0] if architecture.held_out_neurons else 1  # alike for all: 1
-    unread = torch.zeros(bins, 1, neurons, dtype=torch.bool, device=device)
+    return _unread(encoded, architecture.held_out_neurons, (bins, 1, neurons), device)
+
+
+@lru_cache(maxsize=16)
+def _unread(
+    encoded: int, held_out_neurons: tuple[int, ...], shape: tuple[int, int, int], device: torch.device
+) -> Tensor:
+    """Return the mask of `never_read`. It is kept, so that a training step copies nothing to the device."""
+    unread = np.zeros(shape, np.bool_)
     unread[encoded:] = True
-    unread[:, :, list(architecture.held_out_neurons)] = True
-    return unread
+    unread[:, :, list(held_out_neurons)] = True
+    with torch.inference_mode(False):  # it serves training, too
+        return torch.from_numpy(unread).to(device)
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,15 @@ from models.config import Hyperparameters, TrainingOptions
 from models.data import TrainingData, evenly
 from models.data_checks import check_data
 from models.evaluation import MaskedLosses, masked_outputs
-from models.model_state import PACKED, VECTORS, checked_state, fresh_state
+from models.model_state import (
+    PACKED,
+    VECTORS,
+    EpochScores,
+    Snapshot,
+    checked_state,
+    fresh_state,
+    named_parts,
+)
 from models.network import initial_parameters
 from models.null_model import constant_output_losses
 from models.objective import (
@@ -33,62 +40,6 @@ ADAM_EPSILON = 1e-10  # gradients of a mean over samples are small: 1e-8 would d
 EXPLOSION = (
     100.0  # a training loss above that of constant outputs by this many times its size will not come back
 )
-
-
-@dataclass(frozen=True)
-class EpochScores:
-    """Losses and state of one model after an epoch. Losses are in nats per sample and include ln x!.
-
-    Parameters
-    ----------
-    epoch
-        Epochs completed, counting this one.
-    train_loss
-        Reconstruction loss of the training steps, with coordinated dropout and dropout, before each update.
-    sv_loss
-        Mean NLL at the held-out samples of the validation trials: what selects. With `sv_rate` 0 nothing is
-        held out, and this is the validation loss.
-    validation_loss
-        Mean NLL at the samples of the validation trials that the model read, from the same pass.
-    sv_loss_train
-        Mean NLL at held-out samples of training trials (evenly chosen, no more than there are validation
-        trials); None with `sv_rate` 0.
-    smoothed_sv_loss
-        Exponentially smoothed `sv_loss`, see `TrainingOptions.score_smoothing`.
-    kl_initial_condition
-        KL(q(g0 | x) || p(g0)), nats per trial, mean over the training steps.
-    kl_inputs
-        KL(q(u | x) || p(u)) of the inferred inputs, alike; 0 without a controller.
-    gradient_norm
-        Before clipping, mean over the steps.
-    learning_rate
-        Of this epoch, after its decay.
-    diverged
-        The model produced a loss or gradient that is not finite, or exploded; its weights are those before
-        that step and stay so. Losses may then be NaN.
-    best_smoothed_sv_loss
-        Lowest smoothed SV loss so far: the epoch whose weights are the model's best.
-    best_epoch
-        That epoch; 0 before there was one.
-    best_sv_loss, best_validation_loss
-        `sv_loss` and `validation_loss` of that epoch: what the kept weights score. NaN before there was one.
-    """
-
-    epoch: int
-    train_loss: float
-    sv_loss: float
-    validation_loss: float
-    sv_loss_train: float | None
-    smoothed_sv_loss: float
-    kl_initial_condition: float
-    kl_inputs: float
-    gradient_norm: float
-    learning_rate: float
-    diverged: bool
-    best_smoothed_sv_loss: float
-    best_epoch: int
-    best_sv_loss: float
-    best_validation_loss: float
 
 
 class Population:
@@ -198,34 +149,45 @@ class Population:
         train_loss, kl_ic, kl_u, norm = (
             (torch.stack(part) * share).sum(0) for part in zip(*steps, strict=True)
         )
-        rates = self._learning_rates().tolist()
+        rates = self._learning_rates()
         sv_loss, validation_loss = self._evaluate(self.data.validation_trials, on_step)
         sv_loss_train, _ = self._evaluate(self._some_training_trials(), on_step)
         self.epoch += 1
         self._update_scores(sv_loss, validation_loss)
         columns = {
-            "train_loss": train_loss.tolist(),
-            "sv_loss": sv_loss.tolist(),
-            "validation_loss": validation_loss.tolist(),
-            "smoothed_sv_loss": self._smoothed.tolist(),
-            "kl_initial_condition": kl_ic.tolist(),
-            "kl_inputs": kl_u.tolist(),
+            "train_loss": train_loss,
+            "sv_loss": sv_loss,
+            "validation_loss": validation_loss,
+            "sv_loss_train": sv_loss_train,
+            "smoothed_sv_loss": self._smoothed,
+            "kl_initial_condition": kl_ic,
+            "kl_inputs": kl_u,
+            "gradient_norm": norm,
             "learning_rate": rates,
-            "gradient_norm": norm.tolist(),
-            "best_smoothed_sv_loss": self._best_smoothed.tolist(),
-            "best_epoch": self._best_epoch.tolist(),
-            "best_sv_loss": self._best_sv.tolist(),
-            "best_validation_loss": self._best_validation_loss.tolist(),
+            "alive": self._alive,
+            "best_smoothed_sv_loss": self._best_smoothed,
+            "best_epoch": self._best_epoch,
+            "best_sv_loss": self._best_sv,
+            "best_validation_loss": self._best_validation_loss,
         }
-        return [
-            EpochScores(
-                epoch=self.epoch,
-                diverged=not alive,
-                sv_loss_train=float(sv_loss_train[m]) if self.data.sv_rate > 0 else None,
-                **{name: column[m] for name, column in columns.items()},
-            )
-            for m, alive in enumerate(self.alive)
-        ]
+        # One copy from the device for all scores. float64 holds each of them exactly.
+        values = torch.stack([column.double() for column in columns.values()], dim=1).tolist()
+        return [self._epoch_scores(dict(zip(columns, of_model, strict=True))) for of_model in values]
+
+    def _epoch_scores(self, values: dict[str, Any]) -> EpochScores:
+        """Return the scores of one model, from numbers by name."""
+        values["diverged"] = not values.pop("alive")
+        values["best_epoch"] = int(values["best_epoch"])
+        if self.data.sv_rate == 0:
+            values["sv_loss_train"] = None
+        return EpochScores(epoch=self.epoch, **values)
+
+    def try_steps(self, steps: int, on_step: Callable[[], None]) -> None:
+        """Train on the first batch of an epoch, `steps` times, to measure the time. Discard the population afterwards."""
+        trials, *_ = self._training_batches()
+        for step in range(steps):
+            self._train_step(trials, step, steps)
+            on_step()
 
     @property
     def alive(self) -> list[bool]:
@@ -235,11 +197,11 @@ class Population:
     def _training_batches(self) -> Iterator[list[Tensor]]:
         """Shuffle the training trials by (order seed, epoch); for each step, indices of every session."""
         random = noise_generator(torch.device("cpu"), self.order_seed, self.epoch)
-        shuffled = []
-        for trials in self.data.training_trials:
-            order = torch.randperm(len(trials), generator=random).to(trials.device)
-            shuffled.append(trials[order])
-        yield from evenly(shuffled, self.options.batch_size)
+        sizes = [len(trials) for trials in self.data.training_trials]
+        # One copy to the device for all sessions.
+        orders = torch.cat([torch.randperm(size, generator=random) for size in sizes]).to(self.data.device)
+        pairs = zip(self.data.training_trials, torch.split(orders, sizes), strict=True)
+        yield from evenly([trials[order] for trials, order in pairs], self.options.batch_size)
 
     def _some_training_trials(self) -> list[Tensor]:
         """Return evenly chosen training trials, no more of a session than it has validation trials."""
@@ -289,8 +251,7 @@ class Population:
         """Update the weights (Kingma & Ba 2015). Each model has its own rate and clipping; diverged models stay as they are."""
         alive = self._alive
         gradient *= (self.options.gradient_clip / norm).clamp(max=1.0)[:, None]
-        if not alive.all():
-            gradient[~alive] = 0.0
+        gradient.masked_fill_(~alive[:, None], 0.0)
         first, second = ADAM_DECAY
         self._adam_steps += alive
         self._first.lerp_(gradient, 1 - first)  # m ← β₁ m + (1 - β₁) g
@@ -369,13 +330,16 @@ class Population:
             `learning_rate_decay`, 0-d.
         """
         self._require_index(index)
-        state = {
-            f"{kind}.{name}": values[index].clone().cpu()
-            for kind, pack in self._packed().items()
-            for name, values in self._named(pack).items()
-        }
-        state["epoch"] = torch.tensor(self.epoch)
-        return state | {name: vector[index].clone().cpu() for name, vector in self._vectors().items()}
+        packed = {kind: values[index : index + 1] for kind, values in self._packed().items()}
+        vectors = {name: vector[index : index + 1] for name, vector in self._vectors().items()}
+        [state] = Snapshot(self._shapes, self.epoch, packed, vectors).states()
+        return state
+
+    def snapshot(self) -> Snapshot:
+        """Return the states of all models, as copies on the device that later epochs do not change: this waits for nothing."""
+        packed = {kind: values.clone() for kind, values in self._packed().items()}
+        vectors = {name: vector.clone() for name, vector in self._vectors().items()}
+        return Snapshot(self._shapes, self.epoch, packed, vectors)
 
     def _load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         states = [checked_state(state, self._shapes, index) for index, state in enumerate(states)]
@@ -417,11 +381,7 @@ class Population:
 
     def _named(self, pack: Tensor) -> dict[str, Tensor]:
         """View [M, D] as the named parameters, [M, …] each."""
-        parts = torch.split(pack, [math.prod(shape) for shape in self._shapes.values()], dim=1)
-        return {
-            name: part.view(-1, *shape)
-            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
-        }
+        return named_parts(pack, self._shapes)
 
 
 _VECTOR_ATTRIBUTES = (

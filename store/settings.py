@@ -306,7 +306,11 @@ class Settings(BaseSettings):
         description="Maximum number of models in a pack, which one worker trains between two reports. The worker decides how "
         "many of them run at a time.",
     )
-    device: str = Field("auto", description="Device for training: `auto`, `cpu`, `cuda`, `cuda:0`, …")
+    device: str = Field(
+        "auto",
+        description="Device for training: `auto` (the first GPU, or the CPU if there is none), `cpu`, `cuda` (the first GPU) or "
+        "`cuda:N`. A worker without the GPU that is named does not start. `/readyz` says which device `auto` took, and why.",
+    )
     threads: int = Field(
         1,
         ge=1,

@@ -54,6 +54,8 @@ def run_slice() -> None:
         handle.request_slice(shutting_down.is_set)
     except TrainingProcessDied as death:
         logger.error("%s", death)
+        if not death.name:
+            return  # it had no lease
         with get_database().write() as session:
             reap(session, get_settings(), held_by=death.name, process_died=True)
             session.execute(

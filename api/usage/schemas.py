@@ -80,6 +80,9 @@ class WorkerDocument(BaseModel):
 
     name: str
     device: str
+    device_name: str | None = Field(
+        description="Model of a GPU; of a CPU that `LATENTRY_DEVICE=auto` took, the reason. null: `cpu` was set."
+    )
     started_at: datetime
     seen_at: datetime
     draining_since: datetime | None = Field(

@@ -171,6 +171,7 @@ def workers(session: Session) -> WorkersDocument:
             WorkerDocument(
                 name=one.name,
                 device=one.device,
+                device_name=one.device_name,
                 started_at=one.started_at,
                 seen_at=one.seen_at,
                 draining_since=one.draining_since,

@@ -42,6 +42,9 @@ class Job(LabelsMixin, CreatedByMixin, Base):
     warnings: Mapped[list[Any] | None]  # settings that are valid but probably not intended
     # Versions that trained parts of it, in order: [{"latentry": …, "torch": …}, …].
     trained_with: Mapped[list[Any] | None]
+    precision: Mapped[str | None] = mapped_column(
+        String(10)
+    )  # in which its models train, see `worker.training.precision`
     diagnostics: Mapped[Document | None]  # see `worker.inference.diagnostics`
     error: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -43,6 +43,7 @@ class Worker(Base):
 
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(100))
+    device_name: Mapped[str | None] = mapped_column(String(200))  # its model, or why `auto` took the CPU
     overhead_pace: Mapped[float | None]  # measured when the process started, see `domain.cost.Pace`
     arithmetic_pace: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(default=utc_now)

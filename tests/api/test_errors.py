@@ -207,3 +207,10 @@ def test_pointers_point_into_the_document(body: dict[str, object]) -> None:
             assert int(name) < len(here)
         elif problem.pointer:
             assert name in here  # type: ignore[operator]
+
+
+def test_readiness_says_which_device_a_worker_took(client: TestClient, database: Database) -> None:
+    with database.write() as session:
+        session.add(Worker(name="w", device="cpu", device_name="auto: torch is built without CUDA"))
+    [worker] = client.get("/readyz").json()["workers"]
+    assert (worker["device"], worker["device_name"]) == ("cpu", "auto: torch is built without CUDA")

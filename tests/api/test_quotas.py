@@ -355,7 +355,9 @@ def test_the_operator_sees_workers_and_what_waits(
     client = client_with(database, tmp_path)
     with database.write() as session:
         job_id = add_job(session, dataset_id)
-        session.add_all([Worker(name="box:1", device="cuda:0"), Worker(name="box:2", device="cpu")])
+        session.add_all(
+            [Worker(name="box:1", device="cuda:0", device_name="H200"), Worker(name="box:2", device="cpu")]
+        )
         common: dict[str, Any] = {"tenant_id": DEFAULT_TENANT, "job_id": job_id, "kind": "train", "pack": 0}
         common |= {"first_epoch": 0, "last_epoch": 5}
         session.add(
@@ -365,7 +367,8 @@ def test_the_operator_sees_workers_and_what_waits(
         add_dataset(session, state=DatasetState.INGESTING)
     found = client.get("/v1/workers").json()
     first, second = found["workers"]
-    assert (first["name"], first["device"], second["work"]) == ("box:1", "cuda:0", [])
+    assert (first["name"], first["device"], first["device_name"]) == ("box:1", "cuda:0", "H200")
+    assert (second["device_name"], second["work"]) == (None, [])
     [work] = first["work"]
     assert (work["job_id"], work["models"], work["tenant"], work["kind"]) == (
         job_id,

@@ -26,6 +26,8 @@ class TrainingProcess:
         Of this process. Its leases carry it.
     device
         ``cpu``, ``cuda:0``, …
+    device_name
+        Its model, or why ``auto`` took the CPU; see `worker.context.devices.choose_device`.
     should_yield
         Asked at the end of each epoch. If it returns True, the slice ends early with a checkpoint.
     last_was_inference
@@ -43,6 +45,7 @@ class TrainingProcess:
     settings: Settings
     name: str
     device: str
+    device_name: str = ""
     should_yield: Callable[[], bool] = lambda: False
     last_was_inference: bool = False
     group_sizes: dict[tuple[Any, ...], int] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class TrainingProcess:
         """Write that this process is alive. The scheduler spreads models over the processes that were seen lately."""
         with self.database.write() as session:
             row = session.get(Worker, self.name) or Worker(name=self.name, device=self.device)
-            row.seen_at = database_now(session)
+            row.seen_at, row.device_name = database_now(session), self.device_name or None
             if self.pace is not None:
                 row.overhead_pace, row.arithmetic_pace = self.pace.overhead, self.pace.arithmetic
             session.add(row)

@@ -11,6 +11,7 @@ import torch
 from domain import cost
 from domain.cost import Extent, Pace
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
+from worker.context.devices import is_gpu, synchronize
 
 _UNITS: dict[str, Any] = {
     "encoder_units": 64,
@@ -31,7 +32,7 @@ def measure_pace(device: str) -> Pace:
     This takes a fraction of a second. On CPUs it is the time of this thread, so other work on the machine does not change it.
     """
     expected, taken = [], []
-    for extent, batch_trials, models in (_SMALL, _LARGE["cuda" if device.startswith("cuda") else "cpu"]):
+    for extent, batch_trials, models in (_SMALL, _LARGE["cuda" if is_gpu(device) else "cpu"]):
         population = _population(extent, batch_trials, models, device)
         described = asdict(population.architecture)
         one = cost.epoch_time(described, extent, batch_trials, models)
@@ -60,18 +61,15 @@ def _population(extent: Extent, batch_trials: int, models: int, device: str) -> 
 
 def _epoch_seconds(population: Population, device: str) -> float:
     """Return the time of the fastest of a few epochs, after one to warm up."""
-    is_cuda = device.startswith("cuda")
     clock: Callable[[], float] = (
-        time.thread_time if torch.get_num_threads() == 1 and not is_cuda else time.perf_counter
+        time.thread_time if torch.get_num_threads() == 1 and not is_gpu(device) else time.perf_counter
     )
     population.train_epoch()
     times = []
     for _ in range(_REPEATS):
-        if is_cuda:
-            torch.cuda.synchronize()
+        synchronize(device)
         started = clock()
         population.train_epoch()
-        if is_cuda:
-            torch.cuda.synchronize()
+        synchronize(device)
         times.append(clock() - started)
     return min(times)

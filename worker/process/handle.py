@@ -25,13 +25,14 @@ class TrainingProcessDied(Exception):
     Parameters
     ----------
     name
-        Name in its leases.
+        Name in its leases; empty if the process ended before it was ready.
     returncode
         Its exit status. The kernel's out-of-memory killer leaves -9.
     """
 
     def __init__(self, name: str, returncode: int) -> None:
-        super().__init__(f"the training process {name} ended with status {returncode} during a slice")
+        when = "during a slice" if name else "before it was ready; its last lines above say why"
+        super().__init__(f"the training process {name} ended with status {returncode} {when}")
         self.name, self.returncode = name, returncode
 
 

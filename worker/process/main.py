@@ -16,19 +16,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from worker.scheduling.failures import DeviceFailed
+
 if TYPE_CHECKING:
     from worker.context.process import TrainingProcess
 
 logger = logging.getLogger("latentry.training")
-
-
-def choose_device(wanted: str) -> str:
-    """Return the torch device of a setting; ``auto`` is the first CUDA device, or the CPU."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
@@ -44,14 +37,20 @@ def main() -> None:
     process = _make_process(stopping)
     threading.Thread(target=_keep_saying_alive, args=(process, stopping, drain), daemon=True).start()
     answers.write(json.dumps({"name": process.name}) + "\n")
-    for _line in sys.stdin:
-        with drain.turn:
-            ran = _take_turn(lambda: run_next(process))
-        if process.is_draining:
-            drain.end_worker()  # before the answer, so that Celery gives no further task
-        answers.write(json.dumps({"ran": ran}) + "\n")
-        if stopping.is_set():
-            break
+    try:
+        for _line in sys.stdin:
+            with drain.turn:
+                ran = _take_turn(lambda: run_next(process))
+            if process.is_draining:
+                drain.end_worker()  # before the answer, so that Celery gives no further task
+            answers.write(json.dumps({"ran": ran}) + "\n")
+            if stopping.is_set():
+                break
+    except DeviceFailed as failure:
+        logger.exception("%s; this process ends, and the next slice starts another one", failure)
+        process.say_gone()
+        logging.shutdown()
+        os._exit(1)  # at an ordinary exit torch would use the GPU, which may never return
     process.say_gone()
 
 
@@ -63,17 +62,24 @@ def _make_process(stopping: threading.Event) -> "TrainingProcess":
     from store.database import get_database
     from store.settings import get_settings
     from worker.child_processes import process_name
+    from worker.context.devices import DeviceUnavailable, choose_device, use_device
     from worker.context.process import TrainingProcess
     from worker.process.calibration import measure_pace
 
     settings = get_settings()
     torch.set_num_threads(settings.threads)
+    try:
+        device, device_name = choose_device(settings.device)
+    except DeviceUnavailable as unavailable:
+        sys.exit(f"LATENTRY_DEVICE={settings.device} cannot be used: {unavailable}")
+    use_device(device)
     process = TrainingProcess(
         database=get_database(),
         arrays=get_array_store(),
         settings=settings,
         name=process_name(),
-        device=choose_device(settings.device),
+        device=device,
+        device_name=device_name,
         should_yield=stopping.is_set,
     )
     try:
@@ -81,7 +87,10 @@ def _make_process(stopping: threading.Event) -> "TrainingProcess":
     except Exception:
         logger.exception("could not measure the pace of this process; estimates of time use a default")
     process.say_alive()
-    logger.info("ready on %s, %d threads, %s", process.device, settings.threads, process.pace)
+    logger.info(
+        "ready on %s (LATENTRY_DEVICE=%s%s), %d threads, %s",
+        device, settings.device, f"; {device_name}" if device_name else "", settings.threads, process.pace,
+    )  # fmt: skip
     return process
 
 
@@ -117,6 +126,8 @@ def _take_turn(run: Callable[[], bool]) -> bool:
     started = time.monotonic()
     try:
         ran = run()
+    except DeviceFailed:
+        raise
     except Exception:
         logger.exception("the slice failed")
         ran = True

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from store.array_store import delete_objects
 from store.tables import Inference, Model
 from store.workers import is_draining
+from worker.context.devices import device_failure
 from worker.context.process import TrainingProcess
 from worker.context.slices import load_work
 from worker.inference.batch_inference import apply
@@ -21,7 +22,13 @@ logger = logging.getLogger("latentry.training")
 
 
 def run_next(process: TrainingProcess) -> bool:
-    """Claim a slice or an inference and run it; return False when none is queued, or the operator drains this process."""
+    """Claim a slice or an inference and run it; return False when none is queued, or the operator drains this process.
+
+    Raises
+    ------
+    DeviceFailed
+        If the GPU has stopped working. The process must end.
+    """
     with process.database.write() as session:
         process.is_draining = is_draining(session, process.name)
         lease = None
@@ -46,12 +53,17 @@ def run_next(process: TrainingProcess) -> bool:
         logger.info("gave up %s, of which nothing was written: %s", lease.row_id, lost)
         _discard_if_deleted(process, lease, model_ids)
     except Exception as error:
+        failure = device_failure(process.device, error)
+        cause = failure or error
         problem = {
-            "code": type(error).__name__,
-            "message": str(error) or type(error).__name__,
+            "code": type(cause).__name__,
+            "message": str(cause) or type(cause).__name__,
             "hint": "the worker's log has the whole traceback",
         }
-        if report_failure(process.database, process.settings, lease, error, problem):
+        is_reported = report_failure(process.database, process.settings, lease, cause, problem)
+        if failure is not None:
+            raise failure from error
+        if is_reported:
             raise  # for the log
         _discard_if_deleted(process, lease, model_ids)
     return True

@@ -1,6 +1,7 @@
 """Report a failed attempt at a slice, an inference or an ingest: one rule for all three.
 
-A full disk or a database that does not answer uses up no attempt: the work is put off. Any other error counts as an attempt.
+A full disk or a database that does not answer uses up no attempt: the work is put off. A GPU that has stopped working counts as a
+loss of the worker. Any other error counts as an attempt.
 """
 
 import logging
@@ -16,7 +17,7 @@ from store.disk_errors import is_disk_error
 from store.quotas import use_device_time
 from store.settings import Settings
 from store.tables import Dataset, Inference, Slice
-from worker.scheduling.leases import Lease, LeaseLost, count_attempt, try_again_later
+from worker.scheduling.leases import Lease, LeaseLost, count_attempt, try_again_later, try_again_or_fail
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +25,14 @@ _LONGEST_OUTAGE_SECONDS = 600.0
 """How long a report waits for a database that does not answer."""
 
 
+class DeviceFailed(Exception):
+    """The GPU has stopped working, e.g. after an illegal memory access. Only a new process may be able to use it."""
+
+
 def report_failure(
     database: Database, settings: Settings, lease: Lease, error: Exception, problem: dict[str, Any]
 ) -> bool:
-    """Count a failed attempt, or put the work off if the disk or the database caused the failure.
+    """Count a failed attempt; put the work off if the disk or the database failed; count a loss if the GPU did.
 
     Parameters
     ----------
@@ -50,6 +55,9 @@ def report_failure(
         logger.warning("the disk or the database failed; %s is put off: %s", lease.row_id, error)
         hint = "free space on the disk, or start the database again; the work is then retried"
         problem = {**problem, "hint": hint}
+    elif isinstance(error, DeviceFailed):
+        hint = "a new process tries again; if it fails again, look for errors of the GPU in `nvidia-smi -q` and `dmesg`"
+        problem = {**problem, "hint": hint}
 
     def write(session: Session) -> None:
         lease.keep(session, settings)
@@ -57,6 +65,9 @@ def report_failure(
         assert isinstance(row, Slice | Inference | Dataset)
         if environmental:
             try_again_later(session, row, problem, settings.full_disk_seconds)
+        elif isinstance(error, DeviceFailed):
+            row.losses += 1
+            try_again_or_fail(session, row, problem, settings)
         else:
             count_attempt(session, row, problem, settings)
             if not isinstance(row, Dataset):

@@ -6,21 +6,28 @@ last epoch. A model that does not fit alone fails with its slice; later attempts
 (`worker.scheduling.leases`).
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from models import EpochScores, Population
+from worker.context.devices import (
+    free_bytes,
+    free_cache,
+    is_out_of_memory,
+    peak_bytes,
+    start_measuring_memory,
+    synchronize,
+)
 
 logger = logging.getLogger("latentry.training")
 
 LEAST_GAIN = 0.03  # share of speed that doubling a group must gain
 CALIBRATION_SECONDS = 5.0
+TIMED_STEPS = 2
 MEMORY_SHARE = 0.8  # share of the free memory that a group may use
 
 States = Sequence[Mapping[str, Tensor]]
@@ -72,21 +79,16 @@ class Pack:
             If a model does not fit into memory alone.
         """
         scores: dict[int, EpochScores] = {}
-        waiting, done = self._groups, []
+        waiting, done = list(self._groups), []
         while waiting:
-            group = waiting[0]
-            before = group.states()
-            try:
-                found = group.population.train_epoch(on_step)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or len(group.indices) == 1:
-                    raise
-                waiting = [*group.halves(self._make, before), *waiting[1:]]
-                logger.warning("out of memory with %d models at once: %s", len(group.indices), error)
+            group = waiting.pop(0)
+            before = group.population.snapshot()
+            found = group.train_epoch(on_step)
+            if found is None:  # only now, after the exception with its traceback, can the memory be freed
+                waiting = [*group.halves(self._make, before.states()), *waiting]
                 continue
             scores |= dict(zip(group.indices, found, strict=True))
             done.append(group)
-            waiting = waiting[1:]
         self._groups = done
         self._epoch = done[0].population.epoch
         self._leave({index for index, found in scores.items() if found.diverged})
@@ -120,12 +122,20 @@ class _Group:
         self.indices = indices
         self.population = make(indices, states)
 
-    def states(self) -> list[dict[str, Tensor]]:
-        return [self.population.state(place) for place in range(len(self.indices))]
+    def train_epoch(self, on_step: Callable[[], None]) -> list[EpochScores] | None:
+        """Train an epoch; return None if memory ran out and the group can be halved. The exception is then over."""
+        try:
+            return self.population.train_epoch(on_step)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(self.indices) == 1:
+                raise
+            logger.warning("out of memory with %d models at once: %s", len(self.indices), str(error))
+            return None
 
     def halves(self, make: MakePopulation, states: States) -> list["_Group"]:
-        del self.population  # frees its memory
-        _free_cache()
+        device = str(self.population.data.device)
+        del self.population
+        free_cache(device)
         middle = len(self.indices) // 2
         return [
             _Group(make, self.indices[half], states[half]) for half in (slice(middle), slice(middle, None))
@@ -135,7 +145,7 @@ class _Group:
 def find_group_size(
     make: MakePopulation, most: int, device: str, model_bytes: int, on_step: Callable[[], None]
 ) -> int:
-    """Return the size of the fastest group that fits: doubling it once more would not make an epoch of each model shorter.
+    """Return the size of the fastest group that fits: doubling it once more would not make a step of each model shorter.
 
     Parameters
     ----------
@@ -150,75 +160,49 @@ def find_group_size(
     on_step
         Called after every step; may raise.
     """
-    started, best, best_pace, size = time.monotonic(), 1, float("inf"), 1
+    started, best, best_pace, size = float("nan"), 1, float("inf"), 1
     while True:
-        try:
-            seconds, measured_bytes = _try_step(make, size, device, on_step)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
+        tried = _try_step(make, size, device, on_step)
+        free_cache(device)
+        if tried is None:
             break
+        seconds, measured_bytes = tried
+        if size == 1:  # what only the first steps of a process need, such as compilation, does not count
+            started = time.monotonic()
         if seconds / size > best_pace * (1 - LEAST_GAIN):
             break
         best, best_pace = size, seconds / size
         following = min(2 * size, most)
         needed = following * (measured_bytes / size if measured_bytes else model_bytes)
         left = CALIBRATION_SECONDS - (time.monotonic() - started)
-        if size == most or needed > MEMORY_SHARE * free_bytes(device) or 4 * seconds > left:
+        too_long = 2 * (1 + TIMED_STEPS) * seconds > left
+        if size == most or needed > MEMORY_SHARE * free_bytes(device) or too_long:
             break
         size = following
-    _free_cache()
     logger.info("%d of %d models train at once: %.3f s for a step of each", best, most, best_pace)
     return best
 
 
-class _Enough(Exception):
-    """The timed step is over."""
+def _try_step(
+    make: MakePopulation, size: int, device: str, on_step: Callable[[], None]
+) -> tuple[float, int] | None:
+    """Return the seconds of a training step, and on a GPU its peak memory in bytes (0 on a CPU); None if it does not fit.
 
-
-def _try_step(make: MakePopulation, size: int, device: str, on_step: Callable[[], None]) -> tuple[float, int]:
-    """Return the seconds of a step after one to warm up, and on a GPU its largest use of memory in bytes (0 on a CPU)."""
-    is_cuda = torch.device(device).type == "cuda"
-    if is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if is_cuda else 0
-    population = make(range(size), None)
+    Only steps after the first one are timed, the fastest of them counts.
+    """
+    before = start_measuring_memory(device)
     times: list[float] = []
 
-    def stop_after_two() -> None:
+    def note_time() -> None:
         on_step()
-        if is_cuda:
-            torch.cuda.synchronize()
+        synchronize(device)
         times.append(time.monotonic())
-        if len(times) == 2:
-            raise _Enough
 
-    with contextlib.suppress(_Enough):
-        population.train_epoch(stop_after_two)
-    taken = torch.cuda.max_memory_allocated() - before if is_cuda else 0
-    return times[1] - times[0], taken
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch or Python says that memory ran out. On CPUs torch has no type for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def free_bytes(device: str) -> int:
-    """Return the memory that a process may still get: of the GPU, or of the machine or container, whichever is less."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    found = []
-    if (meminfo := Path("/proc/meminfo")).exists():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        found.append(int(limit) - int((group / "memory.current").read_text()))
-    return min(found, default=2**63)
-
-
-def _free_cache() -> None:
-    """Release the memory of the GPU that torch caches, for a population of another size."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    try:
+        make(range(size), None).try_steps(1 + TIMED_STEPS, note_time)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    steps = [later - earlier for earlier, later in pairwise(times)]
+    return min(steps), peak_bytes(device) - before

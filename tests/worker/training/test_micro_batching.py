@@ -1,6 +1,8 @@
 """Groups of models in a slice: any grouping gives the same, memory that runs out halves them, the diverged leave."""
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,9 @@ from models import (
     TrainingData,
     TrainingOptions,
 )
+from worker.context.devices import free_bytes
 from worker.training import micro_batching as packing
-from worker.training.micro_batching import Pack, find_group_size, free_bytes, is_out_of_memory
+from worker.training.micro_batching import Pack, find_group_size
 from worker.training.train import _group_size
 
 ARCHITECTURE = Architecture(neurons=5, encoder_units=4, initial_condition_dim=3, generator_units=6, factors=2)
@@ -138,13 +141,14 @@ def test_a_pack_whose_models_all_diverged_is_over() -> None:
     assert (pack.alive, pack.epoch) == ([], 1)
 
 
-def calibrated(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float], **given: Any) -> int:
-    """The group size, if a step of so many models took so long."""
+def calibrated(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float | None], **given: Any) -> int:
+    """The group size, if a step of so many models took so long; None: they do not fit into memory."""
     tried: list[int] = []
 
-    def step(_make: Any, size: int, _device: str, _on_step: Any) -> tuple[float, int]:
+    def step(_make: Any, size: int, _device: str, _on_step: Any) -> tuple[float, int] | None:
         tried.append(size)
-        return seconds(size), 0
+        found = seconds(size)
+        return None if found is None else (found, 0)
 
     monkeypatch.setattr(packing, "_try_step", step)
     arguments: dict[str, Any] = {"most": 16, "device": "cpu", "model_bytes": 1000} | given
@@ -162,13 +166,73 @@ def test_groups_grow_no_further_than_memory_and_patience_go(monkeypatch: pytest.
     free = free_bytes("cpu")
     assert calibrated(monkeypatch, lambda size: 0.01, model_bytes=free // 6) == 4
     assert calibrated(monkeypatch, lambda size: 2.0) == 1
+    assert calibrated(monkeypatch, lambda size: 0.01 if size <= 2 else None) == 2
 
-    def too_much(size: int) -> float:
-        if size > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return 0.01
 
-    assert calibrated(monkeypatch, too_much) == 2
+def test_a_calibration_times_training_steps_after_the_first_and_no_evaluation() -> None:
+    """Of an epoch with one step, too, whose second step would be an evaluation. The first step may compile for minutes."""
+    done: list[str] = []
+    clock = 0.0
+
+    class Watched(Population):
+        def _train_step(self, trials: Any, step: int, steps: int) -> tuple[torch.Tensor, ...]:
+            done.append("train")
+            return super()._train_step(trials, step, steps)
+
+        def _evaluate(self, trials: Any, on_step: Any) -> Any:
+            done.append("evaluate")
+            return super()._evaluate(trials, on_step)
+
+    def make_watched(indices: Sequence[int], states: Any) -> Population:
+        population = make(indices, states)
+        population.options = dataclasses.replace(population.options, batch_size=100)  # an epoch is one step
+        population.__class__ = Watched
+        return population
+
+    def on_step() -> None:
+        nonlocal clock
+        clock += 60.0 if clock == 0 else 0.01  # the first step compiles
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packing, "time", SimpleNamespace(monotonic=lambda: clock))
+        assert find_group_size(make_watched, 4, "cpu", 1000, on_step) == 4
+    assert done == ["train"] * 9
+
+
+def test_want_of_memory_in_a_calibration_ends_it() -> None:
+    class Large(Population):
+        def try_steps(self, steps: int, on_step: Callable[[], None]) -> None:
+            if len(self.seeds) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().try_steps(steps, on_step)
+
+    def make_large(indices: Sequence[int], states: Any) -> Population:
+        population = make(indices, states)
+        population.__class__ = Large
+        return population
+
+    assert find_group_size(make_large, 4, "cpu", 1000, nothing) == 1
+
+
+def test_the_memory_of_a_group_is_free_before_its_halves_are_made() -> None:
+    """Neither the exception nor its traceback may keep the population that did not fit."""
+    failed: list[weakref.ref[Population]] = []
+
+    def make_watched(indices: Sequence[int], states: Any) -> Population:
+        assert all(population() is None for population in failed if len(indices) < MODELS)
+        population = make_full(indices, states)
+        if len(indices) > Full.most:
+            failed.append(weakref.ref(population))
+        return population
+
+    gc.disable()  # a cycle would hold the memory until some collection
+    try:
+        pack = Pack(make_watched, MODELS, None, MODELS)
+        losses(pack, 2)
+    finally:
+        gc.enable()
+    assert len(failed) == 2  # 5 models, then 3 of them
+    assert len(pack._groups) == 3
 
 
 def test_a_calibration_with_real_models_leaves_their_numbers_alone() -> None:
@@ -222,12 +286,3 @@ def test_a_released_model_leaves_with_its_state_and_the_others_go_on() -> None:
         torch.testing.assert_close(pack.state(2), whole.state(2), rtol=1e-4, atol=1e-6)
         pack.release([0, 2])
         assert (pack.alive, pack.epoch) == ([], 2)
-
-
-def test_want_of_memory_is_known_by_its_name() -> None:
-    assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(RuntimeError) as error:
-        torch.empty(2**60)
-    assert is_out_of_memory(error.value)
-    assert not is_out_of_memory(RuntimeError("shape mismatch"))
