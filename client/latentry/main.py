@@ -45,8 +45,12 @@ app.add_typer(steering.tenants, name="tenants", rich_help_panel=RUN)
 
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of training workers; default: one with a GPU, else one for each core."),
+    typer.Option(
+        min=1, help="Number of training workers; default: one for each GPU, else one for each core."
+    ),
 ]
+
+Threads = Annotated[int, typer.Option(min=1, envvar="LATENTRY_THREADS", help="CPU threads of each worker.")]
 
 
 def _print_version(is_asked: bool) -> None:
@@ -95,9 +99,7 @@ def up(
         int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free port.")
     ] = 8000,
     workers: Workers = None,
-    threads: Annotated[
-        int, typer.Option(min=1, envvar="LATENTRY_THREADS", help="CPU threads of each worker.")
-    ] = 1,
+    threads: Threads = 1,
     insecure: Annotated[
         bool,
         typer.Option("--insecure", help="Let everyone who can reach --host use the service without a key."),
@@ -109,7 +111,34 @@ def up(
     with_errors_reported(lambda: _run_service(data_dir, open_page=open_page, **options))
 
 
-def _run_service(data_dir: Path, open_page: bool, **options: Any) -> None:
+@app.command(rich_help_panel=RUN, epilog="Example: latentry worker")
+def worker(
+    *,
+    workers: Workers = None,
+    threads: Threads = 1,
+) -> None:
+    """Train the models of a service that runs elsewhere, on all GPUs of this machine.
+
+    LATENTRY_DATABASE_URL and LATENTRY_REDIS_URL are the addresses of the service.
+    """
+    with_errors_reported(lambda: _run_workers(workers, threads))
+
+
+def _run_workers(workers: int | None, threads: int) -> None:
+    stopping = _signals_that_stop()
+    service = load_embedded_service().training_workers(workers, threads)
+    try:
+        devices = service.start()
+        typer.echo(f"Train  {len(devices)} worker{'' if len(devices) == 1 else 's'}: {', '.join(devices)}")
+        typer.echo("Ctrl-C stops them; the service gives their work to other workers.")
+        service.watch(stopping.is_set)
+        _print_if_open("Stopping: workers finish their epoch and save …")
+    finally:
+        service.stop()
+
+
+def _signals_that_stop() -> threading.Event:
+    """Return an event that a signal to end this process sets."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
     ends = [signal.SIGINT, signal.SIGTERM]
@@ -119,6 +148,11 @@ def _run_service(data_dir: Path, open_page: bool, **options: Any) -> None:
         ends.append(signal.SIGHUP)
     for number in ends:
         signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+def _run_service(data_dir: Path, open_page: bool, **options: Any) -> None:
+    stopping = _signals_that_stop()
     service = load_embedded_service()(data_dir, **options)
     try:
         service.start()

@@ -32,7 +32,7 @@ from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/command-line.md"
-NOT_OF_A_SERVICE = {"up", "demo", "sample", "version"}
+NOT_OF_A_SERVICE = {"worker", "up", "demo", "sample", "version"}
 
 
 def all_commands() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tests.docker.dockerfile_document import instructions
 from worker import embedded
 from worker.child_processes import TORCH_ENVIRONMENT
 from worker.embedded import EmbeddedService
+from worker.training_workers import training_workers
 
 FILES = [("compose.yaml", SECRETS), ("compose.workers.yaml", URLS)]
 MAIN = services("compose.yaml", SECRETS)
@@ -215,9 +216,17 @@ def test_commands_are_those_of_the_embedded_service(tmp_path: Path, monkeypatch:
     assert set(started) == {"api", "maintenance", "control", "ingest", "worker-0", "infer"}
     assert MAIN["infer"]["environment"].items() >= TORCH_ENVIRONMENT.items()
     for name, command in started.items():
-        for ours in ("worker", "worker-gpu") if name == "worker-0" else (name,):
-            assert same_process(MAIN[ours]["command"]) == same_process(["python", *command[1:]])
+        ours = "worker" if name == "worker-0" else name
+        assert same_process(MAIN[ours]["command"]) == same_process(["python", *command[1:]])
         assert command[0] == sys.executable
+
+
+def test_the_worker_of_gpus_starts_the_same_command_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAIN["worker-gpu"]["command"] == ["python", "-m", "latentry.main", "worker"]
+    assert MAIN["worker-gpu"]["environment"]["LATENTRY_DEVICE"] == "cuda"
+    monkeypatch.setattr("worker.training_workers._gpus", lambda: 2)
+    for one in training_workers("cuda", None):
+        assert same_process(MAIN["worker"]["command"]) == same_process(["python", *one.command[1:]])
 
 
 def same_process(command: list[str]) -> list[str]:

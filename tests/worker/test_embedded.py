@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from store.database import Database, DatabaseUnusable
 from store.migrate import migrate, refuse_newer
-from worker import embedded
-from worker.embedded import EmbeddedService, EmbeddedServiceError, broker_command
+from worker import embedded, supervisor
+from worker.embedded import EmbeddedService, broker_command
+from worker.supervisor import EmbeddedServiceError
 
 
 def program(folder: Path, name: str, body: str) -> Path:
@@ -226,7 +227,7 @@ def test_everyone_on_the_network_is_let_in_only_on_request(
 
 
 def test_large_logs_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_LOG_BYTES", 10)
+    monkeypatch.setattr(supervisor, "_LOG_BYTES", 10)
     service = EmbeddedService(tmp_path)
     service.log_dir.mkdir()
     with (service.log_dir / "api.log").open("ab", buffering=0) as log:
