@@ -10,7 +10,7 @@ each equation of the papers is:
 | GRU: r, z, n, h | `recurrence.gru_step`; its loop and gradient `scan.Scan`, for CPUs fused in `compiled/gru.h` |
 | g0 clipped to ±5; controller c_t, inferred inputs u_t, generator g_t | `network.generate` |
 | g_(t+1) = F(g_t, v_t): a generator | `generators.base`: one step, and its run with and without a controller |
-| F of a GRU | `generators.gru`; beside a controller `scan.ControlledScan`, for CPUs `compiled/controlled_scan.c` |
+| F of a GRU | `generators.gru`; beside a controller `controlled_scan.ControlledScan`, for CPUs `compiled/controlled_scan.c` |
 | F of linear dynamics | `generators.linear` |
 | f_t = W_f g_t, outputs = W_r f_t + b | `network.read_out` |
 | p(x | outputs): Poisson, negative binomial, zero-inflated gamma, Gaussian | `observation` |

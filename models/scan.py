@@ -3,17 +3,16 @@
 Autograd over an unrolled loop keeps every small product's operands and adds up the weights' gradients bin by bin. Here
 the factors of the chain rule that do not depend on the incoming gradient are computed for all bins at once, and each
 weight's gradient is one product after the loop. Tests hold both scans to the numerical gradient and to a plain
-implementation.
+implementation. `models.controlled_scan` has the scan of controller and generator.
 
-Shapes: P units side by side (models, or models × directions), T bins, B trials, H units of a GRU; in the controlled
-scan C controller units, U inferred inputs, G generator units, F factors.
+Shapes: P units side by side (models, or models × directions), T bins, B trials, H units of a GRU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,17 +20,37 @@ from torch.autograd.function import once_differentiable
 
 from models import compiled
 from models.compiled import scans
-from models.config import VARIANCE_FLOOR
+
+Operand = Callable[[Tensor], Tensor]
+"""What becomes of an operand of a product: `identity`, or `rounded`."""
 
 
-class _Steps:
+def identity(values: Tensor) -> Tensor:
+    """Return the values."""
+    return values
+
+
+def rounded(values: Tensor) -> Tensor:
+    """Return the values rounded to bfloat16, in float32: sums are of float32."""
+    return values.bfloat16().float()
+
+
+class Steps:
     """Steps of GRUs as in `models.recurrence.gru_step`, which keep what the gradient needs."""
 
     def __init__(
-        self, start: Tensor, weight: Tensor, candidate_bias: Tensor, bins: int, *, keep: bool
+        self,
+        start: Tensor,
+        weight: Tensor,
+        candidate_bias: Tensor,
+        bins: int,
+        *,
+        keep: bool,
+        operand: Operand = identity,
     ) -> None:
         P, B, H = start.shape
-        self._keep, self._weight, self._bias = keep, weight, candidate_bias[:, None]
+        self._keep, self._operand, self._bias = keep, operand, candidate_bias[:, None]
+        self._weight = operand(weight)
         # Per bin: r, z and c_n + b_c side by side, and the candidate n; without gradient, room for one bin.
         self.gates = start.new_empty(P, bins if keep else 1, B, 3 * H)
         self.candidates = start.new_empty(P, bins if keep else 1, B, H)
@@ -46,7 +65,7 @@ class _Steps:
     def step(self, t: int, a_rz: Tensor, a_n: Tensor, frozen: Tensor | None = None) -> Tensor:
         """Compute bin t; return the state after it, [P, B, H]. Where `frozen` [P, B, 1] is true, the state stays."""
         s = t if self._keep else 0
-        torch.bmm(self.h[t], self._weight, out=self._gate[s])
+        torch.bmm(self._operand(self.h[t]), self._weight, out=self._gate[s])
         self._rz[s].add_(a_rz).sigmoid_()
         if frozen is not None:
             self._z[s].masked_fill_(frozen, 1.0)
@@ -54,11 +73,18 @@ class _Steps:
         return torch.lerp(self._n[s], self.h[t], self._z[s], out=self.h[t + 1])
 
 
-class _StepsBack:
-    """The gradient of `_Steps`, bin by bin from the last one."""
+class StepsBack:
+    """The gradient of `Steps`, bin by bin from the last one."""
 
-    def __init__(self, gates: Tensor, candidates: Tensor, states: Tensor, weight: Tensor) -> None:
-        self._states, self._H = states, candidates.shape[-1]
+    def __init__(
+        self,
+        gates: Tensor,
+        candidates: Tensor,
+        states: Tensor,
+        weight: Tensor,
+        operand: Operand = identity,
+    ) -> None:
+        self._states, self._H, self._operand = states, candidates.shape[-1], operand
         r, z, c_n = torch.split(gates, self._H, dim=-1)
         # Gradients at c = U h (parts r, z, n) and at the argument of n. Before the loop they hold the factors
         # that are known already, d (argument of n) / d (argument of r), d h_t / d (argument of z) and
@@ -70,7 +96,7 @@ class _StepsBack:
         d_z.mul_(z).addcmul_(d_z, z, value=-1)  # (h - n) · z (1 - z)
         d_n = torch.addcmul(candidates.new_ones(()), candidates, candidates, value=-1)
         self._d_n_all = d_n.addcmul_(d_n, z, value=-1)  # (1 - n²) (1 - z)
-        self._weight_t = weight.transpose(1, 2)
+        self._weight_t = operand(weight).transpose(1, 2)
         self._d_gate, self._d_rz = self._d_gates.unbind(1), self._d_gates[..., : 2 * self._H].unbind(1)
         self._d_r, self._d_z, self._d_c_n = d_r.unbind(1), d_z.unbind(1), d_c_n.unbind(1)
         self._d_n, self._r, self._z = d_n.unbind(1), r.unbind(1), z.unbind(1)
@@ -81,7 +107,7 @@ class _StepsBack:
         self._d_r[t].mul_(self._d_n[t])
         self._d_z[t].mul_(d_h)
         torch.mul(self._d_n[t], self._r[t], out=self._d_c_n[t])
-        d_h.mul_(self._z[t]).baddbmm_(self._d_gate[t], self._weight_t)
+        d_h.mul_(self._z[t]).baddbmm_(self._operand(self._d_gate[t]), self._weight_t)
 
     def through_projection(self, t: int, weight: Tensor) -> Tensor:
         """Return the gradient [P, B, D] at an input of bin t with the weight [P, D, 3H]; call after `step`."""
@@ -91,7 +117,7 @@ class _StepsBack:
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return gradients at projection [P, T, B, 3H], recurrent weight [P, H, 3H] and candidate bias [P, H]."""
-        d_weight = summed_products(self._states[:, :-1], self._d_gates)
+        d_weight = summed_products(self._operand(self._states[:, :-1]), self._operand(self._d_gates))
         d_candidate_bias = self._d_gates[..., 2 * self._H :].sum((1, 2))
         self._d_gates[..., 2 * self._H :] = self._d_n_all  # at a = W x + b: r · no longer in front
         return self._d_gates, d_weight, d_candidate_bias
@@ -126,7 +152,8 @@ class Scan(torch.autograd.Function):
         parameters = (input_weight, input_bias, weight, candidate_bias)
         keep = any(ctx.needs_input_grad)
         ctx.library = compiled.usable((x, start, *parameters))
-        run = _run if ctx.library is None else partial(scans.run, ctx.library)
+        ctx.operand = rounded if compiled.reads_bfloat16() else identity
+        run = partial(_run, operand=ctx.operand) if ctx.library is None else partial(scans.run, ctx.library)
         gates, candidates, states = run(x, start, parameters, unseen, both_ways=both_ways, keep=keep)
         if keep:
             ctx.save_for_backward(x, *parameters, gates, candidates, states)
@@ -144,7 +171,11 @@ class Scan(torch.autograd.Function):
             if d_last is None
             else d_last.clone(memory_format=torch.contiguous_format)
         )
-        back = _run_back if ctx.library is None else partial(scans.run_back, ctx.library)
+        back = (
+            partial(_run_back, operand=ctx.operand)
+            if ctx.library is None
+            else partial(scans.run_back, ctx.library)
+        )
         d_x, d_parameters = back(
             x,
             parameters,
@@ -165,14 +196,15 @@ def _run(
     *,
     both_ways: bool,
     keep: bool,
+    operand: Operand,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a scan; return gates, candidates and states as `_Steps` keeps them."""
+    """Run a scan; return gates, candidates and states as `Steps` keeps them."""
     input_weight, input_bias, weight, candidate_bias = parameters
     read = _in_order(x, both_ways)
     P, T, B, _ = read.shape
     flat = torch.baddbmm(input_bias[:, None], read.flatten(1, 2), input_weight)
     projection = flat.view(P, T, B, -1)
-    steps = _Steps(start, weight, candidate_bias, T, keep=keep)
+    steps = Steps(start, weight, candidate_bias, T, keep=keep, operand=operand)
     cut = 2 * weight.shape[1]
     a_rz, a_n = projection[..., :cut].unbind(1), projection[..., cut:].unbind(1)
     stays: Sequence[Tensor | None] = [None] * T
@@ -192,10 +224,11 @@ def _run_back(
     d_states: Tensor | None,
     both_ways: bool,
     wants_d_x: bool,
+    operand: Operand,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """Return the gradients at x (if wanted) and at the parameters; `d_h` [P, B, H] becomes that at the start, in place."""
     input_weight, _, weight, _ = parameters
-    back = _StepsBack(*kept, weight)
+    back = StepsBack(*kept, weight, operand)
     for t in reversed(range(kept[1].shape[1])):
         if d_states is not None:
             d_h += d_states[:, t]
@@ -219,183 +252,3 @@ def _out_of_order(gradients: Tensor, both_ways: bool) -> Tensor:
     if not both_ways:
         return gradients
     return gradients[0::2] + gradients[1::2].flip(1)
-
-
-class ControlledInputs(NamedTuple):
-    """Everything that a controlled scan reads. The projections are not kept for the gradient, which does not need them."""
-
-    controller_projection: Tensor | None  # [P, T, B, 3C]
-    controller_initial_state: Tensor  # [P, B, C]
-    controller_weight: Tensor  # recurrent, [P, C, 3C]
-    controller_bias: Tensor  # of the candidate, [P, C]
-    factor_weight: Tensor  # W_cf [P, F, 3C]
-    moment_weight: Tensor  # W_u [P, C, 2U]
-    moment_bias: Tensor  # [P, 2U]
-    generator_projection: Tensor | None  # [P, T, B, 3G]
-    generator_initial_state: Tensor  # [P, B, G]
-    generator_weight: Tensor  # [P, G, 3G]
-    generator_bias: Tensor  # [P, G]
-    input_weight: Tensor  # W_gu [P, U, 3G]
-    directions: Tensor  # W_f [P, F, G]
-    dropout_mask: Tensor | None  # dropout's mask over its rate, [P, T, B, G]
-    noise: Tensor | None  # [P, T, B, U]; None: u is the mean
-
-
-class ControlledRun(NamedTuple):
-    """What a controlled scan keeps: of each GRU what `_Steps` keeps, the factors before each bin, the moments of u, and u."""
-
-    controller_gates: Tensor
-    controller_candidates: Tensor
-    controller_states: Tensor
-    generator_gates: Tensor
-    generator_candidates: Tensor
-    generator_states: Tensor
-    factors: Tensor
-    moments: Tensor
-    inputs: Tensor
-
-
-class ControlledScan(torch.autograd.Function):
-    """Controller and generator over T bins: the controller reads the factors, the generator its inferred inputs.
-
-    For each bin t, with f_(t-1) = W_f (g_(t-1) · survives_(t-1)) and, before the first bin, f = W_f g:
-    c ← GRU(controller_projection_t + W_cf f_(t-1), c); mean, log-variance = W_u c + b_u;
-    u_t = mean + √(e^(log-variance) + floor) · noise_t; g ← GRU(generator_projection_t + W_gu u_t, g).
-
-    Inputs: `ControlledInputs`. Outputs: generator states [P, T, B, G], moments [P, T, B, 2U], inferred inputs [P, T, B, U].
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102 (torch's own protocol)
-        inputs = ControlledInputs(*given)  # type: ignore[arg-type]  # None only where it may be
-        keep = any(ctx.needs_input_grad)
-        ctx.library = compiled.usable([tensor for tensor in inputs if tensor is not None])
-        run = _run_controlled if ctx.library is None else partial(scans.run_controlled, ctx.library)
-        kept = ControlledRun(*run(inputs, keep=keep))
-        if keep:
-            ctx.save_for_backward(
-                *inputs._replace(controller_projection=None, generator_projection=None), *kept
-            )
-        ctx.set_materialize_grads(False)
-        return kept.generator_states[:, 1:], kept.moments, kept.inputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102 (torch's own protocol)
-        saved = ctx.saved_tensors
-        number = len(ControlledInputs._fields)
-        inputs, kept = ControlledInputs(*saved[:number]), ControlledRun(*saved[number:])
-        back = (
-            _run_controlled_back if ctx.library is None else partial(scans.run_controlled_back, ctx.library)
-        )
-        return *back(inputs, kept, gradients), None, None
-
-
-def _run_controlled(given: ControlledInputs, *, keep: bool) -> ControlledRun:
-    """Run a controlled scan; return what its gradient needs."""
-    assert given.controller_projection is not None
-    assert given.generator_projection is not None
-    P, T, B, _ = given.controller_projection.shape
-    C, G, U = (
-        given.controller_initial_state.shape[-1],
-        given.generator_initial_state.shape[-1],
-        given.input_weight.shape[1],
-    )
-    controller = _Steps(
-        given.controller_initial_state, given.controller_weight, given.controller_bias, T, keep=keep
-    )
-    generator = _Steps(
-        given.generator_initial_state, given.generator_weight, given.generator_bias, T, keep=keep
-    )
-    factors = given.controller_initial_state.new_empty(
-        P, T, B, given.directions.shape[1]
-    )  # those before each bin
-    moments, inputs = factors.new_empty(P, T, B, 2 * U), factors.new_empty(P, T, B, U)
-    to_factors, bias = given.directions.transpose(1, 2), given.moment_bias[:, None]
-    by_bin = [
-        part.unbind(1)
-        for part in (given.controller_projection, given.generator_projection, factors, moments, inputs)
-    ]
-    g = given.generator_initial_state
-    for t, (a_c, a_g, f, moment, u) in enumerate(zip(*by_bin, strict=True)):
-        torch.bmm(g, to_factors, out=f)
-        a = torch.baddbmm(a_c, f, given.factor_weight)
-        c = controller.step(t, a[..., : 2 * C], a[..., 2 * C :])
-        torch.baddbmm(bias, c, given.moment_weight, out=moment)
-        u.copy_(moment[..., :U])
-        if given.noise is not None:
-            deviation = moment[..., U:].exp().add_(VARIANCE_FLOOR).sqrt_()
-            u.addcmul_(deviation, given.noise[:, t])
-        a = torch.baddbmm(a_g, u, given.input_weight)
-        g = generator.step(t, a[..., : 2 * G], a[..., 2 * G :])
-        if given.dropout_mask is not None:
-            g = g * given.dropout_mask[:, t]
-    return ControlledRun(
-        controller.gates,
-        controller.candidates,
-        controller.states,
-        generator.gates,
-        generator.candidates,
-        generator.states,
-        factors,
-        moments,
-        inputs,
-    )
-
-
-def _run_controlled_back(
-    given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
-) -> tuple[Tensor, ...]:
-    """Return gradients at all inputs except mask and noise, from those at states, moments and u (None: no gradient)."""
-    d_states, d_moments_given, d_inputs_given = gradients
-    dropout_mask, noise, moments = given.dropout_mask, given.noise, kept.moments
-    controller = _StepsBack(*kept[:3], given.controller_weight)
-    generator = _StepsBack(*kept[3:6], given.generator_weight)
-    T, U = moments.shape[1], kept.inputs.shape[-1]
-    d_moments = torch.zeros_like(moments) if d_moments_given is None else d_moments_given.clone()
-    if noise is not None:  # d u / d log-variance = noise · e^(log-variance) / (2 · deviation)
-        variance = moments[..., U:].exp()
-        by_log_variance = noise * variance / (2 * (variance + VARIANCE_FLOOR).sqrt())
-    d_factors = torch.empty_like(kept.factors)
-    d_c = torch.zeros_like(kept.controller_states[:, 0])
-    d_g = torch.zeros_like(kept.generator_states[:, 0])
-    from_moments = given.moment_weight.transpose(1, 2)
-    for t in reversed(range(T)):
-        if d_states is not None:
-            d_g += d_states[:, t]
-        generator.step(t, d_g)
-        d_u = generator.through_projection(t, given.input_weight)
-        if d_inputs_given is not None:
-            d_u += d_inputs_given[:, t]
-        d_moments[:, t, :, :U] += d_u
-        if noise is not None:
-            d_moments[:, t, :, U:].addcmul_(d_u, by_log_variance[:, t])
-        d_c.baddbmm_(d_moments[:, t], from_moments)
-        controller.step(t, d_c)
-        d_f = controller.through_projection(t, given.factor_weight)
-        d_factors[:, t] = d_f
-        d_read = torch.bmm(d_f, given.directions)
-        if dropout_mask is not None and t > 0:
-            d_read *= dropout_mask[:, t - 1]
-        d_g += d_read
-    read = kept.generator_states[:, :-1]
-    if dropout_mask is not None:
-        read = torch.cat((read[:, :1], read[:, 1:] * dropout_mask[:, :-1]), dim=1)
-    d_directions = summed_products(d_factors, read)
-    d_controller_projection, d_controller_weight, d_controller_bias = controller.finish()
-    d_generator_projection, d_generator_weight, d_generator_bias = generator.finish()
-    return (
-        d_controller_projection,
-        d_c,
-        d_controller_weight,
-        d_controller_bias,
-        summed_products(kept.factors, d_controller_projection),
-        summed_products(kept.controller_states[:, 1:], d_moments),
-        d_moments.sum((1, 2)),
-        d_generator_projection,
-        d_g,
-        d_generator_weight,
-        d_generator_bias,
-        summed_products(kept.inputs, d_generator_projection),
-        d_directions,
-    )

@@ -1,8 +1,8 @@
 """Both scans of GRUs in C, compiled for the CPU of this machine at their first use. They are optional.
 
 Without a C compiler, `library` is None and `models.scan` computes the same in tensors. The user's cache folder keeps the compiled
-library, by source, compiler and CPU. Within `bfloat16_products`, products of states with weights read bfloat16 if the CPU has
-instructions for it.
+library, by source, compiler and CPU. Within `bfloat16_products`, products of states with weights read bfloat16, by instructions
+of the CPU or, more slowly, by rounding.
 """
 
 from __future__ import annotations
@@ -56,8 +56,13 @@ def bfloat16_products(wanted: bool) -> Iterator[None]:
         _bfloat16.reset(before)
 
 
+def reads_bfloat16() -> bool:
+    """Return whether products of this context multiply bfloat16 operands."""
+    return _bfloat16.get()
+
+
 def has_bfloat16() -> bool:
-    """Return whether compiled scans can read bfloat16 on this machine."""
+    """Return whether this machine has instructions for bfloat16, and the compiled scans use them."""
     found = library(bfloat16=True)
     return found is not None and bool(found.reads_bfloat16())
 
@@ -83,7 +88,7 @@ def _log_that_threads_prevent_it() -> None:
 def library(*, bfloat16: bool = False) -> ctypes.CDLL | None:
     """Find or compile the library, once in a process; return None if that is not possible.
 
-    On a CPU without instructions for bfloat16 both libraries compute the same.
+    On a CPU without instructions for bfloat16 the library for it rounds operands, so that it computes what other CPUs compute.
     """
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:

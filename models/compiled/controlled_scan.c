@@ -1,4 +1,4 @@
-/* models.scan.ControlledScan for CPUs: controller and generator over bins, and their gradient.
+/* models.controlled_scan.ControlledScan for CPUs: controller and generator over bins, and their gradient.
  *
  * For each bin, with f = W_f (g * dropout_mask) of the bin before:
  * c <- GRU(controller projection + W_cf f, c); mean, log-variance = W_u c + b_u; u = mean + sqrt(e^log-variance + floor) noise;

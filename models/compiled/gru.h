@@ -8,7 +8,7 @@
  * gradient of a gate need ever be written to memory. Spike counts are mostly zero: products with inputs pass over zeros.
  *
  * Compiled with -DBFLOAT16, products of states with weights, and those of their gradients, round their operands to bfloat16 and
- * add up in float, at twice the speed, on processors that have an instruction for it. Products with inputs are as in float.
+ * add up in float: with an instruction for it at up to twice the speed. Products with inputs are as in float.
  *
  * Shapes: P units, T bins, B trials, D inputs, H units of the GRU. Arrays are contiguous unless strides are given (in floats).
  * Inside, a row of H is padded to S = a multiple of WIDTH, so that vectors fit.

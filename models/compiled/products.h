@@ -1,7 +1,8 @@
 /* Products of matrices, in blocks whose sums stay in registers.
  *
  * They add up over operands: an operand is a float or, compiled with -DBFLOAT16 for a processor that has an instruction for it,
- * two that follow each other in depth, each rounded to bfloat16. Sums are of float either way.
+ * two that follow each other in depth, each rounded to bfloat16. Other processors round floats with -DBFLOAT16, so that they
+ * compute the same. Sums are of float either way.
  */
 #ifndef LATENTRY_PRODUCTS_H
 #define LATENTRY_PRODUCTS_H
@@ -11,6 +12,7 @@
 
 #if defined BFLOAT16 && !defined __AVX512BF16__
 #undef BFLOAT16
+#define ROUNDED
 #endif
 
 #ifdef BFLOAT16
@@ -37,17 +39,37 @@ inlined vec add_scaled(vec sum, operand left, const operand *right)
 #define PAIRED 1
 typedef float operand;
 
-inlined vec paired(vec first, vec second) { return first; }
+#ifdef ROUNDED
+/* To the nearest bfloat16, to even in the middle. What is not a number stays so. */
+inlined vec rounded(vec value)
+{
+    ivec bits = (ivec)value, nearest = (bits + 0x7fff + ((bits >> 16) & 1)) & (int)0xffff0000;
+    return choose(value == value, (vec)nearest, value);
+}
+#else
+inlined vec rounded(vec value) { return value; }
+#endif
+
+inlined vec paired(vec first, vec second) { return rounded(first); }
 inlined void store_operands(operand *to, vec value) { store(to, value); }
 inlined vec add_scaled(vec sum, operand left, const operand *right) { return sum + left * load(right); }
+#endif
+
+#if defined BFLOAT16 || defined ROUNDED
+#define COPIED 1 /* operands are not the floats themselves */
+#else
+#define COPIED 0
 #endif
 
 inlined int deep(int depth) { return (depth + PAIRED - 1) / PAIRED; }
 
 /* How many operands `narrowed` and `interleaved` write at most for so many rows. */
-inlined long operands(long rows, long columns) { return PAIRED == 1 ? 0 : (rows + 1) / 2 * padded(columns); }
+inlined long operands(long rows, long columns) 
+{
+    return COPIED ? (rows + PAIRED - 1) / PAIRED * padded(columns) : 0;
+}
 
-/* The rows of a left operand, deep along columns: `from` itself, or [rows, padded(columns) / 2] in `room`. */
+/* The rows of a left operand, deep along columns: `from` itself, or [rows, padded(columns) / PAIRED] in `room`. */
 inlined const operand *narrowed(operand *room, const float *from, long stride, int rows, int columns)
 {
 #ifdef BFLOAT16
@@ -56,6 +78,11 @@ inlined const operand *narrowed(operand *room, const float *from, long stride, i
             _mm256_storeu_si256((__m256i *)room,
                                 (__m256i)_mm512_cvtneps_pbh((__m512)load_part(from + at, lanes_at(at, columns))));
     return room - (long)rows * padded(columns) / 2;
+#elif defined ROUNDED
+    for (int row = 0; row < rows; row++, from += stride)
+        for (int at = 0; at < columns; at += WIDTH, room += WIDTH)
+            store(room, rounded(load_part(from + at, lanes_at(at, columns))));
+    return room - (long)rows * padded(columns);
 #else
     return from;
 #endif
@@ -64,7 +91,9 @@ inlined const operand *narrowed(operand *room, const float *from, long stride, i
 /* Of an operand that is deep along rows: `from` itself, or [deep(rows), padded(columns)] in `room`. */
 inlined const operand *interleaved(operand *room, const float *from, long stride, int rows, int columns)
 {
-#ifdef BFLOAT16
+#ifdef ROUNDED
+    return narrowed(room, from, stride, rows, columns);
+#elif defined BFLOAT16
     for (int row = 0; row < rows; row += 2, from += 2 * stride)
         for (int at = 0; at < columns; at += WIDTH, room += WIDTH) {
             int lanes = lanes_at(at, columns);
@@ -78,8 +107,8 @@ inlined const operand *interleaved(operand *room, const float *from, long stride
 }
 
 /* Rows of `narrowed` and of `interleaved` lie so far apart. */
-inlined long narrowed_stride(long stride, int columns) { return PAIRED == 1 ? stride : padded(columns) / 2; }
-inlined long interleaved_stride(long stride, int columns) { return PAIRED == 1 ? stride : padded(columns); }
+inlined long narrowed_stride(long stride, int columns) { return COPIED ? padded(columns) / PAIRED : stride; }
+inlined long interleaved_stride(long stride, int columns) { return COPIED ? padded(columns) : stride; }
 
 inlined void clear(vec sums[][3], int rows, int vectors)
 {

@@ -1,6 +1,6 @@
-"""Both scans of `models.scan` in C: tensors made contiguous, outputs allocated, pointers passed.
+"""The scans of `models.scan` and `models.controlled_scan` in C: tensors made contiguous, outputs allocated, pointers passed.
 
-Shapes as in `models.scan`.
+Shapes as there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from models.config import VARIANCE_FLOOR
 
 if TYPE_CHECKING:
-    from models.scan import ControlledInputs, ControlledRun
+    from models.controlled_scan import ControlledInputs, ControlledRun
 
 _Pointer, _Long, _Int, _Float = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 
@@ -104,7 +104,7 @@ def run_back(
 
 
 def run_controlled(library: CDLL, given: ControlledInputs, *, keep: bool) -> tuple[Tensor, ...]:
-    """Do what `models.scan._run_controlled` does: return the fields of a `ControlledRun`."""
+    """Do what `models.controlled_scan._run_controlled` does: return the fields of a `ControlledRun`."""
     assert given.controller_projection is not None
     assert given.generator_projection is not None
     P, T, B, C3 = given.controller_projection.shape
@@ -128,7 +128,7 @@ def run_controlled(library: CDLL, given: ControlledInputs, *, keep: bool) -> tup
 def run_controlled_back(
     library: CDLL, given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
-    """Do what `models.scan._run_controlled_back` does."""
+    """Do what `models.controlled_scan._run_controlled_back` does."""
     for gradient, output in zip(
         gradients, (kept.generator_states[:, 1:], kept.moments, kept.inputs), strict=True
     ):

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from models.controlled_scan import ControlledScan
 from models.generators.base import Controller, Generator, Step
 from models.recurrence import gru, gru_initial_value, gru_step, product
-from models.scan import ControlledScan
 
 
 class Gru(Generator):

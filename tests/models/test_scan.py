@@ -1,11 +1,14 @@
 """Both recurrences: the gradient that is written out is the numerical one, and without gradient nothing changes."""
 
+import shutil
+
 import pytest
 import torch
 
 from models import compiled
 from models.config import VARIANCE_FLOOR
-from models.scan import ControlledScan, Scan
+from models.controlled_scan import ControlledScan
+from models.scan import Scan, rounded
 
 P, T, B, C, G, U, F = 2, 4, 3, 2, 3, 2, 2
 
@@ -178,10 +181,6 @@ class Narrow(torch.autograd.Function):
         return rounded(gradient) @ rounded(right).transpose(-1, -2), to_right, None
 
 
-def rounded(values):
-    return values.bfloat16().float()
-
-
 def narrow_gru(h, a, weight, bias):
     c_r, c_z, c_n = Narrow.apply(h, weight, True).chunk(3, dim=-1)
     a_r, a_z, a_n = a.chunk(3, dim=-1)
@@ -215,8 +214,26 @@ needs_bfloat16 = pytest.mark.skipif(
 )
 
 
-@needs_bfloat16
-@pytest.mark.usefixtures("one_thread")
+@pytest.fixture(params=["instruction", "rounding in C", "tensors"])
+def rounding(request, monkeypatch):
+    """Each way to multiply bfloat16: jobs train on any worker in the precision that their first worker chose."""
+    if request.param == "tensors":
+        monkeypatch.setattr(compiled, "usable", lambda _tensors: None)
+        return
+    if request.param == "instruction" and not compiled.has_bfloat16():
+        pytest.skip("no C compiler, or no instructions for products of bfloat16")
+    if request.param == "rounding in C":
+        if compiled.library() is None:
+            pytest.skip("no C compiler")
+        without = [] if not compiled.has_bfloat16() else ["-mno-avx512bf16"]
+        compiler = next(found for name in compiled.COMPILERS if (found := shutil.which(name)))
+        made = compiled._find_or_compile(compiler, [*compiled.FLAGS, "-DBFLOAT16", *without])
+        assert not made.reads_bfloat16()
+        plain = compiled.library()
+        monkeypatch.setattr(compiled, "library", lambda *, bfloat16=False: made if bfloat16 else plain)
+
+
+@pytest.mark.usefixtures("one_thread", "rounding")
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 13, 4, 37), (2, 16, 2, 16), (2, 9, 3, 100)])
 def test_in_bfloat16_it_is_the_scan_of_rounded_operands(sizes):
     P, B, D, H = sizes
@@ -238,8 +255,7 @@ def test_in_bfloat16_it_is_the_scan_of_rounded_operands(sizes):
     assert_rounds(lambda *inputs: Scan.apply(spikes, *inputs, None, False)[0], plain, given, arrives)
 
 
-@needs_bfloat16
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "rounding")
 @pytest.mark.parametrize("sizes", [(1, 13, 37, 20, 1, 5), (3, 16, 16, 100, 4, 20)])
 def test_in_bfloat16_it_is_the_controlled_scan_of_rounded_operands(sizes):
     given, dropout_mask, noise, (arrives, *_) = drawn_for_control(sizes)
