@@ -32,11 +32,11 @@ from benchmarks.paper.harness import (
     main,
     train_all,
 )
-from domain.job_specification import Precision
+from domain.job_specification import UsedPrecision
 from domain.scores import r2_true_rates, ridge_decode_r2
 from models import Architecture, Session, TrainingOptions
 
-ARMS: tuple[tuple[Precision, int], ...] = (
+ARMS: tuple[tuple[UsedPrecision, int], ...] = (
     ("float32", 0), ("float32", 1000), ("bfloat16", 0), ("bfloat16", 1000),
 )  # fmt: skip
 Floats = NDArray[np.float64]

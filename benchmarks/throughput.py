@@ -33,7 +33,7 @@ import torch
 from benchmarks import report
 from benchmarks.baseline import PlainLFADS, PlainTraining, checked
 from benchmarks.paper.harness import ENVIRONMENT
-from domain.job_specification import Precision
+from domain.job_specification import UsedPrecision
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
 from models.network import initial_parameters
 
@@ -83,7 +83,7 @@ class Measurement:
     batch: int
     models: int
     device: Literal["cpu", "cuda"]
-    precision: Precision
+    precision: UsedPrecision
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="one of them; both, where there is a GPU")
     parser.add_argument(
         "--precision",
-        choices=get_args(Precision),
+        choices=get_args(UsedPrecision),
         default="bfloat16",
         help="of the pack's products in training",
     )
@@ -302,7 +302,7 @@ def main() -> None:
         print(f"\n{report.machine()}.")
 
 
-def two_workers(precision: Precision) -> dict[str, Any]:
+def two_workers(precision: UsedPrecision) -> dict[str, Any]:
     """Model-epochs per second of one process, and of two at once, together."""
     pack = Measurement(SHAPES[0], 64, 16, "cpu", precision)
     one, two = run([pack]), run([pack, pack])

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from domain.errors import require, require_valid
-from domain.job_specification import Precision, Training
+from domain.job_specification import Training, UsedPrecision
 
 VARIANCE_FLOOR = 1e-4
 """Of every Gaussian in the network: added to the exponential of its log-variance."""
@@ -83,7 +83,8 @@ _DEFAULTS: dict[str, Any] = {name: field.default for name, field in Training.mod
 class TrainingOptions:
     """Options of training that are equal for all models of a job.
 
-    `domain.job_specification.Training` describes the fields, sets their defaults and checks their ranges.
+    `domain.job_specification.Training` describes the fields, sets their defaults and checks their ranges. The precision is that
+    which was chosen; here it is float32 unless another one is given.
     """
 
     batch_size: int
@@ -93,12 +94,17 @@ class TrainingOptions:
     decay_factor: float = _DEFAULTS["decay_factor"]
     decay_patience: int = _DEFAULTS["decay_patience"]
     min_learning_rate: float = _DEFAULTS["min_learning_rate"]
-    precision: Precision = _DEFAULTS["precision"]
+    precision: UsedPrecision = "float32"
 
     def __post_init__(self) -> None:
         require_valid(Training, asdict(self))
+        require(
+            self.precision in get_args(UsedPrecision),
+            f"precision must be one of {', '.join(get_args(UsedPrecision))}, got {self.precision!r}",
+        )
 
     @classmethod
-    def of(cls, training: Training) -> TrainingOptions:
-        """Return the options in the specification of a job."""
-        return cls(**{field.name: getattr(training, field.name) for field in fields(cls)})
+    def of(cls, training: Training, precision: UsedPrecision) -> TrainingOptions:
+        """Return the options in the specification of a job, with the precision that was chosen for it."""
+        options = {field.name: getattr(training, field.name) for field in fields(cls)}
+        return cls(**options | {"precision": precision})

@@ -212,6 +212,11 @@ class JobDocument(Labels):
         description="Versions of Latentry and torch that trained it: several if the service was upgraded, or if its workers "
         "differ. Empty before the first slice ends, and if they were not recorded.",
     )
+    precision: str | None = Field(
+        None,
+        description="`float32` or `bfloat16`, in which its models train: as specified, or as the first slice measured. "
+        "Null before that, and if it was not recorded.",
+    )
     scored_on: str | None = Field(
         None,
         description=f"{SCORED_ON} null: only in an answer that was stored for an `Idempotency-Key` before this field existed.",

@@ -92,6 +92,7 @@ def _document(
         final_model_id=row.final_model_id,
         warnings=row.warnings or [],
         trained_with=row.trained_with or [],
+        precision=row.precision,
         scored_on=scored_on(specification, dataset),
         diagnostics=None if row.diagnostics is None else JobDiagnostics.model_validate(row.diagnostics),
         error=row.error,

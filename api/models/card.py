@@ -115,6 +115,9 @@ class ModelCard(BaseModel):
         description="Versions of the software that trained the job: several if the service was upgraded, or if its workers "
         "differ. Empty if they were not recorded."
     )
+    precision: str | None = Field(
+        description="`float32` or `bfloat16`, in which all models of the job trained. Null if it was not recorded."
+    )
     written_with: dict[str, str | None] = Field(description="Versions of the software that wrote this card.")
     method: str
     references: list[Reference]
@@ -181,6 +184,7 @@ def make_card(session: Session, row: Model, weights_epoch: int | None) -> ModelC
         inputs=_inputs(architecture),
         outputs=_outputs(architecture),
         trained_with=job.trained_with or [],
+        precision=job.precision,
         written_with=installed("latentry", "torch", "safetensors"),
         method=METHOD,
         references=REFERENCES,

@@ -161,7 +161,7 @@ class Search:
         described.pop("external_inputs")
         self.architecture = Architecture(neurons=data.spikes.shape[2], **described)
         self.training_data = TrainingData(data.session("valid"), sv_rate=0.2, sv_seed=seed)
-        self.options = TrainingOptions.of(specification.training)
+        self.options = TrainingOptions.of(specification.training, "float32")
         self.models: dict[int, _Candidate] = {}
         self.spent = 0.0
 

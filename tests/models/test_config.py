@@ -30,5 +30,8 @@ def test_defaults_of_hyperparameters_may_be_searched():
 
 def test_options_are_those_of_the_job():
     given = {"batch_size": 8, "ramp_epochs": 3, "precision": "float32", "sv_rate": 0.3}
-    options = TrainingOptions.of(Training.model_validate(given))
+    options = TrainingOptions.of(Training.model_validate(given), "float32")
     assert options == TrainingOptions(8, ramp_epochs=3, precision="float32")
+    assert TrainingOptions.of(Training.model_validate(given), "bfloat16").precision == "bfloat16", (
+        "what was chosen"
+    )

@@ -196,6 +196,7 @@ def test_silent_neurons_have_a_positive_mean():
         (Hyperparameters, "kl_weight_inputs", -1.0),
         (TrainingOptions, "decay_factor", 1.5),
         (TrainingOptions, "precision", "bf16"),
+        (TrainingOptions, "precision", "auto"),
         (TrainingOptions, "decay_patience", 0),
         (TrainingOptions, "batch_size", 0),
         (TrainingOptions, "ramp_epochs", -1),

@@ -12,6 +12,7 @@ from domain import cost
 from domain.cost import Extent, Pace
 from models import Architecture, Hyperparameters, Population, Session, TrainingData, TrainingOptions
 from worker.context.devices import is_gpu, synchronize
+from worker.training.precision import faster_precision
 
 _UNITS: dict[str, Any] = {
     "encoder_units": 64,
@@ -29,11 +30,16 @@ _LEAST = 0.001  # the lowest pace
 def measure_pace(device: str) -> Pace:
     """Train two small data sets for a few epochs, and return how long they take relative to `domain.cost`.
 
-    This takes a fraction of a second. On CPUs it is the time of this thread, so other work on the machine does not change it.
+    This takes about a second. They train in the faster precision, as most jobs do. On CPUs it is the time of this thread, so
+    other work on the machine does not change it.
     """
     expected, taken = [], []
+    extent, batch_trials, _ = _LARGE["cpu"]
+    architecture = Architecture(neurons=extent.neurons, **_UNITS)
+    precision = faster_precision(architecture, batch_trials, extent.bins, device)
     for extent, batch_trials, models in (_SMALL, _LARGE["cuda" if is_gpu(device) else "cpu"]):
-        population = _population(extent, batch_trials, models, device)
+        options = TrainingOptions(batch_size=batch_trials, precision=precision)
+        population = _population(extent, models, device, options)
         described = asdict(population.architecture)
         one = cost.epoch_time(described, extent, batch_trials, models)
         expected.append((one.overhead_s, one.arithmetic_s))
@@ -42,7 +48,7 @@ def measure_pace(device: str) -> Pace:
     return Pace(max(_LEAST, float(overhead)), max(_LEAST, float(arithmetic)))
 
 
-def _population(extent: Extent, batch_trials: int, models: int, device: str) -> Population:
+def _population(extent: Extent, models: int, device: str, options: TrainingOptions) -> Population:
     trials = extent.training_trials + extent.validation_trials
     spikes = np.random.default_rng(0).poisson(0.2, (trials, extent.bins, extent.neurons)).astype(np.uint8)
     is_valid = np.arange(trials) < extent.validation_trials
@@ -54,7 +60,7 @@ def _population(extent: Extent, batch_trials: int, models: int, device: str) -> 
         [Hyperparameters(**hyperparameters)] * models,
         range(models),
         TrainingData([session], sv_rate=0.2, sv_seed=0, device=device),
-        TrainingOptions(batch_size=batch_trials),
+        options,
         order_seed=0,
     )
 

@@ -36,6 +36,7 @@ from worker.context.slices import Work
 from worker.scheduling.leases import LeaseLost
 from worker.scheduling.model_rows import checkpoints_in_use, end_model, note_best_weights
 from worker.training.micro_batching import MakePopulation, Pack, States, find_group_size
+from worker.training.precision import precision_of
 from worker.training.progress import Progress, lowest
 
 
@@ -84,7 +85,7 @@ def _is_stalled(work: Work, scores: EpochScores) -> bool:
 def _populations(process: TrainingProcess, work: Work, data: LoadedData) -> MakePopulation:
     """Return a function that makes populations of the slice's models."""
     training, architecture = work.specification.training, work.architecture()
-    options = TrainingOptions.of(training)
+    options = TrainingOptions.of(training, precision_of(process, work))
     is_fresh = all(model.checkpoint_key is None and model.start_key is None for model in work.models)
     initial_values = None
     if is_fresh and architecture.read_in_dim:

@@ -43,6 +43,7 @@ class AsyncJob(AsyncLabelled, AsyncTask):
     scored_on = Field[str](
         "Fingerprint of the samples that it is scored on: SV losses of two jobs can be compared only if it is the same."
     )
+    precision = Field[str | None]("In which its models train: float32 or bfloat16.")
     trained_with = Field[list[dict[str, str]]]("Versions of Latentry and torch that trained it.")
     diagnostics = Field[Document | None](
         "Whether ordinary validation would have misled; None before it is done."

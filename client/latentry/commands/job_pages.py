@@ -69,6 +69,7 @@ def _job(job: Document) -> Iterator[tuple[str, Any]]:
     yield "left", left_in_words(progress["seconds_left"])
     versions = (value_in_words(one) for one in job.get("trained_with", []))
     yield "trained with", "; ".join(versions) or None
+    yield "precision", job.get("precision")
     yield "scored on", job["scored_on"]
     yield "ended", time_in_words(job["ended_at"]) if job.get("ended_at") else None
 
