@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from domain.errors import require, require_valid, require_whole_number
-from domain.generators import GeneratorName, costliest_first
+from domain.generators import (
+    GENERATORS,
+    SIZE_FIELDS,
+    GeneratorName,
+    GeneratorSizes,
+    generator_cost,
+    size_fields,
+)
 from domain.search_space import (
     Document,
     MoreUnits,
@@ -33,6 +40,9 @@ SEARCHABLE = (
     "encoder_units",
     "initial_condition_dim",
     "generator_units",
+    "node_units",
+    "node_hidden_units",
+    "generator_rank",
     "factors",
     "controller_units",
     "controller_encoder_units",
@@ -56,7 +66,20 @@ class ArchitectureSpecification(Document):
         "gru",
         description="Kind of the generator, the recurrence of the latent dynamics. The guide describes each kind.",
     )
-    generator_units: MoreUnits | SeveralMoreUnits = Field(100, description="Units of the generator.")
+    generator_units: MoreUnits | SeveralMoreUnits = Field(
+        100, description="Units of the generator. The generator `node` has `node_units` instead."
+    )
+    node_units: MoreUnits | SeveralMoreUnits = Field(
+        10,
+        description="Units of the generator `node`, which is made for few dimensions: 3 to 20. Not used with other generators.",
+    )
+    node_hidden_units: MoreUnits | SeveralMoreUnits = Field(
+        128, description="Units of the hidden layer of the generator `node`. Not used with other generators."
+    )
+    generator_rank: Units | SeveralUnits = Field(
+        3,
+        description="Rank of the recurrent weights of the generator `low_rank`, often 1 to 10. Not used with other generators.",
+    )
     factors: Units | SeveralUnits = Field(
         20, description="Number of factors, the linear layer between generator and rates."
     )
@@ -156,8 +179,9 @@ class ArchitectureSpecification(Document):
         return self.generator if isinstance(self.generator, list) else [self.generator]
 
     def searched(self) -> dict[str, list[float] | list[str]]:
-        """Return the fields that are searched, with their choices. Without a controller, its sizes are not."""
-        unread = () if self.has_controller else ("controller_encoder_units",)
+        """Return the fields that are searched, with their choices: no sizes of a controller or generator that no model has."""
+        unread = SIZE_FIELDS - size_fields(self.generators)
+        unread |= set() if self.has_controller else {"controller_encoder_units"}
         return {
             name: value if name == "generator" else [float(choice) for choice in value]
             for name, value in self._lists().items()
@@ -173,11 +197,28 @@ class ArchitectureSpecification(Document):
 
     def largest(self) -> "ArchitectureSpecification":
         """Return the architecture with the largest value of each searched field: what memory must suffice for."""
-        return self._choose(lambda name, choices: _by_size(name, choices)[-1])
+        return self._extreme(max)
 
     def smallest(self) -> "ArchitectureSpecification":
         """Return the architecture with the smallest value of each searched field."""
-        return self._choose(lambda name, choices: _by_size(name, choices)[0])
+        return self._extreme(min)
+
+    def _extreme(self, choose: Callable[..., Any]) -> "ArchitectureSpecification":
+        """Return the architecture with one value of each field; that of the generator is chosen by its number of parameters."""
+        sized = self._choose(lambda name, choices: choices if name == "generator" else choose(choices))
+
+        def parameters(kind: str) -> int:
+            return generator_cost(kind, sized.model_copy(update={"generator": kind}).generator_sizes())
+
+        return sized.model_copy(update={"generator": choose(self.generators, key=parameters)})
+
+    def generator_sizes(self, inputs: int = 1) -> GeneratorSizes:
+        """Return the sizes of the generator of an architecture whose fields are chosen."""
+        assert isinstance(self.generator, str)
+        assert isinstance(self.node_hidden_units, int)
+        assert isinstance(self.generator_rank, int)
+        units = getattr(self, GENERATORS[self.generator].sizes["generator_units"])
+        return GeneratorSizes(units, inputs, self.node_hidden_units, self.generator_rank)
 
     def of_model(self, chosen: Mapping[str, Value], report: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the architecture of a model's row.
@@ -195,7 +236,10 @@ class ArchitectureSpecification(Document):
             return value if isinstance(value, str) else int(value)
 
         sized = self._choose(choice)
-        described = sized.model_dump(exclude={"use_external_inputs", "read_in_dim"})
+        assert isinstance(sized.generator, str)
+        described = sized.model_dump(exclude={"use_external_inputs", "read_in_dim", *SIZE_FIELDS})
+        sizes = GENERATORS[sized.generator].sizes
+        described |= {name: getattr(sized, field) for name, field in sizes.items()}
         described["external_inputs"] = self.external_inputs(report)
         if (read_in_dim := sized._read_in_dim(report)) is not None:
             described["read_in_dim"] = read_in_dim
@@ -215,19 +259,21 @@ class ArchitectureSpecification(Document):
         return int((report or {}).get("external_inputs", 0)) if self.use_external_inputs else 0
 
 
-def _by_size(name: str, choices: list[Any]) -> list[Any]:
-    return costliest_first(choices)[::-1] if name == "generator" else sorted(choices)
-
-
 def with_architecture(
     hyperparameters: Mapping[str, Value], architecture: Mapping[str, Any], searched: Iterable[str]
 ) -> dict[str, Value]:
-    """Return the hyperparameters of a model's row with those fields of its architecture that are searched."""
+    """Return the hyperparameters of a model's row with those fields of its architecture that are searched.
+
+    Sizes of other kinds of generators than the model's are left out.
+    """
     found = dict(hyperparameters)
-    for name in searched:
-        if name in SEARCHABLE and name in architecture:
+    sizes = GENERATORS[architecture.get("generator", _DEFAULTS["generator"])].sizes
+    names = {field: name for name, field in sizes.items()}
+    for field in searched:
+        name = names.get(field, "") if field in SIZE_FIELDS else field
+        if field in SEARCHABLE and name in architecture:
             value = architecture[name]
-            found[name] = value if isinstance(value, str) else float(value)
+            found[field] = value if isinstance(value, str) else float(value)
     return found
 
 
@@ -276,6 +322,8 @@ class Architecture:
     encoder_units: int = _DEFAULTS["encoder_units"]
     initial_condition_dim: int = _DEFAULTS["initial_condition_dim"]
     generator_units: int = _DEFAULTS["generator_units"]
+    node_hidden_units: int = _DEFAULTS["node_hidden_units"]
+    generator_rank: int = _DEFAULTS["generator_rank"]
     factors: int = _DEFAULTS["factors"]
     controller_units: int = _DEFAULTS["controller_units"]
     controller_encoder_units: int = _DEFAULTS["controller_encoder_units"]
@@ -341,6 +389,12 @@ class Architecture:
     def has_controller(self) -> bool:
         """Whether inputs are inferred."""
         return self.controller_units > 0
+
+    @property
+    def generator_sizes(self) -> GeneratorSizes:
+        """G, V = U + X, and the sizes that some kinds of generators have besides."""
+        inputs = self.inferred_inputs + self.external_inputs
+        return GeneratorSizes(self.generator_units, inputs, self.node_hidden_units, self.generator_rank)
 
     @property
     def fewest_bins(self) -> int:

@@ -126,12 +126,13 @@ def step_bytes(architecture: Mapping[str, Any], neurons: int, bins: int, batch_t
 def _numbers(network: Architecture) -> tuple[int, int]:
     """Return how many numbers a training step keeps for each bin of a trial: in the encoders, and in the rest.
 
-    Measured with the generator `gru`; other generators keep fewer.
+    Measured with the generator `gru`; `node` also keeps its hidden layer, and other generators keep fewer.
     """
     encoders = 3 * network.read_in_dim + 18 * network.encoder_units
     encoders += 23 * network.controller_encoder_units if network.has_controller else 0
-    neurons = network.session_neurons[0]
-    return encoders, 11 * neurons + 13 * network.generator_units + 9 * network.controller_units
+    hidden = 3 * network.node_hidden_units if network.generator == "node" else 0
+    of_generator = 13 * network.generator_units + hidden
+    return encoders, 11 * network.session_neurons[0] + of_generator + 9 * network.controller_units
 
 
 def checkpoint_bytes(architecture: Mapping[str, Any], neurons: int) -> int:

@@ -236,7 +236,7 @@ class Work:
         if isinstance(strategy, PbtStrategy):
             return -(-epochs // strategy.generation_epochs)
         if isinstance(strategy, AshaStrategy | HyperbandStrategy):
-            return self.rounds * (1 + len(strategy.rungs(epochs, self.specification.training.ramp_epochs)))
+            return self.rounds * (1 + len(strategy.rungs(epochs, self.specification.training.settled_epoch)))
         if isinstance(strategy, IndependentSampler | LearningSampler):
             return self.rounds
         assert_never(strategy)
@@ -280,7 +280,7 @@ def expected_epochs(specification: JobSpecification) -> int:
         return budget.models * budget.epochs
     if not isinstance(strategy, AshaStrategy | HyperbandStrategy):
         assert_never(strategy)
-    rungs = strategy.rungs(budget.epochs, specification.training.ramp_epochs)
+    rungs = strategy.rungs(budget.epochs, specification.training.settled_epoch)
     epochs = 0
     for skipped, models in _brackets(strategy, len(rungs), budget.models):
         before = 0

@@ -13,7 +13,7 @@ from domain.architecture import ArchitectureSpecification
 from domain.generators import takes_l2
 from domain.labels import Name, Notes, Tags
 from domain.latents import LatentArray
-from domain.presets import LENGTHS, MOST_RAMP_SHARE, PresetName, batch_size_for, with_preset
+from domain.presets import LENGTHS, MOST_RAMP_SHARE, WINDOW_SHARE, PresetName, batch_size_for, with_preset
 from domain.search_space import CONTROLLER_HYPERPARAMETERS, Document, Searched, Space
 from domain.sessions import DescribedDataset, RecordedSession
 from domain.split_groups import Split, SplitGroups, draw_split
@@ -38,6 +38,20 @@ class Training(Document):
         ge=0,
         description="Epochs over which the KL and L2 weights rise linearly from 0 to 1. By default the ramp has 150 to 400 "
         "optimizer steps, but it is at most a third of `budget.epochs`.",
+    )
+    window_epochs: int = Field(
+        0,
+        ge=0,
+        description="Growing window: epochs in which the part of the trials that models are trained on grows from "
+        "`window_start_bins` to all bins. 0: whole trials from the start. By default a third of `budget.epochs` if the generator "
+        "can be `node`, else 0. Scores are always those of whole trials.",
+    )
+    window_start_bins: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="First bins of the trials that models are trained on in the first epoch of a growing window. Where "
+        "`architecture.initial_condition_bins` or `controller_lag_bins` need more bins, there are more.",
     )
     gradient_clip: float = Field(
         0.02, gt=0, description="Maximum norm of a model's gradient, with the loss in nats per sample."
@@ -93,6 +107,11 @@ class Training(Document):
         description="Seed of the split and of the samples that sample validation holds out. Jobs with the same data set and the "
         "same evaluation seed are scored on the same samples, so you can compare their SV losses.",
     )
+
+    @property
+    def settled_epoch(self) -> int:
+        """The epoch from which on the loss stays the same: ramp and window have ended. Early decisions wait for it."""
+        return max(self.ramp_epochs, self.window_epochs)
 
     def steps_per_epoch(self, training_trials: int) -> int:
         """Return the number of optimizer steps of an epoch."""
@@ -240,6 +259,7 @@ class JobSpecification(Document):
         steps = training.steps_per_epoch(training_trials)
         epochs = _given(self.budget, "epochs", min(lengths.training.in_epochs(steps), MOST_EPOCHS))
         ramp = min(lengths.ramp.in_epochs(steps), int(MOST_RAMP_SHARE * epochs))
+        window = int(WINDOW_SHARE * epochs) if "node" in self.architecture.generators else 0
         patience = None
         if lengths.patience is not None:
             # If the job gives more epochs than its preset, the patience grows in proportion.
@@ -249,6 +269,7 @@ class JobSpecification(Document):
             "training": _updated(
                 training,
                 ramp_epochs=_given(self.training, "ramp_epochs", ramp),
+                window_epochs=_given(self.training, "window_epochs", window),
                 decay_patience=_given(
                     self.training, "decay_patience", lengths.decay_patience.in_epochs(steps)
                 ),

@@ -1,11 +1,13 @@
 """Warn of settings of a job that are allowed and probably not intended."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from domain.estimate import Estimate
 from domain.feasibility import MANY_BINS, MUCH_STEP_BYTES, step_bytes
+from domain.generators import SIZE_FIELDS, size_fields
 from domain.job_checks import JobData
 from domain.job_specification import JobSpecification
 from domain.presets import PRESETS
@@ -30,6 +32,11 @@ def warnings(specification: JobSpecification, data: JobData, time: Estimate) -> 
         found.append(
             f"budget.epochs is {specification.budget.epochs} and training.ramp_epochs is {training.ramp_epochs}: training "
             "ends before the weights of KL and L2 have reached their full values; give more epochs or a shorter ramp"
+        )
+    if 0 < specification.budget.epochs <= training.window_epochs:
+        found.append(
+            f"budget.epochs is {specification.budget.epochs} and training.window_epochs is {training.window_epochs}: training "
+            "ends before it covers whole trials; give more epochs or a smaller training.window_epochs"
         )
     steps_per_epoch = training.steps_per_epoch(data.training_trials)
     if (steps := steps_per_epoch * specification.budget.epochs) < FEW_STEPS:
@@ -89,7 +96,7 @@ def _of_search(specification: JobSpecification) -> list[str]:
     strategy, budget, space = specification.strategy, specification.budget, specification.searched_space()
     found = []
     if isinstance(strategy, PbtStrategy):
-        first = strategy.first_copy_epoch(specification.training.ramp_epochs)
+        first = strategy.first_copy_epoch(specification.training.settled_epoch)
         if budget.epochs <= first:
             found.append(
                 f"budget.epochs is {budget.epochs} and no model copies another before epoch {first}: this is a random search"
@@ -112,7 +119,7 @@ def _of_search(specification: JobSpecification) -> list[str]:
                 f"the grid has {size} combinations; {trained} trained (budget.models is {budget.models})"
             )
     halving = getattr(strategy, "rungs", None)
-    if halving is not None and not halving(budget.epochs, specification.training.ramp_epochs):
+    if halving is not None and not halving(budget.epochs, specification.training.settled_epoch):
         found.append("strategy.first_rung_epochs is not below budget.epochs: no model is ever compared")
     return found
 
@@ -141,22 +148,28 @@ def of_time(specification: JobSpecification, time: Estimate) -> list[str]:
 def _milestones(specification: JobSpecification) -> list[tuple[int, str]]:
     """Return epochs before which a setting has no effect, each with a sentence that says which setting."""
     strategy, training, budget = specification.strategy, specification.training, specification.budget
-    ramp = training.ramp_epochs
+    ramp, settled = training.ramp_epochs, training.settled_epoch
     found = [(ramp, f"The weights of KL and L2 rise until epoch {ramp} (training.ramp_epochs)")]
+    if window := training.window_epochs:
+        found.append(
+            (window, f"Trials are not trained as a whole before epoch {window} (training.window_epochs)")
+        )
     if isinstance(strategy, PbtStrategy):
-        first = strategy.first_copy_epoch(ramp)
+        first = strategy.first_copy_epoch(settled)
         named = (
-            "training.ramp_epochs and one generation"
+            "training.ramp_epochs or window_epochs, and one generation"
             if strategy.burn_in_epochs is None
             else "strategy.burn_in_epochs"
         )
         text = f"No model copies another before epoch {first} ({named}), so this is a random search"
         found.append((first, text))
-    if (halving := getattr(strategy, "rungs", None)) is not None and (rungs := halving(budget.epochs, ramp)):
+    if (halving := getattr(strategy, "rungs", None)) is not None and (
+        rungs := halving(budget.epochs, settled)
+    ):
         text = f"No model is compared with others before epoch {rungs[0]} (strategy.first_rung_epochs), so none is stopped early"
         found.append((rungs[0], text))
     if budget.patience_epochs is not None:
-        epoch = ramp + budget.patience_epochs
+        epoch = settled + budget.patience_epochs
         found.append((epoch, f"budget.patience_epochs ends no model before epoch {epoch}"))
     return found
 
@@ -166,18 +179,28 @@ def _unused(specification: JobSpecification, data: JobData) -> list[str]:
     found = []
     architecture = specification.architecture
     if not architecture.has_controller:
-        of_preset = PRESETS.get(specification.preset, {}).get("space", {}) if specification.preset else {}
-        given = sorted(
-            (specification.space.model_fields_set & set(CONTROLLER_HYPERPARAMETERS)) - set(of_preset)
-        )
+        of_preset = set(_of_preset(specification, "space"))
+        given = sorted((specification.space.model_fields_set & set(CONTROLLER_HYPERPARAMETERS)) - of_preset)
         found += [
             f"space.{name} is given and not used: there is no controller, see architecture.controller_units"
             for name in given
         ]
+    unread = (architecture.model_fields_set & SIZE_FIELDS) - size_fields(architecture.generators)
+    kinds = " or ".join(architecture.generators)
+    found += [
+        f"architecture.{name} is given and not used: no model has a generator of this size, they have {kinds}"
+        for name in sorted(unread - set(_of_preset(specification, "architecture")))
+    ]
     asked = {"use_external_inputs"} & architecture.model_fields_set
     if asked and architecture.use_external_inputs and not architecture.external_inputs(data.dataset.report):
         found.append("architecture.use_external_inputs is true and the data set has no external_inputs")
     return found
+
+
+def _of_preset(specification: JobSpecification, part: str) -> dict[str, Any]:
+    """Return the values that the preset gives to a part of the specification."""
+    values: dict[str, Any] = PRESETS[specification.preset].get(part, {}) if specification.preset else {}
+    return values
 
 
 def _shared_bins(data: JobData) -> list[str]:

@@ -58,7 +58,7 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Shape]:
         if a.input_prior == "autoregressive":
             shapes["input_prior.log_time_constant"] = (U,)
     shapes |= {"generator.initial_weight": (I, G), "generator.initial_bias": (G,)}
-    of_generator = generator_shapes(a.generator, G, U + X)  # inferred inputs, external inputs
+    of_generator = generator_shapes(a.generator, a.generator_sizes)
     shapes |= {f"generator.{name}": shape for name, shape in of_generator.items()}
     shapes["factors.weight"] = (F, G)
     for session, neurons in enumerate(a.session_neurons):

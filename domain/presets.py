@@ -120,6 +120,8 @@ LENGTHS: dict[PresetName | None, Lengths] = {
 }
 MOST_RAMP_SHARE = 1 / 3
 """Maximum length of the default ramp, as a fraction of the job's epochs."""
+WINDOW_SHARE = 1 / 3
+"""Default length of a growing window, as a fraction of the job's epochs."""
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
 _TRIALS_PER_BATCH_TRIAL = 6
 

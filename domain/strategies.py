@@ -104,9 +104,9 @@ class _Halving(Document):
         description="At each rung, one in `reduction_factor` models continues, for `reduction_factor` times as many epochs.",
     )
 
-    def rungs(self, epochs: int, ramp_epochs: int) -> list[int]:
+    def rungs(self, epochs: int, settled_epoch: int) -> list[int]:
         """Return the epochs, below those of the budget, at which models are compared."""
-        usual = min(ramp_epochs + _EPOCHS_AFTER_THE_RAMP, max(1, epochs // 3))
+        usual = min(settled_epoch + _EPOCHS_AFTER_THE_RAMP, max(1, epochs // 3))
         rung, found = self.first_rung_epochs or usual, []
         while rung < epochs:
             found.append(rung)
@@ -161,7 +161,8 @@ class PbtStrategy(Document):
     burn_in_epochs: int | None = Field(
         None,
         ge=0,
-        description="Epochs before the first copy. By default `training.ramp_epochs` and one generation.",
+        description="Epochs before the first copy. By default `training.ramp_epochs`, or `training.window_epochs` if it is "
+        "longer, and one generation.",
     )
     exploit: Literal["binary_tournament", "truncation"] = Field(
         "binary_tournament",
@@ -205,9 +206,9 @@ class PbtStrategy(Document):
         description="Minimum relative improvement of the best smoothed SV loss that counts.",
     )
 
-    def first_copy_epoch(self, ramp_epochs: int) -> int:
+    def first_copy_epoch(self, settled_epoch: int) -> int:
         """Return the epoch from which a model may copy another."""
-        return ramp_epochs + self.generation_epochs if self.burn_in_epochs is None else self.burn_in_epochs
+        return settled_epoch + self.generation_epochs if self.burn_in_epochs is None else self.burn_in_epochs
 
     @model_validator(mode="before")
     @classmethod

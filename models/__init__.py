@@ -11,7 +11,9 @@ each equation of the papers is:
 | g0 clipped to ±5; controller c_t, inferred inputs u_t, generator g_t | `network.generate` |
 | g_(t+1) = F(g_t, v_t): a generator | `generators.base`: one step, and its run with and without a controller |
 | F of a GRU | `generators.gru`; beside a controller `controlled_scan.ControlledScan`, for CPUs `compiled/controlled_scan.c` |
+| F of a discrete neural ODE | `generators.node` |
 | F of linear dynamics | `generators.linear` |
+| F of a network of low rank | `generators.low_rank` |
 | f_t = W_f g_t, outputs = W_r f_t + b | `network.read_out` |
 | p(x | outputs): Poisson, negative binomial, zero-inflated gamma, Gaussian | `observation` |
 | KL(q(g0 | x) || p(g0)) | `objective.kl_divergence`, `network.prior` |

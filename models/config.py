@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
+from domain.architecture import Architecture
 from domain.errors import require, require_valid
 from domain.job_specification import Training, UsedPrecision
 
@@ -76,6 +77,8 @@ class Hyperparameters:
             )
 
 
+WINDOW_STEPS = 20
+"""Lengths that a growing window has at most: each takes some set-up on GPUs."""
 _DEFAULTS: dict[str, Any] = {name: field.default for name, field in Training.model_fields.items()}
 
 
@@ -89,6 +92,8 @@ class TrainingOptions:
 
     batch_size: int
     ramp_epochs: int = _DEFAULTS["ramp_epochs"]
+    window_epochs: int = _DEFAULTS["window_epochs"]
+    window_start_bins: int = _DEFAULTS["window_start_bins"]
     gradient_clip: float = _DEFAULTS["gradient_clip"]
     score_smoothing: float = _DEFAULTS["score_smoothing"]
     decay_factor: float = _DEFAULTS["decay_factor"]
@@ -102,6 +107,31 @@ class TrainingOptions:
             self.precision in get_args(UsedPrecision),
             f"precision must be one of {', '.join(get_args(UsedPrecision))}, got {self.precision!r}",
         )
+
+    @property
+    def settled_epoch(self) -> int:
+        """The epoch from which on the loss stays the same, see `Training.settled_epoch`."""
+        return max(self.ramp_epochs, self.window_epochs)
+
+    def window(self, epoch: int, bins: int, architecture: Architecture) -> int:
+        """Return how many first bins of the trials an epoch trains on; it grows in at most `WINDOW_STEPS` steps.
+
+        Parameters
+        ----------
+        epoch
+            Epochs completed before it.
+        bins
+            T, all bins.
+        architecture
+            Whose initial-condition window and controller's lag need some bins.
+        """
+        if epoch >= self.window_epochs:
+            return bins
+        lag = architecture.controller_lag_bins if architecture.has_controller else 0
+        needed = architecture.initial_condition_bins + lag + 1
+        start = min(bins, max(self.window_start_bins, needed))
+        step = math.floor(WINDOW_STEPS * epoch / self.window_epochs)
+        return start + math.ceil((bins - start) * step / WINDOW_STEPS)
 
     @classmethod
     def of(cls, training: Training, precision: UsedPrecision) -> TrainingOptions:

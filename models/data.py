@@ -118,6 +118,11 @@ class Part:
     visible: Tensor
     held_out: Tensor
 
+    def first_bins(self, bins: int) -> Part:
+        """Return the first bins of the trials."""
+        factorials = None if self.ln_factorials is None else self.ln_factorials[:bins]
+        return Part(self.values[:bins], factorials, self.visible[:bins], self.held_out[:bins])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -144,6 +149,13 @@ class Batch:
     def trials(self) -> list[int]:
         """Trials of each session."""
         return [part.values.shape[1] for part in self.parts]
+
+    def first_bins(self, bins: int) -> Batch:
+        """Return the first bins of the trials."""
+        if bins >= len(self.parts[0].values):
+            return self
+        masks = [None if one is None else one[:bins] for one in (self.inside, self.seen, self.external)]
+        return Batch(tuple(part.first_bins(bins) for part in self.parts), *masks)
 
 
 class TrainingData:

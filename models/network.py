@@ -290,8 +290,7 @@ def _generator(architecture: Architecture, parameters: Parameters) -> tuple[Gene
 
 def generator_names(architecture: Architecture) -> list[str]:
     """Return the names of the parameters that are the generator's own, without the prefix."""
-    inputs = architecture.inferred_inputs + architecture.external_inputs
-    return list(generator_shapes(architecture.generator, architecture.generator_units, inputs))
+    return list(generator_shapes(architecture.generator, architecture.generator_sizes))
 
 
 def factor_directions(parameters: Parameters) -> Tensor:

@@ -210,13 +210,14 @@ class Population:
 
     def _train_step(self, trials: Sequence[Tensor], step: int, steps: int) -> tuple[Tensor, ...]:
         """Update every model once; return reconstruction loss, both KLs and gradient norm, [M] each."""
-        batch = self.data.batch(trials)
+        bins = self.options.window(self.epoch, self.data.bins, self.architecture)
+        batch = self.data.batch(trials).first_bins(bins)
         noise = draw_noise(
             self.architecture,
             self.seeds,
             self.epoch,
             step,
-            bins=self.data.bins,
+            bins=bins,
             trials=batch.trials,
             device=self.data.device,
         )
@@ -294,7 +295,7 @@ class Population:
         self._best_sv = torch.where(better, sv_loss, self._best_sv)
         self._best_validation_loss = torch.where(better, validation_loss, self._best_validation_loss)
         self._best = torch.where(better[:, None], self._weights, self._best)
-        waits = better | (self.epoch <= self.options.ramp_epochs)
+        waits = better | (self.epoch <= self.options.settled_epoch)
         self._stalled_epochs = torch.where(waits, 0, self._stalled_epochs + 1)
         decays = self._stalled_epochs >= self.options.decay_patience
         self._decay = torch.where(decays, self._decay * self.options.decay_factor, self._decay)

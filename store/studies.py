@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from domain.generators import SIZE_FIELDS
 from domain.search_space import Range, Searched, Value
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -54,10 +55,14 @@ def widened(
 def finished_trial(
     values: Mapping[str, Value], loss: float | None, dimensions: Mapping[str, BaseDistribution]
 ) -> FrozenTrial | None:
-    """Return a model as a finished trial; None if it lies outside the space (from a warm start or a perturbation)."""
+    """Return a model as a finished trial; None if it lies outside the space (from a warm start or a perturbation).
+
+    A model does not have the sizes of other kinds of generators than its own.
+    """
     parameters = {name: values[name] for name in dimensions if name in values}
-    if len(parameters) < len(dimensions):
+    if set(dimensions) - set(parameters) - SIZE_FIELDS:
         return None
+    dimensions = {name: dimensions[name] for name in parameters}
     state = TrialState.FAIL if loss is None else TrialState.COMPLETE  # without a loss: diverged, or failed
     try:
         return create_trial(params=parameters, distributions=dict(dimensions), value=loss, state=state)
@@ -82,9 +87,11 @@ def importances(
     """Return the share of each hyperparameter in the difference between the better models and the others.
 
     The method is PED-ANOVA (Watanabe et al. 2023). The better models are the best `best_share`; by default a tenth, but at least
-    as many as the method needs. A share is 0 if all models have the same value, or the same loss.
+    as many as the method needs. A share is 0 if all models have the same value, or the same loss. Sizes that only some kinds of
+    generators have are left out.
     """
     complete = [trial for trial in study.trials if trial.value is not None]
+    names = [name for name in names if all(name in trial.params for trial in complete)]
     varied = [name for name in names if len({trial.params[name] for trial in complete}) > 1]
     if not varied or len({trial.value for trial in complete}) < 2:
         return dict.fromkeys(names, 0.0)

@@ -134,7 +134,7 @@ def _check_weights(
             "give weights: false, which takes their hyperparameters alone",
         )
     ours = specification.architecture.of_model(
-        {name: model.architecture[name] for name in SEARCHABLE if name in model.architecture}, dataset.report
+        with_architecture({}, model.architecture, SEARCHABLE), dataset.report
     )
     there = model.architecture
     differing = sorted(name for name in ours.keys() | there if ours.get(name) != there.get(name))

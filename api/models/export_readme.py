@@ -19,10 +19,18 @@ print({{name: tuple(values.shape) for name, values in weights.items()}})
 ```
 
 `safetensors.torch.load_file` and `safetensors.numpy.load_file` read it, too. A product is `x @ weight + bias`. A GRU
-(`encoder`, `generator`, …) has its three parts side by side, reset r, update z and candidate n: with a = x @ input_weight +
+(`encoder`, {generator}…) has its three parts side by side, reset r, update z and candidate n: with a = x @ input_weight +
 input_bias and c = h @ recurrent_weight, r = σ(a_r + c_r), z = σ(a_z + c_z), n = tanh(a_n + r · (c_n + candidate_bias)),
 h ← (1 - z) · n + z · h. The first axis of an encoder's parameters is its direction: forward, backward in time.
-"""
+{generator_step}"""
+
+_STEPS = {
+    "node": "g ← g + 0.1 · (tanh(g @ recurrent_weight + v @ input_weight + hidden_bias) @ recurrent_output_weight + output_bias)",
+    "linear": "with ρ = exp(-exp(-log_time_constant)) and θ = angle, units i and i + ⌊G / 2⌋ are multiplied by ρ and turned by θ "
+    "(a last odd unit is multiplied by ρ · cos θ), then v @ input_weight + input_bias is added",
+    "low_rank": "g ← 0.9 · g + 0.1 · (tanh(g) @ recurrent_read_weight @ recurrent_write_weight + v @ input_weight + input_bias)",
+}
+"""The step of the generators that are no GRU, by the names of their parameters."""
 
 _SCORES = """
 ## Scores
@@ -79,6 +87,8 @@ def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
         Number of neurons that the program reads.
     """
     neurons = " + ".join(str(one.neurons) for one in card.data.sessions)
+    kind = card.architecture.get("generator", "gru")
+    step = _STEPS.get(kind)
     text = _WEIGHTS.format(
         model_id=card.model_id,
         epoch=card.weights_epoch,
@@ -89,6 +99,10 @@ def readme(card: ModelCard, program: str | None, program_neurons: int) -> str:
         dataset_id=card.data.dataset_id,
         neurons=neurons,
         bin_width_s=card.data.bin_width_s,
+        generator="" if step else "`generator`, ",
+        generator_step=f"\nThe generator `{kind}` with its state g and its inputs v: {step}.\n"
+        if step
+        else "",
     )
     if program is not None:
         width = card.architecture.get("external_inputs", 0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from domain.architecture import ArchitectureSpecification
+from domain.architecture import Architecture, ArchitectureSpecification, with_architecture
 from domain.job_specification import Inference, JobSpecification, Training, scored_on, split_trials
 from domain.presets import PRESETS
 from domain.search_space import CONTROLLER_HYPERPARAMETERS, Range, Space
@@ -193,6 +193,39 @@ def test_kinds_of_generators_may_be_a_list() -> None:
     ):
         with pytest.raises(ValidationError, match=said):
             JobSpecification.model_validate({"dataset_id": "dat_1", "architecture": {"generator": wrong}})
+
+
+def test_each_kind_of_generator_has_its_sizes() -> None:
+    given = {"generator": ["gru", "node", "low_rank"], "generator_units": [50, 100], "node_units": [3, 10]}
+    found = ArchitectureSpecification.model_validate(given)
+    assert found.searched() == {
+        "generator": ["gru", "node", "low_rank"],
+        "generator_units": [50.0, 100.0],
+        "node_units": [3.0, 10.0],
+    }
+    drawn = {"generator_units": 100.0, "node_units": 3.0, "node_hidden_units": 1.0}
+    node, gru, low_rank = (
+        found.of_model(drawn | {"generator": kind}, None) for kind in ("node", "gru", "low_rank")
+    )
+    assert (node["generator_units"], node["node_hidden_units"]) == (3, 128)
+    assert (low_rank["generator_units"], low_rank["generator_rank"]) == (100, 3)
+    assert {"node_units", "node_hidden_units", "generator_rank"}.isdisjoint(gru)
+    searched = list(found.searched())
+    assert with_architecture({}, node, searched) == {"generator": "node", "node_units": 3.0}
+    assert with_architecture({}, gru, searched) == {"generator": "gru", "generator_units": 100.0}
+    assert Architecture.of_model(node, 5).generator_sizes == (3, 0, 128, 3)
+    assert (found.largest().generator, found.largest().generator_units) == ("gru", 100)
+    assert (found.smallest().generator, found.smallest().node_units) == ("low_rank", 3)
+    assert ArchitectureSpecification(generator="node", generator_units=[8, 9]).searched() == {}
+
+
+def test_a_job_with_neural_odes_grows_its_window() -> None:
+    def window(**architecture: Any) -> int:
+        specification = JobSpecification.model_validate({"dataset_id": "dat_1", "architecture": architecture})
+        return specification.for_trials(1000).training.window_epochs
+
+    assert window() == 0
+    assert window(generator=["gru", "node"]) > 0
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from domain.cost import multiply_accumulates
-from domain.generators import generator_shapes
+from domain.generators import GeneratorSizes, generator_shapes
 from domain.parameter_shapes import parameter_shapes
 from models import (
     Architecture,
@@ -29,6 +29,7 @@ from models.generators import Controller, Generator, generator_of
 from models.program import PosteriorMeans, onnx_program, torch_program
 
 M, T, B, G, U, C, F = 2, 4, 3, 5, 2, 3, 2
+HIDDEN, RANK = 6, 2
 BINS, NEURONS, TRIALS = 9, 4, 12
 CONTROLLER: dict[str, Any] = {"controller_units": 5, "controller_encoder_units": 4, "inferred_inputs": 2}
 FORMS: dict[str, dict[str, Any]] = {
@@ -60,13 +61,17 @@ class GeneratorContract:
         """The kind under test."""
         return generator_of(self.kind)
 
+    def shapes(self, units: int, inputs: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the parameters of a small generator."""
+        return generator_shapes(self.kind, GeneratorSizes(units, inputs, HIDDEN, RANK))
+
     def parameters(
         self, inputs: int, units: int = G, dtype: torch.dtype = torch.float64
     ) -> dict[str, Tensor]:
         """Draw parameters of M models, all of them away from 0."""
         random = torch.Generator().manual_seed(0)
         found = {}
-        for name, shape in generator_shapes(self.kind, units, inputs).items():
+        for name, shape in self.shapes(units, inputs).items():
             models = [self.generator.initial_value(name, shape, random) for _ in range(M)]
             moved = torch.stack(models) + 0.2 * torch.randn(M, *shape, generator=random)
             found[name] = moved.to(dtype).requires_grad_()
@@ -75,6 +80,7 @@ class GeneratorContract:
     def architecture(self, form: str, **changes: Any) -> Architecture:
         """Return a small network with this generator."""
         sizes = {"encoder_units": 6, "initial_condition_dim": 3, "generator_units": 7, "factors": 3}
+        sizes |= {"node_hidden_units": HIDDEN, "generator_rank": RANK}
         return Architecture(neurons=NEURONS, generator=self.kind, **(sizes | FORMS[form] | changes))
 
     def population(
@@ -88,7 +94,7 @@ class GeneratorContract:
             [hyperparameters[member] for member in members],
             [11 + member for member in members],
             TrainingData(recording, sv_rate=0.2, sv_seed=0),
-            TrainingOptions(batch_size=5, ramp_epochs=2),
+            TrainingOptions(batch_size=5, ramp_epochs=2, window_epochs=2, window_start_bins=4),
             order_seed=3,
             states=states,
         )
@@ -100,7 +106,7 @@ class GeneratorContract:
         with FlopCounterMode(display=False) as counted:
             state = self.generator.step(parameters)(start, v)
         assert state.shape == (M, B, G)
-        per_bin = multiply_accumulates(generator_shapes(self.kind, G, inputs))
+        per_bin = multiply_accumulates(self.shapes(G, inputs))
         assert counted.get_total_flops() == 2 * M * B * per_bin
 
     def test_the_guide_describes_it(self) -> None:
@@ -139,7 +145,7 @@ class GeneratorContract:
             )
 
         learned = [getattr(controller, name) for name in LEARNED]
-        assert torch.autograd.gradcheck(run, (*parameters.values(), start, *learned))
+        assert torch.autograd.gradcheck(run, (*parameters.values(), start, *learned), fast_mode=True)
 
     @pytest.mark.usefixtures("one_thread")
     @pytest.mark.parametrize("external", [0, 1])

@@ -61,7 +61,7 @@ def carry_out(
             note_decision(session, model, "end", values, reason=one.reason)
             state = ModelState.STOPPED if one.is_given_up else ModelState.TRAINED
             end_model(session, model, state, one.reason)
-    return _begin(session, job, specification, begun)
+    return _begin(session, job, specification, begun, sizes)
 
 
 def _copy(session: Session, model: Model, decision: Copy, parent: Mapping[str, Any]) -> None:
@@ -92,7 +92,7 @@ def _copy(session: Session, model: Model, decision: Copy, parent: Mapping[str, A
 
 
 def _begin(
-    session: Session, job: Job, specification: JobSpecification, begun: Sequence[Begin]
+    session: Session, job: Job, specification: JobSpecification, begun: Sequence[Begin], sizes: Sequence[str]
 ) -> list[Model]:
     """Add the rows of new models. In a warm start, the first models begin as models of another job ended."""
     if not begun:
@@ -102,6 +102,7 @@ def _begin(
         warm = (job.warm_models or [])[decision.number :][:1]
         values = {**decision.hyperparameters, **(warm[0]["hyperparameters"] if warm else {})}
         architecture = specification.architecture.of_model(values, report)
+        values = with_architecture(without_architecture(values), architecture, sizes)
         models.append(
             Model(
                 id=new_id("mod"),

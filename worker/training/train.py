@@ -79,7 +79,7 @@ def _is_stalled(work: Work, scores: EpochScores) -> bool:
     patience = work.specification.budget.patience_epochs
     if patience is None or work.is_refit:
         return False
-    return scores.epoch - max(scores.best_epoch, work.specification.training.ramp_epochs) >= patience
+    return scores.epoch - max(scores.best_epoch, work.specification.training.settled_epoch) >= patience
 
 
 def _populations(process: TrainingProcess, work: Work, data: LoadedData) -> MakePopulation:

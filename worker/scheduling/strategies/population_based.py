@@ -28,7 +28,7 @@ class PopulationBasedTraining(Strategy):
     def __init__(self, specification: JobSpecification, wanted: PbtStrategy) -> None:
         super().__init__(specification)
         self.wanted = wanted
-        self.burn_in_epochs = wanted.first_copy_epoch(specification.training.ramp_epochs)
+        self.burn_in_epochs = wanted.first_copy_epoch(specification.training.settled_epoch)
 
     def decide(self, history: Sequence[ModelRecord]) -> list[Decision]:
         """Begin the population; when all models have trained a generation, begin the next one or end the search."""

@@ -27,7 +27,7 @@ class _Halving(Strategy):
         super().__init__(specification)
         self.sampler, self.factor = sampler, wanted.reduction_factor
         self.takes_seconds = sampler.takes_seconds
-        self.rungs = wanted.rungs(specification.budget.epochs, specification.training.ramp_epochs)
+        self.rungs = wanted.rungs(specification.budget.epochs, specification.training.settled_epoch)
 
     def next_rung(self, epoch: int) -> int:
         """Return the epoch of the next comparison, or of the end."""

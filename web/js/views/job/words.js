@@ -47,6 +47,9 @@ export function searchedIn({ space, architecture }) {
 
 /** A searched value of one model. */
 export function valueOf(model, name) {
+  const isNode = model.architecture.generator === "node";
+  if (name === "node_units") return isNode ? model.architecture.generator_units : undefined;
+  if (name === "generator_units" && isNode) return undefined;
   return model.hyperparameters[name] ?? model.architecture[name];
 }
 
