@@ -1,6 +1,8 @@
-"""Neurons that read a Lorenz system, in one session or in several."""
+"""Neurons that read a Lorenz system, in one session or in several, or a Rössler system."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from domain.synthetic.recording import SyntheticRecording, record, require_sizes
 Doubles = NDArray[np.float64]
 
 SIGMA, RHO, BETA = 10.0, 28.0, 8.0 / 3.0  # Lorenz 1963
+ROSSLER_A, ROSSLER_B, ROSSLER_C = 0.2, 0.2, 5.7  # Rössler 1976
+ROSSLER_TIME_PER_BIN = 0.18  # a turn takes about 6: 33 bins
 SYSTEM_TIME_PER_BIN = 0.02  # a turn around one wing takes about 0.7: 35 bins
 INTEGRATION_STEPS_PER_BIN = 2
 BURN_IN_BINS = 2000  # orbits that begin near a fixed point spiral about it for long
@@ -57,6 +61,27 @@ def lorenz(
     )
     random = np.random.default_rng(seed)
     states = _states(random, conditions, bins)
+    rates = _rates(random, states, neurons, mean_count_per_bin)
+    return record(random, rates, states, conditions, trials_per_condition, bin_width_s=bin_width_s)
+
+
+def rossler(
+    conditions: int = 65,
+    trials_per_condition: int = 20,
+    bins: int = 50,
+    neurons: int = 29,
+    *,
+    mean_count_per_bin: float = 0.2,
+    bin_width_s: float = 0.01,
+    seed: int = 0,
+) -> SyntheticRecording:
+    """Poisson neurons that read a Rössler system: ẋ = -y - z, ẏ = x + a y, ż = b + z (x - c). Otherwise as `lorenz`."""
+    sizes = {"mean_count_per_bin": mean_count_per_bin, "bin_width_s": bin_width_s}
+    _require(conditions, trials_per_condition, bins, neurons, **sizes)
+    random = np.random.default_rng(seed)
+    start = random.normal(0.0, 3.0, (conditions, 3)) * (1.0, 1.0, 0.0)
+    path = _trajectories(start, bins, _rossler_flow, ROSSLER_TIME_PER_BIN)
+    states = (path - path.mean((0, 1))) / path.std((0, 1))
     rates = _rates(random, states, neurons, mean_count_per_bin)
     return record(random, rates, states, conditions, trials_per_condition, bin_width_s=bin_width_s)
 
@@ -155,18 +180,24 @@ def _rates(random: np.random.Generator, states: Doubles, neurons: int, mean_coun
     return rates
 
 
-def _trajectories(start: Doubles, bins: int) -> Doubles:
+def _trajectories(
+    start: Doubles,
+    bins: int,
+    flow: Callable[[Doubles], Doubles] | None = None,
+    per_bin: float = SYSTEM_TIME_PER_BIN,
+) -> Doubles:
     """Integrate from [conditions, 3] by Runge and Kutta's method; [conditions, bins, 3] after the burn-in."""
-    step = SYSTEM_TIME_PER_BIN / INTEGRATION_STEPS_PER_BIN
+    flow = flow or _flow
+    step = per_bin / INTEGRATION_STEPS_PER_BIN
     state, path = start, np.empty((len(start), bins, 3))
     for bin_index in range(-BURN_IN_BINS, bins):
         if bin_index >= 0:
             path[:, bin_index] = state
         for _ in range(INTEGRATION_STEPS_PER_BIN):
-            k1 = _flow(state)
-            k2 = _flow(state + step / 2 * k1)
-            k3 = _flow(state + step / 2 * k2)
-            k4 = _flow(state + step * k3)
+            k1 = flow(state)
+            k2 = flow(state + step / 2 * k1)
+            k3 = flow(state + step / 2 * k2)
+            k4 = flow(state + step * k3)
             state = state + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
     return path
 
@@ -174,3 +205,8 @@ def _trajectories(start: Doubles, bins: int) -> Doubles:
 def _flow(state: Doubles) -> Doubles:
     x, y, z = state.T
     return np.stack((SIGMA * (y - x), x * (RHO - z) - y, x * y - BETA * z), axis=1)
+
+
+def _rossler_flow(state: Doubles) -> Doubles:
+    x, y, z = state.T
+    return np.stack((-y - z, x + ROSSLER_A * y, ROSSLER_B + z * (x - ROSSLER_C)), axis=1)

@@ -28,6 +28,7 @@ EXPERIMENTS = {  # name: figures that its closing line of JSON must have
     "paper.stitching": {"alone_r2", "stitched_r2", "stitched_random_start_r2"},
     "paper.recordings": {"models"},
     "paper.known_rates": {"standard"},
+    "paper.generators": {"lorenz_d3"},
     "precision": {"standard Lorenz", "models"},
 }  # fmt: skip
 

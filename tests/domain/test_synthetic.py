@@ -10,13 +10,15 @@ from domain.synthetic import (
     SyntheticRecording,
     chaotic_rnn,
     driven,
+    flip_flop,
     lorenz,
     lorenz_session,
+    rossler,
     two_sessions,
 )
 
 System = Callable[..., SyntheticRecording]
-SYSTEMS = pytest.mark.parametrize("system", [lorenz, chaotic_rnn, driven, lorenz_session])
+SYSTEMS = pytest.mark.parametrize("system", [lorenz, rossler, flip_flop, chaotic_rnn, driven, lorenz_session])
 
 
 def network_states(made: SyntheticRecording, max_rate_hz: float = 30.0) -> np.ndarray:
