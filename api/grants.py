@@ -57,6 +57,7 @@ _OF_MODEL = _TRIALS | _results("model") | {
     "get_learning_curve",
     "find_model_nearest",
     "get_model_neurons",
+    "get_model_dynamics",
 }  # fmt: skip
 _OF_JOB = _OF_MODEL | {
     "get_job",

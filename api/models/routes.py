@@ -14,9 +14,10 @@ from api.computing.streamed_response import Streamed
 from api.deletion import DELETES, DeletionDocument, DryRun
 from api.dependencies import ContextDependency, DatabaseDependency, TenantDependency
 from api.errors import problem_responses
-from api.http.http_cache import NOT_MODIFIED, REVALIDATED, matches_tag
+from api.http.http_cache import NOT_MODIFIED, REVALIDATED, etag, matches_tag
 from api.models import service
 from api.models.card import ModelCard
+from api.models.dynamics import DynamicsDocument, DynamicsQuery, find_generator
 from api.models.export import ProgramKind, find_card, find_export
 from api.models.methods import MethodsDocument, MethodsFormat, find_methods, formatted
 from api.models.schemas import LearningCurve, ModelDocument
@@ -98,6 +99,38 @@ async def get_model_methods(
         if form == "json":
             return Response(found.model_dump_json(), media_type="application/json")
         return Response(formatted(found, form), media_type=_METHODS_TYPES[form])
+
+    return await computing.run(work)
+
+
+@router.get(
+    "/v1/models/{model_id}/dynamics",
+    operation_id="get_model_dynamics",
+    response_model=DynamicsDocument,
+    responses={**NOT_MODIFIED, **problem_responses(404, 409, 422), **COMPUTING_RESPONSES},
+)
+async def get_model_dynamics(
+    model_id: str,
+    query: Annotated[DynamicsQuery, Query()],
+    context: ContextDependency,
+    computing: ComputingDependency,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Analyse what the generator of a model has learnt: eigenvalues, and fixed points with those of their Jacobians.
+
+    All of it is without inputs: inferred and external inputs are 0.
+    """
+
+    def work() -> Response:
+        with context.database.read() as reading:
+            found = find_generator(reading, context.arrays, context.tenant_id, model_id)
+        tag = etag(*found.cache_key, query.model_dump_json())
+        headers = {"ETag": tag, "Cache-Control": REVALIDATED}
+        if matches_tag(if_none_match, tag):
+            return Response(status_code=304, headers=headers)
+        return Response(
+            found.analyse(query).model_dump_json(), headers=headers, media_type="application/json"
+        )
 
     return await computing.run(work)
 

@@ -24,7 +24,7 @@ def document(row: Model, selected_model_id: str | None, scored_on: str) -> Model
     links = {"self": base, "job": f"/v1/jobs/{row.job_id}", "learning_curve": f"{base}/learning_curve"}
     links["card"] = f"{base}/card"
     if row.checkpoint_key is not None and ModelState(row.state).is_final:
-        links["export"] = f"{base}/export"
+        links |= {"export": f"{base}/export", "dynamics": f"{base}/dynamics"}
     if row.latents_path is not None:
         links |= {"arrays": f"{base}/arrays", "zarr": f"{base}/zarr"}
     return ModelDocument(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from zarr.abc.store import RangeByteRequest, Store
 
 from store.array_store import read_object
@@ -50,6 +52,17 @@ class StoredWeights:
         for begin, end in self.places:
             for start in range(begin, end, _BLOCK_BYTES):
                 yield _read(self.store, self.key, start, min(start + _BLOCK_BYTES, end))
+
+    def values(self, *prefixes: str) -> dict[str, NDArray[np.float64]]:
+        """Read the tensors whose names begin with one of the prefixes."""
+        described: dict[str, Any] = json.loads(self.header[8:])
+        names = [name for name in described if name != "__metadata__"]
+        found = {}
+        for name, (begin, end) in zip(names, self.places, strict=True):
+            if name.startswith(prefixes):
+                flat = np.frombuffer(_read(self.store, self.key, begin, end), "<f4")
+                found[name] = flat.reshape(described[name]["shape"]).astype(np.float64)
+        return found
 
 
 def find_weights(store: Store, key: str, metadata: dict[str, str]) -> StoredWeights | None:

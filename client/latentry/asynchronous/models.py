@@ -117,6 +117,18 @@ class AsyncModel(AsyncLatentsOwner):
         """Return its description: what it is, how it was trained, and its scores."""
         return await self._client.get(f"{self.path}/card")
 
+    async def dynamics(self, *, starts: int | None = None, eigenvalues: int | None = None) -> Document:
+        """Return what its generator has learnt, without inputs: eigenvalues, ``fixed_points``, ``u`` and ``v`` of `low_rank`.
+
+        Parameters
+        ----------
+        starts
+            Number of states from which fixed points are searched for; 0 for no search.
+        eigenvalues
+            Number of eigenvalues at most, largest first.
+        """
+        return await self._client.get(f"{self.path}/dynamics", {"starts": starts, "eigenvalues": eigenvalues})
+
     async def methods(self) -> Document:
         """Return a paragraph for the methods of a paper as ``text``, with its ``facts`` and ``citations``."""
         return await self._client.get(f"{self.path}/methods")

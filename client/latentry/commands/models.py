@@ -168,6 +168,39 @@ def curve(
     call.answer(found, show)
 
 
+@command(app, "dynamics", example="models dynamics mod_0192f3c4a5b6aabbccddeeff")
+def dynamics(
+    call: Call,
+    model_id: ModelId,
+    starts: Annotated[
+        int | None, typer.Option(min=0, help="States to search for fixed points from; 0: no search.")
+    ] = None,
+) -> None:
+    """Show the eigenvalues and the fixed points of a model's generator, without inputs."""
+    found = call.client.get(f"/v1/models/{model_id}/dynamics", {"starts": starts})
+
+    def shown(one: Document) -> tuple[str, str, str]:
+        return number(one["magnitude"]), number(one["time_constant_ms"], 1), number(one["frequency_hz"], 2)
+
+    def show(page: Any) -> None:
+        if found["eigenvalues"] is not None:
+            rows = map(shown, found["eigenvalues"])
+            page.print(rows_table((">|λ|", ">time constant (ms)", ">frequency (Hz)"), rows))
+        columns = ("fixed point", ">starts", ">distance", ">unstable", ">slowest (ms)", ">its frequency (Hz)")
+        points = (
+            (
+                str(index), str(one["starts"]), number(one["distance"], 2), str(one["unstable_dimensions"]),
+                *shown(one["eigenvalues"][0])[1:],
+            )
+            for index, one in enumerate(found["fixed_points"])
+        )  # fmt: skip
+        page.print(rows_table(columns, points))
+        if found["note"]:
+            print_plain(page, found["note"])
+
+    call.answer(found, show)
+
+
 @command(
     app, "apply", example="models apply mod_0192f3c4a5b6aabbccddeeff --dataset dat_0192f3c4a5b6aabbccddeeff"
 )
