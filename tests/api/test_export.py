@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
 from api.models import export, weights
+from domain.generators import GENERATORS, generator_shapes
 from domain.parameter_shapes import parameter_shapes
 from domain.states import JobState, ModelState
 from models import Architecture
@@ -109,6 +110,21 @@ def assert_same(found: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) 
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert torch.equal(torch.as_tensor(found[name]), values), name
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_the_readme_gives_the_step_of_the_generator(
+    light_client: TestClient, arrays: Store, sqlite_database: Database, kind: str
+) -> None:
+    architecture = Architecture(neurons=4, generator=kind, **SIZES)
+    checkpoint(arrays, "models/a/checkpoints/3.safetensors", architecture)
+    with sqlite_database.write() as session:
+        model_id = add_trained(session, add_job(session, add_dataset(session), state=JobState.DONE))
+        row = session.get_one(Model, model_id)
+        row.architecture = row.architecture | {"generator": kind}
+    text = download(light_client, model_id).read("README.md").decode()
+    for name in generator_shapes(kind, architecture.generator_sizes):
+        assert name in text, name
 
 
 @pytest.mark.parametrize("block_bytes", [8 * 2**20, 64])

@@ -166,6 +166,18 @@ def test_a_model_is_applied(asked: Callable[..., list[httpx.Request]], end: str,
     assert "neither the id of a data set (dat_…) nor a file" in refused.messages
 
 
+def test_dynamics(asked: Callable[..., list[httpx.Request]]) -> None:
+    slow = {"real": 0.9, "imag": 0.1, "magnitude": 0.9, "time_constant_ms": 94.9, "frequency_hz": 1.76}
+    point = {"starts": 7, "distance": 0.25, "unstable_dimensions": 0, "eigenvalues": [slow]}
+    found = {"eigenvalues": [slow], "fixed_points": [point], "note": "fewer starts"}
+    requests = asked({"GET /v1/models/mod_1/dynamics": found})
+    latentry = CommandLine("http://service")
+    shown = latentry("models", "dynamics", "mod_1", "--starts", "7").out
+    assert requests[0].url.params["starts"] == "7"
+    for part in ("0.9000", "94.9", "1.76", "0.25", "fewer starts"):
+        assert part in shown, part
+
+
 def test_inferences(asked: Callable[..., list[httpx.Request]]) -> None:
     asked(
         {

@@ -132,6 +132,7 @@ CALLS: dict[type, dict[str, Call]] = {
         "learning_curve": lambda one: one.learning_curve,
         "card": lambda one: one.card(),
         "methods": lambda one: one.methods(),
+        "dynamics": lambda one: one.dynamics(starts=8),
         "delete_latents": lambda one: one.delete_latents(),
         "export": lambda one: one.export(FOLDER, program="onnx", session=0),
         "apply": lambda one: one.apply("dat_1", arrays=["rates"], posterior_samples=5, session=0),
