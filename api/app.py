@@ -45,6 +45,7 @@ from api.limits.request_turns import RequestTurns
 from api.limits.wrong_keys import WrongKeys
 from api.models import routes as model_routes
 from api.models.service import find_latents
+from api.request_log import RequestLog
 from api.retention import routes as retention_routes
 from api.shares import routes as share_routes
 from api.uploads import routes as upload_routes
@@ -94,6 +95,7 @@ def create_app(
     app.add_middleware(RequestTurns, at_once=settings.requests_at_once)
     app.add_middleware(EarlyRefusals)
     app.add_middleware(RootPath)
+    app.add_middleware(RequestLog)
     for router in _resources():
         app.include_router(
             router,

@@ -17,6 +17,7 @@ from fastapi.security.base import SecurityBase
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from starlette.datastructures import State
+from structlog.contextvars import bind_contextvars
 
 from api.errors import Forbidden, TooManyRequests, Unauthorized
 from api.grants import Grant, check_grant
@@ -268,6 +269,7 @@ async def _act(request: Request, caller: CallerDependency) -> None:
         with suppress(*() if is_refused else (TooManyRequests,)):
             rates.count("written_bytes_per_day", caller.tenant_id, caller.quotas, size_bytes)
 
+    bind_contextvars(tenant=caller.tenant_id, key=caller.key_id or caller.name)
     acting.set(
         Actor(
             caller.key_id,

@@ -60,6 +60,7 @@ class EarlyRefusals:
             return await self._problem_of_unknown(scope, state, secret)
         if caller.is_operator or _excess(scope, state, caller) is None:
             return None
+        scope["state"]["refused_caller"] = caller  # for the log
         # The quotas, and the key, may have changed: all requests that are held at a time need one look at the database.
         caller = await self._held_caller(state, secret)
         return None if caller is None else _excess(scope, state, caller)

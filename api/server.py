@@ -25,7 +25,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from api.app import create_app
 from api.errors import BadRequest, HeadersTooLarge, Problem, RequestTimeout, TooManyRequests, Unavailable
 from api.limits.wrong_keys import network_of
+from store.logs import configure
 from store.settings import Settings, get_settings
+
+logger = logging.getLogger("latentry.requests")
 
 _MOST_HEADERS = 100
 _MOST_PIPELINED = 8
@@ -254,6 +257,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer with a problem document, and close the connection."""
+        logger.info("connection refused", extra={"status": problem.status, "client": self.network})
         if self.cycle is not None:
             # The app learns that the client has left, and what it still sends is dropped.
             self.cycle.disconnected = True
@@ -299,8 +303,8 @@ def protocol_of(settings: Settings) -> type[LimitedProtocol]:
 
 
 def _tells_more(record: logging.LogRecord) -> bool:
-    """Return False for uvicorn's line about a response that ends early: `api.computing.streamed_response` logs why."""
-    return "without completing response" not in str(record.msg)
+    """Return False for uvicorn's lines about a response that ends early: `api.request_log` and others log why."""
+    return not str(record.msg).startswith(("ASGI callable returned without completing", "Exception in ASGI"))
 
 
 def options_of(settings: Settings) -> dict[str, Any]:
@@ -315,6 +319,8 @@ def options_of(settings: Settings) -> dict[str, Any]:
         "timeout_keep_alive": settings.keep_alive_seconds,
         "timeout_graceful_shutdown": 3,
         "server_header": False,
+        "log_config": None,  # see `store.logs`
+        "access_log": False,  # see `api.request_log`
     }
 
 
@@ -326,6 +332,7 @@ def main() -> None:
     given = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_FILES), most))
+    configure("api")
     sys.setswitchinterval(_SWITCH_SECONDS)
     app = create_app()
     # The app stays, so the garbage collector need not go through it while requests wait.

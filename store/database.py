@@ -24,6 +24,8 @@ _TURN = "latentry_turn"
 _LONGEST_WAIT_SECONDS = 10.0
 _HEAD_PAUSE_SECONDS, _QUEUE_PAUSE_SECONDS = 0.001, 0.004
 
+AFTER_COMMIT = "after_commit"
+"""Key in the `info` of a session of `Database.write`: a list of functions to call after the commit."""
 LOCK: dict[str, Any] = {"key_share": True}
 """Arguments of `with_for_update` that lock a row, but let other transactions write rows that refer to it.
 
@@ -89,6 +91,8 @@ class Database:
         """Open a transaction that may write. It is committed at the end of the block, and rolled back on an error."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+        for act in session.info.pop(AFTER_COMMIT, ()):
+            act()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -1,6 +1,8 @@
 """Events of jobs, as rows that HTTP clients can replay."""
 
+import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import insert
@@ -8,13 +10,16 @@ from sqlalchemy.orm import Session
 
 from domain.states import JobState
 from store import webhooks
+from store.database import AFTER_COMMIT
 from store.tables import Event, Model
+
+logger = logging.getLogger(__name__)
 
 _MODEL_STATE = "model.state"
 
 
 def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
-    """Record an event of a job. When the job ends, also write the messages to webhooks.
+    """Record an event of a job, and log it after the commit. When the job ends, also write the messages to webhooks.
 
     Parameters
     ----------
@@ -24,8 +29,18 @@ def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
         JSON values.
     """
     session.add(Event(job_id=job_id, kind=kind, data=data))
+    if kind != "progress":
+        fields = {name.removesuffix("_id"): value for name, value in data.items() if _is_short(value)}
+        if error := data.get("error"):
+            fields["error"] = f"{error.get('code')}: {error.get('message')}"
+        log = partial(logger.info, kind, extra={**fields, "job": job_id})
+        session.info.setdefault(AFTER_COMMIT, []).append(log)
     if kind == "job.state" and (state := JobState(data["state"])).is_final:
         webhooks.announce_end(session, job_id, state)
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def record_model_state(session: Session, model: Model, **details: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from redis import Redis
 from redis.exceptions import RedisError
+from structlog.contextvars import get_contextvars
 
 from store.queues import INFER
 from store.settings import get_settings
@@ -75,7 +76,12 @@ def call_worker(
     call_id, deadline = secrets.token_hex(16), time.monotonic() + timeout_s
     try:
         _broker().set(_question_key(call_id), msgpack.packb(dict(arguments)), px=round(timeout_s * 1000))
-        _celery().send_task(task, args=[call_id], queue=queue, expires=timeout_s, retry=False)
+        headers = {
+            "log_context": get_contextvars()
+        }  # the lines of the worker then have the id of the request
+        _celery().send_task(
+            task, args=[call_id], queue=queue, expires=timeout_s, retry=False, headers=headers
+        )
         packed = None
         while packed is None and (left_s := deadline - time.monotonic()) > 0:
             pause_s = max(0.01, min(left_s, _LONGEST_PAUSE_SECONDS))

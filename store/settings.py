@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     The defaults are for the embedded service, ``latentry up``: SQLite, and files in `data_dir`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LATENTRY_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LATENTRY_", extra="ignore", hide_input_in_errors=True)
 
     data_dir: Path = Field(
         Path("latentry-data"),
@@ -40,6 +40,19 @@ class Settings(BaseSettings):
     array_url: str = Field(
         "sql:",
         description="Where array chunks and checkpoints are stored: `sql:` (rows of the database) or `file:///a/folder`.",
+    )
+    log_format: Literal["json", "console", "auto"] = Field(
+        "auto",
+        description="Format of the logs: `json`, or `console` for people. `auto` is `console` in a terminal, else `json`.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged: `debug`, `info`, `warning` or `error`."
+    )
+    log_lines_per_minute: int = Field(
+        3000,
+        ge=1,
+        description="Maximum number of lines in a minute that each process logs for one logger and one tenant. Further lines are "
+        "counted and dropped, so that no client fills the disk.",
     )
     require_key: bool = Field(
         False,

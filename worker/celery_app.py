@@ -9,9 +9,11 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_init, worker_init, worker_shutting_down
+from celery.apps import worker as program
+from celery.signals import celeryd_init, setup_logging, task_prerun, worker_init, worker_shutting_down
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from store import outbox
+from store import logs, outbox
 from store.database import DatabaseUnusable, get_database
 from store.migrate import refuse_newer
 from store.queues import CONTROL, INGEST, SLICES
@@ -36,7 +38,6 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # wait for a broker that does not answer
     broker_transport_options={"visibility_timeout": get_settings().broker_visibility_seconds},
-    worker_hijack_root_logger=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     timezone="UTC",
 )
@@ -46,13 +47,28 @@ shutting_down = multiprocessing.get_context("fork").Event()
 
 
 @celeryd_init.connect
-def _make_name_unique(instance: Any, **_: Any) -> None:
-    """Add a random part to the name of the node: `slices@host` becomes `slices-1f2e3d4c@host`.
+def _begin_node(instance: Any, **_: Any) -> None:
+    """Add a random part to the name of the node: `slices@host` becomes `slices-1f2e3d4c@host`. Then begin its log.
 
     Two workers of one name would answer for each other, and containers can share their host name.
     """
     kind, _, host = instance.hostname.partition("@")
     instance.hostname = f"{kind}-{secrets.token_hex(4)}@{host}"
+    if isinstance(instance, program.Worker):  # not a node within another process
+        instance.quiet = True  # no banner, which is not in the format of the log
+        program.safe_say = lambda *_: None  # nor its word of farewell
+        logs.configure(instance.hostname.partition("@")[0])
+
+
+@setup_logging.connect
+def _keep_logs(**_: Any) -> None:
+    """Let Celery configure no log."""
+
+
+@task_prerun.connect
+def _begin_task(task: Any, **_: Any) -> None:
+    clear_contextvars()
+    bind_contextvars(**{**(task.request.get("log_context") or {}), "task": task.name})
 
 
 @worker_shutting_down.connect

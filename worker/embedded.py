@@ -60,7 +60,7 @@ class EmbeddedService(Supervisor):
         insecure: bool = False,
     ) -> None:
         self.data_dir = data_dir.expanduser().absolute()
-        super().__init__(self.data_dir / "logs")
+        super().__init__("up", self.data_dir / "logs")
         self.host, self.port = host, port
         self._wanted_workers, self._threads, self._insecure = workers, threads, insecure
         self._training_workers: list[TrainingWorker] = []

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.logs import configure
 from store.queues import QUEUES
+from store.settings import Settings
 from worker.child_processes import die_with_parent
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class EmbeddedServiceError(RuntimeError):
 def celery_command(queue: str, node: str) -> list[str]:
     """Return the command of a Celery worker of a queue, by the name of its node."""
     celery = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
-    celery += ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+    celery += ["--without-gossip", "--without-mingle"]
     return [*celery, *QUEUES[queue].options, "-n", f"{node}@%h"]
 
 
@@ -49,14 +51,16 @@ class Supervisor:
 
     Parameters
     ----------
+    name
+        Name of this process in its own log.
     log_dir
         Folder of the logs, one for each process. With None the processes write to the standard output of this one.
     stop_seconds
         How long all processes together may take to stop. What still runs then is killed.
     """
 
-    def __init__(self, log_dir: Path | None, stop_seconds: float = 20.0) -> None:
-        self._log_dir, self._stop_seconds = log_dir, stop_seconds
+    def __init__(self, name: str, log_dir: Path | None, stop_seconds: float = 20.0) -> None:
+        self._name, self._log_dir, self._stop_seconds = name, log_dir, stop_seconds
         self._children: list[Child] = []
         self._environment: dict[str, str] = {}
 
@@ -65,6 +69,10 @@ class Supervisor:
         """Folder of the logs, one for each process."""
         assert self._log_dir is not None
         return self._log_dir
+
+    def configure_logs(self) -> None:
+        """Let this process log as the others do, to its standard error."""
+        configure(self._name, Settings())
 
     def watch(self, stopping: Callable[[], bool]) -> None:
         """Restart processes that die, until told to stop. Their work continues from its last checkpoint.

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.signals import worker_process_init
 from sqlalchemy import delete
+from structlog.contextvars import bind_contextvars
 
 from store import outbox
 from store.array_store import get_array_store
@@ -82,6 +83,7 @@ def check_ingest() -> dict[str, bool]:
 @app.task(name=outbox.ADVANCE)
 def advance(job_id: str) -> None:
     """Write what a job does next."""
+    bind_contextvars(job=job_id)
     precomputed = precompute(get_database(), job_id)
     with get_database().write() as session:
         advance_job(session, job_id, get_settings(), precomputed)

@@ -113,7 +113,7 @@ class TrainingWorkers(Supervisor):
     """
 
     def __init__(self, workers: int | None, threads: int) -> None:
-        super().__init__(log_dir=None, stop_seconds=_EPOCH_SECONDS)
+        super().__init__("worker", log_dir=None, stop_seconds=_EPOCH_SECONDS)
         self._wanted_workers, self._threads = workers, threads
 
     def start(self) -> list[str]:

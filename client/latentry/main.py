@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import signal
 import threading
 import webbrowser
@@ -127,6 +126,7 @@ def worker(
 def _run_workers(workers: int | None, threads: int) -> None:
     stopping = _signals_that_stop()
     service = load_embedded_service().training_workers(workers, threads)
+    service.configure_logs()
     try:
         devices = service.start()
         typer.echo(f"Train  {len(devices)} worker{'' if len(devices) == 1 else 's'}: {', '.join(devices)}")
@@ -139,7 +139,6 @@ def _run_workers(workers: int | None, threads: int) -> None:
 
 def _signals_that_stop() -> threading.Event:
     """Return an event that a signal to end this process sets."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     stopping = threading.Event()
     ends = [signal.SIGINT, signal.SIGTERM]
     if (
@@ -154,6 +153,7 @@ def _signals_that_stop() -> threading.Event:
 def _run_service(data_dir: Path, open_page: bool, **options: Any) -> None:
     stopping = _signals_that_stop()
     service = load_embedded_service()(data_dir, **options)
+    service.configure_logs()
     try:
         service.start()
         typer.echo(f"Page   {service.url}/")

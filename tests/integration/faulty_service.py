@@ -1,5 +1,6 @@
 """A whole service that a test may disturb, and look into."""
 
+import json
 import os
 import threading
 import time
@@ -143,7 +144,7 @@ class FaultyService:
         def are_ready() -> bool:
             alive = {process.pid for process in self.processes("worker.process.main")}
             ready = {
-                int(line.split("training[")[1].split("]")[0])
+                json.loads(line)["pid"]
                 for number in range(2)
                 for line in self.log(f"worker-{number}").splitlines()
                 if "ready on" in line

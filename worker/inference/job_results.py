@@ -1,5 +1,6 @@
 """The last slice of a job: latents of the selected model for every trial, its scores, and the job's diagnostics."""
 
+import logging
 from typing import Any
 
 from sqlalchemy import select
@@ -18,6 +19,8 @@ from worker.inference.baselines import TrainingSet, fit
 from worker.inference.diagnostics import baseline_warning, diagnose
 from worker.inference.held_out_scores import HeldOutScores, score_held_out
 from worker.inference.latents import request_of, store_latents
+
+logger = logging.getLogger("latentry.training")
 
 
 def infer(process: TrainingProcess, work: Work) -> None:
@@ -50,6 +53,7 @@ def infer(process: TrainingProcess, work: Work) -> None:
         )
 
     end_slice(process, work, write)
+    logger.info("the latents are stored", extra={"model": request.model.id, "path": request.path})
     for old in replaced:
         delete_objects(process.arrays, old)
 

@@ -13,6 +13,7 @@ import msgpack
 from zarr.abc.store import Store
 
 from store.array_store import get_array_store
+from store.logs import configure
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _problem(code: str, message: str) -> dict[str, Any]:
 
 def main() -> None:
     """Answer one call."""
-    logging.basicConfig(format="%(asctime)s program %(message)s")
+    configure("program")
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that no library's output looks like an answer
     try:

@@ -17,8 +17,6 @@ from worker.celery_app import app
 from worker.child_processes import die_with_parent
 
 logger = logging.getLogger(__name__)
-for name in ("celery.worker.strategy", "celery.app.trace"):  # they log two lines for each request
-    logging.getLogger(name).setLevel(logging.WARNING)
 
 LONGEST_S = 300.0
 _one_at_a_time = threading.Lock()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import delete, insert
+from structlog.contextvars import bind_contextvars
 from zarr.abc.store import Store
 
 from domain.states import DatasetState
@@ -66,6 +68,8 @@ def ingest_dataset(
         row = None if lease is None else session.get_one(Dataset, lease.row_id)
     if lease is None or row is None:
         return
+    bind_contextvars(**lease.log_fields)
+    started = time.monotonic()
     try:
         with (
             tempfile.TemporaryDirectory(prefix="latentry-ingest-") as folder,
@@ -97,6 +101,7 @@ def ingest_dataset(
         if report_failure(database, settings, lease, error, problem):
             raise  # for the log
         _discard_if_deleted(database, arrays, row.id)
+    logger.info("the ingest ended", extra={"seconds": round(time.monotonic() - started, 3)})
 
 
 def _discard_if_deleted(database: Database, arrays: Store, dataset_id: str) -> None:

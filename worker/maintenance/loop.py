@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from domain.states import DatasetState, InferenceState, JobState, SliceState
 from store import outbox, queues
 from store.database import Database, DatabaseUnusable, database_now, get_database
+from store.logs import configure
 from store.migrate import refuse_newer
 from store.settings import get_settings
 from store.tables import Dataset, Deletion, Inference, Job, OutboxMessage, Slice, Worker
@@ -191,7 +192,7 @@ def main() -> None:
         "socket_timeout": _BROKER_SECONDS,
         "socket_connect_timeout": _BROKER_SECONDS,
     }
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s maintenance %(message)s")
+    configure("maintenance")
     try:
         refuse_newer(get_database())
     except DatabaseUnusable as error:

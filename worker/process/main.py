@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from store.logs import configure
 from worker.scheduling.failures import DeviceFailed
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ logger = logging.getLogger("latentry.training")
 
 def main() -> None:
     """Serve until the standard input closes or SIGTERM comes. A running slice ends at its epoch, with a checkpoint."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s training[%(process)d] %(message)s")
+    configure("training")
     stopping, drain = threading.Event(), _Drain()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -129,10 +130,10 @@ def _take_turn(run: Callable[[], bool]) -> bool:
     except DeviceFailed:
         raise
     except Exception:
-        logger.exception("the slice failed")
+        logger.exception("the work failed")
         ran = True
     if ran:
-        logger.info("the slice ended after %.1f s", time.monotonic() - started)
+        logger.info("the work ended", extra={"seconds": round(time.monotonic() - started, 3)})
     return ran
 
 

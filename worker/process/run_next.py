@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from sqlalchemy import select
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from store.array_store import delete_objects
 from store.tables import Inference, Model
@@ -36,9 +37,12 @@ def run_next(process: TrainingProcess) -> bool:
             lease = claim_next(
                 session, process.name, process.settings, after_inference=process.last_was_inference
             )
+    clear_contextvars()
     if lease is None:
         process.data.forget_deleted(process.database)
         return False
+    bind_contextvars(device=process.device, **lease.log_fields)
+    logger.info("the work begins")
     process.last_was_inference = lease.table is Inference
     model_ids: Sequence[str] = ()
     try:

@@ -5,8 +5,8 @@ A slow or disconnected worker may continue after its lease went to another worke
 """
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from domain.states import DatasetState, InferenceState, ModelState, SliceState
 from store import events, outbox
 from store.database import database_now
+from store.logs import identified
 from store.settings import Settings
 from store.tables import Dataset, Inference, Model, Slice
 from worker.scheduling.model_rows import end_model
@@ -40,11 +41,14 @@ class Lease:
         Id of the row.
     token
         Changes with each claim. Paths that this attempt writes contain it.
+    log_fields
+        What each line of the log says about the row.
     """
 
     table: type[Leased]
     row_id: str
     token: str
+    log_fields: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def keep(self, session: Session, settings: Settings) -> None:
         """Renew the lease. Every transaction that writes for its holder begins with this.
@@ -74,7 +78,9 @@ def take(session: Session, row: Leased, worker: str, settings: Settings) -> Leas
     row.lease_token = secrets.token_hex(8)
     row.lease_expires_at = _expiry(session, settings)
     row.leased_by = worker
-    return Lease(type(row), row.id, row.lease_token)
+    ids = {row.id, *(getattr(row, name, "") for name in ("job_id", "model_id", "dataset_id"))}
+    fields = {**identified(*ids), "tenant": row.tenant_id, "lease": row.lease_token}
+    return Lease(type(row), row.id, row.lease_token, fields)
 
 
 def reap(
