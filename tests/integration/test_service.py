@@ -21,6 +21,10 @@ import xarray
 import zarr
 from latentry import Client, LatentryError
 
+from store.database import Database
+from store.identifiers import new_id
+from store.tables import Webhook
+from store.webhooks import new_secret
 from tests.waiting import wait_until
 from worker.embedded import EmbeddedService, EmbeddedServiceError
 
@@ -72,6 +76,58 @@ def test_the_main_job(service: EmbeddedService, spikes_file: Path) -> None:
     with httpx.Client(base_url=service.url, timeout=60) as http:
         infer_at_once(http, dataset["id"], model_id)
         apply_to_own_data_set(http, other_id)
+
+
+def test_the_logs_follow_a_job_from_its_request_to_its_latents_without_secrets(
+    service: EmbeddedService, spikes_file: Path
+) -> None:
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+        key = http.post("/v1/keys", json={"name": "logs"}).json()["secret"]
+        http.headers["Authorization"] = f"Bearer {key}"
+        with Database(f"sqlite:///{service.data_dir / 'latentry.db'}").write() as session:
+            url = "http://127.0.0.1:1/hook?token=t0ken-of-hook"  # which is refused when it is called
+            hook = Webhook(
+                id=new_id("whk"), tenant_id="default", url=url, secret=new_secret(), states=["done"]
+            )
+            session.add(hook)
+        with Client(service.url, key=key) as client:
+            dataset_id = client.upload_dataset(spikes_file)["id"]
+            body = {**SMALL, "budget": {"models": 1, "epochs": 2}, "dataset_id": dataset_id}
+            made = http.post("/v1/jobs", json=body, headers={"X-Request-Id": "request-of-the-test"})
+            job = client.wait_for_job(made.json()["id"])
+        share = http.post("/v1/shares", json={"job_id": job["id"]}).json()["token"]
+        for secret in (share, "ltshare_" + 43 * "w", key[:-1]):
+            http.get("/v1/jobs", params={"key": secret}, headers={"Authorization": f"Bearer {secret}"})
+    secrets = [key, key[:-1], hook.secret, share, "ltshare_" + 43 * "w", "t0ken-of-hook"]
+    expected = [
+        ("api", "request", {"status": 202, "request_id": "request-of-the-test", "tenant": "default"}),
+        ("control", "model.state", {"state": "queued", "task": "advance"}),
+        ("training", "the work begins", {"tenant": "default", "device": "cpu"}),
+        ("training", "the work ended", {}),
+        ("training", "the latents are stored", {"model": job["selected_model_id"]}),
+        ("training", "job.state", {"state": "done"}),
+    ]
+
+    def lines() -> list[dict[str, Any]]:
+        texts = [path.read_text() for path in service.log_dir.glob("*.log") if path.stem != "broker"]
+        return [json.loads(line) for text in texts for line in text.splitlines()]
+
+    def is_followed() -> bool:
+        of_job = [one for one in lines() if one.get("job") == job["id"]]
+        assert all("lease" in one and "slice" in one for one in of_job if one["event"].startswith("the work"))
+        assert all(one["seconds"] > 0 for one in of_job if one["event"] == "the work ended")
+        return all(
+            any(
+                one["process"].startswith(process) and one.items() >= ({"event": event} | fields).items()
+                for one in of_job
+            )
+            for process, event, fields in expected
+        )
+
+    wait_until(is_followed)
+    wait_until(lambda: any("was not delivered" in one["event"] for one in lines()))
+    for path in service.log_dir.iterdir():
+        assert not [one for one in secrets if one in path.read_text()], path
 
 
 def test_every_link_leads_somewhere(service: EmbeddedService, spikes_file: Path) -> None:
