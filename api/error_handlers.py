@@ -25,6 +25,7 @@ from api.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from store import metrics
 from store.disk_errors import is_disk_error
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ def install(app: FastAPI) -> None:
     async def on_database_away(request: Request, error: Exception) -> JSONResponse:
         if is_disk_error(error):
             return await on_os_error(request, error)
+        if isinstance(error, PoolTimeout):
+            metrics.pool_timeouts.labels("api").inc()
         logger.error("%s %s: no connection to the database: %s", request.method, request.url.path, error)
         return Unavailable(
             f"the database does not respond; try again in {RETRY_AFTER_SECONDS} s",

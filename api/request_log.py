@@ -11,10 +11,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from store import metrics
 from store.logs import identified
 
 logger = logging.getLogger("latentry.requests")
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HEADER = "X-Request-Id"
 _VALID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -62,8 +64,17 @@ class RequestLog:
             response = await scope["app"].exception_handlers[Exception](Request(scope), error)
             await response(scope, receive, send_with_id)
         finally:
-            fields = _fields(scope, location) | {"status": status}
-            logger.info("request", extra=fields | {"seconds": round(time.perf_counter() - started, 4)})
+            fields, seconds = _fields(scope, location) | {"status": status}, time.perf_counter() - started
+            logger.info("request", extra=fields | {"seconds": round(seconds, 4)})
+            _count(fields, seconds, waits="prefer" in Headers(scope=scope))
+
+
+def _count(fields: dict[str, Any], seconds: float, *, waits: bool) -> None:
+    # A client can send any word as the method, and each would be a series of its own.
+    method = fields["method"] if fields["method"] in _METHODS else "other"
+    metrics.requests.labels(method, fields["route"], fields["status"]).inc()
+    if not waits and not fields["route"].endswith("/stream"):
+        metrics.request_seconds.labels(method, fields["route"]).observe(seconds)
 
 
 def _request_id(scope: Scope) -> str:

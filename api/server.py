@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from api.app import create_app
 from api.errors import BadRequest, HeadersTooLarge, Problem, RequestTimeout, TooManyRequests, Unavailable
 from api.limits.wrong_keys import network_of
+from store import metrics
 from store.logs import configure
 from store.settings import Settings, get_settings
 
@@ -257,6 +258,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer with a problem document, and close the connection."""
+        metrics.connections_refused.labels(problem.status).inc()
         logger.info("connection refused", extra={"status": problem.status, "client": self.network})
         if self.cycle is not None:
             # The app learns that the client has left, and what it still sends is dropped.
@@ -334,6 +336,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_FILES), most))
     configure("api")
     sys.setswitchinterval(_SWITCH_SECONDS)
+    metrics.start("api", get_settings(), serves=True)
     app = create_app()
     # The app stays, so the garbage collector need not go through it while requests wait.
     gc.collect()

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, make_url,
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from store.metrics import use_connections
 from store.settings import get_settings
 from store.tables.audit import current_actor
 
@@ -24,8 +25,7 @@ _TURN = "latentry_turn"
 _LONGEST_WAIT_SECONDS = 10.0
 _HEAD_PAUSE_SECONDS, _QUEUE_PAUSE_SECONDS = 0.001, 0.004
 
-AFTER_COMMIT = "after_commit"
-"""Key in the `info` of a session of `Database.write`: a list of functions to call after the commit."""
+_AFTER_COMMIT = "after_commit"
 LOCK: dict[str, Any] = {"key_share": True}
 """Arguments of `with_for_update` that lock a row, but let other transactions write rows that refer to it.
 
@@ -62,6 +62,8 @@ class Database:
             if parsed.database:
                 self._take_turns(_WriterTurns(parsed.database))
             event.listen(self.engine, "begin", _begin_sqlite)  # after the turn is taken
+        event.listen(self.engine, "checkout", lambda *_: use_connections(1))
+        event.listen(self.engine, "checkin", lambda *_: use_connections(-1))
         self._reading = self.engine.execution_options(**{_READ_ONLY: True})
 
     def _take_turns(self, turns: "_WriterTurns") -> None:
@@ -91,7 +93,7 @@ class Database:
         """Open a transaction that may write. It is committed at the end of the block, and rolled back on an error."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
-        for act in session.info.pop(AFTER_COMMIT, ()):
+        for act in session.info.pop(_AFTER_COMMIT, ()):
             act()
 
     @contextmanager
@@ -237,6 +239,11 @@ def _begin_sqlite(connection: Connection) -> None:
     # So a writing transaction takes the write lock when it begins.
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def after_commit(session: Session, act: Callable[[], None]) -> None:
+    """Call a function after the commit of a transaction of `Database.write`, and not if it is rolled back."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(act)
 
 
 def commit_without_waiting(session: Session) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from domain.states import JobState
 from store import webhooks
-from store.database import AFTER_COMMIT
+from store.database import after_commit
 from store.tables import Event, Model
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
         fields = {name.removesuffix("_id"): value for name, value in data.items() if _is_short(value)}
         if error := data.get("error"):
             fields["error"] = f"{error.get('code')}: {error.get('message')}"
-        log = partial(logger.info, kind, extra={**fields, "job": job_id})
-        session.info.setdefault(AFTER_COMMIT, []).append(log)
+        after_commit(session, partial(logger.info, kind, extra={**fields, "job": job_id}))
     if kind == "job.state" and (state := JobState(data["state"])).is_final:
         webhooks.announce_end(session, job_id, state)
 

@@ -140,6 +140,14 @@ def file_bytes(session: Session, *conditions: ColumnElement[bool]) -> int:
     return int(session.execute(select(func.coalesce(func.sum(files.c.size), 0))).scalar_one())
 
 
+def stored_bytes(session: Session, tenant_id: str) -> dict[str, int]:
+    """Return what a tenant stores, in bytes, by kind: files, arrays, models and inferences."""
+    kinds, queries = ("files", "arrays", "models", "inferences"), _stored_bytes(tenant_id)
+    return {
+        kind: int(session.execute(query).scalar_one()) for kind, query in zip(kinds, queries, strict=True)
+    }
+
+
 def _sums(tenant_id: str, now: datetime) -> list[tuple[QuotaName, Select[int]]]:
     """Return the queries whose results add up to the used amount of each quota."""
     return [

@@ -54,6 +54,15 @@ class Settings(BaseSettings):
         description="Maximum number of lines in a minute that each process logs for one logger and one tenant. Further lines are "
         "counted and dropped, so that no client fills the disk.",
     )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the metrics for Prometheus, at `/metrics`; 0 for none. It needs no key.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address of this port. Do not open it to the internet."
+    )
     require_key: bool = Field(
         False,
         description="Refuse requests without a key. If false, everyone who reaches the port has all permissions; use this "

@@ -12,7 +12,7 @@ import pytest
 
 from store.database import Database
 from store.migrate import migrate
-from tests.servers import PostgresServer, ReusedDatabase, postgresql
+from tests.servers import PostgresServer, ReusedDatabase, free_port, postgresql
 from worker.embedded import EmbeddedService
 
 # No test fails because the machine is busy.
@@ -126,9 +126,17 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 
 @pytest.fixture(scope="session")
-def service(start_service: Callable[..., EmbeddedService]) -> EmbeddedService:
-    """One service for the tests that disturb nothing."""
-    return start_service(workers=1)
+def service(start_service: Callable[..., EmbeddedService], metrics_port: int) -> EmbeddedService:
+    """One service for the tests that disturb nothing. It serves metrics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTRY_METRICS_PORT", str(metrics_port))
+        return start_service(workers=1)
+
+
+@pytest.fixture(scope="session")
+def metrics_port() -> int:
+    """Port of the metrics of `service`."""
+    return free_port()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from celery.apps import worker as program
 from celery.signals import celeryd_init, setup_logging, task_prerun, worker_init, worker_shutting_down
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from store import logs, outbox
+from store import logs, metrics, outbox
 from store.database import DatabaseUnusable, get_database
 from store.migrate import refuse_newer
 from store.queues import CONTROL, INGEST, SLICES
@@ -58,6 +58,7 @@ def _begin_node(instance: Any, **_: Any) -> None:
         instance.quiet = True  # no banner, which is not in the format of the log
         program.safe_say = lambda *_: None  # nor its word of farewell
         logs.configure(instance.hostname.partition("@")[0])
+        metrics.start(kind.partition("-")[0], get_settings(), serves=True)
 
 
 @setup_logging.connect

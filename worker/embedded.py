@@ -116,6 +116,7 @@ class EmbeddedService(Supervisor):
             "PYTHONUNBUFFERED": "1",
         }
         settings = Settings(data_dir=self.data_dir, redis_url=redis_url)
+        self._collect_metrics(settings, self.data_dir / "metrics")
         database = Database(settings.database_url)
         migrate(database)
         if database.is_sqlite:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.logs import configure
+from store.metrics import serve
 from store.queues import QUEUES
 from store.settings import Settings
 from worker.child_processes import die_with_parent
@@ -73,6 +74,14 @@ class Supervisor:
     def configure_logs(self) -> None:
         """Let this process log as the others do, to its standard error."""
         configure(self._name, Settings())
+
+    def _collect_metrics(self, settings: Settings, folder: Path) -> None:
+        """Serve the metrics of all processes from this one, if the settings have a port for them."""
+        if settings.metrics_port:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            self._environment |= {"PROMETHEUS_MULTIPROC_DIR": str(folder), "LATENTRY_METRICS_PORT": "0"}
+            serve(settings, str(folder))
 
     def watch(self, stopping: Callable[[], bool]) -> None:
         """Restart processes that die, until told to stop. Their work continues from its last checkpoint.

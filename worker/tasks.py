@@ -11,7 +11,7 @@ from celery.signals import worker_process_init
 from sqlalchemy import delete
 from structlog.contextvars import bind_contextvars
 
-from store import outbox
+from store import metrics, outbox
 from store.array_store import get_array_store
 from store.database import get_database
 from store.originals import open_originals
@@ -121,6 +121,7 @@ def delete_requested() -> None:
 @worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
     die_with_parent()
+    metrics.start(next(iter(app.amqp.queues.consume_from)), get_settings(), serves=False)
     if SLICES in app.amqp.queues.consume_from:
         training_handle().warm_up()  # imports torch and writes the worker's row before the first slice
     if INGEST in app.amqp.queues.consume_from:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from store.queues import SLICES
 from store.settings import Settings
@@ -129,9 +130,12 @@ class TrainingWorkers(Supervisor):
             raise EmbeddedServiceError(
                 f"set {' and '.join(missing)} to the addresses of the service whose models this machine trains"
             )
-        device = Settings().device
+        settings = Settings()
+        device = settings.device
         found = training_workers(device, self._wanted_workers)
         self._environment = {**os.environ, "LATENTRY_THREADS": str(self._threads), "PYTHONUNBUFFERED": "1"}
+        self._metrics = TemporaryDirectory(prefix="latentry-metrics-")
+        self._collect_metrics(settings, Path(self._metrics.name) / "metrics")
         for one in found:
             self._spawn(one.name, one.command, one.environment)
         return [

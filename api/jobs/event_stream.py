@@ -13,6 +13,7 @@ from api.events.event_poller import Feed, StreamListener
 from api.jobs.schemas import EventDocument
 from api.jobs.service import events_after
 from domain.quotas import Use
+from store import metrics
 from store.database import Database
 from store.tables import Event
 
@@ -54,7 +55,8 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response; afterwards, or when the client has left, the feed forgets the stream."""
         try:
-            await super().__call__(scope, receive, send)
+            with metrics.streams.labels("api").track_inprogress():
+                await super().__call__(scope, receive, send)
         finally:
             self._feed.remove(self._listener)
 

@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from api.request_log import _METHODS
+from store import metrics
 from store.settings import Settings
 
 ADMIN_KEY = 40 * "a"
@@ -85,3 +87,21 @@ def test_an_internal_error_has_the_id_too(
     answer = operator.get("/v1/jobs", headers={"X-Request-Id": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
     assert [one["status"] for one in lines()] == [500]
+
+
+def test_words_of_clients_make_no_series_of_metrics(operator: TestClient) -> None:
+    def series() -> set[tuple[str, ...]]:
+        (family,) = metrics.requests.collect()
+        return {tuple(one.labels.values()) for one in family.samples}
+
+    def send(word: str) -> None:
+        operator.request(word.upper(), "/v1/jobs")
+        operator.get(f"/{word}")
+        operator.get(f"/v1/jobs/{word}", headers={"X-Request-Id": word})
+
+    send("one")
+    before = series()
+    for word in ("two", "three"):
+        send(word)
+    assert series() == before
+    assert {one[0] for one in before} <= {*_METHODS, "other"}

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 import xarray
 import zarr
 from latentry import Client, LatentryError
+from prometheus_client.parser import text_string_to_metric_families
 
 from store.database import Database
 from store.identifiers import new_id
@@ -79,7 +81,7 @@ def test_the_main_job(service: EmbeddedService, spikes_file: Path) -> None:
 
 
 def test_the_logs_follow_a_job_from_its_request_to_its_latents_without_secrets(
-    service: EmbeddedService, spikes_file: Path
+    service: EmbeddedService, spikes_file: Path, metrics_port: int
 ) -> None:
     with httpx.Client(base_url=service.url, timeout=60) as http:
         key = http.post("/v1/keys", json={"name": "logs"}).json()["secret"]
@@ -128,6 +130,34 @@ def test_the_logs_follow_a_job_from_its_request_to_its_latents_without_secrets(
     wait_until(lambda: any("was not delivered" in one["event"] for one in lines()))
     for path in service.log_dir.iterdir():
         assert not [one for one in secrets if one in path.read_text()], path
+    check_metrics(httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text, secrets)
+
+
+def check_metrics(text: str, secrets: list[str]) -> None:
+    """Check that one port serves the metrics of all processes."""
+    assert not [one for one in secrets if one in text]
+    found = {
+        (one.name, *sorted(one.labels.values())): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+    for name, *labels in (
+        ("latentry_http_requests_total", "202", "/v1/jobs", "POST"),
+        ("latentry_slices_total", "cpu", "done", "train"),
+        ("latentry_slices_total", "cpu", "done", "infer"),
+        ("latentry_model_epochs_total", "cpu"),
+        ("latentry_ingests_total", "npz", "ready"),
+        ("latentry_queue_wait_seconds_count", "slice"),
+    ):
+        assert found[(name, *sorted(labels))] > 0
+    for process in ("api", "control", "ingest", "slices", "training", "maintenance"):
+        assert found["latentry_process_resident_memory_bytes", process] > 1e7
+    assert ("latentry_queued", "slice") in found
+    if (promtool := shutil.which("promtool")) is not None:
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stderr
 
 
 def test_every_link_leads_somewhere(service: EmbeddedService, spikes_file: Path) -> None:

@@ -20,6 +20,7 @@ from structlog.contextvars import bind_contextvars
 from zarr.abc.store import Store
 
 from domain.states import DatasetState
+from store import metrics
 from store.array_store import delete_objects, objects_size, write_object
 from store.database import Database, database_now
 from store.originals import BucketOriginals, open_originals
@@ -69,7 +70,7 @@ def ingest_dataset(
     if lease is None or row is None:
         return
     bind_contextvars(**lease.log_fields)
-    started = time.monotonic()
+    started, source_format, ended = time.monotonic(), "unknown", "failed"
     try:
         with (
             tempfile.TemporaryDirectory(prefix="latentry-ingest-") as folder,
@@ -84,9 +85,15 @@ def ingest_dataset(
                 logger.info("%s is rejected: %s", row.id, outcome.log or outcome.problems)
                 problems = [problem.to_json() for problem in outcome.problems]
                 _reject(database, settings, lease, problems)
+                ended = "rejected"
             elif outcome is not None:
                 _store(database, arrays, settings, lease, outcome)
+                source_format, ended = outcome.report["format"], "ready"
+            else:
+                source_format, ended = "sessions", "ready"
     except LeaseLost:
+        ended = "lost"
+        metrics.leases_lost.labels("ingest").inc()
         logger.warning("the ingest of %s went to another worker, or it was deleted", row.id)
         _discard_if_deleted(database, arrays, row.id)
     except Exception as error:
@@ -101,7 +108,11 @@ def ingest_dataset(
         if report_failure(database, settings, lease, error, problem):
             raise  # for the log
         _discard_if_deleted(database, arrays, row.id)
-    logger.info("the ingest ended", extra={"seconds": round(time.monotonic() - started, 3)})
+    finally:
+        seconds = time.monotonic() - started
+        metrics.ingests.labels(source_format, ended).inc()
+        metrics.ingest_seconds.labels(source_format).observe(seconds)
+        logger.info("the ingest ended", extra={"seconds": round(seconds, 3), "outcome": ended})
 
 
 def _discard_if_deleted(database: Database, arrays: Store, dataset_id: str) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from domain.states import DatasetState, InferenceState, JobState, SliceState
-from store import outbox, queues
+from store import metrics, outbox, queues
 from store.database import Database, DatabaseUnusable, database_now, get_database
 from store.logs import configure
 from store.migrate import refuse_newer
@@ -25,6 +25,7 @@ from store.settings import get_settings
 from store.tables import Dataset, Deletion, Inference, Job, OutboxMessage, Slice, Worker
 from store.workers import alive_workers
 from worker.celery_app import app
+from worker.maintenance.gauges import Gauges
 from worker.maintenance.retention import sweep_until
 from worker.maintenance.webhooks import deliver_until
 from worker.scheduling.fair_queue import is_not_paused, may_be_served, may_begin
@@ -200,6 +201,7 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    metrics.start("maintenance", get_settings(), Gauges(get_database(), queue_length).measure, serves=True)
     parts = (stopping, get_database(), get_settings())
     threads = [threading.Thread(target=target, args=parts) for target in (deliver_until, sweep_until)]
     for thread in threads:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from store import metrics
 from store.logs import configure
 from worker.scheduling.failures import DeviceFailed
 
@@ -36,6 +37,7 @@ def main() -> None:
     from worker.process.run_next import run_next  # imports torch, which may write to standard output
 
     process = _make_process(stopping)
+    metrics.start("training", process.settings, lambda: _measure_gpu(process.device), serves=False)
     threading.Thread(target=_keep_saying_alive, args=(process, stopping, drain), daemon=True).start()
     answers.write(json.dumps({"name": process.name}) + "\n")
     try:
@@ -93,6 +95,17 @@ def _make_process(stopping: threading.Event) -> "TrainingProcess":
         device, settings.device, f"; {device_name}" if device_name else "", settings.threads, process.pace,
     )  # fmt: skip
     return process
+
+
+def _measure_gpu(device: str) -> None:
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    free, whole = torch.cuda.mem_get_info(device)
+    metrics.gpu_memory.labels(device).set(whole)
+    metrics.gpu_memory_used.labels(device).set(whole - free)
+    metrics.gpu_utilization.labels(device).set(torch.cuda.utilization(device) / 100)
 
 
 class _Drain:

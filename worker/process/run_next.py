@@ -1,11 +1,13 @@
 """One turn of a training process: claim a slice or an inference, load it, train or infer, report."""
 
 import logging
+import time
 from collections.abc import Sequence
 
 from sqlalchemy import select
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from store import metrics
 from store.array_store import delete_objects
 from store.tables import Inference, Model
 from store.workers import is_draining
@@ -43,6 +45,7 @@ def run_next(process: TrainingProcess) -> bool:
         return False
     bind_contextvars(device=process.device, **lease.log_fields)
     logger.info("the work begins")
+    started, kind, outcome = time.monotonic(), "apply", "done"
     process.last_was_inference = lease.table is Inference
     model_ids: Sequence[str] = ()
     try:
@@ -51,12 +54,16 @@ def run_next(process: TrainingProcess) -> bool:
         else:
             work = load_work(process.database, lease)
             model_ids = [model.id for model in work.models]
-            run = train if work.piece.kind == "train" else infer
+            kind = work.piece.kind
+            run = train if kind == "train" else infer
             run(process, work)
     except LeaseLost as lost:
+        outcome = "lost"
+        metrics.leases_lost.labels(metrics.KINDS[lease.table.__tablename__]).inc()
         logger.info("gave up %s, of which nothing was written: %s", lease.row_id, lost)
         _discard_if_deleted(process, lease, model_ids)
     except Exception as error:
+        outcome = "failed"
         failure = device_failure(process.device, error)
         cause = failure or error
         problem = {
@@ -70,6 +77,9 @@ def run_next(process: TrainingProcess) -> bool:
         if is_reported:
             raise  # for the log
         _discard_if_deleted(process, lease, model_ids)
+    finally:
+        metrics.slices.labels(kind, process.device, outcome).inc()
+        metrics.slice_seconds.labels(kind, process.device).observe(time.monotonic() - started)
     return True
 
 

@@ -14,8 +14,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from domain.states import DatasetState, InferenceState, ModelState, SliceState
-from store import events, outbox
-from store.database import database_now
+from store import events, metrics, outbox
+from store.database import after_commit, database_now
 from store.logs import identified
 from store.settings import Settings
 from store.tables import Dataset, Inference, Model, Slice
@@ -78,6 +78,9 @@ def take(session: Session, row: Leased, worker: str, settings: Settings) -> Leas
     row.lease_token = secrets.token_hex(8)
     row.lease_expires_at = _expiry(session, settings)
     row.leased_by = worker
+    if not row.attempts and not row.losses:
+        waited = (database_now(session) - row.created_at).total_seconds()
+        metrics.queue_wait_seconds.labels(metrics.KINDS[row.__tablename__]).observe(waited)
     ids = {row.id, *(getattr(row, name, "") for name in ("job_id", "model_id", "dataset_id"))}
     fields = {**identified(*ids), "tenant": row.tenant_id, "lease": row.lease_token}
     return Lease(type(row), row.id, row.lease_token, fields)
@@ -128,6 +131,7 @@ def _reap_table(
             try_again_or_fail(session, row, getattr(row, "error", None) or {}, settings)
             continue
         worker, code = row.leased_by, "process_died" if process_died else "worker_lost"
+        after_commit(session, metrics.leases_reaped.labels(metrics.KINDS[table.__tablename__], code).inc)
         if process_died:
             row.attempts += 1
             message = f"the process {worker} died while it worked on this, {_times(row.attempts)}"

@@ -23,6 +23,7 @@ from models import (
 from models import Session as TrainingSession
 from models.data import visible_and_held_out
 from models.model_state import fresh_state
+from store import metrics
 from store.array_store import delete_object
 from store.budget import spent
 from store.lineage import OWN_LOSS
@@ -51,7 +52,10 @@ def train(process: TrainingProcess, work: Work) -> None:
     deadline = started + _seconds_left(process, work)
     stalled: list[int] = []
     while pack.epoch < work.piece.last_epoch and pack.alive:
+        before = time.monotonic()
         scores = pack.train_epoch(progress.beat)
+        metrics.model_epochs.labels(process.device).inc(len(scores))
+        metrics.training_seconds.labels(process.device).inc(time.monotonic() - before)
         progress.add(scores)
         stalled += (of_epoch := [index for index in pack.alive if _is_stalled(work, scores[index])])
         pack.release(of_epoch)
