@@ -36,7 +36,8 @@ LONG_RUNNING = [
     for name, service in found.items()
     if name != "migrate"
 ]
-OF_THE_IMAGE = [name for name in MAIN if name not in ("postgres", "redis")]
+OTHERS = ("postgres", "redis", "prometheus", "grafana")
+OF_THE_IMAGE = [name for name in MAIN if name not in OTHERS]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +82,8 @@ def test_the_specification_finds_mistakes(mistake: str) -> None:
 def test_volumes_and_dependencies_are_defined(file: str, variables: Mapping[str, str]) -> None:
     document = read_document(file, variables)
     for service in document["services"].values():
-        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(
-            document.get("volumes", {})
-        )
+        sources = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        assert {one for one in sources if not one.startswith("./")} <= set(document.get("volumes", {}))
         for name, dependency in service.get("depends_on", {}).items():
             if dependency["condition"] == "service_healthy":
                 assert "healthcheck" in document["services"][name]
@@ -147,8 +147,9 @@ def test_migrates_once() -> None:
     assert MAIN["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
 
 
-def test_only_the_api_has_a_port_and_only_on_this_machine() -> None:
-    assert {name for name, service in MAIN.items() if "ports" in service} == {"api"}
+def test_only_the_api_and_grafana_have_a_port_and_only_on_this_machine() -> None:
+    assert {name for name, service in MAIN.items() if "ports" in service} == {"api", "grafana"}
+    assert MAIN["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
     assert MAIN["api"]["ports"] == ["127.0.0.1:8000:8000"]
     assert not any("ports" in service for service in WORKERS.values())
 
@@ -158,6 +159,8 @@ def test_those_that_need_it_reach_the_outside_and_nothing_reaches_the_database_f
     open_ones = {name for name, network in networks.items() if not network.get("internal")}
     assert open_ones == {"frontend", "outside"}
     on = {name: set(service["networks"]) for name, service in MAIN.items()}
+    assert on.pop("grafana") == {"frontend", "monitoring"}
+    assert on.pop("prometheus") == {"backend", "monitoring"}
     assert all("backend" in found for found in on.values())
     # Webhooks are sent by `maintenance`; files in a bucket are read, written and deleted where the uploads are.
     need = {"maintenance"} | {name for name, service in MAIN.items() if mounts(service, "uploads")}
