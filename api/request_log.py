@@ -70,7 +70,7 @@ class RequestLog:
 
 
 def _count(fields: dict[str, Any], seconds: float, *, waits: bool) -> None:
-    # A client can send any word as the method, and each would be a series of its own.
+    # A client can send any word as the method, and each would be a separate series.
     method = fields["method"] if fields["method"] in _METHODS else "other"
     metrics.requests.labels(method, fields["route"], fields["status"]).inc()
     if not waits and not fields["route"].endswith("/stream"):

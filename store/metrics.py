@@ -2,7 +2,7 @@
 
 The processes of a machine or a container write their values into files of one folder, `PROMETHEUS_MULTIPROC_DIR`, and one of them
 serves the sums: `latentry up`, or the main process of a container. So the training process behind a Celery worker is counted too.
-The metrics have a port of their own instead of a route of the API: it needs no key, no proxy offers it, and it responds while all
+The metrics have their own port instead of a route of the API: it needs no key, no proxy offers it, and it responds while all
 requests wait. Reading them reads these files alone.
 
 Every metric has a label, since one without would open a file in each process that imports this module.
