@@ -165,7 +165,8 @@ class RequestTurns:
     A request has its turn until its response begins, so downloads and streams hold none. `without_turn` gives it up for a while.
     Whatever the form of the header `Authorization`, a key is one client. Requests without a key, and those with a key that this
     process has not looked up, count by the address of the client: otherwise each guessed key would count as another client.
-    All keys of a tenant together have three times as many turns as one key, and their tenant's `Shares`.
+    All keys of a tenant together have three times as many turns as one key, and their tenant's `Shares`. The operator needs no
+    turn of a tenant.
 
     Parameters
     ----------
@@ -215,7 +216,7 @@ class RequestTurns:
         else:
             client, tenant = f"key {caller.key_id}", f"tenant {caller.group}"
         numbers = {client: self._at_once} | (
-            {} if caller is None else {tenant: _KEYS_AT_ONCE * self._at_once}
+            {} if caller is None or caller.is_operator else {tenant: _KEYS_AT_ONCE * self._at_once}
         )
         places = [
             self._places.setdefault((loop, name), asyncio.Semaphore(number))

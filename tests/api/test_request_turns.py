@@ -42,8 +42,15 @@ def anyio_backend() -> str:
 def client_of(app: Any, key: str) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"}
     state = SimpleNamespace(
-        known_keys={name: SimpleNamespace(key_id=name, group=name) for name in ("one", "busy", "quiet")}
-        | {name: SimpleNamespace(key_id=name, group="many") for name in ("a", "b", "c", "d")}
+        known_keys={
+            name: SimpleNamespace(key_id=name, group=name, is_operator=False)
+            for name in ("one", "busy", "quiet")
+        }
+        | {
+            name: SimpleNamespace(key_id=name, group="many", is_operator=False)
+            for name in ("a", "b", "c", "d")
+        }
+        | {"operator": SimpleNamespace(key_id=None, group="many", is_operator=True)}
     )
 
     async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,10 +178,11 @@ async def test_all_keys_of_a_tenant_share_three_times_the_turns_of_a_key() -> No
     app = RequestTurns(handler, at_once=2)
     clients = [client_of(app, key) for key in ("a", "b", "c", "d")]
     asked = [asyncio.create_task(client.get("/")) for client in clients for _ in range(2)]
-    async with client_of(app, "quiet") as quiet:
+    async with client_of(app, "quiet") as quiet, client_of(app, "operator") as operator:
         await settle()
         assert len(handler.running) == 6
         assert (await quiet.get("/quick")).status_code == 200
+        assert (await operator.get("/quick")).status_code == 200
     handler.may_begin_response.set()
     await asyncio.gather(*asked, *(client.aclose() for client in clients))
 

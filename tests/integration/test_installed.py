@@ -207,7 +207,6 @@ def test_nothing_of_the_checkout_is_on_the_path(bare: Installation) -> None:
         bare.run("python", "-c", "import pytest")
 
 
-@pytest.mark.slow
 def test_the_main_job(installation: Installation, tmp_path: Path) -> None:
     files: dict[str, Any] = {}
     for name, example in EXAMPLES.items():
@@ -225,7 +224,6 @@ def test_the_main_job(installation: Installation, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 1000, name
 
 
-@pytest.mark.slow
 def test_the_page(installation: Installation) -> None:
     """Every module and library of the page is in the wheel; tests/web shows it in a browser."""
     page = httpx.get(f"{installation.url}/")
@@ -236,7 +234,6 @@ def test_the_page(installation: Installation) -> None:
             assert answer.status_code == 200, path
 
 
-@pytest.mark.slow
 def test_the_command_line(installation: Installation) -> None:
     url = ("--url", installation.url)
 

@@ -26,7 +26,6 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.slow
 def test_the_quickstart_works_as_written(tmp_path: Path) -> None:
     found = blocks()
     assert found[1] == ("bash", "latentry up\n")
