@@ -15,6 +15,7 @@ from api.computing.computing import ComputingDependency
 from api.dependencies import ContextDependency
 from api.http.http_cache import REVALIDATED, etag, matches_tag
 from api.http.on_loop import on_loop
+from domain.cancellation import cancellation_point
 from store.tables import Dataset
 
 VERSION = "2"
@@ -60,6 +61,7 @@ class AnalysisRequest:
             tag = headers["ETag"] = etag(VERSION, *asked, *cache_key(query.array, shared, context), *others)
             if matches_tag(self.if_none_match, tag):
                 return lambda: Response(status_code=304)
+            cancellation_point()
             return begin(context)
 
         response = await self.compute(resource, check)
@@ -71,7 +73,10 @@ class AnalysisRequest:
 
         def run() -> Response:
             with self.service.database.read() as session:
-                work = begin(resource.context(session, self.service, self.owner_id))
+                context = resource.context(session, self.service, self.owner_id)
+                cancellation_point()
+                work = begin(context)
+            cancellation_point()
             return work()
 
         return await self.computing.run(run)

@@ -96,7 +96,9 @@ def query_trajectories(
     Invalid
         If the request does not fit it, or the result are no trajectories of trials.
     """
+    cancellation_point()
     array = query_array(name, query, context)[0]
+    cancellation_point()
     trials = trials_of(array, parameter)
     others = array.dims[1:]
     if (

@@ -29,7 +29,7 @@ QUANTUM_S = 0.005
 """Time for which a computation keeps its slot although another one should come first."""
 _SHORT_S = 0.02
 """A computation that has used less processor time than this does not wait for requests; longer ones do."""
-_YIELD_S = 0.01
+_YIELD_S = 0.02
 """Time for which a longer computation waits, at most, while requests run."""
 _RUN_S = 0.005
 """Processor time after which it waits again. So requests that never end leave it a third of the time."""

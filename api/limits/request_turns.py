@@ -18,6 +18,8 @@ _SHORT_SECONDS = 0.05
 """What takes longer probably waits itself, and keeps no other waiting."""
 _LONGEST_WAIT_S = 0.2
 """Longest time for which a request waits for those of tenants that used less."""
+_LITTLE_S = 0.7
+"""A tenant that used less than this waits for nobody. One that uses all the time of a process comes to 1.4 (see `Shares`)."""
 _LATELY_S = 1.0
 """Time after which a tenant without requests keeps none waiting."""
 _KEYS_AT_ONCE = 3
@@ -94,11 +96,13 @@ class Shares:
     def must_wait(self, tenant: str) -> bool:
         """Return whether a request of a tenant has to wait.
 
-        While there are tenants that used less than half as much lately, one request of the tenant runs at a time, and none
-        beside requests of those tenants.
+        If it used much, and there are tenants that used less than half as much lately, one request of the tenant runs at a time,
+        and none beside requests of those tenants.
         """
-        most = self._used_s(tenant) / 2
-        lighter = {other for other in self._used if self._used_s(other) < most}
+        used = self._used_s(tenant)
+        if used < _LITTLE_S:
+            return False
+        lighter = {other for other in self._used if self._used_s(other) < used / 2}
         recent = self._clock() - _LONGEST_WAIT_S
         return bool(lighter) and any(
             one == tenant or (one in lighter and began > recent) for one, began in self._running.values()

@@ -86,6 +86,7 @@ def divide(
     parts = max(1, min(folds, of_inside.number if of_inside.number > 1 else len(inside)))
     inner = of_inside.parts(parts, np.random.default_rng([seed, number]))
     for one in range(parts):
+        cancellation_point()
         inner[(inner > one) & (inner < parts) & of_inside.sharing(inner == one)] = parts + 1
     part = np.full(len(fitted_on), NOWHERE, np.int64)
     part[inside] = inner
