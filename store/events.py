@@ -30,12 +30,16 @@ def record(session: Session, job_id: str, kind: str, **data: Any) -> None:
     """
     session.add(Event(job_id=job_id, kind=kind, data=data))
     if kind != "progress":
-        fields = {name.removesuffix("_id"): value for name, value in data.items() if _is_short(value)}
-        if error := data.get("error"):
-            fields["error"] = f"{error.get('code')}: {error.get('message')}"
-        after_commit(session, partial(logger.info, kind, extra={**fields, "job": job_id}))
+        _log_after_commit(session, job_id, kind, data)
     if kind == "job.state" and (state := JobState(data["state"])).is_final:
         webhooks.announce_end(session, job_id, state)
+
+
+def _log_after_commit(session: Session, job_id: str, kind: str, data: dict[str, Any]) -> None:
+    fields = {name.removesuffix("_id"): value for name, value in data.items() if _is_short(value)}
+    if error := data.get("error"):
+        fields["error"] = f"{error.get('code')}: {error.get('message')}"
+    after_commit(session, partial(logger.info, kind, extra={**fields, "job": job_id}))
 
 
 def _is_short(value: Any) -> bool:
@@ -51,6 +55,8 @@ def record_model_states(session: Session, models: Sequence[Model]) -> None:
     """Record the states of models at once: hundreds of rows as objects would take long, and others wait for the transaction."""
     rows = [{"job_id": model.job_id, "kind": _MODEL_STATE, "data": _state_of(model)} for model in models]
     session.execute(insert(Event), rows)
+    for model in models:
+        _log_after_commit(session, model.job_id, _MODEL_STATE, _state_of(model))
 
 
 def _state_of(model: Model) -> dict[str, Any]:

@@ -152,6 +152,9 @@ def test_up_takes_its_folder_and_threads_of_the_environment(
         def __init__(self, data_dir: Path, **options: Any) -> None:
             begun.append((data_dir, options["threads"]))
 
+        def configure_logs(self) -> None:
+            pass
+
         def start(self) -> None:
             raise RuntimeError("it need not run")
 

@@ -78,15 +78,22 @@ class SleepingPopulation:
             0.8, 1.2
         )
 
-    def train_epoch(self, on_step: Callable[[], None]) -> list[EpochScores]:
-        """Sleep for an epoch."""
-        for _ in range(STEPS_PER_EPOCH):
+    def try_steps(self, steps: int, on_step: Callable[[], None]) -> None:
+        """Sleep for some steps."""
+        for _ in range(steps):
             started = time.monotonic()
             time.sleep(self._epoch_seconds / STEPS_PER_EPOCH)
             self._pace.slept_s += time.monotonic() - started
             on_step()
+
+    def train_epoch(self, on_step: Callable[[], None]) -> list[EpochScores]:
+        """Sleep for an epoch."""
+        self.try_steps(STEPS_PER_EPOCH, on_step)
         self.epoch += 1
         return [losses.train_epoch(self.epoch) for losses in self._losses]
+
+    def snapshot(self) -> None:
+        """Return no states: they are used when memory runs out, which does not happen here."""
 
     def state(self, index: int) -> dict[str, Tensor]:
         """Return a state of the size of a real one, of numbers that do not compress."""

@@ -27,6 +27,7 @@ from worker.context.devices import (
     start_measuring_memory,
     synchronize,
     use_device,
+    use_of_gpu,
 )
 from worker.context.process import TrainingProcess
 from worker.process import main as training_main
@@ -70,6 +71,9 @@ class Gpus:
     def mem_get_info(self, device: Any) -> tuple[int, int]:
         return 1000 * (1 + self._on("mem_get_info", device)), 8000
 
+    def utilization(self, device: Any) -> int:
+        return 25 * (1 + self._on("utilization", device))
+
     def memory_reserved(self, device: Any) -> int:
         return 300 + self._on("memory_reserved", device)
 
@@ -108,20 +112,21 @@ def test_every_call_names_the_device(gpus: Gpus) -> None:
     assert start_measuring_memory("cuda:1") == 101
     assert peak_bytes("cuda:1") == 501
     assert free_bytes("cuda:1") == 2000 + 200
+    assert use_of_gpu("cuda:1") == (6000, 8000, 0.5)
     free_cache("cuda:1")
     assert {device for _, device in gpus.asked} == {"cuda:1"}
-    assert len(gpus.asked) == 9
+    assert len(gpus.asked) == 11
 
 
 def test_only_one_file_of_the_workers_calls_torch_cuda() -> None:
-    """So that the test above sees every call."""
+    """So that the test above sees every call. `latentry worker` lets another process count the GPUs."""
     callers = {
         str(path.relative_to(ROOT))
         for package in ("models", "worker")
         for path in (ROOT / package).rglob("*.py")
         if "torch.cuda." in path.read_text()
     }
-    assert callers == {"worker/context/devices.py"}
+    assert callers == {"worker/context/devices.py", "worker/training_workers.py"}
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,12 @@ def peak_bytes(device: str) -> int:
     return torch.cuda.max_memory_allocated(device) if is_gpu(device) else 0
 
 
+def use_of_gpu(device: str) -> tuple[int, int, float]:
+    """Return what all processes use of a GPU: bytes in use, all bytes, and the share of time in which it computed."""
+    free, whole = torch.cuda.mem_get_info(device)
+    return whole - free, whole, torch.cuda.utilization(device) / 100
+
+
 def free_bytes(device: str) -> int:
     """Return the memory that a process may still get: of the GPU, or of the machine or container, whichever is less."""
     if is_gpu(device):

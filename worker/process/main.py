@@ -98,14 +98,13 @@ def _make_process(stopping: threading.Event) -> "TrainingProcess":
 
 
 def _measure_gpu(device: str) -> None:
-    if not device.startswith("cuda"):
-        return
-    import torch
+    from worker.context.devices import is_gpu, use_of_gpu
 
-    free, whole = torch.cuda.mem_get_info(device)
-    metrics.gpu_memory.labels(device).set(whole)
-    metrics.gpu_memory_used.labels(device).set(whole - free)
-    metrics.gpu_utilization.labels(device).set(torch.cuda.utilization(device) / 100)
+    if is_gpu(device):
+        used, whole, utilization = use_of_gpu(device)
+        metrics.gpu_memory.labels(device).set(whole)
+        metrics.gpu_memory_used.labels(device).set(used)
+        metrics.gpu_utilization.labels(device).set(utilization)
 
 
 class _Drain:
