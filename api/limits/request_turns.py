@@ -27,9 +27,16 @@ _KEYS_AT_ONCE = 3
 
 
 class AtWork:
-    """What of this process is at work and short: requests that have a turn, and short computations."""
+    """What of this process is at work and short: requests that have a turn, and short computations.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    clock
+        Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._members: dict[object, float] = {}
         self._lock, self._idle = Lock(), Event()
         self._idle.set()
@@ -37,7 +44,7 @@ class AtWork:
     def add(self, member: object) -> None:
         """Note that a member has begun."""
         with self._lock:
-            self._members[member] = time.monotonic()
+            self._members[member] = self._clock()
             self._idle.clear()
 
     def discard(self, member: object) -> None:
@@ -51,7 +58,7 @@ class AtWork:
         """Wait until nothing is at work, or the time is over. What takes longer probably waits itself, and does not count."""
         with self._lock:
             began = max(self._members.values(), default=0.0)
-        if time.monotonic() - began < _SHORT_SECONDS:
+        if self._clock() - began < _SHORT_SECONDS:
             self._idle.wait(seconds)
 
 
