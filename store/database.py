@@ -217,7 +217,7 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry | None = None
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     if (
         not pages
-    ):  # before the first page, see `store.sqlite_space`; later it would write, and wait for other writers
+    ):  # before the first page, see `store.free_space`; later it would write, and wait for other writers
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")

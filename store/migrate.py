@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
 from store.database import Database, DatabaseUnusable, get_database
-from store.sqlite_space import vacuum_once
+from store.free_space import vacuum_once
 from store.tables import DEFAULT_TENANT, Tenant
 
 logger = logging.getLogger(__name__)

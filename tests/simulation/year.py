@@ -36,10 +36,10 @@ from domain.job_specification import JobSpecification
 from domain.states import DatasetState, DeliveryState, JobState, ModelState, SliceState
 from store import tables
 from store.array_store import open_array_store
+from store.free_space import give_back_space
 from store.migrate import migrate
 from store.originals import open_originals
 from store.settings import Settings
-from store.sqlite_space import give_back_space
 from store.tables import DEFAULT_TENANT
 from tests.servers import postgresql
 from tests.simulation.measured_database import Locks, MeasuredDatabase

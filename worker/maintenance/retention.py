@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from zarr.abc.store import Store
 
 from store.database import LOCK, Database, commit_without_waiting, database_now
+from store.free_space import give_back_space
 from store.originals import open_originals
 from store.retention import (
     cutoff,
@@ -31,7 +32,6 @@ from store.retention import (
     weights_removed,
 )
 from store.settings import Settings
-from store.sqlite_space import give_back_space
 from store.tables import (
     CurvePoint,
     Dataset,
@@ -318,7 +318,7 @@ def _number(session: Session, statement: Delete, values: Mapping[str, Any] | Non
 
 
 def sweep_until(stopping: threading.Event, database: Database, settings: Settings) -> None:
-    """Sweep old rows and give SQLite's space back, every `collect_seconds`, until told to stop."""
+    """Sweep old rows and give their space back, every `collect_seconds`, until told to stop."""
     while not stopping.wait(min(settings.collect_seconds, 600.0)):
         try:
             removed = Sweep(database, settings, stopping=stopping).rows()

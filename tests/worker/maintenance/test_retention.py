@@ -17,12 +17,12 @@ from zarr.abc.store import Store
 
 from api.retention.schemas import TenantDays
 from domain.states import DatasetState, JobState
-from store import events, sqlite_space
+from store import events, free_space
 from store.array_store import read_object, write_object
 from store.database import Database, database_now
+from store.free_space import give_back_space, vacuum_once
 from store.retention import KINDS, count_due, cutoff
 from store.settings import Settings
-from store.sqlite_space import give_back_space, vacuum_once
 from store.tables import (
     DEFAULT_TENANT,
     CurvePoint,
@@ -37,6 +37,7 @@ from store.tables import (
     WebhookDelivery,
 )
 from tests.app_copies import app_of
+from tests.servers import ReusedDatabase
 from tests.worker.fake_workers import FakeWorkers, read_job, read_models
 from worker.context.checkpoints import checkpoint_key
 from worker.maintenance import retention
@@ -329,7 +330,7 @@ def test_an_operator_sees_what_is_due_and_sets_days_and_others_do_not(
 def test_an_old_sqlite_file_is_rewritten_once_and_then_shrinks_in_steps(
     sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_space, "_LOG_BYTES", 10**6)
+    monkeypatch.setattr(free_space, "_LOG_BYTES", 10**6)
     path = tmp_path / "old.db"
     with sqlite3.connect(path) as made:
         made.execute("CREATE TABLE blocks (value BLOB)")
@@ -352,3 +353,44 @@ def test_an_old_sqlite_file_is_rewritten_once_and_then_shrinks_in_steps(
     database.close()
     with sqlite_database.engine.connect() as connection:  # new files need no rewriting
         assert connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == 2
+
+
+def test_a_sparse_index_of_postgresql_is_rebuilt(
+    reused_database: ReusedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models have increasing ids, and some points of each are kept, so no page of the index is ever empty."""
+    monkeypatch.setattr(free_space, "_SMALL_INDEX_BYTES", 2**20)
+    database = Database(reused_database.take())
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+
+        def run(statement: str) -> Any:
+            found = connection.exec_driver_sql(statement)
+            return found.scalar_one() if found.returns_rows else None
+
+        def index_bytes() -> int:
+            return int(run("SELECT pg_relation_size('pk_curve_points')"))
+
+        run("SET session_replication_role = replica")
+        run(
+            "INSERT INTO curve_points (model_id, epoch, slice_id) SELECT 'mod_' || lpad(m::text, 24, '0'), e, 'sli' "
+            "FROM generate_series(1, 100) m, generate_series(1, 600) e"
+        )
+        run("VACUUM (ANALYZE) curve_points")
+        assert give_back_space(database, threading.Event()) == 0
+        before = index_bytes()
+        run("DELETE FROM curve_points WHERE mod(epoch, 20) != 0")
+        run("VACUUM (ANALYZE) curve_points")
+        assert index_bytes() == before > 2**20
+        with database.engine.connect() as other:  # another process rebuilds
+            other.exec_driver_sql(f"SELECT pg_advisory_lock({free_space._REBUILD_LOCK})")
+            assert give_back_space(database, threading.Event()) == 0
+            other.exec_driver_sql("SELECT pg_advisory_unlock_all()")
+        run("CREATE INDEX pk_curve_points_ccnew ON curve_points (epoch)")
+        run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'pk_curve_points_ccnew'::regclass")
+        assert give_back_space(database, threading.Event()) == 1
+        assert index_bytes() < before / 10
+        assert run("SELECT count(*) FROM curve_points") == 3000
+        assert run("SELECT to_regclass('pk_curve_points_ccnew')") is None
+        assert run("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    database.close()
+    reused_database.give_back()
