@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import anyio
 
 from api.errors import ComputationTimeout, TooManyComputations, Unavailable
-from api.limits.request_turns import at_work
+from api.limits.request_turns import LatelyUsed, at_work
 from domain.cancellation import cancellable
 from domain.quotas import Use
 
@@ -29,6 +29,8 @@ QUANTUM_S = 0.005
 """Time for which a computation keeps its slot although another one should come first."""
 _SHORT_S = 0.02
 """A computation that has used less processor time than this does not wait for requests; longer ones do."""
+_LITTLE_S = 0.2
+"""Processor time after which all computations of a tenant are long, as are the pieces of its downloads (see `LatelyUsed`)."""
 _YIELD_S = 0.02
 """Time for which a longer computation waits, at most, while requests run."""
 _RUN_S = 0.005
@@ -218,6 +220,7 @@ class FairExecutor:
         self._turns = FairTurns(threads)
         self._pool = ThreadPoolExecutor(max_workers=threads + MOST_PAUSED, thread_name_prefix="computation")
         self._under_way: set[Computation] = set()
+        self._used = LatelyUsed()
         self._lock = Lock()
 
     def submit(self, tenant_id: str, work: Callable[[], T], *, is_piece: bool = False) -> Computation:
@@ -308,8 +311,12 @@ class FairExecutor:
     def _run(self, turn: Computation, work: Callable[[], T]) -> None:
         found: T | None = None
         failed: BaseException | None = None
-        turn.yields_at = time.thread_time() + _SHORT_S
-        at_work.add(turn)
+        began = time.thread_time()
+        with self._lock:
+            is_short = self._used.of(turn.tenant_id) < _LITTLE_S
+        turn.yields_at = began + (_SHORT_S if is_short else 0.0)
+        if is_short:
+            at_work.add(turn)
         try:
             with cancellable(lambda: self._check(turn)):
                 self._check(turn)
@@ -317,6 +324,8 @@ class FairExecutor:
         except BaseException as error:
             failed = error
         at_work.discard(turn)
+        with self._lock:
+            self._used.add(turn.tenant_id, time.thread_time() - began)
         self._turns.end(turn)
         if failed is not None:
             turn.result.set_exception(failed)

@@ -16,8 +16,10 @@ from api.limits.wrong_keys import given_secret
 
 _SHORT_SECONDS = 0.05
 """What takes longer probably waits itself, and keeps no other waiting."""
-_LONGEST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 1.0
 """Longest time for which a request waits for those of tenants that used less."""
+_AT_WORK_S = 0.2
+"""Time for which a request of another tenant counts as being at work. After that it probably waits itself."""
 _LITTLE_S = 0.7
 """A tenant that used less than this waits for nobody. One that uses all the time of a process comes to 1.4 (see `Shares`)."""
 _LATELY_S = 1.0
@@ -65,6 +67,38 @@ class AtWork:
 at_work = AtWork()
 
 
+class LatelyUsed:
+    """Seconds that each tenant used lately: sums that halve each second. Not for several threads at a time.
+
+    Parameters
+    ----------
+    clock
+        Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._used: dict[
+            str, tuple[float, float]
+        ] = {}  # of each tenant: seconds, and when they were added up
+
+    def add(self, tenant: str, seconds: float) -> None:
+        """Add seconds of a tenant, and forget tenants that used nothing for a while."""
+        now = self._clock()
+        self._used[tenant] = self.of(tenant) + seconds, now
+        for other in [one for one, (_, then) in self._used.items() if now - then > _LATELY_S]:
+            del self._used[other]
+
+    def of(self, tenant: str) -> float:
+        """Return what a tenant used."""
+        seconds, then = self._used.get(tenant, (0.0, 0.0))
+        return seconds * math.pow(0.5, self._clock() - then)
+
+    def less_than(self, seconds: float) -> set[str]:
+        """Return the tenants that used something, but less than this."""
+        return {tenant for tenant in self._used if self.of(tenant) < seconds}
+
+
 class Shares:
     """How much each tenant used this process lately, so that requests of a tenant that used much wait for those of others.
 
@@ -75,27 +109,21 @@ class Shares:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        # Of each tenant: seconds, halved each second, and when they were added up.
-        self._used: dict[str, tuple[float, float]] = {}
+        self._clock, self._used = clock, LatelyUsed(clock)
         self._running: dict[object, tuple[str, float]] = {}
         self._waiting: dict[asyncio.Future[None], None] = {}  # in the order in which they came
 
     def begin(self, request: object, tenant: str) -> None:
         """Note that a request of a tenant runs."""
-        now = self._clock()
-        self._running[request] = tenant, now
-        self._used.setdefault(tenant, (0.0, now))
+        self._running[request] = tenant, self._clock()
+        self._used.add(tenant, 0.0)
 
     def end(self, request: object) -> None:
         """Note that a request has ended."""
         if request not in self._running:
             return
         tenant, began = self._running.pop(request)
-        now = self._clock()
-        self._used[tenant] = self._used_s(tenant) + min(now - began, _SHORT_SECONDS), now
-        for other in [one for one, (_, then) in self._used.items() if now - then > _LATELY_S]:
-            del self._used[other]
+        self._used.add(tenant, min(self._clock() - began, _SHORT_SECONDS))
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
@@ -106,11 +134,11 @@ class Shares:
         If it used much, and there are tenants that used less than half as much lately, one request of the tenant runs at a time,
         and none beside requests of those tenants.
         """
-        used = self._used_s(tenant)
+        used = self._used.of(tenant)
         if used < _LITTLE_S:
             return False
-        lighter = {other for other in self._used if self._used_s(other) < used / 2}
-        recent = self._clock() - _LONGEST_WAIT_S
+        lighter = self._used.less_than(used / 2)
+        recent = self._clock() - _AT_WORK_S
         return bool(lighter) and any(
             one == tenant or (one in lighter and began > recent) for one, began in self._running.values()
         )
@@ -125,10 +153,6 @@ class Shares:
                 await asyncio.wait([waiting], timeout=left)
             finally:
                 del self._waiting[waiting]
-
-    def _used_s(self, tenant: str) -> float:
-        seconds, then = self._used.get(tenant, (0.0, 0.0))
-        return seconds * math.pow(0.5, self._clock() - then)
 
 
 @dataclass(eq=False)

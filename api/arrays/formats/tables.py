@@ -31,7 +31,7 @@ from api.errors import Invalid
 
 MOST_COLUMNS = 20_000
 """Readers of tables cannot use more."""
-_BATCH_BYTES = 2**22
+_BATCH_BYTES = 2**18
 """Rows in memory at a time, unless one entry of the first dim has more."""
 _ROW_GROUP_BYTES = 2**24
 """Size of a row group of parquet, which is in memory until it is full: larger groups are read faster."""
