@@ -79,3 +79,14 @@ def test_help_opens_beside_its_row_and_escape_closes_it(page: Page, lab: SeededS
     assert (after["width"], after["height"]) == (before["width"], before["height"])
     page.keyboard.press("Escape")
     expect(page.locator(".field-help")).to_have_count(0)
+
+
+def test_the_csv_of_trajectories_has_every_bin_although_fewer_are_drawn(
+    page: Page, lab: SeededService
+) -> None:
+    open_view(page, lab.url, f"/models/{lab.ids['model']}?tab=trajectories")
+    rows = saved_rows(page, "")
+    times = {row["Time (s)"] for row in rows}
+    assert len(times) == 50
+    assert len(rows) == 8 * 50
+    assert all(len({row["series"] for row in rows if row["Time (s)"] == time}) == 8 for time in times)

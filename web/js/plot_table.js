@@ -30,11 +30,13 @@ function linesOf({ dimensions }) {
  * Return a row for each point of a trace.
  *
  * `meta` of a trace gives further columns: { name: value or list }. Its `quantity` is what the values are, in place of the
- * title of the axis; its `rows` name the rows of a heat map.
+ * title of the axis; its `rows` name the rows of a heat map. Its `whole` returns {x, y, z, columns} of all points, if fewer are
+ * drawn.
  */
 function pointsOf(trace, layout) {
-  const { type, x, y, z, name, meta } = trace;
-  const { quantity: given, rows, ...beside } = meta ?? {};
+  const { type, name, meta } = trace;
+  const { quantity: given, rows, whole, ...drawn } = meta ?? {};
+  const { x, y, z, columns: beside } = whole ? whole() : { ...trace, columns: drawn };
   const [xTitle, yTitle, zTitle] = titlesOf(trace, layout);
   const quantity = given ?? yTitle;
   if (type === "heatmap") return Array.from(z, (row, at) => Array.from(row, (value, bin) => ({ series: rows?.[at] ?? y?.[at] ?? at, ...beside, [xTitle]: x[bin], quantity, value }))).flat();
@@ -46,9 +48,9 @@ function pointsOf(trace, layout) {
   })).filter((row) => row[xTitle] !== null && !Number.isNaN(row[xTitle])); // a gap between two lines
 }
 
-/** Return the points of a plot of Plotly as CSV. What only decorates (`hoverinfo: "skip"`) is left out. */
+/** Return the points of a plot of Plotly as CSV. What only decorates (`hoverinfo: "skip"`) or marks points of other traces is left out. */
 export function csvOf({ data, layout }) {
-  const rows = data.filter(({ hoverinfo }) => hoverinfo !== "skip").flatMap((trace) => (trace.type === "parcoords" ? linesOf(trace) : pointsOf(trace, layout)));
+  const rows = data.filter(({ hoverinfo, meta }) => hoverinfo !== "skip" && !meta?.isMark).flatMap((trace) => (trace.type === "parcoords" ? linesOf(trace) : pointsOf(trace, layout)));
   const quantities = new Set(rows.map(({ quantity }) => quantity));
   const [only] = quantities.size === 1 ? quantities : [undefined];
   const columns = new Set(rows.flatMap((row) => Object.keys(row)));

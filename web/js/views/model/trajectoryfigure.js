@@ -50,6 +50,7 @@ function rangeOf(found, colouring) {
 
 const FINE = 0.002;
 const MOST_SKIPPED = 20; // so that colours along a line stay right
+const EVERY_BIN = -1; // a tolerance that leaves out no point
 
 /** Return a length that the eye hardly sees: a part of the extent of all trajectories. */
 function toleranceOf(found) {
@@ -86,20 +87,20 @@ function neededBins(points, tolerance) {
 }
 
 /**
- * Return lines {x, y, z, values} of some trajectories with gaps between them, from bin `from(row)` up to `to(row)`. Points that the
+ * Return lines {x, y, z, values, labels, times} of some trajectories with gaps between them, from bin `from(row)` up to `to(row)`. Points that the
  * eye does not miss are left out, so that a scene of many trajectories turns smoothly.
  */
 function linesOf({ found, tolerance }, rows, from, to, valueOf) {
-  const line = { x: [], y: [], z: [], values: [], labels: [] };
+  const line = { x: [], y: [], z: [], values: [], labels: [], times: [] };
   for (const row of rows) {
     const bins = [];
     for (let bin = Math.max(0, from(row)); bin < Math.min(found.shape[1], to(row)); bin += 1) if (!Number.isNaN(pointOf(found, row, bin)[0])) bins.push(bin);
     const points = bins.map((bin) => pointOf(found, row, bin));
     for (const at of bins.length ? neededBins(points, tolerance) : []) {
       const [x, y, z] = points[at];
-      line.x.push(x); line.y.push(y); line.z.push(z); line.values.push(valueOf(row, bins[at])); line.labels.push(found.rows[row].label);
+      line.x.push(x); line.y.push(y); line.z.push(z); line.values.push(valueOf(row, bins[at])); line.labels.push(found.rows[row].label); line.times.push(found.times[bins[at]]);
     }
-    line.x.push(null); line.y.push(null); line.z.push(null); line.values.push(line.values.at(-1) ?? 0); line.labels.push(null);
+    line.x.push(null); line.y.push(null); line.z.push(null); line.values.push(line.values.at(-1) ?? 0); line.labels.push(null); line.times.push(null);
   }
   return line;
 }
@@ -162,10 +163,20 @@ function firstBin(found, row) {
   return 0;
 }
 
-/** What hovering and clicks tell of each point: its value, and its trial if it is of one. */
-const told = (labels, values, name) => ({
-  customdata: values.map((value, at) => [value, labels[at]]), meta: { ...(labels.some((label) => label !== undefined && label !== null) ? { trial: labels } : {}), [name]: values },
-});
+/** The columns of a table of points: their values, and their trials if they are of trials. */
+const columnsOf = ({ labels, times, values }, name) => ({ ...(labels.some((label) => label !== undefined && label !== null) ? { trial: labels } : {}), "Time (s)": times, [name]: values });
+
+/** Return a line as it is drawn; what hovering and clicks tell of each point; and all its points for the table. */
+function drawnLine(context, rows, [from, to], valueOf, name) {
+  const line = linesOf(context, rows, from, to, valueOf);
+  const { x, y, z, values, labels } = line;
+  const whole = () => {
+    const all = linesOf({ ...context, tolerance: EVERY_BIN }, rows, from, to, valueOf);
+    return { x: all.x, y: all.y, z: all.z, columns: columnsOf(all, name) };
+  };
+  return { trace: { x, y, z, customdata: values.map((value, at) => [value, labels[at]]), meta: { ...columnsOf(line, name), whole } }, values, labels };
+}
+
 const trialOf = (labels) => (labels.some((label) => label !== undefined && label !== null) ? "trial %{customdata[1]}, click to open it<br>" : "");
 
 /** Return the traces of an epoch: one for each colour, or one with a scale. Movement is drawn thicker than preparation. */
@@ -174,19 +185,19 @@ function groupTraces(context, from, to, epoch) {
   const width = { before: 2, after: 8 }[epoch] ?? 4;
   const base = { type: "scatter3d", mode: "lines", connectgaps: false };
   if (colouring.kind === "values") {
-    const { x, y, z, values, labels } = linesOf(context, rows, from, to, colouring.valueOf);
+    const { trace, values, labels } = drawnLine(context, rows, [from, to], colouring.valueOf, colouring.name);
     const isSecond = epoch === "after";
     return [{
-      ...base, x, y, z, name: epoch || "trajectories", showlegend: false, ...told(labels, values, colouring.name), hovertemplate: `${trialOf(labels)}${colouring.name}: %{customdata[0]:.4~g}<extra></extra>`,
+      ...base, ...trace, name: epoch || "trajectories", showlegend: false, hovertemplate: `${trialOf(labels)}${colouring.name}: %{customdata[0]:.4~g}<extra></extra>`,
       line: { color: values, colorscale: scaleOf(sequence()), cmin: range[0], cmax: range[1], width, showscale: !isSecond, colorbar: { title: { text: colouring.name, side: "right" }, thickness: 12, len: 0.7 } },
     }];
   }
   return colouring.keys.map((key, index) => {
     const own = rows.filter((row) => colouring.keyOf(row) === key);
-    const { x, y, z, values, labels } = linesOf(context, own, from, to, (row, bin) => found.times[bin]);
+    const { trace, labels } = drawnLine(context, own, [from, to], (row, bin) => found.times[bin], "Time (s)");
     const name = key === null ? "all trials" : String(key);
     return {
-      ...base, x, y, z, name, legendgroup: name, showlegend: epoch !== "before", ...told(labels, values, "Time (s)"), line: { color: colouring.colours[index], width },
+      ...base, ...trace, name, legendgroup: name, showlegend: epoch !== "before", line: { color: colouring.colours[index], width },
       hovertemplate: `${trialOf(labels)}${key === null ? "" : `${colouring.name} ${name}<br>`}%{customdata[0]:.3f} s<extra></extra>`,
     };
   });
@@ -195,7 +206,7 @@ function groupTraces(context, from, to, epoch) {
 function pointsTrace(found, rows, binOf, { name, symbol, size, colour }) {
   const points = rows.map((row) => pointOf(found, row, binOf(row)));
   return {
-    type: "scatter3d", mode: "markers", name, x: points.map(([x]) => x), y: points.map(([, y]) => y), z: points.map(([, , z]) => z), customdata: rows.map((row) => [null, found.rows[row].label]),
+    type: "scatter3d", mode: "markers", name, meta: { isMark: true }, x: points.map(([x]) => x), y: points.map(([, y]) => y), z: points.map(([, , z]) => z), customdata: rows.map((row) => [null, found.rows[row].label]),
     ...(found.rows[0].label === undefined ? { hoverinfo: "name" } : { hovertemplate: `trial %{customdata[1]}, click to open it<br>${name}<extra></extra>` }),
     marker: { symbol, size, color: rows.map((row) => colour(row, binOf(row))), line: { width: 1, color: "#808080" } },
   };
