@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models import compiled
+from models import compiled, kernels
 from models.compiled import scans
 from models.config import VARIANCE_FLOOR
-from models.scan import Operand, Steps, StepsBack, identity, rounded, summed_products
+from models.kernels import Kernels
+from models.kernels import scans as kernel_scans
+from models.scan import Operand, Steps, StepsBack, gate_gradients, identity, rounded, summed_products
 
 
 class ControlledInputs(NamedTuple):
@@ -69,8 +71,9 @@ class ControlledScan(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         ctx.library = compiled.usable([tensor for tensor in inputs if tensor is not None])
         ctx.operand = rounded if compiled.reads_bfloat16() else identity
+        ctx.kernels = _kernels(inputs)
         run = (
-            partial(_run_controlled, operand=ctx.operand)
+            partial(_run_controlled, operand=ctx.operand, chosen=ctx.kernels)
             if ctx.library is None
             else partial(scans.run_controlled, ctx.library)
         )
@@ -89,15 +92,19 @@ class ControlledScan(torch.autograd.Function):
         number = len(ControlledInputs._fields)
         inputs, kept = ControlledInputs(*saved[:number]), ControlledRun(*saved[number:])
         back = (
-            partial(_run_controlled_back, operand=ctx.operand)
+            partial(_run_controlled_back, operand=ctx.operand, chosen=ctx.kernels)
             if ctx.library is None
             else partial(scans.run_controlled_back, ctx.library)
         )
         return *back(inputs, kept, gradients), None, None
 
 
-def _run_controlled(given: ControlledInputs, *, keep: bool, operand: Operand) -> ControlledRun:
-    """Run a controlled scan; return what its gradient needs."""
+def _run_controlled(
+    given: ControlledInputs, *, keep: bool, operand: Operand, chosen: Kernels | None = None
+) -> ControlledRun:
+    """Run a controlled scan, by kernels if some are chosen; return what its gradient needs."""
+    if chosen is not None:
+        return ControlledRun(*kernel_scans.run_controlled(chosen, given, keep=keep))
     assert given.controller_projection is not None
     assert given.generator_projection is not None
     P, T, B, _ = given.controller_projection.shape
@@ -159,16 +166,79 @@ def _run_controlled(given: ControlledInputs, *, keep: bool, operand: Operand) ->
     )
 
 
+class _GradientLoop(NamedTuple):
+    """What the loop of the gradient leaves: the gradients at both GRUs' gates, see `gate_gradients`, at factors and starts."""
+
+    controller_gates: Tensor
+    controller_candidates: Tensor
+    generator_gates: Tensor
+    generator_candidates: Tensor
+    factors: Tensor
+    controller_start: Tensor
+    generator_start: Tensor
+
+
 def _run_controlled_back(
-    given: ControlledInputs, kept: ControlledRun, gradients: Sequence[Tensor | None], *, operand: Operand
+    given: ControlledInputs,
+    kept: ControlledRun,
+    gradients: Sequence[Tensor | None],
+    *,
+    operand: Operand,
+    chosen: Kernels | None = None,
 ) -> tuple[Tensor, ...]:
     """Return gradients at all inputs except mask and noise, from those at states, moments and u (None: no gradient)."""
-    d_states, d_moments_given, d_inputs_given = gradients
+    d_states, d_moments_given, d_inputs = gradients
+    d_moments = (
+        torch.zeros_like(kept.moments)
+        if d_moments_given is None
+        else d_moments_given.clone(memory_format=torch.contiguous_format)
+    )
+    if chosen is not None:
+        back = kernel_scans.run_controlled_back(chosen, given, kept, d_states, d_inputs, d_moments)
+        loop = _GradientLoop(*back)
+    else:
+        loop = _loop_back(given, kept, d_states, d_inputs, d_moments, operand=operand)
+    read = kept.generator_states[:, :-1]
+    if given.dropout_mask is not None:
+        read = torch.cat((read[:, :1], read[:, 1:] * given.dropout_mask[:, :-1]), dim=1)
+    d_directions = summed_products(loop.factors, read)
+    d_controller_projection, d_controller_weight, d_controller_bias = gate_gradients(
+        kept.controller_states, loop.controller_gates, loop.controller_candidates, operand
+    )
+    d_generator_projection, d_generator_weight, d_generator_bias = gate_gradients(
+        kept.generator_states, loop.generator_gates, loop.generator_candidates, operand
+    )
+    return (
+        d_controller_projection,
+        loop.controller_start,
+        d_controller_weight,
+        d_controller_bias,
+        summed_products(kept.factors, d_controller_projection),
+        summed_products(kept.controller_states[:, 1:], d_moments),
+        d_moments.sum((1, 2)),
+        d_generator_projection,
+        loop.generator_start,
+        d_generator_weight,
+        d_generator_bias,
+        summed_products(kept.inputs, d_generator_projection),
+        d_directions,
+    )
+
+
+def _loop_back(
+    given: ControlledInputs,
+    kept: ControlledRun,
+    d_states: Tensor | None,
+    d_inputs: Tensor | None,
+    d_moments: Tensor,
+    *,
+    operand: Operand,
+) -> _GradientLoop:
+    """Run the loop of the gradient; `d_moments` becomes the whole gradient at the moments, in place."""
     dropout_mask, noise, moments = given.dropout_mask, given.noise, kept.moments
     controller = StepsBack(*kept[:3], given.controller_weight, operand)
     generator = StepsBack(*kept[3:6], given.generator_weight, operand)
     T, U = moments.shape[1], kept.inputs.shape[-1]
-    d_moments = torch.zeros_like(moments) if d_moments_given is None else d_moments_given.clone()
     if noise is not None:  # d u / d log-variance = noise · e^(log-variance) / (2 · deviation)
         variance = moments[..., U:].exp()
         by_log_variance = noise * variance / (2 * (variance + VARIANCE_FLOOR).sqrt())
@@ -181,8 +251,8 @@ def _run_controlled_back(
             d_g += d_states[:, t]
         generator.step(t, d_g)
         d_u = generator.through_projection(t, given.input_weight)
-        if d_inputs_given is not None:
-            d_u += d_inputs_given[:, t]
+        if d_inputs is not None:
+            d_u += d_inputs[:, t]
         d_moments[:, t, :, :U] += d_u
         if noise is not None:
             d_moments[:, t, :, U:].addcmul_(d_u, by_log_variance[:, t])
@@ -194,24 +264,40 @@ def _run_controlled_back(
         if dropout_mask is not None and t > 0:
             d_read *= dropout_mask[:, t - 1]
         d_g += d_read
-    read = kept.generator_states[:, :-1]
-    if dropout_mask is not None:
-        read = torch.cat((read[:, :1], read[:, 1:] * dropout_mask[:, :-1]), dim=1)
-    d_directions = summed_products(d_factors, read)
-    d_controller_projection, d_controller_weight, d_controller_bias = controller.finish()
-    d_generator_projection, d_generator_weight, d_generator_bias = generator.finish()
-    return (
-        d_controller_projection,
-        d_c,
-        d_controller_weight,
-        d_controller_bias,
-        summed_products(kept.factors, d_controller_projection),
-        summed_products(kept.controller_states[:, 1:], d_moments),
-        d_moments.sum((1, 2)),
-        d_generator_projection,
-        d_g,
-        d_generator_weight,
-        d_generator_bias,
-        summed_products(kept.inputs, d_generator_projection),
-        d_directions,
-    )
+    return _GradientLoop(*controller.gradients, *generator.gradients, d_factors, d_c, d_g)
+
+
+def _kernels(given: ControlledInputs) -> Kernels | None:
+    """Return the kernels for a controlled scan, or None. The form in tensors is what they are compared with."""
+    _, B, C = given.controller_initial_state.shape
+    G, U, F = given.generator_initial_state.shape[-1], given.input_weight.shape[1], given.directions.shape[1]
+    bfloat16 = compiled.reads_bfloat16()
+
+    def compare(chosen: Kernels) -> list[tuple[Tensor, Tensor]]:
+        random = torch.Generator("cpu").manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            scale = 1 if len(shape) == 4 else shape[-2] ** -0.5
+            return (scale * torch.randn(shape, generator=random)).to(given.directions.device)
+
+        M, T, trials = 2, 3, min(B, chosen.rows + 1)
+        small = ControlledInputs(
+            draw(M, T, trials, 3 * C), draw(M, trials, C), draw(M, C, 3 * C), draw(M, C), draw(M, F, 3 * C),
+            draw(M, C, 2 * U), draw(M, 2 * U), draw(M, T, trials, 3 * G), draw(M, trials, G), draw(M, G, 3 * G),
+            draw(M, G), draw(M, U, 3 * G), draw(M, F, G),
+            None if given.dropout_mask is None else draw(M, T, trials, G).abs(),
+            None if given.noise is None else draw(M, T, trials, U),
+        )  # fmt: skip
+        arriving = [draw(M, T, trials, size) for size in (G, 2 * U, U)]
+        operand = rounded if bfloat16 else identity
+        found = []
+        for kernels_or_none in (chosen, None):
+            without = _run_controlled(small, keep=False, operand=operand, chosen=kernels_or_none)
+            kept = _run_controlled(small, keep=True, operand=operand, chosen=kernels_or_none)
+            back = _run_controlled_back(small, kept, arriving, operand=operand, chosen=kernels_or_none)
+            found.append([without.generator_states, kept.controller_states, *kept[5:], *back])
+        return list(zip(*found, strict=True))
+
+    form = ("controlled", given.dropout_mask is not None, given.noise is not None)
+    present = [given.generator_initial_state, *(tensor for tensor in given if tensor is not None)]
+    return kernels.usable(present, (C, G, F, U), form, bfloat16=bfloat16, compare=compare)

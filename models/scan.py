@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models import compiled
+from models import compiled, kernels
 from models.compiled import scans
+from models.kernels import Kernels
+from models.kernels import scans as kernel_scans
 
 Operand = Callable[[Tensor], Tensor]
 """What becomes of an operand of a product: `identity`, or `rounded`."""
@@ -115,12 +117,37 @@ class StepsBack:
         from_rz = torch.bmm(self._d_rz[t], to_rz.transpose(1, 2))
         return from_rz.baddbmm_(self._d_n[t], to_n.transpose(1, 2))
 
+    @property
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Return what `gate_gradients` reads, after the loop: the gradients at c = U h and at the argument of n."""
+        return self._d_gates, self._d_n_all
+
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return gradients at projection [P, T, B, 3H], recurrent weight [P, H, 3H] and candidate bias [P, H]."""
-        d_weight = summed_products(self._operand(self._states[:, :-1]), self._operand(self._d_gates))
-        d_candidate_bias = self._d_gates[..., 2 * self._H :].sum((1, 2))
-        self._d_gates[..., 2 * self._H :] = self._d_n_all  # at a = W x + b: r · no longer in front
-        return self._d_gates, d_weight, d_candidate_bias
+        """Return what `gate_gradients` does."""
+        return gate_gradients(self._states, self._d_gates, self._d_n_all, self._operand)
+
+
+def gate_gradients(
+    states: Tensor, d_gates: Tensor, d_n: Tensor, operand: Operand
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients at projection [P, T, B, 3H], recurrent weight [P, H, 3H] and candidate bias [P, H], after the loop.
+
+    Parameters
+    ----------
+    states
+        [P, T + 1, B, H].
+    d_gates
+        At c = U h, [P, T, B, 3H]; it becomes the first of the results, in place.
+    d_n
+        At the argument of n, [P, T, B, H].
+    operand
+        What becomes of operands of products.
+    """
+    H = d_n.shape[-1]
+    d_weight = summed_products(operand(states[:, :-1]), operand(d_gates))
+    d_candidate_bias = d_gates[..., 2 * H :].sum((1, 2))
+    d_gates[..., 2 * H :] = d_n  # at a = W x + b: r · no longer in front
+    return d_gates, d_weight, d_candidate_bias
 
 
 def summed_products(inputs: Tensor, gradients: Tensor) -> Tensor:
@@ -134,7 +161,7 @@ class Scan(torch.autograd.Function):
     Inputs: x [M, T, B, D], start [P, B, H]; input weight [P, D, 3H] and bias [P, 3H]; recurrent weight [P, H, 3H],
     candidate bias [P, H]; unseen bool [T, B] or None (true where the state is carried unchanged), both_ways. Outputs, in
     the order in which each GRU reads: states after each bin [P, T, B, H], the last of them. On a CPU, with
-    one thread of torch, the compiled library computes the same if it is available.
+    one thread of torch, the compiled library computes the same if it is available; on a GPU, one kernel runs the loop.
     """
 
     @staticmethod
@@ -153,7 +180,12 @@ class Scan(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         ctx.library = compiled.usable((x, start, *parameters))
         ctx.operand = rounded if compiled.reads_bfloat16() else identity
-        run = partial(_run, operand=ctx.operand) if ctx.library is None else partial(scans.run, ctx.library)
+        ctx.kernels = _kernels(start, parameters, unseen, both_ways=both_ways)
+        run = (
+            partial(_run, operand=ctx.operand, chosen=ctx.kernels)
+            if ctx.library is None
+            else partial(scans.run, ctx.library)
+        )
         gates, candidates, states = run(x, start, parameters, unseen, both_ways=both_ways, keep=keep)
         if keep:
             ctx.save_for_backward(x, *parameters, gates, candidates, states)
@@ -172,7 +204,7 @@ class Scan(torch.autograd.Function):
             else d_last.clone(memory_format=torch.contiguous_format)
         )
         back = (
-            partial(_run_back, operand=ctx.operand)
+            partial(_run_back, operand=ctx.operand, chosen=ctx.kernels)
             if ctx.library is None
             else partial(scans.run_back, ctx.library)
         )
@@ -197,13 +229,18 @@ def _run(
     both_ways: bool,
     keep: bool,
     operand: Operand,
+    chosen: Kernels | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a scan; return gates, candidates and states as `Steps` keeps them."""
+    """Run a scan, its loop by kernels if some are chosen; return gates, candidates and states as `Steps` keeps them."""
     input_weight, input_bias, weight, candidate_bias = parameters
     read = _in_order(x, both_ways)
     P, T, B, _ = read.shape
     flat = torch.baddbmm(input_bias[:, None], read.flatten(1, 2), input_weight)
     projection = flat.view(P, T, B, -1)
+    if chosen is not None:
+        return kernel_scans.run(
+            chosen, projection, start, weight, candidate_bias, unseen, both_ways=both_ways, keep=keep
+        )
     steps = Steps(start, weight, candidate_bias, T, keep=keep, operand=operand)
     cut = 2 * weight.shape[1]
     a_rz, a_n = projection[..., :cut].unbind(1), projection[..., cut:].unbind(1)
@@ -225,21 +262,63 @@ def _run_back(
     both_ways: bool,
     wants_d_x: bool,
     operand: Operand,
+    chosen: Kernels | None = None,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """Return the gradients at x (if wanted) and at the parameters; `d_h` [P, B, H] becomes that at the start, in place."""
     input_weight, _, weight, _ = parameters
-    back = StepsBack(*kept, weight, operand)
-    for t in reversed(range(kept[1].shape[1])):
-        if d_states is not None:
-            d_h += d_states[:, t]
-        back.step(t, d_h)
-    d_projection, d_weight, d_candidate_bias = back.finish()
+    if chosen is not None:
+        d_gates, d_n = kernel_scans.run_back(chosen, kept, weight, d_states, d_h)
+        d_projection, d_weight, d_candidate_bias = gate_gradients(kept[2], d_gates, d_n, operand)
+    else:
+        back = StepsBack(*kept, weight, operand)
+        for t in reversed(range(kept[1].shape[1])):
+            if d_states is not None:
+                d_h += d_states[:, t]
+            back.step(t, d_h)
+        d_projection, d_weight, d_candidate_bias = back.finish()
     d_x = None
     if wants_d_x:
         flat = torch.bmm(d_projection.flatten(1, 2), input_weight.transpose(1, 2))
         d_x = _out_of_order(flat.view(*d_projection.shape[:3], -1), both_ways)
     d_input_weight = summed_products(_in_order(x, both_ways), d_projection)
     return d_x, (d_input_weight, d_projection.sum((1, 2)), d_weight, d_candidate_bias)
+
+
+def _kernels(
+    start: Tensor, parameters: Sequence[Tensor], unseen: Tensor | None, *, both_ways: bool
+) -> Kernels | None:
+    """Return the kernels for a scan, or None. The form in tensors is what they are compared with."""
+    _, B, H = start.shape
+    bfloat16 = compiled.reads_bfloat16()
+
+    def compare(chosen: Kernels) -> list[tuple[Tensor, Tensor]]:
+        random = torch.Generator("cpu").manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=random).to(start.device)
+
+        M, T, trials, D = 2, 3, min(B, chosen.rows + 1), 3
+        units = (1 + both_ways) * M
+        weights = (draw(units, D, 3 * H), draw(units, 3 * H), draw(units, H, 3 * H) / H**0.5, draw(units, H))
+        given = (draw(M, T, trials, D), draw(units, trials, H), weights)
+        stays = None if unseen is None else draw(T, trials) > 0
+        d_states, d_h = draw(units, T, trials, H), draw(units, trials, H)
+        operand = rounded if bfloat16 else identity
+        found = []
+        for kernels_or_none in (chosen, None):
+            form: dict[str, Any] = {"both_ways": both_ways, "operand": operand, "chosen": kernels_or_none}
+            _, _, without = _run(*given, stays, keep=False, **form)
+            kept = _run(*given, stays, keep=True, **form)
+            d_start = d_h.clone()
+            d_x, d_weights = _run_back(
+                given[0], weights, kept, d_start, d_states=d_states, wants_d_x=True, **form
+            )
+            assert d_x is not None
+            found.append([without, kept[2], d_start, d_x, *d_weights])
+        return list(zip(*found, strict=True))
+
+    form = ("GRU", unseen is not None, both_ways)
+    return kernels.usable((start, *parameters), (H,), form, bfloat16=bfloat16, compare=compare)
 
 
 def _in_order(values: Tensor, both_ways: bool) -> Tensor:
