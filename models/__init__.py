@@ -7,7 +7,7 @@ each equation of the papers is:
 |---|---|
 | the forward pass: encode → project inputs → generate → read out | `network.forward` |
 | x → q(g0 | x), x → codes: the encoders | `network.encode` |
-| GRU: r, z, n, h | `recurrence.gru_step`; its loop and gradient `scan.Scan`, for CPUs fused in `compiled/gru.h`, for GPUs in `kernels` |
+| GRU: r, z, n, h | `recurrence.gru_step`; its loop and gradient `scan.Scan`, fused in `compiled/gru.h` (CPU), `kernels` (GPU) |
 | g0 clipped to ±5; controller c_t, inferred inputs u_t, generator g_t | `network.generate` |
 | g_(t+1) = F(g_t, v_t): a generator | `generators.base`: one step, and its run with and without a controller |
 | F of a GRU | `generators.gru`; beside a controller `controlled_scan.ControlledScan`, for CPUs `compiled/controlled_scan.c` |

@@ -7,6 +7,7 @@ W bins of a separate initial-condition window.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -92,33 +93,29 @@ def draw_noise(
     device: torch.device,
 ) -> Noise:
     """Draw the noise of every model for one step from (model seed, epoch, step): it does not depend on the pack."""
-    sessions = list(zip(trials, architecture.session_neurons, strict=True))
-    B, generated = sum(trials), bins - architecture.initial_condition_bins
-    coordinated: list[list[Tensor]] = [[] for _ in sessions]
-    dropout, initial_condition, inputs = [], [], []
-    for seed in seeds:
+    M, B, generated = len(seeds), sum(trials), bins - architecture.initial_condition_bins
+    shapes = [(bins, *session) for session in zip(trials, architecture.session_neurons, strict=True)]
+    shapes.append((generated, B, architecture.generator_units))
+    counts = [math.prod(shape) for shape in shapes]
+    sizes = [-(-count // 4) * 4 for count in counts]  # a draw of 64 bits gives four levels
+    words = torch.empty((M, sum(sizes) // 4), dtype=torch.int64, device=device)
+    initial_condition = torch.empty((M, B, architecture.initial_condition_dim), device=device)
+    inputs = None
+    if architecture.has_controller:
+        inputs = torch.empty((M, generated, B, architecture.inferred_inputs), device=device)
+    for model, seed in enumerate(seeds):
         random = noise_generator(device, seed, epoch, step)
-        for session, (part, neurons) in enumerate(sessions):
-            coordinated[session].append(_uniform_levels((bins, part, neurons), random))
-        dropout.append(_uniform_levels((generated, B, architecture.generator_units), random))
-        shape: tuple[int, ...] = (B, architecture.initial_condition_dim)
-        initial_condition.append(torch.randn(shape, generator=random, device=device))
-        if architecture.has_controller:
-            shape = (generated, B, architecture.inferred_inputs)
-            inputs.append(torch.randn(shape, generator=random, device=device))
-    return Noise(
-        tuple(torch.stack(levels) for levels in coordinated),
-        torch.stack(dropout),
-        PosteriorNoise(torch.stack(initial_condition), torch.stack(inputs) if inputs else None),
+        words[model].random_(-(2**63), None, generator=random)
+        initial_condition[model].normal_(generator=random)
+        if inputs is not None:
+            inputs[model].normal_(generator=random)
+    levels = words.view(torch.int16)
+    levels >>= 1
+    *coordinated, dropout = (
+        part[:, :count].view(M, *shape)
+        for part, count, shape in zip(torch.split(levels, sizes, dim=1), counts, shapes, strict=True)
     )
-
-
-def _uniform_levels(shape: tuple[int, int, int], random: torch.Generator) -> Tensor:
-    """Draw int16 values, uniform on the 15-bit levels -16384 … 16383; one draw of 64 bits gives four."""
-    count = shape[0] * shape[1] * shape[2]
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=random.device)
-    words.random_(-(2**63), None, generator=random)
-    return (words.view(torch.int16)[:count] >> 1).view(shape)
+    return Noise(tuple(coordinated), dropout, PosteriorNoise(initial_condition, inputs))
 
 
 def _level(probability: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def without_kernels() -> Iterator[None]:
 
 
 def padded(units: int) -> int:
-    """Return the size of a block for so many units: a power of two, at least 16."""
+    """Return the size of the block that holds this number of units: a power of two, at least 16."""
     return max(16, 1 << (units - 1).bit_length())
 
 

@@ -5,15 +5,30 @@ No test needs a GPU. Those that need Triton skip without it: `pip install triton
 
 import dataclasses
 import importlib
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from models import compiled, kernels
+from models import (
+    Architecture,
+    Hyperparameters,
+    Population,
+    Session,
+    TrainingData,
+    TrainingOptions,
+    compiled,
+    kernels,
+)
 from models.controlled_scan import ControlledScan
-from models.kernels import Gpu, fitting, scans
+from models.kernels import Gpu, fitting, padded, scans
 from models.scan import Scan
+from tests.models.pretended_gpu import GpuTensor, pretended_gpu
 
 PROGRAMS = ("models.kernels.gru_programs", "models.kernels.controlled_programs")
 HOPPER = Gpu(multiprocessors=132, shared_bytes=227 << 10)
@@ -162,3 +177,216 @@ def test_the_kernels_of_controller_and_generator_are_the_form_in_tensors(
     with kernels.without_kernels():
         expected = outcome()
     assert_near(found, expected, bfloat16=bfloat16)
+
+
+@pytest.fixture
+def gpu_with_kernels(by_kernels, monkeypatch):
+    """Yield a pretended GPU whose kernels Triton's interpreter runs on the numbers of the host."""
+    launch = scans.launch
+
+    def on_host(chosen, name, sizes, *arguments, **constants):
+        given = [value.host if isinstance(value, GpuTensor) else value for value in arguments]
+        launch(chosen, name, sizes, *given, **constants)
+
+    monkeypatch.setattr(scans, "launch", on_host)
+    monkeypatch.setattr(kernels, "DEVICE_TYPES", {"gpu"})
+    monkeypatch.setattr(kernels, "fitting", in_interpreter(HOPPER, resident=False))
+    with pretended_gpu() as device:
+        yield device
+
+
+def trained(device):
+    """Return the weights of two models with controllers after a step, and its losses, on the CPU."""
+    architecture = Architecture(
+        neurons=4, encoder_units=3, initial_condition_dim=2, generator_units=5, factors=2, controller_units=4,
+        controller_encoder_units=3, inferred_inputs=1,
+    )  # fmt: skip
+    spikes = np.random.default_rng(0).poisson(0.5, (6, 4, 4))
+    data = TrainingData(
+        Session(spikes, np.array([4, 3, 4, 2, 4, 4]), np.arange(6) % 3 == 0),
+        sv_rate=0.2,
+        sv_seed=3,
+        device=device,
+    )
+    population = Population(
+        architecture,
+        [Hyperparameters(dropout=0.3)] * 2,
+        [1, 2],
+        data,
+        TrainingOptions(batch_size=4),
+        order_seed=5,
+    )
+    trials, *_ = population._training_batches()
+    losses = population._train_step(trials, 0, 1)
+    return [part.cpu() for part in (population._weights, *losses)]
+
+
+def test_a_step_by_kernels_is_that_of_the_cpu(gpu_with_kernels, by_kernels):
+    found = trained(gpu_with_kernels)
+    # Two kinds of loops run twice forward and once back for their first check, then three loops for the step.
+    assert len(by_kernels) == 2 * (2 + 1) + 3 * 2
+    with kernels.without_kernels():
+        expected = trained("cpu")
+    assert len(by_kernels) == 12
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("fault", ["wrong numbers", "does not compile", "too large"])
+def test_kernels_that_fail_their_first_check_are_passed_over(fault, monkeypatch):
+    """The form in tensors computes, and one line of the log says why."""
+    warned = []
+    monkeypatch.setattr(kernels.logger, "warning", lambda text, *values, **_: warned.append(text % values))
+    monkeypatch.setattr(kernels, "DEVICE_TYPES", {"cpu"})
+    monkeypatch.setattr(kernels, "gpu_of", lambda _: HOPPER)
+    monkeypatch.setattr(kernels, "_CHECKED", {})
+    monkeypatch.setattr(compiled, "usable", lambda _tensors: None)
+
+    def launch(*arguments, **_):
+        if fault == "does not compile":
+            raise RuntimeError("ptxas died")
+        for value in arguments:
+            if isinstance(value, torch.Tensor):
+                value.fill_(0.5)
+
+    monkeypatch.setattr(scans, "launch", launch)
+    draw, H = draw_from(0), 200 if fault == "too large" else 4
+    given = [
+        draw(1, 3, 2, 2),
+        draw(1, 2, H),
+        draw(1, 2, 3 * H),
+        draw(1, 3 * H),
+        draw(1, H, 3 * H),
+        draw(1, H),
+    ]
+    found = [Scan.apply(*given, None, False)[0] for _ in range(2)]
+    with kernels.without_kernels():
+        expected = Scan.apply(*given, None, False)[0]
+    assert torch.equal(found[0], expected)
+    assert torch.equal(found[1], expected)
+    (line,) = warned
+    said = {
+        "wrong numbers": "differs from them",
+        "does not compile": "ptxas died",
+        "too large": "at most 128 units",
+    }
+    assert said[fault] in line
+
+
+def test_memory_that_runs_out_in_the_check_says_nothing_of_the_kernels(monkeypatch):
+    monkeypatch.setattr(kernels, "_CHECKED", {})
+    monkeypatch.setattr(kernels, "DEVICE_TYPES", {"cpu"})
+    monkeypatch.setattr(kernels, "gpu_of", lambda _: HOPPER)
+
+    def compare(_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.usable([torch.ones(1, 2, 4)], (4,), ("GRU",), bfloat16=False, compare=compare)
+    assert not kernels._CHECKED
+
+
+# Per compute capability: bytes of shared memory that one program may use.
+TARGETS = {80: 163 << 10, 90: 227 << 10, 120: 99 << 10}
+SHIPPED = [  # program, sizes of GRU (and controller), bfloat16; those at which memory and registers are scarcest
+    ("gru_forward", (128,), True),
+    ("gru_backward", (128,), True),
+    ("gru_forward", (100,), False),
+    ("gru_backward", (100,), False),
+    ("controlled_forward", (64, 100), True),
+    ("controlled_backward", (64, 100), False),
+]
+MORE_SHIPPED = [
+    ("gru_forward", (64,), True),
+    ("gru_backward", (64,), True),
+    ("gru_forward", (32,), False),
+    ("gru_backward", (32,), False),
+    ("controlled_forward", (64, 100), False),
+    ("controlled_backward", (64, 100), True),
+    ("controlled_forward", (128, 128), True),
+    ("controlled_backward", (128, 128), True),
+    ("controlled_forward", (128, 128), False),
+    ("controlled_backward", (128, 128), False),
+]
+
+
+def constants_of(units, chosen):
+    """Return the constants of a program in its largest form."""
+    made = {"ROWS": chosen.rows, "OPERANDS": chosen.operands, "PRECISION": chosen.precision}
+    flags = ("KEEP", "UNSEEN", "BOTH_WAYS", "MASKED", "NOISY", "D_STATES", "D_INPUTS")
+    sizes = {"H": units[0]} if len(units) == 1 else {"C": units[0], "G": units[1], "F": 20, "U": 4}
+    return (
+        made | dict.fromkeys(flags, True) | {"RESIDENT": chosen.resident}
+        | sizes | {f"{size}P": padded(units) for size, units in sizes.items()}
+    )  # fmt: skip
+
+
+def compiled_for(capability, name, units, *, bfloat16, rows):
+    """Compile a program; return its bytes of shared memory, and of registers that did not fit and went to memory."""
+    triton_or_skip()
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    gpu = Gpu(132, TARGETS[capability])
+    models = 1 if rows == 16 else 1000
+    chosen = fitting(gpu, units, 16, models, bfloat16=bfloat16, controlled=name.startswith("controlled"))
+    program = scans.program(name)
+    constants = {n: v for n, v in constants_of(units, chosen).items() if n in program.arg_names}
+    scalars = {"floor": "fp32", "unseen": "*i1"} | dict.fromkeys("PTB", "i32")
+
+    def kind(argument):
+        if argument in constants:
+            return "constexpr"
+        return scalars.get(argument, "i32" if argument.endswith(("_p", "_t", "_b")) else "*fp32")
+
+    signature = {argument: kind(argument) for argument in program.arg_names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, one in enumerate(signature.values())
+        if one.startswith("*")
+    }
+    made = compile(
+        ASTSource(program, signature, constants, aligned), target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": chosen.warps, "num_stages": 1},
+    )  # fmt: skip
+    return made.metadata.shared, spilled_bytes(made.asm["cubin"])
+
+
+def spilled_bytes(cubin):
+    """Return the bytes of the stack of a kernel: registers that did not fit."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        out = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    return int(re.search(r"STACK:(\d+)", out)[1])
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "units", "bfloat16", "rows"),
+    [
+        *[(90, *case, 16) for case in SHIPPED],
+        *[
+            pytest.param(capability, *case, 16, marks=pytest.mark.slow)
+            for capability in (80, 90, 120)
+            for case in SHIPPED + MORE_SHIPPED
+            if capability != 90 or case not in SHIPPED
+        ],
+        *[
+            pytest.param(capability, *case, 32, marks=pytest.mark.slow)
+            for capability in (80, 90, 120)
+            for case in [*SHIPPED[:2], *MORE_SHIPPED[:2]]
+        ],
+    ],
+)
+def test_kernels_compile_within_the_memory_and_the_registers_of_a_gpu(
+    capability, name, units, bfloat16, rows
+):
+    """No GPU is needed to compile for one. A spill makes a kernel slower, not wrong."""
+    shared, spilled = compiled_for(capability, name, units, bfloat16=bfloat16, rows=rows)
+    assert shared <= TARGETS[capability]
+    assert spilled == 0
