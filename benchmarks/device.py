@@ -113,7 +113,8 @@ def noise_of_the_cpu() -> Iterator[None]:
 
     def draw(*arguments: Any, device: torch.device, **more: Any) -> Noise:
         drawn = draw_noise(*arguments, device=torch.device("cpu"), **more)
-        posterior = PosteriorNoise(*(None if part is None else part.to(device) for part in drawn.posterior))
+        start, inputs = drawn.posterior
+        posterior = PosteriorNoise(start.to(device), None if inputs is None else inputs.to(device))
         return Noise(
             tuple(part.to(device) for part in drawn.coordinated), drawn.dropout.to(device), posterior
         )
@@ -174,7 +175,8 @@ def waits(run: Run) -> Line:
 
 def memory(run: Run) -> Line:
     """Let the memory run out in the first step of a group of eight models: on a GPU by a limit, on a CPU by an error."""
-    limit, failed = None, []
+    limit = None
+    failed: list[bool] = []
     if run.device != "cpu":
         one = population(run, 1, controller=True, batch=256, trials=640, bins=100)
         used = start_measuring_memory(run.device)
@@ -192,7 +194,7 @@ def memory(run: Run) -> Line:
             raise torch.OutOfMemoryError("forced")
 
     def make(indices: Sequence[int], states: Any) -> Population:
-        sizes = {} if run.device == "cpu" else {"batch": 256, "trials": 640, "bins": 100}
+        sizes: dict[str, Any] = {} if run.device == "cpu" else {"batch": 256, "trials": 640, "bins": 100}
         return population(run, len(indices), controller=True, states=states, **sizes)
 
     try:
@@ -232,7 +234,7 @@ def epoch_seconds(
     run: Run, models: int, batch: int, *, controller: bool, by_kernels: bool
 ) -> tuple[float, int]:
     """Return the seconds of an epoch after a first one, and the peak of the device's memory in bytes."""
-    sizes = {"trials": 40, "bins": 10} if run.quick else {"trials": 640, "bins": 100}
+    sizes: dict[str, Any] = {"trials": 40, "bins": 10} if run.quick else {"trials": 640, "bins": 100}
     with contextlib.nullcontext() if by_kernels else without_kernels():
         one = population(run, models, controller=controller, batch=batch, **sizes)
         used = start_measuring_memory(run.device)

@@ -91,7 +91,7 @@ def fitting(
     """
     if max(units) > MOST_UNITS:
         return None
-    size, operands = padded(max(units)), int(bfloat16)
+    size, operands = padded(max(units)), (3 if controlled else 1) if bfloat16 else 0
     warps = 4 if size <= 32 and not controlled else 8
     resident = not controlled and (
         6 * size**2 + _SPARE_BYTES <= gpu.shared_bytes if bfloat16 else size <= _MOST_RESIDENT_FLOAT32

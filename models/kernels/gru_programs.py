@@ -5,10 +5,14 @@ without a launch, since the state stays in registers. `models.kernels.scans` sta
 loop in tensors.
 
 Names: p the unit, P units, T bins, B trials, H units of a GRU (HP: the next power of two, at least 16), ROWS trials of a
-program. `*_p`, `*_t`, `*_b` are strides. OPERANDS: 0 multiplies float32, 1 bfloat16, 2 values rounded to bfloat16 but kept
-as float32. That is for Triton's interpreter, which cuts off where a GPU rounds, and cannot multiply bfloat16. RESIDENT:
-recurrent weights stay on the chip. Otherwise each bin reads them again, in blocks, and reads the operands from memory, which
-the same program has just written.
+program. `*_p`, `*_t`, `*_b` are strides.
+
+OPERANDS says what products multiply: 0 float32, 1 bfloat16, 2 and 3 values rounded to bfloat16 but kept as float32. 2 is for
+Triton's interpreter, which cuts off where a GPU rounds, and cannot multiply bfloat16. 3 is for GPUs: such products are exact in
+TF32, and the largest programs need fewer registers than with 1.
+
+RESIDENT: recurrent weights stay on the chip. Otherwise each bin reads them again, in blocks, and reads the operands from
+memory, which the same program has just written.
 """
 
 import triton
@@ -32,6 +36,8 @@ def operand(x, OPERANDS: tl.constexpr):
     """Return an operand of a product in its precision."""
     if OPERANDS == 1:
         x = x.to(tl.bfloat16)
+    elif OPERANDS == 3:
+        x = x.to(tl.bfloat16).to(tl.float32)
     elif OPERANDS == 2:
         bits = x.to(tl.int32, bitcast=True)
         x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
@@ -46,9 +52,10 @@ def matrix(start, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 
 @triton.jit
-def add_product(total, values, weight, PRECISION: tl.constexpr):
+def add_product(total, values, weight, OPERANDS: tl.constexpr, PRECISION: tl.constexpr):
     """Return total + values · weight; sums are of float32."""
-    return tl.dot(values, weight, acc=total, input_precision=PRECISION)
+    PRODUCTS: tl.constexpr = "tf32" if OPERANDS == 3 else PRECISION
+    return tl.dot(values, weight, acc=total, input_precision=PRODUCTS)
 
 
 @triton.jit
@@ -67,7 +74,7 @@ def add_blocks(
         if MASKED:
             given *= tl.load(mask + k, inside & has_mask & (k < K), 1.0)
         w = operand(tl.load(weight + k_down * stride_k + n * stride_n, there, 0.0), OPERANDS)
-        total = add_product(total, operand(given, OPERANDS), w, PRECISION)
+        total = add_product(total, operand(given, OPERANDS), w, OPERANDS, PRECISION)
     return total
 
 
@@ -82,9 +89,9 @@ def add_gate_blocks(
         k, k_down = first + tl.arange(0, BLOCK)[None, :], first + tl.arange(0, BLOCK)[:, None]
         given = operand(tl.load(values + k, inside & (k < K), 0.0), OPERANDS)
         u, there = weight + k_down * 3 * H + j, (k_down < K) & (j < H)
-        r = add_product(r, given, operand(tl.load(u, there, 0.0), OPERANDS), PRECISION)
-        z = add_product(z, given, operand(tl.load(u + H, there, 0.0), OPERANDS), PRECISION)
-        n = add_product(n, given, operand(tl.load(u + 2 * H, there, 0.0), OPERANDS), PRECISION)
+        r = add_product(r, given, operand(tl.load(u, there, 0.0), OPERANDS), OPERANDS, PRECISION)
+        z = add_product(z, given, operand(tl.load(u + H, there, 0.0), OPERANDS), OPERANDS, PRECISION)
+        n = add_product(n, given, operand(tl.load(u + 2 * H, there, 0.0), OPERANDS), OPERANDS, PRECISION)
     return r, z, n
 
 
@@ -101,13 +108,17 @@ def add_gate_gradients(
         d_r, d_z = tl.load(d_gates + j, there, 0.0), tl.load(d_gates + H + j, there, 0.0)
         d_c = tl.load(d_n + j, there, 0.0)
         total = add_product(
-            total, operand(d_r, OPERANDS), operand(tl.load(u, exists, 0.0), OPERANDS), PRECISION
+            total, operand(d_r, OPERANDS), operand(tl.load(u, exists, 0.0), OPERANDS), OPERANDS, PRECISION
         )
         total = add_product(
-            total, operand(d_z, OPERANDS), operand(tl.load(u + H, exists, 0.0), OPERANDS), PRECISION
+            total, operand(d_z, OPERANDS), operand(tl.load(u + H, exists, 0.0), OPERANDS), OPERANDS, PRECISION
         )
         total = add_product(
-            total, operand(d_c, OPERANDS), operand(tl.load(u + 2 * H, exists, 0.0), OPERANDS), PRECISION
+            total,
+            operand(d_c, OPERANDS),
+            operand(tl.load(u + 2 * H, exists, 0.0), OPERANDS),
+            OPERANDS,
+            PRECISION,
         )
     return total
 
@@ -136,8 +147,11 @@ def gru_forward(
         c_n = tl.full((ROWS, HP), 0.0, tl.float32)
         if RESIDENT:
             before = operand(h, OPERANDS)
-            r, z = add_product(r, before, u_r, PRECISION), add_product(z, before, u_z, PRECISION)
-            c_n = add_product(c_n, before, u_n, PRECISION)
+            r, z = (
+                add_product(r, before, u_r, OPERANDS, PRECISION),
+                add_product(z, before, u_z, OPERANDS, PRECISION),
+            )
+            c_n = add_product(c_n, before, u_n, OPERANDS, PRECISION)
         else:
             tl.debug_barrier()  # all threads have written the last state
             written = states + ((p * (T + 1) + t) * B + row) * H
@@ -204,9 +218,9 @@ def gru_backward(
             gates, candidates, states, d_gates, d_n_all, d_h, p, t, row, there, j, T, B, H
         )
         if RESIDENT:
-            d_h = add_product(d_h, operand(d_r, OPERANDS), tl.trans(u_r), PRECISION)
-            d_h = add_product(d_h, operand(d_z, OPERANDS), tl.trans(u_z), PRECISION)
-            d_h = add_product(d_h, operand(d_c, OPERANDS), tl.trans(u_n), PRECISION)
+            d_h = add_product(d_h, operand(d_r, OPERANDS), tl.trans(u_r), OPERANDS, PRECISION)
+            d_h = add_product(d_h, operand(d_z, OPERANDS), tl.trans(u_z), OPERANDS, PRECISION)
+            d_h = add_product(d_h, operand(d_c, OPERANDS), tl.trans(u_n), OPERANDS, PRECISION)
         else:
             tl.debug_barrier()  # all threads have written the gradients at the gates
             written = d_gates + ((p * T + t) * B + row) * 3 * H

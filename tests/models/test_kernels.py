@@ -50,7 +50,10 @@ def interpreted():
     finally:
         for name in PROGRAMS:
             sys.modules.pop(name, None)
-        sys.modules |= known
+            vars(kernels).pop(name.rpartition(".")[2], None)
+        for name, module in known.items():
+            sys.modules[name] = module
+            setattr(kernels, name.rpartition(".")[2], module)
     return modules
 
 
@@ -59,7 +62,7 @@ def in_interpreter(of_gpu, *, resident):
 
     def chosen(gpu, units, trials, models, *, bfloat16, controlled=False):
         found = fitting(of_gpu, units, trials, models, bfloat16=bfloat16, controlled=controlled)
-        return dataclasses.replace(found, operands=2 * found.operands, resident=resident and not controlled)
+        return dataclasses.replace(found, operands=2 if bfloat16 else 0, resident=resident and not controlled)
 
     return chosen
 
