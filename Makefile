@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Two environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-all test-containers check up clean synchronous screenshots
+.PHONY: demo test test-all test-containers test-kernels check up clean synchronous screenshots
 
 demo: $(VENV)/service synchronous
 	$(BIN)/latentry demo
@@ -36,6 +36,11 @@ test-all: $(VENV)/test
 # Builds and runs the images of docker/, where Podman is installed; says why it skips where it cannot.
 test-containers: $(VENV)/test
 	$(PYTEST) -n 0 -s -m containers tests/docker
+
+# The kernels for GPUs by Triton's interpreter and compilers, without a GPU. Triton takes 1 GB.
+test-kernels: $(VENV)/test
+	$(BIN)/python -m pip install --quiet --editable ".[kernels]"
+	$(PYTEST) -n logical -m "slow or not slow" tests/models/test_kernels.py
 
 check: $(VENV)/test synchronous
 	$(BIN)/ruff check .
