@@ -240,6 +240,23 @@ def test_problems_and_warnings_offer_options_that_the_service_takes(
         assert any(changed_options(patch, wanted) == patch for patch in patches), (messages, patches)
 
 
+def test_hints_are_in_words_and_offer_only_names_of_the_file(page: Page, lab: SeededService) -> None:
+    open_view(page, lab.url, "/add")
+    guess = {
+        "pointer": "/mapping/trials",
+        "message": "The file has 2 tables of intervals that may be the trials, and none is called `trials`: `a` (9 rows) was "
+        "used, because it has `go`. The others are `b` (5 rows).",
+        "hint": 'If another one holds the trials, name it: {"mapping": {"trials": "b"}}.',
+    }
+    offered = in_page(page, "options.mendsOf(given[0], {options: {}}).map(({ label }) => label)", guess)
+    assert sorted(offered) == ["Table of trials: a", "Table of trials: b"]
+    said = in_page(page, "options.inWords(given[0])", guess["hint"] + " Or trials.overlap `drop` or `cut`.")
+    assert said == (
+        "If another one holds the trials, name it: “Table of trials: b”. Or “Trials that overlap” “leave out the later one” or "
+        "“cut the earlier one”."
+    )
+
+
 @pytest.mark.slow
 def test_filters_select_trials_and_show_the_same_conditions(page: Page, lab: SeededService) -> None:
     url, ids = lab.url, lab.ids

@@ -232,7 +232,10 @@ def test_an_implausible_rate(tmp_path: Path) -> None:
     ("content", "found"),
     [
         (b"", "empty"),
-        (b"trial,spikes\n", "unknown"),
+        (b"trial,spikes\n", "text, but no table"),
+        (b"Monday: two hours.\nNo spikes.\n", "its first line is 'Monday: two hours.'"),
+        (b"day,note\nMonday,long\n", "text with the columns day, note, but no rows of numbers"),
+        (b"\x01\x02\x03", "unknown"),
         (b"\x80\x04\x95", "a Python pickle"),
         (b"\x93NUMPY\x01\x00", "a single numpy array"),
         (b"\x1f\x8b\x08", "compressed with gzip"),

@@ -14,7 +14,7 @@ from worker.ingest.readers.hdf5.named import Hdf5Reader
 from worker.ingest.readers.hdf5.nlb import NlbHdf5Reader
 from worker.ingest.readers.matlab.reader import MatlabReader
 from worker.ingest.readers.nwb.reader import NwbReader
-from worker.ingest.readers.tables.reader import CsvReader, ParquetReader
+from worker.ingest.readers.tables.reader import CsvReader, ParquetReader, explain_text
 from worker.ingest.recording import Recording
 from worker.ingest.spike_trains import SpikeTrains
 
@@ -97,7 +97,10 @@ def _choose(path: Path, options: ReadOptions) -> Reader:
         raise rejected("format_not_recognised", said, hint, "/format")
     with path.open("rb") as file:
         start = file.read(64)
-    what, hint = "in an unknown format", f"Known formats: {listed(READERS)}."
+    what, hint = explain_text(path) or (
+        "in an unknown format",
+        f"Its content decides, not the ending of its name. Known formats: {listed(READERS)}.",
+    )
     for magic, name, way_out in _OTHER_FORMATS:
         if start.startswith(magic):
             what, hint = name, way_out

@@ -170,7 +170,8 @@ function objectsIn(text) {
   for (let start = text.indexOf("{"); start >= 0; start = text.indexOf("{", start + 1)) {
     for (let end = text.indexOf("}", start); end >= 0; end = text.indexOf("}", end + 1)) {
       try {
-        found.push({ value: JSON.parse(text.slice(start, end + 1)), before: text.slice(0, start) });
+        const json = text.slice(start, end + 1);
+        found.push({ value: JSON.parse(json), json, before: text.slice(0, start) });
         start = end;
         break;
       } catch { /* not the end of this object yet */ }
@@ -238,16 +239,34 @@ function namesFor(pointer, text, { options }) {
   const field = FIELDS.get(path);
   if (!field || !path.startsWith("mapping.") || !["name", "names"].includes(field[2])) return [];
   const now = [valueAt(options, path)].flat();
-  const names = [...new Set([...quoted(text), ...shaped(text)])].filter((name) => !now.includes(name)).slice(0, 8);
+  const isThere = text.replace(/(none is called|because it has) `[^`]+`/g, "$1"); // these are names that were looked for
+  const names = [...new Set([...quoted(isThere), ...shaped(isThere)])].filter((name) => !now.includes(name)).slice(0, 8);
   const lists = path === "mapping.spikes" ? [...text.matchAll(/\["[^\]]+"\]/g)].map(([list]) => choice({ [path]: JSON.parse(list) })) : [];
   return [...names.map((name) => choice({ [path]: field[2] === "names" && path !== "mapping.spikes" ? [name] : name })), ...lists];
 }
 
-/** Return a message or a hint with the names that options have in the form. */
-export function inWords(text) {
-  const said = PATHS.reduce((told, path) => told.replace(new RegExp(`(^|[^\\w."{])\`?${path.replace(".", "\\.")}\`?(?![\\w"])`, "g"), (_, before) => `${before}“${FIELDS.get(path)[1]}”`), text);
+/** Return a hint with the names that options and their values have in the form. */
+export function inWords(hint) {
+  const named = PATHS.reduce((told, path) => told.replace(new RegExp(`(^|[^\\w."{])\`?${path.replace(".", "\\.")}\`?(?![\\w"])`, "g"), (_, before) => `${before}“${FIELDS.get(path)[1]}”`), withoutJson(hint));
+  const said = [...FIELDS.values()].reduce((told, [, label, kind, , choices]) => (kind === "choice" ? withChoices(told, label, choices) : told), named);
   const takesMs = [...FIELDS.values()].some(([, label, kind]) => kind === "ms" && said.includes(`“${label}”`));
   return takesMs ? said.replace(/in seconds, such as (0\.\d+)/, (_, seconds) => `in milliseconds, such as ${textOf("ms", Number(seconds))}`) : said;
+}
+
+/** {"mapping": {"trials": "a"}} → “Table of trials: a” */
+function withoutJson(hint) {
+  return objectsIn(hint).reduce((told, { value, json }) => {
+    const changes = Object.entries(flattened(value));
+    return changes.every(([path]) => FIELDS.has(path)) ? told.replace(json, `“${changes.map(([path, item]) => saidChange(path, item)).join("; ")}”`) : told;
+  }, hint);
+}
+
+/** “Trials that overlap” `drop` or `cut` → “Trials that overlap” “leave out the later one” or … */
+function withChoices(text, label, choices) {
+  return text.replace(new RegExp(`(“${label}”:? )((?:\`\\w+\`(?:, | or )?)+)`, "g"), (_, before, values) => before + values.replace(/`(\w+)`/g, (given, value) => {
+    const found = choices.find(([key]) => key === value);
+    return found ? `“${found[1]}”` : given;
+  }));
 }
 
 const PATHS = [...FIELDS.keys()].sort((a, b) => b.length - a.length);

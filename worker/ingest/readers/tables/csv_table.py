@@ -138,6 +138,15 @@ def _cells(text: str, delimiter: str) -> tuple[str, ...]:
     return tuple(cell.strip() for cell in row)
 
 
+def read_head(path: Path) -> str | None:
+    """Return the first 4 kB of a text file in UTF-8, or None if it is binary."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if _CONTROL.search(head):
+        return None
+    return codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+
+
 class CsvTable:
     """A table of text; see `Table`."""
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from domain.errors import listed
 from worker.ingest.problems import Problem, rejected
 from worker.ingest.readers.base import ReadOptions
-from worker.ingest.readers.tables.csv_table import CsvTable, is_number, sniff
+from worker.ingest.readers.tables.csv_table import CsvTable, is_number, read_head, sniff
 from worker.ingest.readers.tables.layouts import find_roles, is_known
 from worker.ingest.readers.tables.long import LongCounts
 from worker.ingest.readers.tables.parquet_table import ENCRYPTED_MAGIC, MAGIC, ParquetTable
@@ -46,6 +46,25 @@ class CsvReader:
         if dialect is None:
             raise ValueError("there are no rows of text")
         return _read(CsvTable(path, dialect), options)
+
+
+def explain_text(path: Path) -> tuple[str, str] | None:
+    """Return what a file of text is that no reader recognises, and what a table needs; None if it is not text."""
+    try:
+        head = read_head(path)
+    except UnicodeDecodeError:
+        return None
+    if head is None or not head.strip():
+        return None
+    hint = (
+        "A CSV needs names of columns in its first line and numbers below: trial,neuron,time with a row for each spike; "
+        "trial,bin,neuron,count with a row for each count; or trial,bin and a column for each neuron."
+    )
+    dialect = sniff(path)
+    if dialect is not None and dialect.is_even and dialect.delimiter != " " and dialect.header:
+        return f"text with the columns {listed(dialect.header, 8)}, but no rows of numbers", hint
+    first = next(line.strip() for line in head.splitlines() if line.strip())
+    return f"text, but no table: its first line is {first[:60]!r}", hint
 
 
 class ParquetReader:
