@@ -23,9 +23,9 @@ def test_operator_sets_quotas_pauses_a_tenant_and_drains_a_worker(page: Page, ow
     dialog.get_by_label("Unfinished jobs").fill("0")
     assert_accessible(page)
     dialog.get_by_role("button", name="Set the quotas").click()
-    expect(page.get_by_role("row").filter(has_text="default")).to_contain_text("of 2.5 GB")
+    expect(page.get_by_role("row").filter(has_text="default")).to_contain_text("of 2.5 GiB")
     own = httpx.get(f"{own_lab.url}/v1/usage").json()["own_amounts"]
-    assert own == {"stored_bytes": 2.5e9, "open_jobs": 0}
+    assert own == {"stored_bytes": 2.5 * 2**30, "open_jobs": 0}
     page.get_by_role("button", name="Pause default").click()
     dialog.get_by_label("Reason", exact=True).fill("moving the machine")
     dialog.get_by_role("button", name="Pause the tenant").click()
@@ -61,7 +61,7 @@ def test_tabs_say_words_of_the_field(page: Page, lab: SeededService) -> None:
     open_view(page, lab.url, "/use?tab=audit")
     table = page.get_by_role("table", name="Changes")
     expect(table).to_contain_text("AutoLFADS on reaches")
-    expect(table).to_contain_text("Stored data: 2000 GB; Unfinished jobs: no limit")
+    expect(table).to_contain_text("Stored data: 1,863 GiB; Unfinished jobs: no limit")
     assert not INTERNAL.findall(table.inner_text())
     open_view(page, lab.url, "/use?tab=retention")
     table = page.get_by_role("table", name="Retention")

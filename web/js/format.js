@@ -29,9 +29,20 @@ export function bytes(size) {
   return `${number(size / 1000 ** power)} ${units[power]}`;
 }
 
+/** A limit of the settings, which are in powers of two: "50 GiB" */
+export function binaryBytes(size) {
+  const power = size > 0 ? Math.min(4, Math.floor(Math.log2(size) / 10)) : 0;
+  return `${number(size / 1024 ** power)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
+}
+
 /** A time of the server (UTC) in the reader's own zone: "30 Nov 2026, 18:41". */
 export function time(text) {
   return text ? new Date(text).toLocaleString(undefined, { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" }) : "–";
+}
+
+/** With seconds, for what follows each other fast: "30 Nov 2026, 18:41:07" */
+export function exactTime(text) {
+  return text ? new Date(text).toLocaleString(undefined, { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" }) : "–";
 }
 
 /** "5 min ago" */

@@ -2,12 +2,12 @@
 
 import { html, useMemo, Loading, Problem, Table, useReady } from "../../ui.js";
 import { useDocument } from "../../api.js";
-import { bytes, duration, number, plural, time } from "../../format.js";
+import { binaryBytes, bytes, duration, number, plural, time } from "../../format.js";
 import { OLD_DATA } from "./words.js";
 
 export function amount(value, unit) {
   if (value === null || value === undefined) return "no limit";
-  if (unit === "bytes") return bytes(value);
+  if (unit === "bytes") return binaryBytes(value);
   if (unit === "s") return duration(value);
   const [one, many] = NOUNS[unit] ?? [unit, unit];
   return `${number(value)} ${value === 1 ? one : many}`;

@@ -24,7 +24,7 @@ function ChangeQuotas({ usage, onClose }) {
   const submit = async (event) => {
     event.preventDefault();
     const changed = Object.keys(form).filter((name) => form[name] !== before[name]);
-    const json = Object.fromEntries(changed.map((name) => [name, form[name] === "" ? null : Number(form[name]) * QUOTAS[name].factor]));
+    const json = Object.fromEntries(changed.map((name) => [name, form[name] === "" ? null : Math.round(Number(form[name]) * QUOTAS[name].factor)]));
     try { await request(`/v1/usage/tenants/${usage.tenant}`, { method: "PATCH", json }); onClose(); } catch (caught) { setError(caught); }
   };
   return html`<${Dialog} title=${`Quotas of ${usage.tenant}`} onClose=${onClose}>

@@ -1,11 +1,13 @@
 // Words of the field for what the service calls by internal names: quotas, kinds of objects, actions, kinds of old data.
 
+import { number } from "../../format.js";
+
 /** Quotas that the operator can set, with the unit of the dialog and how many units of the service it has. */
 export const QUOTAS = {
-  stored_bytes: { label: "Stored data", unit: "GB", factor: 1e9 },
-  database_bytes: { label: "Rows in the database", unit: "GB", factor: 1e9 },
-  written_bytes_per_day: { label: "Written in a day", unit: "MB", factor: 1e6 },
-  upload_bytes: { label: "Unfinished uploads", unit: "GB", factor: 1e9 },
+  stored_bytes: { label: "Stored data", unit: "GiB", factor: 2 ** 30 },
+  database_bytes: { label: "Rows in the database", unit: "GiB", factor: 2 ** 30 },
+  written_bytes_per_day: { label: "Written in a day", unit: "MiB", factor: 2 ** 20 },
+  upload_bytes: { label: "Unfinished uploads", unit: "GiB", factor: 2 ** 30 },
   open_jobs: { label: "Unfinished jobs", unit: "jobs", factor: 1 },
   shares: { label: "Shared links", unit: "links", factor: 1 },
   job_model_epochs: { label: "Models × epochs of one job", unit: "epochs", factor: 1 },
@@ -65,6 +67,6 @@ export function detailWords(details) {
     const quota = QUOTAS[name];
     if (!quota) return `${DETAILS[name] ?? name.replaceAll("_", " ")}: ${valueWords(value)}`;
     if (value === null) return `${quota.label}: as the settings`;
-    return `${quota.label}: ${value === 0 ? "no limit" : `${value / quota.factor} ${quota.unit}`}`;
+    return `${quota.label}: ${value === 0 ? "no limit" : `${number(value / quota.factor)} ${quota.unit}`}`;
   }).join("; ");
 }
