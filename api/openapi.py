@@ -29,13 +29,15 @@ def install(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     def show() -> HTMLResponse:
         # Relative addresses also work behind a proxy that adds a path.
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             title=f"{app.title} {app.version}",
             openapi_url="openapi.json",
             swagger_js_url="docs/assets/swagger-ui-bundle.js",
             swagger_css_url="docs/assets/swagger-ui.css",
             swagger_favicon_url="docs/assets/favicon-32x32.png",
         )
+        back = b'<p><a href="./">Back to Latentry</a></p>'
+        return HTMLResponse(bytes(page.body).replace(b"<body>", b"<body>" + back, 1))
 
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
 

@@ -94,11 +94,12 @@ def test_the_page_of_the_api_needs_nothing_of_the_internet(light_client: TestCli
     assert page.status_code == 200
     assert re.findall(r"https?://", page.text) == []
     addresses = re.findall(r"""(?:href|src|url)\s*[=:]\s*["']([^"']+)["']""", page.text)
-    assert len(addresses) == 4, addresses
+    assert len(addresses) == 5, addresses
     for address in addresses:
         answer = light_client.get(urljoin("/docs", address))
         assert (answer.status_code, len(answer.content) > 500) == (200, True), address
-    style, icon, script, document = addresses
+    style, icon, home, script, document = addresses
+    assert home == "./"  # back to the page
     assert "SwaggerUIBundle" in light_client.get(urljoin("/docs", script)).text
     assert light_client.get(urljoin("/docs", document)).json()["openapi"].startswith("3.1")
     for loaded in (style, icon, script):
