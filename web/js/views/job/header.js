@@ -10,7 +10,7 @@ import { ShareButton } from "../use/shares.js";
 import { isFinal } from "./live.js";
 import { nameOfPreset, withLabels } from "./words.js";
 
-const SV_SCORE = "Sample validation: how much better than constant rates the model predicts spikes of validation trials that it did not read. Higher is better, and 0 is no better than constant rates.";
+const SV_SCORE = "Of the model whose smoothed SV loss is the lowest now. The score can fall when another model takes its place. Sample validation: how much better than constant rates the model predicts spikes of validation trials that it did not read. Higher is better, and 0 is no better than constant rates.";
 
 /** Verbs by the states that allow them (docs/searches.md), with what they do. */
 const VERBS = [
@@ -23,7 +23,7 @@ const VERBS = [
 const EXTENDABLE = ["queued", "running", "paused", "done"];
 
 export function JobHeader({ live, caller, tab }) {
-  const { job, worker } = live;
+  const { job } = live;
   const { progress } = job;
   const isRunning = !isFinal(job);
   return html`<div class="row"><h1>${jobName(job)}</h1><${State} value=${job.state} />
@@ -31,13 +31,13 @@ export function JobHeader({ live, caller, tab }) {
     <div class="numbers job-numbers">
       <div>Progress<b><${Progress} fraction=${job.state === "done" ? 1 : progress.fraction} label="progress of the job" /></b></div>
       ${isRunning && html`<div>Time left<b>${job.state === "paused" ? "paused" : duration(progress.seconds_left)}</b></div>`}
-      <div>Models ended<b>${progress.models_ended} of ${progress.models}</b></div>
-      <div>Best SV score <${Help} label="Best SV score" text=${SV_SCORE} /><b>${number(progress.best_sv_bits_per_spike_valid, 3)} <span class="small muted">bits per spike</span></b></div>
+      <div>${job.state === "cancelled" ? "Models ended or cancelled" : "Models ended"}<b>${progress.models_ended} of ${progress.models}</b></div>
+      <div>SV score of the best model${isRunning && " now"} <${Help} label="SV score of the best model" text=${SV_SCORE} /><b>${number(progress.best_sv_bits_per_spike_valid, 3)} <span class="small muted">bits per spike</span></b></div>
       <div>Device time<b>${duration(progress.device_seconds)}</b></div>
     </div>
     <p class="muted job-facts">Data set ${caller?.share ? job.dataset_name : html`<${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//>`} · preset ${nameOfPreset(job.specification.preset)} ·
-      begun <${Ago} time=${job.created_at} />${job.created_by?.name && ` by ${job.created_by.name}`}
-      ${isRunning && (job.running_on?.length ? ` · runs on ${whereRuns(job.running_on)}` : worker && ` · runs on ${worker}`)}${job.ended_at && html` · ended <${Ago} time=${job.ended_at} />`}</p>
+      ${job.started_at ? "begun" : "not begun yet, asked for"} <${Ago} time=${job.started_at ?? job.created_at} />${job.created_by?.name && ` by ${job.created_by.name}`}
+      ${isRunning && job.running_on?.length > 0 && ` · runs on ${whereRuns(job.running_on)}`}${job.ended_at && html` · ended <${Ago} time=${job.ended_at} />`}</p>
     <${Labels} path=${`/v1/jobs/${job.id}`} item=${job} onChanged=${live.reload} canChange=${!caller?.share && job.state !== "deleting"} />
     ${!caller?.share && html`<${Actions} live=${live} tab=${tab} />`}
     <${News} job=${job} />`;

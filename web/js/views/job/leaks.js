@@ -46,7 +46,7 @@ const MOST_NAMED = 15;
 const TITLES = {
   kept: (models, verb) => `${models} ${verb}.`,
   later: (models, verb) => `${models} ${verb} at the end of training, but not with the weights that are kept.`,
-  suspected: (models) => `${models} may leak. The service decides this when the job is done.`,
+  suspected: (models) => `${models} may leak, as the losses are now. This can change with every epoch; the service decides when the job is done.`,
 };
 
 function titleOf(kind, numbers, count) {

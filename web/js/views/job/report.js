@@ -30,7 +30,7 @@ function Selected({ job, model, searched }) {
   const { scores } = model;
   const ended = job.final_model_id && job.final_model_id !== model.id;
   return html`<p>The search selected <strong><${Link} to=${`/models/${model.id}`}>model ${model.number}<//></strong>: it has the lowest smoothed SV loss
-      (${number(scores.smoothed_sv_loss)} nats per sample), at epoch ${scores.best_epoch} of ${model.epochs_trained}.</p>
+      (${number(scores.smoothed_sv_loss)} nats per sample, averaged over neighbouring epochs), at epoch ${scores.best_epoch} of ${model.epochs_trained}. Its SV loss of that epoch alone is ${number(scores.sv_loss)}.</p>
     <p>It predicts held-out samples of validation trials with <strong>${number(scores.sv_bits_per_spike_valid, 3)} bits per spike</strong> (0 = constant rates).</p>
     ${ended && html`<p>Its latents come from a <${Link} to=${`/models/${job.final_model_id}`}>refit<//> on training and validation trials.</p>`}
     <p class="muted">${describe(model, searched)}.</p>
@@ -78,7 +78,7 @@ function Budget({ job }) {
   const { progress, specification: { budget } } = job;
   const count = (value) => value.toLocaleString("en");
   return html`<div class="card"><h2>Budget</h2><dl class="facts budget">
-      <${Bar} label="models ended" used=${progress.models_ended} limit=${progress.models} show=${count} />
+      <${Bar} label=${job.state === "cancelled" ? "models ended or cancelled" : "models ended"} used=${progress.models_ended} limit=${progress.models} show=${count} />
       <${Bar} label="epochs of all models" used=${progress.epochs_trained} limit=${progress.epochs_budget} show=${count} />
       <${Bar} label="time without pauses" used=${progress.seconds_elapsed ?? 0} limit=${budget.wall_seconds} show=${duration} />
       <${Bar} label="device time" used=${progress.device_seconds} limit=${budget.device_seconds} show=${duration} />

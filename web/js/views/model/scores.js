@@ -55,7 +55,7 @@ function InWords({ owner, scores }) {
   const known = model?.is_selected ? job?.diagnostics?.baselines ?? [] : [];
   return html`<h2>In words</h2>
     ${main ? html`<p>The model predicts spikes that it did not read with <b>${number(document.scores[main.name], 3)} bits per spike</b> (${PARTS[main.part]}).
-      ${main.part === "valid" && " Validation trials also selected the model, so this score is optimistic."} Zero means: no better than constant rates.</p>`
+      ${main.part === "valid" && " Validation trials also selected the model, so this score is optimistic."} Zero is the score of constant rates: each neuron's mean on the scored samples themselves. Its mean over training trials differs a little, so that predictor may score below zero.</p>`
     : html`<p>There is no score of held-out samples here.</p>`}
     ${others?.length > 0 && html`<ul>${others.map(([name, value]) => html`<li>${sentence(document.scores[main.name], name, value, known.find((item) => item.score === main.name && item.baseline === name))}</li>`)}</ul>`}
     ${job?.diagnostics?.warning && model?.is_selected && html`<div class="warning"><strong>About this search.</strong> ${withLabels(job.diagnostics.warning)}</div>`}
@@ -110,6 +110,10 @@ function Losses({ model, job }) {
     ${found && !isLeaking && !leaksLater && html`<p>No leak was found.</p>`}`;
 }
 
+/** 0.01, 0.02, 0.05, 0.1 …: Plotly writes 5 for 0.05 on a logarithmic axis. */
+const TICKS = [0.001, 0.01, 0.1, 1, 10, 100].flatMap((power) => [1, 2, 5].map((step) => Number((step * power).toPrecision(1))));
+const LOG_TICKS = { tickmode: "array", tickvals: TICKS, ticktext: TICKS.map(String) };
+
 /** Bits per spike of each neuron against its rate: rare spikes are hard to predict. */
 function Neurons({ owner }) {
   const session = sessionsOf(owner)[0];
@@ -123,7 +127,7 @@ function Neurons({ owner }) {
         type: "scatter", mode: "markers", x: known.map(({ rate_hz: rate }) => rate), y: known.map(({ bits }) => bits), marker: { color: CATEGORIES[0], size: 8, opacity: 0.85 }, text: known.map(({ neuron }) => `neuron ${neuron}`),
         hovertemplate: "%{text}<br>%{x:.3~g} spikes/s<br>%{y:.3f} bits per spike<extra></extra>",
       }],
-      layout: { xaxis: { title: { text: "Mean rate (spikes/s)" }, type: "log" }, yaxis: { title: { text: "Bits per spike" } }, showlegend: false },
+      layout: { xaxis: { title: { text: "Mean rate (spikes/s)" }, type: "log", ...LOG_TICKS }, yaxis: { title: { text: "Bits per spike" } }, showlegend: false },
     };
   }, [found.data]);
   useReady(found.data || found.error);
