@@ -106,8 +106,8 @@ function Controls({ trials, sessions, session, query, order, sources, hidden, co
       <option value="">all</option>${splits.map((one) => html`<option value=${one}>${{ train: "training", valid: "validation" }[one] ?? one}</option>`)}</select>`}<//>`}
     <${Field} label="Neurons" help=${order.help}>${(attributes) => html`<select value=${order.kind} onChange=${choice("order")} ...${attributes}>
       ${order.kinds.map(([key, label]) => html`<option value=${key}>${label}</option>`)}</select>`}<//>
-    <${Field} label="Rates as">${(attributes) => html`<select value=${query.rates ?? "map"} onChange=${choice("rates")} ...${attributes}>
-      <option value="map">heat map</option><option value="own">heat map, each neuron by its maximum</option><option value="lines">lines of chosen neurons</option></select>`}<//>
+    <${Field} label="Rates as">${(attributes) => html`<select value=${query.rates ?? "own"} onChange=${choice("rates")} ...${attributes}>
+      <option value="own">heat map, each neuron by its maximum</option><option value="map">heat map, all neurons by one scale</option><option value="lines">lines of chosen neurons</option></select>`}<//>
     ${query.rates === "lines" && html`<${Field} label="Chosen neurons" help="Numbers of neurons, separated by commas. Empty: the first four in the order.">${(attributes) => html`<input value=${query.neurons ?? ""} placeholder=${order.first(4).join(", ")}
       onChange=${choice("neurons")} ...${attributes} />`}<//>`}
     <fieldset class="choices"><legend>Shown</legend>${sources.map(({ key, title }) => html`<label><input type="checkbox" checked=${!hidden.includes(key)} onChange=${() => toggle(key)} /> ${title}${constants?.has(key) ? " (constant)" : ""}</label>`)}</fieldset>
@@ -121,7 +121,7 @@ function Figure({ trials, sources, shown, query, order, hidden }) {
   const visible = useMemo(() => sources.filter(({ key }) => !hidden.includes(key)), [sources, hidden]);
   const index = trials.labels.indexOf(shown.label);
   const figure = useMemo(() => figureOf({
-    sources: visible, data: shown.data, trials, index, order, scale: scale.current, mode: query.rates ?? "map",
+    sources: visible, data: shown.data, trials, index, order, scale: scale.current, mode: query.rates ?? "own",
     isNarrow, neurons: (query.neurons ?? "").split(",").map((text) => text.trim()).filter(Boolean).map(Number),
   }), [visible, shown.data, trials, index, order, query.rates, query.neurons, isNarrow, theme]);
   const rates = sources.find(({ key }) => key === "rates") ?? sources[0];
