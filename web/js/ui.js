@@ -22,17 +22,20 @@ export function useReady(isReady) {
   }, [Boolean(isReady)]); // undefined while it loads, then false, is no news that a child's would follow
 }
 
-/** What went wrong, as the server told it (RFC 9457), with what to do. */
-export function Problem({ error, retry }) {
+const REQUEST = /\b(GET|POST|PATCH|PUT|DELETE) \/v1\//;
+
+/** What went wrong, as the server told it (RFC 9457), with what to do. nameOf: path of a field => what the form calls it */
+export function Problem({ error, retry, nameOf = (path) => path }) {
   if (!error) return null;
   const { title, detail, hint, errors = [], more_errors: more } = error.problem ?? { title: error.message };
+  const isGone = error.status === 404 && REQUEST.test(hint); // a hint for programs
   return html`<div class="problem" role="alert">
     <strong>${title}</strong>
     ${detail && detail !== title && !detail.includes(errors[0]?.message) && html`<p>${detail}</p>`}
-    ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${(item.pointer ?? "").replace(/^\//, "").replaceAll("/", ".")}</code> ${item.message ?? item.detail}
+    ${errors.length > 0 && html`<ul>${errors.map((item) => html`<li><code>${nameOf((item.pointer ?? "").replace(/^\//, "").replaceAll("/", "."))}</code> ${item.message ?? item.detail}
       ${item.hint && html`<span class="muted"> ${item.hint}</span>`}</li>`)}
       ${more > 0 && html`<li>and ${more} more</li>`}</ul>`}
-    ${hint && html`<p class="muted">${hint}</p>`}
+    ${isGone ? html`<p class="muted">It may have been deleted. <${Link} to="/">Home<//> lists the data sets and the jobs with their models.</p>` : hint && html`<p class="muted">${hint}</p>`}
     ${retry && html`<button type="button" onClick=${retry}>Try again</button>`}
   </div>`;
 }

@@ -2,7 +2,8 @@
 
 import { html, useMemo, useState } from "../../ui.js";
 import { number } from "../../format.js";
-import { HYPERPARAMETERS, shownNumber } from "../model/about.js";
+import { shownNumber } from "../model/about.js";
+import { capital, nameOfValue } from "../job/words.js";
 import { nameOfPreset } from "../job/words.js";
 import { spoken } from "../model/owner.js";
 import { orderedScores } from "../model/scores.js";
@@ -85,7 +86,7 @@ export function Differences({ models }) {
       const keys = [...new Set(models.flatMap((one) => Object.keys(of(one) ?? {})))];
       return keys.map((key) => {
         const values = models.map((one) => of(one)?.[key]);
-        return { label: HYPERPARAMETERS[key] ?? spoken(key), cells: values.map(shown), differs: new Set(values.map((value) => JSON.stringify(value ?? null))).size > 1 };
+        return { label: capital(nameOfValue(key)), cells: values.map(shown), differs: new Set(values.map((value) => JSON.stringify(value ?? null))).size > 1 };
       });
     });
   }, [models]);

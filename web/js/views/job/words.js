@@ -1,9 +1,9 @@
 // Names and numbers of searches in words.
 
 const NAMES = {
-  learning_rate: "learning rate", dropout: "dropout", cd_rate: "coordinated dropout", cd_pass_rate: "CD pass rate",
-  kl_weight_initial_condition: "KL initial condition", kl_weight_inputs: "KL inputs", l2_weight_generator: "L2 generator",
-  l2_weight_controller: "L2 controller", generator_units: "generator units", encoder_units: "encoder units", controller_units: "controller units",
+  learning_rate: "learning rate", dropout: "dropout", cd_rate: "coordinated dropout rate", cd_pass_rate: "coordinated dropout pass rate",
+  kl_weight_initial_condition: "KL weight of the initial condition", kl_weight_inputs: "KL weight of inputs", l2_weight_generator: "L2 weight of the generator",
+  l2_weight_controller: "L2 weight of the controller", generator_units: "generator units", encoder_units: "encoder units", controller_units: "controller units",
   controller_encoder_units: "controller encoder units", initial_condition_dim: "initial condition dim", inferred_inputs: "inferred inputs", read_in_dim: "read-in dim",
   models: "models", epochs: "epochs of each model", sv_rate: "SV rate", top_k: "models whose weights are kept", wall_seconds: "time limit (s)", device_seconds: "device time limit (s)", refit: "refit on training and validation trials",
 };
@@ -28,7 +28,7 @@ export function withLabels(text) {
   return capital(said);
 }
 
-const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
+export const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 /** A hyperparameter: three digits, powers of ten for small ones. */
 export function short(value) {

@@ -6,12 +6,9 @@ import { CATEGORIES, Plot } from "../../plot.js";
 import { number, time } from "../../format.js";
 import { Methods } from "../methods.js";
 import { DeleteButton } from "../deletion.js";
+import { capital, nameOfValue } from "../job/words.js";
 import { spoken } from "./owner.js";
 
-export const HYPERPARAMETERS = {
-  learning_rate: "Learning rate", dropout: "Dropout", cd_rate: "Rate of coordinated dropout", cd_pass_rate: "Pass rate of coordinated dropout",
-  kl_weight_initial_condition: "KL weight, initial condition", kl_weight_inputs: "KL weight, inputs", l2_weight_generator: "L2 weight, generator", l2_weight_controller: "L2 weight, controller",
-};
 /** Seeds in full, and small weights as powers of ten. */
 export function shownNumber(value) {
   if (Number.isInteger(value)) return String(value);
@@ -59,7 +56,7 @@ function InferenceFacts({ inference }) {
 
 function Hyperparameters({ model }) {
   const rows = Object.entries(model.hyperparameters).map(([name, value]) => ({ id: name, value }));
-  return html`<dl class="facts">${rows.map(({ id, value }) => html`<dt title=${id}>${HYPERPARAMETERS[id] ?? spoken(id)}</dt><dd>${shownNumber(value)}</dd>`)}</dl>`;
+  return html`<dl class="facts">${rows.map(({ id, value }) => html`<dt title=${id}>${capital(nameOfValue(id))}</dt><dd>${shownNumber(value)}</dd>`)}</dl>`;
 }
 
 function Architecture({ model }) {
@@ -84,7 +81,7 @@ function Lineage({ model, job }) {
     { key: "model_number", label: "Model", numeric: true },
     { key: "from_epoch", label: "Epochs", value: (row) => row.from_epoch, show: (row) => `${row.from_epoch + 1} to ${row.to_epoch}` },
     { key: "reason", label: "Why", isText: true },
-    { key: "changes", label: "Changes", unsorted: true, isText: true, show: (row) => Object.entries(row.changes ?? {}).map(([name, change]) => `${HYPERPARAMETERS[name] ?? spoken(name)}: ${typeof change === "object" ? Object.values(change).map(shownNumber).join(" → ") : shownNumber(change)}`).join("; ") || "none" },
+    { key: "changes", label: "Changes", unsorted: true, isText: true, show: (row) => Object.entries(row.changes ?? {}).map(([name, change]) => `${capital(nameOfValue(name))}: ${typeof change === "object" ? Object.values(change).map(shownNumber).join(" → ") : shownNumber(change)}`).join("; ") || "none" },
   ];
   return html`<${Problem} error=${found.error} />${found.data && html`<p>${found.data.segments.length === 1 ? "It trained alone: it copied no other model." : `Its weights passed through ${found.data.segments.length} segments.`} <${Link} to=${`/jobs/${job.id}`}>The job's lineage<//></p>
     <${Table} caption="Lineage" columns=${columns} rows=${found.data.segments.map((segment, index) => ({ ...segment, id: index }))} />`}`;

@@ -5,6 +5,7 @@ import { getKey, request, urlOf } from "../../api.js";
 import { CodeLines } from "../../code.js";
 import { bytes, duration, number, plural } from "../../format.js";
 import { go } from "../../router.js";
+import { withLabels } from "../job/words.js";
 
 function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -42,7 +43,7 @@ export function Summary({ specification, state, messages }) {
   };
   const refusal = preview && !error ? preview.refused_by : [];
   return html`<div class="card summary"><h2>Before it starts</h2>
-    <${Problem} error=${error} />
+    <${Problem} error=${error} nameOf=${withLabels} />
     ${preview && html`<div class=${error || isChecking ? "stale" : ""} aria-live="polite" aria-busy=${isChecking}>
       <div class="numbers"><div>Expected time<b>${duration(preview.seconds)}</b></div><div>Models<b>${preview.models}</b></div></div>
       <p class="small muted">${preview.seconds_basis === "measured" ? "From the pace of recent trainings here" : "From a short measurement of each worker"}, with ${plural(preview.workers, "worker")}; other jobs in the queue are not included.</p>
