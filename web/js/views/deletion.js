@@ -7,13 +7,18 @@ import { bytes, plural } from "../format.js";
 const PARTS = { datasets: "data set", jobs: "job", models: "model", inferences: "inference" };
 const OWN = { dataset: "datasets", job: "jobs", inference: "inferences" };
 
+const ROWS = { trials: "trial", shares: "shared link", slices: "record", events: "event", decisions: "decision", deliveries: "message", curve_points: "point" };
+const OF = { slices: " of pieces of training", deliveries: " to webhooks", curve_points: " of learning curves" };
+/** "1 shared link", "4,300 points of learning curves" */
+const rowWords = (name, count) => `${count.toLocaleString("en")} ${ROWS[name] ? `${ROWS[name]}${count === 1 ? "" : "s"}${OF[name] ?? ""}` : name.replaceAll("_", " ")}`;
+
 /** Return what a deletion takes along, as sentences' parts: "2 jobs", "31 models", "1.2 MB of arrays". */
 export function listOf(plan) {
   const counted = Object.entries(PARTS)
     .map(([key, noun]) => [plan[key].count - (OWN[plan.kind] === key ? 1 : 0), noun])
     .filter(([count]) => count > 0).map(([count, noun]) => plural(count, noun));
   const rows = Object.entries(plan.rows ?? {}).filter(([, count]) => count > 0)
-    .map(([name, count]) => `${count.toLocaleString("en")} ${name.replaceAll("_", " ")}`);
+    .map(([name, count]) => rowWords(name, count));
   return [
     ...counted, ...rows,
     ...(plan.array_bytes ? [`${bytes(plan.array_bytes)} of arrays and weights`] : []),

@@ -23,6 +23,7 @@ function AddButton({ id, ids, name, onAdd }) {
 function Jobs({ text, ids, onAdd, onOpen }) {
   const found = useDocument("/v1/jobs", { query: { text, page_size: 20 } });
   const jobs = found.data?.items.filter((job) => job.selected_model_id);
+  const running = found.data?.items.filter((job) => !job.selected_model_id && ["queued", "running", "paused", "stopping", "inferring"].includes(job.state)) ?? [];
   const columns = [
     { key: "name", label: "Job", value: jobName, show: (job) => html`<${Link} to=${`/jobs/${job.id}`}>${jobName(job)}<//>` },
     { key: "dataset_name", label: "Data set" },
@@ -33,7 +34,8 @@ function Jobs({ text, ids, onAdd, onOpen }) {
   ];
   return html`<${Problem} error=${found.error} retry=${found.reload} />
     ${!jobs && !found.error && html`<${Loading} what="jobs" />`}
-    ${jobs?.length === 0 && html`<${Empty} title=${text ? "No job with a selected model fits" : "No job has selected a model yet"}><p>${text ? "Search for another text." : "A job selects a model when its search ends."}</p>${!text && html`<p><${Link} class="button primary" to="/search">Start a search<//></p>`}<//>`}
+    ${jobs?.length === 0 && html`<${Empty} title=${text ? "No job with a selected model fits" : "No job has selected a model yet"}><p>${text ? "Search for another text." : "A job selects a model when its search ends."}</p>${running.map((job) => html`<p><${Link} to=${`/jobs/${job.id}`}>${jobName(job)}<//> is ${job.state}. <button type="button" onClick=${() => onOpen(job)}>Its models so far</button></p>`)}
+      ${!text && !running.length && html`<p><${Link} class="button primary" to="/search">Start a search<//></p>`}<//>`}
     ${jobs?.length > 0 && html`<${Table} caption="Jobs with a selected model" columns=${columns} rows=${jobs} />`}
     ${found.data?.next_page_token && html`<p class="muted">The newest 20 jobs that fit. Search for a text to find others.</p>`}`;
 }

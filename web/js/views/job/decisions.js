@@ -3,7 +3,7 @@
 import { html, useEffect, useMemo, useState, Empty, Loading, Problem, Table, useReady } from "../../ui.js";
 import { fetchOk, readAll, saveBlob, useDocument, useLoaded } from "../../api.js";
 import { setQuery } from "../../router.js";
-import { number, time } from "../../format.js";
+import { number, exactTime } from "../../format.js";
 import { nameOfValue, short } from "./words.js";
 
 const MOST = 4000;
@@ -53,7 +53,7 @@ const COLUMNS = [
   { key: "kind", label: "Decision" },
   { key: "smoothed_sv_loss", label: "Lowest smoothed SV loss", help: "Until then, in nats per sample.", numeric: true, show: (row) => number(row.smoothed_sv_loss) },
   { key: "words", label: "In words", unsorted: true, isText: true },
-  { key: "created_at", label: "When", show: (row) => html`<span class="nowrap">${time(row.created_at)}</span>` },
+  { key: "created_at", label: "When", show: (row) => html`<span class="nowrap">${exactTime(row.created_at)}</span>` },
 ];
 const KINDS = [["", "all decisions"], ["copy", "copies"], ["begin", "begins"], ["end", "ends"], ["continue", "continues"]];
 

@@ -3,7 +3,7 @@
 import { html, useEffect, useState, Empty, Loading, Problem, useReady } from "../../ui.js";
 import { request } from "../../api.js";
 import { setQuery } from "../../router.js";
-import { number, plural, time } from "../../format.js";
+import { number, plural, exactTime } from "../../format.js";
 
 const PAGE = 100;
 
@@ -26,7 +26,7 @@ const WORDS = {
   "job.diagnostics": () => "The diagnostics are ready.",
   "model.state": ({ number: model, state, reason }) => `Model ${model} is ${state}${reason ? `: ${reason}` : ""}.`,
   "model.copied": ({ number: model, parent_number: parent, epoch, reason }) => `Model ${model} copies model ${parent} after epoch ${epoch}${reason ? `: it ${reason}` : ""}.`,
-  "slice.state": ({ state, worker, attempt }) => `A slice of training is ${state === "leased" ? "running" : state}${worker ? ` on ${worker}` : ""}${attempt ? `, attempt ${attempt + 1}` : ""}.`,
+  "slice.state": ({ state, worker, attempt }) => `A piece of training is ${state === "leased" ? "running" : state}${worker ? ` on ${worker}` : ""}${attempt ? `, attempt ${attempt + 1}` : ""}.`,
   progress: ({ models }) => {
     const best = [...models].sort((a, b) => a.sv_loss - b.sv_loss)[0];
     return best ? `${plural(models.length, "model")} at epoch ${best.epoch}; lowest SV loss ${number(best.sv_loss)} nats per sample (model ${best.number}).` : "No model has trained yet.";
@@ -43,6 +43,6 @@ export function Events({ live, query }) {
   return html`<div class="row"><h2>Events</h2><label class="end"><input type="checkbox" checked=${withProgress} onChange=${() => setQuery({ progress: withProgress ? null : "1" })} /> also the progress of training</label></div>
     <${Problem} error=${error} />
     ${shown.length === 0 ? html`<${Empty} title="No event here"><p>${token ? "The newest events report the progress of training. Show older events." : "Nothing has happened yet."}</p><//>`
-    : html`<ol class="events">${shown.map((event) => html`<li key=${event.id}><time datetime=${event.created_at} class="muted">${time(event.created_at)}</time> ${WORDS[event.kind]?.(event.data) ?? event.kind}</li>`)}</ol>`}
+    : html`<ol class="events">${shown.map((event) => html`<li key=${event.id}><time datetime=${event.created_at} class="muted">${exactTime(event.created_at)}</time> ${WORDS[event.kind]?.(event.data) ?? event.kind}</li>`)}</ol>`}
     ${token && html`<p><button type="button" onClick=${more}>Older events</button></p>`}`;
 }

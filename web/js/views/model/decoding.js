@@ -108,7 +108,7 @@ function Traces({ owner, trials, asked }) {
     ${figures && html`<div class="row"><button type="button" disabled=${page === 0} onClick=${() => setPage(page - 1)}>Previous trials</button>
       <button type="button" disabled=${(page + 1) * TRACES >= found.rows.length} onClick=${() => setPage(page + 1)}>Next trials</button></div>
       <${Plot} title="True and predicted traces" note="grey: true · blue, dashed: predicted" traces=${figures.lines.traces} layout=${figures.lines.layout} height=${figures.lines.height} path=${found.path} query=${asked} />
-      ${figures.plane && html`<${Plot} title=${`The plane of ${spoken(asked.behaviour)}, ${wished.paths.length} trials`} note="solid: true · dashed: predicted" traces=${figures.plane.traces} layout=${figures.plane.layout} height=${460} path=${found.path} query=${asked} />`}`}`;
+      ${figures.plane && html`<div class="plane"><${Plot} title=${`The plane of ${spoken(asked.behaviour)}, ${wished.paths.length} trials`} note="solid: true · dashed: predicted" traces=${figures.plane.traces} layout=${figures.plane.layout} height=${460} path=${found.path} query=${asked} /></div>`}`}`;
 }
 
 /** Return rows of the predictions: some for the traces, and evenly spaced ones for the paths. */
@@ -145,7 +145,7 @@ function linesFigure({ isNarrow, found, truth, trueRow, trials, wished, componen
       const suffix = number_ > 1 ? number_ : "";
       const axes = { xaxis: `x${suffix}`, yaxis: `y${suffix}` };
       layout[`xaxis${suffix}`] = { title: { text: (columns === 1 ? number_ === rows : component === components - 1) ? timeTitle() : "" } };
-      layout[`yaxis${suffix}`] = { title: { text: place === 0 || columns === 1 ? quantity : "" }, ...(place && columns > 1 ? { matches: `y${component * wished.traces.length + 1 > 1 ? component * wished.traces.length + 1 : ""}` } : {}) };
+      layout[`yaxis${suffix}`] = { title: { text: place === 0 || columns === 1 ? quantity : "", standoff: 10 }, ...(place && columns > 1 ? { matches: `y${component * wished.traces.length + 1 > 1 ? component * wished.traces.length + 1 : ""}` } : {}) };
       if (component === 0 || columns === 1) layout.annotations.push({ xref: `x${suffix} domain`, yref: `y${suffix} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `trial ${trials.labels[found.rows[at]]}` });
       traces.push({ type: "scatter", mode: "lines", ...axes, x: times, y: column(truth, trueRow.get(at), component), name: "true", meta: { trial: trials.labels[found.rows[at]], quantity }, line: { color: "#8a8a8a", width: 3 }, hovertemplate: `true ${name}<br>%{x:.3f} s<br>%{y:.4~g}<extra></extra>` });
       traces.push({ type: "scatter", mode: "lines", ...axes, x: times, y: column(found.predicted, at, component), name: "predicted", meta: { trial: trials.labels[found.rows[at]], quantity }, line: { color: "#2f8fd8", width: 2, dash: "dash" }, hovertemplate: `predicted ${name}<br>%{x:.3f} s<br>%{y:.4~g}<extra></extra>` });
@@ -167,5 +167,5 @@ function planeFigure({ isNarrow, found, truth, trueRow, trials, wished, unit }) 
     const common = { type: "scatter", mode: "lines", legendgroup: name, name, hoverinfo: "name" };
     return [{ ...common, x, y, meta: { from: "true" }, line: { color: colour, width: 2 } }, { ...common, x: px, y: py, showlegend: false, meta: { from: "predicted" }, line: { color: colour, width: 1.5, dash: "dash" } }];
   });
-  return { traces, layout: { xaxis: { title: { text: `x (${unit})` } }, yaxis: { title: { text: `y (${unit})` }, scaleanchor: "x" }, legend: isNarrow ? { orientation: "h", y: -0.22, yanchor: "top" } : { x: 1.01, y: 1 } } };
+  return { traces, layout: { xaxis: { title: { text: `x (${unit})` }, constrain: "domain" }, yaxis: { title: { text: `y (${unit})`, standoff: 10 }, scaleanchor: "x", constrain: "domain" }, legend: isNarrow ? { orientation: "h", y: -0.22, yanchor: "top" } : { x: 1.01, y: 1 } } };
 }

@@ -61,7 +61,7 @@ export function Shares() {
   useReady(shares.data || shares.error);
   return html`<p>A shared link shows one data set, job or model to someone without a key. Make one with “Share…” on its page.</p>
     <${Problem} error=${shares.error} retry=${shares.reload} />
-    ${shares.data?.items.length === 0 && html`<p class="muted">Nothing is shared.</p>`}
+    ${shares.data?.items.length === 0 && html`<p class="muted">Nothing is shared yet. Open a data set, a job or a model from <${Link} to="/">Home<//> and press “Share…”.</p>`}
     ${shares.data?.items.length > 0 && html`<${Table} caption="Shared links" columns=${columns(shares.reload)} rows=${shares.data.items} />`}
     ${!shares.data && !shares.error && html`<${Loading} what="shared links" />`}`;
 }

@@ -47,7 +47,7 @@ export function Webhooks() {
   return html`<div class="row"><p>A webhook tells another program, such as a pipeline or a chat, that a job has ended.</p>
       <button type="button" class="primary end" onClick=${() => setShown("new")}>New webhook</button></div>
     <${Problem} error=${list.error} retry=${list.reload} />
-    ${list.data?.items.length === 0 && html`<p class="muted">There is no webhook.</p>`}
+    ${list.data?.items.length === 0 && html`<p class="muted">There is no webhook yet. “New webhook” asks for the address of the program that is to be told.</p>`}
     ${list.data?.items.length > 0 && html`<${Table} caption="Webhooks" columns=${columns} rows=${list.data.items} />`}
     ${!list.data && !list.error && html`<${Loading} what="webhooks" />`}
     ${shown === "new" && html`<${NewWebhook} onClose=${() => { setShown(null); list.reload(); }} />`}
