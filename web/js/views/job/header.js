@@ -36,7 +36,7 @@ export function JobHeader({ live, caller, tab }) {
       <div>Device time<b>${duration(progress.device_seconds)}</b></div>
     </div>
     <p class="muted job-facts">Data set ${caller?.share ? job.dataset_name : html`<${Link} to=${`/datasets/${job.dataset_id}`}>${job.dataset_name}<//>`} · preset ${nameOfPreset(job.specification.preset)} ·
-      ${job.started_at ? "begun" : "not begun yet, asked for"} <${Ago} time=${job.started_at ?? job.created_at} />${job.created_by?.name && ` by ${job.created_by.name}`}
+      ${job.started_at ? " begun" : " not begun yet, asked for"} <${Ago} time=${job.started_at ?? job.created_at} />${job.created_by?.name && ` by ${job.created_by.name}`}
       ${isRunning && job.running_on?.length > 0 && ` · runs on ${whereRuns(job.running_on)}`}${job.ended_at && html` · ended <${Ago} time=${job.ended_at} />`}</p>
     <${Labels} path=${`/v1/jobs/${job.id}`} item=${job} onChanged=${live.reload} canChange=${!caller?.share && job.state !== "deleting"} />
     ${!caller?.share && html`<${Actions} live=${live} tab=${tab} />`}

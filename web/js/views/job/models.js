@@ -23,7 +23,7 @@ function columnsOf({ searched, leaks, hidden, chosen }) {
     { key: "state", label: "State", show: (model) => html`<span title=${model.end_reason ?? ""}><${State} value=${model.state} /></span>${model.is_selected && html` <span class="state good">selected</span>`}
       ${leaks.has(model.number) && html` <span class="state bad" title=${leaks.get(model.number).text}>${leaks.get(model.number).kind === "suspected" ? "may leak" : "leaks"}</span>`}` },
     score("sv_bits_per_spike_valid", "Bits per spike", "Gain over constant rates on held-out samples of validation trials. Higher is better.", 3),
-    score("sv_loss", "SV loss", "Loss on held-out samples with the kept weights, of one epoch, in nats per sample. Lower is better. The search selects by its average over neighbouring epochs, the smoothed SV loss.", 4),
+    score("sv_loss", "SV loss", "Loss on held-out samples with the kept weights, of one epoch, in nats per sample. Lower is better. The search selects by its average over this and earlier epochs, the smoothed SV loss.", 4),
     score("validation_loss", "Validation loss", "Loss on samples that the model reads, with the kept weights, in nats per sample. It misses leaks.", 4),
     { key: "epochs_trained", label: "Epochs", numeric: true, show: (model) => model.epochs_trained },
     ...searched.map(({ name }) => ({ key: name, label: nameOfValue(name), numeric: true, value: (model) => valueOf(model, name), show: (model) => short(valueOf(model, name)) })),

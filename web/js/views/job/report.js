@@ -30,7 +30,7 @@ function Selected({ job, model, searched }) {
   const { scores } = model;
   const ended = job.final_model_id && job.final_model_id !== model.id;
   return html`<p>The search selected <strong><${Link} to=${`/models/${model.id}`}>model ${model.number}<//></strong>: it has the lowest smoothed SV loss
-      (${number(scores.smoothed_sv_loss)} nats per sample, averaged over neighbouring epochs), at epoch ${scores.best_epoch} of ${model.epochs_trained}. Its SV loss of that epoch alone is ${number(scores.sv_loss)}.</p>
+      (${number(scores.smoothed_sv_loss)} nats per sample, averaged over this and earlier epochs), at epoch ${scores.best_epoch} of ${model.epochs_trained}. Its SV loss of that epoch alone is ${number(scores.sv_loss)}.</p>
     <p>It predicts held-out samples of validation trials with <strong>${number(scores.sv_bits_per_spike_valid, 3)} bits per spike</strong> (0 = constant rates).</p>
     ${ended && html`<p>Its latents come from a <${Link} to=${`/models/${job.final_model_id}`}>refit<//> on training and validation trials.</p>`}
     <p class="muted">${describe(model, searched)}.</p>
