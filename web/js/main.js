@@ -3,7 +3,7 @@
 import { html, render, useEffect, useState, Dialog, Field, Link } from "./ui.js";
 import { getKey, hasShareToken, request, setKey, useConnection, useLoaded } from "./api.js";
 import { useRoute } from "./router.js";
-import { EndedLink, leave } from "./views/share.js";
+import { EndedLink, leave, SHARED_VIEWS } from "./views/share.js";
 
 /** Views by the first part of their address. Each module is loaded when it is first shown. */
 const VIEWS = {
@@ -71,12 +71,17 @@ function Header({ route, caller, onKey }) {
   const links = isShare ? [["/help", "Help"]] : NAVIGATION;
   return html`<header class="top">
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.querySelector("main").focus(); }}>To the content</a>
-    <${Link} to="/" class="brand">Latentry<//>
+    <${Link} to=${isShare ? `/${SHARED_VIEWS[caller.share.kind]}/${caller.share.id}` : "/"} class="brand">Latentry<//>
     <nav aria-label="Views">${links.map(([path, label]) => html`<${Link} to=${path}
       aria-current=${(route.path === path || (path !== "/" && route.path.startsWith(path))) ? "page" : undefined}>${label}<//>`)}
       <a href="docs">API</a></nav>
     <span class="top-end"><${Theme} /><button type="button" class="plain" onClick=${onKey}>${getKey() ? "Key" : "Use a key"}</button></span>
   </header>`;
+}
+
+function RefusedKey({ onKey }) {
+  return html`<div class="empty" role="alert"><h1>This key is not valid</h1><p>It may be mistyped, expired or revoked. Ask the person who runs the service for another one.</p>
+    <p class="buttons"><button type="button" class="primary" onClick=${onKey}>Enter another key</button> <button type="button" onClick=${() => setKey("")}>Go on without a key</button></p></div>`;
 }
 
 function App() {
@@ -94,7 +99,7 @@ function App() {
     ${caller?.waits_for && html`<p class="banner" role="note"><strong>Work waits:</strong> ${caller.waits_for}.</p>`}
     <main id="main" tabindex="-1">
       ${error && html`<div class="problem" role="alert"><strong>${error.message}</strong><p><${Link} to="/">Go to Home<//></p></div>`}
-      ${needsKey && route.parts[0] !== "share" ? (hasShareToken() ? html`<${EndedLink} />` : html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
+      ${needsKey && route.parts[0] !== "share" ? (hasShareToken() ? html`<${EndedLink} />` : getKey() ? html`<${RefusedKey} onKey=${() => setAsksKey(true)} />` : html`<div class="empty"><h1>A key is required</h1><p>This service shows data only with a key.</p>
           <p><button type="button" class="primary" onClick=${() => setAsksKey(true)}>Enter a key</button></p></div>`)
     : View && html`<${View} key=${`${route.path} ${keys}`} route=${route} caller=${caller} />`}
     </main>

@@ -135,6 +135,9 @@ const CONFIG = {
   modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d", "sendChartToCloud", "sendDataToCloud"],
 };
 
+const AROUND = 130; // pixels: of a figure in space, the caption above and the words below, which fit into the window with it
+const LOWEST = 300;
+
 /**
  * A plot with its tools.
  *
@@ -149,6 +152,8 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy"], he
   const [error, setError] = useState(null);
   const [isReady, setReady] = useState(false);
   const theme = useTheme();
+  const isSpace = traces.some(({ type }) => type === "scatter3d");
+  const high = isSpace ? Math.min(height, Math.max(LOWEST, innerHeight - AROUND)) : height;
   const handlers = useRef(on);
   handlers.current = on;
   useEffect(() => {
@@ -157,7 +162,7 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy"], he
       if (isGone) return;
       const { current } = element;
       const isFirst = !current.data;
-      await Plotly.react(current, isDark() ? recoloured(traces) : traces, { ...themed(layout), height }, CONFIG);
+      await Plotly.react(current, isDark() ? recoloured(traces) : traces, { ...themed(layout), height: high }, CONFIG);
       if (isFirst) {
         for (const name of Object.keys(handlers.current ?? {})) current.on(name, (event) => handlers.current[name]?.(event));
       }
@@ -167,7 +172,8 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy"], he
       setReady(true);
     }).catch((caught) => { if (!isGone) setError(caught); });
     return () => { isGone = true; };
-  }, [traces, layout, height, theme]);
+  }, [traces, layout, high, theme]);
+  useEffect(() => (isSpace ? scrollByWheel(element.current) : undefined), [isSpace]);
   useEffect(() => {
     const { current } = element;
     return () => globalThis.Plotly?.purge(current);
@@ -175,8 +181,23 @@ export function Plot({ title, traces, layout, path, query, formats = ["npy"], he
   return html`<figure class="plot" data-plot-ready=${isReady}>
     <figcaption><span>${title}</span>${note && html` <span class="muted">${note}</span>`}<${PlotTools} title=${title} element=${element} path=${path} query=${query} formats=${formats} /></figcaption>
     <${Problem} error=${error} />
-    <div ref=${element} role="group" aria-label=${title} class="plot-area" style=${{ height: `${height}px` }}></div>
+    <div ref=${element} role="group" aria-label=${title} class="plot-area" style=${{ height: `${high}px` }}></div>
+    ${isSpace && html`<p class="muted small">Drag to turn. To zoom, turn the wheel with Ctrl held, or click into the figure first.</p>`}
   </figure>`;
+}
+
+/**
+ * The wheel scrolls the page also over a figure in space. It zooms the figure with Ctrl, or after a click into it until the
+ * pointer leaves it. Return a function that ends this.
+ */
+function scrollByWheel(element) {
+  let isChosen = false;
+  const choose = () => { isChosen = true; };
+  const leave = () => { isChosen = false; };
+  const turn = (event) => { if (!event.ctrlKey && !isChosen && event.target.closest?.(".gl-container, [id^=scene]")) event.stopPropagation(); };
+  const listeners = [["pointerdown", choose], ["pointerleave", leave], ["wheel", turn]];
+  for (const [name, listener] of listeners) element.addEventListener(name, listener, { capture: true, passive: true });
+  return () => { for (const [name, listener] of listeners) element.removeEventListener(name, listener, { capture: true }); };
 }
 
 const fileName = (title) => title.replace(/\W+/g, "-").replace(/-$/, "").toLowerCase();

@@ -3,6 +3,7 @@
 import { h, render } from "../vendor/preact.js";
 import { useCallback, useEffect, useId, useMemo, useRef, useState } from "../vendor/hooks.js";
 import htm from "../vendor/htm.js";
+import { useConnection } from "./api.js";
 import { ago, time as clock } from "./format.js";
 import { href } from "./router.js";
 
@@ -23,11 +24,13 @@ export function useReady(isReady) {
 }
 
 const REQUEST = /\b(GET|POST|PATCH|PUT|DELETE) \/v1\//;
+const isUnreachable = (error) => error instanceof TypeError && /fetch|network|load failed/i.test(error.message);
 
 /** What went wrong, as the server told it (RFC 9457), with what to do. nameOf: path of a field => what the form calls it */
 export function Problem({ error, retry, nameOf = (path) => path }) {
-  if (!error) return null;
-  const { title, detail, hint, errors = [], more_errors: more } = error.problem ?? { title: error.message };
+  const { isOnline } = useConnection();
+  if (!error || (!isOnline && isUnreachable(error))) return null; // the banner tells it
+  const { title, detail, hint, errors = [], more_errors: more } = error.problem ?? { title: isUnreachable(error) ? "The server did not answer" : error.message };
   const isGone = error.status === 404 && REQUEST.test(hint); // a hint for programs
   return html`<div class="problem" role="alert">
     <strong>${title}</strong>

@@ -1,11 +1,11 @@
 // Start a search: the data set, the preset, and what shall differ from it. The server checks every change and says what it would take.
 
-import { html, useCallback, useMemo, useState, Empty, Field, Link, Loading, Problem, useReady, useTitle } from "../ui.js";
+import { html, useCallback, useMemo, Empty, Field, Link, Loading, Problem, useReady, useTitle } from "../ui.js";
 import { readAll, useLoaded } from "../api.js";
 import { jobName, nameOf } from "../format.js";
 import { setQuery } from "../router.js";
 import { SearchField, Described } from "./search/fields.js";
-import { useMessages, usePreview, useTemplate, withAt } from "./search/form.js";
+import { useEdits, useMessages, usePreview, useTemplate, withAt } from "./search/form.js";
 import { PresetCards } from "./search/presets.js";
 import { Hyperparameter } from "./search/ranges.js";
 import { fieldsOf, strategiesOf, useSchemas } from "./search/schema.js";
@@ -41,7 +41,7 @@ function DatasetChoice({ datasets, value }) {
 }
 
 function Form({ datasetId, preset, template, from }) {
-  const [given, setGiven] = useState(template);
+  const [given, setGiven] = useEdits(`${from?.id ?? ""} ${datasetId}`, template);
   const schemas = useSchemas();
   const specification = useMemo(() => ({ dataset_id: datasetId, ...(preset ? { preset } : {}), ...given }), [datasetId, preset, given]);
   const state = usePreview(specification);

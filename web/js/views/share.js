@@ -4,7 +4,8 @@ import { html, useEffect, Loading, Problem, useReady, useTitle } from "../ui.js"
 import { hasShareToken, request, setKey, useLoaded } from "../api.js";
 import { href } from "../router.js";
 
-const VIEWS = { dataset: "datasets", job: "jobs", model: "models" };
+/** Views by the kind of what is shared. */
+export const SHARED_VIEWS = { dataset: "datasets", job: "jobs", model: "models" };
 
 /** Drop the token of a shared link, and go Home. A key stays. */
 export function leave() {
@@ -32,7 +33,7 @@ export default function Share({ route }) {
   const { data: share, error, isLoading } = useLoaded((signal) => readShare(token, signal), [token]);
   useEffect(() => {
     if (!share) return;
-    location.replace(href(`/${VIEWS[share.kind]}/${share.id}`, route.query)); // the token leaves the address
+    location.replace(href(`/${SHARED_VIEWS[share.kind]}/${share.id}`, route.query)); // the token leaves the address
     setKey(token);
   }, [share]);
   const isEnded = error?.status === 401 || (!isLoading && !error && !share);

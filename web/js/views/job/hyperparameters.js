@@ -53,7 +53,7 @@ function Coordinates({ models, searched }) {
       line: { color: bits, colorscale, cmin, cmax, showscale: true, colorbar: { title: { text: "SV bits<br>per spike" }, thickness: 12, tickformat: ".3~f" } } }],
     { margin: { l: 60, r: 40, t: 80, b: 24 } }];
   }, [known, searched, theme]);
-  if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have trained an epoch.</p><//>`;
+  if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have ended and were scored.</p><//>`;
   return html`<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Parallel coordinates"><div class="broad">
       <${Plot} title="Hyperparameters and scores of the models" note="each line is a model" traces=${traces} layout=${layout} height=${420} /></div></div>
     <p class="muted small">Drag along an axis to keep only the models in that range. Drag the name of an axis to move it. Hidden models are left out.</p></div>`;

@@ -60,7 +60,7 @@ export function useNeuronOrder(owner, session, wished, usual = "given") {
     const key = isScore ? (at) => -(information.get(labels[at]) ?? -Infinity) : kind === "peak" && keys.data ? (at) => keys.data[at] : null;
     if (key) positions.sort((a, b) => key(a) - key(b) || a - b);
     return {
-      kind, kinds: KINDS, positions, labels, scores, help: HELP, error: names.error ?? keys.error, first: (number) => positions.slice(0, number).map((at) => labels[at]),
+      kind, kinds: KINDS, positions, labels, scores, information, help: HELP, error: names.error ?? keys.error, first: (number) => positions.slice(0, number).map((at) => labels[at]),
       isKnown: Boolean((names.data || names.error || !names.isLoading) && (kind === "given" || keys.data || keys.error)),
     };
   }, [names.data, names.error, names.isLoading, keys.data, keys.error, kind]);

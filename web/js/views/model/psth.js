@@ -8,6 +8,7 @@ import { setQuery } from "../../router.js";
 import { Choice, Filter, useNarrow, whereOf } from "./controls.js";
 import { useNeuronOrder } from "./neurons.js";
 import { distinct, groupingsOf, named, spoken, useSession, useTrials } from "./owner.js";
+import { stopWhereFew } from "./trajectorydata.js";
 import { windowOf } from "./trajectories.js";
 
 const MOST_NEURONS = 12;
@@ -47,7 +48,7 @@ function Psths({ owner, sessions, session, trials, order, groupings, query }) {
   return html`<${Problem} error=${order.error} /><${Controls} ...${{ owner, sessions, session, trials, order, groupings, query, by, align, window, smooth }} />
     <${Problem} error=${loaded.error} retry=${loaded.reload} />
     ${!loaded.data && !loaded.error && html`<${Loading} what="the averages over trials" />`}
-    ${figure && html`<${Plot} title=${`Rates by ${spoken(by)}`} note="dashed with band: data, mean ± standard error · solid: model" traces=${figure.traces} layout=${figure.layout} height=${figure.height}
+    ${figure && html`<${Plot} title=${`Rates by ${spoken(by)}`} note=${["dashed with band: data, mean ± standard error", "solid: model", loaded.data.few].filter(Boolean).join(" · ")} traces=${figure.traces} layout=${figure.layout} height=${figure.height}
       path=${loaded.data.path} query=${loaded.data.query} />`}`;
 }
 
@@ -67,7 +68,8 @@ async function readPsths(owner, session, { by, align, window, smooth, neurons, s
       query: { ...shared, ...select(spikes), ...(some ? { [spikes.dims[0]]: rangesOf(some.values) } : {}), ...(smooth === "0" ? {} : { smooth_s: smooth }), format: "json" }, signal,
     }),
   ]);
-  return { model, data, path, query };
+  const few = [model, data].map((one) => one && stopWhereFew(one, one.coordinates.trials.values));
+  return { model, data, path, query, few: few[0] ?? few[1] };
 }
 
 /** Return numbers as ranges, which make short addresses: [0, 1, 2, 7] → "0:3,7". */
@@ -106,8 +108,8 @@ function figureOf({ model, data }, { by, neurons, order, align, width, isNarrow 
     const isLast = at + columns >= neurons.length;
     layout[`xaxis${number_}`] = { matches: at ? "x" : undefined, title: { text: isLast ? timeTitle(align ? spoken(align) : "") : "" }, zeroline: Boolean(align) };
     layout[`yaxis${number_}`] = { rangemode: "tozero", title: { text: at % columns === 0 ? "Rate (spikes/s)" : "" }, nticks: 5 };
-    const score = order.scores?.get(neuron);
-    layout.annotations.push({ xref: `x${number_} domain`, yref: `y${number_} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `neuron ${neuron}${Number.isFinite(score) ? `: ${number(score, 2)} bits per spike` : ""}`, font: { size: 13 } });
+    const score = order.information?.get(neuron);
+    layout.annotations.push({ xref: `x${number_} domain`, yref: `y${number_} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `neuron ${neuron}${Number.isFinite(score) ? `: ${number(score, 2)} bits/s` : ""}`, font: { size: 13 } });
     conditions.forEach((condition, index) => {
       const context = { axes, colour: colourOf(index, conditions.length), name: String(condition), isFirst: at === 0, visible: visible.has(index) ? true : "legendonly", neuron: at, by };
       if (data) traces.push(...dataTraces(data, condition, context, width));

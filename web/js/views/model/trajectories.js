@@ -123,6 +123,7 @@ function titleOf(choice) {
 function noteOf(found, choice, epochEvent) {
   const parts = [choice.isAveraged ? `${found.total} trials` : found.drawn < found.total ? `${found.drawn} of ${found.total} trials, evenly spaced` : `${found.total} trials`];
   if (choice.align) parts.push(`0 s is ${spoken(choice.align)}`);
+  if (found.few) parts.push(found.few);
   if (epochEvent) parts.push(`thin before ${spoken(epochEvent)}, thick after`);
   return parts.join(" · ");
 }

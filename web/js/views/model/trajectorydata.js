@@ -69,9 +69,30 @@ async function readAveraged(owner, session, trials, choice, signal) {
   const values = withMeanings(coordinate);
   const counts = found.coordinates.trials.values;
   const rows = values.map((value, index) => ({ value, count: counts[index] }));
+  const few = stopWhereFew(found, counts);
   const total = counts.reduce((sum, count) => sum + count, 0);
   const colours = behaviour ? flat(behaviour).data : null;
-  return { rows, ...flat(found), times: centred(found.coordinates[found.dims[1]].values, trials.width), colours: colours && reduced(behaviour.shape, colours, choice.behaviour), path, query, attributes: found.attributes, total, drawn: total };
+  return { rows, ...flat(found), times: centred(found.coordinates[found.dims[1]].values, trials.width), colours: colours && reduced(behaviour.shape, colours, choice.behaviour), path, query, attributes: found.attributes, total, drawn: total, few };
+}
+
+/**
+ * Trials differ in length, so late bins of an average may be of few of them. Make the bins empty that fewer than half of the
+ * condition's trials have, also of what stands beside the average. Return words about it, or null where nothing was left out.
+ */
+export function stopWhereFew({ values, beside }, trials) {
+  const counts = beside.find(({ name }) => name.endsWith("_count"))?.values;
+  let [stopped, fewest] = [0, null];
+  counts?.forEach((bins, row) => {
+    let isStopped = false;
+    bins.forEach((ofFeatures, bin) => ofFeatures.forEach((count, feature) => {
+      if (count === 0 || 2 * count >= trials[row]) return;
+      for (const one of [{ values }, ...beside]) if (one.values !== counts && one.values[row][bin].length === ofFeatures.length) one.values[row][bin][feature] = null;
+      isStopped = true;
+      if (!fewest || count / trials[row] < fewest[0] / fewest[1]) fewest = [count, trials[row]];
+    }));
+    stopped += Number(isStopped);
+  });
+  return stopped ? `${stopped} of ${counts.length} conditions: without bins that fewer than half of their trials have (fewest ${fewest[0]} of ${fewest[1]})` : null;
 }
 
 /** Return the centres of bins, of whose starts the API tells. */

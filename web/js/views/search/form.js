@@ -65,6 +65,24 @@ export function usePreview(specification) {
   return state;
 }
 
+const EDITS = "latentry.search ";
+
+/** Return [given, setGiven], which the tab keeps until the search starts, also when the page is loaded again. */
+export function useEdits(subject, template) {
+  const name = EDITS + subject;
+  const [given, setGiven] = useState(() => JSON.parse(sessionStorage.getItem(name)) ?? template);
+  useEffect(() => {
+    if (isEqual(given, template)) sessionStorage.removeItem(name);
+    else sessionStorage.setItem(name, JSON.stringify(given));
+  }, [given, name]);
+  return [given, setGiven];
+}
+
+/** Forget the edits of all searches on a data set: one has started. */
+export function forgetEdits(datasetId) {
+  for (const name of Object.keys(sessionStorage)) if (name.startsWith(EDITS) && name.endsWith(` ${datasetId}`)) sessionStorage.removeItem(name);
+}
+
 /** Load what another job changed against its preset. Returns { given, preset } or null while it loads. */
 export function useTemplate(jobId, datasetId) {
   return useLoaded(async (signal) => {

@@ -6,6 +6,7 @@ import { CodeLines } from "../../code.js";
 import { bytes, duration, number, plural } from "../../format.js";
 import { go } from "../../router.js";
 import { withLabels } from "../job/words.js";
+import { forgetEdits } from "./form.js";
 
 function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -39,6 +40,7 @@ export function Summary({ specification, state, messages }) {
   const code = useMemo(() => codeOf(specification), [JSON.stringify(specification)]);
   const start = async () => {
     const job = await request("/v1/jobs", { method: "POST", json: specification, headers: { "Idempotency-Key": key } });
+    forgetEdits(specification.dataset_id);
     go(`/jobs/${job.id}`);
   };
   const refusal = preview && !error ? preview.refused_by : [];
