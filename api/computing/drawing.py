@@ -14,7 +14,10 @@ from domain.cancellation import cancellation_point
 
 _LOCK = Lock()
 DPI = 100
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc4778", "#56b4e9", "#8c5a2b", "#7a5195", "#5c6b73")
+COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc4778", "#56b4e9", "#8c5a2b",
+    "#7a5195", "#5c6b73", "#d55e00", "#12b5b0", "#8c8c00", "#111111",
+)  # fmt: skip
 """Colours of conditions. People with colour blindness can distinguish them, too."""
 INK, FAINT, GRID = "#22303a", "#6c7a86", "#e4e9ed"
 _FRAME = "#b6bfc6"

@@ -218,3 +218,37 @@ def test_a_model_without_latents_says_what_to_do(page: Page, lab: SeededService)
         page.route("**/*:apply", lambda route: route.fulfill(status=202, json={"id": "inf_1"}))
         page.get_by_role("button", name="Compute the latents").click()
     assert asked.value.method == "POST"
+
+
+def few_trials_late(route: Route) -> None:
+    """Answer an average of whose last bin only one trial of each condition is left."""
+    response = route.fetch()
+    document = response.json()
+    for one in document["beside"]:
+        if one["name"].endswith("_count"):
+            for bins in one["values"]:
+                bins[-1] = [1] * len(bins[-1])
+    route.fulfill(response=response, json=document)
+
+
+def test_averages_in_space_end_with_most_trials_and_the_wheel_scrolls_the_page(
+    page: Page, watch: Watch, lab: SeededService
+) -> None:
+    watch.allow(DRAWING)
+    page.route("**/arrays/factors?*average=*", few_trials_late)
+    open_view(page, lab.url, f"/models/{lab.ids['model']}?tab=trajectories")
+    expect(page.locator("figcaption")).to_contain_text("bins that fewer than half of their trials have")
+    ends = max(told[0] for one in traces(page, "mode customdata") if one["mode"] == "lines"
+               for told in one["customdata"] if told[0] is not None)  # fmt: skip
+    average = array(lab, "factors", average="condition")
+    starts = average["coordinates"]["time_s"]["values"]
+    assert ends < starts[-1], "the last bin is not drawn"
+    area = page.locator(".plot-area")
+    area.scroll_into_view_if_needed()
+    area.hover()
+    before = page.evaluate("() => scrollY")
+    eye = "() => JSON.stringify(document.querySelector('.plot-area')._fullLayout.scene._scene.getCamera())"
+    camera = page.evaluate(eye)
+    page.mouse.wheel(0, -200)
+    page.wait_for_function(f"() => scrollY < {before}")
+    assert page.evaluate(eye) == camera

@@ -99,3 +99,13 @@ def test_a_search_without_a_data_set_says_what_to_do(page: Page, lab: SeededServ
     open_view(page, lab.url, "/search")
     expect(page.get_by_label("Data set", exact=True)).to_be_visible()
     expect(page.get_by_role("option", name="Chewie, centre-out reaches, M1")).to_be_attached()
+
+
+def test_edits_stay_when_the_page_is_loaded_again(page: Page, lab: SeededService) -> None:
+    open_view(page, lab.url, f"/search?dataset={lab.ids['dataset']}")
+    page.get_by_label("Models", exact=True).fill("3")
+    page.reload()
+    expect(page.get_by_label("Models", exact=True)).to_have_value("3")
+    page.get_by_role("button", name="Reset all fields to the preset").click()
+    page.reload()
+    expect(page.get_by_label("Models", exact=True)).not_to_have_value("3")

@@ -24,6 +24,18 @@ export function useConnection() {
   return state;
 }
 
+let scopes = null; // of the caller, once they are known
+
+/** Keep what the caller may do, for `ifMay`. */
+export function setScopes(found) {
+  scopes = found;
+}
+
+/** Return the attributes of a button that changes something: none, or those that disable it and say which permission is missing. */
+export function ifMay(scope = "write") {
+  return scopes && !scopes.includes(scope) ? { disabled: true, title: `Your key lacks the permission “${scope}”. Ask the person who runs the service for a key that has it.` } : {};
+}
+
 /** An error of the server, with its problem document (RFC 9457). */
 export class ProblemError extends Error {
   constructor(problem, status, path) {

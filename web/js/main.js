@@ -1,7 +1,7 @@
 // The shell of the page: navigation, the key, news of the connection, and the view that the address names.
 
 import { html, render, useEffect, useState, Dialog, Field, Link } from "./ui.js";
-import { getKey, hasShareToken, request, setKey, useConnection, useLoaded } from "./api.js";
+import { getKey, hasShareToken, request, setKey, setScopes, useConnection, useLoaded } from "./api.js";
 import { useRoute } from "./router.js";
 import { EndedLink, leave, SHARED_VIEWS } from "./views/share.js";
 
@@ -90,6 +90,7 @@ function App() {
   const [asksKey, setAsksKey] = useState(false);
   const asked = useLoaded((signal) => request("/v1/caller", { signal }), [keys], 60_000); // again, for news of a pause
   const caller = asked.error?.status === 401 ? null : asked.data; // with a share that has ended, nobody is known
+  setScopes(caller?.share ? null : caller?.scopes ?? null); // views of a share have no such buttons
   const { View, error } = useView(route.parts[0] ?? "");
   useEffect(() => { document.querySelector("main").removeAttribute("data-ready"); scrollTo(0, 0); }, [route.path]);
   return html`<${Header} route=${route} caller=${caller} onKey=${() => setAsksKey(true)} />

@@ -34,6 +34,9 @@ export function loadPlotly() {
 
 /** Colours that people with colour vision deficiency can tell apart (Okabe and Ito 2008). */
 export const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c00", "#7f7f7f"];
+const MORE_CATEGORIES = ["#7a4fc9", "#b0243f", "#8a5a2b", "#12b5b0"]; // drawn with other dashes, see `dashOf`
+/** Most categories that have colours of their own. */
+export const MOST_CATEGORIES = CATEGORIES.length + MORE_CATEGORIES.length;
 /** For ordered values, from low to high: viridis. */
 export const SEQUENCE = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 const DARK_START = 4; // of SEQUENCE: from there colours have at least 3:1 on the dark cards
@@ -45,9 +48,14 @@ export function sequence() {
   return isDark() ? SEQUENCE.slice(DARK_START) : SEQUENCE;
 }
 
-/** Return a colour for category `index` of `count`: distinct colours for up to 8, a sequence for more. */
+/** Return the dash of category `index` of `count`: another one after the eighth, so that colour alone tells nothing apart. */
+export function dashOf(index, count, usual = "solid", other = "dashdot") {
+  return count <= MOST_CATEGORIES && index >= CATEGORIES.length ? other : usual;
+}
+
+/** Return a colour for category `index` of `count`: distinct colours for up to 12, a sequence for more. */
 export function colourOf(index, count) {
-  if (count <= CATEGORIES.length) return CATEGORIES[index % CATEGORIES.length];
+  if (count <= MOST_CATEGORIES) return [...CATEGORIES, ...MORE_CATEGORIES][index];
   const scale = sequence();
   const at = (index / (count - 1)) * (scale.length - 1);
   const [low, high] = [scale[Math.floor(at)], scale[Math.ceil(at)]].map((colour) => [1, 3, 5].map((part) => parseInt(colour.slice(part, part + 2), 16)));

@@ -97,14 +97,14 @@ def test_modulated_neurons_come_first() -> None:
     assert len(neurons) == 6
 
 
-def test_of_many_conditions_eight_are_shown() -> None:
+def test_of_many_conditions_twelve_are_shown() -> None:
     condition = [number % 20 for number in range(200)]
     psth = make_preview(
         recording(
             np.random.default_rng(0).poisson(0.3, (200, 10, 4)), trial_metadata={"condition": condition}
         )
     )["psth"]
-    assert [one["value"] for one in psth["conditions"]] == [0, 2, 5, 8, 10, 13, 16, 19]
+    assert [one["value"] for one in psth["conditions"]] == [0, 1, 3, 5, 6, 8, 10, 12, 13, 15, 17, 19]
     assert psth["conditions_in_all"] == 20
     frequent = [*[3] * 60, *condition[60:]]
     psth = make_preview(recording(np.ones((200, 10, 4)), trial_metadata={"condition": frequent}))["psth"]

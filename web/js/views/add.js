@@ -1,7 +1,7 @@
 // Add a recording: drop a file, watch it arrive, and go on to what was understood; or try the service with data of its own.
 
 import { html, useEffect, useRef, useState, Action, Field, Link, Problem, Progress, State, useReady, useTitle } from "../ui.js";
-import { request, useDocument, useLoaded } from "../api.js";
+import { ifMay, request, useDocument, useLoaded } from "../api.js";
 import { go } from "../router.js";
 import { bytes, duration, plural } from "../format.js";
 import { add, assetFile, cancel, dismiss, forget, limits, retry, unfinished, useUploads } from "../uploads.js";
@@ -34,7 +34,7 @@ function DropZone({ onFiles }) {
   });
   return html`<div class=${`drop ${isOver ? "over" : ""}`} onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${take}>
     <p><b>Drop a file of spikes here</b></p>
-    <p><button type="button" class="primary" onClick=${() => input.current.click()}>Choose files…</button></p>
+    <p><button type="button" class="primary" onClick=${() => input.current.click()} ...${ifMay()}>Choose files…</button></p>
     <input ref=${input} type="file" multiple class="hidden" tabindex="-1" aria-label="Files of spikes" onChange=${(event) => { onFiles([...event.target.files]); event.target.value = ""; }} />
     <p class="muted small">Several files are sent one after the other. Pack a folder as a ZIP.</p>
   </div>`;
@@ -109,7 +109,7 @@ function Synthetic() {
     <p class="small">${SYSTEMS[system].says}</p>
     <div class="small-fields">${Object.entries(FIELDS).map(([key, [label, most]]) => html`<${Field} label=${label}>${(attributes) => html`<input type="number" min=${key === "trials_per_condition" || key === "bins" ? 2 : 1} max=${most}
       value=${fields[key]} onInput=${(event) => setValues({ ...values, [key]: Number(event.target.value) })} ...${attributes} />`}<//>`)}</div>
-    <${Action} run=${run}>Make the data set<//></div>`;
+    <${Action} run=${run} ...${ifMay()}>Make the data set<//></div>`;
 }
 
 export default function Add({ caller }) {
@@ -133,6 +133,6 @@ export default function Add({ caller }) {
     <h2>No recording at hand?</h2>
     <div class="grid"><div class="card"><h3>Sample reaches</h3>
       <p class="muted">120 reaches in 8 directions, 36 neurons, 20 ms bins, with hand movement, go cue and movement onset. A quick search takes minutes.</p>
-      <${Action} class="primary" run=${async () => take([await assetFile("sample.npz", "sample-reaches.npz")])}>Use the sample<//></div>
+      <${Action} class="primary" run=${async () => take([await assetFile("sample.npz", "sample-reaches.npz")])} ...${ifMay()}>Use the sample<//></div>
     <${Synthetic} /></div>`;
 }

@@ -1,7 +1,7 @@
 // A data set: what was understood, with choices where it was guessed, pictures, trials, and what was made of it.
 
 import { html, useEffect, useState, Action, Dialog, Empty, Link, Loading, Problem, State, Table, Tabs, useReady, useTitle } from "../ui.js";
-import { download, request, urlOf, useDocument, useLoaded } from "../api.js";
+import { download, ifMay, request, urlOf, useDocument, useLoaded } from "../api.js";
 import { CodeLines } from "../code.js";
 import { go } from "../router.js";
 import { ago, bytes, jobName, nameOf, number, plural } from "../format.js";
@@ -58,7 +58,7 @@ function Refused({ dataset, caller, reading, reload }) {
   return html`<h2>${isFault ? "The service could not read the file" : "The file cannot be used as it is"}</h2>
     <p>${isFault ? "The fault is not in the file. When it is repaired, read the file again." : "These are the reasons. If an option mends one, choose it; the file need not be uploaded again. Otherwise correct the file and add it again."}</p>
     <${Messages} dataset=${dataset} messages=${dataset.problems ?? []} isBad isFixed=${caller?.share || isFault} ...${reading} />
-    ${isFault && !caller?.share && html`<p><${Action} class="primary" run=${async () => { await request(`/v1/datasets/${dataset.id}:retry`, { method: "POST" }); reload(); }}>Read it again<//></p>`}
+    ${isFault && !caller?.share && html`<p><${Action} class="primary" run=${async () => { await request(`/v1/datasets/${dataset.id}:retry`, { method: "POST" }); reload(); }} ...${ifMay()}>Read it again<//></p>`}
     ${!caller?.share && !isFault && dataset.source.kind === "upload" && html`<h2>Options for reading the file</h2><${OptionsForm} dataset=${dataset} ...${reading} />`}`;
 }
 

@@ -1,7 +1,7 @@
 // Deletion: a button that first says what goes with the thing, then deletes it.
 
 import { html, useRef, useState, Dialog, Loading, Problem } from "../ui.js";
-import { request } from "../api.js";
+import { ifMay, request } from "../api.js";
 import { bytes, plural } from "../format.js";
 
 const PARTS = { datasets: "data set", jobs: "job", models: "model", inferences: "inference" };
@@ -61,7 +61,7 @@ export function DeleteButton({ path, query = {}, name, onDeleted, label = "Delet
   const look = attempt({ dry_run: true }, (plan) => setState({ isOpen: true, plan }));
   const remove = attempt({}, (plan) => { close(); onDeleted?.(plan); });
   const { isOpen, isBusy, plan, error } = state;
-  return html`<button type="button" class="danger" aria-haspopup="dialog" onClick=${look}>${label}</button>
+  return html`<button type="button" class="danger" aria-haspopup="dialog" onClick=${look} ...${ifMay()}>${label}</button>
     ${isOpen && html`<${Dialog} title=${`Delete ${name}?`} onClose=${close}>
       <${Problem} error=${error} />
       ${isBusy && html`<${Loading} what="what goes with it" />`}

@@ -1,7 +1,7 @@
 // The name, notes and tags of a data set or a job, and a dialog that changes them.
 
 import { html, useState, Dialog, Field, Problem, Tags } from "../ui.js";
-import { request } from "../api.js";
+import { ifMay, request } from "../api.js";
 
 /**
  * Notes and tags, with a button that changes them and the name.
@@ -11,7 +11,7 @@ import { request } from "../api.js";
 export function Labels({ path, item, onChanged, canChange = true }) {
   const [isOpen, setOpen] = useState(false);
   return html`<div class="row">${item.tags.length > 0 && html`<${Tags} tags=${item.tags} />`}
-      ${canChange && html`<button type="button" class="plain flush" aria-haspopup="dialog" onClick=${() => setOpen(true)}>Name, notes, tags…</button>`}</div>
+      ${canChange && html`<button type="button" class="plain flush" aria-haspopup="dialog" onClick=${() => setOpen(true)} ...${ifMay()}>Name, notes, tags…</button>`}</div>
     ${item.notes && html`<p class="notes">${item.notes}</p>`}
     ${isOpen && html`<${Edit} path=${path} item=${item} onClose=${() => setOpen(false)} onChanged=${onChanged} />`}`;
 }

@@ -1,7 +1,7 @@
 // A model's latents (or those of an inference): one trial, trajectories, PSTHs, scores, decoding, and what the model is.
 
 import { html, useEffect, Action, Empty, Link, Loading, Problem, Progress, State, Tabs, useReady, useTitle } from "../ui.js";
-import { request, useDocument } from "../api.js";
+import { ifMay, request, useDocument } from "../api.js";
 import { nameOf, number } from "../format.js";
 import { go } from "../router.js";
 import { useOwner } from "./model/owner.js";
@@ -102,7 +102,7 @@ export function ApplyButton({ model, reload, what = "the latents" }) {
     found.reload();
   };
   return html`${failed && html`<p class="problem">The last computation failed: ${failed.error?.message ?? "the reason is unknown"}.</p>`}
-    <p><${Action} class="primary" run=${apply}>Compute ${what}<//></p>`;
+    <p><${Action} class="primary" run=${apply} ...${ifMay()}>Compute ${what}<//></p>`;
 }
 
 function UnfinishedInference({ inference, caller, reload }) {
@@ -111,6 +111,6 @@ function UnfinishedInference({ inference, caller, reload }) {
   return html`<${Empty} title=${`This computation is ${inference.state}`}>
     ${isRunning && html`<p><${Progress} fraction=${inference.progress.fraction} label="Trials done" /> · ${inference.progress.trials_done} of ${inference.progress.trials} trials. The page shows the latents when they are ready.</p>`}
     ${inference.error && html`<p>${inference.error.message}</p>`}
-    ${isRunning && !caller?.share && html`<p><${Action} run=${cancel}>Cancel<//></p>`}
+    ${isRunning && !caller?.share && html`<p><${Action} run=${cancel} ...${ifMay()}>Cancel<//></p>`}
     <p><button type="button" onClick=${() => go(`/models/${inference.model_id}`)}>Go to the model</button></p><//>`;
 }

@@ -15,9 +15,10 @@ const PARTS = { quotas: Quotas, keys: Keys, shares: Shares, webhooks: Webhooks, 
 export default function Use({ route, caller }) {
   useTitle("Usage and sharing");
   const isAdmin = !caller || caller.scopes.includes("admin");
-  const tabs = [["quotas", "Quotas"], ["shares", "Shared links"], ["webhooks", "Webhooks"],
-    ...(isAdmin ? [["retention", "Retention"], ["keys", "Keys"], ["audit", "Who did what"]] : []), ["workers", "Workers"], ...(caller?.is_operator ? [["tenants", "Tenants"]] : []), ["service", "Checks"]];
   const current = PARTS[route.query.tab] ? route.query.tab : "quotas";
+  // A tab that an address names stands among them; it says itself which key it needs.
+  const tabs = [["quotas", "Quotas", true], ["shares", "Shared links", true], ["webhooks", "Webhooks", true], ["retention", "Retention", isAdmin], ["keys", "Keys", isAdmin],
+    ["audit", "Who did what", isAdmin], ["workers", "Workers", true], ["tenants", "Tenants", caller?.is_operator], ["service", "Checks", true]].filter(([name, , may]) => may || name === current);
   const Part = PARTS[current];
   return html`<h1>Usage and sharing</h1><${Tabs} tabs=${tabs} current=${current} to="/use" /><${Part} key=${current} route=${route} caller=${caller} />`;
 }

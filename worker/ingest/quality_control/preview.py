@@ -17,7 +17,7 @@ from worker.ingest.rows import BLOCK_BYTES, Rows
 
 VERSION = 1
 MOST_TRIALS, MOST_NEURONS, MOST_SPIKES = 4, 60, 20_000
-MOST_CONDITIONS, MOST_BINS, MODULATED_NEURONS = 8, 150, 6
+MOST_CONDITIONS, MOST_BINS, MODULATED_NEURONS = 12, 150, 6
 MOST_POINTS, HISTOGRAM_BINS, LEAST_RANGE = 500, 24, 10.0
 MOST_IN_A_BIN = 80
 """Spikes of one neuron that are shown; one bin of all trials and neurons stays below `MOST_SPIKES`."""

@@ -2,7 +2,7 @@
 
 import { html, Loading, Problem, useMemo, useReady, useRef } from "../../ui.js";
 import { request, useLoaded } from "../../api.js";
-import { Plot, colourOf, useTheme } from "../../plot.js";
+import { Plot, colourOf, dashOf, useTheme } from "../../plot.js";
 import { percent } from "../../format.js";
 import { setQuery } from "../../router.js";
 import { useNarrow } from "../model/controls.js";
@@ -83,7 +83,7 @@ function figureOf(models, arrays, { by, isTogether, isNarrow }) {
     else Object.assign(layout, besideOf(layout, name, scene, index, rows, models.length, one));
     const paths = arrays[index].values.map((trajectory) => trajectory.map(project));
     if (isTogether) traces.push({ ...lineOf(paths, name), meta: { condition: paths.flatMap((path, at) => Array(path.length + 1).fill(conditions[at])) }, name: one.name, line: { color: one.colour, width: 5 } });
-    else paths.forEach((path, at) => traces.push({ ...lineOf([path], name), meta: { model: one.name }, name: String(conditions[at]), legendgroup: String(conditions[at]), showlegend: index === 0, line: { color: colourOf(at, paths.length), width: 5 } }));
+    else paths.forEach((path, at) => traces.push({ ...lineOf([path], name), meta: { model: one.name }, name: String(conditions[at]), legendgroup: String(conditions[at]), showlegend: index === 0, line: { color: colourOf(at, paths.length), width: 5, dash: dashOf(at, paths.length) } }));
     const starts = paths.map((path) => path.find(([x]) => x !== null) ?? [null, null, null]);
     if (isTogether) traces.push(lettersOf(paths, one, name));
     traces.push({ type: "scatter3d", mode: "markers", scene: name, showlegend: false, hoverinfo: "skip", x: starts.map(([x]) => x), y: starts.map(([, y]) => y), z: starts.map(([, , z]) => z), marker: { size: 4, color: isTogether ? one.colour : starts.map((_, at) => colourOf(at, starts.length)) } });

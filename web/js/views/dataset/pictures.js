@@ -2,9 +2,9 @@
 
 import { html, useEffect, useMemo, useState, Field, Loading, Problem } from "../../ui.js";
 import { readArray, request, useLoaded } from "../../api.js";
-import { Plot, colourOf, faded, timeTitle, useTheme } from "../../plot.js";
+import { MOST_CATEGORIES, Plot, colourOf, dashOf, faded, timeTitle, useTheme } from "../../plot.js";
 import { setQuery } from "../../router.js";
-import { number, percent } from "../../format.js";
+import { number, percent, plural } from "../../format.js";
 
 const INK = [[0, "rgba(86,140,190,0)"], [0.001, "rgba(47,127,196,0.55)"], [1, "rgba(47,127,196,1)"]];
 const UNOBSERVED = [[0, "rgba(213,94,0,0)"], [0.5, "rgba(213,94,0,0)"], [0.5, "rgba(213,94,0,0.45)"], [1, "rgba(213,94,0,0.45)"]];
@@ -119,7 +119,7 @@ export function meanTraces(rows, time) {
   return rows.flatMap(({ label, mean, sem }, index) => {
     const colour = rows.length === 1 ? "#0072b2" : colourOf(index, rows.length);
     const known = (values) => values.map((value) => (Number.isFinite(value) ? value : null));
-    const line = { x: time, y: known(mean), mode: "lines", name: String(label), legendgroup: String(label), line: { color: colour, width: 2 }, meta: { "standard error": known(sem) }, hovertemplate: `${label}: %{y:.2f} spikes/s at %{x:.3f} s<extra></extra>` };
+    const line = { x: time, y: known(mean), mode: "lines", name: String(label), legendgroup: String(label), line: { color: colour, width: 2, dash: dashOf(index, rows.length) }, meta: { "standard error": known(sem) }, hovertemplate: `${label}: %{y:.2f} spikes/s at %{x:.3f} s<extra></extra>` };
     const bins = time.map((_, bin) => bin).filter((bin) => Number.isFinite(mean[bin]) && Number.isFinite(sem[bin]));
     if (!bins.length) return [line];
     const back = [...bins].reverse();
@@ -140,7 +140,7 @@ async function readPsth(dataset, query, signal) {
   const hertz = (rows) => rows.map(([value]) => (value === null ? NaN : value / width));
   const trials = document.coordinates.trials?.values;
   const rows = document.values.map((row, index) => ({ label: `${labels[index]}${trials ? ` (${trials[index]} trials)` : ""}`, mean: hertz(row), sem: hertz(sem.values[index]) }));
-  return { rows: rows.slice(0, 16), notShown: Math.max(0, rows.length - 16), time: document.coordinates.time_s.values.map((start) => start + width / 2) };
+  return { rows: rows.slice(0, MOST_CATEGORIES), notShown: Math.max(0, rows.length - MOST_CATEGORIES), time: document.coordinates.time_s.values.map((start) => start + width / 2) };
 }
 
 /** Read the mean rate of one neuron over all trials, for files without conditions. */
@@ -204,7 +204,7 @@ export function Psth({ dataset, preview, neuron, by }) {
     ${!plot && !read.error && html`<${Loading} what="mean rates" />`}
     ${plot && html`<${Plot} title=${neuron === null ? "Mean rate of the population" : `Mean rate of neuron ${neuron}`} note="± standard error over trials" traces=${plot.traces} layout=${plot.layout} height=${420}
       path=${`/v1/datasets/${dataset.id}/${isStored ? "preview" : "arrays/spikes"}`} query=${isStored ? {} : query} formats=${isStored ? ["json"] : ["npy"]} />`}
-    ${shown?.notShown > 0 && html`<p class="muted small">${shown.notShown} more conditions are not drawn.</p>`}
+    ${shown?.notShown > 0 && html`<p class="muted small">${plural(shown.notShown, "more condition")} ${shown.notShown === 1 ? "is" : "are"} not drawn.</p>`}
   </div>`;
 }
 

@@ -1,7 +1,7 @@
 // How a file was read: what was understood, each guess with its alternatives, warnings with what to do, and the form of all options.
 
 import { html, useEffect, useId, useMemo, useRef, useState, Action, Field } from "../../ui.js";
-import { request, urlOf } from "../../api.js";
+import { ifMay, request, urlOf } from "../../api.js";
 import { CodeLines } from "../../code.js";
 import { go } from "../../router.js";
 import { number } from "../../format.js";
@@ -93,7 +93,7 @@ export function DraftBar({ dataset, draft, clear }) {
   return html`<section class="card draft" aria-label="Changes">
     <div class="row"><b>Read the file again with</b> ${entries.map(([key, value]) => html`<span class="tag">${saidChange(key, value)}</span>`)}
       <span class="end buttons"><input aria-label="Name of the new data set" placeholder=${`Name: ${dataset.name}`} value=${name ?? ""} onInput=${(event) => setName(event.target.value)} />
-        <${Action} class="primary" run=${run}>Read again<//> <button type="button" onClick=${clear}>Undo</button></span></div>
+        <${Action} class="primary" run=${run} ...${ifMay()}>Read again<//> <button type="button" onClick=${clear}>Undo</button></span></div>
     <p class="muted small">This makes a data set of its own. The present one stays; you can delete it afterwards.</p>
     <details><summary>The same in a program</summary><${CodeLines} code=${codeOf(path, body)} /></details>
   </section>`;

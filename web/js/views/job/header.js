@@ -1,7 +1,7 @@
 // The head of a job: what it is, how far it is, and what one can do with it.
 
 import { html, useState, Action, Ago, Dialog, Field, Help, Link, Problem, Progress, State } from "../../ui.js";
-import { request } from "../../api.js";
+import { ifMay, request } from "../../api.js";
 import { go } from "../../router.js";
 import { duration, jobName, number, plural, whereRuns } from "../../format.js";
 import { DeleteButton } from "../deletion.js";
@@ -51,9 +51,9 @@ function Actions({ live, tab }) {
   if (job.state === "deleting") return html`<p role="status">The job is being deleted.</p>`;
   return html`<div class="buttons job-actions">
       ${VERBS.filter(([, , states]) => states.includes(job.state)).map(([verb, label, , help]) => (verb === "cancel"
-    ? html`<button type="button" key=${verb} title=${help} onClick=${() => setDialog("cancel")}>${label}…</button>`
-    : html`<${Action} key=${verb} title=${help} run=${send(verb)}>${label}<//>`))}
-      ${EXTENDABLE.includes(job.state) && html`<button type="button" onClick=${() => setDialog("extend")}>Extend…</button>`}
+    ? html`<button type="button" key=${verb} title=${help} onClick=${() => setDialog("cancel")} ...${ifMay()}>${label}…</button>`
+    : html`<${Action} key=${verb} title=${help} run=${send(verb)} ...${ifMay()}>${label}<//>`))}
+      ${EXTENDABLE.includes(job.state) && html`<button type="button" onClick=${() => setDialog("extend")} ...${ifMay()}>Extend…</button>`}
       <${Link} class="button" to="/search" query=${{ dataset: job.dataset_id, from: job.id }}>Again, with changes<//>
       <${ShareButton} kind="job" id=${job.id} name=${jobName(job)} tab=${tab} />
       <${DeleteButton} path=${`/v1/jobs/${job.id}`} name=${jobName(job)} onDeleted=${() => go("/")} />

@@ -53,7 +53,7 @@ function Coordinates({ models, searched }) {
       line: { color: bits, colorscale, cmin, cmax, showscale: true, colorbar: { title: { text: "SV bits<br>per spike" }, thickness: 12, tickformat: ".3~f" } } }],
     { margin: { l: 60, r: 40, t: 80, b: 24 } }];
   }, [known, searched, theme]);
-  if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have ended and were scored.</p><//>`;
+  if (known.length < 2) return html`<${Empty} title="Fewer than two models have a score"><p>Parallel coordinates show here as soon as two models have one. A model that still trains may have none yet.</p><//>`;
   return html`<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Parallel coordinates"><div class="broad">
       <${Plot} title="Hyperparameters and scores of the models" note="each line is a model" traces=${traces} layout=${layout} height=${420} /></div></div>
     <p class="muted small">Drag along an axis to keep only the models in that range. Drag the name of an axis to move it. Hidden models are left out.</p></div>`;
@@ -105,7 +105,9 @@ function Marginal({ dimensions, measure, wanted }) {
     return [trace("median", "median", "#0072b2", "circle"), trace("lowest", "lowest", "#e69f00", "diamond")];
   }, [chosen, measure]);
   const layout = useMemo(() => ({ xaxis: { title: { text: nameOfValue(chosen.name), standoff: 10 }, type: "category", tickangle: -90, automargin: true }, yaxis: { title: { text: MEASURES[measure] } }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { b: 90, t: 36 } }), [chosen.name, measure]);
+  const hasValues = chosen.marginals.some(({ median }) => median !== null);
   return html`<div class="card"><h2>Along one hyperparameter</h2>
     <label>Hyperparameter <select value=${chosen.name} onChange=${(event) => setQuery({ along: event.target.value })}>${dimensions.map((one) => html`<option value=${one.name}>${nameOfValue(one.name)}</option>`)}</select></label>
-    <${Plot} title=${`${measure === "place_in_generation" ? "Places" : "Lowest smoothed SV losses"} along ${nameOfValue(chosen.name)}`} traces=${traces} layout=${layout} height=${380} /></div>`;
+    ${!hasValues && html`<p class="muted">No model has a result yet.</p>`}
+    ${hasValues && html`<${Plot} title=${`${measure === "place_in_generation" ? "Places" : "Lowest smoothed SV losses"} along ${nameOfValue(chosen.name)}`} traces=${traces} layout=${layout} height=${380} />`}</div>`;
 }

@@ -36,7 +36,7 @@ async function peaksOf(owner, session, signal) {
   return peaks;
 }
 
-const HELP = "“Best predicted first” orders by the information about all spikes of a neuron: bits per spike of reconstruction × its rate. So a few spikes, whose score is mostly chance, do not come first.";
+const HELP = "“Best predicted first” orders by the information about all spikes of a neuron: bits per spike of reconstruction × its rate. So a few spikes, whose score is mostly chance, do not come first. The product stands beside each neuron, in bits/s.";
 const KINDS = [["given", "as they are"], ["peak", "by the time of their peak"], ["score", "best predicted first"]];
 
 /**

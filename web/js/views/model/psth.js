@@ -2,7 +2,7 @@
 
 import { html, Empty, Field, Link, Loading, Problem, useMemo, useReady } from "../../ui.js";
 import { request, useLoaded } from "../../api.js";
-import { Plot, colourOf, faded, timeTitle, useTheme } from "../../plot.js";
+import { MOST_CATEGORIES, Plot, colourOf, dashOf, faded, timeTitle, useTheme } from "../../plot.js";
 import { number } from "../../format.js";
 import { setQuery } from "../../router.js";
 import { Choice, Filter, useNarrow, whereOf } from "./controls.js";
@@ -12,7 +12,7 @@ import { stopWhereFew } from "./trajectorydata.js";
 import { windowOf } from "./trajectories.js";
 
 const MOST_NEURONS = 12;
-const MOST_CONDITIONS = 8;
+const MOST_CONDITIONS = MOST_CATEGORIES;
 const SMOOTHING = [["0", "none"], ["0.02", "20 ms"], ["0.03", "30 ms"], ["0.05", "50 ms"], ["0.07", "70 ms"], ["0.1", "100 ms"]];
 const [ROW, TOP, BOTTOM] = [210, 28, 48];
 
@@ -111,7 +111,7 @@ function figureOf({ model, data }, { by, neurons, order, align, width, isNarrow 
     const score = order.information?.get(neuron);
     layout.annotations.push({ xref: `x${number_} domain`, yref: `y${number_} domain`, x: 0, y: 1, yanchor: "bottom", showarrow: false, text: `neuron ${neuron}${Number.isFinite(score) ? `: ${number(score, 2)} bits/s` : ""}`, font: { size: 13 } });
     conditions.forEach((condition, index) => {
-      const context = { axes, colour: colourOf(index, conditions.length), name: String(condition), isFirst: at === 0, visible: visible.has(index) ? true : "legendonly", neuron: at, by };
+      const context = { axes, colour: colourOf(index, conditions.length), dashes: { model: dashOf(index, conditions.length), data: dashOf(index, conditions.length, "dash", "dot") }, name: String(condition), isFirst: at === 0, visible: visible.has(index) ? true : "legendonly", neuron: at, by };
       if (data) traces.push(...dataTraces(data, condition, context, width));
       traces.push(rateTrace(model, index, context, width));
     });
@@ -123,14 +123,14 @@ function centres(found, width) {
   return found.coordinates[found.dims[1]].values.map((start) => start + width / 2);
 }
 
-function rateTrace(model, index, { axes, colour, name, isFirst, visible, neuron, by }, width) {
+function rateTrace(model, index, { axes, colour, dashes, name, isFirst, visible, neuron, by }, width) {
   return {
     type: "scatter", mode: "lines", ...axes, x: centres(model, width), y: model.values[index].map((bin) => bin[neuron]), name, legendgroup: name, showlegend: isFirst, visible, meta: { neuron: model.coordinates[model.dims[2]].values[neuron], from: "model" },
-    line: { color: colour, width: 2 }, hovertemplate: `${spoken(by)} ${name}, model<br>%{x:.3f} s<br>%{y:.3~g} spikes/s<extra></extra>`,
+    line: { color: colour, width: 2, dash: dashes.model }, hovertemplate: `${spoken(by)} ${name}, model<br>%{x:.3f} s<br>%{y:.3~g} spikes/s<extra></extra>`,
   };
 }
 
-function dataTraces(data, condition, { axes, colour, name, visible, neuron, by }, width) {
+function dataTraces(data, condition, { axes, colour, dashes, name, visible, neuron, by }, width) {
   const index = conditionsOf(data).indexOf(condition);
   if (index < 0) return [];
   const x = centres(data, width);
@@ -142,7 +142,7 @@ function dataTraces(data, condition, { axes, colour, name, visible, neuron, by }
     ...common, x: [...known.map((bin) => x[bin]), ...known.toReversed().map((bin) => x[bin])], y: [...known.map((bin) => mean[bin] + sem[bin]), ...known.toReversed().map((bin) => mean[bin] - sem[bin])],
     fill: "toself", fillcolor: faded(colour, 0.16), line: { width: 0 }, hoverinfo: "skip",
   };
-  const line = { ...common, x, y: mean, name, meta: { neuron: data.coordinates[data.dims[2]].values[neuron], from: "data", "standard error": sem ?? "" }, line: { color: colour, width: 1.2, dash: "dash" }, hovertemplate: `${spoken(by)} ${name}, data<br>%{x:.3f} s<br>%{y:.3~g} spikes/s<extra></extra>` };
+  const line = { ...common, x, y: mean, name, meta: { neuron: data.coordinates[data.dims[2]].values[neuron], from: "data", "standard error": sem ?? "" }, line: { color: colour, width: 1.2, dash: dashes.data }, hovertemplate: `${spoken(by)} ${name}, data<br>%{x:.3f} s<br>%{y:.3~g} spikes/s<extra></extra>` };
   return band ? [band, line] : [line];
 }
 

@@ -1,12 +1,11 @@
 // The traces of trajectories. All trajectories of a colour are one trace with gaps, so that hundreds of them turn smoothly.
 
-import { colourOf, sequence, timeTitle } from "../../plot.js";
+import { MOST_CATEGORIES, colourOf, dashOf, sequence, timeTitle } from "../../plot.js";
 import { distinct, spoken } from "./owner.js";
 
 /** Return the scale of colours of values on the page's background. */
 const scaleOf = (colours) => colours.map((colour, index) => [index / (colours.length - 1), colour]);
 const TRAIL_BINS = 12;
-const MOST_CATEGORIES = 16;
 
 /** Return the coordinate of a point. The third dimension of a plane is time. */
 function pointOf(found, row, bin) {
@@ -197,7 +196,7 @@ function groupTraces(context, from, to, epoch) {
     const { trace, labels } = drawnLine(context, own, [from, to], (row, bin) => found.times[bin], "Time (s)");
     const name = key === null ? "all trials" : String(key);
     return {
-      ...base, ...trace, name, legendgroup: name, showlegend: epoch !== "before", line: { color: colouring.colours[index], width },
+      ...base, ...trace, name, legendgroup: name, showlegend: epoch !== "before", line: { color: colouring.colours[index], width, dash: dashOf(index, colouring.keys.length) },
       hovertemplate: `${trialOf(labels)}${key === null ? "" : `${colouring.name} ${name}<br>`}%{customdata[0]:.3f} s<extra></extra>`,
     };
   });

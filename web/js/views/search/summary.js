@@ -1,7 +1,7 @@
 // What the search would do and need, the same search in a program, and the button that starts it.
 
 import { html, useMemo, Action, Problem } from "../../ui.js";
-import { getKey, request, urlOf } from "../../api.js";
+import { getKey, ifMay, request, urlOf } from "../../api.js";
 import { CodeLines } from "../../code.js";
 import { bytes, duration, number, plural } from "../../format.js";
 import { go } from "../../router.js";
@@ -60,7 +60,7 @@ export function Summary({ specification, state, messages }) {
     ${!error && messages.warnings.length > 0 && html`<div class="warning"><strong>${plural(messages.warnings.length, "warning")}</strong><ul>${messages.warnings.map((text) => html`<li>${text}</li>`)}</ul></div>`}
     ${refusal.length > 0 && html`<div class="problem" role="alert"><strong>A quota refuses this search now.</strong><ul>${refusal.map((text) => html`<li>${text}</li>`)}</ul></div>`}
     ${preview?.waits_for && html`<p class="warning">It would not begin at once. ${preview.waits_for}</p>`}
-    <p class="buttons"><${Action} class="primary" run=${start} disabled=${isChecking || Boolean(error) || refusal.length > 0}>Start the search<//>
+    <p class="buttons"><${Action} class="primary" run=${start} disabled=${isChecking || Boolean(error) || refusal.length > 0} ...${ifMay()}>Start the search<//>
       ${isChecking && html`<span class="muted small" role="status">Checking…</span>`}</p>
     <details><summary>The same search in a program</summary><${CodeLines} code=${code} /></details>
   </div>`;

@@ -1,7 +1,7 @@
 // Keys: make, list and revoke them.
 
 import { html, useState, Action, Copy, Dialog, Field, Loading, Problem, State, Table, useReady } from "../../ui.js";
-import { readAll, request, useLoaded } from "../../api.js";
+import { ifMay, readAll, request, useLoaded } from "../../api.js";
 import { ago, time } from "../../format.js";
 
 const stateOf = (key) => {
@@ -50,7 +50,7 @@ export function Keys() {
   useReady(keys.data || keys.error);
   const close = () => { setNew(false); keys.reload(); };
   return html`<div class="row"><p>A key is a person or a program. Each change is recorded with the name of the key that made it.</p>
-      <button type="button" class="primary end" onClick=${() => setNew(true)}>New key</button></div>
+      <button type="button" class="primary end" onClick=${() => setNew(true)} ...${ifMay("admin")}>New key</button></div>
     <${Problem} error=${keys.error} retry=${keys.reload} />
     ${keys.data?.items.length === 0 && html`<p class="muted">There is no key yet: everyone who can reach this service can use it. A first key with “administer” changes that.</p>`}
     ${keys.data?.items.length > 0 && html`<${Table} caption="Keys" columns=${columns(keys.reload)} rows=${keys.data.items} />`}

@@ -1,7 +1,7 @@
 // Links that show one data set, job or model to whoever has them.
 
 import { html, useState, Action, Copy, Dialog, Field, Link, Loading, Problem, State, Table, useReady } from "../../ui.js";
-import { readAll, request, useLoaded } from "../../api.js";
+import { ifMay, readAll, request, useLoaded } from "../../api.js";
 import { currentRoute, href } from "../../router.js";
 import { ago, time } from "../../format.js";
 
@@ -13,7 +13,7 @@ const OF_THIS_COMPUTER = /^(localhost|127\..*|\[::1\])$/;
 /** A button that makes a link to one object. The link opens on the present view: tab is its name. */
 export function ShareButton({ kind, id, name, tab }) {
   const [isOpen, setOpen] = useState(false);
-  return html`<button type="button" onClick=${() => setOpen(true)}>Share…</button>${isOpen && html`<${NewShare} kind=${kind} id=${id} name=${name} tab=${tab} onClose=${() => setOpen(false)} />`}`;
+  return html`<button type="button" onClick=${() => setOpen(true)} ...${ifMay()}>Share…</button>${isOpen && html`<${NewShare} kind=${kind} id=${id} name=${name} tab=${tab} onClose=${() => setOpen(false)} />`}`;
 }
 
 function NewShare({ kind, id, name, tab, onClose }) {
@@ -51,7 +51,7 @@ function columns(reload) {
     { key: "expires_at", label: "Ends", show: (share) => time(share.expires_at) },
     { key: "last_used_at", label: "Last used", show: (share) => (share.last_used_at ? ago(share.last_used_at) : "never") },
     { key: "by", label: "By", value: (share) => share.created_by?.name ?? "", show: (share) => share.created_by?.name ?? "–" },
-    { key: "revoke", label: "Revoke", unsorted: true, show: (share) => share.state === "active" && html`<${Action} class="danger"
+    { key: "revoke", label: "Revoke", unsorted: true, show: (share) => share.state === "active" && html`<${Action} ...${ifMay()} class="danger"
       run=${async () => { await request(`/v1/shares/${share.id}`, { method: "DELETE" }); reload(); }}>Revoke<//>` },
   ];
 }

@@ -1,7 +1,7 @@
 // Webhooks: addresses to which the service sends a message when a job ends.
 
 import { html, useState, Action, Copy, Dialog, Field, Loading, Problem, State, Table, useReady } from "../../ui.js";
-import { readAll, request, useDocument, useLoaded } from "../../api.js";
+import { ifMay, readAll, request, useDocument, useLoaded } from "../../api.js";
 import { ago } from "../../format.js";
 
 const DELIVERIES = [
@@ -41,11 +41,11 @@ export function Webhooks() {
     { key: "states", label: "Told when a job is", value: (hook) => hook.states.join(), show: (hook) => hook.states.join(", ") },
     { key: "do", label: "Actions", unsorted: true, show: (hook) => html`<span class="buttons">
       <button type="button" onClick=${() => setShown(hook)}>Messages</button>
-      <${Action} run=${() => request(`/v1/webhooks/${hook.id}:test`, { method: "POST" })}>Send a test<//>
-      <${Action} class="danger" aria-label=${`Delete the webhook to ${hook.url}`} run=${async () => { if (confirm(`Delete the webhook to ${hook.url}?`)) { await request(`/v1/webhooks/${hook.id}`, { method: "DELETE" }); list.reload(); } }}>Delete<//></span>` },
+      <${Action} run=${() => request(`/v1/webhooks/${hook.id}:test`, { method: "POST" })} ...${ifMay()}>Send a test<//>
+      <${Action} ...${ifMay()} class="danger" aria-label=${`Delete the webhook to ${hook.url}`} run=${async () => { if (confirm(`Delete the webhook to ${hook.url}?`)) { await request(`/v1/webhooks/${hook.id}`, { method: "DELETE" }); list.reload(); } }}>Delete<//></span>` },
   ];
   return html`<div class="row"><p>A webhook tells another program, such as a pipeline or a chat, that a job has ended.</p>
-      <button type="button" class="primary end" onClick=${() => setShown("new")}>New webhook</button></div>
+      <button type="button" class="primary end" onClick=${() => setShown("new")} ...${ifMay()}>New webhook</button></div>
     <${Problem} error=${list.error} retry=${list.reload} />
     ${list.data?.items.length === 0 && html`<p class="muted">There is no webhook yet. “New webhook” asks for the address of the program that is to be told.</p>`}
     ${list.data?.items.length > 0 && html`<${Table} caption="Webhooks" columns=${columns} rows=${list.data.items} />`}
