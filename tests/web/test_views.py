@@ -87,6 +87,7 @@ def test_page_says_that_the_server_is_away_and_shows_its_data_when_it_is_back(
     lab.api.stop()
     banner = page.get_by_role("alert").filter(has_text="does not answer")
     expect(banner).to_be_visible()
+    expect(page.locator(".problem")).to_have_count(0)
     lab.api.start()
     expect(banner).to_have_count(0)
     expect(page.get_by_role("link", name="AutoLFADS on reaches")).to_be_visible()

@@ -4,6 +4,7 @@ import { html, useEffect, useMemo, useState, Field, Loading, Problem } from "../
 import { readArray, request, useLoaded } from "../../api.js";
 import { MOST_CATEGORIES, Plot, colourOf, dashOf, faded, timeTitle, useTheme } from "../../plot.js";
 import { setQuery } from "../../router.js";
+import { stopWhereFew } from "../model/trajectorydata.js";
 import { number, percent, plural } from "../../format.js";
 
 const INK = [[0, "rgba(86,140,190,0)"], [0.001, "rgba(47,127,196,0.55)"], [1, "rgba(47,127,196,1)"]];
@@ -139,8 +140,9 @@ async function readPsth(dataset, query, signal) {
   const sem = document.beside.find((item) => item.name.endsWith("_sem"));
   const hertz = (rows) => rows.map(([value]) => (value === null ? NaN : value / width));
   const trials = document.coordinates.trials?.values;
+  const few = trials && stopWhereFew(document, trials);
   const rows = document.values.map((row, index) => ({ label: `${labels[index]}${trials ? ` (${trials[index]} trials)` : ""}`, mean: hertz(row), sem: hertz(sem.values[index]) }));
-  return { rows: rows.slice(0, MOST_CATEGORIES), notShown: Math.max(0, rows.length - MOST_CATEGORIES), time: document.coordinates.time_s.values.map((start) => start + width / 2) };
+  return { rows: rows.slice(0, MOST_CATEGORIES), notShown: Math.max(0, rows.length - MOST_CATEGORIES), few, time: document.coordinates.time_s.values.map((start) => start + width / 2) };
 }
 
 /** Read the mean rate of one neuron over all trials, for files without conditions. */
@@ -202,7 +204,7 @@ export function Psth({ dataset, preview, neuron, by }) {
         <option value="">none</option>${[0.02, 0.05, 0.1].map((width) => html`<option value=${width}>${1000 * width} ms</option>`)}</select>`}<//>`}</div>
     <${Problem} error=${read.error} />
     ${!plot && !read.error && html`<${Loading} what="mean rates" />`}
-    ${plot && html`<${Plot} title=${neuron === null ? "Mean rate of the population" : `Mean rate of neuron ${neuron}`} note="± standard error over trials" traces=${plot.traces} layout=${plot.layout} height=${420}
+    ${plot && html`<${Plot} title=${neuron === null ? "Mean rate of the population" : `Mean rate of neuron ${neuron}`} note=${["± standard error over trials", shown.few].filter(Boolean).join(" · ")} traces=${plot.traces} layout=${plot.layout} height=${420}
       path=${`/v1/datasets/${dataset.id}/${isStored ? "preview" : "arrays/spikes"}`} query=${isStored ? {} : query} formats=${isStored ? ["json"] : ["npy"]} />`}
     ${shown?.notShown > 0 && html`<p class="muted small">${plural(shown.notShown, "more condition")} ${shown.notShown === 1 ? "is" : "are"} not drawn.</p>`}
   </div>`;
