@@ -62,8 +62,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refusal: Problem | None = None
         self._header_since: float | None = None
         self._header_bytes = 0
+        self._beside_body_bytes = (
+            0  # since the last byte of the body: sizes of chunks, and fields after the last one
+        )
         self._in_header, self._in_body = True, False
-        self._chunks = self._body_bytes = 0
+        self._chunks = self._body_bytes = self._beside_body_bytes = 0
         self._body_mark = (0.0, 0)
         self._write_since, self._unsent_bytes = 0.0, 0
 
@@ -118,9 +121,11 @@ class LimitedProtocol(HttpToolsProtocol):
                     self._header_since = self.loop.time()
                 length = min(length, self.settings.max_header_bytes + 1 - self._header_bytes)
                 self._header_bytes += len(data[start : start + length])
+            else:
+                self._beside_body_bytes += len(data[start : start + length])
             super().data_received(data[start : start + length])
             start += length
-            if self._in_header and self._header_bytes > self.settings.max_header_bytes:
+            if max(self._header_bytes, self._beside_body_bytes) > self.settings.max_header_bytes:
                 self._refuse(_too_large(f"{self.settings.max_header_bytes} bytes"))
 
     def resume_writing(self) -> None:
@@ -164,6 +169,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Add bytes to the body."""
         self._body_bytes += len(body)
+        self._beside_body_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -92,6 +92,7 @@ MOST_VALUES = 10_000
 """Maximum number of values in a JSON document: members of objects and items of lists, at all levels."""
 _MOST_NAMES = 1_000
 _MOST_LEVELS = 32
+_MOST_CONTAINERS = 200_000  # each takes a hundred bytes and a microsecond, even where a document may have any number of values
 
 
 def excess_of(document: Any, most_values: int = MOST_VALUES) -> str | None:
@@ -123,8 +124,11 @@ def read_json(
     most_values
         Maximum number of values. None for a document of large arrays: then only the names of its fields are counted.
     """
+    encoded = text.encode() if isinstance(text, str) else text
+    if encoded.count(b"[") + encoded.count(b"{") > _MOST_CONTAINERS:
+        raise refuse(f"the document has more than {_MOST_CONTAINERS} lists and objects")
     try:
-        document = pydantic_core.from_json(text, allow_inf_nan=False)
+        document = pydantic_core.from_json(encoded, allow_inf_nan=False)
     except ValueError as error:
         raise refuse(_cut(str(error))) from None
     part = document

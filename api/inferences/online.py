@@ -19,6 +19,7 @@ from domain.latents import LATENTS
 from store.rpc import CallFailed, WorkersAway, call_worker, pack_array, unpack_array
 from store.settings import Settings
 
+_MESSAGE_LENGTH = 300
 _MOST_SPIKES = int(np.iinfo(np.int16).max)
 """Maximum number of spikes in a bin."""
 
@@ -109,15 +110,19 @@ def _read_npy(body: bytes) -> NDArray[Any]:
         size = math.prod(shape)
         if dtype.kind not in "uif" or size * dtype.itemsize != len(body) - file.tell():
             raise ValueError(f"{size} numbers of {dtype} in {len(body) - file.tell()} bytes")
-    except (ValueError, KeyError, TypeError, EOFError) as error:
-        message = f"expected an array of numbers written by numpy.save; got {error}"
-        raise Invalid.field("", "npy", message) from None
-    values = np.frombuffer(body, dtype, size, file.tell())
-    return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
+        if any(isinstance(length, bool) or length < 0 for length in shape):
+            raise ValueError(f"the shape {shape}")
+        values = np.frombuffer(body, dtype, size, file.tell())
+        return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
+    except Exception as error:  # NumPy parses the header as Python, which fails in many ways
+        message = f"expected an array of numbers written by numpy.save; got {error or type(error).__name__}"
+        raise Invalid.field("", "npy", message[:_MESSAGE_LENGTH]) from None
 
 
 def _as_array(values: list[Any], pointer: str) -> NDArray[Any]:
     try:
+        if not all(isinstance(item, list) for item in values):
+            raise ValueError("numbers beside or in place of lists")
         # One array for each trial: a single conversion of the whole list would stop all other threads for its whole duration.
         found = np.stack([np.asarray(item) for item in values]) if values else np.asarray(values)
     except (ValueError, OverflowError):

@@ -244,6 +244,18 @@ def test_all_connections_at_work(tmp_path: Path) -> None:
             stack.close()
 
 
+@pytest.mark.parametrize("ending", [b"0\r\nX: ", b"0\r\n", b"1;x="], ids=["value", "name", "extension"])
+def test_what_follows_a_body_is_no_longer_than_a_header(served: Served, ending: bytes) -> None:
+    """The parser joins what it has of a field for each piece that it gets, so a long one would stop everybody."""
+    begin = b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with served.connect() as connection:
+        connection.sendall(begin + ending + b"a" * 2**16)
+        status, problem = answer(connection)
+        assert status in (431, 0)
+        assert "32768 bytes" in problem.get("detail", "32768 bytes")
+    assert served.responds()
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

@@ -150,7 +150,9 @@ NO_SPIKES: list[tuple[Any, str, str]] = [
     ({"spikes": [[["1"] * 4] * 5]}, "/spikes", "expected nested lists of numbers"),
     ({"spikes": [[[True] * 4] * 5]}, "/spikes", "expected nested lists of numbers"),
     ({"spikes": [[[0] * 4] * 5, [[0] * 4] * 4]}, "/spikes", "rows of equal length"),
-    ({"spikes": [0, 1]}, "/spikes", "got an array of 2"),
+    ({"spikes": [0, 1]}, "/spikes", "expected nested lists of numbers"),
+    ({"spikes": [[0] * 4, 1]}, "/spikes", "expected nested lists of numbers"),
+    ({"spikes": [[[]] * 200_001]}, "", "more than 200000 lists and objects"),
     ({"spikes": [[]]}, "/spikes", "got an array of 1 × 0"),
     ({"spikes": []}, "/spikes", ""),
     ({}, "/spikes", ""),
@@ -190,7 +192,25 @@ def test_what_is_no_array_is_refused(light_client: TestClient, worker: Worker, m
     whole = npy(COUNTS.astype(np.uint8))
     promises = npy(np.zeros((1, 1), np.uint8)).replace(b"(1, 1)", b"(9" + b"0" * 11 + b", 1)"[:4])
     pickled = npy(np.array([[{}]], object), allow_pickle=True)
-    for body in (b"", b"PK", whole[:-1], whole + b"x", pickled, promises, b"\x93NUMPY\x07\x00" + whole[8:]):
+    other_shapes = (
+        b"(-2,-4), }",
+        b"(-1,-4,2), }",
+        b"(True,8), }",
+        b"(" + b"1," * 70 + b"), }",
+        b"(---8,), }",
+    )
+    shapes = [npy(np.zeros(8, np.uint8)).replace(b"(8,), }", one) for one in other_shapes]
+    broken = [
+        b"",
+        b"PK",
+        whole[:-1],
+        whole + b"x",
+        pickled,
+        promises,
+        b"\x93NUMPY\x07\x00" + whole[8:],
+        *shapes,
+    ]
+    for body in broken:
         found = refused(light_client, model_id, body, "application/x-npy")
         assert "written by numpy.save" in found["detail"]
     assert "expected JSON" in light_client.post(
