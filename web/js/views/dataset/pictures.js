@@ -171,8 +171,12 @@ async function readMean(dataset, neuron, signal) {
 
 function fromPreview(psth, part) {
   const trials = (item) => (item.value === null ? `all ${item.trials} trials` : `${item.value} (${item.trials} trials)`);
-  return { rows: psth.conditions.map((item, index) => ({ label: trials(item), mean: part.mean_hz[index], sem: part.sem_hz[index] })),
-    notShown: psth.conditions_in_all - psth.conditions.length, time: psth.time_s.map((start) => start + psth.bin_width_s / 2) };
+  const columns = (rows) => rows.map((row) => row.map((value) => [value]));
+  const [values, sem] = [columns(part.mean_hz), columns(part.sem_hz)];
+  // The means of a large recording are over some of its trials.
+  const few = stopWhereFew({ values, beside: [{ name: "mean_count", values: columns(psth.trials_per_bin) }, { name: "sem", values: sem }] }, psth.trials_per_bin.map((row) => Math.max(...row)));
+  return { rows: psth.conditions.map((item, index) => ({ label: trials(item), mean: values[index].flat(), sem: sem[index].flat() })),
+    notShown: psth.conditions_in_all - psth.conditions.length, few, time: psth.time_s.map((start) => start + psth.bin_width_s / 2) };
 }
 
 const MOST_CONDITIONS = 50;

@@ -7,6 +7,12 @@ import { Plot, sequence, useTheme } from "../../plot.js";
 import { number, percent } from "../../format.js";
 import { nameOfValue, short, valueOf } from "./words.js";
 
+/** Break a name at the space nearest its middle, so that names stand side by side. */
+function inTwoLines(name) {
+  const spaces = [...name].flatMap((letter, at) => (letter === " " ? [at] : [])).sort((a, b) => Math.abs(a - name.length / 2) - Math.abs(b - name.length / 2));
+  return spaces.length && name.length > 10 ? `${name.slice(0, spaces[0])}<br>${name.slice(spaces[0] + 1)}` : name;
+}
+
 export function Hyperparameters({ live, searched, shown, query }) {
   const { job } = live;
   const importance = useDocument(`/v1/jobs/${job.id}/importance`, { everyMs: live.job.ended_at ? 0 : 20000 });
@@ -26,7 +32,7 @@ function ticksOf(low, high, show) {
 /** Return an axis of the parallel coordinates: logarithmic values as powers of ten, names as numbers. */
 function axisOf({ name, isLog }, models) {
   const values = models.map((model) => valueOf(model, name));
-  const label = nameOfValue(name).replace(" ", "<br>");
+  const label = inTwoLines(nameOfValue(name));
   if (values.some((value) => typeof value === "string")) {
     const kinds = [...new Set(values)].sort();
     return { label, values: values.map((value) => kinds.indexOf(value)), tickvals: kinds.map((_, index) => index), ticktext: kinds, range: [-0.2, kinds.length - 0.8] };
