@@ -85,7 +85,8 @@ def create_app(
         description=DESCRIPTION,
         responses=errors.problem_responses(500),
         separate_input_output_schemas=False,
-        docs_url=None,  # the page of `api.openapi` works without the internet
+        openapi_url=None,  # `api.openapi` writes the document once, and its page works without the internet
+        docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
     )

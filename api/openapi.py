@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
@@ -25,6 +25,19 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = cached  # type: ignore[method-assign]  # FastAPI's own way to replace it
+
+    written: dict[str, bytes] = {}
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def send(request: Request) -> Response:
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        document = written.get(root_path)
+        if document is None:
+            servers = {"servers": [{"url": root_path}]} if root_path else {}
+            document = json.dumps(servers | cached(), ensure_ascii=False).encode()
+            written.clear()  # a service has one address, but a proxy could send many
+            written[root_path] = document
+        return Response(document, media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     def show() -> HTMLResponse:

@@ -106,3 +106,10 @@ def test_the_page_of_the_api_needs_nothing_of_the_internet(light_client: TestCli
         assert not urljoin("https://lab.example/latentry/docs", loaded).startswith(
             "https://lab.example/docs"
         ), "under a path"
+
+
+def test_the_document_is_written_once(light_client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a megabyte, and needs no key: to write it for each request would stop the others."""
+    first = light_client.get("/openapi.json")
+    monkeypatch.setattr(openapi.json, "dumps", None)
+    assert light_client.get("/openapi.json").content == first.content
