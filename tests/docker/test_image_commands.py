@@ -23,7 +23,7 @@ from worker.child_processes import die_with_parent
 
 SERVICES = services("compose.yaml", SECRETS)
 READY = {
-    "api": "Application startup complete",
+    "api": "Uvicorn running on",
     "worker": "ready.",
     "control": "ready.",
     "ingest": "ready.",

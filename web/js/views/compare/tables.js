@@ -5,7 +5,6 @@ import { number } from "../../format.js";
 import { shownNumber } from "../model/about.js";
 import { capital, nameOfValue } from "../job/words.js";
 import { nameOfPreset } from "../job/words.js";
-import { spoken } from "../model/owner.js";
 import { orderedScores } from "../model/scores.js";
 
 const BITS = "sv_bits_per_spike_valid";

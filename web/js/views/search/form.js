@@ -71,11 +71,13 @@ const EDITS = "latentry.search ";
 export function useEdits(subject, template) {
   const name = EDITS + subject;
   const [given, setGiven] = useState(() => JSON.parse(sessionStorage.getItem(name)) ?? template);
-  useEffect(() => {
-    if (isEqual(given, template)) sessionStorage.removeItem(name);
-    else sessionStorage.setItem(name, JSON.stringify(given));
-  }, [given, name]);
-  return [given, setGiven];
+  const change = useMemo(() => (changed) => setGiven((before) => {
+    const next = typeof changed === "function" ? changed(before) : changed;
+    if (isEqual(next, template)) sessionStorage.removeItem(name);
+    else sessionStorage.setItem(name, JSON.stringify(next)); // at once: the page may be closed before it is drawn
+    return next;
+  }), [name]);
+  return [given, change];
 }
 
 /** Forget the edits of all searches on a data set: one has started. */
