@@ -63,7 +63,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_since: float | None = None
         self._header_bytes = 0
         self._beside_body_bytes = (
-            0  # since the last byte of the body: sizes of chunks, and fields after the last one
+            0  # since the last byte of a body: sizes of chunks, fields after the last chunk
         )
         self._in_header, self._in_body = True, False
         self._chunks = self._body_bytes = self._beside_body_bytes = 0

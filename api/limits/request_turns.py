@@ -78,9 +78,8 @@ class LatelyUsed:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._used: dict[
-            str, tuple[float, float]
-        ] = {}  # of each tenant: seconds, and when they were added up
+        # Of each tenant: seconds, and when they were added up.
+        self._used: dict[str, tuple[float, float]] = {}
 
     def add(self, tenant: str, seconds: float) -> None:
         """Add seconds of a tenant, and forget tenants that used nothing for a while."""

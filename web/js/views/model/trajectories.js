@@ -92,7 +92,7 @@ function Scene({ owner, session, trials, found, choice, query }) {
     if (label !== undefined && label !== null) go(owner.path.replace("/v1", ""), { tab: "trial", trial: label, session });
   };
   return html`<${Player} found=${found} choice=${choice} plot=${plot} figure=${figure} isMoving=${isMoving} setMoving=${setMoving} />
-    <${Plot} title=${titleOf(choice)} note=${noteOf(found, choice, epochEvent)} traces=${figure.traces} layout=${figure.layout} height=${HEIGHT} path=${found.path} query=${found.query} plotRef=${plot} on=${{ plotly_click: open }} />`;
+    <${Plot} key=${isNarrow /* Plotly leaves the margins of a colour bar that is turned */} title=${titleOf(choice)} note=${noteOf(found, choice, epochEvent)} traces=${figure.traces} layout=${figure.layout} height=${HEIGHT} path=${found.path} query=${found.query} plotRef=${plot} on=${{ plotly_click: open }} />`;
 }
 
 /** Return when an event happened, on the axis of time of a trajectory. For averages, the mean over the trials of the condition. */
